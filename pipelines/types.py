@@ -202,6 +202,14 @@ class Answer:
     rejected: tuple[RejectedPrompt, ...] = ()
 
 
+class PredictionError(Exception):
+    """The model failed on a batch in a way that has its own reason, e.g. out of memory."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class Predictor(Protocol):
     """A loaded model: images and prompts in, RLE masks out. Called from one thread at a time."""
 
@@ -214,6 +222,9 @@ class Predictor(Protocol):
 
         Returns:
             One Answer for each image.
+
+        Raises:
+            PredictionError: with the reason, where the model knows it; any other exception counts as "model failed".
         """
         ...
 

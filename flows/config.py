@@ -1,0 +1,254 @@
+"""RunConfig: everything a run is told, composed of each layer's own config; read from TOML, YAML or Python."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from actors.config import PoolConfig, PredictorConfig
+from pipelines.label import LabelConfig
+from pipelines.manifest import PlanConfig
+from pipelines.storage import check_storage_options, protocol_of
+from pipelines.types import Prompt
+
+
+class ConfigError(ValueError):
+    """A config cannot be used; the message names the field, its value and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceConfig:
+    """Where the images are.
+
+    Attributes:
+        uri: a folder or bucket prefix, a glob, a list file (.txt, .lst), or a table (.csv, .tsv, .parquet, .jsonl).
+        image_id_column, uri_column: columns of a table source; found by their usual names when left out.
+        storage_options: fsspec options without credentials, e.g. endpoint_url.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    uri: str
+    image_id_column: str | None = None
+    uri_column: str | None = None
+    storage_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.uri:
+            raise ValueError("source.uri is empty; give a folder, bucket prefix, glob, list file or table")
+        check_storage_options(self.storage_options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputConfig:
+    """Where the table is written.
+
+    Attributes:
+        uri: folder or bucket prefix; ``annotations/``, ``images/`` and ``_runs/`` lie directly under it.
+        run_id: name of the run; by default the run that the output already holds, or one named after the fingerprint.
+        storage_options: fsspec options without credentials, e.g. endpoint_url.
+        single_driver: promise that only one driver works on the run, for a store without conditional writes.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    uri: str
+    run_id: str | None = None
+    storage_options: dict[str, Any] = field(default_factory=dict)
+    single_driver: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.uri:
+            raise ValueError("output.uri is empty; give a folder or bucket prefix")
+        if self.run_id is not None and not self.run_id.replace("-", "").replace("_", "").isalnum():
+            raise ValueError(f"output.run_id {self.run_id!r} may hold letters, digits, '-' and '_' only")
+        check_storage_options(self.storage_options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaveConfig:
+    """How shards are grouped into Prefect task runs.
+
+    Attributes:
+        max_waves: task runs per flow run at most: servers and the UI suffer from thousands.
+        retries: times a wave with failed shards is tried again; only its uncommitted shards are labelled then.
+        retry_delay_s: seconds before that.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    max_waves: int = 200
+    retries: int = 1
+    retry_delay_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.max_waves < 1 or self.retries < 0 or self.retry_delay_s < 0:
+            raise ValueError("waves: max_waves must be at least 1, retries and retry_delay_s at least 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """One labelling run: what to label, with which prompts and model, to where, on how many replicas.
+
+    Attributes:
+        source: where the images are; a plain string is its uri.
+        output: where the table goes; a plain string is its uri.
+        model: the model that every replica loads; a plain string is its path.
+        categories: phrases to segment in every image, e.g. ["forklift", "pallet"].
+        task: "ovseg" (open vocabulary) or "genseg" (generic) for the categories.
+        visual_prompts: table of points, boxes, scribbles, polygons or masks, joined to the images.
+        plan, label, pool, waves: each layer's own settings.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    source: SourceConfig
+    output: OutputConfig
+    model: PredictorConfig
+    categories: tuple[str, ...] = ()
+    task: Literal["ovseg", "genseg"] = "ovseg"
+    visual_prompts: str | None = None
+    plan: PlanConfig = field(default_factory=PlanConfig)
+    label: LabelConfig = field(default_factory=LabelConfig)
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    waves: WaveConfig = field(default_factory=WaveConfig)
+
+    def __post_init__(self) -> None:
+        names = [name.strip() for name in self.categories]
+        if not names and not self.visual_prompts:
+            raise ValueError("nothing to ask: give categories, visual_prompts, or both")
+        if not all(names):
+            raise ValueError(f"categories holds an empty name: {list(self.categories)}")
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"categories are named twice: {', '.join(doubled)}")
+        if self.pool.runner == "ray" and "memory" in (protocol_of(self.output.uri), protocol_of(self.source.uri)):
+            raise ValueError('memory:// lives in one process: use it with pool.runner = "in_process"')
+
+    def prompts(self) -> tuple[Prompt, ...]:
+        """Return the text prompts asked of every image: one for each category, in the order given."""
+        return tuple(
+            Prompt(
+                prompt_id=f"{self.task}:{name.strip()}",
+                task=self.task,
+                text=name.strip(),
+                category_id=number,
+                category_name=name.strip(),
+            )
+            for number, name in enumerate(self.categories)
+        )
+
+    def fingerprint(self, *, model_sha256: str, visual_prompts_sha256: str | None) -> dict[str, Any]:
+        """Return everything that can change a row, by name.
+
+        How the work is cut and spread (shards, batches, replicas, threads) is left out on purpose: it may change
+        between a run and its resumption. Masks agree then up to floating-point rounding between batch sizes and devices.
+        """
+        return {
+            "source": self.source.uri,
+            "source.image_id_column": self.source.image_id_column,
+            "source.uri_column": self.source.uri_column,
+            "limit": self.plan.limit,
+            "task": self.task,
+            "categories": [prompt.text for prompt in self.prompts()],
+            "visual_prompts": visual_prompts_sha256,
+            "model": model_sha256,
+            "model.dtype": self.model.dtype,
+            "model.min_score": self.model.min_score,
+            "model.max_masks_per_image": self.model.max_masks_per_image,
+            "model.region_sampling": self.model.region_sampling,
+            "decode.max_image_bytes": self.label.decode.max_image_bytes,
+            "decode.max_image_pixels": self.label.decode.max_image_pixels,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the config as plain JSON values, as it is kept in the plan."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+_SHORTHANDS = {"source": "uri", "output": "uri", "model": "path"}
+
+
+def parse_config(values: Mapping[str, Any], *, origin: str = "config") -> RunConfig:
+    """Check plain values and build the config.
+
+    Args:
+        values: as read from a file; ``source``, ``output`` and ``model`` may be plain strings.
+        origin: what to call them in errors, e.g. the file's name.
+
+    Raises:
+        ConfigError: unknown key, missing field, wrong type or value: every one is listed, with its place.
+    """
+    expanded = {
+        name: {_SHORTHANDS[name]: value} if name in _SHORTHANDS and isinstance(value, str) else value
+        for name, value in values.items()
+    }
+    try:
+        return TypeAdapter(RunConfig).validate_python(expanded)
+    except ValidationError as error:
+        lines = [_explain(dict(item)) for item in error.errors(include_url=False)]
+        raise ConfigError(f"{origin} cannot be used:\n" + "\n".join(f"  {line}" for line in lines)) from error
+
+
+def load_config(path: str | Path) -> RunConfig:
+    """Read a config from a .toml, .yaml or .yml file.
+
+    Raises:
+        ConfigError: the file is missing, cannot be parsed, or holds something unusable.
+    """
+    return parse_config(read_values(path), origin=str(path))
+
+
+def read_values(path: str | Path) -> dict[str, Any]:
+    """Read the plain values of a config file, unchecked.
+
+    Raises:
+        ConfigError: the file is missing or cannot be parsed.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        if path.suffix == ".toml":
+            values: Any = tomllib.loads(text)
+        elif path.suffix in (".yaml", ".yml"):
+            values = yaml.safe_load(text)
+        else:
+            raise ConfigError(f"{path}: a config is a .toml, .yaml or .yml file")
+    except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be parsed: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a config is a table of settings, found {type(values).__name__}")
+    return values
+
+
+def merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay overrides over plain values, table by table; a None override leaves the value as it is."""
+    merged = dict(values)
+    for name, value in overrides.items():
+        if isinstance(value, Mapping):
+            below = merged.get(name, {})
+            below = {_SHORTHANDS[name]: below} if name in _SHORTHANDS and isinstance(below, str) else below
+            merged[name] = merge(below, value)
+        elif value is not None:
+            merged[name] = value
+    return {name: value for name, value in merged.items() if value != {}}
+
+
+def _explain(item: Mapping[str, Any]) -> str:
+    place = ".".join(str(part) for part in item["loc"]) or "config"
+    if item["type"] == "unexpected_keyword_argument":
+        return f"{place}: unknown key; see docs/configuration.md for the keys that exist"
+    if item["type"] == "missing":
+        return f"{place}: missing"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return message if item["type"] == "value_error" and place == "config" else f"{place}: {message}"

@@ -1,0 +1,66 @@
+"""The fingerprint of a run: everything that can change a row, by name; a resume under another config is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import fsspec
+
+from pipelines.storage import explained, open_filesystem
+
+
+class PlanError(ValueError):
+    """A run cannot be planned or resumed as asked; the message says why and what to do."""
+
+
+def fingerprint_digest(fingerprint: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a fingerprint's canonical JSON."""
+    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def check_fingerprint(run_id: str, planned: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> None:
+    """Refuse to resume a run under another config.
+
+    Raises:
+        PlanError: naming each field that differs with both values.
+    """
+    theirs, ours = dict(planned), json.loads(json.dumps(dict(fingerprint)))
+    differing = [name for name in sorted(theirs | ours) if theirs.get(name) != ours.get(name)]
+    if differing:
+        lines = [f"  {name}: planned {_short(theirs.get(name))}, now {_short(ours.get(name))}" for name in differing]
+        raise PlanError(
+            f"the output holds run {run_id!r}, planned with another configuration. These fields differ:\n"
+            + "\n".join(lines)
+            + "\nRestore them to resume it, give another run id to add a run beside it, or choose another output."
+        )
+
+
+def content_hash(uri: str, options: Mapping[str, Any] | None = None) -> str:
+    """Return the SHA-256 over a file, or over the names and contents of all files in a folder.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    fs, path = open_filesystem(uri, options)
+    digest = hashlib.sha256()
+    with explained(uri):
+        names = sorted(fs.find(path)) or [path]
+        for name in names:
+            if len(names) > 1:
+                digest.update(f"{name.removeprefix(path).lstrip('/')}\0{fs.size(name)}\0".encode())
+            _hash_file(fs, name, digest)
+    return digest.hexdigest()
+
+
+def _hash_file(fs: fsspec.AbstractFileSystem, name: str, digest: hashlib._Hash) -> None:
+    with fs.open(name, "rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,231 @@
+"""Is the table whole? verify recomputes every claim from the objects; vacuum removes what no commit names."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.manifest import Plan, PlanError, read_plan, run_folder
+from pipelines.storage import Store
+from pipelines.table import (
+    KINDS,
+    SCHEMAS,
+    DataFile,
+    Kind,
+    ShardCommit,
+    committed_shards,
+    read_commits,
+    split_data_name,
+)
+from pipelines.types import Status
+
+_READERS = 8
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """What verify found.
+
+    Attributes:
+        run_id: the run.
+        listed: images in the plan.
+        num_annotations: masks in committed shards.
+        status_counts: images by status, from the commits and (deep) recounted from the rows.
+        reason_counts: quarantined images by reason.
+        shards, committed: planned and committed shards.
+        problems: every discrepancy in words, naming its object; empty when the table is whole.
+        leftovers: data files of the run that no commit names.
+    """
+
+    run_id: str
+    listed: int = 0
+    num_annotations: int = 0
+    status_counts: Counter[str] = field(default_factory=Counter)
+    reason_counts: Counter[str] = field(default_factory=Counter)
+    shards: int = 0
+    committed: int = 0
+    problems: list[str] = field(default_factory=list)
+    leftovers: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every planned image has its one row and every committed object is as its commit says."""
+        return not self.problems
+
+    def ledger(self) -> dict[str, Any]:
+        """Return listed and its parts: listed = ok + empty + quarantined in a whole table."""
+        return {"listed": self.listed, **{status.value: self.status_counts[status.value] for status in Status}}
+
+
+def verify(
+    store: Store, run_id: str, *, deep: bool = True, on_shard: Callable[[str], None] | None = None
+) -> VerifyReport:
+    """Check a run's invariants against the objects themselves.
+
+    Args:
+        store: the output.
+        run_id: the run.
+        deep: read every data file and check hash, schema, rows and that images match the plan; otherwise one listing
+            checks that the files exist with their committed sizes, and the counts are the commits'.
+        on_shard: called with each shard id when it is done, for progress.
+
+    Raises:
+        PlanError: there is no such run.
+    """
+    plan = _plan(store, run_id)
+    report = VerifyReport(run_id=run_id, listed=plan.num_images, shards=plan.num_shards)
+    sizes = {name: size for kind in KINDS for name, size in store.find(f"{kind}/{run_id}").items()}
+    commits = list(read_commits(store, run_id))
+    report.committed = len(commits)
+    missing = sorted(set(plan.shard_ids()) - {commit.shard_id for commit in commits})
+    if missing:
+        report.problems.append(f"{len(missing)} planned shards are not committed: {_some(missing)}")
+    for commit in commits:
+        report.num_annotations += commit.annotations.rows
+        report.status_counts.update(commit.status_counts)
+        report.reason_counts.update(commit.reason_counts)
+        for file in commit.files():
+            found = sizes.pop(file.name, None)
+            if found != file.num_bytes:
+                what = "is missing" if found is None else f"has {found} bytes, committed {file.num_bytes}"
+                report.problems.append(f"{commit.shard_id}: {file.name} {what}")
+    report.leftovers = sorted(sizes)
+    if deep:
+        _check_rows(store, plan, commits, report, on_shard)
+    _check_ledger(report, complete=not missing)
+    return report
+
+
+def _plan(store: Store, run_id: str) -> Plan:
+    plan = read_plan(store, run_id)
+    if plan is None:
+        raise PlanError(f"{store.uri} holds no run {run_id!r}")
+    return plan
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _check_ledger(report: VerifyReport, *, complete: bool) -> None:
+    counted = sum(report.status_counts.values())
+    if complete and counted != report.listed:
+        parts = " + ".join(f"{report.status_counts[status.value]} {status.value}" for status in Status)
+        report.problems.append(f"{report.listed} images listed, but {parts} = {counted}")
+
+
+def _check_rows(
+    store: Store,
+    plan: Plan,
+    commits: list[ShardCommit],
+    report: VerifyReport,
+    on_shard: Callable[[str], None] | None,
+) -> None:
+    by_shard = {commit.shard_id: commit for commit in commits}
+    planned = plan.shards(store, by_shard)
+    with ThreadPoolExecutor(_READERS) as readers:
+        checks = readers.map(lambda shard: list(_shard_problems(store, by_shard[shard.shard_id], shard)), planned)
+        for commit, problems in zip(commits, checks, strict=False):
+            report.problems += [f"{commit.shard_id}: {problem}" for problem in problems]
+            if on_shard:
+                on_shard(commit.shard_id)
+
+
+def _shard_problems(store: Store, commit: ShardCommit, shard: Any) -> Iterator[str]:
+    """Yield what is wrong between one commit, its two files and the planned shard."""
+    tables: dict[Kind, pa.Table] = {}
+    for kind, file in zip(KINDS, commit.files(), strict=True):
+        problem, table = _read_file(store, kind, file)
+        if problem:
+            yield problem
+        if table is not None:
+            tables[kind] = table
+    if len(tables) < len(KINDS):
+        return
+    images, annotations = tables["images"], tables["annotations"]
+    planned = [ref.image_id for ref in shard.images]
+    if images["image_id"].to_pylist() != planned:
+        yield f"{commit.images.name} does not hold exactly one row for each planned image, in order"
+    statuses = Counter(images["status"].to_pylist())
+    if statuses != Counter(dict(commit.status_counts)):
+        yield f"{commit.images.name} counts {dict(statuses)}, committed {dict(commit.status_counts)}"
+    masks = Counter(annotations["image_id"].to_pylist())
+    claimed = dict(zip(images["image_id"].to_pylist(), images["num_annotations"].to_pylist(), strict=True))
+    wrong = [image for image in claimed | masks if claimed.get(image) != masks[image]]
+    if wrong:
+        yield f"num_annotations differs from the rows of {commit.annotations.name} for {_some(wrong)}"
+
+
+def _read_file(store: Store, kind: Kind, file: DataFile) -> tuple[str | None, pa.Table | None]:
+    try:
+        data = store.read(file.name)
+    except FileNotFoundError:
+        return None, None  # the listing has already said so
+    if hashlib.sha256(data).hexdigest() != file.sha256:
+        return f"{file.name} does not have the committed SHA-256", None
+    table = pq.read_table(io.BytesIO(data))
+    if table.schema != SCHEMAS[kind]:
+        return f"{file.name} has another schema", None
+    if table.num_rows != file.rows:
+        return f"{file.name} has {table.num_rows} rows, committed {file.rows}", None
+    return None, table
+
+
+def leftovers(store: Store, run_id: str) -> list[str]:
+    """List the data files of a run that no commit names, sorted."""
+    by_shard: dict[str, list[str]] = {}
+    for kind in KINDS:
+        for name in store.find(f"{kind}/{run_id}"):
+            by_shard.setdefault(split_data_name(name)[0], []).append(name)
+    if not by_shard:
+        return []
+    committed = committed_shards(store, run_id)
+    found = [name for shard, names in by_shard.items() if shard not in committed for name in names]
+    # A committed shard with just its two files has no leftovers: only the others' commits need reading.
+    doubtful = [shard for shard, names in by_shard.items() if shard in committed and len(names) > len(KINDS)]
+    for commit in read_commits(store, run_id, doubtful):
+        named = {file.name for file in commit.files()}
+        found += [name for name in by_shard[commit.shard_id] if name not in named]
+    return sorted(found)
+
+
+def remove_own_leftovers(store: Store, run_id: str, driver_id: str) -> list[str]:
+    """Remove what a run left behind, at its end: losers of committed shards, and this driver's uncommitted attempts.
+
+    Files of another driver's uncommitted attempts stay: that driver may be alive and about to commit them.
+
+    Returns:
+        The names removed.
+    """
+    committed = committed_shards(store, run_id)
+    removed = []
+    for name in leftovers(store, run_id):
+        shard_id, attempt = split_data_name(name)
+        if shard_id in committed or attempt.startswith(f"{driver_id}-"):
+            store.delete(name)
+            removed.append(name)
+    return removed
+
+
+def vacuum(store: Store, run_id: str, *, dry_run: bool = False) -> list[str]:
+    """Remove every data file and plan part of a run that nothing names. Only while no driver works on the run.
+
+    Returns:
+        The names removed (or, with dry_run, that would be).
+    """
+    plan = _plan(store, run_id)
+    names = leftovers(store, run_id)
+    parts = {f"{run_folder(run_id)}/{part.name}" for part in plan.parts}
+    names += [n for n in store.find(run_folder(run_id)) if n.endswith(".parquet") and n not in parts]
+    if not dry_run:
+        for name in names:
+            store.delete(name)
+    return names

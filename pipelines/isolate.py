@@ -1,0 +1,68 @@
+"""Ask the model about a batch, and when it fails find the image at fault: only that one is quarantined."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pipelines.types import Answer, Image, PredictionError, Predictor, Prompt, Reason
+
+
+class ModelClock:
+    """Seconds spent in the predictor, added up over a shard."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """The model's answer for one image, or why there is none, with the tries and milliseconds it took."""
+
+    answer: Answer = field(default_factory=Answer)
+    reason: Reason | None = None
+    error: str | None = None
+    attempts: int = 0
+    model_ms: float = 0.0
+
+
+def ask(
+    images: Sequence[Image], prompts: Sequence[Sequence[Prompt]], predictor: Predictor, clock: ModelClock
+) -> list[Asked]:
+    """Ask the model about images together; on failure in halves, until what makes it fail stands alone.
+
+    Returns:
+        One Asked for each image, in order.
+    """
+    todo = [i for i, asked in enumerate(prompts) if asked]
+    results = [Asked() for _ in images]
+
+    def attempt(indices: Sequence[int], tries: int) -> None:
+        started = time.perf_counter()
+        failure: tuple[Reason, str] | None = None
+        try:
+            answers = predictor.predict([images[i] for i in indices], [prompts[i] for i in indices])
+        except PredictionError as cause:
+            failure = cause.reason, str(cause)
+        except MemoryError:
+            failure = Reason.OUT_OF_MEMORY, "the model ran out of host memory"
+        except Exception:  # noqa: BLE001 - the border where a failing image is told from a failing run
+            failure = Reason.MODEL_FAILED, traceback.format_exc()
+        elapsed = time.perf_counter() - started
+        clock.seconds += elapsed
+        if failure is None:
+            for i, answer in zip(indices, answers, strict=True):
+                results[i] = Asked(answer=answer, attempts=tries, model_ms=elapsed * 1000 / len(indices))
+        elif len(indices) == 1:
+            reason, error = failure
+            results[indices[0]] = Asked(reason=reason, error=error, attempts=tries, model_ms=elapsed * 1000)
+        else:
+            middle = len(indices) // 2
+            attempt(indices[:middle], tries + 1)
+            attempt(indices[middle:], tries + 1)
+
+    if todo:
+        attempt(todo, 1)
+    return results

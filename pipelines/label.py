@@ -1,0 +1,227 @@
+"""label_shard: the main path, from a planned shard to its commit. A bad image becomes a row here, never an error."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from pipelines.decode import DecodeError, DecodeLimits, decode_image, peek_size
+from pipelines.fetch import FetchError, fetch
+from pipelines.isolate import Asked, ModelClock, ask
+from pipelines.prefetch import Loaded, Reserve, prefetch
+from pipelines.prompt_table import check_region
+from pipelines.storage import Store
+from pipelines.table import commit_shard
+from pipelines.types import (
+    Image,
+    ImagePrediction,
+    ImageRef,
+    Predictor,
+    Prompt,
+    Reason,
+    RejectedPrompt,
+    Shard,
+    ShardReceipt,
+    Status,
+)
+
+_MAX_ERROR_CHARS = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelConfig:
+    """How a replica works through a shard.
+
+    Attributes:
+        batch_size: images that go through the model together.
+        load_threads: threads that fetch and decode ahead of the model.
+        max_bytes_ahead: bytes of fetched and decoded images held at once by one shard.
+        fetch_timeout_s: seconds for one image's transfer from an object store.
+        decode: limits on what is decoded.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    batch_size: int = 8
+    load_threads: int = 4
+    max_bytes_ahead: int = 512 * 2**20
+    fetch_timeout_s: float = 60.0
+    decode: DecodeLimits = field(default_factory=DecodeLimits)
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "load_threads", "max_bytes_ahead", "fetch_timeout_s"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelJob:
+    """What every shard of a run has in common.
+
+    Attributes:
+        run_id: the run.
+        prompts: text prompts asked of every image; an image's own regions are asked beside them.
+        config: how to work.
+        source_options: storage options of the images' source.
+    """
+
+    run_id: str
+    prompts: tuple[Prompt, ...]
+    config: LabelConfig = field(default_factory=LabelConfig)
+    source_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def label_shard(shard: Shard, *, job: LabelJob, store: Store, predictor: Predictor, attempt: str) -> ShardReceipt:
+    """Label every image of a shard and commit it.
+
+    Args:
+        shard: the planned images.
+        job: what the run asks.
+        store: the output.
+        predictor: the loaded model.
+        attempt: id of this try, unique in the run.
+
+    Returns:
+        The receipt of the shard's commit.
+
+    Raises:
+        StorageError: the output cannot be written. Bad images never raise: they become quarantined rows.
+    """
+    started, clock, config = time.monotonic(), ModelClock(), job.config
+    outcomes: list[ImagePrediction] = []
+    loaded = prefetch(
+        shard.images,
+        lambda ref, reserve: load_image(ref, reserve, job),
+        threads=config.load_threads,
+        max_bytes=config.max_bytes_ahead,
+    )
+    with closing(loaded):
+        for batch in batches(loaded, config.batch_size):
+            outcomes += label_batch(batch, job.prompts, predictor, clock)
+            for item in batch:
+                item.release()
+            batch.clear()
+    return commit_shard(
+        store,
+        job.run_id,
+        shard,
+        outcomes,
+        attempt=attempt,
+        started=started,
+        model_s=clock.seconds,
+        predictor=predictor.describe(),
+    )
+
+
+def load_image(ref: ImageRef, reserve: Reserve, job: LabelJob) -> Image | ImagePrediction:
+    """Fetch and decode one image; a failure becomes its quarantined outcome."""
+    config, data = job.config, None
+    try:
+        reserve(ref.num_bytes or 0)
+        data = fetch(
+            ref,
+            options=job.source_options,
+            max_bytes=config.decode.max_image_bytes,
+            timeout_s=config.fetch_timeout_s,
+        )
+        width, height = peek_size(data)
+        if width * height <= config.decode.max_image_pixels:
+            reserve(width * height * 3)
+        return decode_image(data, ref, config.decode)
+    except FetchError as error:
+        return quarantined(ref, error.reason, "fetch", str(error))
+    except DecodeError as error:
+        return quarantined(ref, error.reason, "decode", str(error), num_bytes=len(data) if data is not None else None)
+    except MemoryError:
+        return quarantined(ref, Reason.OUT_OF_MEMORY, "decode", "not enough memory to decode the image")
+
+
+def batches(
+    loaded: Iterator[Loaded[Image | ImagePrediction]], size: int
+) -> Iterator[list[Loaded[Image | ImagePrediction]]]:
+    """Group in order, so that each group holds up to ``size`` decoded images and any number of failed ones."""
+    group: list[Loaded[Image | ImagePrediction]] = []
+    decoded = 0
+    for item in loaded:
+        group.append(item)
+        decoded += isinstance(item.value, Image)
+        if decoded == size:
+            yield group
+            group, decoded = [], 0
+    if group:
+        yield group
+
+
+def label_batch(
+    batch: Sequence[Loaded[Image | ImagePrediction]],
+    prompts: Sequence[Prompt],
+    predictor: Predictor,
+    clock: ModelClock,
+) -> list[ImagePrediction]:
+    """Ask the model about the decoded images of a batch; those that failed before keep their outcome and place."""
+    images = [item.value for item in batch if isinstance(item.value, Image)]
+    asked: list[list[Prompt]] = []
+    rejected: list[list[RejectedPrompt]] = []
+    for image in images:
+        regions, refused = askable_regions(image)
+        asked.append([*prompts, *regions])
+        rejected.append(refused)
+    answers = ask(images, asked, predictor, clock)
+    labelled = iter(
+        [
+            outcome(image, tuple(prompts), tuple(refused), answer)
+            for image, prompts, refused, answer in zip(images, asked, rejected, answers, strict=True)
+        ]
+    )
+    return [item.value if isinstance(item.value, ImagePrediction) else next(labelled) for item in batch]
+
+
+def askable_regions(image: Image) -> tuple[list[Prompt], list[RejectedPrompt]]:
+    """Split an image's visual prompts into those that fit it and those that do not, now that its size is known."""
+    good: list[Prompt] = []
+    refused: list[RejectedPrompt] = []
+    for prompt in image.ref.regions:
+        reason = check_region(prompt, image.size_hw)
+        if reason is None:
+            good.append(prompt)
+        else:
+            row = prompt.region.source_row if prompt.region else -1
+            refused.append(RejectedPrompt(row=row, prompt_id=prompt.prompt_id, image=image.ref.image_id, reason=reason))
+    return good, refused
+
+
+def outcome(
+    image: Image, prompts: tuple[Prompt, ...], refused: tuple[RejectedPrompt, ...], asked: Asked
+) -> ImagePrediction:
+    """Turn what the model said of a decoded image into its outcome."""
+    facts: dict[str, Any] = {
+        "size_hw": image.size_hw,
+        "exif_orientation": image.exif_orientation,
+        "num_bytes": image.num_bytes,
+        "content_sha256": image.content_sha256,
+        "decode_ms": image.decode_ms,
+        "model_ms": asked.model_ms,
+        "attempts": asked.attempts,
+    }
+    rejected = refused + asked.answer.rejected
+    if asked.reason is not None:
+        return quarantined(image.ref, asked.reason, "model", asked.error or "", rejected=rejected, **facts)
+    not_asked = {r.prompt_id for r in asked.answer.rejected}
+    return ImagePrediction(
+        ref=image.ref,
+        status=Status.OK if asked.answer.masks else Status.EMPTY,
+        masks=asked.answer.masks,
+        prompts=tuple(p for p in prompts if p.prompt_id not in not_asked),
+        rejected=rejected,
+        **facts,
+    )
+
+
+def quarantined(ref: ImageRef, reason: Reason, stage: str, error: str, **facts: Any) -> ImagePrediction:
+    """Return the outcome of an image that could not be labelled; the end of a long error is what matters."""
+    return ImagePrediction(
+        ref=ref, status=Status.QUARANTINED, reason=reason, stage=stage, error=error[-_MAX_ERROR_CHARS:], **facts
+    )

@@ -1,0 +1,176 @@
+"""The table's explicit schemas, and the way from predictions to rows. Nothing here is ever inferred from data.
+
+SCHEMA_VERSION changes with any column; CHANGELOG.md says what changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+
+import pyarrow as pa
+
+from pipelines.types import ImagePrediction, MaskPrediction, Prompt
+
+SCHEMA_VERSION = 1
+SOURCE_MODEL = "model"
+
+SEGMENTATION = pa.struct([pa.field("size", pa.list_(pa.int32())), pa.field("counts", pa.string())])
+
+ANNOTATIONS = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("annotation_id", pa.string(), nullable=False),
+        pa.field("image_uri", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("category_name", pa.string(), nullable=False),
+        pa.field("category_id", pa.int32(), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),
+        pa.field("mask_score", pa.float32(), nullable=False),
+        pa.field("rank", pa.int16(), nullable=False),
+        pa.field("bbox_x", pa.float32(), nullable=False),
+        pa.field("bbox_y", pa.float32(), nullable=False),
+        pa.field("bbox_w", pa.float32(), nullable=False),
+        pa.field("bbox_h", pa.float32(), nullable=False),
+        pa.field("area", pa.int64(), nullable=False),
+        pa.field("segmentation", SEGMENTATION, nullable=False),
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("shard_id", pa.string(), nullable=False),
+        pa.field("attempt", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+    ]
+)
+
+PER_PROMPT = pa.list_(
+    pa.struct(
+        [
+            pa.field("prompt_id", pa.string()),
+            pa.field("n", pa.int32()),
+            pa.field("max_score", pa.float32()),
+            pa.field("rejected", pa.string()),
+        ]
+    )
+)
+
+IMAGES = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("exif_orientation", pa.int8()),
+        pa.field("num_bytes", pa.int64()),
+        pa.field("etag", pa.string()),
+        pa.field("content_sha256", pa.string()),
+        pa.field("source_columns", pa.string()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),
+        pa.field("stage", pa.string()),
+        pa.field("error", pa.string()),
+        pa.field("attempts", pa.int16(), nullable=False),
+        pa.field("num_annotations", pa.int32(), nullable=False),
+        pa.field("per_prompt", PER_PROMPT, nullable=False),
+        pa.field("decode_ms", pa.float32()),
+        pa.field("model_ms", pa.float32()),
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("shard_id", pa.string(), nullable=False),
+        pa.field("attempt", pa.string(), nullable=False),
+    ]
+)
+
+
+def annotation_id(run_id: str, image_id: str, prompt_id: str, rank: int) -> str:
+    """Return the deterministic id of a mask: the same after a resume, different between runs."""
+    return hashlib.sha256(f"{run_id}\0{image_id}\0{prompt_id}\0{rank}".encode()).hexdigest()[:20]
+
+
+def ranked(masks: Sequence[MaskPrediction]) -> list[MaskPrediction]:
+    """Sort an image's masks by score, best first; ties fall the same way on every run."""
+    return sorted(masks, key=lambda m: (-m.score, m.prompt.prompt_id, m.segmentation.counts))
+
+
+def annotations_table(predictions: Iterable[ImagePrediction], *, run_id: str, shard_id: str, attempt: str) -> pa.Table:
+    """Build the ``annotations`` rows of a shard: its images in plan order (by image_id), best score first in each."""
+    columns: dict[str, list[object]] = {name: [] for name in ANNOTATIONS.names}
+    for prediction in predictions:
+        for rank, mask in enumerate(ranked(prediction.masks)):
+            prompt, box = mask.prompt, mask.bbox_xywh
+            row = {
+                "image_id": prediction.ref.image_id,
+                "annotation_id": annotation_id(run_id, prediction.ref.image_id, prompt.prompt_id, rank),
+                "image_uri": prediction.ref.uri,
+                "task": prompt.task,
+                "prompt_id": prompt.prompt_id,
+                "prompt": prompt.text,
+                "category_name": prompt.category_name,
+                "category_id": prompt.category_id,
+                "score": mask.score,
+                "mask_score": mask.mask_score,
+                "rank": rank,
+                "bbox_x": box[0],
+                "bbox_y": box[1],
+                "bbox_w": box[2],
+                "bbox_h": box[3],
+                "area": mask.area,
+                "segmentation": mask.segmentation.to_coco(),
+                "run_id": run_id,
+                "shard_id": shard_id,
+                "attempt": attempt,
+                "source": SOURCE_MODEL,
+            }
+            for name, value in row.items():
+                columns[name].append(value)
+    return pa.table(columns, schema=ANNOTATIONS)
+
+
+def images_table(predictions: Iterable[ImagePrediction], *, run_id: str, shard_id: str, attempt: str) -> pa.Table:
+    """Build the ``images`` rows of a shard: one for each planned image, whatever became of it."""
+    rows = []
+    for prediction in predictions:
+        ref, size_hw = prediction.ref, prediction.size_hw
+        rows.append(
+            {
+                "image_id": ref.image_id,
+                "uri": ref.uri,
+                "width": size_hw[1] if size_hw else None,
+                "height": size_hw[0] if size_hw else None,
+                "exif_orientation": prediction.exif_orientation,
+                "num_bytes": prediction.num_bytes if prediction.num_bytes is not None else ref.num_bytes,
+                "etag": ref.etag,
+                "content_sha256": prediction.content_sha256,
+                "source_columns": ref.source_columns,
+                "status": prediction.status.value,
+                "reason": prediction.reason.value if prediction.reason else None,
+                "stage": prediction.stage,
+                "error": prediction.error,
+                "attempts": prediction.attempts,
+                "num_annotations": len(prediction.masks),
+                "per_prompt": _per_prompt(prediction),
+                "decode_ms": prediction.decode_ms,
+                "model_ms": prediction.model_ms,
+                "run_id": run_id,
+                "shard_id": shard_id,
+                "attempt": attempt,
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=IMAGES)
+
+
+def _per_prompt(prediction: ImagePrediction) -> list[dict[str, object]]:
+    """An entry for each prompt asked, so that "nothing there" (n = 0) differs from "never asked" (no entry)."""
+    best: dict[str, tuple[int, float]] = {}
+    for mask in prediction.masks:
+        n, score = best.get(mask.prompt.prompt_id, (0, 0.0))
+        best[mask.prompt.prompt_id] = (n + 1, max(score, mask.score))
+    asked = [_entry(prompt, best) for prompt in prediction.prompts]
+    rejected: list[dict[str, object]] = [
+        {"prompt_id": r.prompt_id, "n": None, "max_score": None, "rejected": r.reason} for r in prediction.rejected
+    ]
+    return asked + rejected
+
+
+def _entry(prompt: Prompt, best: Mapping[str, tuple[int, float]]) -> dict[str, object]:
+    n, score = best.get(prompt.prompt_id, (0, None))
+    return {"prompt_id": prompt.prompt_id, "n": n, "max_score": score, "rejected": None}

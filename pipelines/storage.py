@@ -1,0 +1,313 @@
+"""The only place that knows s3://, gs://, file:// and memory://: opening, create-only puts, listing, and clear errors.
+
+A Store is one output folder. Retries of transient faults are the client library's own; nothing here loops on them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+import fsspec
+from fsspec.exceptions import FSTimeoutError
+
+PROTOCOLS = ("file", "s3", "gs", "memory")
+_ALIASES = {"local": "file", "s3a": "s3", "gcs": "gs"}
+_SECRET_OPTIONS = frozenset(
+    {"key", "secret", "token", "username", "password", "credentials", "access_key", "secret_key"}
+)
+_CONFLICT_CODES = frozenset({"ConditionalRequestConflict", "OperationAborted", "409"})
+_REFUSED_CODES = frozenset({"PreconditionFailed", "412"})
+_MAX_CONFLICT_TRIES = 5
+
+
+class StorageError(OSError):
+    """A storage location cannot be used; the message says which one, why, and what to do."""
+
+
+def check_storage_options(options: Mapping[str, Any]) -> None:
+    """Refuse credentials in a config: it ends up in plans, logs and flow-run parameters.
+
+    Raises:
+        ValueError: naming the offending option and the environment variables to use instead.
+    """
+    found = sorted(_SECRET_OPTIONS & {name.lower() for name in options})
+    if found:
+        raise ValueError(
+            f"storage_options must not hold credentials (found {', '.join(found)}). Set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, an AWS profile or an instance role instead (Google: default credentials)."
+        )
+
+
+def protocol_of(uri: str) -> str:
+    """Return file, s3, gs or memory for a URI or plain path.
+
+    Raises:
+        StorageError: for any other protocol.
+    """
+    protocol = uri.split("://", 1)[0] if "://" in uri else "file"
+    protocol = _ALIASES.get(protocol, protocol)
+    if protocol not in PROTOCOLS:
+        raise StorageError(
+            f"{uri!r}: protocol {protocol!r} is not supported; use a path or one of s3://, gs://, memory://"
+        )
+    return protocol
+
+
+def open_filesystem(uri: str, options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
+    """Open the filesystem behind a URI.
+
+    Args:
+        uri: a local path, or file://, s3://, gs://, memory://.
+        options: fsspec storage options without credentials, e.g. ``{"endpoint_url": "http://127.0.0.1:8333"}``.
+
+    Returns:
+        The fsspec filesystem and the path inside it (absolute for local files).
+
+    Raises:
+        StorageError: unsupported protocol, or its client library is not installed.
+    """
+    protocol = protocol_of(uri)
+    options = dict(options or {}) if protocol in ("s3", "gs") else {}
+    if protocol in ("s3", "gs"):
+        options["use_listings_cache"] = False
+    if protocol == "s3":
+        # Without limits a dead endpoint hangs a run. botocore reads AWS_ENDPOINT_URL by itself.
+        limits = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 2}}
+        options.setdefault("config_kwargs", limits)
+    if protocol == "file":
+        path = uri.split("://", 1)[1] if "://" in uri else uri
+        return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(path))
+    try:
+        fs = fsspec.filesystem(protocol, **options)
+    except ImportError as error:
+        raise StorageError(
+            f"{uri!r} needs a package that is not installed: pip install 'xsam-label[gcs]' ({error})"
+        ) from error
+    return fs, fs._strip_protocol(uri)
+
+
+def error_code(error: BaseException | None) -> str | None:
+    """Return the S3 error code behind an exception, looking through its causes; None where there is none."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if isinstance(response, Mapping):
+            return str(response.get("Error", {}).get("Code", "")) or None
+        error = error.__cause__
+    return None
+
+
+def explain(error: BaseException, uri: str) -> str:
+    """Say in words what went wrong at a storage location and what to do about it; never includes a credential."""
+    kind, code = type(error).__name__, error_code(error)
+    if kind in ("NoCredentialsError", "PartialCredentialsError"):
+        return (
+            f"{uri}: no credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or use a role"
+        )
+    if isinstance(error, PermissionError):
+        return f"{uri}: access denied ({code or error}); check the credentials and the permissions on this location"
+    if isinstance(error, FileNotFoundError):
+        return f"{uri}: not found ({code or 'no such bucket, folder or file'}); check the spelling and that it exists"
+    if kind in ("EndpointConnectionError", "ConnectTimeoutError", "ConnectionError", "ClientConnectorError"):
+        return f"{uri}: the endpoint does not answer ({error}); check AWS_ENDPOINT_URL or storage_options.endpoint_url"
+    return f"{uri}: {kind}: {error}"
+
+
+@contextlib.contextmanager
+def explained(uri: str) -> Iterator[None]:
+    """Turn the storage clients' many exceptions into one StorageError with a clear message."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except (OSError, FSTimeoutError) as error:
+        raise StorageError(explain(error, uri)) from error
+    except Exception as error:
+        if type(error).__module__.split(".")[0] in ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google"):
+            raise StorageError(explain(error, uri)) from error
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """One folder of objects, named by paths relative to it with forward slashes.
+
+    Attributes:
+        uri: the folder as the user gave it.
+        fs: its fsspec filesystem.
+        root: the folder's path inside the filesystem.
+    """
+
+    uri: str
+    fs: Any = field(repr=False)
+    root: str = ""
+
+    def path(self, name: str) -> str:
+        """Return the path inside the filesystem of a relative name."""
+        return f"{self.root.rstrip('/')}/{name}" if name else self.root
+
+    def read(self, name: str) -> bytes:
+        """Return an object's bytes.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+            StorageError: it cannot be read.
+        """
+        try:
+            with explained(f"{self.uri}/{name}"):
+                return bytes(self.fs.cat_file(self.path(name)))
+        except StorageError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise FileNotFoundError(f"{self.uri}/{name}") from error
+            raise
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put an object whole; a reader sees all of it or nothing. For names that no other writer uses."""
+        with explained(f"{self.uri}/{name}"):
+            if self.is_local:
+                _publish_local(self.path(name), data, create=False)
+            else:
+                self.fs.pipe_file(self.path(name), data)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Put an object only if there is none of that name: the primitive under plans and commits.
+
+        The bytes must be unique to their writer (hold its attempt or driver id): after a lost answer the client repeats
+        the put, and the refusal of the repeat is told from a true loss by reading the object back.
+
+        Returns:
+            True if the object now holds exactly these bytes, False if somebody else's were there first.
+
+        Raises:
+            StorageError: the store failed, or kept answering "conflict" without an object appearing.
+        """
+        for _ in range(_MAX_CONFLICT_TRIES):
+            try:
+                self._create_once(name, data)
+                return True
+            except FileExistsError:
+                pass
+            try:
+                return self.read(name) == data
+            except FileNotFoundError:
+                continue  # a conflicting put was refused while the other one has not landed: ask again
+        raise StorageError(f"{self.uri}/{name}: the store refuses a create-only put although the object does not exist")
+
+    def _create_once(self, name: str, data: bytes) -> None:
+        try:
+            if self.is_local:
+                _publish_local(self.path(name), data, create=True)
+            else:
+                self.fs.pipe_file(self.path(name), data, mode="create")
+        except FileExistsError:
+            raise
+        except Exception as error:
+            if error_code(error) in _REFUSED_CODES | _CONFLICT_CODES:
+                raise FileExistsError(name) from error
+            with explained(f"{self.uri}/{name}"):
+                raise
+
+    def find(self, prefix: str) -> dict[str, int]:
+        """List all objects below a relative folder: {relative name: size in bytes}. Empty if the folder is missing."""
+        base = self.path(prefix)
+        try:
+            with explained(f"{self.uri}/{prefix}"):
+                entries = self.fs.find(base, detail=True)
+        except StorageError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return {}
+            raise
+        skip = len(self.root.rstrip("/")) + 1
+        return {
+            path[skip:]: int(info["size"])
+            for path, info in entries.items()
+            if info["type"] == "file" and not PurePosixPath(path).name.startswith(".tmp-")
+        }
+
+    def folders(self, prefix: str) -> list[str]:
+        """List the names of the folders directly below a relative folder, sorted; empty if it is missing."""
+        try:
+            with explained(f"{self.uri}/{prefix}"):
+                entries = self.fs.ls(self.path(prefix), detail=True)
+        except StorageError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return []
+            raise
+        return sorted(PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == "directory")
+
+    def exists(self, name: str) -> bool:
+        """Say whether an object of this name exists."""
+        with explained(f"{self.uri}/{name}"):
+            return bool(self.fs.exists(self.path(name)))
+
+    def delete(self, name: str) -> None:
+        """Delete an object; deleting a missing one is not an error."""
+        with explained(f"{self.uri}/{name}"), contextlib.suppress(FileNotFoundError):
+            self.fs.rm_file(self.path(name))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the objects are files of this machine."""
+        return protocol_of(self.uri) == "file"
+
+    @property
+    def is_memory(self) -> bool:
+        """Whether the objects live in this process only."""
+        return protocol_of(self.uri) == "memory"
+
+
+def open_store(uri: str, options: Mapping[str, Any] | None = None) -> Store:
+    """Open an output folder. Nothing is created or contacted yet."""
+    fs, root = open_filesystem(uri, options)
+    if not root.strip("/"):
+        raise StorageError(f"{uri!r}: an output needs a folder name, not the root of the file system")
+    return Store(uri=uri.rstrip("/"), fs=fs, root=root)
+
+
+def probe_create_only(store: Store) -> None:
+    """Check that the store refuses a second create-only put: without that two drivers could both commit a shard.
+
+    Raises:
+        StorageError: the store cannot be written, or it accepts the second put.
+    """
+    name = f"_runs/.probe-{secrets.token_hex(8)}"
+    try:
+        store.create(name, b"first")
+        accepted = store.create(name, b"second")
+    finally:
+        with contextlib.suppress(OSError):
+            store.delete(name)
+    if accepted:
+        raise StorageError(
+            f"{store.uri}: this store ignores conditional writes (If-None-Match), so it cannot guarantee that a shard "
+            "is committed once. Use another store, or set single_driver = true and run one driver at a time."
+        )
+
+
+def _publish_local(path: str, data: bytes, *, create: bool) -> None:
+    """Write a file whole or not at all, and durably: temporary file, fsync, link or rename, fsync of the folder."""
+    folder = os.path.dirname(path)
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".tmp-{secrets.token_hex(8)}")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if create:
+            os.link(temporary, path)
+        else:
+            os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,260 @@
+"""The output table: two Parquet files for a shard, the create-only commit that makes them visible, and reading back.
+
+A shard exists if and only if its commit object exists; what no commit names is a leftover.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from pipelines.manifest import planned_runs, run_folder
+from pipelines.schema import ANNOTATIONS, IMAGES, SCHEMA_VERSION, annotations_table, images_table
+from pipelines.storage import Store
+from pipelines.types import ImagePrediction, ImageRef, Shard, ShardReceipt
+
+COMMIT_FORMAT = 1
+Kind = Literal["annotations", "images"]
+KINDS: tuple[Kind, Kind] = ("annotations", "images")
+SCHEMAS: Mapping[Kind, pa.Schema] = {"annotations": ANNOTATIONS, "images": IMAGES}
+_ROW_GROUP_ROWS = 65_536
+_READERS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataFile:
+    """One committed Parquet file: name relative to the output, size, SHA-256 and rows."""
+
+    name: str
+    num_bytes: int
+    sha256: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardCommit:
+    """What a shard's commit object holds. Field meanings as in ShardReceipt."""
+
+    run_id: str
+    shard_id: str
+    attempt: str
+    annotations: DataFile
+    images: DataFile
+    status_counts: Mapping[str, int]
+    reason_counts: Mapping[str, int]
+    rejected_prompts: tuple[Mapping[str, Any], ...] = ()
+    elapsed_s: float = 0.0
+    model_s: float = 0.0
+    committed_at: float = 0.0
+    predictor: Mapping[str, str] = field(default_factory=dict)
+
+    def files(self) -> tuple[DataFile, DataFile]:
+        """Return both data files."""
+        return self.annotations, self.images
+
+    def receipt(self, *, committed_here: bool) -> ShardReceipt:
+        """Return the counts that travel back to the driver."""
+        return ShardReceipt(
+            shard_id=self.shard_id,
+            attempt=self.attempt,
+            status_counts=dict(self.status_counts),
+            reason_counts=dict(self.reason_counts),
+            num_annotations=self.annotations.rows,
+            num_rejected_prompts=len(self.rejected_prompts),
+            elapsed_s=self.elapsed_s,
+            model_s=self.model_s,
+            committed_here=committed_here,
+        )
+
+    def to_json(self) -> bytes:
+        """Return the commit object's bytes; they hold the attempt, so they are unique to their writer."""
+        document = {name: getattr(self, name) for name in self.__slots__}
+        for kind in KINDS:
+            file: DataFile = document[kind]
+            document[kind] = {name: getattr(file, name) for name in file.__slots__}
+        return json.dumps({"format": COMMIT_FORMAT, **document}, indent=1).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> ShardCommit:
+        """Read a commit object.
+
+        Raises:
+            ValueError: it is not one, or a newer version wrote it.
+        """
+        document = json.loads(data)
+        if (found := document.pop("format")) > COMMIT_FORMAT:
+            raise ValueError(f"commit format {found} was written by a newer version; upgrade")
+        files = {kind: DataFile(**document.pop(kind)) for kind in KINDS}
+        rejected = tuple(document.pop("rejected_prompts"))
+        return cls(annotations=files["annotations"], images=files["images"], rejected_prompts=rejected, **document)
+
+
+def data_name(kind: Kind, run_id: str, shard_id: str, attempt: str) -> str:
+    """Return the attempt-unique name of a shard's data file, relative to the output."""
+    return f"{kind}/{run_id}/{shard_id}-{attempt}.parquet"
+
+
+def split_data_name(name: str) -> tuple[str, str]:
+    """Return (shard_id, attempt) of a data file's name."""
+    shard, number, attempt = PurePosixPath(name).stem.split("-", 2)
+    return f"{shard}-{number}", attempt
+
+
+def commit_name(run_id: str, shard_id: str) -> str:
+    """Return the name of a shard's commit object, relative to the output."""
+    return f"{run_folder(run_id)}/commits/{shard_id}.json"
+
+
+def commit_shard(
+    store: Store,
+    run_id: str,
+    shard: Shard,
+    predictions: Sequence[ImagePrediction],
+    *,
+    attempt: str,
+    started: float,
+    model_s: float,
+    predictor: Mapping[str, str],
+) -> ShardReceipt:
+    """Write a shard's two files and its commit: the shard exists once the commit does.
+
+    Args:
+        store: the output.
+        run_id: the run.
+        shard: the planned shard.
+        predictions: exactly one outcome for each of its images, in its order.
+        attempt: id of this try, unique in the run.
+        started: time.monotonic() when the attempt began.
+        model_s: seconds spent in the predictor.
+        predictor: its facts, for provenance.
+
+    Returns:
+        The receipt of the commit that holds; another attempt's if that one was first.
+
+    Raises:
+        RuntimeError: an image has no outcome, or an unplanned one has: a bug, nothing is written.
+        StorageError: the output cannot be written.
+    """
+    _check_complete(shard, predictions)
+    ids = {"run_id": run_id, "shard_id": shard.shard_id, "attempt": attempt}
+    tables: dict[Kind, pa.Table] = {
+        "annotations": annotations_table(predictions, **ids),
+        "images": images_table(predictions, **ids),
+    }
+    files = {}
+    for kind, table in tables.items():
+        data = parquet_bytes(table, kind, {**predictor, **ids})
+        name = data_name(kind, run_id, shard.shard_id, attempt)
+        store.write(name, data)
+        files[kind] = DataFile(
+            name=name, num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), rows=table.num_rows
+        )
+    commit = ShardCommit(
+        run_id=run_id,
+        shard_id=shard.shard_id,
+        attempt=attempt,
+        annotations=files["annotations"],
+        images=files["images"],
+        status_counts=dict(Counter(p.status.value for p in predictions)),
+        reason_counts=dict(Counter(p.reason.value for p in predictions if p.reason)),
+        rejected_prompts=tuple(
+            {"row": r.row, "prompt_id": r.prompt_id, "image": r.image, "reason": r.reason}
+            for p in predictions
+            for r in p.rejected
+        ),
+        elapsed_s=round(time.monotonic() - started, 3),
+        model_s=round(model_s, 3),
+        committed_at=round(time.time(), 3),
+        predictor=dict(predictor),
+    )
+    if store.create(commit_name(run_id, shard.shard_id), commit.to_json()):
+        return commit.receipt(committed_here=True)
+    for file in commit.files():
+        store.delete(file.name)
+    return read_commit(store, run_id, shard.shard_id).receipt(committed_here=False)
+
+
+def _check_complete(shard: Shard, predictions: Sequence[ImagePrediction]) -> None:
+    planned: list[ImageRef] = list(shard.images)
+    if [p.ref for p in predictions] != planned:
+        raise RuntimeError(
+            f"{shard.shard_id}: {len(predictions)} outcomes for {len(planned)} planned images, or in another order"
+        )
+
+
+def parquet_bytes(table: pa.Table, kind: Kind, facts: Mapping[str, str]) -> bytes:
+    """Encode one of the two tables: zstd, dictionary for the repeated columns, page index, bloom filter on image_id."""
+    repeated = {
+        "annotations": ["task", "prompt_id", "prompt", "category_name", "run_id", "shard_id", "attempt", "source"],
+        "images": ["status", "reason", "stage", "run_id", "shard_id", "attempt"],
+    }[kind]
+    # Statistics on run lengths only cost space.
+    statistics = [name for name in table.column_names if name != "segmentation"]
+    metadata = {f"xsam_label.{key}": str(value) for key, value in facts.items()}
+    metadata["xsam_label.schema_version"] = str(SCHEMA_VERSION)
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(
+        buffer,
+        SCHEMAS[kind].with_metadata(metadata),
+        compression="zstd",
+        compression_level=3,
+        use_dictionary=repeated,
+        write_statistics=statistics,
+        write_page_index=True,
+        bloom_filter_options={"image_id": {"ndv": max(1, table.num_rows), "fpp": 0.01}},
+    ) as writer:
+        writer.write_table(table.replace_schema_metadata(metadata), row_group_size=_ROW_GROUP_ROWS)
+    return buffer.getvalue()
+
+
+def committed_shards(store: Store, run_id: str) -> set[str]:
+    """List the ids of the committed shards of a run: one listing, no object is read."""
+    names = store.find(f"{run_folder(run_id)}/commits")
+    return {PurePosixPath(name).stem for name in names if name.endswith(".json")}
+
+
+def read_commit(store: Store, run_id: str, shard_id: str) -> ShardCommit:
+    """Read one shard's commit.
+
+    Raises:
+        FileNotFoundError: the shard is not committed.
+    """
+    return ShardCommit.from_json(store.read(commit_name(run_id, shard_id)))
+
+
+def read_commits(store: Store, run_id: str, shard_ids: Iterable[str] | None = None) -> Iterator[ShardCommit]:
+    """Read commits in shard order, several at a time; all of the run by default."""
+    ids = sorted(committed_shards(store, run_id) if shard_ids is None else shard_ids, key=lambda s: (len(s), s))
+    with ThreadPoolExecutor(_READERS) as readers:
+        yield from readers.map(lambda shard_id: read_commit(store, run_id, shard_id), ids)
+
+
+def open_table(store: Store, kind: Kind, run_id: str | None = None) -> ds.Dataset:
+    """Open the committed rows of one run, or of every run, as a pyarrow dataset.
+
+    Whole committed shards only, whatever else lies in the folder and whoever is writing at the moment.
+
+    Args:
+        store: the output.
+        kind: "annotations" or "images".
+        run_id: one run; all planned runs by default.
+    """
+    names = []
+    for run in [run_id] if run_id else planned_runs(store):
+        names += [(c.annotations if kind == "annotations" else c.images).name for c in read_commits(store, run)]
+    if not names:
+        return ds.dataset(SCHEMAS[kind].empty_table())
+    paths = [store.path(name) for name in names]
+    return ds.dataset(paths, schema=SCHEMAS[kind], filesystem=store.fs, format="parquet")
