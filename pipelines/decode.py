@@ -1,0 +1,287 @@
+"""Encoded bytes to one RGB image, or a typed reason why not. Does no I/O and keeps no state: safe from any thread."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import time
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PilImage
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from pipelines.types import Image, ImageRef, Reason
+
+# What Pillow raises on files that are broken in one way or another; OSError, SyntaxError and ValueError are its own
+# words for it, the others escape from its parsers. DecompressionBombError is neither of these.
+_PIL_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    MemoryError,
+    PilImage.DecompressionBombError,
+)
+
+# The plugin is chosen here, not by PIL.Image.open, which would hide why a file is broken ("cannot identify"), try
+# formats that we do not offer, and hold every caller to one process-wide pixel limit.
+_SIGNATURES: tuple[tuple[bytes, type[ImageFile]], ...] = (
+    (b"\xff\xd8\xff", JpegImageFile),
+    (b"\x89PNG\r\n\x1a\n", PngImageFile),
+    (b"II*\0", TiffImageFile),
+    (b"MM\0*", TiffImageFile),
+    (b"II+\0", TiffImageFile),
+    (b"MM\0+", TiffImageFile),
+    (b"GIF87a", GifImageFile),
+    (b"GIF89a", GifImageFile),
+    (b"BM", BmpImageFile),
+)
+
+_EXIF_ORIENTATION = 0x0112
+_TIFF_BITS_PER_SAMPLE = 258
+_TIFF_PHOTOMETRIC = 262
+_WHITE_IS_ZERO = 0
+_TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
+
+_RGB_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"})
+_GRAY16_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
+
+_TRANSPOSE = {
+    2: PilImage.Transpose.FLIP_LEFT_RIGHT,
+    3: PilImage.Transpose.ROTATE_180,
+    4: PilImage.Transpose.FLIP_TOP_BOTTOM,
+    5: PilImage.Transpose.TRANSPOSE,
+    6: PilImage.Transpose.ROTATE_270,
+    7: PilImage.Transpose.TRANSVERSE,
+    8: PilImage.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeLimits:
+    """How large an image may be before it is refused.
+
+    Attributes:
+        max_image_bytes: encoded size. A collection's odd multi-gigabyte file would otherwise fill a fetch thread's
+            memory.
+        max_image_pixels: width times height, read from the header before any pixel is allocated. Decoding takes
+            about 10 bytes a pixel at its peak, so the default is worth 1.8 GB. The default is also the most that
+            Pillow itself opens as TIFF, GIF or WebP; a higher limit raises the ceiling of JPEG, PNG and BMP only.
+    """
+
+    max_image_bytes: int = 200_000_000
+    max_image_pixels: int = 178_956_970
+
+    def __post_init__(self) -> None:
+        """Refuse limits that nothing could pass."""
+        for name in ("max_image_bytes", "max_image_pixels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+DEFAULT_LIMITS = DecodeLimits()
+
+
+class DecodeError(Exception):
+    """An image that cannot be decoded.
+
+    Attributes:
+        reason: which of the closed list of reasons.
+        message: what exactly is wrong, for a person.
+    """
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        """Keep the reason beside the message."""
+        super().__init__(reason, message)
+        self.reason = reason
+        self.message = message
+
+    def __str__(self) -> str:
+        """Return ``reason: message``."""
+        return f"{self.reason}: {self.message}"
+
+
+def peek_size(data: bytes) -> tuple[int, int]:
+    """Read an image's size from its header; no pixel is decoded.
+
+    Args:
+        data: an encoded image, whole or at least its first kilobytes (WebP and TIFF: whole).
+
+    Returns:
+        (width, height) in pixels. An EXIF orientation of 5-8 may still swap the two.
+
+    Raises:
+        DecodeError: ZERO_BYTES, NOT_AN_IMAGE, or a header that is TRUNCATED or CORRUPT.
+    """
+    size = _open(data).size
+    return int(size[0]), int(size[1])
+
+
+def decode_image(data: bytes, ref: ImageRef, limits: DecodeLimits = DEFAULT_LIMITS) -> Image:
+    """Decode JPEG, PNG, WebP, TIFF, BMP or GIF bytes; the content decides, never the file's name.
+
+    Of an animation or a multi-page file the first frame is taken. Transparent pixels show white behind them, as a
+    viewer does: what lies hidden under them is often garbage. 16 bit grey is scaled to 8 bit (65535 becomes 255);
+    of 16 bit colour the high byte is kept. CMYK is converted without a colour profile. Float, 32 bit integer and
+    CIELAB pixels are refused, for their white point is anyone's guess.
+
+    Args:
+        data: the encoded image.
+        ref: the reference that it was fetched from.
+        limits: sizes above which it is refused.
+
+    Returns:
+        An Image with pixels uint8 (height, width, 3), RGB, 0-255, C-contiguous and writable, its EXIF orientation
+        applied and recorded.
+
+    Raises:
+        DecodeError: ZERO_BYTES, TOO_MANY_BYTES, NOT_AN_IMAGE, TOO_MANY_PIXELS, TRUNCATED, CORRUPT,
+            UNSUPPORTED_MODE or OUT_OF_MEMORY.
+    """
+    started = time.perf_counter()
+    if len(data) > limits.max_image_bytes:
+        raise DecodeError(Reason.TOO_MANY_BYTES, f"{len(data)} bytes; max_image_bytes is {limits.max_image_bytes}")
+    image = _open(data)
+    width, height = image.size
+    if width * height > limits.max_image_pixels:
+        raise DecodeError(
+            Reason.TOO_MANY_PIXELS,
+            f"{width} x {height} = {width * height} pixels; max_image_pixels is {limits.max_image_pixels}",
+        )
+    try:
+        pixels, orientation = _load(image)
+    except _PIL_ERRORS as error:
+        raise _decode_error(error, data, type(image)) from error
+    return Image(
+        ref=ref,
+        pixels=pixels,
+        exif_orientation=orientation,
+        num_bytes=len(data),
+        content_sha256=hashlib.sha256(data).hexdigest(),
+        decode_ms=(time.perf_counter() - started) * 1e3,
+    )
+
+
+def _open(data: bytes) -> ImageFile:
+    if not data:
+        raise DecodeError(Reason.ZERO_BYTES, "the file is empty")
+    plugin = _plugin(data)
+    if plugin is None:
+        raise DecodeError(
+            Reason.NOT_AN_IMAGE, f"not a JPEG, PNG, WebP, TIFF, BMP or GIF file: it begins with {data[:12]!r}"
+        )
+    try:
+        return plugin(io.BytesIO(data))
+    except _PIL_ERRORS as error:
+        raise _decode_error(error, data, plugin) from error
+
+
+def _plugin(data: bytes) -> type[ImageFile] | None:
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return WebPImageFile
+    return next((plugin for signature, plugin in _SIGNATURES if data.startswith(signature)), None)
+
+
+def _load(image: ImageFile) -> tuple[NDArray[np.uint8], int]:
+    """Return RGB pixels, upright, and the EXIF orientation as found."""
+    if image.mode not in _RGB_MODES | _GRAY16_MODES:
+        raise DecodeError(Reason.UNSUPPORTED_MODE, f"pixels of mode {image.mode} have no agreed 8 bit range")
+    # A PNG may keep its EXIF behind the pixels, so it is read after loading; loading a TIFF turns it upright and
+    # drops the tag, so there it is read before.
+    found = _orientation(image) if isinstance(image, TiffImageFile) else None
+    image.load()
+    left = _orientation(image)
+    gray16 = image.mode in _GRAY16_MODES
+    rgb = _gray_from_16_bit(image) if gray16 else _over_white(image) if image.has_transparency_data else image
+    if left in _TRANSPOSE:
+        rgb = rgb.transpose(_TRANSPOSE[left])
+    return np.array(rgb.convert("RGB")), left if found is None else found
+
+
+def _orientation(image: ImageFile) -> int:
+    try:
+        value = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except _PIL_ERRORS:  # a broken EXIF block says nothing about the pixels
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _over_white(image: PilImage.Image) -> PilImage.Image:
+    straight = image.convert("LA") if image.mode == "La" else image
+    rgba = straight.convert("RGBA")
+    canvas = PilImage.new("RGB", rgba.size, "white")
+    canvas.paste(rgba, mask=rgba.getchannel("A"))
+    return canvas
+
+
+def _gray_from_16_bit(image: ImageFile) -> PilImage.Image:
+    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    top = 4095 if tags.get(_TIFF_BITS_PER_SAMPLE) == (12,) else 65535
+    table = np.minimum((np.arange(65536) * 255 + top // 2) // top, 255).astype(np.uint8)
+    if tags.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        table = 255 - table
+    return PilImage.fromarray(table[np.asarray(image)])
+
+
+def _decode_error(error: Exception, data: bytes, plugin: type[ImageFile]) -> DecodeError:
+    """Translate what Pillow raised into a reason."""
+    words = str(error).lower()
+    if isinstance(error, PilImage.DecompressionBombError):
+        reason = Reason.TOO_MANY_PIXELS
+    elif isinstance(error, MemoryError) or "out of memory" in words:
+        reason = Reason.OUT_OF_MEMORY
+    elif "truncated" in words or _ends_early(data, plugin):
+        reason = Reason.TRUNCATED
+    elif "unsupported" in words or "unknown pixel mode" in words:
+        reason = Reason.UNSUPPORTED_MODE
+    else:
+        reason = Reason.CORRUPT
+    name = plugin.format or plugin.__name__
+    return DecodeError(reason, f"{name}: {type(error).__name__}: {error}")
+
+
+def _ends_early(data: bytes, plugin: type[ImageFile]) -> bool:
+    """Tell whether a file that Pillow could not read lacks its end, by its format's own bookkeeping."""
+    if plugin is JpegImageFile:
+        return data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda")  # no end of image after the last scan
+    if plugin is PngImageFile:
+        return b"IEND" not in data[-4096:]
+    if plugin is WebPImageFile:
+        return len(data) < 8 + int.from_bytes(data[4:8], "little")
+    if plugin is BmpImageFile:
+        return len(data) < max(54, int.from_bytes(data[2:6], "little"))
+    if plugin is GifImageFile:
+        return not data.rstrip(b"\0").endswith(b";")
+    return _tiff_end(data) > len(data)
+
+
+def _tiff_end(data: bytes) -> int:
+    """Return where the first directory of a classic TIFF and the values that it points to end, in bytes."""
+    order = "<" if data[:2] == b"II" else ">"
+    try:
+        (start,) = struct.unpack_from(f"{order}I", data, 4)
+        (num_entries,) = struct.unpack_from(f"{order}H", data, start)
+        entries = list(struct.iter_unpack(f"{order}HHII", data[start + 2 : start + 2 + 12 * num_entries]))
+    except struct.error:
+        return len(data) + 1
+    sizes = [(offset, _TIFF_TYPE_BYTES.get(kind, 0) * count) for _, kind, count, offset in entries]
+    far_values = [offset + size for offset, size in sizes if size > 4]
+    return max([int(start) + 2 + 12 * int(num_entries), *far_values])
