@@ -1,0 +1,137 @@
+"""Joining a Ray cluster or starting one on this machine, and refusing what it cannot hold.
+
+Imports ray only where it is used: Ray reads part of its environment once, when it is first imported."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from actors.config import PoolConfig
+from actors.pool import ReplicaStartError
+
+# Only shards' references and receipts pass through it.
+_OBJECT_STORE_BYTES = 200 * 2**20
+
+
+def prepare_environment(config: PoolConfig) -> None:
+    """Set what Ray must find in the environment when it is imported; leave what the user has set.
+
+    A Ray that is started here then asks for a token, its own default, and binds the loopback address alone, where it
+    would otherwise listen on every interface.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if "ray" not in sys.modules and not _address(config):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        # The name is about other systems; on Linux too it means "one machine only".
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
+
+def connect(config: PoolConfig) -> bool:
+    """Make sure that this process is connected to Ray and that the cluster can hold the replicas.
+
+    Returns:
+        Whether Ray was initialised here, so that the caller is to shut it down; False if the process already was
+        connected.
+
+    Raises:
+        ReplicaStartError: the cluster's nodes cannot hold the replicas, and config.wait_for_nodes is False.
+    """
+    import ray
+
+    initialised_here = not ray.is_initialized()
+    if initialised_here:
+        _initialise(config)
+    try:
+        if not config.wait_for_nodes:
+            check_room(config)
+    except BaseException:
+        if initialised_here:
+            ray.shutdown()
+        raise
+    return initialised_here
+
+
+def check_room(config: PoolConfig) -> None:
+    """Refuse more replicas than the nodes that are up could ever hold, whatever else runs on them.
+
+    Raises:
+        ReplicaStartError: says what was asked and what there is.
+    """
+    import ray
+
+    needs = {"CPU": config.num_cpus_per_replica, "GPU": config.num_gpus_per_replica}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    # Ray counts in steps of 1e-4, so that ten replicas of 0.1 fit one GPU.
+    room_by_node = [
+        min((math.floor(node.get(name, 0) / need + 1e-4) for name, need in needs.items() if need > 0), default=math.inf)
+        for node in nodes
+    ]
+    room = sum(room_by_node)
+    if config.replicas <= room:
+        return
+    there = " and ".join(f"{sum(node.get(name, 0) for node in nodes):g} {name}s" for name in needs)
+    raise ReplicaStartError(
+        f"{config.replicas} replicas of {needs['CPU']:g} CPUs and {needs['GPU']:g} GPUs each were asked for, but the "
+        f"Ray cluster has room for {room}: {there} on {len(nodes)} node(s). Ask for fewer replicas or less for each, "
+        "or set wait_for_nodes on a cluster that adds nodes on demand."
+    )
+
+
+def _address(config: PoolConfig) -> str | None:
+    address = config.ray_address or os.environ.get("RAY_ADDRESS")
+    return None if address == "local" else address
+
+
+def _initialise(config: PoolConfig) -> None:
+    import ray
+
+    address = _address(config)
+    with _keeping_sigterm_handler():
+        if address:
+            ray.init(address=address, logging_level="WARNING")
+            return
+        with _packages_importable():
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level="WARNING",
+            )
+
+
+@contextmanager
+def _keeping_sigterm_handler() -> Iterator[None]:
+    """Put back a SIGTERM handler that the caller had installed: ray.init replaces it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if handler not in (signal.SIG_DFL, None):
+            signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def _packages_importable() -> Iterator[None]:
+    """Let the workers of a local Ray import these packages from a source checkout, whatever the working directory."""
+    root = str(Path(__file__).resolve().parent.parent)
+    before = os.environ.get("PYTHONPATH")
+    if not root.endswith("-packages"):
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, before)))
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("PYTHONPATH", None)
+        else:
+            os.environ["PYTHONPATH"] = before

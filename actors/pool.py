@@ -1,0 +1,144 @@
+"""What labels shards, as the flow sees it: one interface, its events and failures, and the choice of where it runs.
+
+Imports neither ray nor torch; in_process.py and replica_pool.py implement it."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, Protocol, Self
+
+from actors.config import PoolConfig
+from pipelines.types import Shard, ShardLabeler, ShardReceipt
+
+LabelerFactory = Callable[[], ShardLabeler]
+
+FailureKind = Literal["error", "replica_died", "timeout", "unfinished"]
+EventKind = Literal[
+    "replica_started",
+    "replica_start_failed",
+    "replica_died",
+    "replica_hung",
+    "replica_recycled",
+    "shard_requeued",
+    "draining",
+]
+
+_MAX_ERROR_CHARS = 4000
+
+
+class ReplicaStartError(RuntimeError):
+    """No replica could be started; the message carries the cause."""
+
+
+class ReplicaUnusableError(RuntimeError):
+    """Raised by a labeler whose process can do no more work, as after a sticky CUDA error: its replica is replaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolEvent:
+    """Something worth a log line that happened to a replica or a shard."""
+
+    kind: EventKind
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardFailure:
+    """A shard that a map call handed out and could not get labelled.
+
+    Attributes:
+        shard_id: the shard.
+        attempts: attempts made.
+        error: what happened last: a line of summary, then the end of its traceback where there is one.
+        kind: error (the labeler raised), replica_died, timeout (its replica was taken for hung), or unfinished (the
+            budget was spent or stop() was called before it could be labelled).
+    """
+
+    shard_id: str
+    attempts: int
+    error: str
+    kind: FailureKind
+
+
+OnEvent = Callable[[PoolEvent], None]
+
+
+class ShardRunner(Protocol):
+    """Labels shards somewhere. A context manager: what it needs is started on entering and released on leaving."""
+
+    def __enter__(self) -> Self:
+        """Connect to where the replicas will run.
+
+        Raises:
+            ReplicaStartError: the cluster has no room for the replicas asked for.
+        """
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the runner."""
+        ...
+
+    def map(self, shards: Iterable[Shard], on_event: OnEvent | None = None) -> Iterator[ShardReceipt | ShardFailure]:
+        """Label shards and yield what became of each as it finishes, in any order. One map call at a time.
+
+        Shards are taken from the iterable only when there is room: at most replicas x shards_in_flight_per_replica
+        are taken and not yet answered for. When the budget is spent or stop() was called, those that were taken and
+        could not be finished are yielded as failures of kind "unfinished", and the rest stays in the iterable.
+        Leaving the iterator early abandons what is in flight.
+
+        Args:
+            shards: what to label; need not have a length.
+            on_event: called in the caller's thread with what happens to replicas and shards on the way.
+
+        Raises:
+            ReplicaStartError: no replica could be started; carries the cause.
+        """
+        ...
+
+    def describe(self) -> Mapping[str, str]:
+        """Return the labeler's facts for provenance, from the first replica that is ready; waits for it.
+
+        Raises:
+            ReplicaStartError: no replica could be started; carries the cause.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Hand out no more shards, in this map call or a later one. May be called from a signal handler."""
+        ...
+
+    def close(self) -> None:
+        """End the replicas, with whatever they are doing. Safe to call twice."""
+        ...
+
+
+def open_runner(labeler_factory: LabelerFactory, config: PoolConfig) -> ShardRunner:
+    """Return the runner that the config asks for, to be entered with ``with``.
+
+    Args:
+        labeler_factory: builds the labeler, model and all, in the process that will use it; must be picklable, e.g. a
+            functools.partial of a module's function.
+        config: where and how to run.
+    """
+    if config.runner == "in_process":
+        from actors.in_process import InProcessRunner
+
+        return InProcessRunner(labeler_factory, config)
+    from actors.cluster import prepare_environment
+
+    prepare_environment(config)
+    from actors.replica_pool import ReplicaPool
+
+    return ReplicaPool(labeler_factory, config)
+
+
+def summarise_error(error: BaseException) -> str:
+    """Return type and message of an error in one line, then the end of its traceback."""
+    summary = "".join(traceback.format_exception_only(error)).strip()
+    trace = "".join(traceback.format_exception(error)).strip()
+    return f"{summary[:_MAX_ERROR_CHARS]}\n{trace[-_MAX_ERROR_CHARS:]}"

@@ -1,0 +1,204 @@
+"""Labels shards on Ray actors: bounded in flight, shards tried again when a replica dies, a watchdog and a budget.
+
+The driver owns every retry: Ray restarts no actor and repeats no task. Only references and receipts travel."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from actors.cluster import connect
+from actors.config import PoolConfig
+from actors.dispatch import Attempt, Drain, ShardQueue, attempt_ids
+from actors.pool import FailureKind, LabelerFactory, OnEvent, ShardFailure, summarise_error
+from actors.replica import AttemptError
+from actors.replica_set import Flight, Member, ReplicaSet, in_one_line
+from pipelines.types import Shard, ShardReceipt
+
+# How often the clocks and stop() are looked at; results are seen as they come.
+_TICK_S = 0.25
+
+_Outcome = ShardReceipt | ShardFailure
+
+
+class ReplicaPool:
+    """Labels shards on Ray actors: a ShardRunner.
+
+    Args:
+        labeler_factory: builds the labeler in the actor's process; must be picklable.
+        config: how many replicas, what each needs, and the limits.
+    """
+
+    def __init__(self, labeler_factory: LabelerFactory, config: PoolConfig) -> None:
+        self._config = config
+        self._replicas = ReplicaSet(labeler_factory, config)
+        self._ids = attempt_ids()
+        self._owns_ray = False
+        self._stopping = False
+
+    def __enter__(self) -> Self:
+        """Connect to Ray: see ShardRunner. Replicas are started when they are first needed."""
+        self._owns_ray = connect(self._config)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the pool."""
+        self.close()
+
+    def map(self, shards: Iterable[Shard], on_event: OnEvent | None = None) -> Iterator[ShardReceipt | ShardFailure]:
+        """Label shards and yield what became of each: see ShardRunner.map."""
+        config = self._config
+        self._replicas.on_event = on_event
+        self._replicas.forgive()
+        room = config.replicas * config.shards_in_flight_per_replica
+        queue = ShardQueue(shards, self._ids, room, config.max_attempts_per_shard)
+        drain = Drain(config)
+        try:
+            while not drain.over and (self._num_in_flight() or (not drain.reason and queue.has_more)):
+                if drain.update(stopped=self._stopping):
+                    self._replicas.emit("draining", f"{drain.reason}; {self._num_in_flight()} in flight may finish")
+                if not drain.reason:
+                    if queue.has_more:
+                        self._replicas.start_missing()
+                    self._submit(queue)
+                yield from self._poll(queue)
+            if drain.reason:
+                yield from self._give_up_the_rest(queue, drain.reason)
+        finally:
+            self._abandon_in_flight()
+
+    def describe(self) -> Mapping[str, str]:
+        """Return the labeler's facts from the first replica that is ready: see ShardRunner.describe."""
+        while self._replicas.facts is None:
+            self._replicas.start_missing()
+            starting = {member.ready_ref: member for member in self._replicas.members if member.starting}
+            news, _ = ray.wait(list(starting), timeout=_TICK_S)
+            for ref in news:
+                self._replicas.settle_start(starting[ref])
+            self._replicas.give_up_slow_starts()
+        return dict(self._replicas.facts)
+
+    def stop(self) -> None:
+        """Hand out no more shards; may be called from a signal handler."""
+        self._stopping = True
+
+    def close(self) -> None:
+        """Kill the replicas, and shut Ray down if it was started here."""
+        if ray.is_initialized():
+            self._replicas.close()
+        if self._owns_ray:
+            self._owns_ray = False
+            ray.shutdown()
+
+    def _num_in_flight(self) -> int:
+        return sum(len(member.flights) for member in self._replicas.members)
+
+    def _submit(self, queue: ShardQueue) -> None:
+        """Hand shards to the replicas that have room, the idle ones first."""
+        for _ in range(self._config.shards_in_flight_per_replica):
+            for member in sorted(self._replicas.members, key=lambda member: len(member.flights)):
+                if not self._replicas.takes_more(member):
+                    continue
+                attempt = queue.take(idle=not member.flights)
+                if attempt is not None:
+                    ref = member.actor.label.remote(attempt.shard, attempt.attempt_id)
+                    member.flights[ref] = Flight(attempt, time.monotonic())
+                    member.attempts += 1
+
+    def _poll(self, queue: ShardQueue) -> list[_Outcome]:
+        """Wait for news, at most a tick, and answer for all of it before any is yielded.
+
+        Nothing is yielded between looking for results and looking at the watchdog's clock, so that a caller who takes
+        long over an outcome makes no replica look hung.
+        """
+        owners = {ref: member for member in self._replicas.members for ref in member.flights}
+        owners |= {member.ready_ref: member for member in self._replicas.members if member.starting}
+        refs = list(owners)
+        if not refs:
+            return []
+        ray.wait(refs, timeout=_TICK_S)
+        news, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        outcomes: list[_Outcome | None] = []
+        for ref in news:
+            member = owners[ref]
+            if ref in member.flights:
+                outcomes.append(self._settle(member, ref, queue))
+            else:
+                self._replicas.settle_start(member)
+        outcomes += self._kill_hung(queue)
+        self._replicas.give_up_slow_starts()
+        self._replicas.recycle()
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def _settle(self, member: Member, ref: Any, queue: ShardQueue) -> _Outcome | None:
+        """Answer for one finished flight; None if its shard will be tried again."""
+        attempt = member.flights.pop(ref).attempt
+        try:
+            result = ray.get(ref)
+        except RayTaskError as error:
+            # The labeler's own errors come back as AttemptError: this one struck on the way in or out.
+            return self._failed(queue, attempt, "error", summarise_error(error))
+        except RayError as error:
+            death = f"{member} died: {in_one_line(error)}"
+            if not member.retired:
+                self._replicas.retire(member)
+                self._replicas.emit("replica_died", death)
+            return self._failed(queue, attempt, "replica_died", death, charged=not member.blameless)
+        if isinstance(result, AttemptError):
+            if result.replica_unusable:
+                self._kill(member, "replica_died", f"its labeler calls it unusable: {result.error}")
+            return self._failed(queue, attempt, "error", result.error)
+        queue.done()
+        return result
+
+    def _kill_hung(self, queue: ShardQueue) -> list[_Outcome | None]:
+        """Kill replicas with a flight past its time, and answer for that flight without waiting for the death."""
+        limit_s = self._config.shard_timeout_s
+        if limit_s is None:
+            return []
+        outcomes: list[_Outcome | None] = []
+        for member in self._replicas.members:
+            overdue = [ref for ref, flight in member.flights.items() if time.monotonic() - flight.since > limit_s]
+            for ref in overdue:
+                attempt = member.flights.pop(ref).attempt
+                message = f"{attempt.shard.shard_id} was not finished after {limit_s:g} s on {member}"
+                self._kill(member, "replica_hung", message)
+                outcomes.append(self._failed(queue, attempt, "timeout", message))
+        return outcomes
+
+    def _kill(self, member: Member, kind: Any, message: str) -> None:
+        """Kill a replica over one flight; the others on it are not to blame."""
+        if not member.retired:
+            member.blameless = True
+            self._replicas.retire(member)
+            self._replicas.emit(kind, f"{member}: {message}")
+
+    def _failed(
+        self, queue: ShardQueue, attempt: Attempt, kind: FailureKind, error: str, *, charged: bool = True
+    ) -> ShardFailure | None:
+        failure = queue.failed(attempt, kind, error, charged=charged)
+        if failure is None:
+            summary = error.partition("\n")[0]
+            message = f"{attempt.shard.shard_id} after attempt {attempt.number} ({kind}): {summary}"
+            self._replicas.emit("shard_requeued", message)
+        return failure
+
+    def _give_up_the_rest(self, queue: ShardQueue, reason: str) -> Iterator[ShardFailure]:
+        for member in self._replicas.members:
+            for flight in member.flights.values():
+                yield queue.give_up(flight.attempt, "unfinished", f"{reason}, and it did not finish in time")
+        yield from queue.give_up_waiting(reason)
+
+    def _abandon_in_flight(self) -> None:
+        """Kill what still works on a shard that nobody waits for, so that the next map call finds free replicas."""
+        for member in self._replicas.members:
+            if member.flights:
+                self._replicas.retire(member)
+                member.flights.clear()
