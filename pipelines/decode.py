@@ -83,7 +83,7 @@ class DecodeLimits:
         max_image_bytes: encoded size. A collection's odd multi-gigabyte file would otherwise fill a fetch thread's
             memory.
         max_image_pixels: width times height, read from the header before any pixel is allocated. Decoding takes
-            about 10 bytes a pixel at its peak, so the default is worth 1.8 GB. The default is also the most that
+            about 12 bytes a pixel at its peak, so the default is worth 2.1 GB. The default is also the most that
             Pillow itself opens as TIFF, GIF or WebP; a higher limit raises the ceiling of JPEG, PNG and BMP only.
     """
 

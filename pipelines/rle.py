@@ -1,0 +1,213 @@
+"""COCO run-length encoding: the one codec between dense masks and the table's ``segmentation``.
+
+Pixels are read down the columns, and runs of zeros and ones are counted in turn, zeros first:
+
+    mask (H=3, W=4)      read in this order      counts
+      . # # .              0  3  6  9             zeros 3   . . .
+      . # . .              1  4  7 10             ones  4   # # # #
+      . # . #              2  5  8 11             zeros 4   . . . .
+                                                  ones  1   #
+
+COCO packs the counts 3 4 4 1 into ASCII, each as its difference from the count two places before it, five bits a
+character, low bits first. Strings equal those of pycocotools, byte for byte. Nothing here decodes into more memory
+than the mask itself, and nothing trusts a string from outside: counts that do not fit their size are a ValueError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pycocotools import mask as coco_mask
+
+from pipelines.types import Rle
+
+_FIRST_CHAR = 48
+_MORE = 0x20  # a further character follows
+_SIGN = 0x10
+_MAX_CHARS = 7  # of one count: 35 bits, pycocotools' counts have 32
+
+
+def encode(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> Rle:
+    """Encode one mask.
+
+    Neither layout is copied; a column-major mask (the transpose of a contiguous (W, H) array) is a little faster.
+
+    Args:
+        mask: bool or uint8 (H, W); any non-zero pixel is set.
+
+    Returns:
+        Its RLE, the same for every memory layout.
+
+    Raises:
+        ValueError: another dtype, not two dimensions, or no pixels.
+    """
+    if mask.ndim != 2 or mask.size == 0:
+        raise ValueError(f"a mask is (H, W) with at least one pixel, got shape {mask.shape}")
+    if mask.dtype not in (np.bool_, np.uint8):
+        raise ValueError(f"a mask is bool or uint8, got {mask.dtype}")
+    height, width = mask.shape
+    starts = _run_starts(np.not_equal(mask, 0) if mask.dtype == np.uint8 else mask.view(np.bool_))
+    return Rle(size_hw=(height, width), counts=_pack(np.diff(starts, append=mask.size)))
+
+
+def encode_batch(masks_nhw: NDArray[np.bool_] | NDArray[np.uint8]) -> list[Rle]:
+    """Encode masks bool or uint8 (N, H, W), one after another: no copy of the whole stack is made."""
+    if masks_nhw.ndim != 3:
+        raise ValueError(f"a batch of masks is (N, H, W), got shape {masks_nhw.shape}")
+    return [encode(mask) for mask in masks_nhw]
+
+
+def from_runs(size_hw: tuple[int, int], runs: ArrayLike) -> Rle:
+    """Pack run lengths, zeros first (COCO's uncompressed ``counts``).
+
+    Raises:
+        ValueError: runs that are negative or do not sum to H * W.
+    """
+    lengths = np.asarray(runs, dtype=np.int64).reshape(-1)
+    _check(size_hw, lengths)
+    return Rle(size_hw=size_hw, counts=_pack(lengths))
+
+
+def to_runs(rle: Rle) -> NDArray[np.int64]:
+    """Return the run lengths of an RLE, int64 (R,), zeros first, checked to sum to H * W.
+
+    Raises:
+        ValueError: a size that is not two positive integers, a character that RLE does not know, a string cut short,
+            a negative run, or runs that do not cover the mask exactly.
+    """
+    codes = np.frombuffer(rle.counts.encode("utf-8"), np.uint8).astype(np.int64) - _FIRST_CHAR
+    if codes.size == 0:
+        raise ValueError("RLE counts are empty")
+    if codes.min() < 0 or codes.max() > 63:
+        raise ValueError(f"RLE counts hold a character outside '0' to 'o': {rle.counts[:40]!r}")
+    is_last = (codes & _MORE) == 0
+    if not is_last[-1]:
+        raise ValueError("RLE counts are cut short: the last character announces another")
+    first = np.flatnonzero(np.concatenate(([True], is_last[:-1])))
+    num_chars = np.diff(first, append=codes.size)
+    if num_chars.max() > _MAX_CHARS:
+        raise ValueError("RLE counts hold a number of more than 35 bits")
+    place = np.arange(codes.size) - np.repeat(first, num_chars)
+    runs = np.add.reduceat((codes & 31) << (5 * place), first)
+    runs -= np.where(codes[is_last] & _SIGN, np.int64(1) << (5 * num_chars), 0)
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
+    _check(rle.size_hw, runs)
+    return runs
+
+
+def decode(rle: Rle) -> NDArray[np.bool_]:
+    """Decode to a bool (H, W) mask, Fortran-contiguous and writable.
+
+    Raises:
+        ValueError: as ``to_runs``.
+    """
+    runs = to_runs(rle)
+    height, width = rle.size_hw
+    values = np.arange(runs.size) % 2 == 1
+    return np.repeat(values, runs).reshape(width, height).T
+
+
+def area(rle: Rle) -> int:
+    """Count the pixels of the mask. Raises ValueError as ``to_runs``."""
+    return int(to_runs(rle)[1::2].sum())
+
+
+def bbox_xywh(rle: Rle) -> tuple[float, float, float, float]:
+    """Return the smallest COCO box (x, y, w, h) around the mask, absolute pixels; all zeros for an empty mask.
+
+    Raises:
+        ValueError: as ``to_runs``.
+    """
+    runs = to_runs(rle)
+    height = rle.size_hw[0]
+    ends = np.cumsum(runs)[1::2]
+    starts = ends - runs[1::2]
+    is_filled = ends > starts
+    if not is_filled.any():
+        return (0.0, 0.0, 0.0, 0.0)
+    left, top = np.divmod(starts[is_filled], height)
+    right, bottom = np.divmod(ends[is_filled] - 1, height)
+    if (left < right).any():  # a run that goes on in the next column touches both edges
+        y0, y1 = 0, height - 1
+    else:
+        y0, y1 = int(top.min()), int(bottom.max())
+    x0, x1 = int(left[0]), int(right[-1])
+    return (float(x0), float(y0), float(x1 - x0 + 1), float(y1 - y0 + 1))
+
+
+def iou(
+    detections: Sequence[Rle], truths: Sequence[Rle], *, is_crowd: Sequence[bool] | None = None
+) -> NDArray[np.float64]:
+    """Return intersection over union of every detection with every truth, float64 (D, T) in [0, 1].
+
+    Args:
+        detections: masks of one image.
+        truths: masks of the same image.
+        is_crowd: for each truth, whether it is a crowd: then the union is the detection alone, as in COCO.
+
+    Raises:
+        ValueError: masks of different sizes, or as ``to_runs``.
+    """
+    sizes = {rle.size_hw for rle in (*detections, *truths)}
+    if len(sizes) > 1:
+        raise ValueError(f"masks of different sizes have no IoU: {sorted(sizes)}")
+    if not detections or not truths:
+        return np.zeros((len(detections), len(truths)))
+    crowd = [0] * len(truths) if is_crowd is None else [int(flag) for flag in is_crowd]
+    found, wanted = ([_canonical(rle).to_coco() for rle in side] for side in (detections, truths))
+    return np.asarray(coco_mask.iou(found, wanted, crowd), dtype=np.float64)
+
+
+def _run_starts(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return where runs begin in column-major order, the first run (of zeros, perhaps empty) at 0."""
+    height, width = mask.shape
+    if mask.flags.f_contiguous:
+        flat = mask.T.reshape(-1)
+        changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    else:
+        # Row-major pixels: compare whole rows with the row above, columns' tops with the bottom of the column
+        # before, and sort the few changes. Transposing the mask would cost more than all of this.
+        is_change = np.zeros((height, width), np.bool_)
+        np.not_equal(mask[1:], mask[:-1], out=is_change[1:])
+        np.not_equal(mask[0, 1:], mask[-1, :-1], out=is_change[0, 1:])
+        row, column = np.divmod(np.flatnonzero(is_change), width)
+        changes = np.sort(column * height + row)
+    lead = [0, 0] if mask[0, 0] else [0]
+    return np.concatenate((np.array(lead, np.int64), changes))
+
+
+def _pack(runs: NDArray[np.int64]) -> str:
+    """Return COCO's string for run lengths."""
+    rest = runs.copy()
+    rest[3:] -= runs[1:-2]
+    chars = np.zeros((runs.size, _MAX_CHARS), np.uint8)
+    is_used = np.zeros((runs.size, _MAX_CHARS), np.bool_)
+    is_open = np.ones(runs.size, np.bool_)
+    for place in range(_MAX_CHARS):
+        bits = rest & 31
+        rest >>= 5
+        is_used[:, place] = is_open
+        is_open = is_open & (rest != np.where(bits & _SIGN, -1, 0))
+        chars[:, place] = _FIRST_CHAR + bits + np.where(is_open, _MORE, 0)
+        if not is_open.any():
+            break
+    return chars[is_used].tobytes().decode("ascii")
+
+
+def _check(size_hw: tuple[int, int], runs: NDArray[np.int64]) -> None:
+    if len(size_hw) != 2 or not all(isinstance(side, int) and side > 0 for side in size_hw):
+        raise ValueError(f"RLE size must be two positive integers (H, W), got {size_hw!r}")
+    if runs.size == 0 or runs.min() < 0:
+        raise ValueError("RLE counts hold a negative run" if runs.size else "RLE counts are empty")
+    num_pixels = size_hw[0] * size_hw[1]
+    if int(runs.sum()) != num_pixels:
+        raise ValueError(f"RLE runs cover {int(runs.sum())} pixels, but {size_hw[0]} x {size_hw[1]} is {num_pixels}")
+
+
+def _canonical(rle: Rle) -> Rle:
+    """Return the RLE without empty runs inside, which pycocotools' iou takes for the end of the mask."""
+    runs = to_runs(rle)
+    return rle if (runs[1:] > 0).all() else encode(decode(rle))
