@@ -1,0 +1,31 @@
+"""X-SAM on Hugging Face conventions: text and visual prompts in, instance masks out.
+
+Knows PyTorch, transformers, NumPy and Pillow, and nothing of the rest of this project.
+"""
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
+
+from xsam_model.configuration_xsam import XSamConfig, XSamSegmentorConfig
+from xsam_model.image_processing_xsam import XSamImageProcessor
+from xsam_model.modeling_xsam import XSamForSegmentation, XSamImageFeatures, XSamOutput
+from xsam_model.post_processing_xsam import InstanceSegmentation
+from xsam_model.processing_xsam import XSamInputs, XSamProcessor
+from xsam_model.visual_prompts import draw_region
+
+AutoConfig.register(XSamConfig.model_type, XSamConfig)
+AutoModel.register(XSamConfig, XSamForSegmentation)
+AutoImageProcessor.register(XSamConfig, image_processor_classes={"pil": XSamImageProcessor})
+AutoProcessor.register(XSamConfig, XSamProcessor)
+
+__all__ = [
+    "InstanceSegmentation",
+    "XSamConfig",
+    "XSamForSegmentation",
+    "XSamImageFeatures",
+    "XSamImageProcessor",
+    "XSamInputs",
+    "XSamOutput",
+    "XSamProcessor",
+    "XSamSegmentorConfig",
+    "draw_region",
+]

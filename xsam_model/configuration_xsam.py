@@ -1,0 +1,178 @@
+"""Sizes, token ids and layer choices of X-SAM. Defaults describe the full 4.6 B model; no weights, no behaviour."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, Mask2FormerConfig, PreTrainedConfig, SamVisionConfig
+from transformers.configuration_utils import SubConfigSpec
+
+# transformers' deformable encoder and masked decoder are written for three levels.
+_NUM_FEATURE_LEVELS = 3
+
+
+@strict
+class XSamSegmentorConfig(PreTrainedConfig):
+    """Sizes of everything between the mask encoder and the masks (X-SAM, sec. 3.2).
+
+    Args:
+        select_layers: hidden states of the mask encoder that feed the connector, 0 being the patch embedding. Only
+            the last `num_feature_levels` are used.
+        connector_scale_factors: how much each connector branch enlarges its map; cut in the same way.
+        connector_hidden_dim: channels inside a connector branch.
+        num_feature_levels: number of feature maps, always 3.
+        decoder_layers: number of mask predictions, one more than there are decoder layers.
+        logit_scale_init: natural logarithm of the initial class temperature.
+
+    The remaining fields are those of `Mask2FormerConfig`.
+    """
+
+    model_type = "xsam_segmentor"
+    base_config_key = "segmentor_config"
+
+    select_layers: list[int] | tuple[int, ...] = (6, 12, 18, 24)
+    connector_scale_factors: list[int | float] | tuple[int | float, ...] = (4, 2, 1, 0.5)
+    connector_hidden_dim: int = 512
+    num_feature_levels: int = _NUM_FEATURE_LEVELS
+    logit_scale_init: float = 2.6592600369327783
+    feature_size: int = 256
+    mask_feature_size: int = 256
+    hidden_dim: int = 256
+    encoder_feedforward_dim: int = 1024
+    encoder_layers: int = 6
+    decoder_layers: int = 10
+    num_attention_heads: int = 8
+    dim_feedforward: int = 2048
+    num_queries: int = 200
+    feature_strides: list[int] | tuple[int, ...] = (4, 8, 16, 32)
+    common_stride: int = 4
+    dropout: float | int = 0.0
+    activation_function: str = "relu"
+    pre_norm: bool = False
+    enforce_input_projection: bool = False
+    init_std: float = 0.02
+    init_xavier_std: float = 1.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        if self.num_feature_levels != _NUM_FEATURE_LEVELS:
+            raise ValueError(f"num_feature_levels must be {_NUM_FEATURE_LEVELS}, got {self.num_feature_levels}")
+        for name in ("select_layers", "connector_scale_factors"):
+            if len(getattr(self, name)) < self.num_feature_levels:
+                raise ValueError(f"{name} needs at least {self.num_feature_levels} entries, got {getattr(self, name)}")
+
+    @property
+    def used_layers(self) -> tuple[int, ...]:
+        """Mask encoder hidden states in use, highest resolution first."""
+        return tuple(self.select_layers)[-self.num_feature_levels :]
+
+    @property
+    def used_scale_factors(self) -> tuple[float, ...]:
+        """Scale of each connector branch in use, highest resolution first."""
+        return tuple(self.connector_scale_factors)[-self.num_feature_levels :]
+
+    def to_mask2former(self) -> Mask2FormerConfig:
+        """Return the same sizes as transformers' `Mask2FormerConfig`; its backbone part is not used."""
+        names = (
+            "feature_size mask_feature_size hidden_dim encoder_feedforward_dim encoder_layers decoder_layers "
+            "num_attention_heads dim_feedforward num_queries feature_strides common_stride dropout "
+            "activation_function pre_norm enforce_input_projection init_std init_xavier_std"
+        )
+        return Mask2FormerConfig(**{name: getattr(self, name) for name in names.split()})
+
+
+@strict
+class XSamConfig(PreTrainedConfig):
+    """Configuration of `XSamForSegmentation`.
+
+    Args:
+        vision_config: tower whose tokens the language model reads (default SigLIP2 so400m, 384 pixels).
+        mask_encoder_config: SAM image encoder (default ViT-L, 1024 pixels).
+        text_config: language model; any `model_type` that `AutoModelForCausalLM` knows (default Phi-3 mini 4k).
+        segmentor_config: connector, pixel decoder and transformer decoder.
+        vision_select_layer: hidden state of the vision tower in use; -2 leaves out the last layer.
+        mask_encoder_select_layer: hidden state of the mask encoder that becomes language tokens.
+        token_downsample: side of the square of mask encoder patches that makes one language token.
+        projector_hidden_act: activation of the three projectors.
+        image_token_index, region_token_index: negative pseudo ids in `input_ids`, outside the vocabulary.
+        seg_token_id, phrase_start_token_id, phrase_end_token_id: vocabulary ids of `<SEG>`, `<p>` and `</p>`.
+        region_num_points: points that stand for a visual prompt.
+        region_sampling: "seeded" draws that many pixels of a prompt with a fixed seed; "all" uses every pixel.
+        region_sampling_seed: the seed.
+        initializer_range: standard deviation of the projectors' initial weights.
+    """
+
+    model_type = "xsam"
+    sub_configs_defaults = {  # noqa: RUF012  (a ClassVar of the parent)
+        "vision_config": SubConfigSpec(
+            config_class=AutoConfig,
+            model_type="siglip_vision_model",
+            init_kwargs={
+                "hidden_size": 1152,
+                "intermediate_size": 4304,
+                "num_hidden_layers": 27,
+                "num_attention_heads": 16,
+                "image_size": 384,
+                "patch_size": 14,
+            },
+        ),
+        "mask_encoder_config": SubConfigSpec(
+            config_class=SamVisionConfig,
+            init_kwargs={
+                "hidden_size": 1024,
+                "num_hidden_layers": 24,
+                "num_attention_heads": 16,
+                "global_attn_indexes": [5, 11, 17, 23],
+            },
+        ),
+        "text_config": SubConfigSpec(
+            config_class=AutoConfig, model_type="phi3", init_kwargs={"vocab_size": 32014, "sliding_window": 2047}
+        ),
+        "segmentor_config": XSamSegmentorConfig,
+    }
+
+    vision_config: Any = None
+    mask_encoder_config: Any = None
+    text_config: Any = None
+    segmentor_config: Any = None
+    vision_select_layer: int = -2
+    mask_encoder_select_layer: int = -2
+    token_downsample: int = 2
+    projector_hidden_act: str = "gelu"
+    image_token_index: int = -200
+    region_token_index: int = -300
+    seg_token_id: int = 32011
+    phrase_start_token_id: int = 32012
+    phrase_end_token_id: int = 32013
+    region_num_points: int = 256
+    region_sampling: Literal["seeded", "all"] = "seeded"
+    region_sampling_seed: int = 0
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        # SAM's own default, 1e-10, would leave an untrained encoder blind.
+        if self.mask_encoder_config.initializer_range < 1e-6:
+            self.mask_encoder_config.initializer_range = self.initializer_range
+        for name in ("image_token_index", "region_token_index"):
+            if getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be negative, outside the vocabulary; got {getattr(self, name)}")
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Language tokens that one image becomes: those of the vision tower, then those of the mask encoder."""
+        vision, mask = self.vision_config, self.mask_encoder_config
+        grid = -(-(mask.image_size // mask.patch_size) // self.token_downsample)
+        return (vision.image_size // vision.patch_size) ** 2 + grid**2
+
+    @property
+    def max_text_length(self) -> int:
+        """Text tokens that may stand beside one image: what the reference implementation allows."""
+        vision, mask = self.vision_config, self.mask_encoder_config
+        grid = mask.image_size // mask.patch_size // self.token_downsample
+        return int(self.text_config.max_position_embeddings - (vision.image_size / vision.patch_size) ** 2 - grid**2)
+
+
+__all__ = ["XSamConfig", "XSamSegmentorConfig"]

@@ -1,0 +1,138 @@
+"""Geometry and normalisation of both image towers, and of the prompt masks that follow the mask encoder's geometry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+SIZE_KEYS = ("original_sizes", "scaled_sizes")
+
+
+class XSamImageProcessor(BaseImageProcessor):
+    """Makes the two inputs that X-SAM needs of every image.
+
+    The vision tower sees the whole image, padded to a square with its mean colour and resized. The mask encoder sees
+    it resized to a longest side, normalised, then padded with zeros at the bottom and right to a square canvas.
+
+    Args:
+        vision_size: side of the vision tower's input, pixels.
+        vision_mean, vision_std: its normalisation, per channel of RGB in [0, 1].
+        segmentor_size: side of the mask encoder's canvas, pixels.
+        segmentor_mean, segmentor_std: its normalisation.
+    """
+
+    model_input_names = ["pixel_values", "segmentor_pixel_values"]  # noqa: RUF012  (a plain attribute of the parent)
+
+    def __init__(
+        self,
+        vision_size: int = 384,
+        vision_mean: Sequence[float] = (0.5, 0.5, 0.5),
+        vision_std: Sequence[float] = (0.5, 0.5, 0.5),
+        segmentor_size: int = 1024,
+        segmentor_mean: Sequence[float] = IMAGENET_MEAN,
+        segmentor_std: Sequence[float] = IMAGENET_STD,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.vision_size = vision_size
+        self.vision_mean, self.vision_std = tuple(vision_mean), tuple(vision_std)
+        self.segmentor_size = segmentor_size
+        self.segmentor_mean, self.segmentor_std = tuple(segmentor_mean), tuple(segmentor_std)
+
+    def preprocess(
+        self, images: Sequence[NDArray[np.uint8] | Image.Image], return_tensors: str | None = "pt", **_: Any
+    ) -> BatchFeature:
+        """Prepare images of any sizes.
+
+        Args:
+            images: uint8 (H, W, 3) RGB arrays in 0-255, or PIL images; a single one is a batch of one.
+            return_tensors: "pt", "np" or None.
+
+        Returns:
+            `pixel_values` (B, 3, V, V) and `segmentor_pixel_values` (B, 3, S, S) float32; `original_sizes` and
+            `scaled_sizes`: lists of (height, width), the latter on the canvas before padding.
+
+        Raises:
+            ValueError: if an array is not uint8 (H, W, 3) or has no pixels.
+        """
+        if isinstance(images, Image.Image | np.ndarray):
+            images = [images]
+        pictures = [_to_picture(image, index) for index, image in enumerate(images)]
+        sizes = [(picture.height, picture.width) for picture in pictures]
+        data = {
+            "pixel_values": np.stack([self._vision_input(picture) for picture in pictures]),
+            "segmentor_pixel_values": np.stack([self._segmentor_input(picture) for picture in pictures]),
+            "original_sizes": sizes,
+            "scaled_sizes": [self.scaled_size(size) for size in sizes],
+        }
+        return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=list(SIZE_KEYS))
+
+    def scaled_size(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of an image on the canvas: the longest side fills it, the other is rounded half up."""
+        scale = self.segmentor_size / max(size_hw)
+        height, width = (max(1, int(side * scale + 0.5)) for side in size_hw)
+        return height, width
+
+    def scale_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Carry a mask from its image to the canvas.
+
+        Args:
+            mask: bool (H, W) at the image's original size, not empty.
+
+        Returns:
+            bool (S, S), by nearest neighbour. A mask too small to survive keeps the one pixel at its centre, so that
+            it is never empty.
+        """
+        height, width = self.scaled_size((mask.shape[0], mask.shape[1]))
+        canvas = np.zeros((self.segmentor_size, self.segmentor_size), dtype=np.bool_)
+        picture = Image.fromarray(mask.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
+        canvas[:height, :width] = np.asarray(picture) > 0
+        if not canvas.any():
+            row, column = (int(indices.mean()) for indices in np.nonzero(mask))
+            canvas[row * height // mask.shape[0], column * width // mask.shape[1]] = True
+        return canvas
+
+    def _vision_input(self, picture: Image.Image) -> NDArray[np.float32]:
+        side = max(picture.size)
+        fill = tuple(int(mean * 255) for mean in self.vision_mean)
+        square = Image.new("RGB", (side, side), fill)
+        square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+        square = square.resize((self.vision_size, self.vision_size), Image.Resampling.BILINEAR)
+        return _normalise(square, self.vision_mean, self.vision_std)
+
+    def _segmentor_input(self, picture: Image.Image) -> NDArray[np.float32]:
+        height, width = self.scaled_size((picture.height, picture.width))
+        canvas = np.zeros((3, self.segmentor_size, self.segmentor_size), dtype=np.float32)
+        scaled = picture.resize((width, height), Image.Resampling.BILINEAR)
+        canvas[:, :height, :width] = _normalise(scaled, self.segmentor_mean, self.segmentor_std)
+        return canvas
+
+
+def _to_picture(image: NDArray[np.uint8] | Image.Image, index: int) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
+        raise ValueError(
+            f"image {index} must be a uint8 array of shape (height, width, 3), got {array.dtype} {array.shape}"
+        )
+    return Image.fromarray(array)
+
+
+def _normalise(picture: Image.Image, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    """RGB picture -> (3, H, W) float32."""
+    pixels = np.asarray(picture, dtype=np.float32) / np.float32(255)
+    return ((pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)).transpose(2, 0, 1)
+
+
+__all__ = ["XSamImageProcessor"]

@@ -1,0 +1,303 @@
+"""Images and conditions in, model inputs out; logits in, masks at original size out."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers.image_processing_utils import BatchFeature
+from transformers.processing_utils import ProcessorMixin
+
+from xsam_model.image_processing_xsam import SIZE_KEYS
+from xsam_model.post_processing_xsam import (
+    InstanceSegmentation,
+    MaskGeometry,
+    instance_segmentation,
+    iter_instance_masks,
+)
+from xsam_model.prompt_templates import (
+    IMAGE_MARK,
+    PHRASE_END,
+    PHRASE_START,
+    REGION_MARK,
+    SEG_TOKEN,
+    TASKS,
+    VISUAL_TASKS,
+    conversation,
+)
+from xsam_model.visual_prompts import check_mask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from xsam_model.modeling_xsam import XSamOutput
+
+ADDED_TOKENS = (SEG_TOKEN, PHRASE_START, PHRASE_END)
+_PIECES = re.compile(f"({IMAGE_MARK}|{REGION_MARK}|(?<=<\\|end\\|>)\n(?=<\\|user\\|>|$))")
+
+
+class XSamInputs(BatchFeature):
+    """What the processor returns: model inputs, and sizes for post-processing."""
+
+    def for_model(self) -> dict[str, Any]:
+        """Return the arguments of `XSamForSegmentation.forward`."""
+        return {key: value for key, value in self.items() if key not in (*SIZE_KEYS, "num_conditions")}
+
+
+def add_tokens(tokenizer: Any) -> int:
+    """Add `<SEG>`, `<p>` and `</p>` to a base tokenizer, in the order that the weights expect.
+
+    Returns:
+        How many were new.
+    """
+    return tokenizer.add_tokens(list(ADDED_TOKENS), special_tokens=True)
+
+
+class XSamProcessor(ProcessorMixin):
+    """Prepares conversations about images for `XSamForSegmentation` and turns its output into masks.
+
+    Args:
+        image_processor: `XSamImageProcessor`.
+        tokenizer: the language model's tokenizer with the tokens of `add_tokens`.
+        max_text_length: most text tokens in one conversation, `XSamConfig.max_text_length`.
+        image_token_index, region_token_index: pseudo ids, as in `XSamConfig`.
+    """
+
+    def __init__(
+        self,
+        image_processor: Any,
+        tokenizer: Any,
+        max_text_length: int = 2319,
+        image_token_index: int = -200,
+        region_token_index: int = -300,
+        chat_template: str | None = None,
+    ) -> None:
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        self.max_text_length = max_text_length
+        self.image_token_index, self.region_token_index = image_token_index, region_token_index
+        vocabulary = tokenizer.get_vocab()
+        missing = [token for token in ADDED_TOKENS if token not in vocabulary]
+        if missing:
+            raise ValueError(f"the tokenizer lacks {missing}: call xsam_model.processing_xsam.add_tokens on it first")
+        self._seg_id, self._start_id, self._end_id = (vocabulary[token] for token in ADDED_TOKENS)
+
+    def __call__(
+        self,
+        images: Sequence[NDArray[np.uint8] | Image.Image],
+        *,
+        task: str = "genseg",
+        conditions: Sequence[Sequence[str]] | None = None,
+        visual_prompts: Sequence[Sequence[NDArray[np.bool_]]] | None = None,
+        question: str | None = None,
+        answer: str | None = None,
+        text: str | Sequence[str] | None = None,
+        return_tensors: str | None = "pt",
+    ) -> XSamInputs:
+        """Prepare one conversation for each image.
+
+        Args:
+            images: uint8 (H, W, 3) RGB arrays or PIL images, of any sizes.
+            task: one of genseg, ovseg, vgdseg, refseg, reaseg, intseg, gcgseg.
+            conditions: for each image its categories (genseg, ovseg) or phrases (refseg, reaseg).
+            visual_prompts: for each image its prompts (vgdseg, intseg) as bool (H, W) masks at the image's size.
+            question: wording to use instead of the task's, `{}` standing for the conditions.
+            answer: wording to use instead of the task's; gcgseg needs it, since its answer is a caption.
+            text: whole conversations instead of question and answer, one for each image or one for all, from
+                `<|user|>` on, with one `<image>` and a `<region>` for each visual prompt.
+            return_tensors: "pt", "np" or None.
+
+        Returns:
+            `input_ids`, `attention_mask`, `cond_ids`, `seg_ids` (B, L) int64, padded on the right; `pixel_values`,
+            `segmentor_pixel_values` (B, 3, side, side) float32; `vprompt_masks` (R, side, side) bool where there are
+            visual prompts; `original_sizes`, `scaled_sizes`: lists of (height, width); `num_conditions`: list.
+
+        Raises:
+            ValueError: if conditions and images do not fit, a phrase holds a special token, a prompt mask is empty or
+                of another size than its image, or a conversation is too long.
+        """
+        features = self.image_processor(images, return_tensors="np")
+        sizes = features["original_sizes"]
+        prompts = _per_image(visual_prompts, len(sizes), "visual_prompts")
+        texts = self._texts(len(sizes), task, conditions, prompts, question, answer, text)
+        rows = [self._encode(conversation_text) for conversation_text in texts]
+        for index, (row, regions) in enumerate(zip(rows, prompts, strict=True)):
+            if row.count(self.region_token_index) != len(regions):
+                marks = row.count(self.region_token_index)
+                raise ValueError(f"conversation {index} has {marks} {REGION_MARK}, but {len(regions)} visual prompts")
+        data = self._collate(rows)
+        data.update(features)
+        if any(prompts):
+            data["vprompt_masks"] = np.stack(
+                [
+                    self.image_processor.scale_mask(check_mask(mask, size))
+                    for regions, size in zip(prompts, sizes, strict=True)
+                    for mask in regions
+                ]
+            )
+        return XSamInputs(data, tensor_type=return_tensors, skip_tensor_conversion=[*SIZE_KEYS, "num_conditions"])
+
+    def _texts(  # noqa: PLR0917
+        self,
+        count: int,
+        task: str,
+        conditions: Sequence[Sequence[str]] | None,
+        prompts: Sequence[Sequence[Any]],
+        question: str | None,
+        answer: str | None,
+        text: str | Sequence[str] | None,
+    ) -> list[str]:
+        if task not in TASKS:
+            raise ValueError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
+        if text is not None:
+            return list(_per_image([text] * count if isinstance(text, str) else text, count, "text"))
+        groups = prompts if task in VISUAL_TASKS else _per_image(conditions, count, "conditions")
+        reserved = [*self.tokenizer.all_special_tokens, *ADDED_TOKENS, IMAGE_MARK, REGION_MARK]
+
+        def write(items: Sequence[Any]) -> str:
+            return conversation(task, items, question, answer, reserved)
+
+        for index, items in enumerate(groups):
+            try:
+                self._check_length(write, items)
+            except ValueError as error:
+                raise ValueError(f"image {index}: {error}") from error
+        return [write(items) for items in groups]
+
+    def _check_length(self, write: Callable[[Sequence[Any]], str], items: Sequence[Any]) -> None:
+        length = len(self._encode(write(items), check=False))
+        if length <= self.max_text_length:
+            return
+        low, high = 0, len(items)
+        while high - low > 1:
+            middle = (low + high) // 2
+            fits = len(self._encode(write(items[:middle]), check=False)) <= self.max_text_length
+            low, high = (middle, high) if fits else (low, middle)
+        raise ValueError(
+            f"{len(items)} conditions make {length} text tokens, more than the {self.max_text_length} that fit beside "
+            f"an image: the first {low} fit. Ask for the rest in another call."
+        )
+
+    def _encode(self, text: str, check: bool = True) -> list[int]:
+        """Tokenise a conversation: BOS, then every piece between images, regions and turns on its own."""
+        marks = {IMAGE_MARK: self.image_token_index, REGION_MARK: self.region_token_index}
+        bos = self.tokenizer.bos_token_id
+        ids = [] if bos is None else [bos]
+        # A finished answer is followed by a line break of its own.
+        text = text + "\n" if text.endswith("<|end|>") else text
+        for piece in _PIECES.split(text):
+            if piece in marks:
+                ids.append(marks[piece])
+            elif piece:
+                ids += self.tokenizer.encode(piece, add_special_tokens=False)
+        if check and len(ids) > self.max_text_length:
+            raise ValueError(f"conversation has {len(ids)} text tokens, but only {self.max_text_length} fit")
+        return ids
+
+    def _collate(self, rows: Sequence[list[int]]) -> dict[str, Any]:
+        shape = (len(rows), max(map(len, rows)))
+        data: dict[str, Any] = {
+            "input_ids": np.full(shape, self.tokenizer.pad_token_id or 0, dtype=np.int64),
+            "attention_mask": np.zeros(shape, dtype=np.int64),
+            "cond_ids": np.full(shape, -1, dtype=np.int64),
+            "seg_ids": np.full(shape, -1, dtype=np.int64),
+            "num_conditions": [],
+        }
+        for index, ids in enumerate(rows):
+            row = (index, slice(0, len(ids)))
+            cond_ids, seg_ids = self._group(np.array(ids))
+            data["input_ids"][row], data["attention_mask"][row] = ids, 1
+            data["cond_ids"][row], data["seg_ids"][row] = cond_ids, seg_ids
+            data["num_conditions"].append(int(cond_ids.max(initial=-1)) + 1)
+        return data
+
+    def _group(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Number the phrases, from `<p>` to `</p>` both included, and the `<SEG>`s; -1 elsewhere."""
+        starts, ends, segs = (np.cumsum(ids == token) for token in (self._start_id, self._end_id, self._seg_id))
+        closed = np.concatenate([[0], ends[:-1]])
+        depth = starts - closed
+        if depth.min(initial=0) < 0 or depth.max(initial=0) > 1 or starts[-1] != ends[-1]:
+            raise ValueError(f"every {PHRASE_START} needs its {PHRASE_END}, one after the other")
+        return np.where(depth == 1, starts - 1, -1), np.where(ids == self._seg_id, segs - 1, -1)
+
+    def geometry(self, scaled_size: Sequence[int], original_size: Sequence[int]) -> MaskGeometry:
+        """Return where an image of these (height, width) sizes lies on the canvas."""
+        return MaskGeometry(
+            canvas_size=self.image_processor.segmentor_size,
+            scaled_size=(int(scaled_size[0]), int(scaled_size[1])),
+            original_size=(int(original_size[0]), int(original_size[1])),
+        )
+
+    def post_process_instance_segmentation(
+        self,
+        outputs: XSamOutput,
+        scaled_sizes: Sequence[Sequence[int]],
+        original_sizes: Sequence[Sequence[int]],
+        threshold: float = 0.0,
+        top_k: int | None = None,
+        num_conditions: Sequence[int] | None = None,
+    ) -> list[InstanceSegmentation]:
+        """Return the instances of every image (genseg, ovseg, vgdseg), best score first.
+
+        Args:
+            outputs: of the model, one `<SEG>` per image.
+            scaled_sizes, original_sizes: (height, width) per image, as the processor returned them.
+            threshold: least score, in [0, 1].
+            top_k: candidates per image, the number of queries by default.
+            num_conditions: conditions per image, read from `outputs` by default.
+        """
+        counts = num_conditions if num_conditions is not None else _count_conditions(outputs)
+        return [
+            instance_segmentation(
+                outputs.class_logits[index],
+                outputs.mask_logits[index],
+                self.geometry(scaled_size, original_size),
+                num_conditions=counts[index],
+                threshold=threshold,
+                top_k=top_k,
+            )
+            for index, (scaled_size, original_size) in enumerate(zip(scaled_sizes, original_sizes, strict=True))
+        ]
+
+    def iter_instance_masks(
+        self,
+        outputs: XSamOutput,
+        index: int,
+        scaled_size: Sequence[int],
+        original_size: Sequence[int],
+        threshold: float = 0.0,
+        top_k: int | None = None,
+        **limits: int,
+    ) -> Iterator[InstanceSegmentation]:
+        """Yield the instances of image `index` of a batch in chunks of bounded memory, in no particular order.
+
+        `limits` may hold `max_chunk_pixels`; see `post_processing_xsam.iter_instance_masks`.
+        """
+        return iter_instance_masks(
+            outputs.class_logits[index],
+            outputs.mask_logits[index],
+            self.geometry(scaled_size, original_size),
+            num_conditions=_count_conditions(outputs)[index],
+            threshold=threshold,
+            top_k=top_k,
+            **limits,
+        )
+
+
+def _count_conditions(outputs: XSamOutput) -> list[int]:
+    return (torch.as_tensor(outputs.condition_mask).sum(1) - 1).tolist()
+
+
+def _per_image(values: Sequence[Any] | None, count: int, name: str) -> Sequence[Any]:
+    if values is None:
+        return [[]] * count
+    if len(values) != count:
+        raise ValueError(f"{name} has {len(values)} entries for {count} images")
+    return values
+
+
+__all__ = ["ADDED_TOKENS", "XSamInputs", "XSamProcessor", "add_tokens"]

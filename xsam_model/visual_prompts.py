@@ -1,0 +1,193 @@
+"""Visual prompts as masks: points, boxes, scribbles and polygons drawn at the original resolution of their image.
+
+Coordinates are absolute pixels, x to the right and y down, origin at the top left corner; pixel (row r, column c)
+has its centre at x = c, y = r. Masks are bool (height, width).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+POINT_RADIUS = 10
+SCRIBBLE_RADIUS = 5
+REGION_KINDS = ("point", "box", "scribble", "polygon", "mask")
+
+
+def draw_region(
+    kind: str, coordinates: Sequence[float], size_hw: tuple[int, int], mask: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_]:
+    """Draw a visual prompt of any kind.
+
+    Args:
+        kind: "point", "box", "scribble", "polygon" or "mask".
+        coordinates: flat numbers. point: x, y of one or several points. box: x, y, width, height. scribble and
+            polygon: x, y of each vertex in order. mask: none.
+        size_hw: (height, width) of the image.
+        mask: bool (height, width), for kind "mask" only.
+
+    Returns:
+        bool (height, width), never empty.
+
+    Raises:
+        ValueError: if the kind is unknown, the numbers do not make a region, or it lies outside the image.
+    """
+    if kind == "mask":
+        return check_mask(mask, size_hw)
+    if kind not in REGION_KINDS:
+        raise ValueError(f"unknown kind of visual prompt {kind!r}; known: {', '.join(REGION_KINDS)}")
+    numbers = [float(number) for number in coordinates]
+    if not all(math.isfinite(number) for number in numbers):
+        raise ValueError(f"{kind} has coordinates that are not finite: {numbers}")
+    if kind == "box":
+        return draw_box(numbers, size_hw)
+    if len(numbers) % 2:
+        raise ValueError(f"{kind} needs pairs of x, y; got {len(numbers)} numbers")
+    vertices = list(zip(numbers[::2], numbers[1::2], strict=True))
+    if kind == "point":
+        return draw_points(vertices, size_hw)
+    return draw_scribble(vertices, size_hw) if kind == "scribble" else draw_polygon(vertices, size_hw)
+
+
+def draw_points(
+    points: Sequence[tuple[float, float]], size_hw: tuple[int, int], radius: float = POINT_RADIUS
+) -> NDArray[np.bool_]:
+    """Draw a disc (distance <= radius) around every (x, y).
+
+    Raises:
+        ValueError: if there is no point, or one lies outside the image.
+    """
+    if not points:
+        raise ValueError("point needs at least one x, y")
+    for x, y in points:
+        _check_inside("point", x, y, size_hw)
+    mask = np.zeros(size_hw, dtype=np.bool_)
+    for x, y in points:
+        _add_disc(mask, x, y, radius)
+    return mask
+
+
+def draw_scribble(
+    vertices: Sequence[tuple[float, float]], size_hw: tuple[int, int], radius: float = SCRIBBLE_RADIUS
+) -> NDArray[np.bool_]:
+    """Draw a stroke with round ends along the (x, y) vertices.
+
+    Raises:
+        ValueError: if there are fewer than two vertices, or one lies outside the image.
+    """
+    if len(vertices) < 2:
+        raise ValueError(f"scribble needs at least two x, y vertices, got {len(vertices)}")
+    for x, y in vertices:
+        _check_inside("scribble", x, y, size_hw)
+    mask = np.zeros(size_hw, dtype=np.bool_)
+    for start, end in itertools.pairwise(vertices):
+        _add_stroke(mask, start, end, radius)
+    return mask
+
+
+def draw_box(box_xywh: Sequence[float], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """Fill a COCO box, cut at the image's edges: every pixel that the box touches.
+
+    Args:
+        box_xywh: x and y of the top left corner, width and height; (0, 0, W, H) is the whole image.
+        size_hw: (height, width) of the image.
+
+    Raises:
+        ValueError: if the box has no area or does not meet the image.
+    """
+    if len(box_xywh) != 4:
+        raise ValueError(f"box needs x, y, width, height; got {len(box_xywh)} numbers")
+    x, y, width, height = box_xywh
+    if width <= 0 or height <= 0:
+        raise ValueError(f"box has no area: width {width:g}, height {height:g}")
+    left, top = max(0, math.floor(x)), max(0, math.floor(y))
+    right, bottom = min(size_hw[1], math.ceil(x + width)), min(size_hw[0], math.ceil(y + height))
+    if left >= right or top >= bottom:
+        raise ValueError(f"box {list(box_xywh)} lies outside its image of {_size_text(size_hw)}")
+    mask = np.zeros(size_hw, dtype=np.bool_)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def draw_polygon(vertices: Sequence[tuple[float, float]], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """Fill a polygon by the even-odd rule, its outline included; parts outside the image are cut off.
+
+    Raises:
+        ValueError: if there are fewer than three vertices, they lie on a line, or no part is inside the image.
+    """
+    if len(vertices) < 3:
+        raise ValueError(f"polygon needs at least three x, y vertices, got {len(vertices)}")
+    # Rank, not signed area: a self-crossing outline may enclose pixels although its areas cancel out.
+    if np.linalg.matrix_rank(np.diff(np.asarray(vertices, dtype=np.float64), axis=0)) < 2:
+        raise ValueError("polygon has no area: its vertices lie on one line")
+    picture = Image.new("1", (size_hw[1], size_hw[0]))
+    ImageDraw.Draw(picture).polygon([(float(x), float(y)) for x, y in vertices], fill=1, outline=1)
+    mask = np.asarray(picture, dtype=np.bool_)
+    if not mask.any():
+        raise ValueError(f"polygon lies outside its image of {_size_text(size_hw)}")
+    return mask
+
+
+def check_mask(mask: NDArray[np.bool_] | None, size_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return a mask prompt as bool (height, width).
+
+    Raises:
+        ValueError: if it is missing, empty, or not of the image's size.
+    """
+    if mask is None:
+        raise ValueError("a prompt of kind mask needs a mask")
+    mask = np.asarray(mask)
+    if mask.shape != tuple(size_hw):
+        raise ValueError(f"mask has shape {mask.shape}, but its image is {_size_text(size_hw)}")
+    mask = mask.astype(np.bool_)
+    if not mask.any():
+        raise ValueError("mask is empty")
+    return mask
+
+
+def _check_inside(kind: str, x: float, y: float, size_hw: tuple[int, int]) -> None:
+    if not (0 <= x <= size_hw[1] and 0 <= y <= size_hw[0]):
+        raise ValueError(f"{kind} ({x:g}, {y:g}) lies outside its image of {_size_text(size_hw)}")
+
+
+def _size_text(size_hw: tuple[int, int]) -> str:
+    return f"{size_hw[1]} x {size_hw[0]} pixels (width x height)"
+
+
+def _add_disc(mask: NDArray[np.bool_], x: float, y: float, radius: float) -> None:
+    _add_stroke(mask, (x, y), (x, y), radius)
+
+
+def _add_stroke(mask: NDArray[np.bool_], start: tuple[float, float], end: tuple[float, float], radius: float) -> None:
+    """Set every pixel whose centre is within `radius` of the segment from `start` to `end`."""
+    (x0, y0), (x1, y1) = start, end
+    top, bottom = max(0, math.floor(min(y0, y1) - radius)), math.ceil(max(y0, y1) + radius) + 1
+    left, right = max(0, math.floor(min(x0, x1) - radius)), math.ceil(max(x0, x1) + radius) + 1
+    window = mask[top:bottom, left:right]
+    rows, columns = np.ogrid[top : top + window.shape[0], left : left + window.shape[1]]
+    dx, dy = x1 - x0, y1 - y0
+    along = ((columns - x0) * dx + (rows - y0) * dy) / (dx * dx + dy * dy or 1.0)
+    along = np.clip(along, 0.0, 1.0)
+    window |= (columns - x0 - along * dx) ** 2 + (rows - y0 - along * dy) ** 2 <= radius**2
+
+
+__all__ = [
+    "POINT_RADIUS",
+    "REGION_KINDS",
+    "SCRIBBLE_RADIUS",
+    "check_mask",
+    "draw_box",
+    "draw_points",
+    "draw_polygon",
+    "draw_region",
+    "draw_scribble",
+]
