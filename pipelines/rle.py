@@ -63,9 +63,12 @@ def from_runs(size_hw: tuple[int, int], runs: ArrayLike) -> Rle:
     """Pack run lengths, zeros first (COCO's uncompressed ``counts``).
 
     Raises:
-        ValueError: runs that are negative or do not sum to H * W.
+        ValueError: runs that are no integers, negative, or do not sum to H * W.
     """
-    lengths = np.asarray(runs, dtype=np.int64).reshape(-1)
+    try:
+        lengths = np.asarray(runs, dtype=np.int64).reshape(-1)
+    except (OverflowError, TypeError) as error:
+        raise ValueError(f"RLE runs are not integers of 64 bits: {error}") from error
     _check(size_hw, lengths)
     return Rle(size_hw=size_hw, counts=_pack(lengths))
 
