@@ -132,7 +132,9 @@ def _to_picture(image: NDArray[np.uint8] | Image.Image, index: int) -> Image.Ima
 def _normalise(picture: Image.Image, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
     """RGB picture -> (3, H, W) float32."""
     pixels = np.asarray(picture, dtype=np.float32) / np.float32(255)
-    return ((pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)).transpose(2, 0, 1)
+    pixels -= np.array(mean, dtype=np.float32)
+    pixels /= np.array(std, dtype=np.float32)
+    return pixels.transpose(2, 0, 1)
 
 
 __all__ = ["XSamImageProcessor"]

@@ -209,14 +209,24 @@ class XSamProcessor(ProcessorMixin):
         }
         for index, ids in enumerate(rows):
             row = (index, slice(0, len(ids)))
-            cond_ids, seg_ids = self._group(np.array(ids))
+            cond_ids, seg_ids = self.token_groups(np.array(ids))
             data["input_ids"][row], data["attention_mask"][row] = ids, 1
             data["cond_ids"][row], data["seg_ids"][row] = cond_ids, seg_ids
             data["num_conditions"].append(int(cond_ids.max(initial=-1)) + 1)
         return data
 
-    def _group(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Number the phrases, from `<p>` to `</p>` both included, and the `<SEG>`s; -1 elsewhere."""
+    def token_groups(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Number the phrases, from `<p>` to `</p>` both included, and the `<SEG>`s of one conversation.
+
+        Args:
+            ids: (L,) token ids.
+
+        Returns:
+            `cond_ids` and `seg_ids`, (L,) each, -1 elsewhere.
+
+        Raises:
+            ValueError: if phrases are nested or not closed.
+        """
         starts, ends, segs = (np.cumsum(ids == token) for token in (self._start_id, self._end_id, self._seg_id))
         closed = np.concatenate([[0], ends[:-1]])
         depth = starts - closed

@@ -1,0 +1,172 @@
+"""Models under test: the reference implementation's tiny models, and our own untrained one.
+
+`XSAM_GOLDEN` may name other folders of recorded reference values, separated by colons; nothing here assumes a size.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+from xsam_model import XSamConfig, XSamForSegmentation, XSamImageProcessor, XSamProcessor
+from xsam_model.convert_xsam_to_hf import to_hf
+from xsam_model.processing_xsam import add_tokens
+from xsam_model.untrained import save_untrained
+
+GOLDEN_ROOT = Path(__file__).parents[1] / "golden"
+torch.set_num_threads(2)
+
+
+def golden_folders():
+    named = os.environ.get("XSAM_GOLDEN")
+    if named:
+        return [Path(part) for part in named.split(":") if part]
+    return sorted(path.parent for path in GOLDEN_ROOT.glob("*/config.json"))
+
+
+def golden_model_config(sizes):
+    """Sizes as the reference implementation's recordings write them -> XSamConfig."""
+    derived = sizes["derived"]
+    segmentor = {name: value for name, value in sizes["m2f"].items() if name != "feature_channels"}
+    text = {**derived.get("llm_config", {}), **sizes["llm"], "vocab_size": derived["vocab_after"]}
+    text.setdefault("model_type", "phi3")
+    if "sliding_window" in sizes:
+        text["sliding_window"] = sizes["sliding_window"]
+    return XSamConfig(
+        vision_config={"model_type": "siglip_vision_model", **sizes["siglip"]},
+        mask_encoder_config=sizes["sam"],
+        text_config=text,
+        segmentor_config={
+            **segmentor,
+            "select_layers": sizes["seg_select_layers"],
+            "connector_scale_factors": sizes["connector_scale_factor"],
+            "connector_hidden_dim": sizes["connector_hidden_dim"],
+        },
+        image_token_index=derived["image_token_index"],
+        region_token_index=derived["region_token_index"],
+        seg_token_id=derived["seg_id"],
+        phrase_start_token_id=derived["pstart_id"],
+        phrase_end_token_id=derived["pend_id"],
+    )
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One recorded model: its values, and the same model as a `from_pretrained` folder."""
+
+    folder: Path
+    pretrained: Path
+
+    @cached_property
+    def sizes(self):
+        return json.loads((self.folder / "config.json").read_text())
+
+    @cached_property
+    def meta(self):
+        return json.loads((self.folder / "meta.json").read_text())
+
+    @cached_property
+    def tensors(self):
+        return load_file(self.folder / "tensors.safetensors")
+
+    @cached_property
+    def image(self):
+        return np.array(Image.open(self.folder / "image.png").convert("RGB"))
+
+    @cached_property
+    def processor(self):
+        return XSamProcessor.from_pretrained(self.pretrained)
+
+    def task(self, name):
+        """The recorded values of one case without its prefix."""
+        prefix = f"{name}."
+        return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
+
+    def inputs(self, name):
+        """Model inputs of a recorded case from its text and image; regions get the points that were drawn."""
+        recorded, case = self.task(name), self.meta[name]
+        count = case["text"].count("<region>")
+        dummy = [[np.ones(self.image.shape[:2], dtype=bool)] * count] if count else None
+        inputs = self.processor([self.image], task=case["task"], text=case["text"], visual_prompts=dummy)
+        if count:
+            inputs["vprompt_masks"] = None
+            inputs["region_points"] = [
+                recorded[f"vision_sampler.points_rowcol01.{row}"] for row in self.region_order(recorded)
+            ]
+        return inputs
+
+    @staticmethod
+    def region_order(recorded):
+        """Row of the recorded sampler that feeds each region of the prompt."""
+        sampled, used = recorded["vision_sampler.region_feats.0"], recorded["mm.vprompt_feats_in_prompt_order.0"]
+        return [int((sampled - row).abs().amax(1).argmin()) for row in used]
+
+
+def _tokenizer_folder(folder):
+    places = [folder, folder / "tokenizer", folder.parent / "tokenizer", GOLDEN_ROOT / "tokenizer"]
+    return next(place for place in places if (place / "tokenizer.json").exists())
+
+
+def convert_golden(folder, target):
+    """Write recorded sizes and reference weights as a `from_pretrained` folder."""
+    sizes = json.loads((folder / "config.json").read_text())
+    config = golden_model_config(sizes)
+    model = XSamForSegmentation(config)
+    model.load_state_dict(to_hf(load_file(folder / "weights.safetensors")))
+    model.save_pretrained(target)
+    tokenizer = AutoTokenizer.from_pretrained(_tokenizer_folder(folder))
+    add_tokens(tokenizer)
+    image_processor = XSamImageProcessor(
+        vision_size=sizes["siglip"]["image_size"], segmentor_size=sizes["sam"]["image_size"]
+    )
+    XSamProcessor(image_processor, tokenizer, config.max_text_length).save_pretrained(target)
+
+
+@pytest.fixture(scope="session", params=golden_folders(), ids=lambda folder: folder.name)
+def golden(request, tmp_path_factory):
+    target = tmp_path_factory.mktemp(request.param.name)
+    convert_golden(request.param, target)
+    return Golden(request.param, target)
+
+
+@pytest.fixture(scope="session", params=["eager", "sdpa"])
+def golden_model(request, golden):
+    return XSamForSegmentation.from_pretrained(golden.pretrained, attn_implementation=request.param).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    return save_untrained(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_folder):
+    return XSamForSegmentation.from_pretrained(tiny_folder).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_processor(tiny_folder):
+    return XSamProcessor.from_pretrained(tiny_folder)
+
+
+@pytest.fixture
+def picture():
+    """Deterministic picture of coloured rectangles: picture(height, width) -> uint8 (height, width, 3)."""
+
+    def draw(height, width, seed=0):
+        rng = np.random.default_rng(seed)
+        pixels = np.full((height, width, 3), rng.integers(0, 256, 3), dtype=np.uint8)
+        for _ in range(5):
+            top, left = rng.integers(0, height // 2), rng.integers(0, width // 2)
+            pixels[top : top + height // 3, left : left + width // 3] = rng.integers(0, 256, 3)
+        return pixels
+
+    return draw
