@@ -41,24 +41,35 @@ def check_fingerprint(run_id: str, planned: Mapping[str, Any], fingerprint: Mapp
 def content_hash(uri: str, options: Mapping[str, Any] | None = None) -> str:
     """Return the SHA-256 over a file, or over the names and contents of all files in a folder.
 
+    Within a process nothing is read twice while the listing (names, sizes, times) stays the same.
+
     Raises:
         StorageError: it cannot be read.
     """
     fs, path = open_filesystem(uri, options)
-    digest = hashlib.sha256()
     with explained(uri):
-        names = sorted(fs.find(path)) or [path]
-        for name in names:
-            if len(names) > 1:
-                digest.update(f"{name.removeprefix(path).lstrip('/')}\0{fs.size(name)}\0".encode())
-            _hash_file(fs, name, digest)
+        found = fs.find(path, detail=True) or {path: fs.info(path)}
+        listing = tuple(
+            (name, info["size"], str(info.get("mtime") or info.get("ETag") or info.get("created")))
+            for name, info in sorted(found.items())
+        )
+        if listing not in _hashed:
+            _hashed[listing] = _hash(fs, path, [name for name, _, _ in listing])
+    return _hashed[listing]
+
+
+_hashed: dict[tuple[tuple[str, int, str], ...], str] = {}
+
+
+def _hash(fs: fsspec.AbstractFileSystem, path: str, names: list[str]) -> str:
+    digest = hashlib.sha256()
+    for name in names:
+        if len(names) > 1:
+            digest.update(f"{name.removeprefix(path).lstrip('/')}\0{fs.size(name)}\0".encode())
+        with fs.open(name, "rb") as file:
+            while chunk := file.read(1 << 22):
+                digest.update(chunk)
     return digest.hexdigest()
-
-
-def _hash_file(fs: fsspec.AbstractFileSystem, name: str, digest: hashlib._Hash) -> None:
-    with fs.open(name, "rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
 
 
 def _short(value: object) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -19,6 +20,9 @@ from pipelines.fingerprint import PlanError, fingerprint_digest
 from pipelines.schema import SCHEMA_VERSION
 from pipelines.storage import Store
 from pipelines.types import ImageRef, Prompt, Region, Rle, Shard
+
+DRIVER_ID = secrets.token_hex(4)
+"""Names this process in plan parts and attempt ids, so that no two drivers ever write one object."""
 
 PLAN_FORMAT = 1
 _SHARDS_PER_PART = 256

@@ -1,0 +1,39 @@
+# Every target sets up what it needs by itself: a virtual environment in .venv from the pinned constraints.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt
+
+.PHONY: help demo test lint bench clean
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+
+demo: .venv/run.stamp ## Label the example photographs into demo-out/, on this machine, without a GPU
+	$(BIN)/xsam-label demo
+
+test: .venv/test.stamp ## Run all tests
+	$(BIN)/python -m pytest
+
+lint: .venv/test.stamp ## Check style, types and the layering of the packages
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: .venv/test.stamp ## Measure what benchmarks/ holds for a CPU
+	$(BIN)/python -m benchmarks
+
+clean: ## Remove the environment and the demo's output
+	rm -rf .venv demo-out
+
+.venv/uv.stamp:
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check uv
+	@touch $@
+
+.venv/run.stamp: .venv/uv.stamp pyproject.toml constraints.txt
+	$(INSTALL) -e '.[query]'
+	@touch $@
+
+.venv/test.stamp: .venv/run.stamp
+	$(INSTALL) -e '.[test]'
+	@touch $@

@@ -1,0 +1,72 @@
+"""What a replica holds: a loaded predictor and an opened output, labelling one planned shard after another."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from actors.config import PredictorConfig
+from pipelines.label import LabelJob, label_shard
+from pipelines.storage import open_store
+from pipelines.types import Answer, Image, Predictor, Prompt, Shard, ShardReceipt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunLabelerFactory:
+    """Builds a RunLabeler where it is called: small, picklable, and without credentials (those are the machine's).
+
+    Attributes:
+        predictor: the model to load.
+        job: what the run asks.
+        output_uri: where the table goes.
+        output_options: its storage options.
+    """
+
+    predictor: PredictorConfig
+    job: LabelJob
+    output_uri: str
+    output_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self) -> RunLabeler:
+        """Load the model, check that it takes the run's prompts, and open the output."""
+        from actors.predictor import XSamPredictor
+
+        predictor = XSamPredictor(self.predictor)
+        predictor.check(self.job.prompts)
+        return RunLabeler(predictor, self.job, self.output_uri, self.output_options)
+
+
+class RunLabeler:
+    """A ShardLabeler on a predictor. Two shards may be under way at once; the model serves one batch at a time."""
+
+    def __init__(
+        self, predictor: Predictor, job: LabelJob, output_uri: str, output_options: Mapping[str, Any] | None = None
+    ) -> None:
+        self._predictor = _OneAtATime(predictor)
+        self._job = job
+        self._store = open_store(output_uri, output_options)
+
+    def label(self, shard: Shard, attempt: str) -> ShardReceipt:
+        """Label every image of the shard and commit it under the given attempt id."""
+        return label_shard(shard, job=self._job, store=self._store, predictor=self._predictor, attempt=attempt)
+
+    def describe(self) -> Mapping[str, str]:
+        """Return the predictor's facts for provenance."""
+        return self._predictor.describe()
+
+
+class _OneAtATime:
+    """A predictor behind a lock: a device is quickest with one batch at a time."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+        self._lock = threading.Lock()
+
+    def predict(self, images: Sequence[Image], prompts: Sequence[Sequence[Prompt]]) -> list[Answer]:
+        with self._lock:
+            return self._predictor.predict(images, prompts)
+
+    def describe(self) -> Mapping[str, str]:
+        return self._predictor.describe()

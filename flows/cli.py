@@ -1,0 +1,193 @@
+"""The command line, `xsam-label ...`: arguments in, one call, a table out. Torch, ray and prefect load only to run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    help="Label image collections with X-SAM: Parquet tables of COCO RLE masks, committed exactly once.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="TOML or YAML file with the run's settings.")]
+SourceOption = Annotated[
+    str | None, typer.Option(help="Folder, bucket prefix, glob, list file (.txt) or table (.csv, .parquet, .jsonl).")
+]
+OutputOption = Annotated[str | None, typer.Option(help="Folder or bucket prefix for the table.")]
+CategoriesOption = Annotated[str | None, typer.Option(help='Phrases to segment, e.g. "car, traffic light".')]
+PromptsOption = Annotated[str | None, typer.Option(help="Table of visual prompts (Parquet, CSV or JSONL).")]
+ModelOption = Annotated[str | None, typer.Option(help="Folder of a model, as save_pretrained writes it.")]
+ReplicasOption = Annotated[int | None, typer.Option(help="Loaded models that label side by side.")]
+GpusOption = Annotated[float | None, typer.Option(help="GPUs for each replica; a fraction shares one.")]
+LimitOption = Annotated[int | None, typer.Option(help="Label only the first so many images.")]
+RunIdOption = Annotated[str | None, typer.Option(help="Name of the run; needed where an output holds several.")]
+RunnerOption = Annotated[str | None, typer.Option(help="ray (replicas in processes) or in_process.")]
+PrefectOption = Annotated[
+    bool, typer.Option(help="Run as a Prefect flow: on the server of PREFECT_API_URL, else on an embedded one.")
+]
+OutputArgument = Annotated[str, typer.Argument(help="Folder or bucket prefix that holds the table.")]
+
+
+@app.command()
+def run(
+    config: ConfigOption = None,
+    source: SourceOption = None,
+    output: OutputOption = None,
+    categories: CategoriesOption = None,
+    visual_prompts: PromptsOption = None,
+    model: ModelOption = None,
+    replicas: ReplicasOption = None,
+    gpus_per_replica: GpusOption = None,
+    limit: LimitOption = None,
+    run_id: RunIdOption = None,
+    runner: RunnerOption = None,
+    prefect: PrefectOption = True,
+) -> None:
+    """Label a collection, or resume it. Exit code 0 only when every listed image is accounted for."""
+    from flows.launch import launch
+
+    overrides = _overrides(
+        source, output, categories, visual_prompts, model, replicas, gpus_per_replica, limit, run_id, runner
+    )
+    raise typer.Exit(0 if launch(_config(config, overrides), console, prefect=prefect).ok else 1)
+
+
+@app.command()
+def plan(
+    config: ConfigOption = None,
+    source: SourceOption = None,
+    output: OutputOption = None,
+    categories: CategoriesOption = None,
+    visual_prompts: PromptsOption = None,
+    model: ModelOption = None,
+    limit: LimitOption = None,
+    run_id: RunIdOption = None,
+) -> None:
+    """Show what would run: images, bytes, shards. Writes nothing."""
+    from flows.inspect import show_plan
+
+    overrides = _overrides(source, output, categories, visual_prompts, model, None, None, limit, run_id, None)
+    show_plan(_config(config, overrides), console)
+
+
+@app.command()
+def status(output: OutputArgument, run_id: RunIdOption = None) -> None:
+    """Show how far a run is, from its commits alone: works from any machine while it goes on."""
+    from flows.inspect import show_status
+
+    show_status(output, run_id, console)
+
+
+@app.command()
+def verify(
+    output: OutputArgument,
+    run_id: RunIdOption = None,
+    quick: Annotated[bool, typer.Option(help="Only check that files exist with their committed sizes.")] = False,
+) -> None:
+    """Recompute every count and hash from the objects. Exit code 0 only if the table is whole."""
+    from flows.inspect import show_verify
+
+    raise typer.Exit(0 if show_verify(output, run_id, console, deep=not quick) else 1)
+
+
+@app.command()
+def vacuum(
+    output: OutputArgument,
+    run_id: RunIdOption = None,
+    dry_run: Annotated[bool, typer.Option(help="Only list what would be removed.")] = False,
+) -> None:
+    """Remove files that no commit names. Only while no driver works on the run."""
+    from flows.inspect import show_vacuum
+
+    show_vacuum(output, run_id, console, dry_run=dry_run)
+
+
+@app.command()
+def demo(
+    photos: Annotated[Path, typer.Option(help="Folder of photographs.")] = Path("examples/photos"),
+    visual_prompts: Annotated[Path | None, typer.Option(help="Visual prompts for some of them.")] = Path(
+        "examples/prompts.csv"
+    ),
+    output: Annotated[Path, typer.Option(help="Folder for the table.")] = Path("demo-out"),
+    prefect: PrefectOption = True,
+) -> None:
+    """Label the example photographs on this machine, without a GPU or a network."""
+    from flows.demo import run_demo
+
+    raise typer.Exit(0 if run_demo(photos, visual_prompts, output, console, prefect=prefect) else 1)
+
+
+def _overrides(
+    source: str | None,
+    output: str | None,
+    categories: str | None,
+    visual_prompts: str | None,
+    model: str | None,
+    replicas: int | None,
+    gpus_per_replica: float | None,
+    limit: int | None,
+    run_id: str | None,
+    runner: str | None,
+) -> dict[str, Any]:
+    names = None if categories is None else [name.strip() for name in categories.split(",")]
+    return {
+        "source": {"uri": source},
+        "output": {"uri": output, "run_id": run_id},
+        "categories": names,
+        "visual_prompts": visual_prompts,
+        "model": {"path": model},
+        "plan": {"limit": limit},
+        "pool": {"replicas": replicas, "num_gpus_per_replica": gpus_per_replica, "runner": runner},
+    }
+
+
+def _config(path: Path | None, overrides: dict[str, Any]) -> Any:
+    from flows.config import merge, parse_config, read_values
+
+    values = read_values(path) if path else {}
+    return parse_config(merge(values, overrides), origin=str(path) if path else "the command line")
+
+
+def main() -> None:
+    """Run the command line; an error that a user can mend is one message and exit code 2, not a traceback."""
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        sys.exit(app(standalone_mode=False))
+    except typer.Abort:
+        sys.exit("interrupted")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; what is committed is kept, and the same command resumes the run")
+    except Exception as error:
+        if not _is_users(error):
+            raise
+        console.print(f"[red]error:[/] {error}", markup=True)
+        sys.exit(2)
+
+
+def _is_users(error: Exception) -> bool:
+    """Say whether an error is one of ours that tells the user what to do."""
+    from click import ClickException
+
+    if isinstance(error, ClickException):
+        error.show()
+        sys.exit(error.exit_code)
+    from actors.pool import ReplicaStartError
+    from flows.config import ConfigError
+    from flows.summary import RunFailedError
+    from pipelines.fingerprint import PlanError
+    from pipelines.prompt_table import PromptTableError
+    from pipelines.sources import SourceError
+    from pipelines.storage import StorageError
+
+    users = (ConfigError, PlanError, SourceError, PromptTableError, StorageError, ReplicaStartError, RunFailedError)
+    return isinstance(error, users)

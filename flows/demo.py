@@ -1,0 +1,80 @@
+"""`xsam-label demo`: the main job on the example photographs, with everything embedded."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+
+import pyarrow.dataset as ds
+from rich.console import Console
+from rich.table import Table
+
+from flows.config import ConfigError, parse_config
+from flows.launch import launch
+from pipelines.storage import open_store
+from pipelines.table import open_table
+
+CATEGORIES = ("person", "cat", "cup", "building", "flower", "sky")
+
+
+def run_demo(photos: Path, visual_prompts: Path | None, output: Path, console: Console, *, prefect: bool) -> bool:
+    """Label photographs with an untrained model written into the output, then show the table.
+
+    Returns:
+        Whether every photograph is accounted for.
+
+    Raises:
+        ConfigError: the folder of photographs does not exist.
+    """
+    if not photos.is_dir():
+        raise ConfigError(f"{photos} is not a folder; run the demo from a checkout, or give --photos")
+    model = output / "_model"
+    if not (model / "config.json").is_file():
+        write_model(model)
+    console.print(
+        "[yellow]The demo's model is untrained: its weights are random, so its masks mean nothing yet.[/] "
+        "Everything around it is real: flow, replicas, decoding, masks, commits."
+    )
+    config = parse_config(
+        {
+            "source": str(photos),
+            "output": str(output),
+            "model": {"path": str(model), "max_masks_per_image": 20},
+            "categories": CATEGORIES,
+            "visual_prompts": str(visual_prompts) if visual_prompts else None,
+            "plan": {"images_per_shard": 4},
+            "label": {"batch_size": 4},
+            "pool": {"replicas": 2},
+        },
+        origin="the demo",
+    )
+    summary = launch(config, console, prefect=prefect)
+    show_table(output, summary.run_id, console)
+    return summary.ok
+
+
+def write_model(folder: Path) -> None:
+    """Write the untrained model, quietly."""
+    from actors.predictor import write_untrained_model
+
+    with contextlib.redirect_stderr(io.StringIO()):
+        write_untrained_model(folder)
+
+
+def show_table(output: Path, run_id: str, console: Console) -> None:
+    """Print the best mask of each photograph, and how to ask for more."""
+    best = ds.field("rank") == 0
+    rows = open_table(open_store(str(output)), "annotations", run_id).to_table(filter=best).to_pylist()
+    table = Table(title="the best mask of each photograph, from the annotations table", title_justify="left")
+    for name in ("image_id", "category_name", "score", "bbox (x, y, w, h)", "area", "segmentation.counts"):
+        table.add_column(name, no_wrap=True)
+    for row in rows:
+        box = ", ".join(f"{row[f'bbox_{side}']:.0f}" for side in "xywh")
+        counts = row["segmentation"]["counts"]
+        table.add_row(row["image_id"], row["category_name"], f"{row['score']:.2f}", box, str(row["area"]), counts[:24])
+    console.print(table)
+    console.print(
+        'Ask it: [bold]duckdb -c "SELECT category_name, count(*), avg(score) '
+        f"FROM '{output}/annotations/*/*.parquet' GROUP BY 1\"[/]"
+    )

@@ -1,0 +1,139 @@
+"""Looking at an output, or at what would run, without changing a label: plan, status, verify, vacuum."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+from rich.console import Console
+
+from flows import steps
+from flows.config import ConfigError, RunConfig
+from flows.console import duration, facts_table, ledger_rows, show_rejected, show_report, size
+from flows.summary import rejected_row
+from pipelines.fingerprint import PlanError, check_fingerprint
+from pipelines.integrity import vacuum, verify
+from pipelines.manifest import Plan, planned_runs, read_plan
+from pipelines.storage import Store, open_store
+from pipelines.table import committed_shards, read_commits
+from pipelines.types import Status
+
+
+def show_plan(config: RunConfig, console: Console) -> None:
+    """Print what a run with this config would do; nothing is written.
+
+    Raises:
+        PlanError: the output holds a run with another fingerprint.
+        ConfigError, SourceError, StorageError: the run could not start.
+    """
+    store, fingerprint = steps.open_output(config), steps.run_fingerprint(config)
+    run_id = steps.choose_run_id(config, store, fingerprint)
+    held = read_plan(store, run_id)
+    if held is not None:
+        check_fingerprint(run_id, held.fingerprint, fingerprint)
+        committed = len(committed_shards(store, run_id))
+        rows: list[tuple[str, object]] = [
+            ("images", f"{held.num_images:,}, {size(held.num_bytes)} as listed when it was planned"),
+            ("shards", f"{held.num_shards:,}, {committed:,} committed, {held.num_shards - committed:,} to label"),
+        ]
+        console.print(facts_table(f"run [bold]{run_id}[/] would be resumed in {store.uri}", rows))
+        return
+    with console.status("listing"):
+        listing = steps.list_collection(config)
+    images = list(listing.images)
+    rows = [
+        ("images", f"{len(images):,}, {size(sum(ref.num_bytes or 0 for ref in images))} as listed"),
+        ("shards", f"{len(listing.shards):,} of up to {config.plan.images_per_shard:,} images"),
+        ("prompts", f"{len(config.categories)} categories, {sum(len(ref.regions) for ref in images):,} visual prompts"),
+        ("replicas", f"{config.pool.replicas} ({config.pool.runner})"),
+        ("first", images[0].uri),
+        ("last", images[-1].uri),
+    ]
+    console.print(facts_table(f"run [bold]{run_id}[/] would be planned in {store.uri}", rows))
+    show_rejected(console, [rejected_row(r) for r in listing.rejected], len(listing.rejected))
+
+
+def show_status(output: str, run_id: str | None, console: Console) -> None:
+    """Print how far a run is: committed shards, images by status, rate and time left.
+
+    Raises:
+        PlanError: there is no such run.
+    """
+    store, plan = held_run(output, run_id)
+    counts, reasons, masks, times = Counter[str](), Counter[str](), 0, []
+    for commit in read_commits(store, plan.run_id):
+        counts.update(commit.status_counts)
+        reasons.update(commit.reason_counts)
+        masks += commit.annotations.rows
+        times.append((commit.committed_at, sum(commit.status_counts.values()), commit.elapsed_s))
+    done = sum(counts.values())
+    ledger = {"listed": plan.num_images, **{s.value: counts[s.value] for s in Status}}
+    rows = ledger_rows(ledger, reasons)
+    rows += [("masks", f"{masks:,}"), ("shards", f"{len(times):,} of {plan.num_shards:,} committed")]
+    rows += [("done", f"{100 * done / plan.num_images:.1f} %")]
+    if times and done < plan.num_images:
+        rows += _pace(times, plan.num_images - done)
+    console.print(facts_table(f"run [bold]{plan.run_id}[/] in {store.uri}", rows))
+
+
+def _pace(times: list[tuple[float, int, float]], left: int) -> list[tuple[str, object]]:
+    """Rate over the last hour of commits, and what it means for the rest."""
+    last = max(at for at, _, _ in times)
+    recent = [(at, images, elapsed) for at, images, elapsed in times if at >= last - 3600]
+    span = last - min(at - elapsed for at, _, elapsed in recent)
+    rate = sum(images for _, images, _ in recent) / max(span, 1e-3)
+    return [
+        ("rate", f"{rate:.1f} images/s, {duration(left / rate)} left at that rate"),
+        ("last commit", f"{duration(max(0.0, time.time() - last))} ago"),
+    ]
+
+
+def show_verify(output: str, run_id: str | None, console: Console, *, deep: bool) -> bool:
+    """Verify a run, print the report, and return whether the table is whole.
+
+    Raises:
+        PlanError: there is no such run.
+    """
+    store, plan = held_run(output, run_id)
+    with console.status("verifying") as spinner:
+        done = Counter[str]()
+
+        def on_shard(shard_id: str) -> None:
+            done["shards"] += 1
+            spinner.update(f"verifying {shard_id}, {done['shards']:,} of {plan.num_shards:,}")
+
+        report = verify(store, plan.run_id, deep=deep, on_shard=on_shard)
+    show_report(console, report)
+    return report.ok
+
+
+def show_vacuum(output: str, run_id: str | None, console: Console, *, dry_run: bool) -> None:
+    """Remove what nothing names, and print it.
+
+    Raises:
+        PlanError: there is no such run.
+    """
+    store, plan = held_run(output, run_id)
+    names = vacuum(store, plan.run_id, dry_run=dry_run)
+    for name in names:
+        console.print(f"  {name}")
+    console.print(f"{len(names):,} leftovers {'found' if dry_run else 'removed'}")
+
+
+def held_run(output: str, run_id: str | None) -> tuple[Store, Plan]:
+    """Open an output and the plan of one of its runs.
+
+    Raises:
+        PlanError: the output holds no run, or not the one asked for.
+        ConfigError: it holds several and none was asked for.
+    """
+    store = open_store(output)
+    held = planned_runs(store)
+    if run_id is None and len(held) > 1:
+        raise ConfigError(f"{output} holds several runs ({', '.join(held)}): say which one with --run-id")
+    chosen = run_id or (held[0] if held else None)
+    plan = read_plan(store, chosen) if chosen else None
+    if plan is None:
+        what = f"run {run_id!r}" if run_id else "run"
+        raise PlanError(f"{output} holds no {what}" + (f"; it holds {', '.join(held)}" if held else ""))
+    return store, plan

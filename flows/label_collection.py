@@ -1,0 +1,167 @@
+"""The flow: plan, waves of shards, verify, summary. Prefect shows and retries; the commits decide what is done."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from uuid import UUID
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+
+from actors.pool import PoolEvent, ShardFailure, ShardRunner
+from flows import steps
+from flows.config import RunConfig
+from flows.observer import RunObserver, Several, current_observer
+from flows.summary import RunFailedError, RunSummary
+from pipelines.manifest import Plan
+from pipelines.table import committed_shards
+from pipelines.types import ShardReceipt
+
+_ARTIFACT_INTERVAL_S = 10.0
+
+
+@flow(name="label-collection", validate_parameters=True, persist_result=False)
+def label_collection(config: RunConfig) -> dict[str, Any]:
+    """Label a collection, or resume it: the same call after any crash ends in the same rows.
+
+    Args:
+        config: the run.
+
+    Returns:
+        The summary as plain values (see RunSummary).
+
+    Raises:
+        RunFailedError: an image is not accounted for; everything committed is kept, and the same call resumes.
+        ConfigError, SourceError, PlanError, StorageError: the run cannot start; nothing was written.
+    """
+    started = time.monotonic()
+    plan = plan_run(config)
+    store = steps.open_output(config)
+    committed = committed_shards(store, plan.run_id)
+    todo = [shard_id for shard_id in plan.shard_ids() if shard_id not in committed]
+    observer = Several(current_observer(), PrefectObserver(plan, len(committed)))
+    observer.on_plan(plan, len(committed))
+    failures: list[ShardFailure] = []
+    if todo:
+        with steps.open_run_runner(config, plan) as runner:
+            waves = steps.cut_waves(todo, config)
+            for number, shard_ids in enumerate(waves):
+                failures += _run_wave(config, plan, runner, observer, f"{number + 1}/{len(waves)}", shard_ids)
+    summary = verify_run(config, plan, failures, len(committed), started)
+    publish(summary)
+    if not summary.ok:
+        raise RunFailedError(summary)
+    return summary.to_dict()
+
+
+@task(name="plan", cache_policy=NO_CACHE, persist_result=False)
+def plan_run(config: RunConfig) -> Plan:
+    """Freeze the plan, or read the frozen one."""
+    return steps.plan_run(config)
+
+
+class WaveFailedError(RuntimeError):
+    """Shards of a wave failed; raised so that Prefect tries the wave again."""
+
+    def __init__(self, failures: list[ShardFailure]) -> None:
+        super().__init__("; ".join(f"{f.shard_id}: {f.error.splitlines()[0]}" for f in failures[:5]))
+        self.failures = failures
+
+
+@task(name="label-wave", cache_policy=NO_CACHE, persist_result=False)
+def label_wave(config: RunConfig, plan: Plan, runner: ShardRunner, observer: RunObserver, shard_ids: list[str]) -> int:
+    """Label the shards of a wave that are not committed yet.
+
+    Raises:
+        WaveFailedError: some could not be labelled.
+    """
+    failures = steps.label_shards(runner, steps.open_output(config), plan, shard_ids, observer)
+    if failures:
+        raise WaveFailedError(failures)
+    return len(shard_ids)
+
+
+def _run_wave(
+    config: RunConfig, plan: Plan, runner: ShardRunner, observer: RunObserver, label: str, shard_ids: list[str]
+) -> list[ShardFailure]:
+    """Run a wave under its retries; one that fails for good does not keep the following waves from running."""
+    wave = label_wave.with_options(
+        task_run_name=f"wave {label}",
+        retries=config.waves.retries,
+        retry_delay_seconds=config.waves.retry_delay_s,
+    )
+    try:
+        wave(config, plan, runner, observer, shard_ids)
+    except WaveFailedError as error:
+        return error.failures
+    return []
+
+
+@task(name="verify", cache_policy=NO_CACHE, persist_result=False)
+def verify_run(
+    config: RunConfig, plan: Plan, failures: list[ShardFailure], committed_before: int, started: float
+) -> RunSummary:
+    """Remove leftovers, check the ledger, write the summary."""
+    return steps.finish_run(config, plan, failures=failures, committed_before=committed_before, started=started)
+
+
+class PrefectObserver:
+    """Shows a run in Prefect: a progress artifact at most every ten seconds, and log lines."""
+
+    def __init__(self, plan: Plan, committed: int) -> None:
+        self._log = get_run_logger()
+        self._total, self._done = max(1, plan.num_shards), committed
+        self._shown = time.monotonic()
+        artifact = create_progress_artifact(
+            progress=100 * committed / self._total,
+            key="shards-committed",
+            description=f"Committed shards of {plan.run_id}",
+        )
+        assert isinstance(artifact, UUID), "artifacts are created synchronously in a synchronous flow"
+        self._artifact = artifact
+
+    def on_plan(self, plan: Plan, committed: int) -> None:
+        """Log the plan."""
+        self._log.info(
+            "%s: %d images in %d shards, %d committed before", plan.run_id, plan.num_images, plan.num_shards, committed
+        )
+
+    def on_receipt(self, receipt: ShardReceipt) -> None:
+        """Count a shard."""
+        self._done += 1
+        now = time.monotonic()
+        if now - self._shown >= _ARTIFACT_INTERVAL_S or self._done >= self._total:
+            self._shown = now
+            update_progress_artifact(artifact_id=self._artifact, progress=100 * self._done / self._total)
+        self._log.debug("%s committed by %s: %s", receipt.shard_id, receipt.attempt, dict(receipt.status_counts))
+
+    def on_failure(self, failure: ShardFailure) -> None:
+        """Log a shard that was given up."""
+        self._log.error("%s failed after %d attempts: %s", failure.shard_id, failure.attempts, failure.error)
+
+    def on_event(self, event: PoolEvent) -> None:
+        """Log what happens to replicas."""
+        self._log.info("%s: %s", event.kind, event.message)
+
+
+def publish(summary: RunSummary) -> None:
+    """Leave the run's counts and its problems as artifacts."""
+    rows = [{"count": name, "images": number} for name, number in summary.ledger.items()]
+    rows += [{"count": f"quarantined: {reason}", "images": number} for reason, number in summary.reason_counts.items()]
+    rows.append({"count": "masks", "images": summary.num_annotations})
+    create_table_artifact(table=rows, key="label-collection-counts", description=f"Run {summary.run_id}")
+    lines = [
+        f"# {'Complete' if summary.ok else 'Incomplete'}: {summary.run_id}",
+        f"Output: `{summary.output}`",
+        f"{summary.committed} of {summary.shards} shards committed, {summary.labelled_now} in this flow run, "
+        f"{summary.elapsed_s:.1f} s.",
+        *(f"* {problem.splitlines()[0]}" for problem in summary.problems[:50]),
+    ]
+    create_markdown_artifact("\n\n".join(lines), key="label-collection-summary")

@@ -1,0 +1,130 @@
+"""How a run ended: the summary that people read, that summary.json holds, and that decides the exit code."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from actors.pool import ShardFailure
+from pipelines.integrity import VerifyReport
+from pipelines.manifest import Plan
+from pipelines.storage import Store
+from pipelines.table import read_commits
+from pipelines.types import RejectedPrompt
+
+_MAX_REPORTED = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """How a run ended; also what ``summary.json`` holds.
+
+    Attributes:
+        run_id, output: which run, where.
+        ledger: listed = ok + empty + quarantined.
+        reason_counts: quarantined images by reason.
+        num_annotations: masks in the table.
+        shards, committed: planned and committed shards.
+        labelled_now: shards that this invocation labelled; 0 when there was nothing left to do.
+        problems: what verify found wrong, and shards that failed; empty for a good run.
+        rejected_prompts: visual prompts that could not be asked, with row and reason (the first thousand).
+        num_rejected_prompts: how many there are.
+        elapsed_s, model_s: wall-clock seconds of this invocation; seconds in the model over all committed shards.
+        facts: versions, device, weights and times.
+    """
+
+    run_id: str
+    output: str
+    ledger: dict[str, int]
+    reason_counts: dict[str, int]
+    num_annotations: int
+    shards: int
+    committed: int
+    labelled_now: int = 0
+    problems: list[str] = field(default_factory=list)
+    rejected_prompts: list[dict[str, Any]] = field(default_factory=list)
+    num_rejected_prompts: int = 0
+    elapsed_s: float = 0.0
+    model_s: float = 0.0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every listed image is accounted for and every object is as committed."""
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class RunFailedError(RuntimeError):
+    """A run ended without every listed image accounted for. What is committed is kept; the same command resumes it."""
+
+    def __init__(self, summary: RunSummary) -> None:
+        problems = "\n".join(f"  {problem}" for problem in summary.problems[:20])
+        super().__init__(
+            f"run {summary.run_id} is not complete:\n{problems}\n{summary.committed} of {summary.shards} shards are "
+            "committed and kept; the same command resumes the run."
+        )
+        self.summary = summary
+
+
+def rejected_row(rejected: RejectedPrompt) -> dict[str, Any]:
+    """Return a refused visual prompt as plain JSON values."""
+    return {"row": rejected.row, "prompt_id": rejected.prompt_id, "image": rejected.image, "reason": rejected.reason}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what a result depends on."""
+    found = {}
+    for name in ("xsam-label", "torch", "transformers", "ray", "prefect", "pyarrow", "pycocotools", "pillow", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def summarise(
+    store: Store,
+    plan: Plan,
+    report: VerifyReport,
+    *,
+    failures: list[ShardFailure],
+    committed_before: int,
+    elapsed_s: float,
+) -> RunSummary:
+    """Add up a run from its verify report and its commits."""
+    rejected = list(plan.facts.get("rejected_prompts", []))
+    model_s, devices = 0.0, Counter[str]()
+    predictor: dict[str, str] = {}
+    for commit in read_commits(store, plan.run_id):
+        rejected += [dict(row) for row in commit.rejected_prompts]
+        model_s += commit.model_s
+        devices[commit.predictor.get("device", "unknown")] += 1
+        predictor = dict(commit.predictor)
+    return RunSummary(
+        run_id=plan.run_id,
+        output=store.uri,
+        ledger=report.ledger(),
+        reason_counts=dict(report.reason_counts),
+        num_annotations=report.num_annotations,
+        shards=report.shards,
+        committed=report.committed,
+        labelled_now=report.committed - committed_before,
+        problems=[*report.problems, *(f"{f.shard_id} failed {f.attempts} times: {f.error}" for f in failures)],
+        rejected_prompts=rejected[:_MAX_REPORTED],
+        num_rejected_prompts=len(rejected),
+        elapsed_s=round(elapsed_s, 3),
+        model_s=round(model_s, 3),
+        facts={
+            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": versions(),
+            "shards_by_device": dict(devices),
+            "predictor": predictor,
+        },
+    )

@@ -1,0 +1,70 @@
+"""Visible fakes: a predictor whose answer can be worked out by eye, and images to go with it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as PILImage
+
+from pipelines import rle
+from pipelines.types import Answer, Image, ImageRef, MaskPrediction, Prompt
+
+
+class BrightPredictor:
+    """For every prompt one mask: the pixels brighter than 128; its score is the image's mean brightness over 255."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+
+    def predict(self, images: Sequence[Image], prompts: Sequence[Sequence[Prompt]]) -> list[Answer]:
+        self.calls.append([image.ref.image_id for image in images])
+        return [Answer(masks=tuple(_mask(i, p) for p in asked)) for i, asked in zip(images, prompts, strict=True)]
+
+    def describe(self) -> Mapping[str, str]:
+        return {"device": "fake", "weights_sha256": "0" * 64}
+
+
+def _mask(image: Image, prompt: Prompt) -> MaskPrediction:
+    bright = image.pixels.mean(axis=2) > 128
+    segmentation = rle.encode(bright)
+    return MaskPrediction(
+        prompt=prompt,
+        score=float(image.pixels.mean() / 255),
+        mask_score=1.0,
+        segmentation=segmentation,
+        bbox_xywh=rle.bbox_xywh(segmentation),
+        area=int(bright.sum()),
+    )
+
+
+def half_bright(width: int = 24, height: int = 16, bright_columns: int = 6) -> np.ndarray:
+    """A black picture whose first columns are white: uint8 (H, W, 3)."""
+    pixels = np.zeros((height, width, 3), dtype=np.uint8)
+    pixels[:, :bright_columns] = 255
+    return pixels
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """Encode uint8 (H, W, 3) as PNG."""
+    buffer = io.BytesIO()
+    PILImage.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_images(folder: Path, count: int) -> list[ImageRef]:
+    """Write ``count`` pictures of different sizes and brightness and return their references."""
+    folder.mkdir(parents=True, exist_ok=True)
+    refs = []
+    for number in range(count):
+        path = folder / f"{number:04d}.png"
+        path.write_bytes(png(half_bright(width=20 + number % 5, height=12 + number % 3, bright_columns=1 + number % 9)))
+        refs.append(ImageRef(image_id=path.name, uri=str(path), num_bytes=path.stat().st_size))
+    return refs
+
+
+def text_prompt(name: str, number: int = 0) -> Prompt:
+    """A category asked of every image."""
+    return Prompt(prompt_id=f"ovseg:{name}", task="ovseg", text=name, category_id=number, category_name=name)

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.fingerprint import PlanError, check_fingerprint, content_hash, fingerprint_digest
+from pipelines.manifest import PlanConfig, plan_shards, planned_runs, read_plan, write_plan
+from pipelines.storage import Store, open_store
+from pipelines.types import ImageRef, Prompt, Region, Rle
+
+
+def _refs(names: list[str]) -> list[ImageRef]:
+    return [ImageRef(image_id=name, uri=f"/photos/{name}", num_bytes=10) for name in names]
+
+
+@given(st.lists(st.text(min_size=1), unique=True), st.integers(1, 20), st.randoms())
+def test_every_image_is_in_exactly_one_shard_whatever_the_listing_order(names, size, random) -> None:
+    config = PlanConfig(images_per_shard=size)
+    shards = plan_shards(_refs(names), config)
+    assert [ref.image_id for shard in shards for ref in shard.images] == sorted(names)
+    assert all(1 <= len(shard.images) <= size for shard in shards)
+    random.shuffle(names)
+    assert plan_shards(_refs(names), config) == shards
+
+
+def test_limit_takes_the_first_ids() -> None:
+    shards = plan_shards(_refs(["c", "a", "b"]), PlanConfig(limit=2))
+    assert [ref.image_id for ref in shards[0].images] == ["a", "b"]
+
+
+def test_one_id_for_two_images_names_both() -> None:
+    twice = [ImageRef(image_id="a", uri="/one/a"), ImageRef(image_id="a", uri="/two/a")]
+    with pytest.raises(PlanError, match=r"'a' stands for both /one/a and /two/a"):
+        plan_shards(twice, PlanConfig())
+
+
+def _plan(store: Store, names: list[str], driver: str, fingerprint: dict | None = None):
+    shards = plan_shards(_refs(names), PlanConfig(images_per_shard=2))
+    return shards, write_plan(
+        store, "run-1", shards, fingerprint=fingerprint or {"model": "m"}, facts={"note": "ü"}, driver_id=driver
+    )
+
+
+def test_a_plan_reads_back_whole(store: Store) -> None:
+    shards, plan = _plan(store, [f"{number:03d}" for number in range(7)], "d1")
+    again = read_plan(store, "run-1")
+    assert again == plan
+    assert (plan.num_images, plan.num_shards, plan.num_bytes) == (7, 4, 70)
+    assert list(plan.shards(store)) == shards
+    assert list(plan.shards(store, ["shard-00002"])) == [shards[2]]
+    assert planned_runs(store) == ["run-1"]
+
+
+def test_the_driver_that_plans_second_gets_the_first_ones_plan(store: Store) -> None:
+    shards, first = _plan(store, ["a", "b", "c"], "d1")
+    _, second = _plan(store, ["a", "b", "c", "new"], "d2")
+    assert second == first
+    assert list(second.shards(store)) == shards
+    assert not [name for name in store.find("_runs") if "plan-d2" in name]
+
+
+def test_shards_are_found_across_the_parts_of_a_large_plan() -> None:
+    store = open_store("memory://large-plan")
+    shards = plan_shards(_refs([f"{number:05d}" for number in range(600)]), PlanConfig(images_per_shard=1))
+    plan = write_plan(store, "run-1", shards, fingerprint={}, facts={}, driver_id="d")
+    assert len(plan.parts) == 3
+    assert [s.shard_id for s in plan.shards(store, ["shard-00599", "shard-00255", "shard-00256"])] == [
+        "shard-00255",
+        "shard-00256",
+        "shard-00599",
+    ]
+
+
+def test_visual_prompts_and_source_columns_survive_the_plan() -> None:
+    store = open_store("memory://regions")
+    box = Region(kind="box", coordinates=(1.0, 2.0, 3.5, 4.0), source_row=7)
+    mask = Region(kind="mask", mask=Rle((4, 4), "52;"), source_row=8)
+    prompts = tuple(
+        Prompt(prompt_id=f"p{i}", task="vgdseg", text="t", category_id=i, category_name="cat", region=region)
+        for i, region in enumerate([box, mask])
+    )
+    ref = ImageRef(image_id="a", uri="/a", etag="e", source_columns='{"site": "north"}', regions=prompts)
+    plan = write_plan(store, "r", plan_shards([ref], PlanConfig()), fingerprint={}, facts={}, driver_id="d")
+    assert next(plan.shards(store)).images == (ref,)
+
+
+def test_a_plan_of_a_newer_version_is_refused() -> None:
+    store = open_store("memory://newer")
+    store.write("_runs/r/plan.json", b'{"format": 99}')
+    with pytest.raises(PlanError, match="newer version"):
+        read_plan(store, "r")
+
+
+def test_another_fingerprint_names_the_fields_that_differ() -> None:
+    check_fingerprint("r", {"a": 1, "b": [1, 2]}, {"b": (1, 2), "a": 1})
+    with pytest.raises(PlanError, match=r"b: planned \[1, 2\], now \[1, 3\]\n  c: planned null, now 5") as caught:
+        check_fingerprint("r", {"a": 1, "b": [1, 2]}, {"a": 1, "b": [1, 3], "c": 5})
+    assert "a:" not in str(caught.value)
+
+
+def test_the_digest_does_not_depend_on_the_order_of_fields() -> None:
+    assert fingerprint_digest({"a": 1, "b": 2}) == fingerprint_digest({"b": 2, "a": 1}) != fingerprint_digest({"a": 1})
+
+
+def test_a_folders_hash_follows_contents_and_names(tmp_path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "sub" / "weights").write_bytes(b"123")
+    before = content_hash(str(tmp_path))
+    assert content_hash(str(tmp_path)) == before
+    (tmp_path / "sub" / "weights").write_bytes(b"124")
+    changed = content_hash(str(tmp_path))
+    assert changed != before
+    (tmp_path / "sub" / "weights").rename(tmp_path / "sub" / "other")
+    assert content_hash(str(tmp_path)) != changed
+
+
+@pytest.mark.parametrize("values", [{"images_per_shard": 0}, {"images_per_shard": 10**9}, {"limit": 0}])
+def test_impossible_plans_are_refused(values) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        PlanConfig(**values)
