@@ -15,7 +15,7 @@ from actors.pool import (
     OnEvent,
     PoolEvent,
     ReplicaStartError,
-    ReplicaUnusableError,
+    ReplicaUnusable,
     ShardFailure,
     summarise_error,
 )
@@ -30,7 +30,7 @@ class InProcessRunner:
     """Labels shards on threads of this process, with one labeler: a ShardRunner.
 
     A thread cannot be killed: an attempt that hangs is only abandoned when the run drains, and an error that makes the
-    process unusable (ReplicaUnusableError) ends the map call.
+    process unusable (ReplicaUnusable) ends the map call.
 
     Args:
         labeler_factory: builds the labeler.
@@ -64,9 +64,11 @@ class InProcessRunner:
         drain = Drain(self._config)
         outcomes: SimpleQueue[_Outcome] = SimpleQueue()
         running: dict[str, Attempt] = {}
-        while not drain.over and (running if drain.reason else running or queue.has_more):
+        while True:
             if drain.update(stopped=self._stopping):
                 emit(PoolEvent("draining", f"{drain.reason}; {len(running)} shards in flight may finish"))
+            if drain.over or not (running or (not drain.reason and queue.has_more)):
+                break
             while not drain.reason and len(running) < slots and (attempt := queue.take(idle=not running)):
                 self._start(attempt, outcomes, emit)
                 running[attempt.attempt_id] = attempt
@@ -139,7 +141,7 @@ def _settle(
     if isinstance(outcome, ShardReceipt):
         queue.done()
         return outcome
-    if isinstance(outcome, ReplicaUnusableError):
+    if isinstance(outcome, ReplicaUnusable):
         raise outcome
     error = summarise_error(outcome)
     failure = queue.failed(attempt, "error", error)

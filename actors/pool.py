@@ -33,8 +33,11 @@ class ReplicaStartError(RuntimeError):
     """No replica could be started; the message carries the cause."""
 
 
-class ReplicaUnusableError(RuntimeError):
-    """Raised by a labeler whose process can do no more work, as after a sticky CUDA error: its replica is replaced."""
+class ReplicaUnusable(BaseException):
+    """Raised by a labeler whose process can do no more work, as after a sticky CUDA error: its replica is replaced.
+
+    Not an Exception, so that it passes the border at which an error becomes one image's quarantine.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from actors.pool import LabelerFactory, ReplicaUnusableError, summarise_error
-from pipelines.types import Shard, ShardReceipt
+from actors.pool import LabelerFactory, ReplicaUnusable, summarise_error
+from pipelines.types import Shard, ShardLabeler, ShardReceipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +21,8 @@ class ReplicaFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptError:
-    """An error that the labeler raised, as text: the error itself may not survive the journey to the driver.
+class LabelerError:
+    """An error of the labeler, as text: the error itself may not survive the journey to the driver.
 
     Attributes:
         error: type and message, then the end of the traceback.
@@ -34,22 +34,29 @@ class AttemptError:
 
 
 class Replica:
-    """One loaded model. Becomes an actor in replica_pool.py.
+    """One loaded model. Becomes an actor in replica_set.py.
 
     Args:
         labeler_factory: builds the labeler; runs here, in the actor's process.
     """
 
     def __init__(self, labeler_factory: LabelerFactory) -> None:
-        self._labeler = labeler_factory()
+        try:
+            self._labeler: ShardLabeler | LabelerError = labeler_factory()
+        except Exception as error:  # noqa: BLE001 - the driver tells it better than Ray does
+            self._labeler = LabelerError(error=summarise_error(error), replica_unusable=True)
 
-    def ready(self) -> ReplicaFacts:
-        """Return the replica's facts; that it answers at all says that its model is loaded."""
+    def ready(self) -> ReplicaFacts | LabelerError:
+        """Return the replica's facts once its model is loaded, or why it could not be."""
+        if isinstance(self._labeler, LabelerError):
+            return self._labeler
         return ReplicaFacts(host=socket.gethostname(), pid=os.getpid(), labeler=dict(self._labeler.describe()))
 
-    def label(self, shard: Shard, attempt_id: str) -> ShardReceipt | AttemptError:
+    def label(self, shard: Shard, attempt_id: str) -> ShardReceipt | LabelerError:
         """Label and commit one shard; an error of the labeler is returned, not raised."""
+        if isinstance(self._labeler, LabelerError):
+            return self._labeler
         try:
             return self._labeler.label(shard, attempt_id)
-        except Exception as error:  # noqa: BLE001 - the border at which a shard's error becomes its outcome
-            return AttemptError(error=summarise_error(error), replica_unusable=isinstance(error, ReplicaUnusableError))
+        except (Exception, ReplicaUnusable) as error:  # noqa: BLE001 - here a shard's error becomes its outcome
+            return LabelerError(error=summarise_error(error), replica_unusable=isinstance(error, ReplicaUnusable))

@@ -15,8 +15,8 @@ from ray.exceptions import RayError, RayTaskError
 from actors.cluster import connect
 from actors.config import PoolConfig
 from actors.dispatch import Attempt, Drain, ShardQueue, attempt_ids
-from actors.pool import FailureKind, LabelerFactory, OnEvent, ShardFailure, summarise_error
-from actors.replica import AttemptError
+from actors.pool import EventKind, FailureKind, LabelerFactory, OnEvent, ShardFailure, summarise_error
+from actors.replica import LabelerError
 from actors.replica_set import Flight, Member, ReplicaSet, in_one_line
 from pipelines.types import Shard, ShardReceipt
 
@@ -61,9 +61,7 @@ class ReplicaPool:
         queue = ShardQueue(shards, self._ids, room, config.max_attempts_per_shard)
         drain = Drain(config)
         try:
-            while not drain.over and (self._num_in_flight() or (not drain.reason and queue.has_more)):
-                if drain.update(stopped=self._stopping):
-                    self._replicas.emit("draining", f"{drain.reason}; {self._num_in_flight()} in flight may finish")
+            while self._goes_on(queue, drain):
                 if not drain.reason:
                     if queue.has_more:
                         self._replicas.start_missing()
@@ -96,6 +94,15 @@ class ReplicaPool:
         if self._owns_ray:
             self._owns_ray = False
             ray.shutdown()
+
+    def _goes_on(self, queue: ShardQueue, drain: Drain) -> bool:
+        """Whether the map call has something to start or to wait for."""
+        in_flight = self._num_in_flight()
+        if drain.update(stopped=self._stopping):
+            self._replicas.emit("draining", f"{drain.reason}; {in_flight} shards in flight may finish")
+        if drain.reason:
+            return in_flight > 0 and not drain.over
+        return in_flight > 0 or queue.has_more
 
     def _num_in_flight(self) -> int:
         return sum(len(member.flights) for member in self._replicas.members)
@@ -143,7 +150,7 @@ class ReplicaPool:
         try:
             result = ray.get(ref)
         except RayTaskError as error:
-            # The labeler's own errors come back as AttemptError: this one struck on the way in or out.
+            # The labeler's own errors come back as LabelerError: this one struck on the way in or out.
             return self._failed(queue, attempt, "error", summarise_error(error))
         except RayError as error:
             death = f"{member} died: {in_one_line(error)}"
@@ -151,7 +158,7 @@ class ReplicaPool:
                 self._replicas.retire(member)
                 self._replicas.emit("replica_died", death)
             return self._failed(queue, attempt, "replica_died", death, charged=not member.blameless)
-        if isinstance(result, AttemptError):
+        if isinstance(result, LabelerError):
             if result.replica_unusable:
                 self._kill(member, "replica_died", f"its labeler calls it unusable: {result.error}")
             return self._failed(queue, attempt, "error", result.error)
@@ -168,12 +175,12 @@ class ReplicaPool:
             overdue = [ref for ref, flight in member.flights.items() if time.monotonic() - flight.since > limit_s]
             for ref in overdue:
                 attempt = member.flights.pop(ref).attempt
-                message = f"{attempt.shard.shard_id} was not finished after {limit_s:g} s on {member}"
+                message = f"{attempt.shard.shard_id} was not finished after {limit_s:g} s"
                 self._kill(member, "replica_hung", message)
-                outcomes.append(self._failed(queue, attempt, "timeout", message))
+                outcomes.append(self._failed(queue, attempt, "timeout", f"{message} on {member}"))
         return outcomes
 
-    def _kill(self, member: Member, kind: Any, message: str) -> None:
+    def _kill(self, member: Member, kind: EventKind, message: str) -> None:
         """Kill a replica over one flight; the others on it are not to blame."""
         if not member.retired:
             member.blameless = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from ray.exceptions import RayError
 from actors.config import PoolConfig
 from actors.dispatch import Attempt
 from actors.pool import EventKind, LabelerFactory, OnEvent, PoolEvent, ReplicaStartError
-from actors.replica import Replica, ReplicaFacts
+from actors.replica import LabelerError, Replica, ReplicaFacts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,22 +112,28 @@ class ReplicaSet:
     def settle_start(self, member: Member) -> None:
         """Take in that a replica is ready, or that it failed to start."""
         try:
-            member.facts = ray.get(member.ready_ref)
+            answer = ray.get(member.ready_ref)
         except RayError as error:
-            self._start_failed(member, str(error).strip())
+            answer = LabelerError(error=in_one_line(error), replica_unusable=True)
+        if isinstance(answer, LabelerError):
+            self._start_failed(member, answer.error)
             return
+        member.facts = answer
         self._failures = 0
-        self.facts = self.facts or member.facts.labeler
+        self.facts = self.facts or answer.labeler
         self.emit("replica_started", f"{member} is ready after {time.monotonic() - member.since:.1f} s")
 
     def give_up_slow_starts(self) -> None:
-        """Kill replicas that are not ready in the time they are given."""
+        """Kill replicas that are not ready in the time they are given.
+
+        While others work this is no failure: a lost node's replicas wait for room until a node comes back.
+        """
         limit_s = self._config.replica_start_timeout_s
+        others_work = any(member.ready for member in self.members)
         for member in self.members:
             if member.starting and time.monotonic() - member.since > limit_s:
-                self._start_failed(
-                    member, f"not ready after {limit_s:g} s; free in the cluster: {_free_resources() or 'nothing'}"
-                )
+                cause = f"not ready after {limit_s:g} s; free in the cluster: {_free_resources() or 'nothing'}"
+                self._start_failed(member, cause, counted=not others_work)
 
     def recycle(self) -> None:
         """Retire idle replicas that have done their share of attempts."""
@@ -171,16 +178,16 @@ class ReplicaSet:
         self._started += 1
         self.members.append(Member(self._started, actor, actor.ready.remote(), time.monotonic()))
 
-    def _start_failed(self, member: Member, cause: str) -> None:
+    def _start_failed(self, member: Member, cause: str, *, counted: bool = True) -> None:
         self.retire(member)
-        self._failures += 1
+        self._failures += counted
         self._last_failure = cause
         self.emit("replica_start_failed", f"{member}: {cause}")
 
 
 def in_one_line(error: RayError) -> str:
-    """Return Ray's explanation of a death, many indented lines, as one line of at most 1000 characters."""
-    return " ".join(str(error).split())[:1000]
+    """Return Ray's explanation of a death, many coloured and indented lines, as one line of at most 1000 characters."""
+    return " ".join(re.sub(r"\x1b\[\d+m", "", str(error)).split())[:1000]
 
 
 def _free_resources() -> str:
