@@ -85,7 +85,7 @@ class _Overwriting:
 def test_probe_refuses_a_store_that_overwrites() -> None:
     store = open_store("memory://overwriting")
     careless = Store(uri=store.uri, fs=_Overwriting(store.fs), root=store.root)
-    with pytest.raises(StorageError, match="ignores conditional writes.*single_driver"):
+    with pytest.raises(StorageError, match=r"ignores conditional writes.*single_driver"):
         probe_create_only(careless)
     assert store.find("") == {}
 

@@ -1,0 +1,299 @@
+"""The table's invariants I1-I4 and I8 on every kind of storage."""
+
+from __future__ import annotations
+
+import io
+import secrets
+import time
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.integrity import leftovers, remove_own_leftovers, vacuum, verify
+from pipelines.manifest import Plan, PlanConfig, plan_shards, write_plan
+from pipelines.schema import ANNOTATIONS, IMAGES
+from pipelines.storage import Store, open_store
+from pipelines.table import (
+    commit_name,
+    commit_shard,
+    committed_shards,
+    data_name,
+    open_table,
+    read_commit,
+    read_commits,
+    split_data_name,
+)
+from pipelines.types import ImagePrediction, ImageRef, MaskPrediction, Reason, Rle, Shard, ShardReceipt, Status
+from tests.fakes import text_prompt
+
+RUN = "run-1"
+CAT, DOG = text_prompt("cat"), text_prompt("dog", 1)
+
+
+def _mask(prompt, score, counts="52;") -> MaskPrediction:
+    return MaskPrediction(
+        prompt=prompt,
+        score=score,
+        mask_score=0.75,
+        segmentation=Rle((4, 4), counts),
+        bbox_xywh=(1.0, 1.0, 1.0, 2.0),
+        area=2,
+    )
+
+
+def _outcome(ref: ImageRef) -> ImagePrediction:
+    """ids ending in 0: quarantined; in 1: empty; else two masks, the worse one first."""
+    if ref.image_id.endswith("0"):
+        return ImagePrediction(
+            ref=ref, status=Status.QUARANTINED, reason=Reason.TRUNCATED, stage="decode", error="cut short"
+        )
+    masks = () if ref.image_id.endswith("1") else (_mask(CAT, 0.25), _mask(DOG, 0.5))
+    return ImagePrediction(
+        ref=ref,
+        status=Status.OK if masks else Status.EMPTY,
+        masks=masks,
+        prompts=(CAT, DOG),
+        size_hw=(4, 4),
+        exif_orientation=1,
+        attempts=1,
+    )
+
+
+def _planned(store: Store, images: int = 5, per_shard: int = 2) -> tuple[Plan, list[Shard]]:
+    refs = [ImageRef(image_id=f"img-{n}", uri=f"/p/{n}", num_bytes=5, etag="e") for n in range(images)]
+    shards = plan_shards(refs, PlanConfig(images_per_shard=per_shard))
+    return write_plan(store, RUN, shards, fingerprint={}, facts={}, driver_id="d1"), shards
+
+
+def _commit(store: Store, shard: Shard, attempt: str) -> ShardReceipt:
+    return commit_shard(
+        store,
+        RUN,
+        shard,
+        [_outcome(ref) for ref in shard.images],
+        attempt=attempt,
+        started=time.monotonic(),
+        model_s=0.5,
+        predictor={"device": "fake"},
+    )
+
+
+def test_a_commit_makes_exactly_its_shard_visible(store: Store) -> None:
+    _, shards = _planned(store)
+    store.write(data_name("annotations", RUN, "shard-00002", "dead-0"), b"half a file")
+    receipt = _commit(store, shards[1], "d1-0")
+    assert committed_shards(store, RUN) == {"shard-00001"}
+    images = open_table(store, "images").to_table()
+    assert images.schema.equals(IMAGES)
+    assert images["image_id"].to_pylist() == ["img-2", "img-3"]
+    annotations = open_table(store, "annotations", RUN).to_table()
+    assert annotations.schema.equals(ANNOTATIONS)
+    assert annotations.select(["image_id", "rank", "category_name", "score"]).to_pylist()[:2] == [
+        {"image_id": "img-2", "rank": 0, "category_name": "dog", "score": 0.5},
+        {"image_id": "img-2", "rank": 1, "category_name": "cat", "score": 0.25},
+    ]
+    assert annotations["segmentation"][0].as_py() == {"size": [4, 4], "counts": "52;"}
+    assert receipt == read_commit(store, RUN, "shard-00001").receipt(committed_here=True)
+    assert (receipt.num_annotations, receipt.status_counts) == (4, {"ok": 2})
+
+
+def test_an_empty_output_opens_as_an_empty_table_of_the_same_schema(store: Store) -> None:
+    _planned(store)
+    assert open_table(store, "annotations").to_table().schema.equals(ANNOTATIONS)
+    assert open_table(store, "images").count_rows() == 0
+
+
+def test_a_shard_without_masks_still_has_the_full_schema(store: Store) -> None:
+    _, shards = _planned(store, images=2)
+    _commit(store, shards[0], "d1-0")
+    assert open_table(store, "annotations").to_table().schema.equals(ANNOTATIONS)
+    rows = open_table(store, "images").to_table().to_pylist()
+    assert [(row["status"], row["reason"], row["stage"]) for row in rows] == [
+        ("quarantined", "truncated", "decode"),
+        ("empty", None, None),
+    ]
+
+
+def test_nothing_there_differs_from_never_asked() -> None:
+    store = open_store("memory://per-prompt")
+    _, shards = _planned(store, images=3, per_shard=3)
+    _commit(store, shards[0], "d1-0")
+    per_prompt = open_table(store, "images").to_table()["per_prompt"].to_pylist()
+    assert per_prompt[0] == []
+    assert per_prompt[1][0] == {"prompt_id": "ovseg:cat", "n": 0, "max_score": None, "rejected": None}
+    assert [(p["prompt_id"], p["n"], p["max_score"]) for p in per_prompt[2]] == [
+        ("ovseg:cat", 1, 0.25),
+        ("ovseg:dog", 1, 0.5),
+    ]
+
+
+def test_the_second_commit_of_a_shard_loses_and_takes_its_files_away(store: Store) -> None:
+    _, shards = _planned(store)
+    first = _commit(store, shards[0], "d1-0")
+    second = _commit(store, shards[0], "d2-0")
+    assert first.committed_here
+    assert not second.committed_here
+    assert second.attempt == "d1-0"
+    assert leftovers(store, RUN) == []
+    assert verify(store, RUN).leftovers == []
+
+
+def test_annotation_ids_are_unique_and_the_same_for_another_attempt() -> None:
+    one, other = open_store("memory://ids-one"), open_store("memory://ids-other")
+    ids = []
+    for store, attempt in ((one, "d1-0"), (other, "d9-7")):
+        _, shards = _planned(store)
+        for shard in shards:
+            _commit(store, shard, attempt)
+        ids.append(open_table(store, "annotations").to_table()["annotation_id"].to_pylist())
+    assert ids[0] == ids[1]
+    assert len(set(ids[0])) == len(ids[0])
+
+
+@pytest.mark.parametrize("change", ["missing", "doubled", "foreign", "reordered"])
+def test_a_shard_whose_outcomes_do_not_match_its_plan_is_never_written(change: str) -> None:
+    store = open_store(f"memory://incomplete-{change}")
+    _, shards = _planned(store)
+    outcomes = [_outcome(ref) for ref in shards[0].images]
+    wrong = {
+        "missing": outcomes[:1],
+        "doubled": [*outcomes, outcomes[0]],
+        "foreign": [outcomes[0], _outcome(shards[1].images[0])],
+        "reordered": outcomes[::-1],
+    }[change]
+    with pytest.raises(RuntimeError, match="shard-00000"):
+        commit_shard(store, RUN, shards[0], wrong, attempt="a-0", started=0.0, model_s=0.0, predictor={})
+    assert store.find("images") == store.find("annotations") == {}
+
+
+def test_a_whole_table_verifies(store: Store) -> None:
+    _, shards = _planned(store)
+    for shard in shards:
+        _commit(store, shard, "d1-0")
+    seen: list[str] = []
+    report = verify(store, RUN, on_shard=seen.append)
+    assert report.ok
+    assert report.ledger() == {"listed": 5, "ok": 3, "empty": 1, "quarantined": 1}
+    assert dict(report.reason_counts) == {"truncated": 1}
+    assert seen == [shard.shard_id for shard in shards]
+
+
+def _rewrite(store: Store, kind: str, change) -> None:
+    commit = read_commit(store, RUN, "shard-00001")
+    file = getattr(commit, kind)
+    table = change(pq.read_table(io.BytesIO(store.read(file.name))))
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    store.write(file.name, buffer.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda s: s.delete(commit_name(RUN, "shard-00001")), "1 planned shards are not committed: shard-00001"),
+        (lambda s: s.delete(data_name("images", RUN, "shard-00001", "d1-0")), "shard-00001-d1-0.parquet is missing"),
+        (lambda s: s.write(data_name("annotations", RUN, "shard-00001", "d1-0"), b"x"), "has 1 bytes, committed"),
+        (lambda s: _rewrite(s, "images", lambda t: t.slice(1)), "does not have the committed SHA-256"),
+    ],
+    ids=["commit-lost", "file-lost", "file-truncated", "file-rewritten"],
+)
+def test_verify_names_the_damage(damage, message: str) -> None:
+    store = open_store(f"memory://damage-{secrets.token_hex(4)}")
+    _, shards = _planned(store)
+    for shard in shards:
+        _commit(store, shard, "d1-0")
+    damage(store)
+    report = verify(store, RUN)
+    assert not report.ok
+    assert any(message in problem for problem in report.problems), report.problems
+
+
+def test_verify_names_rows_that_disagree_although_the_hashes_agree() -> None:
+    """A wrong writer rather than a damaged file: two commits of one shard's files swapped."""
+    store = open_store("memory://swapped")
+    _, shards = _planned(store, images=4)
+    for shard in shards:
+        _commit(store, shard, "d1-0")
+    names = [commit_name(RUN, shard.shard_id) for shard in shards]
+    one, other = (store.read(name) for name in names)
+    store.write(names[0], other.replace(b'"shard_id": "shard-00001"', b'"shard_id": "shard-00000"'))
+    store.write(names[1], one.replace(b'"shard_id": "shard-00000"', b'"shard_id": "shard-00001"'))
+    problems = verify(store, RUN).problems
+    assert any("does not hold exactly one row for each planned image" in problem for problem in problems)
+
+
+def test_a_finished_run_takes_its_own_leftovers_and_the_losers_but_no_living_drivers_files(store: Store) -> None:
+    _, shards = _planned(store)
+    _commit(store, shards[0], "d1-0")
+    for name in (
+        data_name("images", RUN, "shard-00000", "dead-3"),  # lost the race for a committed shard
+        data_name("images", RUN, "shard-00001", "d1-1"),  # this driver's attempt that failed
+        data_name("images", RUN, "shard-00001", "other-0"),  # another driver, perhaps about to commit
+    ):
+        store.write(name, b"leftover")
+    assert len(leftovers(store, RUN)) == 3
+    assert len(remove_own_leftovers(store, RUN, "d1")) == 2
+    assert leftovers(store, RUN) == [data_name("images", RUN, "shard-00001", "other-0")]
+
+
+def test_vacuum_removes_what_nothing_names_and_nothing_else(store: Store) -> None:
+    plan, shards = _planned(store)
+    for shard in shards:
+        _commit(store, shard, "d1-0")
+    before = store.find("")
+    planted = [
+        data_name("annotations", RUN, "shard-00001", "dead-0"),
+        data_name("images", RUN, "shard-00009", "dead-0"),
+        f"_runs/{RUN}/plan-dead-00000.parquet",
+    ]
+    for name in planted:
+        store.write(name, b"leftover")
+    assert sorted(vacuum(store, RUN, dry_run=True)) == sorted(planted)
+    assert set(store.find("")) == set(before) | set(planted)
+    vacuum(store, RUN)
+    assert store.find("") == before
+    assert verify(store, RUN).ok
+    assert list(plan.shards(store)) == shards
+
+
+def test_the_files_hold_what_readers_need_to_be_quick() -> None:
+    store = open_store("memory://layout")
+    _, shards = _planned(store, images=2, per_shard=2)
+    _commit(store, shards[0], "d1-0")
+    commit = next(read_commits(store, RUN))
+    file = pq.ParquetFile(io.BytesIO(store.read(commit.images.name)))
+    assert file.metadata.row_group(0).column(0).compression == "ZSTD"
+    facts = {key.decode(): value.decode() for key, value in file.schema_arrow.metadata.items()}
+    assert facts["xsam_label.schema_version"] == "1"
+    assert facts["xsam_label.run_id"] == RUN
+    assert facts["xsam_label.device"] == "fake"
+
+
+def test_names_split_into_shard_and_attempt() -> None:
+    assert split_data_name("images/run-1/shard-00042-ab12cd34-7.parquet") == ("shard-00042", "ab12cd34-7")
+
+
+def test_the_schema_is_pinned() -> None:
+    """Changing a column is a new SCHEMA_VERSION and a line in CHANGELOG.md."""
+    f32, i32, i64 = pa.float32(), pa.int32(), pa.int64()
+    assert [(field.name, field.type) for field in ANNOTATIONS if field.type != pa.string()] == [
+        ("category_id", i32),
+        ("score", f32),
+        ("mask_score", f32),
+        ("rank", pa.int16()),
+        ("bbox_x", f32),
+        ("bbox_y", f32),
+        ("bbox_w", f32),
+        ("bbox_h", f32),
+        ("area", i64),
+        ("segmentation", pa.struct([("size", pa.list_(i32)), ("counts", pa.string())])),
+    ]
+    assert " ".join(ANNOTATIONS.names) == (
+        "image_id annotation_id image_uri task prompt_id prompt category_name category_id score mask_score rank "
+        "bbox_x bbox_y bbox_w bbox_h area segmentation run_id shard_id attempt source"
+    )
+    assert " ".join(IMAGES.names) == (
+        "image_id uri width height exif_orientation num_bytes etag content_sha256 source_columns status reason stage "
+        "error attempts num_annotations per_prompt decode_ms model_ms run_id shard_id attempt"
+    )
