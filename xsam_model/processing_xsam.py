@@ -156,7 +156,7 @@ class XSamProcessor(ProcessorMixin):
         if text is not None:
             return list(_per_image([text] * count if isinstance(text, str) else text, count, "text"))
         groups = prompts if task in VISUAL_TASKS else _per_image(conditions, count, "conditions")
-        reserved = [*self.tokenizer.all_special_tokens, *ADDED_TOKENS, IMAGE_MARK, REGION_MARK]
+        reserved = [str(token) for token in self.tokenizer.added_tokens_decoder.values()] + [IMAGE_MARK, REGION_MARK]
 
         def write(items: Sequence[Any]) -> str:
             return conversation(task, items, question, answer, reserved)
@@ -230,7 +230,7 @@ class XSamProcessor(ProcessorMixin):
         starts, ends, segs = (np.cumsum(ids == token) for token in (self._start_id, self._end_id, self._seg_id))
         closed = np.concatenate([[0], ends[:-1]])
         depth = starts - closed
-        if depth.min(initial=0) < 0 or depth.max(initial=0) > 1 or starts[-1] != ends[-1]:
+        if (ends > starts).any() or (depth > 1).any() or starts[-1] != ends[-1]:
             raise ValueError(f"every {PHRASE_START} needs its {PHRASE_END}, one after the other")
         return np.where(depth == 1, starts - 1, -1), np.where(ids == self._seg_id, segs - 1, -1)
 
