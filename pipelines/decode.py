@@ -8,6 +8,7 @@ import struct
 import time
 import zlib
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,11 +88,12 @@ class DecodeLimits:
             Pillow itself opens as TIFF, GIF or WebP; a higher limit raises the ceiling of JPEG, PNG and BMP only.
     """
 
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
     max_image_bytes: int = 200_000_000
     max_image_pixels: int = 178_956_970
 
     def __post_init__(self) -> None:
-        """Refuse limits that nothing could pass."""
         for name in ("max_image_bytes", "max_image_pixels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
