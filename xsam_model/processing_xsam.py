@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from xsam_model.modeling_xsam import XSamOutput
 
 ADDED_TOKENS = (SEG_TOKEN, PHRASE_START, PHRASE_END)
-_PIECES = re.compile(f"({IMAGE_MARK}|{REGION_MARK}|(?<=<\\|end\\|>)\n(?=<\\|user\\|>|$))")
+# Questions, answers and the line breaks after answers are tokenised apart, and questions also around their marks.
+_TURNS = re.compile(r"(?<=<\|end\|>)(\n)(?=<\|user\|>|$)|(?<=<\|assistant\|>\n)")
+_MARKS = re.compile(f"({IMAGE_MARK}|{REGION_MARK})")
 
 
 class XSamInputs(BatchFeature):
@@ -183,17 +185,18 @@ class XSamProcessor(ProcessorMixin):
         )
 
     def _encode(self, text: str, check: bool = True) -> list[int]:
-        """Tokenise a conversation: BOS, then every piece between images, regions and turns on its own."""
+        """Tokenise a conversation piece by piece: some tokenizers treat the first word of a text differently."""
         marks = {IMAGE_MARK: self.image_token_index, REGION_MARK: self.region_token_index}
         bos = self.tokenizer.bos_token_id
         ids = [] if bos is None else [bos]
         # A finished answer is followed by a line break of its own.
         text = text + "\n" if text.endswith("<|end|>") else text
-        for piece in _PIECES.split(text):
-            if piece in marks:
-                ids.append(marks[piece])
-            elif piece:
-                ids += self.tokenizer.encode(piece, add_special_tokens=False)
+        for turn in filter(None, _TURNS.split(text)):
+            for piece in [turn] if turn == "\n" else _MARKS.split(turn):
+                if piece in marks:
+                    ids.append(marks[piece])
+                elif piece.strip() or turn == "\n":
+                    ids += self.tokenizer.encode(piece, add_special_tokens=False)
         if check and len(ids) > self.max_text_length:
             raise ValueError(f"conversation has {len(ids)} text tokens, but only {self.max_text_length} fit")
         return ids

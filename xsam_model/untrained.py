@@ -15,13 +15,57 @@ from transformers import PreTrainedTokenizerFast
 from xsam_model.configuration_xsam import XSamConfig
 from xsam_model.image_processing_xsam import XSamImageProcessor
 from xsam_model.modeling_xsam import XSamForSegmentation
-from xsam_model.processing_xsam import XSamProcessor, add_tokens
+from xsam_model.processing_xsam import ADDED_TOKENS, XSamProcessor, add_tokens
 
 _BASE_TOKENS = ("<unk>", "<s>", "</s>")
 _CHAT_TOKENS = ("<|endoftext|>", "<|assistant|>", "<|system|>", "<|end|>", "<|user|>")
 
 # Untrained mask logits are about 1e-3: undecided at every pixel. This brings them to about 1.
 _MASK_LOGIT_GAIN = 1000.0
+
+_VISION = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": 112,
+    "patch_size": 28,
+}
+_MASK_ENCODER = {
+    "hidden_size": 64,
+    "mlp_dim": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "image_size": 256,
+    "patch_size": 16,
+    "window_size": 7,
+    "global_attn_indexes": [1, 3],
+    "output_channels": 16,
+    "num_pos_feats": 8,
+}
+_LANGUAGE = {
+    "model_type": "phi3",
+    "hidden_size": 96,
+    "intermediate_size": 192,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 4096,
+    "sliding_window": 2047,
+}
+_SEGMENTOR = {
+    "select_layers": [1, 2, 3, 4],
+    "connector_hidden_dim": 48,
+    "feature_size": 64,
+    "mask_feature_size": 64,
+    "hidden_dim": 64,
+    "encoder_feedforward_dim": 128,
+    "encoder_layers": 2,
+    "decoder_layers": 4,
+    "num_attention_heads": 4,
+    "dim_feedforward": 128,
+    "num_queries": 32,
+}
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -54,58 +98,17 @@ def untrained_tiny_config(**overrides: Any) -> XSamConfig:
         overrides: fields of `XSamConfig` to set instead.
     """
     tokenizer = build_tokenizer()
-    ids = tokenizer.get_vocab()
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    special = {name: getattr(tokenizer, name) for name in names}
+    seg, start, end = tokenizer.convert_tokens_to_ids(list(ADDED_TOKENS))
     fields: dict[str, Any] = {
-        "vision_config": {
-            "model_type": "siglip_vision_model",
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "image_size": 112,
-            "patch_size": 28,
-        },
-        "mask_encoder_config": {
-            "hidden_size": 64,
-            "mlp_dim": 128,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "image_size": 256,
-            "patch_size": 16,
-            "window_size": 7,
-            "global_attn_indexes": [1, 3],
-            "output_channels": 16,
-            "num_pos_feats": 8,
-        },
-        "text_config": {
-            "model_type": "phi3",
-            "vocab_size": len(tokenizer),
-            "hidden_size": 96,
-            "intermediate_size": 192,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "max_position_embeddings": 4096,
-            "sliding_window": 2047,
-            "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-        },
-        "segmentor_config": {
-            "select_layers": [1, 2, 3, 4],
-            "connector_hidden_dim": 48,
-            "feature_size": 64,
-            "mask_feature_size": 64,
-            "hidden_dim": 64,
-            "encoder_feedforward_dim": 128,
-            "encoder_layers": 2,
-            "decoder_layers": 4,
-            "num_attention_heads": 4,
-            "dim_feedforward": 128,
-            "num_queries": 32,
-        },
-        "seg_token_id": ids["<SEG>"],
-        "phrase_start_token_id": ids["<p>"],
-        "phrase_end_token_id": ids["</p>"],
+        "vision_config": _VISION,
+        "mask_encoder_config": _MASK_ENCODER,
+        "text_config": {**_LANGUAGE, **special, "vocab_size": len(tokenizer)},
+        "segmentor_config": _SEGMENTOR,
+        "seg_token_id": seg,
+        "phrase_start_token_id": start,
+        "phrase_end_token_id": end,
     }
     return XSamConfig(**{**fields, **overrides})
 

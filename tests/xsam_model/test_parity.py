@@ -91,8 +91,10 @@ def test_every_recorded_step_of_every_task_matches(golden, golden_model, run):
         assert_near(output.class_logits, recorded["class_logits"], LOGITS, name)
         for key, expected in recorded.items():
             actual, tolerance = step(key, output, golden_model)
+            if key == "mask_logits_fullres":
+                actual = actual[:, : expected.shape[1]]
             if actual is not None:
-                assert_near(actual[: len(expected)], expected, tolerance, f"{name}.{key}")
+                assert_near(actual, expected, tolerance, f"{name}.{key}")
 
 
 def step(key, output, model):
@@ -108,7 +110,7 @@ def step(key, output, model):
         return output.decoder_mask_logits[index], LOGITS
     if key == "mask_logits_fullres":
         side = model.config.mask_encoder_config.image_size
-        return F.interpolate(output.mask_logits[:, :4], (side, side), mode="bilinear", align_corners=False), LOGITS
+        return F.interpolate(output.mask_logits, (side, side), mode="bilinear", align_corners=False), LOGITS
     if key.startswith("mm.vprompt_feats"):
         return regions(output, model), FEATURES
     if key.startswith("vision_sampler.region_feats"):

@@ -78,6 +78,22 @@ def test_wordings_can_be_replaced_and_shorter_rows_are_padded_on_the_right(tiny_
     assert (inputs["input_ids"][padding] == tiny_processor.tokenizer.pad_token_id).all()
 
 
+def test_question_answer_and_line_break_are_tokenised_apart(tiny_processor, picture, monkeypatch):
+    pieces = []
+    encode = tiny_processor.tokenizer.encode
+
+    def record(piece, **options):
+        pieces.append(piece)
+        return encode(piece, **options)
+
+    monkeypatch.setattr(tiny_processor.tokenizer, "encode", record)
+    turn = "<|user|>\n{}Find <p>it</p><|end|>\n<|assistant|>\nIt is <SEG>.<|end|>"
+    tiny_processor([picture(40, 60)], text=turn.format("<image>\n") + "\n" + turn.format(""))
+    answer = ["It is <SEG>.<|end|>", "\n"]
+    first = ["<|user|>\n", "\nFind <p>it</p><|end|>\n<|assistant|>\n"]
+    assert pieces == [*first, *answer, "<|user|>\nFind <p>it</p><|end|>\n<|assistant|>\n", *answer]
+
+
 def test_a_caption_needs_its_answer(tiny_processor, picture):
     answer = "<p>A dog</p> chases <p>a cat</p>. <SEG>"
     inputs = tiny_processor([picture(40, 60)], task="gcgseg", answer=answer)
