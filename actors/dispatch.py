@@ -5,7 +5,6 @@ Knows nothing of replicas, threads or Ray."""
 from __future__ import annotations
 
 import itertools
-import secrets
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -13,13 +12,15 @@ from dataclasses import dataclass, replace
 
 from actors.config import PoolConfig
 from actors.pool import FailureKind, ShardFailure
+from pipelines.manifest import DRIVER_ID
 from pipelines.types import Shard
+
+_numbers = itertools.count()
 
 
 def attempt_ids() -> Iterator[str]:
-    """Yield ids that no other driver process yields: eight random hex digits, a dash, a running number."""
-    driver_id = secrets.token_hex(4)
-    return (f"{driver_id}-{n}" for n in itertools.count())
+    """Yield ids that nobody else yields: the driver's own id, a dash, and a number that runs on in this process."""
+    return (f"{DRIVER_ID}-{number}" for number in _numbers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
