@@ -1,0 +1,52 @@
+"""The example photographs are shown to users first: they must all decode, be credited, and fit their prompts."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pipelines.decode import decode_image
+from pipelines.prompt_table import check_region, join_prompts, read_prompt_table
+from pipelines.sources import list_images
+from pipelines.types import REGION_KINDS, Image
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+FREE_LICENCES = ("CC0 1.0", "CC BY 2.0", "CC BY 4.0", "CC BY-SA 3.0", "CC BY-SA 4.0", "public domain")
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Image]:
+    refs = join_prompts(list_images(str(EXAMPLES / "photos")), read_prompt_table(str(EXAMPLES / "prompts.csv")))
+    return [decode_image(Path(ref.uri).read_bytes(), ref) for ref in refs]
+
+
+def test_every_photograph_is_credited_with_a_free_licence() -> None:
+    table = re.findall(
+        r"^\| `(.+?)` \| (.+?) \| (.+?) \| (.+?) \|", (EXAMPLES / "CREDITS.md").read_text(), re.MULTILINE
+    )
+    assert sorted(name for name, *_ in table) == sorted(path.name for path in (EXAMPLES / "photos").iterdir())
+    for name, title, author, licence in table:
+        assert title, name
+        assert author, name
+        assert any(free in licence for free in FREE_LICENCES), name
+
+
+def test_photographs_are_small_and_varied(images: list[Image]) -> None:
+    assert 12 <= len(images) <= 16
+    assert sum(image.num_bytes for image in images) < 3_000_000
+    assert max(max(image.size_hw) for image in images) <= 1024
+    assert any(image.size_hw[0] > image.size_hw[1] for image in images), "a portrait"
+    assert any(image.exif_orientation != 1 for image in images), "an EXIF orientation"
+    assert {Path(image.ref.uri).suffix for image in images} == {".jpg", ".png", ".webp"}
+
+
+def test_every_prompt_fits_its_photograph(images: list[Image]) -> None:
+    table = read_prompt_table(str(EXAMPLES / "prompts.csv"))
+    asked = [(prompt, image) for image in images for prompt in image.ref.regions]
+    assert table.rejected == ()
+    assert len(asked) == table.num_rows
+    assert [check_region(prompt, image.size_hw) for prompt, image in asked] == [None] * len(asked)
+    kinds = {prompt.region.kind for prompt, _ in asked if prompt.region}
+    assert kinds == set(REGION_KINDS) - {"mask"}
