@@ -12,8 +12,13 @@ from rich.table import Table
 
 from flows.config import ConfigError, parse_config
 from flows.launch import launch
+from pipelines.decode import DecodeLimits, decode_image
+from pipelines.overlay import LabelledMask, contact_sheet, draw_masks
 from pipelines.storage import open_store
 from pipelines.table import open_table
+from pipelines.types import ImageRef, Rle
+
+_DRAWN_MASKS = 3
 
 CATEGORIES = ("person", "cat", "cup", "building", "flower", "sky")
 
@@ -51,6 +56,7 @@ def run_demo(photos: Path, visual_prompts: Path | None, output: Path, console: C
     )
     summary = launch(config, console, prefect=prefect)
     show_table(output, summary.run_id, console)
+    console.print(f"Look at it: [bold]{draw_overlays(output, summary.run_id)}[/]")
     return summary.ok
 
 
@@ -60,6 +66,29 @@ def write_model(folder: Path) -> None:
 
     with contextlib.redirect_stderr(io.StringIO()):
         write_untrained_model(folder)
+
+
+def draw_overlays(output: Path, run_id: str) -> Path | None:
+    """Draw the best masks on every photograph and write them as one sheet; None if no photograph could be read."""
+    store, config = open_store(str(output)), DecodeLimits()
+    best = ds.field("rank") < _DRAWN_MASKS
+    masks: dict[str, list[LabelledMask]] = {}
+    for row in open_table(store, "annotations", run_id).to_table(filter=best).to_pylist():
+        segmentation = Rle(size_hw=tuple(row["segmentation"]["size"]), counts=row["segmentation"]["counts"])
+        masks.setdefault(row["image_id"], []).append(
+            LabelledMask(
+                segmentation=segmentation, name=row["category_name"], score=row["score"], color=row["category_id"]
+            )
+        )
+    pictures = []
+    for row in open_table(store, "images", run_id).to_table(filter=ds.field("width").is_valid()).to_pylist():
+        ref = ImageRef(image_id=row["image_id"], uri=row["uri"])
+        pixels = decode_image(Path(row["uri"]).read_bytes(), ref, config).pixels
+        pictures.append((row["image_id"], draw_masks(pixels, masks.get(row["image_id"], [])[::-1])))
+    if not pictures:
+        return None
+    contact_sheet(pictures).save(output / "overlays.jpg", quality=85)
+    return output / "overlays.jpg"
 
 
 def show_table(output: Path, run_id: str, console: Console) -> None:
