@@ -84,7 +84,7 @@ class DecodeLimits:
         max_image_bytes: encoded size. A collection's odd multi-gigabyte file would otherwise fill a fetch thread's
             memory.
         max_image_pixels: width times height, read from the header before any pixel is allocated. Decoding takes
-            about 12 bytes a pixel at its peak, so the default is worth 2.1 GB. The default is also the most that
+            about 9 bytes a pixel at its peak, so the default is worth 1.6 GB. The default is also the most that
             Pillow itself opens as TIFF, GIF or WebP; a higher limit raises the ceiling of JPEG, PNG and BMP only.
     """
 
@@ -215,7 +215,9 @@ def _load(image: ImageFile) -> tuple[NDArray[np.uint8], int]:
     rgb = _gray_from_16_bit(image) if gray16 else _over_white(image) if image.has_transparency_data else image
     if left in _TRANSPOSE:
         rgb = rgb.transpose(_TRANSPOSE[left])
-    return np.array(rgb.convert("RGB")), left if found is None else found
+    if rgb.mode != "RGB":  # Pillow would copy an image that is RGB already
+        rgb = rgb.convert("RGB")
+    return np.array(rgb), left if found is None else found
 
 
 def _orientation(image: ImageFile) -> int:

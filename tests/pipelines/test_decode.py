@@ -4,10 +4,12 @@ import hashlib
 import io
 import pickle
 import struct
+import subprocess
+import sys
 import time
-import tracemalloc
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -355,16 +357,37 @@ def bombs() -> list[tuple[str, bytes]]:
 
 
 @pytest.mark.parametrize(("name", "data"), bombs(), ids=[name for name, _ in bombs()])
-def test_decompression_bomb_is_refused_from_its_header_fast_and_in_flat_memory(name: str, data: bytes) -> None:
-    tracemalloc.start()
+def test_decompression_bomb_is_refused_fast_from_its_header(name: str, data: bytes) -> None:
     started = time.perf_counter()
-    reason = reason_of(data)
-    elapsed = time.perf_counter() - started
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert reason is Reason.TOO_MANY_PIXELS, name
-    assert elapsed < 0.5
-    assert peak < 2_000_000
+    assert reason_of(data) is Reason.TOO_MANY_PIXELS, name
+    assert time.perf_counter() - started < 0.5
+
+
+def test_decompression_bombs_are_refused_in_flat_memory(tmp_path: Path) -> None:
+    """In a process of its own: Pillow's memory shows only in the process's peak, which other tests have raised."""
+    for name, data in bombs():
+        (tmp_path / name).write_bytes(data)
+    program = """
+import pathlib, resource, sys
+from pipelines.decode import DecodeError, decode_image
+from pipelines.types import ImageRef
+files = [path.read_bytes() for path in pathlib.Path(sys.argv[1]).iterdir()]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for data in files:
+    try:
+        decode_image(data, ImageRef(image_id="", uri=""))
+    except DecodeError:
+        continue
+    sys.exit("a bomb was decoded")
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024, len(files))
+"""
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path], capture_output=True, text=True, cwd=root, check=True
+    )
+    grown_mib, num_files = map(int, done.stdout.split())
+    assert num_files == 6
+    assert grown_mib < 20
 
 
 @pytest.mark.parametrize("limits", [{"max_image_bytes": 0}, {"max_image_pixels": -1}])
