@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -25,7 +26,7 @@ from pipelines.table import (
     read_commits,
     split_data_name,
 )
-from pipelines.types import Status
+from pipelines.types import Shard, Status
 
 _READERS = 8
 
@@ -130,16 +131,18 @@ def _check_rows(
     on_shard: Callable[[str], None] | None,
 ) -> None:
     by_shard = {commit.shard_id: commit for commit in commits}
-    planned = plan.shards(store, by_shard)
+    shards = plan.shards(store, by_shard)
     with ThreadPoolExecutor(_READERS) as readers:
-        checks = readers.map(lambda shard: list(_shard_problems(store, by_shard[shard.shard_id], shard)), planned)
-        for commit, problems in zip(commits, checks, strict=False):
-            report.problems += [f"{commit.shard_id}: {problem}" for problem in problems]
-            if on_shard:
-                on_shard(commit.shard_id)
+        # A few at a time: the image lists of a large plan do not fit into memory together.
+        while group := list(islice(shards, 4 * _READERS)):
+            found = readers.map(lambda shard: list(_shard_problems(store, by_shard[shard.shard_id], shard)), group)
+            for shard, problems in zip(group, found, strict=True):
+                report.problems += [f"{shard.shard_id}: {problem}" for problem in problems]
+                if on_shard:
+                    on_shard(shard.shard_id)
 
 
-def _shard_problems(store: Store, commit: ShardCommit, shard: Any) -> Iterator[str]:
+def _shard_problems(store: Store, commit: ShardCommit, shard: Shard) -> Iterator[str]:
     """Yield what is wrong between one commit, its two files and the planned shard."""
     tables: dict[Kind, pa.Table] = {}
     for kind, file in zip(KINDS, commit.files(), strict=True):
