@@ -71,10 +71,7 @@ class XSamPredictor:
         Raises:
             ValueError: they do not fit the model, e.g. more categories than its text holds; says how many fit.
         """
-        blank = np.zeros((64, 64, 3), dtype=np.uint8)
-        for task in TEXT_TASKS:
-            if phrases := [prompt.text for prompt in prompts if prompt.task == task]:
-                self._processor(images=[blank], task=task, conditions=[phrases])
+        _check(self._processor, prompts)
 
     def predict(self, images: Sequence[Image], prompts: Sequence[Sequence[Prompt]]) -> list[Answer]:
         """Answer every image's prompts; see pipelines.types.Predictor.
@@ -139,6 +136,23 @@ class XSamPredictor:
             found = [mask for chunk in chunks for mask in _encode(chunk, asked[index])]
             found.sort(key=lambda mask: -mask.score)
             masks[place] += found[: self._config.max_masks_per_image]
+
+
+def check_prompts(config: PredictorConfig, prompts: Sequence[Prompt]) -> None:
+    """Try a run's text prompts on the model's processor, without loading its weights.
+
+    Raises:
+        ValueError: they do not fit the model, e.g. more categories than its text holds; says how many fit.
+        OSError: the folder holds no processor.
+    """
+    _check(XSamProcessor.from_pretrained(str(Path(config.path).expanduser())), prompts)
+
+
+def _check(processor: XSamProcessor, prompts: Sequence[Prompt]) -> None:
+    blank = np.zeros((64, 64, 3), dtype=np.uint8)
+    for task in TEXT_TASKS:
+        if phrases := [prompt.text for prompt in prompts if prompt.task == task]:
+            processor(images=[blank], task=task, conditions=[phrases])
 
 
 def write_untrained_model(folder: str | Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 app = typer.Typer(
     help="Label image collections with X-SAM: Parquet tables of COCO RLE masks, committed exactly once.",
@@ -17,6 +19,7 @@ app = typer.Typer(
     add_completion=False,
 )
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+errors = Console(highlight=False, soft_wrap=True, stderr=True)
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="TOML or YAML file with the run's settings.")]
 SourceOption = Annotated[
@@ -161,26 +164,42 @@ def main() -> None:
     """Run the command line; an error that a user can mend is one message and exit code 2, not a traceback."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    signal.signal(signal.SIGTERM, _on_sigterm)
     try:
         sys.exit(app(standalone_mode=False))
-    except typer.Abort:
-        sys.exit("interrupted")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; what is committed is kept, and the same command resumes the run")
+    except _TerminatedError:
+        _stopped("terminated", 128 + signal.SIGTERM)
+    except (typer.Abort, KeyboardInterrupt):
+        _stopped("interrupted", 128 + signal.SIGINT)
     except Exception as error:
+        from click import ClickException
+
+        if isinstance(error, ClickException):
+            error.show()
+            sys.exit(error.exit_code)
         if not _is_users(error):
             raise
-        console.print(f"[red]error:[/] {error}", markup=True)
+        # What follows the first line of a replica's error is its traceback.
+        text = str(error) if type(error).__name__ != "ReplicaStartError" else str(error).partition("\n")[0]
+        errors.print(f"[red]error:[/] {escape(text)}")
         sys.exit(2)
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM, as an exception that no handler of ordinary errors stops: everything that was started is closed."""
+
+
+def _on_sigterm(_number: int, _frame: object) -> None:
+    raise _TerminatedError
+
+
+def _stopped(how: str, exit_code: int) -> NoReturn:
+    errors.print(f"{how}; what is committed is kept, and the same command resumes the run")
+    sys.exit(exit_code)
 
 
 def _is_users(error: Exception) -> bool:
     """Say whether an error is one of ours that tells the user what to do."""
-    from click import ClickException
-
-    if isinstance(error, ClickException):
-        error.show()
-        sys.exit(error.exit_code)
     from actors.pool import ReplicaStartError
     from flows.config import ConfigError
     from flows.summary import RunFailedError

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -80,11 +81,14 @@ class ConsoleObserver:
     def on_failure(self, failure: ShardFailure) -> None:
         """Print a shard that was given up."""
         first = failure.error.splitlines()[0] if failure.error else failure.kind
-        self._console.print(f"[red]{failure.shard_id} failed[/] after {failure.attempts} attempts: {first}")
+        self._console.print(f"[red]{failure.shard_id} failed[/] after {failure.attempts} attempts: {escape(first)}")
 
     def on_event(self, event: PoolEvent) -> None:
-        """Print what happens to replicas."""
-        self._console.print(f"[dim]{event.kind.replace('_', ' ')}: {event.message.splitlines()[0]}[/]", highlight=False)
+        """Print what happens to replicas; the rate counts from when the first one is ready."""
+        if event.kind == "replica_started" and not self._images:
+            self._started = time.monotonic()
+        message = escape(event.message.splitlines()[0])
+        self._console.print(f"[dim]{event.kind.replace('_', ' ')}: {message}[/]", highlight=False)
 
     def _rate(self) -> str:
         rate = self._images / max(1e-9, time.monotonic() - self._started)
@@ -117,7 +121,7 @@ def facts_table(title: str, rows: Iterable[tuple[str, object]]) -> Table:
     """Return a two-column table of names and values."""
     table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in rows:
-        table.add_row(f"[dim]{name}[/]", str(value))
+        table.add_row(f"[dim]{name}[/]", escape(str(value)))
     return table
 
 
@@ -134,10 +138,10 @@ def show_summary(console: Console, summary: RunSummary) -> None:
     rows.append(("masks", f"{summary.num_annotations:,}"))
     rows.append(("shards", f"{summary.committed:,} of {summary.shards:,}, {summary.labelled_now:,} labelled now"))
     rows.append(("time", f"{duration(summary.elapsed_s)}, of it in the model {duration(summary.model_s)}"))
-    console.print(facts_table(f"[bold]{summary.run_id}[/] in {summary.output}", rows))
+    console.print(facts_table(f"[bold]{summary.run_id}[/] in {escape(summary.output)}", rows))
     show_rejected(console, summary.rejected_prompts, summary.num_rejected_prompts)
     for problem in summary.problems:
-        console.print(f"[red]problem:[/] {problem}", highlight=False)
+        console.print(f"[red]problem:[/] {escape(problem)}", highlight=False)
 
 
 def show_rejected(console: Console, rejected: list[dict[str, Any]], total: int) -> None:
@@ -146,7 +150,8 @@ def show_rejected(console: Console, rejected: list[dict[str, Any]], total: int) 
         return
     console.print(f"[yellow]{total:,} visual prompts could not be asked:[/]")
     for row in rejected[:20]:
-        console.print(f"  row {row['row']}: {row['image']} {row['prompt_id']}: {row['reason']}", highlight=False)
+        text = f"row {row['row']}: {row['image']} {row['prompt_id']}: {row['reason']}"
+        console.print(f"  {escape(text)}", highlight=False)
     if total > 20:
         console.print(f"  and {total - 20:,} more, in summary.json")
 
@@ -159,5 +164,5 @@ def show_report(console: Console, report: VerifyReport) -> None:
     rows.append(("leftovers", f"{len(report.leftovers):,} files that no commit names"))
     console.print(facts_table(f"[bold]{report.run_id}[/]", rows))
     for problem in report.problems:
-        console.print(f"[red]problem:[/] {problem}", highlight=False)
+        console.print(f"[red]problem:[/] {escape(problem)}", highlight=False)
     console.print("[green]whole[/]" if report.ok else "[red]not whole[/]")

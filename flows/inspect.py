@@ -6,12 +6,13 @@ import time
 from collections import Counter
 
 from rich.console import Console
+from rich.markup import escape
 
 from flows import steps
 from flows.config import ConfigError, RunConfig
 from flows.console import duration, facts_table, ledger_rows, show_rejected, show_report, size
 from flows.summary import rejected_row
-from pipelines.fingerprint import PlanError, check_fingerprint
+from pipelines.fingerprint import PlanError
 from pipelines.integrity import vacuum, verify
 from pipelines.manifest import Plan, planned_runs, read_plan
 from pipelines.storage import Store, open_store
@@ -24,22 +25,21 @@ def show_plan(config: RunConfig, console: Console) -> None:
 
     Raises:
         PlanError: the output holds a run with another fingerprint.
-        ConfigError, SourceError, StorageError: the run could not start.
+        ConfigError, SourceError, PromptTableError, StorageError: the run could not start.
     """
-    store, fingerprint = steps.open_output(config), steps.run_fingerprint(config)
-    run_id = steps.choose_run_id(config, store, fingerprint)
-    held = read_plan(store, run_id)
-    if held is not None:
-        check_fingerprint(run_id, held.fingerprint, fingerprint)
-        committed = len(committed_shards(store, run_id))
+    store = steps.open_output(config)
+    with console.status("listing"):
+        draft = steps.draft_run(config)
+    if (held := draft.held) is not None:
+        committed = len(committed_shards(store, draft.run_id))
         rows: list[tuple[str, object]] = [
             ("images", f"{held.num_images:,}, {size(held.num_bytes)} as listed when it was planned"),
             ("shards", f"{held.num_shards:,}, {committed:,} committed, {held.num_shards - committed:,} to label"),
         ]
-        console.print(facts_table(f"run [bold]{run_id}[/] would be resumed in {store.uri}", rows))
+        console.print(facts_table(f"run [bold]{draft.run_id}[/] would be resumed in {escape(store.uri)}", rows))
         return
-    with console.status("listing"):
-        listing = steps.list_collection(config)
+    listing = draft.listing
+    assert listing is not None, "a draft holds a plan or a listing"
     images = list(listing.images)
     rows = [
         ("images", f"{len(images):,}, {size(sum(ref.num_bytes or 0 for ref in images))} as listed"),
@@ -49,7 +49,7 @@ def show_plan(config: RunConfig, console: Console) -> None:
         ("first", images[0].uri),
         ("last", images[-1].uri),
     ]
-    console.print(facts_table(f"run [bold]{run_id}[/] would be planned in {store.uri}", rows))
+    console.print(facts_table(f"run [bold]{draft.run_id}[/] would be planned in {escape(store.uri)}", rows))
     show_rejected(console, [rejected_row(r) for r in listing.rejected], len(listing.rejected))
 
 
@@ -73,7 +73,7 @@ def show_status(output: str, run_id: str | None, console: Console) -> None:
     rows += [("done", f"{100 * done / plan.num_images:.1f} %")]
     if times and done < plan.num_images:
         rows += _pace(times, plan.num_images - done)
-    console.print(facts_table(f"run [bold]{plan.run_id}[/] in {store.uri}", rows))
+    console.print(facts_table(f"run [bold]{plan.run_id}[/] in {escape(store.uri)}", rows))
 
 
 def _pace(times: list[tuple[float, int, float]], left: int) -> list[tuple[str, object]]:
@@ -116,7 +116,7 @@ def show_vacuum(output: str, run_id: str | None, console: Console, *, dry_run: b
     store, plan = held_run(output, run_id)
     names = vacuum(store, plan.run_id, dry_run=dry_run)
     for name in names:
-        console.print(f"  {name}")
+        console.print(f"  {escape(name)}")
     console.print(f"{len(names):,} leftovers {'found' if dry_run else 'removed'}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
+from prefect.states import State
 
 from actors.pool import PoolEvent, ShardFailure, ShardRunner
 from flows import steps
@@ -39,21 +41,21 @@ def label_collection(config: RunConfig) -> dict[str, Any]:
 
     Raises:
         RunFailedError: an image is not accounted for; everything committed is kept, and the same call resumes.
-        ConfigError, SourceError, PlanError, StorageError: the run cannot start; nothing was written.
+        ConfigError, SourceError, PromptTableError, PlanError, StorageError, ReplicaStartError: the run cannot start;
+            nothing was written.
     """
     started = time.monotonic()
-    plan = plan_run(config)
-    store = steps.open_output(config)
-    committed = committed_shards(store, plan.run_id)
-    todo = [shard_id for shard_id in plan.shard_ids() if shard_id not in committed]
-    observer = Several(current_observer(), PrefectObserver(plan, len(committed)))
-    observer.on_plan(plan, len(committed))
     failures: list[ShardFailure] = []
-    if todo:
-        with steps.open_run_runner(config, plan) as runner:
+    with ExitStack() as stack:
+        plan, runner = plan_run(config, stack)
+        committed = committed_shards(steps.open_output(config), plan.run_id)
+        observer = Several(current_observer(), PrefectObserver(plan, len(committed)))
+        observer.on_plan(plan, len(committed))
+        todo = [shard_id for shard_id in plan.shard_ids() if shard_id not in committed]
+        if runner is not None:
             waves = steps.cut_waves(todo, config)
-            for number, shard_ids in enumerate(waves):
-                failures += _run_wave(config, plan, runner, observer, f"{number + 1}/{len(waves)}", shard_ids)
+            for number, shard_ids in enumerate(waves, start=1):
+                failures += _run_wave(config, plan, runner, observer, f"{number}/{len(waves)}", shard_ids)
     summary = verify_run(config, plan, failures, len(committed), started)
     publish(summary)
     if not summary.ok:
@@ -62,9 +64,9 @@ def label_collection(config: RunConfig) -> dict[str, Any]:
 
 
 @task(name="plan", cache_policy=NO_CACHE, persist_result=False)
-def plan_run(config: RunConfig) -> Plan:
-    """Freeze the plan, or read the frozen one."""
-    return steps.plan_run(config)
+def plan_run(config: RunConfig, stack: ExitStack) -> tuple[Plan, ShardRunner | None]:
+    """Freeze the plan, or read the frozen one; the stack holds what the run needs until its shards are labelled."""
+    return stack.enter_context(steps.planned_run(config))
 
 
 class WaveFailedError(RuntimeError):
@@ -73,6 +75,11 @@ class WaveFailedError(RuntimeError):
     def __init__(self, failures: list[ShardFailure]) -> None:
         super().__init__("; ".join(f"{f.shard_id}: {f.error.splitlines()[0]}" for f in failures[:5]))
         self.failures = failures
+
+
+def _is_wave_failure(_task: Any, _run: Any, state: State[Any]) -> bool:
+    """Say whether trying a wave again can help; replicas that cannot start were tried often enough by the pool."""
+    return isinstance(state.result(raise_on_failure=False), WaveFailedError)
 
 
 @task(name="label-wave", cache_policy=NO_CACHE, persist_result=False)
@@ -96,6 +103,7 @@ def _run_wave(
         task_run_name=f"wave {label}",
         retries=config.waves.retries,
         retry_delay_seconds=config.waves.retry_delay_s,
+        retry_condition_fn=_is_wave_failure,
     )
     try:
         wave(config, plan, runner, observer, shard_ids)

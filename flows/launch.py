@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from rich.console import Console
 
 from flows import steps
@@ -22,9 +24,12 @@ def launch(config: RunConfig, console: Console, *, prefect: bool) -> RunSummary:
     Raises:
         ConfigError, SourceError, PlanError, StorageError, ReplicaStartError: the run could not start.
     """
-    with console.status("planning"):
-        steps.plan_run(config)
-    with ConsoleObserver(console) as observer, observed_by(observer):
+    with ExitStack() as stack:
+        with console.status("planning"):
+            # Held until the run has ended, so that Ray is started once.
+            stack.enter_context(steps.planned_run(config))
+        observer = stack.enter_context(ConsoleObserver(console))
+        stack.enter_context(observed_by(observer))
         summary = _flow(config, console) if prefect else steps.run_directly(config, observer)
     show_summary(console, summary)
     return summary

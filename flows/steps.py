@@ -6,7 +6,8 @@ import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,11 @@ def list_collection(config: RunConfig) -> Listing:
     return Listing(shards=plan_shards(refs, config.plan), rejected=rejected)
 
 
+def model_folder(config: RunConfig) -> Path:
+    """Return the model's folder as an absolute path."""
+    return Path(config.model.path).expanduser().absolute()
+
+
 def run_fingerprint(config: RunConfig) -> dict[str, Any]:
     """Return the run's fingerprint; reads the model folder and the prompt table to hash them.
 
@@ -89,7 +95,7 @@ def run_fingerprint(config: RunConfig) -> dict[str, Any]:
         ConfigError: there is no model at the given path.
         StorageError: the prompt table cannot be read.
     """
-    folder = Path(config.model.path).expanduser()
+    folder = model_folder(config)
     if not (folder / "config.json").is_file():
         what = "has no config.json" if folder.is_dir() else "does not exist"
         raise ConfigError(f"model {config.model.path!r} {what}; give a folder that save_pretrained wrote")
@@ -100,32 +106,98 @@ def run_fingerprint(config: RunConfig) -> dict[str, Any]:
     )
 
 
-def plan_run(config: RunConfig) -> Plan:
-    """Return the run's frozen plan: the one that the output holds, or a new one.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A run that can be planned or resumed, before anything is written.
+
+    Attributes:
+        run_id, fingerprint: which run.
+        held: the plan that the output holds already; None for a new run.
+        listing: what a new run would label; None where a plan is held.
+    """
+
+    run_id: str
+    fingerprint: Mapping[str, Any]
+    held: Plan | None = None
+    listing: Listing | None = None
+
+
+def draft_run(config: RunConfig) -> Draft:
+    """Check everything that can be checked without replicas, and list the collection of a new run; writes nothing.
 
     Raises:
-        PlanError: the output holds a run with another fingerprint.
-        ConfigError, SourceError, PromptTableError, StorageError: see list_collection and run_fingerprint; the output
-            cannot be written, or does not support create-only puts. Nothing is written in any of these cases.
+        PlanError: the output holds a run with another fingerprint, or two images have one id.
+        ConfigError, SourceError, PromptTableError, StorageError: see list_collection, run_fingerprint, check_model.
     """
-    store = open_output(config)
-    fingerprint = run_fingerprint(config)
+    store, fingerprint = open_output(config), run_fingerprint(config)
     run_id = choose_run_id(config, store, fingerprint)
-    plan = read_plan(store, run_id)
-    if plan is None:
-        listing = list_collection(config)
-        if not config.output.single_driver:
-            probe_create_only(store)
-        plan = write_plan(
-            store,
-            run_id,
-            listing.shards,
-            fingerprint=fingerprint,
-            facts=_plan_facts(config, listing.rejected),
-            driver_id=DRIVER_ID,
-        )
-    check_fingerprint(run_id, plan.fingerprint, fingerprint)
+    held = read_plan(store, run_id)
+    if held is not None:
+        check_fingerprint(run_id, held.fingerprint, fingerprint)
+        return Draft(run_id=run_id, fingerprint=fingerprint, held=held)
+    listing = list_collection(config)
+    check_model(config)
+    return Draft(run_id=run_id, fingerprint=fingerprint, listing=listing)
+
+
+def check_model(config: RunConfig) -> None:
+    """Check that the model takes the run's categories; reads its tokenizer, not its weights.
+
+    Raises:
+        ConfigError: there are too many, or the folder holds no usable processor.
+    """
+    from actors.predictor import check_prompts
+
+    try:
+        check_prompts(config.model, config.prompts())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model {config.model.path!r} cannot be asked for these categories: {error}") from error
+
+
+def freeze_plan(config: RunConfig, draft: Draft) -> Plan:
+    """Return the run's frozen plan: the one that the output holds, or the draft, written now.
+
+    Raises:
+        StorageError: the output cannot be written, or does not support create-only puts; nothing was written.
+        PlanError: another driver has just planned the run with another fingerprint.
+    """
+    if draft.listing is None:
+        assert draft.held is not None, "a draft holds a plan or a listing"
+        return draft.held
+    store = open_output(config)
+    if not config.output.single_driver:
+        probe_create_only(store)
+    plan = write_plan(
+        store,
+        draft.run_id,
+        draft.listing.shards,
+        fingerprint=draft.fingerprint,
+        facts=_plan_facts(config, draft.listing.rejected),
+        driver_id=DRIVER_ID,
+    )
+    check_fingerprint(draft.run_id, plan.fingerprint, draft.fingerprint)
     return plan
+
+
+@contextmanager
+def planned_run(config: RunConfig) -> Iterator[tuple[Plan, ShardRunner | None]]:
+    """Plan or resume a run, and hold its runner open; the plan is written last, once nothing can be refused any more.
+
+    Yields:
+        The plan, and the runner, which is None if every shard is committed. Replicas start when it is first asked.
+
+    Raises:
+        ReplicaStartError: the cluster has no room for the replicas.
+        Otherwise as draft_run and freeze_plan do; nothing was written in any of these cases.
+    """
+    draft = draft_run(config)
+    with ExitStack() as stack:
+        committed = len(committed_shards(open_output(config), draft.run_id))
+        finished = draft.held is not None and committed >= draft.held.num_shards
+        runner = None if finished else stack.enter_context(open_run_runner(config, draft.run_id))
+        plan = freeze_plan(config, draft)
+        del draft  # the listing of a large collection is not kept for the whole run
+        yield plan, runner
 
 
 def choose_run_id(config: RunConfig, store: Store, fingerprint: Mapping[str, Any]) -> str:
@@ -152,18 +224,20 @@ def _plan_facts(config: RunConfig, rejected: tuple[RejectedPrompt, ...]) -> dict
     }
 
 
-def open_run_runner(config: RunConfig, plan: Plan) -> ShardRunner:
+def open_run_runner(config: RunConfig, run_id: str) -> ShardRunner:
     """Return the runner for this run, to be entered with ``with``; its replicas start when the first shard is asked."""
     job = LabelJob(
-        run_id=plan.run_id,
+        run_id=run_id,
         prompts=config.prompts(),
         config=config.label,
         source_options=config.source.storage_options,
     )
+    # Replicas may have another working directory.
+    store = open_output(config)
     factory = RunLabelerFactory(
-        predictor=config.model,
+        predictor=replace(config.model, path=str(model_folder(config))),
         job=job,
-        output_uri=config.output.uri,
+        output_uri=store.root if store.is_local else store.uri,
         output_options=config.output.storage_options,
     )
     return open_runner(factory, config.pool)
@@ -213,10 +287,23 @@ def finish_run(
     summary = summarise(
         store, plan, report, failures=failures, committed_before=committed_before, elapsed_s=time.monotonic() - started
     )
-    name = f"{run_folder(plan.run_id)}/summary.json"
-    if summary.labelled_now or not store.exists(name):
-        store.write(name, json.dumps(summary.to_dict(), indent=1).encode())
+    if summary.labelled_now or not _is_told(store, summary):
+        store.write(_summary_name(plan.run_id), json.dumps(summary.to_dict(), indent=1).encode())
     return summary
+
+
+def _summary_name(run_id: str) -> str:
+    return f"{run_folder(run_id)}/summary.json"
+
+
+def _is_told(store: Store, summary: RunSummary) -> bool:
+    """Say whether summary.json is there and ends as this summary does; an earlier, failed invocation's does not."""
+    try:
+        held = json.loads(store.read(_summary_name(summary.run_id)))
+    except FileNotFoundError:
+        return False
+    now = summary.to_dict()
+    return all(held.get(name) == now[name] for name in ("ledger", "committed", "problems"))
 
 
 def run_directly(config: RunConfig, observer: RunObserver) -> RunSummary:
@@ -226,12 +313,11 @@ def run_directly(config: RunConfig, observer: RunObserver) -> RunSummary:
         As label_collection does, except that an incomplete run returns its summary with the problems.
     """
     started = time.monotonic()
-    plan, store = plan_run(config), open_output(config)
-    committed = committed_shards(store, plan.run_id)
-    todo = [shard_id for shard_id in plan.shard_ids() if shard_id not in committed]
-    observer.on_plan(plan, len(committed))
+    store = open_output(config)
     failures: list[ShardFailure] = []
-    if todo:
-        with open_run_runner(config, plan) as runner:
-            failures = label_shards(runner, store, plan, todo, observer)
+    with planned_run(config) as (plan, runner):
+        committed = committed_shards(store, plan.run_id)
+        observer.on_plan(plan, len(committed))
+        if runner is not None:
+            failures = label_shards(runner, store, plan, plan.shard_ids(), observer)
     return finish_run(config, plan, failures=failures, committed_before=len(committed), started=started)

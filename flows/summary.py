@@ -16,6 +16,7 @@ from pipelines.table import read_commits
 from pipelines.types import RejectedPrompt
 
 _MAX_REPORTED = 1000
+_MAX_REPORTED_FAILURES = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,7 @@ class RunSummary:
         rejected_prompts: visual prompts that could not be asked, with row and reason (the first thousand).
         num_rejected_prompts: how many there are.
         elapsed_s, model_s: wall-clock seconds of this invocation; seconds in the model over all committed shards.
-        facts: versions, device, weights and times.
+        facts: versions, device, weights, times, and the errors of the shards that failed with their tracebacks.
     """
 
     run_id: str
@@ -116,7 +117,7 @@ def summarise(
         shards=report.shards,
         committed=report.committed,
         labelled_now=report.committed - committed_before,
-        problems=[*report.problems, *(f"{f.shard_id} failed {f.attempts} times: {f.error}" for f in failures)],
+        problems=[*report.problems, *(f"{f.shard_id} failed {f.attempts} times: {_first_line(f)}" for f in failures)],
         rejected_prompts=rejected[:_MAX_REPORTED],
         num_rejected_prompts=len(rejected),
         elapsed_s=round(elapsed_s, 3),
@@ -126,5 +127,14 @@ def summarise(
             "versions": versions(),
             "shards_by_device": dict(devices),
             "predictor": predictor,
+            "failures": [
+                {"shard_id": f.shard_id, "kind": f.kind, "attempts": f.attempts, "error": f.error}
+                for f in failures[:_MAX_REPORTED_FAILURES]
+            ],
         },
     )
+
+
+def _first_line(failure: ShardFailure) -> str:
+    """Return what happened; the traceback that follows it is in summary.json."""
+    return failure.error.partition("\n")[0] or failure.kind

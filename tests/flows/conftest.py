@@ -1,0 +1,189 @@
+"""The whole system, small: a tiny real X-SAM, photographs, one Ray, one Prefect server and one S3 server a session.
+
+Prefect is imported by fixtures only: it reads its settings once, and its home must be a temporary folder by then.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+
+from flows.config import RunConfig, parse_config
+from tests.drivers import PrefectServer, prefect_server
+from tests.seaweed import S3Server
+
+CATEGORIES = ("car", "tree", "traffic light")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Settings of Prefect and Ray that must stand before either is imported, or a driver process is started."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect-home")))
+        patch.setenv("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
+        patch.setenv("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _starting_prefect(_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A Prefect server that starts while the tests begin: its first start takes half a minute."""
+    with prefect_server(tmp_path_factory.mktemp("prefect-server")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def prefect(_starting_prefect: PrefectServer) -> Iterator[PrefectServer]:
+    """A Prefect server; flows of this process run on it."""
+    _starting_prefect.wait_until_ready()
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: _starting_prefect.api_url}):
+        yield _starting_prefect
+
+
+@pytest.fixture(scope="module")
+def s3_environment(s3_server: S3Server) -> Iterator[S3Server]:
+    """The S3 server, with its address and credentials in the environment for a whole module."""
+    import s3fs
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_server.environment.items():
+            patch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield s3_server
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(scope="session")
+def ray(_environment: None, s3_server: S3Server) -> Iterator[str]:
+    """A Ray of two CPUs whose workers know the S3 server: they inherit what is in the environment now. Its address."""
+    import ray
+
+    # Another folder's session may have left one without credentials.
+    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_server.environment.items():
+            patch.setenv(name, value)
+        ray.init(
+            address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False
+        )
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def model(_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete model folder with random weights."""
+    import torch
+
+    from xsam_model.untrained import save_untrained
+
+    # As many threads as a replica of one CPU has: more would add in another order.
+    torch.set_num_threads(1)
+    return save_untrained(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def photograph(width: int, height: int, seed: int) -> PILImage.Image:
+    """A smooth picture in colour, different for each seed."""
+    rng = np.random.default_rng(seed)
+    small = PILImage.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8))
+    return small.resize((width, height), PILImage.Resampling.BICUBIC)
+
+
+def write_photographs(folder: Path, count: int) -> Path:
+    """Write photographs of different sizes and formats in two folders, the second of them turned by its EXIF tag."""
+    (folder / "more").mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        picture = photograph(64 + 8 * (number % 3), 40 + 8 * (number % 4), number)
+        if number % 2:
+            exif = PILImage.Exif()
+            exif[0x0112] = 6 if number == 1 else 1
+            picture.save(folder / "more" / f"{number:03d}.JPG", exif=exif)
+        else:
+            picture.save(folder / f"{number:03d}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten photographs."""
+    return write_photographs(tmp_path_factory.mktemp("photographs"), 10)
+
+
+MakeConfig = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def make_config(model: Path, photographs: Path, tmp_path: Path) -> MakeConfig:
+    """Build a config of small shards on one replica in this process; tables given are laid over the defaults."""
+
+    def make(**tables: Any) -> RunConfig:
+        values: dict[str, Any] = {
+            "source": str(photographs),
+            "output": str(tmp_path / "output"),
+            "model": {"path": str(model), "max_masks_per_image": 10},
+            "categories": list(CATEGORIES),
+            "plan": {"images_per_shard": 2},
+            "label": {"batch_size": 2},
+            "pool": {"runner": "in_process"},
+            "waves": {"retry_delay_s": 0},
+        }
+        for name, table in tables.items():
+            values[name] = {**values.get(name, {}), **table} if isinstance(table, dict) else table
+        return parse_config(values)
+
+    return make
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Ended]]:
+    """Run the command line's main function in this process, as the console script does."""
+    from flows.cli import main
+
+    def call(*args: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["xsam-label", *map(str, args)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfd.readouterr()
+        return Ended(int(ended.value.code or 0), out, err)
+
+    before = signal.getsignal(signal.SIGTERM)
+    yield call
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def fresh_bucket_prefix() -> str:
+    """A place in the S3 server's bucket that nothing else uses."""
+    return f"s3://bkt/{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def driver_env(_environment: None, model: Path) -> dict[str, str]:
+    """The environment of a driver process that is to start its own Ray and embedded Prefect."""
+    dropped = ("PREFECT_API_URL", "RAY_ADDRESS")
+    return {name: value for name, value in os.environ.items() if name not in dropped}

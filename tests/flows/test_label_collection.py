@@ -1,0 +1,156 @@
+"""The main job as a user has it: images on S3, Ray replicas, a Prefect run on a server, a table on S3."""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars
+import pytest
+from pycocotools import mask as coco
+
+from flows import steps
+from flows.config import parse_config
+from flows.observer import Silent
+from pipelines.integrity import verify
+from pipelines.storage import Store, open_store
+from pipelines.table import open_table
+from tests.drivers import PrefectServer, comparable, run_file
+from tests.flows.conftest import CATEGORIES, MakeConfig
+from tests.seaweed import S3Server
+
+pytestmark = pytest.mark.timeout(180)
+
+PROMPTS = """image_id,prompt_id,kind,coordinates,label
+000.png,dot,point,"10 12",thing
+002.png,frame,box,"4 4 20 16",thing
+more/001.JPG,loop,polygon,"2 2 20 4 12 30",part
+"""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A run that has ended: its output, its summary, the server that saw it."""
+
+    output: Store
+    summary: dict[str, Any]
+    server: PrefectServer
+
+    def rows(self, kind: Any) -> list[dict[str, Any]]:
+        return open_table(self.output, kind).to_table().to_pylist()
+
+
+@pytest.fixture(scope="module")
+def labelled(ray: str, prefect: PrefectServer, s3_environment: S3Server, model: Path, photographs: Path) -> Labelled:
+    """Ten photographs and a table of visual prompts on S3, labelled by two replicas in two waves."""
+    from flows.label_collection import label_collection
+
+    prefix = f"s3://bkt/{secrets.token_hex(4)}"
+    source = open_store(f"{prefix}/photos")
+    for path in photographs.rglob("*.*"):
+        source.write(str(path.relative_to(photographs)), path.read_bytes())
+    open_store(f"{prefix}/prompts").write("prompts.csv", PROMPTS.encode())
+    config = parse_config(
+        {
+            "source": f"{prefix}/photos",
+            "output": f"{prefix}/table",
+            "model": {"path": str(model), "max_masks_per_image": 10},
+            "categories": CATEGORIES,
+            "visual_prompts": f"{prefix}/prompts/prompts.csv",
+            "plan": {"images_per_shard": 1},
+            "pool": {"replicas": 2, "shards_in_flight_per_replica": 1},
+        }
+    )
+    return Labelled(open_store(f"{prefix}/table"), label_collection(config), prefect)
+
+
+def test_every_image_has_one_row_and_the_ledger_adds_up(labelled: Labelled, photographs: Path) -> None:
+    images = labelled.rows("images")
+    assert sorted(row["image_id"] for row in images) == sorted(
+        str(path.relative_to(photographs)) for path in photographs.rglob("*.*")
+    )
+    counts = Counter(row["status"] for row in images)
+    assert labelled.summary["ledger"] == {"listed": 10, "ok": counts["ok"], "empty": counts["empty"], "quarantined": 0}
+    assert counts["ok"] + counts["empty"] == 10
+    assert counts["ok"] > 0
+
+
+def test_every_mask_decodes_to_its_image_and_agrees_with_its_box_and_area(labelled: Labelled) -> None:
+    sizes = {row["image_id"]: [row["height"], row["width"]] for row in labelled.rows("images")}
+    annotations = labelled.rows("annotations")
+    assert len(annotations) == labelled.summary["num_annotations"] > 0
+    for row in annotations:
+        segmentation = row["segmentation"]
+        assert segmentation["size"] == sizes[row["image_id"]]
+        assert list(coco.decode(segmentation).shape) == segmentation["size"]
+        assert [row[f"bbox_{side}"] for side in "xywh"] == coco.toBbox(segmentation).tolist()
+        assert row["area"] == int(coco.area(segmentation)) > 0
+        assert 0 < row["score"] <= 1
+
+
+def test_a_turned_photograph_is_labelled_upright(labelled: Labelled) -> None:
+    (turned,) = [row for row in labelled.rows("images") if row["image_id"] == "more/001.JPG"]
+    assert (turned["exif_orientation"], turned["width"], turned["height"]) == (6, 48, 72)
+
+
+def test_categories_are_asked_of_every_image_and_visual_prompts_of_their_own(labelled: Labelled) -> None:
+    asked = {row["image_id"]: {entry["prompt_id"] for entry in row["per_prompt"]} for row in labelled.rows("images")}
+    text = {f"ovseg:{name}" for name in CATEGORIES}
+    own = {"000.png": {"dot"}, "002.png": {"frame"}, "more/001.JPG": {"loop"}}
+    assert asked == {image: text | own.get(image, set()) for image in asked}
+    assert labelled.summary["num_rejected_prompts"] == 0
+
+
+def test_the_table_is_whole_to_the_last_hash(labelled: Labelled) -> None:
+    report = verify(labelled.output, labelled.summary["run_id"], deep=True)
+    assert report.ok
+    assert report.leftovers == []
+
+
+def test_summary_json_says_how_the_run_ended(labelled: Labelled) -> None:
+    held = run_file(labelled.output.uri, "summary.json")
+    assert held == labelled.summary
+    assert (held["shards"], held["committed"], held["labelled_now"], held["problems"]) == (10, 10, 10, [])
+    assert held["facts"]["versions"]["xsam-label"]
+    assert len(held["facts"]["predictor"]["weights_sha256"]) == 64
+
+
+def test_prefect_shows_the_run_its_waves_and_its_artifacts(labelled: Labelled) -> None:
+    (flow_run,) = [
+        run
+        for run in labelled.server.ask("flow_runs/filter", {})
+        if run["parameters"]["config"]["output"]["uri"] == labelled.output.uri
+    ]
+    assert flow_run["state_type"] == "COMPLETED"
+    chosen = {"flow_runs": {"id": {"any_": [flow_run["id"]]}}}
+    tasks = {run["name"]: run["state_type"] for run in labelled.server.ask("task_runs/filter", chosen)}
+    waves = {name: state for name, state in tasks.items() if name.startswith("wave")}
+    assert waves == {"wave 1/2": "COMPLETED", "wave 2/2": "COMPLETED"}
+    assert len(tasks) == 4  # with plan and verify
+    artifacts = {a["key"]: a for a in labelled.server.ask("artifacts/filter", chosen)}
+    assert {a["type"] for a in artifacts.values()} == {"progress", "table", "markdown"}
+    assert float(artifacts["shards-committed"]["data"]) == 100
+    assert "Complete" in artifacts["label-collection-summary"]["data"]
+
+
+def test_sql_and_data_frames_read_the_output_by_glob(make_config: MakeConfig, tmp_path: Path) -> None:
+    summary = steps.run_directly(make_config(), Silent())
+    output = tmp_path / "output"
+    store = open_store(str(output))
+    for kind in ("annotations", "images"):
+        pattern = f"{output}/{kind}/**/*.parquet"
+        ours = open_table(store, kind).to_table()
+        sql = duckdb.sql(f"SELECT * FROM read_parquet('{pattern}')").arrow()
+        sql = sql if hasattr(sql, "num_rows") else sql.read_all()
+        assert comparable(sql.cast(ours.schema), kind) == comparable(ours, kind)
+        frame = polars.read_parquet(pattern)
+        assert (frame.height, frame.columns) == (ours.num_rows, ours.column_names)
+    by_category = duckdb.sql(
+        f"SELECT category_name, count(*) FROM read_parquet('{output}/annotations/**/*.parquet') GROUP BY 1"
+    ).fetchall()
+    assert sum(count for _, count in by_category) == summary.num_annotations
+    assert set(dict(by_category)) <= set(CATEGORIES)
