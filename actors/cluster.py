@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from actors.pool import ReplicaStartError
 
 # Only shards' references and receipts pass through it.
 _OBJECT_STORE_BYTES = 200 * 2**20
+_CONNECT_TIMEOUT_S = 10
 
 
 def prepare_environment(config: PoolConfig) -> None:
@@ -41,7 +43,8 @@ def connect(config: PoolConfig) -> bool:
         connected.
 
     Raises:
-        ReplicaStartError: the cluster's nodes cannot hold the replicas, and config.wait_for_nodes is False.
+        ReplicaStartError: the cluster cannot be joined; or its nodes cannot hold the replicas, and
+            config.wait_for_nodes is False.
     """
     import ray
 
@@ -95,7 +98,11 @@ def _initialise(config: PoolConfig) -> None:
     address = _address(config)
     with _keeping_sigterm_handler():
         if address:
-            ray.init(address=address, logging_level="WARNING")
+            _check_reachable(address)
+            try:
+                ray.init(address=address, logging_level="WARNING")
+            except ConnectionError as error:
+                raise ReplicaStartError(f"the Ray cluster at {address!r} cannot be joined: {error}") from error
             return
         with _packages_importable():
             ray.init(
@@ -105,6 +112,17 @@ def _initialise(config: PoolConfig) -> None:
                 log_to_driver=False,
                 logging_level="WARNING",
             )
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse an address where nothing listens: Ray itself would go on trying for many minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+    except (OSError, ValueError) as error:
+        raise ReplicaStartError(f"the Ray cluster at {address!r} cannot be reached: {error}") from error
 
 
 @contextmanager

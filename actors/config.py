@@ -14,25 +14,26 @@ class PoolConfig:
     """How many replicas label, what each is given, and how patient the pool is with them.
 
     Attributes:
-        runner: "ray" for actors on one machine or many, "in_process" for one replica in this process. In this process
+        runner: "ray" for actors on one machine or many, "in_process" for one replica in this process. There
             only shards_in_flight_per_replica, max_attempts_per_shard, max_replica_start_failures, budget_s and
-            drain_grace_s apply: a thread can be neither placed nor killed.
+            drain_grace_s mean anything: a thread can be neither placed nor killed.
         replicas: loaded models.
         num_gpus_per_replica: GPUs each replica holds; a fraction shares one, above 1 only whole numbers.
         num_cpus_per_replica: CPU cores each replica holds. Ray also sets the replica's torch threads to it.
         shards_in_flight_per_replica: shards one replica works on at once, so that fetching, decoding and writing of
             one overlap the model's work on another.
         max_attempts_per_shard: failed attempts (an error, a dead replica, a timeout) after which a shard is given up.
+            With 1 a shard also fails when a neighbour on its replica kills it; from the second attempt on it is alone.
         max_replica_start_failures: consecutive failed starts after which no more replicas are started.
         replica_start_timeout_s: seconds a replica may take from being asked for until its model is loaded; on a cluster
-            that is busy or growing this includes waiting for room.
+            that is busy or growing this includes waiting for room. While other replicas work it is then asked for anew.
         shard_timeout_s: seconds an attempt may take before its replica is taken for hung, killed and replaced; None for
             no limit.
         budget_s: wall-clock seconds of one map call after which no more shards are handed out; None for no limit.
         drain_grace_s: seconds that shards in flight are given to finish once the budget is spent or stop() was called.
         recycle_after_shards: attempts after which a replica is replaced by a fresh one; None for never.
-        ray_address: an existing cluster to join ("auto", "host:port"); None takes RAY_ADDRESS where it is set, and
-            otherwise starts Ray on this machine for as long as the runner is open.
+        ray_address: an existing cluster to join from one of its nodes ("auto" or "host:port"); "local" starts Ray on
+            this machine for as long as the runner is open; None takes RAY_ADDRESS where it is set, else "local".
         wait_for_nodes: True on a cluster that adds nodes on demand: replicas then wait up to replica_start_timeout_s
             for room. False refuses at once what the cluster's nodes cannot hold.
 
@@ -79,6 +80,11 @@ class PoolConfig:
             value = getattr(self, name)
             if not (value >= 0 and math.isfinite(value)):
                 raise ValueError(f"{name} is {value}; allowed: 0 or more")
+        if self.ray_address is not None and "://" in self.ray_address:
+            raise ValueError(
+                f"ray_address is {self.ray_address!r}; allowed: auto, local or host:port of the cluster's head, "
+                "with this process running on one of the cluster's nodes"
+            )
         if self.num_gpus_per_replica > 1 and self.num_gpus_per_replica % 1:
             raise ValueError(
                 f"num_gpus_per_replica is {self.num_gpus_per_replica}; allowed: up to 1, or a whole number above"

@@ -56,9 +56,8 @@ class ShardQueue:
         self._waiting: deque[Attempt] = deque()
         self._outstanding = 0
 
-    @property
     def has_more(self) -> bool:
-        """Whether there is, or may be, something left to hand out."""
+        """Say whether there is, or may be, something left to hand out; pulls a shard to find out if there is room."""
         return bool(self._waiting) or self._pull() or self._source is not None
 
     def take(self, *, idle: bool) -> Attempt | None:

@@ -29,8 +29,8 @@ _Outcome = tuple[Attempt, ShardReceipt | BaseException]
 class InProcessRunner:
     """Labels shards on threads of this process, with one labeler: a ShardRunner.
 
-    A thread cannot be killed: an attempt that hangs is only abandoned when the run drains, and an error that makes the
-    process unusable (ReplicaUnusable) ends the map call.
+    A thread cannot be killed: an attempt that hangs is only abandoned when the run drains, and a labeler that raises
+    ReplicaUnusable ends the map call with a ReplicaStartError.
 
     Args:
         labeler_factory: builds the labeler.
@@ -67,7 +67,7 @@ class InProcessRunner:
         while True:
             if drain.update(stopped=self._stopping):
                 emit(PoolEvent("draining", f"{drain.reason}; {len(running)} shards in flight may finish"))
-            if drain.over or not (running or (not drain.reason and queue.has_more)):
+            if drain.over or not (running or (not drain.reason and queue.has_more())):
                 break
             while not drain.reason and len(running) < slots and (attempt := queue.take(idle=not running)):
                 self._start(attempt, outcomes, emit)
@@ -142,7 +142,7 @@ def _settle(
         queue.done()
         return outcome
     if isinstance(outcome, ReplicaUnusable):
-        raise outcome
+        raise ReplicaStartError(f"this process can do no more work: {summarise_error(outcome)}") from outcome
     error = summarise_error(outcome)
     failure = queue.failed(attempt, "error", error)
     if failure is None:

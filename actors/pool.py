@@ -30,7 +30,7 @@ _MAX_ERROR_CHARS = 4000
 
 
 class ReplicaStartError(RuntimeError):
-    """No replica could be started; the message carries the cause."""
+    """There is no replica to work with and none can be started; the message carries the cause."""
 
 
 class ReplicaUnusable(BaseException):
@@ -76,7 +76,7 @@ class ShardRunner(Protocol):
         """Connect to where the replicas will run.
 
         Raises:
-            ReplicaStartError: the cluster has no room for the replicas asked for.
+            ReplicaStartError: the cluster cannot be joined, or has no room for the replicas asked for.
         """
         ...
 

@@ -63,7 +63,8 @@ class ReplicaPool:
         try:
             while self._goes_on(queue, drain):
                 if not drain.reason:
-                    if queue.has_more:
+                    if queue.has_more():
+                        self._replicas.recycle()
                         self._replicas.start_missing()
                     self._submit(queue)
                 yield from self._poll(queue)
@@ -102,7 +103,7 @@ class ReplicaPool:
             self._replicas.emit("draining", f"{drain.reason}; {in_flight} shards in flight may finish")
         if drain.reason:
             return in_flight > 0 and not drain.over
-        return in_flight > 0 or queue.has_more
+        return in_flight > 0 or queue.has_more()
 
     def _num_in_flight(self) -> int:
         return sum(len(member.flights) for member in self._replicas.members)
@@ -141,7 +142,6 @@ class ReplicaPool:
                 self._replicas.settle_start(member)
         outcomes += self._kill_hung(queue)
         self._replicas.give_up_slow_starts()
-        self._replicas.recycle()
         return [outcome for outcome in outcomes if outcome is not None]
 
     def _settle(self, member: Member, ref: Any, queue: ShardQueue) -> _Outcome | None:

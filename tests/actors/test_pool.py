@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -261,6 +262,15 @@ def test_leaving_the_iterator_early_leaves_the_runner_usable(lab: Lab, runner_ki
     assert len(result.receipts) == 4
 
 
+def test_an_unusable_process_ends_the_run_when_there_is_no_other(lab: Lab) -> None:
+    def behave(shard_id: str, earlier: int) -> None:
+        raise ReplicaUnusable("CUDA error: an illegal memory access was encountered")
+
+    runner = open_runner(lab.factory(behave), PoolConfig(runner="in_process"))
+    with runner, pytest.raises(ReplicaStartError, match="illegal memory access"):
+        list(runner.map(make_shards(3)))
+
+
 # Ray alone: what dies, hangs or does not fit
 
 
@@ -301,7 +311,7 @@ def test_a_hung_replica_is_replaced_and_only_the_hung_shard_is_blamed(lab: Lab, 
 
     started = time.monotonic()
     in_flight = 2 if way == "asleep" else 1
-    config = PoolConfig(max_attempts_per_shard=1, shard_timeout_s=3, shards_in_flight_per_replica=in_flight)
+    config = PoolConfig(max_attempts_per_shard=1, shard_timeout_s=2, shards_in_flight_per_replica=in_flight)
     result = label_all(lab.factory(behave), config, make_shards(5))
     assert {shard_id: failure.kind for shard_id, failure in result.failures.items()} == {"s1": "timeout"}
     assert len(result.receipts) == 4
@@ -324,7 +334,7 @@ def test_a_replica_is_recycled_after_its_share(lab: Lab, by_value: None) -> None
     result = label_all(lab.factory(), PoolConfig(recycle_after_shards=2), make_shards(4))
     assert len(result.receipts) == 4
     assert len(lab.pids()) == 2
-    assert result.kinds()["replica_recycled"] == 2
+    assert result.kinds() == {"replica_started": 2, "replica_recycled": 1}
 
 
 def test_a_start_that_takes_too_long_is_given_up(lab: Lab, by_value: None) -> None:
@@ -366,6 +376,19 @@ def test_more_than_the_cluster_has_is_refused_at_once(lab: Lab, by_value: None, 
     with pytest.raises(ReplicaStartError, match=message), open_runner(lab.factory(), PoolConfig(**asked)):
         pass
     assert time.monotonic() - started < 5
+
+
+def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    code = f"""
+from actors.config import PoolConfig
+from actors.pool import open_runner
+open_runner(dict, PoolConfig(ray_address="127.0.0.1:{port}")).__enter__()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert "ReplicaStartError: the Ray cluster at '127.0.0.1:" in done.stderr
+    assert "Connection refused" in done.stderr
 
 
 LOCAL_RUN = """
@@ -423,6 +446,7 @@ def test_neither_config_nor_the_in_process_runner_loads_ray_or_torch() -> None:
         pytest.param({"budget_s": 0}, pytest.raises(ValueError, match="budget_s is 0"), id="budget"),
         pytest.param({"num_cpus_per_replica": -1}, pytest.raises(ValueError, match="num_cpus_per_repl"), id="cpus"),
         pytest.param({"num_gpus_per_replica": 1.5}, pytest.raises(ValueError, match="whole number"), id="gpus"),
+        pytest.param({"ray_address": "ray://head:10001"}, pytest.raises(ValueError, match="host:port"), id="client"),
         pytest.param({"recycle_after_shards": 0}, pytest.raises(ValueError, match="recycle_after"), id="recycle"),
     ],
 )
