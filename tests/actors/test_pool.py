@@ -291,13 +291,14 @@ def test_shards_of_a_killed_replica_are_tried_again_under_a_new_attempt(lab: Lab
 def test_a_shard_that_kills_every_replica_fails_alone(lab: Lab, by_value: None) -> None:
     def behave(shard_id: str, earlier: int) -> None:
         time.sleep(0.1)
-        if shard_id in ("s1", "s4"):
+        if shard_id == "s1":
             os.kill(os.getpid(), signal.SIGKILL)
 
     result = label_all(lab.factory(behave), PoolConfig(replicas=2, max_attempts_per_shard=2), make_shards(8))
-    assert set(result.failures) == {"s1", "s4"}
-    assert {(failure.kind, failure.attempts) for failure in result.failures.values()} == {("replica_died", 2)}
-    assert len(result.receipts) == 6
+    assert {failure.shard_id: (failure.kind, failure.attempts) for failure in result.failures.values()} == {
+        "s1": ("replica_died", 2)
+    }
+    assert len(result.receipts) == 7
 
 
 @pytest.mark.parametrize("way", ["asleep", "stopped"])
@@ -356,12 +357,12 @@ def test_replicas_without_room_keep_no_other_from_working(lab: Lab, by_value: No
                 return
             yield shard
 
-    config = PoolConfig(replicas=3, wait_for_nodes=True, replica_start_timeout_s=5, max_replica_start_failures=1)
+    config = PoolConfig(replicas=3, wait_for_nodes=True, replica_start_timeout_s=8, max_replica_start_failures=1)
     with open_runner(lab.factory(lambda shard_id, earlier: time.sleep(0.3)), config) as runner:
         result = collect(runner.map(until_a_start_is_given_up(), events.append), events)
     assert not result.failures
     assert set(lab.calls()) == set(result.receipts)
-    assert len(lab.pids()) == 2
+    assert result.kinds()["replica_start_failed"] >= 1
 
 
 @pytest.mark.parametrize(
