@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from actors.config import PredictorConfig
+from actors.pool import ReplicaUnusable
 from pipelines import rle
 from pipelines.fingerprint import content_hash
 from pipelines.types import (
@@ -80,6 +81,7 @@ class XSamPredictor:
 
         Raises:
             PredictionError: out of memory, or scores that are not finite.
+            ReplicaUnusable: a CUDA error that leaves the process without a working device.
         """
         masks: list[list[MaskPrediction]] = [[] for _ in images]
         rejected: list[list[RejectedPrompt]] = [[] for _ in images]
@@ -92,6 +94,11 @@ class XSamPredictor:
             raise PredictionError(Reason.OUT_OF_MEMORY, f"batch of {len(images)}: {error}") from error
         except FloatingPointError as error:
             raise PredictionError(Reason.NON_FINITE_SCORES, str(error)) from error
+        except RuntimeError as error:
+            if "CUDA error" in str(error):
+                # Such an error sticks to its process: every later batch would fail for it.
+                raise ReplicaUnusable(f"batch of {len(images)}: {error}") from error
+            raise
         return [
             Answer(masks=tuple(found), rejected=tuple(refused)) for found, refused in zip(masks, rejected, strict=True)
         ]

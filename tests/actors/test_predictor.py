@@ -10,6 +10,7 @@ import torch
 from pycocotools import mask as coco_mask
 
 from actors.config import PredictorConfig
+from actors.pool import ReplicaUnusable
 from actors.predictor import XSamPredictor, write_untrained_model
 from pipelines import rle
 from pipelines.types import Image, ImageRef, PredictionError, Prompt, Reason, Region
@@ -127,6 +128,17 @@ def test_scores_that_are_not_finite_have_their_own_reason(
     with pytest.raises(PredictionError) as caught:
         predictor.predict([_image(32, 32, 1)], [[CAT]])
     assert caught.value.reason is Reason.NON_FINITE_SCORES
+
+
+def test_a_cuda_error_ends_the_replica_instead_of_blaming_the_images(
+    predictor: XSamPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args, **kwargs):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(predictor._model, "forward", broken)
+    with pytest.raises(ReplicaUnusable, match="illegal memory access"):
+        predictor.predict([_image(32, 32, 1)], [[CAT]])
 
 
 def test_more_categories_than_the_text_holds_are_refused_before_any_image(predictor: XSamPredictor) -> None:
