@@ -164,6 +164,7 @@ def main() -> None:
     """Run the command line; an error that a user can mend is one message and exit code 2, not a traceback."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     signal.signal(signal.SIGTERM, _on_sigterm)
     try:
         sys.exit(app(standalone_mode=False))
@@ -210,3 +211,7 @@ def _is_users(error: Exception) -> bool:
 
     users = (ConfigError, PlanError, SourceError, PromptTableError, StorageError, ReplicaStartError, RunFailedError)
     return isinstance(error, users)
+
+
+if __name__ == "__main__":
+    main()

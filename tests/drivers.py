@@ -47,6 +47,12 @@ class Driver:
         out, err = self.process.communicate(timeout=timeout_s)
         return self.process.returncode, out, err
 
+    def wait_until(self, condition: Callable[[], object], timeout_s: float = 120) -> None:
+        """Wait for a condition that it will bring about; fail if it ends before."""
+        wait_until(lambda: condition() or self.process.poll() is not None, timeout_s)
+        if not condition():
+            raise AssertionError(f"it ended before that: {self.end()}")
+
     def relatives(self) -> list[psutil.Process]:
         """Living processes of its session: itself, Ray, replicas, an embedded Prefect server."""
         found = []

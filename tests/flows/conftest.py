@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from flows.config import RunConfig, parse_config
+from flows.config import RunConfig, merge, parse_config
 from tests.drivers import PrefectServer, prefect_server
 from tests.seaweed import S3Server
 
@@ -32,6 +32,9 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect-home")))
         patch.setenv("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
         patch.setenv("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+        patch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        # Many processes import torch here: twice as fast once their bytecode is kept.
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -39,20 +42,20 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _starting_prefect(_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+def starting_prefect(_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """A Prefect server that starts while the tests begin: its first start takes half a minute."""
     with prefect_server(tmp_path_factory.mktemp("prefect-server")) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def prefect(_starting_prefect: PrefectServer) -> Iterator[PrefectServer]:
+def prefect(starting_prefect: PrefectServer) -> Iterator[PrefectServer]:
     """A Prefect server; flows of this process run on it."""
-    _starting_prefect.wait_until_ready()
+    starting_prefect.wait_until_ready()
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    with temporary_settings({PREFECT_API_URL: _starting_prefect.api_url}):
-        yield _starting_prefect
+    with temporary_settings({PREFECT_API_URL: starting_prefect.api_url}):
+        yield starting_prefect
 
 
 @pytest.fixture(scope="module")
@@ -142,9 +145,7 @@ def make_config(model: Path, photographs: Path, tmp_path: Path) -> MakeConfig:
             "pool": {"runner": "in_process"},
             "waves": {"retry_delay_s": 0},
         }
-        for name, table in tables.items():
-            values[name] = {**values.get(name, {}), **table} if isinstance(table, dict) else table
-        return parse_config(values)
+        return parse_config(merge(values, tables))
 
     return make
 

@@ -1,0 +1,311 @@
+"""Runs that are interrupted, doubled or meet faults: they end in the rows of a run that nothing happened to."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pytest
+
+from actors.pool import PoolEvent
+from flows import steps
+from flows.observer import Silent
+from flows.summary import RunFailedError
+from pipelines import storage
+from pipelines.fingerprint import PlanError
+from pipelines.integrity import leftovers, verify
+from pipelines.storage import open_store
+from pipelines.table import KINDS, Kind, committed_shards, read_commits
+from pipelines.types import ShardReceipt
+from tests.drivers import (
+    Driver,
+    PrefectServer,
+    committed,
+    comparable,
+    driver,
+    listing,
+    run_file,
+    wait_until,
+)
+from tests.flows.conftest import Ended, MakeConfig, write_photographs
+from tests.seaweed import S3Server
+
+pytestmark = pytest.mark.timeout(180)
+
+Cli = Callable[..., Ended]
+
+
+def raw(output: Path, kind: Kind) -> pa.Table:
+    """Every row of every file in the folder, whoever wrote it: what a query engine's glob sees."""
+    files = [str(path) for path in sorted((output / kind).rglob("*.parquet"))]
+    return comparable(pa.concat_tables([ds.dataset(file).to_table() for file in files]), kind)
+
+
+def only_run(output: Path) -> str:
+    (run_id,) = open_store(str(output)).folders("_runs")
+    return run_id
+
+
+def commits(output: Path) -> dict[str, bytes]:
+    return {path.stem: path.read_bytes() for path in output.glob("_runs/*/commits/*.json")}
+
+
+class TestKilledDriver:
+    """One run that is terminated, then killed with everything it started, then run to its end, then run again."""
+
+    @pytest.fixture(scope="class")
+    def config_file(self, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        folder = tmp_path_factory.mktemp("killed")
+        write_photographs(folder / "photographs", 40)
+        text = f"""
+            source = "photographs"
+            output = "table"
+            categories = ["car", "tree"]
+            model = {{ path = "{model}", max_masks_per_image = 10 }}
+            plan = {{ images_per_shard = 1 }}
+            label = {{ batch_size = 1 }}
+        """
+        (folder / "run.toml").write_text(text)
+        return folder / "run.toml"
+
+    @pytest.fixture(scope="class")
+    def story(self, config_file: Path, prefect: PrefectServer, ray: str) -> dict[str, dict[str, bytes]]:
+        """The commits that stood after each chapter."""
+        output = config_file.parent / "table"
+        env = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PREFECT_API_URL")}
+        embedded = {**env, "PREFECT_HOME": str(config_file.parent / "prefect-home")}
+        prefect.copy_database(config_file.parent / "prefect-home")
+        served = {**env, "PREFECT_API_URL": prefect.api_url}
+
+        def start(environment: dict[str, str]) -> Driver:
+            return stack.enter_context(driver("run", "-c", "run.toml", env=environment, cwd=config_file.parent))
+
+        told = {}
+        with ExitStack() as stack:
+            terminated = start(embedded)
+            terminated.wait_until(lambda: len(commits(output)) >= 2)
+            terminated.process.send_signal(signal.SIGTERM)
+            code, _, err = terminated.end(timeout_s=30)
+            assert (code, err) == (143, "terminated; what is committed is kept, and the same command resumes the run\n")
+            wait_until(lambda: not terminated.relatives(), 10, lambda: str(terminated.relatives()))
+            told["terminated"] = commits(output)
+
+            killed = start(served)
+            killed.wait_until(lambda: len(commits(output)) >= len(told["terminated"]) + 2)
+            killed.kill_all()
+            killed.end()
+            told["killed"] = commits(output)
+
+            code, out, err = start({**served, "RAY_ADDRESS": ray}).end()
+            assert (code, err) == (0, "")
+            assert f"{len(told['killed'])} committed before" in out
+            told["ended"] = commits(output)
+        return told
+
+    def test_it_was_interrupted_in_the_middle_twice(self, story: dict[str, dict[str, bytes]]) -> None:
+        assert 2 <= len(story["terminated"]) < len(story["killed"]) < len(story["ended"]) == 40
+
+    def test_committed_shards_are_not_labelled_again(self, story: dict[str, dict[str, bytes]]) -> None:
+        assert story["terminated"].items() < story["killed"].items() < story["ended"].items()
+
+    def test_it_ends_in_the_rows_of_an_unbroken_run(
+        self, story: dict[str, dict[str, bytes]], config_file: Path, tmp_path: Path, make_config: MakeConfig
+    ) -> None:
+        unbroken = make_config(
+            source=str(config_file.parent / "photographs"),
+            categories=["car", "tree"],
+            plan={"images_per_shard": 1},
+            label={"batch_size": 1},
+            output={"uri": str(tmp_path / "output"), "run_id": only_run(config_file.parent / "table")},
+        )
+        steps.run_directly(unbroken, Silent())
+        for kind in KINDS:
+            assert committed(str(config_file.parent / "table"), kind) == committed(str(tmp_path / "output"), kind)
+
+    def test_files_in_the_folder_hold_exactly_the_committed_rows(
+        self, story: dict[str, dict[str, bytes]], config_file: Path
+    ) -> None:
+        output = config_file.parent / "table"
+        for kind in KINDS:
+            assert raw(output, kind) == committed(str(output), kind)
+        report = verify(open_store(str(output)), only_run(output))
+        assert (report.problems, report.leftovers) == ([], [])
+
+    def test_running_it_again_starts_no_replica_and_writes_nothing(
+        self,
+        story: dict[str, dict[str, bytes]],
+        config_file: Path,
+        cli: Cli,
+        prefect: PrefectServer,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def refuse(*_: object) -> None:
+            raise AssertionError("nothing is left to label")
+
+        monkeypatch.chdir(config_file.parent)
+        monkeypatch.setattr(steps, "open_run_runner", refuse)
+        before = listing(config_file.parent / "table")
+        ended = cli("run", "-c", "run.toml")
+        assert (ended.code, ended.err) == (0, "")
+        assert "40 of 40, 0 labelled now" in ended.out
+        assert listing(config_file.parent / "table") == before
+
+
+def test_a_run_survives_the_death_of_a_replica(ray: str, make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(pool={"runner": "ray"}, plan={"images_per_shard": 1})
+    pids: list[int] = []
+    kinds: list[str] = []
+
+    class Killer(Silent):
+        def on_event(self, event: PoolEvent) -> None:
+            kinds.append(event.kind)
+            if event.kind == "replica_started":
+                pids.extend(int(pid) for pid in re.findall(r"pid (\d+)", event.message))
+
+        def on_receipt(self, receipt: ShardReceipt) -> None:
+            if pids and "killed" not in kinds:
+                kinds.append("killed")
+                os.kill(pids[0], signal.SIGKILL)
+
+    summary = steps.run_directly(config, Killer())
+    assert summary.ok
+    assert summary.ledger["listed"] == 10
+    assert {"killed", "replica_died"} <= set(kinds)
+    unbroken = make_config(output=str(tmp_path / "unbroken"), plan={"images_per_shard": 1})
+    steps.run_directly(unbroken, Silent())
+    for kind in KINDS:
+        assert committed(config.output.uri, kind) == committed(unbroken.output.uri, kind)
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Let the next so many writes of the third shard's images fail as on a full disk; change the number at will."""
+    left = [0]
+    publish = storage._publish_local
+
+    def fail(path: str, data: bytes, *, create: bool) -> None:
+        if "/images/" in path and "shard-00002" in path and left[0] > 0:
+            left[0] -= 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        publish(path, data, create=create)
+
+    monkeypatch.setattr(storage, "_publish_local", fail)
+    return left
+
+
+def test_a_wave_with_a_failed_shard_is_tried_again_by_prefect(
+    prefect: PrefectServer, make_config: MakeConfig, full_disk: list[int]
+) -> None:
+    from flows.label_collection import label_collection
+
+    full_disk[0] = 1
+    config = make_config(pool={"max_attempts_per_shard": 1})
+    summary = label_collection(config)
+    assert (summary["committed"], summary["problems"]) == (5, [])
+    (flow_run,) = [
+        run
+        for run in prefect.ask("flow_runs/filter", {})
+        if run["parameters"]["config"]["output"]["uri"] == config.output.uri
+    ]
+    runs = prefect.ask("task_runs/filter", {"flow_runs": {"id": {"any_": [flow_run["id"]]}}})
+    assert {run["name"]: run["run_count"] for run in runs if run["name"].startswith("wave")} == {"wave 1/1": 2}
+
+
+def test_a_shard_that_always_fails_is_named_and_the_rest_is_kept_until_the_fault_is_gone(
+    prefect: PrefectServer, make_config: MakeConfig, full_disk: list[int], tmp_path: Path
+) -> None:
+    from flows.label_collection import label_collection
+
+    full_disk[0] = 1000
+    config, output = make_config(), tmp_path / "output"
+    with pytest.raises(RunFailedError, match=r"shard-00002 failed 3 times: .*No space left on device"):
+        label_collection(config)
+    assert sorted(commits(output)) == ["shard-00000", "shard-00001", "shard-00003", "shard-00004"]
+    held = run_file(output, "summary.json")
+    assert (held["committed"], held["ledger"]["listed"]) == (4, 10)
+    (failure,) = held["facts"]["failures"]
+    assert failure["shard_id"] == "shard-00002"
+    assert "Traceback" in failure["error"]
+    # The half-written attempts of the failed shard are gone: a glob sees committed rows only.
+    assert leftovers(open_store(str(output)), only_run(output)) == []
+
+    full_disk[0], before = 0, commits(output)
+    label_collection(config)
+    assert before.items() < commits(output).items()
+    assert run_file(output, "summary.json")["problems"] == []
+    assert verify(open_store(str(output)), only_run(output)).ok
+
+
+def test_an_incomplete_run_exits_with_1_and_names_its_problem(
+    make_config: MakeConfig, model: Path, photographs: Path, full_disk: list[int], cli: Cli, tmp_path: Path
+) -> None:
+    full_disk[0] = 1000
+    (tmp_path / "run.toml").write_text("plan = { images_per_shard = 2 }\n")
+    arguments = ["run", "-c", tmp_path / "run.toml", "--source", photographs, "--output", tmp_path / "output"]
+    arguments += ["--model", model, "--categories", "car", "--runner", "in_process", "--no-prefect"]
+    ended = cli(*arguments)
+    assert ended.code == 1
+    assert "problem: shard-00002 failed 3 times" in ended.out
+    assert "Traceback" not in ended.out + ended.err
+    full_disk[0] = 0
+    assert cli(*arguments).code == 0
+
+
+def test_two_drivers_at_once_end_well_with_one_committed_copy(
+    s3_environment: S3Server,
+    starting_prefect: PrefectServer,
+    model: Path,
+    photographs: Path,
+    fresh_bucket_prefix: str,
+    tmp_path: Path,
+) -> None:
+    output = f"{fresh_bucket_prefix}/table"
+    (tmp_path / "run.toml").write_text("plan = { images_per_shard = 1 }\n")
+    arguments = ["run", "-c", tmp_path / "run.toml", "--source", photographs, "--output", output, "--model", model]
+    arguments += ["--categories", "car,tree", "--runner", "in_process"]
+    starting_prefect.wait_until_ready()
+    env = {**os.environ, "PREFECT_API_URL": starting_prefect.api_url}
+    with driver(*arguments, env=env) as one, driver(*arguments, env=env) as other:
+        ends = [one.end(), other.end()]
+    assert [(code, err) for code, _, err in ends] == [(0, "")] * 2
+    store = open_store(output)
+    (run_id,) = store.folders("_runs")
+    report = verify(store, run_id)
+    assert (report.problems, report.leftovers, report.committed) == ([], [], 10)
+    attempts = {commit.attempt.partition("-")[0] for commit in read_commits(store, run_id)}
+    assert len(attempts) in (1, 2)
+    plans = [name for name in store.find(f"_runs/{run_id}") if name.endswith(".parquet")]
+    assert len(plans) == 1
+
+
+def test_another_configuration_is_refused_by_field_and_nothing_is_written(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    steps.run_directly(make_config(), Silent())
+    before = listing(tmp_path / "output")
+    other = make_config(categories=["car", "house"], model={"min_score": 0.5})
+    with pytest.raises(PlanError) as refused, steps.planned_run(other):
+        pass
+    assert 'categories: planned ["car", "tree", "traffic light"], now ["car", "house"]' in str(refused.value)
+    assert "model.min_score: planned 0.05, now 0.5" in str(refused.value)
+    assert "task" not in str(refused.value)
+    assert listing(tmp_path / "output") == before
+    assert committed_shards(open_store(str(tmp_path / "output")), only_run(tmp_path / "output"))
+
+
+def test_what_may_change_between_a_run_and_its_resumption(make_config: MakeConfig, tmp_path: Path) -> None:
+    steps.run_directly(make_config(), Silent())
+    before = listing(tmp_path / "output")
+    summary = steps.run_directly(
+        make_config(label={"batch_size": 5, "load_threads": 1}, pool={"replicas": 7}, plan={"images_per_shard": 3}),
+        Silent(),
+    )
+    assert (summary.ok, summary.shards, summary.labelled_now) == (True, 5, 0)
+    assert listing(tmp_path / "output") == before
