@@ -39,6 +39,8 @@ PrefectOption = Annotated[
 ]
 OutputArgument = Annotated[str, typer.Argument(help="Folder or bucket prefix that holds the table.")]
 
+_INTERRUPTED = 128 + signal.SIGINT
+
 
 @app.command()
 def run(
@@ -167,11 +169,14 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     signal.signal(signal.SIGTERM, _on_sigterm)
     try:
-        sys.exit(app(standalone_mode=False))
+        code = app(standalone_mode=False)
+        if code == _INTERRUPTED:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
+        sys.exit(code)
     except _TerminatedError:
         _stopped("terminated", 128 + signal.SIGTERM)
     except (typer.Abort, KeyboardInterrupt):
-        _stopped("interrupted", 128 + signal.SIGINT)
+        _stopped("interrupted", _INTERRUPTED)
     except Exception as error:
         from click import ClickException
 

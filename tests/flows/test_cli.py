@@ -1,0 +1,326 @@
+"""The command line: what it says, what it exits with, and that a mistake leaves nothing behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from flows import steps
+from flows.cli import app
+from flows.config import load_config
+from flows.observer import Silent
+from pipelines.storage import open_store
+from pipelines.table import read_commits
+from tests.drivers import REPOSITORY, PrefectServer, driver, listing
+from tests.flows.conftest import Ended, MakeConfig
+from tests.seaweed import S3Server
+
+pytestmark = pytest.mark.timeout(120)
+
+Cli = Callable[..., Ended]
+
+FLAGS = {
+    "run": {
+        "--config", "-c", "--source", "--output", "--categories", "--visual-prompts", "--model", "--replicas",
+        "--gpus-per-replica", "--limit", "--run-id", "--runner", "--prefect", "--no-prefect",
+    },
+    "plan": {
+        "--config", "-c", "--source", "--output", "--categories", "--visual-prompts", "--model", "--limit", "--run-id",
+    },
+    "status": {"--run-id"},
+    "verify": {"--run-id", "--quick", "--no-quick"},
+    "vacuum": {"--run-id", "--dry-run", "--no-dry-run"},
+    "demo": {"--photos", "--visual-prompts", "--output", "--prefect", "--no-prefect"},
+}  # fmt: skip
+
+
+def test_commands_and_flags_are_those_promised() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    flags = {
+        name: {
+            flag
+            for parameter in command.params
+            for flag in (*parameter.opts, *parameter.secondary_opts)
+            if flag.startswith("-")
+        }
+        for name, command in commands.items()
+    }
+    assert flags == FLAGS
+
+
+def test_importing_the_command_line_loads_nothing_heavy_and_help_is_quick() -> None:
+    heavy = ("torch", "ray", "prefect", "transformers", "xsam_model")
+    code = f"import sys, flows.cli; print([name for name in {heavy} if name in sys.modules])"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[]"
+    started = time.monotonic()
+    with driver("--help", env=dict(os.environ)) as help_text:
+        code, out, _ = help_text.end()
+    assert code == 0
+    assert all(name in out for name in FLAGS)
+    assert time.monotonic() - started < 5
+
+
+@pytest.fixture
+def arguments(model: Path, photographs: Path, tmp_path: Path) -> list[object]:
+    """What a correct run needs; a flag that is given again after it counts."""
+    return [
+        "--source", photographs, "--output", tmp_path / "output", "--model", model, "--categories", "car, tree",
+        "--runner", "in_process",
+    ]  # fmt: skip
+
+
+def refused(ended: Ended, output: Path | None, *words: str) -> None:
+    """Check for one clear message, no traceback, a code of 2, and no trace of an output."""
+    assert ended.code == 2, ended
+    assert ended.err.startswith("error: ")
+    assert "Traceback" not in ended.err + ended.out
+    assert ended.out == ""
+    missing = [word for word in words if word not in ended.err]
+    assert not missing, ended.err
+    assert output is None or not output.exists()
+
+
+class TestMistakes:
+    def test_an_unknown_key_is_named(self, cli: Cli, arguments: list[object], tmp_path: Path) -> None:
+        (tmp_path / "run.toml").write_text("[label]\nbatchsize = 4\n")
+        ended = cli("run", "-c", tmp_path / "run.toml", *arguments)
+        refused(ended, tmp_path / "output", "run.toml", "label.batchsize", "unknown key")
+
+    def test_a_wrong_value_is_named_with_what_is_allowed(
+        self, cli: Cli, arguments: list[object], tmp_path: Path
+    ) -> None:
+        ended = cli("run", *arguments, "--replicas", 0)
+        refused(ended, tmp_path / "output", "replicas is 0; allowed: 1 or more")
+
+    def test_missing_settings_are_all_listed(self, cli: Cli) -> None:
+        refused(cli("run"), None, "source: missing", "output: missing", "model: missing")
+
+    @pytest.mark.parametrize("categories", ["", " , "])
+    def test_an_empty_list_of_categories(
+        self, cli: Cli, arguments: list[object], tmp_path: Path, categories: str
+    ) -> None:
+        refused(cli("run", *arguments, "--categories", categories), tmp_path / "output", "categories")
+
+    def test_toml_that_cannot_be_parsed_names_the_line(self, cli: Cli, arguments: list[object], tmp_path: Path) -> None:
+        (tmp_path / "run.toml").write_text('source = "photos"\ncategories = car, tree\n')
+        refused(cli("run", "-c", tmp_path / "run.toml", *arguments), tmp_path / "output", "run.toml", "line 2")
+
+    def test_a_config_file_that_is_not_there(self, cli: Cli, tmp_path: Path) -> None:
+        refused(cli("run", "-c", tmp_path / "no.toml"), None, "no.toml", "No such file")
+
+    def test_a_source_without_images_says_what_was_looked_for(
+        self, cli: Cli, arguments: list[object], tmp_path: Path
+    ) -> None:
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "empty" / "letter.md").touch()
+        ended = cli("run", *arguments, "--source", tmp_path / "empty")
+        refused(ended, tmp_path / "output", str(tmp_path / "empty"), "no images found", ".jpg", "1 other file")
+
+    def test_a_source_that_does_not_exist(self, cli: Cli, arguments: list[object], tmp_path: Path) -> None:
+        ended = cli("run", *arguments, "--source", tmp_path / "nowhere")
+        refused(ended, tmp_path / "output", str(tmp_path / "nowhere"))
+
+    def test_brackets_in_a_path_are_shown_as_they_are(self, cli: Cli, arguments: list[object], tmp_path: Path) -> None:
+        ended = cli("run", *arguments, "--source", tmp_path / "[bold]x")
+        refused(ended, tmp_path / "output", "[bold]x")
+
+    @pytest.mark.parametrize(("make", "words"), [(False, "does not exist"), (True, "has no config.json")])
+    def test_a_model_folder_that_holds_no_model(
+        self, cli: Cli, arguments: list[object], tmp_path: Path, make: bool, words: str
+    ) -> None:
+        if make:
+            (tmp_path / "model").mkdir()
+        ended = cli("run", *arguments, "--model", tmp_path / "model")
+        refused(ended, tmp_path / "output", str(tmp_path / "model"), words)
+
+    def test_a_model_folder_without_weights(
+        self, cli: Cli, arguments: list[object], model: Path, tmp_path: Path
+    ) -> None:
+        broken = tmp_path / "model"
+        broken.mkdir()
+        for path in model.iterdir():
+            if path.suffix != ".safetensors":
+                (broken / path.name).write_bytes(path.read_bytes())
+        ended = cli("run", *arguments, "--model", broken, "--no-prefect")
+        assert ended.code == 2
+        assert ended.err.count("\n") == 1
+        assert str(broken) in ended.err
+
+    def test_more_categories_than_the_models_text_holds_says_how_many_fit(
+        self, cli: Cli, arguments: list[object], tmp_path: Path
+    ) -> None:
+        names = ",".join(f"category number {number}" for number in range(2000))
+        started = time.monotonic()
+        ended = cli("run", *arguments, "--categories", names)
+        refused(ended, tmp_path / "output", "2000", "fit")
+        assert time.monotonic() - started < 30
+
+    def test_a_bucket_that_cannot_be_read(
+        self, cli: Cli, arguments: list[object], s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        import s3fs
+
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+        s3fs.S3FileSystem.clear_instance_cache()
+        ended = cli("run", *arguments, "--source", "s3://bkt/photos")
+        refused(ended, tmp_path / "output", "s3://bkt/photos", "access denied")
+        ended = cli("run", *arguments, "--output", "s3://bkt/table")
+        refused(ended, None, "s3://bkt/table", "access denied")
+
+    def test_a_bucket_that_does_not_exist(
+        self, cli: Cli, arguments: list[object], s3: S3Server, tmp_path: Path
+    ) -> None:
+        ended = cli("run", *arguments, "--source", "s3://no-such-bucket/photos")
+        refused(ended, tmp_path / "output", "s3://no-such-bucket")
+
+    def test_an_output_that_holds_another_configuration_names_the_fields(
+        self, cli: Cli, arguments: list[object], make_config: MakeConfig, tmp_path: Path
+    ) -> None:
+        steps.run_directly(make_config(), Silent())
+        before = listing(tmp_path / "output")
+        for command in ("run", "plan"):
+            at = arguments.index("--runner")
+            ended = cli(command, *(arguments if command == "run" else arguments[:at]))
+            refused(ended, None, "categories: planned", "traffic light", "model.max_masks_per_image: planned 10")
+        assert listing(tmp_path / "output") == before
+
+    def test_more_gpus_than_there_are(self, cli: Cli, ray: str, arguments: list[object], tmp_path: Path) -> None:
+        ended = cli("run", *arguments, "--runner", "ray", "--gpus-per-replica", 2, "--replicas", 3)
+        refused(ended, tmp_path / "output", "3 replicas", "2 GPUs", "0 GPUs")
+
+
+def test_plan_shows_what_would_run_and_writes_nothing(cli: Cli, arguments: list[object], tmp_path: Path) -> None:
+    ended = cli("plan", *arguments[: arguments.index("--runner")])
+    assert ended.code == 0
+    assert "10, " in ended.out
+    assert "2 categories" in ended.out
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.fixture
+def table(make_config: MakeConfig, tmp_path: Path) -> Path:
+    """A labelled table."""
+    steps.run_directly(make_config(), Silent())
+    return tmp_path / "output"
+
+
+def test_status_counts_images_and_shards(cli: Cli, table: Path) -> None:
+    ended = cli("status", table)
+    assert ended.code == 0
+    lines = {line.split()[0]: line.split()[1] for line in ended.out.splitlines() if len(line.split()) > 1}
+    assert (lines["listed"], lines["shards"], lines["done"]) == ("10", "5", "100.0")
+
+
+def test_status_of_an_unfinished_run_says_how_much_is_left(cli: Cli, table: Path) -> None:
+    for path in sorted(table.glob("_runs/*/commits/*.json"))[3:]:
+        path.unlink()
+    ended = cli("status", table)
+    assert "3 of 5 committed" in ended.out
+    assert "60.0 %" in ended.out
+    assert "left at that rate" in ended.out
+
+
+def test_a_folder_without_a_run_is_refused(cli: Cli, tmp_path: Path) -> None:
+    for command in ("status", "verify", "vacuum"):
+        refused(cli(command, tmp_path / "nothing"), tmp_path / "nothing", "holds no run")
+
+
+def test_verify_finds_a_whole_table_whole(cli: Cli, table: Path) -> None:
+    for flag in ("--quick", "--no-quick"):
+        ended = cli("verify", table, flag)
+        assert ended.code == 0
+        assert ended.out.endswith("whole\n")
+
+
+@pytest.mark.parametrize("damage", ["flipped byte", "removed"])
+def test_verify_names_a_damaged_file_and_exits_with_1(cli: Cli, table: Path, damage: str) -> None:
+    victim = sorted(table.glob("annotations/*/*.parquet"))[1]
+    if damage == "removed":
+        victim.unlink()
+    else:
+        data = bytearray(victim.read_bytes())
+        data[len(data) // 2] ^= 1
+        victim.write_bytes(data)
+    ended = cli("verify", table)
+    assert ended.code == 1
+    assert str(victim.relative_to(table)) in ended.out
+    assert "not whole" in ended.out
+
+
+def test_vacuum_removes_what_no_commit_names_and_nothing_else(cli: Cli, table: Path) -> None:
+    before = listing(table)
+    committed = sorted(table.glob("annotations/*/shard-00001-*.parquet"))[0]
+    planted = committed.with_name("shard-00001-deadbeef-0.parquet")
+    planted.write_bytes(committed.read_bytes())
+    name = str(planted.relative_to(table))
+    ended = cli("vacuum", table, "--dry-run")
+    assert (ended.code, name in ended.out, planted.exists()) == (0, True, True)
+    ended = cli("vacuum", table)
+    assert (ended.code, name in ended.out) == (0, True)
+    assert listing(table) == before
+
+
+def test_toml_and_yaml_give_the_same_config(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(
+        'source = "photos"\noutput = "table"\ncategories = ["car", "tree"]\n'
+        '[model]\npath = "m"\nmin_score = 0.2\n[pool]\nreplicas = 3\nnum_gpus_per_replica = 0.5\n'
+    )
+    (tmp_path / "run.yaml").write_text(
+        "source: photos\noutput: {uri: table}\ncategories: [car, tree]\n"
+        "model: {path: m, min_score: 0.2}\npool: {replicas: 3, num_gpus_per_replica: 0.5}\n"
+    )
+    assert load_config(tmp_path / "run.toml") == load_config(tmp_path / "run.yaml")
+
+
+def test_a_flag_outweighs_the_file(
+    cli: Cli, arguments: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def note(config: Any, *_: object, **__: object) -> Any:
+        seen.append(config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flows.launch.launch", note)
+    (tmp_path / "run.toml").write_text('source = "elsewhere"\n[pool]\nreplicas = 2\nshards_in_flight_per_replica = 1\n')
+    ended = cli("run", "-c", tmp_path / "run.toml", *arguments, "--replicas", 5)
+    assert (ended.code, ended.out) == (130, "")
+    assert ended.err == "interrupted; what is committed is kept, and the same command resumes the run\n"
+    (config,) = seen
+    assert config.source.uri == str(arguments[1])
+    assert dataclasses.asdict(config.pool)["replicas"] == 5
+    assert config.pool.shards_in_flight_per_replica == 1
+
+
+def test_a_secret_in_the_environment_is_written_nowhere(
+    cli: Cli,
+    arguments: list[object],
+    s3_environment: S3Server,
+    prefect: PrefectServer,
+    monkeypatch: pytest.MonkeyPatch,
+    fresh_bucket_prefix: str,
+) -> None:
+    secret, key_id = s3_environment.environment["AWS_SECRET_ACCESS_KEY"], "AWS_SESSION_TOKEN"
+    monkeypatch.setenv(f"{key_id}_UNUSED", "canary-of-the-environment")
+    output = f"{fresh_bucket_prefix}/table"
+    ended = cli("run", *arguments, "--output", output)
+    assert ended.code == 0, ended
+    store = open_store(output)
+    assert list(read_commits(store, store.folders("_runs")[0]))
+    written = {name: store.read(name) for name in store.find("")}
+    assert len(written) >= 5
+    written |= {path.name: path.read_bytes() for path in prefect.home.glob("*.db*")}
+    written |= {"screen": (ended.out + ended.err).encode()}
+    for canary in (secret.encode(), b"canary-of-the-environment"):
+        assert [name for name, data in written.items() if canary in data] == []
+    assert any(fresh_bucket_prefix.encode() in data for data in written.values())  # the search does find things
