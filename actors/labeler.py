@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from actors.config import PredictorConfig
 from pipelines.label import LabelJob, label_shard
 from pipelines.storage import open_store
-from pipelines.types import Answer, Image, Predictor, Prompt, Shard, ShardReceipt
+from pipelines.types import Predictor, Shard, ShardReceipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +38,12 @@ class RunLabelerFactory:
 
 
 class RunLabeler:
-    """A ShardLabeler on a predictor. Two shards may be under way at once; the model serves one batch at a time."""
+    """A ShardLabeler on a predictor. Two shards may be under way at once: the predictor is asked from both threads."""
 
     def __init__(
         self, predictor: Predictor, job: LabelJob, output_uri: str, output_options: Mapping[str, Any] | None = None
     ) -> None:
-        self._predictor = _OneAtATime(predictor)
+        self._predictor = predictor
         self._job = job
         self._store = open_store(output_uri, output_options)
 
@@ -54,19 +53,4 @@ class RunLabeler:
 
     def describe(self) -> Mapping[str, str]:
         """Return the predictor's facts for provenance."""
-        return self._predictor.describe()
-
-
-class _OneAtATime:
-    """A predictor behind a lock: a device is quickest with one batch at a time."""
-
-    def __init__(self, predictor: Predictor) -> None:
-        self._predictor = predictor
-        self._lock = threading.Lock()
-
-    def predict(self, images: Sequence[Image], prompts: Sequence[Sequence[Prompt]]) -> list[Answer]:
-        with self._lock:
-            return self._predictor.predict(images, prompts)
-
-    def describe(self) -> Mapping[str, str]:
         return self._predictor.describe()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from actors.config import PredictorConfig
 from actors.pool import ReplicaUnusable
+from actors.turns import Turns
 from pipelines import rle
 from pipelines.fingerprint import content_hash
 from pipelines.types import (
@@ -35,9 +36,16 @@ from xsam_model.visual_prompts import draw_region
 
 _AUTO_DTYPE = {"cuda": "bfloat16", "cpu": "float32"}
 
+# Mask logits enlarged together. On the CPU few enough that their memory, 8 MiB, is used again and again: larger blocks
+# go back to the system each time, and faulting their pages in again costs more than the arithmetic.
+_CHUNK_PIXELS = {"cuda": 2**25, "cpu": 2**21}
+
 
 class XSamPredictor:
-    """A loaded X-SAM: pipelines.types.Predictor on xsam_model."""
+    """A loaded X-SAM: pipelines.types.Predictor on xsam_model.
+
+    From several threads, one batch is prepared or read out while the network computes another.
+    """
 
     def __init__(self, config: PredictorConfig) -> None:
         """Load model and processor.
@@ -48,6 +56,7 @@ class XSamPredictor:
         """
         self._config = config
         self._device = _device(config.device)
+        self._turns = Turns(self._device)
         dtype = _AUTO_DTYPE[self._device.type] if config.dtype == "auto" else config.dtype
         options = {"attn_implementation": config.attn_implementation} if config.attn_implementation else {}
         self._processor = XSamProcessor.from_pretrained(config.path)
@@ -88,7 +97,8 @@ class XSamPredictor:
         try:
             for task in dict.fromkeys(prompt.task for asked in prompts for prompt in asked):
                 asked = [[prompt for prompt in group if prompt.task == task] for group in prompts]
-                self._predict_task(task, images, asked, masks, rejected)
+                with self._turns.beside():
+                    self._predict_task(task, images, asked, masks, rejected)
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise PredictionError(Reason.OUT_OF_MEMORY, f"batch of {len(images)}: {error}") from error
@@ -131,7 +141,8 @@ class XSamPredictor:
             conditions=[[prompt.text for prompt in group] for group in asked] if task in TEXT_TASKS else None,
             visual_prompts=drawn if task not in TEXT_TASKS else None,
         )
-        outputs = self._model(**inputs.to(self._device, self._model.dtype).for_model())
+        arguments = inputs.to(self._device, self._model.dtype).for_model()
+        outputs = self._turns.network(lambda: self._model(**arguments))
         for index, place in enumerate(places):
             chunks = self._processor.iter_instance_masks(
                 outputs,
@@ -139,6 +150,7 @@ class XSamPredictor:
                 inputs["scaled_sizes"][index],
                 inputs["original_sizes"][index],
                 threshold=self._config.min_score,
+                max_chunk_pixels=_CHUNK_PIXELS[self._device.type],
             )
             found = [mask for chunk in chunks for mask in _encode(chunk, asked[index])]
             found.sort(key=lambda mask: -mask.score)
@@ -198,20 +210,21 @@ def _draw(
 def _encode(chunk: InstanceSegmentation, prompts: Sequence[Prompt]) -> Iterator[MaskPrediction]:
     """Turn a chunk of dense masks into RLE, one mask for all labels of a query; the dense masks end here."""
     dense = chunk.masks.cpu().numpy()
-    encoded: dict[int, rle.Rle] = {}
+    encoded: dict[int, tuple[rle.Rle, tuple[float, float, float, float], int]] = {}
     rows = zip(
         chunk.scores.tolist(), chunk.mask_scores.tolist(), chunk.labels.tolist(), chunk.query_indices.tolist(),
         dense, strict=True,
     )  # fmt: skip
     for score, mask_score, label, query, mask in rows:
         if query not in encoded:
-            encoded[query] = rle.encode(mask)
-        segmentation = encoded[query]
+            segmentation = rle.encode(mask)
+            encoded[query] = segmentation, rle.bbox_xywh(segmentation), int(np.count_nonzero(mask))
+        segmentation, box, area = encoded[query]
         yield MaskPrediction(
             prompt=prompts[label],
             score=min(1.0, score),
             mask_score=min(1.0, mask_score),
             segmentation=segmentation,
-            bbox_xywh=rle.bbox_xywh(segmentation),
-            area=rle.area(segmentation),
+            bbox_xywh=box,
+            area=area,
         )

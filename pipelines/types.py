@@ -211,7 +211,7 @@ class PredictionError(Exception):
 
 
 class Predictor(Protocol):
-    """A loaded model: images and prompts in, RLE masks out. Called from one thread at a time."""
+    """A loaded model: images and prompts in, RLE masks out. Called from several threads at once, one for each shard."""
 
     def predict(self, images: Sequence[Image], prompts: Sequence[Sequence[Prompt]]) -> list[Answer]:
         """Answer every image's prompts, in order.

@@ -1,0 +1,84 @@
+"""One network, several threads: their answers are those of one thread, and the network serves one batch at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from actors.config import PredictorConfig
+from actors.predictor import XSamPredictor, write_untrained_model
+from actors.turns import Turns
+from pipelines.types import Answer, Image, ImageRef, Prompt, Region
+from tests.fakes import text_prompt
+
+needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+
+
+def _batch(number: int) -> tuple[list[Image], list[list[Prompt]]]:
+    rng = np.random.default_rng(number)
+    sizes = [(70 + 10 * number, 90), (64, 101)]
+    images = [
+        Image(
+            ref=ImageRef(image_id=f"{number}-{size}", uri="/x"), pixels=rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        )
+        for size in sizes
+    ]
+    box = Region(kind="box", coordinates=(5.0, 5.0, 30.0, 20.0))
+    visual = Prompt(prompt_id="box", task="vgdseg", text="box", category_id=0, category_name="thing", region=box)
+    return images, [[text_prompt("cat", 0), text_prompt("dog", 1)], [text_prompt("cup", 0), visual]]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+def test_answers_are_those_of_one_thread(device: str, tmp_path: Path) -> None:
+    write_untrained_model(tmp_path)
+    predictor = XSamPredictor(PredictorConfig(path=str(tmp_path), device=device, dtype="float32"))  # type: ignore[arg-type]
+    batches = [_batch(number) for number in range(8)]
+    alone = [predictor.predict(*batch) for batch in batches]
+    with ThreadPoolExecutor(3) as threads:
+        together = list(threads.map(lambda batch: predictor.predict(*batch), batches))
+    assert [_masks(answers) for answers in together] == [_masks(answers) for answers in alone]
+    assert all(answer.masks for answers in alone for answer in answers)
+
+
+def _masks(answers: list[Answer]) -> list[list[tuple[str, str]]]:
+    return [[(mask.prompt.prompt_id, mask.segmentation.counts) for mask in answer.masks] for answer in answers]
+
+
+def test_the_network_is_run_by_one_thread_at_a_time_and_what_is_beside_it_is_not_held_up() -> None:
+    turns, running, most = Turns(torch.device("cpu")), [], []
+    inside, leave = threading.Event(), threading.Event()
+
+    def run() -> None:
+        running.append(None)
+        most.append(len(running))
+        time.sleep(0.001)
+        running.pop()
+
+    def hold() -> None:
+        inside.set()
+        assert leave.wait(30)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: turns.network(run), range(20)))
+        assert max(most) == 1
+        holder = threads.submit(turns.network, hold)
+        assert inside.wait(30)
+        with turns.beside():
+            waiting = threads.submit(turns.network, run)
+        assert not waiting.done()
+        leave.set()
+        holder.result(30)
+        waiting.result(30)
+
+
+def test_a_failed_pass_gives_the_turn_back() -> None:
+    turns = Turns(torch.device("cpu"))
+    with pytest.raises(ValueError, match="bad"), turns.beside():
+        turns.network(lambda: (_ for _ in ()).throw(ValueError("bad")))
+    assert turns.network(lambda: 1) == 1
