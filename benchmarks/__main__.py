@@ -1,0 +1,43 @@
+"""``python -m benchmarks``: run all benchmarks, or some, and print what they measured."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.report import Report, machine, print_reports, write_markdown
+
+NAMES = ("pipeline_overhead", "load_rate", "planning", "peak_memory", "rle_rate")
+RESULTS = Path(__file__).with_name("RESULTS.md")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", choices=NAMES, action="append", help="run this one (may be given several times)")
+    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}; for a run of all benchmarks")
+    parser.add_argument("--tiny", action="store_true", help="sizes that show only that the programs work")
+    arguments = parser.parse_args()
+    if arguments.write and arguments.only:
+        parser.error("--write is for a run of all benchmarks")
+    console, facts, started = Console(), machine(), time.perf_counter()
+    names, reports = arguments.only or NAMES, list[Report]()
+    for position, name in enumerate(names, start=1):
+        with console.status(f"{name} ({position} of {len(names)})"):
+            begun = time.perf_counter()
+            reports.append(importlib.import_module(f"benchmarks.{name}").run(tiny=arguments.tiny))
+        console.print(f"[{position}/{len(names)}] {name}: {time.perf_counter() - begun:.0f} s", highlight=False)
+    print_reports(reports, console)
+    for report in reports:
+        for remark in report.remarks:
+            console.print(f"{report.name}: {remark}", highlight=False)
+    if arguments.write:
+        write_markdown(RESULTS, reports, facts, time.perf_counter() - started)
+        console.print(f"wrote {RESULTS}")
+
+
+if __name__ == "__main__":
+    main()

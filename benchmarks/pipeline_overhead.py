@@ -1,0 +1,216 @@
+"""What everything around the network costs: the pipeline's images/s over those of bare loops on the same replica."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from actors.config import PoolConfig
+from actors.in_process import InProcessRunner
+from actors.labeler import RunLabeler
+from actors.pool import ShardFailure
+from actors.predictor import XSamPredictor
+from benchmarks.models import load_predictor, mid_config, num_parameters, one_torch_thread, prompts
+from benchmarks.photos import describe_photos, write_photos
+from benchmarks.report import Figure, Report
+from benchmarks.timing import Timed, time_in_turn
+from pipelines.label import LabelConfig, LabelJob, load_image
+from pipelines.manifest import PlanConfig, plan_shards
+from pipelines.storage import open_store
+from pipelines.table import open_table
+from pipelines.types import Image, ImageRef
+
+NAME = "pipeline_overhead"
+RUN_ID = "bench"
+LOOPS = {
+    "forward": "bare network",
+    "predict": "bare predictor",
+    "pipeline": "pipeline, 2 shards in flight",
+    "pipeline 1": "pipeline, 1 shard in flight",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """One replica and the images that every loop goes over."""
+
+    predictor: XSamPredictor
+    refs: Sequence[ImageRef]
+    images: Sequence[Image]
+    inputs: Sequence[dict[str, Any]]
+    folder: Path
+    batch_size: int
+    images_per_shard: int
+
+    @torch.inference_mode()
+    def forward(self) -> None:
+        """The network alone: no preparation of images, no masks."""
+        for inputs in self.inputs:
+            self.predictor._model(**inputs)
+
+    def predict(self) -> None:
+        """What the pipeline asks of the replica: prepare, network, masks at original size, RLE."""
+        for batch in in_batches(self.images, self.batch_size):
+            self.predictor.predict(batch, [prompts()] * len(batch))
+
+    def pipeline(self, shards_in_flight: int) -> Path:
+        """The main job's path: fetch, decode, predict, rows, Parquet, commit."""
+        return label_all(
+            self.predictor,
+            self.refs,
+            self.folder,
+            batch_size=self.batch_size,
+            images_per_shard=self.images_per_shard,
+            shards_in_flight=shards_in_flight,
+        )
+
+
+def run(*, tiny: bool = False) -> Report:
+    """Compare the pipeline with the bare loops, on the tiny and on a mid-size model."""
+    sizes = {"tiny": None} if tiny else {"tiny": None, "mid": mid_config()}
+    counts, rounds = {"tiny": 4 if tiny else 48, "mid": 24}, 1 if tiny else 4
+    figures: list[Figure] = []
+    remarks = [SIZING]
+    setup = {"threads": f"torch 1, loader {LabelConfig().load_threads}", "rounds": str(rounds)}
+    with tempfile.TemporaryDirectory() as folder, one_torch_thread():
+        for size, config in sizes.items():
+            predictor = load_predictor(Path(folder, f"model-{size}"), config)
+            bench = make_bench(predictor, Path(folder, size), counts[size], batch_size=4, shrink=4 if tiny else 1)
+            setup[f"{size} model"] = describe(bench)
+            timed = time_in_turn(loops(bench, both=size == "tiny"), rounds=rounds, warm_up=False)
+            figures += measure(size, timed, len(bench.refs))
+            remarks.append(remark(size, timed, len(bench.refs)))
+    return Report(
+        name=NAME,
+        question="what does everything around the network cost?",
+        method=METHOD,
+        setup=setup,
+        figures=tuple(figures),
+        remarks=tuple(remarks),
+    )
+
+
+METHOD = (
+    "Loops over the same images on the same loaded replica, in batches of the same size. The bare network: "
+    "`model(**inputs)` on inputs that were prepared before; it ends in logits, not in masks. The bare predictor: "
+    "`predict(images)` on images that were decoded before; it prepares them, runs the network, enlarges each mask to "
+    "its image and encodes it, one batch after the other. The pipeline, as the main job runs it, through the "
+    "in-process runner: it fetches and decodes the files, asks the predictor, builds rows, writes Parquet and commits "
+    "each shard to the local disk. torch computes on one thread in all of them, so that a second core is free for "
+    "what surrounds the network; with more torch threads the two would take each other's cores. Processor time is "
+    "that of all threads of the process."
+)
+
+SIZING = (
+    "Two shards are in flight by default, and the predictor lets one batch be prepared or read out while the network "
+    "computes the other shard's: that is how the pipeline can pass the bare predictor, which does one thing after the "
+    "other. It cannot pass the bare network. How close it comes depends on whether the cores beside the network keep "
+    "up, and here there is one of them, which other programs use too; the untrained model's masks are also far more "
+    "ragged than a trained one's, and all its queries pass the score floor."
+)
+
+
+def make_bench(predictor: XSamPredictor, folder: Path, count: int, *, batch_size: int, shrink: int = 1) -> Bench:
+    """Write photographs, and prepare what the bare loops take for granted."""
+    refs = write_photos(folder / "photos", count, shrink=shrink)
+    job = LabelJob(run_id=RUN_ID, prompts=prompts())
+    images = [image for ref in refs if isinstance(image := load_image(ref, lambda _: None, job), Image)]
+    texts = [prompt.text for prompt in prompts()]
+    inputs = [
+        predictor._processor(
+            images=[i.pixels for i in batch], task="ovseg", conditions=[texts] * len(batch)
+        ).for_model()
+        for batch in in_batches(images, batch_size)
+    ]
+    return Bench(
+        predictor=predictor,
+        refs=refs,
+        images=images,
+        inputs=inputs,
+        folder=folder,
+        batch_size=batch_size,
+        images_per_shard=max(1, count // 2),
+    )
+
+
+def label_all(
+    predictor: XSamPredictor,
+    refs: Sequence[ImageRef],
+    folder: Path,
+    *,
+    batch_size: int,
+    images_per_shard: int,
+    shards_in_flight: int = 2,
+) -> Path:
+    """Label images through the in-process runner into a new output below the folder, and return the output."""
+    output = folder / f"output-{secrets.token_hex(4)}"
+    job = LabelJob(run_id=RUN_ID, prompts=prompts(), config=LabelConfig(batch_size=batch_size))
+    shards = plan_shards(refs, PlanConfig(images_per_shard=images_per_shard))
+    config = PoolConfig(runner="in_process", shards_in_flight_per_replica=shards_in_flight)
+    with InProcessRunner(lambda: RunLabeler(predictor, job, str(output)), config) as runner:
+        for result in runner.map(shards):
+            if isinstance(result, ShardFailure) or result.status_counts.get("quarantined"):
+                raise RuntimeError(f"a shard failed: {result}")
+    return output
+
+
+def in_batches(images: Sequence[Image], size: int) -> list[Sequence[Image]]:
+    """Cut into batches."""
+    return [images[start : start + size] for start in range(0, len(images), size)]
+
+
+def loops(bench: Bench, *, both: bool) -> dict[str, Callable[[], object]]:
+    """Return what is timed, by name; with one shard in flight too if both are wanted."""
+    loops: dict[str, Callable[[], object]] = {
+        "forward": bench.forward,
+        "predict": bench.predict,
+        "pipeline": lambda: bench.pipeline(2),
+    }
+    return loops | {"pipeline 1": lambda: bench.pipeline(1)} if both else loops
+
+
+def describe(bench: Bench) -> str:
+    """Say what was labelled, how, and what came out."""
+    masks = open_table(open_store(str(bench.pipeline(2))), "annotations", RUN_ID).to_table(columns=["segmentation"])
+    lengths = [len(row["segmentation"]["counts"]) for row in masks.to_pylist()]
+    return (
+        f"{num_parameters(bench.predictor) / 1e6:.1f} M parameters, float32; {describe_photos(list(bench.refs))}; "
+        f"shards of {bench.images_per_shard}, batches of {bench.batch_size}; "
+        f"{len(lengths) / len(bench.refs):.1f} masks for each image, "
+        f"RLE of {sum(lengths) / len(lengths):,.0f} characters"
+    )
+
+
+def measure(size: str, timed: Timed, count: int) -> list[Figure]:
+    """Return rates, processor time and ratios for one model."""
+    figures = []
+    names = {name: what for name, what in LOOPS.items() if name in timed.seconds}
+    for name, what in names.items():
+        rates = tuple(count / seconds for seconds in timed.seconds[name])
+        figures.append(Figure(what=f"{size}: {what}", value=max(rates), unit="images/s", repeats=rates))
+    for name, what in names.items():
+        cost = tuple(1000 * seconds / count for seconds in timed.cpu_seconds[name])
+        figures.append(Figure(what=f"{size}: processor time, {what}", value=min(cost), unit="ms/image", repeats=cost))
+    for ours, baseline in itertools.product((n for n in names if n.startswith("pipeline")), ("predict", "forward")):
+        what = f"{size}: {LOOPS[ours]} : {LOOPS[baseline]}"
+        ratios = tuple(timed.speed_ratios(ours, baseline))
+        figures.append(Figure(what=what, value=timed.speed_ratio(ours, baseline), unit="x", repeats=ratios))
+    return figures
+
+
+def remark(size: str, timed: Timed, count: int) -> str:
+    """Say what the ratios of one model mean."""
+    predict, forward = (timed.speed_ratio("pipeline", name) for name in ("predict", "forward"))
+    network, whole = (1000 * min(timed.cpu_seconds[name]) / count for name in ("forward", "pipeline"))
+    return (
+        f"{size.capitalize()} model: the pipeline labels {predict:.2f} times as many images a second as the bare "
+        f"predictor and {forward:.2f} times as many as the bare network. The network takes {network:.0f} ms of an "
+        f"image's {whole:.0f} ms of processor time, so about {whole / network:.1f} cores would keep it busy."
+    )

@@ -1,0 +1,133 @@
+"""What a benchmark hands back, the machine it ran on, and both as a table on the screen or as RESULTS.md."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+_PACKAGES = ("torch", "transformers", "numpy", "pillow", "pyarrow", "pycocotools", "fsspec")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One measured number.
+
+    Attributes:
+        what: what it is, in words that stand alone.
+        value: the number.
+        unit: its unit; "x" for a ratio of two speeds, above 1 where the first is faster.
+        repeats: what each repeat gave, where there were several; ``value`` is their median, or the best for a rate.
+    """
+
+    what: str
+    value: float
+    unit: str
+    repeats: tuple[float, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The value with three digits that count."""
+        return number(self.value)
+
+    @property
+    def span(self) -> str:
+        """Least and most of the repeats."""
+        return f"{number(min(self.repeats))} to {number(max(self.repeats))}" if len(self.repeats) > 1 else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What one benchmark found.
+
+    Attributes:
+        name: the module's name, as ``--only`` takes it.
+        question: what it answers.
+        method: how, in a paragraph.
+        setup: sizes and settings, by name.
+        figures: the numbers.
+        remarks: what the numbers say and what they do not, one paragraph each.
+    """
+
+    name: str
+    question: str
+    method: str
+    setup: Mapping[str, str]
+    figures: tuple[Figure, ...]
+    remarks: tuple[str, ...] = field(default=())
+
+
+def number(value: float) -> str:
+    """Return a number with three digits that count, and thousands separated."""
+    if value == 0 or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.3g}"
+
+
+def machine() -> dict[str, str]:
+    """Return what the figures depend on: hardware, date and versions."""
+    cpu = next((line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
+    memory_kb = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
+    return {
+        "date": datetime.date.today().isoformat(),
+        "CPU": f"{cpu or platform.processor() or 'unknown'} ({platform.machine()}), {os.cpu_count()} cores",
+        "RAM": f"{memory_kb * 1024 / 2**30:.1f} GiB",
+        "load average at the start": f"{os.getloadavg()[0]:.2f}",
+        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        "versions": ", ".join(f"{name} {version(name)}" for name in _PACKAGES),
+    }
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def print_reports(reports: Iterable[Report], console: Console) -> None:
+    """Print all figures as one table."""
+    table = Table(title="benchmarks", title_justify="left")
+    for name, justify in (("benchmark", "left"), ("figure", "left"), ("value", "right"), ("unit", "left")):
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    table.add_column("repeats", overflow="fold")
+    for report in reports:
+        for row, figure in enumerate(report.figures):
+            name = "" if row else report.name
+            table.add_row(name, figure.what, figure.text, figure.unit, figure.span, end_section=False)
+        table.add_section()
+    console.print(table)
+
+
+def write_markdown(path: Path, reports: Iterable[Report], facts: Mapping[str, str], seconds: float) -> None:
+    """Write RESULTS.md: everything in it was measured or is a setting, nothing is typed by hand."""
+    reports = list(reports)
+    lines = [
+        "# Measured on a CPU",
+        "",
+        "Written by `python -m benchmarks --write`, every number by the program that measured it. `make bench` repeats",
+        f"all of it (here in {seconds / 60:.1f} minutes) and prints the table without touching this file.",
+        "",
+        "Two loops that are compared run in turn within one process on one machine, so each ratio is between",
+        "neighbours in time. A ratio is the median over the rounds, a rate the best of them. The machine is small",
+        "and shared: the rates are its own, only the ratios and the memory say something about another one.",
+        "",
+        *(f"- {name}: {value}" for name, value in facts.items()),
+    ]
+    for report in reports:
+        lines += ["", f"## {report.name}: {report.question}", "", report.method, ""]
+        lines += [f"- {name}: {value}" for name, value in report.setup.items()]
+        lines += [f"- again: `{Path(sys.executable).name} -m benchmarks --only {report.name}`", ""]
+        lines += ["| figure | value | unit | least to most of the repeats |", "|---|---:|---|---|"]
+        lines += [f"| {f.what} | {f.text} | {f.unit} | {f.span} |" for f in report.figures]
+        for remark in report.remarks:
+            lines += ["", remark]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")

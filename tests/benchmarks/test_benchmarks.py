@@ -1,0 +1,36 @@
+"""Every benchmark runs at a tiny size and reports finite figures. Nothing is timed here."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from pathlib import Path
+
+import pytest
+
+from benchmarks import peak_memory
+from benchmarks.__main__ import NAMES
+from benchmarks.photos import write_photos
+from benchmarks.pipeline_overhead import RUN_ID
+from benchmarks.report import machine, write_markdown
+from pipelines.storage import open_store
+from pipelines.table import open_table
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "peak_memory"])
+def test_runs_at_a_tiny_size_and_writes_its_section(name: str, tmp_path: Path) -> None:
+    report = importlib.import_module(f"benchmarks.{name}").run(tiny=True)
+    assert report.name == name
+    assert report.figures
+    assert all(math.isfinite(figure.value) for figure in report.figures)
+    write_markdown(tmp_path / "RESULTS.md", [report], machine(), seconds=1.0)
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert f"## {name}: " in text
+    assert all(figure.what in text for figure in report.figures)
+
+
+def test_peak_memory_labels_what_it_is_told_to(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 3, shrink=8)
+    peak_memory.label(tmp_path, 2, images_per_shard=1)
+    (output,) = tmp_path.glob("output-*")
+    assert open_table(open_store(str(output)), "images", RUN_ID).count_rows() == 2
