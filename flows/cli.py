@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from flows import signals
+
 app = typer.Typer(
     help="Label image collections with X-SAM: Parquet tables of COCO RLE masks, committed exactly once.",
     no_args_is_help=True,
@@ -167,16 +169,16 @@ def main() -> None:
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    signal.signal(signal.SIGTERM, _on_sigterm)
     try:
-        code = app(standalone_mode=False)
+        with signals.handled():
+            code = app(standalone_mode=False)
         if code == _INTERRUPTED:  # what typer makes of Ctrl-C
             raise KeyboardInterrupt
         sys.exit(code)
-    except _TerminatedError:
-        _stopped("terminated", 128 + signal.SIGTERM)
+    except signals.Terminated:
+        _stopped(signal.SIGTERM)
     except (typer.Abort, KeyboardInterrupt):
-        _stopped("interrupted", _INTERRUPTED)
+        _stopped(signal.SIGINT)
     except Exception as error:
         from click import ClickException
 
@@ -191,17 +193,9 @@ def main() -> None:
         sys.exit(2)
 
 
-class _TerminatedError(BaseException):
-    """SIGTERM, as an exception that no handler of ordinary errors stops: everything that was started is closed."""
-
-
-def _on_sigterm(_number: int, _frame: object) -> None:
-    raise _TerminatedError
-
-
-def _stopped(how: str, exit_code: int) -> NoReturn:
-    errors.print(f"{how}; what is committed is kept, and the same command resumes the run")
-    sys.exit(exit_code)
+def _stopped(number: signal.Signals) -> NoReturn:
+    errors.print(signals.STOPPED[number])
+    sys.exit(128 + number)
 
 
 def _is_users(error: Exception) -> bool:

@@ -10,6 +10,7 @@ from flows import steps
 from flows.config import RunConfig
 from flows.console import ConsoleObserver, show_summary
 from flows.observer import observed_by
+from flows.signals import start_unharmed
 from flows.summary import RunFailedError, RunSummary
 
 
@@ -37,7 +38,12 @@ def launch(config: RunConfig, console: Console, *, prefect: bool) -> RunSummary:
 
 def _flow(config: RunConfig, console: Console) -> RunSummary:
     with console.status("starting Prefect"):
+        from prefect.client.orchestration import get_client
+
         from flows.label_collection import label_collection
+
+        # Starts the embedded server, unless there is one to talk to.
+        start_unharmed(lambda: get_client(sync_client=True))
     try:
         return RunSummary(**label_collection(config))
     except RunFailedError as error:

@@ -69,6 +69,11 @@ class Driver:
                 process.kill()
 
 
+def _heed_interrupts() -> None:
+    """Undo what a background job inherits: it ignores Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def driver(*args: object, env: Mapping[str, str], cwd: Path = REPOSITORY) -> Iterator[Driver]:
     """Run the command line in a process; nothing of it is left when the block ends."""
@@ -81,6 +86,7 @@ def driver(*args: object, env: Mapping[str, str], cwd: Path = REPOSITORY) -> Ite
         env={"PYTHONPATH": str(REPOSITORY), **env},
         cwd=cwd,
         start_new_session=True,
+        preexec_fn=_heed_interrupts,  # noqa: PLW1509 - one call that takes no lock
     )
     running = Driver(process)
     try:

@@ -5,9 +5,7 @@ Prefect is imported by fixtures only: it reads its settings once, and its home m
 
 from __future__ import annotations
 
-import os
 import secrets
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -160,7 +158,7 @@ class Ended:
 
 
 @pytest.fixture
-def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Ended]]:
+def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ended]:
     """Run the command line's main function in this process, as the console script does."""
     from flows.cli import main
 
@@ -172,19 +170,10 @@ def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> I
         out, err = capfd.readouterr()
         return Ended(int(ended.value.code or 0), out, err)
 
-    before = signal.getsignal(signal.SIGTERM)
-    yield call
-    signal.signal(signal.SIGTERM, before)
+    return call
 
 
 @pytest.fixture
 def fresh_bucket_prefix() -> str:
     """A place in the S3 server's bucket that nothing else uses."""
     return f"s3://bkt/{secrets.token_hex(4)}"
-
-
-@pytest.fixture
-def driver_env(_environment: None, model: Path) -> dict[str, str]:
-    """The environment of a driver process that is to start its own Ray and embedded Prefect."""
-    dropped = ("PREFECT_API_URL", "RAY_ADDRESS")
-    return {name: value for name, value in os.environ.items() if name not in dropped}

@@ -1,0 +1,183 @@
+"""RunConfig: what is refused and how, what makes two runs the same, and that where a run is done changes no row."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import steps
+from flows.config import ConfigError, RunConfig, load_config, merge, parse_config
+from flows.observer import Silent
+from pipelines.table import KINDS
+from tests.drivers import UNSTABLE, committed
+from tests.flows.conftest import MakeConfig
+
+pytestmark = pytest.mark.timeout(120)
+
+MINIMAL = {"source": "photos", "output": "table", "model": "folder", "categories": ["car"]}
+
+
+def changed(**tables: Any) -> dict[str, Any]:
+    return merge(MINIMAL, tables)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        pytest.param({}, ["source: missing", "output: missing", "model: missing"], id="nothing"),
+        pytest.param(changed(sauce="x"), ["sauce: unknown key"], id="unknown key"),
+        pytest.param(changed(pool={"replica": 2}), ["pool.replica: unknown key"], id="unknown nested key"),
+        pytest.param(changed(categories=[]), ["give categories, visual_prompts, or both"], id="nothing to ask"),
+        pytest.param(changed(categories=["car", " "]), ["empty name"], id="blank category"),
+        pytest.param(changed(categories=["car", "tree", "car "]), ["named twice: car"], id="doubled category"),
+        pytest.param(changed(categories=[1]), ["categories.0"], id="category of another type"),
+        pytest.param(changed(task="refseg"), ["task", "genseg"], id="unknown task"),
+        pytest.param(changed(source=""), ["source.uri is empty"], id="empty source"),
+        pytest.param(changed(source={"uri": "s3://b/x", "storage_options": {"secret": "x"}}),
+                     ["must not hold credentials", "AWS_SECRET_ACCESS_KEY"], id="credentials"),
+        pytest.param(changed(output={"run_id": "a/b"}), ["run_id 'a/b'", "letters, digits"], id="run id"),
+        pytest.param(changed(plan={"images_per_shard": 0}), ["plan", "between 1 and 100000, got 0"], id="shard size"),
+        pytest.param(changed(plan={"limit": 0}), ["limit must be at least 1"], id="limit"),
+        pytest.param(changed(label={"batch_size": 0}), ["batch_size must be positive, got 0"], id="batch size"),
+        pytest.param(changed(label={"batch_size": "many"}), ["label.batch_size", "integer"], id="wrong type"),
+        pytest.param(changed(pool={"replicas": 0}), ["replicas is 0; allowed: 1 or more"], id="replicas"),
+        pytest.param(changed(pool={"num_gpus_per_replica": 1.5}), ["1.5", "whole number"], id="gpus"),
+        pytest.param(changed(pool={"runner": "spark"}), ["pool.runner", "in_process"], id="runner"),
+        pytest.param(changed(model={"min_score": 1}), ["min_score is 1"], id="score"),
+        pytest.param(changed(waves={"max_waves": 0}), ["max_waves must be at least 1"], id="waves"),
+        pytest.param(changed(output="memory://x"), ["memory:// lives in one process", "in_process"], id="memory"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_is_named_with_its_place(values: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_config(values, origin="run.toml")
+    assert str(refused.value).startswith("run.toml cannot be used:")
+    missing = [word for word in words if word not in str(refused.value)]
+    assert not missing, str(refused.value)
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_config(changed(pool={"replicas": 0}, label={"batch_size": 0}, sauce=1))
+    assert len(str(refused.value).splitlines()) == 4
+
+
+def test_plain_strings_stand_for_the_uri_and_the_path() -> None:
+    full = {"source": {"uri": "photos"}, "output": {"uri": "table"}, "model": {"path": "folder"}, "categories": ["car"]}
+    assert parse_config(MINIMAL) == parse_config(full)
+
+
+def test_a_config_survives_the_way_through_json() -> None:
+    config = parse_config(changed(pool={"replicas": 3}, label={"decode": {"max_image_pixels": 1000}}))
+    assert parse_config(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("run.toml", "source = x", ["cannot be parsed", "line 1"]),
+        ("run.yaml", "a: [", ["cannot be parsed", "line 1"]),
+        ("run.yaml", "- a\n- b\n", ["table of settings, found list"]),
+        ("run.json", "{}", [".toml, .yaml or .yml"]),
+    ],
+)
+def test_files_that_cannot_be_read_as_a_config(tmp_path: Path, name: str, text: str, words: list[str]) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        load_config(tmp_path / name)
+    assert all(word in str(refused.value) for word in [name, *words]), str(refused.value)
+
+
+def fingerprint(config: RunConfig, model: str = "0" * 64, prompts: str | None = None) -> dict[str, Any]:
+    return config.fingerprint(model_sha256=model, visual_prompts_sha256=prompts)
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"source": "others"},
+        {"source": {"uri_column": "path"}},
+        {"categories": ["tree"]},
+        {"categories": ["car", "tree"]},
+        {"task": "genseg"},
+        {"plan": {"limit": 5}},
+        {"model": {"dtype": "bfloat16"}},
+        {"model": {"min_score": 0.3}},
+        {"model": {"max_masks_per_image": 7}},
+        {"model": {"region_sampling": "all"}},
+        {"label": {"decode": {"max_image_pixels": 1000}}},
+        {"label": {"decode": {"max_image_bytes": 1000}}},
+    ],
+)
+def test_what_can_change_a_row_changes_the_fingerprint(tables: dict[str, Any]) -> None:
+    assert fingerprint(parse_config(changed(**tables))) != fingerprint(parse_config(MINIMAL))
+
+
+def test_weights_and_prompt_table_are_part_of_the_fingerprint() -> None:
+    config = parse_config(MINIMAL)
+    assert len({str(fingerprint(config, *args)) for args in [("a",), ("b",), ("a", "c"), ("a", "d")]}) == 4
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"output": "elsewhere"},
+        {"plan": {"images_per_shard": 7}},
+        {"label": {"batch_size": 3, "load_threads": 1, "max_bytes_ahead": 1000, "fetch_timeout_s": 5}},
+        {"pool": {"replicas": 9, "num_gpus_per_replica": 0.5, "runner": "in_process"}},
+        {"waves": {"max_waves": 3, "retries": 0}},
+        {"model": "the same weights in another folder"},
+    ],
+)
+def test_how_the_work_is_cut_and_spread_does_not_change_the_fingerprint(tables: dict[str, Any]) -> None:
+    assert fingerprint(parse_config(changed(**tables))) == fingerprint(parse_config(MINIMAL))
+
+
+def test_every_field_of_the_model_and_of_decoding_was_considered_for_the_fingerprint() -> None:
+    config = parse_config(MINIMAL)
+    left_out = {"model.path", "model.device", "model.attn_implementation", "decode.max_working_bytes"}
+    fields = {f"model.{field.name}" for field in dataclasses.fields(config.model)}
+    fields |= {f"decode.{field.name}" for field in dataclasses.fields(config.label.decode)}
+    assert fields - set(fingerprint(config)) <= left_out
+
+
+@pytest.mark.parametrize(
+    ("runner", "images_per_shard"), [("in_process", 1), ("in_process", 4), ("in_process", 100), ("ray", 4)]
+)
+def test_where_and_in_which_pieces_it_runs_changes_no_row(
+    request: pytest.FixtureRequest,
+    make_config: MakeConfig,
+    tmp_path: Path,
+    reference: Path,
+    runner: str,
+    images_per_shard: int,
+) -> None:
+    if runner == "ray":
+        request.getfixturevalue("ray")
+    config = make_config(pool={"runner": runner}, plan={"images_per_shard": images_per_shard}, label={"batch_size": 1})
+    assert steps.run_directly(config, Silent()).ok
+    for kind in KINDS:
+        without = (*UNSTABLE, "shard_id")
+        assert committed(str(tmp_path / "output"), kind, without=without) == committed(
+            str(reference), kind, without=without
+        )
+
+
+@pytest.fixture(scope="module")
+def reference(model: Path, photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same collection labelled in shards of three."""
+    output = tmp_path_factory.mktemp("reference") / "output"
+    values = {
+        "source": str(photographs),
+        "output": str(output),
+        "model": {"path": str(model), "max_masks_per_image": 10},
+        "categories": ["car", "tree", "traffic light"],
+        "plan": {"images_per_shard": 3},
+        "label": {"batch_size": 1},
+        "pool": {"runner": "in_process"},
+    }
+    steps.run_directly(parse_config(values), Silent())
+    return output
