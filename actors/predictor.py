@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +14,6 @@ from numpy.typing import NDArray
 
 from actors.config import PredictorConfig
 from actors.pool import ReplicaUnusable
-from actors.turns import Turns
 from pipelines import rle
 from pipelines.fingerprint import content_hash
 from pipelines.types import (
@@ -56,7 +56,7 @@ class XSamPredictor:
         """
         self._config = config
         self._device = _device(config.device)
-        self._turns = Turns(self._device)
+        self._turn = threading.Lock()
         dtype = _AUTO_DTYPE[self._device.type] if config.dtype == "auto" else config.dtype
         options = {"attn_implementation": config.attn_implementation} if config.attn_implementation else {}
         self._processor = XSamProcessor.from_pretrained(config.path)
@@ -97,8 +97,7 @@ class XSamPredictor:
         try:
             for task in dict.fromkeys(prompt.task for asked in prompts for prompt in asked):
                 asked = [[prompt for prompt in group if prompt.task == task] for group in prompts]
-                with self._turns.beside():
-                    self._predict_task(task, images, asked, masks, rejected)
+                self._predict_task(task, images, asked, masks, rejected)
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise PredictionError(Reason.OUT_OF_MEMORY, f"batch of {len(images)}: {error}") from error
@@ -142,7 +141,8 @@ class XSamPredictor:
             visual_prompts=drawn if task not in TEXT_TASKS else None,
         )
         arguments = inputs.to(self._device, self._model.dtype).for_model()
-        outputs = self._turns.network(lambda: self._model(**arguments))
+        with self._turn:
+            outputs = self._model(**arguments)
         for index, place in enumerate(places):
             chunks = self._processor.iter_instance_masks(
                 outputs,
