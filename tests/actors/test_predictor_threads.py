@@ -1,9 +1,7 @@
-"""One network, several threads: their answers are those of one thread, and the network serves one batch at a time."""
+"""One network, several threads: while it computes one batch, another is prepared or read out."""
 
 from __future__ import annotations
 
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +11,6 @@ import torch
 
 from actors.config import PredictorConfig
 from actors.predictor import XSamPredictor, write_untrained_model
-from actors.turns import Turns
 from pipelines.types import Answer, Image, ImageRef, Prompt, Region
 from tests.fakes import text_prompt
 
@@ -48,37 +45,3 @@ def test_answers_are_those_of_one_thread(device: str, tmp_path: Path) -> None:
 
 def _masks(answers: list[Answer]) -> list[list[tuple[str, str]]]:
     return [[(mask.prompt.prompt_id, mask.segmentation.counts) for mask in answer.masks] for answer in answers]
-
-
-def test_the_network_is_run_by_one_thread_at_a_time_and_what_is_beside_it_is_not_held_up() -> None:
-    turns, running, most = Turns(torch.device("cpu")), [], []
-    inside, leave = threading.Event(), threading.Event()
-
-    def run() -> None:
-        running.append(None)
-        most.append(len(running))
-        time.sleep(0.001)
-        running.pop()
-
-    def hold() -> None:
-        inside.set()
-        assert leave.wait(30)
-
-    with ThreadPoolExecutor(4) as threads:
-        list(threads.map(lambda _: turns.network(run), range(20)))
-        assert max(most) == 1
-        holder = threads.submit(turns.network, hold)
-        assert inside.wait(30)
-        with turns.beside():
-            waiting = threads.submit(turns.network, run)
-        assert not waiting.done()
-        leave.set()
-        holder.result(30)
-        waiting.result(30)
-
-
-def test_a_failed_pass_gives_the_turn_back() -> None:
-    turns = Turns(torch.device("cpu"))
-    with pytest.raises(ValueError, match="bad"), turns.beside():
-        turns.network(lambda: (_ for _ in ()).throw(ValueError("bad")))
-    assert turns.network(lambda: 1) == 1
