@@ -19,7 +19,10 @@ from fsspec.exceptions import FSTimeoutError
 PROTOCOLS = ("file", "s3", "gs", "memory")
 _ALIASES = {"local": "file", "s3a": "s3", "gcs": "gs"}
 _SECRET_OPTIONS = frozenset(
-    {"key", "secret", "token", "username", "password", "credentials", "access_key", "secret_key"}
+    {
+        *("key", "secret", "token", "username", "password", "credentials"),
+        *("access_key", "secret_key", "access_key_id", "secret_access_key", "session_token"),
+    }
 )
 _CONFLICT_CODES = frozenset({"ConditionalRequestConflict", "OperationAborted", "409"})
 _REFUSED_CODES = frozenset({"PreconditionFailed", "412"})
@@ -36,12 +39,20 @@ def check_storage_options(options: Mapping[str, Any]) -> None:
     Raises:
         ValueError: naming the offending option and the environment variables to use instead.
     """
-    found = sorted(_SECRET_OPTIONS & {name.lower() for name in options})
+    found = sorted(name for name in _option_names(options) if name.lower().removeprefix("aws_") in _SECRET_OPTIONS)
     if found:
         raise ValueError(
             f"storage_options must not hold credentials (found {', '.join(found)}). Set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, an AWS profile or an instance role instead (Google: default credentials)."
         )
+
+
+def _option_names(options: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names of options at every depth: client_kwargs takes credentials too."""
+    for name, value in options.items():
+        yield name
+        if isinstance(value, Mapping):
+            yield from _option_names(value)
 
 
 def protocol_of(uri: str) -> str:

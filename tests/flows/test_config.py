@@ -38,6 +38,8 @@ def changed(**tables: Any) -> dict[str, Any]:
         pytest.param(changed(source=""), ["source.uri is empty"], id="empty source"),
         pytest.param(changed(source={"uri": "s3://b/x", "storage_options": {"secret": "x"}}),
                      ["must not hold credentials", "AWS_SECRET_ACCESS_KEY"], id="credentials"),
+        pytest.param(changed(source={"storage_options": {"client_kwargs": {"aws_secret_access_key": "x"}}}),
+                     ["must not hold credentials", "aws_secret_access_key"], id="nested credentials"),
         pytest.param(changed(output={"run_id": "a/b"}), ["run_id 'a/b'", "letters, digits"], id="run id"),
         pytest.param(changed(plan={"images_per_shard": 0}), ["plan", "between 1 and 100000, got 0"], id="shard size"),
         pytest.param(changed(plan={"limit": 0}), ["limit must be at least 1"], id="limit"),
