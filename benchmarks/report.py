@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import platform
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+GPU_RESULTS = Path(__file__).with_name("gpu") / "full_size_forward.json"
 _PACKAGES = ("torch", "transformers", "numpy", "pillow", "pyarrow", "pycocotools", "fsspec")
 
 
@@ -111,7 +113,7 @@ def write_markdown(path: Path, reports: Iterable[Report], facts: Mapping[str, st
     """Write RESULTS.md: everything in it was measured or is a setting, nothing is typed by hand."""
     reports = list(reports)
     lines = [
-        "# Measured on a CPU",
+        "# Measured",
         "",
         "Written by `python -m benchmarks --write`, every number by the program that measured it. `make bench` repeats",
         f"all of it (here in {seconds / 60:.1f} minutes) and prints the table without touching this file.",
@@ -130,4 +132,35 @@ def write_markdown(path: Path, reports: Iterable[Report], facts: Mapping[str, st
         lines += [f"| {f.what} | {f.text} | {f.unit} | {f.span} |" for f in report.figures]
         for remark in report.remarks:
             lines += ["", remark]
+    lines += ["", "## The full size on a GPU", "", *gpu_lines(GPU_RESULTS)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def gpu_lines(path: Path) -> list[str]:
+    """Return what benchmarks.gpu.full_size_forward measured, if its JSON was kept beside it."""
+    command = "`python -m benchmarks.gpu.full_size_forward`"
+    if not path.is_file():
+        return [
+            f"Not measured yet. {command} needs one CUDA device and less than nine minutes, downloads nothing, and",
+            f"writes {path.name}; kept as benchmarks/gpu/{path.name}, its figures appear here.",
+        ]
+    document = json.loads(path.read_text())
+    facts = document["facts"]
+    peak = facts["nominal_peak_tflop_per_second"]
+    nominal = f", data sheet {number(peak)}" if peak else ""
+    lines = [
+        f"{facts['parameters'] / 1e9:.2f} billion random weights in {facts['dtype']} on {facts['device']}, "
+        f"{facts['date']}, torch {facts['versions']['torch']}; synthetic images on the 1024 pixel canvas; again: "
+        f"{command}. Operations by the formulas in benchmarks/gpu/flops.py; a large matrix product reaches "
+        f"{number(facts['measured_peak_tflop_per_second'])} TFLOP/s there{nominal}.",
+        "",
+        "| batch | categories | tokens | images/s | TFLOP/image | share of data sheet | share of matrix product | GB |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for case in document["cases"]:
+        shares = [case["share_of_nominal_peak"], case["share_of_measured_peak"]]
+        cells = [str(case[name]) for name in ("batch", "categories", "sequence_length")]
+        cells += [number(case["images_per_second"]), number(case["tflop_per_image"])]
+        cells += [f"{100 * share:.0f} %" if share else "" for share in shares]
+        lines.append(f"| {' | '.join(cells)} | {number(case['peak_memory_gb'])} |")
+    return lines

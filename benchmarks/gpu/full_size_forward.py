@@ -1,0 +1,295 @@
+"""How fast the full-size network runs on one GPU, with random weights: images/s, share of the device's peak, memory.
+
+    python -m benchmarks.gpu.full_size_forward              # a CUDA device, under nine minutes
+    python -m benchmarks.gpu.full_size_forward --size tiny  # anywhere: shows that the program works
+
+Nothing is downloaded: the weights are drawn on the device. Writes full_size_forward.json and .png to ``$OUT``, or to
+benchmarks/out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.gpu.flops import count_decoders, flops_per_image
+from xsam_model.configuration_xsam import XSamConfig
+from xsam_model.image_processing_xsam import XSamImageProcessor
+from xsam_model.modeling_xsam import XSamForSegmentation
+from xsam_model.processing_xsam import XSamProcessor
+from xsam_model.untrained import build_tokenizer, untrained_tiny_config
+
+# Dense bfloat16 operations per second, from the makers' data sheets.
+NOMINAL_PEAK = {"H200": 989e12, "H100": 989e12, "GH200": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12}
+SECONDS_PER_CASE = 4.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One batch size and number of categories, and what was measured.
+
+    Attributes:
+        sequence_length: tokens of the language model for each image.
+        seconds: median of one pass.
+        towers_seconds: median of one pass of what depends on the images alone.
+        tflop_per_image: by the formulas of benchmarks.gpu.flops.
+        peak_memory_gb: most memory allocated during the passes, weights included; 0 on a CPU.
+    """
+
+    batch: int
+    categories: int
+    sequence_length: int
+    repeats: int
+    seconds: float
+    towers_seconds: float
+    images_per_second: float
+    tflop_per_image: float
+    tflop_per_second: float
+    share_of_nominal_peak: float | None
+    share_of_measured_peak: float | None
+    peak_memory_gb: float
+    finite: bool
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    started = time.monotonic()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu" and arguments.size == "full":
+        raise SystemExit("the full size needs a CUDA device; --size tiny runs anywhere")
+    out = Path(arguments.out)
+    out.mkdir(parents=True, exist_ok=True)
+    config = untrained_tiny_config() if arguments.size == "tiny" else XSamConfig()
+    model = build_model(config, device)
+    facts = describe(model, device, arguments.size)
+    facts["load_seconds"] = round(time.monotonic() - started, 1)
+    print(json.dumps(facts, indent=1), flush=True)
+    cases: list[Case] = []
+    for case in measure_all(model, device, arguments, facts, started + 60 * arguments.minutes):
+        cases.append(case)
+        print(line(case), flush=True)
+        facts["seconds_in_all"] = round(time.monotonic() - started, 1)
+        document = {"facts": facts, "cases": [asdict(case) for case in cases]}
+        (out / "full_size_forward.json").write_text(json.dumps(document, indent=1))
+    draw(cases, facts, out / "full_size_forward.png")
+    if not all(case.finite for case in cases):
+        raise SystemExit("some logits were not finite")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=("full", "tiny"), default="full")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
+    parser.add_argument("--categories", type=int, nargs="+", default=[4, 80, 133])
+    parser.add_argument("--minutes", type=float, default=8.0, help="begin no further case after so long")
+    parser.add_argument("--out", default=os.environ.get("OUT") or str(Path(__file__).parents[1] / "out"))
+    return parser.parse_args()
+
+
+def build_model(config: XSamConfig, device: torch.device) -> XSamForSegmentation:
+    """Draw random weights on the device itself: bfloat16 on a GPU, and float32 where the network insists on it."""
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16 if device.type == "cuda" else torch.float32)
+    try:
+        with device:
+            model = XSamForSegmentation(config)
+    finally:
+        torch.set_default_dtype(before)
+    model.segmentor.pixel_decoder.float()
+    return model.eval().requires_grad_(False)
+
+
+def describe(model: XSamForSegmentation, device: torch.device, size: str) -> dict[str, Any]:
+    """Return what the figures depend on."""
+    gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    name = gpu.name if gpu else platform.processor() or platform.machine()
+    return {
+        "size": size,
+        "device": name,
+        "device_memory_gb": gpu.total_memory / 1e9 if gpu else None,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "weights_gb": sum(p.numel() * p.element_size() for p in model.parameters()) / 1e9,
+        "attention": model.llm.config._attn_implementation,
+        "nominal_peak_tflop_per_second": next((p / 1e12 for key, p in NOMINAL_PEAK.items() if key in name), None),
+        "measured_peak_tflop_per_second": matmul_peak(device) / 1e12,
+        "versions": {package: version(package) for package in ("torch", "transformers", "numpy")},
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def matmul_peak(device: torch.device) -> float:
+    """Return the operations per second of a large square matrix product: what this device gives in practice."""
+    side, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
+    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    return 2 * side**3 / median(time_passes(lambda: left @ right, device, 1.0))
+
+
+def measure_all(
+    model: XSamForSegmentation, device: torch.device, arguments: argparse.Namespace, facts: dict[str, Any], end: float
+) -> Iterator[Case]:
+    """Yield a case for every number of categories and batch size that fits the device and the time."""
+    config = model.config
+    processor = XSamProcessor(
+        XSamImageProcessor(
+            vision_size=config.vision_config.image_size, segmentor_size=config.mask_encoder_config.image_size
+        ),
+        build_tokenizer(),
+        max_text_length=config.max_text_length,
+    )
+    for categories in arguments.categories:
+        one = prepare(processor, 1, categories, device, model.dtype, facts)
+        decoders = count_decoders(model, one)
+        facts["tflop_of_decoders"] = {part: count / 1e12 for part, count in decoders.items()}
+        for batch in arguments.batches:
+            if time.monotonic() > end:
+                print("out of time: the other cases are left out", flush=True)
+                return
+            inputs = {key: value.expand(batch, *value.shape[1:]).contiguous() for key, value in one.items()}
+            try:
+                yield measure(model, inputs, categories, sum(decoders.values()), facts)
+            except torch.OutOfMemoryError:
+                print(f"batch {batch} with {categories} categories does not fit", flush=True)
+                break
+            finally:
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
+
+
+def prepare(
+    processor: XSamProcessor,
+    batch: int,
+    categories: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """Return inputs for synthetic images of 1024 x 1024, and note how long the CPU took to make them.
+
+    The tokenizer knows single bytes. Category names of three letters make about as many tokens as everyday names do in
+    a real vocabulary: seven, with the marks around them and the comma.
+    """
+    images = list(np.random.default_rng(0).integers(0, 256, (batch, 1024, 1024, 3), dtype=np.uint8))
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    names = [letters[n // 26] + letters[n % 26] + "x" for n in range(categories)]
+    started = time.perf_counter()
+    inputs = processor(images=images, task="ovseg", conditions=[names] * batch)
+    facts.setdefault("prepare_ms_per_image", {})[categories] = 1000 * (time.perf_counter() - started) / batch
+    return dict(inputs.to(device, dtype).for_model())
+
+
+@torch.inference_mode()
+def measure(
+    model: XSamForSegmentation,
+    inputs: Mapping[str, Any],
+    categories: int,
+    decoder_flops: float,
+    facts: Mapping[str, Any],
+) -> Case:
+    """Time one batch."""
+    device, batch = model.device, len(inputs["input_ids"])
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    output = model(**inputs)
+    finite = bool(torch.isfinite(output.class_logits).all() and torch.isfinite(output.mask_logits).all())
+    del output
+    passes = time_passes(lambda: model(**inputs), device, SECONDS_PER_CASE)
+    images = inputs["pixel_values"], inputs["segmentor_pixel_values"]
+    towers = time_passes(lambda: model.encode_images(*images), device, SECONDS_PER_CASE / 4)
+    # The image takes the place of its one pseudo token.
+    length = inputs["input_ids"].shape[1] - 1 + model.config.num_image_tokens
+    flops = sum(flops_per_image(model.config, length).values()) + decoder_flops
+    rate = batch / median(passes)
+
+    def share(peak: float | None) -> float | None:
+        return rate * flops / 1e12 / peak if peak else None
+
+    return Case(
+        batch=batch,
+        categories=categories,
+        sequence_length=length,
+        repeats=len(passes),
+        seconds=median(passes),
+        towers_seconds=median(towers),
+        images_per_second=rate,
+        tflop_per_image=flops / 1e12,
+        tflop_per_second=rate * flops / 1e12,
+        share_of_nominal_peak=share(facts["nominal_peak_tflop_per_second"]),
+        share_of_measured_peak=share(facts["measured_peak_tflop_per_second"]),
+        peak_memory_gb=torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else 0.0,
+        finite=finite,
+    )
+
+
+def time_passes(run: Any, device: torch.device, seconds: float) -> list[float]:
+    """Time a call again and again for so long, at least three times, after two untimed calls."""
+
+    def once() -> float:
+        started = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - started
+
+    for _ in range(2):
+        once()
+    passes: list[float] = []
+    while len(passes) < 3 or sum(passes) < seconds:
+        passes.append(once())
+    return passes
+
+
+def line(case: Case) -> str:
+    """Return one case as a line of text."""
+    shares = [f"{100 * s:.0f} %" if s else "-" for s in (case.share_of_nominal_peak, case.share_of_measured_peak)]
+    return (
+        f"batch {case.batch:3d}, {case.categories:3d} categories, {case.sequence_length} tokens: "
+        f"{case.images_per_second:7.2f} images/s, {case.tflop_per_second:7.2f} TFLOP/s "
+        f"({shares[0]} of nominal, {shares[1]} of measured peak), {case.peak_memory_gb:.1f} GB, "
+        f"{'finite' if case.finite else 'NOT FINITE'}"
+    )
+
+
+def draw(cases: Sequence[Case], facts: Mapping[str, Any], path: Path) -> None:
+    """Draw images/s and share of the peak over the batch size; without matplotlib there is no picture."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        print("matplotlib is not installed: no picture", flush=True)
+        return
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    rate, share = figure.subplots(1, 2)
+    for categories in dict.fromkeys(case.categories for case in cases):
+        mine = [case for case in cases if case.categories == categories]
+        batches, label = [case.batch for case in mine], f"{categories} categories"
+        rate.plot(batches, [case.images_per_second for case in mine], "o-", label=label)
+        shares = [100 * (case.share_of_nominal_peak or case.share_of_measured_peak or 0) for case in mine]
+        share.plot(batches, shares, "o-", label=label)
+    peak = "nominal" if facts["nominal_peak_tflop_per_second"] else "measured"
+    ticks = sorted({case.batch for case in cases})
+    for axes, title in ((rate, "images/s"), (share, f"% of the {peak} peak")):
+        axes.set(xlabel="batch", ylabel=title, xscale="log", ylim=(0, None))
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    rate.legend()
+    figure.suptitle(f"X-SAM, {facts['size']} size, random weights, {facts['dtype']}, {facts['device']}")
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The GPU benchmark works at the tiny size, and its formulas agree with what torch counts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.gpu import full_size_forward
+from benchmarks.gpu.flops import flops_per_image
+from benchmarks.report import gpu_lines
+from xsam_model.configuration_xsam import XSamConfig
+from xsam_model.modeling_xsam import XSamForSegmentation
+from xsam_model.untrained import untrained_tiny_config
+
+
+def test_runs_at_the_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(full_size_forward, "SECONDS_PER_CASE", 0.01)
+    options = ["--size", "tiny", "--batches", "1", "2", "--categories", "3", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["full_size_forward", *options])
+    full_size_forward.main()
+    document = json.loads((tmp_path / "full_size_forward.json").read_text())
+    assert [case["batch"] for case in document["cases"]] == [1, 2]
+    assert all(case["finite"] and case["tflop_per_image"] > 0 for case in document["cases"])
+    assert (tmp_path / "full_size_forward.png").stat().st_size > 1000
+    assert sum(line.startswith("| ") for line in gpu_lines(tmp_path / "full_size_forward.json")) == 3
+
+
+def test_operations_of_the_towers_are_those_that_torch_counts() -> None:
+    config = untrained_tiny_config(vision_select_layer=-1)
+    # torch counts no attention that is fused on the CPU
+    model = XSamForSegmentation._from_config(config, attn_implementation="eager").requires_grad_(False)
+    vision, mask = config.vision_config.image_size, config.mask_encoder_config.image_size
+    expected = flops_per_image(config, 100)
+    parts = {
+        "vision tower": lambda: model._encode_vision(torch.zeros(1, 3, vision, vision)),
+        "mask encoder": lambda: model.segmentor.encode(torch.zeros(1, 3, mask, mask), {4}),
+        "language model": lambda: model.llm.base_model(inputs_embeds=torch.zeros(1, 100, 96), use_cache=False),
+    }
+    for part, run in parts.items():
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            run()
+        causal_half = 4 * 96 * (100 * 100 - 100 * 101 / 2) * 2 if part == "language model" else 0
+        assert expected[part] + causal_half == pytest.approx(counter.get_total_flops(), rel=0.02), part
+
+
+def test_the_full_size_costs_what_its_sizes_say() -> None:
+    parts = flops_per_image(XSamConfig(), 1810)
+    # 3.8 billion parameters of the language model, two operations each, for every token; its embedding is a look-up.
+    assert parts["language model"] == pytest.approx(2 * 3.6e9 * 1810, rel=0.08)
+    assert sum(parts.values()) == pytest.approx(17.5e12, rel=0.01)
