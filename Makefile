@@ -1,7 +1,7 @@
 # Every target sets up what it needs by itself: a virtual environment in .venv from the pinned constraints.
 PYTHON ?= python3
 BIN := .venv/bin
-INSTALL = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt
+INSTALL = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c constraints.txt
 
 .PHONY: help demo test lint bench clean
 help: ## Show this list

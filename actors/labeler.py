@@ -9,6 +9,7 @@ from typing import Any
 from actors.config import PredictorConfig
 from pipelines.label import LabelJob, label_shard
 from pipelines.storage import open_store
+from pipelines.table import find_commit
 from pipelines.types import Predictor, Shard, ShardReceipt
 
 
@@ -48,7 +49,10 @@ class RunLabeler:
         self._store = open_store(output_uri, output_options)
 
     def label(self, shard: Shard, attempt: str) -> ShardReceipt:
-        """Label every image of the shard and commit it under the given attempt id."""
+        """Label every image of the shard and commit it under the given attempt id, unless another attempt just has."""
+        held = find_commit(self._store, self._job.run_id, shard.shard_id)
+        if held is not None:
+            return held.receipt(committed_here=False)
         return label_shard(shard, job=self._job, store=self._store, predictor=self._predictor, attempt=attempt)
 
     def describe(self) -> Mapping[str, str]:

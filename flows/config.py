@@ -149,7 +149,8 @@ class RunConfig:
         """Return everything that can change a row, by name.
 
         How the work is cut and spread (shards, batches, replicas, threads) is left out on purpose: it may change
-        between a run and its resumption. Masks then agree up to rounding between batch sizes and devices.
+        between a run and its resumption. Masks then agree up to rounding between batch sizes, devices and
+        numbers of torch threads.
         """
         return {
             "source": self.source.uri,

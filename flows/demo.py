@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def run_demo(photos: Path, visual_prompts: Path | None, output: Path, console: C
     )
     summary = launch(config, console, prefect=prefect)
     show_table(output, summary.run_id, console)
+    ask_table(output, console)
     console.print(f"Look at it: [bold]{draw_overlays(output, summary.run_id)}[/]")
     return summary.ok
 
@@ -92,7 +94,7 @@ def draw_overlays(output: Path, run_id: str) -> Path | None:
 
 
 def show_table(output: Path, run_id: str, console: Console) -> None:
-    """Print the best mask of each photograph, and how to ask for more."""
+    """Print the best mask of each photograph."""
     best = ds.field("rank") == 0
     rows = open_table(open_store(str(output)), "annotations", run_id).to_table(filter=best).to_pylist()
     table = Table(title="the best mask of each photograph, from the annotations table", title_justify="left")
@@ -103,7 +105,21 @@ def show_table(output: Path, run_id: str, console: Console) -> None:
         counts = row["segmentation"]["counts"]
         table.add_row(row["image_id"], row["category_name"], f"{row['score']:.2f}", box, str(row["area"]), counts[:24])
     console.print(table)
-    console.print(
-        'Ask it: [bold]duckdb -c "SELECT category_name, count(*), avg(score) '
-        f"FROM '{output}/annotations/*/*.parquet' GROUP BY 1\"[/]"
+
+
+def ask_table(output: Path, console: Console) -> None:
+    """Ask the table a question in SQL, as a data team would; answered where DuckDB is installed."""
+    query = (
+        "SELECT category_name, count(*) AS masks, round(avg(score), 2) AS mean_score\n"
+        f"FROM '{output}/annotations/*/*.parquet' GROUP BY ALL ORDER BY masks DESC, category_name LIMIT 6"
     )
+    console.print(f"Ask it with DuckDB:\n[bold]{query}[/]")
+    if importlib.util.find_spec("duckdb") is None:
+        return
+    import duckdb
+
+    answer = duckdb.sql(query)
+    table = Table(*answer.columns)
+    for row in answer.fetchall():
+        table.add_row(*map(str, row))
+    console.print(table)

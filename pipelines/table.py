@@ -234,6 +234,14 @@ def read_commit(store: Store, run_id: str, shard_id: str) -> ShardCommit:
     return ShardCommit.from_json(store.read(commit_name(run_id, shard_id)))
 
 
+def find_commit(store: Store, run_id: str, shard_id: str) -> ShardCommit | None:
+    """Read one shard's commit, None if it is not committed."""
+    try:
+        return read_commit(store, run_id, shard_id)
+    except FileNotFoundError:
+        return None
+
+
 def read_commits(store: Store, run_id: str, shard_ids: Iterable[str] | None = None) -> Iterator[ShardCommit]:
     """Read commits in shard order, several at a time; all of the run by default."""
     ids = sorted(committed_shards(store, run_id) if shard_ids is None else shard_ids, key=lambda s: (len(s), s))
