@@ -29,7 +29,7 @@ class PoolConfig:
             that is busy or growing this includes waiting for room. While other replicas work it is then asked for anew.
         shard_timeout_s: seconds an attempt may take before its replica is taken for hung, killed and replaced; None for
             no limit.
-        budget_s: wall-clock seconds of one map call after which no more shards are handed out; None for no limit.
+        budget_s: wall-clock seconds from the first shard handed out after which no more are; None for no limit.
         drain_grace_s: seconds that shards in flight are given to finish once the budget is spent or stop() was called.
         recycle_after_shards: attempts after which a replica is replaced by a fresh one; None for never.
         ray_address: an existing cluster to join from one of its nodes ("auto" or "host:port"); "local" starts Ray on

@@ -129,17 +129,21 @@ class ShardQueue:
 class Drain:
     """When one map call stops handing out shards, and when it stops waiting for those in flight.
 
+    Args:
+        config: budget and grace.
+        budget_since: time.monotonic() from when the budget counts.
+
     Attributes:
         reason: why shards are no longer handed out; empty while they are.
         over: whether the time given to the shards in flight has passed too.
     """
 
-    def __init__(self, config: PoolConfig) -> None:
+    def __init__(self, config: PoolConfig, budget_since: float) -> None:
         self.reason = ""
         self.over = False
         self._budget_s = config.budget_s
         self._grace_s = config.drain_grace_s
-        self._started = time.monotonic()
+        self._budget_since = budget_since
         self._draining_since = 0.0
 
     def update(self, *, stopped: bool) -> bool:
@@ -150,7 +154,7 @@ class Drain:
             return False
         if stopped:
             self.reason = "the run was asked to stop"
-        elif self._budget_s is not None and now - self._started >= self._budget_s:
+        elif self._budget_s is not None and now - self._budget_since >= self._budget_s:
             self.reason = f"the budget of {self._budget_s:g} s is spent"
         self._draining_since = now
         return bool(self.reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from queue import Empty, SimpleQueue
 from types import TracebackType
@@ -45,6 +46,7 @@ class InProcessRunner:
         self._tasks: SimpleQueue[tuple[Attempt, SimpleQueue[_Outcome]] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._stopping = False
+        self._budget_since: float | None = None
 
     def __enter__(self) -> Self:
         """Return the runner; the labeler is built when it is first needed."""
@@ -61,7 +63,8 @@ class InProcessRunner:
         emit = on_event or (lambda _event: None)
         slots = self._config.shards_in_flight_per_replica
         queue = ShardQueue(shards, self._ids, slots, self._config.max_attempts_per_shard)
-        drain = Drain(self._config)
+        self._budget_since = self._budget_since or time.monotonic()
+        drain = Drain(self._config, self._budget_since)
         outcomes: SimpleQueue[_Outcome] = SimpleQueue()
         running: dict[str, Attempt] = {}
         while True:

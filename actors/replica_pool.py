@@ -40,6 +40,7 @@ class ReplicaPool:
         self._ids = attempt_ids()
         self._owns_ray = False
         self._stopping = False
+        self._budget_since: float | None = None
 
     def __enter__(self) -> Self:
         """Connect to Ray: see ShardRunner. Replicas are started when they are first needed."""
@@ -59,7 +60,8 @@ class ReplicaPool:
         self._replicas.forgive()
         room = config.replicas * config.shards_in_flight_per_replica
         queue = ShardQueue(shards, self._ids, room, config.max_attempts_per_shard)
-        drain = Drain(config)
+        self._budget_since = self._budget_since or time.monotonic()
+        drain = Drain(config, self._budget_since)
         try:
             while self._goes_on(queue, drain):
                 if not drain.reason:

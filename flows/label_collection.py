@@ -70,16 +70,20 @@ def plan_run(config: RunConfig, stack: ExitStack) -> tuple[Plan, ShardRunner | N
 
 
 class WaveFailedError(RuntimeError):
-    """Shards of a wave failed; raised so that Prefect tries the wave again."""
+    """Shards of a wave are not labelled; raised so that Prefect shows it, and tries it again where that can help."""
 
-    def __init__(self, failures: list[ShardFailure]) -> None:
-        super().__init__("; ".join(f"{f.shard_id}: {f.error.splitlines()[0]}" for f in failures[:5]))
+    def __init__(self, failures: list[ShardFailure], num_left: int) -> None:
+        first = [f"{f.shard_id}: {f.error.splitlines()[0]}" for f in failures[:5]]
+        left = [f"{num_left} shards were not tried: the budget is spent or the run was asked to stop"] * (num_left > 0)
+        super().__init__("; ".join(first + left))
         self.failures = failures
+        self.can_retry = any(failure.kind != "unfinished" for failure in failures)
 
 
 def _is_wave_failure(_task: Any, _run: Any, state: State[Any]) -> bool:
     """Say whether trying a wave again can help; replicas that cannot start were tried often enough by the pool."""
-    return isinstance(state.result(raise_on_failure=False), WaveFailedError)
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, WaveFailedError) and error.can_retry
 
 
 @task(name="label-wave", cache_policy=NO_CACHE, persist_result=False)
@@ -89,9 +93,9 @@ def label_wave(config: RunConfig, plan: Plan, runner: ShardRunner, observer: Run
     Raises:
         WaveFailedError: some could not be labelled.
     """
-    failures = steps.label_shards(runner, steps.open_output(config), plan, shard_ids, observer)
-    if failures:
-        raise WaveFailedError(failures)
+    failures, num_left = steps.label_shards(runner, steps.open_output(config), plan, shard_ids, observer)
+    if failures or num_left:
+        raise WaveFailedError(failures, num_left)
     return len(shard_ids)
 
 

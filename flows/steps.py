@@ -252,21 +252,24 @@ def cut_waves(shard_ids: list[str], config: RunConfig) -> list[list[str]]:
 
 def label_shards(
     runner: ShardRunner, store: Store, plan: Plan, shard_ids: Iterable[str], observer: RunObserver
-) -> list[ShardFailure]:
+) -> tuple[list[ShardFailure], int]:
     """Label the shards of a wave that are not committed yet.
 
     Returns:
-        The failures; the shards' images stay unlabelled until the run is resumed.
+        The failures, and how many shards were not tried because the budget was spent or the run was asked to stop.
+        Their images stay unlabelled until the run is resumed.
     """
     todo = sorted(set(shard_ids) - committed_shards(store, plan.run_id))
-    failures = []
+    failures: list[ShardFailure] = []
+    num_left = len(todo)
     for result in runner.map(plan.shards(store, todo), on_event=observer.on_event):
+        num_left -= 1
         if isinstance(result, ShardFailure):
             failures.append(result)
             observer.on_failure(result)
         else:
             observer.on_receipt(result)
-    return failures
+    return failures, num_left
 
 
 def finish_run(
@@ -319,5 +322,5 @@ def run_directly(config: RunConfig, observer: RunObserver) -> RunSummary:
         committed = committed_shards(store, plan.run_id)
         observer.on_plan(plan, len(committed))
         if runner is not None:
-            failures = label_shards(runner, store, plan, plan.shard_ids(), observer)
+            failures, _ = label_shards(runner, store, plan, plan.shard_ids(), observer)
     return finish_run(config, plan, failures=failures, committed_before=len(committed), started=started)

@@ -6,9 +6,11 @@ import errno
 import os
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -254,6 +256,30 @@ def test_a_shard_that_always_fails_is_named_and_the_rest_is_kept_until_the_fault
     assert before.items() < commits(output).items()
     assert run_file(output, "summary.json")["problems"] == []
     assert verify(open_store(str(output)), only_run(output)).ok
+
+
+def test_a_spent_budget_counts_over_all_waves_and_the_next_run_goes_on_with_the_rest(
+    prefect: PrefectServer, make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import actors.labeler
+    from flows.label_collection import label_collection
+
+    label_shard = actors.labeler.label_shard
+
+    def slowly(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(1.5)
+        return label_shard(*args, **kwargs)
+
+    monkeypatch.setattr(actors.labeler, "label_shard", slowly)
+    pool = {"budget_s": 1.0, "shards_in_flight_per_replica": 1}
+    # One shard in flight makes waves of four: the second wave finds the budget spent.
+    output, config = tmp_path / "output", make_config(pool=pool)
+    with pytest.raises(RunFailedError, match=r"4 planned shards are not committed"):
+        label_collection(config)
+    assert len(commits(output)) == 1
+    monkeypatch.undo()
+    label_collection(make_config())
+    assert len(commits(output)) == 5
 
 
 def test_an_incomplete_run_exits_with_1_and_names_its_problem(
