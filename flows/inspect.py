@@ -8,7 +8,7 @@ from collections import Counter
 from rich.console import Console
 from rich.markup import escape
 
-from flows import steps
+from flows import planning
 from flows.config import ConfigError, RunConfig
 from flows.console import duration, facts_table, ledger_rows, show_rejected, show_report, size
 from flows.summary import rejected_row
@@ -27,9 +27,9 @@ def show_plan(config: RunConfig, console: Console) -> None:
         PlanError: the output holds a run with another fingerprint.
         ConfigError, SourceError, PromptTableError, StorageError: the run could not start.
     """
-    store = steps.open_output(config)
+    store = planning.open_output(config)
     with console.status("listing"):
-        draft = steps.draft_run(config)
+        draft = planning.draft_run(config)
     if (held := draft.held) is not None:
         committed = len(committed_shards(store, draft.run_id))
         rows: list[tuple[str, object]] = [

@@ -18,7 +18,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import State
 
 from actors.pool import PoolEvent, ShardFailure, ShardRunner
-from flows import steps
+from flows import planning, steps
 from flows.config import RunConfig
 from flows.observer import RunObserver, Several, current_observer
 from flows.summary import RunFailedError, RunSummary
@@ -48,7 +48,7 @@ def label_collection(config: RunConfig) -> dict[str, Any]:
     failures: list[ShardFailure] = []
     with ExitStack() as stack:
         plan, runner = plan_run(config, stack)
-        committed = committed_shards(steps.open_output(config), plan.run_id)
+        committed = committed_shards(planning.open_output(config), plan.run_id)
         observer = Several(current_observer(), PrefectObserver(plan, len(committed)))
         observer.on_plan(plan, len(committed))
         todo = [shard_id for shard_id in plan.shard_ids() if shard_id not in committed]
@@ -66,7 +66,7 @@ def label_collection(config: RunConfig) -> dict[str, Any]:
 @task(name="plan", cache_policy=NO_CACHE, persist_result=False)
 def plan_run(config: RunConfig, stack: ExitStack) -> tuple[Plan, ShardRunner | None]:
     """Freeze the plan, or read the frozen one; the stack holds what the run needs until its shards are labelled."""
-    return stack.enter_context(steps.planned_run(config))
+    return stack.enter_context(planning.planned_run(config))
 
 
 class WaveFailedError(RuntimeError):
@@ -93,7 +93,7 @@ def label_wave(config: RunConfig, plan: Plan, runner: ShardRunner, observer: Run
     Raises:
         WaveFailedError: some could not be labelled.
     """
-    failures, num_left = steps.label_shards(runner, steps.open_output(config), plan, shard_ids, observer)
+    failures, num_left = steps.label_shards(runner, planning.open_output(config), plan, shard_ids, observer)
     if failures or num_left:
         raise WaveFailedError(failures, num_left)
     return len(shard_ids)

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 from rich.console import Console
 
-from flows import steps
+from flows import planning, steps
 from flows.config import RunConfig
 from flows.console import ConsoleObserver, show_summary
 from flows.observer import observed_by
@@ -28,7 +28,7 @@ def launch(config: RunConfig, console: Console, *, prefect: bool) -> RunSummary:
     with ExitStack() as stack:
         with console.status("planning"):
             # Held until the run has ended, so that Ray is started once.
-            stack.enter_context(steps.planned_run(config))
+            stack.enter_context(planning.planned_run(config))
         observer = stack.enter_context(ConsoleObserver(console))
         stack.enter_context(observed_by(observer))
         summary = _flow(config, console) if prefect else steps.run_directly(config, observer)

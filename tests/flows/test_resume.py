@@ -17,7 +17,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from actors.pool import PoolEvent
-from flows import steps
+from flows import planning, steps
 from flows.observer import Silent
 from flows.summary import RunFailedError
 from pipelines import storage
@@ -330,7 +330,7 @@ def test_another_configuration_is_refused_by_field_and_nothing_is_written(
     steps.run_directly(make_config(), Silent())
     before = listing(tmp_path / "output")
     other = make_config(categories=["car", "house"], model={"min_score": 0.5})
-    with pytest.raises(PlanError) as refused, steps.planned_run(other):
+    with pytest.raises(PlanError) as refused, planning.planned_run(other):
         pass
     assert 'categories: planned ["car", "tree", "traffic light"], now ["car", "house"]' in str(refused.value)
     assert "model.min_score: planned 0.05, now 0.5" in str(refused.value)
