@@ -54,6 +54,9 @@ def prefect(starting_prefect: PrefectServer) -> Iterator[PrefectServer]:
 
     with temporary_settings({PREFECT_API_URL: starting_prefect.api_url}):
         yield starting_prefect
+        from prefect.logging.handlers import APILogWorker
+
+        APILogWorker.drain_all(timeout=10)
 
 
 @pytest.fixture(scope="module")
