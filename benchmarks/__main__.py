@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 import time
 from pathlib import Path
 
@@ -23,7 +24,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.write and arguments.only:
         parser.error("--write is for a run of all benchmarks")
-    console, facts, started = Console(), machine(), time.perf_counter()
+    facts, started = machine(), time.perf_counter()
+    console = Console() if sys.stdout.isatty() else Console(width=120)
     names, reports = arguments.only or NAMES, list[Report]()
     for position, name in enumerate(names, start=1):
         with console.status(f"{name} ({position} of {len(names)})"):

@@ -28,7 +28,7 @@ def run(*, tiny: bool = False) -> Report:
         loops = {"bare": lambda: bare(refs)}
         loops |= {f"{n}": lambda n=n: load(refs, n) for n in THREADS}
         timed = time_in_turn(loops, rounds=rounds)
-        setup = {"images": describe_photos(refs), "rounds": str(rounds)}
+        setup = {"images": describe_photos(refs), "rounds": str(rounds), "other programs": timed.say_others()}
     rates = {name: tuple(count / s for s in seconds) for name, seconds in timed.seconds.items()}
     figures = [Figure(what="Pillow alone, 1 thread", value=max(rates["bare"]), unit="images/s", repeats=rates["bare"])]
     for threads in THREADS:

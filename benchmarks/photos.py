@@ -44,9 +44,9 @@ def example_photos() -> list[Path]:
     return sorted(path for path in EXAMPLES.glob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
 
 
-def describe_photos(refs: list[ImageRef]) -> str:
+def describe_photos(refs: list[ImageRef], *, shrink: int = 1) -> str:
     """Say what write_photos wrote."""
-    sizes = ", ".join(f"{width} x {height}" for width, height in SIZES_WH)
+    sizes = ", ".join(f"{width // shrink} x {height // shrink}" for width, height in SIZES_WH)
     origin = "crops of the example photographs" if example_photos() else "synthetic pictures with 1/f spectra"
     mean_kb = sum(ref.num_bytes or 0 for ref in refs) / len(refs) / 1000
     return f"{len(refs)} JPEG files of {sizes} in turn, {mean_kb:.0f} kB each on average ({origin}, quality 90)"

@@ -70,6 +70,7 @@ def run(*, tiny: bool = False) -> Report:
             "images": f"{count:,} files in folders of {_PER_FOLDER:,}",
             "shards": f"{num_shards:,} of {PlanConfig().images_per_shard} images",
             "rounds": str(rounds),
+            "other programs": timed.say_others(),
         },
         figures=tuple(figures),
     )

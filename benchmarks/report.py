@@ -27,7 +27,8 @@ class Figure:
         what: what it is, in words that stand alone.
         value: the number.
         unit: its unit; "x" for a ratio of two speeds, above 1 where the first is faster.
-        repeats: what each repeat gave, where there were several; ``value`` is their median, or the best for a rate.
+        repeats: what each repeat gave, where there were several; ``value`` is then the best of them for a rate, and
+            what Timed.speed_ratio makes of them for a ratio.
     """
 
     what: str
@@ -118,9 +119,10 @@ def write_markdown(path: Path, reports: Iterable[Report], facts: Mapping[str, st
         "Written by `python -m benchmarks --write`, every number by the program that measured it. `make bench` repeats",
         f"all of it (here in {seconds / 60:.1f} minutes) and prints the table without touching this file.",
         "",
-        "Two loops that are compared run in turn within one process on one machine, so each ratio is between",
-        "neighbours in time. A ratio is the median over the rounds, a rate the best of them. The machine is small",
-        "and shared: the rates are its own, only the ratios and the memory say something about another one.",
+        "Loops that are compared run in turn within one process, round after round, so that each ratio is between",
+        "neighbours in time. The machine is small and shared: a ratio is the median over those rounds, half of all,",
+        "in which other programs were least busy, and a rate is the best round's. The rates are this machine's own;",
+        "the ratios and the memory say something about another one.",
         "",
         *(f"- {name}: {value}" for name, value in facts.items()),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -16,15 +17,17 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """Seconds of several loops, one entry for each round; round i of one loop ran beside round i of the others.
+    """Several loops timed, one entry for each round; round i of one loop ran beside round i of the others.
 
     Attributes:
-        seconds: wall-clock.
-        cpu_seconds: of all threads of this process.
+        seconds: wall-clock, by loop.
+        cpu_seconds: of all threads of this process, by loop.
+        others: for each round, how many cores other programs kept busy meanwhile.
     """
 
     seconds: Mapping[str, list[float]]
     cpu_seconds: Mapping[str, list[float]]
+    others: list[float]
 
     def best(self, name: str) -> float:
         """Return the fewest seconds that a loop took."""
@@ -35,8 +38,14 @@ class Timed:
         return [theirs / ours for ours, theirs in zip(self.seconds[name], self.seconds[baseline], strict=True)]
 
     def speed_ratio(self, name: str, baseline: str) -> float:
-        """Return the median over the rounds of how many times as fast a loop was as the baseline."""
-        return median(self.speed_ratios(name, baseline))
+        """Return how many times as fast a loop was as the baseline: the median over the quieter half of the rounds."""
+        ratios = self.speed_ratios(name, baseline)
+        quietest = sorted(range(len(ratios)), key=lambda number: self.others[number])[: -(-len(ratios) // 2)]
+        return median(ratios[number] for number in quietest)
+
+    def say_others(self) -> str:
+        """Say how busy other programs kept the machine."""
+        return f"{min(self.others):.1f} to {max(self.others):.1f} cores in a round"
 
 
 def time_in_turn(loops: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: bool = True) -> Timed:
@@ -50,15 +59,28 @@ def time_in_turn(loops: Mapping[str, Callable[[], object]], *, rounds: int, warm
     names = list(loops)
     for name in names if warm_up else ():
         loops[name]()
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    cpu_seconds: dict[str, list[float]] = {name: [] for name in names}
+    timed = Timed({name: [] for name in names}, {name: [] for name in names}, [])
     for number in range(rounds):
+        round_started, busy = time.perf_counter(), busy_elsewhere()
         for name in names[number % len(names) :] + names[: number % len(names)]:
             started, cpu_started = time.perf_counter(), time.process_time()
             loops[name]()
-            seconds[name].append(time.perf_counter() - started)
-            cpu_seconds[name].append(time.process_time() - cpu_started)
-    return Timed(seconds, cpu_seconds)
+            timed.seconds[name].append(time.perf_counter() - started)
+            timed.cpu_seconds[name].append(time.process_time() - cpu_started)
+        elapsed = time.perf_counter() - round_started
+        timed.others.append(max(0.0, busy_elsewhere() - busy) / elapsed)
+    return timed
+
+
+def busy_elsewhere() -> float:
+    """Return the processor seconds that all other processes of this machine have used; 0 where that is not told."""
+    try:
+        cpu = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+    except OSError:
+        return 0.0
+    user, nice, system, _idle, _iowait, irq, softirq, steal = (int(ticks) for ticks in cpu)
+    busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    return busy - time.process_time()
 
 
 def run_child(module: str, *arguments: str) -> dict[str, Any]:
