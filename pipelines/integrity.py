@@ -83,8 +83,9 @@ def verify(
     """
     plan = _plan(store, run_id)
     report = VerifyReport(run_id=run_id, listed=plan.num_images, shards=plan.num_shards)
-    sizes = {name: size for kind in KINDS for name, size in store.find(f"{kind}/{run_id}").items()}
+    # In this order: whatever a commit names is there by the time of the listing, also while the run goes on.
     commits = list(read_commits(store, run_id))
+    sizes = {name: size for kind in KINDS for name, size in store.find(f"{kind}/{run_id}").items()}
     report.committed = len(commits)
     missing = sorted(set(plan.shard_ids()) - {commit.shard_id for commit in commits})
     if missing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import secrets
 import time
+from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ from pipelines.manifest import Plan, PlanConfig, plan_shards, write_plan
 from pipelines.schema import ANNOTATIONS, IMAGES
 from pipelines.storage import Store, open_store
 from pipelines.table import (
+    ShardCommit,
     commit_name,
     commit_shard,
     committed_shards,
@@ -177,6 +179,22 @@ def test_a_whole_table_verifies(store: Store) -> None:
     assert report.ledger() == {"listed": 5, "ok": 3, "empty": 1, "quarantined": 1}
     assert dict(report.reason_counts) == {"truncated": 1}
     assert seen == [shard.shard_id for shard in shards]
+
+
+def test_a_shard_that_is_committed_while_verify_looks_is_no_damage(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, shards = _planned(store)
+    _commit(store, shards[0], "d1-0")
+
+    def read_after_another_commit(store: Store, run_id: str) -> Iterator[ShardCommit]:
+        _commit(store, shards[1], "d1-1")
+        return read_commits(store, run_id)
+
+    monkeypatch.setattr("pipelines.integrity.read_commits", read_after_another_commit)
+    report = verify(store, RUN)
+    assert report.committed == 2
+    assert report.problems == ["1 planned shards are not committed: shard-00002"]
 
 
 def _rewrite(store: Store, kind: str, change) -> None:
