@@ -140,15 +140,17 @@ def _walk(root: str, max_depth: int | None) -> Iterator[_File]:
     if os.path.isfile(root):
         yield _local_file(root, os.stat(root))
         return
-    folders = [(root, 1)]
+    # With each folder its depth, and the real folders of the links on the way to it.
+    folders: list[tuple[str, int, tuple[str, ...]]] = [(root, 1, ())]
     while folders:
-        folder, depth = folders.pop()
+        folder, depth, passed = folders.pop()
         with os.scandir(folder) as entries:
             ordered = sorted(entries, key=lambda entry: entry.name)
         for entry in ordered:
             if entry.is_dir():
-                if depth != max_depth and not (entry.is_symlink() and _leads_back(entry.path)):
-                    folders.append((entry.path, depth + 1))
+                above = (*passed, os.path.realpath(folder)) if entry.is_symlink() else passed
+                if depth != max_depth and not (entry.is_symlink() and _leads_back(entry.path, above)):
+                    folders.append((entry.path, depth + 1, above))
             elif entry.name.lower().endswith(IMAGE_EXTENSIONS):
                 try:
                     yield _local_file(entry.path, entry.stat())
@@ -164,11 +166,10 @@ def _local_file(path: str, status: os.stat_result) -> _File:
     return _File(path, status.st_size, f"{status.st_mtime_ns:x}-{status.st_size:x}")
 
 
-def _leads_back(link: str) -> bool:
-    """Tell whether a linked folder contains its own link, which would make the walk endless."""
+def _leads_back(link: str, above: Iterable[str]) -> bool:
+    """Tell whether a linked folder contains its own link or one on the way to it, which would make the walk endless."""
     target = os.path.realpath(link)
-    folder = os.path.realpath(os.path.dirname(link))
-    return folder == target or folder.startswith(target.rstrip("/") + "/")
+    return any(folder == target or folder.startswith(target.rstrip("/") + "/") for folder in above)
 
 
 def _check_name(path: str) -> None:

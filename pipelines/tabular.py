@@ -119,6 +119,8 @@ def _json_rows(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[
                 continue
             try:
                 row = json.loads(line)
+                if "\\u" in line:
+                    json.dumps(row, ensure_ascii=False).encode()  # half of an escaped surrogate pair is not text
             except (ValueError, RecursionError) as error:
                 raise SourceError(f"{uri}: line {number} is not JSON: {error}") from error
             if not isinstance(row, dict):

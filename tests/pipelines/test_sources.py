@@ -154,6 +154,13 @@ def test_linked_folders_are_followed_but_never_in_circles(tmp_path: Path) -> Non
     assert ids(tmp_path / "alias") == ["a.jpg", "link/b.jpg"]
 
 
+def test_folders_that_are_linked_into_each_other_are_walked_once(tmp_path: Path) -> None:
+    fill(tmp_path, ["one/1.jpg", "two/2.jpg"])
+    (tmp_path / "one/over").symlink_to(tmp_path / "two")
+    (tmp_path / "two/back").symlink_to(tmp_path / "one")
+    assert ids(tmp_path / "one") == ["1.jpg", "over/2.jpg"]
+
+
 def test_a_dangling_link_is_listed_so_that_it_is_reported(tmp_path: Path) -> None:
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     (ref,) = list_images(str(tmp_path))
@@ -437,6 +444,7 @@ def test_large_parquet_keeps_its_order_over_many_batches(tmp_path: Path) -> None
         pytest.param("t.csv", b'uri\n"x\n', {}, "line 2: .*", id="open-quote"),
         pytest.param("t.csv", b"uri\ncaf\xe9\n", {}, "not UTF-8", id="latin-1"),
         pytest.param("t.jsonl", b'{"uri": "x"}\n{"uri": \n', {}, "line 2 is not JSON", id="bad-json"),
+        pytest.param("t.jsonl", b'{"uri": "x", "n": "\\ud800"}\n', {}, "line 1 is not JSON.*surrogate", id="half-pair"),
         pytest.param("t.jsonl", b'["x"]\n', {}, "line 1 holds list, not an object", id="json-list"),
         pytest.param("t.jsonl", b'{"uri": "x"}\n{"url": "y"}\n', {}, "row 1 .* has no URI", id="json-key-missing"),
         pytest.param("t.jsonl", b'{"uri": {"a": 1}}\n', {}, "row 0 .* has no URI", id="json-uri-not-text"),
