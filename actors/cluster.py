@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -31,6 +32,9 @@ def prepare_environment(config: PoolConfig) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if "ray" not in sys.modules and not _address(config):
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+        if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+            # Ray itself would keep one in the home folder, which need not be there or writable.
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         # The name is about other systems; on Linux too it means "one machine only".
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 

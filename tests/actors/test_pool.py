@@ -420,9 +420,9 @@ assert not ray.is_initialized()
 """
 
 
-def test_a_local_ray_runs_a_source_checkout_from_any_folder_on_loopback_alone(tmp_path: Path) -> None:
-    unset = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "PYTHONPATH")
-    environment = {name: value for name, value in os.environ.items() if name not in unset}
+def test_a_local_ray_runs_a_source_checkout_from_any_folder_and_home_on_loopback_alone(tmp_path: Path) -> None:
+    unset = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "PYTHONPATH")
+    environment = {name: value for name, value in os.environ.items() if name not in unset} | {"HOME": "/dev/null/none"}
     script = tmp_path / "driver.py"
     script.write_text(LOCAL_RUN.format(repository=str(REPOSITORY)))
     done = subprocess.run(
