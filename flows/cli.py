@@ -180,11 +180,9 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         _stopped(signal.SIGINT)
     except Exception as error:
-        from click import ClickException
-
-        if isinstance(error, ClickException):
-            error.show()
-            sys.exit(error.exit_code)
+        if (usage := _usage_error(error)) is not None:
+            usage.show()
+            sys.exit(usage.exit_code)
         if not _is_users(error):
             raise
         # What follows the first line of a replica's error is its traceback.
@@ -196,6 +194,11 @@ def main() -> None:
 def _stopped(number: signal.Signals) -> NoReturn:
     errors.print(signals.STOPPED[number])
     sys.exit(128 + number)
+
+
+def _usage_error(error: Exception) -> Any:
+    """Return a mistake in the arguments as typer's own click or the click package raise it; None for anything else."""
+    return error if hasattr(error, "show") and hasattr(error, "exit_code") else None
 
 
 def _is_users(error: Exception) -> bool:

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from actors.config import PoolConfig, PredictorConfig
 from pipelines.label import LabelConfig
 from pipelines.manifest import PlanConfig
-from pipelines.storage import check_storage_options, protocol_of
+from pipelines.storage import absolute_uri, check_storage_options, protocol_of
 from pipelines.types import Prompt
 
 
@@ -70,6 +70,8 @@ class OutputConfig:
             raise ValueError("output.uri is empty; give a folder or bucket prefix")
         if self.run_id is not None and not self.run_id.replace("-", "").replace("_", "").isalnum():
             raise ValueError(f"output.run_id {self.run_id!r} may hold letters, digits, '-' and '_' only")
+        if self.run_id is not None and self.run_id.startswith("_"):
+            raise ValueError(f"output.run_id {self.run_id!r} begins with '_', and readers of tables skip such folders")
         check_storage_options(self.storage_options)
 
 
@@ -153,7 +155,7 @@ class RunConfig:
         numbers of torch threads.
         """
         return {
-            "source": self.source.uri,
+            "source": absolute_uri(self.source.uri),
             "source.image_id_column": self.source.image_id_column,
             "source.uri_column": self.source.uri_column,
             "limit": self.plan.limit,
@@ -215,9 +217,11 @@ def read_values(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from error
     try:
         if path.suffix == ".toml":
             values: Any = tomllib.loads(text)
@@ -237,9 +241,10 @@ def merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
     merged = dict(values)
     for name, value in overrides.items():
         if isinstance(value, Mapping):
-            below = merged.get(name, {})
+            below = {} if merged.get(name) is None else merged[name]
             below = {_SHORTHANDS[name]: below} if name in _SHORTHANDS and isinstance(below, str) else below
-            merged[name] = merge(below, value)
+            # What should be a table and is not stays as it is, for parse_config to refuse by name.
+            merged[name] = merge(below, value) if isinstance(below, Mapping) else below
         elif value is not None:
             merged[name] = value
     return {name: value for name, value in merged.items() if value != {}}

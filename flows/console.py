@@ -137,7 +137,8 @@ def show_summary(console: Console, summary: RunSummary) -> None:
     rows = ledger_rows(summary.ledger, summary.reason_counts)
     rows.append(("masks", f"{summary.num_annotations:,}"))
     rows.append(("shards", f"{summary.committed:,} of {summary.shards:,}, {summary.labelled_now:,} labelled now"))
-    rows.append(("time", f"{duration(summary.elapsed_s)}, of it in the model {duration(summary.model_s)}"))
+    at_model = f"all shards together {duration(summary.model_s)} waiting for the model"
+    rows.append(("time", f"{duration(summary.elapsed_s)}; {at_model}"))
     console.print(facts_table(f"[bold]{summary.run_id}[/] in {escape(summary.output)}", rows))
     show_rejected(console, summary.rejected_prompts, summary.num_rejected_prompts)
     for problem in summary.problems:

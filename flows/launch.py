@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from tempfile import TemporaryFile
 
 from rich.console import Console
 
 from flows import planning, steps
-from flows.config import RunConfig
+from flows.config import ConfigError, RunConfig
 from flows.console import ConsoleObserver, show_summary
 from flows.observer import observed_by
 from flows.signals import start_unharmed
@@ -23,27 +24,61 @@ def launch(config: RunConfig, console: Console, *, prefect: bool) -> RunSummary:
         prefect: as a Prefect flow, or the same steps directly.
 
     Raises:
-        ConfigError, SourceError, PlanError, StorageError, ReplicaStartError: the run could not start.
+        ConfigError, SourceError, PlanError, StorageError, ReplicaStartError: the run could not start; nothing was
+            written.
     """
     with ExitStack() as stack:
-        with console.status("planning"):
+        with console.status("planning") as spinner:
+
+            def before_writing() -> None:
+                if prefect:
+                    spinner.update("starting Prefect")
+                    _reach_prefect()
+
             # Held until the run has ended, so that Ray is started once.
-            stack.enter_context(planning.planned_run(config))
+            stack.enter_context(planning.planned_run(config, before_writing))
         observer = stack.enter_context(ConsoleObserver(console))
         stack.enter_context(observed_by(observer))
-        summary = _flow(config, console) if prefect else steps.run_directly(config, observer)
+        summary = _flow(config) if prefect else steps.run_directly(config, observer)
     show_summary(console, summary)
     return summary
 
 
-def _flow(config: RunConfig, console: Console) -> RunSummary:
-    with console.status("starting Prefect"):
-        from prefect.client.orchestration import get_client
+def _reach_prefect() -> None:
+    """Reach the Prefect server of PREFECT_API_URL, or start the embedded one.
 
-        from flows.label_collection import label_collection
+    Raises:
+        ConfigError: it does not answer, or cannot be started.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.settings import get_current_settings
 
-        # Starts the embedded server, unless there is one to talk to.
+    settings = get_current_settings()
+    if settings.api.url:
+        with get_client(sync_client=True) as client:
+            failure = client.api_healthcheck()
+        if failure is not None:
+            raise ConfigError(
+                f"the Prefect server at {settings.api.url} does not answer ({failure}); start it, unset "
+                "PREFECT_API_URL to run on an embedded one, or run with --no-prefect"
+            )
+        return
+    try:
+        # Tried first: the embedded server would be waited for until its time is up.
+        settings.home.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=settings.home):
+            pass
         start_unharmed(lambda: get_client(sync_client=True))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"the embedded Prefect server cannot be started ({error}); it needs a folder that it can write: set "
+            "PREFECT_HOME to one, or run with --no-prefect"
+        ) from error
+
+
+def _flow(config: RunConfig) -> RunSummary:
+    from flows.label_collection import label_collection
+
     try:
         return RunSummary(**label_collection(config))
     except RunFailedError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -172,8 +172,14 @@ def freeze_plan(config: RunConfig, draft: Draft) -> Plan:
 
 
 @contextmanager
-def planned_run(config: RunConfig) -> Iterator[tuple[Plan, ShardRunner | None]]:
+def planned_run(
+    config: RunConfig, before_writing: Callable[[], None] = lambda: None
+) -> Iterator[tuple[Plan, ShardRunner | None]]:
     """Plan or resume a run, and hold its runner open; the plan is written last, once nothing can be refused any more.
+
+    Args:
+        config: the run.
+        before_writing: a last check, made just before the plan is written; what it raises keeps it from being written.
 
     Yields:
         The plan, and the runner, which is None if every shard is committed. Replicas start when it is first asked.
@@ -187,6 +193,7 @@ def planned_run(config: RunConfig) -> Iterator[tuple[Plan, ShardRunner | None]]:
         committed = len(committed_shards(open_output(config), draft.run_id))
         finished = draft.held is not None and committed >= draft.held.num_shards
         runner = None if finished else stack.enter_context(open_run_runner(config, draft.run_id))
+        before_writing()
         plan = freeze_plan(config, draft)
         del draft  # the listing of a large collection is not kept for the whole run
         yield plan, runner

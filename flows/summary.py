@@ -108,6 +108,7 @@ def summarise(
         model_s += commit.model_s
         devices[commit.predictor.get("device", "unknown")] += 1
         predictor = dict(commit.predictor)
+    rejected.sort(key=lambda row: row["row"])
     return RunSummary(
         run_id=plan.run_id,
         output=store.uri,

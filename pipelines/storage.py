@@ -70,6 +70,18 @@ def protocol_of(uri: str) -> str:
     return protocol
 
 
+def absolute_uri(uri: str) -> str:
+    """Return a URI or path as one location is always written: absolute, without ``..``, alias or slash at its end.
+
+    Raises:
+        StorageError: unsupported protocol.
+    """
+    protocol, path = protocol_of(uri), uri.split("://", 1)[-1]
+    if protocol == "file":
+        return os.path.abspath(os.path.expanduser(path))
+    return f"{protocol}://{path.rstrip('/')}"
+
+
 def open_filesystem(uri: str, options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
     """Open the filesystem behind a URI.
 
@@ -92,8 +104,7 @@ def open_filesystem(uri: str, options: Mapping[str, Any] | None = None) -> tuple
         limits = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 2}}
         options.setdefault("config_kwargs", limits)
     if protocol == "file":
-        path = uri.split("://", 1)[1] if "://" in uri else uri
-        return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(path))
+        return fsspec.filesystem("file"), absolute_uri(uri)
     try:
         fs = fsspec.filesystem(protocol, **options)
     except ImportError as error:

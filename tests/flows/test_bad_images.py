@@ -115,6 +115,7 @@ def test_bad_visual_prompts_are_reported_by_row_and_the_others_are_asked(summary
         "no-numbers": (2, "good-1.png"),
         "lost": (3, "nowhere.jpg"),
     }
+    assert [row["row"] for row in held["rejected_prompts"]] == [1, 2, 3]
     assert held["num_rejected_prompts"] == 3
     assert all(row["reason"] for row in held["rejected_prompts"])
     asked = {

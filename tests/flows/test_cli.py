@@ -91,6 +91,15 @@ def refused(ended: Ended, output: Path | None, *words: str) -> None:
 
 
 class TestMistakes:
+    @pytest.mark.parametrize(
+        ("words", "told"), [(["run", "--bogus"], "No such option"), (["status"], "Missing argument"), ([], "Usage")]
+    )
+    def test_arguments_that_do_not_fit_are_told_with_the_usage(self, cli: Cli, words: list[str], told: str) -> None:
+        ended = cli(*words)
+        assert (ended.code, "Traceback" in ended.err) == (2, False)
+        assert told in ended.err + ended.out
+        assert "Usage" in ended.err + ended.out
+
     def test_an_unknown_key_is_named(self, cli: Cli, arguments: list[object], tmp_path: Path) -> None:
         (tmp_path / "run.toml").write_text("[label]\nbatchsize = 4\n")
         ended = cli("run", "-c", tmp_path / "run.toml", *arguments)
@@ -182,6 +191,21 @@ class TestMistakes:
     ) -> None:
         ended = cli("run", *arguments, "--source", "s3://no-such-bucket/photos")
         refused(ended, tmp_path / "output", "s3://no-such-bucket")
+
+    def test_a_prefect_server_that_does_not_answer(self, cli: Cli, arguments: list[object], tmp_path: Path) -> None:
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+            ended = cli("run", *arguments)
+        refused(ended, tmp_path / "output", "http://127.0.0.1:9/api", "does not answer", "--no-prefect")
+
+    def test_a_prefect_home_that_cannot_be_written(self, cli: Cli, arguments: list[object], tmp_path: Path) -> None:
+        from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+        (tmp_path / "file").touch()
+        with temporary_settings({PREFECT_HOME: tmp_path / "file"}, restore_defaults={PREFECT_API_URL}):
+            ended = cli("run", *arguments)
+        refused(ended, tmp_path / "output", str(tmp_path / "file"), "PREFECT_HOME", "--no-prefect")
 
     def test_an_output_that_holds_another_configuration_names_the_fields(
         self, cli: Cli, arguments: list[object], make_config: MakeConfig, tmp_path: Path

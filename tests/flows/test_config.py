@@ -41,6 +41,7 @@ def changed(**tables: Any) -> dict[str, Any]:
         pytest.param(changed(source={"storage_options": {"client_kwargs": {"aws_secret_access_key": "x"}}}),
                      ["must not hold credentials", "aws_secret_access_key"], id="nested credentials"),
         pytest.param(changed(output={"run_id": "a/b"}), ["run_id 'a/b'", "letters, digits"], id="run id"),
+        pytest.param(changed(output={"run_id": "_1"}), ["run_id '_1'", "begins with '_'"], id="hidden run id"),
         pytest.param(changed(plan={"images_per_shard": 0}), ["plan", "between 1 and 100000, got 0"], id="shard size"),
         pytest.param(changed(plan={"limit": 0}), ["limit must be at least 1"], id="limit"),
         pytest.param(changed(label={"batch_size": 0}), ["batch_size must be positive, got 0"], id="batch size"),
@@ -84,13 +85,24 @@ def test_a_config_survives_the_way_through_json() -> None:
         ("run.yaml", "a: [", ["cannot be parsed", "line 1"]),
         ("run.yaml", "- a\n- b\n", ["table of settings, found list"]),
         ("run.json", "{}", [".toml, .yaml or .yml"]),
+        ("run.toml", 'source = "\xe9t\xe9"', ["not UTF-8"]),
     ],
 )
 def test_files_that_cannot_be_read_as_a_config(tmp_path: Path, name: str, text: str, words: list[str]) -> None:
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text, encoding="latin-1")
     with pytest.raises(ConfigError) as refused:
         load_config(tmp_path / name)
     assert all(word in str(refused.value) for word in [name, *words]), str(refused.value)
+
+
+def test_a_value_where_a_table_belongs_is_refused_also_beside_a_flag() -> None:
+    with pytest.raises(ConfigError, match="  plan: "):
+        parse_config(merge({**MINIMAL, "plan": 5}, {"plan": {"limit": 3}}))
+
+
+def test_a_flag_counts_beside_a_table_that_the_file_leaves_empty() -> None:
+    assert parse_config(merge({**MINIMAL, "plan": None}, {"plan": {"limit": 3}})).plan.limit == 3
+    assert parse_config(merge({**MINIMAL, "plan": None}, {"plan": {"limit": None}})) == parse_config(MINIMAL)
 
 
 def fingerprint(config: RunConfig, model: str = "0" * 64, prompts: str | None = None) -> dict[str, Any]:
@@ -144,6 +156,18 @@ def test_every_field_of_the_model_and_of_decoding_was_considered_for_the_fingerp
     fields = {f"model.{field.name}" for field in dataclasses.fields(config.model)}
     fields |= {f"decode.{field.name}" for field in dataclasses.fields(config.label.decode)}
     assert fields - set(fingerprint(config)) <= left_out
+
+
+def test_one_source_may_be_written_in_several_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forms(*sources: str) -> set[str]:
+        return {str(fingerprint(parse_config(changed(source=source)))) for source in sources}
+
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path)
+    here = forms("photos", "./photos/", "below/../photos", str(tmp_path / "photos"), f"file://{tmp_path}/photos")
+    monkeypatch.chdir("below")
+    assert forms("../photos") == here != forms("photos")
+    assert len(forms("s3://bkt/photos", "s3://bkt/photos/", "s3a://bkt/photos")) == 1
 
 
 @pytest.mark.parametrize(
