@@ -63,7 +63,7 @@ class XSamImageProcessor(BaseImageProcessor):
             `scaled_sizes`: lists of (height, width), the latter on the canvas before padding.
 
         Raises:
-            ValueError: if an array is not uint8 (H, W, 3) or has no pixels.
+            ValueError: if an array is not uint8 (H, W, 3), a PIL image has more than 8 bits, or there are no pixels.
         """
         if isinstance(images, Image.Image | np.ndarray):
             images = [images]
@@ -120,6 +120,9 @@ class XSamImageProcessor(BaseImageProcessor):
 
 def _to_picture(image: NDArray[np.uint8] | Image.Image, index: int) -> Image.Image:
     if isinstance(image, Image.Image):
+        # Modes I and F hold more than 8 bits, which a conversion would cut off at 255.
+        if image.mode[0] in "IF" or 0 in image.size:
+            raise ValueError(f"image {index} must have pixels of 8 bits, got mode {image.mode} and size {image.size}")
         return image.convert("RGB")
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:

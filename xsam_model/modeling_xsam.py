@@ -225,8 +225,9 @@ class XSamForSegmentation(XSamPreTrainedModel):
         )
         # Right padding under a causal mask cannot reach any real token, so no padding mask is needed.
         hidden = self.llm.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
-        conditions, condition_mask = self._pool_conditions(hidden, cond_ids)
-        image_indices, seg_embeddings = self._pick_seg(hidden, seg_ids)
+        projected = self.llm_projector(hidden)
+        conditions, condition_mask = self._pool_conditions(projected, cond_ids)
+        image_indices, seg_embeddings = self._pick_seg(projected, seg_ids)
         decoded = self.segmentor.decoder(
             [level[image_indices] for level in image_features.multi_scale_features],
             image_features.mask_features[image_indices],
@@ -315,33 +316,34 @@ class XSamForSegmentation(XSamPreTrainedModel):
         pad = nn.utils.rnn.pad_sequence
         return pad(sequences, True), pad(conds, True, _NO_GROUP), pad(segs, True, _NO_GROUP)
 
-    def _pool_conditions(self, hidden: Tensor, cond_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Average the projected tokens of each condition, its `<p>` and `</p>` included; append the background.
+    def _pool_conditions(self, projected: Tensor, cond_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Average the (B, T, C) tokens of each condition, its `<p>` and `</p>` included; append the background.
 
         Returns:
             (B, K + 1, C), and (B, K + 1) bool that is False for padding.
         """
-        batch, channels = hidden.shape[0], self.bg_embeds.embedding_dim
+        batch, _, channels = projected.shape
         counts = cond_ids.amax(1) + 1
         num_conditions = int(counts.amax())
         rows, positions = (cond_ids >= 0).nonzero(as_tuple=True)
-        projected = self.llm_projector(hidden[rows, positions]).float()
+        tokens = projected[rows, positions].float()
         groups = rows * num_conditions + cond_ids[rows, positions]
-        sums = projected.new_zeros(batch * num_conditions, channels).index_add_(0, groups, projected)
-        sizes = projected.new_zeros(batch * num_conditions).index_add_(0, groups, torch.ones_like(projected[:, 0]))
-        pooled = (sums / sizes.clamp(min=1)[:, None]).to(hidden.dtype).view(batch, num_conditions, channels)
+        sums = tokens.new_zeros(batch * num_conditions, channels).index_add_(0, groups, tokens)
+        sizes = tokens.new_zeros(batch * num_conditions).index_add_(0, groups, torch.ones_like(tokens[:, 0]))
+        pooled = (sums / sizes.clamp(min=1)[:, None]).to(projected.dtype).view(batch, num_conditions, channels)
         background = self.bg_embeds.weight.expand(batch, 1, -1)
-        real = torch.arange(num_conditions, device=hidden.device) < counts[:, None]
+        real = torch.arange(num_conditions, device=counts.device) < counts[:, None]
         mask = torch.cat([real, torch.ones_like(counts, dtype=torch.bool)[:, None]], dim=1)
         return torch.cat([pooled, background], dim=1), mask
 
-    def _pick_seg(self, hidden: Tensor, seg_ids: Tensor) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def _pick_seg(projected: Tensor, seg_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Return the image of each `<SEG>` (N,) and its projected hidden state (N, C)."""
         rows, positions = (seg_ids >= 0).nonzero(as_tuple=True)
         missing = sorted(set(range(len(seg_ids))) - set(rows.tolist()))
         if missing:
             raise ValueError(f"conversations {missing} have no <SEG>, so there is nothing to decode")
-        return rows, self.llm_projector(hidden[rows, positions])
+        return rows, projected[rows, positions]
 
 
 __all__ = ["XSamForSegmentation", "XSamImageFeatures", "XSamOutput", "XSamPreTrainedModel", "XSamProjector"]

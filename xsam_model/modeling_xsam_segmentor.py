@@ -17,7 +17,7 @@ from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerPreTrainedModel,
     Mask2FormerTransformerModule,
 )
-from transformers.models.sam.modeling_sam import SamLayerNorm, SamPositionalEmbedding, SamVisionEncoder
+from transformers.models.sam.modeling_sam import SamPositionalEmbedding, SamVisionAttention, SamVisionEncoder
 
 from xsam_model.configuration_xsam import XSamSegmentorConfig
 
@@ -61,6 +61,22 @@ def pad_to_multiple(features: Tensor, multiple: int) -> Tensor:
     return F.pad(features, (0, 0, 0, -width % multiple, 0, -height % multiple))
 
 
+class XSamChannelNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of a (B, C, H, W) map.
+
+    Rounds as the reference implementation does; see `XSamVisionAttention`.
+    """
+
+    def __init__(self, num_channels: int) -> None:
+        super().__init__(num_channels, eps=1e-6)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W); the statistics are float32."""
+        centred = features.float() - features.float().mean(1, keepdim=True)
+        normal = centred / torch.sqrt(centred.pow(2).mean(1, keepdim=True) + self.eps)
+        return self.weight[:, None, None] * normal.to(features.dtype) + self.bias[:, None, None]
+
+
 class XSamConnectorBranch(nn.Module):
     """One level of the connector: bottleneck without activation, then a change of scale (X-SAM, sec. 3.2)."""
 
@@ -70,11 +86,11 @@ class XSamConnectorBranch(nn.Module):
         out_channels = int(in_channels * scale)
         self.model = nn.Sequential(
             nn.Conv2d(in_channels, hidden_channels, 1, bias=False),
-            SamLayerNorm(hidden_channels, data_format="channels_first"),
+            XSamChannelNorm(hidden_channels),
             nn.Conv2d(hidden_channels, hidden_channels, 3, padding=1, bias=False),
-            SamLayerNorm(hidden_channels, data_format="channels_first"),
+            XSamChannelNorm(hidden_channels),
             nn.Conv2d(hidden_channels, out_channels, 1, bias=False),
-            SamLayerNorm(out_channels, data_format="channels_first"),
+            XSamChannelNorm(out_channels),
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -100,6 +116,31 @@ class XSamConnector(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """One (B, H, W, C) map per branch -> one (B, C_i, H_i, W_i) map per branch, highest resolution first."""
         return [branch(level) for branch, level in zip(self.model, features, strict=True)]
+
+
+class XSamVisionAttention(SamVisionAttention):
+    """Eager attention of the mask encoder that rounds as the reference implementation does.
+
+    transformers adds the two relative positions to each other first. The difference, in the last bit, is 1e-4 in the
+    mask logits, and the decoder attends where those are positive: one of them close to 0 would change everything.
+    """
+
+    def forward(self, hidden_states: Tensor, output_attentions: bool | None = None) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """(B, H, W, C) -> (B, H, W, C) and the attention weights (B * heads, H * W, H * W)."""
+        batch, height, width, _ = hidden_states.shape
+        size, heads = (height, width), self.num_attention_heads
+        qkv = self.qkv(hidden_states).reshape(batch, height * width, 3, heads, -1).permute(2, 0, 3, 1, 4)
+        query, key, value = qkv.flatten(1, 2).unbind(0)
+        weights = (query * self.scale) @ key.transpose(1, 2)
+        if self.use_rel_pos:
+            grid = query.unflatten(1, size)
+            rows = torch.einsum("bhwc,hkc->bhwk", grid, self.get_rel_pos(height, height, self.rel_pos_h))
+            columns = torch.einsum("bhwc,wkc->bhwk", grid, self.get_rel_pos(width, width, self.rel_pos_w))
+            placed = weights.unflatten(2, size).unflatten(1, size) + rows[..., None] + columns[..., None, :]
+            weights = placed.flatten(3, 4).flatten(1, 2)
+        weights = weights.softmax(-1, dtype=torch.float32).to(query.dtype)
+        attended = (weights @ value).unflatten(0, (batch, heads)).unflatten(2, size)
+        return self.proj(attended.permute(0, 2, 3, 1, 4).flatten(3, 4)), weights
 
 
 class XSamTransformerDecoder(Mask2FormerTransformerModule):
@@ -158,6 +199,9 @@ class XSamSegmentor(Mask2FormerPreTrainedModel):
         # Unused; kept so that a checkpoint of the reference implementation converts both ways without loss.
         self.shared_image_embedding = SamPositionalEmbedding(mask_encoder_config)
         self.encoder = SamVisionEncoder(mask_encoder_config)
+        for layer in self.encoder.layers:
+            if type(layer.attn) is SamVisionAttention:
+                layer.attn = XSamVisionAttention(mask_encoder_config, layer.window_size)
         self.pixel_decoder = Mask2FormerPixelDecoder(mask2former, feature_channels=channels)
         self.decoder = XSamTransformerDecoder(in_features=config.feature_size, config=mask2former)
         self.logit_scale = nn.Parameter(torch.full([1], config.logit_scale_init))

@@ -127,7 +127,8 @@ def convert_golden(folder, target):
     image_processor = XSamImageProcessor(
         vision_size=sizes["siglip"]["image_size"], segmentor_size=sizes["sam"]["image_size"]
     )
-    XSamProcessor(image_processor, tokenizer, config.max_text_length).save_pretrained(target)
+    indices = {name: getattr(config, name) for name in ("image_token_index", "region_token_index")}
+    XSamProcessor(image_processor, tokenizer, **indices).save_pretrained(target)
 
 
 @pytest.fixture(scope="session", params=golden_folders(), ids=lambda folder: folder.name)

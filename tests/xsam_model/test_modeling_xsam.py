@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from xsam_model import XSamConfig, XSamForSegmentation
+from xsam_model import XSamConfig, XSamForSegmentation, XSamImageFeatures
 from xsam_model.convert_xsam_to_hf import from_hf, to_hf
 from xsam_model.untrained import save_untrained, untrained_tiny_config
 
@@ -28,8 +28,25 @@ def predict(model, inputs, **extra):
     return model(**inputs.for_model(), **extra)
 
 
-def assert_same_as_single(batched, singles):
-    for row, single in enumerate(singles):
+def features_of(batched, row):
+    features, part = batched.image_features, slice(row, row + 1)
+    return XSamImageFeatures(
+        vision_tokens=features.vision_tokens[part],
+        segmentor_tokens=features.segmentor_tokens[part],
+        multi_scale_features=tuple(level[part] for level in features.multi_scale_features),
+        mask_features=features.mask_features[part],
+    )
+
+
+def assert_same_as_single(model, batched, inputs):
+    for row, single_inputs in enumerate(inputs):
+        alone, in_batch = predict(model, single_inputs).image_features, features_of(batched, row)
+        for ours, theirs in zip(alone.multi_scale_features, in_batch.multi_scale_features, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=BATCH_TOLERANCE, rtol=0)
+        for name in ("vision_tokens", "segmentor_tokens", "mask_features"):
+            torch.testing.assert_close(getattr(alone, name), getattr(in_batch, name), atol=BATCH_TOLERANCE, rtol=0)
+        # From the same features on: a mask logit that rounds to the other side of 0 would move the decoder's attention.
+        single = predict(model, single_inputs, image_features=in_batch)
         columns = [*range(single.class_logits.shape[2] - 1), -1]
         close = {"atol": BATCH_TOLERANCE, "rtol": 0}
         torch.testing.assert_close(batched.class_logits[row][:, columns], single.class_logits[0], **close)
@@ -50,15 +67,14 @@ def test_default_configuration_has_every_key_and_shape_of_the_released_checkpoin
 def test_batch_of_mixed_sizes_and_category_counts_equals_one_by_one(golden, golden_model, picture):
     images = [golden.image, picture(150, 90), picture(64, 200)]
     conditions = [["person", "traffic light"], ["dog"], ["sky", "grass", "a car", "person"]]
-    batch = golden.processor(images, task="ovseg", conditions=conditions)
+    batched = predict(golden_model, golden.processor(images, task="ovseg", conditions=conditions))
     singles = [
-        predict(golden_model, golden.processor([image], task="ovseg", conditions=[names]))
+        golden.processor([image], task="ovseg", conditions=[names])
         for image, names in zip(images, conditions, strict=True)
     ]
-    batched = predict(golden_model, batch)
     assert batched.condition_mask.sum(1).tolist() == [3, 2, 5]
     assert (batched.class_logits[1, :, 1:4] == -1e9).all()
-    assert_same_as_single(batched, singles)
+    assert_same_as_single(golden_model, batched, singles)
 
 
 def test_batch_of_visual_prompts_equals_one_by_one(golden, golden_model, picture):
@@ -70,10 +86,10 @@ def test_batch_of_visual_prompts_equals_one_by_one(golden, golden_model, picture
     ]
     batched = predict(golden_model, golden.processor(images, task="vgdseg", visual_prompts=prompts))
     singles = [
-        predict(golden_model, golden.processor([image], task="vgdseg", visual_prompts=[masks]))
+        golden.processor([image], task="vgdseg", visual_prompts=[masks])
         for image, masks in zip(images, prompts, strict=True)
     ]
-    assert_same_as_single(batched, singles)
+    assert_same_as_single(golden_model, batched, singles)
 
 
 def test_prompts_may_be_read_at_all_their_pixels_or_at_given_points(tiny_folder, tiny_processor, picture):
@@ -145,6 +161,67 @@ def test_sliding_window_hides_the_image_from_late_tokens(picture, tiny_processor
     config.text_config.sliding_window = None
     different = [predict(windowed, inputs).seg_embeddings for inputs in (first, second)]
     assert not torch.equal(*different)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_padding_is_out_of_sight_of_a_sliding_window(attention, picture, tiny_processor):
+    text = untrained_tiny_config().text_config.to_dict()
+    config = untrained_tiny_config(text_config={**text, "sliding_window": 40, "num_key_value_heads": 2})
+    torch.manual_seed(0)
+    model = XSamForSegmentation._from_config(config, attn_implementation=attention).eval()
+    images, conditions = [picture(90, 140), picture(140, 90)], [["dog"], ["traffic light", "a", "chest of drawers"]]
+    batched = predict(model, tiny_processor(images, conditions=conditions))
+    singles = [tiny_processor([image], conditions=[names]) for image, names in zip(images, conditions, strict=True)]
+    assert_same_as_single(model, batched, singles)
+
+
+def test_eager_and_fused_mask_encoders_agree_on_a_grid_that_windows_do_not_divide(picture, tiny_processor):
+    mask = {**untrained_tiny_config().mask_encoder_config.to_dict(), "window_size": 5}
+    config = untrained_tiny_config(mask_encoder_config=mask)
+    eager, fused = (
+        XSamForSegmentation._from_config(config, attn_implementation=attention).eval()
+        for attention in ("eager", "sdpa")
+    )
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        name: torch.randn(value.shape, generator=generator) if "rel_pos" in name else value
+        for name, value in fused.state_dict().items()
+    }
+    pixels = tiny_processor([picture(90, 140)], conditions=[["dog"]])["segmentor_pixel_values"]
+    maps = []
+    for model in (eager, fused):
+        model.load_state_dict(weights)
+        with torch.no_grad():
+            maps.append(model.segmentor.encode(pixels, {1, 2, 4}))
+    for layer, expected in maps[1].items():
+        torch.testing.assert_close(maps[0][layer], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_bfloat16_stays_close_to_float32(golden):
+    inputs = golden.processor([golden.image], conditions=[["person", "traffic light"]])
+    exact, half = (
+        predict(XSamForSegmentation.from_pretrained(golden.pretrained, dtype=dtype).eval(), inputs)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    for name in ("condition_embeddings", "seg_embeddings"):
+        expected = getattr(exact, name)
+        assert (getattr(half, name).float() - expected).norm() < 0.05 * expected.norm(), name
+    assert torch.isfinite(half.class_logits).all()
+    assert torch.isfinite(half.mask_logits).all()
+    assert ((half.mask_logits > 0) == (exact.mask_logits > 0)).float().mean() > 0.95
+
+
+def test_images_of_one_pixel_or_one_row_have_masks(tiny_model, tiny_processor):
+    sizes = [(1, 1), (1, 300), (300, 1), (4000, 30)]
+    inputs = tiny_processor(
+        [np.full((*size, 3), 77, dtype=np.uint8) for size in sizes],
+        task="vgdseg",
+        visual_prompts=[[np.ones(size, dtype=bool)] for size in sizes],
+    )
+    outputs = predict(tiny_model, inputs)
+    found = tiny_processor.post_process_instance_segmentation(outputs, inputs["scaled_sizes"], sizes)
+    assert [tuple(instances.masks.shape[1:]) for instances in found] == sizes
+    assert all(torch.isfinite(instances.scores).all() for instances in found)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,11 @@ import torch.nn.functional as F
 from pycocotools import mask as coco_mask
 from safetensors.torch import load_file
 
+from xsam_model import XSamImageFeatures
+
 FEATURES, LOGITS, SCORES = 2e-5, 1e-4, 1e-4
+# Recorded with eager attention. Fused attention adds up in another order, and the pixel decoder enlarges that.
+FUSED_FEATURES = 1e-4
 
 
 def assert_near(actual, expected, tolerance, name=""):
@@ -24,12 +28,34 @@ def forced_tasks(golden):
     return [name for name, case in golden.meta.items() if isinstance(case, dict) and case.get("mode") == "predict"]
 
 
+def is_eager(model):
+    return model.segmentor.encoder.config._attn_implementation == "eager"
+
+
 @pytest.fixture
-def run(golden, golden_model):
+def image_features(golden, golden_model):
+    """None in eager mode, which must match from the pixels on. Else what was recorded.
+
+    The decoder attends where the previous mask is positive, so a mask logit close enough to 0 to take another sign in
+    another order of additions would change all that follows.
+    """
+    if is_eager(golden_model):
+        return None
+    shared = {key.removeprefix("shared."): value for key, value in golden.tensors.items()}
+    return XSamImageFeatures(
+        vision_tokens=shared["visual_projector.out"],
+        segmentor_tokens=shared["seg_projector.out"],
+        multi_scale_features=tuple(shared[f"pixel_decoder.multi_scale.{level}"] for level in range(3)),
+        mask_features=shared["pixel_decoder.mask_features"],
+    )
+
+
+@pytest.fixture
+def run(golden, golden_model, image_features):
     def forward(name):
         inputs = golden.inputs(name)
         with torch.no_grad():
-            return inputs, golden_model(**inputs.for_model(), output_hidden_states=True)
+            return inputs, golden_model(**inputs.for_model(), image_features=image_features, output_hidden_states=True)
 
     return forward
 
@@ -80,8 +106,9 @@ def test_image_features_match(golden, golden_model):
     values["visual_projector.out"], values["seg_projector.out"] = features.vision_tokens, features.segmentor_tokens
     recorded = [key for key in golden.tensors if key.startswith("shared.") and not key.startswith("shared.in.")]
     assert recorded
+    tolerance = FEATURES if is_eager(golden_model) else FUSED_FEATURES
     for key in recorded:
-        assert_near(values[key.removeprefix("shared.")], golden.tensors[key], FEATURES, key)
+        assert_near(values[key.removeprefix("shared.")], golden.tensors[key], tolerance, key)
 
 
 def test_every_recorded_step_of_every_task_matches(golden, golden_model, run):
@@ -140,7 +167,7 @@ def regions(output, model):
     return output.inputs_embeds[0, positions]
 
 
-def test_forced_answers_give_the_generated_result(golden, golden_model):
+def test_forced_answers_give_the_generated_result(golden, golden_model, image_features):
     for name in forced_tasks(golden):
         recorded, inputs = golden.task(name), golden.inputs(name)
         ids = torch.cat([inputs["input_ids"][0], recorded["generate.sequences"][0]])
@@ -148,7 +175,7 @@ def test_forced_answers_give_the_generated_result(golden, golden_model):
         inputs.update({"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None]})
         inputs.update({"cond_ids": cond_ids[None], "seg_ids": seg_ids[None]})
         with torch.no_grad():
-            output = golden_model(**inputs.for_model(), output_hidden_states=True)
+            output = golden_model(**inputs.for_model(), image_features=image_features, output_hidden_states=True)
         assert_near(output.condition_embeddings, recorded["segmentor.in.cond_embeddings"], FEATURES, name)
         assert_near(output.seg_embeddings[None], recorded["segmentor.in.seg_embeddings"], FEATURES, name)
         assert_near(output.class_logits, recorded["class_logits"], LOGITS, name)
@@ -156,7 +183,7 @@ def test_forced_answers_give_the_generated_result(golden, golden_model):
         assert_near(output.mask_logits, recorded[f"decoder.mask_logits_lowres.{last}"], LOGITS, name)
 
 
-def test_several_seg_tokens_in_one_conversation_are_decoded_apart(golden, golden_model):
+def test_several_seg_tokens_in_one_conversation_are_decoded_apart(golden, golden_model, image_features):
     path = golden.folder / "refseg_two_turns.safetensors"
     if not path.exists():
         pytest.skip("not recorded for this model")
@@ -171,16 +198,17 @@ def test_several_seg_tokens_in_one_conversation_are_decoded_apart(golden, golden
             seg_ids=seg_ids[None],
             pixel_values=golden.tensors["shared.in.pixel_values"],
             segmentor_pixel_values=golden.tensors["shared.in.extra_pixel_values"],
+            image_features=image_features,
         )
     assert output.image_indices.tolist() == [0] * len(output.seg_embeddings)
     assert_near(output.seg_embeddings[:, None], recorded["segmentor.in.seg_embeddings"], FEATURES)
     assert_near(output.class_logits, recorded["class_logits"], LOGITS)
-    masks = next(value for key, value in recorded.items() if key.startswith("decoder.mask_logits_lowres"))
-    assert_near(output.mask_logits, masks, LOGITS)
+    last = golden_model.config.segmentor_config.decoder_layers - 1
+    assert_near(output.mask_logits, recorded[f"decoder.mask_logits_lowres.{last}"], LOGITS)
 
 
 def test_instances_match(golden, run):
-    cases = [name for name in tensor_tasks(golden) if "instances" in golden.meta[name]["results"][0]]
+    cases = [name for name in tensor_tasks(golden) if "instances" in (golden.meta[name]["results"] or [{}])[0]]
     assert cases
     for name in cases:
         case = golden.meta[name]
@@ -189,8 +217,8 @@ def test_instances_match(golden, run):
         (found,) = golden.processor.post_process_instance_segmentation(
             output, inputs["scaled_sizes"], inputs["original_sizes"], threshold=case["postprocess"]["threshold"]
         )
-        # A recording may name the dataset's category of each prompt instead of the prompt.
-        labels = sorted(set(result.get("sampled_labels", case.get("sampled_labels", []))))
+        # A recording may name the dataset's category of each prompt, in the order of the prompts.
+        labels = result.get("sampled_labels")
         left = [(score, labels[label] if labels else label, mask) for score, label, mask in rows(found)]
         expected = result["instances"]
         assert len(left) == len(expected["scores"])

@@ -141,6 +141,9 @@ def test_processor_survives_saving(tiny_processor, picture, tmp_path):
         ({"images": [np.zeros((4, 4), np.uint8)]}, r"image 0 must be a uint8 array of shape \(height, width, 3\)"),
         ({"images": [np.zeros((4, 4, 3), np.float32)]}, "uint8"),
         ({"images": [np.zeros((0, 4, 3), np.uint8)]}, "image 0 must be"),
+        ({"images": [Image.new("RGB", (0, 4))]}, r"image 0 must have pixels of 8 bits, got mode RGB and size \(0, 4\)"),
+        ({"images": [Image.new("I;16", (4, 4))]}, "got mode I;16"),
+        ({"images": [Image.new("F", (4, 4))]}, "got mode F"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(arguments, message, tiny_processor, picture):
