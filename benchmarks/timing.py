@@ -39,9 +39,20 @@ class Timed:
 
     def speed_ratio(self, name: str, baseline: str) -> float:
         """Return how many times as fast a loop was as the baseline: the median over the quieter half of the rounds."""
-        ratios = self.speed_ratios(name, baseline)
-        quietest = sorted(range(len(ratios)), key=lambda number: self.others[number])[: -(-len(ratios) // 2)]
-        return median(ratios[number] for number in quietest)
+        return self._quiet_median(self.speed_ratios(name, baseline))
+
+    def cpu_ratios(self, name: str, baseline: str) -> list[float]:
+        """Return for each round how many times the baseline's processor time a loop took."""
+        pairs = zip(self.cpu_seconds[name], self.cpu_seconds[baseline], strict=True)
+        return [ours / theirs for ours, theirs in pairs]
+
+    def cpu_ratio(self, name: str, baseline: str) -> float:
+        """Return how many times the baseline's processor time a loop took: the median as for speed_ratio."""
+        return self._quiet_median(self.cpu_ratios(name, baseline))
+
+    def _quiet_median(self, values: list[float]) -> float:
+        quietest = sorted(range(len(values)), key=lambda number: self.others[number])[: -(-len(values) // 2)]
+        return median(values[number] for number in quietest)
 
     def say_others(self) -> str:
         """Say how busy other programs kept the machine."""
