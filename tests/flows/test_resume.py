@@ -165,7 +165,7 @@ class TestKilledDriver:
             raise AssertionError("nothing is left to label")
 
         monkeypatch.chdir(config_file.parent)
-        monkeypatch.setattr(steps, "open_run_runner", refuse)
+        monkeypatch.setattr(planning, "open_run_runner", refuse)
         before = listing(config_file.parent / "table")
         ended = cli("run", "-c", "run.toml")
         assert (ended.code, ended.err) == (0, "")
