@@ -130,5 +130,5 @@ class PredictorConfig:
             raise ValueError("model path is empty; give the folder of a model")
         if not 0 <= self.min_score < 1:
             raise ValueError(f"min_score is {self.min_score}; allowed: 0 up to, not including, 1")
-        if self.max_masks_per_image < 1:
-            raise ValueError(f"max_masks_per_image is {self.max_masks_per_image}; allowed: 1 or more")
+        if not 1 <= self.max_masks_per_image <= 10_000:
+            raise ValueError(f"max_masks_per_image is {self.max_masks_per_image}; allowed: 1 to 10000")

@@ -155,7 +155,13 @@ def test_asking_for_a_gpu_that_is_not_there_says_so(model_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"path": ""}, {"path": "x", "min_score": 1.0}, {"path": "x", "max_masks_per_image": 0}]
+    "values",
+    [
+        {"path": ""},
+        {"path": "x", "min_score": 1.0},
+        {"path": "x", "max_masks_per_image": 0},
+        {"path": "x", "max_masks_per_image": 10**5},
+    ],
 )
 def test_impossible_settings_are_refused(values) -> None:
     with pytest.raises(ValueError, match=r"allowed|empty"):
