@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 from actors.config import PredictorConfig
 from actors.pool import ReplicaUnusable
@@ -157,14 +158,25 @@ class XSamPredictor:
             masks[place] += found[: self._config.max_masks_per_image]
 
 
-def check_prompts(config: PredictorConfig, prompts: Sequence[Prompt]) -> None:
-    """Try a run's text prompts on the model's processor, without loading its weights.
+def check_model(config: PredictorConfig, prompts: Sequence[Prompt]) -> None:
+    """Try a run's text prompts on the model's processor, and see that its weight files are whole, without loading them.
 
     Raises:
-        ValueError: they do not fit the model, e.g. more categories than its text holds; says how many fit.
-        OSError: the folder holds no processor.
+        ValueError: the prompts do not fit the model, e.g. more categories than its text holds (says how many fit), or a
+            weight file is cut short or damaged.
+        OSError: the folder holds no processor, or no weights.
     """
-    _check(XSamProcessor.from_pretrained(str(Path(config.path).expanduser())), prompts)
+    folder = Path(config.path).expanduser()
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise FileNotFoundError(f"{folder} holds no *.safetensors")
+    for file in weights:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except SafetensorError as error:
+            raise ValueError(f"{file.name} is cut short or damaged ({error}); copy it again") from error
+    _check(XSamProcessor.from_pretrained(str(folder)), prompts)
 
 
 def _check(processor: XSamProcessor, prompts: Sequence[Prompt]) -> None:

@@ -133,17 +133,17 @@ def draft_run(config: RunConfig) -> Draft:
 
 
 def check_model(config: RunConfig) -> None:
-    """Check that the model takes the run's categories; reads its tokenizer, not its weights.
+    """Check that the model can be loaded and takes the run's categories, without loading it.
 
     Raises:
-        ConfigError: there are too many, or the folder holds no usable processor.
+        ConfigError: its weights are missing or cut short, there are too many categories, or it has no processor.
     """
-    from actors.predictor import check_prompts
+    from actors import predictor
 
     try:
-        check_prompts(config.model, config.prompts())
+        predictor.check_model(config.model, config.prompts())
     except (OSError, ValueError) as error:
-        raise ConfigError(f"model {config.model.path!r} cannot be asked for these categories: {error}") from error
+        raise ConfigError(f"model {config.model.path!r} cannot be used for this run: {error}") from error
 
 
 def freeze_plan(config: RunConfig, draft: Draft) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from pycocotools import mask as coco_mask
 
 from actors.config import PredictorConfig
 from actors.pool import ReplicaUnusable
-from actors.predictor import XSamPredictor, write_untrained_model
+from actors.predictor import XSamPredictor, check_model, write_untrained_model
 from pipelines import rle
 from pipelines.types import Image, ImageRef, PredictionError, Prompt, Reason, Region
 from tests.fakes import text_prompt
@@ -166,3 +167,18 @@ def test_asking_for_a_gpu_that_is_not_there_says_so(model_folder: Path) -> None:
 def test_impossible_settings_are_refused(values) -> None:
     with pytest.raises(ValueError, match=r"allowed|empty"):
         PredictorConfig(**values)
+
+
+def test_weights_that_are_cut_short_or_missing_are_found_without_loading_them(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    config = PredictorConfig(path=str(folder))
+    check_model(config, [CAT])
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"model.safetensors is cut short or damaged"):
+        check_model(config, [CAT])
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds no \*.safetensors"):
+        check_model(config, [CAT])
