@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.report import Figure, Report
-from benchmarks.timing import peak_rss_mb, run_child, time_in_turn
+from benchmarks.timing import Timed, peak_rss_mb, run_child, time_in_turn
 from pipelines.manifest import PlanConfig, plan_shards, read_plan, write_plan
 from pipelines.sources import list_images
 from pipelines.storage import open_store
@@ -38,6 +38,26 @@ def run(*, tiny: bool = False) -> Report:
         idle, planned = (
             run_child("benchmarks.planning", what, str(source), str(output))["peak_rss_mb"] for what in ("idle", "plan")
         )
+    return Report(
+        name=NAME,
+        question="what does planning a large collection cost?",
+        method=(
+            "Local files, listed, sorted by id, cut into shards and written as a plan, against a walk that only stats "
+            "each file, as any lister must. A second run reads plan.json and lists the commits; here all shards are "
+            "committed, so that it finds nothing to do. Memory is a process of its own, at its peak."
+        ),
+        setup={
+            "images": f"{count:,} files in folders of {_PER_FOLDER:,}",
+            "shards": f"{num_shards:,} of {PlanConfig().images_per_shard} images",
+            "rounds": str(rounds),
+            "other programs": timed.say_others(),
+        },
+        figures=measure(timed, count, planned, idle),
+    )
+
+
+def measure(timed: Timed, count: int, planned_mb: float, idle_mb: float) -> tuple[Figure, ...]:
+    """Return times, ratios to the bare walk, and memory."""
     ms_again = tuple(1000 * seconds for seconds in timed.seconds["again"])
     seconds = {name: tuple(timed.seconds[name]) for name in ("walk", "list", "plan")}
     label = {"walk": "bare os.walk and stat", "list": "list_images", "plan": "list, sort, cut and write the plan"}
@@ -54,26 +74,11 @@ def run(*, tiny: bool = False) -> Report:
     figures += [
         Figure(what="planning", value=count / timed.best("plan"), unit="images/s"),
         Figure(what="a second run finds nothing to do", value=min(ms_again), unit="ms", repeats=ms_again),
-        Figure(what="peak memory of planning", value=planned, unit="MB"),
-        Figure(what="of that, Python and imports", value=idle, unit="MB"),
-        Figure(what="memory for each image planned", value=(planned - idle) * 1e6 / count, unit="bytes"),
+        Figure(what="peak memory of planning", value=planned_mb, unit="MB"),
+        Figure(what="of that, Python and imports", value=idle_mb, unit="MB"),
+        Figure(what="memory for each image planned", value=(planned_mb - idle_mb) * 1e6 / count, unit="bytes"),
     ]
-    return Report(
-        name=NAME,
-        question="what does planning a large collection cost?",
-        method=(
-            "Local files, listed, sorted by id, cut into shards and written as a plan, against a walk that only stats "
-            "each file, as any lister must. A second run reads plan.json and lists the commits; here all shards are "
-            "committed, so that it finds nothing to do. Memory is a process of its own, at its peak."
-        ),
-        setup={
-            "images": f"{count:,} files in folders of {_PER_FOLDER:,}",
-            "shards": f"{num_shards:,} of {PlanConfig().images_per_shard} images",
-            "rounds": str(rounds),
-            "other programs": timed.say_others(),
-        },
-        figures=tuple(figures),
-    )
+    return tuple(figures)
 
 
 def make_files(folder: Path, count: int) -> None:
