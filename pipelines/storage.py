@@ -277,11 +277,6 @@ class Store:
         """Whether the objects are files of this machine."""
         return protocol_of(self.uri) == "file"
 
-    @property
-    def is_memory(self) -> bool:
-        """Whether the objects live in this process only."""
-        return protocol_of(self.uri) == "memory"
-
 
 def open_store(uri: str, options: Mapping[str, Any] | None = None) -> Store:
     """Open an output folder. Nothing is created or contacted yet."""
