@@ -18,19 +18,19 @@ from xsam_model.post_processing_xsam import (
     iter_instance_masks,
 )
 from xsam_model.prompt_templates import (
+    CHAT_FORMATS,
     IMAGE_MARK,
     PHRASE_END,
     PHRASE_START,
     REGION_MARK,
     SEG_TOKEN,
-    TASKS,
     VISUAL_TASKS,
-    conversation,
+    Wording,
 )
 from xsam_model.visual_prompts import check_mask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from PIL import Image
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from xsam_model.modeling_xsam import XSamOutput
 
 ADDED_TOKENS = (SEG_TOKEN, PHRASE_START, PHRASE_END)
-# Questions, answers and the line breaks after answers are tokenised apart, and questions also around their marks.
-_TURNS = re.compile(r"(?<=<\|end\|>)(\n)(?=<\|user\|>|$)|(?<=<\|assistant\|>\n)")
 _MARKS = re.compile(f"({IMAGE_MARK}|{REGION_MARK})")
 
 
@@ -68,18 +66,26 @@ class XSamProcessor(ProcessorMixin):
         tokenizer: the language model's tokenizer with the tokens of `add_tokens`.
         max_text_length: most text tokens in one conversation, `XSamConfig.max_text_length`.
         image_token_index, region_token_index: pseudo ids, as in `XSamConfig`.
+        chat_format: how the language model marks who speaks, one of `CHAT_FORMATS`: "phi3" or "qwen3".
+
+    Raises:
+        ValueError: if the tokenizer lacks a token that conversations need, or the chat format is unknown.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  (each is saved with the processor)
         self,
         image_processor: Any,
         tokenizer: Any,
         max_text_length: int = 2319,
         image_token_index: int = -200,
         region_token_index: int = -300,
+        chat_format: str = "phi3",
         chat_template: str | None = None,
     ) -> None:
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        if chat_format not in CHAT_FORMATS:
+            raise ValueError(f"unknown chat format {chat_format!r}; known: {', '.join(CHAT_FORMATS)}")
+        self.chat_format = chat_format
         self.max_text_length = max_text_length
         self.image_token_index, self.region_token_index = image_token_index, region_token_index
         vocabulary = tokenizer.get_vocab()
@@ -87,46 +93,77 @@ class XSamProcessor(ProcessorMixin):
         if missing:
             raise ValueError(f"the tokenizer lacks {missing}: call xsam_model.processing_xsam.add_tokens on it first")
         self._seg_id, self._start_id, self._end_id = (vocabulary[token] for token in ADDED_TOKENS)
+        chat = CHAT_FORMATS[chat_format]
+        user, end, assistant = (re.escape(mark) for mark in (chat.user.strip(), chat.end, chat.assistant.lstrip()))
+        # Questions, answers and the line breaks after answers are tokenised apart.
+        self._turns = re.compile(f"(?<={end})(\n)(?={user}|$)|(?<={assistant})")
 
-    def __call__(
+    @property
+    def stop_token_ids(self) -> list[int]:
+        """Tokens that end a generated answer."""
+        vocabulary = self.tokenizer.get_vocab()
+        return [vocabulary[stop] for stop in CHAT_FORMATS[self.chat_format].stops if stop in vocabulary]
+
+    def __call__(  # noqa: PLR0913  (each is a choice of its own)
         self,
-        images: Sequence[NDArray[np.uint8] | Image.Image],
+        images: Sequence[NDArray[np.uint8] | Image.Image] | None = None,
         *,
         task: str = "genseg",
         conditions: Sequence[Sequence[str]] | None = None,
         visual_prompts: Sequence[Sequence[NDArray[np.bool_]]] | None = None,
         question: str | None = None,
         answer: str | None = None,
+        explain: bool = False,
+        generate: bool = False,
         text: str | Sequence[str] | None = None,
         return_tensors: str | None = "pt",
     ) -> XSamInputs:
         """Prepare one conversation for each image.
 
         Args:
-            images: uint8 (H, W, 3) RGB arrays or PIL images, of any sizes.
-            task: one of genseg, ovseg, vgdseg, refseg, reaseg, intseg, gcgseg.
-            conditions: for each image its categories (genseg, ovseg) or phrases (refseg, reaseg).
+            images: uint8 (H, W, 3) RGB arrays or PIL images, of any sizes. Without them only text and visual prompts
+                are prepared: for images that are encoded already.
+            task: one of genseg, ovseg, vgdseg, refseg, reaseg, intseg, gcgseg, chat.
+            conditions: for each image its categories (genseg, ovseg), phrases (refseg, reaseg) or question (chat).
             visual_prompts: for each image its prompts (vgdseg, intseg) as bool (H, W) masks at the image's size.
             question: wording to use instead of the task's, `{}` standing for the conditions.
-            answer: wording to use instead of the task's; gcgseg needs it, since its answer is a caption.
+            answer: wording to use instead of the task's; gcgseg, chat and explanations have none, so they need it or
+                `generate`.
+            explain: ask for an explanation beside the mask (reaseg).
+            generate: end where the answer begins, for `XSamForSegmentation.generate`.
             text: whole conversations instead of question and answer, one for each image or one for all, from
                 `<|user|>` on, with one `<image>` and a `<region>` for each visual prompt.
             return_tensors: "pt", "np" or None.
 
         Returns:
-            `input_ids`, `attention_mask`, `cond_ids`, `seg_ids` (B, L) int64, padded on the right; `pixel_values`,
-            `segmentor_pixel_values` (B, 3, side, side) float32; `vprompt_masks` (R, side, side) bool where there are
-            visual prompts; `original_sizes`, `scaled_sizes`: lists of (height, width); `num_conditions`: list.
+            `input_ids`, `attention_mask`, `cond_ids`, `seg_ids` (B, L) int64, padded on the right; `vprompt_masks`
+            (R, side, side) bool where there are visual prompts; `num_conditions`: list. With images also
+            `pixel_values`, `segmentor_pixel_values` (B, 3, side, side) float32; `original_sizes`, `scaled_sizes`:
+            lists of (height, width).
 
         Raises:
             ValueError: if conditions and images do not fit, a phrase holds a special token, a prompt mask is empty or
-                of another size than its image, or a conversation is too long.
+                of another size than its image, an option is missing or contradicts another, or a conversation is too
+                long.
         """
-        features = self.image_processor(images, return_tensors="np")
-        sizes = features["original_sizes"]
-        prompts = _per_image(visual_prompts, len(sizes), "visual_prompts")
-        texts = self._texts(len(sizes), task, conditions, prompts, question, answer, text)
-        rows = [self._encode(conversation_text) for conversation_text in texts]
+        features = {} if images is None else self.image_processor(images, return_tensors="np")
+        sizes = features.get("original_sizes")
+        count = _count_conversations(sizes, conditions, visual_prompts, text)
+        prompts = _per_image(visual_prompts, count, "visual_prompts")
+        if text is None:
+            wording = Wording(
+                task=task,
+                question=question,
+                answer=answer,
+                explain=explain,
+                generate=generate,
+                chat=CHAT_FORMATS[self.chat_format],
+            )
+            groups = prompts if task in VISUAL_TASKS else _per_image(conditions, count, "conditions")
+            rows = [self._encode_group(wording, group, index) for index, group in enumerate(groups)]
+        else:
+            texts = [text] * count if isinstance(text, str) else text
+            rows = [self._encode(conversation) for conversation in _per_image(texts, count, "text")]
         for index, (row, regions) in enumerate(zip(rows, prompts, strict=True)):
             if row.count(self.region_token_index) != len(regions):
                 marks = row.count(self.region_token_index)
@@ -134,54 +171,43 @@ class XSamProcessor(ProcessorMixin):
         data = self._collate(rows)
         data.update(features)
         if any(prompts):
-            data["vprompt_masks"] = np.stack(
-                [
-                    self.image_processor.scale_mask(check_mask(mask, size))
-                    for regions, size in zip(prompts, sizes, strict=True)
-                    for mask in regions
-                ]
-            )
+            data["vprompt_masks"] = self._scale_masks(prompts, sizes)
         return XSamInputs(data, tensor_type=return_tensors, skip_tensor_conversion=[*SIZE_KEYS, "num_conditions"])
 
-    def _texts(  # noqa: PLR0917
-        self,
-        count: int,
-        task: str,
-        conditions: Sequence[Sequence[str]] | None,
-        prompts: Sequence[Sequence[Any]],
-        question: str | None,
-        answer: str | None,
-        text: str | Sequence[str] | None,
-    ) -> list[str]:
-        if task not in TASKS:
-            raise ValueError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
-        if text is not None:
-            return list(_per_image([text] * count if isinstance(text, str) else text, count, "text"))
-        groups = prompts if task in VISUAL_TASKS else _per_image(conditions, count, "conditions")
+    def _scale_masks(
+        self, prompts: Sequence[Sequence[NDArray[np.bool_]]], sizes: Sequence[tuple[int, int]] | None
+    ) -> NDArray[np.bool_]:
+        """Carry all visual prompts to the canvas: (R, side, side)."""
+        canvases = []
+        for index, masks in enumerate(prompts):
+            for mask in masks:
+                size = np.shape(mask) if sizes is None else sizes[index]
+                canvases.append(self.image_processor.scale_mask(check_mask(mask, size)))
+        return np.stack(canvases)
+
+    def _encode_group(self, wording: Wording, group: Sequence[Any], index: int) -> list[int]:
+        """Write and tokenise the conversation about one image; errors say which image."""
+        try:
+            return self._encode_checked(wording, group)
+        except ValueError as error:
+            raise ValueError(f"image {index}: {error}") from error
+
+    def _encode_checked(self, wording: Wording, group: Sequence[Any]) -> list[int]:
         reserved = [str(token) for token in self.tokenizer.added_tokens_decoder.values()] + [IMAGE_MARK, REGION_MARK]
-
-        def write(items: Sequence[Any]) -> str:
-            return conversation(task, items, question, answer, reserved)
-
-        for index, items in enumerate(groups):
-            try:
-                self._check_length(write, items)
-            except ValueError as error:
-                raise ValueError(f"image {index}: {error}") from error
-        return [write(items) for items in groups]
-
-    def _check_length(self, write: Callable[[Sequence[Any]], str], items: Sequence[Any]) -> None:
-        length = len(self._encode(write(items), check=False))
-        if length <= self.max_text_length:
-            return
-        low, high = 0, len(items)
+        ids = self._encode(wording.conversation(group, reserved), check=False)
+        if (excess := len(ids) - self.max_text_length) <= 0:
+            return ids
+        fits = f"{excess} more than the {self.max_text_length} that fit beside an image"
+        if len(group) < 2:
+            raise ValueError(f"the conversation has {len(ids)} text tokens, {fits}. Say it in fewer words.")
+        low, high = 0, len(group)
         while high - low > 1:
             middle = (low + high) // 2
-            fits = len(self._encode(write(items[:middle]), check=False)) <= self.max_text_length
-            low, high = (middle, high) if fits else (low, middle)
+            length = len(self._encode(wording.conversation(group[:middle], reserved), check=False))
+            low, high = (middle, high) if length <= self.max_text_length else (low, middle)
         raise ValueError(
-            f"{len(items)} conditions make {length} text tokens, more than the {self.max_text_length} that fit beside "
-            f"an image: the first {low} fit. Ask for the rest in another call."
+            f"{len(group)} conditions make {len(ids)} text tokens, {fits}: the first {low} fit. "
+            "Ask for the rest in another call."
         )
 
     def _encode(self, text: str, check: bool = True) -> list[int]:
@@ -190,15 +216,19 @@ class XSamProcessor(ProcessorMixin):
         bos = self.tokenizer.bos_token_id
         ids = [] if bos is None else [bos]
         # A finished answer is followed by a line break of its own.
-        text = text + "\n" if text.endswith("<|end|>") else text
-        for turn in filter(None, _TURNS.split(text)):
+        text = text + "\n" if text.endswith(CHAT_FORMATS[self.chat_format].end) else text
+        for turn in filter(None, self._turns.split(text)):
             for piece in [turn] if turn == "\n" else _MARKS.split(turn):
                 if piece in marks:
                     ids.append(marks[piece])
                 elif piece.strip() or turn == "\n":
                     ids += self.tokenizer.encode(piece, add_special_tokens=False)
         if check and len(ids) > self.max_text_length:
-            raise ValueError(f"conversation has {len(ids)} text tokens, but only {self.max_text_length} fit")
+            excess = len(ids) - self.max_text_length
+            raise ValueError(
+                f"the conversation has {len(ids)} text tokens, {excess} more than the {self.max_text_length} that fit "
+                "beside an image"
+            )
         return ids
 
     def _collate(self, rows: Sequence[list[int]]) -> dict[str, Any]:
@@ -303,6 +333,17 @@ class XSamProcessor(ProcessorMixin):
 
 def _count_conditions(outputs: XSamOutput) -> list[int]:
     return (torch.as_tensor(outputs.condition_mask).sum(1) - 1).tolist()
+
+
+def _count_conversations(
+    sizes: Sequence[Any] | None, conditions: Any, visual_prompts: Any, text: str | Sequence[str] | None
+) -> int:
+    if sizes is not None:
+        return len(sizes)
+    lists = [given for given in (conditions, visual_prompts, text) if given is not None and not isinstance(given, str)]
+    if not lists:
+        raise ValueError("without images, give conditions, visual_prompts or text as a list: one entry a conversation")
+    return len(lists[0])
 
 
 def _per_image(values: Sequence[Any] | None, count: int, name: str) -> Sequence[Any]:

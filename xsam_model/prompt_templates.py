@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,8 +10,11 @@ if TYPE_CHECKING:
 
 IMAGE_MARK, REGION_MARK = "<image>", "<region>"
 SEG_TOKEN, PHRASE_START, PHRASE_END = "<SEG>", "<p>", "</p>"
-TASKS = ("genseg", "ovseg", "vgdseg", "refseg", "reaseg", "intseg", "gcgseg")
+TASKS = ("genseg", "ovseg", "vgdseg", "refseg", "reaseg", "intseg", "gcgseg", "chat")
+CATEGORY_TASKS = ("genseg", "ovseg")
 VISUAL_TASKS = ("vgdseg", "intseg")
+# Their answers are the model's own words, so they must be generated, or given.
+SPOKEN_TASKS = ("gcgseg", "chat")
 
 _CATEGORIES = (
     "Can you generate segmentation masks for this image based on the specified categories: {}? "
@@ -27,7 +31,11 @@ QUESTIONS = {
     "Please respond with the segmentation masks.",
     "gcgseg": "Can you provide a brief description of the this image? "
     "Please output interleaved segmentation masks for the corresponding phrases.",
+    "chat": "{}",
 }
+# Instead of QUESTIONS["reaseg"]: for a condition that is no sentence, and to be told why.
+REASEG_PHRASE_QUESTION = "Can you segment {} in this image? Please output the segmentation mask."
+REASEG_EXPLAIN_QUESTION = "{} Please explain why and output the corresponding segmentation mask."
 ANSWERS = {
     "genseg": "Sure, it is <SEG>.",
     "ovseg": "Sure, it is <SEG>.",
@@ -36,7 +44,35 @@ ANSWERS = {
     "reaseg": "It is <SEG>.",
     "intseg": "Sure, <SEG>.",
 }
-_CHAT = "<|user|>\n<image>\n{question}<|end|>\n<|assistant|>\n{answer}<|end|>"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatFormat:
+    """How a language model marks who speaks.
+
+    Attributes:
+        user: before a question.
+        end: after a question or an answer.
+        assistant: between the end of a question and its answer.
+        stops: tokens that end a generated answer.
+    """
+
+    user: str
+    end: str
+    assistant: str
+    stops: tuple[str, ...]
+
+    def question(self, text: str) -> str:
+        """Write the first turn of a conversation about an image, up to where the answer begins."""
+        return f"{self.user}{IMAGE_MARK}\n{text}{self.end}{self.assistant}"
+
+
+CHAT_FORMATS = {
+    "phi3": ChatFormat("<|user|>\n", "<|end|>", "\n<|assistant|>\n", ("<|end|>",)),
+    "qwen3": ChatFormat(
+        "<|im_start|>user\n", "<|im_end|>", "\n<|im_start|>assistant\n", ("<|im_end|>", "<|endoftext|>")
+    ),
+}
 
 
 def clean_category(name: str) -> str:
@@ -46,45 +82,100 @@ def clean_category(name: str) -> str:
     return " ".join(name.replace("-", " ").lower().split())
 
 
-def conversation(
-    task: str, conditions: Sequence[Any], question: str | None, answer: str | None, reserved: Sequence[str]
-) -> str:
-    """Write the whole conversation about one image.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wording:
+    """What is said around the conditions of a conversation.
 
-    Args:
+    Attributes:
         task: one of `TASKS`.
-        conditions: categories, phrases, or anything countable for visual prompts.
-        question, answer: wordings to use instead of the task's.
-        reserved: strings that no condition may contain, because the tokenizer gives them a meaning of their own.
-
-    Raises:
-        ValueError: if there is no condition, one is blank or holds a reserved string, or the answer is missing or has
-            not exactly one `<SEG>`.
+        question, answer: wordings to use instead of the task's; `{}` in the question stands for the conditions.
+        explain: ask for an explanation (reaseg).
+        generate: stop where the answer begins, for the model to give its own.
+        chat: the language model's marks.
     """
-    question = QUESTIONS[task] if question is None else question
-    answer = ANSWERS.get(task) if answer is None else answer
-    if answer is None:
-        raise ValueError(f"{task} has no fixed answer: give the caption as `answer`")
-    if answer.count(SEG_TOKEN) != 1:
-        raise ValueError(f"the answer must hold {SEG_TOKEN} exactly once: {answer!r}")
-    if task == "gcgseg":
-        return _CHAT.replace("{question}", question).replace("{answer}", answer)
-    if not conditions:
-        raise ValueError("visual prompts are missing" if task in VISUAL_TASKS else "conditions are missing")
-    phrases = [REGION_MARK] * len(conditions)
-    if task not in VISUAL_TASKS:
-        phrases = [_phrase(task, condition, reserved) for condition in conditions]
-    if "{}" not in question:
-        raise ValueError(f"the question has no {{}} for the conditions: {question!r}")
-    listed = ", ".join(f"{PHRASE_START}{phrase}{PHRASE_END}" for phrase in phrases)
-    return _CHAT.replace("{answer}", answer).replace("{question}", question.replace("{}", listed))
+
+    task: str
+    question: str | None = None
+    answer: str | None = None
+    explain: bool = False
+    generate: bool = False
+    chat: ChatFormat = CHAT_FORMATS["phi3"]
+
+    def __post_init__(self) -> None:
+        """Refuse wordings that make no conversation.
+
+        Raises:
+            ValueError: if the task is unknown, options contradict each other, or the answer is missing or has not
+                exactly one `<SEG>`.
+        """
+        if self.task not in TASKS:
+            raise ValueError(f"unknown task {self.task!r}; known: {', '.join(TASKS)}")
+        if self.explain and self.task != "reaseg":
+            raise ValueError(f"explain goes with the task reaseg, not with {self.task}")
+        if self.generate:
+            if self.answer is not None:
+                raise ValueError("an answer is given and generate is set: choose one")
+            return
+        if self.answer is None and (self.explain or self.task in SPOKEN_TASKS):
+            what = "reaseg with explain" if self.explain else self.task
+            raise ValueError(f"{what} has no fixed answer: set generate, or give the text as `answer`")
+        if self.task != "chat" and self.spoken.count(SEG_TOKEN) != 1:
+            raise ValueError(f"the answer must hold {SEG_TOKEN} exactly once: {self.answer!r}")
+
+    @property
+    def spoken(self) -> str:
+        """The answer that is given to the model."""
+        return ANSWERS[self.task] if self.answer is None else self.answer
+
+    def conversation(self, conditions: Sequence[Any], reserved: Sequence[str]) -> str:
+        """Write the whole conversation about one image.
+
+        Args:
+            conditions: categories, phrases, the question (chat), or anything countable for visual prompts.
+            reserved: strings that no condition may contain, because the tokenizer gives them a meaning of their own.
+
+        Raises:
+            ValueError: if conditions are missing, one is blank or holds a reserved string, there are several where the
+                task takes one, or the question has no place for them.
+        """
+        asked = self.chat.question(self._asked(conditions, reserved))
+        return asked if self.generate else asked + self.spoken + self.chat.end
+
+    def _asked(self, conditions: Sequence[Any], reserved: Sequence[str]) -> str:
+        if self.task == "gcgseg":
+            if conditions:
+                raise ValueError("gcgseg finds its phrases by itself: it takes no conditions")
+            return QUESTIONS["gcgseg"] if self.question is None else self.question
+        if self.task == "chat" and self.question is not None and "{}" not in self.question and not conditions:
+            return self.question
+        if not conditions:
+            raise ValueError("visual prompts are missing" if self.task in VISUAL_TASKS else "conditions are missing")
+        if self.task == "chat" and len(conditions) > 1:
+            raise ValueError(f"chat takes one question at a time, got {len(conditions)}")
+        phrases = [REGION_MARK] * len(conditions)
+        if self.task not in VISUAL_TASKS:
+            phrases = [_phrase(self.task, condition, reserved) for condition in conditions]
+        question = self._template(phrases)
+        if "{}" not in question:
+            raise ValueError(f"the question has no {{}} for the conditions: {question!r}")
+        marked = phrases if self.task == "chat" else [f"{PHRASE_START}{phrase}{PHRASE_END}" for phrase in phrases]
+        return question.replace("{}", ", ".join(marked))
+
+    def _template(self, phrases: Sequence[str]) -> str:
+        if self.question is not None:
+            return self.question
+        if self.explain:
+            return REASEG_EXPLAIN_QUESTION
+        if self.task == "reaseg" and not all(phrase.endswith((".", "?", "!")) for phrase in phrases):
+            return REASEG_PHRASE_QUESTION
+        return QUESTIONS[self.task]
 
 
 def _phrase(task: str, condition: str, reserved: Sequence[str]) -> str:
     for token in reserved:
         if token in condition:
             raise ValueError(f"condition {condition!r} contains {token!r}, which the tokenizer reserves")
-    if task in ("genseg", "ovseg"):
+    if task in CATEGORY_TASKS:
         phrase = clean_category(condition)
     else:
         phrase = condition.strip().lower() if task == "refseg" else condition.strip()
@@ -93,4 +184,17 @@ def _phrase(task: str, condition: str, reserved: Sequence[str]) -> str:
     return phrase
 
 
-__all__ = ["ANSWERS", "QUESTIONS", "TASKS", "VISUAL_TASKS", "clean_category", "conversation"]
+__all__ = [
+    "ANSWERS",
+    "CATEGORY_TASKS",
+    "CHAT_FORMATS",
+    "QUESTIONS",
+    "REASEG_EXPLAIN_QUESTION",
+    "REASEG_PHRASE_QUESTION",
+    "SPOKEN_TASKS",
+    "TASKS",
+    "VISUAL_TASKS",
+    "ChatFormat",
+    "Wording",
+    "clean_category",
+]
