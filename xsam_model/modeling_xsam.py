@@ -1,15 +1,15 @@
 """X-SAM: two image towers, a language model that reads both, and a segmentor that it conditions (X-SAM, sec. 3).
 
-Owns the towers, the projectors, the splicing of images and regions into text, and the pooling of conditions and
-`<SEG>`; the segmentor is in `modeling_xsam_segmentor`. Shape letters: B images, L text tokens, T tokens after the
-image is spliced in, N decodes (one per `<SEG>`), Q queries, K conditions, R regions, E channels of the language
-model, C channels of the segmentor.
+Owns the towers, the projectors, the splicing of images and regions into text, the generation of answers, and the
+pooling of conditions and `<SEG>`; the segmentor is in `modeling_xsam_segmentor`. Shape letters: I images, B
+conversations, L text tokens, T tokens after the image is spliced in, N decodes (one per `<SEG>`), Q queries, K
+conditions, R regions, E channels of the language model, C channels of the segmentor.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -25,18 +25,20 @@ from xsam_model.region_sampling import choose_region_points, pool_region_feature
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from transformers import LogitsProcessorList
+
 _NO_GROUP = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class XSamImageFeatures:
-    """What an image is to the network, whatever is asked of it; reusable for several prompts.
+    """What images are to the network, whatever is asked of them; reusable for several prompts.
 
     Attributes:
-        vision_tokens (`torch.Tensor` of shape `(B, V, E)`): language tokens of the vision tower.
-        segmentor_tokens (`torch.Tensor` of shape `(B, S, E)`): language tokens of the mask encoder, row by row.
-        multi_scale_features (`tuple` of `torch.Tensor` of shape `(B, C, H_i, W_i)`): lowest resolution first.
-        mask_features (`torch.Tensor` of shape `(B, C, H, W)`): what queries are compared with to make masks.
+        vision_tokens (`torch.Tensor` of shape `(I, V, E)`): language tokens of the vision tower.
+        segmentor_tokens (`torch.Tensor` of shape `(I, S, E)`): language tokens of the mask encoder, row by row.
+        multi_scale_features (`tuple` of `torch.Tensor` of shape `(I, C, H_i, W_i)`): lowest resolution first.
+        mask_features (`torch.Tensor` of shape `(I, C, H, W)`): what queries are compared with to make masks.
     """
 
     vision_tokens: torch.Tensor
@@ -55,11 +57,14 @@ class XSamOutput(ModelOutput):
         mask_logits (`torch.Tensor` of shape `(N, Q, H, W)`): on the canvas of the mask encoder at reduced resolution,
             padding included; positive inside a mask.
         condition_mask (`torch.Tensor` of shape `(N, K + 1)`, bool): False for columns of padding.
-        image_indices (`torch.Tensor` of shape `(N,)`, int64): image that each decode belongs to. With one `<SEG>`
-            per conversation this is `0 .. B - 1`.
+        conversation_indices (`torch.Tensor` of shape `(N,)`, int64): conversation that each decode belongs to, in
+            rising order. With one `<SEG>` in every conversation this is `0 .. B - 1`.
+        image_indices (`torch.Tensor` of shape `(N,)`, int64): image that each decode belongs to.
         condition_embeddings (`torch.Tensor` of shape `(B, K + 1, C)`): pooled conditions, background last.
         seg_embeddings (`torch.Tensor` of shape `(N, C)`): projected hidden state at each `<SEG>`.
         image_features (`XSamImageFeatures`): give it back to `forward` to ask more of the same images.
+        sequences (`tuple` of `torch.Tensor` of shape `(S,)`, *only of `generate`*): ids of each generated answer, its
+            stop token included.
         inputs_embeds (`torch.Tensor` of shape `(B, T, E)`, *only with `output_hidden_states`*): spliced sequence.
         sequence_cond_ids, sequence_seg_ids (`torch.Tensor` of shape `(B, T)`, *only with `output_hidden_states`*):
             group of each spliced position, -1 for none.
@@ -74,10 +79,12 @@ class XSamOutput(ModelOutput):
     class_logits: torch.Tensor = None  # type: ignore[assignment]
     mask_logits: torch.Tensor = None  # type: ignore[assignment]
     condition_mask: torch.Tensor = None  # type: ignore[assignment]
+    conversation_indices: torch.Tensor = None  # type: ignore[assignment]
     image_indices: torch.Tensor = None  # type: ignore[assignment]
     condition_embeddings: torch.Tensor = None  # type: ignore[assignment]
     seg_embeddings: torch.Tensor = None  # type: ignore[assignment]
     image_features: XSamImageFeatures = None  # type: ignore[assignment]
+    sequences: tuple[torch.Tensor, ...] | None = None
     inputs_embeds: torch.Tensor | None = None
     sequence_cond_ids: torch.Tensor | None = None
     sequence_seg_ids: torch.Tensor | None = None
@@ -113,7 +120,7 @@ class XSamPreTrainedModel(PreTrainedModel):
 
 
 class XSamForSegmentation(XSamPreTrainedModel):
-    """X-SAM for inference with a given answer: one pass of the language model, no generation.
+    """X-SAM: `forward` for an answer that is given, in one pass; `generate` for one that the model is to find.
 
     ```python
     model = XSamForSegmentation.from_pretrained(folder).eval()
@@ -196,6 +203,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
         vprompt_masks: Tensor | None = None,
         region_points: Sequence[Tensor] | None = None,
         image_features: XSamImageFeatures | None = None,
+        image_indices: Tensor | None = None,
         output_hidden_states: bool = False,
     ) -> XSamOutput:
         """Segment images by the conditions in their conversations.
@@ -205,44 +213,28 @@ class XSamForSegmentation(XSamPreTrainedModel):
             attention_mask: (B, L), 0 for padding, which is on the right.
             cond_ids: (B, L) number of the condition that a token belongs to, -1 for none.
             seg_ids: (B, L) number of the `<SEG>` at a token, -1 for none.
-            pixel_values: (B, 3, S, S) for the vision tower. Not needed with `image_features`.
-            segmentor_pixel_values: (B, 3, M, M) for the mask encoder. Not needed with `image_features`.
+            pixel_values: (I, 3, S, S) for the vision tower. Not needed with `image_features`.
+            segmentor_pixel_values: (I, 3, M, M) for the mask encoder. Not needed with `image_features`.
             vprompt_masks: (R, M, M) bool, masks of the visual prompts in the order of their pseudo ids.
             region_points: for each region (P, 2) (row, column) in [0, 1], instead of choosing them from the masks.
             image_features: `encode_images` of the same images.
+            image_indices: (B,) int64, image that each conversation is about; by default 0 .. B - 1.
             output_hidden_states: also return intermediate values.
 
         Raises:
             ValueError: if images, regions or `<SEG>` do not fit the token ids.
         """
-        if image_features is None:
-            if pixel_values is None or segmentor_pixel_values is None:
-                raise ValueError("give either image_features, or both pixel_values and segmentor_pixel_values")
-            image_features = self.encode_images(pixel_values, segmentor_pixel_values)
-        regions = self._region_embeddings(input_ids, image_features, vprompt_masks, region_points)
-        embeds, cond_ids, seg_ids = self._splice(
-            input_ids, attention_mask.bool(), cond_ids, seg_ids, image_features, regions
-        )
+        features = self._features(image_features, pixel_values, segmentor_pixel_values)
+        images = _check_images(image_indices, features, input_ids)
+        regions = self._region_embeddings(input_ids, features, images, vprompt_masks, region_points)
+        rows = self._splice(input_ids, attention_mask.bool(), cond_ids, seg_ids, features, images, regions)
+        embeds, cond_ids, seg_ids = _pad_right([row.embeds for row in rows]), *_pad_groups(rows)
+        missing = (seg_ids < 0).all(1).nonzero()[:, 0].tolist()
+        if missing:
+            raise ValueError(f"conversations {missing} have no <SEG>, so there is nothing to decode")
         # Right padding under a causal mask cannot reach any real token, so no padding mask is needed.
         hidden = self.llm.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
-        projected = self.llm_projector(hidden)
-        conditions, condition_mask = self._pool_conditions(projected, cond_ids)
-        image_indices, seg_embeddings = self._pick_seg(projected, seg_ids)
-        decoded = self.segmentor.decoder(
-            [level[image_indices] for level in image_features.multi_scale_features],
-            image_features.mask_features[image_indices],
-            seg_embeddings,
-        )
-        queries = decoded.intermediate_hidden_states[-1].transpose(0, 1)
-        output = XSamOutput(
-            class_logits=self.segmentor.classify(queries, conditions[image_indices], condition_mask[image_indices]),
-            mask_logits=decoded.masks_queries_logits[-1],
-            condition_mask=condition_mask[image_indices],
-            image_indices=image_indices,
-            condition_embeddings=conditions,
-            seg_embeddings=seg_embeddings,
-            image_features=image_features,
-        )
+        output, decoded = self._decode(hidden, cond_ids, seg_ids, features, images)
         if output_hidden_states:
             output["inputs_embeds"] = embeds
             output["sequence_cond_ids"], output["sequence_seg_ids"] = cond_ids, seg_ids
@@ -251,10 +243,167 @@ class XSamForSegmentation(XSamPreTrainedModel):
             output["decoder_mask_logits"] = decoded.masks_queries_logits
         return output
 
+    @torch.no_grad()
+    def generate(  # noqa: PLR0913, PLR0917  (the model's inputs)
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        cond_ids: Tensor,
+        seg_ids: Tensor,
+        pixel_values: Tensor | None = None,
+        segmentor_pixel_values: Tensor | None = None,
+        vprompt_masks: Tensor | None = None,
+        region_points: Sequence[Tensor] | None = None,
+        image_features: XSamImageFeatures | None = None,
+        image_indices: Tensor | None = None,
+        *,
+        stop_token_ids: Sequence[int] | None = None,
+        max_new_tokens: int = 512,
+        logits_processor: LogitsProcessorList | None = None,
+    ) -> XSamOutput:
+        """Let the model answer, greedily, and decode what it answers.
+
+        As in the reference implementation, conditions are the phrases of the answer if it has any, else those of the
+        question; an answer with no or several `<SEG>` has no masks.
+
+        Args:
+            input_ids, attention_mask, cond_ids, seg_ids: as for `forward`, ending where the answer is to begin. Any
+                `<SEG>` of earlier turns is left alone.
+            pixel_values, segmentor_pixel_values, vprompt_masks, region_points, image_features, image_indices: as for
+                `forward`.
+            stop_token_ids: tokens that end an answer; by default those of the language model's generation config.
+            max_new_tokens: longest answer. It is shorter where the language model's positions end before.
+            logits_processor: changes to the language model's choice, e.g. to force an answer.
+
+        Returns:
+            As of `forward`, with `sequences`; a conversation whose answer has no masks has no decode.
+
+        Raises:
+            ValueError: if images or regions do not fit the token ids, or there is no room for an answer.
+        """
+        features = self._features(image_features, pixel_values, segmentor_pixel_values)
+        images = _check_images(image_indices, features, input_ids)
+        regions = self._region_embeddings(input_ids, features, images, vprompt_masks, region_points)
+        rows = self._splice(input_ids, attention_mask.bool(), cond_ids, seg_ids, features, images, regions)
+        answers, hidden = self._speak(rows, stop_token_ids, max_new_tokens, logits_processor)
+        spoken = [self._with_answer(row, ids) for row, ids in zip(rows, answers, strict=True)]
+        output, _ = self._decode(_pad_right(hidden), *_pad_groups(spoken), features, images)
+        output["sequences"] = tuple(answers)
+        return output
+
+    def _speak(
+        self,
+        rows: Sequence[_Sequence],
+        stop_token_ids: Sequence[int] | None,
+        max_new_tokens: int,
+        logits_processor: LogitsProcessorList | None,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return for each row the ids of its answer (S,) and the hidden states of row and answer (T + S - 1, E).
+
+        The last token of an answer is never read by the language model, so it has no hidden state.
+        """
+        lengths = [len(row.embeds) for row in rows]
+        longest = max(lengths)
+        room = self.config.text_config.max_position_embeddings - longest
+        if room < 1:
+            raise ValueError(f"a conversation of {longest} tokens leaves no room for an answer")
+        # Padding on the left, so that all answers begin at one position.
+        embeds = torch.stack([nn.functional.pad(row.embeds, (0, 0, longest - len(row.embeds), 0)) for row in rows])
+        reach = (
+            torch.arange(longest, device=embeds.device)
+            >= longest - torch.tensor(lengths, device=embeds.device)[:, None]
+        )
+        stops = self.llm.generation_config.eos_token_id if stop_token_ids is None else list(stop_token_ids)
+        steps: list[Tensor] = []
+        hook = self.llm.base_model.register_forward_hook(lambda *call: steps.append(call[2].last_hidden_state))
+        try:
+            answers = self.llm.generate(
+                inputs_embeds=embeds,
+                attention_mask=reach.long(),
+                max_new_tokens=min(max_new_tokens, room),
+                do_sample=False,
+                num_beams=1,
+                use_cache=True,
+                eos_token_id=stops,
+                pad_token_id=self.config.text_config.pad_token_id or 0,
+                logits_processor=logits_processor,
+            )
+        finally:
+            hook.remove()
+        hidden = torch.cat(steps, dim=1)
+        stop_ids = torch.tensor([] if stops is None else stops, device=answers.device).flatten()
+        ids = [_until_stop(answer, stop_ids) for answer in answers]
+        kept = [
+            row[longest - length : longest + len(answer) - 1]
+            for row, length, answer in zip(hidden, lengths, ids, strict=True)
+        ]
+        return ids, kept
+
+    def _with_answer(self, row: _Sequence, answer: Tensor) -> _Sequence:
+        """Number the phrases and the `<SEG>` of a generated answer, without its last token, as `generate` says."""
+        config, ids = self.config, answer[:-1]
+        starts, ends = ids == config.phrase_start_token_id, ids == config.phrase_end_token_id
+        cond_ids = row.cond_ids
+        phrases = number_phrases(starts.tolist(), ends.tolist())
+        if starts.any():
+            cond_ids = torch.full_like(cond_ids, _NO_GROUP)
+        is_seg = ids == config.seg_token_id
+        is_decoded = is_seg & (is_seg.sum() == 1)
+        return _Sequence(
+            embeds=row.embeds,
+            cond_ids=torch.cat([cond_ids, cond_ids.new_tensor(phrases)]),
+            seg_ids=torch.cat([torch.full_like(row.seg_ids, _NO_GROUP), is_decoded.long() - 1]),
+        )
+
+    def _decode(
+        self, hidden: Tensor, cond_ids: Tensor, seg_ids: Tensor, features: XSamImageFeatures, images: Tensor
+    ) -> tuple[XSamOutput, Any]:
+        """From hidden states (B, T, E) and groups (B, T) to class and mask logits; also what the decoder returned."""
+        projected = self.llm_projector(hidden)
+        conditions, condition_mask = self._pool_conditions(projected, cond_ids)
+        conversations, positions = (seg_ids >= 0).nonzero(as_tuple=True)
+        seg_embeddings = projected[conversations, positions]
+        decoded_images = images[conversations]
+        output = XSamOutput(
+            condition_mask=condition_mask[conversations],
+            conversation_indices=conversations,
+            image_indices=decoded_images,
+            condition_embeddings=conditions,
+            seg_embeddings=seg_embeddings,
+            image_features=features,
+        )
+        if not len(conversations):
+            queries, size = self.config.segmentor_config.num_queries, features.mask_features.shape[-2:]
+            output["class_logits"] = hidden.new_zeros(0, queries, condition_mask.shape[1], dtype=torch.float32)
+            output["mask_logits"] = features.mask_features.new_zeros(0, queries, *size)
+            return output, None
+        decoded = self.segmentor.decoder(
+            [level[decoded_images] for level in features.multi_scale_features],
+            features.mask_features[decoded_images],
+            seg_embeddings,
+        )
+        output["class_logits"] = self.segmentor.classify(
+            decoded.intermediate_hidden_states[-1].transpose(0, 1),
+            conditions[conversations],
+            condition_mask[conversations],
+        )
+        output["mask_logits"] = decoded.masks_queries_logits[-1]
+        return output, decoded
+
+    def _features(
+        self, features: XSamImageFeatures | None, pixel_values: Tensor | None, segmentor_pixel_values: Tensor | None
+    ) -> XSamImageFeatures:
+        if features is not None:
+            return features
+        if pixel_values is None or segmentor_pixel_values is None:
+            raise ValueError("give either image_features, or both pixel_values and segmentor_pixel_values")
+        return self.encode_images(pixel_values, segmentor_pixel_values)
+
     def _region_embeddings(
         self,
         input_ids: Tensor,
         features: XSamImageFeatures,
+        images: Tensor,
         masks: Tensor | None,
         points: Sequence[Tensor] | None,
     ) -> Tensor | None:
@@ -275,22 +424,24 @@ class XSamForSegmentation(XSamPreTrainedModel):
             return None
         side = round(features.segmentor_tokens.shape[1] ** 0.5)
         pooled, first = [], 0
-        for tokens, count in zip(features.segmentor_tokens, counts, strict=True):
+        for image, count in zip(images.tolist(), counts, strict=True):
             if count:
+                tokens = features.segmentor_tokens[image]
                 pooled.append(pool_region_features(tokens.T.unflatten(1, (side, side)), points[first : first + count]))
             first += count
         return torch.cat(pooled)
 
-    def _splice(
+    def _splice(  # noqa: PLR0917
         self,
         input_ids: Tensor,
         valid: Tensor,
         cond_ids: Tensor,
         seg_ids: Tensor,
         features: XSamImageFeatures,
+        images: Tensor,
         regions: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Put images and regions where their pseudo ids are: (B, L) ids -> (B, T, E), and the (B, T) groups."""
+    ) -> list[_Sequence]:
+        """Put images and regions where their pseudo ids are, and leave out padding: for each row of (B, L) ids one."""
         config = self.config
         is_image = (input_ids == config.image_token_index) & valid
         if not torch.equal(is_image.sum(1), torch.ones_like(is_image[:, 0], dtype=torch.long)):
@@ -299,22 +450,20 @@ class XSamForSegmentation(XSamPreTrainedModel):
         if regions is not None:
             embeds = embeds.clone()
             embeds[input_ids == config.region_token_index] = regions.to(embeds.dtype)
-        images = torch.cat([features.vision_tokens, features.segmentor_tokens], dim=1)
-        no_group = input_ids.new_full((images.shape[1],), _NO_GROUP)
-        rows: list[tuple[Tensor, Tensor, Tensor]] = []
+        tokens = torch.cat([features.vision_tokens, features.segmentor_tokens], dim=1).to(embeds.dtype)
+        no_group = input_ids.new_full((tokens.shape[1],), _NO_GROUP)
         lengths, places = valid.sum(1).tolist(), is_image.int().argmax(1).tolist()
-        for row, (length, place) in enumerate(zip(lengths, places, strict=True)):
+        rows = []
+        for row, (length, place, image) in enumerate(zip(lengths, places, images.tolist(), strict=True)):
             before, after = slice(0, place), slice(place + 1, length)
             rows.append(
-                (
-                    torch.cat([embeds[row, before], images[row].to(embeds.dtype), embeds[row, after]]),
-                    torch.cat([cond_ids[row, before], no_group, cond_ids[row, after]]),
-                    torch.cat([seg_ids[row, before], no_group, seg_ids[row, after]]),
+                _Sequence(
+                    embeds=torch.cat([embeds[row, before], tokens[image], embeds[row, after]]),
+                    cond_ids=torch.cat([cond_ids[row, before], no_group, cond_ids[row, after]]),
+                    seg_ids=torch.cat([seg_ids[row, before], no_group, seg_ids[row, after]]),
                 )
             )
-        sequences, conds, segs = map(list, zip(*rows, strict=True))
-        pad = nn.utils.rnn.pad_sequence
-        return pad(sequences, True), pad(conds, True, _NO_GROUP), pad(segs, True, _NO_GROUP)
+        return rows
 
     def _pool_conditions(self, projected: Tensor, cond_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Average the (B, T, C) tokens of each condition, its `<p>` and `</p>` included; append the background.
@@ -336,14 +485,62 @@ class XSamForSegmentation(XSamPreTrainedModel):
         mask = torch.cat([real, torch.ones_like(counts, dtype=torch.bool)[:, None]], dim=1)
         return torch.cat([pooled, background], dim=1), mask
 
-    @staticmethod
-    def _pick_seg(projected: Tensor, seg_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the image of each `<SEG>` (N,) and its projected hidden state (N, C)."""
-        rows, positions = (seg_ids >= 0).nonzero(as_tuple=True)
-        missing = sorted(set(range(len(seg_ids))) - set(rows.tolist()))
-        if missing:
-            raise ValueError(f"conversations {missing} have no <SEG>, so there is nothing to decode")
-        return rows, projected[rows, positions]
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Sequence:
+    """One conversation as the language model reads it, without padding: (T, E) embeddings and (T,) groups."""
+
+    embeds: Tensor
+    cond_ids: Tensor
+    seg_ids: Tensor
+
+
+def _pad_right(rows: Sequence[Tensor], value: float = 0.0) -> Tensor:
+    return nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value)
+
+
+def _pad_groups(rows: Sequence[_Sequence]) -> tuple[Tensor, Tensor]:
+    conds, segs = [row.cond_ids for row in rows], [row.seg_ids for row in rows]
+    return _pad_right(conds, _NO_GROUP), _pad_right(segs, _NO_GROUP)
+
+
+def _check_images(indices: Tensor | None, features: XSamImageFeatures, input_ids: Tensor) -> Tensor:
+    """Return the image of each conversation, (B,) int64 on the device of `input_ids`."""
+    num_images, batch = len(features.vision_tokens), len(input_ids)
+    if indices is None:
+        if num_images != batch:
+            raise ValueError(f"{batch} conversations but {num_images} images: say with image_indices which is which")
+        return torch.arange(batch, device=input_ids.device)
+    if indices.shape != (batch,) or (batch and not 0 <= int(indices.min()) <= int(indices.max()) < num_images):
+        raise ValueError(
+            f"image_indices {indices.tolist()} do not name one of {num_images} images for {batch} conversations"
+        )
+    return indices.to(input_ids.device)
+
+
+def _until_stop(answer: Tensor, stops: Tensor) -> Tensor:
+    """Cut a generated row after its first stop token; what follows is padding."""
+    stopped = torch.isin(answer, stops).nonzero()
+    return answer[: int(stopped[0]) + 1] if len(stopped) else answer
+
+
+def number_phrases(starts: Sequence[bool], ends: Sequence[bool]) -> list[int]:
+    """Number the phrases of a generated answer, `<p>` and `</p>` included; what is nested or not closed is none.
+
+    Args:
+        starts, ends: for each token whether it is `<p>` or `</p>`.
+
+    Returns:
+        For each token the number of its phrase, -1 for none.
+    """
+    groups, first, count = [_NO_GROUP] * len(starts), None, 0
+    for place, (is_start, is_end) in enumerate(zip(starts, ends, strict=True)):
+        if is_start:
+            first = place
+        elif is_end and first is not None:
+            groups[first : place + 1] = [count] * (place + 1 - first)
+            first, count = None, count + 1
+    return groups
 
 
 __all__ = ["XSamForSegmentation", "XSamImageFeatures", "XSamOutput", "XSamPreTrainedModel", "XSamProjector"]
