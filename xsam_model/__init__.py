@@ -1,15 +1,18 @@
-"""X-SAM on Hugging Face conventions: text and visual prompts in, instance masks out.
+"""X-SAM on Hugging Face conventions: text and visual prompts in, masks and words out.
 
 Knows PyTorch, transformers, NumPy and Pillow, and nothing of the rest of this project.
 """
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
 
+from xsam_model.captions import Caption, CaptionPhrase
 from xsam_model.configuration_xsam import XSamConfig, XSamSegmentorConfig
 from xsam_model.image_processing_xsam import XSamImageProcessor
 from xsam_model.modeling_xsam import XSamForSegmentation, XSamImageFeatures, XSamOutput
-from xsam_model.post_processing_xsam import InstanceSegmentation
+from xsam_model.post_processing_panoptic import PanopticSegmentation, SemanticSegmentation
+from xsam_model.post_processing_xsam import InstanceSegmentation, PhraseSegmentation
 from xsam_model.processing_xsam import XSamInputs, XSamProcessor
+from xsam_model.segmenter import EncodedImages, Query, Replies, XSamResult, XSamSegmenter
 from xsam_model.visual_prompts import draw_region
 
 AutoConfig.register(XSamConfig.model_type, XSamConfig)
@@ -18,7 +21,15 @@ AutoImageProcessor.register(XSamConfig, image_processor_classes={"pil": XSamImag
 AutoProcessor.register(XSamConfig, XSamProcessor)
 
 __all__ = [
+    "Caption",
+    "CaptionPhrase",
+    "EncodedImages",
     "InstanceSegmentation",
+    "PanopticSegmentation",
+    "PhraseSegmentation",
+    "Query",
+    "Replies",
+    "SemanticSegmentation",
     "XSamConfig",
     "XSamForSegmentation",
     "XSamImageFeatures",
@@ -26,6 +37,8 @@ __all__ = [
     "XSamInputs",
     "XSamOutput",
     "XSamProcessor",
+    "XSamResult",
+    "XSamSegmenter",
     "XSamSegmentorConfig",
     "draw_region",
 ]

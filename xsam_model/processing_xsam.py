@@ -11,11 +11,20 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from xsam_model.image_processing_xsam import SIZE_KEYS
+from xsam_model.mask_geometry import MaskGeometry
+from xsam_model.post_processing_panoptic import (
+    PanopticSegmentation,
+    SemanticSegmentation,
+    panoptic_segmentation,
+    semantic_segmentation,
+)
 from xsam_model.post_processing_xsam import (
     InstanceSegmentation,
-    MaskGeometry,
+    PhraseSegmentation,
     instance_segmentation,
+    interactive_segmentation,
     iter_instance_masks,
+    phrase_segmentation,
 )
 from xsam_model.prompt_templates import (
     CHAT_FORMATS,
@@ -30,7 +39,7 @@ from xsam_model.prompt_templates import (
 from xsam_model.visual_prompts import check_mask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from numpy.typing import NDArray
     from PIL import Image
@@ -284,26 +293,94 @@ class XSamProcessor(ProcessorMixin):
         top_k: int | None = None,
         num_conditions: Sequence[int] | None = None,
     ) -> list[InstanceSegmentation]:
-        """Return the instances of every image (genseg, ovseg, vgdseg), best score first.
+        """Return the instances of every decode (genseg, ovseg, vgdseg), best score first.
 
         Args:
-            outputs: of the model, one `<SEG>` per image.
-            scaled_sizes, original_sizes: (height, width) per image, as the processor returned them.
+            outputs: of the model.
+            scaled_sizes, original_sizes: (height, width) of the image of each decode, as the processor returned them.
             threshold: least score, in [0, 1].
             top_k: candidates per image, the number of queries by default.
-            num_conditions: conditions per image, read from `outputs` by default.
+            num_conditions: conditions of each decode, read from `outputs` by default.
         """
-        counts = num_conditions if num_conditions is not None else _count_conditions(outputs)
+        decodes = self._decodes(outputs, scaled_sizes, original_sizes, num_conditions)
+        return [instance_segmentation(**decode, threshold=threshold, top_k=top_k) for decode in decodes]
+
+    def post_process_semantic_segmentation(
+        self,
+        outputs: XSamOutput,
+        scaled_sizes: Sequence[Sequence[int]],
+        original_sizes: Sequence[Sequence[int]],
+    ) -> list[SemanticSegmentation]:
+        """Return the category of every pixel of each decode (genseg, ovseg); arguments as for instances."""
+        return [semantic_segmentation(**decode) for decode in self._decodes(outputs, scaled_sizes, original_sizes)]
+
+    def post_process_panoptic_segmentation(
+        self,
+        outputs: XSamOutput,
+        scaled_sizes: Sequence[Sequence[int]],
+        original_sizes: Sequence[Sequence[int]],
+        stuff: Sequence[Collection[int]] | None = None,
+        threshold: float = 0.5,
+        **options: Any,
+    ) -> list[PanopticSegmentation]:
+        """Return segments that do not overlap (genseg, ovseg); arguments as for instances.
+
+        Args:
+            stuff: for each decode the positions of its conditions that are stuff: one segment of each at the most.
+            options: see `post_processing_panoptic.panoptic_segmentation`.
+        """
+        decodes = self._decodes(outputs, scaled_sizes, original_sizes)
         return [
-            instance_segmentation(
-                outputs.class_logits[index],
-                outputs.mask_logits[index],
-                self.geometry(scaled_size, original_size),
-                num_conditions=counts[index],
-                threshold=threshold,
-                top_k=top_k,
-            )
-            for index, (scaled_size, original_size) in enumerate(zip(scaled_sizes, original_sizes, strict=True))
+            panoptic_segmentation(**decode, stuff=places, threshold=threshold, **options)
+            for decode, places in zip(decodes, [()] * len(decodes) if stuff is None else stuff, strict=True)
+        ]
+
+    def post_process_phrase_segmentation(
+        self,
+        outputs: XSamOutput,
+        scaled_sizes: Sequence[Sequence[int]],
+        original_sizes: Sequence[Sequence[int]],
+    ) -> list[PhraseSegmentation]:
+        """Return one mask for each phrase of each decode (refseg, reaseg, gcgseg); arguments as for instances."""
+        return [phrase_segmentation(**decode) for decode in self._decodes(outputs, scaled_sizes, original_sizes)]
+
+    def post_process_interactive_segmentation(
+        self,
+        outputs: XSamOutput,
+        scaled_sizes: Sequence[Sequence[int]],
+        original_sizes: Sequence[Sequence[int]],
+        prompt_masks: Sequence[NDArray[np.bool_]],
+        threshold: float = 0.5,
+    ) -> list[PhraseSegmentation]:
+        """Return the mask that each decode's one visual prompt stands for (intseg); arguments as for instances.
+
+        Args:
+            prompt_masks: for each decode its visual prompt as a bool (H, W) mask at the image's original size.
+        """
+        decodes = self._decodes(outputs, scaled_sizes, original_sizes)
+        return [
+            interactive_segmentation(**decode, prompt_mask=torch.as_tensor(mask), threshold=threshold)
+            for decode, mask in zip(decodes, prompt_masks, strict=True)
+        ]
+
+    def _decodes(
+        self,
+        outputs: XSamOutput,
+        scaled_sizes: Sequence[Sequence[int]],
+        original_sizes: Sequence[Sequence[int]],
+        num_conditions: Sequence[int] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return the arguments that every post-processing function takes, for each decode."""
+        counts = num_conditions if num_conditions is not None else _count_conditions(outputs)
+        sizes = zip(scaled_sizes, original_sizes, strict=True)
+        return [
+            {
+                "class_logits": outputs.class_logits[index],
+                "mask_logits": outputs.mask_logits[index],
+                "geometry": self.geometry(scaled_size, original_size),
+                "num_conditions": counts[index],
+            }
+            for index, (scaled_size, original_size) in enumerate(sizes)
         ]
 
     def iter_instance_masks(
@@ -316,7 +393,7 @@ class XSamProcessor(ProcessorMixin):
         top_k: int | None = None,
         **limits: int,
     ) -> Iterator[InstanceSegmentation]:
-        """Yield the instances of image `index` of a batch in chunks of bounded memory, in no particular order.
+        """Yield the instances of decode `index` of a batch in chunks of bounded memory, in no particular order.
 
         `limits` may hold `max_chunk_pixels`; see `post_processing_xsam.iter_instance_masks`.
         """

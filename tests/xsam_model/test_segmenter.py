@@ -1,0 +1,254 @@
+"""One call for every task: results of the right kind and size, the same alone and together."""
+
+import numpy as np
+import pytest
+import torch
+
+from xsam_model import (
+    EncodedImages,
+    InstanceSegmentation,
+    PanopticSegmentation,
+    PhraseSegmentation,
+    Query,
+    SemanticSegmentation,
+    XSamForSegmentation,
+    XSamImageProcessor,
+    XSamProcessor,
+    XSamSegmenter,
+)
+from xsam_model.prompt_templates import TASKS
+from xsam_model.untrained import build_tokenizer, untrained_tiny_config
+
+SIZES = [(64, 48), (40, 60)]
+BOX = [np.zeros(size, dtype=bool) for size in SIZES]
+for mask in BOX:
+    mask[10:30, 5:25] = True
+CATEGORIES = [["dog", "traffic light", "sky"], ["cat", "a thing with a long name"]]
+# For each kind of result what is asked of two images.
+ASKED = {
+    "genseg": {"task": "genseg", "conditions": CATEGORIES, "threshold": 0.0},
+    "ovseg": {"task": "ovseg", "conditions": CATEGORIES, "threshold": 0.0},
+    "genseg semantic": {"task": "genseg", "conditions": CATEGORIES, "segmentation": "semantic"},
+    "ovseg semantic": {"task": "ovseg", "conditions": CATEGORIES, "segmentation": "semantic"},
+    "genseg panoptic": {
+        "task": "genseg", "conditions": CATEGORIES, "segmentation": "panoptic", "stuff": ["sky"], "threshold": 0.0,
+    },
+    "ovseg panoptic": {"task": "ovseg", "conditions": CATEGORIES, "segmentation": "panoptic", "threshold": 0.0},
+    "refseg": {"task": "refseg", "conditions": [["the left one", "a man in red"], ["the dog"]]},
+    "reaseg": {"task": "reaseg", "conditions": [["What is round?"], ["a thing to eat", "What could fall?"]]},
+    "reaseg explained": {
+        "task": "reaseg", "conditions": [["What is round?"], ["What falls?"]], "explain": True, "max_new_tokens": 8,
+    },
+    "vgdseg": {"task": "vgdseg", "visual_prompts": [[BOX[0]], [BOX[1], ~BOX[1]]], "threshold": 0.0},
+    "intseg": {"task": "intseg", "visual_prompts": [[BOX[0], ~BOX[0]], [BOX[1]]]},
+    "gcgseg": {"task": "gcgseg", "max_new_tokens": 8},
+    "chat": {"task": "chat", "conditions": [["What is this?", "Why?"], ["Who?"]], "max_new_tokens": 8},
+}  # fmt: skip
+KINDS = {
+    "instance": InstanceSegmentation,
+    "semantic": SemanticSegmentation,
+    "panoptic": PanopticSegmentation,
+}
+
+
+def tensors(segmentation):
+    """Everything in a result that can be compared."""
+    if segmentation is None:
+        return {}
+    values = {name: getattr(segmentation, name) for name in type(segmentation).__dataclass_fields__}
+    return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+
+
+def one_image(asked, index):
+    lists = ("conditions", "visual_prompts")
+    chosen = {name: [value[index]] if name in lists else value for name, value in asked.items()}
+    stuff = [name for name in asked.get("stuff", ()) if name in asked["conditions"][index]]
+    return {**chosen, "stuff": stuff} if "stuff" in asked else chosen
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_folder):
+    return XSamSegmenter.from_pretrained(tiny_folder)
+
+
+@pytest.fixture(scope="module")
+def qwen3(tmp_path_factory):
+    """A tiny X-SAM with Qwen3 in place of Phi-3: grouped queries, norms of queries and keys, other chat marks."""
+    tokenizer = build_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    config = untrained_tiny_config(
+        text_config={
+            "model_type": "qwen3",
+            "vocab_size": len(tokenizer),
+            "hidden_size": 96,
+            "intermediate_size": 192,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 32,
+            "max_position_embeddings": 40960,
+            "tie_word_embeddings": True,
+        }
+    )
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("qwen3")
+    model = XSamForSegmentation(config)
+    with torch.no_grad():
+        model.segmentor.pixel_decoder.mask_projection.weight.mul_(1000)
+    model.save_pretrained(folder)
+    image_processor = XSamImageProcessor(vision_size=112, segmentor_size=256)
+    XSamProcessor(image_processor, tokenizer, config.max_text_length, chat_format="qwen3").save_pretrained(folder)
+    return XSamSegmenter.from_pretrained(folder)
+
+
+@pytest.fixture
+def images(picture):
+    return [picture(*size, seed=seed) for seed, size in enumerate(SIZES)]
+
+
+def assert_fits(name, results):
+    asked = ASKED[name]
+    assert len(results) == len(SIZES)
+    for index, (result, size) in enumerate(zip(results, SIZES, strict=True)):
+        found, words = result.segmentation, result.captions
+        if asked["task"] == "chat":
+            assert found is None
+            assert len(words) == len(asked["conditions"][index])
+            continue
+        if asked["task"] in ("genseg", "ovseg", "vgdseg"):
+            assert isinstance(found, KINDS[asked.get("segmentation", "instance")])
+        else:
+            assert isinstance(found, PhraseSegmentation)
+            items = asked.get("conditions") or asked.get("visual_prompts")
+            assert len(found) == (len(items[index]) if items else len(words[0].phrases))
+        for value in tensors(found).values():
+            assert value.ndim == 1 or value.shape[-2:] == size
+        spoken = asked["task"] == "gcgseg" or asked.get("explain")
+        assert len(words) == (1 if spoken else 0)
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_every_task_gives_its_kind_of_result_at_the_size_of_each_image(name, tiny, images):
+    results = tiny.segment(images, **ASKED[name])
+    assert_fits(name, results)
+    if name in ("genseg", "ovseg", "vgdseg", "genseg semantic", "refseg", "intseg"):
+        assert all(any(value.any() for value in tensors(result.segmentation).values()) for result in results)
+
+
+def test_every_task_is_asked():
+    assert {asked["task"] for asked in ASKED.values()} == set(TASKS)
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_batch_equals_one_by_one(name, tiny, images):
+    together = tiny.segment(images, **ASKED[name], batch_size=8)
+    for index, image in enumerate(images):
+        (alone,) = tiny.segment([image], **one_image(ASKED[name], index), batch_size=1)
+        assert alone.captions == together[index].captions
+        ours, theirs = tensors(together[index].segmentation), tensors(alone.segmentation)
+        assert list(ours) == list(theirs)
+        for key, value in ours.items():
+            if value.dtype.is_floating_point:
+                torch.testing.assert_close(value, theirs[key], atol=1e-3, rtol=0)
+            else:
+                # A pixel may lie on an edge, within rounding.
+                assert (value != theirs[key]).sum() <= max(3, 0.002 * value.numel()), key
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_another_language_model_runs_every_task(name, qwen3, images):
+    assert qwen3.model.config.text_config.model_type == "qwen3"
+    assert_fits(name, qwen3.segment(images, **ASKED[name]))
+
+
+def test_qwen3_conversations_carry_its_own_marks(qwen3):
+    inputs = qwen3.processor(task="refseg", conditions=[["a dog"]])
+    text = qwen3.processor.tokenizer.decode(inputs["input_ids"][0].clamp(min=0).tolist())
+    assert "<|im_end|>\n<|im_start|>assistant\nIt is <SEG>.<|im_end|>\n" in text
+    assert "<|user|>" not in text
+    assert qwen3.processor.tokenizer.convert_ids_to_tokens(qwen3.processor.stop_token_ids)[0] == "<|im_end|>"
+
+
+def test_bfloat16_runs_every_task(tiny_folder, images):
+    segmenter = XSamSegmenter.from_pretrained(tiny_folder, dtype=torch.bfloat16)
+    assert segmenter.model.dtype == torch.bfloat16
+    for name, asked in ASKED.items():
+        assert_fits(name, segmenter.segment(images, **asked))
+
+
+def test_images_are_encoded_once_for_any_number_of_questions(tiny, images, monkeypatch):
+    calls = []
+    encode = tiny.model.encode_images
+    monkeypatch.setattr(tiny.model, "encode_images", lambda *pixels: calls.append(1) or encode(*pixels))
+    encoded = tiny.encode(images)
+    assert isinstance(encoded, EncodedImages)
+    for name, asked in ASKED.items():
+        assert_fits(name, tiny.segment(encoded, **asked))
+    assert len(calls) == 1
+
+
+def test_phrases_are_asked_one_by_one(tiny, images):
+    both, swapped = (
+        tiny.segment(images[:1], task="refseg", conditions=[phrases])[0].segmentation
+        for phrases in (["the left one", "a man"], ["a man", "the left one"])
+    )
+    torch.testing.assert_close(both.scores, swapped.scores.flip(0), atol=1e-4, rtol=0)
+
+
+def test_an_image_may_be_asked_nothing_where_prompts_are_asked_one_by_one(tiny, images):
+    empty, found = tiny.segment(images, task="refseg", conditions=[[], ["a dog"]])
+    assert len(empty.segmentation) == 0
+    assert empty.segmentation.masks.shape == (0, 64, 48)
+    assert len(found.segmentation) == 1
+
+
+def test_nothing_found_is_an_empty_result(tiny, images):
+    instances = tiny.segment(images, conditions=CATEGORIES, threshold=1.0)
+    assert [len(result.segmentation) for result in instances] == [0, 0]
+    segments = tiny.segment(images, conditions=CATEGORIES, segmentation="panoptic", threshold=1.0)
+    assert [result.segmentation.segments for result in segments] == [(), ()]
+    assert not any(result.segmentation.segmentation.any() for result in segments)
+
+
+def test_an_answer_without_masks_gives_empty_rows(tiny, images, monkeypatch):
+    # The untrained model babbles, and never says <SEG>.
+    results = tiny.segment(images, task="refseg", conditions=[["a dog"], ["a cat"]], generate=True, max_new_tokens=3)
+    for result, size in zip(results, SIZES, strict=True):
+        assert result.segmentation.masks.shape == (1, *size)
+        assert not result.segmentation.masks.any()
+        assert result.segmentation.scores.tolist() == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"task": "paint"}, "unknown task 'paint'; known: genseg"),
+        ({"task": "refseg"}, "conditions has no entries for 2 images"),
+        ({"task": "vgdseg", "conditions": CATEGORIES}, "vgdseg takes visual_prompts, not conditions"),
+        ({"task": "refseg", "visual_prompts": [[], []]}, "refseg takes conditions, not visual_prompts"),
+        ({"task": "gcgseg", "conditions": CATEGORIES}, "takes no conditions"),
+        ({"conditions": CATEGORIES[:1]}, "conditions has 1 entries for 2 images"),
+        ({"conditions": [["dog"], []]}, "image 1: conditions are missing"),
+        ({"conditions": CATEGORIES, "stuff": ["grass"]}, "stuff names what is no condition: grass"),
+        ({"task": "refseg", "conditions": CATEGORIES, "segmentation": "panoptic"}, "'panoptic' goes with the tasks"),
+        ({"task": "vgdseg", "visual_prompts": [[BOX[1]], [BOX[1]]]}, r"shape \(40, 60\), but its image is 48 x 64"),
+        ({"conditions": CATEGORIES, "explain": True}, "explain goes with the task reaseg"),
+        ({"task": "chat", "conditions": CATEGORIES, "answer": "A dog."}, "no <SEG>"),
+        (
+            {"task": "refseg", "conditions": [["x" * 5000], ["a"]]},
+            r"has \d+ text tokens, \d+ more than the \d+ that fit",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(asked, message, tiny, images):
+    with pytest.raises(ValueError, match=message):
+        tiny.segment(images, **asked)
+
+
+def test_a_query_needs_no_image_of_its_own(tiny, images):
+    encoded = tiny.encode(images)
+    queries = [Query(image=1, conditions=["a dog"]), Query(image=0, conditions=["a cat"])]
+    replies = tiny.ask(encoded, "refseg", queries)
+    assert replies.decodes == (0, 1)
+    assert replies.original_sizes == ((40, 60), (64, 48))
+    assert [found.masks.shape for found in tiny.read(replies, "refseg", queries)] == [(1, 40, 60), (1, 64, 48)]

@@ -1,0 +1,381 @@
+"""XSamSegmenter: images and prompts in, masks and words out. The model and its processor under one roof.
+
+`encode` runs what depends on the images alone, once; `ask` puts questions of one task to encoded images; `segment` does
+both and post-processes, for whole images at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from xsam_model.captions import Caption, read_caption
+from xsam_model.modeling_xsam import XSamForSegmentation, XSamImageFeatures, XSamOutput
+from xsam_model.post_processing_panoptic import PanopticSegmentation, SemanticSegmentation
+from xsam_model.post_processing_xsam import InstanceSegmentation, PhraseSegmentation
+from xsam_model.processing_xsam import XSamProcessor
+from xsam_model.prompt_templates import CATEGORY_TASKS, SPOKEN_TASKS, TASKS, VISUAL_TASKS
+from xsam_model.visual_prompts import check_mask
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+Segmentation = InstanceSegmentation | SemanticSegmentation | PanopticSegmentation | PhraseSegmentation
+SegmentationKind = Literal["instance", "semantic", "panoptic"]
+# Tasks whose conditions share one conversation and compete for each mask; the others ask them one by one, as trained.
+_JOINT_TASKS = (*CATEGORY_TASKS, "vgdseg")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EncodedImages:
+    """Images that can be asked any number of questions.
+
+    Attributes:
+        features: of the network.
+        original_sizes, scaled_sizes: (height, width) of each, in the file and on the mask encoder's canvas.
+    """
+
+    features: XSamImageFeatures
+    original_sizes: Sequence[tuple[int, int]]
+    scaled_sizes: Sequence[tuple[int, int]]
+
+    def __len__(self) -> int:
+        return len(self.original_sizes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Query:
+    """One conversation about one of the encoded images.
+
+    Attributes:
+        image: position of the image.
+        conditions: categories, phrases or the question, as `XSamProcessor` takes them for one image.
+        visual_prompts: bool (H, W) masks at the image's original size.
+    """
+
+    image: int
+    conditions: Sequence[str] = ()
+    visual_prompts: Sequence[NDArray[np.bool_]] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Replies:
+    """What the network says to several queries of one task.
+
+    Attributes:
+        outputs: logits of each decode.
+        decodes: for each query its decode in `outputs`, None where the model's own answer asked for no masks.
+        captions: for each query what the model said; empty where the answer was given.
+        scaled_sizes, original_sizes: (height, width) of the image of each decode, for post-processing.
+    """
+
+    outputs: XSamOutput
+    decodes: tuple[int | None, ...]
+    captions: tuple[Caption, ...]
+    scaled_sizes: tuple[tuple[int, int], ...]
+    original_sizes: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class XSamResult:
+    """What `XSamSegmenter.segment` finds on one image.
+
+    Attributes:
+        segmentation: `InstanceSegmentation`, `SemanticSegmentation` or `PanopticSegmentation` for categories;
+            `InstanceSegmentation` for vgdseg; else `PhraseSegmentation` with one row for each condition, visual prompt
+            or phrase of the caption. A row that found nothing has an empty mask and score 0. None for chat.
+        captions: what the model said: one for gcgseg, whose phrases are the rows; one for each question of chat and of
+            reasoning with an explanation; else none.
+    """
+
+    segmentation: Segmentation | None
+    captions: tuple[Caption, ...] = ()
+
+
+class XSamSegmenter:
+    """A loaded X-SAM.
+
+    ```python
+    segmenter = XSamSegmenter.from_pretrained(folder, dtype=torch.bfloat16, device_map="cuda")
+    (result,) = segmenter.segment([pixels], task="refseg", conditions=[["the man on the left"]])
+    result.segmentation.masks  # (1, H, W) bool
+    ```
+
+    Several threads may use it: the network works for one of them at a time.
+    """
+
+    def __init__(self, model: XSamForSegmentation, processor: XSamProcessor) -> None:
+        self.model = model.eval()
+        self.processor = processor
+        self._turn = threading.Lock()
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **model_options: Any) -> XSamSegmenter:
+        """Load model and processor from a folder or a repository.
+
+        Args:
+            folder: as `from_pretrained` of transformers takes it.
+            model_options: for the model's `from_pretrained`: `dtype`, `device_map`, `attn_implementation`, ...
+        """
+        model = XSamForSegmentation.from_pretrained(folder, **model_options)
+        return cls(model, XSamProcessor.from_pretrained(folder))
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[NDArray[np.uint8] | Image.Image]) -> EncodedImages:
+        """Run what depends on the images alone.
+
+        Args:
+            images: uint8 (H, W, 3) RGB arrays or PIL images, of any sizes.
+
+        Raises:
+            ValueError: if one is not such an image.
+        """
+        pixels = self.processor.image_processor(images)
+        device = self.model.device
+        arguments = [pixels[name].to(device) for name in ("pixel_values", "segmentor_pixel_values")]
+        with self._turn:
+            features = self.model.encode_images(*arguments)
+        return EncodedImages(
+            features=features, original_sizes=pixels["original_sizes"], scaled_sizes=pixels["scaled_sizes"]
+        )
+
+    @torch.inference_mode()
+    def ask(
+        self,
+        images: EncodedImages,
+        task: str,
+        queries: Sequence[Query],
+        *,
+        question: str | None = None,
+        answer: str | None = None,
+        explain: bool = False,
+        generate: bool | None = None,
+        max_new_tokens: int = 512,
+    ) -> Replies:
+        """Put questions of one task to encoded images, all in one pass of the network.
+
+        Args:
+            images: as `encode` returned them.
+            task, question, answer, explain: as for `XSamProcessor`.
+            queries: at least one; several may be about one image.
+            generate: let the model find its answer; by default where there is none: gcgseg, chat, and explanations.
+            max_new_tokens: longest answer.
+
+        Raises:
+            ValueError: as `XSamProcessor` does.
+        """
+        if generate is None:
+            generate = answer is None and (explain or task in SPOKEN_TASKS)
+        inputs = self.processor(
+            task=task,
+            conditions=[query.conditions for query in queries],
+            visual_prompts=[
+                [check_mask(mask, images.original_sizes[query.image]) for mask in query.visual_prompts]
+                for query in queries
+            ],
+            question=question,
+            answer=answer,
+            explain=explain,
+            generate=generate,
+        )
+        arguments = {
+            **inputs.to(self.model.device).for_model(),
+            "image_features": images.features,
+            "image_indices": torch.tensor([query.image for query in queries]),
+        }
+        captions: tuple[Caption, ...] = ()
+        with self._turn:
+            if generate:
+                stops = self.processor.stop_token_ids
+                outputs = self.model.generate(**arguments, stop_token_ids=stops, max_new_tokens=max_new_tokens)
+            else:
+                outputs = self.model(**arguments)
+        if outputs.sequences is not None:
+            captions = tuple(self._read(ids.tolist()) for ids in outputs.sequences)
+        conversations = outputs.conversation_indices.tolist()
+        places = [queries[conversation].image for conversation in conversations]
+        return Replies(
+            outputs=outputs,
+            decodes=tuple(
+                conversations.index(query) if query in conversations else None for query in range(len(queries))
+            ),
+            captions=captions or tuple(Caption("") for _ in queries),
+            scaled_sizes=tuple(images.scaled_sizes[place] for place in places),
+            original_sizes=tuple(images.original_sizes[place] for place in places),
+        )
+
+    def segment(  # noqa: PLR0913  (each is a choice of its own)
+        self,
+        images: Sequence[NDArray[np.uint8] | Image.Image] | EncodedImages,
+        *,
+        task: str = "ovseg",
+        conditions: Sequence[Sequence[str]] | None = None,
+        visual_prompts: Sequence[Sequence[NDArray[np.bool_]]] | None = None,
+        segmentation: SegmentationKind = "instance",
+        stuff: Collection[str] = (),
+        threshold: float = 0.5,
+        question: str | None = None,
+        answer: str | None = None,
+        explain: bool = False,
+        generate: bool | None = None,
+        max_new_tokens: int = 512,
+        batch_size: int = 8,
+    ) -> list[XSamResult]:
+        """Ask one task of every image.
+
+        Categories of an image (genseg, ovseg), and its visual prompts for vgdseg, are asked together and compete for
+        each mask. Phrases, questions and the visual prompts of intseg are asked one by one.
+
+        Args:
+            images: uint8 (H, W, 3) RGB arrays or PIL images, or what `encode` returned.
+            task, question, answer, explain: as for `XSamProcessor`.
+            conditions: for each image its categories, phrases (refseg, reaseg) or questions (chat).
+            visual_prompts: for each image its prompts (vgdseg, intseg) as bool (H, W) masks at the image's size.
+            segmentation: what categories are to give: "instance", "semantic" or "panoptic".
+            stuff: those conditions that are stuff, not things: "panoptic" makes one segment of each.
+            threshold: least score of an instance or a panoptic segment, and of the candidates of intseg, in [0, 1].
+            generate, max_new_tokens: as for `ask`.
+            batch_size: conversations that go through the language model together.
+
+        Returns:
+            One result for each image.
+
+        Raises:
+            ValueError: if prompts do not fit the images or the task.
+        """
+        if segmentation != "instance" and task not in CATEGORY_TASKS:
+            raise ValueError(
+                f"segmentation {segmentation!r} goes with the tasks {', '.join(CATEGORY_TASKS)}, not {task}"
+            )
+        encoded = images if isinstance(images, EncodedImages) else self.encode(images)
+        queries = _queries(task, len(encoded), conditions, visual_prompts)
+        if unknown := set(stuff) - {name for query in queries for name in query.conditions}:
+            raise ValueError(f"stuff names what is no condition: {', '.join(sorted(unknown))}")
+        found: list[tuple[Segmentation | None, Caption]] = []
+        for first in range(0, len(queries), batch_size):
+            batch = queries[first : first + batch_size]
+            replies = self.ask(
+                encoded,
+                task,
+                batch,
+                question=question,
+                answer=answer,
+                explain=explain,
+                generate=generate,
+                max_new_tokens=max_new_tokens,
+            )
+            decoded = self.read(replies, task, batch, segmentation=segmentation, stuff=stuff, threshold=threshold)
+            found += zip(decoded, replies.captions, strict=True)
+        answers: list[list[tuple[Segmentation | None, Caption]]] = [[] for _ in range(len(encoded))]
+        for query, pair in zip(queries, found, strict=True):
+            answers[query.image].append(pair)
+        return [
+            _result(task, pairs, size_hw, has_words=task in SPOKEN_TASKS or explain)
+            for pairs, size_hw in zip(answers, encoded.original_sizes, strict=True)
+        ]
+
+    def read(
+        self,
+        replies: Replies,
+        task: str,
+        queries: Sequence[Query],
+        *,
+        segmentation: SegmentationKind = "instance",
+        stuff: Collection[str] = (),
+        threshold: float = 0.5,
+    ) -> list[Segmentation | None]:
+        """Post-process replies, each at the original size of its image; arguments as for `ask` and `segment`.
+
+        Returns:
+            For each query what was found; None where the model's own answer asked for no masks. Of a referring,
+            reasoning or interactive query always one row.
+        """
+        processor, outputs = self.processor, replies.outputs
+        sizes = (replies.scaled_sizes, replies.original_sizes)
+        asked = [queries[conversation] for conversation in outputs.conversation_indices.tolist()]
+        found: Sequence[Segmentation]
+        if task == "intseg":
+            prompts = [query.visual_prompts[0] for query in asked]
+            found = processor.post_process_interactive_segmentation(outputs, *sizes, prompts, threshold=threshold)
+        elif task not in _JOINT_TASKS:
+            found = processor.post_process_phrase_segmentation(outputs, *sizes)
+            if task != "gcgseg":
+                # The model's own answer may name several phrases, but one thing was asked.
+                phrases = zip(found, replies.original_sizes, strict=True)
+                found = [_rows([one], 1, size) for one, size in phrases]
+        elif segmentation == "semantic":
+            found = processor.post_process_semantic_segmentation(outputs, *sizes)
+        elif segmentation == "panoptic":
+            places = [[place for place, name in enumerate(query.conditions) if name in stuff] for query in asked]
+            found = processor.post_process_panoptic_segmentation(outputs, *sizes, stuff=places, threshold=threshold)
+        else:
+            found = processor.post_process_instance_segmentation(outputs, *sizes, threshold=threshold)
+        return [None if decode is None else found[decode] for decode in replies.decodes]
+
+    def _read(self, ids: Sequence[int]) -> Caption:
+        tokenizer = self.processor.tokenizer
+        special = [str(token) for token in tokenizer.added_tokens_decoder.values()]
+        return read_caption(tokenizer.decode(ids, skip_special_tokens=False), special)
+
+
+def _queries(
+    task: str,
+    count: int,
+    conditions: Sequence[Sequence[str]] | None,
+    visual_prompts: Sequence[Sequence[NDArray[np.bool_]]] | None,
+) -> list[Query]:
+    """Cut what is asked of each image into conversations."""
+    if task not in TASKS:
+        raise ValueError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
+    if task == "gcgseg":
+        if conditions is not None or visual_prompts is not None:
+            raise ValueError("gcgseg finds its phrases by itself: it takes no conditions")
+        return [Query(image=image) for image in range(count)]
+    is_visual = task in VISUAL_TASKS
+    names = ("visual_prompts", "conditions") if is_visual else ("conditions", "visual_prompts")
+    given, other = (visual_prompts, conditions) if is_visual else (conditions, visual_prompts)
+    if other is not None:
+        raise ValueError(f"{task} takes {names[0]}, not {names[1]}")
+    if given is None or len(given) != count:
+        raise ValueError(f"{names[0]} has {'no' if given is None else len(given)} entries for {count} images")
+    groups: list[tuple[int, Sequence[Any]]] = []
+    for image, items in enumerate(given):
+        groups += [(image, items)] if task in _JOINT_TASKS else [(image, [item]) for item in items]
+    if is_visual:
+        return [Query(image=image, visual_prompts=items) for image, items in groups]
+    return [Query(image=image, conditions=items) for image, items in groups]
+
+
+def _result(
+    task: str, pairs: Sequence[tuple[Segmentation | None, Caption]], size_hw: tuple[int, int], *, has_words: bool
+) -> XSamResult:
+    captions = tuple(caption for _, caption in pairs) if has_words else ()
+    if task == "chat":
+        return XSamResult(segmentation=None, captions=captions)
+    if task in _JOINT_TASKS:
+        return XSamResult(segmentation=pairs[0][0], captions=captions)
+    counts = [len(caption.phrases) if task == "gcgseg" else 1 for _, caption in pairs]
+    rows = [_rows([] if one is None else [one], count, size_hw) for (one, _), count in zip(pairs, counts, strict=True)]
+    return XSamResult(segmentation=_rows(rows, sum(counts), size_hw), captions=captions)
+
+
+def _rows(parts: Sequence[Any], count: int, size_hw: tuple[int, int]) -> PhraseSegmentation:
+    """Join `PhraseSegmentation`s into `count` rows: more are cut off, missing ones have empty masks and score 0."""
+    missing = max(0, count - sum(map(len, parts)))
+    device = parts[0].masks.device if parts else None
+    blank = torch.zeros(missing, device=device)
+    masks = torch.zeros((missing, *size_hw), dtype=torch.bool, device=device)
+    parts = [*parts, PhraseSegmentation(blank, blank, blank, blank.long() - 1, masks)]
+    fields = ("scores", "class_scores", "mask_scores", "query_indices", "masks")
+    return PhraseSegmentation(**{name: torch.cat([getattr(part, name) for part in parts])[:count] for name in fields})
+
+
+__all__ = ["EncodedImages", "Query", "Replies", "Segmentation", "SegmentationKind", "XSamResult", "XSamSegmenter"]
