@@ -5,6 +5,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +15,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
+from transformers import SamConfig
 
-from xsam_model import XSamConfig, XSamForSegmentation, XSamImageProcessor, XSamProcessor
-from xsam_model.convert_xsam_to_hf import to_hf
-from xsam_model.processing_xsam import add_tokens
+from xsam_model import XSamConfig, XSamForSegmentation, XSamProcessor
+from xsam_model.convert_xsam_to_hf import main as convert
 from xsam_model.untrained import save_untrained
 
 GOLDEN_ROOT = Path(__file__).parents[1] / "golden"
@@ -32,10 +32,19 @@ def golden_folders():
     return sorted(path.parent for path in GOLDEN_ROOT.glob("*/config.json"))
 
 
+def golden_segmentor(sizes):
+    """Sizes of the segmentor, by our names."""
+    return {
+        **{name: value for name, value in sizes["m2f"].items() if name != "feature_channels"},
+        "select_layers": sizes["seg_select_layers"],
+        "connector_scale_factors": sizes["connector_scale_factor"],
+        "connector_hidden_dim": sizes["connector_hidden_dim"],
+    }
+
+
 def golden_model_config(sizes):
     """Sizes as the reference implementation's recordings write them -> XSamConfig."""
     derived = sizes["derived"]
-    segmentor = {name: value for name, value in sizes["m2f"].items() if name != "feature_channels"}
     text = {**derived.get("llm_config", {}), **sizes["llm"], "vocab_size": derived["vocab_after"]}
     text.setdefault("model_type", "phi3")
     if "sliding_window" in sizes:
@@ -44,12 +53,7 @@ def golden_model_config(sizes):
         vision_config={"model_type": "siglip_vision_model", **sizes["siglip"]},
         mask_encoder_config=sizes["sam"],
         text_config=text,
-        segmentor_config={
-            **segmentor,
-            "select_layers": sizes["seg_select_layers"],
-            "connector_scale_factors": sizes["connector_scale_factor"],
-            "connector_hidden_dim": sizes["connector_hidden_dim"],
-        },
+        segmentor_config=golden_segmentor(sizes),
         image_token_index=derived["image_token_index"],
         region_token_index=derived["region_token_index"],
         seg_token_id=derived["seg_id"],
@@ -115,26 +119,32 @@ def _tokenizer_folder(folder):
     return next(place for place in places if (place / "tokenizer.json").exists())
 
 
-def convert_golden(folder, target):
-    """Write recorded sizes and reference weights as a `from_pretrained` folder."""
+def write_base_folders(folder, target):
+    """Write what a recording's base models were: the converter's arguments that name their folders."""
     sizes = json.loads((folder / "config.json").read_text())
     config = golden_model_config(sizes)
-    model = XSamForSegmentation(config)
-    model.load_state_dict(to_hf(load_file(folder / "weights.safetensors")))
-    model.save_pretrained(target)
-    tokenizer = AutoTokenizer.from_pretrained(_tokenizer_folder(folder))
-    add_tokens(tokenizer)
-    image_processor = XSamImageProcessor(
-        vision_size=sizes["siglip"]["image_size"], segmentor_size=sizes["sam"]["image_size"]
-    )
+    text, vision, mask = (target / name for name in ("text", "vision", "mask"))
+    shutil.copytree(_tokenizer_folder(folder), text, ignore=shutil.ignore_patterns("*.safetensors", "*.png"))
+    config.text_config.save_pretrained(text)
+    config.vision_config.save_pretrained(vision)
+    SamConfig(vision_config=config.mask_encoder_config.to_dict()).save_pretrained(mask)
     indices = {name: getattr(config, name) for name in ("image_token_index", "region_token_index")}
-    XSamProcessor(image_processor, tokenizer, **indices).save_pretrained(target)
+    overrides = target / "xsam.json"
+    overrides.write_text(json.dumps({"segmentor_config": golden_segmentor(sizes), **indices}))
+    named = {"text-model": text, "vision-model": vision, "mask-encoder": mask, "config": overrides}
+    return [word for name, path in named.items() for word in (f"--{name}", str(path))]
+
+
+def convert_golden(folder, target, bases):
+    """Write recorded sizes and reference weights as a `from_pretrained` folder."""
+    arguments = write_base_folders(folder, bases)
+    assert convert(["--checkpoint", str(folder / "weights.safetensors"), *arguments, "--output", str(target)]) == 0
 
 
 @pytest.fixture(scope="session", params=golden_folders(), ids=lambda folder: folder.name)
 def golden(request, tmp_path_factory):
-    target = tmp_path_factory.mktemp(request.param.name)
-    convert_golden(request.param, target)
+    target = tmp_path_factory.mktemp(request.param.name) / "converted"
+    convert_golden(request.param, target, target.parent)
     return Golden(request.param, target)
 
 

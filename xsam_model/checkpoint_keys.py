@@ -1,0 +1,219 @@
+"""Names of the reference checkpoint and of `XSamForSegmentation`, and what to say where a checkpoint does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+
+from xsam_model.checkpoints import Checkpoint, CheckpointError, TensorInfo
+from xsam_model.configuration_xsam import XSamConfig
+from xsam_model.modeling_xsam import XSamForSegmentation
+
+Value = TypeVar("Value")
+Shape = tuple[int, ...]
+
+# Prefix in the reference checkpoint -> prefix here. Every other key has the same name in both.
+KEY_MAP = {"visual_encoder.vision_model.": "visual_encoder."}
+MAX_LISTED = 20
+
+# Buffers of old versions of transformers, which every model works out by itself.
+_DERIVED = (".position_ids", ".rotary_emb.inv_freq")
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_WRAPPERS = ("module.", "model.", "_orig_mod.", "base_model.")
+_MAIN_BRANCH = ("vision_encoder.", "segmentor.class_predictor.logit_scale")
+_STAGES = {
+    "a stage-1 checkpoint, the segmentor alone": {"segmentor", "seg_connector"},
+    "a stage-2 checkpoint, the projectors alone": {"visual_projector", "seg_projector"},
+}
+# First part of a key -> the argument that its sizes come from.
+_SOURCES = {"visual_encoder": "--vision-model", "segmentor.encoder": "--mask-encoder", "llm": "--text-model"}
+
+
+def to_hf(state_dict: Mapping[str, Value]) -> dict[str, Value]:
+    """Rename a state dict of the reference implementation for `XSamForSegmentation.load_state_dict`."""
+    return {_rename(key, KEY_MAP): value for key, value in state_dict.items()}
+
+
+def from_hf(state_dict: Mapping[str, Value]) -> dict[str, Value]:
+    """Rename a state dict of `XSamForSegmentation` back to the reference implementation's keys."""
+    back = {ours: theirs for theirs, ours in KEY_MAP.items()}
+    return {_rename(key, back): value for key, value in state_dict.items()}
+
+
+def _rename(key: str, prefixes: Mapping[str, str]) -> str:
+    old = next((prefix for prefix in prefixes if key.startswith(prefix)), "")
+    return prefixes.get(old, "") + key.removeprefix(old)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpectedTensors:
+    """What a model of some configuration needs.
+
+    Attributes:
+        shapes: of all its tensors, by our names, in the model's order.
+        optional: tensors that are tied to another one.
+        vocabulary: tensors with one row per token, which a checkpoint may have more of.
+        full_precision: tensors that stay float32 whatever the model is cast to.
+    """
+
+    shapes: dict[str, Shape]
+    optional: frozenset[str]
+    vocabulary: frozenset[str]
+    full_precision: frozenset[str]
+
+    @classmethod
+    def of(cls, config: XSamConfig) -> ExpectedTensors:
+        """Build the model without memory and look at it."""
+        with torch.device("meta"):
+            model = XSamForSegmentation(config)
+        head = model.llm.get_output_embeddings()
+        rows = [model.llm.get_input_embeddings().weight, head.weight, getattr(head, "bias", None)]
+        shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        named = dict(model.named_parameters(remove_duplicate=False))
+        strict = model._keep_in_fp32_modules_strict or ()
+        return cls(
+            shapes=shapes,
+            optional=frozenset(model.all_tied_weights_keys),
+            vocabulary=frozenset(name for name, value in named.items() if any(value is row for row in rows)),
+            full_precision=frozenset(name for name in shapes if any(part in name.split(".") for part in strict)),
+        )
+
+
+@dataclass(kw_only=True)
+class KeyReport:
+    """How the tensors of a checkpoint differ from those that are needed, by the checkpoint's names.
+
+    Attributes:
+        missing, unexpected: names.
+        misshaped: name -> what is there and what is needed.
+        derived: unexpected tensors that do not matter.
+        shrunk: tensors with more rows than the vocabulary.
+    """
+
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    misshaped: dict[str, str] = field(default_factory=dict)
+    derived: list[str] = field(default_factory=list)
+    shrunk: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """Describe what is wrong, at most `MAX_LISTED` names of each kind; nothing if all is well."""
+        misshaped = [f"{name}: {what}" for name, what in self.misshaped.items()]
+        kinds = {"missing": self.missing, "unexpected": self.unexpected, "mis-shaped": misshaped}
+        return [line for kind, names in kinds.items() for line in _listed(kind, names)]
+
+
+def _listed(kind: str, names: Sequence[str]) -> Iterable[str]:
+    if names:
+        yield f"{len(names)} {kind}:"
+        yield from (f"  {name}" for name in names[:MAX_LISTED])
+    if len(names) > MAX_LISTED:
+        yield f"  ... and {len(names) - MAX_LISTED} more"
+
+
+def compare(checkpoint: Checkpoint, expected: ExpectedTensors, *, reference_names: bool) -> KeyReport:
+    """Compare every key and shape.
+
+    Args:
+        checkpoint: may have more rows than the vocabulary.
+        expected: what the model needs.
+        reference_names: whether the checkpoint has the reference implementation's names, or ours.
+    """
+    rename = from_hf if reference_names else dict
+    needed: dict[str, Shape] = rename(expected.shapes)
+    optional = rename(dict.fromkeys(expected.optional))
+    vocabulary = rename(dict.fromkeys(expected.vocabulary))
+    found = checkpoint.tensors
+    report = KeyReport(missing=[name for name in needed if name not in found and name not in optional])
+    for name in [*found, *checkpoint.others]:
+        if name not in needed:
+            kept = report.derived if name.endswith(_DERIVED) else report.unexpected
+            kept.append(name if name in found else f"{name} ({checkpoint.others[name]})")
+        elif name not in found:
+            report.misshaped[name] = f"{checkpoint.others[name]} instead of a tensor"
+        elif found[name].dtype not in _FLOATS:
+            report.misshaped[name] = f"holds {found[name].dtype}, needs floating point"
+        elif found[name].shape != needed[name]:
+            if name in vocabulary and _has_more_rows(found[name], needed[name]):
+                report.shrunk.append(name)
+            else:
+                report.misshaped[name] = f"is {_size(found[name].shape)}, needs {_size(needed[name])}"
+    return report
+
+
+def _has_more_rows(info: TensorInfo, shape: Shape) -> bool:
+    return info.shape[1:] == shape[1:] and len(info.shape) == len(shape) and info.shape[0] > shape[0]
+
+
+def _size(shape: Shape) -> str:
+    return " x ".join(map(str, shape)) or "a single number"
+
+
+def check_report(
+    report: KeyReport, checkpoint: Checkpoint, expected: ExpectedTensors, *, ignore_unexpected: bool = False
+) -> None:
+    """Refuse a checkpoint that does not fit.
+
+    Args:
+        report: of `compare`.
+        checkpoint, expected: what was compared.
+        ignore_unexpected: accept keys that the model has no use for.
+
+    Raises:
+        CheckpointError: with every name, and the cause where it is plain to see.
+    """
+    if not (report.missing or report.misshaped or (report.unexpected and not ignore_unexpected)):
+        return
+    hint = _hint(report, checkpoint, expected)
+    lines = [f"{checkpoint.path} does not fit the model", *report.lines()]
+    raise CheckpointError("\n".join([*lines, f"hint: {hint}"] if hint else lines))
+
+
+def _hint(report: KeyReport, checkpoint: Checkpoint, expected: ExpectedTensors) -> str:
+    """Name the likely cause, most telling sign first."""
+    found = checkpoint.tensors.keys()
+    theirs = from_hf(expected.shapes)
+    known = found & (theirs.keys() | expected.shapes.keys())
+    parts = {name.split(".")[0] for name in known}
+    wrapper = next((prefix for prefix in _WRAPPERS if all(name.startswith(prefix) for name in found)), "")
+    stage = next((name for name, held in _STAGES.items() if parts and parts <= held), "")
+    wrapped = wrapper and any(name.removeprefix(wrapper) in theirs for name in found)
+    signs = {
+        f"every name begins with {wrapper!r}: save the state dict without it": wrapped,
+        "these are adapter weights: merge them into their language model first": any("lora_" in name for name in found),
+        "these are the names of the reference's `main` branch, whose models compute differently": any(
+            name.startswith(_MAIN_BRANCH) for name in found
+        ),
+        f"this looks like {stage}; the whole model is in s3_mixed_finetune": stage,
+        "this is already converted; --reverse goes the other way": found >= expected.shapes.keys() - expected.optional,
+        f"this looks like another model: of its {len(found)} names X-SAM has {len(known)}": len(known)
+        < len(found) / 20,
+        "the embeddings have fewer rows than the tokenizer of --text-model has tokens": _too_few_rows(
+            report, checkpoint, expected
+        ),
+    }
+    return next((hint for hint, seen in signs.items() if seen), _source_hint(report))
+
+
+def _too_few_rows(report: KeyReport, checkpoint: Checkpoint, expected: ExpectedTensors) -> bool:
+    """Whether nothing is wrong but the number of tokens."""
+    rows = from_hf({name: expected.shapes[name] for name in expected.vocabulary})
+    found = {name: checkpoint.tensors.get(name) for name in report.misshaped}
+    others = report.missing or report.unexpected
+    return not others and all(
+        name in rows and info and info.shape[1:] == rows[name][1:] for name, info in found.items()
+    )
+
+
+def _source_hint(report: KeyReport) -> str:
+    names = list(report.misshaped) or [*report.missing, *report.unexpected]
+    # Projectors and connector take their sizes from the towers, so a tower is named alone.
+    owners = {source for name in names for part, source in _SOURCES.items() if name.startswith(f"{part}.")}
+    listed = " and ".join(sorted(owners or {"--config"}))
+    return f"the sizes in {listed} are not those that the checkpoint was trained with"
+
+
+__all__ = ["KEY_MAP", "ExpectedTensors", "KeyReport", "check_report", "compare", "from_hf", "to_hf"]

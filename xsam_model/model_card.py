@@ -1,0 +1,126 @@
+"""README.md of a converted model, for people and for the Hugging Face hub."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+
+from huggingface_hub import ModelCardData
+
+_TASKS = ("ovseg", "genseg", "vgdseg", "refseg", "reaseg", "intseg", "gcgseg")
+_LIBRARIES = ("torch", "transformers", "safetensors", "tokenizers")
+_TEMPLATE = """---
+{front_matter}
+# license: fill in, see below
+---
+
+# X-SAM
+
+Segments anything in an image that is named or pointed at: category names, phrases, sentences, points, boxes,
+scribbles and masks go in, instance masks come out. Converted from the weights of
+[X-SAM](https://arxiv.org/abs/2508.04655) ([code](https://github.com/wanghao9610/X-SAM)).
+
+Tasks: {tasks}.
+
+## Use
+
+```python
+import numpy as np
+import torch
+from PIL import Image
+from xsam_model import XSamForSegmentation, XSamProcessor
+
+folder = "."  # this one
+model = XSamForSegmentation.from_pretrained(folder, dtype=torch.bfloat16, device_map="auto").eval()
+processor = XSamProcessor.from_pretrained(folder)
+
+pixels = np.array(Image.open("photo.jpg").convert("RGB"))
+inputs = processor([pixels], task="ovseg", conditions=[["person", "dog"]])
+with torch.no_grad():
+    outputs = model(**inputs.to(model.device).for_model())
+(found,) = processor.post_process_instance_segmentation(
+    outputs, inputs["scaled_sizes"], inputs["original_sizes"], threshold=0.5
+)
+print(found.labels, found.scores, found.masks.shape)
+```
+
+`AutoModel`, `AutoConfig` and `AutoProcessor` load it too, once `xsam_model` is imported.
+
+## Size
+
+{num_parameters:,} parameters in {dtype}, {num_bytes:,} bytes. Images are seen at {vision_size} and {mask_size} pixels;
+{max_text_length} text tokens fit beside an image.
+
+## Base models
+
+| part | folder |
+|---|---|
+{bases}
+
+## Licence
+
+To be filled in before publishing: the licence of these weights, and those of the base models, which they contain.
+
+## Provenance
+
+| | |
+|---|---|
+| checkpoint | `{checkpoint}` |
+| SHA-256 | `{sha256}` |
+| made with | {versions} |
+
+```
+{command}
+```
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What a model card says about one model.
+
+    Attributes:
+        num_parameters, num_bytes: of all weights.
+        dtype: of most weights.
+        vision_size, mask_size: sides of the towers' inputs, pixels.
+        max_text_length: tokens.
+        bases: (part, name) of every base model; a name "owner/model" is one on the hub.
+        checkpoint, sha256: name of the file that was converted, and its hash.
+        command: what was typed.
+    """
+
+    num_parameters: int
+    num_bytes: int
+    dtype: str
+    vision_size: int
+    mask_size: int
+    max_text_length: int
+    bases: Sequence[tuple[str, str]]
+    checkpoint: str
+    sha256: str
+    command: str
+
+
+def model_card(facts: ModelFacts) -> str:
+    """Return the text of README.md, YAML front matter included."""
+    hub_names = [name for _, name in facts.bases if "/" in name]
+    front_matter = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-segmentation",
+        base_model=hub_names or None,
+        tags=["x-sam", "segmentation", "open-vocabulary", "visual-prompting"],
+    )
+    versions = [f"{name} {metadata.version(name)}" for name in _LIBRARIES]
+    values = {name: getattr(facts, name) for name in facts.__dataclass_fields__}
+    values |= {
+        "front_matter": front_matter.to_yaml(),
+        "tasks": ", ".join(f"`{task}`" for task in _TASKS),
+        "bases": "\n".join(f"| {part} | {name} |" for part, name in facts.bases),
+        "versions": ", ".join([f"Python {platform.python_version()}", *versions]),
+    }
+    return _TEMPLATE.format(**values)
+
+
+__all__ = ["ModelFacts", "model_card"]

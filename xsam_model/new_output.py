@@ -1,0 +1,64 @@
+"""Files and folders that appear whole or not at all, and never in place of others."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from xsam_model.checkpoints import CheckpointError
+
+# Configuration, tokenizer and model card, generously.
+_OTHER_BYTES = 64 * 2**20
+
+
+def check_new_folder(output: Path) -> None:
+    """Refuse a folder that exists and is not empty, and anything that is no folder.
+
+    Raises:
+        CheckpointError: saying which.
+    """
+    if output.exists() and not output.is_dir():
+        raise CheckpointError(f"--output: {output} is a file; a folder is to be written")
+    if output.is_dir() and any(output.iterdir()):
+        raise CheckpointError(f"--output: {output} is not empty, and nothing is ever overwritten: choose another")
+
+
+def check_new_file(output: Path) -> None:
+    """Refuse a file that exists.
+
+    Raises:
+        CheckpointError: if it does.
+    """
+    if output.exists():
+        raise CheckpointError(f"--output: {output} exists, and nothing is ever overwritten: choose another")
+
+
+@contextmanager
+def new_output(output: Path, num_bytes: int) -> Iterator[Path]:
+    """Lend a path beside the output to write to; it becomes the output at the end, or is removed on any exception.
+
+    Args:
+        output: file or folder; its parents are created at the end.
+        num_bytes: of the weights, for which there must be space.
+
+    Raises:
+        CheckpointError: if there is too little space.
+    """
+    place = next(parent for parent in output.absolute().parents if parent.is_dir())
+    free = shutil.disk_usage(place).free
+    if free < num_bytes + _OTHER_BYTES:
+        raise CheckpointError(f"--output: {num_bytes + _OTHER_BYTES:,} bytes are needed, {free:,} are free in {place}")
+    # The name is made private to this process; what is written inside has the usual permissions.
+    temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=place))
+    try:
+        yield temporary / output.name
+        output.parent.mkdir(parents=True, exist_ok=True)
+        (temporary / output.name).replace(output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+__all__ = ["check_new_file", "check_new_folder", "new_output"]

@@ -1,0 +1,158 @@
+"""Weights on their way to disk: sharded safetensors for us, one file for the reference implementation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from huggingface_hub import StateDictSplit, split_state_dict_into_shards_factory
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from xsam_model.checkpoints import INDEX_FILE, Checkpoint, CheckpointError, TensorInfo
+
+# How much of a checkpoint is looked at at a time; what is copied out of it is let go of after as much.
+_GROUP_BYTES = 256 * 2**20
+_HASH_BYTES = 8 * 2**20
+_LARGE = 10**9
+_PATTERN = "model{suffix}.safetensors"
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file, _progress("hashing", path.stat().st_size) as bar:
+        while chunk := file.read(_HASH_BYTES):
+            digest.update(chunk)
+            bar.update(len(chunk))
+    return digest.hexdigest()
+
+
+def plan_shards(targets: Mapping[str, TensorInfo], shard_size: str) -> StateDictSplit:
+    """Assign tensors to files of at most `shard_size`, such as "2GB", in order.
+
+    Raises:
+        CheckpointError: if that is no size.
+    """
+    try:
+        return split_state_dict_into_shards_factory(
+            dict(targets),
+            get_storage_size=lambda info: info.nbytes,
+            filename_pattern=_PATTERN,
+            max_shard_size=shard_size,
+        )
+    except ValueError as error:
+        raise CheckpointError(f"--max-shard-size: {shard_size!r} is no size; write 500MB or 2GB") from error
+
+
+def write_shards(
+    checkpoint: Checkpoint,
+    names: Mapping[str, str],
+    targets: Mapping[str, TensorInfo],
+    plan: StateDictSplit,
+    folder: Path,
+) -> None:
+    """Write weights as `from_pretrained` reads them, holding one shard in memory at a time.
+
+    Args:
+        checkpoint: where tensors come from.
+        names: name to write -> name in the checkpoint.
+        targets: name to write -> shape and type to write; rows beyond the shape are left out.
+        plan: of `plan_shards`.
+        folder: an existing folder.
+
+    Raises:
+        CheckpointError: if a number is not finite, or too large for its new type.
+    """
+    with _progress("writing", plan.metadata["total_size"]) as bar:
+        for file, held in plan.filename_to_tensors.items():
+            tensors = dict(_converted(checkpoint, [(name, names[name]) for name in held], targets, bar.update))
+            _save_safetensors(tensors, folder / file)
+            # Else the last shard would still be there while the next is read.
+            del tensors
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def write_single(
+    checkpoint: Checkpoint, names: Mapping[str, str], targets: Mapping[str, TensorInfo], path: Path
+) -> None:
+    """Write weights into one file, .safetensors or of `torch.save` by its suffix; arguments as of `write_shards`."""
+    with _progress("reading", sum(info.nbytes for info in targets.values())) as bar:
+        tensors = dict(_converted(checkpoint, list(names.items()), targets, bar.update))
+    if path.suffix == ".safetensors":
+        _save_safetensors(tensors, path)
+    else:
+        torch.save(tensors, path)
+
+
+def _save_safetensors(tensors: dict[str, Tensor], path: Path) -> None:
+    # The library makes files that nobody else may read.
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(mode)
+
+
+def _converted(
+    checkpoint: Checkpoint,
+    names: Sequence[tuple[str, str]],
+    targets: Mapping[str, TensorInfo],
+    advance: Callable[[int], object],
+) -> Iterator[tuple[str, Tensor]]:
+    taken: set[int] = set()
+    for group in _groups(checkpoint, names):
+        tensors = checkpoint.load([source for _, source in group])
+        for name, source in group:
+            converted = _convert(source, tensors.pop(source), targets[name])
+            storage = converted.untyped_storage()
+            # Files of weights want every tensor to own its memory, and the whole of it.
+            if storage.nbytes() != converted.nbytes or storage.data_ptr() in taken:
+                converted = converted.clone()
+            taken.add(storage.data_ptr())
+            yield name, converted
+            advance(converted.nbytes)
+
+
+def _groups(checkpoint: Checkpoint, names: Sequence[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    group: list[tuple[str, str]] = []
+    size = 0
+    for pair in names:
+        nbytes = checkpoint.tensors[pair[1]].nbytes
+        if group and size + nbytes > _GROUP_BYTES:
+            yield group
+            group, size = [], 0
+        group.append(pair)
+        size += nbytes
+    yield group
+
+
+def _convert(source: str, tensor: Tensor, target: TensorInfo) -> Tensor:
+    kept = tensor[: target.shape[0]] if tensor.shape != target.shape else tensor
+    converted = kept.to(target.dtype).contiguous()
+    if not _is_finite(converted):
+        if not _is_finite(kept):
+            raise CheckpointError(f"{source} holds NaN or infinite values: the file is damaged, or its training failed")
+        raise CheckpointError(f"{source} holds values too large for {target.dtype}: choose bfloat16 or float32")
+    return converted
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # Needs no memory for a mask, and NaN spreads to both ends.
+    return tensor.numel() == 0 or all(bool(torch.isfinite(end)) for end in torch.aminmax(tensor))
+
+
+def _progress(what: str, total: int) -> tqdm:
+    """Return a bar with rate and time left, on a terminal or where it will take long."""
+    shown = sys.stderr.isatty() or total >= _LARGE
+    interval = 0.1 if sys.stderr.isatty() else 10.0
+    return tqdm(desc=what, total=total, unit="B", unit_scale=True, disable=not shown, mininterval=interval)
+
+
+__all__ = ["hash_file", "plan_shards", "write_shards", "write_single"]
