@@ -239,16 +239,15 @@ def interactive_segmentation(
         raise ValueError(f"prompt mask of {tuple(prompt_mask.shape)}, but the image has {geometry.original_size}")
     class_scores, queries = probabilities[:, 0].sort(descending=True, stable=True)
     rated: list[Tensor] = []
-    best = 0.0
+    best, done = 0.0, 0
     for chunk, logits in geometry.iter_enlarged(mask_logits, queries, max_chunk_pixels):
-        # A score is at most the class score, so that from here on none can pass or be the best.
-        first = sum(map(len, rated))
-        if first and class_scores[first] < min(threshold, best):
-            break
         masks, mask_scores = binarize(logits)
-        scores = class_scores[first : first + len(chunk)] * mask_scores
-        best = max(best, scores.max().item())
+        scores = class_scores[done : done + len(chunk)] * mask_scores
         rated.append(torch.cat([scores[:, None], mask_scores[:, None], mask_boxes(masks)], dim=1))
+        best, done = max(best, scores.max().item()), done + len(chunk)
+        # A score is at most the class score, so that none that follows can pass or be the best.
+        if done < len(queries) and class_scores[done] < min(threshold, best):
+            break
     ratings = torch.cat(rated)
     overlaps = box_ious(ratings[:, 2:], mask_boxes(prompt_mask.to(ratings.device)[None] > 0))
     kept = ratings[:, 0] >= min(threshold, best)
