@@ -225,7 +225,7 @@ def interactive_segmentation(
         max_chunk_pixels: pixels of mask logits to hold at once; at least one mask is.
 
     Returns:
-        One mask (K = 1). Where boxes overlap equally, of the query with the higher class score.
+        One mask (K = 1). Where several boxes overlap equally, that of the reference implementation's choice.
 
     Raises:
         FloatingPointError: if a logit is not finite: the masks would mean nothing.
@@ -238,23 +238,24 @@ def interactive_segmentation(
     if tuple(prompt_mask.shape) != geometry.original_size:
         raise ValueError(f"prompt mask of {tuple(prompt_mask.shape)}, but the image has {geometry.original_size}")
     class_scores, queries = probabilities[:, 0].sort(descending=True, stable=True)
-    rated: list[Tensor] = []
+    # Score, mask score and box of each query; -1 where it could not win.
+    ratings = class_scores.new_full((len(queries), 6), -1.0)
     best, done = 0.0, 0
     for chunk, logits in geometry.iter_enlarged(mask_logits, queries, max_chunk_pixels):
         masks, mask_scores = binarize(logits)
         scores = class_scores[done : done + len(chunk)] * mask_scores
-        rated.append(torch.cat([scores[:, None], mask_scores[:, None], mask_boxes(masks)], dim=1))
+        ratings[chunk] = torch.cat([scores[:, None], mask_scores[:, None], mask_boxes(masks)], dim=1)
         best, done = max(best, scores.max().item()), done + len(chunk)
         # A score is at most the class score, so that none that follows can pass or be the best.
         if done < len(queries) and class_scores[done] < min(threshold, best):
             break
-    ratings = torch.cat(rated)
     overlaps = box_ious(ratings[:, 2:], mask_boxes(prompt_mask.to(ratings.device)[None] > 0))
-    kept = ratings[:, 0] >= min(threshold, best)
-    winner = overlaps.masked_fill(~kept, -1.0).argmax()[None]
-    mask = geometry.enlarge(mask_logits[queries[winner]]) > 0
-    scores, mask_scores = ratings[winner, 0], ratings[winner, 1]
-    return PhraseSegmentation(scores, class_scores[winner], mask_scores, queries[winner], mask)
+    overlaps = overlaps.masked_fill(ratings[:, 0] < min(threshold, best), -1.0)
+    # The reference implementation takes the first of equal boxes in this order, which is none but always the same.
+    order = probabilities[:, 0].cpu().topk(len(queries), sorted=False).indices.to(overlaps.device)
+    winner = order[overlaps[order].argmax()][None]
+    mask = geometry.enlarge(mask_logits[winner]) > 0
+    return PhraseSegmentation(ratings[winner, 0], probabilities[winner, 0], ratings[winner, 1], winner, mask)
 
 
 def mask_boxes(masks: Tensor) -> Tensor:

@@ -146,9 +146,9 @@ def test_a_visual_prompt_gets_the_sure_mask_whose_box_fits_best(scores, threshol
     assert torch.equal(found.masks[0], prompt_of(*BOXES[expected]))
 
 
-def test_a_prompt_that_meets_no_box_gets_the_best_score():
-    logits = rectangles(*BOXES, scores=[0.7, 0.9, 0.8])
-    assert interactive_segmentation(*logits, prompt_of(0, 28, 4, 32)).query_indices.tolist() == [1]
+def test_a_prompt_that_meets_no_box_gets_one_of_the_sure_masks():
+    logits = rectangles(*BOXES, scores=[0.7, 0.4, 0.8])
+    assert interactive_segmentation(*logits, prompt_of(0, 28, 4, 32)).query_indices.tolist() in ([0], [2])
 
 
 def test_only_queries_that_can_win_are_enlarged(monkeypatch):
