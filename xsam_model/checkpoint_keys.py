@@ -30,6 +30,7 @@ _STAGES = {
 }
 # First part of a key -> the argument that its sizes come from.
 _SOURCES = {"visual_encoder": "--vision-model", "segmentor.encoder": "--mask-encoder", "llm": "--text-model"}
+_CONFIGURED = ("segmentor.", "seg_connector.")
 
 
 def to_hf(state_dict: Mapping[str, Value]) -> dict[str, Value]:
@@ -212,8 +213,9 @@ def _source_hint(report: KeyReport) -> str:
     names = list(report.misshaped) or [*report.missing, *report.unexpected]
     # Projectors and connector take their sizes from the towers, so a tower is named alone.
     owners = {source for name in names for part, source in _SOURCES.items() if name.startswith(f"{part}.")}
-    listed = " and ".join(sorted(owners or {"--config"}))
-    return f"the sizes in {listed} are not those that the checkpoint was trained with"
+    if not owners and any(name.startswith(_CONFIGURED) for name in names):
+        owners = {"--config"}
+    return f"the sizes in {' and '.join(sorted(owners))} are not those of the checkpoint" if owners else ""
 
 
 __all__ = ["KEY_MAP", "ExpectedTensors", "KeyReport", "check_report", "compare", "from_hf", "to_hf"]

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from xsam_model.checkpoints import INDEX_FILE, Checkpoint, CheckpointError, TensorInfo
 
-# How much of a checkpoint is looked at at a time; what is copied out of it is let go of after as much.
-_GROUP_BYTES = 256 * 2**20
+# A checkpoint is opened anew for every part of it, which lets go of the memory behind what was copied.
+_PART_BYTES, _MOST_PARTS = 32 * 2**20, 32
 _HASH_BYTES = 8 * 2**20
 _LARGE = 10**9
 _PATTERN = "model{suffix}.safetensors"
@@ -121,11 +121,12 @@ def _converted(
 
 
 def _groups(checkpoint: Checkpoint, names: Sequence[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    most = max(_PART_BYTES, sum(info.nbytes for info in checkpoint.tensors.values()) // _MOST_PARTS)
     group: list[tuple[str, str]] = []
     size = 0
     for pair in names:
         nbytes = checkpoint.tensors[pair[1]].nbytes
-        if group and size + nbytes > _GROUP_BYTES:
+        if group and size + nbytes > most:
             yield group
             group, size = [], 0
         group.append(pair)

@@ -141,6 +141,14 @@ def convert_golden(folder, target, bases):
     assert convert(["--checkpoint", str(folder / "weights.safetensors"), *arguments, "--output", str(target)]) == 0
 
 
+@pytest.fixture(scope="session")
+def golden_bases(tmp_path_factory):
+    """Folders text, vision and mask, and overrides in xsam.json, of the committed recording."""
+    target = tmp_path_factory.mktemp("bases")
+    write_base_folders(GOLDEN_ROOT / "A", target)
+    return target
+
+
 @pytest.fixture(scope="session", params=golden_folders(), ids=lambda folder: folder.name)
 def golden(request, tmp_path_factory):
     target = tmp_path_factory.mktemp(request.param.name) / "converted"
