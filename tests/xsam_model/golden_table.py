@@ -196,47 +196,6 @@ largest absolute differences, of boxes in pixels. A mask may differ in 3 pixels,
 0.99. Scores, ids, labels and boxes are those that the reference returns for the task: for panoptic segments, phrases
 and sentences its score is the class probability, for instances and visual prompts that times the mean mask probability.
 
-How much the reference implementation differs from itself, as recorded beside the models."""
-    found = []
-    for path in dict.fromkeys(folder.parent / "reference_invariances.json" for folder in folders):
-        for model, values in json.loads(path.read_text()).items() if path.exists() else ():
-            generated, batch = values["tensor_vs_predict"], values["batch2_vs_single"]
-            found.append(
-                f"- {model}: mask logits by {generated['msk']:.1e} between generating an answer and being given it, by "
-                f"{max(batch['msk0'], batch['msk1']):.1e} between two images together and one at a time."
-            )
-    return "\n".join(found) or "- not recorded"
-
-
-def write_document(table, path, folders):
-    """Write the table's document where `path` says."""
-    command = f"XSAM_PARITY_DOC={path} .venv/bin/python -m pytest tests/xsam_model -k golden"
-    Path(path).write_text(table.document(command, folders))
-
-
-_DOCUMENT = """# Parity with the reference implementation
-
-Written by the tests; do not edit: `{command}`.
-Without the variable the same tests only compare. With `-s` they print one line for each recorded value.
-
-Measured on {date}: {count} comparisons, {failed} outside their tolerance.
-{versions}, {machine} CPU, float32.
-
-The recordings are of the reference implementation (X-SAM, branch `AAAI26_Archive` at 45d67b9, transformers 4.57.1,
-float32, eager attention) with tiny models of random weights, in [tests/golden](../tests/golden). A model comes from the
-reference's own weights by this package's converter, and gets the recorded image and conversation.
-
-- **eager**: from the pixels to the result.
-- **sdpa**: fused attention adds up in another order. The decoder attends where the previous mask is positive, so a
-  logit near 0 could send it another way: image features are compared by themselves, and all else starts from recorded
-  ones.
-- **no network**: what the processor prepares; post-processing of recorded logits (`C_postprocess`).
-
-Each row is one kind of value of one case: how many values were recorded, and the one that differs most. Numbers are
-largest absolute differences, of boxes in pixels. A mask may differ in 3 pixels, or have an intersection over union of 0.99. Scores, ids,
-labels and boxes are those that the reference returns for the task: for panoptic segments, phrases and sentences its
-score is the class probability, for instances and visual prompts that times the mean mask probability.
-
 How much the reference implementation differs from itself:
 
 {noise}
