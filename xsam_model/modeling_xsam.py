@@ -118,6 +118,30 @@ class XSamPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, device_map: Any = None, **options: Any) -> Any:
+        """Load weights as every model of transformers does, but onto one device.
+
+        Args:
+            args, options: as of `PreTrainedModel.from_pretrained`.
+            device_map: a device, {"": device}, or "auto": the accelerator, if there is one.
+
+        Raises:
+            ValueError: if the device map splits the model, whose parts read each other's weights.
+        """
+        return super().from_pretrained(*args, device_map=_one_device(device_map), **options)
+
+
+def _one_device(device_map: Any) -> Any:
+    if isinstance(device_map, dict) and len(set(map(str, device_map.values()))) > 1:
+        raise ValueError(
+            f"X-SAM is not split over devices: give device_map one of them, as {{'': 0}}; got {device_map}"
+        )
+    if device_map not in ("auto", "balanced", "balanced_low_0", "sequential"):
+        return device_map
+    accelerator = torch.accelerator.current_accelerator()
+    return accelerator.type if accelerator is not None else "cpu"
+
 
 class XSamForSegmentation(XSamPreTrainedModel):
     """X-SAM: `forward` for an answer that is given, in one pass; `generate` for one that the model is to find.
