@@ -148,7 +148,10 @@ def test_image_features_match(golden, golden_model, compare):
 
 def test_every_recorded_step_and_result_of_every_task_matches(golden, golden_model, run, compare):
     for name in cases(golden, "tensor", "predict"):
-        output, recorded = run(name), golden.task(name)
+        recorded = golden.task(name)
+        if "class_logits" not in recorded:
+            continue  # an answer without exactly one `<SEG>`
+        output = run(name)
         steps = known_steps(output, golden_model)
         with compare(name) as row:
             for key, expected in recorded.items():

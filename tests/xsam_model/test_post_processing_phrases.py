@@ -1,9 +1,11 @@
 """The mask of each phrase and of one visual prompt, from logits: against plain definitions and at their edges."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from xsam_model import XSamImageProcessor
 from xsam_model.mask_geometry import MaskGeometry
 from xsam_model.post_processing_xsam import box_ious, interactive_segmentation, mask_boxes, phrase_segmentation
 
@@ -217,3 +219,16 @@ def test_a_mask_on_the_canvas_comes_back_to_the_image():
     restored = GEOMETRY.restore_mask(mask)
     assert restored.dtype == torch.bool
     assert mask_boxes(restored[None]).tolist() == [[60, 23, 90, 45]]
+
+
+@pytest.mark.parametrize("size", [(90, 120), (40, 30), (64, 64), (61, 83), (300, 200)])
+def test_a_visual_prompt_survives_the_canvas_but_for_a_pixel_of_it(size):
+    """What the reference implementation compares boxes with, against the prompt itself."""
+    prompt = np.zeros(size, dtype=bool)
+    prompt[size[0] // 4 : size[0] // 2, size[1] // 3 : size[1] - 2] = True
+    processor = XSamImageProcessor(vision_size=56, segmentor_size=64)
+    sizes = processor([np.zeros((*size, 3), dtype=np.uint8)])
+    geometry = MaskGeometry(canvas_size=64, scaled_size=tuple(sizes["scaled_sizes"][0]), original_size=size)
+    restored = geometry.restore_mask(torch.from_numpy(processor.scale_mask(prompt)))
+    boxes = mask_boxes(torch.stack([restored, torch.from_numpy(prompt)]))
+    assert (boxes[0] - boxes[1]).abs().max() <= max(1, np.ceil(max(size) / 64))

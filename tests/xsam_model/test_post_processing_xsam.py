@@ -85,6 +85,8 @@ def test_nothing_found_is_an_empty_result_of_the_right_shape(logits):
     assert len(found) == 0
     assert found.masks.shape == (0, 90, 120)
     assert list(iter_instance_masks(classes, masks, GEOMETRY, threshold=1.0)) == []
+    assert len(instance_segmentation(classes[:, -1:], masks, GEOMETRY)) == 0
+    assert len(instance_segmentation(classes, masks, GEOMETRY, num_conditions=0)) == 0
 
 
 @pytest.mark.parametrize("which", [0, 1])
