@@ -109,6 +109,7 @@ class PredictorConfig:
         max_masks_per_image: the best so many masks of each image and task are kept.
         region_sampling: how a visual prompt's mask is read: "seeded" draws 256 of its pixels, always the same ones;
             "all" takes every pixel.
+        max_new_tokens: longest answer in words: of captions, explanations and chat.
 
     Raises:
         ValueError: a value is outside what is allowed.
@@ -123,6 +124,7 @@ class PredictorConfig:
     min_score: float = 0.05
     max_masks_per_image: int = 100
     region_sampling: RegionSampling = "seeded"
+    max_new_tokens: int = 512
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
@@ -130,5 +132,8 @@ class PredictorConfig:
             raise ValueError("model path is empty; give the folder of a model")
         if not 0 <= self.min_score < 1:
             raise ValueError(f"min_score is {self.min_score}; allowed: 0 up to, not including, 1")
-        if not 1 <= self.max_masks_per_image <= 10_000:
-            raise ValueError(f"max_masks_per_image is {self.max_masks_per_image}; allowed: 1 to 10000")
+        # So that a rank counts over all tasks of an image: six give masks in one run, and it is an int16.
+        if not 1 <= self.max_masks_per_image <= 5_000:
+            raise ValueError(f"max_masks_per_image is {self.max_masks_per_image}; allowed: 1 to 5000")
+        if not 1 <= self.max_new_tokens <= 100_000:
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; allowed: 1 to 100000")

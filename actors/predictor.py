@@ -17,8 +17,8 @@ from actors.config import PredictorConfig
 from actors.pool import ReplicaUnusable
 from pipelines import rle
 from pipelines.fingerprint import content_hash
+from pipelines.prompt_table import reject
 from pipelines.types import (
-    TEXT_TASKS,
     Answer,
     Image,
     MaskPrediction,
@@ -34,6 +34,9 @@ from xsam_model.post_processing_xsam import InstanceSegmentation
 from xsam_model.processing_xsam import XSamProcessor
 from xsam_model.untrained import save_untrained
 from xsam_model.visual_prompts import draw_region
+
+TEXT_TASKS: tuple[Task, ...] = ("genseg", "ovseg")
+_KNOWN_TASKS = (*TEXT_TASKS, "vgdseg")
 
 _AUTO_DTYPE = {"cuda": "bfloat16", "cpu": "float32"}
 
@@ -97,6 +100,8 @@ class XSamPredictor:
         rejected: list[list[RejectedPrompt]] = [[] for _ in images]
         try:
             for task in dict.fromkeys(prompt.task for asked in prompts for prompt in asked):
+                if task not in _KNOWN_TASKS:
+                    raise NotImplementedError(f"task {task} cannot be asked yet; known: {', '.join(_KNOWN_TASKS)}")
                 asked = [[prompt for prompt in group if prompt.task == task] for group in prompts]
                 self._predict_task(task, images, asked, masks, rejected)
         except torch.OutOfMemoryError as error:
@@ -181,6 +186,8 @@ def check_model(config: PredictorConfig, prompts: Sequence[Prompt]) -> None:
 
 def _check(processor: XSamProcessor, prompts: Sequence[Prompt]) -> None:
     blank = np.zeros((64, 64, 3), dtype=np.uint8)
+    if unknown := [prompt.task for prompt in prompts if prompt.task not in _KNOWN_TASKS]:
+        raise ValueError(f"task {unknown[0]} cannot be asked yet; known: {', '.join(_KNOWN_TASKS)}")
     for task in TEXT_TASKS:
         if phrases := [prompt.text for prompt in prompts if prompt.task == task]:
             processor(images=[blank], task=task, conditions=[phrases])
@@ -211,11 +218,7 @@ def _draw(
             drawn.append(draw_region(region.kind, region.coordinates, image.size_hw, mask))
             good.append(prompt)
         except ValueError as error:
-            refused.append(
-                RejectedPrompt(
-                    row=region.source_row, prompt_id=prompt.prompt_id, image=image.ref.image_id, reason=str(error)
-                )
-            )
+            refused.append(reject(prompt, image.ref.image_id, str(error)))
     return good, drawn, refused
 
 

@@ -28,8 +28,22 @@ SourceOption = Annotated[
     str | None, typer.Option(help="Folder, bucket prefix, glob, list file (.txt) or table (.csv, .parquet, .jsonl).")
 ]
 OutputOption = Annotated[str | None, typer.Option(help="Folder or bucket prefix for the table.")]
-CategoriesOption = Annotated[str | None, typer.Option(help='Phrases to segment, e.g. "car, traffic light".')]
-PromptsOption = Annotated[str | None, typer.Option(help="Table of visual prompts (Parquet, CSV or JSONL).")]
+CategoriesOption = Annotated[str | None, typer.Option(help='Names to segment, e.g. "car, traffic light".')]
+TaskOption = Annotated[
+    str | None, typer.Option(help="ovseg or genseg for the categories, or either with _semantic or _panoptic.")
+]
+PhraseOption = Annotated[
+    list[str] | None, typer.Option(help='One thing described, e.g. "the man on the left". May be given several times.')
+]
+QuestionOption = Annotated[
+    list[str] | None, typer.Option(help='Answered by a mask, e.g. "What could break?". May be given several times.')
+]
+CaptionOption = Annotated[
+    bool | None, typer.Option("--caption/--no-caption", help="Describe every image, with a mask for each phrase.")
+]
+PromptsOption = Annotated[
+    str | None, typer.Option(help="Table of regions and sentences for single images (Parquet, CSV or JSONL).")
+]
 ModelOption = Annotated[str | None, typer.Option(help="Folder of a model, as save_pretrained writes it.")]
 ReplicasOption = Annotated[int | None, typer.Option(help="Loaded models that label side by side.")]
 GpusOption = Annotated[float | None, typer.Option(help="GPUs for each replica; a fraction shares one.")]
@@ -50,7 +64,11 @@ def run(
     source: SourceOption = None,
     output: OutputOption = None,
     categories: CategoriesOption = None,
-    visual_prompts: PromptsOption = None,
+    task: TaskOption = None,
+    phrase: PhraseOption = None,
+    question: QuestionOption = None,
+    caption: CaptionOption = None,
+    prompts: PromptsOption = None,
     model: ModelOption = None,
     replicas: ReplicasOption = None,
     gpus_per_replica: GpusOption = None,
@@ -62,9 +80,9 @@ def run(
     """Label a collection, or resume it. Exit code 0 only when every listed image is accounted for."""
     from flows.launch import launch
 
-    overrides = _overrides(
-        source, output, categories, visual_prompts, model, replicas, gpus_per_replica, limit, run_id, runner
-    )
+    asked = _asked(categories, task, phrase, question, caption, prompts)
+    pool = {"replicas": replicas, "num_gpus_per_replica": gpus_per_replica, "runner": runner}
+    overrides = _overrides(source, output, model, limit, run_id) | asked | {"pool": pool}
     raise typer.Exit(0 if launch(_config(config, overrides), console, prefect=prefect).ok else 1)
 
 
@@ -74,7 +92,11 @@ def plan(
     source: SourceOption = None,
     output: OutputOption = None,
     categories: CategoriesOption = None,
-    visual_prompts: PromptsOption = None,
+    task: TaskOption = None,
+    phrase: PhraseOption = None,
+    question: QuestionOption = None,
+    caption: CaptionOption = None,
+    prompts: PromptsOption = None,
     model: ModelOption = None,
     limit: LimitOption = None,
     run_id: RunIdOption = None,
@@ -82,8 +104,8 @@ def plan(
     """Show what would run: images, bytes, shards. Writes nothing."""
     from flows.inspect import show_plan
 
-    overrides = _overrides(source, output, categories, visual_prompts, model, None, None, limit, run_id, None)
-    show_plan(_config(config, overrides), console)
+    asked = _asked(categories, task, phrase, question, caption, prompts)
+    show_plan(_config(config, _overrides(source, output, model, limit, run_id) | asked), console)
 
 
 @app.command()
@@ -121,7 +143,7 @@ def vacuum(
 @app.command()
 def demo(
     photos: Annotated[Path, typer.Option(help="Folder of photographs.")] = Path("examples/photos"),
-    visual_prompts: Annotated[Path | None, typer.Option(help="Visual prompts for some of them.")] = Path(
+    prompts: Annotated[Path | None, typer.Option(help="Table of prompts for some of them.")] = Path(
         "examples/prompts.csv"
     ),
     output: Annotated[Path, typer.Option(help="Folder for the table.")] = Path("demo-out"),
@@ -130,30 +152,35 @@ def demo(
     """Label the example photographs on this machine, without a GPU or a network."""
     from flows.demo import run_demo
 
-    raise typer.Exit(0 if run_demo(photos, visual_prompts, output, console, prefect=prefect) else 1)
+    raise typer.Exit(0 if run_demo(photos, prompts, output, console, prefect=prefect) else 1)
 
 
 def _overrides(
-    source: str | None,
-    output: str | None,
-    categories: str | None,
-    visual_prompts: str | None,
-    model: str | None,
-    replicas: int | None,
-    gpus_per_replica: float | None,
-    limit: int | None,
-    run_id: str | None,
-    runner: str | None,
+    source: str | None, output: str | None, model: str | None, limit: int | None, run_id: str | None
 ) -> dict[str, Any]:
-    names = None if categories is None else [name.strip() for name in categories.split(",")]
     return {
         "source": {"uri": source},
         "output": {"uri": output, "run_id": run_id},
-        "categories": names,
-        "visual_prompts": visual_prompts,
         "model": {"path": model},
         "plan": {"limit": limit},
-        "pool": {"replicas": replicas, "num_gpus_per_replica": gpus_per_replica, "runner": runner},
+    }
+
+
+def _asked(
+    categories: str | None,
+    task: str | None,
+    phrases: list[str] | None,
+    questions: list[str] | None,
+    caption: bool | None,
+    prompts: str | None,
+) -> dict[str, Any]:
+    return {
+        "categories": None if categories is None else [name.strip() for name in categories.split(",")],
+        "task": task,
+        "phrases": phrases or None,
+        "questions": questions or None,
+        "caption": caption,
+        "prompts": prompts,
     }
 
 

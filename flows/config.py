@@ -8,16 +8,17 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from actors.config import PoolConfig, PredictorConfig
+from flows.prompts import caption_prompt, check_names, check_stuff, named_prompts
 from pipelines.label import LabelConfig
 from pipelines.manifest import PlanConfig
 from pipelines.storage import absolute_uri, check_storage_options, protocol_of
-from pipelines.types import Prompt
+from pipelines.types import CategoryTask, Prompt
 
 
 class ConfigError(ValueError):
@@ -104,9 +105,16 @@ class RunConfig:
         source: where the images are; a plain string is its uri.
         output: where the table goes; a plain string is its uri.
         model: the model that every replica loads; a plain string is its path.
-        categories: phrases to segment in every image, e.g. ["forklift", "pallet"].
-        task: "ovseg" (open vocabulary) or "genseg" (generic) for the categories.
-        visual_prompts: table of points, boxes, scribbles, polygons or masks, joined to the images.
+        categories: names to segment in every image, e.g. ["forklift", "pallet"].
+        task: "ovseg" (open vocabulary) or "genseg" (generic) for instances of the categories; with "_semantic" or
+            "_panoptic" behind it for one label of every pixel.
+        stuff: those categories that are not countable, e.g. ["sky"]: a panoptic task makes one segment of each.
+        phrases: descriptions of one thing each, found in every image (refseg), e.g. ["the man on the left"].
+        questions: sentences that take thinking to answer with a mask (reaseg), e.g. ["What could break?"].
+        explain: have the questions answered in words too.
+        caption: describe every image in words, with a mask for each phrase (gcgseg).
+        chat: questions asked of every image and answered in words alone.
+        prompts: table of regions and sentences for single images, joined to them.
         plan, label, pool, waves: each layer's own settings.
     """
 
@@ -116,38 +124,41 @@ class RunConfig:
     output: OutputConfig
     model: PredictorConfig
     categories: tuple[str, ...] = ()
-    task: Literal["ovseg", "genseg"] = "ovseg"
-    visual_prompts: str | None = None
+    task: CategoryTask = "ovseg"
+    stuff: tuple[str, ...] = ()
+    phrases: tuple[str, ...] = ()
+    questions: tuple[str, ...] = ()
+    explain: bool = False
+    caption: bool = False
+    chat: tuple[str, ...] = ()
+    prompts: str | None = None
     plan: PlanConfig = field(default_factory=PlanConfig)
     label: LabelConfig = field(default_factory=LabelConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
     waves: WaveConfig = field(default_factory=WaveConfig)
 
     def __post_init__(self) -> None:
-        names = [name.strip() for name in self.categories]
-        if not names and not self.visual_prompts:
-            raise ValueError("nothing to ask: give categories, visual_prompts, or both")
-        if not all(names):
-            raise ValueError(f"categories holds an empty name: {list(self.categories)}")
-        if doubled := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"categories are named twice: {', '.join(doubled)}")
+        if not (self.categories or self.phrases or self.questions or self.caption or self.chat or self.prompts):
+            raise ValueError("nothing to ask: give categories, phrases, questions, caption, chat or prompts")
+        for what in ("categories", "phrases", "questions", "chat"):
+            check_names(what, getattr(self, what))
+        check_stuff(self.task, self.categories, self.stuff)
+        if self.explain and not self.questions:
+            raise ValueError("explain is set, but there are no questions (rows of the prompts table say it themselves)")
         if self.pool.runner == "ray" and "memory" in (protocol_of(self.output.uri), protocol_of(self.source.uri)):
             raise ValueError('memory:// lives in one process: use it with pool.runner = "in_process"')
 
-    def prompts(self) -> tuple[Prompt, ...]:
-        """Return the text prompts asked of every image: one for each category, in the order given."""
-        return tuple(
-            Prompt(
-                prompt_id=f"{self.task}:{name.strip()}",
-                task=self.task,
-                text=name.strip(),
-                category_id=number,
-                category_name=name.strip(),
-            )
-            for number, name in enumerate(self.categories)
+    def common_prompts(self) -> tuple[Prompt, ...]:
+        """Return the prompts asked of every image, task by task, each in the order given."""
+        return (
+            *named_prompts(self.task, self.categories, stuff=self.stuff),
+            *named_prompts("refseg", self.phrases),
+            *named_prompts("reaseg", self.questions, explain=self.explain),
+            *([caption_prompt()] if self.caption else []),
+            *named_prompts("chat", self.chat),
         )
 
-    def fingerprint(self, *, model_sha256: str, visual_prompts_sha256: str | None) -> dict[str, Any]:
+    def fingerprint(self, *, model_sha256: str, prompts_sha256: str | None) -> dict[str, Any]:
         """Return everything that can change a row, by name.
 
         How the work is cut and spread (shards, batches, replicas, threads) is left out on purpose: it may change
@@ -160,13 +171,20 @@ class RunConfig:
             "source.uri_column": self.source.uri_column,
             "limit": self.plan.limit,
             "task": self.task,
-            "categories": [prompt.text for prompt in self.prompts()],
-            "visual_prompts": visual_prompts_sha256,
+            "categories": [name.strip() for name in self.categories],
+            "stuff": sorted(name.strip() for name in self.stuff),
+            "phrases": [phrase.strip() for phrase in self.phrases],
+            "questions": [question.strip() for question in self.questions],
+            "explain": self.explain,
+            "caption": self.caption,
+            "chat": [question.strip() for question in self.chat],
+            "prompts": prompts_sha256,
             "model": model_sha256,
             "model.dtype": self.model.dtype,
             "model.min_score": self.model.min_score,
             "model.max_masks_per_image": self.model.max_masks_per_image,
             "model.region_sampling": self.model.region_sampling,
+            "model.max_new_tokens": self.model.max_new_tokens,
             "decode.max_image_bytes": self.label.decode.max_image_bytes,
             "decode.max_image_pixels": self.label.decode.max_image_pixels,
         }

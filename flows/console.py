@@ -146,10 +146,10 @@ def show_summary(console: Console, summary: RunSummary) -> None:
 
 
 def show_rejected(console: Console, rejected: list[dict[str, Any]], total: int) -> None:
-    """Print the visual prompts that could not be asked, by row."""
+    """Print the prompts that could not be asked, by row."""
     if not total:
         return
-    console.print(f"[yellow]{total:,} visual prompts could not be asked:[/]")
+    console.print(f"[yellow]{total:,} prompts could not be asked:[/]")
     for row in rejected[:20]:
         text = f"row {row['row']}: {row['image']} {row['prompt_id']}: {row['reason']}"
         console.print(f"  {escape(text)}", highlight=False)

@@ -24,7 +24,7 @@ _DRAWN_MASKS = 3
 CATEGORIES = ("person", "cat", "cup", "building", "flower", "sky")
 
 
-def run_demo(photos: Path, visual_prompts: Path | None, output: Path, console: Console, *, prefect: bool) -> bool:
+def run_demo(photos: Path, prompts: Path | None, output: Path, console: Console, *, prefect: bool) -> bool:
     """Label photographs with an untrained model written into the output, then show the table.
 
     Returns:
@@ -48,7 +48,7 @@ def run_demo(photos: Path, visual_prompts: Path | None, output: Path, console: C
             "output": str(output),
             "model": {"path": str(model), "max_masks_per_image": 20},
             "categories": CATEGORIES,
-            "visual_prompts": str(visual_prompts) if visual_prompts else None,
+            "prompts": str(prompts) if prompts else None,
             "plan": {"images_per_shard": 4},
             "label": {"batch_size": 4},
             "pool": {"replicas": 2},

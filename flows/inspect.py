@@ -44,13 +44,21 @@ def show_plan(config: RunConfig, console: Console) -> None:
     rows = [
         ("images", f"{len(images):,}, {size(sum(ref.num_bytes or 0 for ref in images))} as listed"),
         ("shards", f"{len(listing.shards):,} of up to {config.plan.images_per_shard:,} images"),
-        ("prompts", f"{len(config.categories)} categories, {sum(len(ref.regions) for ref in images):,} visual prompts"),
+        ("prompts", _count_prompts(config, sum(len(ref.prompts) for ref in images))),
         ("replicas", f"{config.pool.replicas} ({config.pool.runner})"),
         ("first", images[0].uri),
         ("last", images[-1].uri),
     ]
     console.print(facts_table(f"run [bold]{draft.run_id}[/] would be planned in {escape(store.uri)}", rows))
     show_rejected(console, [rejected_row(r) for r in listing.rejected], len(listing.rejected))
+
+
+def _count_prompts(config: RunConfig, num_own: int) -> str:
+    """Say what is asked of every image, and of single ones."""
+    counts = {"categories": len(config.categories), "phrases": len(config.phrases), "questions": len(config.questions)}
+    counts |= {"captions": int(config.caption), "chat questions": len(config.chat)}
+    common = [f"{number:,} {what}" for what, number in counts.items() if number]
+    return ", ".join([*common, f"{num_own:,} of single images"])
 
 
 def show_status(output: str, run_id: str | None, console: Console) -> None:

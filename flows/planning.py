@@ -36,7 +36,7 @@ class Listing:
 
     Attributes:
         shards: all shards in order.
-        rejected: visual prompts that were refused before any image was read.
+        rejected: prompts of single images that were refused before any image was read.
     """
 
     shards: list[Shard]
@@ -54,7 +54,7 @@ def open_output(config: RunConfig) -> Store:
 
 
 def list_collection(config: RunConfig) -> Listing:
-    """List the source, attach the visual prompts and cut the shards. Nothing is written.
+    """List the source, attach the prompts of single images and cut the shards. Nothing is written.
 
     Raises:
         SourceError, PromptTableError: no images, an unreadable source, an unusable table.
@@ -67,8 +67,9 @@ def list_collection(config: RunConfig) -> Listing:
         uri_column=config.source.uri_column,
     )
     rejected: tuple[RejectedPrompt, ...] = ()
-    if config.visual_prompts:
-        table: PromptTable = read_prompt_table(config.visual_prompts, storage_options=config.source.storage_options)
+    if config.prompts:
+        taken = {prompt.prompt_id for prompt in config.common_prompts()}
+        table: PromptTable = read_prompt_table(config.prompts, config.source.storage_options, taken=taken)
         joined = join_prompts(refs, table)
         refs = list(joined)
         rejected = (*table.rejected, *joined.rejected)
@@ -91,10 +92,10 @@ def run_fingerprint(config: RunConfig) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
         what = "has no config.json" if folder.is_dir() else "does not exist"
         raise ConfigError(f"model {config.model.path!r} {what}; give a folder that save_pretrained wrote")
-    prompts = config.visual_prompts
+    prompts = config.prompts
     return config.fingerprint(
         model_sha256=content_hash(str(folder)),
-        visual_prompts_sha256=content_hash(prompts, config.source.storage_options) if prompts else None,
+        prompts_sha256=content_hash(prompts, config.source.storage_options) if prompts else None,
     )
 
 
@@ -133,15 +134,16 @@ def draft_run(config: RunConfig) -> Draft:
 
 
 def check_model(config: RunConfig) -> None:
-    """Check that the model can be loaded and takes the run's categories, without loading it.
+    """Check that the model can be loaded and takes what is asked of every image, without loading it.
 
     Raises:
-        ConfigError: its weights are missing or cut short, there are too many categories, or it has no processor.
+        ConfigError: its weights are missing or cut short, there are too many categories, a sentence is too long, or it
+            has no processor.
     """
     from actors import predictor
 
     try:
-        predictor.check_model(config.model, config.prompts())
+        predictor.check_model(config.model, config.common_prompts())
     except (OSError, ValueError) as error:
         raise ConfigError(f"model {config.model.path!r} cannot be used for this run: {error}") from error
 
@@ -217,7 +219,7 @@ def _plan_facts(config: RunConfig, rejected: tuple[RejectedPrompt, ...]) -> dict
     return {
         "planned_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": config.to_dict(),
-        "prompts": [{"prompt_id": p.prompt_id, "task": p.task, "text": p.text} for p in config.prompts()],
+        "prompts": [{"prompt_id": p.prompt_id, "task": p.task, "text": p.text} for p in config.common_prompts()],
         "versions": versions(),
         "rejected_prompts": [rejected_row(r) for r in rejected],
     }
@@ -227,7 +229,7 @@ def open_run_runner(config: RunConfig, run_id: str) -> ShardRunner:
     """Return the runner for this run, to be entered with ``with``; its replicas start when the first shard is asked."""
     job = LabelJob(
         run_id=run_id,
-        prompts=config.prompts(),
+        prompts=config.common_prompts(),
         config=config.label,
         source_options=config.source.storage_options,
     )

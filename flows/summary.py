@@ -31,7 +31,7 @@ class RunSummary:
         shards, committed: planned and committed shards.
         labelled_now: shards that this invocation labelled; 0 when there was nothing left to do.
         problems: what verify found wrong, and shards that failed; empty for a good run.
-        rejected_prompts: visual prompts that could not be asked, with row and reason (the first thousand).
+        rejected_prompts: prompts of single images that could not be asked, with row and reason (the first thousand).
         num_rejected_prompts: how many there are.
         elapsed_s, model_s: wall-clock seconds of this invocation; seconds in the model over all committed shards.
         facts: versions, device, weights, times, and the errors of the shards that failed with their tracebacks.
@@ -75,7 +75,7 @@ class RunFailedError(RuntimeError):
 
 
 def rejected_row(rejected: RejectedPrompt) -> dict[str, Any]:
-    """Return a refused visual prompt as plain JSON values."""
+    """Return a refused prompt as plain JSON values."""
     return {"row": rejected.row, "prompt_id": rejected.prompt_id, "image": rejected.image, "reason": rejected.reason}
 
 

@@ -12,7 +12,8 @@ from pipelines.decode import DecodeError, DecodeLimits, decode_image, peek_size
 from pipelines.fetch import FetchError, fetch
 from pipelines.isolate import Asked, ModelClock, ask
 from pipelines.prefetch import Loaded, Reserve, prefetch
-from pipelines.prompt_table import check_region
+from pipelines.prompt_table import reject
+from pipelines.regions import check_region
 from pipelines.storage import Store
 from pipelines.table import commit_shard
 from pipelines.types import (
@@ -63,7 +64,7 @@ class LabelJob:
 
     Attributes:
         run_id: the run.
-        prompts: text prompts asked of every image; an image's own regions are asked beside them.
+        prompts: asked of every image; an image's own prompts are asked beside them.
         config: how to work.
         source_options: storage options of the images' source.
     """
@@ -166,8 +167,8 @@ def label_batch(
     asked: list[list[Prompt]] = []
     rejected: list[list[RejectedPrompt]] = []
     for image in images:
-        regions, refused = askable_regions(image)
-        asked.append([*prompts, *regions])
+        own, refused = askable_prompts(image)
+        asked.append([*prompts, *own])
         rejected.append(refused)
     answers = ask(images, asked, predictor, clock)
     labelled = iter(
@@ -179,17 +180,16 @@ def label_batch(
     return [item.value if isinstance(item.value, ImagePrediction) else next(labelled) for item in batch]
 
 
-def askable_regions(image: Image) -> tuple[list[Prompt], list[RejectedPrompt]]:
-    """Split an image's visual prompts into those that fit it and those that do not, now that its size is known."""
+def askable_prompts(image: Image) -> tuple[list[Prompt], list[RejectedPrompt]]:
+    """Split an image's own prompts into those that fit it and those that do not, now that its size is known."""
     good: list[Prompt] = []
     refused: list[RejectedPrompt] = []
-    for prompt in image.ref.regions:
+    for prompt in image.ref.prompts:
         reason = check_region(prompt, image.size_hw)
         if reason is None:
             good.append(prompt)
         else:
-            row = prompt.region.source_row if prompt.region else -1
-            refused.append(RejectedPrompt(row=row, prompt_id=prompt.prompt_id, image=image.ref.image_id, reason=reason))
+            refused.append(reject(prompt, image.ref.image_id, reason))
     return good, refused
 
 
@@ -212,8 +212,9 @@ def outcome(
     not_asked = {r.prompt_id for r in asked.answer.rejected}
     return ImagePrediction(
         ref=image.ref,
-        status=Status.OK if asked.answer.masks else Status.EMPTY,
+        status=Status.OK if asked.answer.masks or asked.answer.captions else Status.EMPTY,
         masks=asked.answer.masks,
+        captions=asked.answer.captions,
         prompts=tuple(p for p in prompts if p.prompt_id not in not_asked),
         rejected=rejected,
         **facts,

@@ -5,7 +5,6 @@ A resumed run reads the plan and never lists its source again.
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import secrets
@@ -13,47 +12,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from pipelines.fingerprint import PlanError, fingerprint_digest
+from pipelines.plan_file import read_shards, shards_to_parquet
 from pipelines.schema import SCHEMA_VERSION
 from pipelines.storage import Store
-from pipelines.types import ImageRef, Prompt, Region, Rle, Shard
+from pipelines.types import ImageRef, Shard
 
 DRIVER_ID = secrets.token_hex(4)
 """Names this process in plan parts and attempt ids, so that no two drivers ever write one object."""
 
-PLAN_FORMAT = 1
+PLAN_FORMAT = 2
 _SHARDS_PER_PART = 256
-
-_REGIONS = pa.list_(
-    pa.struct(
-        [
-            pa.field("prompt_id", pa.string()),
-            pa.field("task", pa.string()),
-            pa.field("text", pa.string()),
-            pa.field("category_id", pa.int32()),
-            pa.field("category_name", pa.string()),
-            pa.field("kind", pa.string()),
-            pa.field("coordinates", pa.list_(pa.float64())),
-            pa.field("mask_size", pa.list_(pa.int32())),
-            pa.field("mask_counts", pa.string()),
-            pa.field("source_row", pa.int64()),
-        ]
-    )
-)
-PLAN = pa.schema(
-    [
-        pa.field("shard_id", pa.string(), nullable=False),
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("num_bytes", pa.int64()),
-        pa.field("etag", pa.string()),
-        pa.field("source_columns", pa.string()),
-        pa.field("regions", _REGIONS),
-    ]
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,9 +85,7 @@ class Plan:
         for part in self.parts:
             numbers = [n for n in range(part.num_shards) if shard_name(first + n) in names]
             if numbers:
-                file = pq.ParquetFile(io.BytesIO(store.read(f"{run_folder(self.run_id)}/{part.name}")))
-                for number in numbers:
-                    yield _shard(file.read_row_group(number))
+                yield from read_shards(store.read(f"{run_folder(self.run_id)}/{part.name}"), numbers)
             first += part.num_shards
 
 
@@ -182,7 +149,7 @@ def write_plan(
     for number, start in enumerate(range(0, len(shards), _SHARDS_PER_PART)):
         chunk = shards[start : start + _SHARDS_PER_PART]
         part = PlanPart(name=f"plan-{driver_id}-{number:05d}.parquet", num_shards=len(chunk))
-        store.write(f"{run_folder(run_id)}/{part.name}", _part_bytes(chunk))
+        store.write(f"{run_folder(run_id)}/{part.name}", shards_to_parquet(chunk))
         parts.append(part)
     document = {
         "format": PLAN_FORMAT,
@@ -210,7 +177,7 @@ def read_plan(store: Store, run_id: str) -> Plan | None:
     """Read a run's plan; None if the run was never planned.
 
     Raises:
-        PlanError: the plan was written by a newer version.
+        PlanError: the plan was written by a newer version, or by one whose plans are no longer read.
     """
     try:
         document = json.loads(store.read(plan_name(run_id)))
@@ -219,6 +186,11 @@ def read_plan(store: Store, run_id: str) -> Plan | None:
     if document["format"] > PLAN_FORMAT:
         raise PlanError(
             f"{store.uri}: run {run_id} was planned by a newer version (plan format {document['format']}); upgrade"
+        )
+    if document["format"] < PLAN_FORMAT:
+        raise PlanError(
+            f"{store.uri}: run {run_id} was planned by an older version (plan format {document['format']}), and this "
+            "one cannot go on with it. Its committed rows stay readable; give another run id or output to label anew."
         )
     return Plan(
         run_id=document["run_id"],
@@ -234,71 +206,3 @@ def read_plan(store: Store, run_id: str) -> Plan | None:
 def planned_runs(store: Store) -> list[str]:
     """List the ids of the planned runs in an output, sorted."""
     return [run_id for run_id in store.folders("_runs") if store.exists(plan_name(run_id))]
-
-
-def _part_bytes(shards: Sequence[Shard]) -> bytes:
-    buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, PLAN, compression="zstd") as writer:
-        for shard in shards:
-            writer.write_table(_plan_table(shard), row_group_size=len(shard.images))
-    return buffer.getvalue()
-
-
-def _plan_table(shard: Shard) -> pa.Table:
-    images = shard.images
-    columns = {
-        "shard_id": [shard.shard_id] * len(images),
-        "image_id": [ref.image_id for ref in images],
-        "uri": [ref.uri for ref in images],
-        "num_bytes": [ref.num_bytes for ref in images],
-        "etag": [ref.etag for ref in images],
-        "source_columns": [ref.source_columns for ref in images],
-        "regions": [[_region_row(prompt) for prompt in ref.regions] for ref in images],
-    }
-    return pa.table(columns, schema=PLAN)
-
-
-def _region_row(prompt: Prompt) -> dict[str, Any]:
-    region = prompt.region
-    assert region is not None, "only visual prompts belong to an image"
-    return {
-        "prompt_id": prompt.prompt_id,
-        "task": prompt.task,
-        "text": prompt.text,
-        "category_id": prompt.category_id,
-        "category_name": prompt.category_name,
-        "kind": region.kind,
-        "coordinates": list(region.coordinates),
-        "mask_size": list(region.mask.size_hw) if region.mask else None,
-        "mask_counts": region.mask.counts if region.mask else None,
-        "source_row": region.source_row,
-    }
-
-
-def _shard(table: pa.Table) -> Shard:
-    rows = table.to_pylist()
-    images = tuple(
-        ImageRef(
-            image_id=row["image_id"],
-            uri=row["uri"],
-            num_bytes=row["num_bytes"],
-            etag=row["etag"],
-            source_columns=row["source_columns"],
-            regions=tuple(_region_prompt(region) for region in row["regions"] or ()),
-        )
-        for row in rows
-    )
-    return Shard(shard_id=rows[0]["shard_id"], images=images)
-
-
-def _region_prompt(row: Mapping[str, Any]) -> Prompt:
-    mask = Rle(size_hw=tuple(row["mask_size"]), counts=row["mask_counts"]) if row["mask_counts"] is not None else None
-    region = Region(kind=row["kind"], coordinates=tuple(row["coordinates"]), mask=mask, source_row=row["source_row"])
-    return Prompt(
-        prompt_id=row["prompt_id"],
-        task=row["task"],
-        text=row["text"],
-        category_id=row["category_id"],
-        category_name=row["category_name"],
-        region=region,
-    )

@@ -1,22 +1,22 @@
-"""Visual prompts from a table: read, checked row by row, and joined to the listed images.
+"""Prompts of single images from a table, regions and sentences: read, checked row by row, joined to the listed images.
 
 A bad row costs only itself: it ends among the rejected with its reason, and its image is labelled with the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
-from pipelines.regions import check_region, describe_region, read_region
+from pipelines.regions import describe_region, read_region
 from pipelines.tabular import SourceError, read_rows
-from pipelines.types import ImageRef, Prompt, Region, RejectedPrompt
-
-__all__ = ["JoinedImages", "PromptTable", "PromptTableError", "check_region", "join_prompts", "read_prompt_table"]
+from pipelines.types import REGION_TASKS, SENTENCE_TASKS, ImageRef, Prompt, Region, RejectedPrompt, Task
 
 _IMAGE_COLUMNS = ("image_id", "uri")
-_REQUIRED_COLUMNS = ("prompt_id", "kind")
+_WHAT_COLUMNS = ("kind", "text")
+_TEXT_KIND = "text"
+_YES, _NO = ("true", "yes", "1", "1.0"), ("", "false", "no", "0", "0.0")
 
 
 class PromptTableError(SourceError):
@@ -25,7 +25,7 @@ class PromptTableError(SourceError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptTable:
-    """The visual prompts of a table.
+    """The prompts of a table.
 
     Attributes:
         by_image: accepted prompts by the image_id, or else the URI, that their row names, as written.
@@ -38,35 +38,36 @@ class PromptTable:
     num_rows: int = 0
 
 
-class _Row(NamedTuple):
-    image: str
-    prompt_id: str
-    label: str
-    region: Region
+def read_prompt_table(
+    uri: str, storage_options: Mapping[str, Any] | None = None, *, taken: Collection[str] = ()
+) -> PromptTable:
+    """Read prompts of single images from CSV, TSV, JSON lines or Parquet; regions and sentences may be mixed.
 
+    Columns of every row: ``image_id`` or ``uri``, ``prompt_id`` (unique within its image), and optionally ``task`` and
+    ``label``.
 
-def read_prompt_table(uri: str, storage_options: Mapping[str, Any] | None = None) -> PromptTable:
-    """Read visual prompts from CSV, TSV, JSON lines or Parquet.
+    A region: ``kind`` (point, box, scribble, polygon, mask), ``coordinates`` (absolute pixels of the image after EXIF
+    orientation, origin top left) or, for masks, ``segmentation`` (COCO RLE, ``{"size": [h, w], "counts": ...}``).
+    Coordinates are flat numbers or ``[[x, y], ...]``; text holds them as a JSON list or separated by spaces, commas or
+    semicolons. A box is x, y, width, height. The task is vgdseg (the default) or intseg, the label by default the
+    prompt_id.
 
-    Columns: ``image_id`` or ``uri``, ``prompt_id`` (unique within its image), ``kind`` (point, box, scribble, polygon,
-    mask), ``coordinates`` (absolute pixels of the image after EXIF orientation, origin top left), ``label`` (by default
-    the prompt_id) and, for masks, ``segmentation`` (COCO RLE, ``{"size": [h, w], "counts": ...}``). Coordinates are
-    flat numbers or ``[[x, y], ...]``; text holds them as a JSON list or separated by spaces, commas or semicolons.
-    A box is x, y, width, height.
+    A sentence: ``text``, with ``kind`` left empty or "text". The task is refseg (the default), reaseg or chat;
+    ``explain`` (true or false) asks for words beside the mask, for reaseg only. The label is by default the text.
 
     Args:
         uri: path or URI of the table.
         storage_options: fsspec options.
+        taken: prompt ids that rows may not use, because they are asked of every image.
 
     Returns:
-        The prompts, with task ``vgdseg`` and category_id the position of the label among the sorted labels of all
-        accepted prompts.
+        The prompts, with category_id the position of the label among the sorted labels of all accepted prompts.
 
     Raises:
         PromptTableError: a required column is missing, or there are no rows.
         SourceError: the table cannot be read.
     """
-    rows: list[_Row] = []
+    prompts: list[tuple[str, Prompt]] = []
     rejected: list[RejectedPrompt] = []
     first_rows: dict[tuple[str, str], int] = {}
     columns: dict[str, None] = {}
@@ -75,20 +76,22 @@ def read_prompt_table(uri: str, storage_options: Mapping[str, Any] | None = None
         columns.update(dict.fromkeys(raw))
         image, prompt_id = _image_of(raw), _text(raw.get("prompt_id"))
         try:
-            row = _read_row(raw, number)
+            prompt = _read_row(raw, number)
+            if prompt_id in taken:
+                raise ValueError("prompt_id is that of a prompt asked of every image")
             first = first_rows.setdefault((image, prompt_id), number)
             if first != number:
                 raise ValueError(f"prompt_id is used twice for this image, first in row {first}")
         except ValueError as error:
             rejected.append(RejectedPrompt(row=number, prompt_id=prompt_id, image=image, reason=str(error)))
         else:
-            rows.append(row)
+            prompts.append((image, prompt))
     _check_columns(uri, columns)
-    return PromptTable(by_image=_group(rows), rejected=tuple(rejected), num_rows=number + 1)
+    return PromptTable(by_image=_group(prompts), rejected=tuple(rejected), num_rows=number + 1)
 
 
 class JoinedImages(Iterator[ImageRef]):
-    """Images with their visual prompts attached, in the order they came; made by ``join_prompts``."""
+    """Images with their own prompts attached, in the order they came; made by ``join_prompts``."""
 
     def __init__(self, refs: Iterable[ImageRef], table: PromptTable) -> None:
         """Nothing is read from refs until the first image is asked for."""
@@ -109,8 +112,8 @@ class JoinedImages(Iterator[ImageRef]):
             for prompt in self._prompts.pop(key, ()):
                 if by_id.setdefault(prompt.prompt_id, prompt) is not prompt:
                     reason = "prompt_id is used twice for this image, once by its image_id and once by its URI"
-                    self._twice.append(_reject(prompt, key, reason))
-        return replace(ref, regions=(*ref.regions, *by_id.values())) if by_id else ref
+                    self._twice.append(reject(prompt, key, reason))
+        return replace(ref, prompts=(*ref.prompts, *by_id.values())) if by_id else ref
 
     @property
     def rejected(self) -> tuple[RejectedPrompt, ...]:
@@ -122,7 +125,7 @@ class JoinedImages(Iterator[ImageRef]):
         if not self._is_exhausted:
             raise RuntimeError("rejected prompts are known once all images have been read")
         lost = [
-            _reject(prompt, image, "its image is not in the collection")
+            reject(prompt, image, "its image is not in the collection")
             for image, prompts in self._prompts.items()
             for prompt in prompts
         ]
@@ -134,42 +137,37 @@ def join_prompts(refs: Iterable[ImageRef], table: PromptTable) -> JoinedImages:
 
     Args:
         refs: listed images; consumed lazily.
-        table: visual prompts.
+        table: prompts of single images.
 
     Returns:
-        An iterator of the same images with ``regions`` set; its ``rejected`` is known once it is exhausted.
+        An iterator of the same images with ``prompts`` set; its ``rejected`` is known once it is exhausted.
     """
     return JoinedImages(refs, table)
 
 
-def _reject(prompt: Prompt, image: str, reason: str) -> RejectedPrompt:
-    row = prompt.region.source_row if prompt.region else -1
-    return RejectedPrompt(row=row, prompt_id=prompt.prompt_id, image=image, reason=reason)
+def reject(prompt: Prompt, image: str, reason: str) -> RejectedPrompt:
+    """Return the report that a prompt of an image cannot be asked, and why."""
+    return RejectedPrompt(row=prompt.source_row, prompt_id=prompt.prompt_id, image=image, reason=reason)
 
 
-def _group(rows: Sequence[_Row]) -> dict[str, tuple[Prompt, ...]]:
-    labels = {label: index for index, label in enumerate(sorted({row.label for row in rows}))}
+def _group(prompts: Sequence[tuple[str, Prompt]]) -> dict[str, tuple[Prompt, ...]]:
+    """Number the labels of all prompts, and gather the prompts of each image."""
+    names = sorted({prompt.category_name for _, prompt in prompts})
+    numbers = {name: number for number, name in enumerate(names)}
     by_image: dict[str, list[Prompt]] = {}
-    for row in rows:
-        prompt = Prompt(
-            prompt_id=row.prompt_id,
-            task="vgdseg",
-            text=describe_region(row.region),
-            category_id=labels[row.label],
-            category_name=row.label,
-            region=row.region,
-        )
-        by_image.setdefault(row.image, []).append(prompt)
-    return {image: tuple(prompts) for image, prompts in by_image.items()}
+    for image, prompt in prompts:
+        by_image.setdefault(image, []).append(replace(prompt, category_id=numbers[prompt.category_name]))
+    return {image: tuple(own) for image, own in by_image.items()}
 
 
 def _check_columns(uri: str, columns: Iterable[str]) -> None:
     columns = list(columns)
     if not columns:
         raise PromptTableError(f"{uri}: the prompt table has no rows")
-    missing = [name for name in _REQUIRED_COLUMNS if name not in columns]
-    if not any(name in columns for name in _IMAGE_COLUMNS):
-        missing.insert(0, " or ".join(_IMAGE_COLUMNS))
+    missing = [] if "prompt_id" in columns else ["prompt_id"]
+    for either in (_IMAGE_COLUMNS, _WHAT_COLUMNS):
+        if not any(name in columns for name in either):
+            missing.append(" or ".join(either))
     if missing:
         raise PromptTableError(
             f"{uri}: the prompt table has no column {', '.join(missing)}; it has {', '.join(columns)}"
@@ -184,14 +182,58 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _read_row(raw: Mapping[str, Any], number: int) -> _Row:
-    """Read one row; a ValueError says what is wrong with it."""
-    image, prompt_id = _image_of(raw), _text(raw.get("prompt_id"))
-    if not image:
+def _read_row(raw: Mapping[str, Any], number: int) -> Prompt:
+    """Read one row, its label not numbered yet; a ValueError says what is wrong with it."""
+    prompt_id, text, kind = _text(raw.get("prompt_id")), _text(raw.get("text")).strip(), _text(raw.get("kind")).strip()
+    if not _image_of(raw):
         raise ValueError("names no image: image_id and uri are empty")
     if not prompt_id:
         raise ValueError("has no prompt_id")
-    region = read_region(
-        _text(raw.get("kind")), coordinates=raw.get("coordinates"), segmentation=raw.get("segmentation"), row=number
+    if not kind and not text:
+        raise ValueError("asks nothing: kind and text are empty")
+    region: Region | None = None
+    if kind.lower() == _TEXT_KIND or (text and not kind):
+        task = _task(raw, SENTENCE_TASKS, "a text")
+        _check_sentence(raw, text)
+    else:
+        task = _task(raw, REGION_TASKS, "a region")
+        if text:
+            raise ValueError(f"has both a text and the region of a {kind}; give each a row of its own")
+        region = read_region(kind, coordinates=raw.get("coordinates"), segmentation=raw.get("segmentation"))
+    explain = _read_flag(raw.get("explain"))
+    if explain and task != "reaseg":
+        raise ValueError(f"explain goes with the task reaseg, not with {task}")
+    return Prompt(
+        prompt_id=prompt_id,
+        task=task,
+        text=describe_region(region) if region else text,
+        category_id=-1,
+        category_name=_text(raw.get("label")) or text or prompt_id,
+        region=region,
+        explain=explain,
+        source_row=number,
     )
-    return _Row(image, prompt_id, _text(raw.get("label")) or prompt_id, region)
+
+
+def _task(raw: Mapping[str, Any], allowed: Sequence[Task], what: str) -> Task:
+    """Return the task of a row; the first of those allowed where it names none."""
+    word = _text(raw.get("task")).strip().lower() or allowed[0]
+    found = next((task for task in allowed if task == word), None)
+    if found is None:
+        raise ValueError(f"task {word!r} does not take {what}; those that do: {', '.join(allowed)}")
+    return found
+
+
+def _check_sentence(raw: Mapping[str, Any], text: str) -> None:
+    if not text:
+        raise ValueError("kind is text, but the text is empty")
+    for name in ("coordinates", "segmentation"):
+        if raw.get(name):
+            raise ValueError(f"has both a text and {name}, but no kind of region; give each a row of its own")
+
+
+def _read_flag(value: Any) -> bool:
+    word = _text(value).strip().lower()
+    if word not in (*_YES, *_NO):
+        raise ValueError(f"explain is {value!r}; allowed: true, false")
+    return word in _YES

@@ -18,7 +18,7 @@ _NUMBERS_IN_TEXT = 4
 _MIN_VERTICES = {"point": 1, "scribble": 2, "polygon": 3}
 
 
-def read_region(kind: str, *, coordinates: Any = None, segmentation: Any = None, row: int = -1) -> Region:
+def read_region(kind: str, *, coordinates: Any = None, segmentation: Any = None) -> Region:
     """Read a region from what a table holds.
 
     Args:
@@ -26,7 +26,6 @@ def read_region(kind: str, *, coordinates: Any = None, segmentation: Any = None,
         coordinates: absolute pixels, as flat numbers, ``[[x, y], ...]``, or text: a JSON list, or numbers separated by
             spaces, commas or semicolons. A box is x, y, width, height. Not looked at for a mask.
         segmentation: COCO RLE, ``{"size": [h, w], "counts": str or run lengths}`` or the same as JSON text; for a mask.
-        row: the row it came from.
 
     Raises:
         ValueError: saying what is wrong: an unknown kind, a wrong number of coordinates, NaN, a box without area, a
@@ -37,8 +36,8 @@ def read_region(kind: str, *, coordinates: Any = None, segmentation: Any = None,
     if known is None:
         raise ValueError(f"unknown kind {kind!r}; known: {', '.join(REGION_KINDS)}")
     if known == "mask":
-        return Region(kind=known, mask=_read_mask(segmentation), source_row=row)
-    return Region(kind=known, coordinates=_read_coordinates(known, coordinates), source_row=row)
+        return Region(kind=known, mask=_read_mask(segmentation))
+    return Region(kind=known, coordinates=_read_coordinates(known, coordinates))
 
 
 def describe_region(region: Region) -> str:

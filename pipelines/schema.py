@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 
-from pipelines.types import ImagePrediction, MaskPrediction, Prompt
+from pipelines.types import Caption, ImagePrediction, MaskPrediction, Prompt
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SOURCE_MODEL = "model"
 
 SEGMENTATION = pa.struct([pa.field("size", pa.list_(pa.int32())), pa.field("counts", pa.string())])
@@ -28,7 +28,8 @@ ANNOTATIONS = pa.schema(
         pa.field("category_name", pa.string(), nullable=False),
         pa.field("category_id", pa.int32(), nullable=False),
         pa.field("score", pa.float32(), nullable=False),
-        pa.field("mask_score", pa.float32(), nullable=False),
+        pa.field("mask_score", pa.float32()),
+        pa.field("is_thing", pa.bool_()),
         pa.field("rank", pa.int16(), nullable=False),
         pa.field("bbox_x", pa.float32(), nullable=False),
         pa.field("bbox_y", pa.float32(), nullable=False),
@@ -54,6 +55,29 @@ PER_PROMPT = pa.list_(
     )
 )
 
+CAPTIONS = pa.list_(
+    pa.struct(
+        [
+            pa.field("prompt_id", pa.string()),
+            pa.field("task", pa.string()),
+            pa.field("text", pa.string()),
+            pa.field(
+                "phrases",
+                pa.list_(
+                    pa.struct(
+                        [
+                            pa.field("phrase", pa.string()),
+                            pa.field("start", pa.int32()),
+                            pa.field("end", pa.int32()),
+                            pa.field("category_id", pa.int32()),
+                        ]
+                    )
+                ),
+            ),
+        ]
+    )
+)
+
 IMAGES = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
@@ -72,6 +96,7 @@ IMAGES = pa.schema(
         pa.field("attempts", pa.int16(), nullable=False),
         pa.field("num_annotations", pa.int32(), nullable=False),
         pa.field("per_prompt", PER_PROMPT, nullable=False),
+        pa.field("captions", CAPTIONS),  # null in rows of schema version 1
         pa.field("decode_ms", pa.float32()),
         pa.field("model_ms", pa.float32()),
         pa.field("run_id", pa.string(), nullable=False),
@@ -88,7 +113,7 @@ def annotation_id(run_id: str, image_id: str, prompt_id: str, rank: int) -> str:
 
 def ranked(masks: Sequence[MaskPrediction]) -> list[MaskPrediction]:
     """Sort an image's masks by score, best first; ties fall the same way on every run."""
-    return sorted(masks, key=lambda m: (-m.score, m.prompt.prompt_id, m.segmentation.counts))
+    return sorted(masks, key=lambda m: (-m.score, m.prompt.prompt_id, m.prompt.category_id, m.segmentation.counts))
 
 
 def annotations_table(predictions: Iterable[ImagePrediction], *, run_id: str, shard_id: str, attempt: str) -> pa.Table:
@@ -108,6 +133,7 @@ def annotations_table(predictions: Iterable[ImagePrediction], *, run_id: str, sh
                 "category_id": prompt.category_id,
                 "score": mask.score,
                 "mask_score": mask.mask_score,
+                "is_thing": prompt.is_thing,
                 "rank": rank,
                 "bbox_x": box[0],
                 "bbox_y": box[1],
@@ -148,6 +174,7 @@ def images_table(predictions: Iterable[ImagePrediction], *, run_id: str, shard_i
                 "attempts": prediction.attempts,
                 "num_annotations": len(prediction.masks),
                 "per_prompt": _per_prompt(prediction),
+                "captions": [_caption(caption) for caption in prediction.captions],
                 "decode_ms": prediction.decode_ms,
                 "model_ms": prediction.model_ms,
                 "run_id": run_id,
@@ -174,3 +201,15 @@ def _per_prompt(prediction: ImagePrediction) -> list[dict[str, object]]:
 def _entry(prompt: Prompt, best: Mapping[str, tuple[int, float]]) -> dict[str, object]:
     n, score = best.get(prompt.prompt_id, (0, None))
     return {"prompt_id": prompt.prompt_id, "n": n, "max_score": score, "rejected": None}
+
+
+def _caption(caption: Caption) -> dict[str, object]:
+    return {
+        "prompt_id": caption.prompt.prompt_id,
+        "task": caption.prompt.task,
+        "text": caption.text,
+        "phrases": [
+            {"phrase": phrase.text, "start": phrase.start, "end": phrase.end, "category_id": number}
+            for number, phrase in enumerate(caption.phrases)
+        ],
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,18 @@ from numpy.typing import NDArray
 RegionKind = Literal["point", "box", "scribble", "polygon", "mask"]
 REGION_KINDS: tuple[RegionKind, ...] = ("point", "box", "scribble", "polygon", "mask")
 
-Task = Literal["genseg", "ovseg", "vgdseg"]
-TEXT_TASKS: tuple[Task, ...] = ("genseg", "ovseg")
-TASKS: tuple[Task, ...] = ("genseg", "ovseg", "vgdseg")
+CategoryTask = Literal[
+    "ovseg", "ovseg_semantic", "ovseg_panoptic", "genseg", "genseg_semantic", "genseg_panoptic"
+]  # fmt: skip
+SentenceTask = Literal["refseg", "reaseg", "chat"]
+RegionTask = Literal["vgdseg", "intseg"]
+Task = CategoryTask | SentenceTask | RegionTask | Literal["gcgseg"]
+
+CATEGORY_TASKS: tuple[CategoryTask, ...] = get_args(CategoryTask)
+PANOPTIC_TASKS: tuple[CategoryTask, ...] = ("ovseg_panoptic", "genseg_panoptic")
+SENTENCE_TASKS: tuple[SentenceTask, ...] = get_args(SentenceTask)
+REGION_TASKS: tuple[RegionTask, ...] = get_args(RegionTask)
+TASKS: tuple[Task, ...] = (*CATEGORY_TASKS, *SENTENCE_TASKS, *REGION_TASKS, "gcgseg")
 
 
 class Status(StrEnum):
@@ -71,26 +80,30 @@ class Region:
         coordinates: flat floats. point: x, y (several points may follow one another). box: x, y, w, h as in COCO.
             scribble: x0, y0, x1, y1, ... along the stroke. polygon: x0, y0, ... of its corners. Empty for a mask.
         mask: the mask itself when kind is "mask", else None.
-        source_row: zero-based row of the prompt table that it came from, for reports.
     """
 
     kind: RegionKind
     coordinates: tuple[float, ...] = ()
     mask: Rle | None = None
-    source_row: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """One thing asked of an image: a phrase, or a region that stands for a category.
+    """One thing asked of an image: a category, a sentence, a region, or a caption.
 
     Attributes:
         prompt_id: stable id, e.g. ``ovseg:forklift``, or the id given in the prompt table.
-        task: genseg, ovseg or vgdseg.
-        text: the phrase as asked, or a short description of the region: the table's ``prompt`` column.
-        category_id: position of the category in its list (text), or numbering of the distinct labels (regions).
-        category_name: the phrase, or the label of the region.
-        region: the visual prompt; None for text.
+        task: what is asked; one of TASKS.
+        text: the category, phrase or question as asked, or a short description of the region: the table's ``prompt``
+            column. Of a mask found for a caption: the phrase.
+        category_id: position of the category, phrase or question in its list; of the prompt table's rows the number of
+            their label; of a phrase in a caption its position there.
+        category_name: the category or phrase, or the label of the prompt table's row.
+        region: the visual prompt of REGION_TASKS; None for text.
+        is_thing: of a category of PANOPTIC_TASKS whether it is countable, else one segment holds all of it; None where
+            the task does not tell.
+        explain: ask for an explanation in words beside the mask (reaseg).
+        source_row: zero-based row of the prompt table that it came from, -1 for none.
     """
 
     prompt_id: str
@@ -99,6 +112,9 @@ class Prompt:
     category_id: int
     category_name: str
     region: Region | None = None
+    is_thing: bool | None = None
+    explain: bool = False
+    source_row: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +127,7 @@ class ImageRef:
         num_bytes: size as listed, None where the source does not say.
         etag: version tag as listed, None where the source does not say.
         source_columns: further columns of a table source as a JSON object, None where there are none.
-        regions: visual prompts asked of this image alone.
+        prompts: regions and sentences asked of this image alone.
     """
 
     image_id: str
@@ -119,7 +135,7 @@ class ImageRef:
     num_bytes: int | None = None
     etag: str | None = None
     source_columns: str | None = None
-    regions: tuple[Prompt, ...] = ()
+    prompts: tuple[Prompt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,25 +177,57 @@ class MaskPrediction:
     """One mask that the model found for a prompt; the dense mask is already gone.
 
     Attributes:
-        prompt: what was asked.
-        score: in [0, 1]: class probability times mean mask probability inside the mask.
-        mask_score: in [0, 1]: mean mask probability inside the mask.
-        segmentation: RLE at the image's size.
+        prompt: what was asked. Of a mask for a phrase of a caption: the caption's prompt, with the phrase as its text
+            and category_name, and the phrase's position in the caption as its category_id.
+        score: in [0, 1]; what it says depends on the task, see README.md.
+        mask_score: in [0, 1]: mean mask probability inside the mask; None where many queries share in each pixel
+            (semantic).
+        segmentation: RLE at the image's size; never empty.
         bbox_xywh: COCO box of the mask, absolute pixels.
         area: pixels in the mask.
     """
 
     prompt: Prompt
     score: float
-    mask_score: float
+    mask_score: float | None
     segmentation: Rle
     bbox_xywh: tuple[float, float, float, float]
     area: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CaptionPhrase:
+    """A phrase of a caption that the model has grounded.
+
+    Attributes:
+        text: the phrase.
+        start, end: its place in the caption in characters (Unicode code points), as for slicing: the phrase is
+            ``caption.text[start:end]``.
+    """
+
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caption:
+    """What the model said about an image in its own words: a caption, an explanation, an answer to a question.
+
+    Attributes:
+        prompt: what was asked.
+        text: plain text; never blank.
+        phrases: those that it grounded, in their order; a phrase's position is the category_id of its mask (gcgseg).
+    """
+
+    prompt: Prompt
+    text: str
+    phrases: tuple[CaptionPhrase, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RejectedPrompt:
-    """A visual prompt that could not be asked, with the reason; its image is labelled with the others.
+    """A prompt of a single image that could not be asked, with the reason; its image is labelled with the others.
 
     Attributes:
         row: zero-based row of the prompt table.
@@ -196,9 +244,10 @@ class RejectedPrompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a predictor says about one image: masks in no particular order, and prompts it could not ask."""
+    """What a predictor says about one image: masks in no particular order, words, and prompts it could not ask."""
 
     masks: tuple[MaskPrediction, ...] = ()
+    captions: tuple[Caption, ...] = ()
     rejected: tuple[RejectedPrompt, ...] = ()
 
 
@@ -211,7 +260,10 @@ class PredictionError(Exception):
 
 
 class Predictor(Protocol):
-    """A loaded model: images and prompts in, RLE masks out. Called from several threads at once, one for each shard."""
+    """A loaded model: images and prompts in, RLE masks and words out.
+
+    Called from several threads at once, one for each shard.
+    """
 
     def predict(self, images: Sequence[Image], prompts: Sequence[Sequence[Prompt]]) -> list[Answer]:
         """Answer every image's prompts, in order.
@@ -239,8 +291,9 @@ class ImagePrediction:
 
     Attributes:
         ref: the planned image.
-        status: ok (at least one mask), empty (asked, nothing found) or quarantined.
+        status: ok (at least one mask or caption), empty (asked, nothing found) or quarantined.
         masks: its masks.
+        captions: what the model said about it.
         prompts: the prompts that were asked.
         rejected: prompts that could not be asked.
         reason, stage, error: why it is quarantined, where (fetch, decode, model), and the message; None otherwise.
@@ -253,6 +306,7 @@ class ImagePrediction:
     ref: ImageRef
     status: Status
     masks: tuple[MaskPrediction, ...] = ()
+    captions: tuple[Caption, ...] = ()
     prompts: tuple[Prompt, ...] = ()
     rejected: tuple[RejectedPrompt, ...] = ()
     reason: Reason | None = None
@@ -277,7 +331,7 @@ class ShardReceipt:
         status_counts: images by status.
         reason_counts: quarantined images by reason.
         num_annotations: masks committed.
-        num_rejected_prompts: visual prompts that could not be asked.
+        num_rejected_prompts: prompts that could not be asked.
         elapsed_s: wall-clock seconds of this attempt.
         model_s: seconds of it inside the predictor.
         committed_here: False when another attempt had committed the shard first.

@@ -39,8 +39,11 @@ def _image(width: int, height: int, seed: int) -> Image:
 
 
 def _region(prompt_id: str, kind: str, coordinates=(), mask=None, row: int = 0) -> Prompt:
-    region = Region(kind=kind, coordinates=coordinates, mask=mask, source_row=row)
-    return Prompt(prompt_id=prompt_id, task="vgdseg", text=kind, category_id=0, category_name=prompt_id, region=region)
+    region = Region(kind=kind, coordinates=coordinates, mask=mask)
+    return Prompt(
+        prompt_id=prompt_id, task="vgdseg", text=kind, category_id=0, category_name=prompt_id, region=region,
+        source_row=row,
+    )  # fmt: skip
 
 
 def test_masks_have_their_images_size_and_agree_with_pycocotools(predictor: XSamPredictor) -> None:

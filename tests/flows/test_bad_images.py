@@ -71,7 +71,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def summary(make_config: MakeConfig, collection: Path) -> RunSummary:
     prompts = str(collection.parent / "prompts.csv")
-    config = make_config(source=str(collection), visual_prompts=prompts, plan={"images_per_shard": 5})
+    config = make_config(source=str(collection), prompts=prompts, plan={"images_per_shard": 5})
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here on
     before = memory("VmRSS")
     summary = steps.run_directly(config, Silent())

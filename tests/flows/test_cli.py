@@ -30,16 +30,18 @@ Cli = Callable[..., Ended]
 
 FLAGS = {
     "run": {
-        "--config", "-c", "--source", "--output", "--categories", "--visual-prompts", "--model", "--replicas",
-        "--gpus-per-replica", "--limit", "--run-id", "--runner", "--prefect", "--no-prefect",
+        "--config", "-c", "--source", "--output", "--categories", "--task", "--phrase", "--question", "--caption",
+        "--no-caption", "--prompts", "--model", "--replicas", "--gpus-per-replica", "--limit", "--run-id", "--runner",
+        "--prefect", "--no-prefect",
     },
     "plan": {
-        "--config", "-c", "--source", "--output", "--categories", "--visual-prompts", "--model", "--limit", "--run-id",
+        "--config", "-c", "--source", "--output", "--categories", "--task", "--phrase", "--question", "--caption",
+        "--no-caption", "--prompts", "--model", "--limit", "--run-id",
     },
     "status": {"--run-id"},
     "verify": {"--run-id", "--quick", "--no-quick"},
     "vacuum": {"--run-id", "--dry-run", "--no-dry-run"},
-    "demo": {"--photos", "--visual-prompts", "--output", "--prefect", "--no-prefect"},
+    "demo": {"--photos", "--prompts", "--output", "--prefect", "--no-prefect"},
 }  # fmt: skip
 
 
@@ -317,13 +319,16 @@ def test_a_flag_outweighs_the_file(
 
     monkeypatch.setattr("flows.launch.launch", note)
     (tmp_path / "run.toml").write_text('source = "elsewhere"\n[pool]\nreplicas = 2\nshards_in_flight_per_replica = 1\n')
-    ended = cli("run", "-c", tmp_path / "run.toml", *arguments, "--replicas", 5)
+    asked = ["--phrase", "a man, in red", "--phrase", "the dog", "--question", "Why, then?", "--caption"]
+    ended = cli("run", "-c", tmp_path / "run.toml", *arguments, "--replicas", 5, "--task", "genseg", *asked)
     assert (ended.code, ended.out) == (130, "")
     assert ended.err == "interrupted; what is committed is kept, and the same command resumes the run\n"
     (config,) = seen
     assert config.source.uri == str(arguments[1])
     assert dataclasses.asdict(config.pool)["replicas"] == 5
     assert config.pool.shards_in_flight_per_replica == 1
+    assert (config.task, config.phrases, config.questions) == ("genseg", ("a man, in red", "the dog"), ("Why, then?",))
+    assert config.caption
 
 
 def test_a_secret_in_the_environment_is_written_nowhere(

@@ -27,14 +27,28 @@ def changed(**tables: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        pytest.param({}, ["source: missing", "output: missing", "model: missing"], id="nothing"),
+        pytest.param({}, ["source: missing", "output: missing", "model: missing"], id="empty"),
         pytest.param(changed(sauce="x"), ["sauce: unknown key"], id="unknown key"),
         pytest.param(changed(pool={"replica": 2}), ["pool.replica: unknown key"], id="unknown nested key"),
-        pytest.param(changed(categories=[]), ["give categories, visual_prompts, or both"], id="nothing to ask"),
+        pytest.param(changed(categories=[]), ["phrases, questions, caption, chat or prompts"], id="nothing"),
         pytest.param(changed(categories=["car", " "]), ["empty name"], id="blank category"),
         pytest.param(changed(categories=["car", "tree", "car "]), ["named twice: car"], id="doubled category"),
         pytest.param(changed(categories=[1]), ["categories.0"], id="category of another type"),
-        pytest.param(changed(task="refseg"), ["task", "genseg"], id="unknown task"),
+        pytest.param(changed(task="refseg"), ["task", "genseg_panoptic"], id="unknown task"),
+        pytest.param(changed(stuff=["car"]), ["ovseg_panoptic, genseg_panoptic, not ovseg"], id="stuff of instances"),
+        pytest.param(changed(task="ovseg_semantic", stuff=["car"]), ["not ovseg_semantic"], id="stuff of semantic"),
+        pytest.param(changed(task="ovseg_panoptic", stuff=["sky"]), ["stuff names what is no category: sky"],
+                     id="unknown stuff"),
+        pytest.param(changed(task="ovseg_panoptic", stuff=["car", "car "]), ["named twice: car"], id="doubled stuff"),
+        pytest.param(changed(phrases=["the car", " the car"]), ["phrases are named twice: the car"], id="phrase twice"),
+        pytest.param(changed(phrases=[""]), ["phrases holds an empty name"], id="blank phrase"),
+        pytest.param(changed(phrases="the car"), ["phrases"], id="phrase that is no list"),
+        pytest.param(changed(questions=["Why?"] * 2), ["questions are named twice: Why?"], id="question twice"),
+        pytest.param(changed(explain=True), ["explain is set, but there are no questions"], id="nothing to explain"),
+        pytest.param(changed(chat=["Why?"] * 2), ["chat are named twice: Why?"], id="chat twice"),
+        pytest.param(changed(caption="two"), ["caption"], id="caption of another type"),
+        pytest.param(changed(visual_prompts="p.csv"), ["visual_prompts: unknown key"], id="old name of prompts"),
+        pytest.param(changed(model={"max_new_tokens": 0}), ["max_new_tokens is 0; allowed: 1"], id="no tokens"),
         pytest.param(changed(source=""), ["source.uri is empty"], id="empty source"),
         pytest.param(changed(source={"uri": "s3://b/x", "storage_options": {"secret": "x"}}),
                      ["must not hold credentials", "AWS_SECRET_ACCESS_KEY"], id="credentials"),
@@ -106,7 +120,7 @@ def test_a_flag_counts_beside_a_table_that_the_file_leaves_empty() -> None:
 
 
 def fingerprint(config: RunConfig, model: str = "0" * 64, prompts: str | None = None) -> dict[str, Any]:
-    return config.fingerprint(model_sha256=model, visual_prompts_sha256=prompts)
+    return config.fingerprint(model_sha256=model, prompts_sha256=prompts)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +131,14 @@ def fingerprint(config: RunConfig, model: str = "0" * 64, prompts: str | None = 
         {"categories": ["tree"]},
         {"categories": ["car", "tree"]},
         {"task": "genseg"},
+        {"task": "ovseg_panoptic"},
+        {"task": "ovseg_panoptic", "stuff": ["car"]},
+        {"phrases": ["the car"]},
+        {"questions": ["What moves?"]},
+        {"questions": ["What moves?"], "explain": True},
+        {"caption": True},
+        {"chat": ["What moves?"]},
+        {"model": {"max_new_tokens": 5}},
         {"plan": {"limit": 5}},
         {"model": {"dtype": "bfloat16"}},
         {"model": {"min_score": 0.3}},
@@ -128,6 +150,31 @@ def fingerprint(config: RunConfig, model: str = "0" * 64, prompts: str | None = 
 )
 def test_what_can_change_a_row_changes_the_fingerprint(tables: dict[str, Any]) -> None:
     assert fingerprint(parse_config(changed(**tables))) != fingerprint(parse_config(MINIMAL))
+
+
+def test_prompts_asked_of_every_image_have_ids_that_say_task_and_text() -> None:
+    config = parse_config(
+        changed(
+            categories=[" car ", "sky"], task="genseg_panoptic", stuff=["sky"], phrases=["the car, on the left"],
+            questions=["What moves?"], explain=True, caption=True, chat=["What moves?"],
+        )
+    )  # fmt: skip
+    assert {p.prompt_id: (p.task, p.text, p.category_id, p.is_thing, p.explain) for p in config.common_prompts()} == {
+        "genseg_panoptic:car": ("genseg_panoptic", "car", 0, True, False),
+        "genseg_panoptic:sky": ("genseg_panoptic", "sky", 1, False, False),
+        "refseg:the car, on the left": ("refseg", "the car, on the left", 0, None, False),
+        "reaseg:What moves?": ("reaseg", "What moves?", 0, None, True),
+        "gcgseg:caption": ("gcgseg", "caption", 0, None, False),
+        "chat:What moves?": ("chat", "What moves?", 0, None, False),
+    }
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"phrases": ["the car"]}, {"questions": ["Why?"]}, {"caption": True}, {"chat": ["Why?"]}, {"prompts": "p.csv"}],
+)
+def test_one_thing_to_ask_is_enough(asked: dict[str, Any]) -> None:
+    assert parse_config({**MINIMAL, "categories": [], **asked})
 
 
 def test_weights_and_prompt_table_are_part_of_the_fingerprint() -> None:

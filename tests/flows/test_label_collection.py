@@ -60,7 +60,7 @@ def labelled(ray: str, prefect: PrefectServer, s3_environment: S3Server, model: 
             "output": f"{prefix}/table",
             "model": {"path": str(model), "max_masks_per_image": 10},
             "categories": CATEGORIES,
-            "visual_prompts": f"{prefix}/prompts/prompts.csv",
+            "prompts": f"{prefix}/prompts/prompts.csv",
             "plan": {"images_per_shard": 1},
             "pool": {"replicas": 2, "shards_in_flight_per_replica": 1},
         }

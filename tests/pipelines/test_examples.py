@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.decode import decode_image
-from pipelines.prompt_table import check_region, join_prompts, read_prompt_table
+from pipelines.prompt_table import join_prompts, read_prompt_table
+from pipelines.regions import check_region
 from pipelines.sources import list_images
 from pipelines.types import REGION_KINDS, Image
 
@@ -44,7 +45,7 @@ def test_photographs_are_small_and_varied(images: list[Image]) -> None:
 
 def test_every_prompt_fits_its_photograph(images: list[Image]) -> None:
     table = read_prompt_table(str(EXAMPLES / "prompts.csv"))
-    asked = [(prompt, image) for image in images for prompt in image.ref.regions]
+    asked = [(prompt, image) for image in images for prompt in image.ref.prompts]
     assert table.rejected == ()
     assert len(asked) == table.num_rows
     assert [check_region(prompt, image.size_hw) for prompt, image in asked] == [None] * len(asked)

@@ -27,7 +27,7 @@ from pipelines.types import (
     Region,
     Shard,
 )
-from tests.fakes import BrightPredictor, half_bright, png, text_prompt, write_images
+from tests.fakes import SPOKEN, SPOT, BrightPredictor, half_bright, png, sentence, text_prompt, write_images
 
 RUN = "run-1"
 BRIGHT = text_prompt("bright")
@@ -154,8 +154,11 @@ def test_an_image_that_is_asked_nothing_costs_no_model_call(store: Store, tmp_pa
 
 
 def _box(prompt_id: str, coordinates: tuple[float, ...], row: int) -> Prompt:
-    region = Region(kind="box", coordinates=coordinates, source_row=row)
-    return Prompt(prompt_id=prompt_id, task="vgdseg", text="box", category_id=0, category_name="thing", region=region)
+    region = Region(kind="box", coordinates=coordinates)
+    return Prompt(
+        prompt_id=prompt_id, task="vgdseg", text="box", category_id=0, category_name="thing", region=region,
+        source_row=row,
+    )  # fmt: skip
 
 
 def test_a_visual_prompt_outside_its_image_is_reported_by_row_and_the_rest_is_asked(
@@ -163,7 +166,7 @@ def test_a_visual_prompt_outside_its_image_is_reported_by_row_and_the_rest_is_as
 ) -> None:
     refs = write_images(tmp_path, 2)
     regions = (_box("inside", (1, 1, 5, 5), 3), _box("outside", (500, 500, 5, 5), 4))
-    refs[1] = dataclasses.replace(refs[1], regions=regions)
+    refs[1] = dataclasses.replace(refs[1], prompts=regions)
     shard = _label(store, refs, BrightPredictor())
     rows = open_table(store, "annotations").to_table().to_pylist()
     assert sorted((row["image_id"], row["prompt_id"], row["task"]) for row in rows) == [
@@ -177,6 +180,40 @@ def test_a_visual_prompt_outside_its_image_is_reported_by_row_and_the_rest_is_as
     asked = {p["prompt_id"]: p for p in _images(store)["0001.png"]["per_prompt"]}
     assert asked["outside"]["rejected"] == rejected["reason"]
     assert asked["inside"]["rejected"] is None
+
+
+def test_words_and_masks_of_every_kind_land_in_the_two_tables(store: Store, tmp_path: Path) -> None:
+    refs = write_images(tmp_path, 2)
+    refs[1] = dataclasses.replace(refs[1], prompts=(sentence("refseg", "the left one", source_row=5),))
+    caption, why = sentence("gcgseg", "caption"), sentence("reaseg", "What is bright?", explain=True)
+    sky = dataclasses.replace(sentence("ovseg_panoptic", "sky"), is_thing=False)
+    _label(store, refs, BrightPredictor(), [sky, why, caption, sentence("chat", "What is dark?")])
+    rows = [row for row in open_table(store, "annotations").to_table().to_pylist() if row["image_id"] == "0001.png"]
+    assert sorted((row["task"], row["prompt"], row["category_name"], row["is_thing"]) for row in rows) == [
+        ("gcgseg", SPOT, SPOT, None),
+        ("ovseg_panoptic", "sky", "sky", False),
+        ("reaseg", "What is bright?", "What is bright?", None),
+        ("refseg", "the left one", "the left one", None),
+    ]
+    assert len({row["annotation_id"] for row in rows}) == len(rows)
+    image = _images(store)["0001.png"]
+    assert image["captions"] == [
+        {"prompt_id": "reaseg:What is bright?", "task": "reaseg", "text": SPOKEN, "phrases": []},
+        {"prompt_id": "gcgseg:caption", "task": "gcgseg", "text": SPOKEN,
+         "phrases": [{"phrase": SPOT, "start": 11, "end": 22, "category_id": 0}]},
+        {"prompt_id": "chat:What is dark?", "task": "chat", "text": "Nothing.", "phrases": []},
+    ]  # fmt: skip
+    assert {entry["prompt_id"]: entry["n"] for entry in image["per_prompt"]} == {
+        "ovseg_panoptic:sky": 1, "reaseg:What is bright?": 1, "gcgseg:caption": 1, "chat:What is dark?": 0,
+        "refseg:the left one": 1,
+    }  # fmt: skip
+    assert verify(store, RUN).ok
+
+
+def test_an_image_with_an_answer_in_words_alone_is_not_empty(store: Store, tmp_path: Path) -> None:
+    _label(store, write_images(tmp_path, 1), BrightPredictor(), [sentence("chat", "What is dark?")])
+    image = _images(store)["0000.png"]
+    assert (image["status"], image["num_annotations"], len(image["captions"])) == ("ok", 0, 1)
 
 
 def test_columns_of_the_source_are_carried_to_the_row(store: Store, tmp_path: Path) -> None:

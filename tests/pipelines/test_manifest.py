@@ -8,6 +8,7 @@ from pipelines.fingerprint import PlanError, check_fingerprint, content_hash, fi
 from pipelines.manifest import PlanConfig, plan_shards, planned_runs, read_plan, write_plan
 from pipelines.storage import Store, open_store
 from pipelines.types import ImageRef, Prompt, Region, Rle
+from tests.fakes import sentence
 
 
 def _refs(names: list[str]) -> list[ImageRef]:
@@ -72,23 +73,26 @@ def test_shards_are_found_across_the_parts_of_a_large_plan() -> None:
     ]
 
 
-def test_visual_prompts_and_source_columns_survive_the_plan() -> None:
+def test_prompts_of_single_images_and_source_columns_survive_the_plan() -> None:
     store = open_store("memory://regions")
-    box = Region(kind="box", coordinates=(1.0, 2.0, 3.5, 4.0), source_row=7)
-    mask = Region(kind="mask", mask=Rle((4, 4), "52;"), source_row=8)
-    prompts = tuple(
-        Prompt(prompt_id=f"p{i}", task="vgdseg", text="t", category_id=i, category_name="cat", region=region)
-        for i, region in enumerate([box, mask])
+    box = Region(kind="box", coordinates=(1.0, 2.0, 3.5, 4.0))
+    mask = Region(kind="mask", mask=Rle((4, 4), "52;"))
+    regions = tuple(
+        Prompt(prompt_id=f"p{i}", task=task, text="t", category_id=i, category_name="cat", region=region, source_row=i)
+        for i, (task, region) in enumerate([("vgdseg", box), ("intseg", mask)])
     )
-    ref = ImageRef(image_id="a", uri="/a", etag="e", source_columns='{"site": "north"}', regions=prompts)
+    sentences = (sentence("refseg", "the dog", 2, source_row=7), sentence("reaseg", "Why?", 3, explain=True))
+    prompts = (*regions, *sentences)
+    ref = ImageRef(image_id="a", uri="/a", etag="e", source_columns='{"site": "north"}', prompts=prompts)
     plan = write_plan(store, "r", plan_shards([ref], PlanConfig()), fingerprint={}, facts={}, driver_id="d")
     assert next(plan.shards(store)).images == (ref,)
 
 
-def test_a_plan_of_a_newer_version_is_refused() -> None:
-    store = open_store("memory://newer")
-    store.write("_runs/r/plan.json", b'{"format": 99}')
-    with pytest.raises(PlanError, match="newer version"):
+@pytest.mark.parametrize(("number", "words"), [(99, "newer version"), (1, "older version.*stay readable")])
+def test_a_plan_of_another_version_is_refused(number: int, words: str) -> None:
+    store = open_store(f"memory://format-{number}")
+    store.write("_runs/r/plan.json", b'{"format": %d}' % number)
+    with pytest.raises(PlanError, match=words):
         read_plan(store, "r")
 
 

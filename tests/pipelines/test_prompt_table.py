@@ -20,15 +20,15 @@ from pipelines import rle
 from pipelines.prompt_table import (
     PromptTable,
     PromptTableError,
-    check_region,
     join_prompts,
     read_prompt_table,
 )
-from pipelines.regions import describe_region, read_region
+from pipelines.regions import check_region, describe_region, read_region
 from pipelines.sources import SourceError
 from pipelines.types import ImageRef, Prompt, Region
 
 MASK = rle.encode(np.array([[0, 1, 1], [0, 1, 0]], np.bool_))
+SENTENCE: dict[str, Any] = {"kind": None, "coordinates": None, "text": "the dog"}
 ROWS: list[dict[str, Any]] = [
     {"image_id": "a.jpg", "prompt_id": "p1", "kind": "point", "coordinates": [5.5, 6.0], "label": "dog"},
     {"image_id": "a.jpg", "prompt_id": "p2", "kind": "box", "coordinates": [1.0, 2.0, 30.0, 40.0], "label": "cat"},
@@ -71,12 +71,13 @@ def test_all_kinds_are_read_alike_from_every_form(tmp_path: Path, extension: str
     assert table.num_rows == 5
     assert list(table.by_image) == ["a.jpg", "b.jpg", "c.jpg"]
     assert [p.region for prompts in table.by_image.values() for p in prompts] == [
-        Region(kind="point", coordinates=(5.5, 6.0), source_row=0),
-        Region(kind="box", coordinates=(1.0, 2.0, 30.0, 40.0), source_row=1),
-        Region(kind="scribble", coordinates=(0.0, 0.0, 9.0, 9.0), source_row=2),
-        Region(kind="polygon", coordinates=(0.0, 0.0, 9.0, 0.0, 9.0, 9.0), source_row=3),
-        Region(kind="mask", mask=MASK, source_row=4),
+        Region(kind="point", coordinates=(5.5, 6.0)),
+        Region(kind="box", coordinates=(1.0, 2.0, 30.0, 40.0)),
+        Region(kind="scribble", coordinates=(0.0, 0.0, 9.0, 9.0)),
+        Region(kind="polygon", coordinates=(0.0, 0.0, 9.0, 0.0, 9.0, 9.0)),
+        Region(kind="mask", mask=MASK),
     ]
+    assert [p.source_row for prompts in table.by_image.values() for p in prompts] == [0, 1, 2, 3, 4]
 
 
 def test_prompts_say_what_they_ask(tmp_path: Path) -> None:
@@ -99,6 +100,40 @@ def test_categories_number_the_sorted_labels_and_a_missing_label_is_the_prompt_i
     assert named == {("ant", 0), ("cat", 1), ("dog", 2), ("p3", 3)}
 
 
+@pytest.mark.parametrize("extension", [".csv", ".jsonl", ".parquet"])
+def test_regions_and_sentences_of_every_task_stand_in_one_table(tmp_path: Path, extension: str) -> None:
+    rows: list[dict[str, Any]] = [
+        {"prompt_id": "1", "text": " The dog, on the left "},
+        {"prompt_id": "2", "text": "What barks?", "task": "reaseg", "explain": True, "label": "dog"},
+        {"prompt_id": "3", "text": "What barks?", "task": "REASEG", "explain": False, "kind": "Text"},
+        {"prompt_id": "4", "text": "Is it day?", "task": "chat"},
+        {"prompt_id": "5", "kind": "point", "coordinates": [1.0, 2.0], "task": "intseg"},
+        {"prompt_id": "6", "kind": "point", "coordinates": [1.0, 2.0]},
+    ]
+    columns = ("text", "task", "explain", "label", "kind", "coordinates")
+    full = [{"image_id": "a", **dict.fromkeys(columns), **row} for row in rows]
+    table = read_prompt_table(write(tmp_path / f"prompts{extension}", full))
+    assert table.rejected == ()
+    prompts = table.by_image["a"]
+    assert [(p.task, p.text, p.category_name, p.explain) for p in prompts] == [
+        ("refseg", "The dog, on the left", "The dog, on the left", False),
+        ("reaseg", "What barks?", "dog", True),
+        ("reaseg", "What barks?", "What barks?", False),
+        ("chat", "Is it day?", "Is it day?", False),
+        ("intseg", "point 1,2", "5", False),
+        ("vgdseg", "point 1,2", "6", False),
+    ]
+    assert [p.category_id for p in prompts] == [3, 5, 4, 2, 0, 1]
+    assert [p.region is not None for p in prompts] == [False] * 4 + [True] * 2
+    assert [p.source_row for p in prompts] == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_table_of_sentences_alone_needs_no_kind(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text('image_id,prompt_id,text\na,1,"the cup, upside down"\n')
+    (prompt,) = read_prompt_table(str(tmp_path / "p.csv")).by_image["a"]
+    assert (prompt.task, prompt.text, prompt.region) == ("refseg", "the cup, upside down", None)
+
+
 def test_uri_names_the_image_where_there_is_no_image_id(tmp_path: Path) -> None:
     base = {"prompt_id": 7, "kind": "point", "coordinates": [1, 2]}
     rows = [{**base, "uri": "s3://b/x.jpg"}, {**base, "image_id": "y", "uri": "z"}, {**base, "image_id": 12}]
@@ -114,7 +149,7 @@ def test_table_is_read_through_fsspec() -> None:
         table = read_prompt_table("memory://prompts/p.csv")
     finally:
         fs.rm("/prompts", recursive=True)
-    assert table.by_image["a"][0].region == Region(kind="point", coordinates=(3.0, 4.0), source_row=0)
+    assert table.by_image["a"][0].region == Region(kind="point", coordinates=(3.0, 4.0))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +185,32 @@ def test_nested_coordinates_are_flattened(kind: str, coordinates: list, expected
     ("row", "reason"),
     [
         pytest.param({"kind": "circle"}, "unknown kind 'circle'; known: point, box", id="unknown-kind"),
-        pytest.param({"kind": None}, "unknown kind ''", id="no-kind"),
+        pytest.param({"kind": None}, "kind and text are empty", id="neither-kind-nor-text"),
+        pytest.param({"kind": " ", "text": " "}, "kind and text are empty", id="blank-kind-and-text"),
+        pytest.param({"kind": "text"}, "kind is text, but the text is empty", id="kind-text-without-text"),
+        pytest.param({"text": "the dog"}, "both a text and the region of a box", id="text-and-region"),
+        pytest.param({"kind": None, "text": "the dog"}, "both a text and coordinates", id="text-and-coordinates"),
+        pytest.param(
+            {"kind": "text", "text": "a dog", "coordinates": None, "segmentation": MASK.to_coco()},
+            "both a text and segmentation",
+            id="text-and-mask",
+        ),
+        pytest.param({"task": "refseg"}, "task 'refseg' does not take a region; .*: vgdseg, intseg", id="region-task"),
+        pytest.param(
+            {**SENTENCE, "task": "intseg"},
+            "'intseg' does not take a text; .*: refseg, reaseg, chat",
+            id="sentence-task",
+        ),
+        pytest.param({**SENTENCE, "task": "gcgseg"}, "'gcgseg' does not take a text", id="caption-task"),
+        pytest.param({"task": "paint"}, "'paint' does not take a region", id="unknown-task"),
+        pytest.param({"explain": True}, "explain goes with the task reaseg, not with vgdseg", id="explained-region"),
+        pytest.param({**SENTENCE, "explain": "yes"}, "not with refseg", id="explained-phrase"),
+        pytest.param(
+            {**SENTENCE, "task": "reaseg", "explain": "maybe"},
+            "explain is 'maybe'; allowed: true, false",
+            id="explain-maybe",
+        ),
+        pytest.param({"prompt_id": "ovseg:cat"}, "prompt_id is that of a prompt asked of every image", id="taken"),
         pytest.param({"image_id": None}, "names no image", id="no-image"),
         pytest.param({"prompt_id": None}, "no prompt_id", id="no-prompt-id"),
         pytest.param({"coordinates": None}, "no coordinates", id="no-coordinates"),
@@ -200,7 +260,7 @@ def test_bad_row_is_rejected_with_its_reason_and_the_others_stay(
 ) -> None:
     good = {"image_id": "a", "prompt_id": "good", "kind": "box", "coordinates": [1, 2, 3, 4]}
     bad = {**good, "prompt_id": "bad", **row}
-    table = read_prompt_table(write(tmp_path / "p.jsonl", [bad, good]))
+    table = read_prompt_table(write(tmp_path / "p.jsonl", [bad, good]), taken={"ovseg:cat"})
     assert [p.prompt_id for p in table.by_image["a"]] == ["good"]
     (rejected,) = table.rejected
     assert re.search(reason, rejected.reason)
@@ -219,7 +279,7 @@ def test_masks_longer_than_a_csv_field_usually_may_be_are_read(tmp_path: Path) -
     assert len(noise.counts) > 131_072
     row = {"image_id": "a", "prompt_id": "1", "kind": "mask", "segmentation": noise.to_coco()}
     table = read_prompt_table(write(tmp_path / "p.csv", [row]))
-    assert table.by_image["a"][0].region == Region(kind="mask", mask=noise, source_row=0)
+    assert table.by_image["a"][0].region == Region(kind="mask", mask=noise)
 
 
 def test_prompt_id_used_twice_in_one_image_is_rejected_but_not_across_images(tmp_path: Path) -> None:
@@ -242,7 +302,7 @@ def test_bad_row_does_not_take_the_prompt_id_from_a_good_one(tmp_path: Path) -> 
         pytest.param(
             "image_id,kind,coordinates\na,point,1 2\n", "no column prompt_id; it has image_id", id="prompt-id"
         ),
-        pytest.param("image_id,prompt_id,coordinates\na,1,1 2\n", "no column kind", id="kind"),
+        pytest.param("image_id,prompt_id,coordinates\na,1,1 2\n", "no column kind or text; it has", id="kind"),
         pytest.param("image,prompt_id,kind\na,1,point\n", "no column image_id or uri", id="image"),
         pytest.param("image_id,prompt_id,kind,coordinates\n", "no rows", id="no-rows"),
         pytest.param("", "no rows", id="empty-file"),
@@ -269,7 +329,7 @@ def test_join_attaches_prompts_by_id_or_uri_and_leaves_other_images_alone(tmp_pa
     ]
     plain = ref("c")
     joined = list(join_prompts([ref("a"), ref("b"), plain], read_prompt_table(write(tmp_path / "p.jsonl", rows))))
-    assert [[p.prompt_id for p in image.regions] for image in joined] == [["1", "2"], ["1"], []]
+    assert [[p.prompt_id for p in image.prompts] for image in joined] == [["1", "2"], ["1"], []]
     assert joined[2] is plain
 
 
@@ -291,7 +351,7 @@ def test_join_rejects_a_prompt_id_given_both_by_id_and_by_uri(tmp_path: Path) ->
     table = read_prompt_table(write(tmp_path / "p.jsonl", [{**base, "image_id": "a"}, {**base, "uri": "/photos/a"}]))
     joined = join_prompts([ref("a")], table)
     (image,) = list(joined)
-    assert [p.region.source_row for p in image.regions if p.region] == [0]
+    assert [p.source_row for p in image.prompts] == [0]
     (rejected,) = joined.rejected
     assert (rejected.row, rejected.image) == (1, "/photos/a")
     assert "by its URI" in rejected.reason
@@ -301,7 +361,7 @@ def test_join_keeps_an_image_whose_id_is_its_uri_free_of_doubles(tmp_path: Path)
     row = {"kind": "point", "coordinates": [1, 2], "prompt_id": "p", "uri": "s3://b/a.jpg"}
     joined = join_prompts([ref("s3://b/a.jpg", "s3://b/a.jpg")], read_prompt_table(write(tmp_path / "p.jsonl", [row])))
     (image,) = list(joined)
-    assert len(image.regions) == 1
+    assert len(image.prompts) == 1
     assert joined.rejected == ()
 
 
@@ -318,7 +378,7 @@ def test_every_row_is_joined_or_rejected_exactly_once(keys: list[tuple[str, int]
     fs.pipe_file("/p.csv", ("image_id,prompt_id,kind,coordinates\n" + "".join(lines)).encode())
     table = read_prompt_table("memory://p.csv")
     joined = join_prompts([ref(image) for image in sorted(present)], table)
-    asked = [p.region.source_row for image in joined for p in image.regions if p.region]
+    asked = [p.source_row for image in joined for p in image.prompts]
     rejected = [r.row for r in (*table.rejected, *joined.rejected)]
     assert sorted(asked + rejected) == list(range(table.num_rows)) == list(range(len(lines)))
 

@@ -6,6 +6,7 @@ import io
 import secrets
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,9 +14,10 @@ import pytest
 
 from pipelines.integrity import leftovers, remove_own_leftovers, vacuum, verify
 from pipelines.manifest import Plan, PlanConfig, plan_shards, write_plan
-from pipelines.schema import ANNOTATIONS, IMAGES
+from pipelines.schema import ANNOTATIONS, IMAGES, annotations_table
 from pipelines.storage import Store, open_store
 from pipelines.table import (
+    KINDS,
     ShardCommit,
     commit_name,
     commit_shard,
@@ -283,9 +285,40 @@ def test_the_files_hold_what_readers_need_to_be_quick() -> None:
     file = pq.ParquetFile(io.BytesIO(store.read(commit.images.name)))
     assert file.metadata.row_group(0).column(0).compression == "ZSTD"
     facts = {key.decode(): value.decode() for key, value in file.schema_arrow.metadata.items()}
-    assert facts["xsam_label.schema_version"] == "1"
+    assert facts["xsam_label.schema_version"] == "2"
     assert facts["xsam_label.run_id"] == RUN
     assert facts["xsam_label.device"] == "fake"
+
+
+def test_ranks_and_ids_do_not_depend_on_the_order_in_which_masks_come() -> None:
+    phrases = [replace(CAT, text=f"phrase {number}", category_id=number) for number in range(3)]
+    masks = [*(_mask(phrase, 0.5) for phrase in phrases), _mask(CAT, 0.5, "43:"), _mask(DOG, 0.5), _mask(DOG, 0.75)]
+    ref = ImageRef(image_id="a", uri="/a")
+
+    def rows(masks: list[MaskPrediction]) -> list[dict]:
+        outcome = ImagePrediction(ref=ref, status=Status.OK, masks=tuple(masks), size_hw=(4, 4))
+        return annotations_table([outcome], run_id=RUN, shard_id="shard-00000", attempt="a").to_pylist()
+
+    assert rows(masks) == rows(masks[::-1]) == rows(masks[3:] + masks[:3])
+    assert [row["rank"] for row in rows(masks)] == list(range(6))
+    assert len({row["annotation_id"] for row in rows(masks)}) == 6
+
+
+def test_rows_of_schema_version_1_are_read_beside_newer_ones_with_nulls_where_they_say_nothing() -> None:
+    store = open_store("memory://version-1")
+    _, shards = _planned(store, images=6, per_shard=3)
+    for shard in shards:
+        _commit(store, shard, "d1-0")
+    commit = read_commit(store, RUN, "shard-00000")
+    for file, added in ((commit.annotations, "is_thing"), (commit.images, "captions")):
+        buffer = io.BytesIO()
+        pq.write_table(pq.read_table(io.BytesIO(store.read(file.name))).drop_columns([added]), buffer)
+        store.write(file.name, buffer.getvalue())
+    annotations, images = (open_table(store, kind).to_table() for kind in KINDS)
+    assert annotations.schema.equals(ANNOTATIONS)
+    assert images.schema.equals(IMAGES)
+    assert annotations["is_thing"].null_count == annotations.num_rows == 8
+    assert images["captions"].to_pylist() == [None] * 3 + [[]] * 3
 
 
 def test_names_split_into_shard_and_attempt() -> None:
@@ -299,6 +332,7 @@ def test_the_schema_is_pinned() -> None:
         ("category_id", i32),
         ("score", f32),
         ("mask_score", f32),
+        ("is_thing", pa.bool_()),
         ("rank", pa.int16()),
         ("bbox_x", f32),
         ("bbox_y", f32),
@@ -308,10 +342,13 @@ def test_the_schema_is_pinned() -> None:
         ("segmentation", pa.struct([("size", pa.list_(i32)), ("counts", pa.string())])),
     ]
     assert " ".join(ANNOTATIONS.names) == (
-        "image_id annotation_id image_uri task prompt_id prompt category_name category_id score mask_score rank "
-        "bbox_x bbox_y bbox_w bbox_h area segmentation run_id shard_id attempt source"
+        "image_id annotation_id image_uri task prompt_id prompt category_name category_id score mask_score is_thing "
+        "rank bbox_x bbox_y bbox_w bbox_h area segmentation run_id shard_id attempt source"
     )
+    phrase = pa.struct([("phrase", pa.string()), ("start", i32), ("end", i32), ("category_id", i32)])
+    words = [("prompt_id", pa.string()), ("task", pa.string()), ("text", pa.string()), ("phrases", pa.list_(phrase))]
+    assert IMAGES.field("captions").type == pa.list_(pa.struct(words))
     assert " ".join(IMAGES.names) == (
         "image_id uri width height exif_orientation num_bytes etag content_sha256 source_columns status reason stage "
-        "error attempts num_annotations per_prompt decode_ms model_ms run_id shard_id attempt"
+        "error attempts num_annotations per_prompt captions decode_ms model_ms run_id shard_id attempt"
     )

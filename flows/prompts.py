@@ -1,0 +1,59 @@
+"""What a run asks of every image: names and sentences of a config, checked and turned into prompts. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from pipelines.types import PANOPTIC_TASKS, Prompt, Task
+
+CAPTION_ID = "gcgseg:caption"
+
+
+def check_names(what: str, names: Sequence[str]) -> None:
+    """Refuse what cannot be told apart.
+
+    Raises:
+        ValueError: one is blank, or given twice.
+    """
+    stripped = [name.strip() for name in names]
+    if not all(stripped):
+        raise ValueError(f"{what} holds an empty name: {list(names)}")
+    if doubled := sorted({name for name in stripped if stripped.count(name) > 1}):
+        raise ValueError(f"{what} are named twice: {', '.join(doubled)}")
+
+
+def check_stuff(task: Task, categories: Collection[str], stuff: Sequence[str]) -> None:
+    """Refuse stuff that no category is, and stuff where the task makes no difference.
+
+    Raises:
+        ValueError: saying which, and what is allowed.
+    """
+    check_names("stuff", stuff)
+    if stuff and task not in PANOPTIC_TASKS:
+        raise ValueError(f"stuff goes with the tasks {', '.join(PANOPTIC_TASKS)}, not {task}")
+    if unknown := [name for name in stuff if name.strip() not in {category.strip() for category in categories}]:
+        raise ValueError(f"stuff names what is no category: {', '.join(unknown)}")
+
+
+def named_prompts(
+    task: Task, names: Sequence[str], *, stuff: Collection[str] = (), explain: bool = False
+) -> list[Prompt]:
+    """Return one prompt of a task for each name or sentence, in the order given; their ids are ``<task>:<text>``."""
+    not_things = {name.strip() for name in stuff}
+    return [
+        Prompt(
+            prompt_id=f"{task}:{name.strip()}",
+            task=task,
+            text=name.strip(),
+            category_id=number,
+            category_name=name.strip(),
+            is_thing=name.strip() not in not_things if task in PANOPTIC_TASKS else None,
+            explain=explain,
+        )
+        for number, name in enumerate(names)
+    ]
+
+
+def caption_prompt() -> Prompt:
+    """Return the prompt for a grounded caption."""
+    return Prompt(prompt_id=CAPTION_ID, task="gcgseg", text="caption", category_id=0, category_name="caption")

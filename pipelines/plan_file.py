@@ -1,0 +1,122 @@
+"""The Parquet files of a plan: one row for each planned image with its own prompts, one row group for each shard."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.types import ImageRef, Prompt, Region, Rle, Shard
+
+_PROMPTS = pa.list_(
+    pa.struct(
+        [
+            pa.field("prompt_id", pa.string()),
+            pa.field("task", pa.string()),
+            pa.field("text", pa.string()),
+            pa.field("category_id", pa.int32()),
+            pa.field("category_name", pa.string()),
+            pa.field("explain", pa.bool_()),
+            pa.field("source_row", pa.int64()),
+            pa.field("kind", pa.string()),  # null for a sentence, and so are those below
+            pa.field("coordinates", pa.list_(pa.float64())),
+            pa.field("mask_size", pa.list_(pa.int32())),
+            pa.field("mask_counts", pa.string()),
+        ]
+    )
+)
+PLAN = pa.schema(
+    [
+        pa.field("shard_id", pa.string(), nullable=False),
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("num_bytes", pa.int64()),
+        pa.field("etag", pa.string()),
+        pa.field("source_columns", pa.string()),
+        pa.field("prompts", _PROMPTS),
+    ]
+)
+
+
+def shards_to_parquet(shards: Sequence[Shard]) -> bytes:
+    """Write consecutive shards as one file."""
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(buffer, PLAN, compression="zstd") as writer:
+        for shard in shards:
+            writer.write_table(_table(shard), row_group_size=len(shard.images))
+    return buffer.getvalue()
+
+
+def read_shards(data: bytes, numbers: Iterable[int]) -> Iterator[Shard]:
+    """Read the shards at these positions of a file, in the order given."""
+    file = pq.ParquetFile(io.BytesIO(data))
+    for number in numbers:
+        yield _shard(file.read_row_group(number))
+
+
+def _table(shard: Shard) -> pa.Table:
+    images = shard.images
+    columns = {
+        "shard_id": [shard.shard_id] * len(images),
+        "image_id": [ref.image_id for ref in images],
+        "uri": [ref.uri for ref in images],
+        "num_bytes": [ref.num_bytes for ref in images],
+        "etag": [ref.etag for ref in images],
+        "source_columns": [ref.source_columns for ref in images],
+        "prompts": [[_prompt_row(prompt) for prompt in ref.prompts] for ref in images],
+    }
+    return pa.table(columns, schema=PLAN)
+
+
+def _prompt_row(prompt: Prompt) -> dict[str, Any]:
+    region = prompt.region
+    mask = region.mask if region else None
+    return {
+        "prompt_id": prompt.prompt_id,
+        "task": prompt.task,
+        "text": prompt.text,
+        "category_id": prompt.category_id,
+        "category_name": prompt.category_name,
+        "explain": prompt.explain,
+        "source_row": prompt.source_row,
+        "kind": region.kind if region else None,
+        "coordinates": list(region.coordinates) if region else None,
+        "mask_size": list(mask.size_hw) if mask else None,
+        "mask_counts": mask.counts if mask else None,
+    }
+
+
+def _shard(table: pa.Table) -> Shard:
+    rows = table.to_pylist()
+    images = tuple(
+        ImageRef(
+            image_id=row["image_id"],
+            uri=row["uri"],
+            num_bytes=row["num_bytes"],
+            etag=row["etag"],
+            source_columns=row["source_columns"],
+            prompts=tuple(_prompt(prompt) for prompt in row["prompts"] or ()),
+        )
+        for row in rows
+    )
+    return Shard(shard_id=rows[0]["shard_id"], images=images)
+
+
+def _prompt(row: Mapping[str, Any]) -> Prompt:
+    mask = Rle(size_hw=tuple(row["mask_size"]), counts=row["mask_counts"]) if row["mask_counts"] is not None else None
+    region = None
+    if row["kind"] is not None:
+        region = Region(kind=row["kind"], coordinates=tuple(row["coordinates"]), mask=mask)
+    return Prompt(
+        prompt_id=row["prompt_id"],
+        task=row["task"],
+        text=row["text"],
+        category_id=row["category_id"],
+        category_name=row["category_name"],
+        region=region,
+        explain=row["explain"],
+        source_row=row["source_row"],
+    )
