@@ -62,14 +62,17 @@ def read_base_models(
         **_read_preprocessor(vision_model, "vision", config.vision_config.image_size, notices),
         **_read_preprocessor(mask_encoder, "segmentor", config.mask_encoder_config.image_size, notices),
     )
-    processor = XSamProcessor(
-        image_processor,
-        tokenizer,
-        max_text_length=config.max_text_length,
-        image_token_index=config.image_token_index,
-        region_token_index=config.region_token_index,
-        chat_format="qwen3" if config.text_config.model_type.startswith("qwen") else "phi3",
-    )
+    try:
+        processor = XSamProcessor(
+            image_processor,
+            tokenizer,
+            max_text_length=config.max_text_length,
+            image_token_index=config.image_token_index,
+            region_token_index=config.region_token_index,
+            chat_format="qwen3" if config.text_config.model_type.startswith("qwen") else "phi3",
+        )
+    except ValueError as error:
+        raise CheckpointError(f"--text-model: the tokenizer in {text_model} cannot be used: {error}") from error
     return config, processor, notices
 
 

@@ -67,9 +67,16 @@ class ExpectedTensors:
 
     @classmethod
     def of(cls, config: XSamConfig) -> ExpectedTensors:
-        """Build the model without memory and look at it."""
-        with torch.device("meta"):
-            model = XSamForSegmentation(config)
+        """Build the model without memory and look at it.
+
+        Raises:
+            CheckpointError: if no model can be built from the configuration.
+        """
+        try:
+            with torch.device("meta"):
+                model = XSamForSegmentation(config)
+        except (ValueError, TypeError, RuntimeError, LookupError, ArithmeticError, AttributeError) as error:
+            raise CheckpointError(f"no model can be built from the configuration: {error}") from error
         head = model.llm.get_output_embeddings()
         rows = [model.llm.get_input_embeddings().weight, head.weight, getattr(head, "bias", None)]
         shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -9,6 +9,7 @@ import json
 import pickle
 import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ _TRUNCATED = re.compile(
     r"central directory|EOF|out of input|not fully covered|truncated|too large|invalid header", re.I
 )
 _REFUSED_GLOBAL = re.compile(r"GLOBAL ([\w.]+)|[Uu]nsupported (?:global|class)[: ]+(?:GLOBAL )?([\w.]+)")
+_UNREAD_PICKLE = re.compile(r"WeightsUnpickler error:\s*([^\n]+)")
 
 
 class CheckpointError(ValueError):
@@ -172,7 +174,10 @@ def _check_archive(path: Path) -> None:
 
 def _unpickle(path: Path, *, mmap: bool) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        with warnings.catch_warnings():
+            # torch is surprised at pickles of others, which are refused anyway.
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (
         pickle.UnpicklingError,
         RuntimeError,
@@ -196,7 +201,10 @@ def _unreadable(path: Path, error: Exception) -> str:
         )
     if isinstance(error, EOFError) or _TRUNCATED.search(reason):
         return f"{path} is cut short or damaged: fetch it again ({reason.splitlines()[0]})"
-    return f"{path} is no checkpoint ({reason.splitlines()[0]})"
+    # torch goes on to recommend running what is in the file.
+    unread = _UNREAD_PICKLE.search(reason)
+    detail = unread[1] if unread else reason.splitlines()[0]
+    return f"{path} is no checkpoint that could be read without running what is in it ({detail})"
 
 
 def _from_pickle(path: Path, read: Callable[[], Any]) -> Checkpoint:

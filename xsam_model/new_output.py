@@ -47,7 +47,8 @@ def new_output(output: Path, num_bytes: int) -> Iterator[Path]:
     Raises:
         CheckpointError: if there is too little space.
     """
-    place = next(parent for parent in output.absolute().parents if parent.is_dir())
+    output = output.absolute()
+    place = next(parent for parent in output.parents if parent.is_dir())
     free = shutil.disk_usage(place).free
     if free < num_bytes + _OTHER_BYTES:
         raise CheckpointError(f"--output: {num_bytes + _OTHER_BYTES:,} bytes are needed, {free:,} are free in {place}")

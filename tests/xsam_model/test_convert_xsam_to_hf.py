@@ -19,7 +19,7 @@ import torch
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoProcessor, Qwen3Config
 
 from xsam_model import XSamConfig, XSamForSegmentation, XSamProcessor
 from xsam_model.base_models import read_base_models
@@ -83,6 +83,10 @@ def save(path, content, **options):
 
 def edit_json(path, **fields):
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def overrides_of(bases):
+    return json.loads(bases["--config"].read_text())
 
 
 def logits(folder, golden, dtype=torch.float32):
@@ -208,8 +212,9 @@ def test_rows_beyond_the_vocabulary_are_left_out(form, convert, weights, tmp_pat
     assert all(torch.equal(stored(output)[name], weights[name]) for name in VOCABULARY)
 
 
-def test_tensors_that_share_memory_are_written_apart(convert, weights, tmp_path):
+def test_tensors_that_share_memory_or_are_strided_are_written_apart(convert, weights, tmp_path):
     shared = {**weights, VOCABULARY[1]: weights[EMBEDDINGS]}
+    shared["llm_projector.model.0.weight"] = weights["llm_projector.model.0.weight"].T.contiguous().T
     names = [name for name in weights if name.endswith("layer_norm1.weight")]
     flat = torch.cat([weights[name] for name in names])
     shared.update(zip(names, flat.split([len(weights[name]) for name in names]), strict=True))
@@ -255,6 +260,30 @@ def test_sizes_and_normalisation_come_from_the_base_folders(convert, bases):
     assert list(images.vision_mean) == [0.1, 0.2, 0.3]
     assert list(images.segmentor_std) == [0.3, 0.2, 0.1]
     assert (images.vision_size, images.segmentor_size) == (56, 128)
+
+
+@pytest.mark.parametrize("written", [True, False], ids=["both-written", "one-written"])
+def test_a_tied_qwen3_is_converted_with_its_chat_format(written, convert, bases, weights, tmp_path, photo):
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = Qwen3Config(**sizes, num_key_value_heads=2, head_dim=16, tie_word_embeddings=True)
+    config.save_pretrained(bases["--text-model"])
+    expected = ExpectedTensors.of(read_base_models(*(bases[name] for name in BASE_ARGUMENTS), overrides_of(bases))[0])
+    generator = torch.Generator().manual_seed(0)
+    tied = {name: torch.randn(shape, generator=generator) / 8 for name, shape in from_hf(expected.shapes).items()}
+    tied |= {name: value for name, value in weights.items() if not name.startswith("llm.")}
+    tied[VOCABULARY[1]] = tied[EMBEDDINGS]
+    if not written:
+        del tied[VOCABULARY[1]]
+    code, message, output = convert(save(tmp_path / "tied.bin", tied))
+    assert code == 0, message
+    assert AutoProcessor.from_pretrained(output).chat_format == "qwen3"
+    model = AutoModel.from_pretrained(output)
+    assert model.llm.lm_head.weight is model.llm.model.embed_tokens.weight
+    assert torch.equal(model.llm.lm_head.weight, tied[EMBEDDINGS])
+    assert all(torch.isfinite(values).all() for values in logits(output, photo))
+    back = tmp_path / "back.safetensors"
+    assert main(["--reverse", "--checkpoint", str(output), "--output", str(back)]) == 0
+    assert load_file(back).keys() == tied.keys()
 
 
 def test_card_names_tasks_bases_and_hash_and_its_example_runs(convert, tmp_path, monkeypatch, photo):
@@ -372,6 +401,16 @@ class Payload:
         return os.system, (f"touch {self.path}",)
 
 
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_pickles_of_others_are_refused_without_advice_to_run_them(protocol, refused, tmp_path):
+    path, trace = tmp_path / "malicious.bin", tmp_path / "trace"
+    path.write_bytes(pickle.dumps(Payload(trace), protocol=protocol))
+    message = refused(path)
+    assert "no checkpoint that could be read without running what is in it" in message
+    assert "weights_only" not in message
+    assert not trace.exists()
+
+
 @pytest.mark.parametrize("form", ["zip", "legacy", "plain-pickle"])
 def test_code_in_a_pickle_is_named_and_not_run(form, refused, weights, tmp_path):
     path, trace = tmp_path / "malicious.bin", tmp_path / "trace"
@@ -468,6 +507,7 @@ def test_base_folders_that_cannot_be_used_are_refused(refused, bases, tmp_path):
         ('{"segmentor_config": 5}', "segmentor_config must be an object of fields, got 5"),
         ('{"segmentor_config": {"num_feature_levels": 4}}', "num_feature_levels must be 3"),
         ('{"image_token_index": 5}', "image_token_index must be negative"),
+        ('{"vision_config": {"num_attention_heads": 5}}', "no model can be built from the configuration"),
     ],
 )
 def test_overrides_that_cannot_be_used_are_refused(content, message, refused, bases):
@@ -548,8 +588,7 @@ def large_checkpoint(bases, tmp_path, num_bytes):
         num_hidden_layers=layers,
     )
     named = [word for pair in bases.items() for word in map(str, pair)]
-    overrides = json.loads(bases["--config"].read_text())
-    config, _, _ = read_base_models(*(bases[name] for name in BASE_ARGUMENTS), overrides)
+    config, _, _ = read_base_models(*(bases[name] for name in BASE_ARGUMENTS), overrides_of(bases))
     shapes = from_hf(ExpectedTensors.of(config).shapes)
     path = tmp_path / "pytorch_model.bin"
     save(path, {name: torch.full(shape, 0.01, dtype=torch.bfloat16) for name, shape in shapes.items()})
