@@ -17,7 +17,7 @@ from xsam_model.image_processing_xsam import XSamImageProcessor
 from xsam_model.modeling_xsam import XSamForSegmentation
 from xsam_model.processing_xsam import ADDED_TOKENS, XSamProcessor, add_tokens
 
-_BASE_TOKENS = ("<unk>", "<s>", "</s>")
+BASE_TOKENS = ("<unk>", "<s>", "</s>")
 _CHAT_TOKENS = ("<|endoftext|>", "<|assistant|>", "<|system|>", "<|end|>", "<|user|>")
 
 # Untrained mask logits are about 1e-3: undecided at every pixel. This brings them to about 1.
@@ -71,11 +71,16 @@ _SEGMENTOR = {
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Return a tokenizer of single bytes with the chat tokens of Phi-3 and the tokens of X-SAM; no data needed."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate([*_BASE_TOKENS, *alphabet])}
+    vocabulary = {token: index for index, token in enumerate([*BASE_TOKENS, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in _BASE_TOKENS])
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in BASE_TOKENS])
+    return with_chat_tokens(tokenizer)
+
+
+def with_chat_tokens(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """Add the chat tokens of Phi-3 and the tokens of X-SAM to a tokenizer that has `BASE_TOKENS`."""
     # As in Phi-3, white space after a chat token belongs to it.
     chat = [AddedToken(token, rstrip=True, normalized=False, special=True) for token in _CHAT_TOKENS]
     tokenizer.add_special_tokens(chat)
@@ -145,4 +150,4 @@ def save_untrained(folder: str | Path, seed: int = 0, config: XSamConfig | None 
     return folder
 
 
-__all__ = ["build_tokenizer", "save_untrained", "untrained_tiny_config"]
+__all__ = ["BASE_TOKENS", "build_tokenizer", "save_untrained", "untrained_tiny_config", "with_chat_tokens"]

@@ -1,0 +1,140 @@
+"""A small X-SAM that learns from scratch on two CPU cores: its sizes, its tokenizer, its processor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from xsam_model.configuration_xsam import XSamConfig
+from xsam_model.image_processing_xsam import XSamImageProcessor
+from xsam_model.processing_xsam import ADDED_TOKENS, XSamProcessor
+from xsam_model.training.wordings import all_wordings
+from xsam_model.untrained import BASE_TOKENS, with_chat_tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from transformers import PreTrainedTokenizerFast
+
+_VISION = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 128,
+    "intermediate_size": 512,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": 96,
+    "patch_size": 16,
+}
+_MASK_ENCODER = {
+    "hidden_size": 128,
+    "mlp_dim": 512,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "image_size": 128,
+    "patch_size": 8,
+    "window_size": 8,
+    "global_attn_indexes": [1, 3],
+    "output_channels": 16,
+    "num_pos_feats": 8,
+}
+_LANGUAGE = {
+    "model_type": "phi3",
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 1024,
+    "sliding_window": 1023,
+    "initializer_range": 0.02,
+}
+_SEGMENTOR = {
+    "select_layers": [1, 2, 4, 5],
+    "connector_hidden_dim": 96,
+    "feature_size": 64,
+    "mask_feature_size": 64,
+    "hidden_dim": 64,
+    "encoder_feedforward_dim": 256,
+    "encoder_layers": 1,
+    "decoder_layers": 4,
+    "num_attention_heads": 4,
+    "dim_feedforward": 256,
+    "num_queries": 20,
+}
+_COMMON_WORDS = (
+    "a an the this that these those one two three first second last and or not no in on at of to from with without by "
+    "left right top bottom middle center centre upper lower above below under over behind before front back next near "
+    "far beside between inside outside corner edge side half part whole other another same all each every any some "
+    "small smaller smallest big bigger biggest large larger largest little tiny huge tall short long wide narrow thin "
+    "thick round square flat red green blue yellow orange purple pink brown black white grey gray dark light bright "
+    "person man woman child boy girl people animal bird cat dog horse cow sheep fish food fruit vegetable flower tree "
+    "plant leaf grass sky water sea sand road street house building car truck bus train boat plane bicycle ball book "
+    "cup bowl plate bottle box bag hat shoe shirt chair table bed lamp clock phone computer hand head face eye heart "
+    "star sun moon cloud fire rock stone wood metal glass paper wall floor door window there is are it its you can "
+    "what which where who how many show find locate mark please image picture photo scene object thing describe"
+)
+
+
+def train_tokenizer(phrases: Iterable[str] = (), vocab_size: int = 2048) -> PreTrainedTokenizerFast:
+    """Learn a byte-level BPE vocabulary from category names, all wordings of prompts, and common words.
+
+    Known words become one token or few; whatever else falls back to parts of words and in the end to single bytes, so
+    that nothing is unknown. The same phrases give the same tokenizer.
+
+    Args:
+        phrases: names and phrases of the training data, in any order.
+        vocab_size: most tokens, before those of chat and of X-SAM.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=1,
+        show_progress=False,
+        special_tokens=list(BASE_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )
+    # A phrase stands at the start of its piece of text, or after a space.
+    words = sorted({word for phrase in phrases for word in (phrase.lower(), f" {phrase.lower()}")})
+    common = [form for word in _COMMON_WORDS.split() for form in (word, f" {word}")]
+    tokenizer.train_from_iterator([*all_wordings(), *words, *common], trainer)
+    return with_chat_tokens(tokenizer)
+
+
+def xsam_tiny_config(tokenizer: PreTrainedTokenizerFast | None = None, **overrides: Any) -> XSamConfig:
+    """Return sizes of about three million parameters: 128 pixel canvas, 96 pixel vision tower, 20 queries.
+
+    Args:
+        tokenizer: of `train_tokenizer`; one of wordings and common words alone by default.
+        overrides: fields of `XSamConfig` to set instead.
+    """
+    tokenizer = train_tokenizer() if tokenizer is None else tokenizer
+    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    seg, start, end = tokenizer.convert_tokens_to_ids(list(ADDED_TOKENS))
+    fields: dict[str, Any] = {
+        "vision_config": _VISION,
+        "mask_encoder_config": _MASK_ENCODER,
+        "text_config": {**_LANGUAGE, **special, "vocab_size": len(tokenizer)},
+        "segmentor_config": _SEGMENTOR,
+        "seg_token_id": seg,
+        "phrase_start_token_id": start,
+        "phrase_end_token_id": end,
+    }
+    return XSamConfig(**{**fields, **overrides})
+
+
+def build_processor(config: XSamConfig, tokenizer: PreTrainedTokenizerFast) -> XSamProcessor:
+    """Return the processor for a model of these sizes."""
+    return XSamProcessor(
+        XSamImageProcessor(
+            vision_size=config.vision_config.image_size, segmentor_size=config.mask_encoder_config.image_size
+        ),
+        tokenizer,
+        max_text_length=config.max_text_length,
+        image_token_index=config.image_token_index,
+        region_token_index=config.region_token_index,
+    )
+
+
+__all__ = ["build_processor", "train_tokenizer", "xsam_tiny_config"]
