@@ -369,7 +369,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
         starts, ends = ids == config.phrase_start_token_id, ids == config.phrase_end_token_id
         cond_ids = row.cond_ids
         phrases = number_phrases(starts.tolist(), ends.tolist())
-        if starts.any():
+        if max(phrases, default=_NO_GROUP) != _NO_GROUP:
             cond_ids = torch.full_like(cond_ids, _NO_GROUP)
         is_seg = ids == config.seg_token_id
         is_decoded = is_seg & (is_seg.sum() == 1)

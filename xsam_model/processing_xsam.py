@@ -352,12 +352,12 @@ class XSamProcessor(ProcessorMixin):
         prompt_masks: Sequence[NDArray[np.bool_]],
         threshold: float = 0.5,
     ) -> list[PhraseSegmentation]:
-        """Return the mask that each decode's one visual prompt stands for (intseg); arguments as for instances.
+        """Return the mask that each decode's visual prompt, the first, stands for (intseg); arguments as for instances.
 
         Args:
             prompt_masks: for each decode its visual prompt as a bool (H, W) mask at the image's original size.
         """
-        decodes = self._decodes(outputs, scaled_sizes, original_sizes)
+        decodes = self._decodes(outputs, scaled_sizes, original_sizes, [1] * len(prompt_masks))
         return [
             interactive_segmentation(**decode, prompt_mask=torch.as_tensor(mask), threshold=threshold)
             for decode, mask in zip(decodes, prompt_masks, strict=True)

@@ -3,31 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList
 
+from tests.xsam_model.forced_answers import force
 from xsam_model import XSamForSegmentation, XSamProcessor
 from xsam_model.modeling_xsam import number_phrases
 from xsam_model.untrained import build_tokenizer, untrained_tiny_config
 
 FEATURES, LOGITS = 2e-5, 1e-4
-
-
-class Forced(LogitsProcessor):
-    """Leaves the language model no choice: row i answers with answers[i], however the batch is cut."""
-
-    def __init__(self, answers):
-        self.answers, self.step = answers, 0
-
-    def __call__(self, input_ids, scores):
-        forced = torch.full_like(scores, -torch.inf)
-        for row, answer in enumerate(self.answers):
-            forced[row, answer[min(self.step, len(answer) - 1)]] = 0
-        self.step += 1
-        return forced
-
-
-def force(*answers):
-    return LogitsProcessorList([Forced([list(answer) for answer in answers])])
 
 
 def ids_of(processor, *answers):
@@ -150,7 +132,7 @@ def test_conversations_of_unequal_length_speak_as_they_do_alone(windowed, pictur
         ("It is <SEG>.<|end|>", 1),  # no phrase of its own: the question's
         ("<p>one</p> and <p>two</p>: <SEG><|end|>", 2),
         ("<p>one</p> and <p>two: <SEG><|end|>", 1),  # not closed: no phrase
-        ("</p><p>one: <SEG><|end|>", 0),
+        ("</p><p>one: <SEG><|end|>", 1),  # none: the question's
         ("<SEG>", None),  # cut off before the language model has read it
     ],
 )

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.xsam_model.forced_answers import force
 from xsam_model import (
     EncodedImages,
     InstanceSegmentation,
@@ -217,6 +218,27 @@ def test_an_answer_without_masks_gives_empty_rows(tiny, images, monkeypatch):
         assert result.segmentation.masks.shape == (1, *size)
         assert not result.segmentation.masks.any()
         assert result.segmentation.scores.tolist() == [0.0]
+
+
+def test_one_thing_asked_is_one_row_whatever_phrases_the_answer_names(tiny, images, monkeypatch):
+    (answer,) = (tiny.processor.tokenizer.encode(text, add_special_tokens=False) for text in [
+        "<p>A dog</p> and <p>a cat</p>: <SEG><|end|>"
+    ])  # fmt: skip
+    generate = tiny.model.generate
+
+    def forced(**arguments):
+        rows = len(arguments["input_ids"])
+        return generate(**arguments, logits_processor=force(*[answer] * rows))
+
+    monkeypatch.setattr(tiny.model, "generate", forced)
+    for name in ("refseg", "reaseg explained", "intseg"):
+        asked = {**ASKED[name], "generate": True, "max_new_tokens": 64}
+        results = tiny.segment(images, **asked)
+        items = asked.get("conditions") or asked["visual_prompts"]
+        assert [len(result.segmentation) for result in results] == [len(group) for group in items]
+    (caption,) = tiny.segment(images[:1], task="gcgseg", max_new_tokens=64)
+    assert [phrase.text for phrase in caption.captions[0].phrases] == ["A dog", "a cat"]
+    assert len(caption.segmentation) == 2
 
 
 @pytest.mark.parametrize(
