@@ -22,8 +22,9 @@ from typing import Any
 
 import torch
 
-from xsam_model.base_models import read_base_models, read_json, set_dtype
-from xsam_model.checkpoint_keys import (
+from xsam_model.configuration_xsam import XSamConfig
+from xsam_model.conversion.base_models import read_base_models, read_json, set_dtype
+from xsam_model.conversion.checkpoint_keys import (
     KEY_MAP,
     ExpectedTensors,
     KeyReport,
@@ -32,13 +33,12 @@ from xsam_model.checkpoint_keys import (
     from_hf,
     to_hf,
 )
-from xsam_model.checkpoints import Checkpoint, CheckpointError, TensorInfo, open_checkpoint, open_folder
-from xsam_model.configuration_xsam import XSamConfig
-from xsam_model.model_card import ModelFacts, model_card
+from xsam_model.conversion.checkpoints import Checkpoint, CheckpointError, TensorInfo, open_checkpoint, open_folder
+from xsam_model.conversion.model_card import ModelFacts, model_card
+from xsam_model.conversion.new_output import check_new_file, check_new_folder, new_output
+from xsam_model.conversion.weight_files import hash_file, plan_shards, write_shards, write_single
 from xsam_model.modeling_xsam import XSamForSegmentation
-from xsam_model.new_output import check_new_file, check_new_folder, new_output
 from xsam_model.processing_xsam import XSamProcessor
-from xsam_model.weight_files import hash_file, plan_shards, write_shards, write_single
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 _BASES = {"text_model": "language model", "vision_model": "vision tower", "mask_encoder": "mask encoder"}

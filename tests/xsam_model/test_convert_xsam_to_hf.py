@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoProcessor, Qwen3Config
 
 from xsam_model import XSamConfig, XSamForSegmentation, XSamProcessor
-from xsam_model.base_models import read_base_models
-from xsam_model.checkpoint_keys import ExpectedTensors
+from xsam_model.conversion.base_models import read_base_models
+from xsam_model.conversion.checkpoint_keys import ExpectedTensors
 from xsam_model.convert_xsam_to_hf import from_hf, main, to_hf
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "A"
@@ -573,7 +573,7 @@ def full_disk(*arguments, **options):
 
 
 def test_a_disk_that_fills_up_leaves_nothing(refused, monkeypatch):
-    monkeypatch.setattr("xsam_model.weight_files.save_file", full_disk)
+    monkeypatch.setattr("xsam_model.conversion.weight_files.save_file", full_disk)
     assert "No space left on device" in refused(GOLDEN / "weights.safetensors")
 
 

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import torch
 
-from xsam_model.checkpoints import Checkpoint, CheckpointError, TensorInfo
 from xsam_model.configuration_xsam import XSamConfig
+from xsam_model.conversion.checkpoints import Checkpoint, CheckpointError, TensorInfo
 from xsam_model.modeling_xsam import XSamForSegmentation
 
 Value = TypeVar("Value")

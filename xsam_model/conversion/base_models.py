@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from xsam_model.checkpoints import CheckpointError
 from xsam_model.configuration_xsam import XSamConfig
+from xsam_model.conversion.checkpoints import CheckpointError
 from xsam_model.image_processing_xsam import XSamImageProcessor
 from xsam_model.processing_xsam import ADDED_TOKENS, XSamProcessor, add_tokens
 

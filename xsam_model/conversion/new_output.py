@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from xsam_model.checkpoints import CheckpointError
+from xsam_model.conversion.checkpoints import CheckpointError
 
 # Configuration, tokenizer and model card, generously.
 _OTHER_BYTES = 64 * 2**20

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from xsam_model.checkpoints import INDEX_FILE, Checkpoint, CheckpointError, TensorInfo
+from xsam_model.conversion.checkpoints import INDEX_FILE, Checkpoint, CheckpointError, TensorInfo
 
 # A checkpoint is opened anew for every part of it, which lets go of the memory behind what was copied.
 _PART_BYTES, _MOST_PARTS = 32 * 2**20, 32
