@@ -1,42 +1,29 @@
-"""XSamPredictor: the single seam between the network and the data. Images and prompts in, RLE masks out. No Ray."""
+"""XSamPredictor: the seam between the network and the data. Images and prompts in, RLE masks and words out. No Ray.
+
+Which prompts share a conversation is in ``conversations``, what becomes of the network's answers in ``findings``.
+"""
 
 from __future__ import annotations
 
 import platform
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from actors.config import PredictorConfig
+from actors.conversations import Ask, Conversation, batched, check_prompts, drafts, prepare
+from actors.findings import Findings, decode_arguments, find_masks, phrase_prompts, read_caption
 from actors.pool import ReplicaUnusable
-from pipelines import rle
 from pipelines.fingerprint import content_hash
-from pipelines.prompt_table import reject
-from pipelines.types import (
-    Answer,
-    Image,
-    MaskPrediction,
-    PredictionError,
-    Prompt,
-    Reason,
-    Region,
-    RejectedPrompt,
-    Task,
-)
+from pipelines.types import Answer, Image, PredictionError, Prompt, Reason
 from xsam_model.modeling_xsam import XSamForSegmentation
-from xsam_model.post_processing_xsam import InstanceSegmentation
 from xsam_model.processing_xsam import XSamProcessor
+from xsam_model.segmenter import EncodedImages, XSamSegmenter
 from xsam_model.untrained import save_untrained
-from xsam_model.visual_prompts import draw_region
-
-TEXT_TASKS: tuple[Task, ...] = ("genseg", "ovseg")
-_KNOWN_TASKS = (*TEXT_TASKS, "vgdseg")
 
 _AUTO_DTYPE = {"cuda": "bfloat16", "cpu": "float32"}
 
@@ -48,7 +35,11 @@ _CHUNK_PIXELS = {"cuda": 2**25, "cpu": 2**21}
 class XSamPredictor:
     """A loaded X-SAM: pipelines.types.Predictor on xsam_model.
 
-    From several threads, one batch is prepared or read out while the network computes another.
+    From several threads, one batch is prepared or read out while the network computes another: it works for one of them
+    at a time.
+
+    Attributes:
+        segmenter: the network with its processor.
     """
 
     def __init__(self, config: PredictorConfig) -> None:
@@ -60,13 +51,11 @@ class XSamPredictor:
         """
         self._config = config
         self._device = _device(config.device)
-        self._turn = threading.Lock()
         dtype = _AUTO_DTYPE[self._device.type] if config.dtype == "auto" else config.dtype
         options = {"attn_implementation": config.attn_implementation} if config.attn_implementation else {}
-        self._processor = XSamProcessor.from_pretrained(config.path)
         model = XSamForSegmentation.from_pretrained(config.path, dtype=getattr(torch, dtype), **options)
         model.config.region_sampling = config.region_sampling
-        self._model = model.eval().to(self._device)
+        self.segmenter = XSamSegmenter(model.to(self._device), XSamProcessor.from_pretrained(config.path))
         self._facts = {
             "weights_sha256": content_hash(str(Path(config.path).expanduser())),
             "device": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else platform.machine(),
@@ -80,30 +69,23 @@ class XSamPredictor:
         return self._facts
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        """Try the text prompts that every image of a run will be asked, on a blank image.
-
-        Raises:
-            ValueError: they do not fit the model, e.g. more categories than its text holds; says how many fit.
-        """
-        _check(self._processor, prompts)
+        """Try the text prompts that every image of a run will be asked; see check_prompts."""
+        check_prompts(self.segmenter.processor, prompts)
 
     def predict(self, images: Sequence[Image], prompts: Sequence[Sequence[Prompt]]) -> list[Answer]:
         """Answer every image's prompts; see pipelines.types.Predictor.
 
-        All phrases of one task are asked of an image together, and so are all its regions: they compete for each mask.
+        The images are encoded once, whatever is asked of them. All categories of an image are asked together, and so
+        are its regions of vgdseg: they compete for each mask. Every other prompt is asked alone. As many conversations
+        as there are images go through the language model together.
 
         Raises:
             PredictionError: out of memory, or scores that are not finite.
             ReplicaUnusable: a CUDA error that leaves the process without a working device.
         """
-        masks: list[list[MaskPrediction]] = [[] for _ in images]
-        rejected: list[list[RejectedPrompt]] = [[] for _ in images]
+        findings = [Findings() for _ in images]
         try:
-            for task in dict.fromkeys(prompt.task for asked in prompts for prompt in asked):
-                if task not in _KNOWN_TASKS:
-                    raise NotImplementedError(f"task {task} cannot be asked yet; known: {', '.join(_KNOWN_TASKS)}")
-                asked = [[prompt for prompt in group if prompt.task == task] for group in prompts]
-                self._predict_task(task, images, asked, masks, rejected)
+            self._ask_all(images, prompts, findings)
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise PredictionError(Reason.OUT_OF_MEMORY, f"batch of {len(images)}: {error}") from error
@@ -114,61 +96,63 @@ class XSamPredictor:
                 # Such an error sticks to its process: every later batch would fail for it.
                 raise ReplicaUnusable(f"batch of {len(images)}: {error}") from error
             raise
-        return [
-            Answer(masks=tuple(found), rejected=tuple(refused)) for found, refused in zip(masks, rejected, strict=True)
-        ]
+        return [found.answer(self._config.max_masks_per_image) for found in findings]
 
     @torch.inference_mode()
-    def _predict_task(
-        self,
-        task: Task,
-        images: Sequence[Image],
-        prompts: Sequence[Sequence[Prompt]],
-        masks: list[list[MaskPrediction]],
-        rejected: list[list[RejectedPrompt]],
+    def _ask_all(
+        self, images: Sequence[Image], prompts: Sequence[Sequence[Prompt]], findings: Sequence[Findings]
     ) -> None:
-        """Ask one task of the images that have prompts for it, in one pass; add to ``masks`` and ``rejected``."""
-        places: list[int] = []
-        asked: list[list[Prompt]] = []
-        drawn: list[list[NDArray[np.bool_]]] = []
-        for place, (image, group) in enumerate(zip(images, prompts, strict=True)):
-            good, regions, refused = (list(group), [], []) if task in TEXT_TASKS else _draw(image, group)
-            rejected[place] += refused
-            if good:
-                places.append(place)
-                asked.append(good)
-                drawn.append(regions)
-        if not places:
-            return
-        inputs = self._processor(
-            images=[images[place].pixels for place in places],
-            task=task,
-            conditions=[[prompt.text for prompt in group] for group in asked] if task in TEXT_TASKS else None,
-            visual_prompts=drawn if task not in TEXT_TASKS else None,
+        """Encode the images once, and have one conversation after the other about them; add to ``findings``."""
+        encoded = self.segmenter.encode([image.pixels for image in images])
+        for ask, group in drafts(prompts).items():
+            for some in batched(group, len(images)):
+                conversations: list[Conversation] = []
+                for draft in some:
+                    conversation, refused = prepare(draft, images[draft.image], self.segmenter.processor)
+                    findings[draft.image].rejected += refused
+                    conversations += [conversation] if conversation else []
+                if conversations:
+                    self._converse(ask, encoded, conversations, findings)
+
+    def _converse(
+        self,
+        ask: Ask,
+        encoded: EncodedImages,
+        conversations: Sequence[Conversation],
+        findings: Sequence[Findings],
+    ) -> None:
+        """Have conversations of one kind in one pass; add what is said and found to ``findings``."""
+        replies = self.segmenter.ask(
+            encoded,
+            ask.network_task,
+            [conversation.query(ask.task) for conversation in conversations],
+            explain=ask.explain,
+            max_new_tokens=self._config.max_new_tokens,
         )
-        arguments = inputs.to(self._device, self._model.dtype).for_model()
-        with self._turn:
-            outputs = self._model(**arguments)
-        for index, place in enumerate(places):
-            chunks = self._processor.iter_instance_masks(
-                outputs,
-                index,
-                inputs["scaled_sizes"][index],
-                inputs["original_sizes"][index],
-                threshold=self._config.min_score,
-                max_chunk_pixels=_CHUNK_PIXELS[self._device.type],
-            )
-            found = [mask for chunk in chunks for mask in _encode(chunk, asked[index])]
-            found.sort(key=lambda mask: -mask.score)
-            masks[place] += found[: self._config.max_masks_per_image]
+        for conversation, decode, said in zip(conversations, replies.decodes, replies.captions, strict=True):
+            found, about = findings[conversation.image], conversation
+            if ask.is_spoken:
+                caption = read_caption(conversation.prompts[0], said)
+                found.captions += [caption] if caption else []
+            if ask.task == "gcgseg":
+                about = replace(conversation, prompts=phrase_prompts(conversation.prompts[0], said))
+            if decode is not None and ask.task != "chat":
+                found.masks.setdefault(ask.task, []).extend(
+                    find_masks(
+                        ask.task,
+                        decode_arguments(replies, decode, self.segmenter.processor),
+                        about,
+                        min_score=self._config.min_score,
+                        max_chunk_pixels=_CHUNK_PIXELS[self._device.type],
+                    )
+                )
 
 
 def check_model(config: PredictorConfig, prompts: Sequence[Prompt]) -> None:
     """Try a run's text prompts on the model's processor, and see that its weight files are whole, without loading them.
 
     Raises:
-        ValueError: the prompts do not fit the model, e.g. more categories than its text holds (says how many fit), or a
-            weight file is cut short or damaged.
+        ValueError: the prompts do not fit the model (see check_prompts), or a weight file is cut short or damaged.
         OSError: the folder holds no processor, or no weights.
     """
     folder = Path(config.path).expanduser()
@@ -181,16 +165,7 @@ def check_model(config: PredictorConfig, prompts: Sequence[Prompt]) -> None:
                 pass
         except SafetensorError as error:
             raise ValueError(f"{file.name} is cut short or damaged ({error}); copy it again") from error
-    _check(XSamProcessor.from_pretrained(str(folder)), prompts)
-
-
-def _check(processor: XSamProcessor, prompts: Sequence[Prompt]) -> None:
-    blank = np.zeros((64, 64, 3), dtype=np.uint8)
-    if unknown := [prompt.task for prompt in prompts if prompt.task not in _KNOWN_TASKS]:
-        raise ValueError(f"task {unknown[0]} cannot be asked yet; known: {', '.join(_KNOWN_TASKS)}")
-    for task in TEXT_TASKS:
-        if phrases := [prompt.text for prompt in prompts if prompt.task == task]:
-            processor(images=[blank], task=task, conditions=[phrases])
+    check_prompts(XSamProcessor.from_pretrained(str(folder)), prompts)
 
 
 def write_untrained_model(folder: str | Path) -> None:
@@ -204,42 +179,3 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
-
-
-def _draw(
-    image: Image, prompts: Sequence[Prompt]
-) -> tuple[list[Prompt], list[NDArray[np.bool_]], list[RejectedPrompt]]:
-    """Draw an image's visual prompts as bool (H, W) masks at its size; those that cannot be drawn are refused."""
-    good, drawn, refused = [], [], []
-    for prompt in prompts:
-        region = prompt.region or Region(kind="mask")
-        try:
-            mask = rle.decode(region.mask) if region.mask else None
-            drawn.append(draw_region(region.kind, region.coordinates, image.size_hw, mask))
-            good.append(prompt)
-        except ValueError as error:
-            refused.append(reject(prompt, image.ref.image_id, str(error)))
-    return good, drawn, refused
-
-
-def _encode(chunk: InstanceSegmentation, prompts: Sequence[Prompt]) -> Iterator[MaskPrediction]:
-    """Turn a chunk of dense masks into RLE, one mask for all labels of a query; the dense masks end here."""
-    dense = chunk.masks.cpu().numpy()
-    encoded: dict[int, tuple[rle.Rle, tuple[float, float, float, float], int]] = {}
-    rows = zip(
-        chunk.scores.tolist(), chunk.mask_scores.tolist(), chunk.labels.tolist(), chunk.query_indices.tolist(),
-        dense, strict=True,
-    )  # fmt: skip
-    for score, mask_score, label, query, mask in rows:
-        if query not in encoded:
-            segmentation = rle.encode(mask)
-            encoded[query] = segmentation, rle.bbox_xywh(segmentation), int(np.count_nonzero(mask))
-        segmentation, box, area = encoded[query]
-        yield MaskPrediction(
-            prompt=prompts[label],
-            score=min(1.0, score),
-            mask_score=min(1.0, mask_score),
-            segmentation=segmentation,
-            bbox_xywh=box,
-            area=area,
-        )

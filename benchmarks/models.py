@@ -61,7 +61,7 @@ def load_predictor(folder: Path, config: XSamConfig | None = None) -> XSamPredic
 
 def num_parameters(predictor: XSamPredictor) -> int:
     """Count the model's parameters."""
-    return sum(parameter.numel() for parameter in predictor._model.parameters())
+    return sum(parameter.numel() for parameter in predictor.segmenter.model.parameters())
 
 
 @contextlib.contextmanager

@@ -51,7 +51,7 @@ class Bench:
     def forward(self) -> None:
         """The network alone: no preparation of images, no masks."""
         for inputs in self.inputs:
-            self.predictor._model(**inputs)
+            self.predictor.segmenter.model(**inputs)
 
     def predict(self) -> None:
         """What the pipeline asks of the replica: prepare, network, masks at original size, RLE."""
@@ -124,7 +124,7 @@ def make_bench(predictor: XSamPredictor, folder: Path, count: int, *, batch_size
     images = [image for ref in refs if isinstance(image := load_image(ref, lambda _: None, job), Image)]
     texts = [prompt.text for prompt in prompts()]
     inputs = [
-        predictor._processor(
+        predictor.segmenter.processor(
             images=[i.pixels for i in batch], task="ovseg", conditions=[texts] * len(batch)
         ).for_model()
         for batch in in_batches(images, batch_size)

@@ -112,7 +112,7 @@ def test_out_of_memory_has_its_own_reason(predictor: XSamPredictor, monkeypatch:
     def full(*args, **kwargs):
         raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr(predictor._model, "forward", full)
+    monkeypatch.setattr(predictor.segmenter.model, "forward", full)
     with pytest.raises(PredictionError, match="no room") as caught:
         predictor.predict([_image(32, 32, 1)], [[CAT]])
     assert caught.value.reason is Reason.OUT_OF_MEMORY
@@ -121,14 +121,14 @@ def test_out_of_memory_has_its_own_reason(predictor: XSamPredictor, monkeypatch:
 def test_scores_that_are_not_finite_have_their_own_reason(
     predictor: XSamPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward = predictor._model.forward
+    forward = predictor.segmenter.model.forward
 
     def broken(*args, **kwargs):
         outputs = forward(*args, **kwargs)
         outputs.class_logits[0, 0, 0] = float("nan")
         return outputs
 
-    monkeypatch.setattr(predictor._model, "forward", broken)
+    monkeypatch.setattr(predictor.segmenter.model, "forward", broken)
     with pytest.raises(PredictionError) as caught:
         predictor.predict([_image(32, 32, 1)], [[CAT]])
     assert caught.value.reason is Reason.NON_FINITE_SCORES
@@ -140,7 +140,7 @@ def test_a_cuda_error_ends_the_replica_instead_of_blaming_the_images(
     def broken(*args, **kwargs):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(predictor._model, "forward", broken)
+    monkeypatch.setattr(predictor.segmenter.model, "forward", broken)
     with pytest.raises(ReplicaUnusable, match="illegal memory access"):
         predictor.predict([_image(32, 32, 1)], [[CAT]])
 

@@ -1,0 +1,177 @@
+"""From the network's answers to rows in the making: dense masks become RLE here, one at a time, and are dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from actors.conversations import Conversation
+from pipelines import rle
+from pipelines.schema import ranked
+from pipelines.types import (
+    PANOPTIC_TASKS,
+    Answer,
+    Caption,
+    CaptionPhrase,
+    MaskPrediction,
+    Prompt,
+    RejectedPrompt,
+    Rle,
+    Task,
+)
+from xsam_model import captions
+from xsam_model.mask_geometry import MAX_CHUNK_PIXELS
+from xsam_model.post_processing_panoptic import Segment, panoptic_segmentation, semantic_segmentation
+from xsam_model.post_processing_xsam import (
+    PhraseSegmentation,
+    interactive_segmentation,
+    iter_instance_masks,
+    phrase_segmentation,
+)
+from xsam_model.processing_xsam import XSamProcessor
+from xsam_model.segmenter import Replies
+
+_SEMANTIC_TASKS = ("ovseg_semantic", "genseg_semantic")
+_INSTANCE_TASKS = ("ovseg", "genseg", "vgdseg")
+
+
+@dataclass(slots=True)
+class Findings:
+    """What was found on one image so far."""
+
+    masks: dict[Task, list[MaskPrediction]] = field(default_factory=dict)
+    captions: list[Caption] = field(default_factory=list)
+    rejected: list[RejectedPrompt] = field(default_factory=list)
+
+    def answer(self, max_masks: int) -> Answer:
+        """Return it all, of each task only the best masks."""
+        kept = [mask for found in self.masks.values() for mask in ranked(found)[:max_masks]]
+        return Answer(masks=tuple(kept), captions=tuple(self.captions), rejected=tuple(self.rejected))
+
+
+def decode_arguments(replies: Replies, decode: int, processor: XSamProcessor) -> dict[str, Any]:
+    """Return what every post-processing function takes, of one decode: logits, geometry, number of conditions."""
+    outputs = replies.outputs
+    return {
+        "class_logits": outputs.class_logits[decode],
+        "mask_logits": outputs.mask_logits[decode],
+        "geometry": processor.geometry(replies.scaled_sizes[decode], replies.original_sizes[decode]),
+        "num_conditions": int(outputs.condition_mask[decode].sum()) - 1,
+    }
+
+
+def find_masks(
+    task: Task, decode: Mapping[str, Any], conversation: Conversation, *, min_score: float, max_chunk_pixels: int
+) -> Iterator[MaskPrediction]:
+    """Yield the masks of one conversation.
+
+    Args:
+        task: what was asked.
+        decode: from ``decode_arguments``.
+        conversation: what was said; of a caption, its prompts are the phrases.
+        min_score: masks below are not kept; empty ones never are.
+        max_chunk_pixels: pixels of mask logits enlarged together.
+
+    Raises:
+        FloatingPointError: the scores are not finite.
+    """
+    prompts = conversation.prompts
+    if task in _INSTANCE_TASKS:
+        found = _instances(decode, prompts, min_score, max_chunk_pixels)
+    elif task in PANOPTIC_TASKS:
+        stuff = [label for label, prompt in enumerate(prompts) if prompt.is_thing is False]
+        # Every query takes part, so that a higher min_score leaves out rows and moves no outline.
+        panoptic = panoptic_segmentation(**decode, stuff=stuff, threshold=0.0, max_chunk_pixels=max_chunk_pixels)
+        found = _segments(panoptic.segmentation, panoptic.segments, prompts, min_score)
+    elif task in _SEMANTIC_TASKS:
+        # Fewer pixels at once would mean enlarging every query again and again.
+        semantic = semantic_segmentation(**decode, max_chunk_pixels=max(MAX_CHUNK_PIXELS, max_chunk_pixels))
+        found = _segments(semantic.labels, semantic.segments, prompts, min_score)
+    elif task == "intseg":
+        region = torch.as_tensor(conversation.regions[0])
+        one = interactive_segmentation(**decode, prompt_mask=region, max_chunk_pixels=max_chunk_pixels)
+        found = _phrases(one, prompts, min_score)
+    else:
+        found = _phrases(phrase_segmentation(**decode, max_chunk_pixels=max_chunk_pixels), prompts, min_score)
+    return found
+
+
+def read_caption(prompt: Prompt, said: captions.Caption) -> Caption | None:
+    """Return what the model said, None if it said nothing."""
+    if not said.text.strip():
+        return None
+    phrases = tuple(CaptionPhrase(text=phrase.text, start=phrase.start, end=phrase.end) for phrase in said.phrases)
+    return Caption(prompt=prompt, text=said.text, phrases=phrases)
+
+
+def phrase_prompts(prompt: Prompt, said: captions.Caption) -> tuple[Prompt, ...]:
+    """Return a prompt for each phrase of a caption, all with the caption's id."""
+    return tuple(
+        replace(prompt, text=phrase.text, category_name=phrase.text, category_id=number)
+        for number, phrase in enumerate(said.phrases)
+    )
+
+
+def _instances(
+    decode: Mapping[str, Any], prompts: Sequence[Prompt], min_score: float, max_chunk_pixels: int
+) -> Iterator[MaskPrediction]:
+    """Encode chunk by chunk, one mask for all labels of a query."""
+    for chunk in iter_instance_masks(**decode, threshold=min_score, max_chunk_pixels=max_chunk_pixels):
+        dense = chunk.masks.cpu().numpy()
+        encoded: dict[int, _Encoded] = {}
+        rows = zip(
+            chunk.scores.tolist(), chunk.mask_scores.tolist(), chunk.labels.tolist(), chunk.query_indices.tolist(),
+            dense, strict=True,
+        )  # fmt: skip
+        for score, mask_score, label, query, mask in rows:
+            if query not in encoded:
+                encoded[query] = _Encoded.of(mask)
+            if encoded[query].area:
+                yield encoded[query].found(prompts[label], score, mask_score)
+
+
+def _segments(
+    labels: torch.Tensor, segments: Sequence[Segment], prompts: Sequence[Prompt], min_score: float
+) -> Iterator[MaskPrediction]:
+    """Encode the segments of a map, one after the other."""
+    ids = labels.cpu().numpy()
+    for segment in segments:
+        if segment.score >= min_score:
+            yield _Encoded.of(ids == segment.id).found(prompts[segment.label], segment.score, segment.mask_score)
+
+
+def _phrases(found: PhraseSegmentation, prompts: Sequence[Prompt], min_score: float) -> Iterator[MaskPrediction]:
+    """Encode one mask for each prompt; where the model's own answer names more or fewer, the first ones count."""
+    rows = zip(prompts, found.scores.tolist(), found.mask_scores.tolist(), found.masks, strict=False)
+    for prompt, score, mask_score, mask in rows:
+        if score >= min_score and prompt.text:
+            encoded = _Encoded.of(mask.cpu().numpy())
+            if encoded.area:
+                yield encoded.found(prompt, score, mask_score)
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    segmentation: Rle
+    bbox_xywh: tuple[float, float, float, float]
+    area: int
+
+    @classmethod
+    def of(cls, mask: NDArray[np.bool_]) -> _Encoded:
+        segmentation = rle.encode(mask)
+        return cls(segmentation, rle.bbox_xywh(segmentation), int(np.count_nonzero(mask)))
+
+    def found(self, prompt: Prompt, score: float, mask_score: float | None) -> MaskPrediction:
+        return MaskPrediction(
+            prompt=prompt,
+            score=min(1.0, score),
+            mask_score=None if mask_score is None else min(1.0, mask_score),
+            segmentation=self.segmentation,
+            bbox_xywh=self.bbox_xywh,
+            area=self.area,
+        )
