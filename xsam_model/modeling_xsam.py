@@ -23,7 +23,7 @@ from xsam_model.modeling_xsam_segmentor import XSamConnector, XSamSegmentor, pad
 from xsam_model.region_sampling import choose_region_points, pool_region_features
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from transformers import LogitsProcessorList
 
@@ -192,17 +192,30 @@ class XSamForSegmentation(XSamPreTrainedModel):
         token_layer = config.mask_encoder_select_layer
         if token_layer < 0:
             token_layer += config.mask_encoder_config.num_hidden_layers + 1
-        pyramid_layers = config.segmentor_config.used_layers
-        maps = self.segmentor.encode(segmentor_pixel_values.to(self.dtype), {token_layer, *pyramid_layers})
+        maps, multi_scale_features, mask_features = self.encode_canvases(segmentor_pixel_values, {token_layer})
         tokens = space_to_depth(pad_to_multiple(maps[token_layer], config.token_downsample), config.token_downsample)
-        pyramid = self.seg_connector([maps[layer] for layer in pyramid_layers])
-        multi_scale_features, mask_features = self.segmentor.decode_pixels(pyramid)
         return XSamImageFeatures(
             vision_tokens=self.visual_projector(vision),
             segmentor_tokens=self.seg_projector(tokens.flatten(1, 2)),
             multi_scale_features=multi_scale_features,
             mask_features=mask_features,
         )
+
+    def encode_canvases(
+        self, segmentor_pixel_values: Tensor, layers: Collection[int] = ()
+    ) -> tuple[dict[int, Tensor], tuple[Tensor, ...], Tensor]:
+        """Run mask encoder, connector and pixel decoder: what of the images does not need the language model.
+
+        Args:
+            segmentor_pixel_values: (B, 3, M, M) normalised canvases.
+            layers: hidden states of the mask encoder to return: 0 is the patch embedding.
+
+        Returns:
+            The hidden states (B, H, W, C), and multi-scale features and mask features as in `XSamImageFeatures`.
+        """
+        used = self.config.segmentor_config.used_layers
+        maps = self.segmentor.encode(segmentor_pixel_values.to(self.dtype), {*layers, *used})
+        return maps, *self.segmentor.decode_pixels(self.seg_connector([maps[layer] for layer in used]))
 
     def _encode_vision(self, pixel_values: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, V, channels), leaving out what comes after the selected layer."""
@@ -229,6 +242,8 @@ class XSamForSegmentation(XSamPreTrainedModel):
         image_features: XSamImageFeatures | None = None,
         image_indices: Tensor | None = None,
         output_hidden_states: bool = False,
+        region_images: Tensor | None = None,
+        language_only: bool = False,
     ) -> XSamOutput:
         """Segment images by the conditions in their conversations.
 
@@ -244,20 +259,26 @@ class XSamForSegmentation(XSamPreTrainedModel):
             image_features: `encode_images` of the same images.
             image_indices: (B,) int64, image that each conversation is about; by default 0 .. B - 1.
             output_hidden_states: also return intermediate values.
+            region_images: (R,) int64, image that each region is looked up in, -1 for a zero vector; by default that of
+                its conversation.
+            language_only: stop after the language model: no `<SEG>` is needed, and only `image_features`,
+                `image_indices` and `language_hidden_state` are returned.
 
         Raises:
             ValueError: if images, regions or `<SEG>` do not fit the token ids.
         """
         features = self._features(image_features, pixel_values, segmentor_pixel_values)
         images = _check_images(image_indices, features, input_ids)
-        regions = self._region_embeddings(input_ids, features, images, vprompt_masks, region_points)
+        regions = self._region_embeddings(input_ids, features, images, vprompt_masks, region_points, region_images)
         rows = self._splice(input_ids, attention_mask.bool(), cond_ids, seg_ids, features, images, regions)
         embeds, cond_ids, seg_ids = _pad_right([row.embeds for row in rows]), *_pad_groups(rows)
         missing = (seg_ids < 0).all(1).nonzero()[:, 0].tolist()
-        if missing:
+        if missing and not language_only:
             raise ValueError(f"conversations {missing} have no <SEG>, so there is nothing to decode")
         # Right padding under a causal mask cannot reach any real token, so no padding mask is needed.
         hidden = self.llm.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        if language_only:
+            return XSamOutput(image_features=features, image_indices=images, language_hidden_state=hidden)
         output, decoded = self._decode(hidden, cond_ids, seg_ids, features, images)
         if output_hidden_states:
             output["inputs_embeds"] = embeds
@@ -430,10 +451,11 @@ class XSamForSegmentation(XSamPreTrainedModel):
         images: Tensor,
         masks: Tensor | None,
         points: Sequence[Tensor] | None,
+        region_images: Tensor | None = None,
     ) -> Tensor | None:
         """Return (R, E), one embedding per region pseudo id, or None where there is none (X-SAM, sec. 3.3)."""
         config = self.config
-        counts = (input_ids == config.region_token_index).sum(1).tolist()
+        counts = (input_ids == config.region_token_index).sum(1)
         if points is None and masks is not None:
             points = [
                 choose_region_points(
@@ -442,18 +464,19 @@ class XSamForSegmentation(XSamPreTrainedModel):
                 for mask in masks
             ]
         num_regions = 0 if points is None else len(points)
-        if num_regions != sum(counts):
-            raise ValueError(f"the text has {sum(counts)} regions, but {num_regions} visual prompts were given")
+        if num_regions != int(counts.sum()):
+            raise ValueError(f"the text has {int(counts.sum())} regions, but {num_regions} visual prompts were given")
         if not points:
             return None
         side = round(features.segmentor_tokens.shape[1] ** 0.5)
-        pooled, first = [], 0
-        for image, count in zip(images.tolist(), counts, strict=True):
-            if count:
-                tokens = features.segmentor_tokens[image]
-                pooled.append(pool_region_features(tokens.T.unflatten(1, (side, side)), points[first : first + count]))
-            first += count
-        return torch.cat(pooled)
+        sources = images.repeat_interleave(counts) if region_images is None else region_images
+        regions = features.segmentor_tokens.new_zeros(num_regions, features.segmentor_tokens.shape[2])
+        for image in sources[sources >= 0].unique().tolist():
+            places = (sources == image).nonzero()[:, 0]
+            tokens = features.segmentor_tokens[image].T.unflatten(1, (side, side))
+            pooled = pool_region_features(tokens, [points[place] for place in places.tolist()])
+            regions = regions.index_put((places,), pooled)
+        return regions
 
     def _splice(  # noqa: PLR0917
         self,
