@@ -22,6 +22,7 @@ from pipelines.types import ImageRef, Rle
 _DRAWN_MASKS = 3
 
 CATEGORIES = ("person", "cat", "cup", "building", "flower", "sky")
+PHRASE = "the nearest thing"
 
 
 def run_demo(photos: Path, prompts: Path | None, output: Path, console: Console, *, prefect: bool) -> bool:
@@ -39,15 +40,17 @@ def run_demo(photos: Path, prompts: Path | None, output: Path, console: Console,
     if not (model / "config.json").is_file():
         write_model(model)
     console.print(
-        "[yellow]The demo's model is untrained: its weights are random, so its masks mean nothing yet.[/] "
+        "[yellow]The demo's model is untrained: its weights are random, so its masks and words mean nothing yet.[/] "
         "Everything around it is real: flow, replicas, decoding, masks, commits."
     )
     config = parse_config(
         {
             "source": str(photos),
             "output": str(output),
-            "model": {"path": str(model), "max_masks_per_image": 20},
+            "model": {"path": str(model), "max_masks_per_image": 20, "max_new_tokens": 16},
             "categories": CATEGORIES,
+            "phrases": [PHRASE],
+            "caption": True,
             "prompts": str(prompts) if prompts else None,
             "plan": {"images_per_shard": 4},
             "label": {"batch_size": 4},
@@ -98,20 +101,21 @@ def show_table(output: Path, run_id: str, console: Console) -> None:
     best = ds.field("rank") == 0
     rows = open_table(open_store(str(output)), "annotations", run_id).to_table(filter=best).to_pylist()
     table = Table(title="the best mask of each photograph, from the annotations table", title_justify="left")
-    for name in ("image_id", "category_name", "score", "bbox (x, y, w, h)", "area", "segmentation.counts"):
+    for name in ("image_id", "task", "category_name", "score", "bbox (x, y, w, h)", "area", "segmentation.counts"):
         table.add_column(name, no_wrap=True)
     for row in rows:
         box = ", ".join(f"{row[f'bbox_{side}']:.0f}" for side in "xywh")
         counts = row["segmentation"]["counts"]
-        table.add_row(row["image_id"], row["category_name"], f"{row['score']:.2f}", box, str(row["area"]), counts[:24])
+        what = (row["image_id"], row["task"], row["category_name"])
+        table.add_row(*what, f"{row['score']:.2f}", box, str(row["area"]), counts[:24])
     console.print(table)
 
 
 def ask_table(output: Path, console: Console) -> None:
     """Ask the table a question in SQL, as a data team would; answered where DuckDB is installed."""
     query = (
-        "SELECT category_name, count(*) AS masks, round(avg(score), 2) AS mean_score\n"
-        f"FROM '{output}/annotations/*/*.parquet' GROUP BY ALL ORDER BY masks DESC, category_name LIMIT 6"
+        "SELECT task, count(*) AS masks, count(DISTINCT image_id) AS images, round(avg(score), 2) AS mean_score\n"
+        f"FROM '{output}/annotations/*/*.parquet' GROUP BY ALL ORDER BY task"
     )
     console.print(f"Ask it with DuckDB:\n[bold]{query}[/]")
     if importlib.util.find_spec("duckdb") is None:

@@ -55,9 +55,13 @@ def show_plan(config: RunConfig, console: Console) -> None:
 
 def _count_prompts(config: RunConfig, num_own: int) -> str:
     """Say what is asked of every image, and of single ones."""
-    counts = {"categories": len(config.categories), "phrases": len(config.phrases), "questions": len(config.questions)}
-    counts |= {"captions": int(config.caption), "chat questions": len(config.chat)}
-    common = [f"{number:,} {what}" for what, number in counts.items() if number]
+    counts = [
+        (len(config.categories), "category", "categories"),
+        (len(config.phrases), "phrase", "phrases"),
+        (len(config.questions) + len(config.chat), "question", "questions"),
+        (int(config.caption), "caption", "captions"),
+    ]
+    common = [f"{number:,} {one if number == 1 else several}" for number, one, several in counts if number]
     return ", ".join([*common, f"{num_own:,} of single images"])
 
 

@@ -206,7 +206,8 @@ def outcome(
         "model_ms": asked.model_ms,
         "attempts": asked.attempts,
     }
-    rejected = refused + asked.answer.rejected
+    # By row: a predictor may answer in any order, and rows are not to depend on it.
+    rejected = tuple(sorted(refused + asked.answer.rejected, key=lambda prompt: (prompt.row, prompt.prompt_id)))
     if asked.reason is not None:
         return quarantined(image.ref, asked.reason, "model", asked.error or "", rejected=rejected, **facts)
     not_asked = {r.prompt_id for r in asked.answer.rejected}

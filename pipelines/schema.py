@@ -174,7 +174,7 @@ def images_table(predictions: Iterable[ImagePrediction], *, run_id: str, shard_i
                 "attempts": prediction.attempts,
                 "num_annotations": len(prediction.masks),
                 "per_prompt": _per_prompt(prediction),
-                "captions": [_caption(caption) for caption in prediction.captions],
+                "captions": _captions(prediction),
                 "decode_ms": prediction.decode_ms,
                 "model_ms": prediction.model_ms,
                 "run_id": run_id,
@@ -201,6 +201,13 @@ def _per_prompt(prediction: ImagePrediction) -> list[dict[str, object]]:
 def _entry(prompt: Prompt, best: Mapping[str, tuple[int, float]]) -> dict[str, object]:
     n, score = best.get(prompt.prompt_id, (0, None))
     return {"prompt_id": prompt.prompt_id, "n": n, "max_score": score, "rejected": None}
+
+
+def _captions(prediction: ImagePrediction) -> list[dict[str, object]]:
+    """What the model said, in the order of the prompts: a predictor may answer them in any."""
+    order = {prompt.prompt_id: number for number, prompt in enumerate(prediction.prompts)}
+    said = sorted(prediction.captions, key=lambda caption: order.get(caption.prompt.prompt_id, len(order)))
+    return [_caption(caption) for caption in said]
 
 
 def _caption(caption: Caption) -> dict[str, object]:

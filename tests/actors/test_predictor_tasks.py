@@ -45,7 +45,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def load(model_folder: Path) -> Any:
     def load(**settings: Any) -> XSamPredictor:
-        values = {"min_score": 0.02, "max_masks_per_image": MAX_MASKS, "max_new_tokens": 8, **settings}
+        values = {"device": "cpu", "min_score": 0.02, "max_masks_per_image": MAX_MASKS, "max_new_tokens": 8, **settings}
         return XSamPredictor(PredictorConfig(path=str(model_folder), **values))
 
     return load
@@ -123,6 +123,14 @@ def test_every_task_is_answered_in_one_batch_and_the_images_are_encoded_once(
         assert {caption.prompt.prompt_id for caption in answer.captions} == {
             "gcgseg:caption", "chat:the dog", "chat:a lawn", "reaseg:What is green?"
         }  # fmt: skip
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_every_task_is_answered_on_a_gpu(load: Any) -> None:
+    for picture, answer in zip(IMAGES, load(device="cuda").predict(IMAGES, [EVERYTHING] * len(IMAGES)), strict=True):
+        assert_valid(answer, EVERYTHING, picture)
+        assert {mask.prompt.task for mask in answer.masks} >= {"ovseg", "ovseg_semantic", "refseg", "vgdseg", "intseg"}
 
 
 def test_a_batch_of_everything_answers_as_one_image_and_one_task_at_a_time(predictor: XSamPredictor) -> None:

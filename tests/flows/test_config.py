@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,12 @@ from flows import steps
 from flows.config import ConfigError, RunConfig, load_config, merge, parse_config
 from flows.observer import Silent
 from pipelines.table import KINDS
-from tests.drivers import UNSTABLE, committed
+from tests.drivers import REPOSITORY, UNSTABLE, committed
 from tests.flows.conftest import MakeConfig
 
 pytestmark = pytest.mark.timeout(120)
 
+TABLES = {"plan", "label", "pool", "waves"}
 MINIMAL = {"source": "photos", "output": "table", "model": "folder", "categories": ["car"]}
 
 
@@ -167,6 +170,22 @@ def test_prompts_asked_of_every_image_have_ids_that_say_task_and_text() -> None:
         "gcgseg:caption": ("gcgseg", "caption", 0, None, False),
         "chat:What moves?": ("chat", "What moves?", 0, None, False),
     }
+
+
+def test_the_config_of_the_documentation_and_the_example_can_be_used() -> None:
+    document = (REPOSITORY / "docs" / "configuration.md").read_text()
+    (text,) = re.findall(r"```toml\n(.*?)```", document, re.DOTALL)
+    config = parse_config({**MINIMAL, **tomllib.loads(text)})
+    assert {prompt.task for prompt in config.common_prompts()} == {
+        "ovseg_panoptic",
+        "refseg",
+        "reaseg",
+        "gcgseg",
+        "chat",
+    }
+    assert load_config(REPOSITORY / "examples" / "label.toml").prompts == "examples/prompts.csv"
+    keys = set(re.findall(r"^\| `(\w+)` ", document, re.MULTILINE))
+    assert keys >= {field.name for field in dataclasses.fields(config)} - {"source", "output", "model"} - TABLES
 
 
 @pytest.mark.parametrize(

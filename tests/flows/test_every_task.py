@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from pipelines.fingerprint import PlanError
 from pipelines.integrity import verify
 from pipelines.storage import open_store
 from pipelines.table import KINDS, open_table
-from tests.drivers import committed, comparable, listing
+from tests.drivers import REPOSITORY, committed, comparable, listing
 from tests.flows.conftest import CATEGORIES, MakeConfig
 
 pytestmark = pytest.mark.timeout(180)
@@ -152,6 +153,15 @@ def test_sql_and_data_frames_read_every_column(summary: RunSummary) -> None:
         assert frame.sort("image_id").to_arrow().num_rows == ours.num_rows
     captions = polars.read_parquet(f"{summary.output}/images/**/*.parquet").explode("captions")["captions"]
     assert captions.struct.field("text").null_count() == 0
+
+
+def test_the_queries_of_the_readme_are_answered(summary: RunSummary) -> None:
+    (text,) = re.findall(r"```sql\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    queries = [query for query in text.replace("demo-out", summary.output).split(";") if query.strip()]
+    assert len(queries) == 3
+    answers = [duckdb.sql(query) for query in queries]
+    assert answers[1].fetchall() == [("ok", None, 10)]
+    assert answers[2].columns == ["image_id", "text", "phrase", "start", "end", "score", "segmentation"]
 
 
 @pytest.mark.parametrize("task", ["genseg_panoptic", "genseg"])

@@ -51,3 +51,4 @@ def test_every_prompt_fits_its_photograph(images: list[Image]) -> None:
     assert [check_region(prompt, image.size_hw) for prompt, image in asked] == [None] * len(asked)
     kinds = {prompt.region.kind for prompt, _ in asked if prompt.region}
     assert kinds >= set(REGION_KINDS) - {"mask"}
+    assert {prompt.task for prompt, _ in asked} == {"vgdseg", "intseg", "refseg", "reaseg"}

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import duckdb
 import pytest
 from pycocotools import mask as coco_mask
 
@@ -15,7 +16,7 @@ from pipelines.integrity import verify
 from pipelines.isolate import ModelClock, ask
 from pipelines.label import LabelConfig, LabelJob, label_shard
 from pipelines.manifest import PlanConfig, plan_shards, write_plan
-from pipelines.storage import Store
+from pipelines.storage import Store, open_store
 from pipelines.table import open_table, read_commit
 from pipelines.types import (
     Answer,
@@ -25,12 +26,17 @@ from pipelines.types import (
     Prompt,
     Reason,
     Region,
+    RejectedPrompt,
     Shard,
 )
 from tests.fakes import SPOKEN, SPOT, BrightPredictor, half_bright, png, sentence, text_prompt, write_images
 
 RUN = "run-1"
 BRIGHT = text_prompt("bright")
+REFUSED = [
+    RejectedPrompt(row=row, prompt_id=prompt_id, image="0000.png", reason="no")
+    for row, prompt_id in [(1, "lost"), (2, "late")]
+]
 
 
 def _label(store: Store, refs: Sequence[ImageRef], predictor, prompts=(BRIGHT,), **config) -> Shard:
@@ -208,6 +214,33 @@ def test_words_and_masks_of_every_kind_land_in_the_two_tables(store: Store, tmp_
         "refseg:the left one": 1,
     }  # fmt: skip
     assert verify(store, RUN).ok
+
+
+def test_rows_do_not_depend_on_the_order_in_which_a_predictor_answers(tmp_path: Path) -> None:
+    class Backwards(BrightPredictor):
+        def predict(self, images, prompts) -> list[Answer]:
+            answers = super().predict(images, [asked[::-1] for asked in prompts])
+            return [dataclasses.replace(answer, rejected=tuple(REFUSED[::-1])) for answer in answers]
+
+    refs = write_images(tmp_path, 1)
+    prompts = [BRIGHT, sentence("chat", "Is it night?"), sentence("gcgseg", "caption"), sentence("refseg", "it")]
+    _label(open_store("memory://backwards"), refs, Backwards(), prompts)
+    image = _images(open_store("memory://backwards"))["0000.png"]
+    assert [caption["task"] for caption in image["captions"]] == ["chat", "gcgseg"]
+    asked = [prompt.prompt_id for prompt in prompts]
+    assert [entry["prompt_id"] for entry in image["per_prompt"]] == [*asked, "lost", "late"]
+
+
+def test_sql_finds_the_phrases_of_a_caption_with_their_masks(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "output"))
+    _label(store, write_images(tmp_path / "photos", 2), BrightPredictor(), [sentence("gcgseg", "caption"), BRIGHT])
+    query = f"""
+        WITH said AS (SELECT image_id, unnest(captions) AS c FROM '{tmp_path}/output/images/*/*.parquet'),
+        phrases AS (SELECT image_id, c.prompt_id, c.text, unnest(c.phrases) AS p FROM said WHERE c.task = 'gcgseg')
+        SELECT image_id, text[p.start + 1 : p."end"], p.phrase, a.prompt, a.area FROM phrases
+        JOIN '{tmp_path}/output/annotations/*/*.parquet' AS a USING (image_id, prompt_id)
+        WHERE a.category_id = p.category_id ORDER BY 1"""
+    assert duckdb.sql(query).fetchall() == [("0000.png", SPOT, SPOT, SPOT, 12), ("0001.png", SPOT, SPOT, SPOT, 26)]
 
 
 def test_an_image_with_an_answer_in_words_alone_is_not_empty(store: Store, tmp_path: Path) -> None:
