@@ -20,6 +20,7 @@ from transformers.models.mask2former.modeling_mask2former import (
 from transformers.models.sam.modeling_sam import SamPositionalEmbedding, SamVisionAttention, SamVisionEncoder
 
 from xsam_model.configuration_xsam import XSamSegmentorConfig
+from xsam_model.deformable_attention import XSamDeformableAttention
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 MAX_CLASS_LOGIT = 500.0
 PADDED_CLASS_LOGIT = -1e9
+_SAMPLES = ("heads", "levels", "points")
 
 
 def space_to_depth(features: Tensor, block: int) -> Tensor:
@@ -203,6 +205,9 @@ class XSamSegmentor(Mask2FormerPreTrainedModel):
             if type(layer.attn) is SamVisionAttention:
                 layer.attn = XSamVisionAttention(mask_encoder_config, layer.window_size)
         self.pixel_decoder = Mask2FormerPixelDecoder(mask2former, feature_channels=channels)
+        for layer in self.pixel_decoder.encoder.layers:
+            sizes = (layer.self_attn.d_model, *(getattr(layer.self_attn, f"n_{name}") for name in _SAMPLES))
+            layer.self_attn = XSamDeformableAttention(*sizes)
         self.decoder = XSamTransformerDecoder(in_features=config.feature_size, config=mask2former)
         self.logit_scale = nn.Parameter(torch.full([1], config.logit_scale_init))
         self.post_init()
