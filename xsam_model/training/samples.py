@@ -22,7 +22,8 @@ class TrainingSample:
         image: uint8 (H, W, 3) RGB, 0 to 255.
         task: one of `prompt_templates.TASKS`.
         conditions: categories, phrases or the question, as `XSamProcessor` takes them for one image. May hold
-            categories that the image does not show. Empty for visual prompts and gcgseg.
+            categories that the image does not show. Empty for gcgseg. For visual prompts empty, or the category of each
+            prompt: the model never reads it, but prompts borrowed from other images must not be of the same category.
         visual_prompts: bool (H, W), each with at least one pixel; vgdseg and intseg only.
         question, answer: wordings to use instead of the task's. `{}` in the question stands for the conditions. The
             answer has exactly one `<SEG>` except in chat; gcgseg, chat and explanations need one, because these tasks
@@ -63,6 +64,8 @@ class TrainingSample:
             raise ValueError(f"{len(self.masks)} masks have labels of shape {self.labels.shape}")
         if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < self.num_conditions:
             raise ValueError(f"labels must be in 0 .. {self.num_conditions - 1}, got {self.labels.tolist()}")
+        if self.task in VISUAL_TASKS and len(self.conditions) not in (0, len(self.visual_prompts)):
+            raise ValueError(f"{len(self.conditions)} categories for {len(self.visual_prompts)} visual prompts")
         if any(prompt.shape != size or not prompt.any() for prompt in self.visual_prompts):
             raise ValueError(f"visual prompts must be bool {size} with at least one pixel")
         if self.ignore is not None and self.ignore.shape != size:
