@@ -1,0 +1,285 @@
+"""Scenes: pictures of named objects on named ground whose truth is exact, each a function of its seed alone.
+
+    python -m xsam_model.training.scenes --sheet out.jpg --seed 0
+
+shows some. What is asked about a scene is in `scene_tasks`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xsam_model.training.scene_assets import SPLITS, SceneAssets, ScenePool, Sprite
+from xsam_model.training.scene_colours import PAINTS, main_colour, paint_shares
+from xsam_model.training.scene_compose import Cutout, DrawnGround, blend_in, cut_out, draw_ground, finish
+from xsam_model.training.scene_vocabulary import lookalikes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SceneConfig:
+    """How scenes look.
+
+    Attributes:
+        side_pixels: height and width.
+        min_objects, max_objects: objects that are tried for; some find no place.
+        min_length, max_length: longer side of an object, as a share of the picture's side.
+        repeat_share: share of further objects that are of a category that is there already.
+        paint_share: share of objects that are painted in one colour; twice that among objects of one category.
+        stuff_share: share of scenes with drawn surfaces.
+        min_visible: objects are never hidden more than this; what would be is not drawn.
+        min_area: least visible part of an object, as a share of the picture.
+        effects: shadows, blur, grain and changes of light.
+        core_only: the small vocabulary.
+    """
+
+    side_pixels: int = 128
+    min_objects: int = 1
+    max_objects: int = 6
+    min_length: float = 0.17
+    max_length: float = 0.55
+    repeat_share: float = 0.4
+    paint_share: float = 0.2
+    stuff_share: float = 0.5
+    min_visible: float = 0.45
+    min_area: float = 0.003
+    effects: bool = True
+    core_only: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no scenes.
+
+        Raises:
+            ValueError: if a range is empty or a share lies outside [0, 1].
+        """
+        if not 0 <= self.min_objects <= self.max_objects:
+            raise ValueError(f"need 0 <= min_objects <= max_objects, got {self.min_objects} and {self.max_objects}")
+        if not 0 < self.min_length <= self.max_length <= 1 or self.side_pixels < 32:
+            raise ValueError("need 0 < min_length <= max_length <= 1 and side_pixels of 32 or more")
+        for name in ("repeat_share", "paint_share", "stuff_share", "min_visible", "min_area"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SceneObject:
+    """An object that a scene shows.
+
+    Attributes:
+        name: its category.
+        synonyms: other names of it.
+        group: the category's group: "mammal", "land vehicle", ...
+        style: who drew it.
+        colour: of `scene_colours.COLOURS`, None if it has no clear one.
+        shares: float32 (11,), which share of it each colour makes.
+        mask: bool (H, W), what is to be seen of it. No two objects share a pixel.
+        silhouette: bool (H, W), all of it that lies in the picture, what others hide included.
+        z: its place from the back, 0 first.
+    """
+
+    name: str
+    synonyms: tuple[str, ...]
+    group: str
+    style: str
+    colour: str | None
+    shares: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    silhouette: NDArray[np.bool_]
+    z: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StuffRegion:
+    """A drawn surface that a scene shows.
+
+    Attributes:
+        name: of `scene_vocabulary.STUFF_NAMES`, once in a scene.
+        mask: bool (H, W), what is to be seen of it.
+    """
+
+    name: str
+    mask: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scene:
+    """A picture and all that is true of it.
+
+    Attributes:
+        pixels: uint8 (H, W, 3) RGB.
+        objects: from the back to the front.
+        stuff: drawn surfaces. What is neither object nor surface has no name.
+        ground: name of the picture behind.
+        shown_by_ground: names that the picture behind shows without a mask; they are neither drawn nor asked for.
+        seed, split: what it was made from.
+    """
+
+    pixels: NDArray[np.uint8]
+    objects: tuple[SceneObject, ...]
+    stuff: tuple[StuffRegion, ...]
+    ground: str
+    shown_by_ground: tuple[str, ...]
+    seed: int
+    split: str
+
+
+def make_scene(seed: int, assets: SceneAssets, split: str = "train", config: SceneConfig | None = None) -> Scene:
+    """Make a scene.
+
+    Args:
+        seed: 0 or more. Of two splits, the same seed gives different scenes.
+        assets: pictures and names.
+        split: one of `SPLITS`, see `SceneAssets.pool`.
+        config: how it looks.
+
+    Returns:
+        The same scene for the same arguments, as far as the versions of NumPy and OpenCV are the same.
+
+    Raises:
+        ValueError: if the split is unknown or the assets hold nothing for it.
+    """
+    config = config or SceneConfig()
+    pool = assets.pool(split, config.core_only)
+    ground_random, object_random, light_random = (
+        np.random.default_rng([seed, SPLITS[split], part]) for part in range(3)
+    )
+    ground = draw_ground(pool, ground_random, config.side_pixels, config.stuff_share)
+    placed = _place_objects(pool, ground, object_random, config)
+    picture = ground.pixels
+    for _, _, cutout in placed:
+        shadow = None
+        if config.effects and light_random.random() < 0.4:
+            shadow = (light_random.uniform(0.2, 0.5), light_random.uniform(0.02, 0.06) * math.sqrt(cutout.full_area))
+        blend_in(picture, cutout, shadow)
+    objects, regions = _truth(placed, ground, assets, config)
+    return Scene(
+        pixels=finish(picture, light_random) if config.effects else picture,
+        objects=objects,
+        stuff=regions,
+        ground=ground.name,
+        shown_by_ground=ground.shows,
+        seed=seed,
+        split=split,
+    )
+
+
+_Placed = tuple[Sprite, str | None, Cutout]
+
+
+def _place_objects(
+    pool: ScenePool, ground: DrawnGround, random: np.random.Generator, config: SceneConfig
+) -> list[_Placed]:
+    """Find a place for every object, from the back to the front, so that none is hidden too much."""
+    side = config.side_pixels
+    least = config.min_area * side * side
+    count = int(random.integers(config.min_objects, config.max_objects + 1))
+    longest = config.max_length if count < 4 else max(config.min_length, 0.75 * config.max_length)
+    owner = np.zeros((side, side), dtype=np.uint8)
+    visible = np.zeros(count + 1, dtype=np.int64)
+    needed = np.zeros(count + 1)
+    placed: list[_Placed] = []
+    for sprite, colour in _choose_sprites(pool, ground.shows, count, random, config):
+        for _ in range(5):
+            length = side * math.exp(random.uniform(math.log(config.min_length), math.log(longest)))
+            place = random.uniform(0.08, 0.92, 2) * side
+            cutout = cut_out(sprite, colour, random, side, length, (place[0], place[1]))
+            if cutout is None or cutout.solid.sum() < least:
+                continue
+            part = owner[cutout.window]
+            left = visible - np.bincount(part[cutout.solid], minlength=count + 1)
+            if (left[1:] < needed[1:]).any():
+                continue
+            placed.append((sprite, colour, cutout))
+            part[cutout.solid] = len(placed)
+            visible, area = left, int(cutout.solid.sum())
+            visible[len(placed)], needed[len(placed)] = area, max(least, config.min_visible * cutout.full_area)
+            needed[len(placed)] = min(needed[len(placed)], area)
+            break
+    return placed
+
+
+def _choose_sprites(
+    pool: ScenePool, shown: tuple[str, ...], count: int, random: np.random.Generator, config: SceneConfig
+) -> list[tuple[Sprite, str | None]]:
+    """Choose what to draw, and in which colours: no two categories that could be taken for each other."""
+    banned = frozenset[str]().union(*(lookalikes(name) for name in shown))
+    names = tuple(pool.sprites)
+    chosen: list[tuple[Sprite, str | None]] = []
+    for _ in range(count):
+        present = [sprite.category for sprite, _ in chosen]
+        if present and random.random() < config.repeat_share:
+            name = present[random.integers(len(present))]
+        else:
+            name = names[random.integers(len(names))]
+            if name not in present and name in banned:
+                continue
+        repeated = [sprite for sprite, _ in chosen if sprite.category == name]
+        drawings = repeated if repeated and random.random() < 0.5 else pool.sprites[name]
+        sprite = drawings[random.integers(len(drawings))]
+        painted = random.random() < config.paint_share * (2 if repeated else 1)
+        colours = tuple(PAINTS)
+        chosen.append((sprite, colours[random.integers(len(colours))] if painted else None))
+        banned |= lookalikes(name)
+    return chosen
+
+
+def _truth(
+    placed: list[_Placed], ground: DrawnGround, assets: SceneAssets, config: SceneConfig
+) -> tuple[tuple[SceneObject, ...], tuple[StuffRegion, ...]]:
+    """Return what is to be seen of every object and surface."""
+    side = config.side_pixels
+    owner = np.zeros((side, side), dtype=np.uint8)
+    for place, (_, _, cutout) in enumerate(placed):
+        owner[cutout.window][cutout.solid] = place + 1
+    objects = []
+    for place, (sprite, colour, cutout) in enumerate(placed):
+        silhouette = np.zeros((side, side), dtype=np.bool_)
+        silhouette[cutout.window] = cutout.solid
+        category = assets.categories[sprite.category]
+        shares = sprite.shares if colour is None else paint_shares(colour)
+        objects.append(
+            SceneObject(
+                name=category.name,
+                synonyms=category.synonyms,
+                group=category.group,
+                style=sprite.style,
+                colour=main_colour(shares),
+                shares=shares,
+                mask=owner == place + 1,
+                silhouette=silhouette,
+                z=place,
+            )
+        )
+    free = owner == 0
+    masks = [(name, free & (ground.regions == place)) for place, name in enumerate(ground.stuff)]
+    return tuple(objects), tuple(StuffRegion(name=name, mask=mask) for name, mask in masks if mask.any())
+
+
+def main() -> None:
+    """Write a sheet of scenes with their truth."""
+    from xsam_model.training.scene_sheet import draw_sheet
+
+    parser = argparse.ArgumentParser(description="Show scenes, their masks and what could be asked about them.")
+    parser.add_argument("--sheet", type=Path, required=True, help="picture to write, .jpg or .png")
+    parser.add_argument("--seed", type=int, default=0, help="of the first scene (default: %(default)s)")
+    parser.add_argument("--split", choices=list(SPLITS), default="train")
+    parser.add_argument("--side", type=int, default=256, help="pixels of a scene (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=20, help="scenes (default: %(default)s)")
+    parser.add_argument("--core", action="store_true", help="the small vocabulary")
+    parser.add_argument("--assets", type=Path, help="folder of scene_assets; without it a few built-in shapes")
+    arguments = parser.parse_args()
+    assets = SceneAssets.builtin() if arguments.assets is None else SceneAssets.load(arguments.assets)
+    config = SceneConfig(side_pixels=arguments.side, core_only=arguments.core)
+    seeds = range(arguments.seed, arguments.seed + arguments.count)
+    draw_sheet([make_scene(seed, assets, arguments.split, config) for seed in seeds]).save(arguments.sheet)
+
+
+if __name__ == "__main__":
+    main()
+
+__all__ = ["Scene", "SceneConfig", "SceneObject", "StuffRegion", "make_scene"]
