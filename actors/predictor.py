@@ -6,16 +6,17 @@ Which prompts share a conversation is in ``conversations``, what becomes of the 
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from actors.config import PredictorConfig
-from actors.conversations import Ask, Conversation, batched, check_prompts, drafts, prepare
+from actors.conversations import Ask, Conversation, batched, check_prompts, drafts, prepare, try_words
 from actors.findings import Findings, decode_arguments, find_masks, phrase_prompts, read_caption
 from actors.pool import ReplicaUnusable
 from pipelines.fingerprint import content_hash
@@ -30,6 +31,9 @@ _AUTO_DTYPE = {"cuda": "bfloat16", "cpu": "float32"}
 # Mask logits enlarged together. On the CPU few enough that their memory, 8 MiB, is used again and again: larger blocks
 # go back to the system each time, and faulting their pages in again costs more than the arithmetic.
 _CHUNK_PIXELS = {"cuda": 2**25, "cpu": 2**21}
+
+
+MAX_TRIED = 20_000
 
 
 class XSamPredictor:
@@ -148,8 +152,17 @@ class XSamPredictor:
                 )
 
 
-def check_model(config: PredictorConfig, prompts: Sequence[Prompt]) -> None:
+def check_model(config: PredictorConfig, prompts: Sequence[Prompt], sentences: Iterable[Prompt] = ()) -> dict[int, str]:
     """Try a run's text prompts on the model's processor, and see that its weight files are whole, without loading them.
+
+    Args:
+        config: which model.
+        prompts: asked of every image.
+        sentences: those of the prompt table; the first MAX_TRIED of them, so that planning stays quick. The others are
+            tried when they are asked.
+
+    Returns:
+        Why sentences cannot be asked, by their row.
 
     Raises:
         ValueError: the prompts do not fit the model (see check_prompts), or a weight file is cut short or damaged.
@@ -165,7 +178,15 @@ def check_model(config: PredictorConfig, prompts: Sequence[Prompt]) -> None:
                 pass
         except SafetensorError as error:
             raise ValueError(f"{file.name} is cut short or damaged ({error}); copy it again") from error
-    check_prompts(XSamProcessor.from_pretrained(str(folder)), prompts)
+    processor = XSamProcessor.from_pretrained(str(folder))
+    check_prompts(processor, prompts)
+    reasons: dict[int, str] = {}
+    for prompt in islice(sentences, MAX_TRIED):
+        try:
+            try_words(processor, Ask(prompt.task, prompt.explain), [prompt])
+        except ValueError as error:
+            reasons[prompt.source_row] = str(error)
+    return reasons
 
 
 def write_untrained_model(folder: str | Path) -> None:

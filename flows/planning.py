@@ -23,7 +23,7 @@ from pipelines.manifest import (
     read_plan,
     write_plan,
 )
-from pipelines.prompt_table import PromptTable, join_prompts, read_prompt_table
+from pipelines.prompt_table import PromptTable, join_prompts, read_prompt_table, reject
 from pipelines.sources import list_images
 from pipelines.storage import Store, open_store, probe_create_only
 from pipelines.table import committed_shards
@@ -128,13 +128,14 @@ def draft_run(config: RunConfig) -> Draft:
     if held is not None:
         check_fingerprint(run_id, held.fingerprint, fingerprint)
         return Draft(run_id=run_id, fingerprint=fingerprint, held=held)
-    listing = list_collection(config)
-    check_model(config)
-    return Draft(run_id=run_id, fingerprint=fingerprint, listing=listing)
+    return Draft(run_id=run_id, fingerprint=fingerprint, listing=check_model(config, list_collection(config)))
 
 
-def check_model(config: RunConfig) -> None:
-    """Check that the model can be loaded and takes what is asked of every image, without loading it.
+def check_model(config: RunConfig, listing: Listing) -> Listing:
+    """Check that the model can be loaded and takes what is asked, without loading it.
+
+    Returns:
+        The listing, without sentences of single images that the model does not take.
 
     Raises:
         ConfigError: its weights are missing or cut short, there are too many categories, a sentence is too long, or it
@@ -143,9 +144,27 @@ def check_model(config: RunConfig) -> None:
     from actors import predictor
 
     try:
-        predictor.check_model(config.model, config.common_prompts())
+        sentences = (prompt for ref in listing.images for prompt in ref.prompts if prompt.region is None)
+        reasons = predictor.check_model(config.model, config.common_prompts(), sentences)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model {config.model.path!r} cannot be used for this run: {error}") from error
+    return _without(listing, reasons) if reasons else listing
+
+
+def _without(listing: Listing, reasons: Mapping[int, str]) -> Listing:
+    """Return a listing without the prompts of these rows, each reported with its reason."""
+    rejected = [
+        reject(prompt, ref.image_id, reasons[prompt.source_row])
+        for ref in listing.images
+        for prompt in ref.prompts
+        if prompt.source_row in reasons
+    ]
+    shards = []
+    for shard in listing.shards:
+        kept = [tuple(prompt for prompt in ref.prompts if prompt.source_row not in reasons) for ref in shard.images]
+        images = tuple(replace(ref, prompts=own) for ref, own in zip(shard.images, kept, strict=True))
+        shards.append(replace(shard, images=images))
+    return Listing(shards=shards, rejected=(*listing.rejected, *rejected))
 
 
 def freeze_plan(config: RunConfig, draft: Draft) -> Plan:

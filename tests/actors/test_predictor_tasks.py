@@ -13,7 +13,7 @@ import torch
 
 from actors.config import PredictorConfig
 from actors.findings import find_masks
-from actors.predictor import XSamPredictor, write_untrained_model
+from actors.predictor import XSamPredictor, check_model, write_untrained_model
 from pipelines import rle
 from pipelines.types import (
     CATEGORY_TASKS,
@@ -282,6 +282,20 @@ def test_prompts_of_every_image_that_do_not_fit_are_named_before_any_image(
         predictor.check([EVERYTHING[-1], sentence(task, "word " * 1000)])
     with pytest.raises(ValueError, match="reserves"):
         predictor.check([sentence(task, "a <SEG> b")])
+
+
+def test_sentences_of_a_table_are_tried_before_any_image_as_far_as_that_is_quick(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [
+        sentence("refseg", text, source_row=row) for row, text in enumerate(["it", "a <p>", "word " * 1000, "</p>"])
+    ]
+    reasons = check_model(PredictorConfig(path=str(model_folder)), [], rows)
+    assert sorted(reasons) == [1, 2, 3]
+    assert "reserves" in reasons[1]
+    assert "more than the" in reasons[2]
+    monkeypatch.setattr("actors.predictor.MAX_TRIED", 2)
+    assert list(check_model(PredictorConfig(path=str(model_folder)), [], rows)) == [1]
 
 
 def test_regions_of_both_tasks_that_cannot_be_drawn_are_refused_by_row(predictor: XSamPredictor) -> None:

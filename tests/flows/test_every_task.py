@@ -141,6 +141,14 @@ def test_rows_that_cannot_be_asked_are_told_by_number_and_reason(summary: RunSum
     assert told[6] == ("both", "has both a text and the region of a box; give each a row of its own")
 
 
+def test_a_plan_tells_of_them_before_anything_is_labelled(make: Make) -> None:
+    draft = planning.draft_run(make(output="memory://not-planned"))
+    assert draft.listing is not None
+    assert [rejected.row for rejected in draft.listing.rejected] == [6, 5]
+    asked = {ref.image_id: [prompt.prompt_id for prompt in ref.prompts] for ref in draft.listing.images if ref.prompts}
+    assert asked == {"000.png": ["dot", "frame", "left", "why"], "002.png": ["day"], "more/001.JPG": ["round"]}
+
+
 def test_sql_and_data_frames_read_every_column(summary: RunSummary) -> None:
     store = open_store(summary.output)
     for kind in KINDS:
