@@ -1,0 +1,128 @@
+"""Checkpoints of a running stage: written beside, then renamed, so that a kill leaves the one before."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+_STATE_FILE = "progress.json"
+
+
+class MovingAverage:
+    """Exponential moving average of the parameters that learn.
+
+    Args:
+        network: whose parameters.
+        decay: share of the old average that each update keeps, 0 to 1. Early on it is less, so that the first random
+            weights are soon forgotten.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self._averages = [parameter.detach().clone() for parameter in self._parameters]
+        self._decay, self._updates = decay, 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take the present weights in."""
+        self._updates += 1
+        decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
+        torch._foreach_lerp_(self._averages, [one.detach() for one in self._parameters], 1 - decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the average with the weights; a second call puts both back."""
+        for average, parameter in zip(self._averages, self._parameters, strict=True):
+            kept = parameter.detach().clone()
+            parameter.copy_(average)
+            average.copy_(kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that is needed to go on."""
+        return {"averages": self._averages, "updates": self._updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        averages: list[Tensor] = state["averages"]
+        for mine, saved in zip(self._averages, averages, strict=True):
+            mine.copy_(saved)
+        self._updates = state["updates"]
+
+
+class Checkpoints:
+    """The checkpoints of one stage.
+
+    Args:
+        folder: theirs alone.
+        accelerator: knows weights, optimizer, random states and what else is registered.
+        settings: of the stage, as JSON has them: a checkpoint of other settings is refused.
+        keep: how many of the last are kept.
+    """
+
+    def __init__(self, folder: Path, accelerator: Accelerator, settings: dict[str, Any], keep: int) -> None:
+        self._folder, self._accelerator, self._keep = folder, accelerator, keep
+        self._settings = json.loads(json.dumps(settings))
+
+    def save(self, step: int, seconds: float) -> None:
+        """Write the state after `step` updates; every process must call it.
+
+        Args:
+            step: updates so far.
+            seconds: spent on the stage so far.
+        """
+        final, beside = self._folder / f"step-{step:08d}", self._folder / f"writing-{step:08d}"
+        if final.is_dir():
+            return
+        self._accelerator.wait_for_everyone()
+        if self._accelerator.is_main_process:
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir(parents=True)
+        self._accelerator.wait_for_everyone()
+        self._accelerator.save_state(str(beside))
+        self._accelerator.wait_for_everyone()
+        if self._accelerator.is_main_process:
+            state = {"step": step, "seconds": seconds, "settings": self._settings}
+            (beside / _STATE_FILE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+            beside.rename(final)
+            for old in self._all()[: -self._keep]:
+                shutil.rmtree(old)
+        self._accelerator.wait_for_everyone()
+
+    def restore(self) -> tuple[int, float]:
+        """Go on from the last checkpoint.
+
+        Returns:
+            Updates and seconds so far; 0 and 0 if there is no checkpoint.
+
+        Raises:
+            ValueError: if it was written with other settings.
+        """
+        found = self._all()
+        if not found:
+            return 0, 0.0
+        state = json.loads((found[-1] / _STATE_FILE).read_text(encoding="utf-8"))
+        differ = [
+            name
+            for name in sorted({*state["settings"], *self._settings})
+            if state["settings"].get(name) != self._settings.get(name)
+        ]
+        if differ:
+            raise ValueError(
+                f"{found[-1]} was written with other settings of {', '.join(differ)}: choose another output"
+            )
+        self._accelerator.load_state(str(found[-1]))
+        return state["step"], state["seconds"]
+
+    def _all(self) -> list[Path]:
+        return sorted(self._folder.glob("step-*"))
+
+
+__all__ = ["Checkpoints", "MovingAverage"]
