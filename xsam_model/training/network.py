@@ -107,12 +107,15 @@ class XSamTraining(nn.Module):
         logits = self.dense_predictor(maps).float()
         background = logits.shape[1] - 1
         places = F.adaptive_max_pool2d(batch.targets.masks[:, None].float(), logits.shape[-2:])[:, 0]
-        named = (batch.class_ids >= 0)[:, None, None] & (places > 0)
-        values = torch.where(named, batch.class_ids[:, None, None] + 1, 0)
-        painted = values.new_zeros(len(logits), *logits.shape[-2:])
-        painted = painted.scatter_reduce(0, batch.targets.decodes[:, None, None].expand_as(values), values, "amax")
+        shown = places > 0
+        values = torch.where(shown, batch.class_ids[:, None, None] + 1, 0)
+        indices = batch.targets.decodes[:, None, None].expand_as(values)
+        empty = values.new_zeros(len(logits), *logits.shape[-2:])
+        painted = empty.scatter_reduce(0, indices, values, "amax")
+        covered = empty.scatter_reduce(0, indices, shown.long(), "amax") > 0
         truth = torch.where(painted > 0, painted - 1, background)
-        weights = torch.where(truth == background, self.weights.background, 1.0)
+        # What a mask without a class covers is neither background nor anything else.
+        weights = torch.where(painted > 0, 1.0, torch.where(covered, 0.0, self.weights.background))
         entropy = F.cross_entropy(logits, truth, reduction="none") * weights
         average = self._average.get("average", lambda value: value)
         return self.weights.dense * entropy.sum() / average(weights.sum()).clamp(min=1e-6)

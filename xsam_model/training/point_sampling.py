@@ -45,7 +45,9 @@ class PointSampling:
 
 
 def read_at(maps: Tensor, points: Tensor) -> Tensor:
-    """Read maps at points, bilinearly; what lies outside counts as 0.
+    """Read maps at points, bilinearly; beyond the outer pixels' centres they go on as they are.
+
+    Mask2Former's code reads zeros out there, which on small maps makes every outer edge look undecided.
 
     Args:
         maps: (N, C, H, W) floating point.
@@ -54,7 +56,8 @@ def read_at(maps: Tensor, points: Tensor) -> Tensor:
     Returns:
         (N, C, P) in the dtype of `maps`.
     """
-    return F.grid_sample(maps, 2 * points[:, None].to(maps.dtype) - 1, align_corners=False)[:, :, 0]
+    grid = 2 * points[:, None].to(maps.dtype) - 1
+    return F.grid_sample(maps, grid, padding_mode="border", align_corners=False)[:, :, 0]
 
 
 @torch.no_grad()
