@@ -109,12 +109,12 @@ class SceneAssets:
     def __reduce__(self) -> Any:
         """Pickle as a folder's name where there is one: every process loads the pictures once."""
         if self._source is not None:
-            return _load_once, self._source
+            return _load, self._source
         return SceneAssets, (tuple(self.categories.values()), self.sprites, self.grounds)
 
     @classmethod
     def load(cls, folder: str | Path = DEFAULT_FOLDER, parts: Sequence[str] = PARTS) -> SceneAssets:
-        """Load prepared assets.
+        """Load prepared assets, once in a process.
 
         Args:
             folder: where the command of this module has put them.
@@ -123,7 +123,10 @@ class SceneAssets:
         Raises:
             FileNotFoundError: if they are not there.
         """
-        folder = Path(folder)
+        return _load(str(folder), tuple(parts))
+
+    @classmethod
+    def _read(cls, folder: Path, parts: Sequence[str]) -> SceneAssets:
         if missing := [part for part in parts if not (folder / f"{part}.npz").is_file()]:
             raise FileNotFoundError(
                 f"{folder} holds no scene assets {missing}: run python -m xsam_model.training.scene_assets "
@@ -199,8 +202,8 @@ class SceneAssets:
 
 
 @lru_cache(maxsize=2)
-def _load_once(folder: str, parts: tuple[str, ...]) -> SceneAssets:
-    return SceneAssets.load(folder, parts)
+def _load(folder: str, parts: tuple[str, ...]) -> SceneAssets:
+    return SceneAssets._read(Path(folder), parts)
 
 
 def make_sprite(category: str, style: str, pixels: NDArray[np.uint8]) -> Sprite:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 if TYPE_CHECKING:
+    from xsam_model.training.samples import TrainingSample
     from xsam_model.training.scenes import Scene
 
 _COLUMNS, _TEXT_PIXELS = 4, 62
@@ -17,24 +18,42 @@ _HUES = ((230, 60, 60), (60, 170, 60), (70, 110, 240), (240, 180, 40), (180, 80,
 _STUFF_HUES = ((110, 130, 110), (130, 110, 90), (100, 110, 140))
 
 
-def draw_sheet(scenes: Sequence[Scene], notes: Sequence[str] | None = None) -> Image.Image:
-    """Draw scenes and their masks.
+def draw_sheet(scenes: Sequence[Scene]) -> Image.Image:
+    """Draw scenes of one size, their masks and the names of what they show."""
+    return _sheet([(scene.pixels, paint_masks(scene)) for scene in scenes], [describe(scene) for scene in scenes])
 
-    Args:
-        scenes: all of one size.
-        notes: a text for each; by default the names of what it shows.
-    """
-    side = scenes[0].pixels.shape[0]
+
+def _sheet(pairs: Sequence[tuple[np.ndarray, np.ndarray]], notes: Sequence[str]) -> Image.Image:
+    side = pairs[0][0].shape[0]
     width, height = 2 * side + 6, side + _TEXT_PIXELS
-    sheet = Image.new("RGB", (_COLUMNS * width, -(-len(scenes) // _COLUMNS) * height), "white")
+    sheet = Image.new("RGB", (_COLUMNS * width, -(-len(pairs) // _COLUMNS) * height), "white")
     canvas = ImageDraw.Draw(sheet)
-    for place, scene in enumerate(scenes):
+    for place, (pair, note) in enumerate(zip(pairs, notes, strict=True)):
         left, top = place % _COLUMNS * width, place // _COLUMNS * height
-        sheet.paste(Image.fromarray(scene.pixels), (left, top))
-        sheet.paste(Image.fromarray(paint_masks(scene)), (left + side, top))
-        note = describe(scene) if notes is None else notes[place]
+        for offset, picture in zip((0, side), pair, strict=True):
+            sheet.paste(Image.fromarray(picture), (left + offset, top))
         canvas.text((left + 2, top + side + 2), textwrap.fill(note, 2 * side // 6), fill="black")
     return sheet
+
+
+def draw_samples(samples: Sequence[TrainingSample]) -> Image.Image:
+    """Draw training samples: visual prompts shine in the picture, masks are coloured by what they answer.
+
+    Args:
+        samples: all of one size.
+    """
+    pairs, notes = [], []
+    for sample in samples:
+        picture, painted = sample.image.copy(), np.zeros_like(sample.image)
+        for place, prompt in enumerate(sample.visual_prompts):
+            picture[prompt] = picture[prompt] // 2 + np.array(_HUES[place % len(_HUES)], dtype=np.uint8) // 2
+        for mask, label in zip(sample.masks, sample.labels, strict=True):
+            painted[mask] = _HUES[int(label) % len(_HUES)]
+        pairs.append((picture, painted))
+        absent = set(range(len(sample.conditions))) - set(sample.labels.tolist())
+        asked = [f"({text})" if place in absent else text for place, text in enumerate(sample.conditions)]
+        notes.append(f"{sample.task}: {', '.join(asked[:12])} {sample.answer or ''}")
+    return _sheet(pairs, notes)
 
 
 def paint_masks(scene: Scene) -> np.ndarray:
@@ -54,4 +73,4 @@ def describe(scene: Scene) -> str:
     return f"{scene.seed}: {', '.join(names)}{stuff}"
 
 
-__all__ = ["describe", "draw_sheet", "paint_masks"]
+__all__ = ["describe", "draw_samples", "draw_sheet", "paint_masks"]

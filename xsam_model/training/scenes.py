@@ -262,7 +262,8 @@ def _truth(
 
 def main() -> None:
     """Write a sheet of scenes with their truth."""
-    from xsam_model.training.scene_sheet import draw_sheet
+    from xsam_model.training.scene_sheet import draw_samples, draw_sheet
+    from xsam_model.training.scene_source import SceneSource
 
     parser = argparse.ArgumentParser(description="Show scenes, their masks and what could be asked about them.")
     parser.add_argument("--sheet", type=Path, required=True, help="picture to write, .jpg or .png")
@@ -271,12 +272,18 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=256, help="pixels of a scene (default: %(default)s)")
     parser.add_argument("--count", type=int, default=20, help="scenes (default: %(default)s)")
     parser.add_argument("--core", action="store_true", help="the small vocabulary")
+    parser.add_argument("--task", help="show what this task asks, instead of everything that scenes show")
     parser.add_argument("--assets", type=Path, help="folder of scene_assets; without it a few built-in shapes")
     arguments = parser.parse_args()
     assets = SceneAssets.builtin() if arguments.assets is None else SceneAssets.load(arguments.assets)
     config = SceneConfig(side_pixels=arguments.side, core_only=arguments.core)
     seeds = range(arguments.seed, arguments.seed + arguments.count)
-    draw_sheet([make_scene(seed, assets, arguments.split, config) for seed in seeds]).save(arguments.sheet)
+    if arguments.task is None:
+        sheet = draw_sheet([make_scene(seed, assets, arguments.split, config) for seed in seeds])
+    else:
+        source = SceneSource(assets, arguments.task, arguments.split, config)
+        sheet = draw_samples([source.draw(0, np.random.default_rng(seed)) for seed in seeds])
+    sheet.save(arguments.sheet)
 
 
 if __name__ == "__main__":
