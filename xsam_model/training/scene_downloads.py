@@ -60,7 +60,6 @@ _PHOTOS: dict[str, tuple[str, ...]] = {
     "skimage/data/gravel.png": ("gravel", "stone wall"),
     "skimage/data/hubble_deep_field.jpg": ("night sky", "star", "planet"),
     "skimage/data/ihc.png": (),
-    "skimage/data/moon.png": ("moon", "sand"),
     "skimage/data/rocket.jpg": ("rocket", "sky", "night sky"),
     "datasets/images/china.jpg": ("sky", "foliage", "leafy tree", "water", "castle"),
     "datasets/images/flower.jpg": ("rose", "foliage"),

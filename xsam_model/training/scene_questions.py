@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from xsam_model.training.scene_vocabulary import in_group
+from xsam_model.training.scene_vocabulary import group_of, in_group
 from xsam_model.training.scenes import SceneObject
 
 
@@ -239,8 +239,20 @@ REASONS = (
 )
 
 
-def answering(reason: Reason, objects: Sequence[SceneObject]) -> list[int] | None:
-    """Return the places of all objects that answer a question; None if one of the scene leaves doubt."""
+def answering(reason: Reason, objects: Sequence[SceneObject], shown: Sequence[str] = ()) -> list[int] | None:
+    """Find what answers a question.
+
+    Args:
+        reason: the question.
+        objects: of the scene.
+        shown: names that the photograph behind shows by itself.
+
+    Returns:
+        The places of all objects that answer it; None if one leaves doubt, or the photograph holds an answer.
+    """
+    groups = [(name, group_of(name)) for name in shown]
+    if any(reason.answers(*item) or reason.is_doubtful(*item) for item in groups):
+        return None
     if any(reason.is_doubtful(thing.name, thing.group) for thing in objects):
         return None
     return [place for place, thing in enumerate(objects) if reason.answers(thing.name, thing.group)]

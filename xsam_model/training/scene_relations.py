@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from xsam_model.training.scene_colours import lacks_colour
 from xsam_model.training.scene_textures import opencv
-from xsam_model.training.scene_vocabulary import in_group
+from xsam_model.training.scene_vocabulary import group_of, in_group
 from xsam_model.training.scenes import Scene, SceneObject
 
 # Shares of the picture's side. Between the two of a pair nothing is said: people would disagree.
@@ -162,12 +162,17 @@ def _by_neighbour(layout: SceneLayout, members: Sequence[int], names: Sequence[s
 
 def _by_group(layout: SceneLayout) -> Iterator[ReferringPhrase]:
     """The only animal, the largest vehicle, the smallest object of all."""
+    shown = layout.scene.shown_by_ground
     for noun in GROUP_NOUNS:
+        # The photograph behind may show one too.
+        if any(in_group(group_of(name), noun) for name in shown):
+            continue
         members = [place for place, thing in enumerate(layout.objects) if in_group(thing.group, noun)]
         if len(members) == 1:
             yield ReferringPhrase(f"the {noun}", members[0], "group")
         yield from _by_size(layout, members, noun, "group")
-    yield from _by_size(layout, range(len(layout.objects)), "object", "group")
+    if not shown:
+        yield from _by_size(layout, range(len(layout.objects)), "object", "group")
 
 
 __all__ = ["GROUP_NOUNS", "ReferringPhrase", "SceneLayout", "has_colour_alone", "referring_phrases"]

@@ -153,13 +153,12 @@ def _reaseg(asked: _Asked) -> TrainingSample | None:
     nothing = asked.chance(asked.config.nothing_present_share)
     for place in asked.random.permutation(len(REASONS)):
         reason = REASONS[place]
-        found = answering(reason, objects)
+        found = answering(reason, objects, asked.scene.shown_by_ground)
         if found is None or bool(found) == nothing:
             continue
         conditions = (asked.choose(reason.questions),)
         if nothing:
-            # What the photograph behind shows might answer it.
-            return None if asked.scene.shown_by_ground else asked.sample("reaseg", [], [], conditions=conditions)
+            return asked.sample("reaseg", [], [], conditions=conditions)
         mask = np.any([objects[index].mask for index in found], axis=0)
         fields: dict[str, object] = {"conditions": conditions}
         if asked.chance(asked.config.explain_share):

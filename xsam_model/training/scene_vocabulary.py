@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 
 from xsam_model.training import scene_names
 
@@ -71,6 +72,16 @@ def lookalikes(name: str) -> frozenset[str]:
     return frozenset({name}.union(*(names for names in _LOOKALIKES if name in names)))
 
 
+def group_of(name: str) -> str:
+    """Return the group of a category, "" for a name that is none."""
+    return _groups().get(name, "")
+
+
+@cache
+def _groups() -> dict[str, str]:
+    return {category.name: category.group for category in curated_categories()}
+
+
 def in_group(group: str, name_or_supergroup: str) -> bool:
     """Whether a category's group is the given one, or part of the given supergroup."""
     return group == name_or_supergroup or group in SUPERGROUPS.get(name_or_supergroup, ())
@@ -113,6 +124,7 @@ __all__ = [
     "SUPERGROUPS",
     "Category",
     "curated_categories",
+    "group_of",
     "in_group",
     "is_core",
     "is_countable",

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -249,6 +250,20 @@ def test_reasons_name_what_exists_and_doubt_forbids_asking(scenes):
         for scene in scenes:
             doubt = any(reason.is_doubtful(thing.name, thing.group) for thing in scene.objects)
             assert (answering(reason, scene.objects) is None) == doubt
+
+
+def test_what_the_photograph_behind_shows_is_not_asked_for(assets, scenes):
+    for scene in scenes:
+        behind = replace(scene, shown_by_ground=("cat", "car", "pizza"))
+        names = [thing.name for thing in behind.objects]
+        texts = {phrase.text for phrase in referring_phrases(SceneLayout(behind), names)}
+        assert not {"the animal", "the largest animal", "the vehicle", "the largest object"} & texts
+        for reason in REASONS:
+            if reason.answers("cat", "mammal") or reason.answers("pizza", "meal"):
+                assert answering(reason, behind.objects, behind.shown_by_ground) is None
+        sample = ask_scene(behind, "genseg", assets, np.random.default_rng(0), config=AskConfig(all_names_share=1))
+        asked = set(sample.conditions) - set(names)
+        assert not asked & {"car", "pizza"}
 
 
 def test_captions_mark_their_phrases_in_the_order_of_their_masks(assets):
