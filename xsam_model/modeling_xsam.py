@@ -114,6 +114,7 @@ class XSamPreTrainedModel(PreTrainedModel):
     config_class = XSamConfig
     main_input_name = "input_ids"
     input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True

@@ -9,6 +9,7 @@ from xsam_model import XSamForSegmentation
 from xsam_model.training.batches import BatchBuilder
 from xsam_model.training.tiny import build_processor, train_tokenizer, xsam_tiny_config
 
+torch.set_num_threads(1)
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
