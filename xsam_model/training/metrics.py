@@ -14,7 +14,8 @@ COLUMNS = (
 
 
 class Metrics:
-    """Rows of one stage, one every few steps; losses are weighted, and means over those steps and all processes.
+    """Rows of one stage, one every few steps; losses are weighted, and means over all processes and the steps since
+    the row or the checkpoint before.
 
     Args:
         folder: gets `metrics.csv`, and TensorBoard's files in `tensorboard/`.

@@ -1,0 +1,197 @@
+import csv
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from xsam_model import XSamForSegmentation, XSamProcessor
+from xsam_model.training.config import SourceConfig, TrainingConfig, read_config
+from xsam_model.training.launch import STOPPED, launch
+from xsam_model.training.losses import LossWeights
+from xsam_model.training.point_sampling import PointSampling
+from xsam_model.training.stages import StageConfig
+from xsam_model.training.trainer import train
+
+HERE, ROOT = Path(__file__).parent, Path(__file__).parents[3]
+STAGE = {"batch_size": 4, "learning_rate": 1e-3, "points": PointSampling(num_points=128)}
+
+
+def source(task):
+    return SourceConfig(factory="rectangles:Rectangles", arguments={"task": task})
+
+
+@pytest.fixture
+def settings(start_folder, tmp_path):
+    stages = (
+        StageConfig(kind="segmentor", steps=4, sources=("ovseg",), weights=LossWeights(dense=1.0), **STAGE),
+        StageConfig(kind="mixed", steps=6, average_decay=0.9, weights=LossWeights(dense=1.0), **STAGE),
+    )
+    return TrainingConfig(
+        output=str(tmp_path / "run"),
+        model=str(start_folder),
+        sources=(source("ovseg"), source("vgdseg"), source("refseg")),
+        stages=stages,
+        device="cpu",
+        log_every_steps=2,
+        checkpoint_every_minutes=0,
+        checkpoint_every_steps=2,
+        workers=0,
+    )
+
+
+def weights(folder):
+    return load_file(Path(folder) / "model.safetensors")
+
+
+def rows(folder):
+    with (Path(folder) / "metrics.csv").open() as file:
+        return [{name: row[name] for name in row if "second" not in name} for row in csv.DictReader(file)]
+
+
+class Killed(BaseException):
+    """Ends a run as a kill does: nothing after it runs."""
+
+
+def test_a_killed_run_ends_as_an_unbroken_one_does(settings, tmp_path, monkeypatch):
+    whole = train(settings)
+    broken = replace(settings, output=str(tmp_path / "broken"), workers=1)
+
+    def say_until(words):
+        def say(line):
+            if line.startswith(words):
+                raise Killed
+
+        return say
+
+    # After step 4 and before its checkpoint: what was reported since the one before is reported again, once.
+    for words in ("1-segmentor 4", "2-mixed 4"):
+        with pytest.raises(Killed):
+            train(broken, say_until(words))
+    resumed = train(broken)
+    expected, found = weights(whole), weights(resumed)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, found[name]), name
+    for stage in ("1-segmentor", "2-mixed"):
+        assert rows(whole.parent.parent / stage) == rows(resumed.parent.parent / stage)
+    # It runs as any other model does, and a finished run does nothing more.
+    XSamForSegmentation.from_pretrained(resumed)
+    XSamProcessor.from_pretrained(resumed)
+    lines = []
+    assert train(broken, lines.append) == resumed
+    assert lines == [f"trained: {resumed}"]
+
+
+def test_a_run_stops_after_its_minutes_and_goes_on(settings, tmp_path):
+    slices = replace(settings, output=str(tmp_path / "slices"), max_minutes=1e-6, stages=settings.stages[:1])
+    calls = 0
+    while train(slices) is None:
+        calls += 1
+        checkpoints = sorted(Path(slices.output).glob("1-segmentor/checkpoints/*"))
+        assert checkpoints[-1].name == f"step-{calls:08d}"
+        assert len(checkpoints) <= 2
+    assert calls == 3
+    whole = train(replace(settings, stages=settings.stages[:1]))
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(slices.stage_folder(0) / "model")[name]), name
+
+
+def test_a_checkpoint_of_other_settings_is_refused(settings):
+    train(replace(settings, max_minutes=1e-6))
+    changed = replace(settings, stages=(replace(settings.stages[0], learning_rate=1.0), settings.stages[1]))
+    with pytest.raises(ValueError, match="other settings of learning_rate"):
+        train(changed)
+
+
+def test_accumulated_passes_equal_one(settings, tmp_path):
+    # Two passes are divided by masks of their own, so both halves must have the same number: two in each picture.
+    stages = (replace(settings.stages[0], weights=LossWeights()),)
+    one = train(replace(settings, stages=stages, output=str(tmp_path / "one")))
+    two = train(replace(settings, stages=(replace(stages[0], accumulation=2),), output=str(tmp_path / "two")))
+    for name, value in weights(one).items():
+        torch.testing.assert_close(value, weights(two)[name], atol=5e-4, rtol=0)
+
+
+TOML = """
+output = "{output}"
+model = "{model}"
+device = "cpu"
+threads = 1
+log_every_steps = 1
+[[sources]]
+factory = "rectangles:Rectangles"
+arguments = {{ task = "ovseg" }}
+[[stages]]
+kind = "mixed"
+steps = {steps}
+batch_size = 4
+learning_rate = 1e-3
+points = {{ num_points = 128 }}
+"""
+
+
+@pytest.fixture
+def launched(start_folder, tmp_path, monkeypatch):
+    """Write a config file, and let launched processes find the data set."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(ROOT)]))
+
+    def write(name, steps=3):
+        file = tmp_path / f"{name}.toml"
+        file.write_text(TOML.format(output=tmp_path / name, model=start_folder, steps=steps))
+        return file
+
+    return write
+
+
+def test_two_processes_equal_one(launched, tmp_path):
+    assert launch(launched("one")) == 0
+    assert launch(launched("two"), processes=2) == 0
+    one, two = (tmp_path / name / "1-mixed" for name in ("one", "two"))
+    for mine, theirs in zip(rows(one), rows(two), strict=True):
+        for name in ("total", "language", "classes", "mask", "dice", "gradient_norm"):
+            assert float(mine[name]) == pytest.approx(float(theirs[name]), rel=2e-3), name
+    for name, value in weights(one / "model").items():
+        torch.testing.assert_close(value, weights(two / "model")[name], atol=5e-4, rtol=0)
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(launched, tmp_path):
+    command = [sys.executable, "-m", "xsam_model.training", "--config", str(launched("run", steps=500))]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    for line in process.stdout:
+        if " 2/500 " in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    rest = process.stdout.read()
+    assert process.wait(timeout=60) == STOPPED
+    assert "the same command goes on" in rest
+    (checkpoint,) = (tmp_path / "run/1-mixed/checkpoints").iterdir()
+    first = int(checkpoint.name.removeprefix("step-"))
+    again = subprocess.run(
+        [*command, "--max-minutes", "0.00001"], check=False, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert again.returncode == STOPPED
+    assert f"stopped at step {first + 1} of 500" in again.stdout
+
+
+def test_mistakes_in_a_file_are_named(tmp_path):
+    file = tmp_path / "wrong.toml"
+    stage = '[[stages]]\nkind = "mixed"\nsteps = 3\n'
+    data = '[[sources]]\nfactory = "rectangles:Rectangles"\n'
+    for text, message in (
+        (f'output = "x"\n{data}', "at least one of"),
+        (f'output = "x"\nspeed = 3\n{data}{stage}', "unknown settings speed"),
+        (f'output = "x"\nprecision = "int8"\n{data}{stage}', "float32 or bfloat16"),
+        (f'output = "x"\n{data}{stage}speed = 3\n', "speed"),
+        ("output = ", "wrong.toml"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_config(file)
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        SourceConfig(factory="rectangles:Circles").open()
