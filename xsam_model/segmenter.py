@@ -73,7 +73,7 @@ class Replies:
     Attributes:
         outputs: logits of each decode.
         decodes: for each query its decode in `outputs`, None where the model's own answer asked for no masks.
-        captions: for each query what the model said; empty where the answer was given.
+        captions: for each query what was said, by the model or for it; empty where nothing but the task's own answer.
         scaled_sizes, original_sizes: (height, width) of the image of each decode, for post-processing.
     """
 
@@ -191,7 +191,6 @@ class XSamSegmenter:
             "image_features": images.features,
             "image_indices": torch.tensor([query.image for query in queries]),
         }
-        captions: tuple[Caption, ...] = ()
         with self._turn:
             if generate:
                 stops = self.processor.stop_token_ids
@@ -199,7 +198,10 @@ class XSamSegmenter:
             else:
                 outputs = self.model(**arguments)
         if outputs.sequences is not None:
-            captions = tuple(self._read(ids.tolist()) for ids in outputs.sequences)
+            decode = self.processor.tokenizer.decode
+            captions = [self._read(decode(ids, skip_special_tokens=False)) for ids in outputs.sequences]
+        else:
+            captions = [self._read(answer or "")] * len(queries)
         conversations = outputs.conversation_indices.tolist()
         places = [queries[conversation].image for conversation in conversations]
         return Replies(
@@ -207,7 +209,7 @@ class XSamSegmenter:
             decodes=tuple(
                 conversations.index(query) if query in conversations else None for query in range(len(queries))
             ),
-            captions=captions or tuple(Caption("") for _ in queries),
+            captions=tuple(captions),
             scaled_sizes=tuple(images.scaled_sizes[place] for place in places),
             original_sizes=tuple(images.original_sizes[place] for place in places),
         )
@@ -320,10 +322,9 @@ class XSamSegmenter:
             found = processor.post_process_instance_segmentation(outputs, *sizes, threshold=threshold)
         return [None if decode is None else found[decode] for decode in replies.decodes]
 
-    def _read(self, ids: Sequence[int]) -> Caption:
-        tokenizer = self.processor.tokenizer
-        special = [str(token) for token in tokenizer.added_tokens_decoder.values()]
-        return read_caption(tokenizer.decode(ids, skip_special_tokens=False), special)
+    def _read(self, answer: str) -> Caption:
+        special = [str(token) for token in self.processor.tokenizer.added_tokens_decoder.values()]
+        return read_caption(answer, special)
 
 
 def _queries(

@@ -267,6 +267,13 @@ def test_what_does_not_fit_is_refused(asked, message, tiny, images):
         tiny.segment(images, **asked)
 
 
+def test_a_caption_that_is_given_is_segmented_phrase_by_phrase(tiny, images):
+    answer = "<p>A dog</p> sees <p>a cat</p>. <SEG>"
+    for result, size in zip(tiny.segment(images, task="gcgseg", answer=answer), SIZES, strict=True):
+        assert result.captions[0].text == "A dog sees a cat."
+        assert result.segmentation.masks.shape == (2, *size)
+
+
 def test_a_query_needs_no_image_of_its_own(tiny, images):
     encoded = tiny.encode(images)
     queries = [Query(image=1, conditions=["a dog"]), Query(image=0, conditions=["a cat"])]

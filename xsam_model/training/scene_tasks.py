@@ -29,6 +29,8 @@ class AskConfig:
     Attributes:
         max_absent: most names in a list of categories that the picture does not show.
         all_names_share: share of lists with every name that may be asked for.
+        num_names: exactly so many names of objects in every list of ovseg, fewer where there are not so many, and no
+            surfaces: for tests that are to be compared. None to vary as the fields above say.
         nothing_present_share: share of questions whose answer is nothing: lists of absent names, phrases for absent
             objects, questions that nothing answers, prompts on empty ground.
         synonym_share: share of categories that are called by another name (not in genseg, whose list is closed).
@@ -38,6 +40,7 @@ class AskConfig:
 
     max_absent: int = 20
     all_names_share: float = 0.08
+    num_names: int | None = None
     nothing_present_share: float = 0.06
     synonym_share: float = 0.25
     explain_share: float = 0.25
@@ -106,7 +109,8 @@ def _genseg(asked: _Asked) -> TrainingSample | None:
 
 
 def _ovseg(asked: _Asked) -> TrainingSample | None:
-    return _categories(asked, "ovseg", with_stuff=asked.chance(0.4), called=asked.call)
+    with_stuff = asked.config.num_names is None and asked.chance(0.4)
+    return _categories(asked, "ovseg", with_stuff=with_stuff, called=asked.call)
 
 
 def _categories(asked: _Asked, task: str, with_stuff: bool, called: Callable[[str], str]) -> TrainingSample | None:
@@ -114,11 +118,13 @@ def _categories(asked: _Asked, task: str, with_stuff: bool, called: Callable[[st
     items: list[SceneObject | StuffRegion] = [*asked.scene.objects, *(asked.scene.stuff if with_stuff else ())]
     if asked.chance(asked.config.nothing_present_share):
         items = []
+    present = list(dict.fromkeys(item.name for item in items))
     absent = asked.absent(with_stuff)
-    if not asked.chance(asked.config.all_names_share):
+    if asked.config.num_names is not None:
+        absent = absent[: max(0, asked.config.num_names - len(present))]
+    elif not asked.chance(asked.config.all_names_share):
         least = 0 if items else 1
         absent = absent[: int(asked.random.integers(least, max(least, asked.config.max_absent) + 1))]
-    present = list(dict.fromkeys(item.name for item in items))
     names = [*present, *absent]
     if not names:
         return None
