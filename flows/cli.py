@@ -141,6 +141,19 @@ def vacuum(
 
 
 @app.command()
+def train(
+    config: Annotated[Path, typer.Option("--config", "-c", help="TOML file: examples/train_tiny.toml is one.")],
+    output: Annotated[str | None, typer.Option(help="Folder of the run, instead of the file's.")] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Save and stop after so long.")] = None,
+    processes: Annotated[int, typer.Option(help="Training processes on this machine.")] = 1,
+) -> None:
+    """Train a model, or go on. Exit code 0 when it is trained, 3 when it stopped before its end."""
+    from actors.train import train_model
+
+    raise typer.Exit(train_model(config, output, max_minutes, processes))
+
+
+@app.command()
 def demo(
     photos: Annotated[Path, typer.Option(help="Folder of photographs.")] = Path("examples/photos"),
     prompts: Annotated[Path | None, typer.Option(help="Table of prompts for some of them.")] = Path(
@@ -231,6 +244,7 @@ def _usage_error(error: Exception) -> Any:
 def _is_users(error: Exception) -> bool:
     """Say whether an error is one of ours that tells the user what to do."""
     from actors.pool import ReplicaStartError
+    from actors.train import TrainingError
     from flows.config import ConfigError
     from flows.summary import RunFailedError
     from pipelines.fingerprint import PlanError
@@ -238,7 +252,16 @@ def _is_users(error: Exception) -> bool:
     from pipelines.sources import SourceError
     from pipelines.storage import StorageError
 
-    users = (ConfigError, PlanError, SourceError, PromptTableError, StorageError, ReplicaStartError, RunFailedError)
+    users = (
+        ConfigError,
+        PlanError,
+        SourceError,
+        PromptTableError,
+        StorageError,
+        ReplicaStartError,
+        RunFailedError,
+        TrainingError,
+    )
     return isinstance(error, users)
 
 

@@ -30,7 +30,7 @@ def scenes(
         scene, ask: fields of `SceneConfig` and `AskConfig`; lists stand for tuples.
     """
     pictures = SceneAssets.builtin() if assets == "builtin" else SceneAssets.load(assets or DEFAULT_FOLDER)
-    questions = {name: tuple(value) if isinstance(value, list) else value for name, value in (ask or {}).items()}
+    questions: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in (ask or {}).items()}
     return SceneSource(pictures, task, split, SceneConfig(**(scene or {})), AskConfig(**questions), size)
 
 

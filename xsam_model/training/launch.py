@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -48,7 +49,21 @@ def _launch_several(config: Path, output: str | None, max_minutes: float | None,
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     if on_cpu:
         environment["ACCELERATE_USE_CPU"] = "true"
-    return subprocess.run(command, env=environment, check=False).returncode
+    with subprocess.Popen(command, env=environment) as launcher:
+        asked: list[int] = []
+
+        def pass_on(number: int, _: object) -> None:
+            asked.append(number)
+            launcher.send_signal(signal.SIGTERM)
+
+        # The launcher hands it on: every process saves and stops.
+        before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            code = launcher.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    return STOPPED if asked else code
 
 
 def _say(line: str) -> None:

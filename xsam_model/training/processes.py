@@ -55,8 +55,7 @@ def open_accelerator(config: TrainingConfig) -> Accelerator:
     return Accelerator(
         cpu=config.device == "cpu",
         mixed_precision="bf16" if config.precision == "bfloat16" else "no",
-        # A batch of one task does not reach the parameters of the others.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        kwargs_handlers=[DistributedDataParallelKwargs()],
     )
 
 

@@ -118,6 +118,9 @@ class StageRun:
         groups = parameter_groups(self.network, stage)
         # Rounding differs between the fused and the plain update: one of them must serve all runs of a device.
         optimizer = torch.optim.AdamW(groups, stage.learning_rate, betas=stage.betas, fused=True)
+        if accelerator.ddp_handler is not None:
+            # A batch of one task does not reach the parameters of the others.
+            accelerator.ddp_handler.find_unused_parameters = stage.kind == "mixed"
         self._wrapped, self._optimizer = accelerator.prepare(self.network.train(), optimizer)
         self._average = MovingAverage(self.network, stage.average_decay) if stage.average_decay else None
         if self._average is not None:
