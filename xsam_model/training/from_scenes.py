@@ -27,10 +27,12 @@ def scenes(
         assets: folder of the pictures; scene_assets' own by default. "builtin" for the few that need none.
         split: one of `scene_assets.SPLITS`.
         size: samples of one epoch: their ratio is how often each source's turn comes.
-        scene, ask: fields of `SceneConfig` and `AskConfig`; lists stand for tuples.
+        scene, ask: fields of `SceneConfig` and `AskConfig`.
     """
     pictures = SceneAssets.builtin() if assets == "builtin" else SceneAssets.load(assets or DEFAULT_FOLDER)
-    questions: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in (ask or {}).items()}
+    questions: dict[str, Any] = dict(ask or {})
+    if "prompt_kinds" in questions:
+        questions["prompt_kinds"] = tuple(questions["prompt_kinds"])
     return SceneSource(pictures, task, split, SceneConfig(**(scene or {})), AskConfig(**questions), size)
 
 

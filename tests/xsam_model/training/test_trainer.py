@@ -160,8 +160,10 @@ def test_two_processes_equal_one(launched, tmp_path):
         torch.testing.assert_close(value, weights(two / "model")[name], atol=5e-4, rtol=0)
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(launched, tmp_path):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_saves_and_the_same_command_goes_on(launched, tmp_path, processes):
     command = [sys.executable, "-m", "xsam_model.training", "--config", str(launched("run", steps=500))]
+    command += ["--processes", str(processes)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
     for line in process.stdout:
         if " 2/500 " in line:
