@@ -15,7 +15,7 @@ COLUMNS = (
 
 class Metrics:
     """Rows of one stage, one every few steps; losses are weighted, and means over all processes and the steps since
-    the row or the checkpoint before.
+    the row before, or since the run was resumed.
 
     Args:
         folder: gets `metrics.csv`, and TensorBoard's files in `tensorboard/`.

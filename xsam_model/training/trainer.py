@@ -166,7 +166,7 @@ class StageRun:
         metrics = Metrics(self._folder, name, self.step) if self._accelerator.is_main_process else None
         saved = started = time.monotonic()
         before, parts = self._seconds, []
-        first = self.step
+        reported, since = self.step, started
         for batch in self._batches.iterate(self.step, stage.steps, config.workers):
             parts.append(batch)
             if len(parts) < stage.accumulation:
@@ -175,7 +175,8 @@ class StageRun:
             parts, now = [], time.monotonic()
             self._seconds = before + now - started
             if self.step % config.log_every_steps == 0 or self.step == stage.steps:
-                values = self._summary((self.step - first) * stage.batch_size / (now - started))
+                values = self._summary((self.step - reported) * stage.batch_size / (now - since))
+                reported, since = self.step, now
                 if metrics is not None:
                     metrics.write(self.step, values)
                 say(progress_line(name, self.step, stage.steps, values))
