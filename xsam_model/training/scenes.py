@@ -262,11 +262,14 @@ def _truth(
 
 def main() -> None:
     """Write a sheet of scenes with their truth."""
+    from xsam_model.training.scene_export import export_scenes
+    from xsam_model.training.scene_export import export_scenes
     from xsam_model.training.scene_sheet import draw_samples, draw_sheet
     from xsam_model.training.scene_source import SceneSource
 
     parser = argparse.ArgumentParser(description="Show scenes, their masks and what could be asked about them.")
-    parser.add_argument("--sheet", type=Path, required=True, help="picture to write, .jpg or .png")
+    parser.add_argument("--sheet", type=Path, help="picture to write, .jpg or .png")
+    parser.add_argument("--export", type=Path, help="folder to write the pictures and their truth (COCO) to")
     parser.add_argument("--seed", type=int, default=0, help="of the first scene (default: %(default)s)")
     parser.add_argument("--split", choices=list(SPLITS), default="train")
     parser.add_argument("--side", type=int, default=256, help="pixels of a scene (default: %(default)s)")
@@ -275,11 +278,18 @@ def main() -> None:
     parser.add_argument("--task", help="show what this task asks, instead of everything that scenes show")
     parser.add_argument("--assets", type=Path, help="folder of scene_assets; without it a few built-in shapes")
     arguments = parser.parse_args()
+    if not (arguments.sheet or arguments.export):
+        parser.error("give --sheet, --export, or both")
     assets = SceneAssets.builtin() if arguments.assets is None else SceneAssets.load(arguments.assets)
     config = SceneConfig(side_pixels=arguments.side, core_only=arguments.core)
     seeds = range(arguments.seed, arguments.seed + arguments.count)
+    scenes = [make_scene(seed, assets, arguments.split, config) for seed in seeds]
+    if arguments.export:
+        print(export_scenes(scenes, arguments.export))
+    if not arguments.sheet:
+        return
     if arguments.task is None:
-        sheet = draw_sheet([make_scene(seed, assets, arguments.split, config) for seed in seeds])
+        sheet = draw_sheet(scenes)
     else:
         source = SceneSource(assets, arguments.task, arguments.split, config)
         sheet = draw_samples([source.draw(0, np.random.default_rng(seed)) for seed in seeds])

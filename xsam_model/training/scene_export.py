@@ -1,0 +1,73 @@
+"""Scenes as a folder of pictures with a COCO file of their truth: for the demo, and for any tool that reads COCO."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from xsam_model.training.scenes import Scene
+
+TRUTH_FILE = "instances.json"
+
+
+def export_scenes(scenes: Sequence[Scene], folder: Path, names: Sequence[str] = ()) -> Path:
+    """Write pictures and the masks of their objects.
+
+    Args:
+        scenes: of any sizes.
+        folder: created if missing; pictures are `scene-<number>.png`.
+        names: categories to list beside those that the scenes show.
+
+    Returns:
+        The COCO instances file: masks as uncompressed RLE, column by column.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = {thing.name for scene in scenes for thing in scene.objects}
+    category_ids = {name: number for number, name in enumerate(sorted(shown | set(names)), 1)}
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, scene in enumerate(scenes):
+        file_name, (height, width) = f"scene-{number:02d}.png", scene.pixels.shape[:2]
+        Image.fromarray(scene.pixels).save(folder / file_name, optimize=True)
+        images.append({"id": number, "file_name": file_name, "height": height, "width": width, "ground": scene.ground})
+        for thing in scene.objects:
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": category_ids[thing.name],
+                    "segmentation": {"size": [height, width], "counts": run_lengths(thing.mask)},
+                    "area": int(thing.mask.sum()),
+                    "bbox": _box(thing.mask),
+                    "iscrowd": 0,
+                }
+            )
+    categories = [{"id": number, "name": name} for name, number in category_ids.items()]
+    truth = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / TRUTH_FILE).write_text(json.dumps(truth) + "\n", encoding="utf-8")
+    return folder / TRUTH_FILE
+
+
+def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
+    """Return COCO's uncompressed counts of a bool (H, W) mask: runs of 0 and 1 in turn, column by column, 0 first."""
+    flat = mask.ravel(order="F")
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    runs = np.diff(np.concatenate([[0], changes, [len(flat)]])).tolist()
+    return [0, *runs] if flat[0] else runs
+
+
+def _box(mask: NDArray[np.bool_]) -> list[int]:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    left, top = int(columns[0]), int(rows[0])
+    return [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top]
+
+
+__all__ = ["TRUTH_FILE", "export_scenes", "run_lengths"]
