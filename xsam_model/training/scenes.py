@@ -263,7 +263,6 @@ def _truth(
 def main() -> None:
     """Write a sheet of scenes with their truth."""
     from xsam_model.training.scene_export import export_scenes
-    from xsam_model.training.scene_export import export_scenes
     from xsam_model.training.scene_sheet import draw_samples, draw_sheet
     from xsam_model.training.scene_source import SceneSource
 
