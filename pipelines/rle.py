@@ -160,7 +160,7 @@ def iou(
     if not detections or not truths:
         return np.zeros((len(detections), len(truths)))
     crowd = [0] * len(truths) if is_crowd is None else [int(flag) for flag in is_crowd]
-    found, wanted = ([_canonical(rle).to_coco() for rle in side] for side in (detections, truths))
+    found, wanted = ([canonical(rle).to_coco() for rle in side] for side in (detections, truths))
     return np.asarray(coco_mask.iou(found, wanted, crowd), dtype=np.float64)
 
 
@@ -210,7 +210,7 @@ def _check(size_hw: tuple[int, int], runs: NDArray[np.int64]) -> None:
         raise ValueError(f"RLE runs cover {int(runs.sum())} pixels, but {size_hw[0]} x {size_hw[1]} is {num_pixels}")
 
 
-def _canonical(rle: Rle) -> Rle:
+def canonical(rle: Rle) -> Rle:
     """Return the RLE without empty runs inside, which pycocotools' iou takes for the end of the mask."""
     runs = to_runs(rle)
     return rle if (runs[1:] > 0).all() else encode(decode(rle))
