@@ -41,6 +41,7 @@ FLAGS = {
     "status": {"--run-id"},
     "verify": {"--run-id", "--quick", "--no-quick"},
     "vacuum": {"--run-id", "--dry-run", "--no-dry-run"},
+    "train": {"--config", "-c", "--output", "--max-minutes", "--processes"},
     "demo": {"--photos", "--prompts", "--output", "--prefect", "--no-prefect"},
 }  # fmt: skip
 
