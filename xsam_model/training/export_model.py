@@ -1,0 +1,56 @@
+"""A trained model as a folder to ship: weights in half precision, computed in full.
+
+python -m xsam_model.training.export_model --model runs/tiny/2-mixed/model --output DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from xsam_model.modeling_xsam import XSamForSegmentation
+from xsam_model.processing_xsam import XSamProcessor
+
+
+def export_model(model: Path, output: Path) -> Path:
+    """Write a `from_pretrained` folder of half the size.
+
+    Args:
+        model: folder of a trained model.
+        output: folder, created if missing.
+
+    Returns:
+        The output. Its configuration says float32, so that the weights are widened when they are loaded: on a CPU
+        half precision would be slow.
+
+    Raises:
+        ValueError: if a weight does not fit float16.
+    """
+    network = XSamForSegmentation.from_pretrained(model, dtype=torch.float32)
+    state = {name: value.half() for name, value in network.state_dict().items()}
+    if broken := [name for name, value in state.items() if not torch.isfinite(value).all()]:
+        raise ValueError(f"these weights do not fit float16: {', '.join(broken[:8])}")
+    network.save_pretrained(output, state_dict=state)
+    config = json.loads((output / "config.json").read_text())
+    config["dtype"] = "float32"
+    (output / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    XSamProcessor.from_pretrained(model).save_pretrained(output)
+    return output
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m xsam_model.training.export_model", description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="folder of the trained model")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    options = parser.parse_args()
+    print(export_model(options.model, options.output))
+
+
+if __name__ == "__main__":
+    main()
+
+__all__ = ["export_model"]
