@@ -65,7 +65,7 @@ class XSamTraining(nn.Module):
             return losses
         masks = torch.stack(output.decoder_mask_logits or ())
         losses |= self._loss(self._class_logits(output, batch), masks, batch.targets, self._points(batch))
-        if self.weights.dense > 0 and (batch.class_ids >= 0).any():
+        if self.weights.dense > 0:
             maps = output.image_features.multi_scale_features[-1][output.image_indices]
             losses["dense"] = self._dense(maps, batch)
         return losses
@@ -116,6 +116,8 @@ class XSamTraining(nn.Module):
         truth = torch.where(painted > 0, painted - 1, background)
         # What a mask without a class covers is neither background nor anything else.
         weights = torch.where(painted > 0, 1.0, torch.where(covered, 0.0, self.weights.background))
+        # Where nothing has a class nothing is learned, but all processes must still take part in the mean below.
+        weights = weights * (batch.class_ids >= 0).any()
         entropy = F.cross_entropy(logits, truth, reduction="none") * weights
         average = self._average.get("average", lambda value: value)
         return self.weights.dense * entropy.sum() / average(weights.sum()).clamp(min=1e-6)
