@@ -33,8 +33,6 @@ from xsam_model.post_processing_xsam import (
     iter_instance_masks,
     phrase_segmentation,
 )
-from xsam_model.processing_xsam import XSamProcessor
-from xsam_model.segmenter import Replies
 
 _SEMANTIC_TASKS = ("ovseg_semantic", "genseg_semantic")
 _INSTANCE_TASKS = ("ovseg", "genseg", "vgdseg")
@@ -54,17 +52,6 @@ class Findings:
         return Answer(masks=tuple(kept), captions=tuple(self.captions), rejected=tuple(self.rejected))
 
 
-def decode_arguments(replies: Replies, decode: int, processor: XSamProcessor) -> dict[str, Any]:
-    """Return what every post-processing function takes, of one decode: logits, geometry, number of conditions."""
-    outputs = replies.outputs
-    return {
-        "class_logits": outputs.class_logits[decode],
-        "mask_logits": outputs.mask_logits[decode],
-        "geometry": processor.geometry(replies.scaled_sizes[decode], replies.original_sizes[decode]),
-        "num_conditions": int(outputs.condition_mask[decode].sum()) - 1,
-    }
-
-
 def find_masks(
     task: Task, decode: Mapping[str, Any], conversation: Conversation, *, min_score: float, max_chunk_pixels: int
 ) -> Iterator[MaskPrediction]:
@@ -72,7 +59,7 @@ def find_masks(
 
     Args:
         task: what was asked.
-        decode: from ``decode_arguments``.
+        decode: from ``XSamProcessor.decode_arguments``.
         conversation: what was said; of a caption, its prompts are the phrases.
         min_score: masks below are not kept; empty ones never are.
         max_chunk_pixels: pixels of mask logits enlarged together.

@@ -10,21 +10,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import islice
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from actors.config import PredictorConfig
+from actors.config import PredictorConfig, model_folder
 from actors.conversations import Ask, Conversation, batched, check_prompts, drafts, prepare, try_words
-from actors.findings import Findings, decode_arguments, find_masks, phrase_prompts, read_caption
+from actors.findings import Findings, find_masks, phrase_prompts, read_caption
 from actors.pool import ReplicaUnusable
 from pipelines.fingerprint import content_hash
 from pipelines.types import Answer, Image, PredictionError, Prompt, Reason
 from xsam_model.modeling_xsam import XSamForSegmentation
 from xsam_model.processing_xsam import XSamProcessor
 from xsam_model.segmenter import EncodedImages, XSamSegmenter
-from xsam_model.untrained import save_untrained
 
 _AUTO_DTYPE = {"cuda": "bfloat16", "cpu": "float32"}
 
@@ -57,11 +55,12 @@ class XSamPredictor:
         self._device = _device(config.device)
         dtype = _AUTO_DTYPE[self._device.type] if config.dtype == "auto" else config.dtype
         options = {"attn_implementation": config.attn_implementation} if config.attn_implementation else {}
-        model = XSamForSegmentation.from_pretrained(config.path, dtype=getattr(torch, dtype), **options)
+        folder = model_folder(config.path)
+        model = XSamForSegmentation.from_pretrained(folder, dtype=getattr(torch, dtype), **options)
         model.config.region_sampling = config.region_sampling
-        self.segmenter = XSamSegmenter(model.to(self._device), XSamProcessor.from_pretrained(config.path))
+        self.segmenter = XSamSegmenter(model.to(self._device), XSamProcessor.from_pretrained(folder))
         self._facts = {
-            "weights_sha256": content_hash(str(Path(config.path).expanduser())),
+            "weights_sha256": content_hash(str(folder)),
             "device": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else platform.machine(),
             "dtype": dtype,
             "torch": version("torch"),
@@ -144,7 +143,9 @@ class XSamPredictor:
                 found.masks.setdefault(ask.task, []).extend(
                     find_masks(
                         ask.task,
-                        decode_arguments(replies, decode, self.segmenter.processor),
+                        self.segmenter.processor.decode_arguments(
+                            replies.outputs, decode, replies.scaled_sizes[decode], replies.original_sizes[decode]
+                        ),
                         about,
                         min_score=self._config.min_score,
                         max_chunk_pixels=_CHUNK_PIXELS[self._device.type],
@@ -168,7 +169,7 @@ def check_model(config: PredictorConfig, prompts: Sequence[Prompt], sentences: I
         ValueError: the prompts do not fit the model (see check_prompts), or a weight file is cut short or damaged.
         OSError: the folder holds no processor, or no weights.
     """
-    folder = Path(config.path).expanduser()
+    folder = model_folder(config.path)
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise FileNotFoundError(f"{folder} holds no *.safetensors")
@@ -187,11 +188,6 @@ def check_model(config: PredictorConfig, prompts: Sequence[Prompt], sentences: I
         except ValueError as error:
             reasons[prompt.source_row] = str(error)
     return reasons
-
-
-def write_untrained_model(folder: str | Path) -> None:
-    """Write a small model with random weights, always the same ones: for the demo and for dry runs."""
-    save_untrained(folder)
 
 
 def _device(name: str) -> torch.device:

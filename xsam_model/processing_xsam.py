@@ -23,7 +23,6 @@ from xsam_model.post_processing_xsam import (
     PhraseSegmentation,
     instance_segmentation,
     interactive_segmentation,
-    iter_instance_masks,
     phrase_segmentation,
 )
 from xsam_model.prompt_templates import (
@@ -39,7 +38,7 @@ from xsam_model.prompt_templates import (
 from xsam_model.visual_prompts import check_mask
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Sequence
 
     from numpy.typing import NDArray
     from PIL import Image
@@ -370,46 +369,25 @@ class XSamProcessor(ProcessorMixin):
         original_sizes: Sequence[Sequence[int]],
         num_conditions: Sequence[int] | None = None,
     ) -> list[dict[str, Any]]:
-        """Return the arguments that every post-processing function takes, for each decode."""
-        counts = num_conditions if num_conditions is not None else _count_conditions(outputs)
-        sizes = zip(scaled_sizes, original_sizes, strict=True)
-        return [
-            {
-                "class_logits": outputs.class_logits[index],
-                "mask_logits": outputs.mask_logits[index],
-                "geometry": self.geometry(scaled_size, original_size),
-                "num_conditions": counts[index],
-            }
-            for index, (scaled_size, original_size) in enumerate(sizes)
+        """Return `decode_arguments` of each decode."""
+        decodes = [
+            self.decode_arguments(outputs, index, scaled_size, original_size)
+            for index, (scaled_size, original_size) in enumerate(zip(scaled_sizes, original_sizes, strict=True))
         ]
+        if num_conditions is not None:
+            decodes = [{**one, "num_conditions": count} for one, count in zip(decodes, num_conditions, strict=True)]
+        return decodes
 
-    def iter_instance_masks(
-        self,
-        outputs: XSamOutput,
-        index: int,
-        scaled_size: Sequence[int],
-        original_size: Sequence[int],
-        threshold: float = 0.0,
-        top_k: int | None = None,
-        **limits: int,
-    ) -> Iterator[InstanceSegmentation]:
-        """Yield the instances of decode `index` of a batch in chunks of bounded memory, in no particular order.
-
-        `limits` may hold `max_chunk_pixels`; see `post_processing_xsam.iter_instance_masks`.
-        """
-        return iter_instance_masks(
-            outputs.class_logits[index],
-            outputs.mask_logits[index],
-            self.geometry(scaled_size, original_size),
-            num_conditions=_count_conditions(outputs)[index],
-            threshold=threshold,
-            top_k=top_k,
-            **limits,
-        )
-
-
-def _count_conditions(outputs: XSamOutput) -> list[int]:
-    return (torch.as_tensor(outputs.condition_mask).sum(1) - 1).tolist()
+    def decode_arguments(
+        self, outputs: XSamOutput, index: int, scaled_size: Sequence[int], original_size: Sequence[int]
+    ) -> dict[str, Any]:
+        """Return what every post-processing function takes, of decode `index`: logits, geometry, `num_conditions`."""
+        return {
+            "class_logits": outputs.class_logits[index],
+            "mask_logits": outputs.mask_logits[index],
+            "geometry": self.geometry(scaled_size, original_size),
+            "num_conditions": int(torch.as_tensor(outputs.condition_mask)[index].sum()) - 1,
+        }
 
 
 def _count_conversations(

@@ -111,5 +111,6 @@ def test_processor_returns_instances_of_every_image_at_its_own_size(tiny_model, 
         assert instances.labels.max() < count
         assert ((instances.scores > 0.05) & (instances.scores <= 1)).all()
         sizes = inputs["scaled_sizes"][index], inputs["original_sizes"][index]
-        chunks = list(tiny_processor.iter_instance_masks(outputs, index, *sizes, threshold=0.05, max_chunk_pixels=1))
+        decode = tiny_processor.decode_arguments(outputs, index, *sizes)
+        chunks = list(iter_instance_masks(**decode, threshold=0.05, max_chunk_pixels=1))
         assert sum(map(len, chunks)) == len(instances)
