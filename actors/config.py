@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 RunnerKind = Literal["ray", "in_process"]
@@ -91,6 +93,7 @@ class PoolConfig:
             )
 
 
+TINY_MODEL = "xsam-tiny"
 Device = Literal["auto", "cuda", "cpu"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 RegionSampling = Literal["seeded", "all"]
@@ -101,7 +104,8 @@ class PredictorConfig:
     """Which model a replica loads, and which masks it keeps.
 
     Attributes:
-        path: folder with config, weights, tokenizer and processor, as ``save_pretrained`` writes it.
+        path: folder with config, weights, tokenizer and processor, as ``save_pretrained`` writes it, or "xsam-tiny": a
+            small model that comes with the package and knows drawings of everyday things.
         device: "auto" takes the GPU that the replica was given, else the CPU.
         dtype: "auto" is bfloat16 on a GPU and float32 on the CPU.
         attn_implementation: transformers' name, e.g. "sdpa", "eager", "flash_attention_2"; None for its default.
@@ -117,7 +121,7 @@ class PredictorConfig:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
-    path: str
+    path: str = TINY_MODEL
     device: Device = "auto"
     dtype: Dtype = "auto"
     attn_implementation: str | None = None
@@ -137,3 +141,13 @@ class PredictorConfig:
             raise ValueError(f"max_masks_per_image is {self.max_masks_per_image}; allowed: 1 to 5000")
         if not 1 <= self.max_new_tokens <= 100_000:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}; allowed: 1 to 100000")
+
+
+def model_folder(path: str) -> Path:
+    """Return where a model lies on this machine, as an absolute path; loads nothing."""
+    if path != TINY_MODEL:
+        return Path(path).expanduser().absolute()
+    package = find_spec("xsam_model")
+    places = package.submodule_search_locations if package else None
+    assert places, "xsam_model is part of this distribution"
+    return Path(places[0]) / "weights" / TINY_MODEL

@@ -155,6 +155,7 @@ def train(
 
 @app.command()
 def demo(
+    scenes: Annotated[Path, typer.Option(help="Folder of scenes with their truth.")] = Path("examples/scenes"),
     photos: Annotated[Path, typer.Option(help="Folder of photographs.")] = Path("examples/photos"),
     prompts: Annotated[Path | None, typer.Option(help="Table of prompts for some of them.")] = Path(
         "examples/prompts.csv"
@@ -162,10 +163,10 @@ def demo(
     output: Annotated[Path, typer.Option(help="Folder for the table.")] = Path("demo-out"),
     prefect: PrefectOption = True,
 ) -> None:
-    """Label the example photographs on this machine, without a GPU or a network."""
+    """Label the example pictures on this machine, without a GPU or a network."""
     from flows.demo import run_demo
 
-    raise typer.Exit(0 if run_demo(photos, prompts, output, console, prefect=prefect) else 1)
+    raise typer.Exit(0 if run_demo(scenes, photos, prompts, output, console, prefect=prefect) else 1)
 
 
 def _overrides(

@@ -104,7 +104,7 @@ class RunConfig:
     Attributes:
         source: where the images are; a plain string is its uri.
         output: where the table goes; a plain string is its uri.
-        model: the model that every replica loads; a plain string is its path.
+        model: the model that every replica loads; a plain string is its path. By default xsam-tiny, which comes along.
         categories: names to segment in every image, e.g. ["forklift", "pallet"].
         task: "ovseg" (open vocabulary) or "genseg" (generic) for instances of the categories; with "_semantic" or
             "_panoptic" behind it for one label of every pixel.
@@ -122,7 +122,7 @@ class RunConfig:
 
     source: SourceConfig
     output: OutputConfig
-    model: PredictorConfig
+    model: PredictorConfig = field(default_factory=PredictorConfig)
     categories: tuple[str, ...] = ()
     task: CategoryTask = "ovseg"
     stuff: tuple[str, ...] = ()

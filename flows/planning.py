@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
+from actors.config import TINY_MODEL, model_folder
 from actors.labeler import RunLabelerFactory
 from actors.pool import ShardRunner, open_runner
 from flows.config import ConfigError, RunConfig
@@ -76,11 +76,6 @@ def list_collection(config: RunConfig) -> Listing:
     return Listing(shards=plan_shards(refs, config.plan), rejected=rejected)
 
 
-def model_folder(config: RunConfig) -> Path:
-    """Return the model's folder as an absolute path."""
-    return Path(config.model.path).expanduser().absolute()
-
-
 def run_fingerprint(config: RunConfig) -> dict[str, Any]:
     """Return the run's fingerprint; reads the model folder and the prompt table to hash them.
 
@@ -88,7 +83,7 @@ def run_fingerprint(config: RunConfig) -> dict[str, Any]:
         ConfigError: there is no model at the given path.
         StorageError: the prompt table cannot be read.
     """
-    folder = model_folder(config)
+    folder = model_folder(config.model.path)
     if not (folder / "config.json").is_file():
         what = "has no config.json" if folder.is_dir() else "does not exist"
         raise ConfigError(f"model {config.model.path!r} {what}; give a folder that save_pretrained wrote")
@@ -252,10 +247,11 @@ def open_run_runner(config: RunConfig, run_id: str) -> ShardRunner:
         config=config.label,
         source_options=config.source.storage_options,
     )
-    # Replicas may have another working directory.
+    # Replicas may have another working directory, and another place for packages.
+    is_packaged = config.model.path == TINY_MODEL
     store = open_output(config)
     factory = RunLabelerFactory(
-        predictor=replace(config.model, path=str(model_folder(config))),
+        predictor=config.model if is_packaged else replace(config.model, path=str(model_folder(config.model.path))),
         job=job,
         output_uri=store.root if store.is_local else store.uri,
         output_options=config.output.storage_options,

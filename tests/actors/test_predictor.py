@@ -12,10 +12,11 @@ from pycocotools import mask as coco_mask
 
 from actors.config import PredictorConfig
 from actors.pool import ReplicaUnusable
-from actors.predictor import XSamPredictor, check_model, write_untrained_model
+from actors.predictor import XSamPredictor, check_model
 from pipelines import rle
 from pipelines.types import Image, ImageRef, PredictionError, Prompt, Reason, Region
 from tests.fakes import text_prompt
+from xsam_model.untrained import save_untrained
 
 CAT, DOG, CUP = (text_prompt(name, number) for number, name in enumerate(["cat", "dog", "cup"]))
 
@@ -23,7 +24,7 @@ CAT, DOG, CUP = (text_prompt(name, number) for number, name in enumerate(["cat",
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    write_untrained_model(folder)
+    save_untrained(folder)
     return folder
 
 

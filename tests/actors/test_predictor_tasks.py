@@ -13,7 +13,7 @@ import torch
 
 from actors.config import PredictorConfig
 from actors.findings import find_masks
-from actors.predictor import XSamPredictor, check_model, write_untrained_model
+from actors.predictor import XSamPredictor, check_model
 from pipelines import rle
 from pipelines.types import (
     CATEGORY_TASKS,
@@ -30,6 +30,7 @@ from pipelines.types import (
 )
 from tests.fakes import sentence
 from tests.xsam_model.forced_answers import force
+from xsam_model.untrained import save_untrained
 
 CAPTION = sentence("gcgseg", "caption")
 MAX_MASKS = 12
@@ -38,7 +39,7 @@ MAX_MASKS = 12
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    write_untrained_model(folder)
+    save_untrained(folder)
     return folder
 
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from actors.config import PredictorConfig
-from actors.predictor import XSamPredictor, write_untrained_model
+from actors.predictor import XSamPredictor
 from pipelines.types import Answer, Image, ImageRef, Prompt, Region
 from tests.fakes import text_prompt
+from xsam_model.untrained import save_untrained
 
 needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
@@ -33,7 +34,7 @@ def _batch(number: int) -> tuple[list[Image], list[list[Prompt]]]:
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
 def test_answers_are_those_of_one_thread(device: str, tmp_path: Path) -> None:
-    write_untrained_model(tmp_path)
+    save_untrained(tmp_path)
     predictor = XSamPredictor(PredictorConfig(path=str(tmp_path), device=device, dtype="float32"))  # type: ignore[arg-type]
     batches = [_batch(number) for number in range(8)]
     alone = [predictor.predict(*batch) for batch in batches]

@@ -42,7 +42,7 @@ FLAGS = {
     "verify": {"--run-id", "--quick", "--no-quick"},
     "vacuum": {"--run-id", "--dry-run", "--no-dry-run"},
     "train": {"--config", "-c", "--output", "--max-minutes", "--processes"},
-    "demo": {"--photos", "--prompts", "--output", "--prefect", "--no-prefect"},
+    "demo": {"--scenes", "--photos", "--prompts", "--output", "--prefect", "--no-prefect"},
 }  # fmt: skip
 
 
@@ -115,7 +115,7 @@ class TestMistakes:
         refused(ended, tmp_path / "output", "replicas is 0; allowed: 1 or more")
 
     def test_missing_settings_are_all_listed(self, cli: Cli) -> None:
-        refused(cli("run"), None, "source: missing", "output: missing", "model: missing")
+        refused(cli("run"), None, "source: missing", "output: missing")
 
     @pytest.mark.parametrize("categories", ["", " , "])
     def test_an_empty_list_of_categories(

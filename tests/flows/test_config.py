@@ -30,7 +30,7 @@ def changed(**tables: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        pytest.param({}, ["source: missing", "output: missing", "model: missing"], id="empty"),
+        pytest.param({}, ["source: missing", "output: missing"], id="empty"),
         pytest.param(changed(sauce="x"), ["sauce: unknown key"], id="unknown key"),
         pytest.param(changed(pool={"replica": 2}), ["pool.replica: unknown key"], id="unknown nested key"),
         pytest.param(changed(categories=[]), ["phrases, questions, caption, chat or prompts"], id="nothing"),

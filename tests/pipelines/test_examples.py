@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from pipelines.decode import decode_image
 from pipelines.prompt_table import join_prompts, read_prompt_table
 from pipelines.regions import check_region
 from pipelines.sources import list_images
-from pipelines.types import REGION_KINDS, Image
+from pipelines.types import REGION_KINDS, Image, ImageRef
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FREE_LICENCES = ("CC0 1.0", "CC BY 2.0", "CC BY 4.0", "CC BY-SA 3.0", "CC BY-SA 4.0", "public domain")
@@ -32,6 +33,21 @@ def test_every_photograph_is_credited_with_a_free_licence() -> None:
         assert title, name
         assert author, name
         assert any(free in licence for free in FREE_LICENCES), name
+
+
+def test_scenes_are_small_fit_their_truth_and_name_credited_backgrounds() -> None:
+    truth = json.loads((EXAMPLES / "scenes" / "instances.json").read_text())
+    pictures = sorted((EXAMPLES / "scenes").glob("*.png"))
+    assert [image["file_name"] for image in truth["images"]] == [path.name for path in pictures]
+    assert sum(path.stat().st_size for path in pictures) < 2_000_000
+    credits_text = (EXAMPLES / "CREDITS.md").read_text()
+    for image, path in zip(truth["images"], pictures, strict=True):
+        decoded = decode_image(path.read_bytes(), ImageRef(image_id=path.name, uri=str(path)))
+        assert decoded.size_hw == (image["height"], image["width"])
+        assert image["ground"] == "gradient" or f"`{image['ground'].split('_by_')[0]}`" in credits_text
+    sizes = {image["id"]: [image["height"], image["width"]] for image in truth["images"]}
+    assert all(entry["segmentation"]["size"] == sizes[entry["image_id"]] for entry in truth["annotations"])
+    assert all(sum(entry["segmentation"]["counts"][1::2]) == entry["area"] > 0 for entry in truth["annotations"])
 
 
 def test_photographs_are_small_and_varied(images: list[Image]) -> None:
