@@ -13,6 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 from xsam_model.training.batches import BatchBuilder, TrainingBatch
 from xsam_model.training.sources import BatchPlan, SampleSource
 
+# Forked from a process with threads, as of Ray or gRPC, a worker may die at once: they start from a clean server.
+_WORKERS: dict[str, Any] = {"prefetch_factor": 4, "multiprocessing_context": "forkserver"}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Share:
@@ -80,14 +83,14 @@ class StageBatches(Dataset[TrainingBatch]):
     def iterate(self, first_step: int, steps: int, workers: int = 0) -> Iterator[TrainingBatch]:
         """Yield the batches of updates `first_step` to `steps - 1`; the same for any number of workers."""
         numbers = range(first_step * self._share.accumulation, steps * self._share.accumulation)
-        options = {"prefetch_factor": 4, "worker_init_fn": _one_thread} if workers else {}
+        options: dict[str, Any] = {**_WORKERS, "worker_init_fn": _one_thread} if workers else {}
         yield from DataLoader(
             self,
             batch_size=None,
             sampler=numbers,
             num_workers=workers,
             collate_fn=_as_it_is,
-            **options,  # type: ignore[arg-type]
+            **options,
         )
 
 
