@@ -25,10 +25,10 @@ class _WeightedSamples(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, grids: Tensor, weights: Tensor, *maps: Tensor) -> Tensor:
-        """(L, G, Q, P, 2) grids, (L, G, Q, P) weights and for each level a (G, D, H, W) map -> (G, D, Q)."""
+        """(L, G, P, Q, 2) grids, (L, G, P, Q) weights and for each level a (G, D, H, W) map -> (G, D, Q)."""
         ctx.save_for_backward(grids, weights, *maps)
         return sum(  # type: ignore[return-value]
-            _sample(level_map, grid).mul_(weight[:, None]).sum(-1)
+            _sample(level_map, grid).mul_(weight[:, None]).sum(-2)
             for level_map, grid, weight in zip(maps, grids, weights, strict=True)
         )
 
@@ -37,7 +37,7 @@ class _WeightedSamples(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
         """Return the gradients of grids, weights and maps."""
         grids, weights, *maps = ctx.saved_tensors
-        above = gradients[0][..., None]
+        above = gradients[0][..., None, :]
         grid_gradients, weight_gradients = torch.empty_like(grids), torch.empty_like(weights)
         map_gradients = []
         for level, (level_map, grid, weight) in enumerate(zip(maps, grids, weights, strict=True)):
@@ -68,8 +68,9 @@ def weighted_samples(values: Tensor, shapes: Sequence[tuple[int, int]], location
     batch, _, heads, channels = values.shape
     dtype = torch.promote_types(values.dtype, torch.float32)
     with torch.autocast(values.device.type, enabled=False):
-        grids = (2 * locations.to(dtype) - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)
-        by_level = weights.to(dtype).permute(3, 0, 2, 1, 4).flatten(1, 2)
+        # Queries last: the long axis is the one that is read in a row.
+        grids = (2 * locations.to(dtype) - 1).permute(3, 0, 2, 4, 1, 5).flatten(1, 2)
+        by_level = weights.to(dtype).permute(3, 0, 2, 4, 1).flatten(1, 2)
         parts = values.to(dtype).split([height * width for height, width in shapes], dim=1)
         maps = [
             part.permute(0, 2, 3, 1).reshape(batch * heads, channels, *shape)
