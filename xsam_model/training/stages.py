@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from xsam_model.training.losses import LossWeights
 from xsam_model.training.network import StageKind, XSamTraining
+from xsam_model.training.optimizers import Muon, is_matrix
 from xsam_model.training.point_sampling import PointSampling
 from xsam_model.training.variation import Variation
 
@@ -27,6 +29,8 @@ _TRAINED: dict[str, tuple[str, ...]] = {
     "alignment": ("model.visual_projector", "model.seg_projector"),
     "mixed": ("model", "dense_predictor"),
 }
+# What ends in classes or tokens: its rows are as independent of each other as an embedding's.
+_HEADS = ("lm_head.weight", "class_predictor.weight", "dense_predictor.weight")
 _TOWERS = ("model.segmentor.encoder", "model.visual_encoder")
 
 
@@ -46,6 +50,7 @@ class StageConfig:
         warmup_share: share of the steps in which the learning rate rises, from 0 to 1.
         schedule: "cosine" to 0, "step" by 0.1 at `milestones` (shares of the steps), or "constant".
         weight_decay: of weight matrices; norms, biases and embeddings have none.
+        optimizer: "adamw", or "muon" for weight matrices with AdamW for the rest; they share learning rate and decay.
         betas: of AdamW.
         clip_norm: greatest norm of the gradient; 0 for any.
         average_decay: of an exponential moving average of the weights, which is what is saved at the end; 0 for none.
@@ -63,6 +68,7 @@ class StageConfig:
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     milestones: tuple[float, ...] = (24 / 36, 30 / 36)
     weight_decay: float = 0.05
+    optimizer: Literal["adamw", "muon"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float = 1.0
     average_decay: float = 0.0
@@ -80,6 +86,8 @@ class StageConfig:
             raise ValueError(f"unknown kind of stage {self.kind!r}; known: {', '.join(_TRAINED)}")
         if self.schedule not in ("cosine", "step", "constant"):
             raise ValueError(f"unknown schedule {self.schedule!r}; known: cosine, step, constant")
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f"unknown optimizer {self.optimizer!r}; known: adamw, muon")
         for name in ("steps", "batch_size", "accumulation"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
@@ -146,21 +154,37 @@ def select_parameters(network: XSamTraining) -> None:
 
 
 def parameter_groups(network: XSamTraining, stage: StageConfig) -> list[dict[str, Any]]:
-    """Return AdamW's parameter groups, one for each learning-rate factor with and without weight decay.
+    """Return the optimizer's parameter groups, one for each learning-rate factor with and without weight decay.
 
-    Each has `factor`, which the learning rate of every step is multiplied with.
+    Each has `factor`, which the learning rate of every step is multiplied with, and `matrices`, True for the weights
+    that Muon is to train.
     """
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
     for module_name, module in network.named_modules():
         for leaf, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
                 name = f"{module_name}.{leaf}".removeprefix("model.")
-                key = _factor(name, stage.learning_rate_factors), _is_decayed(module, leaf, parameter)
-                groups.setdefault(key, []).append(parameter)
+                factor, decayed = _factor(name, stage.learning_rate_factors), _is_decayed(module, leaf, parameter)
+                matrices = stage.optimizer == "muon" and not name.endswith(_HEADS) and is_matrix(module, parameter)
+                groups.setdefault((factor, decayed, matrices), []).append(parameter)
     return [
-        {"params": parameters, "factor": factor, "weight_decay": stage.weight_decay if decayed else 0.0}
-        for (factor, decayed), parameters in groups.items()
+        {
+            "params": parameters,
+            "factor": factor,
+            "weight_decay": stage.weight_decay if decayed else 0.0,
+            "matrices": matrices,
+        }
+        for (factor, decayed, matrices), parameters in groups.items()
     ]
+
+
+def build_optimizer(network: XSamTraining, stage: StageConfig) -> torch.optim.Optimizer:
+    """Return the optimizer of a stage, over the parameters that it trains."""
+    groups = parameter_groups(network, stage)
+    if stage.optimizer == "muon":
+        return Muon(groups, stage.learning_rate, betas=stage.betas)
+    # Rounding differs between the fused and the plain update: one of them must serve all runs of a device.
+    return torch.optim.AdamW(groups, stage.learning_rate, betas=stage.betas, fused=True)
 
 
 def _unused_parameters(network: XSamTraining) -> tuple[str, ...]:
@@ -184,4 +208,4 @@ def _is_decayed(module: nn.Module, leaf: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim > 1 and not isinstance(module, nn.Embedding) and not any(part in leaf for part in places)
 
 
-__all__ = ["StageConfig", "parameter_groups", "published", "read_stage", "select_parameters"]
+__all__ = ["StageConfig", "build_optimizer", "parameter_groups", "published", "read_stage", "select_parameters"]

@@ -32,7 +32,7 @@ from xsam_model.training.metrics import Metrics, progress_line
 from xsam_model.training.network import XSamTraining
 from xsam_model.training.processes import Stop, agree, mean_over, open_accelerator
 from xsam_model.training.sources import BatchPlan, SampleSource
-from xsam_model.training.stages import parameter_groups, select_parameters
+from xsam_model.training.stages import build_optimizer, select_parameters
 from xsam_model.training.start import start_model
 
 _HEADS_FILE = "training_heads.safetensors"
@@ -115,9 +115,7 @@ class StageRun:
         )
         _load_heads(self.network, model_folder.parent / _HEADS_FILE)
         select_parameters(self.network)
-        groups = parameter_groups(self.network, stage)
-        # Rounding differs between the fused and the plain update: one of them must serve all runs of a device.
-        optimizer = torch.optim.AdamW(groups, stage.learning_rate, betas=stage.betas, fused=True)
+        optimizer = build_optimizer(self.network, stage)
         if accelerator.ddp_handler is not None:
             # A batch of one task does not reach the parameters of the others.
             accelerator.ddp_handler.find_unused_parameters = stage.kind == "mixed"
