@@ -117,7 +117,7 @@ class Writer:
 
 def class_names(sample: TrainingSample) -> tuple[str, ...]:
     """Return the category of each mask of a sample, "" where the task knows none."""
-    if sample.task not in CATEGORY_TASKS:
+    if sample.task not in CATEGORY_TASKS and not (sample.task == "vgdseg" and sample.conditions):
         return ("",) * len(sample.labels)
     return tuple(sample.conditions[label] for label in sample.labels)
 

@@ -116,8 +116,10 @@ class XSamTraining(nn.Module):
         truth = torch.where(painted > 0, painted - 1, background)
         # What a mask without a class covers is neither background nor anything else.
         weights = torch.where(painted > 0, 1.0, torch.where(covered, 0.0, self.weights.background))
-        # Where nothing has a class nothing is learned, but all processes must still take part in the mean below.
-        weights = weights * (batch.class_ids >= 0).any()
+        # A picture of which no class is known may show any of them.
+        classes = torch.bincount(batch.targets.decodes[batch.class_ids >= 0], minlength=len(logits))
+        weights = weights * (classes > 0)[:, None, None]
+        # All processes take part in this mean, whatever their pictures show.
         entropy = F.cross_entropy(logits, truth, reduction="none") * weights
         average = self._average.get("average", lambda value: value)
         return self.weights.dense * entropy.sum() / average(weights.sum()).clamp(min=1e-6)

@@ -1,5 +1,7 @@
 """Pictures of coloured rectangles with exact masks: a data set that needs nothing. Also read by launched processes."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from xsam_model.training.samples import TrainingSample
@@ -44,3 +46,14 @@ class Rectangles:
         else:
             asked = {"conditions": NAMES, "labels": chosen.astype(np.int64)}
         return TrainingSample(**fields, **asked, masks=masks)
+
+
+class HalfEmpty(Rectangles):
+    """Every other picture shows nothing of what is asked."""
+
+    def is_filled(self, index):
+        return index % 2 == 0
+
+    def draw(self, index, random):
+        sample = super().draw(index, random)
+        return sample if self.is_filled(index) else replace(sample, masks=sample.masks[:0], labels=sample.labels[:0])
