@@ -1,0 +1,101 @@
+"""LLaVA's conversations about images: questions and answers in words alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xsam_model.prompt_templates import IMAGE_MARK
+from xsam_model.training.datasets.images import ImageFolder
+from xsam_model.training.datasets.records import (
+    MALFORMED,
+    Record,
+    RecordError,
+    RecordSource,
+    Skipped,
+    as_list,
+    clean_text,
+    read_json,
+)
+from xsam_model.training.samples import TrainingSample
+
+NO_IMAGE = "no image"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ChatRecord(Record):
+    """An image with pairs of a question and its answer."""
+
+    turns: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskChat:
+    """Asks one of the questions of a conversation."""
+
+    source: str
+
+    def __call__(self, record: ChatRecord, image: NDArray[np.uint8], random: np.random.Generator) -> TrainingSample:
+        """Return the sample."""
+        question, answer = record.turns[int(random.integers(len(record.turns)))]
+        return TrainingSample(
+            image=image,
+            task="chat",
+            conditions=(question,),
+            answer=answer,
+            masks=np.zeros((0, *image.shape[:2]), dtype=np.bool_),
+            source=self.source,
+        )
+
+
+def llava(annotations: str, images: str, *, name: str = "llava") -> RecordSource[ChatRecord]:
+    """Open conversations.
+
+    Args:
+        annotations: JSON file (or .jsonl), a list of `{"id", "image", "conversations": [{"from", "value"}, ...]}` with
+            turns of "human" and "gpt", e.g. `llava_v1_5_mix665k.json`. Records without an image are left out.
+        images: folder that their images are named in.
+        name: of the source.
+
+    Returns:
+        A source whose samples have one question and its answer, chosen at random among those of the conversation, and
+        no mask. Earlier turns are not told, so a question that needs them stands alone.
+
+    Raises:
+        ValueError: if a file or folder is missing or of another form, or nothing is usable.
+    """
+    folder, skipped = ImageFolder(images), Skipped()
+    records = []
+    for number, entry in enumerate(as_list(read_json(annotations, "conversations"), annotations, "conversations")):
+        known_id = entry.get("id", f"record {number}") if isinstance(entry, dict) else f"record {number}"
+        with skipped.unless_usable(known_id):
+            if not entry.get("image"):
+                raise RecordError(NO_IMAGE)
+            turns = _read_turns(entry["conversations"])
+            records.append(ChatRecord(record_id=str(known_id), image=folder.require(entry["image"]), turns=turns))
+    return RecordSource(
+        name=name,
+        where=annotations,
+        records=records,
+        skipped=skipped,
+        open_image=folder.open,
+        make=AskChat(source=name),
+    )
+
+
+def _read_turns(turns: Any) -> tuple[tuple[str, str], ...]:
+    """Return each question with the answer that follows it; the image's mark is left out."""
+    pairs = []
+    for asked, said in zip(turns[::2], turns[1::2], strict=False):
+        if (asked["from"], said["from"]) != ("human", "gpt"):
+            raise RecordError(MALFORMED, "turns of human and gpt must alternate")
+        pairs.append((clean_text(asked["value"].replace(IMAGE_MARK, "")), clean_text(said["value"])))
+    if not pairs:
+        raise RecordError(MALFORMED, "no question with an answer")
+    return tuple(pairs)
+
+
+__all__ = ["llava"]

@@ -1,0 +1,179 @@
+"""The parts of a COCO file that several readers need: its lists, categories, images, and what belongs to each image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xsam_model.prompt_templates import CATEGORY_TASKS, clean_category
+from xsam_model.training.datasets.images import ImageFolder
+from xsam_model.training.datasets.records import (
+    UNKNOWN_CATEGORY,
+    UNKNOWN_IMAGE,
+    RecordError,
+    Skipped,
+    clean_text,
+    read_json,
+)
+from xsam_model.training.datasets.segmentations import Segmentation, read_box, read_segmentation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CategoryList:
+    """The closed list of a data set.
+
+    Attributes:
+        names: as `clean_category` writes them, each once, in the order of their ids.
+        places: of each id among the names.
+        stuff: ids of categories that are not countable.
+    """
+
+    names: tuple[str, ...]
+    places: Mapping[int, int]
+    stuff: frozenset[int] = frozenset()
+
+    def place(self, category_id: Any) -> int:
+        """Return the place of a category among the names.
+
+        Raises:
+            RecordError: if there is no such category.
+        """
+        if category_id not in self.places:
+            raise RecordError(UNKNOWN_CATEGORY, f"category_id {category_id!r}")
+        return self.places[category_id]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CocoImage:
+    """One entry of `images`: its file is there."""
+
+    file_name: str
+    size_hw: tuple[int, int]
+
+
+def read_coco(path: str | Path, *lists: str) -> dict[str, list[Any]]:
+    """Read a COCO file.
+
+    Args:
+        path: of the file.
+        lists: that it must hold.
+
+    Raises:
+        ValueError: if it is missing, no JSON, or lacks a list.
+    """
+    return check_lists(read_json(path, "a COCO file"), path, *lists)
+
+
+def check_lists(document: Any, path: object, *lists: str) -> dict[str, list[Any]]:
+    """Return the lists of a COCO document that is read already.
+
+    Raises:
+        ValueError: if it lacks one.
+    """
+    for name in lists:
+        if not isinstance(document, dict) or not isinstance(document.get(name), list):
+            raise ValueError(f"{path}: no COCO file: expected an object with the lists {', '.join(lists)}; no {name!r}")
+    return {name: document[name] for name in lists}
+
+
+def read_categories(entries: list[Any], path: object) -> CategoryList:
+    """Read `categories`.
+
+    Raises:
+        ValueError: if there is none, or one has no id or no usable name.
+    """
+    try:
+        named = {int(entry["id"]): clean_category(clean_text(entry["name"])) for entry in entries}
+        stuff = frozenset(int(entry["id"]) for entry in entries if not entry.get("isthing", 1))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: categories need an id and a name each: {error!r}") from error
+    if not named or not all(named.values()):
+        raise ValueError(f"{path}: the list of categories is empty or holds an empty name")
+    names = tuple(dict.fromkeys(named[key] for key in sorted(named)))
+    return CategoryList(names=names, places={key: names.index(named[key]) for key in sorted(named)}, stuff=stuff)
+
+
+def read_image(entry: Any, folder: ImageFolder) -> CocoImage:
+    """Read an entry of `images`.
+
+    Raises:
+        RecordError: if its file is missing; or what Python raises where it is malformed.
+    """
+    height, width = int(entry["height"]), int(entry["width"])
+    return CocoImage(file_name=folder.require(entry["file_name"]), size_hw=(height, width))
+
+
+def read_images(entries: list[Any], folder: ImageFolder, skipped: Skipped) -> dict[Any, CocoImage]:
+    """Return the usable images by id, and count the others."""
+    found = {}
+    for number, entry in enumerate(entries):
+        known_id = entry.get("id", f"image {number}") if isinstance(entry, dict) else f"image {number}"
+        with skipped.unless_usable(known_id):
+            found[entry["id"]] = read_image(entry, folder)
+    return found
+
+
+def group_by_image(
+    annotations: list[Any], listed: list[Any], usable: Mapping[Any, CocoImage], skipped: Skipped
+) -> dict[Any, list[Any]]:
+    """Return the annotations of each usable image, and count those of images that are not listed."""
+    ids = {entry.get("id") for entry in listed if isinstance(entry, dict) and isinstance(entry.get("id"), int | str)}
+    groups: dict[Any, list[Any]] = {image_id: [] for image_id in usable}
+    for number, entry in enumerate(annotations):
+        with skipped.unless_usable(annotation_id(entry, number)):
+            if entry["image_id"] not in ids:
+                raise RecordError(UNKNOWN_IMAGE, f"image_id {entry['image_id']!r}")
+            if entry["image_id"] in groups:
+                groups[entry["image_id"]].append(entry)
+    return groups
+
+
+def read_outline(
+    entry: Mapping[str, Any], size_hw: tuple[int, int], ignored: list[Segmentation]
+) -> Segmentation | None:
+    """Read an annotation's mask; that of a crowd goes to `ignored`, and None is returned.
+
+    Raises:
+        RecordError: if it is broken. Then its box is in `ignored`, where it has one: something is there.
+    """
+    try:
+        outline = read_segmentation(entry.get("segmentation"), size_hw)
+    except RecordError:
+        ignored.append(read_box(entry.get("bbox")))
+        raise
+    if not entry.get("iscrowd"):
+        return outline
+    ignored.append(outline)
+    return None
+
+
+def annotation_id(entry: Any, number: int) -> str:
+    """Return how reports call an annotation."""
+    return f"annotation {entry['id'] if isinstance(entry, dict) and 'id' in entry else f'number {number}'}"
+
+
+def check_category_task(task: str) -> None:
+    """Refuse a task that asks for no categories.
+
+    Raises:
+        ValueError: naming those that do.
+    """
+    if task not in CATEGORY_TASKS:
+        raise ValueError(f"task must be one of {', '.join(CATEGORY_TASKS)}, got {task!r}")
+
+
+__all__ = [
+    "CategoryList",
+    "CocoImage",
+    "annotation_id",
+    "check_category_task",
+    "check_lists",
+    "group_by_image",
+    "read_categories",
+    "read_coco",
+    "read_image",
+    "read_images",
+    "read_outline",
+]

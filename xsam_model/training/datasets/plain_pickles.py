@@ -1,0 +1,49 @@
+"""Reading pickles that hold plain data, and nothing else: a pickle may otherwise run any program when it is opened."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+_ALLOWED: dict[str, type] = {"set": set, "frozenset": frozenset, "OrderedDict": OrderedDict}
+_MODULES = ("builtins", "__builtin__", "collections")
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Knows no classes but containers: numbers, text, lists, tuples and dictionaries need none."""
+
+    def find_class(self, module_name: str, global_name: str) -> type:
+        if module_name in _MODULES and global_name in _ALLOWED:
+            return _ALLOWED[global_name]
+        raise pickle.UnpicklingError(f"it names {module_name}.{global_name}")
+
+
+def read_plain_pickle(path: str | Path) -> Any:
+    """Return what a pickle holds: numbers, text, None, and lists, tuples, sets and dictionaries of these.
+
+    Args:
+        path: of the file. Bytes of Python 2 are read as UTF-8 text.
+
+    Raises:
+        ValueError: if it is missing, broken, or names anything else, which is never loaded.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    try:
+        return _PlainUnpickler(io.BytesIO(data), encoding="utf-8", errors="replace").load()
+    # A broken pickle raises whatever its operations on the wrong values do.
+    except (pickle.UnpicklingError, *_BROKEN) as error:
+        raise ValueError(
+            f"{path}: not a pickle of plain data ({error}); nothing but numbers, text and containers is loaded from "
+            "pickles: write the list as JSON instead"
+        ) from error
+
+
+_BROKEN = (ValueError, TypeError, LookupError, AttributeError, EOFError, ArithmeticError, MemoryError, RecursionError)
+
+__all__ = ["read_plain_pickle"]
