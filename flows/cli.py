@@ -141,6 +141,35 @@ def vacuum(
 
 
 @app.command()
+def evaluate(
+    output: OutputArgument,
+    ground_truth: Annotated[
+        str, typer.Option(help="JSON file: COCO instances, COCO panoptic, or a list of phrases with masks.")
+    ],
+    png_folder: Annotated[
+        str | None, typer.Option(help="Folder of COCO panoptic's maps; by default beside the file, by its name.")
+    ] = None,
+    run_id: RunIdOption = None,
+    count_unasked: Annotated[
+        bool, typer.Option("--count-unasked", help="Count categories that were never asked as not found.")
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="New file to write all figures to.")] = None,
+) -> None:
+    """Measure a run against ground truth: AP, PQ, mIoU, cIoU, by task. Writes nothing into the output."""
+    from flows.evaluation import run_evaluation
+
+    run_evaluation(
+        output,
+        ground_truth,
+        console,
+        png_folder=png_folder,
+        run_id=run_id,
+        count_unasked=count_unasked,
+        json_file=json_file,
+    )
+
+
+@app.command()
 def train(
     config: Annotated[Path, typer.Option("--config", "-c", help="TOML file: examples/train_tiny.toml is one.")],
     output: Annotated[str | None, typer.Option(help="Folder of the run, instead of the file's.")] = None,

@@ -41,6 +41,7 @@ FLAGS = {
     "status": {"--run-id"},
     "verify": {"--run-id", "--quick", "--no-quick"},
     "vacuum": {"--run-id", "--dry-run", "--no-dry-run"},
+    "evaluate": {"--ground-truth", "--png-folder", "--run-id", "--count-unasked", "--json"},
     "train": {"--config", "-c", "--output", "--max-minutes", "--processes"},
     "demo": {"--scenes", "--photos", "--prompts", "--output", "--prefect", "--no-prefect"},
 }  # fmt: skip
