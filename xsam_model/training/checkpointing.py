@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 _STATE_FILE = "progress.json"
+# Accelerate's names.
+_WEIGHTS_FILE, _AVERAGE_FILE = "model.safetensors", "custom_checkpoint_0.pkl"
 
 
 class MovingAverage:
@@ -26,7 +30,8 @@ class MovingAverage:
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        learning = {name: one for name, one in network.named_parameters() if one.requires_grad}
+        self._names, self._parameters = list(learning), list(learning.values())
         self._averages = [parameter.detach().clone() for parameter in self._parameters]
         self._decay, self._updates = decay, 0
 
@@ -46,15 +51,31 @@ class MovingAverage:
             average.copy_(kept)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that is needed to go on."""
-        return {"averages": self._averages, "updates": self._updates}
+        """Return all that is needed to go on: `averages` by name of the parameter, and `updates`."""
+        return {"averages": dict(zip(self._names, self._averages, strict=True)), "updates": self._updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
-        averages: list[Tensor] = state["averages"]
-        for mine, saved in zip(self._averages, averages, strict=True):
-            mine.copy_(saved)
+        averages: dict[str, Tensor] = state["averages"]
+        for name, mine in zip(self._names, self._averages, strict=True):
+            mine.copy_(averages[name])
         self._updates = state["updates"]
+
+
+def read_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """Return the model's weights in a checkpoint, by name; their moving average, where the stage has one.
+
+    Raises:
+        ValueError: if the folder is no checkpoint of a stage.
+    """
+    try:
+        state = load_file(checkpoint / _WEIGHTS_FILE)
+        averaged = checkpoint / _AVERAGE_FILE
+        if averaged.is_file():
+            state |= torch.load(averaged, map_location="cpu", weights_only=True)["averages"]
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{checkpoint} is no checkpoint of a training stage: {error}") from error
+    return {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
 
 
 class Checkpoints:
@@ -125,4 +146,4 @@ class Checkpoints:
         return sorted(self._folder.glob("step-*"))
 
 
-__all__ = ["Checkpoints", "MovingAverage"]
+__all__ = ["Checkpoints", "MovingAverage", "read_weights"]

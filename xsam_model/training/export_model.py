@@ -1,6 +1,8 @@
 """A trained model as a folder to ship: weights in half precision, computed in full.
 
 python -m xsam_model.training.export_model --model runs/tiny/2-mixed/model --output DIR
+python -m xsam_model.training.export_model --model runs/tiny/1-segmentor/model \\
+       --checkpoint runs/tiny/2-mixed/checkpoints/step-00003000 --output DIR     # of a stage that is still running
 """
 
 from __future__ import annotations
@@ -13,23 +15,31 @@ import torch
 
 from xsam_model.modeling_xsam import XSamForSegmentation
 from xsam_model.processing_xsam import XSamProcessor
+from xsam_model.training.checkpointing import read_weights
 
 
-def export_model(model: Path, output: Path) -> Path:
+def export_model(model: Path, output: Path, checkpoint: Path | None = None) -> Path:
     """Write a `from_pretrained` folder of half the size.
 
     Args:
         model: folder of a trained model.
         output: folder, created if missing.
+        checkpoint: of a stage that started from `model`; its weights are taken instead, the moving average if there is
+            one.
 
     Returns:
         The output. Its configuration says float32, so that the weights are widened when they are loaded: on a CPU
         half precision would be slow.
 
     Raises:
-        ValueError: if a weight does not fit float16.
+        ValueError: if a weight does not fit float16, or the checkpoint is none of this model.
     """
     network = XSamForSegmentation.from_pretrained(model, dtype=torch.float32)
+    if checkpoint is not None:
+        try:
+            network.load_state_dict(read_weights(checkpoint))
+        except RuntimeError as error:
+            raise ValueError(f"{checkpoint} is of another model than {model}: {error}") from error
     state = {name: value.half() for name, value in network.state_dict().items()}
     if broken := [name for name, value in state.items() if not torch.isfinite(value).all()]:
         raise ValueError(f"these weights do not fit float16: {', '.join(broken[:8])}")
@@ -46,8 +56,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m xsam_model.training.export_model", description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="folder of the trained model")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--checkpoint", type=Path, help="take the weights of a running stage's checkpoint instead")
     options = parser.parse_args()
-    print(export_model(options.model, options.output))
+    print(export_model(options.model, options.output, options.checkpoint))
 
 
 if __name__ == "__main__":

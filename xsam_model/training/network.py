@@ -14,7 +14,8 @@ from xsam_model.training.batches import TrainingBatch
 from xsam_model.training.losses import LossWeights, SegmentationLoss, language_loss
 from xsam_model.training.point_sampling import PointSampling, RandomPoints
 
-StageKind = Literal["segmentor", "alignment", "mixed"]
+StageKind = Literal["encoder", "segmentor", "alignment", "mixed"]
+CLOSED_KINDS: tuple[StageKind, ...] = ("encoder", "segmentor")
 
 
 class XSamTraining(nn.Module):
@@ -45,17 +46,22 @@ class XSamTraining(nn.Module):
         self._average = options
         self._loss = SegmentationLoss(weights=self.weights, sampling=sampling or PointSampling(), **options)
         channels = model.config.segmentor_config.hidden_dim
+        if kind in CLOSED_KINDS and num_classes < 1:
+            raise ValueError(f"the {kind} stage needs the names of its classes")
         if kind == "segmentor":
-            if num_classes < 1:
-                raise ValueError("the segmentor stage needs the names of its classes")
             self.class_predictor = nn.Linear(channels, num_classes + 1)
-        if self.weights.dense > 0:
+        if kind == "encoder":
+            channels = model.config.mask_encoder_config.hidden_size
+            self.token_predictor = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, num_classes + 1))
+        elif self.weights.dense > 0:
             if num_classes < 1:
                 raise ValueError("the dense loss needs the names of its classes")
             self.dense_predictor = nn.Conv2d(channels, num_classes + 1, 1)
 
     def forward(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """Return the weighted losses of a batch by name: their sum is to be minimised. Float32 scalars."""
+        if self.kind == "encoder":
+            return {"tokens": self._tokens(batch)}
         if self.kind == "segmentor":
             return self._closed(batch)
         language_only = self.kind == "alignment" or batch.task == "chat"
@@ -69,6 +75,23 @@ class XSamTraining(nn.Module):
             maps = output.image_features.multi_scale_features[-1][output.image_indices]
             losses["dense"] = self._dense(maps, batch)
         return losses
+
+    def _tokens(self, batch: TrainingBatch) -> Tensor:
+        """Name what each token of the mask encoder shows: cross-entropy with the classes' shares of its area."""
+        last = self.model.config.mask_encoder_config.num_hidden_layers
+        canvases = batch.inputs["segmentor_pixel_values"]
+        hidden = self.model.segmentor.encode(canvases.to(self.model.dtype), {last})[last]
+        logits = self.token_predictor(hidden).float()
+        shares = F.adaptive_avg_pool2d(batch.targets.masks.float(), hidden.shape[1:3])
+        truth = torch.zeros_like(logits)
+        truth.movedim(3, 1).index_put_((batch.targets.decodes, batch.class_ids), shares, accumulate=True)
+        # Surfaces and things may share a pixel at their border by rounding alone.
+        truth[..., -1] = (1 - truth.sum(-1)).clamp(min=0)
+        weights = torch.ones_like(truth[0, 0, 0])
+        weights[-1] = self.weights.background
+        weighted = truth * weights
+        average = self._average.get("average", lambda value: value)
+        return -(weighted * logits.log_softmax(-1)).sum() / average(weighted.sum()).clamp(min=1e-6)
 
     def _closed(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """Train the segmentor alone with a closed list of classes (X-SAM, sec. 3.4, stage 1)."""
@@ -148,4 +171,4 @@ def splice_labels(labels: Tensor | None, input_ids: Tensor, image_token: int, nu
     return spliced.scatter(1, moved.expand_as(labels), labels)
 
 
-__all__ = ["StageKind", "XSamTraining", "splice_labels"]
+__all__ = ["CLOSED_KINDS", "StageKind", "XSamTraining", "splice_labels"]

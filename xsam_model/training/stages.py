@@ -18,6 +18,7 @@ from xsam_model.training.variation import Variation
 
 # Names of modules within XSamTraining. What a stage does not name stays as it is.
 _TRAINED: dict[str, tuple[str, ...]] = {
+    "encoder": ("model.segmentor.encoder", "token_predictor"),
     "segmentor": (
         "model.segmentor.encoder",
         "model.segmentor.pixel_decoder",
@@ -30,7 +31,7 @@ _TRAINED: dict[str, tuple[str, ...]] = {
     "mixed": ("model", "dense_predictor"),
 }
 # What ends in classes or tokens: its rows are as independent of each other as an embedding's.
-_HEADS = ("lm_head.weight", "class_predictor.weight", "dense_predictor.weight")
+_HEADS = ("lm_head.weight", "class_predictor.weight", "dense_predictor.weight", "token_predictor.1.weight")
 _TOWERS = ("model.segmentor.encoder", "model.visual_encoder")
 
 
@@ -39,8 +40,9 @@ class StageConfig:
     """One stage.
 
     Attributes:
-        kind: "segmentor" trains mask encoder, connector and both decoders with a closed list of classes; "alignment"
-            the two projectors of images with the language model's loss; "mixed" everything with every task.
+        kind: "encoder" trains the mask encoder alone to name what its tokens show, which only a model from random
+            weights needs; "segmentor" mask encoder, connector and both decoders with a closed list of classes;
+            "alignment" the two projectors of images with the language model's loss; "mixed" everything with every task.
         steps: updates of the weights.
         sources: names of the data sets; all by default.
         batch_size: samples of one update, over all processes and `accumulation` passes.
@@ -110,9 +112,13 @@ class StageConfig:
 def published(kind: StageKind, steps: int) -> StageConfig:
     """Return the settings that the released weights were trained with; `steps` depends on the data.
 
+    Those of the encoder stage, which the released weights had no need of, are ours.
+
     The towers learn ten times slower than the rest, because they come trained; for a model that starts from random
     weights set `learning_rate_factors` to nothing.
     """
+    if kind == "encoder":
+        return StageConfig(kind=kind, steps=steps, learning_rate=1e-3)
     towers = {name.removeprefix("model."): 0.1 for name in _TOWERS}
     if kind == "segmentor":
         return StageConfig(

@@ -29,7 +29,7 @@ from xsam_model.training.checkpointing import Checkpoints, MovingAverage
 from xsam_model.training.config import TrainingConfig
 from xsam_model.training.loading import Share, StageBatches
 from xsam_model.training.metrics import Metrics, progress_line
-from xsam_model.training.network import XSamTraining
+from xsam_model.training.network import CLOSED_KINDS, XSamTraining
 from xsam_model.training.processes import Stop, agree, mean_over, open_accelerator
 from xsam_model.training.sources import BatchPlan, SampleSource
 from xsam_model.training.stages import build_optimizer, select_parameters
@@ -139,7 +139,7 @@ class StageRun:
             processor=self._processor,
             variation=stage.variation,
             classes=classes,
-            closed=stage.kind == "segmentor",
+            closed=stage.kind in CLOSED_KINDS,
             num_region_points=num_region_points,
         )
         seed = [config.seed, number]

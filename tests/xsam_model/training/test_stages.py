@@ -3,7 +3,7 @@ import torch
 from rectangles import NAMES
 
 from xsam_model.training.losses import LossWeights
-from xsam_model.training.network import XSamTraining, splice_labels
+from xsam_model.training.network import CLOSED_KINDS, XSamTraining, splice_labels
 from xsam_model.training.point_sampling import PointSampling
 from xsam_model.training.stages import parameter_groups, published, read_stage, select_parameters
 from xsam_model.training.variation import Variation
@@ -39,6 +39,30 @@ def test_the_segmentor_stage_trains_the_segmentor(model, build):
     silent = {name for name in learning - got if not name.endswith("k_proj.bias")}
     # A mask's place in the image is all that these see, and the bias of keys changes no attention.
     assert all("rel_pos" in name or "in_proj_bias" in name or "sampling_offsets" in name for name in silent), silent
+
+
+def test_the_encoder_stage_trains_the_mask_encoder(model, build):
+    network = network_of(model, "encoder")
+    got, learning = reached(network, build("ovseg", closed=True))
+    assert parts(learning) - {"0", "1"} == {"segmentor.encoder", "token_predictor"}
+    assert not any("neck" in name for name in learning)
+    assert learning == got
+
+
+def test_the_encoder_learns_what_share_of_a_token_each_class_has(model, build):
+    network = network_of(model, "encoder")
+    batch = build("ovseg", count=1, closed=True)
+    with torch.no_grad():
+        network.token_predictor[1].weight.zero_()
+        network.token_predictor[1].bias.copy_(torch.arange(5.0))
+    size, tokens = batch.targets.masks.shape[-1], 8
+    masks = batch.targets.masks.unflatten(2, (tokens, size // tokens)).unflatten(1, (tokens, size // tokens))
+    shares = masks.float().mean((2, 4))
+    entropy = -torch.arange(5.0).log_softmax(0)
+    shown = sum(float(share.sum() * entropy[name]) for share, name in zip(shares, batch.class_ids, strict=True))
+    empty = float(tokens**2 - shares.sum())
+    expected = (shown + 0.1 * empty * float(entropy[4])) / (float(shares.sum()) + 0.1 * empty)
+    assert float(network(batch)["tokens"]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_alignment_stage_trains_two_projectors(model, build):
@@ -96,9 +120,11 @@ def learn(network, batch, steps):
     return losses[0], losses[-1]
 
 
-@pytest.mark.parametrize(("kind", "task"), [("segmentor", "ovseg"), ("mixed", "ovseg"), ("mixed", "refseg")])
+@pytest.mark.parametrize(
+    ("kind", "task"), [("encoder", "ovseg"), ("segmentor", "ovseg"), ("mixed", "ovseg"), ("mixed", "refseg")]
+)
 def test_one_batch_is_learned_by_heart(model, build, kind, task):
-    batch = build(task, closed=kind == "segmentor", variation=FIXED)
+    batch = build(task, closed=kind in CLOSED_KINDS, variation=FIXED)
     first, last = learn(network_of(model, kind), batch, 100)
     assert last < 0.15 * first
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from xsam_model import XSamForSegmentation, XSamProcessor
 from xsam_model.training.config import SourceConfig, TrainingConfig, read_config
+from xsam_model.training.export_model import export_model
 from xsam_model.training.launch import STOPPED, launch
 from xsam_model.training.losses import LossWeights
 from xsam_model.training.point_sampling import PointSampling
@@ -111,6 +112,19 @@ def test_a_checkpoint_of_other_settings_is_refused(settings):
     changed = replace(settings, stages=(replace(settings.stages[0], learning_rate=1.0), settings.stages[1]))
     with pytest.raises(ValueError, match="other settings of learning_rate"):
         train(changed)
+
+
+def test_a_checkpoint_holds_the_weights_that_are_shipped(settings, tmp_path):
+    folder = train(settings)
+    trained = weights(folder)
+    *_, last = sorted((folder.parent / "checkpoints").iterdir())
+    start = settings.stage_folder(0) / "model"
+    shipped = weights(export_model(start, tmp_path / "shipped", last))
+    assert trained.keys() == shipped.keys()
+    for name, value in shipped.items():
+        torch.testing.assert_close(value, trained[name].half(), atol=0, rtol=0)
+    with pytest.raises(ValueError, match="no checkpoint of a training stage"):
+        export_model(start, tmp_path / "other", start / "missing")
 
 
 def test_accumulated_passes_equal_one(settings, tmp_path):
