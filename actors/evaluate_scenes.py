@@ -29,8 +29,8 @@ from xsam_model.post_processing_panoptic import PanopticSegmentation
 from xsam_model.post_processing_xsam import InstanceSegmentation, PhraseSegmentation
 from xsam_model.segmenter import XSamResult, XSamSegmenter
 from xsam_model.training.samples import TrainingSample
-from xsam_model.training.scene_assets import DEFAULT_FOLDER, SPLITS, SceneAssets
-from xsam_model.training.scenes import SceneConfig
+from xsam_model.training.scenes.assets import DEFAULT_FOLDER, SPLITS, SceneAssets
+from xsam_model.training.scenes.scene import SceneConfig
 
 PROMPT_KINDS = ("point", "scribble", "box", "mask")
 PARTS = ("ov", "vgd", "ref", "int", "gcg", "pan")
@@ -231,7 +231,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m actors.evaluate_scenes", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--model", required=True, help="folder of save_pretrained")
-    parser.add_argument("--assets", default=str(DEFAULT_FOLDER), help="folder of scene_assets")
+    parser.add_argument("--assets", default=str(DEFAULT_FOLDER), help="folder of scenes.assets")
     parser.add_argument("--split", default="test", choices=SPLITS)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=160, help="scenes for each test")

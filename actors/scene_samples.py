@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from xsam_model.training.samples import TrainingSample
-from xsam_model.training.scene_assets import SceneAssets
-from xsam_model.training.scene_source import SceneSource
-from xsam_model.training.scene_tasks import AskConfig
-from xsam_model.training.scenes import SceneConfig
+from xsam_model.training.scenes.assets import SceneAssets
+from xsam_model.training.scenes.scene import SceneConfig
+from xsam_model.training.scenes.source import SceneSource
+from xsam_model.training.scenes.tasks import AskConfig
 
 _TASK_NUMBERS = {"ovseg": 1, "vgdseg": 2, "refseg": 3, "intseg": 4, "gcgseg": 5, "genseg": 6}
 # Scenes drawn for each one that is wanted, at most.
@@ -29,7 +29,7 @@ class SceneTest:
 
     Attributes:
         assets: pictures.
-        split: one of `scene_assets.SPLITS`.
+        split: one of `scenes.assets.SPLITS`.
         seed: of the scenes; training never draws from these splits.
         count: scenes for each question.
         scene: how scenes look.

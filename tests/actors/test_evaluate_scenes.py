@@ -8,8 +8,8 @@ import torch
 from actors.evaluate_scenes import PARTS, PROMPT_KINDS, SceneTest, count_scenes, evaluate_scenes, main
 from xsam_model import InstanceSegmentation, PhraseSegmentation, XSamResult
 from xsam_model.post_processing_panoptic import PanopticSegmentation, Segment
-from xsam_model.training.scene_assets import SceneAssets
-from xsam_model.training.scenes import SceneConfig
+from xsam_model.training.scenes.assets import SceneAssets
+from xsam_model.training.scenes.scene import SceneConfig
 from xsam_model.untrained import save_untrained
 
 

@@ -82,7 +82,7 @@ class XSamTraining(nn.Module):
         canvases = batch.inputs["segmentor_pixel_values"]
         hidden = self.model.segmentor.encode(canvases.to(self.model.dtype), {last})[last]
         logits = self.token_predictor(hidden).float()
-        shares = F.adaptive_avg_pool2d(batch.targets.masks.float(), hidden.shape[1:3])
+        shares = F.adaptive_avg_pool2d(batch.targets.masks.float(), (hidden.shape[1], hidden.shape[2]))
         truth = torch.zeros_like(logits)
         truth.movedim(3, 1).index_put_((batch.targets.decodes, batch.class_ids), shares, accumulate=True)
         # Surfaces and things may share a pixel at their border by rounding alone.

@@ -8,9 +8,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from xsam_model.training.scene_assets import SceneAssets
-from xsam_model.training.scene_export import export_scenes, run_lengths
-from xsam_model.training.scenes import SceneConfig, make_scene
+from xsam_model.training.scenes.assets import SceneAssets
+from xsam_model.training.scenes.export import export_scenes, run_lengths
+from xsam_model.training.scenes.scene import SceneConfig, make_scene
 
 
 def test_pictures_and_masks_are_read_back_by_pycocotools(tmp_path):

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from xsam_model.training.scene_assets import HELD_OUT_STYLES, SPLITS, SceneAssets
-from xsam_model.training.scene_vocabulary import curated_categories, is_core, is_held_out, lookalikes
-from xsam_model.training.scenes import SceneConfig, make_scene
+from xsam_model.training.scenes.assets import HELD_OUT_STYLES, SPLITS, SceneAssets
+from xsam_model.training.scenes.scene import SceneConfig, make_scene
+from xsam_model.training.scenes.vocabulary import curated_categories, is_core, is_held_out, lookalikes
 
 SEEDS = range(40)
 PLAIN = SceneConfig(effects=False)
@@ -118,7 +118,7 @@ def test_the_vocabulary_is_large_and_a_fifth_of_it_is_held_out():
 def test_every_scene_asks_for_something_known(assets):
     with pytest.raises(ValueError, match="unknown split 'validation'"):
         make_scene(0, assets, "validation")
-    with pytest.raises(FileNotFoundError, match="scene_assets"):
+    with pytest.raises(FileNotFoundError, match=r"scenes\.assets"):
         SceneAssets.load("/nonexistent")
     with pytest.raises(ValueError, match="min_objects"):
         SceneConfig(min_objects=3, max_objects=2)

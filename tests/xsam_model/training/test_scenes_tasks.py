@@ -9,15 +9,15 @@ import pytest
 
 from xsam_model.captions import read_caption
 from xsam_model.prompt_templates import PHRASE_END, PHRASE_START, SEG_TOKEN, TASKS
-from xsam_model.training.scene_assets import SceneAssets
-from xsam_model.training.scene_captions import NUMBERS
-from xsam_model.training.scene_prompts import PROMPT_KINDS, bounding_box, draw_prompt
-from xsam_model.training.scene_questions import REASONS, answering
-from xsam_model.training.scene_relations import NEAR, SIZE_RATIO, SceneLayout, referring_phrases
-from xsam_model.training.scene_source import SceneSource
-from xsam_model.training.scene_tasks import SCENE_TASKS, AskConfig, ask_scene
-from xsam_model.training.scene_vocabulary import STUFF_NAMES, SUPERGROUPS, curated_categories, in_group, lookalikes
-from xsam_model.training.scenes import SceneConfig, make_scene
+from xsam_model.training.scenes.assets import SceneAssets
+from xsam_model.training.scenes.captions import NUMBERS
+from xsam_model.training.scenes.prompts import PROMPT_KINDS, bounding_box, draw_prompt
+from xsam_model.training.scenes.questions import REASONS, answering
+from xsam_model.training.scenes.relations import NEAR, SIZE_RATIO, SceneLayout, referring_phrases
+from xsam_model.training.scenes.scene import SceneConfig, make_scene
+from xsam_model.training.scenes.source import SceneSource
+from xsam_model.training.scenes.tasks import SCENE_TASKS, AskConfig, ask_scene
+from xsam_model.training.scenes.vocabulary import STUFF_NAMES, SUPERGROUPS, curated_categories, in_group, lookalikes
 
 SEEDS = range(60)
 CROWDED = SceneConfig(min_objects=4, max_objects=6, repeat_share=0.6, paint_share=0.5)

@@ -50,8 +50,8 @@ from xsam_model.training.datasets.segmentations import (
     read_segmentation,
 )
 from xsam_model.training.samples import TrainingSample
-from xsam_model.training.scene_prompts import PROMPT_KINDS, draw_prompt
-from xsam_model.training.scene_textures import opencv
+from xsam_model.training.scenes.prompts import PROMPT_KINDS, draw_prompt
+from xsam_model.training.scenes.textures import opencv
 from xsam_model.visual_prompts import POINT_RADIUS, SCRIBBLE_RADIUS
 
 _THIN = {"point": POINT_RADIUS, "scribble": SCRIBBLE_RADIUS}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from xsam_model.training.samples import TrainingSample
-from xsam_model.training.scene_assets import SceneAssets
-from xsam_model.training.scene_tasks import SCENE_TASKS, AskConfig, ask_scene
-from xsam_model.training.scenes import SceneConfig, make_scene
+from xsam_model.training.scenes.assets import DEFAULT_FOLDER, SceneAssets
+from xsam_model.training.scenes.scene import SceneConfig, make_scene
+from xsam_model.training.scenes.tasks import SCENE_TASKS, AskConfig, ask_scene
 
 _TRIES = 40
 
@@ -18,7 +21,7 @@ class SceneSource:
     Args:
         assets: pictures and names; pickled as a folder's name where they were loaded from one.
         task: one of `prompt_templates.TASKS`.
-        split: one of `scene_assets.SPLITS`.
+        split: one of `scenes.assets.SPLITS`.
         scenes, questions: how scenes look and what is asked.
         size: how many samples are called an epoch.
     """
@@ -66,4 +69,29 @@ class SceneSource:
         raise RuntimeError(f"none of {_TRIES} scenes can be asked the task {self.task}: {self.scenes}")
 
 
-__all__ = ["SceneSource"]
+def scenes(
+    task: str,
+    *,
+    assets: str | None = None,
+    split: str = "train",
+    size: int = 100_000,
+    scene: Mapping[str, Any] | None = None,
+    ask: Mapping[str, Any] | None = None,
+) -> SceneSource:
+    """Open the scenes of one task.
+
+    Args:
+        task: one of `prompt_templates.TASKS`.
+        assets: folder of the pictures; that of `scenes.assets` by default. "builtin" for the few that need none.
+        split: one of `scenes.assets.SPLITS`.
+        size: samples of one epoch: their ratio is how often each source's turn comes.
+        scene, ask: fields of `SceneConfig` and `AskConfig`.
+    """
+    pictures = SceneAssets.builtin() if assets == "builtin" else SceneAssets.load(assets or DEFAULT_FOLDER)
+    questions: dict[str, Any] = dict(ask or {})
+    if "prompt_kinds" in questions:
+        questions["prompt_kinds"] = tuple(questions["prompt_kinds"])
+    return SceneSource(pictures, task, split, SceneConfig(**(scene or {})), AskConfig(**questions), size)
+
+
+__all__ = ["SceneSource", "scenes"]

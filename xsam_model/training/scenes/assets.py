@@ -1,6 +1,6 @@
 """Pictures that scenes are made of: drawings of objects, grounds, and which of them each split may use.
 
-    python -m xsam_model.training.scene_assets --output DIR
+    python -m xsam_model.training.scenes.assets --output DIR
 
 fetches and prepares them; `docs/scenes.md` says what comes from where under which licence.
 """
@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xsam_model.training.scene_colours import colour_shares
-from xsam_model.training.scene_shapes import SHAPE_NAMES, SHAPE_STYLES, draw_grounds, draw_shape
-from xsam_model.training.scene_textures import opencv
-from xsam_model.training.scene_vocabulary import STUFF_NAMES, Category, curated_categories, is_core, is_held_out
+from xsam_model.training.scenes.colours import colour_shares
+from xsam_model.training.scenes.shapes import SHAPE_NAMES, SHAPE_STYLES, draw_grounds, draw_shape
+from xsam_model.training.scenes.textures import opencv
+from xsam_model.training.scenes.vocabulary import STUFF_NAMES, Category, curated_categories, is_core, is_held_out
 
 # Part of every seed, so no two splits share a scene.
 SPLITS = {"train": 0, "test": 1, "unseen_categories": 2, "unseen_style": 3}
@@ -40,7 +40,7 @@ class Sprite:
         category: what it shows.
         style: who drew it: "fluent-3d", "noto", ...
         levels: the drawing in sides of 128, 64 and 32 pixels: uint8 (side, side, 4), RGB multiplied by alpha.
-        shares: float32 (11,), which share of it each colour makes, see `scene_colours`.
+        shares: float32 (11,), which share of it each colour makes, see `scenes.colours`.
     """
 
     category: str
@@ -129,7 +129,7 @@ class SceneAssets:
     def _read(cls, folder: Path, parts: Sequence[str]) -> SceneAssets:
         if missing := [part for part in parts if not (folder / f"{part}.npz").is_file()]:
             raise FileNotFoundError(
-                f"{folder} holds no scene assets {missing}: run python -m xsam_model.training.scene_assets "
+                f"{folder} holds no scene assets {missing}: run python -m xsam_model.training.scenes.assets "
                 f"--output {folder}"
             )
         names = json.loads((folder / "categories.json").read_text())
@@ -239,7 +239,7 @@ def save_assets(
 
 def main() -> None:
     """Fetch and prepare the assets."""
-    from xsam_model.training.scene_downloads import prepare_assets
+    from xsam_model.training.scenes.downloads import prepare_assets
 
     parser = argparse.ArgumentParser(description="Fetch and prepare the pictures that scenes are made of.")
     parser.add_argument("--output", type=Path, default=DEFAULT_FOLDER, help="folder (default: %(default)s)")

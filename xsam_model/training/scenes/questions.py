@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from xsam_model.training.scene_vocabulary import group_of, in_group
-from xsam_model.training.scenes import SceneObject
+from xsam_model.training.scenes.scene import SceneObject
+from xsam_model.training.scenes.vocabulary import group_of, in_group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,24 +1,20 @@
 """Scenes: pictures of named objects on named ground whose truth is exact, each a function of its seed alone.
 
-    python -m xsam_model.training.scenes --sheet out.jpg --seed 0
-
-shows some. What is asked about a scene is in `scene_tasks`.
+What is asked about a scene is in `tasks`.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xsam_model.training.scene_assets import SPLITS, SceneAssets, ScenePool, Sprite
-from xsam_model.training.scene_colours import PAINTS, main_colour, paint_shares
-from xsam_model.training.scene_compose import Cutout, DrawnGround, blend_in, cut_out, draw_ground, finish
-from xsam_model.training.scene_vocabulary import lookalikes
+from xsam_model.training.scenes.assets import SPLITS, SceneAssets, ScenePool, Sprite
+from xsam_model.training.scenes.colours import PAINTS, main_colour, paint_shares
+from xsam_model.training.scenes.compose import Cutout, DrawnGround, blend_in, cut_out, draw_ground, finish
+from xsam_model.training.scenes.vocabulary import lookalikes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +71,7 @@ class SceneObject:
         synonyms: other names of it.
         group: the category's group: "mammal", "land vehicle", ...
         style: who drew it.
-        colour: of `scene_colours.COLOURS`, None if it has no clear one.
+        colour: of `scenes.colours.COLOURS`, None if it has no clear one.
         shares: float32 (11,), which share of it each colour makes.
         mask: bool (H, W), what is to be seen of it. No two objects share a pixel.
         silhouette: bool (H, W), all of it that lies in the picture, what others hide included.
@@ -98,7 +94,7 @@ class StuffRegion:
     """A drawn surface that a scene shows.
 
     Attributes:
-        name: of `scene_vocabulary.STUFF_NAMES`, once in a scene.
+        name: of `vocabulary.STUFF_NAMES`, once in a scene.
         mask: bool (H, W), what is to be seen of it.
     """
 
@@ -259,43 +255,5 @@ def _truth(
     masks = [(name, free & (ground.regions == place)) for place, name in enumerate(ground.stuff)]
     return tuple(objects), tuple(StuffRegion(name=name, mask=mask) for name, mask in masks if mask.any())
 
-
-def main() -> None:
-    """Write a sheet of scenes with their truth."""
-    from xsam_model.training.scene_export import export_scenes
-    from xsam_model.training.scene_sheet import draw_samples, draw_sheet
-    from xsam_model.training.scene_source import SceneSource
-
-    parser = argparse.ArgumentParser(description="Show scenes, their masks and what could be asked about them.")
-    parser.add_argument("--sheet", type=Path, help="picture to write, .jpg or .png")
-    parser.add_argument("--export", type=Path, help="folder to write the pictures and their truth (COCO) to")
-    parser.add_argument("--seed", type=int, default=0, help="of the first scene (default: %(default)s)")
-    parser.add_argument("--split", choices=list(SPLITS), default="train")
-    parser.add_argument("--side", type=int, default=256, help="pixels of a scene (default: %(default)s)")
-    parser.add_argument("--count", type=int, default=20, help="scenes (default: %(default)s)")
-    parser.add_argument("--core", action="store_true", help="the small vocabulary")
-    parser.add_argument("--task", help="show what this task asks, instead of everything that scenes show")
-    parser.add_argument("--assets", type=Path, help="folder of scene_assets; without it a few built-in shapes")
-    arguments = parser.parse_args()
-    if not (arguments.sheet or arguments.export):
-        parser.error("give --sheet, --export, or both")
-    assets = SceneAssets.builtin() if arguments.assets is None else SceneAssets.load(arguments.assets)
-    config = SceneConfig(side_pixels=arguments.side, core_only=arguments.core)
-    seeds = range(arguments.seed, arguments.seed + arguments.count)
-    scenes = [make_scene(seed, assets, arguments.split, config) for seed in seeds]
-    if arguments.export:
-        print(export_scenes(scenes, arguments.export))
-    if not arguments.sheet:
-        return
-    if arguments.task is None:
-        sheet = draw_sheet(scenes)
-    else:
-        source = SceneSource(assets, arguments.task, arguments.split, config)
-        sheet = draw_samples([source.draw(0, np.random.default_rng(seed)) for seed in seeds])
-    sheet.save(arguments.sheet)
-
-
-if __name__ == "__main__":
-    main()
 
 __all__ = ["Scene", "SceneConfig", "SceneObject", "StuffRegion", "make_scene"]

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from xsam_model.training.scene_colours import lacks_colour
-from xsam_model.training.scene_textures import opencv
-from xsam_model.training.scene_vocabulary import group_of, in_group
-from xsam_model.training.scenes import Scene, SceneObject
+from xsam_model.training.scenes.colours import lacks_colour
+from xsam_model.training.scenes.scene import Scene, SceneObject
+from xsam_model.training.scenes.textures import opencv
+from xsam_model.training.scenes.vocabulary import group_of, in_group
 
 # Shares of the picture's side. Between the two of a pair nothing is said: people would disagree.
 SIDE_MARGIN = 0.12

@@ -13,7 +13,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from xsam_model.training.scenes import Scene
+    from xsam_model.training.scenes.scene import Scene
 
 TRUTH_FILE = "instances.json"
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xsam_model.prompt_templates import PHRASE_END, PHRASE_START, SEG_TOKEN
-from xsam_model.training.scene_relations import NEAR, SIDE_MARGIN, SceneLayout
-from xsam_model.training.scene_vocabulary import is_countable, plural, with_article
+from xsam_model.training.scenes.relations import NEAR, SIDE_MARGIN, SceneLayout
+from xsam_model.training.scenes.vocabulary import is_countable, plural, with_article
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _OPENINGS = ("The picture shows {}.", "The image has {}.", "This is a picture of {}.", "We see {}.")

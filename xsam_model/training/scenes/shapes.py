@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from xsam_model.training.scene_textures import gradient
+from xsam_model.training.scenes.textures import gradient
 
 SHAPE_STYLES = ("flat", "shaded", "outline")
 _SIDE = 128

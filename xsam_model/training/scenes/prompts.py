@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from xsam_model.training.scene_textures import opencv
+from xsam_model.training.scenes.textures import opencv
 from xsam_model.visual_prompts import POINT_RADIUS, SCRIBBLE_RADIUS, draw_box, draw_points, draw_scribble
 
 PROMPT_KINDS = ("point", "scribble", "box", "mask")

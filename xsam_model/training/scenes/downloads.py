@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from xsam_model.training import scene_names
-from xsam_model.training.scene_assets import Ground, save_assets
-from xsam_model.training.scene_vocabulary import Category, curated_categories
+from xsam_model.training.scenes import names as scene_names
+from xsam_model.training.scenes.assets import Ground, save_assets
+from xsam_model.training.scenes.vocabulary import Category, curated_categories
 
 NPM_PACKAGES = (
     "emojibase-data@17.0.0",

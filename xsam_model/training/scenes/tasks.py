@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from xsam_model.prompt_templates import REASEG_EXPLAIN_QUESTION, SEG_TOKEN
 from xsam_model.training.samples import TrainingSample
-from xsam_model.training.scene_assets import SceneAssets, ScenePool
-from xsam_model.training.scene_captions import grounded_caption, question_and_answer
-from xsam_model.training.scene_prompts import PROMPT_KINDS, draw_prompt
-from xsam_model.training.scene_questions import REASONS, answering
-from xsam_model.training.scene_relations import SceneLayout, referring_phrases
-from xsam_model.training.scene_vocabulary import is_countable, lookalikes, plural
-from xsam_model.training.scenes import Scene, SceneObject, StuffRegion
+from xsam_model.training.scenes.assets import SceneAssets, ScenePool
+from xsam_model.training.scenes.captions import grounded_caption, question_and_answer
+from xsam_model.training.scenes.prompts import PROMPT_KINDS, draw_prompt
+from xsam_model.training.scenes.questions import REASONS, answering
+from xsam_model.training.scenes.relations import SceneLayout, referring_phrases
+from xsam_model.training.scenes.scene import Scene, SceneObject, StuffRegion
+from xsam_model.training.scenes.vocabulary import is_countable, lookalikes, plural
 
 # How often a phrase of each kind is chosen, relative to the others that are true.
 _PHRASE_WEIGHTS = {"name": 1, "colour": 3, "side": 3, "size": 3, "near": 3, "behind": 4, "in front": 4, "group": 1}

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import cache
 
-from xsam_model.training import scene_names
+from xsam_model.training.scenes import names as scene_names
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The words of the scenes, as plain tables. `scene_vocabulary` reads them."""
+"""The words of the scenes, as plain tables. `vocabulary` reads them."""
 
 # group: names. "name=drawing+drawing" where emojibase calls the drawings differently.
 CATEGORIES = """
