@@ -264,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     started = time.monotonic()
     interval = 0.1 if sys.stderr.isatty() else 10.0
-    segmenter = XSamSegmenter.from_pretrained(options.model)
+    segmenter = XSamSegmenter.from_pretrained(options.model, device_map="auto")
     with tqdm(desc="asking", total=count_scenes(test, options.only), unit=" scenes", mininterval=interval) as bar:
         figures = evaluate_scenes(segmenter, replace(test, on_asked=bar.update), tqdm.write, only=options.only)
     print(f"{time.monotonic() - started:.0f} s")

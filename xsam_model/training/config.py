@@ -45,8 +45,8 @@ class TrainingConfig:
 
     Attributes:
         output: folder for checkpoints, metrics and models.
-        model: folder of a model to start from, as `save_pretrained` writes it; "tiny" for a small one with random
-            weights, see `tiny.xsam_tiny_config`.
+        model: folder of a model to start from, as `save_pretrained` writes it; "tiny" or "tiny-256" for a small one
+            with random weights, see `tiny.xsam_tiny_config`.
         sources: data sets.
         stages: in order.
         seed: of everything that is random.

@@ -15,16 +15,17 @@ from xsam_model.training.tiny import build_processor, train_tokenizer, xsam_tiny
 _SAMPLES_TO_READ = 200
 
 
-def start_model(folder: Path, sources: Sequence[SampleSource], seed: int = 0) -> None:
+def start_model(folder: Path, sources: Sequence[SampleSource], seed: int = 0, size: str = "tiny") -> None:
     """Write a `from_pretrained` folder of `xsam_tiny_config`; the same sources and seed write the same files.
 
     Args:
         folder: must not exist; it is complete when it does.
         sources: their categories, and the words of some of their samples, are learned by the tokenizer.
         seed: of the weights, and of the samples that are read.
+        size: one of `tiny.SIZES`.
     """
     tokenizer = train_tokenizer(_read_phrases(sources, seed))
-    config = xsam_tiny_config(tokenizer)
+    config = xsam_tiny_config(tokenizer, size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = XSamForSegmentation(config)

@@ -17,49 +17,80 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerFast
 
-_VISION = {
-    "model_type": "siglip_vision_model",
-    "hidden_size": 128,
-    "intermediate_size": 512,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "image_size": 96,
-    "patch_size": 16,
-}
-_MASK_ENCODER = {
-    "hidden_size": 128,
-    "mlp_dim": 512,
-    "num_hidden_layers": 5,
-    "num_attention_heads": 4,
-    "image_size": 128,
-    "patch_size": 8,
-    "window_size": 8,
-    "global_attn_indexes": [1, 3],
-    "output_channels": 16,
-    "num_pos_feats": 8,
-}
-_LANGUAGE = {
-    "model_type": "phi3",
-    "hidden_size": 128,
-    "intermediate_size": 384,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 1024,
-    "sliding_window": 1023,
-    "initializer_range": 0.02,
-}
-_SEGMENTOR = {
-    "select_layers": [1, 2, 4, 5],
-    "connector_hidden_dim": 96,
-    "feature_size": 64,
-    "mask_feature_size": 64,
-    "hidden_dim": 64,
-    "encoder_feedforward_dim": 256,
-    "encoder_layers": 1,
-    "decoder_layers": 4,
-    "num_attention_heads": 4,
-    "dim_feedforward": 256,
-    "num_queries": 20,
+# What both sizes have in common.
+_VISION = {"model_type": "siglip_vision_model", "hidden_size": 128, "intermediate_size": 512}
+_VISION |= {"num_attention_heads": 4, "patch_size": 16}
+_MASK_ENCODER = {"patch_size": 8, "window_size": 8, "output_channels": 16, "num_pos_feats": 8}
+_LANGUAGE = {"model_type": "phi3", "num_attention_heads": 4, "initializer_range": 0.02}
+
+SIZES: dict[str, dict[str, dict[str, Any]]] = {
+    "tiny": {
+        "vision_config": {**_VISION, "num_hidden_layers": 3, "image_size": 96},
+        "mask_encoder_config": {
+            **_MASK_ENCODER,
+            "hidden_size": 128,
+            "mlp_dim": 512,
+            "num_hidden_layers": 5,
+            "num_attention_heads": 4,
+            "image_size": 128,
+            "global_attn_indexes": [1, 3],
+        },
+        "text_config": {
+            **_LANGUAGE,
+            "hidden_size": 128,
+            "intermediate_size": 384,
+            "num_hidden_layers": 2,
+            "max_position_embeddings": 1024,
+            "sliding_window": 1023,
+        },
+        "segmentor_config": {
+            "select_layers": [1, 2, 4, 5],
+            "connector_hidden_dim": 96,
+            "feature_size": 64,
+            "mask_feature_size": 64,
+            "hidden_dim": 64,
+            "encoder_feedforward_dim": 256,
+            "encoder_layers": 1,
+            "decoder_layers": 4,
+            "num_attention_heads": 4,
+            "dim_feedforward": 256,
+            "num_queries": 20,
+        },
+    },
+    "tiny-256": {
+        "vision_config": {**_VISION, "num_hidden_layers": 4, "image_size": 160},
+        "mask_encoder_config": {
+            **_MASK_ENCODER,
+            "hidden_size": 256,
+            "mlp_dim": 1024,
+            "num_hidden_layers": 7,
+            "num_attention_heads": 8,
+            "image_size": 256,
+            "global_attn_indexes": [1, 3, 6],
+        },
+        "text_config": {
+            **_LANGUAGE,
+            "hidden_size": 192,
+            "intermediate_size": 512,
+            "num_hidden_layers": 3,
+            # 100 + 256 image tokens, and some five for each of 350 names.
+            "max_position_embeddings": 2560,
+            "sliding_window": 2559,
+        },
+        "segmentor_config": {
+            "select_layers": [1, 3, 5, 7],
+            "connector_hidden_dim": 128,
+            "feature_size": 128,
+            "mask_feature_size": 128,
+            "hidden_dim": 128,
+            "encoder_feedforward_dim": 512,
+            "encoder_layers": 2,
+            "decoder_layers": 6,
+            "num_attention_heads": 8,
+            "dim_feedforward": 512,
+            "num_queries": 32,
+        },
+    },
 }
 _COMMON_WORDS = (
     "a an the this that these those one two three first second last and or not no in on at of to from with without by "
@@ -102,21 +133,23 @@ def train_tokenizer(phrases: Iterable[str] = (), vocab_size: int = 2048) -> PreT
     return with_chat_tokens(tokenizer)
 
 
-def xsam_tiny_config(tokenizer: PreTrainedTokenizerFast | None = None, **overrides: Any) -> XSamConfig:
-    """Return sizes of about three million parameters: 128 pixel canvas, 96 pixel vision tower, 20 queries.
+def xsam_tiny_config(
+    tokenizer: PreTrainedTokenizerFast | None = None, size: str = "tiny", **overrides: Any
+) -> XSamConfig:
+    """Return a configuration with random weights in mind.
 
     Args:
         tokenizer: of `train_tokenizer`; one of wordings and common words alone by default.
+        size: "tiny" has 3.6 million parameters, a 128 pixel canvas and 20 queries, for a CPU; "tiny-256" 11 million, a
+            256 pixel canvas and 32 queries.
         overrides: fields of `XSamConfig` to set instead.
     """
     tokenizer = train_tokenizer() if tokenizer is None else tokenizer
     special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     seg, start, end = tokenizer.convert_tokens_to_ids(list(ADDED_TOKENS))
     fields: dict[str, Any] = {
-        "vision_config": _VISION,
-        "mask_encoder_config": _MASK_ENCODER,
-        "text_config": {**_LANGUAGE, **special, "vocab_size": len(tokenizer)},
-        "segmentor_config": _SEGMENTOR,
+        **SIZES[size],
+        "text_config": {**SIZES[size]["text_config"], **special, "vocab_size": len(tokenizer)},
         "seg_token_id": seg,
         "phrase_start_token_id": start,
         "phrase_end_token_id": end,
@@ -137,4 +170,4 @@ def build_processor(config: XSamConfig, tokenizer: PreTrainedTokenizerFast) -> X
     )
 
 
-__all__ = ["build_processor", "train_tokenizer", "xsam_tiny_config"]
+__all__ = ["SIZES", "build_processor", "train_tokenizer", "xsam_tiny_config"]

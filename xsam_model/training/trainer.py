@@ -34,6 +34,7 @@ from xsam_model.training.processes import Stop, agree, mean_over, open_accelerat
 from xsam_model.training.sources import BatchPlan, SampleSource
 from xsam_model.training.stages import build_optimizer, select_parameters
 from xsam_model.training.start import start_model
+from xsam_model.training.tiny import SIZES
 
 _HEADS_FILE = "training_heads.safetensors"
 
@@ -54,9 +55,9 @@ def train(config: TrainingConfig, say: Callable[[str], None] = print) -> Path | 
     accelerator = open_accelerator(config)
     say = say if accelerator.is_main_process else _silent
     folder, sources = Path(config.output), [source.open() for source in config.sources]
-    model_folder = Path(config.model) if config.model != "tiny" else folder / "start"
-    if config.model == "tiny" and accelerator.is_main_process and not model_folder.is_dir():
-        start_model(model_folder, sources, config.seed)
+    model_folder = folder / "start" if config.model in SIZES else Path(config.model)
+    if config.model in SIZES and accelerator.is_main_process and not model_folder.is_dir():
+        start_model(model_folder, sources, config.seed, config.model)
     accelerator.wait_for_everyone()
     for number, stage in enumerate(config.stages):
         stage_folder = config.stage_folder(number)

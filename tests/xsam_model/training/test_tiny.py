@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 from rectangles import NAMES, Rectangles
 
@@ -22,12 +23,19 @@ def test_the_same_phrases_give_the_same_tokenizer():
     assert one.tokenize("a blue box") == other.tokenize("a blue box")
 
 
-def test_sizes():
-    config = xsam_tiny_config()
-    model = XSamForSegmentation(config)
-    assert 2e6 < sum(parameter.numel() for parameter in model.parameters()) < 4e6
-    assert config.num_image_tokens == 36 + 64
-    assert config.max_text_length > 800
+@pytest.mark.parametrize(
+    ("size", "most", "image_tokens", "text_tokens"),
+    [("tiny", 4e6, 36 + 64, 800), ("tiny-256", 12.4e6, 100 + 256, 2000)],
+)
+def test_sizes(size, most, image_tokens, text_tokens):
+    config = xsam_tiny_config(size=size)
+    with torch.device("meta"):
+        model = XSamForSegmentation(config)
+    # With the largest vocabulary, "tiny-256" still fits 25 MB as float16.
+    words = 2 * (2048 + 16 - config.text_config.vocab_size) * config.text_config.hidden_size
+    assert most / 2 < sum(parameter.numel() for parameter in model.parameters()) + words < most
+    assert config.num_image_tokens == image_tokens
+    assert config.max_text_length > text_tokens
 
 
 def test_a_start_model_is_whole_and_reproducible(tmp_path):
