@@ -299,3 +299,12 @@ def test_synonyms_belong_to_one_category(assets):
     }
     assert "automobile" in asked
     assert "car" not in asked
+
+
+def test_several_phrases_may_be_asked_of_one_scene(assets):
+    config = AskConfig(max_phrases=3, nothing_present_share=0.0)
+    drawn = samples(assets, "refseg", scenes=CROWDED, questions=config)
+    assert {len(sample.conditions) for sample in drawn} >= {2, 3}
+    for sample in drawn:
+        assert len(set(sample.conditions)) == len(sample.conditions) == len(sample.masks) <= 3
+        assert sample.labels.tolist() == list(range(len(sample.masks)))

@@ -35,6 +35,7 @@ class AskConfig:
             objects, questions that nothing answers, prompts on empty ground.
         synonym_share: share of categories that are called by another name (not in genseg, whose list is closed).
         explain_share: share of reasoning questions that ask why.
+        max_phrases: most phrases of refseg for one scene, each a conversation of its own; fewer where fewer are true.
         prompt_kinds: kinds of visual prompts, each as likely.
     """
 
@@ -44,6 +45,7 @@ class AskConfig:
     nothing_present_share: float = 0.06
     synonym_share: float = 0.25
     explain_share: float = 0.25
+    max_phrases: int = 1
     prompt_kinds: tuple[str, ...] = PROMPT_KINDS
 
     def __post_init__(self) -> None:
@@ -137,7 +139,7 @@ def _categories(asked: _Asked, task: str, with_stuff: bool, called: Callable[[st
 
 
 def _refseg(asked: _Asked) -> TrainingSample | None:
-    """Ask for one object by a phrase that is true of it alone, sometimes for one that is not there."""
+    """Ask for objects by phrases that are true of one alone, sometimes for one that is not there."""
     if asked.chance(asked.config.nothing_present_share):
         absent = asked.absent(with_stuff=False)
         return asked.sample("refseg", [], [], conditions=(f"the {asked.call(absent[0])}",)) if absent else None
@@ -149,8 +151,10 @@ def _refseg(asked: _Asked) -> TrainingSample | None:
     # Where there are several of a kind, the words beside the name decide.
     several = [categories.count(categories[phrase.target]) > 1 for phrase in phrases]
     weights = np.array([_PHRASE_WEIGHTS[phrase.kind] for phrase in phrases]) * np.where(several, 3.0, 1.0)
-    phrase = phrases[asked.random.choice(len(phrases), p=weights / weights.sum())]
-    return asked.sample("refseg", [objects[phrase.target].mask], [0], conditions=(phrase.text,))
+    number = min(asked.config.max_phrases, len(phrases))
+    chosen = asked.random.choice(len(phrases), size=number, replace=False, p=weights / weights.sum())
+    masks = [objects[phrases[place].target].mask for place in chosen]
+    return asked.sample("refseg", masks, range(number), conditions=tuple(phrases[place].text for place in chosen))
 
 
 def _reaseg(asked: _Asked) -> TrainingSample | None:
