@@ -20,6 +20,7 @@ from actors.findings import Findings, find_masks, phrase_prompts, read_caption
 from actors.pool import ReplicaUnusable
 from pipelines.fingerprint import content_hash
 from pipelines.types import Answer, Image, PredictionError, Prompt, Reason
+from xsam_model.host_memory import keep_freed_memory
 from xsam_model.modeling_xsam import XSamForSegmentation
 from xsam_model.processing_xsam import XSamProcessor
 from xsam_model.segmenter import EncodedImages, XSamSegmenter
@@ -58,6 +59,8 @@ class XSamPredictor:
         folder = model_folder(config.path)
         model = XSamForSegmentation.from_pretrained(folder, dtype=getattr(torch, dtype), **options)
         model.config.region_sampling = config.region_sampling
+        if self._device.type == "cpu":
+            keep_freed_memory()
         self.segmenter = XSamSegmenter(model.to(self._device), XSamProcessor.from_pretrained(folder))
         self._facts = {
             "weights_sha256": content_hash(str(folder)),

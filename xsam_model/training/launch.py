@@ -11,13 +11,6 @@ from pathlib import Path
 from xsam_model.training.config import read_config
 
 STOPPED = 3
-# On the CPU a step frees and takes the same large tensors again and again. glibc gives them back to the system each
-# time, and touching fresh pages costs a sixth of a small model's step; these keep them.
-_KEEP_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**32),
-    "MALLOC_TRIM_THRESHOLD_": str(2**33),
-    "MALLOC_TOP_PAD_": str(2**28),
-}
 
 
 def launch(config: Path, output: str | None = None, max_minutes: float | None = None, processes: int = 1) -> int:
@@ -55,7 +48,7 @@ def _launch_several(config: Path, output: str | None, max_minutes: float | None,
     command += [] if max_minutes is None else ["--max-minutes", str(max_minutes)]
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     if on_cpu:
-        environment = {**_KEEP_MEMORY, "ACCELERATE_USE_CPU": "true", **environment}
+        environment["ACCELERATE_USE_CPU"] = "true"
     with subprocess.Popen(command, env=environment) as launcher:
         asked: list[int] = []
 

@@ -22,6 +22,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from xsam_model.host_memory import keep_freed_memory
 from xsam_model.modeling_xsam import XSamForSegmentation
 from xsam_model.processing_xsam import XSamProcessor
 from xsam_model.training.batches import BatchBuilder, TrainingBatch
@@ -53,6 +54,8 @@ def train(config: TrainingConfig, say: Callable[[str], None] = print) -> Path | 
     if config.threads:
         torch.set_num_threads(config.threads)
     accelerator = open_accelerator(config)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     say = say if accelerator.is_main_process else _silent
     folder, sources = Path(config.output), [source.open() for source in config.sources]
     model_folder = folder / "start" if config.model in SIZES else Path(config.model)
