@@ -11,11 +11,17 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-_LOSSES = ("classes", "mask", "dice", "language", "dense")
+_LOSSES = ("classes", "mask", "dice", "language", "dense", "tokens")
 
 
 def draw_curve(run: Path, output: Path, smooth: int = 5) -> Path:
-    """Draw every loss of every stage, as means over `smooth` rows of `metrics.csv`, each relative to its first."""
+    """Draw every loss of every stage, as means over `smooth` rows of `metrics.csv`, each relative to its first.
+
+    Args:
+        run: folder whose folders, in order of their names, hold `metrics.csv`.
+        output: picture to write.
+        smooth: rows of a mean.
+    """
     figure, axes = pyplot.subplots(figsize=(8, 3.6), dpi=110)
     seen = 0
     first: dict[str, float] = {}
@@ -30,8 +36,8 @@ def draw_curve(run: Path, output: Path, smooth: int = 5) -> Path:
                 for place in range(smooth - 1, len(points))
             ]
             if means:
+                label = None if name in first else name
                 start = first.setdefault(name, means[0][1])
-                label = name if path.parent.name.startswith("1") or name == "language" else None
                 axes.plot(
                     [at for at, _ in means], [value / start for _, value in means], color=colors[name], label=label
                 )
