@@ -9,7 +9,7 @@ from typing import Any
 
 COLUMNS = (
     "stage", "step", "samples", "seconds", "samples_per_second", "learning_rate", "gradient_norm",
-    "total", "language", "classes", "mask", "dice", "dense",
+    "total", "language", "classes", "mask", "dice", "dense", "tokens",
 )  # fmt: skip
 
 
