@@ -9,7 +9,8 @@ from transformers import AutoModel
 from xsam_model import XSamForSegmentation
 
 PARTS = ("vision_config", "mask_encoder_config", "text_config")
-HALF = {torch.bfloat16: 0.05, torch.float16: 0.01}
+# The decoder attends where mask logits are positive: one near 0 may fall on the other side, on each processor another.
+HALF = {torch.bfloat16: 0.05, torch.float16: 0.03}
 
 
 @pytest.fixture(scope="module")

@@ -179,15 +179,25 @@ def test_queries_that_cannot_matter_are_not_enlarged(logits, monkeypatch):
     assert counts == []
 
 
+def assert_same_segments(ours, theirs):
+    """Equal but for rounding: a softmax over more columns may add up in another order."""
+    assert len(ours) == len(theirs) > 0
+    for one, other in zip(ours, theirs, strict=True):
+        for name in one.__dataclass_fields__:
+            value = getattr(one, name)
+            same = pytest.approx(value, rel=1e-6) if isinstance(value, float) else value
+            assert getattr(other, name) == same
+
+
 def test_padding_columns_are_never_labels(logits):
     classes, masks = logits
     padded = torch.cat([classes[:, :4], torch.full((12, 3), -1e9), classes[:, 4:]], dim=1)
     alone, batched = (panoptic_segmentation(c, masks, GEOMETRY, num_conditions=4) for c in (classes, padded))
     assert torch.equal(alone.segmentation, batched.segmentation)
-    assert alone.segments == batched.segments
+    assert_same_segments(alone.segments, batched.segments)
     alone, batched = (semantic_segmentation(c, masks, GEOMETRY, num_conditions=4) for c in (classes, padded))
     assert torch.equal(alone.labels, batched.labels)
-    assert alone.segments == batched.segments
+    assert_same_segments(alone.segments, batched.segments)
 
 
 def test_nothing_found_is_a_result(logits):
