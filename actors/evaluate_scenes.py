@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from actors.scene_samples import SceneTest
+from actors.scene_samples import SceneTest, add_test_options, read_test
 from pipelines import rle
 from pipelines.map_metrics import Maps, Segment, panoptic_quality
 from pipelines.metrics import FoundMask, TrueMask, grounded_caption_quality, mask_average_precision, referring_iou
@@ -29,8 +29,6 @@ from xsam_model.post_processing_panoptic import PanopticSegmentation
 from xsam_model.post_processing_xsam import InstanceSegmentation, PhraseSegmentation
 from xsam_model.segmenter import XSamResult, XSamSegmenter
 from xsam_model.training.samples import TrainingSample
-from xsam_model.training.scenes.assets import DEFAULT_FOLDER, SPLITS, SceneAssets
-from xsam_model.training.scenes.scene import SceneConfig
 
 PROMPT_KINDS = ("point", "scribble", "box", "mask")
 PARTS = ("ov", "vgd", "ref", "int", "gcg", "pan")
@@ -230,13 +228,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m actors.evaluate_scenes", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("--model", required=True, help="folder of save_pretrained")
-    parser.add_argument("--assets", default=str(DEFAULT_FOLDER), help="folder of scenes.assets")
-    parser.add_argument("--split", default="test", choices=SPLITS)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--count", type=int, default=160, help="scenes for each test")
-    parser.add_argument("--side", type=int, default=128, help="pixels of a scene")
-    parser.add_argument("--core", action="store_true", help="the small vocabulary")
+    add_test_options(parser)
     parser.add_argument("--only", type=_parts, default=PARTS, help=f"parts to run, of {','.join(PARTS)}")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0 for its choice")
     parser.add_argument("--json", type=Path, help="file to write the figures to")
@@ -255,13 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    test = SceneTest(
-        assets=SceneAssets.load(options.assets),
-        split=options.split,
-        seed=options.seed,
-        count=options.count,
-        scene=SceneConfig(side_pixels=options.side, core_only=options.core),
-    )
+    test = read_test(options)
     started = time.monotonic()
     interval = 0.1 if sys.stderr.isatty() else 10.0
     segmenter = XSamSegmenter.from_pretrained(options.model, device_map="auto")

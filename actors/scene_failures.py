@@ -12,14 +12,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from actors.scene_samples import SceneTest
+from actors.scene_samples import SceneTest, add_test_options, read_test
 from pipelines import rle
 from pipelines.overlay import LabelledMask, contact_sheet, draw_masks
 from xsam_model.post_processing_xsam import InstanceSegmentation
 from xsam_model.segmenter import XSamSegmenter
 from xsam_model.training.samples import TrainingSample
-from xsam_model.training.scenes.assets import DEFAULT_FOLDER, SPLITS, SceneAssets
-from xsam_model.training.scenes.scene import SceneConfig
 
 _SURE, _MOST_DRAWN, _ENLARGED = 0.3, 8, 3
 
@@ -90,23 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m actors.scene_failures", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("--model", required=True, help="folder of save_pretrained")
-    parser.add_argument("--assets", default=str(DEFAULT_FOLDER), help="folder of scenes.assets")
-    parser.add_argument("--split", default="test", choices=SPLITS)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--count", type=int, default=160, help="scenes to label")
-    parser.add_argument("--side", type=int, default=128, help="pixels of a scene")
-    parser.add_argument("--core", action="store_true", help="the small vocabulary")
+    add_test_options(parser)
     parser.add_argument("--output", type=Path, required=True, help="picture to write, .jpg or .png")
     options = parser.parse_args(arguments)
-    test = SceneTest(
-        assets=SceneAssets.load(options.assets),
-        split=options.split,
-        seed=options.seed,
-        count=options.count,
-        scene=SceneConfig(side_pixels=options.side, core_only=options.core),
-    )
-    draw_failures(XSamSegmenter.from_pretrained(options.model, device_map="auto"), test).save(options.output)
+    segmenter = XSamSegmenter.from_pretrained(options.model, device_map="auto")
+    draw_failures(segmenter, read_test(options)).save(options.output)
 
 
 if __name__ == "__main__":

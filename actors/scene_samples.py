@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from xsam_model.training.samples import TrainingSample
-from xsam_model.training.scenes.assets import SceneAssets
+from xsam_model.training.scenes.assets import DEFAULT_FOLDER, SPLITS, SceneAssets
 from xsam_model.training.scenes.scene import SceneConfig
 from xsam_model.training.scenes.source import SceneSource
 from xsam_model.training.scenes.tasks import AskConfig
@@ -86,4 +87,26 @@ class SceneTest:
             self.on_asked(len(batch))
 
 
-__all__ = ["SceneTest"]
+def add_test_options(parser: argparse.ArgumentParser) -> None:
+    """Let a command say which model is tested on which scenes; `read_test` reads what was said."""
+    parser.add_argument("--model", required=True, help="folder of save_pretrained")
+    parser.add_argument("--assets", default=str(DEFAULT_FOLDER), help="folder of scenes.assets")
+    parser.add_argument("--split", default="test", choices=SPLITS)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--count", type=int, default=160, help="scenes for each test")
+    parser.add_argument("--side", type=int, default=128, help="pixels of a scene")
+    parser.add_argument("--core", action="store_true", help="the small vocabulary")
+
+
+def read_test(options: argparse.Namespace) -> SceneTest:
+    """Return the scenes that a command's options name."""
+    return SceneTest(
+        assets=SceneAssets.load(options.assets),
+        split=options.split,
+        seed=options.seed,
+        count=options.count,
+        scene=SceneConfig(side_pixels=options.side, core_only=options.core),
+    )
+
+
+__all__ = ["SceneTest", "add_test_options", "read_test"]
