@@ -35,6 +35,8 @@ PARTS = ("ov", "vgd", "ref", "int", "gcg", "pan")
 # Phrases that only the place or the size of an object can decide.
 _RELATIVE = re.compile(r"\b(left|right|top|bottom|largest|smallest)\b")
 _MAX_CAPTION_TOKENS = 192
+# As many as COCO's evaluation counts.
+_MAX_INSTANCES = 100
 
 Figures = dict[str, float]
 
@@ -136,6 +138,7 @@ def _segment(segmenter: XSamSegmenter, batch: Sequence[TrainingSample], threshol
         conditions=None if is_visual else [sample.conditions for sample in batch],
         visual_prompts=[sample.visual_prompts for sample in batch] if is_visual else None,
         threshold=threshold,
+        top_k=_MAX_INSTANCES,
     )
 
 

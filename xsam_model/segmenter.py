@@ -224,6 +224,7 @@ class XSamSegmenter:
         segmentation: SegmentationKind = "instance",
         stuff: Collection[str] = (),
         threshold: float = 0.5,
+        top_k: int | None = None,
         question: str | None = None,
         answer: str | None = None,
         explain: bool = False,
@@ -244,6 +245,7 @@ class XSamSegmenter:
             segmentation: what categories are to give: "instance", "semantic" or "panoptic".
             stuff: those conditions that are stuff, not things: "panoptic" makes one segment of each.
             threshold: least score of an instance or a panoptic segment, and of the candidates of intseg, in [0, 1].
+            top_k: most instances of an image, before the threshold; by default as many as the model has queries.
             generate, max_new_tokens: as for `ask`.
             batch_size: conversations that go through the language model together.
 
@@ -274,7 +276,9 @@ class XSamSegmenter:
                 generate=generate,
                 max_new_tokens=max_new_tokens,
             )
-            decoded = self.read(replies, task, batch, segmentation=segmentation, stuff=stuff, threshold=threshold)
+            decoded = self.read(
+                replies, task, batch, segmentation=segmentation, stuff=stuff, threshold=threshold, top_k=top_k
+            )
             found += zip(decoded, replies.captions, strict=True)
         answers: list[list[tuple[Segmentation | None, Caption]]] = [[] for _ in range(len(encoded))]
         for query, pair in zip(queries, found, strict=True):
@@ -293,6 +297,7 @@ class XSamSegmenter:
         segmentation: SegmentationKind = "instance",
         stuff: Collection[str] = (),
         threshold: float = 0.5,
+        top_k: int | None = None,
     ) -> list[Segmentation | None]:
         """Post-process replies, each at the original size of its image; arguments as for `ask` and `segment`.
 
@@ -319,7 +324,7 @@ class XSamSegmenter:
             places = [[place for place, name in enumerate(query.conditions) if name in stuff] for query in asked]
             found = processor.post_process_panoptic_segmentation(outputs, *sizes, stuff=places, threshold=threshold)
         else:
-            found = processor.post_process_instance_segmentation(outputs, *sizes, threshold=threshold)
+            found = processor.post_process_instance_segmentation(outputs, *sizes, threshold=threshold, top_k=top_k)
         return [None if decode is None else found[decode] for decode in replies.decodes]
 
     def _read(self, answer: str) -> Caption:

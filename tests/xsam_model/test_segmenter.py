@@ -211,6 +211,20 @@ def test_nothing_found_is_an_empty_result(tiny, images):
     assert not any(result.segmentation.segmentation.any() for result in segments)
 
 
+@pytest.mark.parametrize("most", [3, 40])
+def test_an_image_has_as_many_instances_as_are_wanted(most, tiny, images):
+    categories = [["dog", "traffic light", "sky"], ["cat", "tree", "road"]]
+    many, few = (
+        tiny.segment(images, task="ovseg", conditions=categories, threshold=0.0, top_k=number) for number in (60, most)
+    )
+    for all_found, found in zip(many, few, strict=True):
+        scores = all_found.segmentation.scores / all_found.segmentation.mask_scores
+        assert len(found.segmentation.scores) == most
+        best = scores.sort(descending=True).values[:most]
+        of_found = found.segmentation.scores / found.segmentation.mask_scores
+        torch.testing.assert_close(of_found.sort(descending=True).values, best)
+
+
 def test_an_answer_without_masks_gives_empty_rows(tiny, images, monkeypatch):
     # The untrained model babbles, and never says <SEG>.
     results = tiny.segment(images, task="refseg", conditions=[["a dog"], ["a cat"]], generate=True, max_new_tokens=3)
