@@ -17,10 +17,11 @@ from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerPreTrainedModel,
     Mask2FormerTransformerModule,
 )
-from transformers.models.sam.modeling_sam import SamPositionalEmbedding, SamVisionAttention, SamVisionEncoder
+from transformers.models.sam.modeling_sam import SamPositionalEmbedding, SamVisionEncoder
 
 from xsam_model.configuration_xsam import XSamSegmentorConfig
 from xsam_model.deformable_attention import XSamDeformableAttention
+from xsam_model.mask_encoder_attention import attention_like
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -66,7 +67,7 @@ def pad_to_multiple(features: Tensor, multiple: int) -> Tensor:
 class XSamChannelNorm(nn.LayerNorm):
     """Layer normalisation over the channels of a (B, C, H, W) map.
 
-    Rounds as the reference implementation does; see `XSamVisionAttention`.
+    Rounds as the reference implementation does; see `mask_encoder_attention`.
     """
 
     def __init__(self, num_channels: int) -> None:
@@ -118,31 +119,6 @@ class XSamConnector(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """One (B, H, W, C) map per branch -> one (B, C_i, H_i, W_i) map per branch, highest resolution first."""
         return [branch(level) for branch, level in zip(self.model, features, strict=True)]
-
-
-class XSamVisionAttention(SamVisionAttention):
-    """Eager attention of the mask encoder that rounds as the reference implementation does.
-
-    transformers adds the two relative positions to each other first. The difference, in the last bit, is 1e-4 in the
-    mask logits, and the decoder attends where those are positive: one of them close to 0 would change everything.
-    """
-
-    def forward(self, hidden_states: Tensor, output_attentions: bool | None = None) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """(B, H, W, C) -> (B, H, W, C) and the attention weights (B * heads, H * W, H * W)."""
-        batch, height, width, _ = hidden_states.shape
-        size, heads = (height, width), self.num_attention_heads
-        qkv = self.qkv(hidden_states).reshape(batch, height * width, 3, heads, -1).permute(2, 0, 3, 1, 4)
-        query, key, value = qkv.flatten(1, 2).unbind(0)
-        weights = (query * self.scale) @ key.transpose(1, 2)
-        if self.use_rel_pos:
-            grid = query.unflatten(1, size)
-            rows = torch.einsum("bhwc,hkc->bhwk", grid, self.get_rel_pos(height, height, self.rel_pos_h))
-            columns = torch.einsum("bhwc,wkc->bhwk", grid, self.get_rel_pos(width, width, self.rel_pos_w))
-            placed = weights.unflatten(2, size).unflatten(1, size) + rows[..., None] + columns[..., None, :]
-            weights = placed.flatten(3, 4).flatten(1, 2)
-        weights = weights.softmax(-1, dtype=torch.float32).to(query.dtype)
-        attended = (weights @ value).unflatten(0, (batch, heads)).unflatten(2, size)
-        return self.proj(attended.permute(0, 2, 3, 1, 4).flatten(3, 4)), weights
 
 
 class XSamTransformerDecoder(Mask2FormerTransformerModule):
@@ -202,8 +178,7 @@ class XSamSegmentor(Mask2FormerPreTrainedModel):
         self.shared_image_embedding = SamPositionalEmbedding(mask_encoder_config)
         self.encoder = SamVisionEncoder(mask_encoder_config)
         for layer in self.encoder.layers:
-            if type(layer.attn) is SamVisionAttention:
-                layer.attn = XSamVisionAttention(mask_encoder_config, layer.window_size)
+            layer.attn = attention_like(layer.attn, mask_encoder_config, layer.window_size)
         self.pixel_decoder = Mask2FormerPixelDecoder(mask2former, feature_channels=channels)
         for layer in self.pixel_decoder.encoder.layers:
             sizes = (layer.self_attn.d_model, *(getattr(layer.self_attn, f"n_{name}") for name in _SAMPLES))
