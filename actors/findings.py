@@ -30,7 +30,7 @@ from xsam_model.post_processing_panoptic import Segment, panoptic_segmentation, 
 from xsam_model.post_processing_xsam import (
     PhraseSegmentation,
     interactive_segmentation,
-    iter_instance_masks,
+    iter_instances,
     phrase_segmentation,
 )
 
@@ -62,14 +62,14 @@ def find_masks(
         decode: from ``XSamProcessor.decode_arguments``.
         conversation: what was said; of a caption, its prompts are the phrases.
         min_score: masks below are not kept; empty ones never are.
-        max_chunk_pixels: pixels of mask logits enlarged together.
+        max_chunk_pixels: pixels of mask logits enlarged together where a map needs all of them.
 
     Raises:
         FloatingPointError: the scores are not finite.
     """
     prompts = conversation.prompts
     if task in _INSTANCE_TASKS:
-        found = _instances(decode, prompts, min_score, max_chunk_pixels)
+        found = _instances(decode, prompts, min_score)
     elif task in PANOPTIC_TASKS:
         stuff = [label for label, prompt in enumerate(prompts) if prompt.is_thing is False]
         # Every query takes part, so that a higher min_score leaves out rows and moves no outline.
@@ -81,10 +81,10 @@ def find_masks(
         found = _segments(semantic.labels, semantic.segments, prompts, min_score)
     elif task == "intseg":
         region = torch.as_tensor(conversation.regions[0])
-        one = interactive_segmentation(**decode, prompt_mask=region, max_chunk_pixels=max_chunk_pixels)
+        one = interactive_segmentation(**decode, prompt_mask=region)
         found = _phrases(one, prompts, min_score)
     else:
-        found = _phrases(phrase_segmentation(**decode, max_chunk_pixels=max_chunk_pixels), prompts, min_score)
+        found = _phrases(phrase_segmentation(**decode), prompts, min_score)
     return found
 
 
@@ -104,22 +104,15 @@ def phrase_prompts(prompt: Prompt, said: captions.Caption) -> tuple[Prompt, ...]
     )
 
 
-def _instances(
-    decode: Mapping[str, Any], prompts: Sequence[Prompt], min_score: float, max_chunk_pixels: int
-) -> Iterator[MaskPrediction]:
-    """Encode chunk by chunk, one mask for all labels of a query."""
-    for chunk in iter_instance_masks(**decode, threshold=min_score, max_chunk_pixels=max_chunk_pixels):
-        dense = chunk.masks.cpu().numpy()
-        encoded: dict[int, _Encoded] = {}
-        rows = zip(
-            chunk.scores.tolist(), chunk.mask_scores.tolist(), chunk.labels.tolist(), chunk.query_indices.tolist(),
-            dense, strict=True,
-        )  # fmt: skip
-        for score, mask_score, label, query, mask in rows:
-            if query not in encoded:
-                encoded[query] = _Encoded.of(mask)
-            if encoded[query].area:
-                yield encoded[query].found(prompts[label], score, mask_score)
+def _instances(decode: Mapping[str, Any], prompts: Sequence[Prompt], min_score: float) -> Iterator[MaskPrediction]:
+    """Encode mask by mask, one for all labels of a query."""
+    size_hw = decode["geometry"].original_size
+    for instances in iter_instances(**decode, threshold=min_score):
+        mask = instances.mask
+        encoded = _Encoded.of_window(mask.inside.cpu().numpy(), (mask.top, mask.left), size_hw)
+        if encoded.area:
+            for score, label in zip(instances.scores.tolist(), instances.labels.tolist(), strict=True):
+                yield encoded.found(prompts[label], score, mask.score.item())
 
 
 def _segments(
@@ -150,7 +143,14 @@ class _Encoded:
 
     @classmethod
     def of(cls, mask: NDArray[np.bool_]) -> _Encoded:
-        segmentation = rle.encode(mask)
+        return cls._of(rle.encode(mask), mask)
+
+    @classmethod
+    def of_window(cls, inside: NDArray[np.bool_], top_left: tuple[int, int], size_hw: tuple[int, int]) -> _Encoded:
+        return cls._of(rle.encode_window(inside, top_left, size_hw), inside)
+
+    @classmethod
+    def _of(cls, segmentation: Rle, mask: NDArray[np.bool_]) -> _Encoded:
         return cls(segmentation, rle.bbox_xywh(segmentation), int(np.count_nonzero(mask)))
 
     def found(self, prompt: Prompt, score: float, mask_score: float | None) -> MaskPrediction:

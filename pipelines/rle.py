@@ -52,6 +52,41 @@ def encode(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> Rle:
     return Rle(size_hw=(height, width), counts=_pack(np.diff(starts, append=mask.size)))
 
 
+def encode_window(inside: NDArray[np.bool_], top_left: tuple[int, int], size_hw: tuple[int, int]) -> Rle:
+    """Encode a mask of which one window is given: what lies outside is not set. Only the window is read.
+
+    Args:
+        inside: bool (h, w), the window; of any size, none included.
+        top_left: row and column of its first pixel in the mask.
+        size_hw: height and width of the mask.
+
+    Returns:
+        The same RLE as of the whole mask.
+
+    Raises:
+        ValueError: the window does not lie in the mask, or is not bool (h, w).
+    """
+    if inside.ndim != 2 or inside.dtype != np.bool_:
+        raise ValueError(f"a window is bool (h, w), got {inside.dtype} {inside.shape}")
+    (top, left), (height, width), (rows, columns) = top_left, size_hw, inside.shape
+    if min(height, width) < 1 or min(top, left) < 0 or top + rows > height or left + columns > width:
+        raise ValueError(f"a window of {rows} x {columns} at {top_left} does not lie in a mask of {height} x {width}")
+    # Every column ends what it began, so that each change has a place of its own.
+    is_change = np.zeros((rows + 1, columns), np.bool_)
+    if rows:
+        is_change[0], is_change[-1] = inside[0], inside[-1]
+        np.not_equal(inside[1:], inside[:-1], out=is_change[1:-1])
+    row, column = np.divmod(np.flatnonzero(is_change), max(columns, 1))
+    changes = np.sort((column + left) * height + row + top)
+    if rows == height:
+        # What reaches the bottom of a column may go on at the top of the next: an end where a run begins is none.
+        changes, times = np.unique(changes, return_counts=True)
+        changes = changes[times == 1]
+    num_pixels = height * width
+    starts = np.concatenate((np.zeros(1, np.int64), changes[changes < num_pixels]))
+    return Rle(size_hw=(height, width), counts=_pack(np.diff(starts, append=num_pixels)))
+
+
 def encode_batch(masks_nhw: NDArray[np.bool_] | NDArray[np.uint8]) -> list[Rle]:
     """Encode masks bool or uint8 (N, H, W), one after another: no copy of the whole stack is made."""
     if masks_nhw.ndim != 3:

@@ -1,13 +1,16 @@
 """Where an image lies on the mask encoder's canvas, and the way back: logits to masks of the image's size.
 
-Owns the two resizes, and that few masks are enlarged at once. What masks mean is in the `post_processing` modules.
+Owns the two resizes, and that little is enlarged at once: a mask only where it can be, maps of all masks in chunks.
+What masks mean is in the `post_processing` modules.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,8 +18,33 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from numpy.typing import NDArray
+
 # Float pixels enlarged together: 2**25 are 128 MiB of logits, and about three times that at the peak.
 MAX_CHUNK_PIXELS = 2**25
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WindowedMask:
+    """A mask in the part of its image where it can be.
+
+    Attributes:
+        query: that made it.
+        top, left: row and column of the window's first pixel in the image.
+        inside: bool (h, w), the mask in its window; no pixel outside belongs to it. (0, 0) where no pixel can.
+        score: float32 scalar in [0, 1]: mean mask probability inside the mask, 0 for an empty mask.
+    """
+
+    query: int
+    top: int
+    left: int
+    inside: Tensor
+    score: Tensor
+
+    def paste(self, mask: Tensor) -> None:
+        """Set the pixels of a (H, W) bool mask of the image that belong to this one."""
+        height, width = self.inside.shape
+        mask[self.top : self.top + height, self.left : self.left + width] |= self.inside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +94,33 @@ class MaskGeometry:
         for chunk in chosen.split(max(1, max_chunk_pixels // pixels)) if len(chosen) else ():
             yield chunk, self.enlarge(mask_logits[chunk])
 
+    def iter_masks(self, mask_logits: Tensor, queries: Sequence[int]) -> Iterator[WindowedMask]:
+        """Yield the masks of queries in the given order: pixels whose enlarged logit is positive.
+
+        An enlarged logit is a mean of the cells around it, weighted, so that a mask is never far from its positive
+        cells. Only there are logits enlarged, by both resizes at once.
+
+        Args:
+            mask_logits: (Q, h, w) on the reduced canvas.
+            queries: which masks.
+        """
+        if not len(queries):
+            return
+        chosen = mask_logits[torch.as_tensor(queries, device=mask_logits.device)].float()
+        in_rows, in_columns = ((chosen > 0).any(side).cpu().numpy() for side in (2, 1))
+        rows, columns = (
+            _enlarging(cells, self.canvas_size, used, pixels, chosen.device)
+            for cells, used, pixels in zip(chosen.shape[1:], self.scaled_size, self.original_size, strict=True)
+        )
+        for query, logits, of_rows, of_columns in zip(queries, chosen, in_rows, in_columns, strict=True):
+            down, right = rows.window(of_rows), columns.window(of_columns)
+            weights, across = rows.weights[down.pixels, down.cells], columns.weights[right.pixels, right.cells]
+            enlarged = weights @ logits[down.cells, right.cells] @ across.T
+            inside = enlarged > 0
+            probabilities = enlarged[inside].sigmoid_()
+            score = probabilities.sum() / (len(probabilities) + 1e-6)
+            yield WindowedMask(query, down.pixels.start, right.pixels.start, inside, score)
+
 
 def check_finite(class_logits: Tensor, mask_logits: Tensor) -> None:
     """Raise FloatingPointError if a logit is not finite: the masks would mean nothing."""
@@ -79,14 +134,59 @@ def class_probabilities(class_logits: Tensor, num_conditions: int | None = None)
     return class_logits.float().softmax(-1)[:, :count]
 
 
-def binarize(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return masks (N, H, W) bool and their scores (N,): the mean probability inside a mask, 0 if it is empty.
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """Pixels of one side of the image, and the cells that they are made of."""
 
-    Overwrites the logits (N, H, W).
+    pixels: slice
+    cells: slice
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Enlarging:
+    """How cells of the reduced canvas become pixels of the image, along one side.
+
+    Attributes:
+        weights: float32 (pixels, cells): what each pixel takes of each cell.
+        first, last: int64 (pixels,), the first and the last cell that a pixel takes of; neither ever falls.
     """
-    masks = logits > 0
-    scores = logits.sigmoid_().mul_(masks).sum((1, 2)) / (masks.sum((1, 2)) + 1e-6)
-    return masks, scores
+
+    weights: Tensor
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+
+    def window(self, is_positive: NDArray[np.bool_]) -> _Window:
+        """Return the pixels that take of a cell between the first and the last of those that are marked."""
+        marked = np.flatnonzero(is_positive)
+        if len(marked):
+            start, stop = self.last.searchsorted(marked[0], "left"), self.first.searchsorted(marked[-1], "right")
+            # Cells of the canvas's padding are part of no pixel.
+            if start < stop:
+                return _Window(
+                    slice(int(start), int(stop)), slice(int(self.first[start]), int(self.last[stop - 1]) + 1)
+                )
+        return _Window(slice(0, 0), slice(0, 0))
 
 
-__all__ = ["MAX_CHUNK_PIXELS", "MaskGeometry", "binarize", "check_finite", "class_probabilities"]
+@lru_cache(maxsize=64)
+def _enlarging(cells: int, canvas: int, used: int, pixels: int, device: torch.device) -> _Enlarging:
+    """Combine the resize from `cells` to the canvas with that from its `used` part to the image's pixels."""
+    low, high, share = _bilinear(cells, canvas)
+    below, above, part = _bilinear(used, pixels)
+    of_canvas = torch.zeros(canvas, cells)
+    places = torch.arange(canvas)
+    of_canvas[places, low] += 1 - share
+    of_canvas[places, high] += share
+    weights = (1 - part)[:, None] * of_canvas[below] + part[:, None] * of_canvas[above]
+    return _Enlarging(weights.to(device), low[below].numpy(), high[above].numpy())
+
+
+def _bilinear(size: int, new_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the two places that each new one lies between, and how far it is from the first, as torch resizes."""
+    centres = (torch.arange(new_size, dtype=torch.float32) + 0.5) * torch.tensor(size / new_size) - 0.5
+    centres.clamp_(min=0)
+    low = centres.long().clamp(max=size - 1)
+    return low, (low + 1).clamp(max=size - 1), centres - low
+
+
+__all__ = ["MAX_CHUNK_PIXELS", "MaskGeometry", "WindowedMask", "check_finite", "class_probabilities"]

@@ -1,8 +1,8 @@
 """From logits to masks of conditions at the original size of an image, in bounded memory.
 
 Instances (genseg, ovseg, vgdseg), the best mask of each phrase (refseg, reaseg, gcgseg), the mask of one visual prompt
-(intseg); maps that give every pixel one label are in `post_processing_panoptic`. Works on one image at a time, and
-only queries that can still be part of the result are ever enlarged, in chunks.
+(intseg); maps that give every pixel one label are in `post_processing_panoptic`. Works on one image at a time; only
+queries that can still be part of the result are enlarged, one by one, and only where their mask can be.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from xsam_model.mask_geometry import MAX_CHUNK_PIXELS, MaskGeometry, binarize, check_finite, class_probabilities
+from xsam_model.mask_geometry import MaskGeometry, WindowedMask, check_finite, class_probabilities
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +73,22 @@ class PhraseSegmentation:
         return ids
 
 
-def iter_instance_masks(
+@dataclass(frozen=True, slots=True, eq=False)
+class QueryInstances:
+    """The instances that share a query's mask.
+
+    Attributes:
+        mask: of the query.
+        scores: (n,) float32 in [0, 1]: class probability times mask score.
+        labels: (n,) int64, position of the category or visual prompt among the image's conditions.
+    """
+
+    mask: WindowedMask
+    scores: Tensor
+    labels: Tensor
+
+
+def iter_instances(
     class_logits: Tensor,
     mask_logits: Tensor,
     geometry: MaskGeometry,
@@ -81,9 +96,8 @@ def iter_instance_masks(
     num_conditions: int | None = None,
     threshold: float = 0.0,
     top_k: int | None = None,
-    max_chunk_pixels: int = MAX_CHUNK_PIXELS,
-) -> Iterator[InstanceSegmentation]:
-    """Yield the instances of one image chunk by chunk, so that each chunk can be encoded and dropped.
+) -> Iterator[QueryInstances]:
+    """Yield the instances of one image query by query, so that each mask can be encoded and dropped.
 
     Args:
         class_logits: (Q, K + 1), background last; columns of padding before it are ignored.
@@ -93,24 +107,20 @@ def iter_instance_masks(
         threshold: in [0, 1]. Instances with a smaller score are left out. Above 0 no empty mask is ever returned; at
             0 all candidates are.
         top_k: how many pairs of query and category with the highest class score are candidates; Q by default.
-        max_chunk_pixels: pixels of mask logits to hold at once; at least one mask is.
 
     Yields:
-        Instances in no particular order across chunks. A query's instances are in one chunk.
+        Each query once that has an instance, in no particular order.
 
     Raises:
         FloatingPointError: if a logit is not finite: the masks would mean nothing.
     """
     check_finite(class_logits, mask_logits)
     class_scores, labels, queries = _candidates(class_logits, num_conditions, threshold, top_k)
-    distinct = list(dict.fromkeys(queries.tolist()))
-    for chunk, logits in geometry.iter_enlarged(mask_logits, distinct, max_chunk_pixels):
-        masks, mask_scores = binarize(logits)
-        pair, place = (queries[:, None] == chunk).nonzero(as_tuple=True)
-        scores = class_scores[pair] * mask_scores[place]
-        kept = scores >= threshold
-        pair, place = pair[kept], place[kept]
-        yield InstanceSegmentation(scores[kept], mask_scores[place], labels[pair], queries[pair], masks[place])
+    for mask in geometry.iter_masks(mask_logits, list(dict.fromkeys(queries.tolist()))):
+        scores = class_scores * mask.score
+        kept = (queries == mask.query) & (scores >= threshold)
+        if kept.any():
+            yield QueryInstances(mask, scores[kept], labels[kept])
 
 
 def instance_segmentation(
@@ -121,32 +131,28 @@ def instance_segmentation(
     num_conditions: int | None = None,
     threshold: float = 0.0,
     top_k: int | None = None,
-    max_chunk_pixels: int = MAX_CHUNK_PIXELS,
 ) -> InstanceSegmentation:
-    """Return all instances of one image at once, best score first; arguments as for `iter_instance_masks`."""
-    chunks = list(
-        iter_instance_masks(
-            class_logits,
-            mask_logits,
-            geometry,
-            num_conditions=num_conditions,
-            threshold=threshold,
-            top_k=top_k,
-            max_chunk_pixels=max_chunk_pixels,
-        )
-    )
-    if not chunks:
-        empty = class_logits.new_zeros(0, dtype=torch.float32)
-        masks = torch.zeros((0, *geometry.original_size), dtype=torch.bool, device=class_logits.device)
+    """Return all instances of one image at once, best score first; arguments as for `iter_instances`."""
+    options = {"num_conditions": num_conditions, "top_k": top_k}
+    found = list(iter_instances(class_logits, mask_logits, geometry, threshold=threshold, **options))
+    device = class_logits.device
+    if not found:
+        empty = torch.zeros(0, device=device)
+        masks = torch.zeros((0, *geometry.original_size), dtype=torch.bool, device=device)
         return InstanceSegmentation(empty, empty, empty.long(), empty.long(), masks)
-    scores = torch.cat([chunk.scores for chunk in chunks])
+    counts = torch.tensor([len(instances.labels) for instances in found], device=device)
+    scores = torch.cat([instances.scores for instances in found])
     order = scores.argsort(descending=True, stable=True)
+    owners = torch.arange(len(found), device=device).repeat_interleave(counts)[order]
+    masks = torch.zeros((len(order), *geometry.original_size), dtype=torch.bool, device=device)
+    for place, owner in enumerate(owners.tolist()):
+        found[owner].mask.paste(masks[place])
     return InstanceSegmentation(
         scores[order],
-        torch.cat([chunk.mask_scores for chunk in chunks])[order],
-        torch.cat([chunk.labels for chunk in chunks])[order],
-        torch.cat([chunk.query_indices for chunk in chunks])[order],
-        torch.cat([chunk.masks for chunk in chunks])[order],
+        torch.stack([instances.mask.score for instances in found])[owners],
+        torch.cat([instances.labels for instances in found])[order],
+        torch.tensor([instances.mask.query for instances in found], device=device)[owners],
+        masks,
     )
 
 
@@ -170,31 +176,31 @@ def phrase_segmentation(
     geometry: MaskGeometry,
     *,
     num_conditions: int | None = None,
-    max_chunk_pixels: int = MAX_CHUNK_PIXELS,
 ) -> PhraseSegmentation:
     """Return the mask of the query that most probably is each condition: for phrases that name one thing.
 
     As the reference implementation does, every phrase gets a mask, whether it is in the image or not: the scores
-    tell. The masks of all K conditions are returned, only the logits behind them are bounded.
+    tell.
 
     Args:
         class_logits: (Q, K + 1), background last; columns of padding before it are ignored.
         mask_logits: (Q, h, w) on the reduced canvas.
         geometry: sizes of canvas and image.
         num_conditions: conditions of this image; all K by default. 0 gives an empty result.
-        max_chunk_pixels: pixels of mask logits to hold at once; at least one mask is.
 
     Raises:
         FloatingPointError: if a logit is not finite: the masks would mean nothing.
     """
     check_finite(class_logits, mask_logits)
     class_scores, queries = class_probabilities(class_logits, num_conditions).max(0)
-    masks = torch.empty((len(queries), *geometry.original_size), dtype=torch.bool, device=mask_logits.device)
-    mask_scores = torch.empty_like(class_scores)
-    for chunk, logits in geometry.iter_enlarged(mask_logits, queries.unique(), max_chunk_pixels):
-        found, found_scores = binarize(logits)
-        condition, place = (queries[:, None] == chunk).nonzero(as_tuple=True)
-        masks[condition], mask_scores[condition] = found[place], found_scores[place]
+    masks = torch.zeros((len(queries), *geometry.original_size), dtype=torch.bool, device=mask_logits.device)
+    mask_scores = torch.zeros_like(class_scores)
+    asked = queries.tolist()
+    for mask in geometry.iter_masks(mask_logits, list(dict.fromkeys(asked))):
+        for condition, query in enumerate(asked):
+            if query == mask.query:
+                mask.paste(masks[condition])
+                mask_scores[condition] = mask.score
     return PhraseSegmentation(class_scores * mask_scores, class_scores, mask_scores, queries, masks)
 
 
@@ -206,7 +212,6 @@ def interactive_segmentation(
     *,
     num_conditions: int | None = None,
     threshold: float = 0.5,
-    max_chunk_pixels: int = MAX_CHUNK_PIXELS,
 ) -> PhraseSegmentation:
     """Return the one mask that a visual prompt asks for.
 
@@ -222,7 +227,6 @@ def interactive_segmentation(
             or larger; give that for its very choice.
         num_conditions: 1, needed where columns were padded.
         threshold: least score, in [0, 1].
-        max_chunk_pixels: pixels of mask logits to hold at once; at least one mask is.
 
     Returns:
         One mask (K = 1). Where several boxes overlap equally, that of the reference implementation's choice.
@@ -240,22 +244,27 @@ def interactive_segmentation(
     class_scores, queries = probabilities[:, 0].sort(descending=True, stable=True)
     # Score, mask score and box of each query; -1 where it could not win.
     ratings = class_scores.new_full((len(queries), 6), -1.0)
-    best, done = 0.0, 0
-    for chunk, logits in geometry.iter_enlarged(mask_logits, queries, max_chunk_pixels):
-        masks, mask_scores = binarize(logits)
-        scores = class_scores[done : done + len(chunk)] * mask_scores
-        ratings[chunk] = torch.cat([scores[:, None], mask_scores[:, None], mask_boxes(masks)], dim=1)
-        best, done = max(best, scores.max().item()), done + len(chunk)
+    best = 0.0
+    masks_in_turn = geometry.iter_masks(mask_logits, queries.tolist())
+    for class_score in class_scores:
         # A score is at most the class score, so that none that follows can pass or be the best.
-        if done < len(queries) and class_scores[done] < min(threshold, best):
+        if class_score < min(threshold, best):
             break
+        mask = next(masks_in_turn)
+        score, box = class_score * mask.score, ratings.new_zeros(4)
+        if mask.inside.any():
+            box = mask_boxes(mask.inside[None])[0] + box.new_tensor((mask.left, mask.top, mask.left, mask.top))
+        ratings[mask.query] = torch.cat([score[None], mask.score[None], box])
+        best = max(best, score.item())
     overlaps = box_ious(ratings[:, 2:], mask_boxes(prompt_mask.to(ratings.device)[None] > 0))
     overlaps = overlaps.masked_fill(ratings[:, 0] < min(threshold, best), -1.0)
     # The reference implementation takes the first of equal boxes in this order, which is none but always the same.
     order = probabilities[:, 0].cpu().topk(len(queries), sorted=False).indices.to(overlaps.device)
     winner = order[overlaps[order].argmax()][None]
-    mask = geometry.enlarge(mask_logits[winner]) > 0
-    return PhraseSegmentation(ratings[winner, 0], probabilities[winner, 0], ratings[winner, 1], winner, mask)
+    masks = torch.zeros((1, *geometry.original_size), dtype=torch.bool, device=mask_logits.device)
+    for mask in geometry.iter_masks(mask_logits, winner.tolist()):
+        mask.paste(masks[0])
+    return PhraseSegmentation(ratings[winner, 0], probabilities[winner, 0], ratings[winner, 1], winner, masks)
 
 
 def mask_boxes(masks: Tensor) -> Tensor:
@@ -281,8 +290,9 @@ __all__ = [
     "InstanceSegmentation",
     "MaskGeometry",
     "PhraseSegmentation",
+    "QueryInstances",
     "instance_segmentation",
     "interactive_segmentation",
-    "iter_instance_masks",
+    "iter_instances",
     "phrase_segmentation",
 ]

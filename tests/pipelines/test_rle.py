@@ -87,6 +87,32 @@ def test_batch_equals_its_masks_one_by_one(batch: np.ndarray) -> None:
     assert rle.encode_batch(np.ascontiguousarray(batch.transpose(0, 2, 1)).transpose(0, 2, 1)) == expected
 
 
+@given(any_mask, st.data())
+def test_a_window_encodes_like_the_whole_mask(inside: np.ndarray, data: st.DataObject) -> None:
+    above, below, left, right = (data.draw(st.integers(0, 3)) for _ in range(4))
+    whole = np.pad(inside, ((above, below), (left, right)))
+    assert rle.encode_window(inside, (above, left), whole.shape) == rle.encode(whole)
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 3), (2, 0)])
+def test_a_window_of_nothing_is_an_empty_mask(shape: tuple[int, int]) -> None:
+    assert rle.encode_window(np.zeros(shape, np.bool_), (1, 1), (4, 5)) == rle.encode(np.zeros((4, 5), np.bool_))
+
+
+@pytest.mark.parametrize(
+    ("inside", "top_left", "message"),
+    [
+        (np.ones((3, 3), np.bool_), (2, 0), "3 x 3 at"),
+        (np.ones((3, 3), np.bool_), (0, -1), "does not lie"),
+        (np.ones((3, 3), np.uint8), (0, 0), "uint8"),
+        (np.ones(3, np.bool_), (0, 0), "is bool"),
+    ],
+)
+def test_a_window_beside_its_mask_is_refused(inside: np.ndarray, top_left: tuple[int, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rle.encode_window(inside, top_left, (4, 4))
+
+
 def test_batch_of_no_masks_is_empty() -> None:
     assert rle.encode_batch(np.zeros((0, 4, 5), np.bool_)) == []
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from xsam_model import XSamImageProcessor
-from xsam_model.mask_geometry import MaskGeometry
+from xsam_model import XSamImageProcessor, mask_geometry
+from xsam_model.mask_geometry import MaskGeometry, WindowedMask
 from xsam_model.post_processing_xsam import box_ious, interactive_segmentation, mask_boxes, phrase_segmentation
 
 GEOMETRY = MaskGeometry(canvas_size=64, scaled_size=(48, 64), original_size=(90, 120))
@@ -19,6 +19,16 @@ def logits():
     classes = 3 * torch.randn(12, 5, generator=generator)
     masks = F.interpolate(torch.randn(1, 12, 4, 4, generator=generator), (16, 16), mode="bilinear")[0] * 4
     return classes, masks
+
+
+@pytest.fixture
+def enlarged(monkeypatch):
+    """The queries whose masks were enlarged so far."""
+    queries = []
+    monkeypatch.setattr(
+        mask_geometry, "WindowedMask", lambda query, *rest: queries.append(query) or WindowedMask(query, *rest)
+    )
+    return queries
 
 
 def assert_equal(found, expected, tolerance=0.0):
@@ -53,31 +63,13 @@ def test_the_id_map_draws_later_phrases_over_earlier_ones(logits):
     assert torch.equal(ids == 255, ~found.masks.any(0))
 
 
-def test_one_query_may_answer_to_several_phrases_and_is_enlarged_once(logits, monkeypatch):
+def test_one_query_may_answer_to_several_phrases_and_is_enlarged_once(logits, enlarged):
     classes, masks = logits
     classes[:, :4], classes[7, :4] = -20.0, 20.0
-    counts = []
-    enlarge = MaskGeometry.enlarge
-    monkeypatch.setattr(MaskGeometry, "enlarge", lambda self, masks: counts.append(len(masks)) or enlarge(self, masks))
     found = phrase_segmentation(classes, masks, GEOMETRY)
     assert found.query_indices.tolist() == [7] * 4
-    assert counts == [1]
+    assert enlarged == [7]
     assert all(torch.equal(mask, found.masks[0]) for mask in found.masks)
-
-
-@pytest.mark.parametrize("pixels", [1, 90 * 120, 5 * 90 * 120])
-def test_chunks_change_nothing(logits, pixels):
-    chunked = phrase_segmentation(*logits, GEOMETRY, max_chunk_pixels=pixels)
-    assert_equal(chunked, phrase_segmentation(*logits, GEOMETRY), 1e-6)
-    classes, masks = logits[0][:, :2], logits[1]
-    prompt = torch.zeros(90, 120, dtype=torch.bool)
-    prompt[10:60, 30:90] = True
-    for threshold in (0.0, 0.5, 1.0):
-        chunked = interactive_segmentation(
-            classes, masks, GEOMETRY, prompt, threshold=threshold, max_chunk_pixels=pixels
-        )
-        whole = interactive_segmentation(classes, masks, GEOMETRY, prompt, threshold=threshold)
-        assert_equal(chunked, whole, 1e-6)
 
 
 def test_no_phrases_is_an_empty_result(logits):
@@ -153,14 +145,11 @@ def test_a_prompt_that_meets_no_box_gets_one_of_the_sure_masks():
     assert interactive_segmentation(*logits, prompt_of(0, 28, 4, 32)).query_indices.tolist() in ([0], [2])
 
 
-def test_only_queries_that_can_win_are_enlarged(monkeypatch):
+def test_only_queries_that_can_win_are_enlarged(enlarged):
     scores = [0.9, 0.8, 0.6] + [0.1] * 9
     logits = rectangles(*BOXES, *[(0, 0, 32, 32)] * 9, scores=scores)
-    counts = []
-    enlarge = MaskGeometry.enlarge
-    monkeypatch.setattr(MaskGeometry, "enlarge", lambda self, masks: counts.append(len(masks)) or enlarge(self, masks))
-    interactive_segmentation(*logits, prompt_of(0, 0, 5, 5), max_chunk_pixels=32 * 32)
-    assert counts == [1] * 4  # the three that pass, and the winner once more
+    found = interactive_segmentation(*logits, prompt_of(0, 0, 5, 5))
+    assert enlarged == [0, 1, 2, *found.query_indices.tolist()]  # the three that pass, and the winner once more
 
 
 def test_nothing_but_empty_masks_is_one_empty_mask_of_score_zero():

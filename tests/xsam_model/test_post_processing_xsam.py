@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from xsam_model.post_processing_xsam import MaskGeometry, instance_segmentation, iter_instance_masks
+from xsam_model.post_processing_xsam import MaskGeometry, instance_segmentation, iter_instances
 
 GEOMETRY = MaskGeometry(canvas_size=64, scaled_size=(48, 64), original_size=(90, 120))
 FIELDS = ("scores", "mask_scores", "labels", "query_indices", "masks")
@@ -52,12 +52,27 @@ def test_instances_equal_the_definition(logits, threshold, top_k):
     assert found.labels.dtype == found.query_indices.dtype == torch.int64
 
 
-def test_chunks_hold_the_same_instances_and_enlarge_few_masks_at_a_time(logits):
+def test_one_by_one_every_query_comes_once_with_all_its_instances(logits):
     whole = instance_segmentation(*logits, GEOMETRY, top_k=30)
-    chunks = list(iter_instance_masks(*logits, GEOMETRY, top_k=30, max_chunk_pixels=2 * 90 * 120))
-    assert len(chunks) > 3
-    assert all(len(chunk.query_indices.unique()) <= 2 for chunk in chunks)
-    assert sorted(row for chunk in chunks for row in listed(chunk)) == sorted(listed(whole))
+    parts = list(iter_instances(*logits, GEOMETRY, top_k=30))
+    queries = [part.mask.query for part in parts]
+    assert len(queries) == len(set(queries)) > 3
+    assert max(len(part.labels) for part in parts) > 1
+    rows = [
+        (round(score, 5), label, part.mask.query, int(part.mask.inside.sum()))
+        for part in parts
+        for score, label in zip(part.scores.tolist(), part.labels.tolist(), strict=True)
+    ]
+    assert sorted(rows, reverse=True) == listed(whole)
+
+
+def test_masks_are_enlarged_only_where_they_can_be():
+    classes, masks = torch.full((1, 2), 5.0), torch.full((1, 16, 16), -3.0)
+    masks[0, 4:6, 9:12] = 3.0
+    (found,) = iter_instances(classes, masks, GEOMETRY)
+    assert found.mask.inside.any()
+    assert found.mask.inside.numel() < 0.1 * 90 * 120
+    assert torch.equal(instance_segmentation(classes, masks, GEOMETRY).masks, GEOMETRY.enlarge(masks) > 0)
 
 
 def test_empty_masks_have_score_zero_and_no_place_above_threshold_zero(logits):
@@ -76,7 +91,7 @@ def test_padding_columns_are_never_labels(logits):
     alone = instance_segmentation(classes, masks, GEOMETRY)
     batched = instance_segmentation(padded, masks, GEOMETRY, num_conditions=4)
     for name in FIELDS:
-        assert torch.equal(getattr(alone, name), getattr(batched, name)), name
+        torch.testing.assert_close(getattr(alone, name), getattr(batched, name), atol=1e-6, rtol=0, msg=name)
 
 
 def test_nothing_found_is_an_empty_result_of_the_right_shape(logits):
@@ -84,7 +99,7 @@ def test_nothing_found_is_an_empty_result_of_the_right_shape(logits):
     found = instance_segmentation(classes, masks, GEOMETRY, threshold=1.0)
     assert len(found) == 0
     assert found.masks.shape == (0, 90, 120)
-    assert list(iter_instance_masks(classes, masks, GEOMETRY, threshold=1.0)) == []
+    assert list(iter_instances(classes, masks, GEOMETRY, threshold=1.0)) == []
     assert len(instance_segmentation(classes[:, -1:], masks, GEOMETRY)) == 0
     assert len(instance_segmentation(classes, masks, GEOMETRY, num_conditions=0)) == 0
 
@@ -94,7 +109,7 @@ def test_nothing_found_is_an_empty_result_of_the_right_shape(logits):
 def test_logits_that_are_not_finite_raise_instead_of_hiding_instances(logits, which, value):
     logits[which][2, 1] = value
     with pytest.raises(FloatingPointError, match="not finite"):
-        next(iter_instance_masks(*logits, GEOMETRY, threshold=0.1))
+        next(iter_instances(*logits, GEOMETRY, threshold=0.1))
 
 
 def test_processor_returns_instances_of_every_image_at_its_own_size(tiny_model, tiny_processor, picture):
@@ -112,5 +127,5 @@ def test_processor_returns_instances_of_every_image_at_its_own_size(tiny_model, 
         assert ((instances.scores > 0.05) & (instances.scores <= 1)).all()
         sizes = inputs["scaled_sizes"][index], inputs["original_sizes"][index]
         decode = tiny_processor.decode_arguments(outputs, index, *sizes)
-        chunks = list(iter_instance_masks(**decode, threshold=0.05, max_chunk_pixels=1))
-        assert sum(map(len, chunks)) == len(instances)
+        parts = list(iter_instances(**decode, threshold=0.05))
+        assert sum(len(part.labels) for part in parts) == len(instances)
