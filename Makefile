@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c constraints.txt
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint chaos bench clean
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
 
@@ -18,6 +18,9 @@ lint: .venv/test.stamp ## Check style, types and the layering of the packages
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+chaos: .venv/test.stamp ## Run the long form of the tests of crashes and storage faults
+	XSAM_CHAOS=1 $(BIN)/python -m pytest tests/reliability -s
 
 bench: .venv/test.stamp ## Measure what benchmarks/ holds for a CPU
 	$(BIN)/python -m benchmarks

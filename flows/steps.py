@@ -83,7 +83,7 @@ def _summary_name(run_id: str) -> str:
 def _is_told(store: Store, summary: RunSummary) -> bool:
     """Say whether summary.json is there and ends as this summary does; an earlier, failed invocation's does not."""
     try:
-        held = json.loads(store.read(_summary_name(summary.run_id)))
+        held = store.read_json(_summary_name(summary.run_id))
     except FileNotFoundError:
         return False
     now = summary.to_dict()

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.manifest import Plan, PlanError, read_plan, run_folder
-from pipelines.storage import Store
+from pipelines.storage import PROBE_PREFIX, Store
 from pipelines.table import (
     KINDS,
     SCHEMAS,
@@ -23,6 +23,7 @@ from pipelines.table import (
     Kind,
     ShardCommit,
     committed_shards,
+    find_commit,
     read_commits,
     split_data_name,
 )
@@ -185,20 +186,31 @@ def _read_file(store: Store, kind: Kind, file: DataFile) -> tuple[str | None, pa
 
 def leftovers(store: Store, run_id: str) -> list[str]:
     """List the data files of a run that no commit names, sorted."""
+    return sorted(_leftovers(store, run_id))
+
+
+def _leftovers(store: Store, run_id: str) -> dict[str, bool]:
+    """Find the data files of a run that no commit names, and whether another attempt has committed their shard.
+
+    What a listing does not show may still be there: only a commit that was read, or looked for by its name in vain,
+    says that a file is a leftover.
+    """
     by_shard: dict[str, list[str]] = {}
     for kind in KINDS:
         for name in store.find(f"{kind}/{run_id}"):
             by_shard.setdefault(split_data_name(name)[0], []).append(name)
     if not by_shard:
-        return []
+        return {}
     committed = committed_shards(store, run_id)
-    found = [name for shard, names in by_shard.items() if shard not in committed for name in names]
     # A committed shard with just its two files has no leftovers: only the others' commits need reading.
-    doubtful = [shard for shard, names in by_shard.items() if shard in committed and len(names) > len(KINDS)]
-    for commit in read_commits(store, run_id, doubtful):
-        named = {file.name for file in commit.files()}
-        found += [name for name in by_shard[commit.shard_id] if name not in named]
-    return sorted(found)
+    doubtful = [shard for shard, names in by_shard.items() if shard not in committed or len(names) > len(KINDS)]
+    found: dict[str, bool] = {}
+    with ThreadPoolExecutor(_READERS) as readers:
+        commits = readers.map(lambda shard_id: find_commit(store, run_id, shard_id), doubtful)
+        for shard, commit in zip(doubtful, commits, strict=True):
+            named = {file.name for file in commit.files()} if commit else set()
+            found |= {name: commit is not None for name in by_shard[shard] if name not in named}
+    return found
 
 
 def remove_own_leftovers(store: Store, run_id: str, driver_id: str) -> list[str]:
@@ -209,18 +221,18 @@ def remove_own_leftovers(store: Store, run_id: str, driver_id: str) -> list[str]
     Returns:
         The names removed.
     """
-    committed = committed_shards(store, run_id)
     removed = []
-    for name in leftovers(store, run_id):
-        shard_id, attempt = split_data_name(name)
-        if shard_id in committed or attempt.startswith(f"{driver_id}-"):
+    for name, is_committed in sorted(_leftovers(store, run_id).items()):
+        if is_committed or split_data_name(name)[1].startswith(f"{driver_id}-"):
             store.delete(name)
             removed.append(name)
     return removed
 
 
 def vacuum(store: Store, run_id: str, *, dry_run: bool = False) -> list[str]:
-    """Remove every data file and plan part of a run that nothing names. Only while no driver works on the run.
+    """Remove all that nothing names: data files and plan parts of a run, and what writers that died left in the output.
+
+    Only while no driver works on the output.
 
     Returns:
         The names removed (or, with dry_run, that would be).
@@ -229,6 +241,8 @@ def vacuum(store: Store, run_id: str, *, dry_run: bool = False) -> list[str]:
     names = leftovers(store, run_id)
     parts = {f"{run_folder(run_id)}/{part.name}" for part in plan.parts}
     names += [n for n in store.find(run_folder(run_id)) if n.endswith(".parquet") and n not in parts]
+    names += [n for n in store.find("_runs") if n.startswith(PROBE_PREFIX)]
+    names += store.unfinished("")
     if not dry_run:
         for name in names:
             store.delete(name)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from pipelines.fingerprint import PlanError, fingerprint_digest
 from pipelines.plan_file import read_shards, shards_to_parquet
 from pipelines.schema import SCHEMA_VERSION
-from pipelines.storage import Store
+from pipelines.storage import StorageError, Store
 from pipelines.types import ImageRef, Shard
 
 DRIVER_ID = secrets.token_hex(4)
@@ -85,7 +85,11 @@ class Plan:
         for part in self.parts:
             numbers = [n for n in range(part.num_shards) if shard_name(first + n) in names]
             if numbers:
-                yield from read_shards(store.read(f"{run_folder(self.run_id)}/{part.name}"), numbers)
+                name = f"{run_folder(self.run_id)}/{part.name}"
+                try:
+                    yield from read_shards(store.read(name), numbers)
+                except ValueError as error:
+                    raise StorageError(f"{store.uri}/{name}: what was read is no whole plan file ({error})") from error
             first += part.num_shards
 
 
@@ -180,7 +184,7 @@ def read_plan(store: Store, run_id: str) -> Plan | None:
         PlanError: the plan was written by a newer version, or by one whose plans are no longer read.
     """
     try:
-        document = json.loads(store.read(plan_name(run_id)))
+        document = store.read_json(plan_name(run_id))
     except FileNotFoundError:
         return None
     if document["format"] > PLAN_FORMAT:

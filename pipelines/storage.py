@@ -6,6 +6,7 @@ A Store is one output folder. Retries of transient faults are the client library
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,8 @@ _SECRET_OPTIONS = frozenset(
 _CONFLICT_CODES = frozenset({"ConditionalRequestConflict", "OperationAborted", "409"})
 _REFUSED_CODES = frozenset({"PreconditionFailed", "412"})
 _MAX_CONFLICT_TRIES = 5
+_TEMPORARY = ".tmp-"
+PROBE_PREFIX = "_runs/.probe-"
 
 
 class StorageError(OSError):
@@ -188,6 +191,22 @@ class Store:
                 raise FileNotFoundError(f"{self.uri}/{name}") from error
             raise
 
+    def read_json(self, name: str) -> Any:
+        """Return what a JSON object holds.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+            StorageError: it cannot be read, or what was read is no JSON: cut short, or damaged.
+        """
+        data = self.read(name)
+        try:
+            return json.loads(data)
+        except ValueError as error:
+            raise StorageError(
+                f"{self.uri}/{name}: the {len(data)} bytes read are no whole JSON document ({error}); try again, and "
+                "if it stays so the object is damaged"
+            ) from error
+
     def write(self, name: str, data: bytes) -> None:
         """Put an object whole; a reader sees all of it or nothing. For names that no other writer uses."""
         with explained(f"{self.uri}/{name}"):
@@ -215,9 +234,12 @@ class Store:
             except FileExistsError:
                 pass
             try:
-                return self.read(name) == data
+                held = self.read(name)
             except FileNotFoundError:
                 continue  # a conflicting put was refused while the other one has not landed: ask again
+            if held != data and data.startswith(held):
+                raise StorageError(f"{self.uri}/{name}: read {len(held)} of {len(data)} bytes back; try again")
+            return held == data
         raise StorageError(f"{self.uri}/{name}: the store refuses a create-only put although the object does not exist")
 
     def _create_once(self, name: str, data: bytes) -> None:
@@ -236,6 +258,13 @@ class Store:
 
     def find(self, prefix: str) -> dict[str, int]:
         """List all objects below a relative folder: {relative name: size in bytes}. Empty if the folder is missing."""
+        return {name: size for name, size in self._files(prefix).items() if not _is_temporary(name)}
+
+    def unfinished(self, prefix: str) -> list[str]:
+        """List what writers that died were in the middle of: temporary files, which only local folders have."""
+        return sorted(name for name in self._files(prefix) if _is_temporary(name))
+
+    def _files(self, prefix: str) -> dict[str, int]:
         base = self.path(prefix)
         try:
             with explained(f"{self.uri}/{prefix}"):
@@ -245,11 +274,7 @@ class Store:
                 return {}
             raise
         skip = len(self.root.rstrip("/")) + 1
-        return {
-            path[skip:]: int(info["size"])
-            for path, info in entries.items()
-            if info["type"] == "file" and not PurePosixPath(path).name.startswith(".tmp-")
-        }
+        return {path[skip:]: int(info["size"]) for path, info in entries.items() if info["type"] == "file"}
 
     def folders(self, prefix: str) -> list[str]:
         """List the names of the folders directly below a relative folder, sorted; empty if it is missing."""
@@ -292,7 +317,7 @@ def probe_create_only(store: Store) -> None:
     Raises:
         StorageError: the store cannot be written, or it accepts the second put.
     """
-    name = f"_runs/.probe-{secrets.token_hex(8)}"
+    name = f"{PROBE_PREFIX}{secrets.token_hex(8)}"
     try:
         store.create(name, b"first")
         accepted = store.create(name, b"second")
@@ -306,11 +331,15 @@ def probe_create_only(store: Store) -> None:
         )
 
 
+def _is_temporary(name: str) -> bool:
+    return PurePosixPath(name).name.startswith(_TEMPORARY)
+
+
 def _publish_local(path: str, data: bytes, *, create: bool) -> None:
     """Write a file whole or not at all, and durably: temporary file, fsync, link or rename, fsync of the folder."""
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".tmp-{secrets.token_hex(8)}")
+    temporary = os.path.join(folder, f"{_TEMPORARY}{secrets.token_hex(8)}")
     try:
         with open(temporary, "xb") as file:
             file.write(data)

@@ -87,13 +87,12 @@ class ShardCommit:
         return json.dumps({"format": COMMIT_FORMAT, **document}, indent=1).encode()
 
     @classmethod
-    def from_json(cls, data: bytes) -> ShardCommit:
-        """Read a commit object.
+    def from_document(cls, document: dict[str, Any]) -> ShardCommit:
+        """Read what a commit object holds.
 
         Raises:
-            ValueError: it is not one, or a newer version wrote it.
+            ValueError: a newer version wrote it.
         """
-        document = json.loads(data)
         if (found := document.pop("format")) > COMMIT_FORMAT:
             raise ValueError(f"commit format {found} was written by a newer version; upgrade")
         files = {kind: DataFile(**document.pop(kind)) for kind in KINDS}
@@ -231,7 +230,7 @@ def read_commit(store: Store, run_id: str, shard_id: str) -> ShardCommit:
     Raises:
         FileNotFoundError: the shard is not committed.
     """
-    return ShardCommit.from_json(store.read(commit_name(run_id, shard_id)))
+    return ShardCommit.from_document(store.read_json(commit_name(run_id, shard_id)))
 
 
 def find_commit(store: Store, run_id: str, shard_id: str) -> ShardCommit | None:
