@@ -143,15 +143,12 @@ class _Encoded:
 
     @classmethod
     def of(cls, mask: NDArray[np.bool_]) -> _Encoded:
-        return cls._of(rle.encode(mask), mask)
+        return cls.of_window(mask, (0, 0), mask.shape)
 
     @classmethod
     def of_window(cls, inside: NDArray[np.bool_], top_left: tuple[int, int], size_hw: tuple[int, int]) -> _Encoded:
-        return cls._of(rle.encode_window(inside, top_left, size_hw), inside)
-
-    @classmethod
-    def _of(cls, segmentation: Rle, mask: NDArray[np.bool_]) -> _Encoded:
-        return cls(segmentation, rle.bbox_xywh(segmentation), int(np.count_nonzero(mask)))
+        segmentation = rle.encode_window(inside, top_left, size_hw)
+        return cls(segmentation, _box(inside, top_left), int(np.count_nonzero(inside)))
 
     def found(self, prompt: Prompt, score: float, mask_score: float | None) -> MaskPrediction:
         return MaskPrediction(
@@ -162,3 +159,12 @@ class _Encoded:
             bbox_xywh=self.bbox_xywh,
             area=self.area,
         )
+
+
+def _box(inside: NDArray[np.bool_], top_left: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Return the box (x, y, w, h) around the pixels of a window, in pixels of its mask; zeros where there are none."""
+    rows, columns = (np.flatnonzero(inside.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return (0.0, 0.0, 0.0, 0.0)
+    (y, x), height, width = top_left, rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
+    return (float(x + columns[0]), float(y + rows[0]), float(width), float(height))
