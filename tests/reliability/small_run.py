@@ -5,6 +5,7 @@ Every call of `run` stands for a process of its own: it has its own driver id, a
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ from tests.drivers import comparable
 from tests.fakes import BrightPredictor, write_images
 
 RUN = "run-1"
+LONG = bool(os.environ.get("XSAM_CHAOS"))
+"""Whether to try everything (make chaos), or a part of what takes long."""
 _DRIVER_MODULES = (dispatch, planning, steps)
 
 

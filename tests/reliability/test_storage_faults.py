@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +17,8 @@ from actors.pool import ReplicaStartError
 from pipelines.storage import StorageError
 from tests.reliability.dying import Death, effects_of
 from tests.reliability.faults import ON_EFFECTS, ON_READINGS, Faulty
-from tests.reliability.small_run import RUN, SmallRun, check_ended, check_readable, rows, run, write_source
+from tests.reliability.small_run import LONG, RUN, SmallRun, check_ended, check_readable, rows, run, write_source
 from tests.reliability.watched_storage import watched
-
-LONG = bool(os.environ.get("XSAM_CHAOS"))
 
 faults = st.fixed_dictionaries(
     {
