@@ -143,7 +143,7 @@ class _Encoded:
 
     @classmethod
     def of(cls, mask: NDArray[np.bool_]) -> _Encoded:
-        return cls.of_window(mask, (0, 0), mask.shape)
+        return cls(rle.encode(mask), _box(mask, (0, 0)), int(np.count_nonzero(mask)))
 
     @classmethod
     def of_window(cls, inside: NDArray[np.bool_], top_left: tuple[int, int], size_hw: tuple[int, int]) -> _Encoded:

@@ -240,8 +240,10 @@ def vacuum(store: Store, run_id: str, *, dry_run: bool = False) -> list[str]:
     plan = _plan(store, run_id)
     names = leftovers(store, run_id)
     parts = {f"{run_folder(run_id)}/{part.name}" for part in plan.parts}
-    names += [n for n in store.find(run_folder(run_id)) if n.endswith(".parquet") and n not in parts]
-    names += [n for n in store.find("_runs") if n.startswith(PROBE_PREFIX)]
+    for name in store.find("_runs"):
+        is_part = name.startswith(f"{run_folder(run_id)}/") and name.endswith(".parquet")
+        if name.startswith(PROBE_PREFIX) or (is_part and name not in parts):
+            names.append(name)
     names += store.unfinished("")
     if not dry_run:
         for name in names:

@@ -262,7 +262,7 @@ class Store:
 
     def unfinished(self, prefix: str) -> list[str]:
         """List what writers that died were in the middle of: temporary files, which only local folders have."""
-        return sorted(name for name in self._files(prefix) if _is_temporary(name))
+        return sorted(name for name in self._files(prefix) if _is_temporary(name)) if self.is_local else []
 
     def _files(self, prefix: str) -> dict[str, int]:
         base = self.path(prefix)

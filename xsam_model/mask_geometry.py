@@ -130,8 +130,10 @@ def check_finite(class_logits: Tensor, mask_logits: Tensor) -> None:
 
 def class_probabilities(class_logits: Tensor, num_conditions: int | None = None) -> Tensor:
     """(Q, K + 1) logits, background last -> (Q, num_conditions) float32 probabilities of the real conditions."""
-    count = class_logits.shape[1] - 1 if num_conditions is None else num_conditions
-    return class_logits.float().softmax(-1)[:, :count]
+    if num_conditions is not None:
+        # Padding takes no part, so that a batch rounds as its images do alone.
+        class_logits = torch.cat([class_logits[:, :num_conditions], class_logits[:, -1:]], dim=1)
+    return class_logits.float().softmax(-1)[:, :-1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,11 +196,10 @@ def phrase_segmentation(
     masks = torch.zeros((len(queries), *geometry.original_size), dtype=torch.bool, device=mask_logits.device)
     mask_scores = torch.zeros_like(class_scores)
     asked = queries.tolist()
-    for mask in geometry.iter_masks(mask_logits, list(dict.fromkeys(asked))):
-        for condition, query in enumerate(asked):
-            if query == mask.query:
-                mask.paste(masks[condition])
-                mask_scores[condition] = mask.score
+    found = {mask.query: mask for mask in geometry.iter_masks(mask_logits, list(dict.fromkeys(asked)))}
+    for condition, query in enumerate(asked):
+        found[query].paste(masks[condition])
+        mask_scores[condition] = found[query].score
     return PhraseSegmentation(class_scores * mask_scores, class_scores, mask_scores, queries, masks)
 
 

@@ -18,8 +18,22 @@ class Death(BaseException):
     """The end of a process that is only played in this one."""
 
 
+class Mortal:
+    """A process that may have died: then it touches the output no more."""
+
+    _dead = False
+
+    def _check(self) -> None:
+        if self._dead:
+            raise Death
+
+    def _die(self) -> None:
+        self._dead = True
+        raise Death
+
+
 @dataclass
-class Dying:
+class Dying(Mortal):
     """A Watcher that numbers side effects, and ends the process at one of them.
 
     Attributes:
@@ -33,7 +47,6 @@ class Dying:
     after: bool = False
     really: bool = False
     seen: list[str] = field(default_factory=list)
-    _dead: bool = False
 
     def effect(self, name: str, do: Callable[[], Any]) -> Any:
         self._check()
@@ -51,15 +64,10 @@ class Dying:
         self._check()
         return do()
 
-    def _check(self) -> None:
-        if self._dead:
-            raise Death
-
     def _die(self) -> None:
         if self.really:
             os._exit(EXIT_CODE)
-        self._dead = True
-        raise Death
+        super()._die()
 
 
 def effects_of(small: SmallRun, act: Callable[[SmallRun], Any] = run) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from fsspec.exceptions import FSTimeoutError
 
-from tests.reliability.dying import Death
+from tests.reliability.dying import Mortal
 
 
 class _ServiceError(OSError):
@@ -22,23 +22,11 @@ class _ServiceError(OSError):
         self.response = {"Error": {"Code": code}}
 
 
-def _slow_down() -> Exception:
-    return _ServiceError("SlowDown")
-
-
-def _timeout() -> Exception:
-    return FSTimeoutError()
-
-
-def _disk_full() -> Exception:
-    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
 # Nothing happens, and the client says so.
 _ERRORS: Mapping[str, Callable[[], Exception]] = {
-    "slow down": _slow_down,
-    "timeout": _timeout,
-    "disk full": _disk_full,
+    "slow down": lambda: _ServiceError("SlowDown"),
+    "timeout": FSTimeoutError,
+    "disk full": lambda: OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
     "conflict": lambda: _ServiceError("ConditionalRequestConflict"),
     "refused": lambda: _ServiceError("PreconditionFailed"),
 }
@@ -47,7 +35,7 @@ ON_READINGS = ("slow down", "timeout", "cut short", "stale")
 
 
 @dataclass
-class Faulty:
+class Faulty(Mortal):
     """A Watcher with faults.
 
     Attributes:
@@ -64,7 +52,6 @@ class Faulty:
     happened: list[str] = field(default_factory=list)
     _effects: int = 0
     _readings: int = 0
-    _dead: bool = False
 
     def effect(self, name: str, do: Callable[[], Any]) -> Any:
         self._check()
@@ -81,7 +68,7 @@ class Faulty:
             raise _ERRORS[fault]()
         if fault == "late":
             self.late.append(do)
-            raise _timeout()
+            raise FSTimeoutError
         self._do(do, path)
         if fault == "death after":
             self._die()
@@ -114,11 +101,3 @@ class Faulty:
         answer = do()
         self.recent.append(path)
         return answer
-
-    def _check(self) -> None:
-        if self._dead:
-            raise Death
-
-    def _die(self) -> None:
-        self._dead = True
-        raise Death

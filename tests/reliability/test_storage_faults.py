@@ -35,9 +35,8 @@ class Collection(RuleBasedStateMachine):
     expected: ClassVar[dict]
     drivers = 0
 
-    @initialize(kind=st.sampled_from(["memory", "local"]), folder=st.just(None))
-    def begin(self, kind: str, folder: None) -> None:
-        del folder
+    @initialize(kind=st.sampled_from(["memory", "local"]))
+    def begin(self, kind: str) -> None:
         name = f"faults-{secrets.token_hex(6)}"
         output = f"memory://{name}" if kind == "memory" else str(Path(self.source).parent / name)
         self.small = SmallRun(source=self.source, output=output)
@@ -90,54 +89,49 @@ def test_any_order_of_drivers_faults_and_deaths(
         print(f"\n{Collection.drivers} drivers met faults and deaths; every run ended whole")
 
 
+def meet(small: SmallRun, faulty: Faulty, expected: dict) -> None:
+    """Let a run of its own meet faults, and what is late land; then run it to its end."""
+    broken = replace(small, output=f"memory://{secrets.token_hex(6)}")
+    with watched(broken.output, faulty):
+        try:
+            run(broken)
+        except (StorageError, ReplicaStartError, Death):
+            assert faulty.happened
+    check_readable(broken.store())
+    faulty.land()
+    check_readable(broken.store())
+    assert run(broken).ok
+    check_ended(broken, expected)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> SmallRun:
+    return SmallRun(source=write_source(tmp_path / "images"), output=f"memory://one-{secrets.token_hex(6)}")
+
+
 @pytest.mark.parametrize("fault", ON_EFFECTS)
-def test_each_fault_at_each_side_effect_is_survived(fault: str, tmp_path: Path) -> None:
-    small = SmallRun(source=write_source(tmp_path / "images"), output=f"memory://one-{tmp_path.name}")
+def test_each_fault_at_each_side_effect_is_survived(fault: str, small: SmallRun) -> None:
     run(small)
     expected = rows(small.store())
     for at in range(14):
-        broken = replace(small, output=f"memory://{secrets.token_hex(6)}")
-        faulty = Faulty({at: fault}, {})
-        with watched(broken.output, faulty):
-            try:
-                run(broken)
-            except (StorageError, ReplicaStartError, Death):
-                assert faulty.happened
-        check_readable(broken.store())
-        faulty.land()
-        check_readable(broken.store())
-        assert run(broken).ok
-        check_ended(broken, expected)
+        meet(small, Faulty({at: fault}, {}), expected)
 
 
 @pytest.mark.parametrize("fault", ON_READINGS)
-def test_each_fault_at_each_reading_is_survived(fault: str, tmp_path: Path) -> None:
-    small = SmallRun(source=write_source(tmp_path / "images"), output=f"memory://one-{tmp_path.name}")
+def test_each_fault_at_each_reading_is_survived(fault: str, small: SmallRun) -> None:
     run(small)
     expected = rows(small.store())
     for at in range(24):
-        broken = replace(small, output=f"memory://{secrets.token_hex(6)}")
-        with watched(broken.output, Faulty({}, {at: fault})), contextlib.suppress(StorageError, ReplicaStartError):
-            run(broken)
-        check_readable(broken.store())
-        assert run(broken).ok
-        check_ended(broken, expected)
+        meet(small, Faulty({}, {at: fault}), expected)
 
 
-def test_a_lost_answer_and_a_short_one_together_lose_no_commit(tmp_path: Path) -> None:
+def test_a_lost_answer_and_a_short_one_together_lose_no_commit(small: SmallRun) -> None:
     """Our own commit, refused at the repeat of its put and read back in part, is still ours."""
-    small = SmallRun(source=write_source(tmp_path / "images"), output=f"memory://one-{tmp_path.name}")
     names = effects_of(small)
     expected = rows(small.store())
     (first, _) = [at for at, name in enumerate(names) if name.startswith("create") and "/commits/" in name]
     for at in range(24):
-        broken = replace(small, output=f"memory://{secrets.token_hex(6)}")
-        faulty = Faulty({first: "lost answer"}, {at: "cut short"})
-        with watched(broken.output, faulty), contextlib.suppress(StorageError, ReplicaStartError):
-            run(broken)
-        check_readable(broken.store())
-        assert run(broken).ok
-        check_ended(broken, expected)
+        meet(small, Faulty({first: "lost answer"}, {at: "cut short"}), expected)
 
 
 def test_the_run_that_is_tested_is_a_real_one(tmp_path: Path) -> None:
