@@ -27,6 +27,8 @@ _FIRST_CHAR = 48
 _MORE = 0x20  # a further character follows
 _SIGN = 0x10
 _MAX_CHARS = 7  # of one count: 35 bits, pycocotools' counts have 32
+# pycocotools has room for six characters a count when it packs: 30 bits, one of them the sign.
+_MAX_PIXELS = 2**29 - 1
 
 
 def encode(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> Rle:
@@ -49,7 +51,7 @@ def encode(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> Rle:
         raise ValueError(f"a mask is bool or uint8, got {mask.dtype}")
     height, width = mask.shape
     starts = _run_starts(np.not_equal(mask, 0) if mask.dtype == np.uint8 else mask.view(np.bool_))
-    return Rle(size_hw=(height, width), counts=_pack(np.diff(starts, append=mask.size)))
+    return _pack((height, width), np.diff(starts, append=mask.size))
 
 
 def encode_window(inside: NDArray[np.bool_], top_left: tuple[int, int], size_hw: tuple[int, int]) -> Rle:
@@ -84,7 +86,7 @@ def encode_window(inside: NDArray[np.bool_], top_left: tuple[int, int], size_hw:
         changes = changes[times == 1]
     num_pixels = height * width
     starts = np.concatenate((np.zeros(1, np.int64), changes[changes < num_pixels]))
-    return Rle(size_hw=(height, width), counts=_pack(np.diff(starts, append=num_pixels)))
+    return _pack((height, width), np.diff(starts, append=num_pixels))
 
 
 def encode_batch(masks_nhw: NDArray[np.bool_] | NDArray[np.uint8]) -> list[Rle]:
@@ -98,14 +100,14 @@ def from_runs(size_hw: tuple[int, int], runs: ArrayLike) -> Rle:
     """Pack run lengths, zeros first (COCO's uncompressed ``counts``).
 
     Raises:
-        ValueError: runs that are no integers, negative, or do not sum to H * W.
+        ValueError: runs that are no integers, negative, or do not sum to H * W, or more than 536,870,911 pixels.
     """
     try:
         lengths = np.asarray(runs, dtype=np.int64).reshape(-1)
     except (OverflowError, TypeError) as error:
         raise ValueError(f"RLE runs are not integers of 64 bits: {error}") from error
     _check(size_hw, lengths)
-    return Rle(size_hw=size_hw, counts=_pack(lengths))
+    return _pack(size_hw, lengths)
 
 
 def to_runs(rle: Rle) -> NDArray[np.int64]:
@@ -217,22 +219,17 @@ def _run_starts(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
     return np.concatenate((np.array(lead, np.int64), changes))
 
 
-def _pack(runs: NDArray[np.int64]) -> str:
-    """Return COCO's string for run lengths."""
-    rest = runs.copy()
-    rest[3:] -= runs[1:-2]
-    chars = np.zeros((runs.size, _MAX_CHARS), np.uint8)
-    is_used = np.zeros((runs.size, _MAX_CHARS), np.bool_)
-    is_open = np.ones(runs.size, np.bool_)
-    for place in range(_MAX_CHARS):
-        bits = rest & 31
-        rest >>= 5
-        is_used[:, place] = is_open
-        is_open = is_open & (rest != np.where(bits & _SIGN, -1, 0))
-        chars[:, place] = _FIRST_CHAR + bits + np.where(is_open, _MORE, 0)
-        if not is_open.any():
-            break
-    return chars[is_used].tobytes().decode("ascii")
+def _pack(size_hw: tuple[int, int], runs: NDArray[np.int64]) -> Rle:
+    """Return run lengths as COCO's string.
+
+    Raises:
+        ValueError: more than 536,870,911 pixels.
+    """
+    height, width = size_hw
+    if height * width > _MAX_PIXELS:
+        raise ValueError(f"RLE of {height} x {width}: pycocotools cannot pack more than {_MAX_PIXELS:,} pixels safely")
+    packed = coco_mask.frPyObjects([{"size": [height, width], "counts": runs}], height, width)
+    return Rle(size_hw=size_hw, counts=packed[0]["counts"].decode("ascii"))
 
 
 def _check(size_hw: tuple[int, int], runs: NDArray[np.int64]) -> None:

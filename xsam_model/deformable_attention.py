@@ -1,12 +1,15 @@
 """Deformable attention (Zhu et al. 2021, sec. 4.1) of the pixel decoder, in less time and memory.
 
 transformers looks the samples of all levels up, keeps them all, and weights their copy. Here each level is summed as
-soon as it is looked up, and looked up again for its gradient: no tensor of all samples ever exists.
+soon as it is looked up, and looked up again for its gradient: no tensor of all samples ever exists. On a CPU that needs
+no gradient, a sum of bilinear samples is one of rows of a table: each sample weights the four pixels around it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,6 +21,7 @@ from transformers.models.mask2former.modeling_mask2former import (
 )
 
 _BILINEAR, _ZEROS = 0, 0
+_BORDER = 2
 
 
 class _WeightedSamples(torch.autograd.Function):
@@ -67,6 +71,13 @@ def weighted_samples(values: Tensor, shapes: Sequence[tuple[int, int]], location
     """
     batch, _, heads, channels = values.shape
     dtype = torch.promote_types(values.dtype, torch.float32)
+    if values.device.type == "cpu" and not (
+        torch.is_grad_enabled() and any(part.requires_grad for part in (values, locations, weights))
+    ):
+        table = _pixel_table(tuple(shapes), heads, weights.shape[-1])
+        # One image at a time: what a step has written is still in the cache for the next.
+        images = zip(values.to(dtype), locations.to(dtype), weights.to(dtype), strict=True)
+        return torch.stack([table.sum_samples(*image) for image in images]).to(values.dtype)
     with torch.autocast(values.device.type, enabled=False):
         # Queries last: the long axis is the one that is read in a row.
         grids = (2 * locations.to(dtype) - 1).permute(3, 0, 2, 4, 1, 5).flatten(1, 2)
@@ -78,6 +89,106 @@ def weighted_samples(values: Tensor, shapes: Sequence[tuple[int, int]], location
         ]
         summed = _WeightedSamples.apply(grids, by_level, *maps)
     return summed.view(batch, heads * channels, -1).transpose(1, 2).to(values.dtype)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _PixelTable:
+    """The pixels of all levels as rows, and where the N = heads * L * P samples of a query find theirs.
+
+    Two zeros around every map: what lies outside it needs no case of its own.
+
+    Attributes:
+        shapes: (height, width) of each level.
+        heads: rows of one pixel, one after the other.
+        sizes: float (2, N), width and height of the map of each sample.
+        ends: the same as int32.
+        first, down: int32 (N,), row of its map's pixel (0, 0), and rows between that and pixel (1, 0).
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+    heads: int
+    sizes: Tensor
+    ends: Tensor
+    first: Tensor
+    down: Tensor
+
+    def sum_samples(self, values: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+        """Do the work of `weighted_samples` for one image.
+
+        Args:
+            values: (S, heads, D).
+            locations: (Q, heads, L, P, 2).
+            weights: (Q, heads, L, P).
+
+        Returns:
+            (Q, heads * D).
+        """
+        cells, shares = [], []
+        for place, size, end in zip(locations.flatten(1, 3).unbind(-1), self.sizes, self.ends, strict=True):
+            at = (place * size).sub_(0.5)
+            low = at.floor()
+            # A place that is no number becomes the least integer, and its weight makes the sum no number.
+            cells.append(torch.minimum(low.to(torch.int32).clamp_(min=-_BORDER), end))
+            shares.append(at.sub_(low))
+        row = cells[1].mul_(self.down).add_(cells[0].mul_(self.heads)).add_(self.first)
+        right, below = shares
+        weights = weights.flatten(1)
+        lower = weights * below
+        upper = weights - lower
+        lower_right, upper_right = lower * right, upper * right
+        rows = self._rows(values)
+        starts = torch.arange(0, row.numel(), row.shape[1] // self.heads, dtype=torch.int32)
+
+        def pixels(weights: Tensor) -> Tensor:
+            found, *_ = torch.embedding_bag(rows, row.view(-1), starts, False, 0, False, weights.view(-1))
+            return found
+
+        summed = pixels(upper.sub_(upper_right))
+        row += self.heads
+        summed += pixels(upper_right)
+        row += self.down
+        summed += pixels(lower_right)
+        row -= self.heads
+        summed += pixels(lower.sub_(lower_right))
+        return summed.view(len(weights), -1)
+
+    def _rows(self, values: Tensor) -> Tensor:
+        """(S, heads, D) -> (rows, D)."""
+        around = [_with_border(shape) for shape in self.shapes]
+        areas = [height * width for height, width in around]
+        table = values.new_zeros(sum(areas), *values.shape[1:])
+        parts = values.split([height * width for height, width in self.shapes])
+        inside = slice(_BORDER, -_BORDER)
+        for room, size, part, shape in zip(table.split(areas), around, parts, self.shapes, strict=True):
+            room.unflatten(0, size)[inside, inside] = part.unflatten(0, shape)
+        return table.flatten(0, 1)
+
+
+def _with_border(shape: tuple[int, int]) -> tuple[int, int]:
+    return shape[0] + 2 * _BORDER, shape[1] + 2 * _BORDER
+
+
+@lru_cache(maxsize=16)
+def _pixel_table(shapes: tuple[tuple[int, int], ...], heads: int, points: int) -> _PixelTable:
+    """Lay out the levels' pixels."""
+    around = [_with_border(shape) for shape in shapes]
+    areas = torch.tensor([0, *(height * width for height, width in around[:-1])])
+    widths = torch.tensor([width for _, width in around])
+    pixel = areas.cumsum(0) + _BORDER * (widths + 1)
+
+    def per_sample(of_levels: Tensor) -> Tensor:
+        return of_levels[:, None].expand(heads, len(shapes), points).flatten()
+
+    of_head = torch.arange(heads)[:, None, None].expand(heads, len(shapes), points).flatten()
+    ends = torch.stack([per_sample(torch.tensor(sizes)) for sizes in zip(*shapes, strict=True)][::-1])
+    return _PixelTable(
+        shapes=shapes,
+        heads=heads,
+        sizes=ends.float(),
+        ends=ends.int(),
+        first=(per_sample(pixel) * heads + of_head).int(),
+        down=per_sample(widths * heads).int(),
+    )
 
 
 class XSamDeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention):
@@ -114,8 +225,11 @@ class XSamDeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformable
         offsets = self.sampling_offsets(queries).unflatten(2, (heads, levels, points, 2))
         weights = self.attention_weights(queries).unflatten(2, (heads, levels * points)).softmax(-1)
         weights = weights.unflatten(3, (levels, points))
+        # Sizes and reference points written out for each sample: short axes that repeat are slow to go through.
         sizes = reference_points.new_tensor([[width, height] for height, width in spatial_shapes_list])
-        locations = reference_points[:, :, None, :, None] + offsets / sizes[:, None]
+        around = reference_points[:, :, None, :, None].expand_as(offsets).flatten(2)
+        locations = (offsets.flatten(2) / sizes[:, None].expand(offsets.shape[2:]).flatten()).add_(around)
+        locations = locations.view_as(offsets)
         return self.output_proj(weighted_samples(values, spatial_shapes_list, locations, weights)), weights
 
 

@@ -116,11 +116,14 @@ def iter_instances(
     """
     check_finite(class_logits, mask_logits)
     class_scores, labels, queries = _candidates(class_logits, num_conditions, threshold, top_k)
-    for mask in geometry.iter_masks(mask_logits, list(dict.fromkeys(queries.tolist()))):
-        scores = class_scores * mask.score
-        kept = (queries == mask.query) & (scores >= threshold)
+    queries, order = queries.sort(stable=True)
+    asked, counts = (part.tolist() for part in queries.unique_consecutive(return_counts=True))
+    by_query = zip(class_scores[order].split(counts), labels[order].split(counts), strict=True)
+    for mask, (of_classes, of_labels) in zip(geometry.iter_masks(mask_logits, asked), by_query, strict=True):
+        scores = of_classes * mask.score
+        kept = scores >= threshold
         if kept.any():
-            yield QueryInstances(mask, scores[kept], labels[kept])
+            yield QueryInstances(mask, scores[kept], of_labels[kept])
 
 
 def instance_segmentation(

@@ -38,3 +38,31 @@ def test_half_precision_is_computed_in_float32(inputs):
         half = weighted_samples(values.bfloat16(), SHAPES, locations, weights)
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half, exact.bfloat16())
+
+
+def test_without_gradients_the_samples_are_the_same(inputs):
+    values, locations, weights = inputs
+    with torch.no_grad():
+        plain = weighted_samples(values, SHAPES, locations, weights)
+    torch.testing.assert_close(plain, weighted_samples(values, SHAPES, locations, weights).detach())
+
+
+@pytest.mark.parametrize("far", [-1e30, -1.0, 2.0, 1e30])
+def test_samples_far_outside_are_zero(inputs, far):
+    values, locations, weights = (tensor.detach() for tensor in inputs)
+    locations = torch.full_like(locations, 0.5)
+    locations[..., 1, :, 0] = far
+    assert torch.equal(
+        weighted_samples(values, SHAPES, locations, weights),
+        weighted_samples(values, SHAPES, locations, weights * torch.tensor([1.0, 0.0])[:, None]),
+    )
+
+
+def test_a_location_that_is_no_number_spoils_its_own_query_alone(inputs):
+    values, locations, weights = (tensor.detach() for tensor in inputs)
+    clean = weighted_samples(values, SHAPES, locations, weights)
+    locations[0, 2, 1, 0, 0, 1] = float("nan")
+    spoilt = weighted_samples(values, SHAPES, locations, weights)
+    assert spoilt[0, 2].isnan().any()
+    spoilt[0, 2] = clean[0, 2]
+    torch.testing.assert_close(spoilt, clean)
