@@ -24,7 +24,8 @@ class PoolConfig:
         num_cpus_per_replica: CPU cores each replica holds. Ray also sets the replica's torch threads to it.
         shards_in_flight_per_replica: shards one replica works on at once, so that fetching, decoding and writing of
             one overlap the model's work on another.
-        max_attempts_per_shard: failed attempts (an error, a dead replica, a timeout) after which a shard is given up.
+        max_attempts_per_shard: failed attempts (an error, a dead replica, a timeout) after which a shard is given up;
+            those that brought the image closer that ends replicas do not count.
             With 1 a shard also fails when a neighbour on its replica kills it; from the second attempt on it is alone.
         max_replica_start_failures: consecutive failed starts after which no more replicas are started.
         replica_start_timeout_s: seconds a replica may take from being asked for until its model is loaded; on a cluster

@@ -7,14 +7,18 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from actors.config import PoolConfig
 from actors.pool import FailureKind, ShardFailure
 from pipelines.manifest import DRIVER_ID
-from pipelines.types import Shard
+from pipelines.types import Lethal, Reason, Shard
 
+# After so many images of one shard have each ended a replica, the images are not to blame.
+MAX_LETHAL_IMAGES = 8
+
+_ENDS: Mapping[FailureKind, Reason] = {"replica_died": Reason.REPLICA_DIED, "timeout": Reason.REPLICA_HUNG}
 _numbers = itertools.count()
 
 
@@ -33,7 +37,9 @@ class Attempt:
         number: 1 for the first try at this shard.
         failures: tries before this one that count against the shard.
         alone: True if an earlier try ended with its replica: this one must share its replica with no other, so that
-            a shard that kills replicas is found out without taking its neighbours along.
+            a shard that kills replicas is found out without taking its neighbours along, and labels with care.
+        suspects: ids of images that were under way when an earlier try ended with its replica.
+        lethal: those that were under way twice, the second time alone.
         error: how the try before this one ended.
     """
 
@@ -42,6 +48,8 @@ class Attempt:
     number: int = 1
     failures: int = 0
     alone: bool = False
+    suspects: frozenset[str] = frozenset()
+    lethal: Mapping[str, Lethal] = field(default_factory=dict)
     error: str = ""
 
 
@@ -78,20 +86,36 @@ class ShardQueue:
         """Note that an attempt has succeeded, which makes room for another shard."""
         self._outstanding -= 1
 
-    def failed(self, attempt: Attempt, kind: FailureKind, error: str, *, charged: bool = True) -> ShardFailure | None:
+    def failed(
+        self,
+        attempt: Attempt,
+        kind: FailureKind,
+        error: str,
+        *,
+        charged: bool = True,
+        under_way: Sequence[str] = (),
+    ) -> ShardFailure | None:
         """Put a failed attempt back in the queue, or return the failure if the shard has used up its attempts.
+
+        A try that ended with its replica while images were under way does not count: the next one knows more.
 
         Args:
             attempt: the attempt that failed.
             kind: how.
             error: what happened.
             charged: False if the shard cannot be to blame, so that the try does not count against it.
+            under_way: ids of the images that it was working on, as far as known.
         """
-        failures = attempt.failures + charged
-        if failures >= self._max_attempts:
+        again = replace(attempt, attempt_id="", number=attempt.number + 1, error=error)
+        if charged and kind in _ENDS:
+            again = replace(again, alone=True, suspects=attempt.suspects | set(under_way))
+            if len(under_way) == 1 and attempt.suspects.issuperset(under_way):
+                lethal = Lethal(reason=_ENDS[kind], error=error)
+                again = replace(again, lethal={**attempt.lethal, under_way[0]: lethal})
+        if not under_way or len(again.lethal) > MAX_LETHAL_IMAGES:
+            again = replace(again, failures=attempt.failures + charged)
+        if again.failures >= self._max_attempts:
             return self.give_up(attempt, kind, error)
-        alone = attempt.alone or (charged and kind in ("replica_died", "timeout"))
-        again = Attempt(shard=attempt.shard, number=attempt.number + 1, failures=failures, alone=alone, error=error)
         self._waiting.append(again)
         return None
 

@@ -10,7 +10,7 @@ from actors.config import PredictorConfig
 from pipelines.label import LabelJob, label_shard
 from pipelines.storage import open_store
 from pipelines.table import find_commit
-from pipelines.types import Predictor, Shard, ShardReceipt
+from pipelines.types import Care, Predictor, Shard, ShardReceipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +48,14 @@ class RunLabeler:
         self._job = job
         self._store = open_store(output_uri, output_options)
 
-    def label(self, shard: Shard, attempt: str) -> ShardReceipt:
+    def label(self, shard: Shard, attempt: str, care: Care | None = None) -> ShardReceipt:
         """Label every image of the shard and commit it under the given attempt id, unless another attempt just has."""
         held = find_commit(self._store, self._job.run_id, shard.shard_id)
         if held is not None:
             return held.receipt(committed_here=False)
-        return label_shard(shard, job=self._job, store=self._store, predictor=self._predictor, attempt=attempt)
+        return label_shard(
+            shard, job=self._job, store=self._store, predictor=self._predictor, attempt=attempt, care=care
+        )
 
     def describe(self) -> Mapping[str, str]:
         """Return the predictor's facts for provenance."""

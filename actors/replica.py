@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from actors.pool import LabelerFactory, ReplicaUnusable, summarise_error
-from pipelines.types import Shard, ShardLabeler, ShardReceipt
+from pipelines.types import Care, Shard, ShardLabeler, ShardReceipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +52,11 @@ class Replica:
             return self._labeler
         return ReplicaFacts(host=socket.gethostname(), pid=os.getpid(), labeler=dict(self._labeler.describe()))
 
-    def label(self, shard: Shard, attempt_id: str) -> ShardReceipt | LabelerError:
+    def label(self, shard: Shard, attempt_id: str, care: Care | None) -> ShardReceipt | LabelerError:
         """Label and commit one shard; an error of the labeler is returned, not raised."""
         if isinstance(self._labeler, LabelerError):
             return self._labeler
         try:
-            return self._labeler.label(shard, attempt_id)
+            return self._labeler.label(shard, attempt_id, care)
         except (Exception, ReplicaUnusable) as error:  # noqa: BLE001 - here a shard's error becomes its outcome
             return LabelerError(error=summarise_error(error), replica_unusable=isinstance(error, ReplicaUnusable))

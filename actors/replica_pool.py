@@ -18,7 +18,8 @@ from actors.dispatch import Attempt, Drain, ShardQueue, attempt_ids
 from actors.pool import EventKind, FailureKind, LabelerFactory, OnEvent, ShardFailure, summarise_error
 from actors.replica import LabelerError
 from actors.replica_set import Flight, Member, ReplicaSet, in_one_line
-from pipelines.types import Shard, ShardReceipt
+from actors.witness import Witness
+from pipelines.types import Care, Shard, ShardReceipt
 
 # How often the clocks and stop() are looked at; results are seen as they come.
 _TICK_S = 0.25
@@ -37,6 +38,7 @@ class ReplicaPool:
     def __init__(self, labeler_factory: LabelerFactory, config: PoolConfig) -> None:
         self._config = config
         self._replicas = ReplicaSet(labeler_factory, config)
+        self._witness = Witness()
         self._ids = attempt_ids()
         self._owns_ray = False
         self._stopping = False
@@ -94,6 +96,7 @@ class ReplicaPool:
         """Kill the replicas, and shut Ray down if it was started here."""
         if ray.is_initialized():
             self._replicas.close()
+            self._witness.close()
         if self._owns_ray:
             self._owns_ray = False
             ray.shutdown()
@@ -118,9 +121,15 @@ class ReplicaPool:
                     continue
                 attempt = queue.take(idle=not member.flights)
                 if attempt is not None:
-                    ref = member.actor.label.remote(attempt.shard, attempt.attempt_id)
+                    ref = member.actor.label.remote(attempt.shard, attempt.attempt_id, self._care(attempt))
                     member.flights[ref] = Flight(attempt, time.monotonic())
                     member.attempts += 1
+
+    def _care(self, attempt: Attempt) -> Care | None:
+        if not attempt.alone:
+            return None
+        note = self._witness.note_of(attempt.attempt_id)
+        return Care(note=note, suspects=attempt.suspects, lethal=attempt.lethal)
 
     def _poll(self, queue: ShardQueue) -> list[_Outcome]:
         """Wait for news, at most a tick, and answer for all of it before any is yielded.
@@ -161,9 +170,10 @@ class ReplicaPool:
                 self._replicas.emit("replica_died", death)
             return self._failed(queue, attempt, "replica_died", death, charged=not member.blameless)
         if isinstance(result, LabelerError):
-            if result.replica_unusable:
-                self._kill(member, "replica_died", f"its labeler calls it unusable: {result.error}")
-            return self._failed(queue, attempt, "error", result.error)
+            if not result.replica_unusable:
+                return self._failed(queue, attempt, "error", result.error)
+            self._kill(member, "replica_died", f"its labeler calls it unusable: {result.error}")
+            return self._failed(queue, attempt, "replica_died", result.error)
         queue.done()
         return result
 
@@ -192,7 +202,9 @@ class ReplicaPool:
     def _failed(
         self, queue: ShardQueue, attempt: Attempt, kind: FailureKind, error: str, *, charged: bool = True
     ) -> ShardFailure | None:
-        failure = queue.failed(attempt, kind, error, charged=charged)
+        ended_here = charged and kind != "error" and attempt.alone
+        under_way = self._witness.under_way(attempt.attempt_id) if ended_here else ()
+        failure = queue.failed(attempt, kind, error, charged=charged, under_way=under_way)
         if failure is None:
             summary = error.partition("\n")[0]
             message = f"{attempt.shard.shard_id} after attempt {attempt.number} ({kind}): {summary}"

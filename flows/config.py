@@ -98,6 +98,27 @@ class WaveConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LimitsConfig:
+    """When a run is not worth going on with.
+
+    Attributes:
+        max_quarantined_share: share of the images, in [0, 1], that may be quarantined; 1 for any.
+        after_images: images that an invocation labels or quarantines before the share counts.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    max_quarantined_share: float = 0.2
+    after_images: int = 500
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_quarantined_share <= 1:
+            raise ValueError(f"limits: max_quarantined_share is {self.max_quarantined_share}; allowed: 0 to 1")
+        if self.after_images < 1:
+            raise ValueError(f"limits: after_images is {self.after_images}; allowed: 1 or more")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
     """One labelling run: what to label, with which prompts and model, to where, on how many replicas.
 
@@ -115,7 +136,7 @@ class RunConfig:
         caption: describe every image in words, with a mask for each phrase (gcgseg).
         chat: questions asked of every image and answered in words alone.
         prompts: table of regions and sentences for single images, joined to them.
-        plan, label, pool, waves: each layer's own settings.
+        plan, label, pool, waves, limits: each layer's own settings.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -136,6 +157,7 @@ class RunConfig:
     label: LabelConfig = field(default_factory=LabelConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
     waves: WaveConfig = field(default_factory=WaveConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
 
     def __post_init__(self) -> None:
         if not (self.categories or self.phrases or self.questions or self.caption or self.chat or self.prompts):

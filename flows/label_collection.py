@@ -19,6 +19,7 @@ from prefect.states import State
 
 from actors.pool import PoolEvent, ShardFailure, ShardRunner
 from flows import planning, steps
+from flows.breaker import CircuitBreaker
 from flows.config import RunConfig
 from flows.observer import RunObserver, Several, current_observer
 from flows.summary import RunFailedError, RunSummary
@@ -46,6 +47,7 @@ def label_collection(config: RunConfig) -> dict[str, Any]:
     """
     started = time.monotonic()
     failures: list[ShardFailure] = []
+    breaker = CircuitBreaker(config.limits)
     with ExitStack() as stack:
         plan, runner = plan_run(config, stack)
         committed = committed_shards(planning.open_output(config), plan.run_id)
@@ -55,8 +57,9 @@ def label_collection(config: RunConfig) -> dict[str, Any]:
         if runner is not None:
             waves = steps.cut_waves(todo, config)
             for number, shard_ids in enumerate(waves, start=1):
-                failures += _run_wave(config, plan, runner, observer, f"{number}/{len(waves)}", shard_ids)
-    summary = verify_run(config, plan, failures, len(committed), started)
+                label = f"{number}/{len(waves)}"
+                failures += _run_wave(config, plan, runner, observer, breaker, label, shard_ids)
+    summary = verify_run(config, plan, failures, breaker.reason, len(committed), started)
     publish(summary)
     if not summary.ok:
         raise RunFailedError(summary)
@@ -87,20 +90,34 @@ def _is_wave_failure(_task: Any, _run: Any, state: State[Any]) -> bool:
 
 
 @task(name="label-wave", cache_policy=NO_CACHE, persist_result=False)
-def label_wave(config: RunConfig, plan: Plan, runner: ShardRunner, observer: RunObserver, shard_ids: list[str]) -> int:
+def label_wave(
+    config: RunConfig,
+    plan: Plan,
+    runner: ShardRunner,
+    observer: RunObserver,
+    breaker: CircuitBreaker,
+    shard_ids: list[str],
+) -> int:
     """Label the shards of a wave that are not committed yet.
 
     Raises:
         WaveFailedError: some could not be labelled.
     """
-    failures, num_left = steps.label_shards(runner, planning.open_output(config), plan, shard_ids, observer)
+    store = planning.open_output(config)
+    failures, num_left = steps.label_shards(runner, store, plan, shard_ids, observer, breaker)
     if failures or num_left:
         raise WaveFailedError(failures, num_left)
     return len(shard_ids)
 
 
-def _run_wave(
-    config: RunConfig, plan: Plan, runner: ShardRunner, observer: RunObserver, label: str, shard_ids: list[str]
+def _run_wave(  # noqa: PLR0917  (what a wave is made of)
+    config: RunConfig,
+    plan: Plan,
+    runner: ShardRunner,
+    observer: RunObserver,
+    breaker: CircuitBreaker,
+    label: str,
+    shard_ids: list[str],
 ) -> list[ShardFailure]:
     """Run a wave under its retries; one that fails for good does not keep the following waves from running."""
     wave = label_wave.with_options(
@@ -110,7 +127,7 @@ def _run_wave(
         retry_condition_fn=_is_wave_failure,
     )
     try:
-        wave(config, plan, runner, observer, shard_ids)
+        wave(config, plan, runner, observer, breaker, shard_ids)
     except WaveFailedError as error:
         return error.failures
     return []
@@ -118,10 +135,12 @@ def _run_wave(
 
 @task(name="verify", cache_policy=NO_CACHE, persist_result=False)
 def verify_run(
-    config: RunConfig, plan: Plan, failures: list[ShardFailure], committed_before: int, started: float
+    config: RunConfig, plan: Plan, failures: list[ShardFailure], stopped: str, committed_before: int, started: float
 ) -> RunSummary:
     """Remove leftovers, check the ledger, write the summary."""
-    return steps.finish_run(config, plan, failures=failures, committed_before=committed_before, started=started)
+    return steps.finish_run(
+        config, plan, failures=failures, stopped=stopped, committed_before=committed_before, started=started
+    )
 
 
 class PrefectObserver:

@@ -7,7 +7,8 @@ import math
 import time
 from collections.abc import Iterable
 
-from actors.pool import ShardFailure, ShardRunner
+from actors.pool import PoolEvent, ShardFailure, ShardRunner
+from flows.breaker import CircuitBreaker
 from flows.config import RunConfig
 from flows.observer import RunObserver
 from flows.planning import open_output, planned_run
@@ -32,12 +33,17 @@ def cut_waves(shard_ids: list[str], config: RunConfig) -> list[list[str]]:
 
 
 def label_shards(
-    runner: ShardRunner, store: Store, plan: Plan, shard_ids: Iterable[str], observer: RunObserver
+    runner: ShardRunner,
+    store: Store,
+    plan: Plan,
+    shard_ids: Iterable[str],
+    observer: RunObserver,
+    breaker: CircuitBreaker,
 ) -> tuple[list[ShardFailure], int]:
-    """Label the shards of a wave that are not committed yet.
+    """Label the shards of a wave that are not committed yet, until too many images cannot be labelled.
 
     Returns:
-        The failures, and how many shards were not tried because the budget was spent or the run was asked to stop.
+        The failures, and how many shards were not tried because the budget was spent or the run was to stop.
         Their images stay unlabelled until the run is resumed.
     """
     todo = sorted(set(shard_ids) - committed_shards(store, plan.run_id))
@@ -50,11 +56,20 @@ def label_shards(
             observer.on_failure(result)
         else:
             observer.on_receipt(result)
+            if breaker.add(result):
+                runner.stop()
+                observer.on_event(PoolEvent("draining", breaker.reason))
     return failures, num_left
 
 
 def finish_run(
-    config: RunConfig, plan: Plan, *, failures: list[ShardFailure], committed_before: int, started: float
+    config: RunConfig,
+    plan: Plan,
+    *,
+    failures: list[ShardFailure],
+    stopped: str,
+    committed_before: int,
+    started: float,
 ) -> RunSummary:
     """Remove leftovers, verify, and write the summary; a run that had nothing to do writes nothing.
 
@@ -62,6 +77,7 @@ def finish_run(
         config: the run's config.
         plan: its plan.
         failures: shards that were given up.
+        stopped: why the circuit breaker opened; empty if it did not.
         committed_before: shards that were committed when this invocation began.
         started: time.monotonic() at its beginning.
     """
@@ -69,7 +85,13 @@ def finish_run(
     remove_own_leftovers(store, plan.run_id, DRIVER_ID)
     report = verify(store, plan.run_id, deep=False)
     summary = summarise(
-        store, plan, report, failures=failures, committed_before=committed_before, elapsed_s=time.monotonic() - started
+        store,
+        plan,
+        report,
+        failures=failures,
+        stopped=stopped,
+        committed_before=committed_before,
+        elapsed_s=time.monotonic() - started,
     )
     if summary.labelled_now or not _is_told(store, summary):
         store.write(_summary_name(plan.run_id), json.dumps(summary.to_dict(), indent=1).encode())
@@ -99,9 +121,17 @@ def run_directly(config: RunConfig, observer: RunObserver) -> RunSummary:
     started = time.monotonic()
     store = open_output(config)
     failures: list[ShardFailure] = []
+    breaker = CircuitBreaker(config.limits)
     with planned_run(config) as (plan, runner):
         committed = committed_shards(store, plan.run_id)
         observer.on_plan(plan, len(committed))
         if runner is not None:
-            failures, _ = label_shards(runner, store, plan, plan.shard_ids(), observer)
-    return finish_run(config, plan, failures=failures, committed_before=len(committed), started=started)
+            failures, _ = label_shards(runner, store, plan, plan.shard_ids(), observer, breaker)
+    return finish_run(
+        config,
+        plan,
+        failures=failures,
+        stopped=breaker.reason,
+        committed_before=len(committed),
+        started=started,
+    )

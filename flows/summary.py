@@ -96,6 +96,7 @@ def summarise(
     report: VerifyReport,
     *,
     failures: list[ShardFailure],
+    stopped: str,
     committed_before: int,
     elapsed_s: float,
 ) -> RunSummary:
@@ -118,7 +119,11 @@ def summarise(
         shards=report.shards,
         committed=report.committed,
         labelled_now=report.committed - committed_before,
-        problems=[*report.problems, *(f"{f.shard_id} failed {f.attempts} times: {_first_line(f)}" for f in failures)],
+        problems=[
+            *([stopped] if stopped else []),
+            *report.problems,
+            *(f"{f.shard_id} failed {f.attempts} times: {_first_line(f)}" for f in failures),
+        ],
         rejected_prompts=rejected[:_MAX_REPORTED],
         num_rejected_prompts=len(rejected),
         elapsed_s=round(elapsed_s, 3),

@@ -1,13 +1,13 @@
-"""Ask the model about a batch, and when it fails find the image at fault: only that one is quarantined."""
+"""Find the image at fault when the model fails on a batch, or its process ends: only that one is quarantined."""
 
 from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from pipelines.types import Answer, Image, PredictionError, Predictor, Prompt, Reason
+from pipelines.types import Answer, Care, Image, ImageRef, PredictionError, Predictor, Prompt, Reason
 
 
 class ModelClock:
@@ -66,3 +66,25 @@ def ask(
     if todo:
         attempt(todo, 1)
     return results
+
+
+def careful_groups(images: Sequence[ImageRef], care: Care, size: int) -> Iterator[list[ImageRef]]:
+    """Cut a shard's images, in order, into groups of which one is under way at a time.
+
+    Args:
+        images: of the shard.
+        care: suspects and lethal images stand alone.
+        size: images of a group at most.
+    """
+    group: list[ImageRef] = []
+    for ref in images:
+        is_alone = ref.image_id in care.suspects or ref.image_id in care.lethal
+        if group and (is_alone or len(group) == size):
+            yield group
+            group = []
+        if is_alone:
+            yield [ref]
+        else:
+            group.append(ref)
+    if group:
+        yield group

@@ -10,13 +10,14 @@ from typing import Any, ClassVar
 
 from pipelines.decode import DecodeError, DecodeLimits, decode_image, peek_size
 from pipelines.fetch import FetchError, fetch
-from pipelines.isolate import Asked, ModelClock, ask
+from pipelines.isolate import Asked, ModelClock, ask, careful_groups
 from pipelines.prefetch import Loaded, Reserve, prefetch
 from pipelines.prompt_table import reject
 from pipelines.regions import check_region
 from pipelines.storage import Store
 from pipelines.table import commit_shard
 from pipelines.types import (
+    Care,
     Image,
     ImagePrediction,
     ImageRef,
@@ -75,7 +76,9 @@ class LabelJob:
     source_options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def label_shard(shard: Shard, *, job: LabelJob, store: Store, predictor: Predictor, attempt: str) -> ShardReceipt:
+def label_shard(
+    shard: Shard, *, job: LabelJob, store: Store, predictor: Predictor, attempt: str, care: Care | None = None
+) -> ShardReceipt:
     """Label every image of a shard and commit it.
 
     Args:
@@ -84,6 +87,7 @@ def label_shard(shard: Shard, *, job: LabelJob, store: Store, predictor: Predict
         store: the output.
         predictor: the loaded model.
         attempt: id of this try, unique in the run.
+        care: given once a process has ended over this shard.
 
     Returns:
         The receipt of the shard's commit.
@@ -91,20 +95,11 @@ def label_shard(shard: Shard, *, job: LabelJob, store: Store, predictor: Predict
     Raises:
         StorageError: the output cannot be written. Bad images never raise: they become quarantined rows.
     """
-    started, clock, config = time.monotonic(), ModelClock(), job.config
-    outcomes: list[ImagePrediction] = []
-    loaded = prefetch(
-        shard.images,
-        lambda ref, reserve: load_image(ref, reserve, job),
-        threads=config.load_threads,
-        max_bytes=config.max_bytes_ahead,
-    )
-    with closing(loaded):
-        for batch in batches(loaded, config.batch_size):
-            outcomes += label_batch(batch, job.prompts, predictor, clock)
-            for item in batch:
-                item.release()
-            batch.clear()
+    started, clock = time.monotonic(), ModelClock()
+    if care is None:
+        outcomes = label_images(shard.images, job, predictor, clock)
+    else:
+        outcomes = label_carefully(shard.images, job, predictor, clock, care)
     return commit_shard(
         store,
         job.run_id,
@@ -115,6 +110,42 @@ def label_shard(shard: Shard, *, job: LabelJob, store: Store, predictor: Predict
         model_s=clock.seconds,
         predictor=predictor.describe(),
     )
+
+
+def label_images(
+    images: Sequence[ImageRef], job: LabelJob, predictor: Predictor, clock: ModelClock
+) -> list[ImagePrediction]:
+    """Label images in order, fetched and decoded ahead of the model."""
+    config = job.config
+    outcomes: list[ImagePrediction] = []
+    loaded = prefetch(
+        images,
+        lambda ref, reserve: load_image(ref, reserve, job),
+        threads=config.load_threads,
+        max_bytes=config.max_bytes_ahead,
+    )
+    with closing(loaded):
+        for batch in batches(loaded, config.batch_size):
+            outcomes += label_batch(batch, job.prompts, predictor, clock)
+            for item in batch:
+                item.release()
+            batch.clear()
+    return outcomes
+
+
+def label_carefully(
+    images: Sequence[ImageRef], job: LabelJob, predictor: Predictor, clock: ModelClock, care: Care
+) -> list[ImagePrediction]:
+    """Label images in order, one batch after the other, each noted before it is touched."""
+    outcomes: list[ImagePrediction] = []
+    for group in careful_groups(images, care, job.config.batch_size):
+        if lethal := care.lethal.get(group[0].image_id):
+            outcomes.append(quarantined(group[0], lethal.reason, "process", lethal.error))
+            continue
+        care.note([ref.image_id for ref in group])
+        outcomes += label_images(group, job, predictor, clock)
+    care.note([])
+    return outcomes
 
 
 def load_image(ref: ImageRef, reserve: Reserve, job: LabelJob) -> Image | ImagePrediction:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol, get_args
@@ -52,6 +52,8 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     NON_FINITE_SCORES = "non_finite_scores"
     MODEL_FAILED = "model_failed"
+    REPLICA_DIED = "replica_died"
+    REPLICA_HUNG = "replica_hung"
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,11 +350,41 @@ class ShardReceipt:
     committed_here: bool = True
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lethal:
+    """How an image ended the process that labelled it, with no other under way."""
+
+    reason: Reason
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Care:
+    """How to label a shard over which processes have ended, so that the next end tells which image it was.
+
+    Attributes:
+        note: told the ids of the images that are about to be fetched, decoded and asked, and of none when those are
+            done. Whom it tells outlives this process.
+        suspects: ids of images that were under way when a process ended: each goes through alone.
+        lethal: images that ended theirs alone, by id: they are quarantined and not touched again.
+    """
+
+    note: Callable[[Sequence[str]], None]
+    suspects: frozenset[str] = frozenset()
+    lethal: Mapping[str, Lethal] = field(default_factory=dict)
+
+
 class ShardLabeler(Protocol):
     """Labels and commits one shard: what a replica holds. Safe to call from two threads at once."""
 
-    def label(self, shard: Shard, attempt: str) -> ShardReceipt:
-        """Label every image of the shard and commit it under the given attempt id."""
+    def label(self, shard: Shard, attempt: str, care: Care | None = None) -> ShardReceipt:
+        """Label every image of the shard and commit it under the given attempt id.
+
+        Args:
+            shard: what to label.
+            attempt: id of this try.
+            care: given once a replica has ended over this shard.
+        """
         ...
 
     def describe(self) -> Mapping[str, str]:

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from actors.config import PoolConfig
 from actors.pool import PoolEvent, ReplicaStartError, ReplicaUnusable, ShardFailure, open_runner
-from pipelines.types import ImageRef, Shard, ShardReceipt
+from pipelines.types import Care, ImageRef, Shard, ShardReceipt
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -36,7 +36,7 @@ class FakeLabeler:
     folder: Path
     behave: Callable[[str, int], None]  # told the shard and how often it was tried before
 
-    def label(self, shard: Shard, attempt: str) -> ShardReceipt:
+    def label(self, shard: Shard, attempt: str, care: Care | None = None) -> ShardReceipt:
         earlier = len(list(self.folder.glob(f"{shard.shard_id}@*")))
         (self.folder / f"{shard.shard_id}@{attempt}@{os.getpid()}").touch()
         self.behave(shard.shard_id, earlier)
@@ -400,7 +400,7 @@ from actors.pool import open_runner
 from pipelines.types import Shard, ShardReceipt
 
 class Echo:
-    def label(self, shard, attempt):
+    def label(self, shard, attempt, care=None):
         return ShardReceipt(shard_id=shard.shard_id, attempt=attempt)
     def describe(self):
         import actors.replica

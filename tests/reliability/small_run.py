@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class SmallRun:
         images_per_shard: of the plan.
         categories: asked of every image.
         max_attempts: tries of each shard.
+        limits: of the circuit breaker.
     """
 
     source: str
@@ -57,6 +58,7 @@ class SmallRun:
     images_per_shard: int = 3
     categories: tuple[str, ...] = ("bright", "light")
     max_attempts: int = 3
+    limits: Mapping[str, float] = field(default_factory=dict)
 
     def config(self) -> RunConfig:
         return parse_config(
@@ -72,6 +74,7 @@ class SmallRun:
                     "shards_in_flight_per_replica": 1,
                     "max_attempts_per_shard": self.max_attempts,
                 },
+                "limits": dict(self.limits),
             }
         )
 
