@@ -109,6 +109,35 @@ def plan(
 
 
 @app.command()
+def retry(
+    output: OutputArgument,
+    reason: Annotated[
+        list[str] | None, typer.Option(help='Only images quarantined for it, e.g. "out_of_memory". Several times.')
+    ] = None,
+    run_id: RunIdOption = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="TOML or YAML file with what is to differ from the run's.")
+    ] = None,
+    replicas: ReplicasOption = None,
+    gpus_per_replica: GpusOption = None,
+    runner: RunnerOption = None,
+    prefect: PrefectOption = True,
+) -> None:
+    """Label a run's quarantined images again, as a run of their own whose rows take the place of theirs."""
+    from flows.config import merge, read_values
+    from flows.launch import launch
+    from flows.retry import retry_config
+
+    pool = {"replicas": replicas, "num_gpus_per_replica": gpus_per_replica, "runner": runner}
+    overrides = merge(read_values(config) if config else {}, {"pool": pool})
+    again = retry_config(output, run_id, reason or [], overrides)
+    if again is None:
+        console.print("no image is quarantined" + (f" for {', '.join(reason)}" if reason else ""))
+        raise typer.Exit(0)
+    raise typer.Exit(0 if launch(again, console, prefect=prefect).ok else 1)
+
+
+@app.command()
 def status(output: OutputArgument, run_id: RunIdOption = None) -> None:
     """Show how far a run is, from its commits alone: works from any machine while it goes on."""
     from flows.inspect import show_status

@@ -18,7 +18,7 @@ from flows.prompts import caption_prompt, check_names, check_stuff, named_prompt
 from pipelines.label import LabelConfig
 from pipelines.manifest import PlanConfig
 from pipelines.storage import absolute_uri, check_storage_options, protocol_of
-from pipelines.types import CategoryTask, Prompt
+from pipelines.types import CategoryTask, Prompt, Reason
 
 
 class ConfigError(ValueError):
@@ -119,6 +119,26 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RetryConfig:
+    """Which images of an earlier run to label again, instead of those of the source.
+
+    Attributes:
+        run_id: the run, in the same output.
+        reasons: why they are quarantined; any by default.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    run_id: str
+    reasons: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        known = [reason.value for reason in Reason]
+        if unknown := [reason for reason in self.reasons if reason not in known]:
+            raise ValueError(f"retry.reasons: {', '.join(unknown)} is no reason; allowed: {', '.join(known)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
     """One labelling run: what to label, with which prompts and model, to where, on how many replicas.
 
@@ -136,6 +156,7 @@ class RunConfig:
         caption: describe every image in words, with a mask for each phrase (gcgseg).
         chat: questions asked of every image and answered in words alone.
         prompts: table of regions and sentences for single images, joined to them.
+        retry: label quarantined images of an earlier run again; the source is not listed then.
         plan, label, pool, waves, limits: each layer's own settings.
     """
 
@@ -153,6 +174,7 @@ class RunConfig:
     caption: bool = False
     chat: tuple[str, ...] = ()
     prompts: str | None = None
+    retry: RetryConfig | None = None
     plan: PlanConfig = field(default_factory=PlanConfig)
     label: LabelConfig = field(default_factory=LabelConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
@@ -187,7 +209,9 @@ class RunConfig:
         between a run and its resumption. Masks then agree up to rounding between batch sizes, devices and
         numbers of torch threads.
         """
+        retry = {"retry": {"run_id": self.retry.run_id, "reasons": sorted(self.retry.reasons)}} if self.retry else {}
         return {
+            **retry,
             "source": absolute_uri(self.source.uri),
             "source.image_id_column": self.source.image_id_column,
             "source.uri_column": self.source.uri_column,

@@ -14,7 +14,7 @@ from flows.console import duration, facts_table, ledger_rows, show_rejected, sho
 from flows.summary import rejected_row
 from pipelines.fingerprint import PlanError
 from pipelines.integrity import vacuum, verify
-from pipelines.manifest import Plan, planned_runs, read_plan
+from pipelines.manifest import Plan, planned_runs, read_plan, retries_by_run
 from pipelines.storage import Store, open_store
 from pipelines.table import committed_shards, read_commits
 from pipelines.types import Status
@@ -133,14 +133,14 @@ def show_vacuum(output: str, run_id: str | None, console: Console, *, dry_run: b
 
 
 def held_run(output: str, run_id: str | None) -> tuple[Store, Plan]:
-    """Open an output and the plan of one of its runs.
+    """Open an output and the plan of one of its runs; without an id, the one that is no retry.
 
     Raises:
         PlanError: the output holds no run, or not the one asked for.
         ConfigError: it holds several and none was asked for.
     """
     store = open_store(output)
-    held = planned_runs(store)
+    held = planned_runs(store) if run_id else list(retries_by_run(store))
     if run_id is None and len(held) > 1:
         raise ConfigError(f"{output} holds several runs ({', '.join(held)}): say which one with --run-id")
     chosen = run_id or (held[0] if held else None)

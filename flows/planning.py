@@ -19,12 +19,13 @@ from pipelines.manifest import (
     DRIVER_ID,
     Plan,
     plan_shards,
-    planned_runs,
     read_plan,
+    retries_by_run,
     write_plan,
 )
 from pipelines.prompt_table import PromptTable, join_prompts, read_prompt_table, reject
-from pipelines.sources import list_images
+from pipelines.retry import quarantined_images
+from pipelines.sources import SourceError, list_images
 from pipelines.storage import Store, open_store, probe_create_only
 from pipelines.table import committed_shards
 from pipelines.types import ImageRef, RejectedPrompt, Shard
@@ -56,10 +57,17 @@ def open_output(config: RunConfig) -> Store:
 def list_collection(config: RunConfig) -> Listing:
     """List the source, attach the prompts of single images and cut the shards. Nothing is written.
 
+    Of a retry, the quarantined images of the earlier run are listed, with the prompts that they had.
+
     Raises:
         SourceError, PromptTableError: no images, an unreadable source, an unusable table.
         PlanError: two images have one id.
     """
+    if config.retry is not None:
+        images = quarantined_images(open_output(config), config.retry.run_id, config.retry.reasons)
+        if not images:
+            raise SourceError(f"run {config.retry.run_id} has no quarantined images to label again")
+        return Listing(shards=plan_shards(images, config.plan), rejected=())
     refs: Iterable[ImageRef] = list_images(
         config.source.uri,
         storage_options=config.source.storage_options,
@@ -218,12 +226,14 @@ def planned_run(
 def choose_run_id(config: RunConfig, store: Store, fingerprint: Mapping[str, Any]) -> str:
     """Return the run id given, else that of the one run the output holds, else one named after the fingerprint.
 
+    Retries are not counted.
+
     Raises:
         ConfigError: the output holds several runs and none is named.
     """
     if config.output.run_id:
         return config.output.run_id
-    held = planned_runs(store)
+    held = list(retries_by_run(store))
     if len(held) > 1:
         raise ConfigError(f"{store.uri} holds several runs ({', '.join(held)}): say which one with a run id")
     return held[0] if held else f"run-{fingerprint_digest(fingerprint)[:12]}"

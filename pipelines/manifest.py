@@ -74,6 +74,12 @@ class Plan:
     parts: tuple[PlanPart, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def retry_of(self) -> str | None:
+        """The run whose quarantined images this one labels again; None for a run of its own."""
+        retry = self.fingerprint.get("retry")
+        return None if retry is None else str(retry["run_id"])
+
     def shard_ids(self) -> list[str]:
         """Return all shard ids in order, without reading the image lists."""
         return [shard_name(number) for number in range(self.num_shards)]
@@ -210,3 +216,13 @@ def read_plan(store: Store, run_id: str) -> Plan | None:
 def planned_runs(store: Store) -> list[str]:
     """List the ids of the planned runs in an output, sorted."""
     return [run_id for run_id in store.folders("_runs") if store.exists(plan_name(run_id))]
+
+
+def retries_by_run(store: Store) -> dict[str, list[str]]:
+    """Return every planned run that is no retry, with its retries in the order in which they were made."""
+    plans = [plan for run_id in planned_runs(store) if (plan := read_plan(store, run_id))]
+    found: dict[str, list[str]] = {plan.run_id: [] for plan in plans if plan.retry_of is None}
+    for plan in sorted(plans, key=lambda plan: (len(plan.run_id), plan.run_id)):
+        if plan.retry_of is not None:
+            found.setdefault(plan.retry_of, []).append(plan.run_id)
+    return found

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain, pairwise
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from pipelines.manifest import planned_runs, run_folder
+from pipelines.manifest import retries_by_run, run_folder
 from pipelines.schema import ANNOTATIONS, IMAGES, SCHEMA_VERSION, annotations_table, images_table
 from pipelines.storage import Store
 from pipelines.types import ImagePrediction, ImageRef, Shard, ShardReceipt
@@ -256,11 +257,26 @@ def open_table(store: Store, kind: Kind, run_id: str | None = None) -> ds.Datase
     Args:
         store: the output.
         kind: "annotations" or "images".
-        run_id: one run; all planned runs by default.
+        run_id: one run. By default all planned runs, and of an image that a retry has labelled again its last row
+            alone: the row of a quarantined image has no annotations.
     """
+    if run_id is not None:
+        return _open_runs(store, kind, [run_id])
+    runs = retries_by_run(store)
+    dataset = _open_runs(store, kind, sorted({*runs, *chain.from_iterable(runs.values())}))
+    if kind == "images":
+        for run, retries in runs.items():
+            for earlier, later in pairwise([run, *retries]):
+                tried = _open_runs(store, "images", retries[retries.index(later) :]).to_table(columns=["image_id"])
+                again = ds.field("image_id").isin(tried["image_id"].combine_chunks())
+                dataset = dataset.filter(~((ds.field("run_id") == earlier) & again))
+    return dataset
+
+
+def _open_runs(store: Store, kind: Kind, run_ids: Iterable[str]) -> ds.Dataset:
     names = []
-    for run in [run_id] if run_id else planned_runs(store):
-        names += [(c.annotations if kind == "annotations" else c.images).name for c in read_commits(store, run)]
+    for run_id in run_ids:
+        names += [(c.annotations if kind == "annotations" else c.images).name for c in read_commits(store, run_id)]
     if not names:
         return ds.dataset(SCHEMAS[kind].empty_table())
     paths = [store.path(name) for name in names]

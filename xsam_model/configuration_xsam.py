@@ -17,8 +17,8 @@ class XSamSegmentorConfig(PreTrainedConfig):
     """Sizes of everything between the mask encoder and the masks (X-SAM, sec. 3.2).
 
     Args:
-        select_layers: hidden states of the mask encoder that feed the connector, 0 being the patch embedding. Only
-            the last `num_feature_levels` are used.
+        select_layers: hidden states of the mask encoder that feed the connector, 0 being the patch embedding; one may
+            feed several branches. Only the last `num_feature_levels` are used.
         connector_scale_factors: how much each connector branch enlarges its map; cut in the same way.
         connector_hidden_dim: channels inside a connector branch.
         num_feature_levels: number of feature maps, always 3.

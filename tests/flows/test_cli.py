@@ -38,6 +38,10 @@ FLAGS = {
         "--config", "-c", "--source", "--output", "--categories", "--task", "--phrase", "--question", "--caption",
         "--no-caption", "--prompts", "--model", "--limit", "--run-id",
     },
+    "retry": {
+        "--reason", "--run-id", "--config", "-c", "--replicas", "--gpus-per-replica", "--runner", "--prefect",
+        "--no-prefect",
+    },
     "status": {"--run-id"},
     "verify": {"--run-id", "--quick", "--no-quick"},
     "vacuum": {"--run-id", "--dry-run", "--no-dry-run"},
@@ -259,8 +263,16 @@ def test_status_of_an_unfinished_run_says_how_much_is_left(cli: Cli, table: Path
 
 
 def test_a_folder_without_a_run_is_refused(cli: Cli, tmp_path: Path) -> None:
-    for command in ("status", "verify", "vacuum"):
+    for command in ("retry", "status", "verify", "vacuum"):
         refused(cli(command, tmp_path / "nothing"), tmp_path / "nothing", "holds no run")
+
+
+def test_a_retry_without_quarantined_images_says_so_and_writes_nothing(cli: Cli, table: Path) -> None:
+    before = listing(table)
+    ended = cli("retry", table, "--reason", "out_of_memory")
+    assert (ended.code, ended.out) == (0, "no image is quarantined for out_of_memory\n")
+    refused(cli("retry", table, "--reason", "oom"), table / "tmp", "oom is no reason", "out_of_memory")
+    assert listing(table) == before
 
 
 def test_verify_finds_a_whole_table_whole(cli: Cli, table: Path) -> None:

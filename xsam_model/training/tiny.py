@@ -23,14 +23,16 @@ _VISION |= {"num_attention_heads": 4, "patch_size": 16}
 _MASK_ENCODER = {"patch_size": 8, "window_size": 8, "output_channels": 16, "num_pos_feats": 8}
 _LANGUAGE = {"model_type": "phi3", "num_attention_heads": 4, "initializer_range": 0.02}
 
-SIZES: dict[str, dict[str, dict[str, Any]]] = {
+SIZES: dict[str, dict[str, Any]] = {
     "tiny": {
+        # The last layer sees the whole canvas: language tokens and the coarsest map are made of it.
+        "mask_encoder_select_layer": -1,
         "vision_config": {**_VISION, "num_hidden_layers": 3, "image_size": 96},
         "mask_encoder_config": {
             **_MASK_ENCODER,
             "hidden_size": 128,
             "mlp_dim": 512,
-            "num_hidden_layers": 5,
+            "num_hidden_layers": 4,
             "num_attention_heads": 4,
             "image_size": 128,
             "global_attn_indexes": [1, 3],
@@ -44,7 +46,7 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
             "sliding_window": 1023,
         },
         "segmentor_config": {
-            "select_layers": [1, 2, 4, 5],
+            "select_layers": [1, 2, 4, 4],
             "connector_hidden_dim": 96,
             "feature_size": 64,
             "mask_feature_size": 64,
@@ -140,7 +142,7 @@ def xsam_tiny_config(
 
     Args:
         tokenizer: of `train_tokenizer`; one of wordings and common words alone by default.
-        size: "tiny" has 3.6 million parameters, a 128 pixel canvas and 20 queries, for a CPU; "tiny-256" 11 million, a
+        size: "tiny" has 3.4 million parameters, a 128 pixel canvas and 20 queries, for a CPU; "tiny-256" 11 million, a
             256 pixel canvas and 32 queries.
         overrides: fields of `XSamConfig` to set instead.
     """

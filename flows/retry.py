@@ -1,0 +1,53 @@
+"""Behind `retry`: the config of a run that labels an earlier one's quarantined images again, or goes on with that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flows.config import ConfigError, RunConfig, merge, parse_config
+from flows.inspect import held_run
+from pipelines.manifest import read_plan, retries_by_run
+from pipelines.retry import quarantined_images
+from pipelines.storage import Store
+from pipelines.table import committed_shards
+
+
+def retry_config(
+    output: str, run_id: str | None, reasons: Sequence[str], overrides: Mapping[str, Any]
+) -> RunConfig | None:
+    """Return the config of the next retry, None if no image is quarantined for one of the reasons.
+
+    Args:
+        output: where the table is.
+        run_id: the run to retry; by default the one that the output holds.
+        reasons: of quarantine; any if empty.
+        overrides: plain values laid over the config that the run was planned with: replicas, limits, another model.
+
+    Raises:
+        PlanError: there is no such run.
+        ConfigError: it is a retry itself, or the values cannot be used.
+    """
+    store, plan = held_run(output, run_id)
+    if plan.retry_of is not None:
+        raise ConfigError(f"run {plan.run_id} is a retry: name the run that it belongs to, {plan.retry_of}")
+    name, is_new = _next_retry(store, plan.run_id)
+    again = {
+        "output": {"uri": output, "run_id": name},
+        "retry": {"run_id": plan.run_id, "reasons": list(reasons)},
+    }
+    values = merge(dict(plan.facts["config"]), overrides)
+    config = parse_config(merge(values, again), origin=f"the config that run {plan.run_id} was planned with")
+    if is_new and not quarantined_images(store, plan.run_id, reasons):
+        return None
+    return config
+
+
+def _next_retry(store: Store, run_id: str) -> tuple[str, bool]:
+    """Return the name of the last retry if it is not complete, else of a new one; and whether it is new."""
+    held = retries_by_run(store).get(run_id, [])
+    if held:
+        last = read_plan(store, held[-1])
+        if last is not None and len(committed_shards(store, last.run_id)) < last.num_shards:
+            return last.run_id, False
+    return f"{run_id}-retry-{len(held) + 1}", True

@@ -1,0 +1,134 @@
+"""Quarantined images are labelled again as a run of their own, and readers see one row for each image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import steps
+from flows.config import ConfigError, RunConfig, parse_config
+from flows.observer import Silent
+from flows.retry import retry_config
+from flows.summary import RunSummary
+from pipelines.integrity import verify
+from pipelines.manifest import retries_by_run
+from pipelines.table import open_table
+from pipelines.types import Answer, Image, PredictionError, Predictor, Prompt, Reason
+from tests.fakes import BrightPredictor, half_bright, png, write_images
+from tests.reliability.small_run import RUN, SmallRun, as_driver, run
+
+
+class ScarcePredictor(BrightPredictor):
+    """Runs out of memory over certain images."""
+
+    def __init__(self, too_large: Sequence[str]) -> None:
+        super().__init__()
+        self._too_large = set(too_large)
+
+    def predict(self, images: Sequence[Image], prompts: Sequence[Sequence[Prompt]]) -> list[Answer]:
+        if any(image.ref.image_id in self._too_large for image in images):
+            raise PredictionError(Reason.OUT_OF_MEMORY, "no memory left")
+        return super().predict(images, prompts)
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> SmallRun:
+    """A run of ten images: one is broken, one is missing its pixels, two were too large for the model."""
+    source = tmp_path / "images"
+    write_images(source, 10)
+    (source / "0001.png").write_bytes(b"no image")
+    (source / "0005.png").write_bytes((source / "0005.png").read_bytes()[:50])
+    small = SmallRun(source=str(source), output=str(tmp_path / "out"))
+    assert run(small, ScarcePredictor(["0003.png", "0008.png"])).ledger["quarantined"] == 4
+    return small
+
+
+def retry(
+    small: SmallRun, *reasons: str, predictor: Predictor | None = None, **overrides: Mapping[str, Any]
+) -> RunSummary | None:
+    config: RunConfig | None = retry_config(small.output, None, reasons, overrides)
+    if config is None:
+        return None
+    with as_driver(predictor or BrightPredictor()):
+        return steps.run_directly(config, Silent())
+
+
+def rows(small: SmallRun) -> dict[str, dict[str, Any]]:
+    found = open_table(small.store(), "images").to_table().to_pylist()
+    assert len(found) == len({row["image_id"] for row in found}) == 10
+    return {row["image_id"]: row for row in found}
+
+
+def test_only_images_with_the_reason_are_asked_again_and_their_rows_take_the_place_of_the_old(
+    labelled: SmallRun,
+) -> None:
+    before, predictor = rows(labelled), BrightPredictor()
+    summary = retry(labelled, "out_of_memory", predictor=predictor)
+    assert summary is not None
+    assert summary.ok
+    assert summary.run_id == f"{RUN}-retry-1"
+    assert sorted(name for call in predictor.calls for name in call) == ["0003.png", "0008.png"]
+    after = rows(labelled)
+    assert [after[name]["status"] for name in ("0003.png", "0008.png")] == ["ok", "ok"]
+    assert {name: row for name, row in after.items() if row["status"] == "quarantined"} == {
+        name: before[name] for name in ("0001.png", "0005.png")
+    }
+    masks = open_table(labelled.store(), "annotations").to_table(columns=["image_id"])["image_id"].to_pylist()
+    assert set(masks) == set(after) - {"0001.png", "0005.png"}
+    for run_id in (RUN, summary.run_id):
+        assert verify(labelled.store(), run_id).problems == []
+
+
+def test_each_retry_takes_what_the_ones_before_left(labelled: SmallRun) -> None:
+    still_scarce = ScarcePredictor(["0008.png"])
+    first = retry(labelled, predictor=still_scarce)
+    assert first is not None
+    assert first.ledger == {"listed": 4, "ok": 1, "empty": 0, "quarantined": 3}
+    (Path(labelled.source) / "0005.png").write_bytes(png(half_bright()))  # mended
+    second = retry(labelled)
+    assert second is not None
+    assert second.run_id == f"{RUN}-retry-2"
+    assert second.ledger == {"listed": 3, "ok": 2, "empty": 0, "quarantined": 1}
+    found = rows(labelled)
+    assert found["0001.png"]["run_id"] == second.run_id
+    assert [name for name, row in found.items() if row["status"] == "quarantined"] == ["0001.png"]
+    assert retries_by_run(labelled.store()) == {RUN: [first.run_id, second.run_id]}
+    assert retry(labelled, "out_of_memory") is None
+
+
+def test_the_run_itself_still_resumes_by_the_same_command(labelled: SmallRun) -> None:
+    retry(labelled)
+    again = run(labelled)
+    assert again.run_id == RUN
+    assert again.labelled_now == 0
+    config = labelled.config()
+    with as_driver(BrightPredictor()):
+        unnamed = parse_config({**config.to_dict(), "output": {"uri": labelled.output}})
+        assert steps.run_directly(unnamed, Silent()).run_id == RUN
+
+
+def test_a_retry_that_was_stopped_goes_on(labelled: SmallRun) -> None:
+    stopped = retry(labelled, plan={"images_per_shard": 1}, pool={"budget_s": 1e-9})
+    assert stopped is not None
+    assert stopped.committed < stopped.shards
+    finished = retry(labelled)
+    assert finished is not None
+    assert (finished.run_id, finished.ok) == (stopped.run_id, True)
+
+
+def test_a_retry_may_differ_from_its_run(labelled: SmallRun) -> None:
+    summary = retry(labelled, "out_of_memory", categories=["dark"])
+    assert summary is not None
+    names = open_table(labelled.store(), "annotations", summary.run_id).to_table()["category_name"].to_pylist()
+    assert set(names) == {"dark"}
+
+
+def test_mistakes_are_named(labelled: SmallRun) -> None:
+    with pytest.raises(ConfigError, match=r"oom is no reason; allowed: .*out_of_memory"):
+        retry(labelled, "oom")
+    retry(labelled)
+    with pytest.raises(ConfigError, match=f"is a retry: name the run that it belongs to, {RUN}"):
+        retry_config(labelled.output, f"{RUN}-retry-1", [], {})
