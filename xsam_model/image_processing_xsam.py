@@ -134,10 +134,12 @@ def _to_picture(image: NDArray[np.uint8] | Image.Image, index: int) -> Image.Ima
 
 def _normalise(picture: Image.Image, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
     """RGB picture -> (3, H, W) float32."""
-    pixels = np.asarray(picture, dtype=np.float32) / np.float32(255)
-    pixels -= np.array(mean, dtype=np.float32)
-    pixels /= np.array(std, dtype=np.float32)
-    return pixels.transpose(2, 0, 1)
+    # Channels first before the arithmetic, which is slow along an axis of three.
+    pixels = np.asarray(picture).transpose(2, 0, 1).astype(np.float32, order="C")
+    pixels /= np.float32(255)
+    pixels -= np.array(mean, dtype=np.float32)[:, None, None]
+    pixels /= np.array(std, dtype=np.float32)[:, None, None]
+    return pixels
 
 
 __all__ = ["XSamImageProcessor"]

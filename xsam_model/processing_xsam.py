@@ -168,7 +168,11 @@ class XSamProcessor(ProcessorMixin):
                 chat=CHAT_FORMATS[self.chat_format],
             )
             groups = prompts if task in VISUAL_TASKS else _per_image(conditions, count, "conditions")
-            rows = [self._encode_group(wording, group, index) for index, group in enumerate(groups)]
+            rows: list[list[int]] = []
+            for index, group in enumerate(groups):
+                # Most batches ask the same of all their images.
+                is_same = index > 0 and task not in VISUAL_TASKS and list(group) == list(groups[index - 1])
+                rows.append(rows[-1] if is_same else self._encode_group(wording, group, index))
         else:
             texts = [text] * count if isinstance(text, str) else text
             rows = [self._encode(conversation) for conversation in _per_image(texts, count, "text")]
