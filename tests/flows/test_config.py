@@ -19,7 +19,7 @@ from tests.flows.conftest import MakeConfig
 
 pytestmark = pytest.mark.timeout(120)
 
-TABLES = {"plan", "label", "pool", "waves"}
+TABLES = {"plan", "label", "pool", "waves", "limits", "retry"}
 MINIMAL = {"source": "photos", "output": "table", "model": "folder", "categories": ["car"]}
 
 
@@ -186,6 +186,7 @@ def test_the_config_of_the_documentation_and_the_example_can_be_used() -> None:
     assert load_config(REPOSITORY / "examples" / "label.toml").prompts == "examples/prompts.csv"
     keys = set(re.findall(r"^\| `(\w+)` ", document, re.MULTILINE))
     assert keys >= {field.name for field in dataclasses.fields(config)} - {"source", "output", "model"} - TABLES
+    assert [table for table in TABLES if f"| `{table}." not in document] == []
 
 
 @pytest.mark.parametrize(

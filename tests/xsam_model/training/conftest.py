@@ -44,7 +44,11 @@ def tokenizer():
 @pytest.fixture(scope="session")
 def config(tokenizer):
     small = xsam_tiny_config(
-        tokenizer, vision_config=VISION, mask_encoder_config=MASK_ENCODER, segmentor_config=SEGMENTOR
+        tokenizer,
+        vision_config=VISION,
+        mask_encoder_config=MASK_ENCODER,
+        segmentor_config=SEGMENTOR,
+        mask_encoder_select_layer=-2,
     )
     small.text_config.hidden_size, small.text_config.intermediate_size = 64, 128
     return small
