@@ -77,8 +77,7 @@ class Plan:
     @property
     def retry_of(self) -> str | None:
         """The run whose quarantined images this one labels again; None for a run of its own."""
-        retry = self.fingerprint.get("retry")
-        return None if retry is None else str(retry["run_id"])
+        return _retry_of(self.fingerprint)
 
     def shard_ids(self) -> list[str]:
         """Return all shard ids in order, without reading the image lists."""
@@ -219,10 +218,18 @@ def planned_runs(store: Store) -> list[str]:
 
 
 def retries_by_run(store: Store) -> dict[str, list[str]]:
-    """Return every planned run that is no retry, with its retries in the order in which they were made."""
-    plans = [plan for run_id in planned_runs(store) if (plan := read_plan(store, run_id))]
-    found: dict[str, list[str]] = {plan.run_id: [] for plan in plans if plan.retry_of is None}
-    for plan in sorted(plans, key=lambda plan: (len(plan.run_id), plan.run_id)):
-        if plan.retry_of is not None:
-            found.setdefault(plan.retry_of, []).append(plan.run_id)
+    """Return every planned run that is no retry, with its retries in the order in which they were made.
+
+    Plans of every version are read: the rows of those that cannot be gone on with stay readable.
+    """
+    first = {run: _retry_of(store.read_json(plan_name(run)).get("fingerprint", {})) for run in planned_runs(store)}
+    found: dict[str, list[str]] = {run: [] for run, retried in first.items() if retried is None}
+    for run in sorted(first, key=lambda run: (len(run), run)):
+        if (retried := first[run]) is not None:
+            found.setdefault(retried, []).append(run)
     return found
+
+
+def _retry_of(fingerprint: Mapping[str, Any]) -> str | None:
+    retry = fingerprint.get("retry")
+    return None if retry is None else str(retry["run_id"])

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from pipelines.manifest import retries_by_run, run_folder
+from pipelines.manifest import planned_runs, retries_by_run, run_folder
 from pipelines.schema import ANNOTATIONS, IMAGES, SCHEMA_VERSION, annotations_table, images_table
 from pipelines.storage import Store
 from pipelines.types import ImagePrediction, ImageRef, Shard, ShardReceipt
@@ -262,14 +262,17 @@ def open_table(store: Store, kind: Kind, run_id: str | None = None) -> ds.Datase
     """
     if run_id is not None:
         return _open_runs(store, kind, [run_id])
-    runs = retries_by_run(store)
-    dataset = _open_runs(store, kind, sorted({*runs, *chain.from_iterable(runs.values())}))
+    dataset = _open_runs(store, kind, planned_runs(store))
     if kind == "images":
-        for run, retries in runs.items():
-            for earlier, later in pairwise([run, *retries]):
-                tried = _open_runs(store, "images", retries[retries.index(later) :]).to_table(columns=["image_id"])
-                again = ds.field("image_id").isin(tried["image_id"].combine_chunks())
-                dataset = dataset.filter(~((ds.field("run_id") == earlier) & again))
+        for run, retries in retries_by_run(store).items():
+            labelled_later: list[str] = []
+            for earlier, later in reversed(list(pairwise([run, *retries]))):
+                rows = _open_runs(store, "images", [later]).to_table(columns=["image_id"])
+                labelled_later += rows["image_id"].to_pylist()
+                is_old = (ds.field("run_id") == earlier) & ds.field("image_id").isin(
+                    pa.array(labelled_later, pa.string())
+                )
+                dataset = dataset.filter(~is_old)
     return dataset
 
 

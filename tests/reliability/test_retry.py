@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,10 +111,20 @@ def test_the_run_itself_still_resumes_by_the_same_command(labelled: SmallRun) ->
         assert steps.run_directly(unnamed, Silent()).run_id == RUN
 
 
+@pytest.mark.parametrize("version", [1, 99])
+def test_rows_of_a_run_planned_by_another_version_stay_readable(labelled: SmallRun, version: int) -> None:
+    before, name = rows(labelled), f"_runs/{RUN}/plan.json"
+    store = labelled.store()
+    store.write(name, json.dumps({**store.read_json(name), "format": version}).encode())
+    assert rows(labelled) == before
+    assert open_table(store, "annotations").count_rows() > 0
+
+
 def test_a_retry_that_was_stopped_goes_on(labelled: SmallRun) -> None:
     stopped = retry(labelled, plan={"images_per_shard": 1}, pool={"budget_s": 1e-9})
     assert stopped is not None
     assert stopped.committed < stopped.shards
+    assert rows(labelled)
     finished = retry(labelled)
     assert finished is not None
     assert (finished.run_id, finished.ok) == (stopped.run_id, True)
