@@ -22,6 +22,7 @@ from flows import planning, steps
 from flows.breaker import CircuitBreaker
 from flows.config import RunConfig
 from flows.observer import RunObserver, Several, current_observer
+from flows.signals import Termination, finishing_first
 from flows.summary import RunFailedError, RunSummary
 from pipelines.manifest import Plan
 from pipelines.table import committed_shards
@@ -42,6 +43,7 @@ def label_collection(config: RunConfig) -> dict[str, Any]:
 
     Raises:
         RunFailedError: an image is not accounted for; everything committed is kept, and the same call resumes.
+        TerminationSignal: SIGTERM came; what was in flight had config.pool.drain_grace_s to commit.
         ConfigError, SourceError, PromptTableError, PlanError, StorageError, ReplicaStartError: the run cannot start;
             nothing was written.
     """
@@ -54,13 +56,19 @@ def label_collection(config: RunConfig) -> dict[str, Any]:
         observer = Several(current_observer(), PrefectObserver(plan, len(committed)))
         observer.on_plan(plan, len(committed))
         todo = [shard_id for shard_id in plan.shard_ids() if shard_id not in committed]
+        sigterm = Termination()
         if runner is not None:
+            sigterm = stack.enter_context(finishing_first(runner.stop, config.pool.drain_grace_s))
             waves = steps.cut_waves(todo, config)
             for number, shard_ids in enumerate(waves, start=1):
+                if sigterm.reason or breaker.reason:
+                    break
                 label = f"{number}/{len(waves)}"
                 failures += _run_wave(config, plan, runner, observer, breaker, label, shard_ids)
-    summary = verify_run(config, plan, failures, breaker.reason, len(committed), started)
-    publish(summary)
+            runner.close()  # its machines are free while the table is verified
+        stopped = breaker.reason or sigterm.reason
+        summary = verify_run(config, plan, failures, stopped, len(committed), started)
+        publish(summary)
     if not summary.ok:
         raise RunFailedError(summary)
     return summary.to_dict()
@@ -80,7 +88,7 @@ class WaveFailedError(RuntimeError):
         left = [f"{num_left} shards were not tried: the budget is spent or the run was asked to stop"] * (num_left > 0)
         super().__init__("; ".join(first + left))
         self.failures = failures
-        self.can_retry = any(failure.kind != "unfinished" for failure in failures)
+        self.can_retry = not num_left and any(failure.kind != "unfinished" for failure in failures)
 
 
 def _is_wave_failure(_task: Any, _run: Any, state: State[Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM on the command line: the run closes what it started, and ends in time even if that hangs."""
+"""SIGTERM lets a run finish what is in flight; on the command line it and Ctrl-C end a run in time even if it hangs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 GRACE_S = 20.0
 STOPPED = {
@@ -21,9 +22,56 @@ class Terminated(BaseException):
     """SIGTERM, as an exception that no handler of ordinary errors stops."""
 
 
+# Seconds that the block of finishing_first which is open now may take after SIGTERM.
+_finishing_s = 0.0
+
+
+@dataclass
+class Termination:
+    """Whether SIGTERM has come: why the run stops, for people; empty until then."""
+
+    reason: str = ""
+
+
+@contextlib.contextmanager
+def finishing_first(stop: Callable[[], object], grace_s: float) -> Iterator[Termination]:
+    """Let SIGTERM call ``stop`` in this block, and heed it only at the block's end; a second one is heeded at once.
+
+    What heeding means is up to the handler that was there before: of ``handled``, of Prefect, or Python's own, which
+    ends the process. In another thread than the main one, and while another such block is open, nothing changes.
+
+    Args:
+        stop: asks what goes on in the block to come to its end; runs in a signal handler.
+        grace_s: seconds that this may take.
+
+    Yields:
+        What tells whether SIGTERM has come.
+    """
+    global _finishing_s  # noqa: PLW0603 - signals belong to the process
+    termination = Termination()
+    if threading.current_thread() is not threading.main_thread() or _finishing_s:
+        yield termination
+        return
+
+    def on_sigterm(_number: int, _frame: object) -> None:
+        termination.reason = "stopped: SIGTERM came; the same command resumes the run"
+        signal.signal(signal.SIGTERM, before)
+        stop()
+
+    before = signal.signal(signal.SIGTERM, on_sigterm)
+    _finishing_s = max(grace_s, 1e-3)
+    try:
+        yield termination
+    finally:
+        _finishing_s = 0.0
+        signal.signal(signal.SIGTERM, before)
+    if termination.reason:
+        signal.raise_signal(signal.SIGTERM)
+
+
 @contextlib.contextmanager
 def handled() -> Iterator[None]:
-    """Raise Terminated on SIGTERM, and end the process GRACE_S after a signal if closing takes longer.
+    """Raise Terminated on SIGTERM, and end the process GRACE_S after a signal is heeded if closing takes longer.
 
     Closing can hang where a signal went to the whole process group: Ray or an embedded Prefect server is gone before
     this process has said good-bye to it. To be entered in the main thread.
@@ -47,13 +95,20 @@ def _raise_terminated(_number: int, _frame: object) -> None:
 
 
 def _end_in_time(reader: int) -> None:
-    """Wait for a signal to stop, or for the end of the pipe."""
+    """Wait for a signal to stop, or for the end of the pipe: what was to be ended has ended then."""
+    timers: list[threading.Timer] = []
+    num_sigterms = 0
     while data := os.read(reader, 1):
         if data[0] in STOPPED:
             number = signal.Signals(data[0])
-            timer = threading.Timer(GRACE_S, _end_now, [number])
+            num_sigterms += number == signal.SIGTERM
+            finishes = number == signal.SIGTERM and num_sigterms == 1
+            timer = threading.Timer(GRACE_S + (_finishing_s if finishes else 0.0), _end_now, [number])
             timer.daemon = True
             timer.start()
+            timers.append(timer)
+    for timer in timers:
+        timer.cancel()
     os.close(reader)
 
 

@@ -6,12 +6,14 @@ import json
 import math
 import time
 from collections.abc import Iterable
+from contextlib import ExitStack
 
 from actors.pool import PoolEvent, ShardFailure, ShardRunner
 from flows.breaker import CircuitBreaker
 from flows.config import RunConfig
 from flows.observer import RunObserver
 from flows.planning import open_output, planned_run
+from flows.signals import Termination, finishing_first
 from flows.summary import RunSummary, summarise
 from pipelines.integrity import remove_own_leftovers, verify
 from pipelines.manifest import (
@@ -77,7 +79,7 @@ def finish_run(
         config: the run's config.
         plan: its plan.
         failures: shards that were given up.
-        stopped: why the circuit breaker opened; empty if it did not.
+        stopped: why the run was ended before its end; empty if it was not.
         committed_before: shards that were committed when this invocation began.
         started: time.monotonic() at its beginning.
     """
@@ -116,22 +118,27 @@ def run_directly(config: RunConfig, observer: RunObserver) -> RunSummary:
     """Run without Prefect: the same steps in one go.
 
     Raises:
-        As label_collection does, except that an incomplete run returns its summary with the problems.
+        As label_collection does, except that an incomplete run returns its summary with the problems, and that what
+        SIGTERM does at the end is up to the handler that was there before.
     """
     started = time.monotonic()
     store = open_output(config)
     failures: list[ShardFailure] = []
     breaker = CircuitBreaker(config.limits)
-    with planned_run(config) as (plan, runner):
+    with ExitStack() as stack:
+        plan, runner = stack.enter_context(planned_run(config))
         committed = committed_shards(store, plan.run_id)
         observer.on_plan(plan, len(committed))
+        sigterm = Termination()
         if runner is not None:
+            sigterm = stack.enter_context(finishing_first(runner.stop, config.pool.drain_grace_s))
             failures, _ = label_shards(runner, store, plan, plan.shard_ids(), observer, breaker)
-    return finish_run(
-        config,
-        plan,
-        failures=failures,
-        stopped=breaker.reason,
-        committed_before=len(committed),
-        started=started,
-    )
+            runner.close()  # its machines are free while the table is verified
+        return finish_run(
+            config,
+            plan,
+            failures=failures,
+            stopped=breaker.reason or sigterm.reason,
+            committed_before=len(committed),
+            started=started,
+        )

@@ -122,7 +122,7 @@ def summarise(
         problems=[
             *([stopped] if stopped else []),
             *report.problems,
-            *(f"{f.shard_id} failed {f.attempts} times: {_first_line(f)}" for f in failures),
+            *(_failure(f) for f in failures),
         ],
         rejected_prompts=rejected[:_MAX_REPORTED],
         num_rejected_prompts=len(rejected),
@@ -141,6 +141,7 @@ def summarise(
     )
 
 
-def _first_line(failure: ShardFailure) -> str:
-    """Return what happened; the traceback that follows it is in summary.json."""
-    return failure.error.partition("\n")[0] or failure.kind
+def _failure(failure: ShardFailure) -> str:
+    """Say what became of a shard in a line; the traceback that follows it is in summary.json."""
+    what = "was not finished" if failure.kind == "unfinished" else f"failed {failure.attempts} times"
+    return f"{failure.shard_id} {what}: {failure.error.partition(chr(10))[0] or failure.kind}"

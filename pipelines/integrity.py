@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -92,6 +92,7 @@ def verify(
     if missing:
         report.problems.append(f"{len(missing)} planned shards are not committed: {_some(missing)}")
     for commit in commits:
+        report.problems += _ledger_problems(plan, commit)
         report.num_annotations += commit.annotations.rows
         report.status_counts.update(commit.status_counts)
         report.reason_counts.update(commit.reason_counts)
@@ -118,11 +119,26 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
+def _ledger_problems(plan: Plan, commit: ShardCommit) -> Iterator[str]:
+    """Yield what does not add up in a shard: its images are ok, empty or quarantined, the last for a reason each."""
+    planned = plan.images_in(commit.shard_id)
+    if planned is not None and planned != sum(commit.status_counts.values()):
+        yield f"{commit.shard_id}: {planned} images planned, but {_sum_of(commit.status_counts)}"
+    if commit.images.rows != sum(commit.status_counts.values()):
+        yield f"{commit.shard_id}: {commit.images.rows} rows committed, but {_sum_of(commit.status_counts)}"
+    quarantined, reasons = commit.status_counts.get(Status.QUARANTINED, 0), sum(commit.reason_counts.values())
+    if quarantined != reasons:
+        yield f"{commit.shard_id}: {quarantined} images quarantined, but {reasons} reasons counted"
+
+
+def _sum_of(counts: Mapping[str, int]) -> str:
+    parts = " + ".join(f"{counts.get(status.value, 0)} {status.value}" for status in Status)
+    return f"{parts} = {sum(counts.values())}"
+
+
 def _check_ledger(report: VerifyReport, *, complete: bool) -> None:
-    counted = sum(report.status_counts.values())
-    if complete and counted != report.listed:
-        parts = " + ".join(f"{report.status_counts[status.value]} {status.value}" for status in Status)
-        report.problems.append(f"{report.listed} images listed, but {parts} = {counted}")
+    if complete and report.status_counts.total() != report.listed:
+        report.problems.append(f"{report.listed} images listed, but {_sum_of(report.status_counts)}")
 
 
 def _check_rows(
@@ -162,6 +178,9 @@ def _shard_problems(store: Store, commit: ShardCommit, shard: Shard) -> Iterator
     statuses = Counter(images["status"].to_pylist())
     if statuses != Counter(dict(commit.status_counts)):
         yield f"{commit.images.name} counts {dict(statuses)}, committed {dict(commit.status_counts)}"
+    reasons = Counter(filter(None, images["reason"].to_pylist()))
+    if reasons != Counter(dict(commit.reason_counts)):
+        yield f"{commit.images.name} gives reasons {dict(reasons)}, committed {dict(commit.reason_counts)}"
     masks = Counter(annotations["image_id"].to_pylist())
     claimed = dict(zip(images["image_id"].to_pylist(), images["num_annotations"].to_pylist(), strict=True))
     wrong = [image for image in claimed | masks if claimed.get(image) != masks[image]]

@@ -61,6 +61,7 @@ class Plan:
     Attributes:
         run_id: the run that it belongs to.
         num_images, num_bytes, num_shards: totals as listed; num_bytes counts images whose size is known.
+        images_per_shard: images in every shard but the last; 0 in plans of earlier versions, which do not say it.
         fingerprint: everything that can change a row, by name; what a resumed run must match.
         parts: the files that hold the image lists.
         facts: config and provenance, for people and for issue reports.
@@ -70,6 +71,7 @@ class Plan:
     num_images: int
     num_bytes: int
     num_shards: int
+    images_per_shard: int
     fingerprint: Mapping[str, Any]
     parts: tuple[PlanPart, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -82,6 +84,13 @@ class Plan:
     def shard_ids(self) -> list[str]:
         """Return all shard ids in order, without reading the image lists."""
         return [shard_name(number) for number in range(self.num_shards)]
+
+    def images_in(self, shard_id: str) -> int | None:
+        """Return how many images a shard has, without reading the image lists; None if the plan does not say."""
+        if not self.images_per_shard:
+            return None
+        first = shard_number(shard_id) * self.images_per_shard
+        return max(0, min(self.images_per_shard, self.num_images - first))
 
     def shards(self, store: Store, wanted: Iterable[str] | None = None) -> Iterator[Shard]:
         """Read the planned shards in order, part by part; only those wanted, all by default."""
@@ -111,6 +120,11 @@ def plan_name(run_id: str) -> str:
 def shard_name(number: int) -> str:
     """Return the id of the shard with this position in the plan."""
     return f"shard-{number:05d}"
+
+
+def shard_number(shard_id: str) -> int:
+    """Return the position in the plan of the shard with this id."""
+    return int(shard_id.rpartition("-")[2])
 
 
 def plan_shards(refs: Iterable[ImageRef], config: PlanConfig) -> list[Shard]:
@@ -168,6 +182,7 @@ def write_plan(
         "num_images": sum(len(shard.images) for shard in shards),
         "num_bytes": sum(ref.num_bytes or 0 for shard in shards for ref in shard.images),
         "num_shards": len(shards),
+        "images_per_shard": len(shards[0].images) if shards else 0,
         "fingerprint_sha256": fingerprint_digest(fingerprint),
         "fingerprint": dict(fingerprint),
         "parts": [{"name": part.name, "num_shards": part.num_shards} for part in parts],
@@ -206,6 +221,7 @@ def read_plan(store: Store, run_id: str) -> Plan | None:
         num_images=document["num_images"],
         num_bytes=document["num_bytes"],
         num_shards=document["num_shards"],
+        images_per_shard=document.get("images_per_shard", 0),
         fingerprint=document["fingerprint"],
         parts=tuple(PlanPart(**part) for part in document["parts"]),
         facts=document["facts"],

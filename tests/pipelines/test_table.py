@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
 import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipelines.integrity import leftovers, remove_own_leftovers, vacuum, verify
-from pipelines.manifest import Plan, PlanConfig, plan_shards, write_plan
+from pipelines.manifest import Plan, PlanConfig, plan_name, plan_shards, write_plan
 from pipelines.schema import ANNOTATIONS, IMAGES, annotations_table
 from pipelines.storage import Store, open_store
 from pipelines.table import (
@@ -227,6 +229,56 @@ def test_verify_names_the_damage(damage, message: str) -> None:
     report = verify(store, RUN)
     assert not report.ok
     assert any(message in problem for problem in report.problems), report.problems
+
+
+def _change_commit(store: Store, **fields: Any) -> None:
+    name = commit_name(RUN, "shard-00001")
+    document = store.read_json(name)
+    for path, value in fields.items():
+        table, _, key = path.rpartition("__")
+        (document[table] if table else document)[key] = value
+    store.write(name, json.dumps(document).encode())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"status_counts": {"ok": 1}}, "shard-00001: 2 images planned, but 1 ok + 0 empty + 0 quarantined = 1"),
+        ({"status_counts": {"ok": 3}}, "shard-00001: 2 images planned, but 3 ok + 0 empty + 0 quarantined = 3"),
+        ({"images__rows": 1}, "shard-00001: 1 rows committed, but 2 ok + 0 empty + 0 quarantined = 2"),
+        ({"reason_counts": {"corrupt": 1}}, "shard-00001: 0 images quarantined, but 1 reasons counted"),
+    ],
+)
+def test_a_ledger_that_does_not_add_up_is_named_by_shard_without_reading_rows(
+    store: Store, change: dict[str, Any], message: str
+) -> None:
+    _, shards = _planned(store)
+    for shard in shards:
+        _commit(store, shard, "d1-0")
+    assert verify(store, RUN, deep=False).ok
+    _change_commit(store, **change)
+    assert message in verify(store, RUN, deep=False).problems
+
+
+def test_counts_that_add_up_but_are_not_those_of_the_rows_are_named(store: Store) -> None:
+    _, shards = _planned(store)
+    for shard in shards:
+        _commit(store, shard, "d1-0")
+    _change_commit(store, status_counts={"empty": 1, "quarantined": 1}, reason_counts={"corrupt": 1})
+    assert verify(store, RUN, deep=False).ok
+    (statuses, reasons) = verify(store, RUN).problems
+    assert "counts {'ok': 2}, committed {'empty': 1, 'quarantined': 1}" in statuses
+    assert "gives reasons {}, committed {'corrupt': 1}" in reasons
+
+
+def test_plans_that_do_not_say_how_many_images_a_shard_has_are_still_verified(store: Store) -> None:
+    _, shards = _planned(store)
+    for shard in shards:
+        _commit(store, shard, "d1-0")
+    document = store.read_json(plan_name(RUN))
+    del document["images_per_shard"]
+    store.write(plan_name(RUN), json.dumps(document).encode())
+    assert verify(store, RUN).ok
 
 
 def test_verify_names_rows_that_disagree_although_the_hashes_agree() -> None:
