@@ -12,8 +12,7 @@ from PIL import Image
 from benchmarks.photos import describe_photos, write_photos
 from benchmarks.report import Figure, Report
 from benchmarks.timing import time_in_turn
-from pipelines.label import LabelJob, load_image
-from pipelines.prefetch import prefetch
+from pipelines.label import LabelConfig, LabelJob, load_images
 from pipelines.types import ImageRef
 
 NAME = "load_rate"
@@ -62,7 +61,6 @@ def bare(refs: Sequence[ImageRef]) -> None:
 
 def load(refs: Sequence[ImageRef], threads: int) -> None:
     """Load as a shard does, and drop each image at once."""
-    job = LabelJob(run_id="bench", prompts=())
-    loader = prefetch(refs, lambda ref, reserve: load_image(ref, reserve, job), threads=threads, max_bytes=2**29)
-    for item in loader:
+    job = LabelJob(run_id="bench", prompts=(), config=LabelConfig(load_threads=threads))
+    for item in load_images(refs, job):
         item.release()

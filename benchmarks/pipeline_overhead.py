@@ -20,7 +20,7 @@ from benchmarks.models import load_predictor, mid_config, num_parameters, one_to
 from benchmarks.photos import describe_photos, write_photos
 from benchmarks.report import Figure, Report
 from benchmarks.timing import Timed, time_in_turn
-from pipelines.label import LabelConfig, LabelJob, load_image
+from pipelines.label import LabelConfig, LabelJob, load_images
 from pipelines.manifest import PlanConfig, plan_shards
 from pipelines.storage import open_store
 from pipelines.table import open_table
@@ -121,7 +121,7 @@ def make_bench(predictor: XSamPredictor, folder: Path, count: int, *, batch_size
     """Write photographs, and prepare what the bare loops take for granted."""
     refs = write_photos(folder / "photos", count, shrink=shrink)
     job = LabelJob(run_id=RUN_ID, prompts=prompts())
-    images = [image for ref in refs if isinstance(image := load_image(ref, lambda _: None, job), Image)]
+    images = [loaded.value for loaded in load_images(refs, job) if isinstance(loaded.value, Image)]
     texts = [prompt.text for prompt in prompts()]
     inputs = [
         predictor.segmenter.processor(

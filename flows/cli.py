@@ -10,7 +10,6 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from flows import signals
 
@@ -284,9 +283,11 @@ def main() -> None:
             sys.exit(usage.exit_code)
         if not _is_users(error):
             raise
+        from flows.console import literal
+
         # What follows the first line of a replica's error is its traceback.
         text = str(error) if type(error).__name__ != "ReplicaStartError" else str(error).partition("\n")[0]
-        errors.print(f"[red]error:[/] {escape(text)}")
+        errors.print(f"[red]error:[/] {literal(text)}")
         sys.exit(2)
 
 

@@ -17,12 +17,20 @@ from actors.config import PoolConfig, PredictorConfig
 from flows.prompts import caption_prompt, check_names, check_stuff, named_prompts
 from pipelines.label import LabelConfig
 from pipelines.manifest import PlanConfig
-from pipelines.storage import absolute_uri, check_storage_options, protocol_of
+from pipelines.storage import absolute_uri, check_storage_options, protocol_of, secret_in
 from pipelines.types import CategoryTask, Prompt, Reason
 
 
 class ConfigError(ValueError):
     """A config cannot be used; the message names the field, its value and what is allowed."""
+
+
+def _check_uri(name: str, uri: str) -> None:
+    if secret := secret_in(uri):
+        raise ValueError(
+            f"{name} carries {secret}, which would end up in plans, logs and flow-run parameters; let the machine have "
+            "the credentials, as environment variables, a profile or a role"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +41,7 @@ class SourceConfig:
         uri: a folder or bucket prefix, a glob, a list file (.txt, .lst), or a table (.csv, .tsv, .parquet, .jsonl).
         image_id_column, uri_column: columns of a table source; found by their usual names when left out.
         storage_options: fsspec options without credentials, e.g. endpoint_url.
+        allow_http: fetch images that a list or table names as http:// or https://.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -41,10 +50,12 @@ class SourceConfig:
     image_id_column: str | None = None
     uri_column: str | None = None
     storage_options: dict[str, Any] = field(default_factory=dict)
+    allow_http: bool = False
 
     def __post_init__(self) -> None:
         if not self.uri:
             raise ValueError("source.uri is empty; give a folder, bucket prefix, glob, list file or table")
+        _check_uri("source.uri", self.uri)
         check_storage_options(self.storage_options)
 
 
@@ -73,6 +84,7 @@ class OutputConfig:
             raise ValueError(f"output.run_id {self.run_id!r} may hold letters, digits, '-' and '_' only")
         if self.run_id is not None and self.run_id.startswith("_"):
             raise ValueError(f"output.run_id {self.run_id!r} begins with '_', and readers of tables skip such folders")
+        _check_uri("output.uri", self.uri)
         check_storage_options(self.storage_options)
 
 
@@ -184,6 +196,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not (self.categories or self.phrases or self.questions or self.caption or self.chat or self.prompts):
             raise ValueError("nothing to ask: give categories, phrases, questions, caption, chat or prompts")
+        _check_uri("prompts", self.prompts or "")
         for what in ("categories", "phrases", "questions", "chat"):
             check_names(what, getattr(self, what))
         check_stuff(self.task, self.categories, self.stuff)
@@ -261,7 +274,8 @@ def parse_config(values: Mapping[str, Any], *, origin: str = "config") -> RunCon
         return TypeAdapter(RunConfig).validate_python(expanded)
     except ValidationError as error:
         lines = [_explain(dict(item)) for item in error.errors(include_url=False)]
-        raise ConfigError(f"{origin} cannot be used:\n" + "\n".join(f"  {line}" for line in lines)) from error
+        # Without its cause: that shows what was given, and a mistake may hold a secret.
+        raise ConfigError(f"{origin} cannot be used:\n" + "\n".join(f"  {line}" for line in lines)) from None
 
 
 def load_config(path: str | Path) -> RunConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from types import TracebackType
@@ -81,13 +82,13 @@ class ConsoleObserver:
     def on_failure(self, failure: ShardFailure) -> None:
         """Print a shard that was given up."""
         first = failure.error.splitlines()[0] if failure.error else failure.kind
-        self._console.print(f"[red]{failure.shard_id} failed[/] after {failure.attempts} attempts: {escape(first)}")
+        self._console.print(f"[red]{failure.shard_id} failed[/] after {failure.attempts} attempts: {literal(first)}")
 
     def on_event(self, event: PoolEvent) -> None:
         """Print what happens to replicas; the rate counts from when the first one is ready."""
         if event.kind == "replica_started" and not self._images:
             self._started = time.monotonic()
-        message = escape(event.message.splitlines()[0])
+        message = literal(event.message.splitlines()[0])
         self._console.print(f"[dim]{event.kind.replace('_', ' ')}: {message}[/]", highlight=False)
 
     def _rate(self) -> str:
@@ -96,6 +97,16 @@ class ConsoleObserver:
 
     def _count_text(self) -> str:
         return ", ".join(f"{self._counts[s.value]:,} {s.value}" for s in Status) + f", {self._masks:,} masks"
+
+
+def literal(text: object) -> str:
+    """Return text that is shown as it is: no markup, and nothing that a terminal would obey, as a key may hold."""
+    return escape("".join(_visible(char) for char in str(text)))
+
+
+def _visible(char: str) -> str:
+    # Line breaks are ours; Cc are control characters, Cf among others those that turn the direction of writing.
+    return char if char == "\n" or unicodedata.category(char) not in ("Cc", "Cf") else f"\\x{ord(char):02x}"
 
 
 def duration(seconds: float) -> str:
@@ -121,7 +132,7 @@ def facts_table(title: str, rows: Iterable[tuple[str, object]]) -> Table:
     """Return a two-column table of names and values."""
     table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in rows:
-        table.add_row(f"[dim]{name}[/]", escape(str(value)))
+        table.add_row(f"[dim]{name}[/]", literal(value))
     return table
 
 
@@ -139,10 +150,10 @@ def show_summary(console: Console, summary: RunSummary) -> None:
     rows.append(("shards", f"{summary.committed:,} of {summary.shards:,}, {summary.labelled_now:,} labelled now"))
     at_model = f"all shards together {duration(summary.model_s)} waiting for the model"
     rows.append(("time", f"{duration(summary.elapsed_s)}; {at_model}"))
-    console.print(facts_table(f"[bold]{summary.run_id}[/] in {escape(summary.output)}", rows))
+    console.print(facts_table(f"[bold]{summary.run_id}[/] in {literal(summary.output)}", rows))
     show_rejected(console, summary.rejected_prompts, summary.num_rejected_prompts)
     for problem in summary.problems:
-        console.print(f"[red]problem:[/] {escape(problem)}", highlight=False)
+        console.print(f"[red]problem:[/] {literal(problem)}", highlight=False)
 
 
 def show_rejected(console: Console, rejected: list[dict[str, Any]], total: int) -> None:
@@ -152,7 +163,7 @@ def show_rejected(console: Console, rejected: list[dict[str, Any]], total: int) 
     console.print(f"[yellow]{total:,} prompts could not be asked:[/]")
     for row in rejected[:20]:
         text = f"row {row['row']}: {row['image']} {row['prompt_id']}: {row['reason']}"
-        console.print(f"  {escape(text)}", highlight=False)
+        console.print(f"  {literal(text)}", highlight=False)
     if total > 20:
         console.print(f"  and {total - 20:,} more, in summary.json")
 
@@ -165,5 +176,5 @@ def show_report(console: Console, report: VerifyReport) -> None:
     rows.append(("leftovers", f"{len(report.leftovers):,} files that no commit names"))
     console.print(facts_table(f"[bold]{report.run_id}[/]", rows))
     for problem in report.problems:
-        console.print(f"[red]problem:[/] {escape(problem)}", highlight=False)
+        console.print(f"[red]problem:[/] {literal(problem)}", highlight=False)
     console.print("[green]whole[/]" if report.ok else "[red]not whole[/]")

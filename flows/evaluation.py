@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from flows.config import ConfigError
+from flows.console import literal
 from flows.inspect import held_run
 from pipelines.evaluate import Evaluation, TaskFigures, evaluate_output
 from pipelines.ground_truth import read_ground_truth
@@ -95,19 +95,19 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
     for table in tables.values():
         console.print(table)
     for note in evaluation.notes:
-        console.print(f"[yellow]note:[/] {escape(note)}", highlight=False)
+        console.print(f"[yellow]note:[/] {literal(note)}", highlight=False)
 
 
 def _category_table(result: TaskFigures) -> Table:
     columns: Mapping[str, object] = next(iter(result.categories.values()))
     table = _table(f"{result.task} {result.group}".strip(), ("category", *columns))
     for name, figures in list(result.categories.items())[:_MAX_CATEGORIES]:
-        table.add_row(escape(name), *map(_shown, figures.values()))
+        table.add_row(literal(name), *map(_shown, figures.values()))
     return table
 
 
 def _table(title: str, columns: tuple[str, ...]) -> Table:
-    table = Table(title=escape(title), title_justify="left")
+    table = Table(title=literal(title), title_justify="left")
     for name in columns:
         table.add_column(name, justify="left" if name in ("task", "of", "category") else "right")
     return table

@@ -6,11 +6,10 @@ import time
 from collections import Counter
 
 from rich.console import Console
-from rich.markup import escape
 
 from flows import planning
 from flows.config import ConfigError, RunConfig
-from flows.console import duration, facts_table, ledger_rows, show_rejected, show_report, size
+from flows.console import duration, facts_table, ledger_rows, literal, show_rejected, show_report, size
 from flows.summary import rejected_row
 from pipelines.fingerprint import PlanError
 from pipelines.integrity import vacuum, verify
@@ -36,7 +35,7 @@ def show_plan(config: RunConfig, console: Console) -> None:
             ("images", f"{held.num_images:,}, {size(held.num_bytes)} as listed when it was planned"),
             ("shards", f"{held.num_shards:,}, {committed:,} committed, {held.num_shards - committed:,} to label"),
         ]
-        console.print(facts_table(f"run [bold]{draft.run_id}[/] would be resumed in {escape(store.uri)}", rows))
+        console.print(facts_table(f"run [bold]{draft.run_id}[/] would be resumed in {literal(store.uri)}", rows))
         return
     listing = draft.listing
     assert listing is not None, "a draft holds a plan or a listing"
@@ -49,7 +48,7 @@ def show_plan(config: RunConfig, console: Console) -> None:
         ("first", images[0].uri),
         ("last", images[-1].uri),
     ]
-    console.print(facts_table(f"run [bold]{draft.run_id}[/] would be planned in {escape(store.uri)}", rows))
+    console.print(facts_table(f"run [bold]{draft.run_id}[/] would be planned in {literal(store.uri)}", rows))
     show_rejected(console, [rejected_row(r) for r in listing.rejected], len(listing.rejected))
 
 
@@ -85,7 +84,7 @@ def show_status(output: str, run_id: str | None, console: Console) -> None:
     rows += [("done", f"{100 * done / plan.num_images:.1f} %")]
     if times and done < plan.num_images:
         rows += _pace(times, plan.num_images - done)
-    console.print(facts_table(f"run [bold]{plan.run_id}[/] in {escape(store.uri)}", rows))
+    console.print(facts_table(f"run [bold]{plan.run_id}[/] in {literal(store.uri)}", rows))
 
 
 def _pace(times: list[tuple[float, int, float]], left: int) -> list[tuple[str, object]]:
@@ -128,7 +127,7 @@ def show_vacuum(output: str, run_id: str | None, console: Console, *, dry_run: b
     store, plan = held_run(output, run_id)
     names = vacuum(store, plan.run_id, dry_run=dry_run)
     for name in names:
-        console.print(f"  {escape(name)}")
+        console.print(f"  {literal(name)}")
     console.print(f"{len(names):,} leftovers {'found' if dry_run else 'removed'}")
 
 

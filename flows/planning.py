@@ -256,6 +256,7 @@ def open_run_runner(config: RunConfig, run_id: str) -> ShardRunner:
         prompts=config.common_prompts(),
         config=config.label,
         source_options=config.source.storage_options,
+        allow_http=config.source.allow_http,
     )
     # Replicas may have another working directory, and another place for packages.
     is_packaged = config.model.path == TINY_MODEL

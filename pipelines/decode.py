@@ -65,6 +65,11 @@ _TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8,
 _RGB_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"})
 _GRAY16_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 
+# A progressive JPEG has some ten. Each takes a pass over all of its pixels: thousands of them, a few bytes each, would
+# keep a thread busy for hours.
+_MAX_JPEG_SCANS = 100
+_START_OF_SCAN = b"\xff\xda"
+
 _TRANSPOSE = {
     2: PilImage.Transpose.FLIP_LEFT_RIGHT,
     3: PilImage.Transpose.ROTATE_180,
@@ -168,6 +173,8 @@ def decode_image(data: bytes, ref: ImageRef, limits: DecodeLimits = DEFAULT_LIMI
             Reason.TOO_MANY_PIXELS,
             f"{width} x {height} = {width * height} pixels; max_image_pixels is {limits.max_image_pixels}",
         )
+    if isinstance(image, JpegImageFile) and (scans := data.count(_START_OF_SCAN)) > _MAX_JPEG_SCANS:
+        raise DecodeError(Reason.CORRUPT, f"JPEG: it has {scans} scans; at most {_MAX_JPEG_SCANS} are decoded")
     try:
         pixels, orientation = _load(image)
     except _PIL_ERRORS as error:

@@ -7,9 +7,18 @@ from typing import Any
 
 from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.exceptions import FSTimeoutError
+from fsspec.implementations.http import HTTPFileSystem
 
-from pipelines.storage import error_code, explain, open_filesystem
+from pipelines.storage import ProtocolError, error_code, explain, open_filesystem
 from pipelines.types import ImageRef, Reason
+
+_WEB_CHUNK_BYTES = 2**18
+_WEB_ERRORS: Mapping[int, type[OSError]] = {
+    401: PermissionError,
+    403: PermissionError,
+    404: FileNotFoundError,
+    410: FileNotFoundError,
+}
 
 
 class FetchError(Exception):
@@ -20,14 +29,22 @@ class FetchError(Exception):
         self.reason = reason
 
 
-def fetch(ref: ImageRef, *, options: Mapping[str, Any] | None, max_bytes: int, timeout_s: float) -> bytes:
-    """Fetch an image's bytes, bounded in size and (for object stores) in time.
+def fetch(
+    ref: ImageRef,
+    *,
+    options: Mapping[str, Any] | None,
+    max_bytes: int,
+    timeout_s: float,
+    allow_http: bool = False,
+) -> bytes:
+    """Fetch an image's bytes, bounded in size and (for object stores and the web) in time.
 
     Args:
         ref: the planned image.
         options: storage options of its source.
         max_bytes: refuse anything larger, before transferring it where the size is known.
         timeout_s: seconds for the whole transfer.
+        allow_http: whether the web may be asked.
 
     Raises:
         FetchError: with the reason for the image's row.
@@ -35,9 +52,11 @@ def fetch(ref: ImageRef, *, options: Mapping[str, Any] | None, max_bytes: int, t
     if ref.num_bytes is not None and ref.num_bytes > max_bytes:
         raise FetchError(Reason.TOO_MANY_BYTES, f"{ref.num_bytes:,} bytes; max_image_bytes is {max_bytes:,}")
     try:
-        fs, path = open_filesystem(ref.uri, options)
+        fs, path = open_filesystem(ref.uri, options, allow_http=allow_http)
         span: dict[str, int] = {} if ref.num_bytes is not None else {"start": 0, "end": max_bytes + 1}
-        if isinstance(fs, AsyncFileSystem):
+        if isinstance(fs, HTTPFileSystem):
+            data = sync(fs.loop, _read_web, fs, path, max_bytes, timeout=timeout_s)
+        elif isinstance(fs, AsyncFileSystem):
             data = sync(fs.loop, fs._cat_file, path, timeout=timeout_s, **span)
         else:
             data = fs.cat_file(path, **span)
@@ -50,7 +69,22 @@ def fetch(ref: ImageRef, *, options: Mapping[str, Any] | None, max_bytes: int, t
     return bytes(data)
 
 
+async def _read_web(fs: HTTPFileSystem, url: str, max_bytes: int) -> bytes:
+    """Read at most one byte more than allowed: a server need not say how much it sends, nor heed a range."""
+    session = await fs.set_session()
+    async with session.get(url, headers={"Accept-Encoding": "identity"}) as answer:
+        if answer.status in _WEB_ERRORS:
+            raise _WEB_ERRORS[answer.status](f"HTTP {answer.status} {answer.reason}")
+        answer.raise_for_status()
+        data = bytearray()
+        while len(data) <= max_bytes and (chunk := await answer.content.read(_WEB_CHUNK_BYTES)):
+            data += chunk
+    return bytes(data)
+
+
 def _fetch_reason(error: Exception) -> Reason:
+    if isinstance(error, ProtocolError):
+        return Reason.NOT_ALLOWED
     if isinstance(error, FileNotFoundError):
         return Reason.NOT_FOUND
     if isinstance(error, PermissionError):

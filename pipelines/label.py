@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from pipelines.decode import DecodeError, DecodeLimits, decode_image, peek_size
 from pipelines.fetch import FetchError, fetch
 from pipelines.isolate import Asked, ModelClock, ask, careful_groups
-from pipelines.prefetch import Loaded, Reserve, prefetch
+from pipelines.prefetch import Loaded, Loading, prefetch
 from pipelines.prompt_table import reject
 from pipelines.regions import check_region
 from pipelines.storage import Store
@@ -31,6 +31,8 @@ from pipelines.types import (
 )
 
 _MAX_ERROR_CHARS = 2000
+# A client that keeps to the time by itself is let do so: its error says more.
+_CLIENT_GRACE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,8 @@ class LabelConfig:
         batch_size: images that go through the model together.
         load_threads: threads that fetch and decode ahead of the model.
         max_bytes_ahead: bytes of fetched and decoded images held at once by one shard.
-        fetch_timeout_s: seconds for one image's transfer from an object store.
+        fetch_timeout_s: seconds for one image's transfer.
+        decode_timeout_s: seconds for one image's decoding.
         decode: limits on what is decoded.
     """
 
@@ -51,10 +54,11 @@ class LabelConfig:
     load_threads: int = 4
     max_bytes_ahead: int = 512 * 2**20
     fetch_timeout_s: float = 60.0
+    decode_timeout_s: float = 60.0
     decode: DecodeLimits = field(default_factory=DecodeLimits)
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "load_threads", "max_bytes_ahead", "fetch_timeout_s"):
+        for name in ("batch_size", "load_threads", "max_bytes_ahead", "fetch_timeout_s", "decode_timeout_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
 
@@ -68,12 +72,14 @@ class LabelJob:
         prompts: asked of every image; an image's own prompts are asked beside them.
         config: how to work.
         source_options: storage options of the images' source.
+        allow_http: whether images may be fetched from the web.
     """
 
     run_id: str
     prompts: tuple[Prompt, ...]
     config: LabelConfig = field(default_factory=LabelConfig)
     source_options: Mapping[str, Any] = field(default_factory=dict)
+    allow_http: bool = False
 
 
 def label_shard(
@@ -116,16 +122,9 @@ def label_images(
     images: Sequence[ImageRef], job: LabelJob, predictor: Predictor, clock: ModelClock
 ) -> list[ImagePrediction]:
     """Label images in order, fetched and decoded ahead of the model."""
-    config = job.config
     outcomes: list[ImagePrediction] = []
-    loaded = prefetch(
-        images,
-        lambda ref, reserve: load_image(ref, reserve, job),
-        threads=config.load_threads,
-        max_bytes=config.max_bytes_ahead,
-    )
-    with closing(loaded):
-        for batch in batches(loaded, config.batch_size):
+    with closing(load_images(images, job)) as loaded:
+        for batch in batches(loaded, job.config.batch_size):
             outcomes += label_batch(batch, job.prompts, predictor, clock)
             for item in batch:
                 item.release()
@@ -148,20 +147,35 @@ def label_carefully(
     return outcomes
 
 
-def load_image(ref: ImageRef, reserve: Reserve, job: LabelJob) -> Image | ImagePrediction:
+def load_images(images: Iterable[ImageRef], job: LabelJob) -> Generator[Loaded[Image | ImagePrediction], None, None]:
+    """Fetch and decode images in order, in threads that run ahead of whoever takes them."""
+    config = job.config
+    return prefetch(
+        images,
+        lambda loading: load_image(loading, job),
+        threads=config.load_threads,
+        max_bytes=config.max_bytes_ahead,
+        give_up=lambda ref, stage: taking_too_long(ref, stage, config),
+    )
+
+
+def load_image(loading: Loading, job: LabelJob) -> Image | ImagePrediction:
     """Fetch and decode one image; a failure becomes its quarantined outcome."""
-    config, data = job.config, None
+    ref, config, data = loading.ref, job.config, None
     try:
-        reserve(ref.num_bytes or 0)
+        loading.reserve(ref.num_bytes or 0)
+        loading.begin("fetch", config.fetch_timeout_s + _CLIENT_GRACE_S)
         data = fetch(
             ref,
             options=job.source_options,
             max_bytes=config.decode.max_image_bytes,
             timeout_s=config.fetch_timeout_s,
+            allow_http=job.allow_http,
         )
+        loading.begin("decode", config.decode_timeout_s)
         width, height = peek_size(data)
         if width * height <= config.decode.max_image_pixels:
-            reserve(width * height * 3)
+            loading.reserve(width * height * 3)
         return decode_image(data, ref, config.decode)
     except FetchError as error:
         return quarantined(ref, error.reason, "fetch", str(error))
@@ -169,6 +183,13 @@ def load_image(ref: ImageRef, reserve: Reserve, job: LabelJob) -> Image | ImageP
         return quarantined(ref, error.reason, "decode", str(error), num_bytes=len(data) if data is not None else None)
     except MemoryError:
         return quarantined(ref, Reason.OUT_OF_MEMORY, "decode", "not enough memory to decode the image")
+
+
+def taking_too_long(ref: ImageRef, stage: str, config: LabelConfig) -> ImagePrediction:
+    """Return the outcome of an image whose fetching or decoding does not come to an end."""
+    if stage == "fetch":
+        return quarantined(ref, Reason.FETCH_TIMEOUT, stage, f"not fetched after {config.fetch_timeout_s:g} s")
+    return quarantined(ref, Reason.DECODE_TIMEOUT, stage, f"not decoded after {config.decode_timeout_s:g} s")
 
 
 def batches(

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from fsspec.utils import glob_translate
 
-from pipelines.storage import open_filesystem, protocol_of
+from pipelines.storage import open_filesystem, protocol_of, secret_in
 from pipelines.tabular import TABLE_EXTENSIONS, SourceError, extension_of, open_text, read_rows, readable
 from pipelines.types import ImageRef
 
@@ -189,7 +189,7 @@ def _from_list(source: str, storage_options: Mapping[str, Any] | None) -> Iterat
             uri = line.strip()
             if uri and not uri.startswith("#"):
                 _check_new(source, uri, seen, number, "lines")
-                yield ImageRef(image_id=uri, uri=_resolve(uri, folder))
+                yield ImageRef(image_id=uri, uri=_resolve(uri, folder, f"{source}: line {number}"))
     if not seen:
         raise SourceError(f"{source}: no images found: the list names no URI; write one a line")
 
@@ -216,7 +216,8 @@ def _from_table(
         image_id = uri if named is None else str(named)
         _check_new(source, image_id, seen, number, "rows (from 0)")
         others = {name: value for name, value in row.items() if name not in (uri_column, image_id_column)}
-        yield ImageRef(image_id=image_id, uri=_resolve(uri, folder), source_columns=_to_json(others))
+        place = f"{source}: row {number} (from 0)"
+        yield ImageRef(image_id=image_id, uri=_resolve(uri, folder, place), source_columns=_to_json(others))
 
 
 def _uri_column(source: str, columns: Iterable[str], given: str | None) -> str:
@@ -243,7 +244,12 @@ def _folder_of(source: str, storage_options: Mapping[str, Any] | None) -> str:
     return folder if protocol_of(source) == "file" else str(fs.unstrip_protocol(folder))
 
 
-def _resolve(uri: str, folder: str) -> str:
+def _resolve(uri: str, folder: str, place: str) -> str:
+    if secret := secret_in(uri):
+        raise SourceError(
+            f"{place}: the URI carries {secret}, which anyone who sees the table could read, and which may run out "
+            "before the run ends; name the object itself (s3://, gs://) and let the machine have the credentials"
+        )
     if "://" in uri or uri.startswith(("/", "~")):
         return uri
     scheme, separator, path = folder.rpartition("://")

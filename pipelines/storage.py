@@ -1,4 +1,4 @@
-"""The only place that knows s3://, gs://, file:// and memory://: opening, create-only puts, listing, and clear errors.
+"""The only place that knows s3://, gs://, file://, memory:// and http://: opening, create-only puts, clear errors.
 
 A Store is one output folder. Retries of transient faults are the client library's own; nothing here loops on them.
 """
@@ -13,16 +13,25 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import fsspec
 from fsspec.exceptions import FSTimeoutError
 
 PROTOCOLS = ("file", "s3", "gs", "memory")
+HTTP_PROTOCOLS = ("http", "https")
 _ALIASES = {"local": "file", "s3a": "s3", "gcs": "gs"}
 _SECRET_OPTIONS = frozenset(
     {
         *("key", "secret", "token", "username", "password", "credentials"),
         *("access_key", "secret_key", "access_key_id", "secret_access_key", "session_token"),
+    }
+)
+# Parameters of signed and otherwise private addresses, in lower case.
+_SECRET_PARAMETERS = frozenset(
+    {
+        *("x-amz-signature", "x-amz-credential", "x-amz-security-token", "awsaccesskeyid", "signature", "sig"),
+        *("x-goog-signature", "x-goog-credential", "token", "access_token", "api_key", "apikey", "password"),
     }
 )
 _CONFLICT_CODES = frozenset({"ConditionalRequestConflict", "OperationAborted", "409"})
@@ -42,35 +51,63 @@ def check_storage_options(options: Mapping[str, Any]) -> None:
     Raises:
         ValueError: naming the offending option and the environment variables to use instead.
     """
-    found = sorted(name for name in _option_names(options) if name.lower().removeprefix("aws_") in _SECRET_OPTIONS)
+    names = (name for name, _ in _all_options(options))
+    found = sorted(name for name in names if name.lower().removeprefix("aws_") in _SECRET_OPTIONS)
     if found:
         raise ValueError(
             f"storage_options must not hold credentials (found {', '.join(found)}). Set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, an AWS profile or an instance role instead (Google: default credentials)."
         )
+    for name, value in _all_options(options):
+        if isinstance(value, str) and (secret := secret_in(value)):
+            raise ValueError(f"storage_options.{name} carries {secret}, which would end up in plans and logs")
 
 
-def _option_names(options: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the names of options at every depth: client_kwargs takes credentials too."""
+def secret_in(uri: str) -> str | None:
+    """Say in words what secret a URI carries; None if it carries none, as far as can be seen."""
+    if "://" not in uri:
+        return None
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return None
+    if "@" in parts.netloc:
+        return "a user name or password"
+    # A question mark in a key of an object store is just that.
+    query = parts.query if parts.scheme in HTTP_PROTOCOLS else ""
+    names = {name.lower() for name, _ in parse_qsl(query, keep_blank_values=True)}
+    return "a signature or token" if names & _SECRET_PARAMETERS else None
+
+
+def _all_options(options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the options of every depth: client_kwargs takes credentials too."""
     for name, value in options.items():
-        yield name
+        yield name, value
         if isinstance(value, Mapping):
-            yield from _option_names(value)
+            yield from _all_options(value)
 
 
-def protocol_of(uri: str) -> str:
-    """Return file, s3, gs or memory for a URI or plain path.
+class ProtocolError(StorageError):
+    """A URI's protocol is none of those that may be used here."""
+
+
+def protocol_of(uri: str, *, allow_http: bool = False) -> str:
+    """Return file, s3, gs or memory for a URI or plain path; http and https where they are allowed.
 
     Raises:
-        StorageError: for any other protocol.
+        ProtocolError: for any other protocol.
     """
-    protocol = uri.split("://", 1)[0] if "://" in uri else "file"
+    protocol = uri.split("://", 1)[0].lower() if "://" in uri else "file"
     protocol = _ALIASES.get(protocol, protocol)
-    if protocol not in PROTOCOLS:
-        raise StorageError(
-            f"{uri!r}: protocol {protocol!r} is not supported; use a path or one of s3://, gs://, memory://"
+    if protocol in PROTOCOLS or (allow_http and protocol in HTTP_PROTOCOLS):
+        return protocol
+    if protocol in HTTP_PROTOCOLS:
+        raise ProtocolError(
+            f"{uri!r}: only images that a list or table names are fetched from the web, with source.allow_http = true"
         )
-    return protocol
+    raise ProtocolError(
+        f"{uri!r}: protocol {protocol!r} is not supported; use a path or one of s3://, gs://, memory://"
+    )
 
 
 def absolute_uri(uri: str) -> str:
@@ -85,23 +122,27 @@ def absolute_uri(uri: str) -> str:
     return f"{protocol}://{path.rstrip('/')}"
 
 
-def open_filesystem(uri: str, options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
+def open_filesystem(uri: str, options: Mapping[str, Any] | None = None, *, allow_http: bool = False) -> tuple[Any, str]:
     """Open the filesystem behind a URI.
 
     Args:
-        uri: a local path, or file://, s3://, gs://, memory://.
+        uri: a local path, or file://, s3://, gs://, memory://, http(s)://.
         options: fsspec storage options without credentials, e.g. ``{"endpoint_url": "http://127.0.0.1:8333"}``.
+        allow_http: whether the web may be asked.
 
     Returns:
-        The fsspec filesystem and the path inside it (absolute for local files).
+        The fsspec filesystem and the path inside it (absolute for local files, the URL itself for http).
 
     Raises:
-        StorageError: unsupported protocol, or its client library is not installed.
+        ProtocolError: unsupported protocol.
+        StorageError: its client library is not installed.
     """
-    protocol = protocol_of(uri)
+    protocol = protocol_of(uri, allow_http=allow_http)
     options = dict(options or {}) if protocol in ("s3", "gs") else {}
     if protocol in ("s3", "gs"):
         options["use_listings_cache"] = False
+    if protocol in HTTP_PROTOCOLS:
+        options["client_kwargs"] = {"trust_env": True}  # the machine's proxy
     if protocol == "s3":
         # Without limits a dead endpoint hangs a run. botocore reads AWS_ENDPOINT_URL by itself.
         limits = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 2}}

@@ -38,6 +38,7 @@ class Status(StrEnum):
 class Reason(StrEnum):
     """Why an image is quarantined: a closed list, so that SQL can group by it."""
 
+    NOT_ALLOWED = "not_allowed"
     NOT_FOUND = "not_found"
     ACCESS_DENIED = "access_denied"
     FETCH_FAILED = "fetch_failed"
@@ -47,6 +48,7 @@ class Reason(StrEnum):
     NOT_AN_IMAGE = "not_an_image"
     TRUNCATED = "truncated"
     CORRUPT = "corrupt"
+    DECODE_TIMEOUT = "decode_timeout"
     TOO_MANY_PIXELS = "too_many_pixels"
     UNSUPPORTED_MODE = "unsupported_mode"
     OUT_OF_MEMORY = "out_of_memory"

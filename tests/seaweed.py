@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import secrets
 import shutil
 import signal
 import socket
@@ -17,7 +18,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-ACCESS_KEY, SECRET_KEY, BUCKET = "test-access", "test-secret-key", "bkt"
+BUCKET = "bkt"
+# Found nowhere else: whatever holds them has them from the environment.
+ACCESS_KEY, SECRET_KEY = f"access{secrets.token_hex(8)}", f"secret{secrets.token_hex(16)}"
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,7 @@ from flows import steps
 from flows.cli import app
 from flows.config import load_config
 from flows.observer import Silent
-from pipelines.storage import open_store
-from pipelines.table import read_commits
-from tests.drivers import REPOSITORY, PrefectServer, driver, listing
+from tests.drivers import REPOSITORY, driver, listing
 from tests.flows.conftest import Ended, MakeConfig
 from tests.seaweed import S3Server
 
@@ -343,27 +341,3 @@ def test_a_flag_outweighs_the_file(
     assert config.pool.shards_in_flight_per_replica == 1
     assert (config.task, config.phrases, config.questions) == ("genseg", ("a man, in red", "the dog"), ("Why, then?",))
     assert config.caption
-
-
-def test_a_secret_in_the_environment_is_written_nowhere(
-    cli: Cli,
-    arguments: list[object],
-    s3_environment: S3Server,
-    prefect: PrefectServer,
-    monkeypatch: pytest.MonkeyPatch,
-    fresh_bucket_prefix: str,
-) -> None:
-    secret, key_id = s3_environment.environment["AWS_SECRET_ACCESS_KEY"], "AWS_SESSION_TOKEN"
-    monkeypatch.setenv(f"{key_id}_UNUSED", "canary-of-the-environment")
-    output = f"{fresh_bucket_prefix}/table"
-    ended = cli("run", *arguments, "--output", output)
-    assert ended.code == 0, ended
-    store = open_store(output)
-    assert list(read_commits(store, store.folders("_runs")[0]))
-    written = {name: store.read(name) for name in store.find("")}
-    assert len(written) >= 5
-    written |= {path.name: path.read_bytes() for path in prefect.home.glob("*.db*")}
-    written |= {"screen": (ended.out + ended.err).encode()}
-    for canary in (secret.encode(), b"canary-of-the-environment"):
-        assert [name for name, data in written.items() if canary in data] == []
-    assert any(fresh_bucket_prefix.encode() in data for data in written.values())  # the search does find things

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import tomllib
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,11 @@ def changed(**tables: Any) -> dict[str, Any]:
                      ["must not hold credentials", "AWS_SECRET_ACCESS_KEY"], id="credentials"),
         pytest.param(changed(source={"storage_options": {"client_kwargs": {"aws_secret_access_key": "x"}}}),
                      ["must not hold credentials", "aws_secret_access_key"], id="nested credentials"),
+        pytest.param(changed(source="s3://me:hunter2@b/x"), ["source.uri carries a user name"], id="password"),
+        pytest.param(changed(output="s3://me:hunter2@b/x"), ["output.uri carries a user name"], id="its output"),
+        pytest.param(changed(prompts="s3://me:hunter2@b/x.csv"), ["prompts carries a user name"], id="its prompts"),
+        pytest.param(changed(source={"storage_options": {"endpoint_url": "http://me:hunter2@h"}}),
+                     ["endpoint_url carries a user name"], id="its endpoint"),
         pytest.param(changed(output={"run_id": "a/b"}), ["run_id 'a/b'", "letters, digits"], id="run id"),
         pytest.param(changed(output={"run_id": "_1"}), ["run_id '_1'", "begins with '_'"], id="hidden run id"),
         pytest.param(changed(plan={"images_per_shard": 0}), ["plan", "between 1 and 100000, got 0"], id="shard size"),
@@ -77,6 +83,7 @@ def test_what_cannot_be_used_is_named_with_its_place(values: dict[str, Any], wor
     assert str(refused.value).startswith("run.toml cannot be used:")
     missing = [word for word in words if word not in str(refused.value)]
     assert not missing, str(refused.value)
+    assert "hunter2" not in "".join(traceback.format_exception(refused.value))
 
 
 def test_every_mistake_is_told_at_once() -> None:

@@ -325,6 +325,16 @@ def test_zeros_in_place_of_the_second_half_of_a_jpeg_are_an_error() -> None:
     assert reason_of(data[: len(data) // 2] + bytes(len(data) - len(data) // 2)) is Reason.TRUNCATED
 
 
+def test_a_jpeg_of_thousands_of_scans_is_refused_at_once() -> None:
+    """Each is a few bytes, and a pass over all pixels: at this size the whole file would take ten minutes."""
+    progressive = encoded(PilImage.new("L", (4000, 4000), 128), "JPEG", progressive=True)
+    last = progressive[progressive.rfind(b"\xff\xda") : -2]
+    with pytest.raises(DecodeError, match="it has 30006 scans; at most 100 are decoded") as refused:
+        decode_image(progressive[:-2] + last * 30_000 + progressive[-2:], REF)
+    assert refused.value.reason == Reason.CORRUPT
+    assert decode_image(progressive[:-2] + last * 20 + progressive[-2:], REF).size_hw == (4000, 4000)
+
+
 def test_too_many_bytes_is_refused_before_decoding() -> None:
     data = encoded(smooth_rgb(), "PNG")
     assert reason_of(data, DecodeLimits(max_image_bytes=len(data) - 1)) is Reason.TOO_MANY_BYTES

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import duckdb
 import pytest
 from pycocotools import mask as coco_mask
 
+from pipelines import label
 from pipelines.decode import DecodeLimits
 from pipelines.integrity import verify
 from pipelines.isolate import ModelClock, ask
@@ -266,7 +269,40 @@ def test_the_model_is_asked_in_halves_until_the_culprits_stand_alone(tmp_path: P
     assert [len(call) for call in predictor.calls] == [8, 4, 2, 1, 1, 2, 4, 2, 2, 1, 1]
 
 
-@pytest.mark.parametrize("name", ["batch_size", "load_threads", "max_bytes_ahead", "fetch_timeout_s"])
+def test_a_file_that_cannot_be_read_to_its_end_is_given_up(tmp_path: Path) -> None:
+    """A pipe that nobody writes to, as a network disk whose server is gone."""
+    refs = write_images(tmp_path / "in", 6)
+    os.mkfifo(tmp_path / "pipe.png")
+    refs.insert(2, ImageRef(image_id="pipe.png", uri=str(tmp_path / "pipe.png")))
+    store = open_store(str(tmp_path / "out"))
+    _label(store, refs, BrightPredictor(), fetch_timeout_s=0.2, load_threads=1)
+    rows = _images(store)
+    assert (rows["pipe.png"]["reason"], rows["pipe.png"]["stage"]) == ("fetch_timeout", "fetch")
+    assert rows["pipe.png"]["error"] == "not fetched after 0.2 s"
+    assert [row["status"] for name, row in rows.items() if name != "pipe.png"] == ["ok"] * 6
+    os.close(os.open(tmp_path / "pipe.png", os.O_WRONLY))  # lets the thread go
+
+
+def test_an_image_whose_decoding_does_not_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release, decode = threading.Event(), label.decode_image
+
+    def decode_slowly(data: bytes, ref: ImageRef, limits: DecodeLimits) -> Image:
+        if ref.image_id in ("0001.png", "0002.png"):
+            release.wait(30)
+        return decode(data, ref, limits)
+
+    monkeypatch.setattr(label, "decode_image", decode_slowly)
+    store = open_store(str(tmp_path / "out"))
+    _label(store, write_images(tmp_path / "in", 6), BrightPredictor(), decode_timeout_s=0.3, load_threads=2)
+    release.set()
+    rows = _images(store)
+    assert [row["reason"] for row in rows.values()] == [None, "decode_timeout", "decode_timeout", None, None, None]
+    assert rows["0002.png"]["error"] == "not decoded after 0.3 s"
+
+
+@pytest.mark.parametrize(
+    "name", ["batch_size", "load_threads", "max_bytes_ahead", "fetch_timeout_s", "decode_timeout_s"]
+)
 def test_impossible_settings_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be positive"):
         LabelConfig(**{name: 0})

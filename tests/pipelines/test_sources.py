@@ -284,6 +284,21 @@ def test_endpoint_that_does_not_answer_is_a_source_error(monkeypatch: pytest.Mon
         list(list_images("s3://photos/x", storage_options=options))
 
 
+@pytest.mark.parametrize("name", ["list.txt", "table.csv", "table.jsonl"])
+def test_a_signed_uri_is_refused_by_its_place_and_not_shown(tmp_path: Path, name: str) -> None:
+    signed = "https://photos.s3.amazonaws.com/b.jpg?X-Amz-Signature=hunter2"
+    text = {
+        "list.txt": f"a.jpg\n{signed}\n",
+        "table.csv": f"uri\na.jpg\n{signed}\n",
+        "table.jsonl": f'{{"uri": "a.jpg"}}\n{{"uri": "{signed}"}}\n',
+    }[name]
+    (tmp_path / name).write_text(text)
+    place = "line 2" if name == "list.txt" else r"row 1 \(from 0\)"
+    with pytest.raises(SourceError, match=f"{name}: {place}: the URI carries a signature or token") as refused:
+        list(list_images(str(tmp_path / name)))
+    assert "hunter2" not in str(refused.value)
+
+
 def test_missing_folder_is_a_source_error(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"nowhere.*not found"):
         list(list_images(str(tmp_path / "nowhere")))
