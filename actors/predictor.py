@@ -57,7 +57,10 @@ class XSamPredictor:
         dtype = _AUTO_DTYPE[self._device.type] if config.dtype == "auto" else config.dtype
         options = {"attn_implementation": config.attn_implementation} if config.attn_implementation else {}
         folder = model_folder(config.path)
-        model = XSamForSegmentation.from_pretrained(folder, dtype=getattr(torch, dtype), **options)
+        # A pickle of weights may hold a program.
+        model = XSamForSegmentation.from_pretrained(
+            folder, dtype=getattr(torch, dtype), use_safetensors=True, **options
+        )
         model.config.region_sampling = config.region_sampling
         if self._device.type == "cpu":
             keep_freed_memory()

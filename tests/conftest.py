@@ -12,6 +12,15 @@ from pipelines.storage import Store, open_store
 from tests.seaweed import S3Server, seaweed
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what stays together where several processes run the tests: folders that start a Ray, and each other file."""
+    tests = Path(__file__).parent
+    for item in items:
+        parts = item.path.relative_to(tests).parts
+        together = parts[0] if parts[0] in ("actors", "flows") else "/".join(parts)
+        item.add_marker(pytest.mark.xdist_group(together))
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A running SeaweedFS."""

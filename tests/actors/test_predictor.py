@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -186,3 +188,28 @@ def test_weights_that_are_cut_short_or_missing_are_found_without_loading_them(
     weights.unlink()
     with pytest.raises(FileNotFoundError, match=r"holds no \*.safetensors"):
         check_model(config, [CAT])
+
+
+class Program:
+    """What a pickle of weights may hold: opening it runs something."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.trace),)
+
+
+def test_weights_that_are_a_program_are_not_opened(model_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    (folder / "model.safetensors").unlink()
+    torch.save({"weights": Program(tmp_path / "trace")}, folder / "pytorch_model.bin")
+    config = PredictorConfig(path=str(folder))
+    with pytest.raises(OSError, match=r"no \*\.safetensors"):
+        check_model(config, [CAT])
+    with pytest.raises(OSError, match="safetensors"):
+        XSamPredictor(config)
+    assert not (tmp_path / "trace").exists()
+    torch.load(folder / "pytorch_model.bin", weights_only=False)
+    assert (tmp_path / "trace").exists()
