@@ -6,6 +6,7 @@ Which prompts share a conversation is in ``conversations``, what becomes of the 
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -112,8 +113,11 @@ class XSamPredictor:
         self, images: Sequence[Image], prompts: Sequence[Sequence[Prompt]], findings: Sequence[Findings]
     ) -> None:
         """Encode the images once, and have one conversation after the other about them; add to ``findings``."""
-        encoded = self.segmenter.encode([image.pixels for image in images])
-        for ask, group in drafts(prompts).items():
+        drafted = drafts(prompts)
+        quiet = Counter(draft.image for ask, group in drafted.items() if not ask.is_spoken for draft in group)
+        is_reused = max(quiet.values(), default=0) > 1
+        encoded = self.segmenter.encode([image.pixels for image in images], is_reused=is_reused)
+        for ask, group in drafted.items():
             for some in batched(group, len(images)):
                 conversations: list[Conversation] = []
                 for draft in some:

@@ -8,6 +8,7 @@ conditions, R regions, E channels of the language model, C channels of the segme
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.activations import ACT2FN
+from transformers.cache_utils import DynamicCache
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 from transformers.utils import ModelOutput
 
 from xsam_model.configuration_xsam import XSamConfig
+from xsam_model.image_prefix import XSamImagePrefix
 from xsam_model.modeling_xsam_segmentor import XSamConnector, XSamSegmentor, pad_to_multiple, space_to_depth
 from xsam_model.region_sampling import choose_region_points, pool_region_features
 
@@ -202,6 +205,31 @@ class XSamForSegmentation(XSamPreTrainedModel):
             mask_features=mask_features,
         )
 
+    def read_images(self, features: XSamImageFeatures, token_ids: Tensor) -> XSamImagePrefix | None:
+        """Let the language model read images, for all that will be asked of them by `forward`.
+
+        Worth it where an image is asked more than once: each further conversation then costs its own text alone.
+
+        Args:
+            features: of `encode_images`.
+            token_ids: (P,) int64, of the text before the image, the same in all of these conversations.
+
+        Returns:
+            The prefix; None if the language model cannot share one: its keys depend on the length of a conversation
+            (RoPE that is scaled by length), or its attention does not reach from the question to the whole image.
+        """
+        text = self.config.text_config
+        length = len(token_ids) + features.vision_tokens.shape[1] + features.segmentor_tokens.shape[1]
+        rope = getattr(text, "rope_parameters", None) or {}
+        if rope.get("rope_type", "default") != "default" or length >= (text.sliding_window or math.inf):
+            return None
+        before = self.get_input_embeddings()(token_ids.to(self.device))
+        tokens = torch.cat([features.vision_tokens, features.segmentor_tokens], dim=1).to(before.dtype)
+        embeds = torch.cat([before.expand(len(tokens), -1, -1), tokens], dim=1)
+        cache = DynamicCache(config=text)
+        self.llm.base_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
+        return XSamImagePrefix.of(token_ids, cache)
+
     def encode_canvases(
         self, segmentor_pixel_values: Tensor, layers: Collection[int] = ()
     ) -> tuple[dict[int, Tensor], tuple[Tensor, ...], Tensor]:
@@ -245,6 +273,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
         output_hidden_states: bool = False,
         region_images: Tensor | None = None,
         language_only: bool = False,
+        image_prefix: XSamImagePrefix | None = None,
     ) -> XSamOutput:
         """Segment images by the conditions in their conversations.
 
@@ -264,6 +293,8 @@ class XSamForSegmentation(XSamPreTrainedModel):
                 its conversation.
             language_only: stop after the language model: no `<SEG>` is needed, and only `image_features`,
                 `image_indices` and `language_hidden_state` are returned.
+            image_prefix: `read_images` of the same images: they are not read again. Positions of hidden states and
+                groups then count from behind the image.
 
         Raises:
             ValueError: if images, regions or `<SEG>` do not fit the token ids.
@@ -271,13 +302,18 @@ class XSamForSegmentation(XSamPreTrainedModel):
         features = self._features(image_features, pixel_values, segmentor_pixel_values)
         images = _check_images(image_indices, features, input_ids)
         regions = self._region_embeddings(input_ids, features, images, vprompt_masks, region_points, region_images)
-        rows = self._splice(input_ids, attention_mask.bool(), cond_ids, seg_ids, features, images, regions)
+        rows = self._splice(
+            input_ids, attention_mask.bool(), cond_ids, seg_ids, features, images, regions, image_prefix
+        )
         embeds, cond_ids, seg_ids = _pad_right([row.embeds for row in rows]), *_pad_groups(rows)
         missing = (seg_ids < 0).all(1).nonzero()[:, 0].tolist()
         if missing and not language_only:
             raise ValueError(f"conversations {missing} have no <SEG>, so there is nothing to decode")
         # Right padding under a causal mask cannot reach any real token, so no padding mask is needed.
-        hidden = self.llm.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        past = image_prefix.cache(images, self.config.text_config.sliding_window) if image_prefix else None
+        hidden = self.llm.base_model(
+            inputs_embeds=embeds, past_key_values=past, use_cache=past is not None
+        ).last_hidden_state
         if language_only:
             return XSamOutput(image_features=features, image_indices=images, language_hidden_state=hidden)
         output, decoded = self._decode(hidden, cond_ids, seg_ids, features, images)
@@ -488,8 +524,12 @@ class XSamForSegmentation(XSamPreTrainedModel):
         features: XSamImageFeatures,
         images: Tensor,
         regions: Tensor | None,
+        prefix: XSamImagePrefix | None = None,
     ) -> list[_Sequence]:
-        """Put images and regions where their pseudo ids are, and leave out padding: for each row of (B, L) ids one."""
+        """Put images and regions where their pseudo ids are, and leave out padding: for each row of (B, L) ids one.
+
+        With a prefix rows begin behind the image.
+        """
         config = self.config
         is_image = (input_ids == config.image_token_index) & valid
         if not torch.equal(is_image.sum(1), torch.ones_like(is_image[:, 0], dtype=torch.long)):
@@ -504,6 +544,11 @@ class XSamForSegmentation(XSamPreTrainedModel):
         rows = []
         for row, (length, place, image) in enumerate(zip(lengths, places, images.tolist(), strict=True)):
             before, after = slice(0, place), slice(place + 1, length)
+            if prefix is not None:
+                if not torch.equal(input_ids[row, before], prefix.token_ids.to(input_ids.device)):
+                    raise ValueError(f"conversation {row} begins with other text than the image prefix was read with")
+                rows.append(_Sequence(embeds[row, after], cond_ids[row, after], seg_ids[row, after]))
+                continue
             rows.append(
                 _Sequence(
                     embeds=torch.cat([embeds[row, before], tokens[image], embeds[row, after]]),
@@ -534,7 +579,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
         return torch.cat([pooled, background], dim=1), mask
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Sequence:
     """One conversation as the language model reads it, without padding: (T, E) embeddings and (T,) groups."""
 

@@ -7,12 +7,13 @@ both and post-processes, for whole images at a time.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from xsam_model.captions import Caption, read_caption
+from xsam_model.image_prefix import XSamImagePrefix
 from xsam_model.modeling_xsam import XSamForSegmentation, XSamImageFeatures, XSamOutput
 from xsam_model.post_processing_panoptic import PanopticSegmentation, SemanticSegmentation
 from xsam_model.post_processing_xsam import InstanceSegmentation, PhraseSegmentation
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL import Image
+    from torch import Tensor
 
 Segmentation = InstanceSegmentation | SemanticSegmentation | PanopticSegmentation | PhraseSegmentation
 SegmentationKind = Literal["instance", "semantic", "panoptic"]
@@ -41,11 +43,15 @@ class EncodedImages:
     Attributes:
         features: of the network.
         original_sizes, scaled_sizes: (height, width) of each, in the file and on the mask encoder's canvas.
+        is_reused: whether more than one conversation about an image will follow.
+        prefixes: what the language model has made of them, by the text before them; filled by `XSamSegmenter.ask`.
     """
 
     features: XSamImageFeatures
     original_sizes: Sequence[tuple[int, int]]
     scaled_sizes: Sequence[tuple[int, int]]
+    is_reused: bool = False
+    prefixes: dict[tuple[int, ...], XSamImagePrefix | None] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.original_sizes)
@@ -129,11 +135,14 @@ class XSamSegmenter:
         return cls(model, XSamProcessor.from_pretrained(folder))
 
     @torch.inference_mode()
-    def encode(self, images: Sequence[NDArray[np.uint8] | Image.Image]) -> EncodedImages:
+    def encode(self, images: Sequence[NDArray[np.uint8] | Image.Image], *, is_reused: bool = False) -> EncodedImages:
         """Run what depends on the images alone.
 
         Args:
             images: uint8 (H, W, 3) RGB arrays or PIL images, of any sizes.
+            is_reused: more than one conversation about an image will follow, perhaps in several calls of `ask`: the
+                language model then reads the images once for all of them. What it has made of an image is kept as long
+                as the answer (the released model in bfloat16: 0.7 GB for each image).
 
         Raises:
             ValueError: if one is not such an image.
@@ -144,7 +153,10 @@ class XSamSegmenter:
         with self._turn:
             features = self.model.encode_images(*arguments)
         return EncodedImages(
-            features=features, original_sizes=pixels["original_sizes"], scaled_sizes=pixels["scaled_sizes"]
+            features=features,
+            original_sizes=pixels["original_sizes"],
+            scaled_sizes=pixels["scaled_sizes"],
+            is_reused=is_reused,
         )
 
     @torch.inference_mode()
@@ -196,7 +208,7 @@ class XSamSegmenter:
                 stops = self.processor.stop_token_ids
                 outputs = self.model.generate(**arguments, stop_token_ids=stops, max_new_tokens=max_new_tokens)
             else:
-                outputs = self.model(**arguments)
+                outputs = self.model(**arguments, image_prefix=self._prefix(images, queries, arguments["input_ids"]))
         if outputs.sequences is not None:
             decode = self.processor.tokenizer.decode
             captions = [self._read(decode(ids, skip_special_tokens=False)) for ids in outputs.sequences]
@@ -213,6 +225,18 @@ class XSamSegmenter:
             scaled_sizes=tuple(images.scaled_sizes[place] for place in places),
             original_sizes=tuple(images.original_sizes[place] for place in places),
         )
+
+    def _prefix(self, images: EncodedImages, queries: Sequence[Query], input_ids: Tensor) -> XSamImagePrefix | None:
+        """Return what the language model has made of the images, if that serves more than one conversation."""
+        is_reused = images.is_reused or len({query.image for query in queries}) < len(queries)
+        places = (input_ids == self.model.config.image_token_index).int().argmax(1)
+        before = input_ids[0, : places[0]]
+        if not is_reused or not (input_ids[:, : places[0] + 1] == input_ids[0, : places[0] + 1]).all():
+            return None
+        key = tuple(before.tolist())
+        if key not in images.prefixes:
+            images.prefixes[key] = self.model.read_images(images.features, before)
+        return images.prefixes[key]
 
     def segment(  # noqa: PLR0913  (each is a choice of its own)
         self,
@@ -259,8 +283,9 @@ class XSamSegmenter:
             raise ValueError(
                 f"segmentation {segmentation!r} goes with the tasks {', '.join(CATEGORY_TASKS)}, not {task}"
             )
-        encoded = images if isinstance(images, EncodedImages) else self.encode(images)
-        queries = _queries(task, len(encoded), conditions, visual_prompts)
+        queries = _queries(task, len(images), conditions, visual_prompts)
+        is_reused = len({query.image for query in queries}) < len(queries)
+        encoded = images if isinstance(images, EncodedImages) else self.encode(images, is_reused=is_reused)
         if unknown := set(stuff) - {name for query in queries for name in query.conditions}:
             raise ValueError(f"stuff names what is no condition: {', '.join(sorted(unknown))}")
         found: list[tuple[Segmentation | None, Caption]] = []

@@ -161,6 +161,34 @@ def test_every_recorded_step_and_result_of_every_task_matches(golden, golden_mod
             compare_case(row, golden, name, output)
 
 
+def test_results_are_the_recorded_ones_when_conversations_share_the_image(
+    golden, golden_model, image_features, compare
+):
+    """What is computed once for all conversations about an image changes none of them."""
+    num_shared = 0
+    for name in cases(golden, "tensor", "predict"):
+        recorded = golden.task(name)
+        if "class_logits" not in recorded or "generate.sequences" in recorded:
+            continue
+        inputs = golden.inputs(name)
+        with torch.no_grad():
+            features = image_features or golden_model.encode_images(
+                inputs["pixel_values"], inputs["segmentor_pixel_values"]
+            )
+            place = int((inputs["input_ids"][0] == golden_model.config.image_token_index).nonzero()[0, 0])
+            prefix = golden_model.read_images(features, inputs["input_ids"][0, :place])
+            output = golden_model(**inputs.for_model(), image_features=features, image_prefix=prefix)
+        num_shared += prefix is not None
+        side = golden_model.config.mask_encoder_config.image_size
+        masks = F.interpolate(output.mask_logits, (side, side), mode="bilinear")
+        with compare(f"{name} shared") as row:
+            row.near("class_logits", output.class_logits, recorded["class_logits"], LOGITS)
+            if (full := recorded.get("mask_logits_fullres")) is not None:
+                row.near("mask_logits_fullres", masks[:, : full.shape[1]], full, LOGITS)
+            compare_case(row, golden, name, output)
+    assert num_shared
+
+
 def known_steps(output, model):
     """Our values by the names of the recordings, and the tolerance each must meet."""
     with torch.no_grad():
