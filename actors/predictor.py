@@ -32,6 +32,8 @@ _AUTO_DTYPE = {"cuda": "bfloat16", "cpu": "float32"}
 # go back to the system each time, and faulting their pages in again costs more than the arithmetic.
 _CHUNK_PIXELS = {"cuda": 2**25, "cpu": 2**21}
 
+# Conversations that go through the language model together where it has read their images before: each is but its text.
+_SHARING_CONVERSATIONS = 16
 
 MAX_TRIED = 20_000
 
@@ -87,7 +89,7 @@ class XSamPredictor:
 
         The images are encoded once, whatever is asked of them. All categories of an image are asked together, and so
         are its regions of vgdseg: they compete for each mask. Every other prompt is asked alone. As many conversations
-        as there are images go through the language model together.
+        as there are images go through the language model together, and more where they share what it has read of them.
 
         Raises:
             PredictionError: out of memory, or scores that are not finite.
@@ -118,7 +120,8 @@ class XSamPredictor:
         is_reused = max(quiet.values(), default=0) > 1
         encoded = self.segmenter.encode([image.pixels for image in images], is_reused=is_reused)
         for ask, group in drafted.items():
-            for some in batched(group, len(images)):
+            shares = is_reused and not ask.is_spoken
+            for some in batched(group, max(len(images), _SHARING_CONVERSATIONS if shares else 1)):
                 conversations: list[Conversation] = []
                 for draft in some:
                     conversation, refused = prepare(draft, images[draft.image], self.segmenter.processor)
