@@ -104,7 +104,7 @@ def _initialise(config: PoolConfig) -> None:
         if address:
             _check_reachable(address)
             try:
-                ray.init(address=address, logging_level="WARNING")
+                ray.init(address=address, log_to_driver=False, logging_level="WARNING")
             except ConnectionError as error:
                 raise ReplicaStartError(f"the Ray cluster at {address!r} cannot be joined: {error}") from error
             return

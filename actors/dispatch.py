@@ -19,6 +19,8 @@ from pipelines.types import Lethal, Reason, Shard
 MAX_LETHAL_IMAGES = 8
 
 _ENDS: Mapping[FailureKind, Reason] = {"replica_died": Reason.REPLICA_DIED, "timeout": Reason.REPLICA_HUNG}
+# The ends of other replicas on the same machine are known by then.
+_LOOK_AROUND_S = 1.0
 _numbers = itertools.count()
 
 
@@ -41,6 +43,7 @@ class Attempt:
         suspects: ids of images that were under way when an earlier try ended with its replica.
         lethal: those that were under way twice, the second time alone.
         error: how the try before this one ended.
+        not_before: time.monotonic() before which it is not to start.
     """
 
     shard: Shard
@@ -51,6 +54,7 @@ class Attempt:
     suspects: frozenset[str] = frozenset()
     lethal: Mapping[str, Lethal] = field(default_factory=dict)
     error: str = ""
+    not_before: float = 0.0
 
 
 class ShardQueue:
@@ -108,6 +112,7 @@ class ShardQueue:
         """
         again = replace(attempt, attempt_id="", number=attempt.number + 1, error=error)
         if charged and kind in _ENDS:
+            again = replace(again, not_before=time.monotonic() + _LOOK_AROUND_S)
             again = replace(again, alone=True, suspects=attempt.suspects | set(under_way))
             if len(under_way) == 1 and attempt.suspects.issuperset(under_way):
                 lethal = Lethal(reason=_ENDS[kind], error=error)
@@ -135,7 +140,9 @@ class ShardQueue:
         return failures
 
     def _next_fitting(self, idle: bool) -> Attempt | None:
-        return next((attempt for attempt in self._waiting if idle or not attempt.alone), None)
+        now = time.monotonic()
+        waiting = (attempt for attempt in self._waiting if attempt.not_before <= now)
+        return next((attempt for attempt in waiting if idle or not attempt.alone), None)
 
     def _pull(self) -> bool:
         """Take one shard from the iterable if there is room and it has one; say whether it did."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -51,6 +52,10 @@ class Replica:
         if isinstance(self._labeler, LabelerError):
             return self._labeler
         return ReplicaFacts(host=socket.gethostname(), pid=os.getpid(), labeler=dict(self._labeler.describe()))
+
+    def stay(self) -> None:
+        """Never return: the reference to this call fails as soon as the process has ended, at work or idle."""
+        threading.Event().wait()
 
     def label(self, shard: Shard, attempt_id: str, care: Care | None) -> ShardReceipt | LabelerError:
         """Label and commit one shard; an error of the labeler is returned, not raised."""

@@ -17,7 +17,7 @@ from actors.config import PoolConfig
 from actors.dispatch import Attempt, Drain, ShardQueue, attempt_ids
 from actors.pool import EventKind, FailureKind, LabelerFactory, OnEvent, ShardFailure, summarise_error
 from actors.replica import LabelerError
-from actors.replica_set import Flight, Member, ReplicaSet, in_one_line
+from actors.replica_set import Flight, Member, ReplicaSet
 from actors.witness import Witness
 from pipelines.types import Care, Shard, ShardReceipt
 
@@ -139,6 +139,7 @@ class ReplicaPool:
         """
         owners = {ref: member for member in self._replicas.members for ref in member.flights}
         owners |= {member.ready_ref: member for member in self._replicas.members if member.starting}
+        owners |= {member.end_ref: member for member in self._replicas.members if member.ready}
         refs = list(owners)
         if not refs:
             return []
@@ -149,8 +150,10 @@ class ReplicaPool:
             member = owners[ref]
             if ref in member.flights:
                 outcomes.append(self._settle(member, ref, queue))
-            else:
+            elif ref == member.ready_ref:
                 self._replicas.settle_start(member)
+            else:
+                self._replicas.settle_end(member)
         outcomes += self._kill_hung(queue)
         self._replicas.give_up_slow_starts()
         return [outcome for outcome in outcomes if outcome is not None]
@@ -164,10 +167,7 @@ class ReplicaPool:
             # The labeler's own errors come back as LabelerError: this one struck on the way in or out.
             return self._failed(queue, attempt, "error", summarise_error(error))
         except RayError as error:
-            death = f"{member} died: {in_one_line(error)}"
-            if not member.retired:
-                self._replicas.retire(member)
-                self._replicas.emit("replica_died", death)
+            death = self._replicas.died(member, error)
             return self._failed(queue, attempt, "replica_died", death, charged=not member.blameless)
         if isinstance(result, LabelerError):
             if not result.replica_unusable:

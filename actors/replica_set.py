@@ -33,6 +33,7 @@ class Member:
         number: running number, for messages.
         actor: its handle.
         ready_ref: resolves to ReplicaFacts once the model is loaded.
+        end_ref: never resolves, and fails once its process has ended.
         since: when it was asked for, on the monotonic clock.
         facts: None until it is ready.
         flights: what it works on, by the reference that resolves to the outcome.
@@ -44,6 +45,7 @@ class Member:
     number: int
     actor: Any
     ready_ref: Any
+    end_ref: Any
     since: float
     facts: ReplicaFacts | None = None
     flights: dict[Any, Flight] = field(default_factory=dict)
@@ -84,6 +86,7 @@ class ReplicaSet:
         self._started = 0
         self._failures = 0
         self._last_failure = ""
+        self._last_end = 0.0
 
     def emit(self, kind: EventKind, message: str) -> None:
         """Report an event to whoever listens."""
@@ -114,7 +117,10 @@ class ReplicaSet:
         try:
             answer = ray.get(member.ready_ref)
         except RayError as error:
-            answer = LabelerError(error=in_one_line(error), replica_unusable=True)
+            # One lost machine ends many at once: it counts once.
+            counted, self._last_end = member.since > self._last_end, time.monotonic()
+            self._start_failed(member, in_one_line(error), counted=counted)
+            return
         if isinstance(answer, LabelerError):
             self._start_failed(member, answer.error)
             return
@@ -122,6 +128,21 @@ class ReplicaSet:
         self._failures = 0
         self.facts = self.facts or answer.labeler
         self.emit("replica_started", f"{member} is ready after {time.monotonic() - member.since:.1f} s")
+
+    def settle_end(self, member: Member) -> None:
+        """Take in that a replica has ended, whether or not it had something to do."""
+        try:
+            ray.get(member.end_ref)
+        except RayError as error:
+            self.died(member, error)
+
+    def died(self, member: Member, error: RayError) -> str:
+        """Retire a replica that has ended, unless that is known; return how it ended."""
+        death = f"{member} died: {in_one_line(error)}"
+        if not member.retired:
+            self.retire(member)
+            self.emit("replica_died", death)
+        return death
 
     def give_up_slow_starts(self) -> None:
         """Kill replicas that are not ready in the time they are given.
@@ -170,13 +191,13 @@ class ReplicaSet:
         actor_class = ray.remote(Replica).options(
             num_cpus=config.num_cpus_per_replica,
             num_gpus=config.num_gpus_per_replica,
-            max_concurrency=config.shards_in_flight_per_replica,
+            max_concurrency=config.shards_in_flight_per_replica + 1,  # and one in `stay`
             max_restarts=0,
             max_task_retries=0,
         )
         actor = actor_class.remote(self._factory)
         self._started += 1
-        self.members.append(Member(self._started, actor, actor.ready.remote(), time.monotonic()))
+        self.members.append(Member(self._started, actor, actor.ready.remote(), actor.stay.remote(), time.monotonic()))
 
     def _start_failed(self, member: Member, cause: str, *, counted: bool = True) -> None:
         self.retire(member)

@@ -288,6 +288,71 @@ def test_shards_of_a_killed_replica_are_tried_again_under_a_new_attempt(lab: Lab
     assert result.kinds()["shard_requeued"] >= 1
 
 
+def when(condition: Callable[[], bool], then: Callable[[], object]) -> None:
+    """Do something in a thread as soon as a condition holds, within half a minute."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and not condition():
+            time.sleep(0.02)
+        then()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def test_the_death_of_an_idle_replica_is_noticed_while_others_work(lab: Lab, by_value: None) -> None:
+    folder = lab.folder
+
+    def build() -> FakeLabeler:
+        (folder / f"replica@{os.getpid()}").touch()
+        return FakeLabeler(folder, behave)
+
+    def behave(shard_id: str, earlier: int) -> None:
+        deadline = time.monotonic() + 40
+        while not (folder / "over").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def replicas() -> set[int]:
+        return {int(path.name.partition("@")[2]) for path in folder.glob("replica@*")}
+
+    def kill_the_idle_one() -> None:
+        (idle,) = replicas() - lab.pids()
+        os.kill(idle, signal.SIGKILL)
+
+    died: list[bool] = []
+
+    def on_event(event: PoolEvent) -> None:
+        if event.kind == "replica_died":
+            died.append((folder / "over").exists())
+            (folder / "over").touch()
+
+    when(lambda: len(replicas()) == 2 and len(lab.pids()) == 1, kill_the_idle_one)
+    config = PoolConfig(replicas=2, shards_in_flight_per_replica=1, num_cpus_per_replica=0.5)
+    with open_runner(build, config) as runner:
+        result = collect(runner.map(make_shards(1), on_event), [])
+    assert set(result.receipts) == {"s0"}
+    assert died == [False]
+
+
+def test_replicas_that_end_together_while_they_load_are_one_failed_start(lab: Lab, by_value: None) -> None:
+    """As on a machine that is lost."""
+    folder = lab.folder
+
+    def build() -> FakeLabeler:
+        (folder / f"replica@{os.getpid()}").touch()
+        while len(list(folder.glob("replica@*"))) < 3:
+            time.sleep(0.02)
+        if len(list(folder.glob("replica@*"))) == 3:
+            time.sleep(0.5)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return FakeLabeler(folder, lambda shard_id, earlier: None)
+
+    config = PoolConfig(replicas=3, num_cpus_per_replica=0.5, max_replica_start_failures=2)
+    result = label_all(build, config, make_shards(4))
+    assert len(result.receipts) == 4
+    assert result.kinds()["replica_start_failed"] == 3
+
+
 def test_a_shard_that_kills_every_replica_fails_alone(lab: Lab, by_value: None) -> None:
     def behave(shard_id: str, earlier: int) -> None:
         time.sleep(0.1)

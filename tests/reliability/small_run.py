@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from actors import dispatch
 from actors.config import PoolConfig
 from actors.in_process import InProcessRunner
 from actors.labeler import RunLabeler
+from actors.pool import ShardRunner
 from flows import planning, steps
 from flows.config import RunConfig, parse_config
 from flows.observer import Silent
@@ -89,8 +90,7 @@ def write_source(folder: Path, count: int = 5) -> str:
     return str(folder)
 
 
-@contextmanager
-def as_driver(predictor: Predictor) -> Iterator[None]:
+def as_driver(predictor: Predictor) -> AbstractContextManager[None]:
     """Be a process of its own, with a model that is a fake."""
 
     def open_runner(config: RunConfig, run_id: str) -> InProcessRunner:
@@ -98,6 +98,12 @@ def as_driver(predictor: Predictor) -> Iterator[None]:
         pool: PoolConfig = config.pool
         return InProcessRunner(lambda: RunLabeler(predictor, job, config.output.uri), pool)
 
+    return as_driver_of(open_runner)
+
+
+@contextmanager
+def as_driver_of(open_runner: Callable[[RunConfig, str], ShardRunner]) -> Iterator[None]:
+    """Be a process of its own, without a model's folder, whose shards are labelled where it is told."""
     driver_id = secrets.token_hex(4)
     with pytest.MonkeyPatch.context() as patch:
         for module in _DRIVER_MODULES:
