@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,15 +15,17 @@ from pycocotools import mask as coco_mask
 from torch.nn import functional
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from actors.config import TINY_MODEL, PredictorConfig, model_folder
 from actors.predictor import XSamPredictor
-from benchmarks.models import load_predictor, num_parameters, one_torch_thread
+from benchmarks.models import num_parameters, one_torch_thread
 from benchmarks.photos import write_photos
 from benchmarks.report import Figure, Report
 from benchmarks.timing import time_in_turn
 from pipelines.decode import decode_image
 from pipelines.types import Image, Prompt
 from xsam_model.configuration_xsam import XSamConfig
-from xsam_model.untrained import untrained_tiny_config
+from xsam_model.processing_xsam import XSamProcessor
+from xsam_model.untrained import save_untrained
 
 NAME = "many_prompts"
 COUNTS = (1, 4, 16)
@@ -41,21 +46,34 @@ class Forced(LogitsProcessor):
         return forced
 
 
-def proportional_config(*, tiny: bool) -> XSamConfig:
-    """Return sizes whose parts share the work about as the full model's do: two thirds are the image's prefix."""
-    base = untrained_tiny_config()
-    if tiny:
-        return base
-    return untrained_tiny_config(
-        vision_config={**base.vision_config.to_dict(), "image_size": 224, "patch_size": 14, "hidden_size": 128,
-                       "intermediate_size": 512, "num_hidden_layers": 4},
-        mask_encoder_config={**base.mask_encoder_config.to_dict(), "image_size": 512, "hidden_size": 192,
-                             "mlp_dim": 768, "num_hidden_layers": 6, "num_attention_heads": 3,
-                             "global_attn_indexes": [1, 3, 5], "window_size": 14},
-        text_config={**base.text_config.to_dict(), "hidden_size": 512, "intermediate_size": 1408,
-                     "num_hidden_layers": 8, "num_attention_heads": 8},
-        segmentor_config={**base.segmentor_config.to_dict(), "select_layers": [2, 3, 4, 6], "num_queries": 200},
-    )  # fmt: skip
+# Narrow layers, but images of as many tokens as the full model's, 1,753, which are most of its work.
+_SIZES: Mapping[str, Mapping[str, Any]] = {
+    "vision_config": {
+        **{"image_size": 384, "patch_size": 14, "num_hidden_layers": 4},
+        **{"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4},
+    },
+    "mask_encoder_config": {
+        **{"image_size": 1024, "patch_size": 16, "num_hidden_layers": 4, "global_attn_indexes": [3], "window_size": 14},
+        **{"hidden_size": 96, "mlp_dim": 384, "num_attention_heads": 3},
+    },
+    "text_config": {
+        **{"num_hidden_layers": 6, "max_position_embeddings": 4096, "sliding_window": 2047},
+        **{"hidden_size": 512, "intermediate_size": 1408, "num_attention_heads": 8, "num_key_value_heads": 8},
+    },
+    "segmentor_config": {"num_queries": 50},
+}
+
+
+def load_proportional(folder: Path, *, tiny: bool) -> XSamPredictor:
+    """Write and load an untrained model of _SIZES, which cuts text into words as xsam-tiny does."""
+    tiny_model = str(model_folder(TINY_MODEL))
+    values = XSamConfig.from_pretrained(tiny_model).to_dict()
+    for part, sizes in () if tiny else _SIZES.items():
+        values[part] |= sizes
+    tokenizer = XSamProcessor.from_pretrained(tiny_model).tokenizer
+    with contextlib.redirect_stderr(io.StringIO()):
+        save_untrained(folder, config=XSamConfig(**values), tokenizer=tokenizer)
+        return XSamPredictor(PredictorConfig(path=str(folder), device="cpu", min_score=0.0))
 
 
 def phrases(count: int) -> tuple[Prompt, ...]:
@@ -105,7 +123,7 @@ def run(*, tiny: bool = False) -> Report:
     """Time both for 1, 4 and 16 prompts, and compare their masks."""
     counts, rounds = ((1, 2), 1) if tiny else (COUNTS, 3)
     with tempfile.TemporaryDirectory() as folder, one_torch_thread():
-        predictor = load_predictor(Path(folder) / "model", proportional_config(tiny=tiny))
+        predictor = load_proportional(Path(folder) / "model", tiny=tiny)
         (ref,) = write_photos(Path(folder) / "photos", 1)
         image = decode_image(Path(ref.uri).read_bytes(), ref)
         asked = {count: phrases(count) for count in counts}
@@ -120,6 +138,8 @@ def run(*, tiny: bool = False) -> Report:
             ]
         timed = time_in_turn(loops, rounds=rounds)
         parameters = num_parameters(predictor) / 1e6
+        features = predictor.segmenter.encode([image.pixels]).features
+        num_tokens = features.vision_tokens.shape[1] + features.segmentor_tokens.shape[1]
     figures = []
     for count in counts:
         named = f"{count} prompt{'s' * (count > 1)}"
@@ -139,7 +159,7 @@ def run(*, tiny: bool = False) -> Report:
             "image, and encodes one with pycocotools. Their masks are compared first."
         ),
         setup={
-            "model": f"{parameters:.0f} M parameters, float32, whose parts share the work as those of the full one do",
+            "model": f"untrained, {parameters:.0f} M parameters, float32; images of {num_tokens:,} tokens",
             "image": f"one JPEG of {image.size_hw[1]} x {image.size_hw[0]}",
             "masks": f"differ in {worst:.3%} of the pixels at most",
             "threads": "torch 1",

@@ -118,13 +118,19 @@ def untrained_tiny_config(**overrides: Any) -> XSamConfig:
     return XSamConfig(**{**fields, **overrides})
 
 
-def save_untrained(folder: str | Path, seed: int = 0, config: XSamConfig | None = None) -> Path:
+def save_untrained(
+    folder: str | Path,
+    seed: int = 0,
+    config: XSamConfig | None = None,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+) -> Path:
     """Write a complete `from_pretrained` folder: configuration, random weights, tokenizer and processor.
 
     Args:
         folder: created if missing.
         seed: of the weights; the same seed writes the same bytes of weights.
         config: sizes; `untrained_tiny_config()` by default.
+        tokenizer: that the config's token ids are of; `build_tokenizer()` by default.
 
     Returns:
         The folder.
@@ -141,7 +147,7 @@ def save_untrained(folder: str | Path, seed: int = 0, config: XSamConfig | None 
         XSamImageProcessor(
             vision_size=config.vision_config.image_size, segmentor_size=config.mask_encoder_config.image_size
         ),
-        build_tokenizer(),
+        build_tokenizer() if tokenizer is None else tokenizer,
         max_text_length=config.max_text_length,
         image_token_index=config.image_token_index,
         region_token_index=config.region_token_index,
