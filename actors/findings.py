@@ -25,7 +25,7 @@ from pipelines.types import (
     Task,
 )
 from xsam_model import captions
-from xsam_model.mask_geometry import MAX_CHUNK_PIXELS
+from xsam_model.mask_geometry import MAX_CHUNK_PIXELS, WindowedMask
 from xsam_model.post_processing_panoptic import Segment, panoptic_segmentation, semantic_segmentation
 from xsam_model.post_processing_xsam import (
     PhraseSegmentation,
@@ -108,11 +108,10 @@ def _instances(decode: Mapping[str, Any], prompts: Sequence[Prompt], min_score: 
     """Encode mask by mask, one for all labels of a query."""
     size_hw = decode["geometry"].original_size
     for instances in iter_instances(**decode, threshold=min_score):
-        mask = instances.mask
-        encoded = _Encoded.of_window(mask.inside.cpu().numpy(), (mask.top, mask.left), size_hw)
+        encoded = _Encoded.of_windowed(instances.mask, size_hw)
         if encoded.area:
             for score, label in zip(instances.scores.tolist(), instances.labels.tolist(), strict=True):
-                yield encoded.found(prompts[label], score, mask.score.item())
+                yield encoded.found(prompts[label], score, instances.mask.score.item())
 
 
 def _segments(
@@ -146,7 +145,11 @@ class _Encoded:
         return cls(rle.encode(mask), _box(mask, (0, 0)), int(np.count_nonzero(mask)))
 
     @classmethod
-    def of_window(cls, inside: NDArray[np.bool_], top_left: tuple[int, int], size_hw: tuple[int, int]) -> _Encoded:
+    def of_windowed(cls, mask: WindowedMask, size_hw: tuple[int, int]) -> _Encoded:
+        if mask.inside.device.type != "cpu":
+            segmentation = rle.from_changes(mask.changes(size_hw[0]).cpu().numpy(), size_hw)
+            return cls(segmentation, rle.bbox_xywh(segmentation), rle.area(segmentation))
+        inside, top_left = mask.inside.numpy(), (mask.top, mask.left)
         segmentation = rle.encode_window(inside, top_left, size_hw)
         return cls(segmentation, _box(inside, top_left), int(np.count_nonzero(inside)))
 

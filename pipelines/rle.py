@@ -79,14 +79,28 @@ def encode_window(inside: NDArray[np.bool_], top_left: tuple[int, int], size_hw:
         is_change[0], is_change[-1] = inside[0], inside[-1]
         np.not_equal(inside[1:], inside[:-1], out=is_change[1:-1])
     row, column = np.divmod(np.flatnonzero(is_change), max(columns, 1))
-    changes = np.sort((column + left) * height + row + top)
-    if rows == height:
-        # What reaches the bottom of a column may go on at the top of the next: an end where a run begins is none.
-        changes, times = np.unique(changes, return_counts=True)
-        changes = changes[times == 1]
-    num_pixels = height * width
+    return from_changes(np.sort((column + left) * height + row + top), size_hw)
+
+
+def from_changes(changes: NDArray[np.int64], size_hw: tuple[int, int]) -> Rle:
+    """Pack the positions at which a mask begins and ends, read down the columns.
+
+    Args:
+        changes: int64, rising. What reaches the bottom of a column may go on at the top of the next: a position that
+            occurs twice, as an end and as a beginning, is no change.
+        size_hw: height and width of the mask.
+
+    Raises:
+        ValueError: a position outside the mask.
+    """
+    num_pixels = size_hw[0] * size_hw[1]
+    if len(changes) and not 0 <= changes[0] <= changes[-1] <= num_pixels:
+        raise ValueError(f"changes from {changes[0]} to {changes[-1]} do not lie in a mask of {num_pixels} pixels")
+    is_doubled = np.zeros(len(changes) + 1, np.bool_)
+    np.equal(changes[1:], changes[:-1], out=is_doubled[1:-1])
+    changes = changes[~(is_doubled[1:] | is_doubled[:-1])]
     starts = np.concatenate((np.zeros(1, np.int64), changes[changes < num_pixels]))
-    return _pack((height, width), np.diff(starts, append=num_pixels))
+    return _pack(size_hw, np.diff(starts, append=num_pixels))
 
 
 def encode_batch(masks_nhw: NDArray[np.bool_] | NDArray[np.uint8]) -> list[Rle]:

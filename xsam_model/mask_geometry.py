@@ -41,6 +41,19 @@ class WindowedMask:
     inside: Tensor
     score: Tensor
 
+    def changes(self, height: int) -> Tensor:
+        """Return where the mask begins and ends, reading the image of this height column by column: all that RLE needs.
+
+        Found where the mask is, so that of a mask on a GPU its few changes are copied to the host, and no pixel.
+
+        Returns:
+            (n,) int64, rising, positions in the image. One that occurs twice is no change: the mask ends at the bottom
+            of a column and goes on at the top of the next.
+        """
+        columns = F.pad(self.inside.T.to(torch.uint8), (1, 1))
+        column, row = (columns[:, 1:] != columns[:, :-1]).nonzero(as_tuple=True)
+        return (column + self.left) * height + row + self.top
+
     def paste(self, mask: Tensor) -> None:
         """Set the pixels of a (H, W) bool mask of the image that belong to this one."""
         height, width = self.inside.shape
