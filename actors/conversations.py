@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 from pipelines import rle
 from pipelines.prompt_table import reject
 from pipelines.types import CATEGORY_TASKS, REGION_TASKS, SENTENCE_TASKS, Image, Prompt, Region, RejectedPrompt, Task
-from xsam_model.processing_xsam import XSamProcessor
+from xsam_model.processing_xsam import TooManyConditionsError, XSamProcessor
 from xsam_model.segmenter import Query
 from xsam_model.visual_prompts import draw_region
 
 _JOINT_TASKS = (*CATEGORY_TASKS, "vgdseg")
+# Of whose categories some may be asked in another conversation: each mask stands for itself.
+_DIVISIBLE_TASKS = ("ovseg", "genseg")
 _CITED_CHARS = 60
+_MAX_CUTS = 1000
 
 
 class Ask(NamedTuple):
@@ -63,11 +66,54 @@ class Conversation:
         return Query(image=self.image, conditions=_conditions(task, self.prompts), visual_prompts=self.regions)
 
 
-def drafts(prompts: Sequence[Sequence[Prompt]]) -> dict[Ask, list[Draft]]:
+class Cutter:
+    """Cuts categories that do not fit into one conversation into as few as hold them, and remembers how."""
+
+    def __init__(self, processor: XSamProcessor) -> None:
+        self._processor = processor
+        self._known: dict[tuple[Ask, tuple[Prompt, ...]], list[tuple[Prompt, ...]]] = {}
+
+    def cut(self, ask: Ask, prompts: tuple[Prompt, ...]) -> list[tuple[Prompt, ...]]:
+        """Return the prompts in order, in one part or several of about the same length.
+
+        What fits in no way is left whole: `try_words` says why.
+        """
+        if ask.task not in _DIVISIBLE_TASKS:
+            return [prompts]
+        key = (ask, prompts)
+        if key not in self._known:
+            if len(self._known) >= _MAX_CUTS:
+                self._known.clear()
+            self._known[key] = self._cut(ask, prompts)
+        return self._known[key]
+
+    def _cut(self, ask: Ask, prompts: tuple[Prompt, ...]) -> list[tuple[Prompt, ...]]:
+        parts, rest = [], prompts
+        while rest:
+            num_fitting = self._num_fitting(ask, rest)
+            if num_fitting == 0:
+                return [prompts]
+            parts.append(rest[:num_fitting])
+            rest = rest[num_fitting:]
+        size = -(-len(prompts) // len(parts))
+        even = [prompts[start : start + size] for start in range(0, len(prompts), size)]
+        return even if all(self._num_fitting(ask, part) == len(part) for part in even) else parts
+
+    def _num_fitting(self, ask: Ask, prompts: Sequence[Prompt]) -> int:
+        try:
+            try_words(self._processor, ask, prompts)
+        except TooManyConditionsError as error:
+            return error.num_fitting
+        except ValueError:
+            return 0
+        return len(prompts)
+
+
+def drafts(prompts: Sequence[Sequence[Prompt]], cutter: Cutter) -> dict[Ask, list[Draft]]:
     """Sort the prompts of a batch into conversations, image by image.
 
-    Categories of an image, and its regions of vgdseg, share one and compete for each mask; the others stand alone, as
-    the network was trained.
+    Categories of an image, and its regions of vgdseg, share one and compete for each mask, unless there are too many
+    categories; the others stand alone, as the network was trained.
     """
     found: dict[Ask, list[Draft]] = {}
     for image, asked in enumerate(prompts):
@@ -79,8 +125,21 @@ def drafts(prompts: Sequence[Sequence[Prompt]]) -> dict[Ask, list[Draft]]:
             else:
                 found.setdefault(ask, []).append(Draft(image, (prompt,)))
         for ask, joint in together.items():
-            found.setdefault(ask, []).append(Draft(image, tuple(joint)))
+            found.setdefault(ask, []).extend(Draft(image, part) for part in cutter.cut(ask, tuple(joint)))
     return found
+
+
+def divided(group: Sequence[Draft]) -> dict[int, dict[str, int]]:
+    """Return, of each image whose categories are in several conversations, which of them each prompt is in."""
+    by_image: dict[int, list[Draft]] = {}
+    for draft in group:
+        if draft.prompts[0].task in _DIVISIBLE_TASKS:
+            by_image.setdefault(draft.image, []).append(draft)
+    return {
+        image: {prompt.prompt_id: part for part, draft in enumerate(parts) for prompt in draft.prompts}
+        for image, parts in by_image.items()
+        if len(parts) > 1
+    }
 
 
 def prepare(draft: Draft, image: Image, processor: XSamProcessor) -> tuple[Conversation | None, list[RejectedPrompt]]:
@@ -117,7 +176,7 @@ def check_prompts(processor: XSamProcessor, prompts: Sequence[Prompt]) -> None:
         ValueError: they do not fit the model, e.g. more categories than its text holds (says how many fit), a sentence
             that is too long (says by how much), or a word that the model reserves for itself.
     """
-    for ask, group in drafts([prompts]).items():
+    for ask, group in drafts([prompts], Cutter(processor)).items():
         for draft in group if ask.task not in REGION_TASKS else ():
             try_words(processor, ask, draft.prompts)
 
@@ -129,7 +188,10 @@ def try_words(processor: XSamProcessor, ask: Ask, prompts: Sequence[Prompt]) -> 
         processor(task=ask.network_task, conditions=conditions, explain=ask.explain, generate=ask.is_spoken)
     except ValueError as error:
         about = f"{ask.task} {prompts[0].text[:_CITED_CHARS]!r}: " if len(prompts) == 1 else f"{ask.task}: "
-        raise ValueError(about + str(error).removeprefix("image 0: ")) from error
+        message = about + str(error).removeprefix("image 0: ")
+        if isinstance(error, TooManyConditionsError):
+            raise TooManyConditionsError(message, error.num_fitting) from error
+        raise ValueError(message) from error
 
 
 def _conditions(task: Task, prompts: Sequence[Prompt]) -> list[str]:

@@ -35,6 +35,7 @@ from xsam_model.post_processing_xsam import (
 )
 
 _SEMANTIC_TASKS = ("ovseg_semantic", "genseg_semantic")
+_SAME_MASK_IOU = 0.8
 _INSTANCE_TASKS = ("ovseg", "genseg", "vgdseg")
 
 
@@ -86,6 +87,29 @@ def find_masks(
     else:
         found = _phrases(phrase_segmentation(**decode), prompts, min_score)
     return found
+
+
+def without_doubles(masks: Sequence[MaskPrediction], parts: Mapping[str, int]) -> list[MaskPrediction]:
+    """Leave out what another conversation has found too, under another category and with a better score.
+
+    Categories of one conversation compete for each mask; those of different ones do so here.
+
+    Args:
+        masks: of one image and task.
+        parts: for each prompt_id its conversation.
+
+    Returns:
+        The masks that stay, best score first.
+    """
+    best_first = ranked(masks)
+    overlaps = rle.iou([mask.segmentation for mask in best_first], [mask.segmentation for mask in best_first])
+    part = np.array([parts[mask.prompt.prompt_id] for mask in best_first])
+    kept: list[int] = []
+    for place in range(len(best_first)):
+        others = [other for other in kept if part[other] != part[place]]
+        if not (overlaps[place, others] >= _SAME_MASK_IOU).any():
+            kept.append(place)
+    return [best_first[place] for place in kept]
 
 
 def read_caption(prompt: Prompt, said: captions.Caption) -> Caption | None:

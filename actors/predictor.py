@@ -16,8 +16,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from actors.config import PredictorConfig, model_folder
-from actors.conversations import Ask, Conversation, batched, check_prompts, drafts, prepare, try_words
-from actors.findings import Findings, find_masks, phrase_prompts, read_caption
+from actors.conversations import (
+    Ask,
+    Conversation,
+    Cutter,
+    batched,
+    check_prompts,
+    divided,
+    drafts,
+    prepare,
+    try_words,
+)
+from actors.findings import Findings, find_masks, phrase_prompts, read_caption, without_doubles
 from actors.pool import ReplicaUnusable
 from pipelines.fingerprint import content_hash
 from pipelines.types import Answer, Image, PredictionError, Prompt, Reason
@@ -68,6 +78,7 @@ class XSamPredictor:
         if self._device.type == "cpu":
             keep_freed_memory()
         self.segmenter = XSamSegmenter(model.to(self._device), XSamProcessor.from_pretrained(folder))
+        self._cutter = Cutter(self.segmenter.processor)
         self._facts = {
             "weights_sha256": content_hash(str(folder)),
             "device": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else platform.machine(),
@@ -115,7 +126,7 @@ class XSamPredictor:
         self, images: Sequence[Image], prompts: Sequence[Sequence[Prompt]], findings: Sequence[Findings]
     ) -> None:
         """Encode the images once, and have one conversation after the other about them; add to ``findings``."""
-        drafted = drafts(prompts)
+        drafted = drafts(prompts, self._cutter)
         quiet = Counter(draft.image for ask, group in drafted.items() if not ask.is_spoken for draft in group)
         is_reused = max(quiet.values(), default=0) > 1
         encoded = self.segmenter.encode([image.pixels for image in images], is_reused=is_reused)
@@ -129,6 +140,9 @@ class XSamPredictor:
                     conversations += [conversation] if conversation else []
                 if conversations:
                     self._converse(ask, encoded, conversations, findings)
+            for image, parts in divided(group).items():
+                found = findings[image].masks
+                found[ask.task] = without_doubles(found.get(ask.task, []), parts)
 
     def _converse(
         self,

@@ -66,6 +66,18 @@ def add_tokens(tokenizer: Any) -> int:
     return tokenizer.add_tokens(list(ADDED_TOKENS), special_tokens=True)
 
 
+class TooManyConditionsError(ValueError):
+    """Conditions that do not fit into one conversation.
+
+    Attributes:
+        num_fitting: how many of them do, from the first; 0 if not even that one.
+    """
+
+    def __init__(self, message: str, num_fitting: int) -> None:
+        super().__init__(message)
+        self.num_fitting = num_fitting
+
+
 class XSamProcessor(ProcessorMixin):
     """Prepares conversations about images for `XSamForSegmentation` and turns its output into masks.
 
@@ -201,6 +213,8 @@ class XSamProcessor(ProcessorMixin):
         """Write and tokenise the conversation about one image; errors say which image."""
         try:
             return self._encode_checked(wording, group)
+        except TooManyConditionsError as error:
+            raise TooManyConditionsError(f"image {index}: {error}", num_fitting=error.num_fitting) from error
         except ValueError as error:
             raise ValueError(f"image {index}: {error}") from error
 
@@ -217,9 +231,10 @@ class XSamProcessor(ProcessorMixin):
             middle = (low + high) // 2
             length = len(self._encode(wording.conversation(group[:middle], reserved), check=False))
             low, high = (middle, high) if length <= self.max_text_length else (low, middle)
-        raise ValueError(
+        raise TooManyConditionsError(
             f"{len(group)} conditions make {len(ids)} text tokens, {fits}: the first {low} fit. "
-            "Ask for the rest in another call."
+            "Ask for the rest in another call.",
+            num_fitting=low,
         )
 
     def _encode(self, text: str, check: bool = True) -> list[int]:
