@@ -12,7 +12,10 @@ from rich.console import Console
 
 from benchmarks.report import Report, machine, print_reports, write_markdown
 
-NAMES = ("tiny_rate", "many_prompts", "pipeline_overhead", "load_rate", "planning", "peak_memory", "rle_rate")
+NAMES = (
+    *("tiny_rate", "many_prompts", "pipeline_overhead", "orchestration"),
+    *("load_rate", "planning", "peak_memory", "rle_rate"),
+)
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 

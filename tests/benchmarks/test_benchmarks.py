@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,8 +19,10 @@ from benchmarks.report import machine, write_markdown
 from pipelines.storage import open_store
 from pipelines.table import open_table
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "peak_memory"])
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("peak_memory", "orchestration")])
 def test_runs_at_a_tiny_size_and_writes_its_section(name: str, tmp_path: Path) -> None:
     report = importlib.import_module(f"benchmarks.{name}").run(tiny=True)
     assert report.name == name
@@ -27,6 +32,15 @@ def test_runs_at_a_tiny_size_and_writes_its_section(name: str, tmp_path: Path) -
     text = (tmp_path / "RESULTS.md").read_text()
     assert f"## {name}: " in text
     assert all(figure.what in text for figure in report.figures)
+
+
+def test_orchestration_runs_on_a_ray_of_its_own() -> None:
+    """In a process of its own: other tests have a Ray with other settings."""
+    command = [sys.executable, "-m", "benchmarks", "--only", "orchestration", "--tiny"]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "of the time at work" in done.stdout
 
 
 def test_peak_memory_labels_what_it_is_told_to(tmp_path: Path) -> None:
