@@ -1,7 +1,7 @@
 # Every target sets up what it needs by itself: a virtual environment in .venv from the pinned constraints.
 PYTHON ?= python3
 BIN := .venv/bin
-# Processes that run the tests side by side: each may start a Ray and a Prefect server, some 3 GB.
+# Processes that run the tests side by side, one core each; each may start a Ray and a Prefect server, some 3 GB.
 WORKERS ?= 2
 INSTALL = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c constraints.txt
 
@@ -13,7 +13,7 @@ demo: .venv/run.stamp ## Label the example photographs into demo-out/, on this m
 	$(BIN)/xsam-label demo
 
 test: .venv/test.stamp ## Run all tests
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 lint: .venv/test.stamp ## Check style, types and the layering of the packages
 	$(BIN)/ruff check .

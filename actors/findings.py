@@ -31,7 +31,7 @@ from xsam_model.post_processing_xsam import (
     PhraseSegmentation,
     interactive_segmentation,
     iter_instances,
-    phrase_segmentation,
+    iter_phrases,
 )
 
 _SEMANTIC_TASKS = ("ovseg_semantic", "genseg_semantic")
@@ -83,9 +83,9 @@ def find_masks(
     elif task == "intseg":
         region = torch.as_tensor(conversation.regions[0])
         one = interactive_segmentation(**decode, prompt_mask=region)
-        found = _phrases(one, prompts, min_score)
+        found = _one(one, prompts[0], min_score)
     else:
-        found = _phrases(phrase_segmentation(**decode), prompts, min_score)
+        found = _phrases(decode, prompts, min_score)
     return found
 
 
@@ -148,14 +148,28 @@ def _segments(
             yield _Encoded.of(ids == segment.id).found(prompts[segment.label], segment.score, segment.mask_score)
 
 
-def _phrases(found: PhraseSegmentation, prompts: Sequence[Prompt], min_score: float) -> Iterator[MaskPrediction]:
-    """Encode one mask for each prompt; where the model's own answer names more or fewer, the first ones count."""
-    rows = zip(prompts, found.scores.tolist(), found.mask_scores.tolist(), found.masks, strict=False)
-    for prompt, score, mask_score, mask in rows:
-        if score >= min_score and prompt.text:
-            encoded = _Encoded.of(mask.cpu().numpy())
+def _phrases(decode: Mapping[str, Any], prompts: Sequence[Prompt], min_score: float) -> Iterator[MaskPrediction]:
+    """Encode mask by mask, one for each prompt; where the model's own answer names more or fewer, the first count."""
+    found: dict[int, MaskPrediction] = {}
+    size_hw = decode["geometry"].original_size
+    for phrases in iter_phrases(**decode):
+        mask = phrases.mask
+        scores = zip(phrases.labels.tolist(), phrases.scores.tolist(), strict=True)
+        kept = {at: score for at, score in scores if at < len(prompts) and score >= min_score and prompts[at].text}
+        if kept:
+            encoded = _Encoded.of_windowed(mask, size_hw)
             if encoded.area:
-                yield encoded.found(prompt, score, mask_score)
+                found |= {at: encoded.found(prompts[at], score, mask.score.item()) for at, score in kept.items()}
+    yield from (found[at] for at in sorted(found))
+
+
+def _one(found: PhraseSegmentation, prompt: Prompt, min_score: float) -> Iterator[MaskPrediction]:
+    """Encode the mask of a region."""
+    score = found.scores.item()
+    if score >= min_score and prompt.text:
+        encoded = _Encoded.of(found.masks[0].cpu().numpy())
+        if encoded.area:
+            yield encoded.found(prompt, score, found.mask_scores.item())
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,7 +133,9 @@ class MaskGeometry:
             # Outside, logits of minus infinity add nothing: quicker than to collect those inside.
             probabilities = F.threshold(enlarged, 0.0, -torch.inf).sigmoid_()
             score = probabilities.sum() / (inside.count_nonzero() + 1e-6)
+            del enlarged, probabilities  # or they would be held while the caller reads this mask
             yield WindowedMask(query, down.pixels.start, right.pixels.start, inside, score)
+            del inside
 
 
 def check_finite(class_logits: Tensor, mask_logits: Tensor) -> None:

@@ -173,6 +173,27 @@ def _candidates(
     return best, indices % max(count, 1), indices // max(count, 1)
 
 
+def iter_phrases(
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    geometry: MaskGeometry,
+    *,
+    num_conditions: int | None = None,
+) -> Iterator[QueryInstances]:
+    """Yield what `phrase_segmentation` returns query by query, so that each mask can be encoded and dropped.
+
+    Arguments as for `phrase_segmentation`. Every condition is yielded once.
+
+    Raises:
+        FloatingPointError: if a logit is not finite: the masks would mean nothing.
+    """
+    check_finite(class_logits, mask_logits)
+    class_scores, queries = class_probabilities(class_logits, num_conditions).max(0)
+    for mask in geometry.iter_masks(mask_logits, list(dict.fromkeys(queries.tolist()))):
+        labels = (queries == mask.query).nonzero()[:, 0]
+        yield QueryInstances(mask, class_scores[labels] * mask.score, labels)
+
+
 def phrase_segmentation(
     class_logits: Tensor,
     mask_logits: Tensor,
@@ -198,11 +219,10 @@ def phrase_segmentation(
     class_scores, queries = class_probabilities(class_logits, num_conditions).max(0)
     masks = torch.zeros((len(queries), *geometry.original_size), dtype=torch.bool, device=mask_logits.device)
     mask_scores = torch.zeros_like(class_scores)
-    asked = queries.tolist()
-    found = {mask.query: mask for mask in geometry.iter_masks(mask_logits, list(dict.fromkeys(asked)))}
-    for condition, query in enumerate(asked):
-        found[query].paste(masks[condition])
-        mask_scores[condition] = found[query].score
+    for mask in geometry.iter_masks(mask_logits, list(dict.fromkeys(queries.tolist()))):
+        for condition in (queries == mask.query).nonzero()[:, 0].tolist():
+            mask.paste(masks[condition])
+            mask_scores[condition] = mask.score
     return PhraseSegmentation(class_scores * mask_scores, class_scores, mask_scores, queries, masks)
 
 
@@ -296,5 +316,6 @@ __all__ = [
     "instance_segmentation",
     "interactive_segmentation",
     "iter_instances",
+    "iter_phrases",
     "phrase_segmentation",
 ]
