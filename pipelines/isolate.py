@@ -38,8 +38,10 @@ def ask(
     """
     todo = [i for i, asked in enumerate(prompts) if asked]
     results = [Asked() for _ in images]
-
-    def attempt(indices: Sequence[int], tries: int) -> None:
+    # A stack, since a closure that calls itself would keep the pixels until the garbage collector comes by.
+    waiting = [(todo, 1)] if todo else []
+    while waiting:
+        indices, tries = waiting.pop()
         started = time.perf_counter()
         failure: tuple[Reason, str] | None = None
         try:
@@ -60,11 +62,7 @@ def ask(
             results[indices[0]] = Asked(reason=reason, error=error, attempts=tries, model_ms=elapsed * 1000)
         else:
             middle = len(indices) // 2
-            attempt(indices[:middle], tries + 1)
-            attempt(indices[middle:], tries + 1)
-
-    if todo:
-        attempt(todo, 1)
+            waiting += [(indices[middle:], tries + 1), (indices[:middle], tries + 1)]
     return results
 
 

@@ -124,11 +124,10 @@ def label_images(
     """Label images in order, fetched and decoded ahead of the model."""
     outcomes: list[ImagePrediction] = []
     with closing(load_images(images, job)) as loaded:
-        for batch in batches(loaded, job.config.batch_size):
+        for batch in batches(loaded, job.config.batch_size, job.config.max_bytes_ahead):
             outcomes += label_batch(batch, job.prompts, predictor, clock)
-            for item in batch:
-                item.release()
-            batch.clear()
+            while batch:
+                batch.pop().release()
     return outcomes
 
 
@@ -193,17 +192,23 @@ def taking_too_long(ref: ImageRef, stage: str, config: LabelConfig) -> ImagePred
 
 
 def batches(
-    loaded: Iterator[Loaded[Image | ImagePrediction]], size: int
+    loaded: Iterator[Loaded[Image | ImagePrediction]], size: int, max_bytes: int
 ) -> Iterator[list[Loaded[Image | ImagePrediction]]]:
-    """Group in order, so that each group holds up to ``size`` decoded images and any number of failed ones."""
+    """Group in order, so that each group holds up to ``size`` decoded images and any number of failed ones.
+
+    A group also ends with the image that fills its bytes: nothing is released before, and the next one would pass the
+    budget unheeded, for the consumer waits for it.
+    """
     group: list[Loaded[Image | ImagePrediction]] = []
-    decoded = 0
+    decoded = held = 0
     for item in loaded:
         group.append(item)
         decoded += isinstance(item.value, Image)
-        if decoded == size:
+        held += item.num_bytes
+        del item
+        if decoded == size or held >= max_bytes:
             yield group
-            group, decoded = [], 0
+            group, decoded, held = [], 0, 0
     if group:
         yield group
 
