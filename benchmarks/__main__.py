@@ -14,7 +14,7 @@ from benchmarks.report import Report, machine, print_reports, write_markdown
 
 NAMES = (
     *("tiny_rate", "many_prompts", "pipeline_overhead", "orchestration"),
-    *("load_rate", "planning", "peak_memory", "memory_curve", "large_image", "rle_rate"),
+    *("load_rate", "planning", "peak_memory", "memory_curve", "large_image", "rle_rate", "sql"),
 )
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
