@@ -165,4 +165,15 @@ def gpu_lines(path: Path) -> list[str]:
         cells += [number(case["images_per_second"]), number(case["tflop_per_image"])]
         cells += [f"{100 * share:.0f} %" if share else "" for share in shares]
         lines.append(f"| {' | '.join(cells)} | {number(case['peak_memory_gb'])} |")
+    if asked := document.get("prompts"):
+        lines += [
+            "",
+            "Several questions about each image, read once for all of them, against each with all done anew:",
+            "",
+        ]
+        lines += ["| images | prompts of each | prompts/s | times as fast | GB |", "|---:|---:|---:|---:|---:|"]
+    for case in asked or ():
+        faster = case["apart_seconds"] / case["seconds"]
+        cells = [str(case["images"]), str(case["prompts"]), number(case["prompts_per_second"]), number(faster)]
+        lines.append(f"| {' | '.join(cells)} | {number(case['peak_memory_gb'])} |")
     return lines

@@ -34,6 +34,7 @@ from xsam_model.untrained import build_tokenizer, untrained_tiny_config
 # Dense bfloat16 operations per second, from the makers' data sheets.
 NOMINAL_PEAK = {"H200": 989e12, "H100": 989e12, "GH200": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12}
 SECONDS_PER_CASE = 4.0
+CONVERSATIONS_TOGETHER = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,29 @@ class Case:
     finite: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptsCase:
+    """Several questions about each image of a batch, and what was measured.
+
+    Attributes:
+        images, prompts: of the batch; of each image.
+        text_tokens: of a conversation, beside its image.
+        seconds: median of encoding the images, letting the language model read them, and asking all prompts.
+        apart_seconds: median of asking each prompt with all of that done anew.
+        largest_difference: of the class logits of the two.
+        peak_memory_gb: as in Case.
+    """
+
+    images: int
+    prompts: int
+    text_tokens: int
+    seconds: float
+    apart_seconds: float
+    prompts_per_second: float
+    largest_difference: float
+    peak_memory_gb: float
+
+
 def main() -> None:
     arguments = parse_arguments()
     started = time.monotonic()
@@ -77,12 +101,21 @@ def main() -> None:
     facts["load_seconds"] = round(time.monotonic() - started, 1)
     print(json.dumps(facts, indent=1), flush=True)
     cases: list[Case] = []
+    asked: list[PromptsCase] = []
+
+    def keep() -> None:
+        facts["seconds_in_all"] = round(time.monotonic() - started, 1)
+        document = {"facts": facts, "cases": [asdict(c) for c in cases], "prompts": [asdict(c) for c in asked]}
+        (out / "full_size_forward.json").write_text(json.dumps(document, indent=1))
+
+    for questions in measure_prompts(model, device, arguments, facts):
+        asked.append(questions)
+        print(json.dumps(asdict(questions)), flush=True)
+        keep()
     for case in measure_all(model, device, arguments, facts, started + 60 * arguments.minutes):
         cases.append(case)
         print(line(case), flush=True)
-        facts["seconds_in_all"] = round(time.monotonic() - started, 1)
-        document = {"facts": facts, "cases": [asdict(case) for case in cases]}
-        (out / "full_size_forward.json").write_text(json.dumps(document, indent=1))
+        keep()
     draw(cases, facts, out / "full_size_forward.png")
     if not all(case.finite for case in cases):
         raise SystemExit("some logits were not finite")
@@ -93,6 +126,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--size", choices=("full", "tiny"), default="full")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--categories", type=int, nargs="+", default=[4, 80, 133])
+    parser.add_argument("--prompts", type=int, nargs="+", default=[1, 4, 16], help="of each image")
+    parser.add_argument("--images", type=int, default=4, help="images that are asked so many prompts")
     parser.add_argument("--minutes", type=float, default=8.0, help="begin no further case after so long")
     parser.add_argument("--out", default=os.environ.get("OUT") or str(Path(__file__).parents[1] / "out"))
     return parser.parse_args()
@@ -143,14 +178,7 @@ def measure_all(
     model: XSamForSegmentation, device: torch.device, arguments: argparse.Namespace, facts: dict[str, Any], end: float
 ) -> Iterator[Case]:
     """Yield a case for every number of categories and batch size that fits the device and the time."""
-    config = model.config
-    processor = XSamProcessor(
-        XSamImageProcessor(
-            vision_size=config.vision_config.image_size, segmentor_size=config.mask_encoder_config.image_size
-        ),
-        build_tokenizer(),
-        max_text_length=config.max_text_length,
-    )
+    processor = make_processor(model.config)
     for categories in arguments.categories:
         one = prepare(processor, 1, categories, device, model.dtype, facts)
         decoders = count_decoders(model, one)
@@ -168,6 +196,54 @@ def measure_all(
             finally:
                 if device.type == "cuda":
                     torch.cuda.empty_cache()
+
+
+def make_processor(config: XSamConfig) -> XSamProcessor:
+    """Return a processor of the model's sizes, with a tokenizer of single bytes."""
+    image_processor = XSamImageProcessor(
+        vision_size=config.vision_config.image_size, segmentor_size=config.mask_encoder_config.image_size
+    )
+    return XSamProcessor(image_processor, build_tokenizer(), max_text_length=config.max_text_length)
+
+
+@torch.inference_mode()
+def measure_prompts(
+    model: XSamForSegmentation, device: torch.device, arguments: argparse.Namespace, facts: dict[str, Any]
+) -> Iterator[PromptsCase]:
+    """Yield a case for each number of prompts: with the images encoded and read once for all of them, and each anew."""
+    images = arguments.images
+    inputs = prepare(make_processor(model.config), images, 4, device, model.dtype, facts)
+    pixels = inputs["pixel_values"], inputs["segmentor_pixel_values"]
+    text = {name: inputs[name] for name in ("input_ids", "attention_mask", "cond_ids", "seg_ids")}
+    before = int((text["input_ids"][0] == model.config.image_token_index).nonzero()[0, 0])
+
+    def together(prompts: int) -> list[torch.Tensor]:
+        features = model.encode_images(*pixels)
+        prefix = model.read_images(features, text["input_ids"][0, :before])
+        found, places = [], torch.arange(images, device=device).repeat(prompts)
+        for chunk in torch.arange(images * prompts, device=device).split(CONVERSATIONS_TOGETHER):
+            rows = {name: value[places[chunk]] for name, value in text.items()}
+            output = model(**rows, image_features=features, image_indices=places[chunk].cpu(), image_prefix=prefix)
+            found.append(output.class_logits)
+        return found
+
+    for prompts in arguments.prompts:
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        passes = time_passes(lambda count=prompts: together(count), device, SECONDS_PER_CASE)
+        memory = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else 0.0
+        apart = time_passes(lambda count=prompts: [model(**inputs) for _ in range(count)], device, SECONDS_PER_CASE / 2)
+        difference = (torch.cat(together(1)) - model(**inputs).class_logits).abs().max().item()
+        yield PromptsCase(
+            images=images,
+            prompts=prompts,
+            text_tokens=text["input_ids"].shape[1] - 1,
+            seconds=median(passes),
+            apart_seconds=median(apart),
+            prompts_per_second=images * prompts / median(passes),
+            largest_difference=difference,
+            peak_memory_gb=memory,
+        )
 
 
 def prepare(

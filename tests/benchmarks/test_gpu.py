@@ -20,13 +20,16 @@ from xsam_model.untrained import untrained_tiny_config
 def test_runs_at_the_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(full_size_forward, "SECONDS_PER_CASE", 0.01)
     options = ["--size", "tiny", "--batches", "1", "2", "--categories", "3", "--out", str(tmp_path)]
+    options += ["--prompts", "1", "3", "--images", "2"]
     monkeypatch.setattr("sys.argv", ["full_size_forward", *options])
     full_size_forward.main()
     document = json.loads((tmp_path / "full_size_forward.json").read_text())
     assert [case["batch"] for case in document["cases"]] == [1, 2]
     assert all(case["finite"] and case["tflop_per_image"] > 0 for case in document["cases"])
     assert (tmp_path / "full_size_forward.png").stat().st_size > 1000
-    assert sum(line.startswith("| ") for line in gpu_lines(tmp_path / "full_size_forward.json")) == 3
+    assert [(case["images"], case["prompts"]) for case in document["prompts"]] == [(2, 1), (2, 3)]
+    assert all(case["largest_difference"] < 1e-4 for case in document["prompts"])
+    assert sum(line.startswith("| ") for line in gpu_lines(tmp_path / "full_size_forward.json")) == 6
 
 
 def test_operations_of_the_towers_are_those_that_torch_counts() -> None:
