@@ -88,9 +88,12 @@ class Cutter:
         return self._known[key]
 
     def _cut(self, ask: Ask, prompts: tuple[Prompt, ...]) -> list[tuple[Prompt, ...]]:
-        parts, rest = [], prompts
+        parts: list[tuple[Prompt, ...]] = []
+        rest = prompts
         while rest:
-            num_fitting = self._num_fitting(ask, rest)
+            # How many fit is found by trying: not far from how many did before.
+            tried = rest[: 2 * len(parts[-1])] if parts else rest
+            num_fitting = self._num_fitting(ask, tried)
             if num_fitting == 0:
                 return [prompts]
             parts.append(rest[:num_fitting])

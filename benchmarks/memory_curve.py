@@ -215,7 +215,7 @@ def report(curves: Mapping[str, Curve]) -> Report:
             "Each curve is a process of its own that labels files through the in-process runner, two shards in flight: "
             "fetch, decode, masks, RLE, Parquet, commits to the local disk. Its resident memory is read whenever a "
             'shard is committed; a quarter\'s figure is the median over its shards. "No model" answers with the '
-            "pixels above the mean brightness. `python -m benchmarks.memory_curve draw FILE` is the long form."
+            "blocks above the mean brightness. `python -m benchmarks.memory_curve draw FILE` is the long form."
         ),
         setup={
             "images": f"JPEG, PNG and WebP in turn, of {sizes}: {decoded_mb():.2f} MB decoded on average",

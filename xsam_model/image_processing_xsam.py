@@ -67,11 +67,17 @@ class XSamImageProcessor(BaseImageProcessor):
         """
         if isinstance(images, Image.Image | np.ndarray):
             images = [images]
-        pictures = [_to_picture(image, index) for index, image in enumerate(images)]
-        sizes = [(picture.height, picture.width) for picture in pictures]
+        vision_inputs, segmentor_inputs, sizes = [], [], []
+        for index, image in enumerate(images):
+            # One after the other: a picture takes four bytes a pixel beside its array, and its square as much again.
+            picture = _to_picture(image, index)
+            vision_inputs.append(self._vision_input(picture))
+            segmentor_inputs.append(self._segmentor_input(picture))
+            sizes.append((picture.height, picture.width))
+            del picture
         data = {
-            "pixel_values": np.stack([self._vision_input(picture) for picture in pictures]),
-            "segmentor_pixel_values": np.stack([self._segmentor_input(picture) for picture in pictures]),
+            "pixel_values": np.stack(vision_inputs),
+            "segmentor_pixel_values": np.stack(segmentor_inputs),
             "original_sizes": sizes,
             "scaled_sizes": [self.scaled_size(size) for size in sizes],
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,13 +21,19 @@ BRIGHT = text_prompt("bright")
 
 
 @pytest.mark.timeout(400)
-def test_memory_stays_flat_over_thousands_of_images(capsys: pytest.CaptureFixture[str]) -> None:
-    """A leak of one decoded image in a hundred would show: over half of the images it adds up to more than this."""
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="free memory is given back by a call of glibc")
+def test_memory_stays_flat_over_thousands_of_images(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leak of one decoded image in a hundred would show: over half of the images it adds up to twice the bound."""
+    # One heap for all threads, and for Arrow: what allocators keep in several is far more than a leak would be.
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
+    monkeypatch.setenv("ARROW_DEFAULT_MEMORY_POOL", "system")
     count = 20_000 if LONG else 2_000
     curve = memory_curve.measure(memory_curve.FAKE, count, settle_every=2)
     grown = curve.quarter(3) - curve.quarter(1)
     leak = memory_curve.decoded_mb() * count / 2 / 100
-    assert grown < max(leak, 2.0)
+    assert grown < leak / 2
     with capsys.disabled():
         print(
             f"\n{count:,} images: {curve.quarter(1):.1f} MB in the second quarter, {curve.quarter(3):.1f} in the last"
