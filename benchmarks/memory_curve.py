@@ -244,6 +244,7 @@ def draw(curves: Mapping[str, Curve], picture: Path) -> None:
         axis.set_xlabel("images labelled", fontsize=9)
         axis.set_ylabel("resident memory, MB", fontsize=9)
         axis.tick_params(labelsize=8)
+        axis.locator_params(axis="x", nbins=5)
         axis.xaxis.set_major_formatter("{x:,.0f}")
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
