@@ -23,6 +23,8 @@ from actors.pool import (
 from pipelines.types import Shard, ShardLabeler, ShardReceipt
 
 _TICK_S = 0.2
+# How long threads that still label are waited for at the end.
+_CLOSE_S = 1.0
 
 _Outcome = tuple[Attempt, ShardReceipt | BaseException]
 
@@ -99,6 +101,10 @@ class InProcessRunner:
         """Let the threads end after what they are doing, and forget the labeler."""
         for _ in self._threads:
             self._tasks.put(None)
+        # A thread that the end of the process meets inside a library of C++ takes the process down with an abort.
+        deadline = time.monotonic() + _CLOSE_S
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
         self._threads.clear()
         self._labeler = None
 
