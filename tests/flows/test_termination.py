@@ -84,7 +84,7 @@ def test_a_shard_that_takes_longer_than_the_grace_is_left_for_the_next_time(smal
 
 
 def test_a_second_sigterm_is_heeded_at_once(small: SmallRun) -> None:
-    assert terminate(small, Terminating(at_call=1, times=2)) == {"shard-00000"}
+    assert terminate(small, Terminating(at_call=1, takes_s=1.5, times=2)) == {"shard-00000"}
     assert not Path(small.output, "_runs", RUN, "summary.json").exists()
     assert run(small).ok
 
