@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,6 @@ _JOINT_TASKS = (*CATEGORY_TASKS, "vgdseg")
 # Of whose categories some may be asked in another conversation: each mask stands for itself.
 _DIVISIBLE_TASKS = ("ovseg", "genseg")
 _CITED_CHARS = 60
-_MAX_CUTS = 1000
 
 
 class Ask(NamedTuple):
@@ -66,53 +66,39 @@ class Conversation:
         return Query(image=self.image, conditions=_conditions(task, self.prompts), visual_prompts=self.regions)
 
 
-class Cutter:
-    """Cuts categories that do not fit into one conversation into as few as hold them, and remembers how."""
+@lru_cache(maxsize=1000)
+def cut(processor: XSamProcessor, ask: Ask, prompts: tuple[Prompt, ...]) -> tuple[tuple[Prompt, ...], ...]:
+    """Cut categories that do not fit into one conversation into as few as hold them, of about the same length.
 
-    def __init__(self, processor: XSamProcessor) -> None:
-        self._processor = processor
-        self._known: dict[tuple[Ask, tuple[Prompt, ...]], list[tuple[Prompt, ...]]] = {}
-
-    def cut(self, ask: Ask, prompts: tuple[Prompt, ...]) -> list[tuple[Prompt, ...]]:
-        """Return the prompts in order, in one part or several of about the same length.
-
-        What fits in no way is left whole: `try_words` says why.
-        """
-        if ask.task not in _DIVISIBLE_TASKS:
-            return [prompts]
-        key = (ask, prompts)
-        if key not in self._known:
-            if len(self._known) >= _MAX_CUTS:
-                self._known.clear()
-            self._known[key] = self._cut(ask, prompts)
-        return self._known[key]
-
-    def _cut(self, ask: Ask, prompts: tuple[Prompt, ...]) -> list[tuple[Prompt, ...]]:
-        parts: list[tuple[Prompt, ...]] = []
-        rest = prompts
-        while rest:
-            # How many fit is found by trying: not far from how many did before.
-            tried = rest[: 2 * len(parts[-1])] if parts else rest
-            num_fitting = self._num_fitting(ask, tried)
-            if num_fitting == 0:
-                return [prompts]
-            parts.append(rest[:num_fitting])
-            rest = rest[num_fitting:]
-        size = -(-len(prompts) // len(parts))
-        even = [prompts[start : start + size] for start in range(0, len(prompts), size)]
-        return even if all(self._num_fitting(ask, part) == len(part) for part in even) else parts
-
-    def _num_fitting(self, ask: Ask, prompts: Sequence[Prompt]) -> int:
-        try:
-            try_words(self._processor, ask, prompts)
-        except TooManyConditionsError as error:
-            return error.num_fitting
-        except ValueError:
-            return 0
-        return len(prompts)
+    What fits in no way is left whole: `try_words` says why.
+    """
+    parts: list[tuple[Prompt, ...]] = []
+    rest = prompts
+    while rest:
+        # How many fit is found by trying: not far from how many did before.
+        tried = rest[: 2 * len(parts[-1])] if parts else rest
+        num_fitting = _num_fitting(processor, ask, tried)
+        if num_fitting == 0:
+            return (prompts,)
+        parts.append(rest[:num_fitting])
+        rest = rest[num_fitting:]
+    size = -(-len(prompts) // len(parts))
+    even = [prompts[start : start + size] for start in range(0, len(prompts), size)]
+    fits = all(_num_fitting(processor, ask, part) == len(part) for part in even)
+    return tuple(even if fits else parts)
 
 
-def drafts(prompts: Sequence[Sequence[Prompt]], cutter: Cutter) -> dict[Ask, list[Draft]]:
+def _num_fitting(processor: XSamProcessor, ask: Ask, prompts: Sequence[Prompt]) -> int:
+    try:
+        try_words(processor, ask, prompts)
+    except TooManyConditionsError as error:
+        return error.num_fitting
+    except ValueError:
+        return 0
+    return len(prompts)
+
+
+def drafts(prompts: Sequence[Sequence[Prompt]], processor: XSamProcessor) -> dict[Ask, list[Draft]]:
     """Sort the prompts of a batch into conversations, image by image.
 
     Categories of an image, and its regions of vgdseg, share one and compete for each mask, unless there are too many
@@ -128,7 +114,9 @@ def drafts(prompts: Sequence[Sequence[Prompt]], cutter: Cutter) -> dict[Ask, lis
             else:
                 found.setdefault(ask, []).append(Draft(image, (prompt,)))
         for ask, joint in together.items():
-            found.setdefault(ask, []).extend(Draft(image, part) for part in cutter.cut(ask, tuple(joint)))
+            whole = tuple(joint)
+            parts = cut(processor, ask, whole) if ask.task in _DIVISIBLE_TASKS else (whole,)
+            found.setdefault(ask, []).extend(Draft(image, part) for part in parts)
     return found
 
 
@@ -179,7 +167,7 @@ def check_prompts(processor: XSamProcessor, prompts: Sequence[Prompt]) -> None:
         ValueError: they do not fit the model, e.g. more categories than its text holds (says how many fit), a sentence
             that is too long (says by how much), or a word that the model reserves for itself.
     """
-    for ask, group in drafts([prompts], Cutter(processor)).items():
+    for ask, group in drafts([prompts], processor).items():
         for draft in group if ask.task not in REGION_TASKS else ():
             try_words(processor, ask, draft.prompts)
 

@@ -112,8 +112,8 @@ class ShardQueue:
         """
         again = replace(attempt, attempt_id="", number=attempt.number + 1, error=error)
         if charged and kind in _ENDS:
-            again = replace(again, not_before=time.monotonic() + _LOOK_AROUND_S)
-            again = replace(again, alone=True, suspects=attempt.suspects | set(under_way))
+            not_before, suspects = time.monotonic() + _LOOK_AROUND_S, attempt.suspects | set(under_way)
+            again = replace(again, alone=True, suspects=suspects, not_before=not_before)
             if len(under_way) == 1 and attempt.suspects.issuperset(under_way):
                 lethal = Lethal(reason=_ENDS[kind], error=error)
                 again = replace(again, lethal={**attempt.lethal, under_way[0]: lethal})

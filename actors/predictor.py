@@ -19,7 +19,6 @@ from actors.config import PredictorConfig, model_folder
 from actors.conversations import (
     Ask,
     Conversation,
-    Cutter,
     batched,
     check_prompts,
     divided,
@@ -78,7 +77,6 @@ class XSamPredictor:
         if self._device.type == "cpu":
             keep_freed_memory()
         self.segmenter = XSamSegmenter(model.to(self._device), XSamProcessor.from_pretrained(folder))
-        self._cutter = Cutter(self.segmenter.processor)
         self._facts = {
             "weights_sha256": content_hash(str(folder)),
             "device": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else platform.machine(),
@@ -126,7 +124,7 @@ class XSamPredictor:
         self, images: Sequence[Image], prompts: Sequence[Sequence[Prompt]], findings: Sequence[Findings]
     ) -> None:
         """Encode the images once, and have one conversation after the other about them; add to ``findings``."""
-        drafted = drafts(prompts, self._cutter)
+        drafted = drafts(prompts, self.segmenter.processor)
         quiet = Counter(draft.image for ask, group in drafted.items() if not ask.is_spoken for draft in group)
         is_reused = max(quiet.values(), default=0) > 1
         encoded = self.segmenter.encode([image.pixels for image in images], is_reused=is_reused)

@@ -105,8 +105,8 @@ def ask(size_wh: tuple[int, int], masks: int) -> Case:
 
     from actors.config import PredictorConfig
     from actors.predictor import XSamPredictor
+    from flows.prompts import named_prompts
     from pipelines import rle
-    from pipelines.types import Prompt
     from xsam_model.untrained import save_untrained, untrained_tiny_config
 
     torch.set_num_threads(1)
@@ -114,7 +114,7 @@ def ask(size_wh: tuple[int, int], masks: int) -> Case:
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
         save_untrained(Path(folder), config=untrained_tiny_config(segmentor_config=segmentor))
         predictor = XSamPredictor(PredictorConfig(path=folder, device="cpu", min_score=0.0, max_masks_per_image=masks))
-    prompts = [Prompt(prompt_id="ovseg:cat", task="ovseg", text="cat", category_id=0, category_name="cat")]
+    prompts = named_prompts("ovseg", ["cat"])
     with ThreadPoolExecutor(1) as thread:
         thread.submit(predictor.predict, [blocks(_WARM_UP_WH)], [prompts]).result()
         image = blocks(size_wh)

@@ -21,6 +21,7 @@ from benchmarks.models import num_parameters, one_torch_thread
 from benchmarks.photos import write_photos
 from benchmarks.report import Figure, Report
 from benchmarks.timing import time_in_turn
+from flows.prompts import named_prompts
 from pipelines.decode import decode_image
 from pipelines.types import Image, Prompt
 from xsam_model.configuration_xsam import XSamConfig
@@ -80,10 +81,7 @@ def phrases(count: int) -> tuple[Prompt, ...]:
     """Return so many phrases, each asked alone."""
     places = ("left", "right", "top", "bottom", "middle", "corner", "back", "front")
     names = [f"the {'small' if number % 2 else 'large'} thing at the {places[number // 2]}" for number in range(count)]
-    return tuple(
-        Prompt(prompt_id=f"refseg:{number}", task="refseg", text=name, category_id=number, category_name=name)
-        for number, name in enumerate(names)
-    )
+    return tuple(named_prompts("refseg", names))
 
 
 @torch.inference_mode()
@@ -107,8 +105,7 @@ def reference_procedure(predictor: XSamPredictor, image: Image, prompt: Prompt) 
         logits_processor=LogitsProcessorList([Forced(answer)]),
     )
     side = model.config.mask_encoder_config.image_size
-    canvas = functional.interpolate(output.mask_logits, (side, side), mode="bilinear")
-    for _ in range(model.config.segmentor_config.decoder_layers):  # the other layers' masks, which nobody reads
+    for _ in range(1 + model.config.segmentor_config.decoder_layers):  # all but the last of them nobody reads
         canvas = functional.interpolate(output.mask_logits, (side, side), mode="bilinear")
     (scaled, size) = inputs["scaled_sizes"][0], image.size_hw
     cut = canvas[:, :, : scaled[0], : scaled[1]]

@@ -28,18 +28,18 @@ from actors.labeler import RunLabeler
 from actors.pool import ShardFailure
 from benchmarks.photos import example_photos, random_crop, synthetic_photo
 from benchmarks.report import Figure, Report, print_reports
+from benchmarks.threshold_predictor import ThresholdPredictor
 from benchmarks.timing import peak_rss_mb, run_child
-from pipelines import rle
+from flows.prompts import named_prompts
 from pipelines.label import LabelJob
 from pipelines.manifest import PlanConfig, plan_shards
 from pipelines.sources import list_images
-from pipelines.types import Answer, Image, MaskPrediction, Predictor, Prompt
+from pipelines.types import Predictor
 
 NAME = "memory_curve"
 FAKE, TINY_MODEL = "no model", "xsam-tiny"
 CATEGORIES = ("cat", "dog", "umbrella", "house")
 SIZES_WH = ((200, 150), (150, 200), (192, 128), (160, 160), (240, 160))
-_BLOCK = 8
 FORMATS = (("jpg", "JPEG", {"quality": 90}), ("png", "PNG", {}), ("webp", "WEBP", {"quality": 80}))
 _PICTURES = 60
 _SHARD = 50
@@ -77,36 +77,6 @@ class Curve:
         """Return MB for each 1,000 images after the first quarter."""
         first = len(self.images) // 4
         return 1000 * statistics.linear_regression(self.images[first:], self.rss_mb[first:]).slope
-
-
-class ThresholdPredictor:
-    """Costs next to nothing: one mask for each category, the blocks of pixels that are brighter than the mean."""
-
-    def predict(self, images: Sequence[Image], prompts: Sequence[Sequence[Prompt]]) -> list[Answer]:
-        """See pipelines.types.Predictor."""
-        return [
-            Answer(masks=tuple(_brighter(image, prompt) for prompt in asked))
-            for image, asked in zip(images, prompts, strict=True)
-        ]
-
-    def describe(self) -> Mapping[str, str]:
-        """See pipelines.types.Predictor."""
-        return {"device": "none"}
-
-
-def _brighter(image: Image, prompt: Prompt) -> MaskPrediction:
-    height, width = image.size_hw
-    blocks = image.pixels[::_BLOCK, ::_BLOCK, prompt.category_id % 3]
-    mask = (blocks > blocks.mean()).repeat(_BLOCK, axis=0).repeat(_BLOCK, axis=1)[:height, :width]
-    segmentation = rle.encode(mask)
-    return MaskPrediction(
-        prompt=prompt,
-        score=0.5,
-        mask_score=None,
-        segmentation=segmentation,
-        bbox_xywh=rle.bbox_xywh(segmentation),
-        area=int(np.count_nonzero(mask)),
-    )
 
 
 def run(*, tiny: bool = False) -> Report:
@@ -162,10 +132,7 @@ def label(predictor: Predictor, folder: Path, images_per_shard: int, settle_ever
         settle_every: if positive, memory is read after so many shards instead, when none is under way and malloc has
             given back what is free.
     """
-    prompts = tuple(
-        Prompt(prompt_id=f"ovseg:{name}", task="ovseg", text=name, category_id=number, category_name=name)
-        for number, name in enumerate(CATEGORIES)
-    )
+    prompts = tuple(named_prompts("ovseg", CATEGORIES))
     labeler = RunLabeler(predictor, LabelJob(run_id="bench", prompts=prompts), str(folder / "output"))
     shards = plan_shards(list_images(str(folder / "images")), PlanConfig(images_per_shard=images_per_shard))
     wave = settle_every or len(shards)

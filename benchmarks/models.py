@@ -11,6 +11,7 @@ import torch
 
 from actors.config import PredictorConfig
 from actors.predictor import XSamPredictor
+from flows.prompts import named_prompts
 from pipelines.types import Prompt
 from xsam_model.configuration_xsam import XSamConfig
 from xsam_model.untrained import save_untrained, untrained_tiny_config
@@ -20,10 +21,7 @@ CATEGORIES = ("person", "cat", "cup", "building", "flower", "sky")
 
 def prompts() -> tuple[Prompt, ...]:
     """Return one open-vocabulary prompt for each category."""
-    return tuple(
-        Prompt(prompt_id=f"ovseg:{name}", task="ovseg", text=name, category_id=index, category_name=name)
-        for index, name in enumerate(CATEGORIES)
-    )
+    return tuple(named_prompts("ovseg", CATEGORIES))
 
 
 def mid_config() -> XSamConfig:

@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,21 +18,21 @@ from actors.labeler import RunLabeler
 from actors.pool import PoolEvent, ShardFailure, open_runner
 from benchmarks.photos import synthetic_photo
 from benchmarks.report import Figure, Report
-from pipelines import rle
+from benchmarks.threshold_predictor import ThresholdPredictor
+from flows.prompts import named_prompts
 from pipelines.label import LabelConfig, LabelJob
 from pipelines.manifest import PlanConfig, plan_shards
-from pipelines.types import Answer, Image, ImageRef, MaskPrediction, Prompt, Shard
+from pipelines.types import Answer, Image, ImageRef, Prompt, Shard
 
 NAME = "orchestration"
 REPLICAS = (1, 4, 16, 64)
 SERVICE_S = 2.0
 """Seconds that the model takes for a shard: of 500 images at 100 images a second it would be 5."""
 SHARDS_PER_REPLICA = 8
-_PROMPT = Prompt(prompt_id="ovseg:thing", task="ovseg", text="thing", category_id=0, category_name="thing")
 
 
-class FixedTime:
-    """A predictor that takes so long for a call, one after the other as a GPU does, and finds one mask an image."""
+class FixedTime(ThresholdPredictor):
+    """Takes so long for a call, one after the other as a GPU does."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -41,24 +41,7 @@ class FixedTime:
     def predict(self, images: Sequence[Image], prompts: Sequence[Sequence[Prompt]]) -> list[Answer]:
         with self._turn:
             time.sleep(self._seconds)
-        return [_answer(image, asked) for image, asked in zip(images, prompts, strict=True)]
-
-    def describe(self) -> Mapping[str, str]:
-        return {"device": "none: it sleeps"}
-
-
-def _answer(image: Image, prompts: Sequence[Prompt]) -> Answer:
-    bright = image.pixels.mean(axis=2) > 128
-    segmentation = rle.encode(bright)
-    box, area = rle.bbox_xywh(segmentation), int(bright.sum())
-    return Answer(
-        masks=tuple(
-            MaskPrediction(
-                prompt=prompt, score=0.5, mask_score=0.5, segmentation=segmentation, bbox_xywh=box, area=area
-            )
-            for prompt in prompts
-        )
-    )
+        return super().predict(images, prompts)
 
 
 @dataclass(frozen=True)
@@ -70,7 +53,11 @@ class Labelers:
     batch_size: int
 
     def __call__(self) -> RunLabeler:
-        job = LabelJob(run_id="bench", prompts=(_PROMPT,), config=LabelConfig(batch_size=self.batch_size))
+        job = LabelJob(
+            run_id="bench",
+            prompts=tuple(named_prompts("ovseg", ["thing"])),
+            config=LabelConfig(batch_size=self.batch_size),
+        )
         return RunLabeler(FixedTime(self.seconds), job, self.output)
 
 

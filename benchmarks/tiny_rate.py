@@ -13,6 +13,7 @@ from actors.predictor import XSamPredictor
 from benchmarks.models import num_parameters, one_torch_thread
 from benchmarks.report import Figure, Report
 from benchmarks.timing import time_in_turn
+from flows.prompts import named_prompts
 from pipelines.decode import decode_image
 from pipelines.types import Image, ImageRef, Prompt
 
@@ -26,10 +27,7 @@ def run(*, tiny: bool = False) -> Report:
     copies, rounds = (1, 1) if tiny else (4, 5)
     images = read_scenes()[: 8 if tiny else None] * copies
     names = [one["name"] for one in json.loads((SCENES / "instances.json").read_text())["categories"]]
-    prompts = tuple(
-        Prompt(prompt_id=f"ovseg:{name}", task="ovseg", text=name, category_id=number, category_name=name)
-        for number, name in enumerate(names[:16])
-    )
+    prompts = tuple(named_prompts("ovseg", names[:16]))
     with contextlib.redirect_stderr(io.StringIO()):
         predictor = XSamPredictor(PredictorConfig(device="cpu"))
     with one_torch_thread():

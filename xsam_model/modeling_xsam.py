@@ -49,6 +49,10 @@ class XSamImageFeatures:
     multi_scale_features: tuple[torch.Tensor, ...]
     mask_features: torch.Tensor
 
+    def language_tokens(self, dtype: torch.dtype) -> torch.Tensor:
+        """(I, V + S, E): an image as the language model reads it."""
+        return torch.cat([self.vision_tokens, self.segmentor_tokens], dim=1).to(dtype)
+
 
 @dataclass
 class XSamOutput(ModelOutput):
@@ -224,7 +228,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
         if rope.get("rope_type", "default") != "default" or length >= (text.sliding_window or math.inf):
             return None
         before = self.get_input_embeddings()(token_ids.to(self.device))
-        tokens = torch.cat([features.vision_tokens, features.segmentor_tokens], dim=1).to(before.dtype)
+        tokens = features.language_tokens(before.dtype)
         embeds = torch.cat([before.expand(len(tokens), -1, -1), tokens], dim=1)
         cache = DynamicCache(config=text)
         self.llm.base_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
@@ -538,17 +542,17 @@ class XSamForSegmentation(XSamPreTrainedModel):
         if regions is not None:
             embeds = embeds.clone()
             embeds[input_ids == config.region_token_index] = regions.to(embeds.dtype)
-        tokens = torch.cat([features.vision_tokens, features.segmentor_tokens], dim=1).to(embeds.dtype)
-        no_group = input_ids.new_full((tokens.shape[1],), _NO_GROUP)
         lengths, places = valid.sum(1).tolist(), is_image.int().argmax(1).tolist()
+        if prefix is not None:
+            _check_prefix(prefix, input_ids, places)
+            ends = zip(places, lengths, strict=True)
+            behind = [(row, slice(place + 1, length)) for row, (place, length) in enumerate(ends)]
+            return [_Sequence(embeds[part], cond_ids[part], seg_ids[part]) for part in behind]
+        tokens = features.language_tokens(embeds.dtype)
+        no_group = input_ids.new_full((tokens.shape[1],), _NO_GROUP)
         rows = []
         for row, (length, place, image) in enumerate(zip(lengths, places, images.tolist(), strict=True)):
             before, after = slice(0, place), slice(place + 1, length)
-            if prefix is not None:
-                if not torch.equal(input_ids[row, before], prefix.token_ids.to(input_ids.device)):
-                    raise ValueError(f"conversation {row} begins with other text than the image prefix was read with")
-                rows.append(_Sequence(embeds[row, after], cond_ids[row, after], seg_ids[row, after]))
-                continue
             rows.append(
                 _Sequence(
                     embeds=torch.cat([embeds[row, before], tokens[image], embeds[row, after]]),
@@ -595,6 +599,17 @@ def _pad_right(rows: Sequence[Tensor], value: float = 0.0) -> Tensor:
 def _pad_groups(rows: Sequence[_Sequence]) -> tuple[Tensor, Tensor]:
     conds, segs = [row.cond_ids for row in rows], [row.seg_ids for row in rows]
     return _pad_right(conds, _NO_GROUP), _pad_right(segs, _NO_GROUP)
+
+
+def _check_prefix(prefix: XSamImagePrefix, input_ids: Tensor, places: Sequence[int]) -> None:
+    """Check that conversations, whose images are at these places, begin with the text that the prefix was read with."""
+    length = len(prefix.token_ids)
+    is_other = [place != length for place in places]
+    if not any(is_other):
+        is_other = (input_ids[:, :length] != prefix.token_ids.to(input_ids.device)).any(1).tolist()
+    if any(is_other):
+        row = is_other.index(True)
+        raise ValueError(f"conversation {row} begins with other text than the image prefix was read with")
 
 
 def _check_images(indices: Tensor | None, features: XSamImageFeatures, input_ids: Tensor) -> Tensor:

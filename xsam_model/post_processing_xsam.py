@@ -189,9 +189,14 @@ def iter_phrases(
     """
     check_finite(class_logits, mask_logits)
     class_scores, queries = class_probabilities(class_logits, num_conditions).max(0)
+    for mask, conditions in _masks_of(queries, mask_logits, geometry):
+        yield QueryInstances(mask, class_scores[conditions] * mask.score, conditions)
+
+
+def _masks_of(queries: Tensor, mask_logits: Tensor, geometry: MaskGeometry) -> Iterator[tuple[WindowedMask, Tensor]]:
+    """Yield each query's mask once, with the conditions (n,) that it is the mask of; `queries` (K,): of each one."""
     for mask in geometry.iter_masks(mask_logits, list(dict.fromkeys(queries.tolist()))):
-        labels = (queries == mask.query).nonzero()[:, 0]
-        yield QueryInstances(mask, class_scores[labels] * mask.score, labels)
+        yield mask, (queries == mask.query).nonzero()[:, 0]
 
 
 def phrase_segmentation(
@@ -219,10 +224,10 @@ def phrase_segmentation(
     class_scores, queries = class_probabilities(class_logits, num_conditions).max(0)
     masks = torch.zeros((len(queries), *geometry.original_size), dtype=torch.bool, device=mask_logits.device)
     mask_scores = torch.zeros_like(class_scores)
-    for mask in geometry.iter_masks(mask_logits, list(dict.fromkeys(queries.tolist()))):
-        for condition in (queries == mask.query).nonzero()[:, 0].tolist():
+    for mask, conditions in _masks_of(queries, mask_logits, geometry):
+        mask_scores[conditions] = mask.score
+        for condition in conditions.tolist():
             mask.paste(masks[condition])
-            mask_scores[condition] = mask.score
     return PhraseSegmentation(class_scores * mask_scores, class_scores, mask_scores, queries, masks)
 
 

@@ -228,10 +228,11 @@ class XSamSegmenter:
 
     def _prefix(self, images: EncodedImages, queries: Sequence[Query], input_ids: Tensor) -> XSamImagePrefix | None:
         """Return what the language model has made of the images, if that serves more than one conversation."""
-        is_reused = images.is_reused or len({query.image for query in queries}) < len(queries)
+        if not images.is_reused and not _ask_again(queries):
+            return None
         places = (input_ids == self.model.config.image_token_index).int().argmax(1)
         before = input_ids[0, : places[0]]
-        if not is_reused or not (input_ids[:, : places[0] + 1] == input_ids[0, : places[0] + 1]).all():
+        if not (input_ids[:, : places[0] + 1] == input_ids[0, : places[0] + 1]).all():
             return None
         key = tuple(before.tolist())
         if key not in images.prefixes:
@@ -284,8 +285,7 @@ class XSamSegmenter:
                 f"segmentation {segmentation!r} goes with the tasks {', '.join(CATEGORY_TASKS)}, not {task}"
             )
         queries = _queries(task, len(images), conditions, visual_prompts)
-        is_reused = len({query.image for query in queries}) < len(queries)
-        encoded = images if isinstance(images, EncodedImages) else self.encode(images, is_reused=is_reused)
+        encoded = images if isinstance(images, EncodedImages) else self.encode(images, is_reused=_ask_again(queries))
         if unknown := set(stuff) - {name for query in queries for name in query.conditions}:
             raise ValueError(f"stuff names what is no condition: {', '.join(sorted(unknown))}")
         found: list[tuple[Segmentation | None, Caption]] = []
@@ -383,6 +383,11 @@ def _queries(
     if is_visual:
         return [Query(image=image, visual_prompts=items) for image, items in groups]
     return [Query(image=image, conditions=items) for image, items in groups]
+
+
+def _ask_again(queries: Sequence[Query]) -> bool:
+    """Say whether several queries are about one image."""
+    return len({query.image for query in queries}) < len(queries)
 
 
 def _result(

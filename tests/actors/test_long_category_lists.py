@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from actors.config import PredictorConfig
-from actors.conversations import Ask, Cutter, check_prompts
+from actors.conversations import Ask, check_prompts, cut
 from actors.findings import without_doubles
 from actors.predictor import XSamPredictor
 from pipelines import rle
@@ -39,7 +39,7 @@ def found(predictor: XSamPredictor, *prompts: Prompt) -> dict[tuple[str, str], f
 
 
 def test_all_categories_are_asked_in_even_parts_in_order(predictor: XSamPredictor) -> None:
-    parts = Cutter(predictor.segmenter.processor).cut(Ask("ovseg", False), NAMES)
+    parts = cut(predictor.segmenter.processor, Ask("ovseg", False), NAMES)
     assert [prompt for part in parts for prompt in part] == list(NAMES)
     assert len(parts) >= 3
     assert max(map(len, parts)) - min(map(len, parts)) <= len(parts)
@@ -47,11 +47,11 @@ def test_all_categories_are_asked_in_even_parts_in_order(predictor: XSamPredicto
 
 
 def test_what_fits_is_not_cut(predictor: XSamPredictor) -> None:
-    assert Cutter(predictor.segmenter.processor).cut(Ask("ovseg", False), NAMES[:5]) == [NAMES[:5]]
+    assert cut(predictor.segmenter.processor, Ask("ovseg", False), NAMES[:5]) == (NAMES[:5],)
 
 
 def test_a_long_list_finds_what_its_parts_find_without_doubles(predictor: XSamPredictor) -> None:
-    parts = Cutter(predictor.segmenter.processor).cut(Ask("ovseg", False), NAMES)
+    parts = cut(predictor.segmenter.processor, Ask("ovseg", False), NAMES)
     together, apart = found(predictor, *NAMES), [found(predictor, *part) for part in parts]
     union = {key: score for part in apart for key, score in part.items()}
     assert together.keys() <= union.keys()
