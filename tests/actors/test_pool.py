@@ -319,14 +319,18 @@ def test_the_death_of_an_idle_replica_is_noticed_while_others_work(lab: Lab, by_
         (idle,) = replicas() - lab.pids()
         os.kill(idle, signal.SIGKILL)
 
+    ready: list[PoolEvent] = []
     died: list[bool] = []
 
     def on_event(event: PoolEvent) -> None:
+        if event.kind == "replica_started":
+            ready.append(event)
         if event.kind == "replica_died":
             died.append((folder / "over").exists())
             (folder / "over").touch()
 
-    when(lambda: len(replicas()) == 2 and len(lab.pids()) == 1, kill_the_idle_one)
+    # Not before the pool knows both as ready: until then the end of one is a failed start.
+    when(lambda: len(ready) == 2 and len(lab.pids()) == 1, kill_the_idle_one)
     config = PoolConfig(replicas=2, shards_in_flight_per_replica=1, num_cpus_per_replica=0.5)
     with open_runner(build, config) as runner:
         result = collect(runner.map(make_shards(1), on_event), [])
