@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
+from dataclasses import replace
 
 from actors.pool import PoolEvent, ShardFailure, ShardRunner
 from flows.breaker import CircuitBreaker
@@ -15,7 +16,7 @@ from flows.observer import RunObserver
 from flows.planning import open_output, planned_run
 from flows.signals import Termination, finishing_first
 from flows.summary import RunSummary, summarise
-from pipelines.integrity import remove_own_leftovers, verify
+from pipelines.integrity import remove_own_leftovers, table_size, verify
 from pipelines.manifest import (
     DRIVER_ID,
     Plan,
@@ -75,6 +76,9 @@ def finish_run(
 ) -> RunSummary:
     """Remove leftovers, verify, and write the summary; a run that had nothing to do writes nothing.
 
+    What an earlier invocation has verified and told is not read again as long as the listings of the run's data files
+    and commits add up to the same.
+
     Args:
         config: the run's config.
         plan: its plan.
@@ -84,6 +88,9 @@ def finish_run(
         started: time.monotonic() at its beginning.
     """
     store = open_output(config)
+    told = _told_summary(store, plan.run_id)
+    if told and committed_before == plan.num_shards and told.tells_all_of(plan, table_size(store, plan.run_id)):
+        return replace(told, output=store.uri, labelled_now=0, elapsed_s=round(time.monotonic() - started, 3))
     remove_own_leftovers(store, plan.run_id, DRIVER_ID)
     report = verify(store, plan.run_id, deep=False)
     summary = summarise(
@@ -95,7 +102,7 @@ def finish_run(
         committed_before=committed_before,
         elapsed_s=time.monotonic() - started,
     )
-    if summary.labelled_now or not _is_told(store, summary):
+    if summary.labelled_now or told is None or not summary.ends_as(told):
         store.write(_summary_name(plan.run_id), json.dumps(summary.to_dict(), indent=1).encode())
     return summary
 
@@ -104,14 +111,12 @@ def _summary_name(run_id: str) -> str:
     return f"{run_folder(run_id)}/summary.json"
 
 
-def _is_told(store: Store, summary: RunSummary) -> bool:
-    """Say whether summary.json is there and ends as this summary does; an earlier, failed invocation's does not."""
+def _told_summary(store: Store, run_id: str) -> RunSummary | None:
+    """Read what an earlier invocation has told; None if none has, or another version in other words."""
     try:
-        held = store.read_json(_summary_name(summary.run_id))
-    except FileNotFoundError:
-        return False
-    now = summary.to_dict()
-    return all(held.get(name) == now[name] for name in ("ledger", "committed", "problems"))
+        return RunSummary.from_dict(store.read_json(_summary_name(run_id)))
+    except (FileNotFoundError, KeyError):
+        return None
 
 
 def run_directly(config: RunConfig, observer: RunObserver) -> RunSummary:

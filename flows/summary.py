@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from actors.pool import ShardFailure
-from pipelines.integrity import VerifyReport
+from pipelines.integrity import TableSize, VerifyReport
 from pipelines.manifest import Plan
 from pipelines.storage import Store
-from pipelines.table import read_commits
 from pipelines.types import RejectedPrompt
 
 _MAX_REPORTED = 1000
@@ -29,6 +29,7 @@ class RunSummary:
         reason_counts: quarantined images by reason.
         num_annotations: masks in the table.
         shards, committed: planned and committed shards.
+        num_files, num_bytes: objects of the run's shards, data files and commits.
         labelled_now: shards that this invocation labelled; 0 when there was nothing left to do.
         problems: what verify found wrong, and shards that failed; empty for a good run.
         rejected_prompts: prompts of single images that could not be asked, with row and reason (the first thousand).
@@ -44,6 +45,8 @@ class RunSummary:
     num_annotations: int
     shards: int
     committed: int
+    num_files: int = 0
+    num_bytes: int = 0
     labelled_now: int = 0
     problems: list[str] = field(default_factory=list)
     rejected_prompts: list[dict[str, Any]] = field(default_factory=list)
@@ -57,9 +60,28 @@ class RunSummary:
         """Whether every listed image is accounted for and every object is as committed."""
         return not self.problems
 
+    def tells_all_of(self, plan: Plan, size: TableSize) -> bool:
+        """Whether it is that of a whole run whose objects are listed as they were when it was verified."""
+        is_whole = self.ok and self.shards == self.committed == plan.num_shards
+        return is_whole and (self.num_files, self.num_bytes) == (size.num_files, size.num_bytes)
+
+    def ends_as(self, other: RunSummary) -> bool:
+        """Whether two invocations of a run left the same."""
+        names = ("ledger", "committed", "num_files", "num_bytes", "problems")
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {name: getattr(self, name) for name in self.__slots__}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> RunSummary:
+        """Read what to_dict returned, perhaps in an earlier version.
+
+        Raises:
+            KeyError: it lacks what a summary holds now.
+        """
+        return cls(**{name: document[name] for name in cls.__slots__})
 
 
 class RunFailedError(RuntimeError):
@@ -100,11 +122,11 @@ def summarise(
     committed_before: int,
     elapsed_s: float,
 ) -> RunSummary:
-    """Add up a run from its verify report and its commits."""
+    """Add up a run from its verify report."""
     rejected = list(plan.facts.get("rejected_prompts", []))
     model_s, devices = 0.0, Counter[str]()
     predictor: dict[str, str] = {}
-    for commit in read_commits(store, plan.run_id):
+    for commit in report.commits:
         rejected += [dict(row) for row in commit.rejected_prompts]
         model_s += commit.model_s
         devices[commit.predictor.get("device", "unknown")] += 1
@@ -118,6 +140,8 @@ def summarise(
         num_annotations=report.num_annotations,
         shards=report.shards,
         committed=report.committed,
+        num_files=report.size.num_files,
+        num_bytes=report.size.num_bytes,
         labelled_now=report.committed - committed_before,
         problems=[
             *([stopped] if stopped else []),

@@ -32,6 +32,14 @@ from pipelines.types import Shard, Status
 _READERS = 8
 
 
+@dataclass(frozen=True, slots=True)
+class TableSize:
+    """How many objects a run's shards have, data files and commits, and their bytes."""
+
+    num_files: int = 0
+    num_bytes: int = 0
+
+
 @dataclass(slots=True)
 class VerifyReport:
     """What verify found.
@@ -43,6 +51,8 @@ class VerifyReport:
         status_counts: images by status, from the commits and (deep) recounted from the rows.
         reason_counts: quarantined images by reason.
         shards, committed: planned and committed shards.
+        size: what the run's shards take, data files that no commit names included.
+        commits: the commits that were read, in shard order.
         problems: every discrepancy in words, naming its object; empty when the table is whole.
         leftovers: data files of the run that no commit names.
     """
@@ -54,6 +64,8 @@ class VerifyReport:
     reason_counts: Counter[str] = field(default_factory=Counter)
     shards: int = 0
     committed: int = 0
+    size: TableSize = TableSize()
+    commits: list[ShardCommit] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
 
@@ -86,8 +98,8 @@ def verify(
     report = VerifyReport(run_id=run_id, listed=plan.num_images, shards=plan.num_shards)
     # In this order: whatever a commit names is there by the time of the listing, also while the run goes on.
     commits = list(read_commits(store, run_id))
-    sizes = {name: size for kind in KINDS for name, size in store.find(f"{kind}/{run_id}").items()}
-    report.committed = len(commits)
+    sizes = _data_files(store, run_id)
+    report.commits, report.committed, report.size = commits, len(commits), _size(store, run_id, sizes)
     missing = sorted(set(plan.shard_ids()) - {commit.shard_id for commit in commits})
     if missing:
         report.problems.append(f"{len(missing)} planned shards are not committed: {_some(missing)}")
@@ -106,6 +118,20 @@ def verify(
         _check_rows(store, plan, commits, report, on_shard)
     _check_ledger(report, complete=not missing)
     return report
+
+
+def table_size(store: Store, run_id: str) -> TableSize:
+    """Return what a run's shards take, by listings alone; no object is read."""
+    return _size(store, run_id, _data_files(store, run_id))
+
+
+def _data_files(store: Store, run_id: str) -> dict[str, int]:
+    return {name: size for kind in KINDS for name, size in store.find(f"{kind}/{run_id}").items()}
+
+
+def _size(store: Store, run_id: str, data_files: Mapping[str, int]) -> TableSize:
+    sizes = [*data_files.values(), *store.find(f"{run_folder(run_id)}/commits").values()]
+    return TableSize(num_files=len(sizes), num_bytes=sum(sizes))
 
 
 def _plan(store: Store, run_id: str) -> Plan:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 
 from pipelines.integrity import verify
-from pipelines.table import commit_name
+from pipelines.storage import Store
+from pipelines.table import commit_name, split_data_name
 from tests.drivers import run_file
 from tests.reliability.small_run import RUN, SmallRun, run, write_source
 
@@ -16,16 +18,34 @@ def test_a_run_whose_ledger_does_not_add_up_fails_and_names_the_shard(tmp_path: 
     assert run(small).ledger == {"listed": 6, "ok": 5, "empty": 0, "quarantined": 1}
     store, name = small.store(), commit_name(RUN, "shard-00001")
     commit = store.read_json(name)
-    commit["status_counts"]["ok"] -= 1
+    commit["status_counts"]["ok"] += 10
     store.write(name, json.dumps(commit).encode())
 
     summary = run(small)
     assert not summary.ok
     named, rows, total = summary.problems
-    assert named == "shard-00001: 3 images planned, but 2 ok + 0 empty + 0 quarantined = 2"
-    assert rows == "shard-00001: 3 rows committed, but 2 ok + 0 empty + 0 quarantined = 2"
-    assert total == "6 images listed, but 4 ok + 0 empty + 1 quarantined = 5"
+    assert named == "shard-00001: 3 images planned, but 13 ok + 0 empty + 0 quarantined = 13"
+    assert rows == "shard-00001: 3 rows committed, but 13 ok + 0 empty + 0 quarantined = 13"
+    assert total == "6 images listed, but 15 ok + 0 empty + 1 quarantined = 16"
     # A finished run that was whole is told of again, now that it is not.
     assert run_file(small.output, "summary.json")["problems"] == summary.problems
     (recounted,) = set(verify(store, RUN).problems) - set(summary.problems)
-    assert "counts {'ok': 3}, committed {'ok': 2}" in recounted
+    assert "counts {'ok': 3}, committed {'ok': 13}" in recounted
+
+
+def test_a_finished_run_reads_no_commit_again_but_sees_a_file_that_is_gone(tmp_path: Path, monkeypatch) -> None:
+    small = SmallRun(source=write_source(tmp_path / "images", 6), output=str(tmp_path / "out"))
+    first = run(small)
+    read: list[str] = []
+    with monkeypatch.context() as patch:
+        really_read = Store.read
+        patch.setattr(Store, "read", lambda store, name: read.append(name) or really_read(store, name))
+        again = run(small)
+    assert replace(again, labelled_now=first.labelled_now, elapsed_s=first.elapsed_s) == first
+    assert {PurePosixPath(name).name for name in read} == {"plan.json", "summary.json"}
+
+    store = small.store()
+    lost = next(iter(store.find(f"images/{RUN}")))
+    store.delete(lost)
+    assert run(small).problems == [f"{split_data_name(lost)[0]}: {lost} is missing"]
+    assert run_file(small.output, "summary.json")["problems"]
