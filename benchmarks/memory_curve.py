@@ -32,7 +32,7 @@ from benchmarks.threshold_predictor import ThresholdPredictor
 from benchmarks.timing import peak_rss_mb, run_child
 from flows.prompts import named_prompts
 from pipelines.label import LabelJob
-from pipelines.manifest import PlanConfig, plan_shards
+from pipelines.plan_draft import PlanConfig, plan_shards
 from pipelines.sources import list_images
 from pipelines.types import Predictor
 

@@ -21,7 +21,7 @@ from benchmarks.report import Figure, Report
 from benchmarks.threshold_predictor import ThresholdPredictor
 from flows.prompts import named_prompts
 from pipelines.label import LabelConfig, LabelJob
-from pipelines.manifest import PlanConfig, plan_shards
+from pipelines.plan_draft import PlanConfig, plan_shards
 from pipelines.types import Answer, Image, ImageRef, Prompt, Shard
 
 NAME = "orchestration"

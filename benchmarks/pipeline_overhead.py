@@ -21,7 +21,7 @@ from benchmarks.photos import describe_photos, write_photos
 from benchmarks.report import Figure, Report
 from benchmarks.timing import Timed, time_in_turn
 from pipelines.label import LabelConfig, LabelJob, load_images
-from pipelines.manifest import PlanConfig, plan_shards
+from pipelines.plan_draft import PlanConfig, plan_shards
 from pipelines.storage import open_store
 from pipelines.table import open_table
 from pipelines.types import Image, ImageRef

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from actors.config import PoolConfig, PredictorConfig
 from flows.prompts import caption_prompt, check_names, check_stuff, named_prompts
 from pipelines.label import LabelConfig
-from pipelines.manifest import PlanConfig
+from pipelines.plan_draft import PlanConfig
 from pipelines.storage import absolute_uri, check_storage_options, protocol_of, secret_in
 from pipelines.types import CategoryTask, Prompt, Reason
 

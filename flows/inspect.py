@@ -27,29 +27,32 @@ def show_plan(config: RunConfig, console: Console) -> None:
         ConfigError, SourceError, PromptTableError, StorageError: the run could not start.
     """
     store = planning.open_output(config)
-    with console.status("listing"):
-        draft = planning.draft_run(config)
-    if (held := draft.held) is not None:
-        committed = len(committed_shards(store, draft.run_id))
-        rows: list[tuple[str, object]] = [
-            ("images", f"{held.num_images:,}, {size(held.num_bytes)} as listed when it was planned"),
-            ("shards", f"{held.num_shards:,}, {committed:,} committed, {held.num_shards - committed:,} to label"),
-        ]
-        console.print(facts_table(f"run [bold]{draft.run_id}[/] would be resumed in {literal(store.uri)}", rows))
+    with console.status("listing"), planning.draft_run(config) as draft:
+        pass  # counts are all that is shown
+    if draft.held is not None:
+        _show_held(draft.held, store, console)
         return
-    listing = draft.listing
-    assert listing is not None, "a draft holds a plan or a listing"
-    images = list(listing.images)
-    rows = [
-        ("images", f"{len(images):,}, {size(sum(ref.num_bytes or 0 for ref in images))} as listed"),
-        ("shards", f"{len(listing.shards):,} of up to {config.plan.images_per_shard:,} images"),
-        ("prompts", _count_prompts(config, sum(len(ref.prompts) for ref in images))),
+    plan = draft.plan
+    assert plan is not None, "a draft holds a plan, written or not"
+    rows: list[tuple[str, object]] = [
+        ("images", f"{plan.num_images:,}, {size(plan.num_bytes)} as listed"),
+        ("shards", f"{plan.num_shards:,} of up to {config.plan.images_per_shard:,} images"),
+        ("prompts", _count_prompts(config, plan.num_own_prompts)),
         ("replicas", f"{config.pool.replicas} ({config.pool.runner})"),
-        ("first", images[0].uri),
-        ("last", images[-1].uri),
+        ("first", plan.first_uri),
+        ("last", plan.last_uri),
     ]
     console.print(facts_table(f"run [bold]{draft.run_id}[/] would be planned in {literal(store.uri)}", rows))
-    show_rejected(console, [rejected_row(r) for r in listing.rejected], len(listing.rejected))
+    show_rejected(console, [rejected_row(r) for r in draft.rejected], len(draft.rejected))
+
+
+def _show_held(plan: Plan, store: Store, console: Console) -> None:
+    committed = len(committed_shards(store, plan.run_id))
+    rows: list[tuple[str, object]] = [
+        ("images", f"{plan.num_images:,}, {size(plan.num_bytes)} as listed when it was planned"),
+        ("shards", f"{plan.num_shards:,}, {committed:,} committed, {plan.num_shards - committed:,} to label"),
+    ]
+    console.print(facts_table(f"run [bold]{plan.run_id}[/] would be resumed in {literal(store.uri)}", rows))
 
 
 def _count_prompts(config: RunConfig, num_own: int) -> str:

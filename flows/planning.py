@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,35 +19,54 @@ from pipelines.label import LabelJob
 from pipelines.manifest import (
     DRIVER_ID,
     Plan,
-    plan_shards,
     read_plan,
     retries_by_run,
     write_plan,
 )
+from pipelines.plan_draft import PlanDraft, draft_plan
 from pipelines.prompt_table import PromptTable, join_prompts, read_prompt_table, reject
 from pipelines.retry import quarantined_images
 from pipelines.sources import SourceError, list_images
 from pipelines.storage import Store, open_store, probe_create_only
 from pipelines.table import committed_shards
-from pipelines.types import ImageRef, RejectedPrompt, Shard
+from pipelines.types import ImageRef, Prompt, RejectedPrompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Listing:
-    """A collection cut into shards before anything is written.
+class OwnPrompts:
+    """What is asked of single images only.
 
     Attributes:
-        shards: all shards in order.
-        rejected: prompts of single images that were refused before any image was read.
+        table: the prompt table, without rows that cannot be asked; None if there is none.
+        retried: the images to label again, with the prompts that they had; None for a run that is no retry.
+        rejected: prompts that were refused before any image was read.
     """
 
-    shards: list[Shard]
-    rejected: tuple[RejectedPrompt, ...]
+    table: PromptTable | None = None
+    retried: tuple[ImageRef, ...] | None = None
+    rejected: tuple[RejectedPrompt, ...] = ()
 
-    @property
-    def images(self) -> Iterator[ImageRef]:
-        """All images, in order."""
-        return (ref for shard in self.shards for ref in shard.images)
+    def __iter__(self) -> Iterator[tuple[str, Prompt]]:
+        """All prompts, each with the image that it names."""
+        by_image = self.table.by_image.items() if self.table else ()
+        retried = ((ref.image_id, ref.prompts) for ref in self.retried or ())
+        return ((image, prompt) for image, prompts in itertools.chain(by_image, retried) for prompt in prompts)
+
+    def without(self, reasons: Mapping[int, str]) -> OwnPrompts:
+        """Return them without the prompts of these rows, each reported with its reason."""
+        if not reasons:
+            return self
+
+        def kept(prompts: tuple[Prompt, ...]) -> tuple[Prompt, ...]:
+            return tuple(prompt for prompt in prompts if prompt.source_row not in reasons)
+
+        late = [reject(prompt, image, reasons[row]) for image, prompt in self if (row := prompt.source_row) in reasons]
+        table, retried = self.table, self.retried
+        return OwnPrompts(
+            table=table and replace(table, by_image={image: kept(own) for image, own in table.by_image.items()}),
+            retried=retried and tuple(replace(ref, prompts=kept(ref.prompts)) for ref in retried),
+            rejected=(*self.rejected, *late),
+        )
 
 
 def open_output(config: RunConfig) -> Store:
@@ -54,34 +74,49 @@ def open_output(config: RunConfig) -> Store:
     return open_store(config.output.uri, config.output.storage_options)
 
 
-def list_collection(config: RunConfig) -> Listing:
-    """List the source, attach the prompts of single images and cut the shards. Nothing is written.
-
-    Of a retry, the quarantined images of the earlier run are listed, with the prompts that they had.
+def read_own_prompts(config: RunConfig) -> OwnPrompts:
+    """Read what is asked of single images; of a retry the quarantined images of the earlier run, with theirs.
 
     Raises:
-        SourceError, PromptTableError: no images, an unreadable source, an unusable table.
-        PlanError: two images have one id.
+        SourceError, PromptTableError: an unusable table, or nothing to label again.
     """
     if config.retry is not None:
         images = quarantined_images(open_output(config), config.retry.run_id, config.retry.reasons)
         if not images:
             raise SourceError(f"run {config.retry.run_id} has no quarantined images to label again")
-        return Listing(shards=plan_shards(images, config.plan), rejected=())
-    refs: Iterable[ImageRef] = list_images(
+        return OwnPrompts(retried=tuple(images))
+    if not config.prompts:
+        return OwnPrompts()
+    taken = {prompt.prompt_id for prompt in config.common_prompts()}
+    table = read_prompt_table(config.prompts, config.source.storage_options, taken=taken)
+    return OwnPrompts(table=table, rejected=table.rejected)
+
+
+@contextmanager
+def list_collection(config: RunConfig, own: OwnPrompts) -> Iterator[tuple[PlanDraft, tuple[RejectedPrompt, ...]]]:
+    """List the source, attach the prompts of single images, sort and cut. Nothing is written to the output.
+
+    Yields:
+        The drafted plan, and all prompts of single images that are refused.
+
+    Raises:
+        SourceError: no images, or an unreadable source.
+        PlanError: two images have one id.
+        StorageError: the listing does not fit into the folder for temporary files.
+    """
+    if own.retried is not None:
+        with draft_plan(own.retried, config.plan) as draft:
+            yield draft, own.rejected
+        return
+    refs = list_images(
         config.source.uri,
         storage_options=config.source.storage_options,
         image_id_column=config.source.image_id_column,
         uri_column=config.source.uri_column,
     )
-    rejected: tuple[RejectedPrompt, ...] = ()
-    if config.prompts:
-        taken = {prompt.prompt_id for prompt in config.common_prompts()}
-        table: PromptTable = read_prompt_table(config.prompts, config.source.storage_options, taken=taken)
-        joined = join_prompts(refs, table)
-        refs = list(joined)
-        rejected = (*table.rejected, *joined.rejected)
-    return Listing(shards=plan_shards(refs, config.plan), rejected=rejected)
+    joined = join_prompts(refs, own.table or PromptTable(by_image={}))
+    with draft_plan(joined, config.plan) as draft:
+        yield draft, (*own.rejected, *joined.rejected)
 
 
 def run_fingerprint(config: RunConfig) -> dict[str, Any]:
@@ -109,36 +144,46 @@ class Draft:
     Attributes:
         run_id, fingerprint: which run.
         held: the plan that the output holds already; None for a new run.
-        listing: what a new run would label; None where a plan is held.
+        plan: what a new run would label; None where a plan is held.
+        rejected: of a new run, prompts of single images that were refused before any image was read.
     """
 
     run_id: str
     fingerprint: Mapping[str, Any]
     held: Plan | None = None
-    listing: Listing | None = None
+    plan: PlanDraft | None = None
+    rejected: tuple[RejectedPrompt, ...] = ()
 
 
-def draft_run(config: RunConfig) -> Draft:
+@contextmanager
+def draft_run(config: RunConfig) -> Iterator[Draft]:
     """Check everything that can be checked without replicas, and list the collection of a new run; writes nothing.
+
+    Yields:
+        The draft; what was listed lies in temporary files until the end.
 
     Raises:
         PlanError: the output holds a run with another fingerprint, or two images have one id.
-        ConfigError, SourceError, PromptTableError, StorageError: see list_collection, run_fingerprint, check_model.
+        ConfigError, SourceError, PromptTableError, StorageError: see run_fingerprint, read_own_prompts, check_model,
+            list_collection.
     """
     store, fingerprint = open_output(config), run_fingerprint(config)
     run_id = choose_run_id(config, store, fingerprint)
     held = read_plan(store, run_id)
     if held is not None:
         check_fingerprint(run_id, held.fingerprint, fingerprint)
-        return Draft(run_id=run_id, fingerprint=fingerprint, held=held)
-    return Draft(run_id=run_id, fingerprint=fingerprint, listing=check_model(config, list_collection(config)))
+        yield Draft(run_id=run_id, fingerprint=fingerprint, held=held)
+        return
+    own = check_model(config, read_own_prompts(config))
+    with list_collection(config, own) as (plan, rejected):
+        yield Draft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected)
 
 
-def check_model(config: RunConfig, listing: Listing) -> Listing:
+def check_model(config: RunConfig, own: OwnPrompts) -> OwnPrompts:
     """Check that the model can be loaded and takes what is asked, without loading it.
 
     Returns:
-        The listing, without sentences of single images that the model does not take.
+        The prompts of single images, without sentences that the model does not take.
 
     Raises:
         ConfigError: its weights are missing or cut short, there are too many categories, a sentence is too long, or it
@@ -147,27 +192,11 @@ def check_model(config: RunConfig, listing: Listing) -> Listing:
     from actors import predictor
 
     try:
-        sentences = (prompt for ref in listing.images for prompt in ref.prompts if prompt.region is None)
+        sentences = (prompt for _, prompt in own if prompt.region is None)
         reasons = predictor.check_model(config.model, config.common_prompts(), sentences)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model {config.model.path!r} cannot be used for this run: {error}") from error
-    return _without(listing, reasons) if reasons else listing
-
-
-def _without(listing: Listing, reasons: Mapping[int, str]) -> Listing:
-    """Return a listing without the prompts of these rows, each reported with its reason."""
-    rejected = [
-        reject(prompt, ref.image_id, reasons[prompt.source_row])
-        for ref in listing.images
-        for prompt in ref.prompts
-        if prompt.source_row in reasons
-    ]
-    shards = []
-    for shard in listing.shards:
-        kept = [tuple(prompt for prompt in ref.prompts if prompt.source_row not in reasons) for ref in shard.images]
-        images = tuple(replace(ref, prompts=own) for ref, own in zip(shard.images, kept, strict=True))
-        shards.append(replace(shard, images=images))
-    return Listing(shards=shards, rejected=(*listing.rejected, *rejected))
+    return own.without(reasons)
 
 
 def freeze_plan(config: RunConfig, draft: Draft) -> Plan:
@@ -177,8 +206,8 @@ def freeze_plan(config: RunConfig, draft: Draft) -> Plan:
         StorageError: the output cannot be written, or does not support create-only puts; nothing was written.
         PlanError: another driver has just planned the run with another fingerprint.
     """
-    if draft.listing is None:
-        assert draft.held is not None, "a draft holds a plan or a listing"
+    if draft.plan is None:
+        assert draft.held is not None, "a draft holds a plan, written or not"
         return draft.held
     store = open_output(config)
     if not config.output.single_driver:
@@ -186,9 +215,9 @@ def freeze_plan(config: RunConfig, draft: Draft) -> Plan:
     plan = write_plan(
         store,
         draft.run_id,
-        draft.listing.shards,
+        draft.plan,
         fingerprint=draft.fingerprint,
-        facts=_plan_facts(config, draft.listing.rejected),
+        facts=_plan_facts(config, draft.rejected),
         driver_id=DRIVER_ID,
     )
     check_fingerprint(draft.run_id, plan.fingerprint, draft.fingerprint)
@@ -212,14 +241,13 @@ def planned_run(
         ReplicaStartError: the cluster has no room for the replicas.
         Otherwise as draft_run and freeze_plan do; nothing was written in any of these cases.
     """
-    draft = draft_run(config)
     with ExitStack() as stack:
-        committed = len(committed_shards(open_output(config), draft.run_id))
-        finished = draft.held is not None and committed >= draft.held.num_shards
-        runner = None if finished else stack.enter_context(open_run_runner(config, draft.run_id))
-        before_writing()
-        plan = freeze_plan(config, draft)
-        del draft  # the listing of a large collection is not kept for the whole run
+        with draft_run(config) as draft:
+            committed = len(committed_shards(open_output(config), draft.run_id))
+            finished = draft.held is not None and committed >= draft.held.num_shards
+            runner = None if finished else stack.enter_context(open_run_runner(config, draft.run_id))
+            before_writing()
+            plan = freeze_plan(config, draft)
         yield plan, runner
 
 
@@ -266,5 +294,6 @@ def open_run_runner(config: RunConfig, run_id: str) -> ShardRunner:
         job=job,
         output_uri=store.root if store.is_local else store.uri,
         output_options=config.output.storage_options,
+        shards_in_flight=config.pool.shards_in_flight_per_replica,
     )
     return open_runner(factory, config.pool)

@@ -5,45 +5,23 @@ A resumed run reads the plan and never lists its source again.
 
 from __future__ import annotations
 
-import itertools
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from pipelines.fingerprint import PlanError, fingerprint_digest
-from pipelines.plan_file import read_shards, shards_to_parquet
+from pipelines.plan_draft import PlanDraft
+from pipelines.plan_file import read_shards, shard_name, shard_number
 from pipelines.schema import SCHEMA_VERSION
 from pipelines.storage import StorageError, Store
-from pipelines.types import ImageRef, Shard
+from pipelines.types import Shard
 
 DRIVER_ID = secrets.token_hex(4)
 """Names this process in plan parts and attempt ids, so that no two drivers ever write one object."""
 
 PLAN_FORMAT = 2
-_SHARDS_PER_PART = 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanConfig:
-    """How a collection is cut.
-
-    Attributes:
-        images_per_shard: images in one shard: the unit of work, commit and retry.
-        limit: plan only the first so many images in image_id order; None for all.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
-    images_per_shard: int = 500
-    limit: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.images_per_shard <= 100_000:
-            raise ValueError(f"images_per_shard must be between 1 and 100000, got {self.images_per_shard}")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit must be at least 1 (or left out for all images), got {self.limit}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,39 +95,10 @@ def plan_name(run_id: str) -> str:
     return f"{run_folder(run_id)}/plan.json"
 
 
-def shard_name(number: int) -> str:
-    """Return the id of the shard with this position in the plan."""
-    return f"shard-{number:05d}"
-
-
-def shard_number(shard_id: str) -> int:
-    """Return the position in the plan of the shard with this id."""
-    return int(shard_id.rpartition("-")[2])
-
-
-def plan_shards(refs: Iterable[ImageRef], config: PlanConfig) -> list[Shard]:
-    """Sort the images by id and cut them into shards; the listing's own order does not matter.
-
-    Raises:
-        PlanError: two images have one id.
-    """
-    images = sorted(refs, key=lambda ref: ref.image_id)
-    for one, other in itertools.pairwise(images):
-        if one.image_id == other.image_id:
-            raise PlanError(f"image_id {one.image_id!r} stands for both {one.uri} and {other.uri}; ids must be unique")
-    images = images[: config.limit]
-    size = config.images_per_shard
-    starts = range(0, len(images), size)
-    return [
-        Shard(shard_id=shard_name(number), images=tuple(images[start : start + size]))
-        for number, start in enumerate(starts)
-    ]
-
-
 def write_plan(
     store: Store,
     run_id: str,
-    shards: Sequence[Shard],
+    draft: PlanDraft,
     *,
     fingerprint: Mapping[str, Any],
     facts: Mapping[str, Any],
@@ -160,7 +109,7 @@ def write_plan(
     Args:
         store: the output.
         run_id: the run.
-        shards: all shards in order.
+        draft: the images, sorted and cut.
         fingerprint: see fingerprint_digest; JSON values only.
         facts: anything else worth keeping, JSON values only.
         driver_id: unique to this process; it is part of the file names.
@@ -169,20 +118,19 @@ def write_plan(
         The plan that holds: this one, or that of the driver that was first.
     """
     parts = []
-    for number, start in enumerate(range(0, len(shards), _SHARDS_PER_PART)):
-        chunk = shards[start : start + _SHARDS_PER_PART]
-        part = PlanPart(name=f"plan-{driver_id}-{number:05d}.parquet", num_shards=len(chunk))
-        store.write(f"{run_folder(run_id)}/{part.name}", shards_to_parquet(chunk))
+    for number, drafted in enumerate(draft.parts):
+        part = PlanPart(name=f"plan-{driver_id}-{number:05d}.parquet", num_shards=drafted.num_shards)
+        store.write(f"{run_folder(run_id)}/{part.name}", drafted.path.read_bytes())
         parts.append(part)
     document = {
         "format": PLAN_FORMAT,
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
         "driver_id": driver_id,
-        "num_images": sum(len(shard.images) for shard in shards),
-        "num_bytes": sum(ref.num_bytes or 0 for shard in shards for ref in shard.images),
-        "num_shards": len(shards),
-        "images_per_shard": len(shards[0].images) if shards else 0,
+        "num_images": draft.num_images,
+        "num_bytes": draft.num_bytes,
+        "num_shards": draft.num_shards,
+        "images_per_shard": draft.images_per_shard,
         "fingerprint_sha256": fingerprint_digest(fingerprint),
         "fingerprint": dict(fingerprint),
         "parts": [{"name": part.name, "num_shards": part.num_shards} for part in parts],

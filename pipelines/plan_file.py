@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -41,13 +43,57 @@ PLAN = pa.schema(
 )
 
 
-def shards_to_parquet(shards: Sequence[Shard]) -> bytes:
-    """Write consecutive shards as one file."""
-    buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, PLAN, compression="zstd") as writer:
-        for shard in shards:
-            writer.write_table(_table(shard), row_group_size=len(shard.images))
-    return buffer.getvalue()
+@dataclass(frozen=True, slots=True)
+class ImageColumns:
+    """Images of one shard, column by column: what ImageRef holds of each."""
+
+    image_id: Sequence[str]
+    uri: Sequence[str]
+    num_bytes: Sequence[int | None]
+    etag: Sequence[str | None]
+    source_columns: Sequence[str | None]
+    prompts: Sequence[Sequence[Prompt]]
+
+
+class PlanFileWriter:
+    """Writes consecutive shards as one file; entered with ``with``."""
+
+    def __init__(self, path: Path) -> None:
+        """Write to a new local file."""
+        self._writer = pq.ParquetWriter(path, PLAN, compression="zstd")
+
+    def __enter__(self) -> PlanFileWriter:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+        self._writer.close()
+
+    def write(self, shard_id: str, images: ImageColumns) -> None:
+        """Write the next shard."""
+        count = len(images.image_id)
+        own = ([_prompt_row(prompt) for prompt in prompts] for prompts in images.prompts)
+        columns = {
+            "shard_id": [shard_id] * count,
+            "image_id": images.image_id,
+            "uri": images.uri,
+            "num_bytes": images.num_bytes,
+            "etag": images.etag,
+            "source_columns": images.source_columns,
+            "prompts": list(own),
+        }
+        self._writer.write_table(pa.table(columns, schema=PLAN), row_group_size=count)
+
+
+def shard_name(number: int) -> str:
+    """Return the id of the shard with this position in the plan."""
+    return f"shard-{number:05d}"
+
+
+def shard_number(shard_id: str) -> int:
+    """Return the position in the plan of the shard with this id."""
+    return int(shard_id.rpartition("-")[2])
 
 
 def read_shards(data: bytes, numbers: Iterable[int]) -> Iterator[Shard]:
@@ -55,20 +101,6 @@ def read_shards(data: bytes, numbers: Iterable[int]) -> Iterator[Shard]:
     file = pq.ParquetFile(io.BytesIO(data))
     for number in numbers:
         yield _shard(file.read_row_group(number))
-
-
-def _table(shard: Shard) -> pa.Table:
-    images = shard.images
-    columns = {
-        "shard_id": [shard.shard_id] * len(images),
-        "image_id": [ref.image_id for ref in images],
-        "uri": [ref.uri for ref in images],
-        "num_bytes": [ref.num_bytes for ref in images],
-        "etag": [ref.etag for ref in images],
-        "source_columns": [ref.source_columns for ref in images],
-        "prompts": [[_prompt_row(prompt) for prompt in ref.prompts] for ref in images],
-    }
-    return pa.table(columns, schema=PLAN)
 
 
 def _prompt_row(prompt: Prompt) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Nothing is fetched here: whether a listed file is an image at all shows when it 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -68,11 +69,11 @@ def list_images(
         limit: stop after so many.
 
     Returns:
-        An iterator of references with unique image ids: folders in no promised order, lists and tables in theirs.
+        An iterator of references: folders in no promised order, lists and tables in theirs. Nothing is held of what was
+        listed, so that ids in lists and tables may occur twice: planning, which sorts them, refuses that.
 
     Raises:
-        SourceError: no images, a source that cannot be read, an unknown column, an id that occurs twice; raised while
-            iterating.
+        SourceError: no images, a source that cannot be read, an unknown column; raised while iterating.
     """
     extension = extension_of(source)
     if extension in LIST_EXTENSIONS:
@@ -93,7 +94,7 @@ def _from_folder(source: str, storage_options: Mapping[str, Any] | None) -> Iter
             root, pattern = _split_glob(root)
         matches = re.compile(glob_translate(pattern)).match if pattern else None
         max_depth = pattern.count("/") + 1 if pattern and "**" not in pattern else None
-        files = _walk(root, max_depth) if is_local else _find(fs, root, max_depth)
+        files = _LISTERS.get(protocol_of(source), _find)(fs, root, max_depth)
         base = root.rstrip("/") + "/"
         num_listed = num_other = 0
         for file in files:
@@ -127,16 +128,39 @@ def _split_glob(path: str) -> tuple[str, str]:
     return "/".join(parts[:first]) or "/", "/".join(parts[first:])
 
 
+def _pages(fs: Any, root: str, max_depth: int | None) -> Iterator[_File]:
+    """List S3 page by page: fsspec would hold every key of the bucket at once, and keep it."""
+    bucket, key, _ = fs.split_path(root)
+    request: dict[str, Any] = {"Bucket": bucket, "Prefix": f"{key.rstrip('/')}/" if key else ""}
+    if max_depth == 1:
+        request["Delimiter"] = "/"
+    is_empty = True
+    while True:
+        page = fs.call_s3("list_objects_v2", **request)
+        for item in page.get("Contents", ()):
+            is_empty = False
+            if not item["Key"].endswith("/"):  # a folder as consoles make it
+                yield _File(f"{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"'))
+        if not page.get("IsTruncated"):
+            break
+        request["ContinuationToken"] = page["NextContinuationToken"]
+    if is_empty and key:
+        with contextlib.suppress(FileNotFoundError):
+            info = fs.info(root)
+            if info["type"] == "file":  # the source is one image
+                yield _File(root, info["size"], str(info["ETag"]).strip('"'))
+
+
 def _find(fs: Any, root: str, max_depth: int | None) -> Iterator[_File]:
-    """List an object store: one flat listing, or one of a single folder; never a request for each file."""
+    """List another store: one flat listing, or one of a single folder; never a request for each file."""
     is_one_folder = {"maxdepth": 1} if max_depth == 1 else {}
     for path, info in fs.find(root, detail=True, **is_one_folder).items():
         etag = str(info.get("ETag") or info.get("etag") or "").strip('"')
         yield _File(path, info.get("size"), etag or None)
 
 
-def _walk(root: str, max_depth: int | None) -> Iterator[_File]:
-    """List local files folder by folder in order of their names; only files that may be images are looked at."""
+def _walk(_fs: Any, root: str, max_depth: int | None) -> Iterator[_File]:
+    """List local files folder by folder; only files that may be images are looked at."""
     if os.path.isfile(root):
         yield _local_file(root, os.stat(root))
         return
@@ -145,19 +169,21 @@ def _walk(root: str, max_depth: int | None) -> Iterator[_File]:
     while folders:
         folder, depth, passed = folders.pop()
         with os.scandir(folder) as entries:
-            ordered = sorted(entries, key=lambda entry: entry.name)
-        for entry in ordered:
-            if entry.is_dir():
-                above = (*passed, os.path.realpath(folder)) if entry.is_symlink() else passed
-                if depth != max_depth and not (entry.is_symlink() and _leads_back(entry.path, above)):
-                    folders.append((entry.path, depth + 1, above))
-            elif entry.name.lower().endswith(IMAGE_EXTENSIONS):
-                try:
-                    yield _local_file(entry.path, entry.stat())
-                except FileNotFoundError:  # a dangling link: listed, so that it is reported
+            for entry in entries:
+                if entry.is_dir():
+                    above = (*passed, os.path.realpath(folder)) if entry.is_symlink() else passed
+                    if depth != max_depth and not (entry.is_symlink() and _leads_back(entry.path, above)):
+                        folders.append((entry.path, depth + 1, above))
+                elif entry.name.lower().endswith(IMAGE_EXTENSIONS):
+                    try:
+                        yield _local_file(entry.path, entry.stat())
+                    except FileNotFoundError:  # a dangling link: listed, so that it is reported
+                        yield _File(entry.path, None, None)
+                else:
                     yield _File(entry.path, None, None)
-            else:
-                yield _File(entry.path, None, None)
+
+
+_LISTERS = {"file": _walk, "s3": _pages}
 
 
 def _local_file(path: str, status: os.stat_result) -> _File:
@@ -183,14 +209,14 @@ def _check_name(path: str) -> None:
 
 def _from_list(source: str, storage_options: Mapping[str, Any] | None) -> Iterator[ImageRef]:
     folder = _folder_of(source, storage_options)
-    seen: dict[str, int] = {}
+    num_listed = 0
     with open_text(source, storage_options) as text:
         for number, line in enumerate(text, start=1):
             uri = line.strip()
             if uri and not uri.startswith("#"):
-                _check_new(source, uri, seen, number, "lines")
+                num_listed += 1
                 yield ImageRef(image_id=uri, uri=_resolve(uri, folder, f"{source}: line {number}"))
-    if not seen:
+    if not num_listed:
         raise SourceError(f"{source}: no images found: the list names no URI; write one a line")
 
 
@@ -207,14 +233,12 @@ def _from_table(
         image_id_column = _ID_COLUMN
     elif image_id_column is not None and image_id_column not in first:
         raise SourceError(f"{source}: no column {image_id_column!r} for image ids; it has {', '.join(first)}")
-    seen: dict[str, int] = {}
     for number, row in enumerate(itertools.chain([first], rows)):
         uri = row.get(uri_column)
         if not isinstance(uri, str) or not uri:
             raise SourceError(f"{source}: row {number} (from 0) has no URI in column {uri_column!r} but {uri!r}")
         named = row.get(image_id_column) if image_id_column else None
         image_id = uri if named is None else str(named)
-        _check_new(source, image_id, seen, number, "rows (from 0)")
         others = {name: value for name, value in row.items() if name not in (uri_column, image_id_column)}
         place = f"{source}: row {number} (from 0)"
         yield ImageRef(image_id=image_id, uri=_resolve(uri, folder, place), source_columns=_to_json(others))
@@ -227,14 +251,6 @@ def _uri_column(source: str, columns: Iterable[str], given: str | None) -> str:
         wanted = f"column {given!r}" if given is not None else f"column of URIs ({', '.join(URI_COLUMNS)})"
         raise SourceError(f"{source}: no {wanted}; it has {', '.join(columns)}. Name it with uri_column")
     return found
-
-
-def _check_new(source: str, image_id: str, seen: dict[str, int], number: int, places: str) -> None:
-    before = seen.setdefault(image_id, number)
-    if before != number:
-        raise SourceError(
-            f"{source}: image_id {image_id!r} occurs twice, in {places} {before} and {number}; ids must be unique"
-        )
 
 
 def _folder_of(source: str, storage_options: Mapping[str, Any] | None) -> str:

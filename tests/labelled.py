@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pipelines import rle
-from pipelines.manifest import Plan, PlanConfig, plan_shards, write_plan
+from pipelines.manifest import Plan, write_plan
+from pipelines.plan_draft import PlanConfig, draft_plan
 from pipelines.storage import Store, open_store
 from pipelines.table import commit_shard
 from pipelines.types import (
@@ -20,6 +22,7 @@ from pipelines.types import (
     Reason,
     Region,
     RejectedPrompt,
+    Shard,
     Status,
     Task,
 )
@@ -69,6 +72,22 @@ def mask(prompt: Prompt, pixels: np.ndarray, score: float = 0.5) -> MaskPredicti
     )
 
 
+def plan_run(
+    store: Store,
+    run_id: str,
+    refs: Iterable[ImageRef],
+    config: PlanConfig | None = None,
+    *,
+    fingerprint: Mapping[str, Any] | None = None,
+    facts: Mapping[str, Any] | None = None,
+    driver_id: str = "d1",
+) -> tuple[Plan, list[Shard]]:
+    """Freeze the plan of a run, and return it with the shards that were drafted."""
+    with draft_plan(refs, config or PlanConfig()) as draft:
+        plan = write_plan(store, run_id, draft, fingerprint=fingerprint or {}, facts=facts or {}, driver_id=driver_id)
+        return plan, list(draft.shards())
+
+
 def write_output(
     uri: str | Path,
     found: Mapping[str, Sequence[MaskPrediction] | None],
@@ -96,9 +115,8 @@ def write_output(
     own, rejected = own or {}, rejected or {}
     store = open_store(str(uri))
     refs = [ImageRef(image_id=name, uri=f"/p/{name}", prompts=tuple(own.get(name, ()))) for name in found]
-    shards = plan_shards(refs, PlanConfig(images_per_shard=per_shard))
     facts = {"prompts": [{"prompt_id": p.prompt_id, "task": p.task, "text": p.text} for p in common]}
-    plan = write_plan(store, run_id, shards, fingerprint={}, facts=facts, driver_id="d1")
+    plan, shards = plan_run(store, run_id, refs, PlanConfig(images_per_shard=per_shard), facts=facts)
     for shard in shards[:committed]:
         outcomes = []
         for ref in shard.images:

@@ -4,15 +4,14 @@ from pathlib import Path
 
 from actors.labeler import RunLabeler
 from pipelines.label import LabelJob
-from pipelines.manifest import PlanConfig, plan_shards, write_plan
 from pipelines.storage import Store
 from pipelines.table import open_table
 from tests.fakes import BrightPredictor, text_prompt, write_images
+from tests.labelled import plan_run
 
 
 def test_a_shard_that_another_attempt_has_committed_is_not_labelled_again(store: Store, tmp_path: Path) -> None:
-    (shard,) = plan_shards(write_images(tmp_path / "photos", 3), PlanConfig())
-    write_plan(store, "run-1", [shard], fingerprint={}, facts={}, driver_id="d")
+    _, (shard,) = plan_run(store, "run-1", write_images(tmp_path / "photos", 3))
     predictor = BrightPredictor()
     labeler = RunLabeler(predictor, LabelJob(run_id="run-1", prompts=(text_prompt("bright"),)), store.uri)
     first = labeler.label(shard, "d-0")

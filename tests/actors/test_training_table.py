@@ -17,11 +17,11 @@ import pytest
 from actors.training_table import table
 from pipelines import rle
 from pipelines.label import LabelConfig, LabelJob, label_shard
-from pipelines.manifest import PlanConfig, plan_shards, write_plan
 from pipelines.storage import open_store
 from pipelines.table import open_table
 from pipelines.types import Answer, Caption, CaptionPhrase, Image, ImageRef, MaskPrediction, Prompt
 from tests.fakes import half_bright, png, sentence, text_prompt
+from tests.labelled import plan_run
 from xsam_model import XSamProcessor
 from xsam_model.training.batches import BatchBuilder
 from xsam_model.training.samples import TrainingSample
@@ -74,9 +74,8 @@ def output(tmp_path: Path) -> str:
         (folder / name).write_bytes(png(half_bright(bright_columns=6 if name == "a.png" else 9)))
     (folder / "c.png").write_bytes(b"no image")
     refs = [ImageRef(image_id=path.name, uri=str(path)) for path in sorted(folder.iterdir())]
-    shard = plan_shards(refs, PlanConfig())[0]
     store = open_store(str(tmp_path / "output"))
-    write_plan(store, "run-1", [shard], fingerprint={}, facts={}, driver_id="d")
+    _, (shard,) = plan_run(store, "run-1", refs)
     job = LabelJob(run_id="run-1", prompts=(CAT, DOG, BIRD, LEFT, FAR, CAPTION), config=LabelConfig())
     label_shard(shard, job=job, store=store, predictor=Painter(), attempt="d-0")
     return str(tmp_path / "output")

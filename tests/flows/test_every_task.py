@@ -142,10 +142,11 @@ def test_rows_that_cannot_be_asked_are_told_by_number_and_reason(summary: RunSum
 
 
 def test_a_plan_tells_of_them_before_anything_is_labelled(make: Make) -> None:
-    draft = planning.draft_run(make(output="memory://not-planned"))
-    assert draft.listing is not None
-    assert [rejected.row for rejected in draft.listing.rejected] == [6, 5]
-    asked = {ref.image_id: [prompt.prompt_id for prompt in ref.prompts] for ref in draft.listing.images if ref.prompts}
+    with planning.draft_run(make(output="memory://not-planned")) as draft:
+        assert draft.plan is not None
+        refs = [ref for shard in draft.plan.shards() for ref in shard.images]
+    assert [rejected.row for rejected in draft.rejected] == [6, 5]
+    asked = {ref.image_id: [prompt.prompt_id for prompt in ref.prompts] for ref in refs if ref.prompts}
     assert asked == {"000.png": ["dot", "frame", "left", "why"], "002.png": ["day"], "more/001.JPG": ["round"]}
 
 

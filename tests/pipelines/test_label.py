@@ -18,7 +18,6 @@ from pipelines.decode import DecodeLimits
 from pipelines.integrity import verify
 from pipelines.isolate import ModelClock, ask
 from pipelines.label import LabelConfig, LabelJob, label_shard
-from pipelines.manifest import PlanConfig, plan_shards, write_plan
 from pipelines.storage import Store, open_store
 from pipelines.table import open_table, read_commit
 from pipelines.types import (
@@ -33,6 +32,7 @@ from pipelines.types import (
     Shard,
 )
 from tests.fakes import SPOKEN, SPOT, BrightPredictor, half_bright, png, sentence, text_prompt, write_images
+from tests.labelled import plan_run
 
 RUN = "run-1"
 BRIGHT = text_prompt("bright")
@@ -43,8 +43,7 @@ REFUSED = [
 
 
 def _label(store: Store, refs: Sequence[ImageRef], predictor, prompts=(BRIGHT,), **config) -> Shard:
-    shard = plan_shards(refs, PlanConfig())[0]
-    write_plan(store, RUN, [shard], fingerprint={}, facts={}, driver_id="d")
+    _, (shard,) = plan_run(store, RUN, refs)
     job = LabelJob(run_id=RUN, prompts=tuple(prompts), config=LabelConfig(**config))
     label_shard(shard, job=job, store=store, predictor=predictor, attempt="d-0")
     return shard

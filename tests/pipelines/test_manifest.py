@@ -1,46 +1,27 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipelines.fingerprint import PlanError, check_fingerprint, content_hash, fingerprint_digest
-from pipelines.manifest import PlanConfig, plan_shards, planned_runs, read_plan, write_plan
+from pipelines.manifest import planned_runs, read_plan
+from pipelines.plan_draft import PlanConfig
 from pipelines.storage import Store, open_store
 from pipelines.types import ImageRef, Prompt, Region, Rle
 from tests.fakes import sentence
+from tests.labelled import plan_run
 
 
 def _refs(names: list[str]) -> list[ImageRef]:
     return [ImageRef(image_id=name, uri=f"/photos/{name}", num_bytes=10) for name in names]
 
 
-@given(st.lists(st.text(min_size=1), unique=True), st.integers(1, 20), st.randoms())
-def test_every_image_is_in_exactly_one_shard_whatever_the_listing_order(names, size, random) -> None:
-    config = PlanConfig(images_per_shard=size)
-    shards = plan_shards(_refs(names), config)
-    assert [ref.image_id for shard in shards for ref in shard.images] == sorted(names)
-    assert all(1 <= len(shard.images) <= size for shard in shards)
-    random.shuffle(names)
-    assert plan_shards(_refs(names), config) == shards
-
-
-def test_limit_takes_the_first_ids() -> None:
-    shards = plan_shards(_refs(["c", "a", "b"]), PlanConfig(limit=2))
-    assert [ref.image_id for ref in shards[0].images] == ["a", "b"]
-
-
-def test_one_id_for_two_images_names_both() -> None:
-    twice = [ImageRef(image_id="a", uri="/one/a"), ImageRef(image_id="a", uri="/two/a")]
-    with pytest.raises(PlanError, match=r"'a' stands for both /one/a and /two/a"):
-        plan_shards(twice, PlanConfig())
-
-
 def _plan(store: Store, names: list[str], driver: str, fingerprint: dict | None = None):
-    shards = plan_shards(_refs(names), PlanConfig(images_per_shard=2))
-    return shards, write_plan(
-        store, "run-1", shards, fingerprint=fingerprint or {"model": "m"}, facts={"note": "ü"}, driver_id=driver
+    fingerprint = fingerprint or {"model": "m"}
+    config, facts = PlanConfig(images_per_shard=2), {"note": "ü"}
+    plan, shards = plan_run(
+        store, "run-1", _refs(names), config, fingerprint=fingerprint, facts=facts, driver_id=driver
     )
+    return shards, plan
 
 
 def test_a_plan_reads_back_whole(store: Store) -> None:
@@ -63,8 +44,8 @@ def test_the_driver_that_plans_second_gets_the_first_ones_plan(store: Store) -> 
 
 def test_shards_are_found_across_the_parts_of_a_large_plan() -> None:
     store = open_store("memory://large-plan")
-    shards = plan_shards(_refs([f"{number:05d}" for number in range(600)]), PlanConfig(images_per_shard=1))
-    plan = write_plan(store, "run-1", shards, fingerprint={}, facts={}, driver_id="d")
+    refs = _refs([f"{number:05d}" for number in range(600)])
+    plan, _ = plan_run(store, "run-1", refs, PlanConfig(images_per_shard=1))
     assert len(plan.parts) == 3
     assert [s.shard_id for s in plan.shards(store, ["shard-00599", "shard-00255", "shard-00256"])] == [
         "shard-00255",
@@ -84,7 +65,7 @@ def test_prompts_of_single_images_and_source_columns_survive_the_plan() -> None:
     sentences = (sentence("refseg", "the dog", 2, source_row=7), sentence("reaseg", "Why?", 3, explain=True))
     prompts = (*regions, *sentences)
     ref = ImageRef(image_id="a", uri="/a", etag="e", source_columns='{"site": "north"}', prompts=prompts)
-    plan = write_plan(store, "r", plan_shards([ref], PlanConfig()), fingerprint={}, facts={}, driver_id="d")
+    plan, _ = plan_run(store, "r", [ref])
     assert next(plan.shards(store)).images == (ref,)
 
 
@@ -118,9 +99,3 @@ def test_a_folders_hash_follows_contents_and_names(tmp_path) -> None:
     assert changed != before
     (tmp_path / "sub" / "weights").rename(tmp_path / "sub" / "other")
     assert content_hash(str(tmp_path)) != changed
-
-
-@pytest.mark.parametrize("values", [{"images_per_shard": 0}, {"images_per_shard": 10**9}, {"limit": 0}])
-def test_impossible_plans_are_refused(values) -> None:
-    with pytest.raises(ValueError, match="must be"):
-        PlanConfig(**values)

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.integrity import leftovers, remove_own_leftovers, vacuum, verify
-from pipelines.manifest import Plan, PlanConfig, plan_name, plan_shards, write_plan
+from pipelines.manifest import Plan, plan_name
+from pipelines.plan_draft import PlanConfig
 from pipelines.schema import ANNOTATIONS, IMAGES, annotations_table
 from pipelines.storage import Store, open_store
 from pipelines.table import (
@@ -32,6 +33,7 @@ from pipelines.table import (
 )
 from pipelines.types import ImagePrediction, ImageRef, MaskPrediction, Reason, Rle, Shard, ShardReceipt, Status
 from tests.fakes import text_prompt
+from tests.labelled import plan_run
 
 RUN = "run-1"
 CAT, DOG = text_prompt("cat"), text_prompt("dog", 1)
@@ -68,8 +70,7 @@ def _outcome(ref: ImageRef) -> ImagePrediction:
 
 def _planned(store: Store, images: int = 5, per_shard: int = 2) -> tuple[Plan, list[Shard]]:
     refs = [ImageRef(image_id=f"img-{n}", uri=f"/p/{n}", num_bytes=5, etag="e") for n in range(images)]
-    shards = plan_shards(refs, PlanConfig(images_per_shard=per_shard))
-    return write_plan(store, RUN, shards, fingerprint={}, facts={}, driver_id="d1"), shards
+    return plan_run(store, RUN, refs, PlanConfig(images_per_shard=per_shard))
 
 
 def _commit(store: Store, shard: Shard, attempt: str) -> ShardReceipt:

@@ -109,7 +109,7 @@ def as_driver_of(open_runner: Callable[[RunConfig, str], ShardRunner]) -> Iterat
         for module in _DRIVER_MODULES:
             patch.setattr(module, "DRIVER_ID", driver_id)
         patch.setattr(planning, "open_run_runner", open_runner)
-        patch.setattr(planning, "check_model", lambda _config, listing: listing)
+        patch.setattr(planning, "check_model", lambda _config, own: own)
         patch.setattr(
             planning, "run_fingerprint", lambda config: config.fingerprint(model_sha256="0" * 64, prompts_sha256=None)
         )

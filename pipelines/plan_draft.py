@@ -1,0 +1,224 @@
+"""A plan before it is in an output: listed images sorted by id and cut into shards, in files of this machine.
+
+Memory does not grow with the collection: SQLite sorts on disk, and each shard is written before the next is read.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import pickle
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pipelines.fingerprint import PlanError
+from pipelines.plan_file import ImageColumns, PlanFileWriter, read_shards, shard_name
+from pipelines.storage import StorageError
+from pipelines.types import ImageRef, Shard
+
+SHARDS_PER_PART = 256
+# The file is read once and thrown away: nothing needs to survive a crash. The cache is in KiB.
+_SETTINGS = ("journal_mode=OFF", "synchronous=OFF", "temp_store=FILE", "cache_size=-65536")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanConfig:
+    """How a collection is cut.
+
+    Attributes:
+        images_per_shard: images in one shard: the unit of work, commit and retry.
+        limit: plan only the first so many images in image_id order; None for all.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    images_per_shard: int = 500
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.images_per_shard <= 100_000:
+            raise ValueError(f"images_per_shard must be between 1 and 100000, got {self.images_per_shard}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1 (or left out for all images), got {self.limit}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftPart:
+    """One file of a draft: one row group for each of its consecutive shards."""
+
+    path: Path
+    num_shards: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanDraft:
+    """Images sorted by id and cut into shards, as the files that a plan is made of.
+
+    Attributes:
+        parts: the files, in order; they go when the draft is closed.
+        images_per_shard: images in every shard but the last.
+        num_images, num_bytes: totals as listed; num_bytes counts images whose size is known.
+        num_own_prompts: prompts of single images.
+        first_uri, last_uri: of the first and last image in image_id order; None if there are none.
+    """
+
+    parts: tuple[DraftPart, ...]
+    images_per_shard: int
+    num_images: int = 0
+    num_bytes: int = 0
+    num_own_prompts: int = 0
+    first_uri: str | None = None
+    last_uri: str | None = None
+
+    @property
+    def num_shards(self) -> int:
+        """How many shards there are."""
+        return sum(part.num_shards for part in self.parts)
+
+    def shards(self) -> Iterator[Shard]:
+        """Read the shards in order."""
+        for part in self.parts:
+            yield from read_shards(part.path.read_bytes(), range(part.num_shards))
+
+
+@contextmanager
+def draft_plan(refs: Iterable[ImageRef], config: PlanConfig) -> Iterator[PlanDraft]:
+    """Sort images by id and cut them into shards; the listing's own order does not matter.
+
+    What does not fit into some 100 MB is in the folder for temporary files (TMPDIR): about 0.4 kB an image while it is
+    sorted, and then, compressed, what the plan will take.
+
+    Args:
+        refs: the listing; read once.
+        config: how to cut.
+
+    Yields:
+        The draft. Its files are removed at the end.
+
+    Raises:
+        PlanError: two images have one id.
+        StorageError: the folder for temporary files is full or cannot be written.
+    """
+    with tempfile.TemporaryDirectory(prefix="xsam-plan-", ignore_cleanup_errors=True) as temporary:
+        with _explained(temporary), _sorted(refs, Path(temporary, "images.sqlite")) as database:
+            draft = _write_parts(database, config, Path(temporary))
+        yield draft
+
+
+def plan_shards(refs: Iterable[ImageRef], config: PlanConfig) -> list[Shard]:
+    """Return the shards of a collection that is small enough for memory; otherwise as draft_plan."""
+    with draft_plan(refs, config) as draft:
+        return list(draft.shards())
+
+
+@contextmanager
+def _sorted(refs: Iterable[ImageRef], path: Path) -> Iterator[sqlite3.Connection]:
+    """Put a listing into a table of its own file, which is removed at the end."""
+    database = sqlite3.connect(path, isolation_level=None)
+    try:
+        for setting in _SETTINGS:
+            database.execute(f"PRAGMA {setting}")
+        database.execute(
+            "CREATE TABLE images (image_id TEXT, uri TEXT, num_bytes INTEGER, etag TEXT, source_columns TEXT, own BLOB)"
+        )
+        database.execute("BEGIN")
+        database.executemany("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?)", map(_row, refs))
+        database.execute("COMMIT")
+        yield database
+    finally:
+        database.close()
+        path.unlink(missing_ok=True)
+
+
+def _row(ref: ImageRef) -> tuple[object, ...]:
+    own = pickle.dumps(ref.prompts) if ref.prompts else None
+    return ref.image_id, ref.uri, ref.num_bytes, ref.etag, ref.source_columns, own
+
+
+def _write_parts(database: sqlite3.Connection, config: PlanConfig, folder: Path) -> PlanDraft:
+    """Write the images in the order of their ids, shard after shard and part after part."""
+    # SQLite compares UTF-8 bytes, whose order is that of Python's strings.
+    rows = database.execute("SELECT * FROM images ORDER BY image_id LIMIT ?", (config.limit or -1,))
+    chunks = enumerate(iter(lambda: rows.fetchmany(config.images_per_shard), []))
+    totals, parts = _Totals(database), list[DraftPart]()
+    while (first := next(chunks, None)) is not None:
+        path, num_shards = folder / f"part-{len(parts):05d}.parquet", 0
+        with PlanFileWriter(path) as writer:
+            for number, chunk in itertools.chain([first], itertools.islice(chunks, SHARDS_PER_PART - 1)):
+                columns = _columns(chunk)
+                totals.add(columns)
+                writer.write(shard_name(number), columns)
+                num_shards += 1
+        parts.append(DraftPart(path=path, num_shards=num_shards))
+    return totals.draft(tuple(parts), config)
+
+
+def _columns(rows: Sequence[tuple[Any, ...]]) -> ImageColumns:
+    ids, uris, sizes, etags, others, own = zip(*rows, strict=True)
+    prompts = [pickle.loads(one) if one else () for one in own]
+    return ImageColumns(ids, uris, sizes, etags, others, prompts)
+
+
+class _Totals:
+    """What is counted while sorted images pass by; it also sees whether two of them have one id."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+        self._num_images = self._num_bytes = self._num_own_prompts = 0
+        self._first_uri: str | None = None
+        self._last_uri: str | None = None
+        self._last_id: str | None = None
+
+    def add(self, columns: ImageColumns) -> None:
+        """Count the next images.
+
+        Raises:
+            PlanError: an id occurs twice.
+        """
+        for before, image_id in zip((self._last_id, *columns.image_id), columns.image_id, strict=False):
+            if before == image_id:
+                raise PlanError(self._say_twice(image_id))
+        self._num_images += len(columns.image_id)
+        self._num_bytes += sum(filter(None, columns.num_bytes))
+        self._num_own_prompts += sum(map(len, columns.prompts))
+        self._first_uri = self._first_uri or columns.uri[0]
+        self._last_uri, self._last_id = columns.uri[-1], columns.image_id[-1]
+
+    def draft(self, parts: tuple[DraftPart, ...], config: PlanConfig) -> PlanDraft:
+        """Return the draft of all images that were counted."""
+        return PlanDraft(
+            parts=parts,
+            images_per_shard=config.images_per_shard,
+            num_images=self._num_images,
+            num_bytes=self._num_bytes,
+            num_own_prompts=self._num_own_prompts,
+            first_uri=self._first_uri,
+            last_uri=self._last_uri,
+        )
+
+    def _say_twice(self, image_id: str) -> str:
+        found = "SELECT rowid, uri FROM images WHERE image_id = ? ORDER BY rowid LIMIT 2"
+        (one, uri), (other, other_uri) = self._database.execute(found, (image_id,))
+        return (
+            f"image_id {image_id!r} stands for both {uri} and {other_uri}, images {one:,} and {other:,} of the source; "
+            "ids must be unique"
+        )
+
+
+@contextmanager
+def _explained(folder: str) -> Iterator[None]:
+    """Say which folder is full or cannot be written."""
+    try:
+        yield
+    except (sqlite3.OperationalError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        raise StorageError(
+            f"{folder}: the listing cannot be sorted there ({error}); planning needs about 0.5 GB for a million "
+            "images: make room, or set TMPDIR and SQLITE_TMPDIR to a folder that has it"
+        ) from error
