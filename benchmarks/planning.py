@@ -1,4 +1,4 @@
-"""What planning a large collection costs, against a bare walk of its folders, and what running it again costs."""
+"""What planning a large collection costs, against bare listings of it, and what running it again costs."""
 
 from __future__ import annotations
 
@@ -7,78 +7,110 @@ import os
 import secrets
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
+from benchmarks.listing_server import served
 from benchmarks.report import Figure, Report
 from benchmarks.timing import Timed, peak_rss_mb, run_child, time_in_turn
-from pipelines.manifest import PlanConfig, plan_shards, read_plan, write_plan
+from flows import planning, steps
+from flows.config import RunConfig, parse_config
+from flows.observer import Silent
+from pipelines.manifest import Plan, read_plan, run_folder, write_plan
+from pipelines.plan_draft import PlanConfig, draft_plan
 from pipelines.sources import list_images
-from pipelines.storage import open_store
-from pipelines.table import commit_name, committed_shards
+from pipelines.storage import Store, open_filesystem, open_store
+from pipelines.table import commit_shard
+from pipelines.types import ImagePrediction, ImageRef, Status
 
 NAME = "planning"
 _PER_FOLDER = 1000
+_BUCKET = "s3://photos/2026"
+_RUN = "bench"
 
 
 def run(*, tiny: bool = False) -> Report:
-    """Time listing, planning and a second run over many local files."""
-    count, rounds = (1500, 1) if tiny else (200_000, 3)
-    with tempfile.TemporaryDirectory() as temporary:
-        source, output = Path(temporary, "images"), Path(temporary, "output")
-        make_files(source, count)
-        num_shards = make_plan(source, output, "again")
-        commit_all(output, "again", num_shards)
-        loops = {
-            "walk": lambda: bare_walk(source),
-            "list": lambda: sum(1 for _ in list_images(str(source))),
-            "plan": lambda: make_plan(source, output, secrets.token_hex(4)),
-            "again": lambda: nothing_left_to_do(output, "again"),
-        }
-        timed = time_in_turn(loops, rounds=rounds, warm_up=not tiny)
-        idle, planned = (
-            run_child("benchmarks.planning", what, str(source), str(output))["peak_rss_mb"] for what in ("idle", "plan")
+    """Time listing and planning, of local files and of a bucket, and a second run; read the memory."""
+    files, keys, finished, many, rounds = (
+        (1500, 1500, 1500, 3000, 1) if tiny else (200_000, 60_000, 1_000_000, 10_000_000, 3)
+    )
+    os.environ.setdefault("AWS_ACCESS_KEY_ID", "nobody")
+    os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "nothing")
+    with tempfile.TemporaryDirectory() as temporary, served(keys) as endpoint:
+        source, output, options = Path(temporary, "images"), Path(temporary, "output"), {"endpoint_url": endpoint}
+        make_files(source, files)
+        local = time_in_turn(
+            {
+                "bare": lambda: bare_walk(source),
+                "list": lambda: sum(1 for _ in list_images(str(source))),
+                "plan": lambda: plan_source(str(source), output),
+            },
+            rounds=rounds,
+            warm_up=not tiny,
         )
+        bucket = time_in_turn(
+            {"bare": lambda: bare_pages(options), "plan": lambda: plan_source(_BUCKET, output, options)},
+            rounds=rounds,
+            warm_up=False,
+        )
+        again = time_second_run(output, finished, rounds)
+        memory = {what: run_child("benchmarks.planning", what, str(many))["peak_rss_mb"] for what in ("idle", "plan")}
     return Report(
         name=NAME,
-        question="what does planning a large collection cost?",
+        question="what does planning a large collection cost, and running it again?",
         method=(
-            "Local files, listed, sorted by id, cut into shards and written as a plan, against a walk that only stats "
-            "each file, as any lister must. A second run reads plan.json and lists the commits; here all shards are "
-            "committed, so that it finds nothing to do. Memory is a process of its own, at its peak."
+            "Planning lists, sorts by id, cuts into shards and writes the plan to local disk. Local files: against a "
+            "walk that only stats each file, as any lister must. A bucket: against a loop over its pages that keeps "
+            "nothing, both through the same client; a stand-in for S3 answers at once, where S3 takes some 100 ms a "
+            "page. A second run of a finished one, all of it with an in-process runner (it hashes the model, reads the "
+            "plan, lists commits and tables, asks no model and writes nothing), against one listing of the commits. "
+            "Memory is that of a process of its own at its peak, which plans keys in no order."
         ),
         setup={
-            "images": f"{count:,} files in folders of {_PER_FOLDER:,}",
-            "shards": f"{num_shards:,} of {PlanConfig().images_per_shard} images",
-            "rounds": str(rounds),
-            "other programs": timed.say_others(),
+            "local": f"{files:,} files in folders of {_PER_FOLDER:,}, {rounds} rounds",
+            "bucket": f"{keys:,} keys in order",
+            "second run": f"{finished:,} images in shards of {PlanConfig().images_per_shard}, best of {rounds}",
+            "memory": f"{many:,} keys",
+            "other programs": f"{local.say_others()} (local), {bucket.say_others()} (bucket)",
         },
-        figures=measure(timed, count, planned, idle),
+        figures=(
+            *measure_local(local, files),
+            *measure_bucket(bucket, keys),
+            Figure(what="listing the commits of a finished run", value=1000 * min(again["list"]), unit="ms"),
+            Figure(what="running a finished run again", value=1000 * min(again["run"]), unit="ms"),
+            Figure(
+                what="running again : listing its commits",
+                value=min(again["run"]) / min(again["list"]),
+                unit="of the time",
+            ),
+            Figure(what="peak memory of planning", value=memory["plan"], unit="MB"),
+            Figure(what="of that, Python and imports", value=memory["idle"], unit="MB"),
+        ),
     )
 
 
-def measure(timed: Timed, count: int, planned_mb: float, idle_mb: float) -> tuple[Figure, ...]:
-    """Return times, ratios to the bare walk, and memory."""
-    ms_again = tuple(1000 * seconds for seconds in timed.seconds["again"])
-    seconds = {name: tuple(timed.seconds[name]) for name in ("walk", "list", "plan")}
-    label = {"walk": "bare os.walk and stat", "list": "list_images", "plan": "list, sort, cut and write the plan"}
-    figures = [Figure(what=label[n], value=timed.best(n), unit="s", repeats=seconds[n]) for n in seconds]
-    figures += [
-        Figure(
-            what=f"{label[n]} : bare walk",
-            value=timed.speed_ratio(n, "walk"),
-            unit="x",
-            repeats=tuple(timed.speed_ratios(n, "walk")),
-        )
-        for n in ("list", "plan")
-    ]
-    figures += [
-        Figure(what="planning", value=count / timed.best("plan"), unit="images/s"),
-        Figure(what="a second run finds nothing to do", value=min(ms_again), unit="ms", repeats=ms_again),
-        Figure(what="peak memory of planning", value=planned_mb, unit="MB"),
-        Figure(what="of that, Python and imports", value=idle_mb, unit="MB"),
-        Figure(what="memory for each image planned", value=(planned_mb - idle_mb) * 1e6 / count, unit="bytes"),
-    ]
-    return tuple(figures)
+def measure_local(timed: Timed, count: int) -> Iterator[Figure]:
+    """Yield times and ratios to the bare walk."""
+    label = {"bare": "local: bare os.walk and stat", "list": "local: list_images", "plan": "local: plan"}
+    for name, what in label.items():
+        yield Figure(what=what, value=timed.best(name), unit="s", repeats=tuple(timed.seconds[name]))
+    for name, base in (("list", "bare"), ("plan", "list"), ("plan", "bare")):
+        repeats = tuple(1 / ratio for ratio in timed.speed_ratios(name, base))
+        value = 1 / timed.speed_ratio(name, base)
+        yield Figure(what=f"{label[name]} : {label[base][7:]}", value=value, unit="of the time", repeats=repeats)
+    yield Figure(what="local: planning", value=count / timed.best("plan"), unit="images/s")
+
+
+def measure_bucket(timed: Timed, count: int) -> Iterator[Figure]:
+    """Yield times and the ratio to the bare listing."""
+    label = {"bare": "bucket: bare listing", "plan": "bucket: plan"}
+    for name, what in label.items():
+        yield Figure(what=what, value=timed.best(name), unit="s", repeats=tuple(timed.seconds[name]))
+    repeats = tuple(1 / ratio for ratio in timed.speed_ratios("plan", "bare"))
+    yield Figure(what="bucket: plan : bare listing", value=min(repeats), unit="of the time", repeats=repeats)
+    yield Figure(what="bucket: planning", value=count / timed.best("plan"), unit="images/s")
 
 
 def make_files(folder: Path, count: int) -> None:
@@ -99,31 +131,94 @@ def bare_walk(folder: Path) -> int:
     return total
 
 
-def make_plan(source: Path, output: Path, run_id: str) -> int:
-    """Plan the folder and return the number of shards."""
-    shards = plan_shards(list_images(str(source)), PlanConfig())
-    plan = write_plan(open_store(str(output)), run_id, shards, fingerprint={}, facts={}, driver_id=run_id)
+def bare_pages(options: dict[str, str]) -> int:
+    """List a bucket and keep nothing."""
+    fs, _ = open_filesystem(_BUCKET, options)
+    request, total = {"Bucket": "photos", "Prefix": "2026/"}, 0
+    while True:
+        page = fs.call_s3("list_objects_v2", **request)
+        total += sum(item["Size"] for item in page["Contents"])
+        if not page["IsTruncated"]:
+            return total
+        request["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def plan_source(source: str, output: Path, options: dict[str, str] | None = None) -> int:
+    """Plan a new run over a source and return the number of shards."""
+    run_id = secrets.token_hex(4)
+    with draft_plan(list_images(source, storage_options=options), PlanConfig()) as draft:
+        plan = write_plan(open_store(str(output)), run_id, draft, fingerprint={}, facts={}, driver_id=run_id)
     return plan.num_shards
 
 
-def commit_all(output: Path, run_id: str, num_shards: int) -> None:
-    """Put a stand-in for every shard's commit; listing them is all that a second run does."""
-    store = open_store(str(output))
-    for number in range(num_shards):
-        path = Path(store.path(commit_name(run_id, f"shard-{number:05d}")))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"{}")
+def time_second_run(output: Path, count: int, rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of listing the commits of a finished run, and of running it again."""
+    config = parse_config(
+        {
+            "source": str(output),
+            "output": {"uri": str(output / "finished"), "run_id": _RUN},
+            "categories": ["cat"],
+            "pool": {"runner": "in_process"},
+        }
+    )
+    store = planning.open_output(config)
+    finish(config, store, count)
+    steps.run_directly(config, Silent())  # the first of them verifies, and tells
+    seconds: dict[str, list[float]] = {"list": [], "run": []}
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        commits = store.find(f"{run_folder(_RUN)}/commits")
+        seconds["list"].append(time.perf_counter() - begun)
+        begun = time.perf_counter()
+        with patch.object(Store, "write", refuse), patch.object(Store, "create", refuse):
+            summary = steps.run_directly(config, Silent())
+        seconds["run"].append(time.perf_counter() - begun)
+        if not summary.ok or summary.labelled_now or summary.committed != len(commits):
+            raise RuntimeError(f"the run should have been complete: {summary}")
+    return seconds
 
 
-def nothing_left_to_do(output: Path, run_id: str) -> None:
-    """Read the plan and the list of commits, as a run does first."""
-    store = open_store(str(output))
-    plan = read_plan(store, run_id)
-    if plan is None or set(plan.shard_ids()) - committed_shards(store, run_id):
-        raise RuntimeError("the run should have been complete")
+def refuse(_store: Store, name: str, _data: bytes) -> bool:
+    """Raise: nothing is to be written."""
+    raise RuntimeError(f"{name} was written by a run that had nothing to do")
+
+
+def finish(config: RunConfig, store: Store, count: int) -> None:
+    """Write the plan and the whole table of a run in which nothing was found."""
+    refs = (ImageRef(image_id=f"{number:09d}.jpg", uri=f"/photos/{number:09d}.jpg") for number in range(count))
+    with draft_plan(refs, config.plan) as draft:
+        fingerprint = planning.run_fingerprint(config)
+        write_plan(store, _RUN, draft, fingerprint=fingerprint, facts={}, driver_id=_RUN)
+    plan: Plan | None = read_plan(store, _RUN)
+    assert plan is not None
+    for shard in plan.shards(store):
+        empty = [ImagePrediction(ref=ref, status=Status.EMPTY, size_hw=(480, 640)) for ref in shard.images]
+        commit_shard(
+            store,
+            _RUN,
+            shard,
+            empty,
+            attempt="b-0",
+            started=time.monotonic(),
+            model_s=0.0,
+            predictor={"device": "none"},
+        )
+
+
+def keys_in_no_order(count: int) -> Iterator[ImageRef]:
+    """Yield as many keys, each once, in an order far from sorted."""
+    step = next(step for step in (7_368_787, 15_485_863) if count % step)  # primes
+    for number in range(count):
+        key = f"2026/{number * step % count:09d}.jpg"
+        etag = f"{number:032x}"
+        yield ImageRef(image_id=key, uri=f"s3://photos/{key}", num_bytes=100_000 + number % 1000, etag=etag)
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "plan":
-        make_plan(Path(sys.argv[2]), Path(sys.argv[3]), secrets.token_hex(4))
+        with (
+            tempfile.TemporaryDirectory() as temporary,
+            draft_plan(keys_in_no_order(int(sys.argv[2])), PlanConfig()) as d,
+        ):
+            write_plan(open_store(temporary), _RUN, d, fingerprint={}, facts={}, driver_id=_RUN)
     print(json.dumps({"peak_rss_mb": peak_rss_mb()}))
