@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from actors.config import PredictorConfig
@@ -22,20 +22,25 @@ class RunLabelerFactory:
         job: what the run asks.
         output_uri: where the table goes.
         output_options: its storage options.
+        shards_in_flight: shards that are labelled at once.
     """
 
     predictor: PredictorConfig
     job: LabelJob
     output_uri: str
     output_options: Mapping[str, Any] = field(default_factory=dict)
+    shards_in_flight: int = 1
 
     def __call__(self) -> RunLabeler:
-        """Load the model, check that it takes the run's prompts, and open the output."""
+        """Load the model, check that it takes the run's prompts, find how many images fit, and open the output."""
         from actors.predictor import XSamPredictor
 
-        predictor = XSamPredictor(self.predictor)
-        predictor.check(self.job.prompts)
-        return RunLabeler(predictor, self.job, self.output_uri, self.output_options)
+        predictor, job = XSamPredictor(self.predictor), self.job
+        predictor.check(job.prompts)
+        if job.config.batch_size is None:
+            found = predictor.find_batch_size(job.prompts, shards=self.shards_in_flight)
+            job = replace(job, config=replace(job.config, batch_size=found))
+        return RunLabeler(predictor, job, self.output_uri, self.output_options)
 
 
 class RunLabeler:

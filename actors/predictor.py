@@ -12,9 +12,11 @@ from dataclasses import replace
 from importlib.metadata import version
 from itertools import islice
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
+from actors.batch_size import find_batch_size
 from actors.config import PredictorConfig, model_folder
 from actors.conversations import (
     Ask,
@@ -29,10 +31,11 @@ from actors.conversations import (
 from actors.findings import Findings, find_masks, phrase_prompts, read_caption, without_doubles
 from actors.pool import ReplicaUnusable
 from pipelines.fingerprint import content_hash
-from pipelines.types import Answer, Image, PredictionError, Prompt, Reason
+from pipelines.types import Answer, Image, ImageRef, PredictionError, Prompt, Reason
 from xsam_model.host_memory import keep_freed_memory
 from xsam_model.modeling_xsam import XSamForSegmentation
 from xsam_model.processing_xsam import XSamProcessor
+from xsam_model.prompt_templates import SPOKEN_TASKS
 from xsam_model.segmenter import EncodedImages, XSamSegmenter
 
 _AUTO_DTYPE = {"cuda": "bfloat16", "cpu": "float32"}
@@ -92,6 +95,37 @@ class XSamPredictor:
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Try the text prompts that every image of a run will be asked; see check_prompts."""
         check_prompts(self.segmenter.processor, prompts)
+
+    def find_batch_size(self, prompts: Sequence[Prompt], *, shards: int = 1) -> int | None:
+        """Find how many images fit on the GPU together, by asking about made-up ones; None on a CPU.
+
+        Args:
+            prompts: asked of every image; answers in words, whose length nobody knows, are not tried.
+            shards: shards in flight, each of which has a batch of its own.
+        """
+        if self._device.type != "cuda":
+            return None
+        canvas = self.segmenter.model.config.mask_encoder_config.image_size
+        noise = np.random.default_rng(0).integers(0, 256, (canvas, canvas, 3), dtype=np.uint8)
+        image = Image(ref=ImageRef(image_id="made-up", uri="made-up"), pixels=noise)
+        quick = [prompt for prompt in prompts if prompt.task not in SPOKEN_TASKS and not prompt.explain]
+        asked = quick or [Prompt(prompt_id="any", task="ovseg", text="thing", category_id=0, category_name="thing")]
+
+        def peak_bytes(count: int) -> int | None:
+            before = torch.cuda.memory_allocated(self._device)
+            torch.cuda.reset_peak_memory_stats(self._device)
+            try:
+                self.predict([image] * count, [asked] * count)
+            except PredictionError as error:
+                if error.reason is Reason.OUT_OF_MEMORY:
+                    return None
+            return torch.cuda.max_memory_allocated(self._device) - before
+
+        def free_bytes() -> int:
+            torch.cuda.empty_cache()
+            return torch.cuda.mem_get_info(self._device)[0]
+
+        return find_batch_size(peak_bytes, free_bytes, shards=shards)
 
     def predict(self, images: Sequence[Image], prompts: Sequence[Sequence[Prompt]]) -> list[Answer]:
         """Answer every image's prompts; see pipelines.types.Predictor.

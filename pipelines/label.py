@@ -30,6 +30,7 @@ from pipelines.types import (
     Status,
 )
 
+DEFAULT_BATCH_SIZE = 8
 _MAX_ERROR_CHARS = 2000
 # A client that keeps to the time by itself is let do so: its error says more.
 _CLIENT_GRACE_S = 1.0
@@ -40,7 +41,8 @@ class LabelConfig:
     """How a replica works through a shard.
 
     Attributes:
-        batch_size: images that go through the model together.
+        batch_size: images that go through the model together; None for as many as the predictor finds room for on a
+            GPU, and DEFAULT_BATCH_SIZE where nobody finds out.
         load_threads: threads that fetch and decode ahead of the model.
         max_bytes_ahead: bytes of fetched and decoded images held at once by one shard.
         fetch_timeout_s: seconds for one image's transfer.
@@ -50,7 +52,7 @@ class LabelConfig:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
-    batch_size: int = 8
+    batch_size: int | None = None
     load_threads: int = 4
     max_bytes_ahead: int = 512 * 2**20
     fetch_timeout_s: float = 60.0
@@ -59,8 +61,14 @@ class LabelConfig:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "load_threads", "max_bytes_ahead", "fetch_timeout_s", "decode_timeout_s"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+
+    @property
+    def images_per_batch(self) -> int:
+        """The batch size that holds."""
+        return self.batch_size or DEFAULT_BATCH_SIZE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +122,7 @@ def label_shard(
         attempt=attempt,
         started=started,
         model_s=clock.seconds,
-        predictor=predictor.describe(),
+        predictor={**predictor.describe(), "batch_size": str(job.config.images_per_batch)},
     )
 
 
@@ -124,7 +132,7 @@ def label_images(
     """Label images in order, fetched and decoded ahead of the model."""
     outcomes: list[ImagePrediction] = []
     with closing(load_images(images, job)) as loaded:
-        for batch in batches(loaded, job.config.batch_size, job.config.max_bytes_ahead):
+        for batch in batches(loaded, job.config.images_per_batch, job.config.max_bytes_ahead):
             outcomes += label_batch(batch, job.prompts, predictor, clock)
             while batch:
                 batch.pop().release()
@@ -136,7 +144,7 @@ def label_carefully(
 ) -> list[ImagePrediction]:
     """Label images in order, one batch after the other, each noted before it is touched."""
     outcomes: list[ImagePrediction] = []
-    for group in careful_groups(images, care, job.config.batch_size):
+    for group in careful_groups(images, care, job.config.images_per_batch):
         if lethal := care.lethal.get(group[0].image_id):
             outcomes.append(quarantined(group[0], lethal.reason, "process", lethal.error))
             continue

@@ -22,7 +22,7 @@ from xsam_model.prompt_templates import CATEGORY_TASKS, SPOKEN_TASKS, TASKS, VIS
 from xsam_model.visual_prompts import check_mask
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -122,6 +122,7 @@ class XSamSegmenter:
         self.model = model.eval()
         self.processor = processor
         self._turn = threading.Lock()
+        self._copies = torch.cuda.Stream(model.device) if model.device.type == "cuda" else None
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **model_options: Any) -> XSamSegmenter:
@@ -148,10 +149,9 @@ class XSamSegmenter:
             ValueError: if one is not such an image.
         """
         pixels = self.processor.image_processor(images)
-        device = self.model.device
-        arguments = [pixels[name].to(device) for name in ("pixel_values", "segmentor_pixel_values")]
+        copied = self._copy([pixels[name] for name in ("pixel_values", "segmentor_pixel_values")])
         with self._turn:
-            features = self.model.encode_images(*arguments)
+            features = self.model.encode_images(*copied())
         return EncodedImages(
             features=features,
             original_sizes=pixels["original_sizes"],
@@ -225,6 +225,23 @@ class XSamSegmenter:
             scaled_sizes=tuple(images.scaled_sizes[place] for place in places),
             original_sizes=tuple(images.original_sizes[place] for place in places),
         )
+
+    def _copy(self, tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
+        """Begin to copy to the device, beside what it computes; the function that is returned is called before use."""
+        if self._copies is None:
+            return lambda: [tensor.to(self.model.device) for tensor in tensors]
+        with torch.cuda.stream(self._copies):
+            copies = [tensor.pin_memory().to(self.model.device, non_blocking=True) for tensor in tensors]
+            there = self._copies.record_event()
+
+        def copied() -> list[Tensor]:
+            stream = torch.cuda.current_stream(self.model.device)
+            stream.wait_event(there)
+            for copy in copies:
+                copy.record_stream(stream)
+            return copies
+
+        return copied
 
     def _prefix(self, images: EncodedImages, queries: Sequence[Query], input_ids: Tensor) -> XSamImagePrefix | None:
         """Return what the language model has made of the images, if that serves more than one conversation."""

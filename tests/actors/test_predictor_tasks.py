@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from actors.batch_size import MAX_BATCH_SIZE
 from actors.config import PredictorConfig
 from actors.findings import find_masks
 from actors.predictor import XSamPredictor, check_model
@@ -63,6 +64,7 @@ def image(width: int, height: int, seed: int) -> Image:
     return Image(ref=ImageRef(image_id=f"img-{seed}", uri="/x"), pixels=np.ascontiguousarray(pixels))
 
 
+needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 IMAGES = [image(90, 60, 1), image(48, 111, 2), image(64, 64, 3)]
 
 
@@ -126,12 +128,17 @@ def test_every_task_is_answered_in_one_batch_and_the_images_are_encoded_once(
         }  # fmt: skip
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_every_task_is_answered_on_a_gpu(load: Any) -> None:
-    for picture, answer in zip(IMAGES, load(device="cuda").predict(IMAGES, [EVERYTHING] * len(IMAGES)), strict=True):
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=needs_gpu)])
+def test_every_task_is_answered_on_a_gpu(load: Any, device: str) -> None:
+    for picture, answer in zip(IMAGES, load(device=device).predict(IMAGES, [EVERYTHING] * len(IMAGES)), strict=True):
         assert_valid(answer, EVERYTHING, picture)
         assert {mask.prompt.task for mask in answer.masks} >= {"ovseg", "ovseg_semantic", "refseg", "vgdseg", "intseg"}
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+def test_a_gpu_is_tried_for_how_many_images_it_holds(load: Any, device: str) -> None:
+    found = load(device=device).find_batch_size(EVERYTHING, shards=2)
+    assert found == (None if device == "cpu" else MAX_BATCH_SIZE)  # a tiny model leaves room
 
 
 def test_a_batch_of_everything_answers_as_one_image_and_one_task_at_a_time(predictor: XSamPredictor) -> None:
