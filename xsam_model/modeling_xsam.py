@@ -320,13 +320,11 @@ class XSamForSegmentation(XSamPreTrainedModel):
         ).last_hidden_state
         if language_only:
             return XSamOutput(image_features=features, image_indices=images, language_hidden_state=hidden)
-        output, decoded = self._decode(hidden, cond_ids, seg_ids, features, images)
+        output = self._decode(hidden, cond_ids, seg_ids, features, images, every_prediction=output_hidden_states)
         if output_hidden_states:
             output["inputs_embeds"] = embeds
             output["sequence_cond_ids"], output["sequence_seg_ids"] = cond_ids, seg_ids
             output["language_hidden_state"] = hidden
-            output["decoder_hidden_states"] = decoded.intermediate_hidden_states
-            output["decoder_mask_logits"] = decoded.masks_queries_logits
         return output
 
     @torch.no_grad()
@@ -373,7 +371,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
         rows = self._splice(input_ids, attention_mask.bool(), cond_ids, seg_ids, features, images, regions)
         answers, hidden = self._speak(rows, stop_token_ids, max_new_tokens, logits_processor)
         spoken = [self._with_answer(row, ids) for row, ids in zip(rows, answers, strict=True)]
-        output, _ = self._decode(_pad_right(hidden), *_pad_groups(spoken), features, images)
+        output = self._decode(_pad_right(hidden), *_pad_groups(spoken), features, images)
         output["sequences"] = tuple(answers)
         return output
 
@@ -442,9 +440,16 @@ class XSamForSegmentation(XSamPreTrainedModel):
         )
 
     def _decode(
-        self, hidden: Tensor, cond_ids: Tensor, seg_ids: Tensor, features: XSamImageFeatures, images: Tensor
-    ) -> tuple[XSamOutput, Any]:
-        """From hidden states (B, T, E) and groups (B, T) to class and mask logits; also what the decoder returned."""
+        self,
+        hidden: Tensor,
+        cond_ids: Tensor,
+        seg_ids: Tensor,
+        features: XSamImageFeatures,
+        images: Tensor,
+        *,
+        every_prediction: bool = False,
+    ) -> XSamOutput:
+        """From hidden states (B, T, E) and groups (B, T) to class and mask logits, and those of the layers before."""
         projected = self.llm_projector(hidden)
         conditions, condition_mask = self._pool_conditions(projected, cond_ids)
         conversations, positions = (seg_ids >= 0).nonzero(as_tuple=True)
@@ -462,19 +467,20 @@ class XSamForSegmentation(XSamPreTrainedModel):
             queries, size = self.config.segmentor_config.num_queries, features.mask_features.shape[-2:]
             output["class_logits"] = hidden.new_zeros(0, queries, condition_mask.shape[1], dtype=torch.float32)
             output["mask_logits"] = features.mask_features.new_zeros(0, queries, *size)
-            return output, None
-        decoded = self.segmentor.decoder(
-            [level[decoded_images] for level in features.multi_scale_features],
-            features.mask_features[decoded_images],
-            seg_embeddings,
-        )
+            return output
+        decoder, maps, mask_features = self.segmentor.decoder, features.multi_scale_features, features.mask_features
+        if every_prediction:
+            decoded = decoder([level[decoded_images] for level in maps], mask_features[decoded_images], seg_embeddings)
+            output["decoder_hidden_states"] = decoded.intermediate_hidden_states
+            output["decoder_mask_logits"] = decoded.masks_queries_logits
+            queries, masks = decoded.intermediate_hidden_states[-1].transpose(0, 1), decoded.masks_queries_logits[-1]
+        else:
+            queries, masks = decoder.predict(maps, mask_features, seg_embeddings, decoded_images)
         output["class_logits"] = self.segmentor.classify(
-            decoded.intermediate_hidden_states[-1].transpose(0, 1),
-            conditions[conversations],
-            condition_mask[conversations],
+            queries, conditions[conversations], condition_mask[conversations]
         )
-        output["mask_logits"] = decoded.masks_queries_logits[-1]
-        return output, decoded
+        output["mask_logits"] = masks
+        return output
 
     def _features(
         self, features: XSamImageFeatures | None, pixel_values: Tensor | None, segmentor_pixel_values: Tensor | None

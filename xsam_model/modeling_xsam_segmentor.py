@@ -15,19 +15,18 @@ from transformers import initialization as init
 from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerPixelDecoder,
     Mask2FormerPreTrainedModel,
-    Mask2FormerTransformerModule,
 )
 from transformers.models.sam.modeling_sam import SamPositionalEmbedding, SamVisionEncoder
 
 from xsam_model.configuration_xsam import XSamSegmentorConfig
 from xsam_model.deformable_attention import XSamDeformableAttention
 from xsam_model.mask_encoder_attention import attention_like
+from xsam_model.transformer_decoder import XSamTransformerDecoder
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from transformers import SamVisionConfig
-    from transformers.models.mask2former.modeling_mask2former import Mask2FormerMaskedAttentionDecoderOutput
 
 MAX_CLASS_LOGIT = 500.0
 PADDED_CLASS_LOGIT = -1e9
@@ -121,43 +120,6 @@ class XSamConnector(nn.Module):
         return [branch(level) for branch, level in zip(self.model, features, strict=True)]
 
 
-class XSamTransformerDecoder(Mask2FormerTransformerModule):
-    """Mask2Former's transformer decoder whose initial queries are shifted by the `<SEG>` embedding."""
-
-    def forward(
-        self,
-        multi_scale_features: Sequence[Tensor],
-        mask_features: Tensor,
-        seg_embeddings: Tensor,
-    ) -> Mask2FormerMaskedAttentionDecoderOutput:
-        """Decode queries.
-
-        Args:
-            multi_scale_features: (N, C, H_i, W_i) each, lowest resolution first.
-            mask_features: (N, C, H, W).
-            seg_embeddings: (N, C), added to every query's features.
-
-        Returns:
-            `masks_queries_logits` and `intermediate_hidden_states` (normalised queries) of every prediction, in order.
-        """
-        features, positions = [], []
-        for level, level_map in enumerate(multi_scale_features):
-            position = self.position_embedder(level_map.shape, level_map.device, level_map.dtype, None)
-            tokens = self.input_projections[level](level_map).flatten(2) + self.level_embed.weight[level][None, :, None]
-            features.append(tokens.permute(2, 0, 1))
-            positions.append(position.flatten(2).permute(2, 0, 1))
-        num_decodes = seg_embeddings.shape[0]
-        return self.decoder(
-            inputs_embeds=self.queries_features.weight[:, None] + seg_embeddings[None],
-            query_position_embeddings=self.queries_embedder.weight[:, None].expand(-1, num_decodes, -1),
-            multi_stage_positional_embeddings=positions,
-            pixel_embeddings=mask_features,
-            encoder_hidden_states=features,
-            feature_size_list=[level_map.shape[-2:] for level_map in multi_scale_features],
-            return_dict=True,
-        )
-
-
 class XSamSegmentor(Mask2FormerPreTrainedModel):
     """Mask encoder, pixel decoder, transformer decoder and class head."""
 
@@ -245,4 +207,4 @@ class XSamSegmentor(Mask2FormerPreTrainedModel):
         return logits.masked_fill(~condition_mask[:, None], PADDED_CLASS_LOGIT)
 
 
-__all__ = ["XSamConnector", "XSamConnectorBranch", "XSamSegmentor", "XSamTransformerDecoder"]
+__all__ = ["XSamConnector", "XSamConnectorBranch", "XSamSegmentor"]
