@@ -6,11 +6,13 @@ same whatever is asked (a causal model's states do not depend on what follows).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 
@@ -52,6 +54,76 @@ class XSamImagePrefix:
         return Cache(layers=layers)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PackedTexts:
+    """Texts behind images, those of one image one after the other in a row, blind for each other.
+
+    So an image's keys and values stand once beside all that is asked of it, and not once beside each conversation.
+
+    Attributes:
+        embeds (`torch.Tensor` of shape `(R, L, E)`): the rows, padded on the right.
+        images (`torch.Tensor` of shape `(R,)`, int64): the image that each row is behind.
+        position_ids (`torch.Tensor` of shape `(R, L)`, int64): every text begins right behind the image.
+        attention_mask (`torch.Tensor` of shape `(R, 1, L, T + L)`, bool): the image, and the text itself up to here.
+        places: row, start and length of each text.
+    """
+
+    embeds: Tensor
+    images: Tensor
+    position_ids: Tensor
+    attention_mask: Tensor
+    places: tuple[tuple[int, int, int], ...]
+
+    @classmethod
+    def of(
+        cls, texts: Sequence[Tensor], images: Sequence[int], *, num_before: int, window: int | None, row_length: int
+    ) -> PackedTexts:
+        """Pack texts.
+
+        Args:
+            texts: (L, E) each.
+            images: the image that each is about.
+            num_before: T, tokens before each text.
+            window: how far attention reaches back, the token itself included; None for all the way.
+            row_length: tokens of a row at most, unless one text alone has more.
+        """
+        rows: list[list[Tensor]] = []
+        of_rows, open_rows, places = list[int](), dict[int, int](), list[tuple[int, int, int]]()
+        for text, image in zip(texts, images, strict=True):
+            row = open_rows.get(image)
+            start = sum(map(len, rows[row])) if row is not None else 0
+            if row is None or start + len(text) > row_length:
+                row, start = len(rows), 0
+                rows.append([])
+                of_rows.append(image)
+                open_rows[image] = row
+            rows[row].append(text)
+            places.append((row, start, len(text)))
+        embeds = pad_sequence([torch.cat(row) for row in rows], batch_first=True)
+        owners = torch.full(embeds.shape[:2], -1)
+        offsets = torch.zeros_like(owners)
+        for number, (row, start, length) in enumerate(places):
+            owners[row, start : start + length] = number
+            offsets[row, start : start + length] = torch.arange(length)
+        owners, offsets = owners.to(embeds.device), offsets.to(embeds.device)
+        reach = window or num_before + int(offsets.max()) + 1
+        back = offsets[:, :, None] - offsets[:, None]
+        is_own = (owners[:, :, None] == owners[:, None]) & (back >= 0) & (back < reach)
+        before = torch.arange(num_before, device=embeds.device)
+        is_near = num_before + offsets[:, :, None] - before < reach
+        return cls(
+            embeds=embeds,
+            images=torch.tensor(of_rows, device=embeds.device),
+            position_ids=num_before + offsets,
+            attention_mask=torch.cat([is_near, is_own], dim=2)[:, None],
+            places=tuple(places),
+        )
+
+    def unpack(self, hidden: Tensor) -> list[Tensor]:
+        """(R, L, E) -> (L, E) for each text."""
+        return [hidden[row, start : start + length] for row, start, length in self.places]
+
+
 class _SharedLayer(CacheLayerMixin):
     """The past of one layer. What is new is read with it once, and not kept: nothing is generated after it.
 
@@ -61,6 +133,7 @@ class _SharedLayer(CacheLayerMixin):
     def __init__(self, keys: Tensor, values: Tensor, images: Tensor, *, is_sliding: bool) -> None:
         super().__init__()
         self.keys, self.values, self._images = keys, values, images
+        self._is_in_order = torch.equal(images, torch.arange(len(keys), device=images.device))
         self.is_sliding, self.is_initialized = is_sliding, True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -68,10 +141,10 @@ class _SharedLayer(CacheLayerMixin):
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Return the past and what is new, each (B, heads, T + L, head_channels)."""
-        return (
-            torch.cat([self.keys[self._images], key_states], dim=2),
-            torch.cat([self.values[self._images], value_states], dim=2),
-        )
+        keys, values = self.keys, self.values
+        if not self._is_in_order:
+            keys, values = keys[self._images], values[self._images]
+        return torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return how many keys there are, and the position of the first."""

@@ -21,7 +21,7 @@ from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 from transformers.utils import ModelOutput
 
 from xsam_model.configuration_xsam import XSamConfig
-from xsam_model.image_prefix import XSamImagePrefix
+from xsam_model.image_prefix import PackedTexts, XSamImagePrefix
 from xsam_model.modeling_xsam_segmentor import XSamConnector, XSamSegmentor, pad_to_multiple, space_to_depth
 from xsam_model.region_sampling import choose_region_points, pool_region_features
 
@@ -234,6 +234,28 @@ class XSamForSegmentation(XSamPreTrainedModel):
         self.llm.base_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
         return XSamImagePrefix.of(token_ids, cache)
 
+    def _read_behind(self, prefix: XSamImagePrefix, texts: list[Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
+        """Read texts (L, E) behind the images that they are about; return them and their hidden states, (B, L, E)."""
+        window = self.config.text_config.sliding_window
+        # Other kernels take no mask but their own: there each text has a row of its own.
+        takes_masks = self.llm.config._attn_implementation == "sdpa"
+        packed = PackedTexts.of(
+            texts,
+            images.tolist(),
+            num_before=prefix.num_tokens,
+            window=window,
+            # Longer rows would spend more on looking past each other than they save.
+            row_length=prefix.num_tokens if takes_masks else 0,
+        )
+        hidden = self.llm.base_model(
+            inputs_embeds=packed.embeds,
+            attention_mask=packed.attention_mask if takes_masks else None,
+            position_ids=packed.position_ids if takes_masks else None,
+            past_key_values=prefix.cache(packed.images, window),
+            use_cache=True,
+        ).last_hidden_state
+        return _pad_right(texts), _pad_right(packed.unpack(hidden))
+
     def encode_canvases(
         self, segmentor_pixel_values: Tensor, layers: Collection[int] = ()
     ) -> tuple[dict[int, Tensor], tuple[Tensor, ...], Tensor]:
@@ -309,15 +331,16 @@ class XSamForSegmentation(XSamPreTrainedModel):
         rows = self._splice(
             input_ids, attention_mask.bool(), cond_ids, seg_ids, features, images, regions, image_prefix
         )
-        embeds, cond_ids, seg_ids = _pad_right([row.embeds for row in rows]), *_pad_groups(rows)
+        cond_ids, seg_ids = _pad_groups(rows)
         missing = (seg_ids < 0).all(1).nonzero()[:, 0].tolist()
         if missing and not language_only:
             raise ValueError(f"conversations {missing} have no <SEG>, so there is nothing to decode")
-        # Right padding under a causal mask cannot reach any real token, so no padding mask is needed.
-        past = image_prefix.cache(images, self.config.text_config.sliding_window) if image_prefix else None
-        hidden = self.llm.base_model(
-            inputs_embeds=embeds, past_key_values=past, use_cache=past is not None
-        ).last_hidden_state
+        if image_prefix is None:
+            # Right padding under a causal mask cannot reach any real token, so no padding mask is needed.
+            embeds = _pad_right([row.embeds for row in rows])
+            hidden = self.llm.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        else:
+            embeds, hidden = self._read_behind(image_prefix, [row.embeds for row in rows], images)
         if language_only:
             return XSamOutput(image_features=features, image_indices=images, language_hidden_state=hidden)
         output = self._decode(hidden, cond_ids, seg_ids, features, images, every_prediction=output_hidden_states)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from xsam_model import Query, XSamSegmenter
+from xsam_model.image_prefix import PackedTexts
 
 SIZES = [(64, 48), (40, 60)]
 LONG = " ".join(["the man in red who stands behind the car on the very left of it"] * 4)
@@ -68,8 +69,10 @@ def assert_same(together, alone):
         torch.testing.assert_close(together.seg_embeddings[row], output.seg_embeddings[0], **close)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("task", QUERIES)
-def test_questions_that_share_an_image_are_answered_as_alone(task, segmenter, pictures):
+def test_questions_that_share_an_image_are_answered_as_alone(task, attention, segmenter, pictures):
+    segmenter.model.llm.set_attn_implementation(attention)
     encoded = segmenter.encode(pictures)
     together = segmenter.ask(encoded, task, queries(task)).outputs
     assert list(encoded.prefixes.values()) != [None]
@@ -136,6 +139,39 @@ def test_a_model_that_cannot_share_reads_each_conversation_whole(change, segment
     assert list(encoded.prefixes.values()) == [None]
     if "rope_parameters" in change:
         assert_same(together, alone)
+
+
+def pack(lengths, images, **options):
+    texts = [torch.full((length, 1), float(number)) for number, length in enumerate(lengths, start=1)]
+    packed = PackedTexts.of(texts, images, **{"num_before": 3, "window": None, "row_length": 5} | options)
+    for text, again in zip(texts, packed.unpack(packed.embeds), strict=True):
+        torch.testing.assert_close(text, again)
+    return packed
+
+
+def test_texts_of_an_image_stand_in_rows_that_are_no_longer_than_they_may_be():
+    packed = pack([2, 4, 3, 1, 7, 2], [0, 1, 0, 1, 0, 0])
+    assert packed.embeds[..., 0].tolist() == [
+        [1, 1, 3, 3, 3, 0, 0],
+        [2, 2, 2, 2, 4, 0, 0],
+        [5, 5, 5, 5, 5, 5, 5],
+        [6, 6, 0, 0, 0, 0, 0],
+    ]
+    assert packed.images.tolist() == [0, 1, 0, 0]
+    assert packed.position_ids[0, :5].tolist() == [3, 4, 3, 4, 5]
+    assert len(pack([1, 1, 1], [0, 0, 0], row_length=0).embeds) == 3
+
+
+def test_a_packed_text_sees_its_image_and_itself_alone():
+    seen = pack([2, 3], [0, 0]).attention_mask[0, 0].int().tolist()
+    assert seen == [
+        [1, 1, 1] + own for own in ([1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 1, 1, 1])
+    ]
+
+
+def test_a_packed_text_sees_as_far_back_as_the_window_reaches():
+    seen = pack([1, 3], [0, 0], window=3).attention_mask[0, 0].int().tolist()
+    assert seen == [[0, 1, 1, 1, 0, 0, 0], [0, 1, 1, 0, 1, 0, 0], [0, 0, 1, 0, 1, 1, 0], [0, 0, 0, 0, 1, 1, 1]]
 
 
 def test_a_prefix_of_other_text_is_refused(segmenter, pictures):
