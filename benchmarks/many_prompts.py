@@ -134,7 +134,7 @@ def run(*, tiny: bool = False) -> Report:
                 reference_procedure(predictor, image, prompt) for prompt in asked[count]
             ]
         timed = time_in_turn(loops, rounds=rounds, warm_up=False)  # comparing was that
-        parameters = num_parameters(predictor) / 1e6
+        parameters, decoder = num_parameters(predictor) / 1e6, predictor.segmenter.model.config.segmentor_config
         features = predictor.segmenter.encode([image.pixels]).features
         num_tokens = features.vision_tokens.shape[1] + features.segmentor_tokens.shape[1]
     figures = []
@@ -157,8 +157,8 @@ def run(*, tiny: bool = False) -> Report:
         ),
         setup={
             "model": (
-                f"untrained, {parameters:.0f} M parameters, float32; images of {num_tokens:,} tokens, 200 queries and 10 "
-                "mask predictions as in the released one"
+                f"untrained, {parameters:.0f} M parameters, float32; images of {num_tokens:,} tokens, "
+                f"{decoder.num_queries} queries and {decoder.decoder_layers} mask predictions of each"
             ),
             "image": f"one JPEG of {image.size_hw[1]} x {image.size_hw[0]}",
             "masks": f"differ in {worst:.3%} of the pixels at most",
