@@ -493,12 +493,14 @@ class XSamForSegmentation(XSamPreTrainedModel):
             return output
         decoder, maps, mask_features = self.segmentor.decoder, features.multi_scale_features, features.mask_features
         if every_prediction:
-            decoded = decoder([level[decoded_images] for level in maps], mask_features[decoded_images], seg_embeddings)
+            decoded = decoder.every_prediction(
+                [level[decoded_images] for level in maps], mask_features[decoded_images], seg_embeddings
+            )
             output["decoder_hidden_states"] = decoded.intermediate_hidden_states
             output["decoder_mask_logits"] = decoded.masks_queries_logits
             queries, masks = decoded.intermediate_hidden_states[-1].transpose(0, 1), decoded.masks_queries_logits[-1]
         else:
-            queries, masks = decoder.predict(maps, mask_features, seg_embeddings, decoded_images)
+            queries, masks = decoder(maps, mask_features, seg_embeddings, decoded_images)
         output["class_logits"] = self.segmentor.classify(
             queries, conditions[conversations], condition_mask[conversations]
         )

@@ -1,7 +1,7 @@
 """From the pixel decoder's maps and `<SEG>` embeddings to queries and mask logits.
 
-`forward` gives every prediction, as training needs them; `predict` the last one alone, with everything that depends on
-an image alone computed once for all that is asked of it.
+`forward` gives the last prediction alone, with everything that depends on an image alone computed once for all that is
+asked of it; `every_prediction` gives all of them, as training needs them.
 """
 
 from __future__ import annotations
@@ -31,36 +31,9 @@ class XSamTransformerDecoder(Mask2FormerTransformerModule):
         multi_scale_features: Sequence[Tensor],
         mask_features: Tensor,
         seg_embeddings: Tensor,
-    ) -> Mask2FormerMaskedAttentionDecoderOutput:
-        """Decode queries.
-
-        Args:
-            multi_scale_features: (N, C, H_i, W_i) each, lowest resolution first.
-            mask_features: (N, C, H, W).
-            seg_embeddings: (N, C), added to every query's features.
-
-        Returns:
-            `masks_queries_logits` and `intermediate_hidden_states` (normalised queries) of every prediction, in order.
-        """
-        tokens, positions = self._memories(multi_scale_features)
-        return self.decoder(
-            inputs_embeds=self.queries_features.weight[:, None] + seg_embeddings[None],
-            query_position_embeddings=self.queries_embedder.weight[:, None].expand(-1, len(seg_embeddings), -1),
-            multi_stage_positional_embeddings=[position.transpose(0, 1) for position in positions],
-            pixel_embeddings=mask_features,
-            encoder_hidden_states=[level.transpose(0, 1) for level in tokens],
-            feature_size_list=[level_map.shape[-2:] for level_map in multi_scale_features],
-            return_dict=True,
-        )
-
-    def predict(
-        self,
-        multi_scale_features: Sequence[Tensor],
-        mask_features: Tensor,
-        seg_embeddings: Tensor,
         images: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Decode queries as `forward` does, for the last prediction alone.
+        """Decode queries.
 
         What the masked attention of a layer looks at is a prediction at its own, lower resolution: mask features are
         resized before they meet the queries, which is the same as after, for both are linear.
@@ -93,6 +66,33 @@ class XSamTransformerDecoder(Mask2FormerTransformerModule):
         queries, back = self.decoder.layernorm(hidden), order.argsort()
         masks = by_image.product(self._mask_embeddings(hidden), mask_features.flatten(2))
         return queries[back], masks[back].unflatten(-1, mask_features.shape[-2:])
+
+    def every_prediction(
+        self,
+        multi_scale_features: Sequence[Tensor],
+        mask_features: Tensor,
+        seg_embeddings: Tensor,
+    ) -> Mask2FormerMaskedAttentionDecoderOutput:
+        """Decode queries and return what each layer predicts.
+
+        Args:
+            multi_scale_features: (N, C, H_i, W_i) each, lowest resolution first.
+            mask_features: (N, C, H, W).
+            seg_embeddings: (N, C), added to every query's features.
+
+        Returns:
+            `masks_queries_logits` and `intermediate_hidden_states` (normalised queries) of every prediction, in order.
+        """
+        tokens, positions = self._memories(multi_scale_features)
+        return self.decoder(
+            inputs_embeds=self.queries_features.weight[:, None] + seg_embeddings[None],
+            query_position_embeddings=self.queries_embedder.weight[:, None].expand(-1, len(seg_embeddings), -1),
+            multi_stage_positional_embeddings=[position.transpose(0, 1) for position in positions],
+            pixel_embeddings=mask_features,
+            encoder_hidden_states=[level.transpose(0, 1) for level in tokens],
+            feature_size_list=[level_map.shape[-2:] for level_map in multi_scale_features],
+            return_dict=True,
+        )
 
     def _memories(self, multi_scale_features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """(I, C, H_i, W_i) each -> tokens (I, H_i * W_i, C) each, and their positions (1, H_i * W_i, C)."""

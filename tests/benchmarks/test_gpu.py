@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.gpu import full_size_forward
+from benchmarks.gpu import full_size_forward, whole_run
 from benchmarks.gpu.flops import flops_per_image
 from benchmarks.report import gpu_lines
 from xsam_model.configuration_xsam import XSamConfig
@@ -26,10 +26,20 @@ def test_runs_at_the_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     document = json.loads((tmp_path / "full_size_forward.json").read_text())
     assert [case["batch"] for case in document["cases"]] == [1, 2]
     assert all(case["finite"] and case["tflop_per_image"] > 0 for case in document["cases"])
+    assert all(count > 0 for count in document["facts"]["tflop_of_decoders"].values())
     assert (tmp_path / "full_size_forward.png").stat().st_size > 1000
     assert [(case["images"], case["prompts"]) for case in document["prompts"]] == [(2, 1), (2, 3)]
     assert all(case["largest_difference"] < 1e-4 for case in document["prompts"])
     assert sum(line.startswith("| ") for line in gpu_lines(tmp_path / "full_size_forward.json")) == 6
+
+
+def test_a_whole_run_at_the_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["--size", "tiny", "--images", "4", "--images-per-shard", "2", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["whole_run", *options])
+    whole_run.main()
+    facts = json.loads((tmp_path / "whole_run.json").read_text())
+    assert facts["images_per_second"] > 0
+    assert int(facts["batch_size"]) > 0
 
 
 def test_operations_of_the_towers_are_those_that_torch_counts() -> None:

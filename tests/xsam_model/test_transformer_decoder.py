@@ -34,8 +34,8 @@ def test_the_last_prediction_is_that_of_the_full_decoder(decoder, maps, images):
     levels, mask_features = maps
     shift, images = torch.randn(len(images), 16), torch.tensor(images)
     with torch.no_grad():
-        every = decoder([level[images] for level in levels], mask_features[images], shift)
-        queries, masks = decoder.predict(levels, mask_features, shift, images)
+        every = decoder.every_prediction([level[images] for level in levels], mask_features[images], shift)
+        queries, masks = decoder(levels, mask_features, shift, images)
     torch.testing.assert_close(queries, every.intermediate_hidden_states[-1].transpose(0, 1), **CLOSE)
     torch.testing.assert_close(masks, every.masks_queries_logits[-1], **CLOSE)
 
@@ -46,8 +46,8 @@ def test_queries_that_see_nothing_look_everywhere(decoder, maps):
     decoder.decoder.mask_predictor.mask_embedder = torch.nn.ReLU()  # with it no mask logit is above zero
     images, shift = torch.tensor([0, 1]), torch.randn(2, 16)
     with torch.no_grad():
-        every = decoder([level[images] for level in levels], mask_features[images], shift)
-        queries, _ = decoder.predict(levels, mask_features, shift, images)
+        every = decoder.every_prediction([level[images] for level in levels], mask_features[images], shift)
+        queries, _ = decoder(levels, mask_features, shift, images)
     assert every.masks_queries_logits[-1].max() <= 0
     assert queries.isfinite().all()
     torch.testing.assert_close(queries, every.intermediate_hidden_states[-1].transpose(0, 1), **CLOSE)

@@ -97,7 +97,7 @@ class XSamTraining(nn.Module):
         """Train the segmentor alone with a closed list of classes (X-SAM, sec. 3.4, stage 1)."""
         _, maps, mask_features = self.model.encode_canvases(**batch.inputs)
         shift = mask_features.new_zeros(len(mask_features), self.model.config.segmentor_config.hidden_dim)
-        decoded = self.model.segmentor.decoder(maps, mask_features, shift)
+        decoded = self.model.segmentor.decoder.every_prediction(maps, mask_features, shift)
         queries = torch.stack(decoded.intermediate_hidden_states).transpose(1, 2)
         masks = torch.stack(decoded.masks_queries_logits)
         losses = self._loss(self.class_predictor(queries).float(), masks, batch.targets, self._points(batch))
