@@ -10,10 +10,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.report import Report, machine, print_reports, write_markdown
+from benchmarks.report import Report, machine, print_reports, replace_sections, write_markdown
 
 NAMES = (
-    *("tiny_rate", "many_prompts", "pipeline_overhead", "orchestration"),
+    *("tiny_rate", "costs", "many_prompts", "pipeline_overhead", "orchestration"),
     *("load_rate", "planning", "peak_memory", "memory_curve", "large_image", "rle_rate", "sql"),
 )
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -22,11 +22,9 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", choices=NAMES, action="append", help="run this one (may be given several times)")
-    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}; for a run of all benchmarks")
+    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}, or its sections of those chosen")
     parser.add_argument("--tiny", action="store_true", help="sizes that show only that the programs work")
     arguments = parser.parse_args()
-    if arguments.write and arguments.only:
-        parser.error("--write is for a run of all benchmarks")
     facts, started = machine(), time.perf_counter()
     console = Console() if sys.stdout.isatty() else Console(width=120)
     names, reports = arguments.only or NAMES, list[Report]()
@@ -40,7 +38,10 @@ def main() -> None:
         for remark in report.remarks:
             console.print(f"{report.name}: {remark}", highlight=False)
     if arguments.write:
-        write_markdown(RESULTS, reports, facts, time.perf_counter() - started)
+        if arguments.only:
+            replace_sections(RESULTS, reports, facts)
+        else:
+            write_markdown(RESULTS, reports, facts, time.perf_counter() - started)
         console.print(f"wrote {RESULTS}")
 
 

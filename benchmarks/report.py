@@ -6,7 +6,6 @@ import datetime
 import json
 import os
 import platform
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 GPU_RESULTS = Path(__file__).with_name("gpu") / "full_size_forward.json"
+_GPU_HEADING = "## The full size on a GPU"
 _PACKAGES = ("torch", "transformers", "numpy", "pillow", "pyarrow", "pycocotools", "fsspec")
 
 
@@ -127,15 +127,34 @@ def write_markdown(path: Path, reports: Iterable[Report], facts: Mapping[str, st
         *(f"- {name}: {value}" for name, value in facts.items()),
     ]
     for report in reports:
-        lines += ["", f"## {report.name}: {report.question}", "", report.method, ""]
-        lines += [f"- {name}: {value}" for name, value in report.setup.items()]
-        lines += [f"- again: `{Path(sys.executable).name} -m benchmarks --only {report.name}`", ""]
-        lines += ["| figure | value | unit | least to most of the repeats |", "|---|---:|---|---|"]
-        lines += [f"| {f.what} | {f.text} | {f.unit} | {f.span} |" for f in report.figures]
-        for remark in report.remarks:
-            lines += ["", remark]
-    lines += ["", "## The full size on a GPU", "", *gpu_lines(GPU_RESULTS)]
+        lines += ["", *_section(report, facts["date"])]
+    lines += ["", _GPU_HEADING, "", *gpu_lines(GPU_RESULTS)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def replace_sections(path: Path, reports: Iterable[Report], facts: Mapping[str, str]) -> None:
+    """Replace sections of RESULTS.md by what was measured now; a new one comes before the GPU's."""
+    parts = path.read_text(encoding="utf-8").rstrip("\n").split("\n## ")
+    for report in reports:
+        lines = "\n".join(_section(report, facts["date"])).removeprefix("## ") + "\n"
+        place = next((i for i, part in enumerate(parts) if part.startswith(f"{report.name}: ")), None)
+        if place is None:
+            place = next((i for i, part in enumerate(parts) if f"## {part}".startswith(_GPU_HEADING)), len(parts))
+            parts.insert(place, lines)
+        else:
+            parts[place] = lines
+    path.write_text("\n## ".join(parts).rstrip("\n") + "\n", encoding="utf-8")
+
+
+def _section(report: Report, date: str) -> list[str]:
+    lines = [f"## {report.name}: {report.question}", "", report.method, ""]
+    lines += [f"- {name}: {value}" for name, value in {**report.setup, "date": date}.items()]
+    lines += [f"- again: `python -m benchmarks --only {report.name}`", ""]
+    lines += ["| figure | value | unit | least to most of the repeats |", "|---|---:|---|---|"]
+    lines += [f"| {f.what} | {f.text} | {f.unit} | {f.span} |" for f in report.figures]
+    for remark in report.remarks:
+        lines += ["", remark]
+    return lines
 
 
 def gpu_lines(path: Path) -> list[str]:

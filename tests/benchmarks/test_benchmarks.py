@@ -15,7 +15,7 @@ from benchmarks import peak_memory
 from benchmarks.__main__ import NAMES
 from benchmarks.photos import write_photos
 from benchmarks.pipeline_overhead import RUN_ID
-from benchmarks.report import machine, write_markdown
+from benchmarks.report import Figure, Report, machine, replace_sections, write_markdown
 from pipelines.storage import open_store
 from pipelines.table import open_table
 
@@ -32,6 +32,26 @@ def test_runs_at_a_tiny_size_and_writes_its_section(name: str, tmp_path: Path) -
     text = (tmp_path / "RESULTS.md").read_text()
     assert f"## {name}: " in text
     assert all(figure.what in text for figure in report.figures)
+
+
+def test_a_benchmark_that_is_run_alone_replaces_its_section(tmp_path: Path) -> None:
+    def report(name: str, value: float) -> Report:
+        figures = (Figure(what="rate", value=value, unit="images/s"),)
+        return Report(name=name, question="how fast?", method="By a clock.", setup={}, figures=figures)
+
+    path = tmp_path / "RESULTS.md"
+    write_markdown(path, [report("one", 1), report("two", 2)], machine(), seconds=1.0)
+    before = path.read_text()
+    replace_sections(path, [report("one", 5), report("three", 3)], machine())
+    after = path.read_text()
+    assert [line for line in after.splitlines() if line.startswith("| rate")] == [
+        "| rate | 5.00 | images/s |  |",
+        "| rate | 2.00 | images/s |  |",
+        "| rate | 3.00 | images/s |  |",
+    ]
+    assert after.index("## three: ") < after.index("## The full size on a GPU")
+    replace_sections(path, [report("one", 1)], machine())
+    assert path.read_text().replace(after[after.index("## three") : after.index("## The full")], "") == before
 
 
 def test_orchestration_runs_on_a_ray_of_its_own() -> None:
