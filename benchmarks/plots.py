@@ -32,7 +32,7 @@ def draw(figures: dict[str, dict[str, float]], path: Path) -> None:
     ratio = " : reference procedure"
     bars(prompts, figures["many_prompts"], rf"(\d+) prompts?: product{ratio}", "{:.1f}x", "prompts of an image")
     prompts.set_title("times as fast as the\nreference procedure")
-    bars(replicas, figures["orchestration"], r"(\d+) replicas?", "{:.3f}", "replicas")
+    bars(replicas, figures["orchestration"], r"(\d+) replicas?", "{:.2f}", "replicas")
     replicas.set_title("share of the time\nat work")
     bars(rle, figures["rle_rate"], r"(\S+(?: x \d+)?), row-major : pycocotools", "{:.1f}x", "size of a mask")
     rle.set_title("RLE: times as fast as\npycocotools")

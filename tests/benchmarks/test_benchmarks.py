@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import peak_memory
+from benchmarks import peak_memory, plots
 from benchmarks.__main__ import NAMES
 from benchmarks.photos import write_photos
 from benchmarks.pipeline_overhead import RUN_ID
@@ -52,6 +52,15 @@ def test_a_benchmark_that_is_run_alone_replaces_its_section(tmp_path: Path) -> N
     assert after.index("## three: ") < after.index("## The full size on a GPU")
     replace_sections(path, [report("one", 1)], machine())
     assert path.read_text().replace(after[after.index("## three") : after.index("## The full")], "") == before
+
+
+def test_the_picture_is_drawn_from_the_figures_that_are_written(tmp_path: Path) -> None:
+    figures = plots.read_figures(REPOSITORY / "benchmarks" / "RESULTS.md")
+    assert set(figures) >= set(NAMES)
+    plots.draw(figures, tmp_path / "measured.png")
+    assert (tmp_path / "measured.png").stat().st_size > 10_000
+    with pytest.raises(KeyError, match="no figure is called like"):
+        plots.draw({**figures, "rle_rate": {"other": 1.0}}, tmp_path / "measured.png")
 
 
 def test_orchestration_runs_on_a_ray_of_its_own() -> None:
