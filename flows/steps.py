@@ -88,8 +88,8 @@ def finish_run(
         started: time.monotonic() at its beginning.
     """
     store = open_output(config)
-    told = _told_summary(store, plan.run_id)
-    if told and committed_before == plan.num_shards and told.tells_all_of(plan, table_size(store, plan.run_id)):
+    told = _told_summary(store, plan.run_id) if committed_before == plan.num_shards else None
+    if told and told.tells_all_of(plan, table_size(store, plan.run_id)):
         return replace(told, output=store.uri, labelled_now=0, elapsed_s=round(time.monotonic() - started, 3))
     remove_own_leftovers(store, plan.run_id, DRIVER_ID)
     report = verify(store, plan.run_id, deep=False)
@@ -102,7 +102,7 @@ def finish_run(
         committed_before=committed_before,
         elapsed_s=time.monotonic() - started,
     )
-    if summary.labelled_now or told is None or not summary.ends_as(told):
+    if summary.labelled_now or not summary.ends_as(_told_summary(store, plan.run_id)):
         store.write(_summary_name(plan.run_id), json.dumps(summary.to_dict(), indent=1).encode())
     return summary
 

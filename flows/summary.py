@@ -65,10 +65,10 @@ class RunSummary:
         is_whole = self.ok and self.shards == self.committed == plan.num_shards
         return is_whole and (self.num_files, self.num_bytes) == (size.num_files, size.num_bytes)
 
-    def ends_as(self, other: RunSummary) -> bool:
-        """Whether two invocations of a run left the same."""
+    def ends_as(self, other: RunSummary | None) -> bool:
+        """Whether another invocation of the run left the same; not if there was none."""
         names = ("ledger", "committed", "num_files", "num_bytes", "problems")
-        return all(getattr(self, name) == getattr(other, name) for name in names)
+        return other is not None and all(getattr(self, name) == getattr(other, name) for name in names)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -49,3 +49,11 @@ def test_a_finished_run_reads_no_commit_again_but_sees_a_file_that_is_gone(tmp_p
     store.delete(lost)
     assert run(small).problems == [f"{split_data_name(lost)[0]}: {lost} is missing"]
     assert run_file(small.output, "summary.json")["problems"]
+
+
+def test_a_damaged_summary_is_written_anew_by_a_run_that_labels(tmp_path: Path) -> None:
+    small = SmallRun(source=write_source(tmp_path / "images", 6), output=str(tmp_path / "out"))
+    small.store().write(f"_runs/{RUN}/summary.json", b'{"ledger": ')
+    summary = run(small)
+    assert summary.ok
+    assert run_file(small.output, "summary.json") == summary.to_dict()
