@@ -47,8 +47,9 @@ class XSamImagePrefix:
 
     def cache(self, images: Tensor, sliding_window: int | None) -> Cache:
         """Return what the language model takes as the past of conversations about these images, (B,) int64."""
+        is_in_order = torch.equal(images, torch.arange(len(self.keys[0]), device=images.device))
         layers: list[Any] = [
-            _SharedLayer(keys, values, images, is_sliding=sliding_window is not None)
+            _SharedLayer(keys, values, None if is_in_order else images, is_sliding=sliding_window is not None)
             for keys, values in zip(self.keys, self.values, strict=True)
         ]
         return Cache(layers=layers)
@@ -130,10 +131,9 @@ class _SharedLayer(CacheLayerMixin):
     The rows of the past are gathered when the layer is run, and freed when it is done: one layer's at a time.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, images: Tensor, *, is_sliding: bool) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, images: Tensor | None, *, is_sliding: bool) -> None:
         super().__init__()
         self.keys, self.values, self._images = keys, values, images
-        self._is_in_order = torch.equal(images, torch.arange(len(keys), device=images.device))
         self.is_sliding, self.is_initialized = is_sliding, True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -142,7 +142,7 @@ class _SharedLayer(CacheLayerMixin):
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Return the past and what is new, each (B, heads, T + L, head_channels)."""
         keys, values = self.keys, self.values
-        if not self._is_in_order:
+        if self._images is not None:
             keys, values = keys[self._images], values[self._images]
         return torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
 

@@ -234,8 +234,8 @@ class XSamForSegmentation(XSamPreTrainedModel):
         self.llm.base_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
         return XSamImagePrefix.of(token_ids, cache)
 
-    def _read_behind(self, prefix: XSamImagePrefix, texts: list[Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
-        """Read texts (L, E) behind the images that they are about; return them and their hidden states, (B, L, E)."""
+    def _read_behind(self, prefix: XSamImagePrefix, texts: list[Tensor], images: Tensor) -> Tensor:
+        """Read texts (L, E) behind the images that they are about; return their hidden states, (B, L, E)."""
         window = self.config.text_config.sliding_window
         # Other kernels take no mask but their own: there each text has a row of its own.
         takes_masks = self.llm.config._attn_implementation == "sdpa"
@@ -254,7 +254,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
             past_key_values=prefix.cache(packed.images, window),
             use_cache=True,
         ).last_hidden_state
-        return _pad_right(texts), _pad_right(packed.unpack(hidden))
+        return _pad_right(packed.unpack(hidden))
 
     def encode_canvases(
         self, segmentor_pixel_values: Tensor, layers: Collection[int] = ()
@@ -340,12 +340,12 @@ class XSamForSegmentation(XSamPreTrainedModel):
             embeds = _pad_right([row.embeds for row in rows])
             hidden = self.llm.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
         else:
-            embeds, hidden = self._read_behind(image_prefix, [row.embeds for row in rows], images)
+            hidden = self._read_behind(image_prefix, [row.embeds for row in rows], images)
         if language_only:
             return XSamOutput(image_features=features, image_indices=images, language_hidden_state=hidden)
         output = self._decode(hidden, cond_ids, seg_ids, features, images, every_prediction=output_hidden_states)
         if output_hidden_states:
-            output["inputs_embeds"] = embeds
+            output["inputs_embeds"] = _pad_right([row.embeds for row in rows])
             output["sequence_cond_ids"], output["sequence_seg_ids"] = cond_ids, seg_ids
             output["language_hidden_state"] = hidden
         return output
