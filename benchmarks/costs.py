@@ -64,18 +64,15 @@ def _timed(call: Callable[..., Any], what: str, spent: Counter[str]) -> Callable
 
 def spend(predictor: XSamPredictor, images: Sequence[Image], prompts: Sequence[Prompt], rounds: int) -> Counter[str]:
     """Return the milliseconds of each part for each image, of the fastest of several rounds."""
-    asked, best = [prompts] * len(images), None
+    asked, passes = [prompts] * len(images), list[tuple[float, Counter[str]]]()
     predictor.predict(images, asked)
     for _ in range(rounds):
         spent: Counter[str] = Counter()
         with watched(predictor, spent):
             begun = time.perf_counter()
             predictor.predict(images, asked)
-            whole = time.perf_counter() - begun
-        if best is None or whole < best[0]:
-            best = whole, spent
-    assert best is not None
-    whole, spent = best
+            passes.append((time.perf_counter() - begun, spent))
+    whole, spent = min(passes, key=lambda one: one[0])
     spent[_REST] = whole - sum(spent.values())  # type: ignore[assignment]
     return Counter({part: 1000 * seconds / len(images) for part, seconds in spent.items()})
 
@@ -116,6 +113,3 @@ def _largest(case: str, spent: Counter[str]) -> str:
     whole = sum(spent.values())
     parts = [f"{part} {100 * cost / whole:.0f} %" for part, cost in spent.most_common(3)]
     return f"{case}: the three largest costs are {', '.join(parts)} of {whole:.0f} ms."
-
-
-__all__ = ["NAME", "run"]
