@@ -36,7 +36,7 @@ clean: ## Remove the environment and the demo's output
 	@touch $@
 
 .venv/run.stamp: .venv/uv.stamp pyproject.toml constraints.txt
-	$(INSTALL) -e '.[query]'
+	$(INSTALL) -e .
 	@touch $@
 
 .venv/test.stamp: .venv/run.stamp

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from pipelines.decode import DecodeError, DecodeLimits, decode_image, peek_size
@@ -118,7 +118,7 @@ def label_shard(
         store,
         job.run_id,
         shard,
-        outcomes,
+        [with_prompts(one, job.prompts) for one in outcomes],
         attempt=attempt,
         started=started,
         model_s=clock.seconds,
@@ -232,8 +232,8 @@ def label_batch(
     asked: list[list[Prompt]] = []
     rejected: list[list[RejectedPrompt]] = []
     for image in images:
-        own, refused = askable_prompts(image)
-        asked.append([*prompts, *own])
+        askable, refused = askable_prompts(image, prompts)
+        asked.append(askable)
         rejected.append(refused)
     answers = ask(images, asked, predictor, clock)
     labelled = iter(
@@ -245,11 +245,11 @@ def label_batch(
     return [item.value if isinstance(item.value, ImagePrediction) else next(labelled) for item in batch]
 
 
-def askable_prompts(image: Image) -> tuple[list[Prompt], list[RejectedPrompt]]:
-    """Split an image's own prompts into those that fit it and those that do not, now that its size is known."""
+def askable_prompts(image: Image, common: Sequence[Prompt]) -> tuple[list[Prompt], list[RejectedPrompt]]:
+    """Split an image's prompts into those that fit it and those that do not, now that its size is known."""
     good: list[Prompt] = []
     refused: list[RejectedPrompt] = []
-    for prompt in image.ref.prompts:
+    for prompt in image.ref.asked(common):
         reason = check_region(prompt, image.size_hw)
         if reason is None:
             good.append(prompt)
@@ -285,6 +285,14 @@ def outcome(
         rejected=rejected,
         **facts,
     )
+
+
+def with_prompts(found: ImagePrediction, common: Sequence[Prompt]) -> ImagePrediction:
+    """Return an outcome that tells which prompts were to be asked, where the image was quarantined before they were."""
+    if found.status != Status.QUARANTINED or found.prompts:
+        return found
+    refused = {rejected.prompt_id for rejected in found.rejected}
+    return replace(found, prompts=tuple(p for p in found.ref.asked(common) if p.prompt_id not in refused))
 
 
 def quarantined(ref: ImageRef, reason: Reason, stage: str, error: str, **facts: Any) -> ImagePrediction:

@@ -42,6 +42,7 @@ class Plan:
         images_per_shard: images in every shard but the last; 0 in plans of earlier versions, which do not say it.
         fingerprint: everything that can change a row, by name; what a resumed run must match.
         parts: the files that hold the image lists.
+        sequence: its place among its output's runs, from 1 in the order of planning; 0 in plans of earlier versions.
         facts: config and provenance, for people and for issue reports.
     """
 
@@ -52,6 +53,7 @@ class Plan:
     images_per_shard: int
     fingerprint: Mapping[str, Any]
     parts: tuple[PlanPart, ...]
+    sequence: int = 0
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -127,6 +129,7 @@ def write_plan(
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
         "driver_id": driver_id,
+        "sequence": 1 + max((document.get("sequence", 0) for document in plan_documents(store).values()), default=0),
         "num_images": draft.num_images,
         "num_bytes": draft.num_bytes,
         "num_shards": draft.num_shards,
@@ -172,6 +175,7 @@ def read_plan(store: Store, run_id: str) -> Plan | None:
         images_per_shard=document.get("images_per_shard", 0),
         fingerprint=document["fingerprint"],
         parts=tuple(PlanPart(**part) for part in document["parts"]),
+        sequence=document.get("sequence", 0),
         facts=document["facts"],
     )
 
@@ -181,16 +185,32 @@ def planned_runs(store: Store) -> list[str]:
     return [run_id for run_id in store.folders("_runs") if store.exists(plan_name(run_id))]
 
 
+def plan_documents(store: Store) -> dict[str, dict[str, Any]]:
+    """Return what the plan of every run says, by run id in the order of planning; plans of every version are read.
+
+    Of two rows about one prompt of one image, the one of the later run is current.
+    """
+    found = {run_id: store.read_json(plan_name(run_id)) for run_id in planned_runs(store)}
+    return dict(sorted(found.items(), key=_place))
+
+
+def _place(item: tuple[str, Mapping[str, Any]]) -> tuple[int, str, int, str]:
+    """Order plans; those of earlier versions have no number, and their retries had none but in their names."""
+    run_id, document = item
+    planned_at = str(document.get("facts", {}).get("planned_at", ""))
+    return document.get("sequence", 0), planned_at, len(run_id), run_id
+
+
 def retries_by_run(store: Store) -> dict[str, list[str]]:
     """Return every planned run that is no retry, with its retries in the order in which they were made.
 
     Plans of every version are read: the rows of those that cannot be gone on with stay readable.
     """
-    first = {run: _retry_of(store.read_json(plan_name(run)).get("fingerprint", {})) for run in planned_runs(store)}
-    found: dict[str, list[str]] = {run: [] for run, retried in first.items() if retried is None}
-    for run in sorted(first, key=lambda run: (len(run), run)):
-        if (retried := first[run]) is not None:
-            found.setdefault(retried, []).append(run)
+    retried = {run: _retry_of(plan.get("fingerprint", {})) for run, plan in plan_documents(store).items()}
+    found: dict[str, list[str]] = {run: [] for run, first in retried.items() if first is None}
+    for run, first in retried.items():
+        if first is not None:
+            found.setdefault(first, []).append(run)
     return found
 
 

@@ -19,9 +19,10 @@ from typing import Any, ClassVar
 from pipelines.fingerprint import PlanError
 from pipelines.plan_file import ImageColumns, PlanFileWriter, read_shards, shard_name
 from pipelines.storage import StorageError
-from pipelines.types import ImageRef, Shard
+from pipelines.types import ImageRef, Prompt, Shard
 
 SHARDS_PER_PART = 256
+_ONLY_COMMON: tuple[tuple[Prompt, ...], tuple[str, ...] | None] = ((), None)
 # The file is read once and thrown away: nothing needs to survive a crash. The cache is in KiB.
 _SETTINGS = ("journal_mode=OFF", "synchronous=OFF", "temp_store=FILE", "cache_size=-65536")
 
@@ -124,10 +125,11 @@ def _sorted(refs: Iterable[ImageRef], path: Path) -> Iterator[sqlite3.Connection
         for setting in _SETTINGS:
             database.execute(f"PRAGMA {setting}")
         database.execute(
-            "CREATE TABLE images (image_id TEXT, uri TEXT, num_bytes INTEGER, etag TEXT, source_columns TEXT, own BLOB)"
+            "CREATE TABLE images (image_id TEXT, uri TEXT, num_bytes INTEGER, etag TEXT, source_columns TEXT, "
+            "asked BLOB, version INTEGER)"
         )
         database.execute("BEGIN")
-        database.executemany("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?)", map(_row, refs))
+        database.executemany("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?)", map(_row, refs))
         database.execute("COMMIT")
         yield database
     finally:
@@ -136,8 +138,9 @@ def _sorted(refs: Iterable[ImageRef], path: Path) -> Iterator[sqlite3.Connection
 
 
 def _row(ref: ImageRef) -> tuple[object, ...]:
-    own = pickle.dumps(ref.prompts) if ref.prompts else None
-    return ref.image_id, ref.uri, ref.num_bytes, ref.etag, ref.source_columns, own
+    asked = (ref.prompts, ref.common)
+    packed = None if asked == _ONLY_COMMON else pickle.dumps(asked)
+    return ref.image_id, ref.uri, ref.num_bytes, ref.etag, ref.source_columns, packed, ref.version
 
 
 def _write_parts(database: sqlite3.Connection, config: PlanConfig, folder: Path) -> PlanDraft:
@@ -159,9 +162,10 @@ def _write_parts(database: sqlite3.Connection, config: PlanConfig, folder: Path)
 
 
 def _columns(rows: Sequence[tuple[Any, ...]]) -> ImageColumns:
-    ids, uris, sizes, etags, others, own = zip(*rows, strict=True)
-    prompts = [pickle.loads(one) if one else () for one in own]
-    return ImageColumns(ids, uris, sizes, etags, others, prompts)
+    ids, uris, sizes, etags, others, packed, versions = zip(*rows, strict=True)
+    asked = [pickle.loads(one) if one else _ONLY_COMMON for one in packed]
+    prompts, common = zip(*asked, strict=True)
+    return ImageColumns(ids, uris, sizes, etags, others, prompts, common, versions)
 
 
 class _Totals:

@@ -39,6 +39,8 @@ PLAN = pa.schema(
         pa.field("etag", pa.string()),
         pa.field("source_columns", pa.string()),
         pa.field("prompts", _PROMPTS),
+        pa.field("common", pa.list_(pa.string())),  # null for all, and in older plans
+        pa.field("version", pa.int32()),  # null in older plans
     ]
 )
 
@@ -53,6 +55,8 @@ class ImageColumns:
     etag: Sequence[str | None]
     source_columns: Sequence[str | None]
     prompts: Sequence[Sequence[Prompt]]
+    common: Sequence[Sequence[str] | None]
+    version: Sequence[int]
 
 
 class PlanFileWriter:
@@ -82,6 +86,8 @@ class PlanFileWriter:
             "etag": images.etag,
             "source_columns": images.source_columns,
             "prompts": list(own),
+            "common": images.common,
+            "version": images.version,
         }
         self._writer.write_table(pa.table(columns, schema=PLAN), row_group_size=count)
 
@@ -131,6 +137,8 @@ def _shard(table: pa.Table) -> Shard:
             etag=row["etag"],
             source_columns=row["source_columns"],
             prompts=tuple(_prompt(prompt) for prompt in row["prompts"] or ()),
+            common=None if row.get("common") is None else tuple(row["common"]),
+            version=row.get("version") or 1,
         )
         for row in rows
     )

@@ -6,13 +6,13 @@ SCHEMA_VERSION changes with any column; CHANGELOG.md says what changed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
-from pipelines.types import Caption, ImagePrediction, MaskPrediction, Prompt
+from pipelines.types import Caption, ImagePrediction, MaskPrediction, Status
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SOURCE_MODEL = "model"
 
 SEGMENTATION = pa.struct([pa.field("size", pa.list_(pa.int32())), pa.field("counts", pa.string())])
@@ -88,6 +88,7 @@ IMAGES = pa.schema(
         pa.field("num_bytes", pa.int64()),
         pa.field("etag", pa.string()),
         pa.field("content_sha256", pa.string()),
+        pa.field("image_version", pa.int32()),  # null in rows of schema version 2 and before
         pa.field("source_columns", pa.string()),
         pa.field("status", pa.string(), nullable=False),
         pa.field("reason", pa.string()),
@@ -166,6 +167,7 @@ def images_table(predictions: Iterable[ImagePrediction], *, run_id: str, shard_i
                 "num_bytes": prediction.num_bytes if prediction.num_bytes is not None else ref.num_bytes,
                 "etag": ref.etag,
                 "content_sha256": prediction.content_sha256,
+                "image_version": ref.version,
                 "source_columns": ref.source_columns,
                 "status": prediction.status.value,
                 "reason": prediction.reason.value if prediction.reason else None,
@@ -186,21 +188,27 @@ def images_table(predictions: Iterable[ImagePrediction], *, run_id: str, shard_i
 
 
 def _per_prompt(prediction: ImagePrediction) -> list[dict[str, object]]:
-    """An entry for each prompt asked, so that "nothing there" (n = 0) differs from "never asked" (no entry)."""
-    best: dict[str, tuple[int, float]] = {}
+    """An entry for each prompt, so that "nothing there" (n = 0) differs from "never asked" (no entry).
+
+    Where n is null it was not answered: it could not be asked, or the image is quarantined.
+    """
+    scores: dict[str, list[float]] = {prompt.prompt_id: [] for prompt in prediction.prompts}
     for mask in prediction.masks:
-        n, score = best.get(mask.prompt.prompt_id, (0, 0.0))
-        best[mask.prompt.prompt_id] = (n + 1, max(score, mask.score))
-    asked = [_entry(prompt, best) for prompt in prediction.prompts]
+        scores[mask.prompt.prompt_id].append(mask.score)
+    is_answered = prediction.status != Status.QUARANTINED
+    asked: list[dict[str, object]] = [
+        {
+            "prompt_id": prompt_id,
+            "n": len(found) if is_answered else None,
+            "max_score": max(found, default=None),
+            "rejected": None,
+        }
+        for prompt_id, found in scores.items()
+    ]
     rejected: list[dict[str, object]] = [
         {"prompt_id": r.prompt_id, "n": None, "max_score": None, "rejected": r.reason} for r in prediction.rejected
     ]
     return asked + rejected
-
-
-def _entry(prompt: Prompt, best: Mapping[str, tuple[int, float]]) -> dict[str, object]:
-    n, score = best.get(prompt.prompt_id, (0, None))
-    return {"prompt_id": prompt.prompt_id, "n": n, "max_score": score, "rejected": None}
 
 
 def _captions(prediction: ImagePrediction) -> list[dict[str, object]]:

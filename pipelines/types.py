@@ -22,6 +22,7 @@ Task = CategoryTask | SentenceTask | RegionTask | Literal["gcgseg"]
 
 CATEGORY_TASKS: tuple[CategoryTask, ...] = get_args(CategoryTask)
 PANOPTIC_TASKS: tuple[CategoryTask, ...] = ("ovseg_panoptic", "genseg_panoptic")
+MAP_TASKS: tuple[CategoryTask, ...] = ("ovseg_semantic", "ovseg_panoptic", "genseg_semantic", "genseg_panoptic")
 SENTENCE_TASKS: tuple[SentenceTask, ...] = get_args(SentenceTask)
 REGION_TASKS: tuple[RegionTask, ...] = get_args(RegionTask)
 TASKS: tuple[Task, ...] = (*CATEGORY_TASKS, *SENTENCE_TASKS, *REGION_TASKS, "gcgseg")
@@ -132,6 +133,8 @@ class ImageRef:
         etag: version tag as listed, None where the source does not say.
         source_columns: further columns of a table source as a JSON object, None where there are none.
         prompts: regions and sentences asked of this image alone.
+        common: ids of those prompts of the run's common ones that are asked of this image; None for all.
+        version: 1 when an output plans the image for the first time, one more whenever it has changed since.
     """
 
     image_id: str
@@ -140,6 +143,15 @@ class ImageRef:
     etag: str | None = None
     source_columns: str | None = None
     prompts: tuple[Prompt, ...] = ()
+    common: tuple[str, ...] | None = None
+    version: int = 1
+
+    def asked(self, common: Sequence[Prompt]) -> tuple[Prompt, ...]:
+        """Return all that is asked of this image: its part of a run's common prompts, then its own."""
+        if self.common is None:
+            return (*common, *self.prompts)
+        wanted = set(self.common)
+        return (*(prompt for prompt in common if prompt.prompt_id in wanted), *self.prompts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,7 +310,7 @@ class ImagePrediction:
         status: ok (at least one mask or caption), empty (asked, nothing found) or quarantined.
         masks: its masks.
         captions: what the model said about it.
-        prompts: the prompts that were asked.
+        prompts: the prompts that were asked; of a quarantined image those that were to be.
         rejected: prompts that could not be asked.
         reason, stage, error: why it is quarantined, where (fetch, decode, model), and the message; None otherwise.
         size_hw: (height, width) after EXIF orientation, None if it was never decoded.

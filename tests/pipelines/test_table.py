@@ -17,7 +17,7 @@ import pytest
 from pipelines.integrity import leftovers, remove_own_leftovers, vacuum, verify
 from pipelines.manifest import Plan, plan_name
 from pipelines.plan_draft import PlanConfig
-from pipelines.schema import ANNOTATIONS, IMAGES, annotations_table
+from pipelines.schema import ANNOTATIONS, IMAGES, SCHEMA_VERSION, annotations_table
 from pipelines.storage import Store, open_store
 from pipelines.table import (
     KINDS,
@@ -338,7 +338,7 @@ def test_the_files_hold_what_readers_need_to_be_quick() -> None:
     file = pq.ParquetFile(io.BytesIO(store.read(commit.images.name)))
     assert file.metadata.row_group(0).column(0).compression == "ZSTD"
     facts = {key.decode(): value.decode() for key, value in file.schema_arrow.metadata.items()}
-    assert facts["xsam_label.schema_version"] == "2"
+    assert facts["xsam_label.schema_version"] == str(SCHEMA_VERSION)
     assert facts["xsam_label.run_id"] == RUN
     assert facts["xsam_label.device"] == "fake"
 
@@ -402,6 +402,7 @@ def test_the_schema_is_pinned() -> None:
     words = [("prompt_id", pa.string()), ("task", pa.string()), ("text", pa.string()), ("phrases", pa.list_(phrase))]
     assert IMAGES.field("captions").type == pa.list_(pa.struct(words))
     assert " ".join(IMAGES.names) == (
-        "image_id uri width height exif_orientation num_bytes etag content_sha256 source_columns status reason stage "
+        "image_id uri width height exif_orientation num_bytes etag content_sha256 image_version source_columns status "
+        "reason stage "
         "error attempts num_annotations per_prompt captions decode_ms model_ms run_id shard_id attempt"
     )
