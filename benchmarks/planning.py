@@ -188,7 +188,7 @@ def finish(config: RunConfig, store: Store, count: int) -> None:
     """Write the plan and the whole table of a run in which nothing was found."""
     refs = (ImageRef(image_id=f"{number:09d}.jpg", uri=f"/photos/{number:09d}.jpg") for number in range(count))
     with draft_plan(refs, config.plan) as draft:
-        fingerprint = planning.run_fingerprint(config)
+        fingerprint = planning.run_fingerprint(config, None)
         write_plan(store, _RUN, draft, fingerprint=fingerprint, facts={}, driver_id=_RUN)
     plan: Plan | None = read_plan(store, _RUN)
     assert plan is not None

@@ -49,6 +49,10 @@ GpusOption = Annotated[float | None, typer.Option(help="GPUs for each replica; a
 LimitOption = Annotated[int | None, typer.Option(help="Label only the first so many images.")]
 RunIdOption = Annotated[str | None, typer.Option(help="Name of the run; needed where an output holds several.")]
 RunnerOption = Annotated[str | None, typer.Option(help="ray (replicas in processes) or in_process.")]
+IncrementalOption = Annotated[
+    bool | None,
+    typer.Option("--incremental", help="Only what earlier runs have not asked: new and changed images, new prompts."),
+]
 PrefectOption = Annotated[
     bool, typer.Option(help="Run as a Prefect flow: on the server of PREFECT_API_URL, else on an embedded one.")
 ]
@@ -73,6 +77,7 @@ def run(
     gpus_per_replica: GpusOption = None,
     limit: LimitOption = None,
     run_id: RunIdOption = None,
+    incremental: IncrementalOption = None,
     runner: RunnerOption = None,
     prefect: PrefectOption = True,
 ) -> None:
@@ -81,7 +86,9 @@ def run(
 
     asked = _asked(categories, task, phrase, question, caption, prompts)
     pool = {"replicas": replicas, "num_gpus_per_replica": gpus_per_replica, "runner": runner}
-    overrides = _overrides(source, output, model, limit, run_id) | asked | {"pool": pool}
+    overrides = (
+        _overrides(source, output, model, limit, run_id) | asked | {"pool": pool, "incremental": incremental or None}
+    )
     raise typer.Exit(0 if launch(_config(config, overrides), console, prefect=prefect).ok else 1)
 
 
@@ -99,12 +106,14 @@ def plan(
     model: ModelOption = None,
     limit: LimitOption = None,
     run_id: RunIdOption = None,
+    incremental: IncrementalOption = None,
 ) -> None:
     """Show what would run: images, bytes, shards. Writes nothing."""
     from flows.inspect import show_plan
 
     asked = _asked(categories, task, phrase, question, caption, prompts)
-    show_plan(_config(config, _overrides(source, output, model, limit, run_id) | asked), console)
+    overrides = _overrides(source, output, model, limit, run_id) | asked | {"incremental": incremental or None}
+    show_plan(_config(config, overrides), console)
 
 
 @app.command()

@@ -168,6 +168,8 @@ class RunConfig:
         caption: describe every image in words, with a mask for each phrase (gcgseg).
         chat: questions asked of every image and answered in words alone.
         prompts: table of regions and sentences for single images, joined to them.
+        incremental: label only what the output's earlier runs do not cover: new or changed images, new prompts.
+            Runs that are not finished are finished first.
         retry: label quarantined images of an earlier run again; the source is not listed then.
         plan, label, pool, waves, limits: each layer's own settings.
     """
@@ -186,6 +188,7 @@ class RunConfig:
     caption: bool = False
     chat: tuple[str, ...] = ()
     prompts: str | None = None
+    incremental: bool = False
     retry: RetryConfig | None = None
     plan: PlanConfig = field(default_factory=PlanConfig)
     label: LabelConfig = field(default_factory=LabelConfig)

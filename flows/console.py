@@ -16,6 +16,7 @@ from rich.table import Table
 
 from actors.pool import PoolEvent, ShardFailure
 from flows.summary import RunSummary
+from pipelines.coverage import UpdateCounts
 from pipelines.integrity import VerifyReport
 from pipelines.manifest import Plan
 from pipelines.types import Reason, ShardReceipt, Status
@@ -67,6 +68,10 @@ class ConsoleObserver:
             f"run [bold]{plan.run_id}[/]: {plan.num_images:,} images in {plan.num_shards:,} shards{resumed}"
         )
 
+    def on_update(self, update: UpdateCounts) -> None:
+        """Print what an update found."""
+        self._console.print(f"update: {update_text(update)}")
+
     def on_receipt(self, receipt: ShardReceipt) -> None:
         """Count a committed shard."""
         images = sum(receipt.status_counts.values())
@@ -97,6 +102,15 @@ class ConsoleObserver:
 
     def _count_text(self) -> str:
         return ", ".join(f"{self._counts[s.value]:,} {s.value}" for s in Status) + f", {self._masks:,} masks"
+
+
+def update_text(update: UpdateCounts) -> str:
+    """Return what an update found in the listing, in a line."""
+    added = f" ({len(update.added_prompts):,} prompts)" if update.added_prompts else ""
+    return (
+        f"{update.new:,} new images, {update.changed:,} changed, {update.extended:,} asked something new{added}, "
+        f"{update.covered:,} with nothing left to ask, {update.gone:,} of earlier runs not listed any more"
+    )
 
 
 def literal(text: object) -> str:

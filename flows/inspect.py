@@ -11,6 +11,7 @@ from flows import planning
 from flows.config import ConfigError, RunConfig
 from flows.console import duration, facts_table, ledger_rows, literal, show_rejected, show_report, size
 from flows.summary import rejected_row
+from pipelines.coverage import UpdateCounts
 from pipelines.fingerprint import PlanError
 from pipelines.integrity import vacuum, verify
 from pipelines.manifest import Plan, planned_runs, read_plan, retries_by_run
@@ -29,6 +30,11 @@ def show_plan(config: RunConfig, console: Console) -> None:
     store = planning.open_output(config)
     with console.status("listing"), planning.draft_run(config) as draft:
         pass  # counts are all that is shown
+    if draft.update is not None:
+        console.print(facts_table(f"update of {literal(store.uri)}", _update_rows(draft.update)))
+        if draft.held is not None:
+            console.print("nothing is left to ask: a run would make no model call and write nothing")
+            return
     if draft.held is not None:
         _show_held(draft.held, store, console)
         return
@@ -44,6 +50,17 @@ def show_plan(config: RunConfig, console: Console) -> None:
     ]
     console.print(facts_table(f"run [bold]{draft.run_id}[/] would be planned in {literal(store.uri)}", rows))
     show_rejected(console, [rejected_row(r) for r in draft.rejected], len(draft.rejected))
+
+
+def _update_rows(update: UpdateCounts) -> list[tuple[str, object]]:
+    added = ", ".join(update.added_prompts)
+    return [
+        ("new images", f"{update.new:,}: asked everything"),
+        ("changed", f"{update.changed:,}: asked everything again"),
+        ("known", f"{update.extended:,}: asked what is new" + (f": {added}" if added else "")),
+        ("covered", f"{update.covered:,}: nothing left to ask"),
+        ("gone", f"{update.gone:,} of earlier runs are not listed any more; their rows stay"),
+    ]
 
 
 def _show_held(plan: Plan, store: Store, console: Console) -> None:

@@ -21,9 +21,12 @@ from actors.pool import PoolEvent, ShardFailure, ShardRunner
 from flows import planning, steps
 from flows.breaker import CircuitBreaker
 from flows.config import RunConfig
+from flows.console import update_text
 from flows.observer import RunObserver, Several, current_observer
 from flows.signals import Termination, finishing_first
 from flows.summary import RunFailedError, RunSummary
+from flows.updates import configs_to_run
+from pipelines.coverage import UpdateCounts
 from pipelines.manifest import Plan
 from pipelines.table import committed_shards
 from pipelines.types import ShardReceipt
@@ -35,11 +38,13 @@ _ARTIFACT_INTERVAL_S = 10.0
 def label_collection(config: RunConfig) -> dict[str, Any]:
     """Label a collection, or resume it: the same call after any crash ends in the same rows.
 
+    With ``config.incremental`` runs of the output that are not finished come first, and then one of all that is new.
+
     Args:
         config: the run.
 
     Returns:
-        The summary as plain values (see RunSummary).
+        The summary of the run, of the last if there are several, as plain values (see RunSummary).
 
     Raises:
         RunFailedError: an image is not accounted for; everything committed is kept, and the same call resumes.
@@ -47,13 +52,24 @@ def label_collection(config: RunConfig) -> dict[str, Any]:
         ConfigError, SourceError, PromptTableError, PlanError, StorageError, ReplicaStartError: the run cannot start;
             nothing was written.
     """
+    for one in configs_to_run(config, planning.open_output(config)):
+        summary = _label_run(one)
+        if not summary.ok:
+            raise RunFailedError(summary)
+    return summary.to_dict()
+
+
+def _label_run(config: RunConfig) -> RunSummary:
+    """Label one run, or resume it."""
     started = time.monotonic()
     failures: list[ShardFailure] = []
     breaker = CircuitBreaker(config.limits)
     with ExitStack() as stack:
-        plan, runner = plan_run(config, stack)
+        plan, runner, update = plan_run(config, stack)
         committed = committed_shards(planning.open_output(config), plan.run_id)
         observer = Several(current_observer(), PrefectObserver(plan, len(committed)))
+        if update is not None:
+            observer.on_update(update)
         observer.on_plan(plan, len(committed))
         todo = [shard_id for shard_id in plan.shard_ids() if shard_id not in committed]
         sigterm = Termination()
@@ -69,13 +85,11 @@ def label_collection(config: RunConfig) -> dict[str, Any]:
         stopped = breaker.reason or sigterm.reason
         summary = verify_run(config, plan, failures, stopped, len(committed), started)
         publish(summary)
-    if not summary.ok:
-        raise RunFailedError(summary)
-    return summary.to_dict()
+    return summary
 
 
 @task(name="plan", cache_policy=NO_CACHE, persist_result=False)
-def plan_run(config: RunConfig, stack: ExitStack) -> tuple[Plan, ShardRunner | None]:
+def plan_run(config: RunConfig, stack: ExitStack) -> planning.PlannedRun:
     """Freeze the plan, or read the frozen one; the stack holds what the run needs until its shards are labelled."""
     return stack.enter_context(planning.planned_run(config))
 
@@ -171,6 +185,10 @@ class PrefectObserver:
         self._log.info(
             "%s: %d images in %d shards, %d committed before", plan.run_id, plan.num_images, plan.num_shards, committed
         )
+
+    def on_update(self, update: UpdateCounts) -> None:
+        """Log what an update found."""
+        self._log.info("update: %s", update_text(update))
 
     def on_receipt(self, receipt: ShardReceipt) -> None:
         """Count a shard."""

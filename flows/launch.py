@@ -13,6 +13,7 @@ from flows.console import ConsoleObserver, show_summary
 from flows.observer import observed_by
 from flows.signals import start_unharmed
 from flows.summary import RunFailedError, RunSummary
+from flows.updates import as_planned, configs_to_run
 
 
 def launch(config: RunConfig, console: Console, *, prefect: bool) -> RunSummary:
@@ -27,6 +28,14 @@ def launch(config: RunConfig, console: Console, *, prefect: bool) -> RunSummary:
         ConfigError, SourceError, PlanError, StorageError, ReplicaStartError: the run could not start; nothing was
             written.
     """
+    for one in configs_to_run(config, planning.open_output(config)):
+        summary = _launch_run(one, console, prefect=prefect)
+        if not summary.ok:
+            break
+    return summary
+
+
+def _launch_run(config: RunConfig, console: Console, *, prefect: bool) -> RunSummary:
     with ExitStack() as stack:
         with console.status("planning") as spinner:
 
@@ -36,9 +45,13 @@ def launch(config: RunConfig, console: Console, *, prefect: bool) -> RunSummary:
                     _reach_prefect()
 
             # Held until the run has ended, so that Ray is started once.
-            stack.enter_context(planning.planned_run(config, before_writing))
+            plan, _, update = stack.enter_context(planning.planned_run(config, before_writing))
         observer = stack.enter_context(ConsoleObserver(console))
         stack.enter_context(observed_by(observer))
+        if update is not None:
+            observer.on_update(update)
+        # An update is listed and compared once: what follows goes on with the run that was planned.
+        config = as_planned(plan, config) if config.incremental else config
         summary = _flow(config) if prefect else steps.run_directly(config, observer)
     show_summary(console, summary)
     return summary

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from typing import Protocol
 
 from actors.pool import PoolEvent, ShardFailure
+from pipelines.coverage import UpdateCounts
 from pipelines.manifest import Plan
 from pipelines.types import ShardReceipt
 
@@ -17,6 +18,10 @@ class RunObserver(Protocol):
 
     def on_plan(self, plan: Plan, committed: int) -> None:
         """The plan stands; so many of its shards were committed before."""
+        ...
+
+    def on_update(self, update: UpdateCounts) -> None:
+        """The listing was compared with what earlier runs have asked."""
         ...
 
     def on_receipt(self, receipt: ShardReceipt) -> None:
@@ -36,6 +41,9 @@ class Silent:
     """An observer that shows nothing."""
 
     def on_plan(self, plan: Plan, committed: int) -> None:
+        """Ignore it."""
+
+    def on_update(self, update: UpdateCounts) -> None:
         """Ignore it."""
 
     def on_receipt(self, receipt: ShardReceipt) -> None:
@@ -58,6 +66,11 @@ class Several:
         """Pass it on."""
         for observer in self._observers:
             observer.on_plan(plan, committed)
+
+    def on_update(self, update: UpdateCounts) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.on_update(update)
 
     def on_receipt(self, receipt: ShardReceipt) -> None:
         """Pass it on."""

@@ -5,20 +5,23 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from actors.config import TINY_MODEL, model_folder
 from actors.labeler import RunLabelerFactory
 from actors.pool import ShardRunner, open_runner
 from flows.config import ConfigError, RunConfig
 from flows.summary import rejected_row, versions
+from flows.updates import held_runs, update_coverage
+from pipelines.coverage import Coverage, UpdateCounts
 from pipelines.fingerprint import check_fingerprint, content_hash, fingerprint_digest
 from pipelines.label import LabelJob
 from pipelines.manifest import (
     DRIVER_ID,
     Plan,
+    next_sequence,
     read_plan,
     retries_by_run,
     write_plan,
@@ -93,8 +96,15 @@ def read_own_prompts(config: RunConfig) -> OwnPrompts:
 
 
 @contextmanager
-def list_collection(config: RunConfig, own: OwnPrompts) -> Iterator[tuple[PlanDraft, tuple[RejectedPrompt, ...]]]:
+def list_collection(
+    config: RunConfig, own: OwnPrompts, coverage: Coverage | None = None
+) -> Iterator[tuple[PlanDraft, tuple[RejectedPrompt, ...]]]:
     """List the source, attach the prompts of single images, sort and cut. Nothing is written to the output.
+
+    Args:
+        config: the run.
+        own: what is asked of single images.
+        coverage: what earlier runs have asked, of an update: only what is left is drafted.
 
     Yields:
         The drafted plan, and all prompts of single images that are refused.
@@ -115,12 +125,14 @@ def list_collection(config: RunConfig, own: OwnPrompts) -> Iterator[tuple[PlanDr
         uri_column=config.source.uri_column,
     )
     joined = join_prompts(refs, own.table or PromptTable(by_image={}))
-    with draft_plan(joined, config.plan) as draft:
+    with draft_plan(joined, config.plan, None if coverage is None else coverage.left) as draft:
         yield draft, (*own.rejected, *joined.rejected)
 
 
-def run_fingerprint(config: RunConfig) -> dict[str, Any]:
+def run_fingerprint(config: RunConfig, held: Plan | None) -> dict[str, Any]:
     """Return the run's fingerprint; reads the model folder and the prompt table to hash them.
+
+    Of an incremental run that is planned already the table is taken to be as it was: its prompts are in the plan.
 
     Raises:
         ConfigError: there is no model at the given path.
@@ -130,11 +142,11 @@ def run_fingerprint(config: RunConfig) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
         what = "has no config.json" if folder.is_dir() else "does not exist"
         raise ConfigError(f"model {config.model.path!r} {what}; give a folder that save_pretrained wrote")
-    prompts = config.prompts
-    return config.fingerprint(
-        model_sha256=content_hash(str(folder)),
-        prompts_sha256=content_hash(prompts, config.source.storage_options) if prompts else None,
-    )
+    if held is not None and config.incremental:
+        prompts = held.fingerprint.get("prompts")
+    else:
+        prompts = content_hash(config.prompts, config.source.storage_options) if config.prompts else None
+    return config.fingerprint(model_sha256=content_hash(str(folder)), prompts_sha256=prompts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +158,7 @@ class Draft:
         held: the plan that the output holds already; None for a new run.
         plan: what a new run would label; None where a plan is held.
         rejected: of a new run, prompts of single images that were refused before any image was read.
+        update: of an update what was found in the listing; if nothing is left to ask, the plan held is the last run's.
     """
 
     run_id: str
@@ -153,6 +166,7 @@ class Draft:
     held: Plan | None = None
     plan: PlanDraft | None = None
     rejected: tuple[RejectedPrompt, ...] = ()
+    update: UpdateCounts | None = None
 
 
 @contextmanager
@@ -167,16 +181,38 @@ def draft_run(config: RunConfig) -> Iterator[Draft]:
         ConfigError, SourceError, PromptTableError, StorageError: see run_fingerprint, read_own_prompts, check_model,
             list_collection.
     """
-    store, fingerprint = open_output(config), run_fingerprint(config)
-    run_id = choose_run_id(config, store, fingerprint)
-    held = read_plan(store, run_id)
+    store = open_output(config)
+    earlier = held_runs(store) if config.incremental and config.output.run_id is None else []
+    if earlier:
+        with _draft_update(config, store, earlier) as update:
+            yield update
+        return
+    run_id = choose_run_id(config, store)
+    held = read_plan(store, run_id) if run_id else None
+    fingerprint = run_fingerprint(config, held)
     if held is not None:
-        check_fingerprint(run_id, held.fingerprint, fingerprint)
-        yield Draft(run_id=run_id, fingerprint=fingerprint, held=held)
+        check_fingerprint(held.run_id, held.fingerprint, fingerprint)
+        yield Draft(run_id=held.run_id, fingerprint=fingerprint, held=held)
         return
     own = check_model(config, read_own_prompts(config))
     with list_collection(config, own) as (plan, rejected):
-        yield Draft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected)
+        new_id = run_id or f"run-{fingerprint_digest(fingerprint)[:12]}"
+        yield Draft(run_id=new_id, fingerprint=fingerprint, plan=plan, rejected=rejected)
+
+
+@contextmanager
+def _draft_update(config: RunConfig, store: Store, earlier: list[Plan]) -> Iterator[Draft]:
+    """List the collection of a run that asks only what is left."""
+    # The number, and not what it asks, names it: of two updates that are planned at once only one can hold.
+    run_id, fingerprint = f"update-{next_sequence(store)}", run_fingerprint(config, None)
+    coverage = update_coverage(config, store, fingerprint, earlier)
+    own = check_model(config, read_own_prompts(config))
+    with list_collection(config, own, coverage) as (plan, rejected):
+        counts, last = coverage.counts, earlier[-1]
+        if plan.num_images:
+            yield Draft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, update=counts)
+        else:
+            yield Draft(run_id=last.run_id, fingerprint=last.fingerprint, held=last, update=counts)
 
 
 def check_model(config: RunConfig, own: OwnPrompts) -> OwnPrompts:
@@ -217,25 +253,34 @@ def freeze_plan(config: RunConfig, draft: Draft) -> Plan:
         draft.run_id,
         draft.plan,
         fingerprint=draft.fingerprint,
-        facts=_plan_facts(config, draft.rejected),
+        facts=_plan_facts(config, draft),
         driver_id=DRIVER_ID,
     )
     check_fingerprint(draft.run_id, plan.fingerprint, draft.fingerprint)
     return plan
 
 
+class PlannedRun(NamedTuple):
+    """A run that can begin.
+
+    Attributes:
+        plan: its frozen plan.
+        runner: None if every shard is committed. Replicas start when it is first asked.
+        update: of an update that was planned now, or has nothing to ask, what was found in the listing.
+    """
+
+    plan: Plan
+    runner: ShardRunner | None
+    update: UpdateCounts | None
+
+
 @contextmanager
-def planned_run(
-    config: RunConfig, before_writing: Callable[[], None] = lambda: None
-) -> Iterator[tuple[Plan, ShardRunner | None]]:
+def planned_run(config: RunConfig, before_writing: Callable[[], None] = lambda: None) -> Iterator[PlannedRun]:
     """Plan or resume a run, and hold its runner open; the plan is written last, once nothing can be refused any more.
 
     Args:
         config: the run.
         before_writing: a last check, made just before the plan is written; what it raises keeps it from being written.
-
-    Yields:
-        The plan, and the runner, which is None if every shard is committed. Replicas start when it is first asked.
 
     Raises:
         ReplicaStartError: the cluster has no room for the replicas.
@@ -248,13 +293,11 @@ def planned_run(
             runner = None if finished else stack.enter_context(open_run_runner(config, draft.run_id))
             before_writing()
             plan = freeze_plan(config, draft)
-        yield plan, runner
+        yield PlannedRun(plan, runner, draft.update)
 
 
-def choose_run_id(config: RunConfig, store: Store, fingerprint: Mapping[str, Any]) -> str:
-    """Return the run id given, else that of the one run the output holds, else one named after the fingerprint.
-
-    Retries are not counted.
+def choose_run_id(config: RunConfig, store: Store) -> str | None:
+    """Return the run id given, else that of the one run the output holds, else None. Retries are not counted.
 
     Raises:
         ConfigError: the output holds several runs and none is named.
@@ -263,17 +306,21 @@ def choose_run_id(config: RunConfig, store: Store, fingerprint: Mapping[str, Any
         return config.output.run_id
     held = list(retries_by_run(store))
     if len(held) > 1:
-        raise ConfigError(f"{store.uri} holds several runs ({', '.join(held)}): say which one with a run id")
-    return held[0] if held else f"run-{fingerprint_digest(fingerprint)[:12]}"
+        raise ConfigError(
+            f"{store.uri} holds several runs ({', '.join(held)}): say which one with a run id, or run incrementally to "
+            "label what is new"
+        )
+    return held[0] if held else None
 
 
-def _plan_facts(config: RunConfig, rejected: tuple[RejectedPrompt, ...]) -> dict[str, Any]:
+def _plan_facts(config: RunConfig, draft: Draft) -> dict[str, Any]:
     return {
         "planned_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": config.to_dict(),
         "prompts": [{"prompt_id": p.prompt_id, "task": p.task, "text": p.text} for p in config.common_prompts()],
         "versions": versions(),
-        "rejected_prompts": [rejected_row(r) for r in rejected],
+        "rejected_prompts": [rejected_row(r) for r in draft.rejected],
+        "update": draft.update and asdict(draft.update),
     }
 
 

@@ -16,6 +16,7 @@ from flows.observer import RunObserver
 from flows.planning import open_output, planned_run
 from flows.signals import Termination, finishing_first
 from flows.summary import RunSummary, summarise
+from flows.updates import configs_to_run
 from pipelines.integrity import remove_own_leftovers, table_size, verify
 from pipelines.manifest import (
     DRIVER_ID,
@@ -126,13 +127,23 @@ def run_directly(config: RunConfig, observer: RunObserver) -> RunSummary:
         As label_collection does, except that an incomplete run returns its summary with the problems, and that what
         SIGTERM does at the end is up to the handler that was there before.
     """
+    for one in configs_to_run(config, open_output(config)):
+        summary = _run_one(one, observer)
+        if not summary.ok:
+            break
+    return summary
+
+
+def _run_one(config: RunConfig, observer: RunObserver) -> RunSummary:
     started = time.monotonic()
     store = open_output(config)
     failures: list[ShardFailure] = []
     breaker = CircuitBreaker(config.limits)
     with ExitStack() as stack:
-        plan, runner = stack.enter_context(planned_run(config))
+        plan, runner, update = stack.enter_context(planned_run(config))
         committed = committed_shards(store, plan.run_id)
+        if update is not None:
+            observer.on_update(update)
         observer.on_plan(plan, len(committed))
         sigterm = Termination()
         if runner is not None:

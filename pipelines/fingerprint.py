@@ -38,6 +38,11 @@ def check_fingerprint(run_id: str, planned: Mapping[str, Any], fingerprint: Mapp
         )
 
 
+def model_part(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides how a prompt is answered, whichever it is: the model, and the limits on images."""
+    return {name: value for name, value in fingerprint.items() if name.split(".")[0] in ("model", "decode")}
+
+
 def content_hash(uri: str, options: Mapping[str, Any] | None = None) -> str:
     """Return the SHA-256 over a file, or over the names and contents of all files in a folder.
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.fingerprint import PlanError, fingerprint_digest
 from pipelines.plan_draft import PlanDraft
-from pipelines.plan_file import read_shards, shard_name, shard_number
+from pipelines.plan_file import PlannedImage, read_planned, read_shards, shard_name, shard_number
 from pipelines.schema import SCHEMA_VERSION
 from pipelines.storage import StorageError, Store
 from pipelines.types import Shard
@@ -79,12 +80,23 @@ class Plan:
         for part in self.parts:
             numbers = [n for n in range(part.num_shards) if shard_name(first + n) in names]
             if numbers:
-                name = f"{run_folder(self.run_id)}/{part.name}"
-                try:
-                    yield from read_shards(store.read(name), numbers)
-                except ValueError as error:
-                    raise StorageError(f"{store.uri}/{name}: what was read is no whole plan file ({error})") from error
+                with self._part(store, part) as data:
+                    yield from read_shards(data, numbers)
             first += part.num_shards
+
+    def planned_images(self, store: Store) -> Iterator[PlannedImage]:
+        """Read what was planned of each image in image_id order, part by part."""
+        for part in self.parts:
+            with self._part(store, part) as data:
+                yield from read_planned(data)
+
+    @contextmanager
+    def _part(self, store: Store, part: PlanPart) -> Iterator[bytes]:
+        name = f"{run_folder(self.run_id)}/{part.name}"
+        try:
+            yield store.read(name)
+        except ValueError as error:
+            raise StorageError(f"{store.uri}/{name}: what was read is no whole plan file ({error})") from error
 
 
 def run_folder(run_id: str) -> str:
@@ -129,7 +141,7 @@ def write_plan(
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
         "driver_id": driver_id,
-        "sequence": 1 + max((document.get("sequence", 0) for document in plan_documents(store).values()), default=0),
+        "sequence": next_sequence(store),
         "num_images": draft.num_images,
         "num_bytes": draft.num_bytes,
         "num_shards": draft.num_shards,
@@ -192,6 +204,11 @@ def plan_documents(store: Store) -> dict[str, dict[str, Any]]:
     """
     found = {run_id: store.read_json(plan_name(run_id)) for run_id in planned_runs(store)}
     return dict(sorted(found.items(), key=_place))
+
+
+def next_sequence(store: Store) -> int:
+    """Return the place that a run planned now takes among the runs of its output."""
+    return 1 + max((document.get("sequence", 0) for document in plan_documents(store).values()), default=0)
 
 
 def _place(item: tuple[str, Mapping[str, Any]]) -> tuple[int, str, int, str]:

@@ -10,7 +10,7 @@ import itertools
 import pickle
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +88,9 @@ class PlanDraft:
 
 
 @contextmanager
-def draft_plan(refs: Iterable[ImageRef], config: PlanConfig) -> Iterator[PlanDraft]:
+def draft_plan(
+    refs: Iterable[ImageRef], config: PlanConfig, left: Callable[[Iterable[ImageRef]], Iterable[ImageRef]] | None = None
+) -> Iterator[PlanDraft]:
     """Sort images by id and cut them into shards; the listing's own order does not matter.
 
     What does not fit into some 100 MB is in the folder for temporary files (TMPDIR): about 0.4 kB an image while it is
@@ -97,6 +99,7 @@ def draft_plan(refs: Iterable[ImageRef], config: PlanConfig) -> Iterator[PlanDra
     Args:
         refs: the listing; read once.
         config: how to cut.
+        left: given the sorted images, returns those to plan, in the same order; all by default.
 
     Yields:
         The draft. Its files are removed at the end.
@@ -107,7 +110,7 @@ def draft_plan(refs: Iterable[ImageRef], config: PlanConfig) -> Iterator[PlanDra
     """
     with tempfile.TemporaryDirectory(prefix="xsam-plan-", ignore_cleanup_errors=True) as temporary:
         with _explained(temporary), _sorted(refs, Path(temporary, "images.sqlite")) as database:
-            draft = _write_parts(database, config, Path(temporary))
+            draft = _write_parts(_planned_rows(database, config, left), config, Path(temporary))
         yield draft
 
 
@@ -143,12 +146,59 @@ def _row(ref: ImageRef) -> tuple[object, ...]:
     return ref.image_id, ref.uri, ref.num_bytes, ref.etag, ref.source_columns, packed, ref.version
 
 
-def _write_parts(database: sqlite3.Connection, config: PlanConfig, folder: Path) -> PlanDraft:
-    """Write the images in the order of their ids, shard after shard and part after part."""
+def _ref(row: tuple[Any, ...]) -> ImageRef:
+    image_id, uri, num_bytes, etag, source_columns, packed, version = row
+    prompts, common = pickle.loads(packed) if packed else _ONLY_COMMON
+    return ImageRef(
+        image_id=image_id,
+        uri=uri,
+        num_bytes=num_bytes,
+        etag=etag,
+        source_columns=source_columns,
+        prompts=prompts,
+        common=common,
+        version=version,
+    )
+
+
+def _planned_rows(
+    database: sqlite3.Connection,
+    config: PlanConfig,
+    left: Callable[[Iterable[ImageRef]], Iterable[ImageRef]] | None,
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the images to plan in the order of their ids.
+
+    Raises:
+        PlanError: an id occurs twice.
+    """
     # SQLite compares UTF-8 bytes, whose order is that of Python's strings.
     rows = database.execute("SELECT * FROM images ORDER BY image_id LIMIT ?", (config.limit or -1,))
-    chunks = enumerate(iter(lambda: rows.fetchmany(config.images_per_shard), []))
-    totals, parts = _Totals(database), list[DraftPart]()
+    unique = _unique(rows, database)
+    return unique if left is None else map(_row, left(map(_ref, unique)))
+
+
+def _unique(rows: Iterable[tuple[Any, ...]], database: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
+    before = None
+    for row in rows:
+        if row[0] == before:
+            raise PlanError(_say_twice(row[0], database))
+        before = row[0]
+        yield row
+
+
+def _say_twice(image_id: str, database: sqlite3.Connection) -> str:
+    found = "SELECT rowid, uri FROM images WHERE image_id = ? ORDER BY rowid LIMIT 2"
+    (one, uri), (other, other_uri) = database.execute(found, (image_id,))
+    return (
+        f"image_id {image_id!r} stands for both {uri} and {other_uri}, images {one:,} and {other:,} of the source; "
+        "ids must be unique"
+    )
+
+
+def _write_parts(rows: Iterator[tuple[Any, ...]], config: PlanConfig, folder: Path) -> PlanDraft:
+    """Write images shard after shard and part after part."""
+    chunks = enumerate(iter(lambda: list(itertools.islice(rows, config.images_per_shard)), []))
+    totals, parts = _Totals(), list[DraftPart]()
     while (first := next(chunks, None)) is not None:
         path, num_shards = folder / f"part-{len(parts):05d}.parquet", 0
         with PlanFileWriter(path) as writer:
@@ -169,29 +219,20 @@ def _columns(rows: Sequence[tuple[Any, ...]]) -> ImageColumns:
 
 
 class _Totals:
-    """What is counted while sorted images pass by; it also sees whether two of them have one id."""
+    """What is counted while sorted images pass by."""
 
-    def __init__(self, database: sqlite3.Connection) -> None:
-        self._database = database
+    def __init__(self) -> None:
         self._num_images = self._num_bytes = self._num_own_prompts = 0
         self._first_uri: str | None = None
         self._last_uri: str | None = None
-        self._last_id: str | None = None
 
     def add(self, columns: ImageColumns) -> None:
-        """Count the next images.
-
-        Raises:
-            PlanError: an id occurs twice.
-        """
-        for before, image_id in zip((self._last_id, *columns.image_id), columns.image_id, strict=False):
-            if before == image_id:
-                raise PlanError(self._say_twice(image_id))
+        """Count the next images."""
         self._num_images += len(columns.image_id)
         self._num_bytes += sum(filter(None, columns.num_bytes))
         self._num_own_prompts += sum(map(len, columns.prompts))
         self._first_uri = self._first_uri or columns.uri[0]
-        self._last_uri, self._last_id = columns.uri[-1], columns.image_id[-1]
+        self._last_uri = columns.uri[-1]
 
     def draft(self, parts: tuple[DraftPart, ...], config: PlanConfig) -> PlanDraft:
         """Return the draft of all images that were counted."""
@@ -203,14 +244,6 @@ class _Totals:
             num_own_prompts=self._num_own_prompts,
             first_uri=self._first_uri,
             last_uri=self._last_uri,
-        )
-
-    def _say_twice(self, image_id: str) -> str:
-        found = "SELECT rowid, uri FROM images WHERE image_id = ? ORDER BY rowid LIMIT 2"
-        (one, uri), (other, other_uri) = self._database.execute(found, (image_id,))
-        return (
-            f"image_id {image_id!r} stands for both {uri} and {other_uri}, images {one:,} and {other:,} of the source; "
-            "ids must be unique"
         )
 
 

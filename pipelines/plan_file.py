@@ -59,6 +59,18 @@ class ImageColumns:
     version: Sequence[int]
 
 
+@dataclass(frozen=True, slots=True)
+class PlannedImage:
+    """What was planned of one image, as far as it tells whether anything is left to ask of it; as in ImageRef."""
+
+    image_id: str
+    num_bytes: int | None
+    etag: str | None
+    version: int
+    common: tuple[str, ...] | None
+    prompts: tuple[Prompt, ...]
+
+
 class PlanFileWriter:
     """Writes consecutive shards as one file; entered with ``with``."""
 
@@ -107,6 +119,20 @@ def read_shards(data: bytes, numbers: Iterable[int]) -> Iterator[Shard]:
     file = pq.ParquetFile(io.BytesIO(data))
     for number in numbers:
         yield _shard(file.read_row_group(number))
+
+
+def read_planned(data: bytes) -> Iterator[PlannedImage]:
+    """Read the images of all shards of a file in order, one shard at a time."""
+    file = pq.ParquetFile(io.BytesIO(data))
+    names = [name for name in PlannedImage.__slots__ if name in file.schema_arrow.names]
+    for number in range(file.num_row_groups):
+        table = file.read_row_group(number, columns=names)
+        count = table.num_rows
+        columns = [table[name].to_pylist() if name in names else [None] * count for name in PlannedImage.__slots__]
+        for image_id, num_bytes, etag, version, common, prompts in zip(*columns, strict=True):
+            own = tuple(_prompt(prompt) for prompt in prompts or ())
+            asked = None if common is None else tuple(common)
+            yield PlannedImage(image_id, num_bytes, etag, version or 1, asked, own)
 
 
 def _prompt_row(prompt: Prompt) -> dict[str, Any]:

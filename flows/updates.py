@@ -1,0 +1,86 @@
+"""Which runs bring an output up to date: those that are not finished, and one of all that is new."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from flows.config import RunConfig, merge, parse_config
+from pipelines.coverage import Coverage, CoveringRun
+from pipelines.fingerprint import PlanError, model_part
+from pipelines.manifest import Plan, plan_documents, read_plan
+from pipelines.storage import Store
+from pipelines.table import committed_shards
+
+# What may differ between a run and its resumption, and what a machine needs to reach its storage.
+_OPERATIONAL = ("pool", "waves", "limits")
+
+
+def held_runs(store: Store) -> list[Plan]:
+    """Return the plans of all runs of an output that are no retries, in the order of planning.
+
+    Raises:
+        PlanError: another version wrote one.
+    """
+    plans = [read_plan(store, run_id) for run_id in plan_documents(store)]
+    return [plan for plan in plans if plan is not None and plan.retry_of is None]
+
+
+def is_finished(store: Store, plan: Plan) -> bool:
+    """Say whether every shard of a run is committed."""
+    return len(committed_shards(store, plan.run_id)) >= plan.num_shards
+
+
+def configs_to_run(config: RunConfig, store: Store) -> list[RunConfig]:
+    """Return the configs of the runs that a config asks for, in the order in which to run them.
+
+    One that is not incremental, or names its run, is a run as it stands. Otherwise runs that are not finished come
+    first, each as it was planned, and then the update.
+    """
+    if not config.incremental or config.output.run_id is not None:
+        return [config]
+    unfinished = [plan for plan in held_runs(store) if not is_finished(store, plan)]
+    return [*(as_planned(plan, config) for plan in unfinished), config]
+
+
+def as_planned(plan: Plan, config: RunConfig) -> RunConfig:
+    """Return the config that goes on with a planned run: all that it asks is as planned, how it runs as configured now.
+
+    Raises:
+        ConfigError: a newer version planned it.
+    """
+    now = dataclasses.asdict(config)
+    operational: dict[str, Any] = {name: now[name] for name in _OPERATIONAL}
+    operational["label"] = {name: value for name, value in now["label"].items() if name != "decode"}
+    operational["output"] = {**now["output"], "run_id": plan.run_id}
+    operational["source"] = {"storage_options": now["source"]["storage_options"]}
+    operational["model"] = {"path": config.model.path}
+    values = merge(dict(plan.facts["config"]), {**operational, "incremental": True})
+    return parse_config(values, origin=f"the config that run {plan.run_id} was planned with")
+
+
+def update_coverage(config: RunConfig, store: Store, fingerprint: Mapping[str, Any], runs: list[Plan]) -> Coverage:
+    """Return what is left for an update to ask, to be given the listing.
+
+    Raises:
+        PlanError: one of the runs is not finished: another driver is at work on it.
+    """
+    if unfinished := [plan.run_id for plan in runs if not is_finished(store, plan)]:
+        raise PlanError(
+            f"{store.uri}: run {unfinished[0]} is not finished, so what is left for an update cannot be told yet; wait "
+            "for the driver that works on it, or finish it by the same command"
+        )
+    model = model_part(fingerprint)
+    return Coverage(
+        store=store,
+        prompts=config.common_prompts(),
+        runs=[
+            CoveringRun(
+                plan=plan,
+                prompts=as_planned(plan, config).common_prompts(),
+                same_model=model_part(plan.fingerprint) == model,
+            )
+            for plan in runs
+        ],
+    )
