@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +81,10 @@ def plan_run(
     fingerprint: Mapping[str, Any] | None = None,
     facts: Mapping[str, Any] | None = None,
     driver_id: str = "d1",
+    left: Callable[[Iterable[ImageRef]], Iterable[ImageRef]] | None = None,
 ) -> tuple[Plan, list[Shard]]:
     """Freeze the plan of a run, and return it with the shards that were drafted."""
-    with draft_plan(refs, config or PlanConfig()) as draft:
+    with draft_plan(refs, config or PlanConfig(), left) as draft:
         plan = write_plan(store, run_id, draft, fingerprint=fingerprint or {}, facts=facts or {}, driver_id=driver_id)
         return plan, list(draft.shards())
 
