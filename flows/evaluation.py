@@ -11,7 +11,7 @@ from rich.table import Table
 
 from flows.config import ConfigError
 from flows.console import literal
-from flows.inspect import held_run
+from flows.inspect import held_plans
 from pipelines.evaluate import Evaluation, TaskFigures, evaluate_output
 from pipelines.ground_truth import read_ground_truth
 from pipelines.types import Task
@@ -35,18 +35,18 @@ def run_evaluation(
         output: path or URI of the output.
         ground_truth, png_folder: as for `read_ground_truth`.
         console: where to print.
-        run_id: which run, where the output holds several.
+        run_id: one run; by default the rows that are current of all.
         count_unasked: as for `evaluate_output`.
         json_file: new file to write everything to.
 
     Raises:
-        ConfigError: the JSON file exists, or its folder does not; the output holds several runs and none was named.
+        ConfigError: the JSON file exists, or its folder does not.
         PlanError: there is no such run.
         SourceError, StorageError: truth and run cannot be read, or not be compared. Nothing is written then.
     """
     if json_file is not None:
         _check_new(json_file)
-    store, plan = held_run(output, run_id)
+    store, plans = held_plans(output, run_id)
     with console.status("reading the ground truth") as spinner:
         truth = read_ground_truth(ground_truth, png_folder=png_folder)
 
@@ -55,7 +55,7 @@ def run_evaluation(
                 spinner.update(f"comparing {task}: {number:,} images of at most {len(truth.images):,}")
 
         spinner.update("finding the images of the ground truth")
-        evaluation = evaluate_output(store, plan, truth, count_unasked=count_unasked, on_image=on_image)
+        evaluation = evaluate_output(store, plans, truth, count_unasked=count_unasked, on_image=on_image)
     if json_file is not None:
         document = {"output": store.uri, "ground_truth": ground_truth, **evaluation.to_dict()}
         _write_new(json_file, json.dumps(document, indent=1) + "\n")
@@ -84,7 +84,7 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
     for result in evaluation.results:
         names = tuple(result.figures)
         if names not in tables:
-            title = f"run {evaluation.run_id}, {evaluation.num_images:,} images, in percent"
+            title = f"{', '.join(evaluation.runs)}, {evaluation.num_images:,} images, in percent"
             tables[names] = _table(title, ("task", "of", *names))
         tables[names].add_row(result.task, result.group or "all", *map(_shown, result.figures.values()))
     for result in evaluation.results:

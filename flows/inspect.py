@@ -13,8 +13,8 @@ from flows.console import duration, facts_table, ledger_rows, literal, show_reje
 from flows.summary import rejected_row
 from pipelines.coverage import UpdateCounts
 from pipelines.fingerprint import PlanError
-from pipelines.integrity import vacuum, verify
-from pipelines.manifest import Plan, planned_runs, read_plan, retries_by_run
+from pipelines.integrity import VerifyReport, vacuum, verify
+from pipelines.manifest import Plan, plan_documents, planned_runs, read_plan, retries_by_run
 from pipelines.storage import Store, open_store
 from pipelines.table import committed_shards, read_commits
 from pipelines.types import Status
@@ -120,12 +120,17 @@ def _pace(times: list[tuple[float, int, float]], left: int) -> list[tuple[str, o
 
 
 def show_verify(output: str, run_id: str | None, console: Console, *, deep: bool) -> bool:
-    """Verify a run, print the report, and return whether the table is whole.
+    """Verify a run, or all of them; print the reports, and return whether the table is whole.
 
     Raises:
         PlanError: there is no such run.
     """
-    store, plan = held_run(output, run_id)
+    store, plans = held_plans(output, run_id)
+    reports = [_verify_run(store, plan, console, deep=deep) for plan in plans]
+    return all(report.ok for report in reports)
+
+
+def _verify_run(store: Store, plan: Plan, console: Console, *, deep: bool) -> VerifyReport:
     with console.status("verifying") as spinner:
         done = Counter[str]()
 
@@ -135,7 +140,7 @@ def show_verify(output: str, run_id: str | None, console: Console, *, deep: bool
 
         report = verify(store, plan.run_id, deep=deep, on_shard=on_shard)
     show_report(console, report)
-    return report.ok
+    return report
 
 
 def show_vacuum(output: str, run_id: str | None, console: Console, *, dry_run: bool) -> None:
@@ -144,11 +149,26 @@ def show_vacuum(output: str, run_id: str | None, console: Console, *, dry_run: b
     Raises:
         PlanError: there is no such run.
     """
-    store, plan = held_run(output, run_id)
-    names = vacuum(store, plan.run_id, dry_run=dry_run)
+    store, plans = held_plans(output, run_id)
+    names = [name for plan in plans for name in vacuum(store, plan.run_id, dry_run=dry_run)]
     for name in names:
         console.print(f"  {literal(name)}")
     console.print(f"{len(names):,} leftovers {'found' if dry_run else 'removed'}")
+
+
+def held_plans(output: str, run_id: str | None) -> tuple[Store, list[Plan]]:
+    """Open an output and the plan of one of its runs, or of all in their order, retries among them.
+
+    Raises:
+        PlanError: the output holds no run, or not the one asked for.
+    """
+    store = open_store(output)
+    if run_id is not None:
+        return store, [held_run(output, run_id)[1]]
+    plans = [plan for held in plan_documents(store) if (plan := read_plan(store, held)) is not None]
+    if not plans:
+        raise PlanError(f"{output} holds no run")
+    return store, plans
 
 
 def held_run(output: str, run_id: str | None) -> tuple[Store, Plan]:

@@ -7,13 +7,13 @@ task_figures.py; here is the whole.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipelines.category_names import some_of
 from pipelines.ground_truth import PHRASE_TASKS, GroundTruth, InstanceTruth, PanopticTruth, PhraseTruth
-from pipelines.labelled_run import LabelledRun, read_run
+from pipelines.labelled_run import LabelledRun, read_run, runs_named
 from pipelines.manifest import Plan
 from pipelines.storage import Store
 from pipelines.tabular import SourceError
@@ -41,14 +41,14 @@ class Evaluation:
     """A run compared with ground truth.
 
     Attributes:
-        run_id: the run.
+        runs: the runs whose rows were compared.
         num_images: images that were compared.
         num_quarantined: how many of them are quarantined: nothing counts as found on them.
         results: by task and group.
         notes: what was left out, in words.
     """
 
-    run_id: str
+    runs: tuple[str, ...]
     num_images: int
     num_quarantined: int
     results: tuple[TaskFigures, ...]
@@ -64,7 +64,7 @@ def _unheard(_task: Task, _number: int) -> None: ...
 
 def evaluate_output(
     store: Store,
-    plan: Plan,
+    plans: Sequence[Plan],
     truth: GroundTruth,
     *,
     count_unasked: bool = False,
@@ -80,7 +80,7 @@ def evaluate_output(
 
     Args:
         store: the output.
-        plan: of the run.
+        plans: of one run; or of all runs in their order, and then the current rows count.
         truth: as ``read_ground_truth`` returns it.
         count_unasked: count the truth's categories that were never asked too, as not found. Not for vgdseg, which is
             measured where there is a prompt.
@@ -91,28 +91,27 @@ def evaluate_output(
             entry of the truth is broken.
     """
     fitting = _FITTING[type(truth)]
-    run = read_run(store, plan, truth.images)
+    run = read_run(store, plans, truth.images)
+    runs = runs_named(plans)
     tasks = [task for task in run.tasks() if task in fitting]
     if not tasks:
         raise SourceError(
-            f"{truth.uri} is truth for {', '.join(fitting)}, but run {plan.run_id} was asked for "
+            f"{truth.uri} is truth for {', '.join(fitting)}, but {runs} was asked for "
             f"{', '.join(run.tasks()) or 'nothing'}"
         )
     _check_sizes(run, truth.images)
     comparison = Comparison(run=run, count_unasked=count_unasked, on_image=on_image)
-    comparison.notes.extend(_image_notes(run, plan, len(truth.images)))
+    comparison.notes.extend(_image_notes(run, plans, len(truth.images)))
     try:
         results = tuple(_results(comparison, truth, tasks))
     except SourceError:
         raise
     except ValueError as error:
-        raise SourceError(f"run {plan.run_id} cannot be compared with {truth.uri}: {error}") from error
+        raise SourceError(f"{runs} cannot be compared with {truth.uri}: {error}") from error
     if not results:
-        raise SourceError(
-            f"{truth.uri} has no entry for what run {plan.run_id} was asked: {'; '.join(comparison.notes)}"
-        )
+        raise SourceError(f"{truth.uri} has no entry for what {runs} was asked: {'; '.join(comparison.notes)}")
     return Evaluation(
-        run_id=plan.run_id,
+        runs=tuple(plan.run_id for plan in plans),
         num_images=len(run.images),
         num_quarantined=sum(image.reason is not None for image in run.images.values()),
         results=results,
@@ -148,9 +147,9 @@ def _check_sizes(run: LabelledRun, sizes: Mapping[str, tuple[int, int]]) -> None
         )
 
 
-def _image_notes(run: LabelledRun, plan: Plan, num_true: int) -> Iterator[str]:
-    if run.num_images < plan.num_images:
-        yield f"the run is not finished: {run.num_images:,} of {plan.num_images:,} images are labelled"
+def _image_notes(run: LabelledRun, plans: Sequence[Plan], num_true: int) -> Iterator[str]:
+    if len(plans) == 1 and run.num_images < plans[0].num_images:
+        yield f"the run is not finished: {run.num_images:,} of {plans[0].num_images:,} images are labelled"
     if run.missing:
         yield (
             f"{len(run.missing):,} of {num_true:,} images of the truth are not labelled, left out: "

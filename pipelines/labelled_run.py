@@ -1,6 +1,7 @@
-"""One run of an output as something to compare with: its images by file name, what was asked of them, what was found.
+"""What an output holds as something to compare with: its images by file name, what was asked, what was found.
 
-Reads in batches, and keeps only what belongs to the images that are wanted.
+Of one run, or of all with the rows that are current. Reads in batches, and keeps only what belongs to the images that
+are wanted.
 """
 
 from __future__ import annotations
@@ -11,34 +12,31 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from pipelines.category_names import some_of
 from pipelines.manifest import Plan
+from pipelines.query import open_database
 from pipelines.storage import Store
-from pipelines.table import Kind, open_table
 from pipelines.tabular import SourceError
 from pipelines.types import TASKS, Prompt, Rle, Status, Task
 
 _ROWS_PER_BATCH = 4096
-_IMAGE_COLUMNS = ("image_id", "shard_id", "width", "height", "status", "reason", "per_prompt")
-_FOUND_COLUMNS = ("image_id", "prompt_id", "category_name", "score", "segmentation")
+_IMAGE_COLUMNS = "image_id, width, height, status, reason, per_prompt"
+_FOUND_COLUMNS = "image_id, prompt_id, category_name, score, segmentation"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledImage:
-    """One image of a run.
+    """One image.
 
     Attributes:
-        image_id, shard_id: its ids.
+        image_id: its id.
         size_hw: (height, width) after EXIF orientation, None if it was never decoded.
         reason: why it is quarantined, None if it is not.
         rejected: ids of its prompts that could not be asked.
     """
 
     image_id: str
-    shard_id: str
     size_hw: tuple[int, int] | None
     reason: str | None = None
     rejected: frozenset[str] = frozenset()
@@ -56,19 +54,18 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledRun:
-    """A run, as far as its images are among those wanted.
+    """A run, or all runs of an output, as far as the images are among those wanted.
 
     Attributes:
-        store, run_id: where it is.
+        rows: where its rows are read.
         images: by the file name under which each was wanted, in the order wanted.
         missing: file names of which the run holds no image.
-        num_images: all images of the run that are committed.
+        num_images: all images that are committed.
         common: prompts asked of every image.
         own: further prompts by ``image_id``.
     """
 
-    store: Store
-    run_id: str
+    rows: Rows
     images: Mapping[str, LabelledImage]
     missing: tuple[str, ...]
     num_images: int
@@ -93,58 +90,119 @@ class LabelledRun:
             yield image, []
 
     def _rows(self, task: Task, image_ids: set[str]) -> Iterator[Mapping[str, Any]]:
-        """Read rows in the order of the files: all rows of an image are in one of them, one after the other."""
-        wanted = pa.array(sorted(image_ids), pa.string())
-        for batch in _batches(self.store, "annotations", self.run_id, _FOUND_COLUMNS, ds.field("task") == task):
-            yield from batch.filter(pc.is_in(batch["image_id"], value_set=wanted)).to_pylist()
+        """Read the rows of these images, all of an image one after the other."""
+        wanted = pa.table({"image_id": pa.array(sorted(image_ids), pa.string())})
+        for batch in self.rows.of_wanted("annotations", _FOUND_COLUMNS, wanted, task=task):
+            yield from batch.to_pylist()
 
 
-def read_run(store: Store, plan: Plan, file_names: Collection[str]) -> LabelledRun:
-    """Find the images of a run that are wanted, and what was asked of them.
+class Rows:
+    """The rows of one run, or those of all runs that are current, read as SQL does: one reading after the other."""
+
+    def __init__(self, store: Store, run_id: str | None) -> None:
+        """Open the output.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        self._database, self._run_id = open_database(store), run_id
+
+    def all_images(self) -> Iterator[pa.RecordBatch]:
+        """Read the row of every image."""
+        return self._read(f"SELECT {_IMAGE_COLUMNS} FROM {self._view('images')}", [])
+
+    def of_wanted(self, view: str, columns: str, wanted: pa.Table, *, task: Task) -> Iterator[pa.RecordBatch]:
+        """Read what a task has found in images, in the order of their ids."""
+        self._database.register("wanted", wanted)
+        chosen = f"{self._view(view)} SEMI JOIN wanted USING (image_id)"
+        return self._read(f"SELECT {columns} FROM {chosen} WHERE task = ? ORDER BY image_id, score DESC", [task])
+
+    def shards_of(self, image_ids: Collection[str]) -> dict[str, set[str]]:
+        """Return the shards of every run that hold some of these images, by run."""
+        self._database.register("wanted", pa.table({"image_id": pa.array(sorted(image_ids), pa.string())}))
+        found: dict[str, set[str]] = {}
+        query = "SELECT DISTINCT run_id, shard_id FROM all_images SEMI JOIN wanted USING (image_id)"
+        for run_id, shard_id in self._database.execute(query).fetchall():
+            found.setdefault(run_id, set()).add(shard_id)
+        return found
+
+    def _view(self, name: str) -> str:
+        if self._run_id is None:
+            return name
+        run_id = self._run_id.replace("'", "''")
+        return f"(FROM all_{name} WHERE run_id = '{run_id}')"
+
+    def _read(self, query: str, values: list[str]) -> Iterator[pa.RecordBatch]:
+        yield from self._database.sql(query, params=values).to_arrow_reader(_ROWS_PER_BATCH)
+
+
+def read_run(store: Store, plans: Sequence[Plan], file_names: Collection[str]) -> LabelledRun:
+    """Find the images that are wanted, what was asked of them, and where what was found is read.
 
     An image is wanted by the file name that equals its ``image_id``; else by the one with the same base name (what
     follows the last slash), if no other image and no other file name has it.
 
     Args:
         store: the output.
-        plan: of the run.
+        plans: of one run, whose rows count; or of all runs in their order, and then the current rows do.
         file_names: with or without folders.
 
     Raises:
-        SourceError: the run has no committed image, none is wanted, or a base name stands for several.
+        SourceError: no image is committed, none is wanted, or a base name stands for several.
     """
-    exact, alike, num_images, examples = _candidates(store, plan.run_id, file_names)
+    rows = Rows(store, plans[0].run_id if len(plans) == 1 else None)
+    exact, alike, num_images, examples = _candidates(rows, file_names)
+    runs = runs_named(plans)
     if not num_images:
-        raise SourceError(f"{store.uri}: run {plan.run_id} holds no labelled image yet")
+        raise SourceError(f"{store.uri}: {runs} holds no labelled image yet")
     images = _match(file_names, exact, alike)
     if not images:
         raise SourceError(
             f"none of the {len(file_names):,} images of the ground truth ({some_of(file_names)}) is among the "
-            f"{num_images:,} labelled images of run {plan.run_id} ({some_of(examples)}): an image_id must be the "
+            f"{num_images:,} labelled images of {runs} ({some_of(examples)}): an image_id must be the "
             "file_name, or end in the same base name"
         )
     ids = {image.image_id for image in images.values()}
-    shards = plan.shards(store, {image.shard_id for image in images.values()})
     return LabelledRun(
-        store=store,
-        run_id=plan.run_id,
+        rows=rows,
         images=images,
         missing=tuple(name for name in file_names if name not in images),
         num_images=num_images,
-        common=_common_prompts(plan),
-        own={ref.image_id: ref.prompts for shard in shards for ref in shard.images if ref.image_id in ids},
+        common=tuple({p.prompt_id: p for plan in plans for p in _common_prompts(plan)}.values()),
+        own=_own_prompts(store, plans, rows.shards_of(ids), ids),
     )
+
+
+def runs_named(plans: Sequence[Plan]) -> str:
+    """Say which runs are meant."""
+    return f"run {plans[0].run_id}" if len(plans) == 1 else f"runs {', '.join(plan.run_id for plan in plans)}"
+
+
+def _own_prompts(
+    store: Store, plans: Sequence[Plan], shards: Mapping[str, Collection[str]], image_ids: set[str]
+) -> dict[str, tuple[Prompt, ...]]:
+    """Return the prompts that single images have, as their newest version was asked by all runs together."""
+    versions: dict[str, int] = {}
+    own: dict[str, dict[str, Prompt]] = {}
+    for plan in plans:
+        for ref in (ref for shard in plan.shards(store, shards.get(plan.run_id, ())) for ref in shard.images):
+            if ref.image_id not in image_ids:
+                continue
+            if versions.get(ref.image_id) != ref.version:
+                versions[ref.image_id], own[ref.image_id] = ref.version, {}
+            own[ref.image_id].update((prompt.prompt_id, prompt) for prompt in ref.prompts)
+    return {image_id: tuple(prompts.values()) for image_id, prompts in own.items()}
 
 
 _Candidates = tuple[dict[str, LabelledImage], dict[str, list[LabelledImage]], int, list[str]]
 
 
-def _candidates(store: Store, run_id: str, file_names: Collection[str]) -> _Candidates:
-    """Return images by equal name, up to two others by base name, how many the run has, and a few of their ids."""
+def _candidates(rows: Rows, file_names: Collection[str]) -> _Candidates:
+    """Return images by equal name, up to two others by base name, how many there are, and a few of their ids."""
     exact: dict[str, LabelledImage] = {}
     alike: dict[str, list[LabelledImage]] = {base_name(name): [] for name in file_names}
     names, num_images, examples = set(file_names), 0, list[str]()
-    for batch in _batches(store, "images", run_id, _IMAGE_COLUMNS, None):
+    for batch in rows.all_images():
         ids: list[str] = batch["image_id"].to_pylist()
         num_images += len(ids)
         examples += ids[: 3 - len(examples)] if len(examples) < 3 else []
@@ -186,7 +244,6 @@ def base_name(name: str) -> str:
 def _image(row: Mapping[str, Any]) -> LabelledImage:
     return LabelledImage(
         image_id=row["image_id"],
-        shard_id=row["shard_id"],
         size_hw=None if row["width"] is None else (row["height"], row["width"]),
         reason=row["reason"] if row["status"] == Status.QUARANTINED.value else None,
         rejected=frozenset(entry["prompt_id"] for entry in row["per_prompt"] if entry["rejected"] is not None),
@@ -211,10 +268,3 @@ def _common_prompts(plan: Plan) -> tuple[Prompt, ...]:
         )
         for prompt in plan.facts.get("prompts", ())
     )
-
-
-def _batches(
-    store: Store, kind: Kind, run_id: str, columns: Sequence[str], rows: ds.Expression | None
-) -> Iterator[pa.RecordBatch]:
-    for fragment in open_table(store, kind, run_id).get_fragments():
-        yield from fragment.to_batches(columns=list(columns), filter=rows, batch_size=_ROWS_PER_BATCH)

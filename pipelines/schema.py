@@ -194,7 +194,7 @@ def _per_prompt(prediction: ImagePrediction) -> list[dict[str, object]]:
     """
     scores: dict[str, list[float]] = {prompt.prompt_id: [] for prompt in prediction.prompts}
     for mask in prediction.masks:
-        scores[mask.prompt.prompt_id].append(mask.score)
+        scores.setdefault(mask.prompt.prompt_id, []).append(mask.score)
     is_answered = prediction.status != Status.QUARANTINED
     asked: list[dict[str, object]] = [
         {

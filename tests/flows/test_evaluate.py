@@ -49,7 +49,7 @@ def test_figures_are_printed_and_written(cli: Cli, output: Path, truth: str, tmp
     assert [cell.strip() for cell in dog.strip("│ ").split("│")] == ["dog", "10.0", "100.0", "0.0", "1", "1"]
     assert "1 of 3 images of the truth are not labelled, left out: [c].png" in ended.out
     written = json.loads(file.read_text())
-    assert (written["run_id"], written["num_images"], written["ground_truth"]) == (RUN, 2, truth)
+    assert (written["runs"], written["num_images"], written["ground_truth"]) == ([RUN], 2, truth)
     assert written["results"][0]["figures"]["AP"] == pytest.approx(0.55)
     assert written["results"][0]["categories"]["cat"]["AP50"] == pytest.approx(1)
     assert len(written["notes"]) == 1
@@ -141,9 +141,6 @@ class TestMistakes:
         missing = tmp_path / "no-folder" / "figures.json"
         self.refused(cli("evaluate", output, "--ground-truth", truth, "--json", missing), "no-folder is not a folder")
 
-    def test_an_output_that_holds_no_run_or_several(self, cli: Cli, output: Path, truth: str, tmp_path: Path) -> None:
+    def test_an_output_that_holds_no_run(self, cli: Cli, output: Path, truth: str, tmp_path: Path) -> None:
         self.refused(cli("evaluate", tmp_path / "nothing", "--ground-truth", truth), "holds no run")
         assert not (tmp_path / "nothing").exists()
-        write_output(output, {"a.png": [mask(CAT, box(0, 0, 4, 4))]}, common=[CAT], run_id="other")
-        self.refused(cli("evaluate", output, "--ground-truth", truth), "several runs", "--run-id")
-        assert cli("evaluate", output, "--ground-truth", truth, "--run-id", "other").code == 0

@@ -1,4 +1,4 @@
-"""Night after night over one output: only new images and new prompts reach the model, and one answer each is current."""
+"""Night after night over one output: only what is new reaches the model, and of several answers one is current."""
 
 from __future__ import annotations
 

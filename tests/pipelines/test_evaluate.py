@@ -28,7 +28,7 @@ CAT, DOG = named("ovseg", "cat", "dog")
 
 def evaluate(output: Any, truth: str, **options: Any) -> Evaluation:
     store, plan = output
-    return evaluate_output(store, plan, read_ground_truth(truth), **options)
+    return evaluate_output(store, [plan], read_ground_truth(truth), **options)
 
 
 def figures(evaluation: Evaluation) -> dict[tuple[str, str], Any]:
@@ -187,7 +187,7 @@ class TestInstances:
 class TestMatching:
     def run(self, tmp_path: Path, ids: list[str], names: list[str]) -> dict[str, str]:
         store, plan = write_output(tmp_path / "o", dict.fromkeys(ids, ()), common=[CAT])
-        return {name: image.image_id for name, image in read_run(store, plan, names).images.items()}
+        return {name: image.image_id for name, image in read_run(store, [plan], names).images.items()}
 
     def test_by_the_whole_name_or_else_by_its_last_part(self, tmp_path: Path) -> None:
         ids = ["s3://b/val/1.jpg", "a/2.jpg", "b/2.jpg", "3.jpg", "x/4.jpg"]
@@ -213,7 +213,7 @@ class TestMatching:
     def test_nothing_labelled_yet(self, tmp_path: Path) -> None:
         store, plan = write_output(tmp_path / "o", {"1.png": ()}, common=[CAT], committed=0)
         with pytest.raises(SourceError, match="holds no labelled image yet"):
-            read_run(store, plan, ["1.png"])
+            read_run(store, [plan], ["1.png"])
 
     def test_another_size(self, tmp_path: Path) -> None:
         output = write_output(tmp_path / "o", {"a.png": []}, common=[CAT])
@@ -224,12 +224,24 @@ class TestMatching:
         with pytest.raises(SourceError, match=r"1 of 1 images .* a.png: 8 x 9 pixels there, 10 x 10 labelled"):
             evaluate(output, truth)
 
+    def test_of_several_runs_the_rows_that_are_current(self, tmp_path: Path) -> None:
+        right, wrong = mask(CAT, box(0, 0, 4, 4)), mask(CAT, box(5, 5, 4, 4))
+        _, first = write_output(tmp_path / "o", {"a.png": [wrong], "b.png": [right]}, common=[CAT])
+        store, later = write_output(tmp_path / "o", {"a.png": [right], "c.png": [right]}, common=[CAT], run_id="later")
+        truth = instances(
+            tmp_path / "t.json", {name: [("cat", box(0, 0, 4, 4))] for name in ("a.png", "b.png", "c.png")}
+        )
+        evaluation = evaluate_output(store, [first, later], read_ground_truth(truth))
+        assert (evaluation.runs, evaluation.num_images) == ((RUN, "later"), 3)
+        assert figures(evaluation)["ovseg", ""]["AP"] == pytest.approx(1)
+        assert figures(evaluate_output(store, [first], read_ground_truth(truth)))["ovseg", ""]["AP"] < 1
+
     def test_only_the_run_that_is_asked_for(self, tmp_path: Path) -> None:
         write_output(tmp_path / "o", {"a.png": [mask(CAT, box(5, 5, 4, 4))]}, common=[CAT], run_id="other")
         output = write_output(tmp_path / "o", {"a.png": [mask(CAT, box(0, 0, 4, 4))]}, common=[CAT])
         truth = instances(tmp_path / "t.json", {"a.png": [("cat", box(0, 0, 4, 4))]})
         evaluation = evaluate(output, truth)
-        assert evaluation.run_id == RUN
+        assert evaluation.runs == (RUN,)
         assert figures(evaluation)["ovseg", ""]["AP"] == pytest.approx(1)
         assert figures(evaluation)["ovseg", ""]["found"] == 1
 
