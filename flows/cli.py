@@ -131,18 +131,18 @@ def retry(
     runner: RunnerOption = None,
     prefect: PrefectOption = True,
 ) -> None:
-    """Label a run's quarantined images again, as a run of their own whose rows take the place of theirs."""
+    """Label quarantined images again, those of each run as a run of their own whose rows take the place of theirs."""
     from flows.config import merge, read_values
     from flows.launch import launch
-    from flows.retry import retry_config
+    from flows.retry import retry_configs
 
     pool = {"replicas": replicas, "num_gpus_per_replica": gpus_per_replica, "runner": runner}
     overrides = merge(read_values(config) if config else {}, {"pool": pool})
-    again = retry_config(output, run_id, reason or [], overrides)
-    if again is None:
+    again = retry_configs(output, run_id, reason or [], overrides)
+    if not again:
         console.print("no image is quarantined" + (f" for {', '.join(reason)}" if reason else ""))
-        raise typer.Exit(0)
-    raise typer.Exit(0 if launch(again, console, prefect=prefect).ok else 1)
+    ended = [launch(one, console, prefect=prefect).ok for one in again]
+    raise typer.Exit(0 if all(ended) else 1)
 
 
 @app.command()

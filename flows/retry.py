@@ -6,35 +6,43 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flows.config import ConfigError, RunConfig, merge, parse_config
-from flows.inspect import held_run
-from pipelines.manifest import read_plan, retries_by_run
+from flows.inspect import held_plans
+from pipelines.manifest import Plan, read_plan, retries_by_run
 from pipelines.retry import quarantined_images
 from pipelines.storage import Store
 from pipelines.table import committed_shards
 
 
-def retry_config(
+def retry_configs(
     output: str, run_id: str | None, reasons: Sequence[str], overrides: Mapping[str, Any]
-) -> RunConfig | None:
-    """Return the config of the next retry, None if no image is quarantined for one of the reasons.
+) -> list[RunConfig]:
+    """Return the configs of the next retries, one for each run with images that are quarantined for such a reason.
 
     Args:
         output: where the table is.
-        run_id: the run to retry; by default the one that the output holds.
+        run_id: the run to retry; by default every run of the output.
         reasons: of quarantine; any if empty.
-        overrides: plain values laid over the config that the run was planned with: replicas, limits, another model.
+        overrides: plain values laid over the config that a run was planned with: replicas, limits, another model.
 
     Raises:
         PlanError: there is no such run.
         ConfigError: it is a retry itself, or the values cannot be used.
     """
-    store, plan = held_run(output, run_id)
-    if plan.retry_of is not None:
-        raise ConfigError(f"run {plan.run_id} is a retry: name the run that it belongs to, {plan.retry_of}")
+    store, plans = held_plans(output, run_id)
+    if run_id is not None and plans[0].retry_of is not None:
+        raise ConfigError(f"run {run_id} is a retry: name the run that it belongs to, {plans[0].retry_of}")
+    found = (_retry_config(store, output, plan, reasons, overrides) for plan in plans if plan.retry_of is None)
+    return [config for config in found if config is not None]
+
+
+def _retry_config(
+    store: Store, output: str, plan: Plan, reasons: Sequence[str], overrides: Mapping[str, Any]
+) -> RunConfig | None:
     name, is_new = _next_retry(store, plan.run_id)
     again = {
         "output": {"uri": output, "run_id": name},
         "retry": {"run_id": plan.run_id, "reasons": list(reasons)},
+        "incremental": False,
     }
     values = merge(dict(plan.facts["config"]), overrides)
     config = parse_config(merge(values, again), origin=f"the config that run {plan.run_id} was planned with")

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from pipelines.manifest import read_plan, retries_by_run
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from pipelines.manifest import plan_documents, read_plan, retries_by_run
 from pipelines.storage import Store
 from pipelines.table import open_table
 from pipelines.types import ImageRef, Reason, Status
@@ -14,7 +17,8 @@ from pipelines.types import ImageRef, Reason, Status
 def quarantined_images(store: Store, run_id: str, reasons: Collection[str] = ()) -> list[ImageRef]:
     """Return the images of a run that are quarantined now, with the prompts that they were planned with.
 
-    Size and etag are left out: the file may have been mended since.
+    Size and etag are left out: the file may have been mended since. An image that a later run has found changed is that
+    run's.
 
     Args:
         store: the output.
@@ -35,5 +39,21 @@ def quarantined_images(store: Store, run_id: str, reasons: Collection[str] = ())
     wanted = {image_id for image_id, reason in found.items() if not reasons or reason in reasons}
     if not wanted:
         return []
+    newest = _newest_versions(store, wanted)
     refs = (ref for shard in plan.shards(store) for ref in shard.images)
-    return [replace(ref, num_bytes=None, etag=None) for ref in refs if ref.image_id in wanted]
+    return [
+        replace(ref, num_bytes=None, etag=None)
+        for ref in refs
+        if ref.image_id in wanted and ref.version >= newest.get(ref.image_id, 1)
+    ]
+
+
+def _newest_versions(store: Store, image_ids: Collection[str]) -> dict[str, int]:
+    """Return the newest version of each of these images that any run of the output has planned."""
+    is_wanted = ds.field("image_id").isin(pa.array(sorted(image_ids), pa.string()))
+    newest: dict[str, int] = {}
+    for run_id in plan_documents(store):
+        rows = open_table(store, "images", run_id).to_table(columns=["image_id", "image_version"], filter=is_wanted)
+        for image_id, version in zip(rows["image_id"].to_pylist(), rows["image_version"].to_pylist(), strict=True):
+            newest[image_id] = max(newest.get(image_id, 1), version or 1)
+    return newest

@@ -14,6 +14,7 @@ from actors.predictor import XSamPredictor
 from flows import planning, steps
 from flows.config import RunConfig
 from flows.observer import Silent
+from flows.retry import retry_configs
 from pipelines.fingerprint import PlanError
 from pipelines.integrity import verify
 from pipelines.manifest import read_plan
@@ -147,6 +148,24 @@ def test_a_quarantined_image_is_not_tried_every_night_but_when_it_has_changed(
     assert label(config).ledger == {"listed": 1, "ok": 1, "empty": 0, "quarantined": 0}
     assert asked == {("000.png", "car"): 1}
     assert sql(config, "SELECT count(*) FROM images WHERE status = 'quarantined'") == [(0,)]
+
+
+def test_a_retry_leaves_to_an_update_what_has_changed(nightly: Callable[..., RunConfig], source: Path) -> None:
+    whole = (source / "000.png").read_bytes()
+    for name in ("000.png", "002.png"):
+        (source / name).write_bytes(whole[: len(whole) // 2])
+    config = nightly("car")
+    first = label(config)
+    (source / "000.png").write_bytes(whole[: len(whole) // 3])
+    second = label(config)
+    assert second.ledger == {"listed": 1, "ok": 0, "empty": 0, "quarantined": 1}
+    again = retry_configs(config.output.uri, None, [], {})
+    assert [one.output.run_id for one in again] == [f"{first.run_id}-retry-1", "update-2-retry-1"]
+    for name in ("000.png", "002.png"):
+        (source / name).write_bytes(whole)
+    assert [label(one).ledger["ok"] for one in again] == [1, 1]
+    assert sql(config, "SELECT status, count(*) FROM images GROUP BY 1") == [("ok", 4)]
+    assert retry_configs(config.output.uri, None, [], {}) == []
 
 
 def test_a_run_that_died_is_finished_before_what_is_new(

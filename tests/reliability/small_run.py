@@ -111,7 +111,9 @@ def as_driver_of(open_runner: Callable[[RunConfig, str], ShardRunner]) -> Iterat
         patch.setattr(planning, "open_run_runner", open_runner)
         patch.setattr(planning, "check_model", lambda _config, own: own)
         patch.setattr(
-            planning, "run_fingerprint", lambda config: config.fingerprint(model_sha256="0" * 64, prompts_sha256=None)
+            planning,
+            "run_fingerprint",
+            lambda config, _held: config.fingerprint(model_sha256="0" * 64, prompts_sha256=None),
         )
         yield
 

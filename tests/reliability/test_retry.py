@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from flows import steps
-from flows.config import ConfigError, RunConfig, parse_config
+from flows.config import ConfigError, parse_config
 from flows.observer import Silent
-from flows.retry import retry_config
+from flows.retry import retry_configs
 from flows.summary import RunSummary
 from pipelines.integrity import verify
 from pipelines.manifest import retries_by_run
@@ -50,9 +50,10 @@ def labelled(tmp_path: Path) -> SmallRun:
 def retry(
     small: SmallRun, *reasons: str, predictor: Predictor | None = None, **overrides: Mapping[str, Any]
 ) -> RunSummary | None:
-    config: RunConfig | None = retry_config(small.output, None, reasons, overrides)
-    if config is None:
+    configs = retry_configs(small.output, None, reasons, overrides)
+    if not configs:
         return None
+    (config,) = configs
     with as_driver(predictor or BrightPredictor()):
         return steps.run_directly(config, Silent())
 
@@ -142,4 +143,4 @@ def test_mistakes_are_named(labelled: SmallRun) -> None:
         retry(labelled, "oom")
     retry(labelled)
     with pytest.raises(ConfigError, match=f"is a retry: name the run that it belongs to, {RUN}"):
-        retry_config(labelled.output, f"{RUN}-retry-1", [], {})
+        retry_configs(labelled.output, f"{RUN}-retry-1", [], {})
