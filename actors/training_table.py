@@ -30,7 +30,10 @@ _ANNOTATION_COLUMNS = (
     *("image_id", "annotation_id", "run_id", "task", "prompt_id", "prompt"),
     *("category_name", "category_id", "score", "segmentation"),
 )
-_IMAGE_COLUMNS = ("image_id", "uri", "run_id", "width", "height", "content_sha256", "status", "per_prompt", "captions")
+_IMAGE_COLUMNS = (
+    *("image_id", "uri", "run_id", "width", "height", "content_sha256", "image_version"),
+    *("status", "per_prompt", "captions"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,13 +126,18 @@ def table(
 
 
 def _read_images(store: Store, run_id: str | None) -> list[dict[str, Any]]:
-    """Return the rows of `images`.
+    """Return the rows of `images`, without those of an image as it was before it changed.
 
     Raises:
         ValueError: if there is none.
     """
-    if found := list(_rows(open_table(store, "images", run_id), _IMAGE_COLUMNS)):
-        return found
+    newest: dict[str, int] = {}
+    found = list(_rows(open_table(store, "images", run_id), _IMAGE_COLUMNS))
+    for row in found:
+        row["image_version"] = row["image_version"] or 1  # null in older rows
+        newest[row["image_id"]] = max(newest.get(row["image_id"], 1), row["image_version"])
+    if found:
+        return [row for row in found if row["image_version"] == newest[row["image_id"]]]
     raise ValueError(f"{store.uri}: no committed shard of any run; check the path and run_id, or run `xsam-label run`")
 
 

@@ -118,6 +118,19 @@ def test_names_that_were_asked_are_conditions_and_masks_are_true(output: str) ->
     assert sample.ignore is None
 
 
+def test_of_an_image_that_has_changed_only_its_newest_version_is_used(output: str) -> None:
+    path = Path(output).parent / "photos" / "a.png"
+    path.write_bytes(png(half_bright(bright_columns=12)))
+    store = open_store(output)
+    _, (shard,) = plan_run(store, "update-2", [ImageRef(image_id="a.png", uri=str(path), version=2)])
+    job = LabelJob(run_id="update-2", prompts=(DOG,), config=LabelConfig())
+    label_shard(shard, job=job, store=store, predictor=Painter(), attempt="d-0")
+    source = table(output)
+    assert len(source) == 2
+    sample = next(one for one in (drawn(source, 0), drawn(source, 1)) if one.conditions == ("dog",))
+    assert (sample.image == half_bright(bright_columns=12)).all()
+
+
 def test_uncertain_masks_are_ignored(output: str) -> None:
     sample = drawn(table(output, min_score=0.5))
     assert (sample.conditions, sample.labels.tolist()) == (("cat", "dog", "bird"), [0])
