@@ -15,14 +15,10 @@ from flows.config import RunConfig
 from flows.observer import RunObserver
 from flows.planning import open_output, planned_run
 from flows.signals import Termination, finishing_first
-from flows.summary import RunSummary, summarise
+from flows.summary import RunSummary, summarise, summary_name, told_summary
 from flows.updates import configs_to_run
 from pipelines.integrity import remove_own_leftovers, table_size, verify
-from pipelines.manifest import (
-    DRIVER_ID,
-    Plan,
-    run_folder,
-)
+from pipelines.manifest import DRIVER_ID, Plan
 from pipelines.storage import Store
 from pipelines.table import committed_shards
 
@@ -89,7 +85,7 @@ def finish_run(
         started: time.monotonic() at its beginning.
     """
     store = open_output(config)
-    told = _told_summary(store, plan.run_id) if committed_before == plan.num_shards else None
+    told = told_summary(store, plan.run_id) if committed_before == plan.num_shards else None
     if told and told.tells_all_of(plan, table_size(store, plan.run_id)):
         return replace(told, output=store.uri, labelled_now=0, elapsed_s=round(time.monotonic() - started, 3))
     remove_own_leftovers(store, plan.run_id, DRIVER_ID)
@@ -103,21 +99,9 @@ def finish_run(
         committed_before=committed_before,
         elapsed_s=time.monotonic() - started,
     )
-    if summary.labelled_now or not summary.ends_as(_told_summary(store, plan.run_id)):
-        store.write(_summary_name(plan.run_id), json.dumps(summary.to_dict(), indent=1).encode())
+    if summary.labelled_now or not summary.ends_as(told_summary(store, plan.run_id)):
+        store.write(summary_name(plan.run_id), json.dumps(summary.to_dict(), indent=1).encode())
     return summary
-
-
-def _summary_name(run_id: str) -> str:
-    return f"{run_folder(run_id)}/summary.json"
-
-
-def _told_summary(store: Store, run_id: str) -> RunSummary | None:
-    """Read what an earlier invocation has told; None if none has, or another version in other words."""
-    try:
-        return RunSummary.from_dict(store.read_json(_summary_name(run_id)))
-    except (FileNotFoundError, KeyError):
-        return None
 
 
 def run_directly(config: RunConfig, observer: RunObserver) -> RunSummary:

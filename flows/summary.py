@@ -11,7 +11,7 @@ from typing import Any
 
 from actors.pool import ShardFailure
 from pipelines.integrity import TableSize, VerifyReport
-from pipelines.manifest import Plan
+from pipelines.manifest import Plan, run_folder
 from pipelines.storage import Store
 from pipelines.types import RejectedPrompt
 
@@ -82,6 +82,19 @@ class RunSummary:
             KeyError: it lacks what a summary holds now.
         """
         return cls(**{name: document[name] for name in cls.__slots__})
+
+
+def summary_name(run_id: str) -> str:
+    """Return the object that holds a run's summary, relative to the output."""
+    return f"{run_folder(run_id)}/summary.json"
+
+
+def told_summary(store: Store, run_id: str) -> RunSummary | None:
+    """Read what an earlier invocation has told; None if none has, or another version in other words."""
+    try:
+        return RunSummary.from_dict(store.read_json(summary_name(run_id)))
+    except (FileNotFoundError, KeyError):
+        return None
 
 
 class RunFailedError(RuntimeError):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flows.config import RunConfig, merge, parse_config
+from flows.summary import told_summary
 from pipelines.coverage import Coverage, CoveringRun
 from pipelines.fingerprint import PlanError, model_part
 from pipelines.manifest import Plan, plan_documents, read_plan
@@ -27,9 +28,15 @@ def held_runs(store: Store) -> list[Plan]:
     return [plan for plan in plans if plan is not None and plan.retry_of is None]
 
 
-def is_finished(store: Store, plan: Plan) -> bool:
+def is_labelled(store: Store, plan: Plan) -> bool:
     """Say whether every shard of a run is committed."""
     return len(committed_shards(store, plan.run_id)) >= plan.num_shards
+
+
+def is_finished(store: Store, plan: Plan) -> bool:
+    """Say whether a run is labelled, and was verified and rid of its leftovers after that."""
+    told = told_summary(store, plan.run_id)
+    return told is not None and told.ok and told.committed == plan.num_shards and is_labelled(store, plan)
 
 
 def configs_to_run(config: RunConfig, store: Store) -> list[RunConfig]:
@@ -66,7 +73,7 @@ def update_coverage(config: RunConfig, store: Store, fingerprint: Mapping[str, A
     Raises:
         PlanError: one of the runs is not finished: another driver is at work on it.
     """
-    if unfinished := [plan.run_id for plan in runs if not is_finished(store, plan)]:
+    if unfinished := [plan.run_id for plan in runs if not is_labelled(store, plan)]:
         raise PlanError(
             f"{store.uri}: run {unfinished[0]} is not finished, so what is left for an update cannot be told yet; wait "
             "for the driver that works on it, or finish it by the same command"
