@@ -207,6 +207,19 @@ def evaluate(
 
 
 @app.command()
+def query(
+    output: OutputArgument,
+    sql: Annotated[str, typer.Argument(help='One SELECT, e.g. "SELECT category_name, count(*) FROM annotations".')],
+    to: Annotated[Path | None, typer.Option(help="New file for all rows: .csv, .json, .jsonl or .parquet.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="How many rows to show.")] = 40,
+) -> None:
+    """Ask an output in SQL (DuckDB): annotations, images, coverage, runs, all_annotations, all_images."""
+    from flows.query import run_query
+
+    run_query(output, sql, console, to=to, max_rows=rows)
+
+
+@app.command()
 def train(
     config: Annotated[Path, typer.Option("--config", "-c", help="TOML file: examples/train_tiny.toml is one.")],
     output: Annotated[str | None, typer.Option(help="Folder of the run, instead of the file's.")] = None,

@@ -1,27 +1,36 @@
-"""An output as an SQL database: DuckDB views over its committed files, and the rule by which rows are current.
+"""An output as an SQL database: DuckDB views over its committed files, for DuckDB, pyarrow and Polars.
 
-Nothing is written. Whole committed shards only, whoever is writing at the moment.
+Nothing is written. Whole committed shards only, whoever is writing at the moment. Which rows are current:
+pipelines/current_rows.py.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any
+import os
+import tempfile
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
 
+from pipelines.current_rows import create_views, find_replaced
 from pipelines.manifest import plan_documents
-from pipelines.storage import Store, protocol_of
-from pipelines.table import KINDS, SCHEMAS, Kind, ShardCommit, read_commits
-from pipelines.types import MAP_TASKS, Status
+from pipelines.query_files import RunFiles, find_files, make_readable
+from pipelines.storage import Store
+from pipelines.table import KINDS, SCHEMAS, Kind
+from pipelines.types import Status
+
+if TYPE_CHECKING:
+    import polars
 
 VIEWS = ("annotations", "images", "coverage", "runs", "all_annotations", "all_images")
 RUNS = pa.schema(
     [
         pa.field("run_id", pa.string(), nullable=False),
         pa.field("sequence", pa.int32(), nullable=False),
+        pa.field("place", pa.int32(), nullable=False),
         pa.field("retry_of", pa.string()),
         pa.field("planned_at", pa.string()),
         pa.field("source", pa.string()),
@@ -34,53 +43,18 @@ RUNS = pa.schema(
         pa.field("annotations", pa.int64(), nullable=False),
     ]
 )
-
-# Of semantic and panoptic tasks all categories are answered together, so they are replaced together.
-_UNIT = f"""
-CREATE MACRO prompt_unit(prompt_id) AS
-CASE WHEN split_part(prompt_id, ':', 1) IN {MAP_TASKS} THEN split_part(prompt_id, ':', 1) ELSE prompt_id END
-"""
-_SUPERSEDED = """
-CREATE TEMP TABLE superseded AS
-WITH several AS (
-    SELECT image_id, max(coalesce(image_version, 1)) AS newest FROM all_images GROUP BY image_id HAVING count(*) > 1
-), asked AS (
-    SELECT image_id, run_id, sequence, newest, coalesce(image_version, 1) AS version, unnest(per_prompt) AS entry
-    FROM all_images JOIN several USING (image_id) JOIN runs USING (run_id)
-), answers AS (
-    SELECT image_id, run_id, prompt_unit(entry.prompt_id) AS unit,
-        any_value(sequence) AS sequence, any_value(newest) AS newest, any_value(version) AS version,
-        bool_and(entry.n IS NOT NULL) AS is_answered
-    FROM asked GROUP BY ALL
-)
-SELECT image_id, run_id, unit FROM answers
-QUALIFY version < newest
-    OR row_number() OVER (PARTITION BY image_id, unit ORDER BY version DESC, is_answered DESC, sequence DESC) > 1
-"""
-_ANNOTATIONS = """
-CREATE VIEW annotations AS
-SELECT a.* FROM all_annotations AS a ANTI JOIN superseded AS s
-ON a.image_id = s.image_id AND a.run_id = s.run_id AND prompt_unit(a.prompt_id) = s.unit
-"""
-_COVERAGE = """
-CREATE VIEW coverage AS
-SELECT c.* FROM (
-    SELECT image_id, entry.prompt_id, entry.n, entry.max_score, entry.rejected, status, reason,
-        coalesce(image_version, 1) AS image_version, run_id
-    FROM (SELECT *, unnest(per_prompt) AS entry FROM all_images)
-) AS c ANTI JOIN superseded AS s
-ON c.image_id = s.image_id AND c.run_id = s.run_id AND prompt_unit(c.prompt_id) = s.unit
-"""
-_IMAGES = """
-CREATE VIEW images AS
-SELECT i.* FROM all_images AS i JOIN runs USING (run_id)
-QUALIFY row_number() OVER (
-    PARTITION BY image_id ORDER BY coalesce(image_version, 1) DESC, status = 'quarantined', sequence DESC
-) = 1
+_REQUESTS_AT_ONCE = 16
+_RUNS_AT_ONCE = 4
+# Nothing is looked for on the web, nor among the variables of a Python program.
+_SETTINGS = """
+SET enable_progress_bar = false;
+SET python_enable_replacements = false;
+SET autoinstall_known_extensions = false;
+SET parquet_metadata_cache = true
 """
 
 
-def open_database(store: Store) -> duckdb.DuckDBPyConnection:
+def open_database(store: Store, *, memory_limit: str | None = None) -> duckdb.DuckDBPyConnection:
     """Open an output for SQL.
 
     Views, all of whole committed shards:
@@ -88,69 +62,120 @@ def open_database(store: Store) -> duckdb.DuckDBPyConnection:
     - ``annotations``: the current rows, of the columns of schema.ANNOTATIONS. Of a prompt that several runs have asked
       of an image, the last answer is current; a run that could not answer (quarantined) replaces no answer; of an
       image that has changed only what was asked since is current.
-    - ``images``: one row for each image, of the columns of schema.IMAGES.
+    - ``images``: one row for each image, of the columns of schema.IMAGES; ``per_prompt``, ``captions``,
+      ``num_annotations`` and ``status`` of what is current, of all runs together. It is quarantined if anything that
+      was asked of it is unanswered because it was quarantined.
     - ``coverage``: one row for each image and prompt: image_id, prompt_id, n, max_score, rejected, status, reason,
       image_version, run_id.
-    - ``runs``: one row for each run, of the columns of RUNS.
+    - ``runs``: one row for each run, of the columns of RUNS; ``place`` is their order, from 1.
     - ``all_annotations``, ``all_images``: the rows of every run.
+
+    The views show what was committed when it was opened. A table too large for memory goes through temporary files.
 
     Args:
         store: the output.
+        memory_limit: how much memory DuckDB may take, e.g. "4GB"; four fifths of the machine's by default.
 
     Raises:
         StorageError: it cannot be read.
     """
-    connection = duckdb.connect()
-    connection.execute("SET enable_progress_bar = false")
+    connection = _connect(memory_limit, requests_at_once=1 if store.is_local else _REQUESTS_AT_ONCE)
     plans = plan_documents(store)
-    commits = {run_id: list(read_commits(store, run_id)) for run_id in plans}
-    if not store.is_local:
-        connection.register_filesystem(store.fs)
+    with ThreadPoolExecutor(_RUNS_AT_ONCE) as readers:
+        held = dict(zip(plans, readers.map(lambda run_id: find_files(store, run_id), plans), strict=True))
+    tables = _Tables(connection, store, {run: plan.get("schema_version", 0) for run, plan in plans.items()}, held)
     for kind in KINDS:
-        _create_table_view(connection, store, kind, plans, commits)
-    connection.register("runs", pa.Table.from_pylist([_run(p, commits[r]) for r, p in plans.items()], schema=RUNS))
-    for statement in (_UNIT, _SUPERSEDED, _ANNOTATIONS, _COVERAGE, _IMAGES):
-        connection.execute(statement)
+        tables.create_view(f"all_{kind}", kind, held)
+    runs = [_run(place, plans[run_id], files) for place, (run_id, files) in enumerate(held.items(), start=1)]
+    tables.create("runs", pa.Table.from_pylist(runs, schema=RUNS))
+    shared = find_replaced(connection)
+    for kind in KINDS:
+        tables.create_view(f"internal.shared_{kind}", kind, shared)
+        tables.create_view(f"internal.own_{kind}", kind, held.keys() - set(shared))
+    create_views(connection)
     return connection
 
 
-def _create_table_view(
-    connection: duckdb.DuckDBPyConnection,
-    store: Store,
-    kind: Kind,
-    plans: Mapping[str, Mapping[str, Any]],
-    commits: Mapping[str, Iterable[ShardCommit]],
-) -> None:
-    """Create the view of a table's files; those of every schema version apart, for DuckDB takes one schema for all."""
-    names: dict[int, list[str]] = {}
-    for run_id, held in commits.items():
-        version = plans[run_id].get("schema_version", 0)
-        files = (commit.annotations if kind == "annotations" else commit.images for commit in held)
-        names.setdefault(version, []).extend(file.name for file in files if file.rows)
-    connection.register(f"no_{kind}", SCHEMAS[kind].empty_table())
-    parts = [f"SELECT * FROM no_{kind}"]
-    parts += [f"SELECT * FROM read_parquet({_literal(store, found)})" for found in names.values() if found]
-    connection.execute(f"CREATE VIEW all_{kind} AS {' UNION ALL BY NAME '.join(parts)}")
+def open_arrow(store: Store, query: str = "FROM annotations") -> pa.RecordBatchReader:
+    """Open a view, or the result of any SELECT over the views of open_database, for pyarrow, batch by batch.
+
+    Raises:
+        StorageError: the output cannot be read.
+    """
+    return open_database(store).sql(query).to_arrow_reader()
 
 
-def _literal(store: Store, names: Iterable[str]) -> str:
-    """Return files as an SQL list of the paths by which DuckDB opens them."""
-    prefix = "" if store.is_local else f"{protocol_of(store.uri)}://"
-    paths = [prefix + store.path(name) for name in names]
-    return "[" + ", ".join("'" + path.replace("'", "''") + "'" for path in paths) + "]"
+def open_polars(store: Store, query: str = "FROM annotations") -> polars.LazyFrame:
+    """Open a view, or the result of any SELECT over the views of open_database, for Polars, which reads what it needs.
+
+    Raises:
+        StorageError: the output cannot be read.
+    """
+    return open_database(store).sql(query).pl(lazy=True)
 
 
-def _run(plan: Mapping[str, Any], commits: Iterable[ShardCommit]) -> dict[str, Any]:
+def _connect(memory_limit: str | None, *, requests_at_once: int) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect()
+    connection.execute(_SETTINGS)
+    connection.execute(f"SET temp_directory = {_literal(f'{tempfile.gettempdir()}/xsam-label-query-{os.getpid()}')}")
+    if memory_limit is not None:
+        connection.execute(f"SET memory_limit = {_literal(memory_limit)}")
+    (threads,) = connection.execute("SELECT current_setting('threads')").fetchall()[0]
+    connection.execute(f"SET threads = {max(threads, requests_at_once)}")
+    return connection
+
+
+class _Tables:
+    """Views over data files, by run."""
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        store: Store,
+        versions: Mapping[str, int],
+        held: Mapping[str, RunFiles],
+    ) -> None:
+        self._connection, self._versions, self._held = connection, versions, held
+        files = (file for run in held.values() for kind in KINDS for file in run.files[kind])
+        self._paths = make_readable(connection, store, files)
+        connection.execute("CREATE SCHEMA internal")
+        for kind in KINDS:
+            self.create(f"internal.no_{kind}", SCHEMAS[kind].empty_table())
+
+    def create(self, name: str, rows: pa.Table) -> None:
+        """Create a table that holds rows."""
+        self._connection.register("rows_to_keep", rows)
+        self._connection.execute(f"CREATE TABLE {name} AS FROM rows_to_keep")
+        self._connection.unregister("rows_to_keep")
+
+    def create_view(self, name: str, kind: Kind, runs: Collection[str]) -> None:
+        """Create the view of some runs' files; those of every schema version apart, for DuckDB takes one for all."""
+        paths: dict[int, list[str]] = {}
+        for run_id in self._held:
+            if run_id in runs:
+                found = paths.setdefault(self._versions[run_id], [])
+                found += [_literal(self._paths[file.name]) for file in self._held[run_id].files[kind]]
+        parts = [f"SELECT * FROM internal.no_{kind}"]
+        parts += [
+            f"SELECT * FROM read_parquet([{', '.join(found)}], hive_partitioning = false)"
+            for found in paths.values()
+            if found
+        ]
+        self._connection.execute(f"CREATE VIEW {name} AS {' UNION ALL BY NAME '.join(parts)}")
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _run(place: int, plan: Mapping[str, Any], held: RunFiles) -> dict[str, Any]:
     """Return a run's row."""
-    commits = list(commits)
-    counts = Counter[str]()
-    for commit in commits:
-        counts.update(commit.status_counts)
     facts, fingerprint = plan.get("facts", {}), plan.get("fingerprint", {})
     retry = fingerprint.get("retry")
     return {
         "run_id": plan["run_id"],
         "sequence": plan.get("sequence", 0),
+        "place": place,
         "retry_of": retry and retry["run_id"],
         "planned_at": facts.get("planned_at"),
         "source": fingerprint.get("source"),
@@ -158,7 +183,7 @@ def _run(plan: Mapping[str, Any], commits: Iterable[ShardCommit]) -> dict[str, A
         "prompts": [prompt["prompt_id"] for prompt in facts.get("prompts", ())],
         "images": plan["num_images"],
         "shards": plan["num_shards"],
-        "committed_shards": len(commits),
-        **{f"images_{status.value}": counts[status.value] for status in Status},
-        "annotations": sum(commit.annotations.rows for commit in commits),
+        "committed_shards": held.committed_shards,
+        **{f"images_{status.value}": held.status_counts.get(status.value, 0) for status in Status},
+        "annotations": held.num_annotations,
     }

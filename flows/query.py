@@ -1,0 +1,95 @@
+"""`xsam-label query`: one SELECT over an output, shown as a table or saved to a new file. The output is only read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import date, datetime, time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+
+from flows.console import literal
+from pipelines.fingerprint import PlanError
+from pipelines.query import open_database
+from pipelines.storage import open_store
+from pipelines.user_sql import Column, check_new_file, check_select, first_rows, save
+
+_MAX_CELL = 40
+_PLAIN = (str, int, float, bool, date, datetime, time, Decimal)
+
+
+def run_query(output: str, sql: str, console: Console, *, to: Path | None = None, max_rows: int = 40) -> None:
+    """Answer a query.
+
+    Args:
+        output: path or URI of the output.
+        sql: one SELECT statement over the views of `open_database`.
+        console: where to print.
+        to: new file for the whole result; its extension says how it is written. By default the first rows are printed.
+        max_rows: how many.
+
+    Raises:
+        QueryError: the query is wrong, or the file cannot be written. Nothing is overwritten.
+        PlanError: the output holds no run.
+        StorageError: the output cannot be read.
+    """
+    if to is not None:
+        check_new_file(to)
+    store = open_store(output)
+    with console.status("finding the committed files"):
+        connection = open_database(store)
+    try:
+        if not connection.execute("SELECT 1 FROM runs LIMIT 1").fetchall():
+            raise PlanError(f"{store.uri} holds no run: check the spelling, or label something there first")
+        select = check_select(connection, sql)
+        if to is not None:
+            with console.status(f"writing {to}"):
+                count = save(connection, select, to)
+            console.print(f"{count:,} rows written to {literal(str(to))}")
+            return
+        with console.status("reading"):
+            rows, is_cut = first_rows(connection, select, max_rows)
+    finally:
+        connection.close()
+    show_rows(select.columns, rows, console)
+    if is_cut:
+        console.print(f"the first {max_rows:,} rows; --rows shows more, --to FILE saves all")
+
+
+def show_rows(columns: Sequence[Column], rows: Sequence[Sequence[Any]], console: Console) -> None:
+    """Print rows as a table of as many columns as fit, and name the others."""
+    texts = [[shown(value) for value in row] for row in rows]
+    widths = [
+        max([cell_len(column.name), *(cell_len(text[place]) for text in texts)]) + 3
+        for place, column in enumerate(columns)
+    ]
+    fitting = max(1, sum(1 for place in range(len(columns)) if sum(widths[: place + 1]) < console.width))
+    table = Table()
+    for column in columns[:fitting]:
+        justify: Any = "right" if _is_number(column.type) else "left"
+        table.add_column(literal(column.name), justify=justify, overflow="fold")
+    for text in texts:
+        table.add_row(*map(literal, text[:fitting]))
+    console.print(table)
+    if hidden := [column.name for column in columns[fitting:]]:
+        names = literal(", ".join(hidden))
+        console.print(f"{len(hidden)} more columns do not fit: {names}; select those wanted, or save all with --to FILE")
+
+
+def shown(value: Any) -> str:
+    """Return a value as a table shows it: short, lists and records as JSON."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = str(value) if isinstance(value, _PLAIN) else json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= _MAX_CELL else f"{text[: _MAX_CELL - 1]}…"
+
+
+def _is_number(kind: str) -> bool:
+    return kind.rstrip("0123456789").endswith(("INT", "INTEGER", "FLOAT", "DOUBLE")) or kind.startswith("DECIMAL")

@@ -1,0 +1,139 @@
+"""Which files hold an output's committed rows, and how DuckDB opens them: by name, never by a pattern or a listing."""
+
+from __future__ import annotations
+
+import io
+import secrets
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import duckdb
+from fsspec import AbstractFileSystem
+
+from pipelines.storage import Store
+from pipelines.table import KINDS, DataFile, Kind, read_commits
+
+_WRITTEN_ONCE = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFiles:
+    """What a run has committed.
+
+    Attributes:
+        files: its data files of each table, those without rows left out.
+        committed_shards: how many.
+        status_counts: images by status.
+        num_annotations: masks.
+    """
+
+    files: Mapping[Kind, tuple[DataFile, ...]]
+    committed_shards: int
+    status_counts: Mapping[str, int]
+    num_annotations: int
+
+
+def find_files(store: Store, run_id: str) -> RunFiles:
+    """Find the files of a run's committed shards."""
+    commits, counts = list(read_commits(store, run_id)), Counter[str]()
+    for commit in commits:
+        counts.update(commit.status_counts)
+    files = {kind: tuple(file for c in commits if (file := getattr(c, kind)).rows) for kind in KINDS}
+    return RunFiles(
+        files=files,
+        committed_shards=len(commits),
+        status_counts=counts,
+        num_annotations=sum(file.rows for file in files["annotations"]),
+    )
+
+
+def make_readable(connection: duckdb.DuckDBPyConnection, store: Store, files: Iterable[DataFile]) -> dict[str, str]:
+    """Let a connection read files of an output.
+
+    Returns:
+        The paths by which DuckDB opens them, by name.
+    """
+    if store.is_local:
+        # A path that names a file is no pattern to DuckDB, whatever stands in it.
+        return {file.name: store.path(file.name) for file in files}
+    objects = StoreFileSystem(store, {file.name: file.num_bytes for file in files})
+    connection.register_filesystem(objects)
+    return {name: f"{objects.protocol}://{name}" for name in objects.sizes}
+
+
+class StoreFileSystem(AbstractFileSystem):
+    """An output's data files for DuckDB, under a protocol of their own.
+
+    Opening one asks the store nothing, for its size is known; a read is one request for just its bytes. Names are
+    never taken for patterns, whatever stands in them.
+    """
+
+    cachable = False
+
+    def __init__(self, store: Store, sizes: Mapping[str, int]) -> None:
+        """Serve the objects with these names and sizes."""
+        super().__init__()
+        self.protocol = f"xsam{secrets.token_hex(4)}"
+        self.store, self.sizes = store, dict(sizes)
+
+    def glob(self, path: str, **_: Any) -> list[str]:
+        """Return the path: it is no pattern."""
+        return [path]
+
+    def exists(self, path: str, **_: Any) -> bool:
+        """Say whether a file is one of the output's."""
+        return self._name(path) in self.sizes
+
+    def size(self, path: str) -> int:
+        """Return a file's bytes."""
+        return self.sizes[self._name(path)]
+
+    def modified(self, path: str) -> datetime:  # noqa: ARG002
+        """Return when a file was written: all at once, for data files never change."""
+        return _WRITTEN_ONCE
+
+    def open(self, path: str, mode: str = "rb", **_: Any) -> io.RawIOBase:
+        """Open a file for reading.
+
+        Raises:
+            PermissionError: for writing.
+        """
+        if mode != "rb":
+            raise PermissionError(f"{path}: an output is read, never written")
+        return _StoredFile(self.store, self._name(path), self.size(path))
+
+    def _name(self, path: str) -> str:
+        return path.removeprefix(f"{self.protocol}://")
+
+
+class _StoredFile(io.RawIOBase):
+    """An object of which every read is one request."""
+
+    def __init__(self, store: Store, name: str, size: int) -> None:
+        super().__init__()
+        self._store, self._name, self._size, self._place = store, name, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        self._place = max(0, start + offset)
+        return self._place
+
+    def read(self, size: int = -1) -> bytes:
+        end = self._size if size is None or size < 0 else min(self._size, self._place + size)
+        if end <= self._place:
+            return b""
+        data = self._store.read_range(self._name, self._place, end)
+        self._place += len(data)
+        return data

@@ -1,0 +1,192 @@
+"""One SELECT that a person wrote: checked to be nothing else, shown in part, or saved whole to a new file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from pipelines.query import VIEWS
+from pipelines.storage import StorageError
+from pipelines.tabular import SourceError
+
+FILE_FORMATS = {
+    ".csv": "FORMAT csv, HEADER true",
+    ".json": "FORMAT json, ARRAY true",
+    ".jsonl": "FORMAT json, ARRAY false",
+    ".parquet": "FORMAT parquet, COMPRESSION zstd",
+}
+_END = re.compile(r";(\s|;|--[^\n]*(\n|$))*$")
+_NESTED = re.compile(r"\]$|^(STRUCT|MAP|UNION|LIST)\b")
+# The one function that runs SQL which nobody has checked.
+_NO_HIDDEN_SQL = """
+CREATE OR REPLACE MACRO json_execute_serialized_sql(statement) AS TABLE
+SELECT error('json_execute_serialized_sql is not available here') AS refused
+"""
+
+
+class QueryError(SourceError):
+    """A query cannot be answered; the message says why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a result: its name and DuckDB's name of its type."""
+
+    name: str
+    type: str
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether its values are lists or records."""
+        return _NESTED.search(self.type) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Select:
+    """A statement that has been checked.
+
+    Attributes:
+        sql: the statement, without a semicolon.
+        columns: of its result.
+    """
+
+    sql: str
+    columns: tuple[Column, ...]
+
+
+def check_select(connection: duckdb.DuckDBPyConnection, sql: str) -> Select:
+    """Check that a text is one statement that only reads, and that all it names is there. It is not run.
+
+    Args:
+        connection: as open_database returns it.
+        sql: what a person wrote.
+
+    Raises:
+        QueryError: it is not SQL, names what is not there, is several statements, or would change or write something.
+    """
+    with explained_query(connection):
+        statements = connection.extract_statements(sql)
+        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+            raise QueryError(
+                f"a query must be one SELECT statement, this is {_kinds(statements)}; nothing was run. To keep a "
+                "result, save it to a file (--to)"
+            )
+        connection.execute(_NO_HIDDEN_SQL)
+        select = _END.sub("", statements[0].query)
+        # In parentheses even a WITH clause may only read.
+        found = connection.execute(f"DESCRIBE SELECT * FROM (\n{select}\n)").fetchall()
+    return Select(select, tuple(Column(name=row[0], type=row[1]) for row in found))
+
+
+def _kinds(statements: list[Any]) -> str:
+    if len(statements) > 1:
+        return f"{len(statements)} statements"
+    return statements[0].type.name if statements else "empty"
+
+
+def first_rows(connection: duckdb.DuckDBPyConnection, select: Select, count: int) -> tuple[list[tuple[Any, ...]], bool]:
+    """Return the first rows of a result, and whether there are more; no more than those are held.
+
+    Raises:
+        QueryError, StorageError: it fails while it runs.
+    """
+    with explained_query(connection):
+        rows = connection.execute(select.sql).fetchmany(count + 1)
+    return rows[:count], len(rows) > count
+
+
+def save(connection: duckdb.DuckDBPyConnection, select: Select, path: Path) -> int:
+    """Write a whole result to a new file, which appears once it is complete; rows are streamed.
+
+    CSV: what is nested is written as JSON. JSON: one array of objects; JSON lines: one object a line.
+
+    Args:
+        connection: as open_database returns it.
+        select: what to write.
+        path: the file; its extension, one of FILE_FORMATS, says how it is written.
+
+    Returns:
+        How many rows were written.
+
+    Raises:
+        QueryError: the file exists, cannot be written, has another extension; or the query fails while it runs.
+        StorageError: the output cannot be read.
+    """
+    check_new_file(path)
+    # JSON keeps no two values of one name, and Parquet no two columns.
+    if len({column.name.lower() for column in select.columns}) < len(select.columns):
+        raise QueryError("two columns of the result have one name; name them apart with AS")
+    form, columns = FILE_FORMATS[path.suffix.lower()], "*"
+    if path.suffix.lower() == ".csv" and (nested := [c.name for c in select.columns if c.is_nested]):
+        columns = f"* REPLACE ({', '.join(f'to_json({_quoted(name)}) AS {_quoted(name)}' for name in nested)})"
+    partial = path.with_name(f".tmp-{secrets.token_hex(8)}")
+    literal = str(partial).replace("'", "''")
+    try:
+        with explained_query(connection):
+            sql = f"COPY (SELECT {columns} FROM (\n{select.sql}\n)) TO '{literal}' ({form})"
+            (count,) = connection.execute(sql).fetchall()[0]
+        os.link(partial, path)
+    except FileExistsError as error:
+        raise QueryError(f"{path} has come into being meanwhile, and is left as it is; name a new file") from error
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise QueryError(f"{path} cannot be written: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return int(count)
+
+
+def check_new_file(path: Path) -> None:
+    """Check that a result can be saved to a path, before any work is done.
+
+    Raises:
+        QueryError: the file exists, its folder does not, or its extension is not one of FILE_FORMATS.
+    """
+    if path.suffix.lower() not in FILE_FORMATS:
+        raise QueryError(f"{path}: extension {path.suffix!r} is not known; name a file {', '.join(FILE_FORMATS)}")
+    if os.path.lexists(path):
+        raise QueryError(f"{path} exists already; name a new file, or remove it")
+    if not path.parent.is_dir():
+        raise QueryError(f"{path.parent} is not a folder, so {path.name} cannot be written there")
+
+
+@contextlib.contextmanager
+def explained_query(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Turn what DuckDB says against a query into one message for a person."""
+    try:
+        yield
+    except (duckdb.CatalogException, duckdb.BinderException) as error:
+        raise QueryError(f"{_message(error)}\n{describe_views(connection)}") from error
+    except duckdb.Error as error:
+        if isinstance(error.__cause__, StorageError):
+            raise error.__cause__ from error
+        raise QueryError(_message(error)) from error
+
+
+def _message(error: duckdb.Error) -> str:
+    """Return DuckDB's message with lines counted as the person wrote them, without that of the parenthesis."""
+    return re.sub(r"^LINE (\d+):", lambda found: f"LINE {max(1, int(found[1]) - 1)}:", str(error).strip(), flags=re.M)
+
+
+def describe_views(connection: duckdb.DuckDBPyConnection) -> str:
+    """Say what can be queried: each view with its columns, one line a view."""
+    found = connection.execute(
+        "SELECT table_name, list(column_name ORDER BY column_index) FROM duckdb_columns() "
+        "WHERE schema_name = 'main' AND table_name IN $views GROUP BY 1",
+        {"views": list(VIEWS)},
+    )
+    columns = dict(found.fetchall())
+    return "\n".join(f"{name}: {', '.join(columns[name])}" for name in VIEWS)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
