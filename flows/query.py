@@ -78,7 +78,9 @@ def show_rows(columns: Sequence[Column], rows: Sequence[Sequence[Any]], console:
     console.print(table)
     if hidden := [column.name for column in columns[fitting:]]:
         names = literal(", ".join(hidden))
-        console.print(f"{len(hidden)} more columns do not fit: {names}; select those wanted, or save all with --to FILE")
+        console.print(
+            f"{len(hidden)} more columns do not fit: {names}; select those wanted, or save all with --to FILE"
+        )
 
 
 def shown(value: Any) -> str:

@@ -121,9 +121,6 @@ def save(connection: duckdb.DuckDBPyConnection, select: Select, path: Path) -> i
         StorageError: the output cannot be read.
     """
     check_new_file(path)
-    # JSON keeps no two values of one name, and Parquet no two columns.
-    if len({column.name.lower() for column in select.columns}) < len(select.columns):
-        raise QueryError("two columns of the result have one name; name them apart with AS")
     form, columns = FILE_FORMATS[path.suffix.lower()], "*"
     if path.suffix.lower() == ".csv" and (nested := [c.name for c in select.columns if c.is_nested]):
         columns = f"* REPLACE ({', '.join(f'to_json({_quoted(name)}) AS {_quoted(name)}' for name in nested)})"
