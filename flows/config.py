@@ -38,8 +38,12 @@ class SourceConfig:
     """Where the images are.
 
     Attributes:
-        uri: a folder or bucket prefix, a glob, a list file (.txt, .lst), or a table (.csv, .tsv, .parquet, .jsonl).
-        image_id_column, uri_column: columns of a table source; found by their usual names when left out.
+        uri: a folder or bucket prefix, a pattern, a list file (.txt, .lst), a table (.csv, .tsv, .parquet, .jsonl) of
+            URIs or of images, a COCO file (.json), tar files, or a folder that ``datasets`` saved: docs/sources.md.
+        image_id_column, uri_column: columns of a table source; found by their usual names when left out. Of a tar the
+            first may be ``__key__``, ``__path__`` or a field of the samples' .json, of images in tables ``__row__``.
+        image_column: the column of a table that holds images as bytes; found when left out.
+        image_root: folder of the images that a list, table or COCO file names; its own folder when left out.
         storage_options: fsspec options without credentials, e.g. endpoint_url.
         allow_http: fetch images that a list or table names as http:// or https://.
     """
@@ -49,13 +53,18 @@ class SourceConfig:
     uri: str
     image_id_column: str | None = None
     uri_column: str | None = None
+    image_column: str | None = None
+    image_root: str | None = None
     storage_options: dict[str, Any] = field(default_factory=dict)
     allow_http: bool = False
 
     def __post_init__(self) -> None:
         if not self.uri:
             raise ValueError("source.uri is empty; give a folder, bucket prefix, glob, list file or table")
+        if self.uri_column and self.image_column:
+            raise ValueError("source: uri_column and image_column are both given; a table holds one or the other")
         _check_uri("source.uri", self.uri)
+        _check_uri("source.image_root", self.image_root or "")
         check_storage_options(self.storage_options)
 
 
@@ -231,6 +240,9 @@ class RunConfig:
             "source": absolute_uri(self.source.uri),
             "source.image_id_column": self.source.image_id_column,
             "source.uri_column": self.source.uri_column,
+            # Left out where they are not set, as they were before they could be.
+            **({"source.image_column": self.source.image_column} if self.source.image_column else {}),
+            **({"source.image_root": absolute_uri(self.source.image_root)} if self.source.image_root else {}),
             "limit": self.plan.limit,
             "task": self.task,
             "categories": [name.strip() for name in self.categories],

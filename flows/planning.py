@@ -123,6 +123,8 @@ def list_collection(
         storage_options=config.source.storage_options,
         image_id_column=config.source.image_id_column,
         uri_column=config.source.uri_column,
+        image_column=config.source.image_column,
+        image_root=config.source.image_root,
     )
     joined = join_prompts(refs, own.table or PromptTable(by_image={}))
     with draft_plan(joined, config.plan, None if coverage is None else coverage.left) as draft:

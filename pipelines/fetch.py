@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,9 +10,13 @@ from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.exceptions import FSTimeoutError
 from fsspec.implementations.http import HTTPFileSystem
 
-from pipelines.storage import ProtocolError, error_code, explain, open_filesystem
+from pipelines.parquet_rows import ChangedError, ChunkTooLargeError, read_value
+from pipelines.places import Cell, Span, split_place
+from pipelines.source_files import look_up
+from pipelines.storage import ProtocolError, error_code, explain, is_denied, is_missing, open_filesystem, read_range
 from pipelines.types import ImageRef, Reason
 
+_HEADER_BYTES = 512  # of a tar
 _WEB_CHUNK_BYTES = 2**18
 _WEB_ERRORS: Mapping[int, type[OSError]] = {
     401: PermissionError,
@@ -49,24 +54,74 @@ def fetch(
     Raises:
         FetchError: with the reason for the image's row.
     """
-    if ref.num_bytes is not None and ref.num_bytes > max_bytes:
-        raise FetchError(Reason.TOO_MANY_BYTES, f"{ref.num_bytes:,} bytes; max_image_bytes is {max_bytes:,}")
+    uri, place = split_place(ref.uri)
+    num_bytes = place.size if isinstance(place, Span) else ref.num_bytes
+    if num_bytes is not None and num_bytes > max_bytes:
+        raise FetchError(Reason.TOO_MANY_BYTES, f"{num_bytes:,} bytes; max_image_bytes is {max_bytes:,}")
+    version = split_place(ref.etag)[0] if ref.etag else None
     try:
-        fs, path = open_filesystem(ref.uri, options, allow_http=allow_http)
-        span: dict[str, int] = {} if ref.num_bytes is not None else {"start": 0, "end": max_bytes + 1}
+        fs, path = open_filesystem(uri, options, allow_http=allow_http)
         if isinstance(fs, HTTPFileSystem):
             data = sync(fs.loop, _read_web, fs, path, max_bytes, timeout=timeout_s)
-        elif isinstance(fs, AsyncFileSystem):
-            data = sync(fs.loop, fs._cat_file, path, timeout=timeout_s, **span)
+        elif isinstance(place, Cell):
+            data = _read_cell(uri, options, place, version)
+        elif isinstance(place, Span):
+            data = _read_span(fs, path, place, version, timeout_s)
         else:
-            data = fs.cat_file(path, **span)
+            data = _read(fs, path, None if num_bytes is not None else (0, max_bytes + 1), timeout_s)
+    except FetchError:
+        raise
     except Exception as error:
-        if error_code(error) in ("InvalidRange", "416"):
+        if place is None and error_code(error) in ("InvalidRange", "416"):
             return b""
         raise FetchError(_fetch_reason(error), explain(error, ref.uri)) from error
     if len(data) > max_bytes:
         raise FetchError(Reason.TOO_MANY_BYTES, f"more than max_image_bytes, {max_bytes:,}")
-    return bytes(data)
+    return data
+
+
+def _read(fs: Any, path: str, part: tuple[int, int] | None, timeout_s: float) -> bytes:
+    """Read a file, or its bytes from start up to end, in one request."""
+    if isinstance(fs, AsyncFileSystem):
+        span = {"start": part[0], "end": part[1]} if part else {}
+        return bytes(sync(fs.loop, fs._cat_file, path, timeout=timeout_s, **span))
+    return read_range(fs, path, *part) if part else bytes(fs.cat_file(path))
+
+
+def _read_span(fs: Any, path: str, place: Span, version: str | None, timeout_s: float) -> bytes:
+    """Read a part of a file, and make sure that it is the part that was listed."""
+    before = 0 if place.header is None else _HEADER_BYTES
+    if not before and version is not None and look_up(fs, path).etag != version:
+        raise _changed()
+    if before + place.size == 0:
+        return b""
+    try:
+        data = _read(fs, path, (place.offset - before, place.offset + place.size), timeout_s)
+    except Exception as error:
+        if error_code(error) in ("InvalidRange", "416"):
+            raise _changed() from error
+        raise
+    if len(data) != before + place.size or (before and zlib.crc32(data[:before]) != place.header):
+        raise _changed()
+    return data[before:]
+
+
+def _read_cell(uri: str, options: Mapping[str, Any] | None, place: Cell, version: str | None) -> bytes:
+    try:
+        value = read_value(uri, options, place.column, place.row, version=version)
+    except ChangedError as error:
+        raise _changed() from error
+    except ChunkTooLargeError as error:
+        raise FetchError(Reason.TOO_MANY_BYTES, str(error)) from error
+    if value is None:
+        raise FetchError(Reason.NOT_FOUND, f"row {place.row} holds no image: column {place.column!r} is null")
+    return value
+
+
+def _changed() -> FetchError:
+    return FetchError(
+        Reason.FETCH_FAILED, "the file that holds the image has changed since it was listed; plan again, as a new run"
+    )
 
 
 async def _read_web(fs: HTTPFileSystem, url: str, max_bytes: int) -> bytes:
@@ -85,9 +140,9 @@ async def _read_web(fs: HTTPFileSystem, url: str, max_bytes: int) -> bytes:
 def _fetch_reason(error: Exception) -> Reason:
     if isinstance(error, ProtocolError):
         return Reason.NOT_ALLOWED
-    if isinstance(error, FileNotFoundError):
+    if is_missing(error):
         return Reason.NOT_FOUND
-    if isinstance(error, PermissionError):
+    if is_denied(error):
         return Reason.ACCESS_DENIED
     if isinstance(error, TimeoutError | FSTimeoutError):
         return Reason.FETCH_TIMEOUT

@@ -191,7 +191,7 @@ def _say_twice(image_id: str, database: sqlite3.Connection) -> str:
     (one, uri), (other, other_uri) = database.execute(found, (image_id,))
     return (
         f"image_id {image_id!r} stands for both {uri} and {other_uri}, images {one:,} and {other:,} of the source; "
-        "ids must be unique"
+        "ids must be unique: see source.image_id_column"
     )
 
 

@@ -1,4 +1,4 @@
-"""The only place that knows s3://, gs://, file://, memory:// and http://: opening, create-only puts, clear errors.
+"""The only place that knows s3://, gs://, hf://, file://, memory:// and http://: opening, create-only puts, errors.
 
 A Store is one output folder. Retries of transient faults are the client library's own; nothing here loops on them.
 """
@@ -16,9 +16,11 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import fsspec
+from fsspec.asyn import AsyncFileSystem
 from fsspec.exceptions import FSTimeoutError
 
 PROTOCOLS = ("file", "s3", "gs", "memory")
+READ_ONLY_PROTOCOLS = ("hf",)
 HTTP_PROTOCOLS = ("http", "https")
 _ALIASES = {"local": "file", "s3a": "s3", "gcs": "gs"}
 _SECRET_OPTIONS = frozenset(
@@ -36,6 +38,7 @@ _SECRET_PARAMETERS = frozenset(
 )
 _CONFLICT_CODES = frozenset({"ConditionalRequestConflict", "OperationAborted", "409"})
 _REFUSED_CODES = frozenset({"PreconditionFailed", "412"})
+_CLIENT_PACKAGES = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "huggingface_hub", "httpx")
 _MAX_CONFLICT_TRIES = 5
 _TEMPORARY = ".tmp-"
 PROBE_PREFIX = "_runs/.probe-"
@@ -92,21 +95,21 @@ class ProtocolError(StorageError):
 
 
 def protocol_of(uri: str, *, allow_http: bool = False) -> str:
-    """Return file, s3, gs or memory for a URI or plain path; http and https where they are allowed.
+    """Return file, s3, gs, memory or hf for a URI or plain path; http and https where they are allowed.
 
     Raises:
         ProtocolError: for any other protocol.
     """
     protocol = uri.split("://", 1)[0].lower() if "://" in uri else "file"
     protocol = _ALIASES.get(protocol, protocol)
-    if protocol in PROTOCOLS or (allow_http and protocol in HTTP_PROTOCOLS):
+    if protocol in (*PROTOCOLS, *READ_ONLY_PROTOCOLS) or (allow_http and protocol in HTTP_PROTOCOLS):
         return protocol
     if protocol in HTTP_PROTOCOLS:
         raise ProtocolError(
             f"{uri!r}: only images that a list or table names are fetched from the web, with source.allow_http = true"
         )
     raise ProtocolError(
-        f"{uri!r}: protocol {protocol!r} is not supported; use a path or one of s3://, gs://, memory://"
+        f"{uri!r}: protocol {protocol!r} is not supported; use a path or one of s3://, gs://, hf://, memory://"
     )
 
 
@@ -126,7 +129,7 @@ def open_filesystem(uri: str, options: Mapping[str, Any] | None = None, *, allow
     """Open the filesystem behind a URI.
 
     Args:
-        uri: a local path, or file://, s3://, gs://, memory://, http(s)://.
+        uri: a local path, or file://, s3://, gs://, memory://, hf:// (its token is the machine's own), http(s)://.
         options: fsspec storage options without credentials, e.g. ``{"endpoint_url": "http://127.0.0.1:8333"}``.
         allow_http: whether the web may be asked.
 
@@ -138,7 +141,7 @@ def open_filesystem(uri: str, options: Mapping[str, Any] | None = None, *, allow
         StorageError: its client library is not installed.
     """
     protocol = protocol_of(uri, allow_http=allow_http)
-    options = dict(options or {}) if protocol in ("s3", "gs") else {}
+    options = dict(options or {}) if protocol in ("s3", "gs", "hf") else {}
     if protocol in ("s3", "gs"):
         options["use_listings_cache"] = False
     if protocol in HTTP_PROTOCOLS:
@@ -158,6 +161,20 @@ def open_filesystem(uri: str, options: Mapping[str, Any] | None = None, *, allow
     return fs, fs._strip_protocol(uri)
 
 
+def read_range(fs: Any, path: str, start: int, end: int) -> bytes:
+    """Return the bytes of a file from start up to end, and ask for no others."""
+    if isinstance(fs, AsyncFileSystem):
+        return bytes(fs.cat_file(path, start=start, end=end))
+    return bytes(fs.cat_file(path, start=start, end=end, cache_type="none"))
+
+
+def read_info(fs: Any, path: str) -> Mapping[str, Any]:
+    """Return what a store says of a file now, whatever it said before."""
+    everything = {"expand_info": True} if fs.protocol == "hf" else {}  # which would leave the version out
+    info: Mapping[str, Any] = fs.info(path, refresh=True, **everything)
+    return info
+
+
 def error_code(error: BaseException | None) -> str | None:
     """Return the S3 error code behind an exception, looking through its causes; None where there is none."""
     while error is not None:
@@ -168,6 +185,20 @@ def error_code(error: BaseException | None) -> str | None:
     return None
 
 
+def is_missing(error: BaseException) -> bool:
+    """Say whether an error means that there is nothing at a location."""
+    return isinstance(error, FileNotFoundError) or _http_status(error) in (404, 410)
+
+
+def is_denied(error: BaseException) -> bool:
+    """Say whether an error means that a location may not be read or written."""
+    return isinstance(error, PermissionError) or _http_status(error) in (401, 403)
+
+
+def _http_status(error: BaseException) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
 def explain(error: BaseException, uri: str) -> str:
     """Say in words what went wrong at a storage location and what to do about it; never includes a credential."""
     kind, code = type(error).__name__, error_code(error)
@@ -175,10 +206,12 @@ def explain(error: BaseException, uri: str) -> str:
         return (
             f"{uri}: no credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or use a role"
         )
-    if isinstance(error, PermissionError):
+    if is_denied(error):
         return f"{uri}: access denied ({code or error}); check the credentials and the permissions on this location"
-    if isinstance(error, FileNotFoundError):
-        return f"{uri}: not found ({code or 'no such bucket, folder or file'}); check the spelling and that it exists"
+    if is_missing(error):
+        private = "; what is private needs HF_TOKEN in the environment" if uri.startswith("hf://") else ""
+        where = code or "no such bucket, folder or file"
+        return f"{uri}: not found ({where}); check the spelling and that it exists{private}"
     if kind in ("EndpointConnectionError", "ConnectTimeoutError", "ConnectionError", "ClientConnectorError"):
         return f"{uri}: the endpoint does not answer ({error}); check AWS_ENDPOINT_URL or storage_options.endpoint_url"
     return f"{uri}: {kind}: {error}"
@@ -194,7 +227,7 @@ def explained(uri: str) -> Iterator[None]:
     except (OSError, FSTimeoutError) as error:
         raise StorageError(explain(error, uri)) from error
     except Exception as error:
-        if type(error).__module__.split(".")[0] in ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google"):
+        if type(error).__module__.split(".")[0] in _CLIENT_PACKAGES:
             raise StorageError(explain(error, uri)) from error
         raise
 
@@ -352,7 +385,13 @@ class Store:
 
 
 def open_store(uri: str, options: Mapping[str, Any] | None = None) -> Store:
-    """Open an output folder. Nothing is created or contacted yet."""
+    """Open an output folder. Nothing is created or contacted yet.
+
+    Raises:
+        StorageError: it is the root of a file system, or of a kind that is only read.
+    """
+    if protocol_of(uri) in READ_ONLY_PROTOCOLS:
+        raise ProtocolError(f"{uri!r}: hf:// is only read here, as a source; write to a path, s3:// or gs://")
     fs, root = open_filesystem(uri, options)
     if not root.strip("/"):
         raise StorageError(f"{uri!r}: an output needs a folder name, not the root of the file system")

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import IO, Any
@@ -77,14 +78,19 @@ def open_text(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[I
         SourceError: it cannot be opened, or turns out not to be UTF-8.
     """
     try:
-        with _open(uri, storage_options) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+        with open_bytes(uri, storage_options) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
             yield text
     except UnicodeDecodeError as error:
         raise SourceError(f"{uri}: not UTF-8 text ({error}); save it as UTF-8") from error
 
 
 @contextlib.contextmanager
-def _open(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[IO[bytes]]:
+def open_bytes(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[IO[bytes]]:
+    """Open a file.
+
+    Raises:
+        SourceError: it cannot be opened, or not be read inside the ``with``.
+    """
     with readable(uri):
         fs, path = open_filesystem(uri, storage_options)
         with fs.open(path, "rb") as file:
@@ -129,17 +135,47 @@ def _json_rows(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[
 
 
 def _parquet_rows(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
-    with _open(uri, storage_options) as file:
+    with open_bytes(uri, storage_options) as file:
         try:
             table = pq.ParquetFile(file)
-            columns = [field.name for field in table.schema_arrow if not _holds_binary(field.type)]
+            columns = [field.name for field in table.schema_arrow if not holds_binary(field.type)]
             for batch in table.iter_batches(batch_size=_ROWS_PER_BATCH, columns=columns):
                 yield from batch.to_pylist()
         except pa.ArrowException as error:
             raise SourceError(f"{uri}: not a readable Parquet file: {error}") from error
 
 
-def _holds_binary(kind: pa.DataType) -> bool:
+def columns_json(columns: Mapping[str, Any], max_chars: int | None = None) -> str | None:
+    """Return an image's further columns as a JSON object with sorted keys; None if all are null.
+
+    NaN and infinities are null, dates ISO text, and what JSON does not know its text.
+
+    Args:
+        columns: by name.
+        max_chars: columns whose own JSON is longer are left out; None for any length.
+    """
+    known = {name: value for name, value in ((n, _plain(v)) for n, v in columns.items()) if value is not None}
+    if max_chars is not None:
+        known = {name: value for name, value in known.items() if len(_dump(value)) <= max_chars}
+    return _dump(known) if known else None
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.isoformat() if hasattr(value, "isoformat") else value
+
+
+def holds_binary(kind: pa.DataType) -> bool:
+    """Say whether values of a type hold binary data anywhere."""
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
         return True
-    return any(_holds_binary(kind.field(i).type) for i in range(kind.num_fields))
+    return any(holds_binary(kind.field(i).type) for i in range(kind.num_fields))

@@ -14,7 +14,9 @@ import pytest
 from flows import steps
 from flows.config import ConfigError, RunConfig, load_config, merge, parse_config
 from flows.observer import Silent
+from flows.planning import OwnPrompts, list_collection
 from pipelines.table import KINDS
+from tests.containers import parquet_bytes
 from tests.drivers import REPOSITORY, UNSTABLE, committed
 from tests.flows.conftest import MakeConfig
 
@@ -54,6 +56,12 @@ def changed(**tables: Any) -> dict[str, Any]:
         pytest.param(changed(visual_prompts="p.csv"), ["visual_prompts: unknown key"], id="old name of prompts"),
         pytest.param(changed(model={"max_new_tokens": 0}), ["max_new_tokens is 0; allowed: 1"], id="no tokens"),
         pytest.param(changed(source=""), ["source.uri is empty"], id="empty source"),
+        pytest.param(changed(source={"uri": "t.parquet", "uri_column": "a", "image_column": "b"}),
+                     ["uri_column and image_column are both given"], id="two columns"),
+        pytest.param(changed(source={"uri": "hf://datasets/a/b", "storage_options": {"token": "hf_x"}}),
+                     ["must not hold credentials (found token)"], id="its token"),
+        pytest.param(changed(source={"uri": "c.json", "image_root": "s3://me:hunter2@b/x"}),
+                     ["source.image_root carries a user name"], id="its images"),
         pytest.param(changed(source={"uri": "s3://b/x", "storage_options": {"secret": "x"}}),
                      ["must not hold credentials", "AWS_SECRET_ACCESS_KEY"], id="credentials"),
         pytest.param(changed(source={"storage_options": {"client_kwargs": {"aws_secret_access_key": "x"}}}),
@@ -138,6 +146,8 @@ def fingerprint(config: RunConfig, model: str = "0" * 64, prompts: str | None = 
     [
         {"source": "others"},
         {"source": {"uri_column": "path"}},
+        {"source": {"image_column": "image"}},
+        {"source": {"image_root": "elsewhere"}},
         {"categories": ["tree"]},
         {"categories": ["car", "tree"]},
         {"task": "genseg"},
@@ -230,6 +240,28 @@ def test_every_field_of_the_model_and_of_decoding_was_considered_for_the_fingerp
     fields = {f"model.{field.name}" for field in dataclasses.fields(config.model)}
     fields |= {f"decode.{field.name}" for field in dataclasses.fields(config.label.decode)}
     assert fields - set(fingerprint(config)) <= left_out
+
+
+def test_a_source_that_says_nothing_new_has_the_fingerprint_that_it_had() -> None:
+    assert {name for name in fingerprint(parse_config(MINIMAL)) if name.startswith("source")} == {
+        "source",
+        "source.image_id_column",
+        "source.uri_column",
+    }
+
+
+def test_what_a_source_says_of_its_images_reaches_the_listing(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text('{"images": [{"file_name": "a.jpg"}]}')
+    columns = {"jpg": [b"1"], "png": [b"2"], "url": ["x"], "key": ["k"]}
+    (tmp_path / "t.parquet").write_bytes(parquet_bytes(columns))
+    table = {"uri": f"{tmp_path}/t.parquet", "image_column": "png", "image_id_column": "key"}
+    for source, uri in (
+        ({"uri": f"{tmp_path}/c.json", "image_root": "/elsewhere"}, "/elsewhere/a.jpg"),
+        (table, f"{tmp_path}/t.parquet#column=png&row=0"),
+    ):
+        config = parse_config(changed(source=source))
+        with list_collection(config, OwnPrompts()) as (plan, _):
+            assert plan.first_uri == uri
 
 
 def test_one_source_may_be_written_in_several_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,6 +195,8 @@ def test_a_bucket_of_several_pages_is_listed_whole(bucket, monkeypatch: pytest.M
         ("x/**/?.png", ["y/d.png"]),
         ("x/y/[ab]*.jpg", []),
         ("x/y/[cd].*", ["c.jpg", "d.png"]),
+        ("x/{b,y/c}.jpg", ["b.jpg", "y/c.jpg"]),
+        ("{x,nix}/**/*.{jpg,png}", ["x/b.jpg", "x/y/c.jpg", "x/y/d.png"]),
     ],
 )
 def test_glob_matches_alike_everywhere(
@@ -218,8 +220,9 @@ def test_glob_matches_alike_everywhere(
 
 
 def test_a_folder_whose_name_holds_wildcards_is_a_folder(tmp_path: Path) -> None:
-    fill(tmp_path, ["trip [2019]*/a.jpg", "trip 2/b.jpg"])
+    fill(tmp_path, ["trip [2019]*/a.jpg", "trip 2/b.jpg", "{a,b}/c.jpg", "a/d.jpg"])
     assert ids(tmp_path / "trip [2019]*") == ["a.jpg"]
+    assert ids(tmp_path / "{a,b}") == ["c.jpg"]
 
 
 def test_memory_prefix_lists_and_fetches(memory) -> None:
@@ -446,7 +449,7 @@ def test_further_columns_of_parquet_become_plain_json_and_pixels_stay_behind(tmp
         "took": datetime.timedelta(seconds=2),
     }
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "t.parquet")
-    (ref,) = list_images(str(tmp_path / "t.parquet"))
+    (ref,) = list_images(str(tmp_path / "t.parquet"), uri_column="uri")
     assert ref.source_columns == (
         '{"nested": {"a": null, "b": 1}, "score": 0.5, "tags": ["ü", null], "took": "0:00:02", '
         '"when": "2024-05-17T12:30:00"}'

@@ -1,0 +1,67 @@
+"""Where an image lies inside a larger file, written at the end of the file's URI. Reads nothing.
+
+``...tar#offset=1024&size=9731&header=5d3c0a11`` a range of bytes; with ``header``: the tar member of that header
+``...parquet#column=image&row=17``               a row of a column of binary values
+``...#whole``                                    the whole file, for one whose real name ends like one of the above
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import quote, unquote
+
+_PLACE = re.compile(
+    r"#(?:offset=(?P<offset>\d{1,18})&size=(?P<size>\d{1,18})(?:&header=(?P<header>[0-9a-f]{8}))?"
+    r"|column=(?P<column>[^#&]+)&row=(?P<row>\d{1,18})"
+    r"|(?P<whole>whole))\Z"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A range of bytes.
+
+    Attributes:
+        offset, size: in bytes.
+        header: CRC-32 of the 512 bytes before it, which are its header in a tar; None where there is none.
+    """
+
+    offset: int
+    size: int
+    header: int | None = None
+
+    def __str__(self) -> str:
+        """Return what stands behind the file's URI."""
+        header = "" if self.header is None else f"&header={self.header:08x}"
+        return f"#offset={self.offset}&size={self.size}{header}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A value of a table: the name of its column, and its row from 0."""
+
+    column: str
+    row: int
+
+    def __str__(self) -> str:
+        """Return what stands behind the file's URI."""
+        return f"#column={quote(self.column, safe='')}&row={self.row}"
+
+
+def split_place(text: str) -> tuple[str, Span | Cell | None]:
+    """Split a URI, or the version tag of an image, into that of the file and the place inside it.
+
+    Returns:
+        What is before the place, and the place; None for a whole file.
+    """
+    found = _PLACE.search(text) if "#" in text else None
+    if found is None:
+        return text, None
+    before, parts = text[: found.start()], found.groupdict()
+    if parts["offset"] is not None:
+        header = None if parts["header"] is None else int(parts["header"], 16)
+        return before, Span(int(parts["offset"]), int(parts["size"]), header)
+    if parts["row"] is not None:
+        return before, Cell(unquote(parts["column"]), int(parts["row"]))
+    return before, None
