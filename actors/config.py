@@ -8,6 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
+from pipelines.settings import SETTINGS
+
 RunnerKind = Literal["ray", "in_process"]
 
 
@@ -44,7 +46,7 @@ class PoolConfig:
         ValueError: a value is outside what is allowed.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
 
     runner: RunnerKind = "ray"
     replicas: int = 1
@@ -120,7 +122,7 @@ class PredictorConfig:
         ValueError: a value is outside what is allowed.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
 
     path: str = TINY_MODEL
     device: Device = "auto"

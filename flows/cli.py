@@ -146,6 +146,27 @@ def retry(
 
 
 @app.command()
+def serve(
+    config: Annotated[Path, typer.Option("--config", "-c", help="TOML or YAML file with the settings of every run.")],
+    cron: Annotated[str | None, typer.Option(help='When runs are due, e.g. "0 2 * * *": every night at two.')] = None,
+    interval: Annotated[
+        float | None, typer.Option(help="Seconds between runs instead; the first in ten seconds.")
+    ] = None,
+    timezone: Annotated[
+        str | None, typer.Option(help='What --cron is meant in, e.g. "Europe/Berlin"; else UTC.')
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the deployment; by default that of the file.")] = None,
+) -> None:
+    """Label what is new on a schedule, on this machine, until SIGTERM or Ctrl-C. One run at a time."""
+    from flows.config import load_config
+    from flows.serve import Timetable
+    from flows.serve import serve as serve_schedule
+
+    timetable = Timetable(cron=cron, interval_s=interval, timezone=timezone)
+    serve_schedule(load_config(config), timetable, name or config.stem, console)
+
+
+@app.command()
 def status(output: OutputArgument, run_id: RunIdOption = None) -> None:
     """Show how far a run is, from its commits alone: works from any machine while it goes on."""
     from flows.inspect import show_status

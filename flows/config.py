@@ -17,6 +17,7 @@ from actors.config import PoolConfig, PredictorConfig
 from flows.prompts import caption_prompt, check_names, check_stuff, named_prompts
 from pipelines.label import LabelConfig
 from pipelines.plan_draft import PlanConfig
+from pipelines.settings import SETTINGS
 from pipelines.storage import absolute_uri, check_storage_options, protocol_of, secret_in
 from pipelines.types import CategoryTask, Prompt, Reason
 
@@ -48,7 +49,7 @@ class SourceConfig:
         allow_http: fetch images that a list or table names as http:// or https://.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
 
     uri: str
     image_id_column: str | None = None
@@ -79,7 +80,7 @@ class OutputConfig:
         single_driver: promise that only one driver works on the run, for a store without conditional writes.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
 
     uri: str
     run_id: str | None = None
@@ -107,7 +108,7 @@ class WaveConfig:
         retry_delay_s: seconds before that.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
 
     max_waves: int = 200
     retries: int = 1
@@ -127,7 +128,7 @@ class LimitsConfig:
         after_images: images that an invocation labels or quarantines before the share counts.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
 
     max_quarantined_share: float = 0.2
     after_images: int = 500
@@ -148,7 +149,7 @@ class RetryConfig:
         reasons: why they are quarantined; any by default.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
 
     run_id: str
     reasons: tuple[str, ...] = ()
@@ -164,9 +165,10 @@ class RunConfig:
     """One labelling run: what to label, with which prompts and model, to where, on how many replicas.
 
     Attributes:
-        source: where the images are; a plain string is its uri.
-        output: where the table goes; a plain string is its uri.
-        model: the model that every replica loads; a plain string is its path. By default xsam-tiny, which comes along.
+        source: where the images are; in a file, a plain string is its uri.
+        output: where the table goes; in a file, a plain string is its uri.
+        model: the model that every replica loads; in a file, a plain string is its path. By default xsam-tiny, which
+            comes along.
         categories: names to segment in every image, e.g. ["forklift", "pallet"].
         task: "ovseg" (open vocabulary) or "genseg" (generic) for instances of the categories; with "_semantic" or
             "_panoptic" behind it for one label of every pixel.
@@ -180,10 +182,14 @@ class RunConfig:
         incremental: label only what the output's earlier runs do not cover: new or changed images, new prompts.
             Runs that are not finished are finished first.
         retry: label quarantined images of an earlier run again; the source is not listed then.
-        plan, label, pool, waves, limits: each layer's own settings.
+        plan: how the collection is cut into shards.
+        label: how a replica works through a shard.
+        pool: how many replicas there are, and what each is given.
+        waves: how shards are grouped into Prefect task runs.
+        limits: when a run is not worth going on with.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
 
     source: SourceConfig
     output: OutputConfig

@@ -34,14 +34,20 @@ from pipelines.types import ShardReceipt
 _ARTIFACT_INTERVAL_S = 10.0
 
 
-@flow(name="label-collection", validate_parameters=True, persist_result=False)
+@flow(
+    name="label-collection",
+    description="Labels a collection, or resumes it: the same call after any crash ends in the same rows.",
+    flow_run_name="{config.output.uri}",
+    validate_parameters=True,
+    persist_result=False,
+)
 def label_collection(config: RunConfig) -> dict[str, Any]:
     """Label a collection, or resume it: the same call after any crash ends in the same rows.
 
     With ``config.incremental`` runs of the output that are not finished come first, and then one of all that is new.
 
     Args:
-        config: the run.
+        config: what to label, with which prompts and model, to where.
 
     Returns:
         The summary of the run, of the last if there are several, as plain values (see RunSummary).
@@ -88,7 +94,7 @@ def _label_run(config: RunConfig) -> RunSummary:
     return summary
 
 
-@task(name="plan", cache_policy=NO_CACHE, persist_result=False)
+@task(name="plan", task_run_name="plan", cache_policy=NO_CACHE, persist_result=False)
 def plan_run(config: RunConfig, stack: ExitStack) -> planning.PlannedRun:
     """Freeze the plan, or read the frozen one; the stack holds what the run needs until its shards are labelled."""
     return stack.enter_context(planning.planned_run(config))
@@ -155,7 +161,7 @@ def _run_wave(  # noqa: PLR0917  (what a wave is made of)
     return []
 
 
-@task(name="verify", cache_policy=NO_CACHE, persist_result=False)
+@task(name="verify", task_run_name="verify", cache_policy=NO_CACHE, persist_result=False)
 def verify_run(
     config: RunConfig, plan: Plan, failures: list[ShardFailure], stopped: str, committed_before: int, started: float
 ) -> RunSummary:
@@ -210,15 +216,21 @@ class PrefectObserver:
 
 def publish(summary: RunSummary) -> None:
     """Leave the run's counts and its problems as artifacts."""
-    rows = [{"count": name, "images": number} for name, number in summary.ledger.items()]
-    rows += [{"count": f"quarantined: {reason}", "images": number} for reason, number in summary.reason_counts.items()]
-    rows.append({"count": "masks", "images": summary.num_annotations})
-    create_table_artifact(table=rows, key="label-collection-counts", description=f"Run {summary.run_id}")
+    rows = [{"what": f"images: {name}", "number": number} for name, number in summary.ledger.items()]
+    rows += [{"what": f"quarantined: {reason}", "number": number} for reason, number in summary.reason_counts.items()]
+    rows.append({"what": "masks", "number": summary.num_annotations})
+    create_table_artifact(
+        table=rows, key="label-collection-counts", description=f"Images and masks of {summary.run_id}"
+    )
+    ended = "Complete" if summary.ok else "Incomplete"
+    counts = ", ".join(f"{number:,} {name}" for name, number in summary.ledger.items())
     lines = [
-        f"# {'Complete' if summary.ok else 'Incomplete'}: {summary.run_id}",
+        f"# {ended}: {summary.run_id}",
         f"Output: `{summary.output}`",
-        f"{summary.committed} of {summary.shards} shards committed, {summary.labelled_now} in this flow run, "
-        f"{summary.elapsed_s:.1f} s.",
+        f"Images: {counts}. Masks: {summary.num_annotations:,}.",
+        f"{summary.committed} of {summary.shards} shards committed, {summary.labelled_now} of them by this flow run, "
+        f"in {summary.elapsed_s:.1f} s.",
         *(f"* {problem.splitlines()[0]}" for problem in summary.problems[:50]),
     ]
-    create_markdown_artifact("\n\n".join(lines), key="label-collection-summary")
+    description = f"{ended}: {counts}; {summary.num_annotations:,} masks"
+    create_markdown_artifact("\n\n".join(lines), key="label-collection-summary", description=description)

@@ -21,6 +21,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from pipelines.settings import SETTINGS
 from pipelines.types import Image, ImageRef, Reason
 
 # What Pillow raises on files that are broken in one way or another; OSError, SyntaxError and ValueError are its own
@@ -93,7 +94,7 @@ class DecodeLimits:
             Pillow itself opens as TIFF, GIF or WebP; a higher limit raises the ceiling of JPEG, PNG and BMP only.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
 
     max_image_bytes: int = 200_000_000
     max_image_pixels: int = 178_956_970

@@ -14,6 +14,7 @@ from pipelines.isolate import Asked, ModelClock, ask, careful_groups
 from pipelines.prefetch import Loaded, Loading, prefetch
 from pipelines.prompt_table import reject
 from pipelines.regions import check_region
+from pipelines.settings import SETTINGS
 from pipelines.storage import Store
 from pipelines.table import commit_shard
 from pipelines.types import (
@@ -50,7 +51,7 @@ class LabelConfig:
         decode: limits on what is decoded.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
 
     batch_size: int | None = None
     load_threads: int = 4

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 from pipelines.fingerprint import PlanError
 from pipelines.plan_file import ImageColumns, PlanFileWriter, read_shards, shard_name
+from pipelines.settings import SETTINGS
 from pipelines.storage import StorageError
 from pipelines.types import ImageRef, Prompt, Shard
 
@@ -36,7 +37,7 @@ class PlanConfig:
         limit: plan only the first so many images in image_id order; None for all.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
 
     images_per_shard: int = 500
     limit: int | None = None

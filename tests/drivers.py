@@ -14,6 +14,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -109,12 +110,19 @@ class PrefectServer:
         wait_until(lambda: _answers(f"{self.api_url}/health"), 120, lambda: log.read_text()[-2000:])
 
     def ask(self, path: str, body: Mapping[str, Any]) -> Any:
-        """POST to the API."""
+        """POST to the API; a server that is busy (503) is asked again, as Prefect's own client does."""
         request = urllib.request.Request(
             f"{self.api_url}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return json.loads(answer.read())
+        for pause_s in (0.5, 1, 2, 4, None):
+            try:
+                with urllib.request.urlopen(request, timeout=20) as answer:
+                    return json.loads(answer.read())
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or pause_s is None:
+                    raise
+                time.sleep(pause_s)
+        raise AssertionError("unreachable: the last try returns or raises")
 
     def copy_database(self, home: Path) -> None:
         """Give another home folder a database that needs no migration, which takes twenty seconds."""
