@@ -39,6 +39,7 @@ class PoolConfig:
         recycle_after_shards: attempts after which a replica is replaced by a fresh one; None for never.
         ray_address: an existing cluster to join from one of its nodes ("auto" or "host:port"); "local" starts Ray on
             this machine for as long as the runner is open; None takes RAY_ADDRESS where it is set, else "local".
+        gpu_price_per_hour: of one GPU, in any currency: ``status`` then tells what a run has cost so far.
         wait_for_nodes: True on a cluster that adds nodes on demand: replicas then wait up to replica_start_timeout_s
             for room. False refuses at once what the cluster's nodes cannot hold.
 
@@ -61,6 +62,7 @@ class PoolConfig:
     drain_grace_s: float = 30
     recycle_after_shards: int | None = None
     ray_address: str | None = None
+    gpu_price_per_hour: float | None = None
     wait_for_nodes: bool = False
 
     def __post_init__(self) -> None:
@@ -81,9 +83,9 @@ class PoolConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} is {value}; allowed: more than 0 seconds")
-        for name in ("drain_grace_s", "num_gpus_per_replica", "num_cpus_per_replica"):
+        for name in ("drain_grace_s", "num_gpus_per_replica", "num_cpus_per_replica", "gpu_price_per_hour"):
             value = getattr(self, name)
-            if not (value >= 0 and math.isfinite(value)):
+            if value is not None and not (value >= 0 and math.isfinite(value)):
                 raise ValueError(f"{name} is {value}; allowed: 0 or more")
         if self.ray_address is not None and "://" in self.ray_address:
             raise ValueError(

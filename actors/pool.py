@@ -24,6 +24,7 @@ EventKind = Literal[
     "replica_recycled",
     "shard_requeued",
     "draining",
+    "report_failed",
 ]
 
 _MAX_ERROR_CHARS = 4000

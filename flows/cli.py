@@ -167,11 +167,16 @@ def serve(
 
 
 @app.command()
-def status(output: OutputArgument, run_id: RunIdOption = None) -> None:
-    """Show how far a run is, from its commits alone: works from any machine while it goes on."""
-    from flows.inspect import show_status
+def status(
+    output: OutputArgument,
+    run_id: Annotated[str | None, typer.Option(help="One run; by default the last that is not finished.")] = None,
+    gpu_price: Annotated[float | None, typer.Option(help="Price of a GPU hour, instead of the config's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Show how far runs are, from commits alone: works from any machine while they go on."""
+    from flows.status import show_status
 
-    show_status(output, run_id, console)
+    show_status(output, run_id, console, gpu_price=gpu_price, as_json=as_json)
 
 
 @app.command()
@@ -238,6 +243,18 @@ def query(
     from flows.query import run_query
 
     run_query(output, sql, console, to=to, max_rows=rows)
+
+
+@app.command()
+def report(
+    output: OutputArgument,
+    to: Annotated[Path, typer.Option(help="New file to write the page to.")] = Path("report.html"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+) -> None:
+    """Write one HTML page that shows an output: pictures with masks, scores, failures, throughput, provenance."""
+    from flows.report import write_report
+
+    write_report(output, to, console, overwrite=overwrite)
 
 
 @app.command()

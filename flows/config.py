@@ -182,6 +182,7 @@ class RunConfig:
         incremental: label only what the output's earlier runs do not cover: new or changed images, new prompts.
             Runs that are not finished are finished first.
         retry: label quarantined images of an earlier run again; the source is not listed then.
+        report: write an HTML page that shows the output beside the summary, once something was labelled.
         plan: how the collection is cut into shards.
         label: how a replica works through a shard.
         pool: how many replicas there are, and what each is given.
@@ -205,6 +206,7 @@ class RunConfig:
     prompts: str | None = None
     incremental: bool = False
     retry: RetryConfig | None = None
+    report: bool = False
     plan: PlanConfig = field(default_factory=PlanConfig)
     label: LabelConfig = field(default_factory=LabelConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)

@@ -1,23 +1,21 @@
-"""Looking at an output, or at what would run, without changing a label: plan, status, verify, vacuum."""
+"""Looking at an output, or at what would run, without changing a label: plan, verify, vacuum."""
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 
 from rich.console import Console
 
 from flows import planning
 from flows.config import ConfigError, RunConfig
-from flows.console import duration, facts_table, ledger_rows, literal, show_rejected, show_report, size
+from flows.console import facts_table, literal, show_rejected, show_report, size
 from flows.summary import rejected_row
 from pipelines.coverage import UpdateCounts
 from pipelines.fingerprint import PlanError
 from pipelines.integrity import VerifyReport, vacuum, verify
 from pipelines.manifest import Plan, plan_documents, planned_runs, read_plan, retries_by_run
 from pipelines.storage import Store, open_store
-from pipelines.table import committed_shards, read_commits
-from pipelines.types import Status
+from pipelines.table import committed_shards
 
 
 def show_plan(config: RunConfig, console: Console) -> None:
@@ -82,41 +80,6 @@ def _count_prompts(config: RunConfig, num_own: int) -> str:
     ]
     common = [f"{number:,} {one if number == 1 else several}" for number, one, several in counts if number]
     return ", ".join([*common, f"{num_own:,} of single images"])
-
-
-def show_status(output: str, run_id: str | None, console: Console) -> None:
-    """Print how far a run is: committed shards, images by status, rate and time left.
-
-    Raises:
-        PlanError: there is no such run.
-    """
-    store, plan = held_run(output, run_id)
-    counts, reasons, masks, times = Counter[str](), Counter[str](), 0, []
-    for commit in read_commits(store, plan.run_id):
-        counts.update(commit.status_counts)
-        reasons.update(commit.reason_counts)
-        masks += commit.annotations.rows
-        times.append((commit.committed_at, sum(commit.status_counts.values()), commit.elapsed_s))
-    done = sum(counts.values())
-    ledger = {"listed": plan.num_images, **{s.value: counts[s.value] for s in Status}}
-    rows = ledger_rows(ledger, reasons)
-    rows += [("masks", f"{masks:,}"), ("shards", f"{len(times):,} of {plan.num_shards:,} committed")]
-    rows += [("done", f"{100 * done / plan.num_images:.1f} %")]
-    if times and done < plan.num_images:
-        rows += _pace(times, plan.num_images - done)
-    console.print(facts_table(f"run [bold]{plan.run_id}[/] in {literal(store.uri)}", rows))
-
-
-def _pace(times: list[tuple[float, int, float]], left: int) -> list[tuple[str, object]]:
-    """Rate over the last hour of commits, and what it means for the rest."""
-    last = max(at for at, _, _ in times)
-    recent = [(at, images, elapsed) for at, images, elapsed in times if at >= last - 3600]
-    span = last - min(at - elapsed for at, _, elapsed in recent)
-    rate = sum(images for _, images, _ in recent) / max(span, 1e-3)
-    return [
-        ("rate", f"{rate:.1f} images/s, {duration(left / rate)} left at that rate"),
-        ("last commit", f"{duration(max(0.0, time.time() - last))} ago"),
-    ]
 
 
 def show_verify(output: str, run_id: str | None, console: Console, *, deep: bool) -> bool:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import (
+    create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -23,6 +24,7 @@ from flows.breaker import CircuitBreaker
 from flows.config import RunConfig
 from flows.console import update_text
 from flows.observer import RunObserver, Several, current_observer
+from flows.report import leave_report
 from flows.signals import Termination, finishing_first
 from flows.summary import RunFailedError, RunSummary
 from flows.updates import configs_to_run
@@ -90,7 +92,7 @@ def _label_run(config: RunConfig) -> RunSummary:
             runner.close()  # its machines are free while the table is verified
         stopped = breaker.reason or sigterm.reason
         summary = verify_run(config, plan, failures, stopped, len(committed), started)
-        publish(summary)
+        publish(summary, leave_report(config, summary, observer))
     return summary
 
 
@@ -214,8 +216,12 @@ class PrefectObserver:
         self._log.info("%s: %s", event.kind, event.message)
 
 
-def publish(summary: RunSummary) -> None:
-    """Leave the run's counts and its problems as artifacts."""
+def publish(summary: RunSummary, report: str | None) -> None:
+    """Leave the run's counts and its problems as artifacts, and a link to its report."""
+    if report is not None:
+        create_link_artifact(
+            link=report, key="label-collection-report", description=f"What {summary.run_id} looks like"
+        )
     rows = [{"what": f"images: {name}", "number": number} for name, number in summary.ledger.items()]
     rows += [{"what": f"quarantined: {reason}", "number": number} for reason, number in summary.reason_counts.items()]
     rows.append({"what": "masks", "number": summary.num_annotations})

@@ -14,6 +14,7 @@ from flows.breaker import CircuitBreaker
 from flows.config import RunConfig
 from flows.observer import RunObserver
 from flows.planning import open_output, planned_run
+from flows.report import leave_report
 from flows.signals import Termination, finishing_first
 from flows.summary import RunSummary, summarise, summary_name, told_summary
 from flows.updates import configs_to_run
@@ -134,7 +135,7 @@ def _run_one(config: RunConfig, observer: RunObserver) -> RunSummary:
             sigterm = stack.enter_context(finishing_first(runner.stop, config.pool.drain_grace_s))
             failures, _ = label_shards(runner, store, plan, plan.shard_ids(), observer, breaker)
             runner.close()  # its machines are free while the table is verified
-        return finish_run(
+        summary = finish_run(
             config,
             plan,
             failures=failures,
@@ -142,3 +143,5 @@ def _run_one(config: RunConfig, observer: RunObserver) -> RunSummary:
             committed_before=len(committed),
             started=started,
         )
+        leave_report(config, summary, observer)
+        return summary

@@ -143,7 +143,9 @@ def peek_size(data: bytes) -> tuple[int, int]:
     return int(size[0]), int(size[1])
 
 
-def decode_image(data: bytes, ref: ImageRef, limits: DecodeLimits = DEFAULT_LIMITS) -> Image:
+def decode_image(
+    data: bytes, ref: ImageRef, limits: DecodeLimits = DEFAULT_LIMITS, *, enough_px: int | None = None
+) -> Image:
     """Decode JPEG, PNG, WebP, TIFF, BMP or GIF bytes; the content decides, never the file's name.
 
     Of an animation or a multi-page file the first frame is taken. Transparent pixels show white behind them, as a
@@ -155,6 +157,7 @@ def decode_image(data: bytes, ref: ImageRef, limits: DecodeLimits = DEFAULT_LIMI
         data: the encoded image.
         ref: the reference that it was fetched from.
         limits: sizes above which it is refused.
+        enough_px: decode a JPEG at 1/2, 1/4 or 1/8 of its size, as long as neither side gets shorter than this.
 
     Returns:
         An Image with pixels uint8 (height, width, 3), RGB, 0-255, C-contiguous and writable, its EXIF orientation
@@ -176,6 +179,8 @@ def decode_image(data: bytes, ref: ImageRef, limits: DecodeLimits = DEFAULT_LIMI
         )
     if isinstance(image, JpegImageFile) and (scans := data.count(_START_OF_SCAN)) > _MAX_JPEG_SCANS:
         raise DecodeError(Reason.CORRUPT, f"JPEG: it has {scans} scans; at most {_MAX_JPEG_SCANS} are decoded")
+    if enough_px is not None:
+        image.draft(None, (enough_px, enough_px))
     try:
         pixels, orientation = _load(image)
     except _PIL_ERRORS as error:

@@ -21,28 +21,41 @@ _CAPTION_HEIGHT = 22
 _GAP = 6
 
 
+Rgb = tuple[int, int, int]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledMask:
-    """One mask to draw: its RLE at the image's size, what it is called, its score and the number of its colour."""
+    """One mask to draw: its RLE at the image's size, what it is called, its score and its colour.
+
+    Attributes:
+        color: RGB, 0-255, or the number of a colour (see ``color_of``).
+    """
 
     segmentation: Rle
     name: str
     score: float
-    color: int
+    color: int | Rgb
+
+    @property
+    def rgb(self) -> Rgb:
+        """The colour, RGB, 0-255."""
+        return color_of(self.color) if isinstance(self.color, int) else self.color
 
 
-def color_of(number: int) -> tuple[int, int, int]:
+def color_of(number: int) -> Rgb:
     """Return an RGB colour, 0-255, well apart from those of neighbouring numbers."""
     red, green, blue = colorsys.hsv_to_rgb((number * _GOLDEN_RATIO) % 1.0, 0.75, 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def draw_masks(pixels: NDArray[np.uint8], masks: Sequence[LabelledMask]) -> PILImage.Image:
+def draw_masks(pixels: NDArray[np.uint8], masks: Sequence[LabelledMask], *, with_names: bool = True) -> PILImage.Image:
     """Tint masks on an image, outline them and write their names.
 
     Args:
         pixels: uint8 (H, W, 3) RGB.
         masks: at the image's size; later ones are drawn over earlier ones.
+        with_names: whether names and scores are written over them.
 
     Raises:
         ValueError: a mask has another size than the image.
@@ -52,18 +65,23 @@ def draw_masks(pixels: NDArray[np.uint8], masks: Sequence[LabelledMask]) -> PILI
         if mask.segmentation.size_hw != pixels.shape[:2]:
             raise ValueError(f"mask of size {mask.segmentation.size_hw} on an image of size {pixels.shape[:2]}")
         inside = rle.decode(mask.segmentation)
-        color = np.array(color_of(mask.color), dtype=np.float32)
+        color = np.array(mask.rgb, dtype=np.float32)
         tinted[inside] = (1 - _OPACITY) * tinted[inside] + _OPACITY * color
         tinted[inside & ~_eroded(inside, max(1, min(pixels.shape[:2]) // 300))] = color
     picture = PILImage.fromarray(tinted.round().astype(np.uint8))
+    if with_names:
+        _write_names(picture, masks)
+    return picture
+
+
+def _write_names(picture: PILImage.Image, masks: Sequence[LabelledMask]) -> None:
     draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(max(11, min(pixels.shape[:2]) // 30))
+    font = ImageFont.load_default(max(11, min(picture.size) // 30))
     for mask in masks:
         x, y, width, height = rle.bbox_xywh(mask.segmentation)
         place, text = (x + width / 2, y + height / 2), f"{mask.name} {mask.score:.2f}"
         draw.rectangle(draw.textbbox(place, text, font, anchor="mm"), fill=(0, 0, 0))
-        draw.text(place, text, color_of(mask.color), font, anchor="mm")
-    return picture
+        draw.text(place, text, mask.rgb, font, anchor="mm")
 
 
 def contact_sheet(

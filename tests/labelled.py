@@ -15,6 +15,7 @@ from pipelines.plan_draft import PlanConfig, draft_plan
 from pipelines.storage import Store, open_store
 from pipelines.table import commit_shard
 from pipelines.types import (
+    Caption,
     ImagePrediction,
     ImageRef,
     MaskPrediction,
@@ -100,6 +101,10 @@ def write_output(
     per_shard: int = 2,
     committed: int | None = None,
     run_id: str = RUN,
+    pictures: Path | None = None,
+    said: Mapping[str, Sequence[Caption]] | None = None,
+    errors: Mapping[str, str] | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> tuple[Store, Plan]:
     """Write a run.
 
@@ -112,11 +117,17 @@ def write_output(
         sizes: (height, width) of images that are not of SIZE.
         per_shard, committed: images in a shard, and how many shards are committed; all by default.
         run_id: the run.
+        pictures: folder of the images; nowhere by default.
+        said, errors: captions of images, and what is told of those that are quarantined.
+        config: of the run, as its plan keeps it.
     """
-    own, rejected = own or {}, rejected or {}
+    own, rejected, said, errors = own or {}, rejected or {}, said or {}, errors or {}
     store = open_store(str(uri))
-    refs = [ImageRef(image_id=name, uri=f"/p/{name}", prompts=tuple(own.get(name, ()))) for name in found]
+    refs = [
+        ImageRef(image_id=name, uri=f"{pictures or '/p'}/{name}", prompts=tuple(own.get(name, ()))) for name in found
+    ]
     facts = {"prompts": [{"prompt_id": p.prompt_id, "task": p.task, "text": p.text} for p in common]}
+    facts |= {"config": dict(config)} if config else {}
     plan, shards = plan_run(store, run_id, refs, PlanConfig(images_per_shard=per_shard), facts=facts)
     for shard in shards[:committed]:
         outcomes = []
@@ -124,7 +135,13 @@ def write_output(
             masks = found[ref.image_id]
             if masks is None:
                 outcomes.append(
-                    ImagePrediction(ref=ref, status=Status.QUARANTINED, reason=Reason.TRUNCATED, stage="decode")
+                    ImagePrediction(
+                        ref=ref,
+                        status=Status.QUARANTINED,
+                        reason=Reason.TRUNCATED,
+                        stage="decode",
+                        error=errors.get(ref.image_id),
+                    )
                 )
                 continue
             bad = rejected.get(ref.image_id, ())
@@ -133,6 +150,7 @@ def write_output(
                     ref=ref,
                     status=Status.OK if masks else Status.EMPTY,
                     masks=tuple(masks),
+                    captions=tuple(said.get(ref.image_id, ())),
                     prompts=tuple(prompt for prompt in (*common, *ref.prompts) if prompt.prompt_id not in bad),
                     rejected=tuple(RejectedPrompt(row=0, prompt_id=name, image="", reason="outside") for name in bad),
                     size_hw=(sizes or {}).get(ref.image_id, SIZE),

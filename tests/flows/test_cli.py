@@ -40,10 +40,11 @@ FLAGS = {
         "--reason", "--run-id", "--config", "-c", "--replicas", "--gpus-per-replica", "--runner", "--prefect",
         "--no-prefect",
     },
-    "status": {"--run-id"},
+    "status": {"--run-id", "--gpu-price", "--json"},
     "verify": {"--run-id", "--quick", "--no-quick"},
     "vacuum": {"--run-id", "--dry-run", "--no-dry-run"},
     "evaluate": {"--ground-truth", "--png-folder", "--run-id", "--count-unasked", "--json"},
+    "report": {"--to", "--overwrite"},
     "train": {"--config", "-c", "--output", "--max-minutes", "--processes"},
     "demo": {"--scenes", "--photos", "--prompts", "--output", "--prefect", "--no-prefect"},
 }  # fmt: skip
@@ -257,12 +258,31 @@ def test_status_of_an_unfinished_run_says_how_much_is_left(cli: Cli, table: Path
         path.unlink()
     ended = cli("status", table)
     assert "3 of 5 committed" in ended.out
+    assert "problem" not in ended.out
     assert "60.0 %" in ended.out
     assert "left at that rate" in ended.out
 
 
+def test_a_report_is_written_once_and_replaced_only_when_asked(cli: Cli, table: Path, tmp_path: Path) -> None:
+    page, before = tmp_path / "page.html", listing(table)
+    ended = cli("report", table, "--to", page)
+    assert (ended.code, ended.err) == (0, "")
+    assert page.read_text().count("<img ") > 10
+    page.write_text("mine")
+    ended = cli("report", table, "--to", page)
+    assert (ended.code, page.read_text()) == (2, "mine")
+    assert "exists already" in ended.err
+    assert cli("report", table, "--to", page, "--overwrite").code == 0
+    assert page.read_text() != "mine"
+    ended = cli("report", table, "--to", tmp_path / "nowhere" / "page.html")
+    assert ended.code == 2
+    assert "is not a folder" in ended.err
+    assert listing(table) == before
+    assert {path.name for path in tmp_path.iterdir()} <= {"page.html", "output", "prefect"}
+
+
 def test_a_folder_without_a_run_is_refused(cli: Cli, tmp_path: Path) -> None:
-    for command in ("retry", "status", "verify", "vacuum"):
+    for command in ("retry", "status", "verify", "vacuum", "report"):
         refused(cli(command, tmp_path / "nothing"), tmp_path / "nothing", "holds no run")
 
 

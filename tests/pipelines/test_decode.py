@@ -471,3 +471,11 @@ def test_any_mutation_of_a_valid_file_gives_an_image_or_a_decode_error(data: byt
 )
 def test_any_bytes_give_an_image_or_a_decode_error(head: bytes, tail: bytes) -> None:
     assert isinstance(image_or_reason(head + tail), (Image, Reason))
+
+
+def test_a_large_jpeg_can_be_decoded_small() -> None:
+    buffer = io.BytesIO()
+    PilImage.new("RGB", (1600, 1200), (200, 30, 30)).save(buffer, "JPEG")
+    image = decode_image(buffer.getvalue(), ImageRef(image_id="a", uri="a"), enough_px=300)
+    assert image.size_hw == (300, 400)
+    assert decode_image(buffer.getvalue(), ImageRef(image_id="a", uri="a")).size_hw == (1200, 1600)

@@ -1,0 +1,211 @@
+"""A report from its parts: reads an output, and returns one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from pipelines.overlay import Rgb
+from pipelines.query import open_database
+from pipelines.report import charts
+from pipelines.report.colors import CategoryColors, color, css
+from pipelines.report.facts import AREA_EDGES, MASK_EDGES, SCORE_BINS, Facts, read_facts
+from pipelines.report.pictures import Access, Picture, PictureConfig, draw_cards
+from pipelines.report.samples import Card, Mask, Samples, SampleSizes, draw_samples
+from pipelines.storage import Store
+
+_SPARK = (100.0, 22.0)
+_FIRST_CATEGORIES = 16
+_MAX_LEGEND = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportConfig:
+    """How much a report shows: by default a page of one or two megabytes.
+
+    Attributes:
+        listed_categories: told apart in the table of categories.
+        shown_categories: of these, with pictures.
+        samples: how many pictures.
+        pictures: how they are made.
+    """
+
+    listed_categories: int = 60
+    shown_categories: int = 12
+    samples: SampleSizes = field(default_factory=SampleSizes)
+    pictures: PictureConfig = field(default_factory=PictureConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A line of a picture's legend."""
+
+    color: str
+    name: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """A card with its picture, as the page shows it."""
+
+    card: Card
+    picture: Picture
+    alt: str
+    legend: tuple[Entry, ...] = ()
+    more: int = 0
+
+
+def build_report(
+    store: Store,
+    config: ReportConfig,
+    *,
+    made_at: datetime,
+    on_step: Callable[[str], None] = lambda _: None,
+) -> str:
+    """Show an output's current rows as one HTML page: no script, and nothing that is loaded from elsewhere.
+
+    Args:
+        store: the output; it is only read.
+        config: how much is shown.
+        made_at: told on the page.
+        on_step: told what is being done.
+
+    Raises:
+        StorageError: the output cannot be read. Images that cannot be read are shown as such.
+    """
+    on_step("opening the tables")
+    with open_database(store) as database:
+        on_step("counting")
+        facts = read_facts(store, database, max_categories=config.listed_categories)
+        on_step("choosing what to show")
+        samples = draw_samples(database, facts.categories[: config.shown_categories], config.samples)
+    colors = CategoryColors(facts.categories)
+    groups = samples.groups()
+    pictures = draw_cards(
+        [card for group in groups for card in group],
+        {run.run_id: Access(options=run.source_options, allow_http=run.allow_http) for run in facts.runs},
+        lambda card, mask: _color(card, mask, colors),
+        config.pictures,
+        lambda done, total: on_step(f"drawing images, {done} of {total}"),
+    )
+    drawn = iter(pictures)
+    figures = [[_figure(card, next(drawn), colors) for card in group] for group in groups]
+    return _render(store, facts, samples, figures, colors, made_at)
+
+
+def _color(card: Card, mask: Mask, colors: CategoryColors) -> Rgb:
+    """Return a mask's colour: its category's; on a caption that of its phrase."""
+    return color(mask.category_id) if card.said is not None else colors.of(mask.category)
+
+
+def _figure(card: Card, picture: Picture, colors: CategoryColors) -> Figure:
+    best: dict[str, Mask] = {}
+    for mask in card.masks if card.said is None else ():
+        best.setdefault(mask.category, mask)
+    legend = [Entry(color=css(_color(card, mask, colors)), name=name, score=mask.score) for name, mask in best.items()]
+    names = ", ".join(best) or "no masks"
+    several = f"{len(card.masks)} masks: " if len(card.masks) > 1 else ""
+    return Figure(
+        card=card,
+        picture=picture,
+        alt=f"{card.image.image_id}, with {several}{names}" if card.masks else card.image.image_id,
+        legend=tuple(legend[:_MAX_LEGEND]),
+        more=max(0, len(card.masks) - 1) if card.said is None else 0,
+    )
+
+
+def _render(
+    store: Store,
+    facts: Facts,
+    samples: Samples,
+    figures: Sequence[Sequence[Figure]],
+    colors: CategoryColors,
+    made_at: datetime,
+) -> str:
+    shown = len(samples.by_category)
+    highest, lowest, doubtful, said, empty, quarantined = figures[shown:]
+    folder = Path(__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"moment": _moment, "hash": lambda text: text[:12]}
+    return environment.get_template("report.html.j2").render(
+        style=(folder / "report.css").read_text(encoding="utf-8"),
+        output=store.uri,
+        made_at=made_at.isoformat(timespec="seconds"),
+        facts=facts,
+        ledger=_ledger(facts),
+        by_category=[(category, figures[number]) for number, (category, _) in enumerate(samples.by_category)],
+        highest=highest,
+        lowest=lowest,
+        doubtful=doubtful,
+        said=said,
+        empty=empty,
+        quarantined=quarantined,
+        first_categories=_FIRST_CATEGORIES,
+        charts=_charts(facts),
+        rates=[(run.run_id, chart) for run in facts.runs if (chart := charts.rate_chart(run.work))],
+        chart_size=(charts.WIDTH, charts.HEIGHT),
+        spark=lambda category: charts.sparkline(category.score_counts, *_SPARK),
+        spark_size=_SPARK,
+        color_of=lambda name: css(colors.of(name)),
+        phrase_color=lambda number: css(color(number)),
+        share=lambda part, whole: 100 * part / whole if whole else 0.0,
+    )
+
+
+def _ledger(facts: Facts) -> dict[str, int]:
+    """Return listed = ok + empty + quarantined + left.
+
+    Several runs may list the same images: of those only labelled images are counted.
+    """
+    left = facts.runs[0].left if len(facts.runs) == 1 else 0
+    labelled = sum(facts.counts.values())
+    return {"listed": labelled + left, **facts.counts, "left": left}
+
+
+def _charts(facts: Facts) -> list[tuple[str, charts.Chart]]:
+    width = 1 / SCORE_BINS
+    scores = charts.histogram(
+        facts.score_counts,
+        [f"{number * width:.2f} to {(number + 1) * width:.2f}" for number in range(SCORE_BINS)],
+        [(0, "0"), (SCORE_BINS // 2, "0.5"), (SCORE_BINS, "1")],
+        of="masks",
+        x_name="score",
+    )
+    edges = list(MASK_EDGES)
+    names = [str(low) if high - low == 1 else f"{low} to {high - 1}" for low, high in pairwise(edges)]
+    per_image = charts.histogram(
+        facts.image_counts,
+        [*names, f"{edges[-1]} or more"],
+        [(place + 0.5, str(edges[place])) for place in (0, 1, 3, 5, 7, 9, 11)],
+        of="images",
+        x_name="masks",
+    )
+    areas = charts.histogram(
+        facts.area_counts,
+        [f"{_percent(low)} to {_percent(high)}" for low, high in pairwise(AREA_EDGES)],
+        [(place, _percent(AREA_EDGES[place])) for place in (1, 3, 5, 7, 9)],
+        of="masks",
+        x_name="share of the image",
+    )
+    return [("Scores", scores), ("Masks of an image", per_image), ("Size of masks", areas)]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:g} %"
+
+
+def _moment(text: str | None) -> str:
+    """Return an ISO 8601 time as people read it."""
+    return "" if text is None else text.replace("T", " ").replace("+00:00", " UTC")

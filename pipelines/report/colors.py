@@ -1,0 +1,47 @@
+"""The colours of categories and phrases, the same in pictures, legends and charts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipelines.overlay import Rgb
+from pipelines.report.facts import Category
+
+# Of one lightness, with a contrast of 3 or more on white and on the dark page; neighbours are far apart in hue.
+_PALETTE: tuple[Rgb, ...] = (
+    (0x3F, 0x93, 0xF7),
+    (0xE3, 0x69, 0x27),
+    (0x03, 0xA1, 0x4A),
+    (0xD8, 0x61, 0xAA),
+    (0x06, 0x99, 0x9A),
+    (0xA3, 0x76, 0xE9),
+    (0xB8, 0x8A, 0x01),
+    (0xE7, 0x5F, 0x66),
+    (0x71, 0x95, 0x03),
+    (0x0E, 0x94, 0xBA),
+    (0xBF, 0x6B, 0xD2),
+    (0x76, 0x85, 0xF8),
+)
+
+
+def color(number: int) -> Rgb:
+    """Return a colour, RGB, 0-255; after the twelfth they begin again."""
+    return _PALETTE[number % len(_PALETTE)]
+
+
+def css(rgb: Rgb) -> str:
+    """Return a colour as CSS writes it."""
+    return "#{:02x}{:02x}{:02x}".format(*rgb)
+
+
+class CategoryColors:
+    """One colour for each name, whatever task it was asked in: those with most masks have the first twelve."""
+
+    def __init__(self, categories: Sequence[Category]) -> None:
+        self._numbers: dict[str, int] = {}
+        for category in categories:
+            self._numbers.setdefault(category.name, len(self._numbers))
+
+    def of(self, name: str) -> Rgb:
+        """Return a category's colour."""
+        return color(self._numbers.get(name, len(self._numbers)))

@@ -1,0 +1,195 @@
+"""The pictures of a report: images fetched side by side, decoded once, made small, masks drawn, as data URIs.
+
+An image that cannot be shown is a placeholder with the reason; nothing here fails because of one.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image as PILImage
+from PIL import ImageDraw
+
+from pipelines import rle
+from pipelines.decode import DecodeError, DecodeLimits, decode_image, peek_size
+from pipelines.fetch import FetchError, fetch
+from pipelines.overlay import LabelledMask, Rgb, draw_masks
+from pipelines.report.samples import Card, ImageRow, Mask
+from pipelines.types import ImageRef
+
+_OVERSAMPLING = 2  # masks are drawn at twice the size, so that their edges are smooth
+_LARGE_PIXELS = 20_000_000
+_QUALITY = 76
+_SMALL_SHARE = 0.002  # of the picture: smaller masks are ringed
+_RING_PX = 7
+
+_one_large_image = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """How the images of a run are fetched: its storage options, and whether the web may be asked."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    allow_http: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureConfig:
+    """How pictures are made.
+
+    Attributes:
+        side_px: longest side of a picture.
+        threads: images that are fetched side by side.
+        timeout_s: for fetching one image.
+        limits: larger images are not shown.
+    """
+
+    side_px: int = 320
+    threads: int = 8
+    timeout_s: float = 20.0
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """What a card shows: a picture, or why there is none.
+
+    Attributes:
+        uri: the picture as a data URI; None if there is none.
+        width, height: its pixels.
+        missing: why there is none, or why its masks are not drawn.
+    """
+
+    uri: str | None = None
+    width: int = 0
+    height: int = 0
+    missing: str | None = None
+
+
+def draw_cards(
+    cards: Sequence[Card],
+    access: Mapping[str, Access],
+    color_of: Callable[[Card, Mask], Rgb],
+    config: PictureConfig,
+    on_image: Callable[[int, int], None] = lambda *_: None,
+) -> list[Picture]:
+    """Draw cards; each image is read once, whatever number of cards show it.
+
+    Args:
+        cards: what to draw.
+        access: by run_id.
+        color_of: the colour of a mask on a card.
+        config: sizes and limits.
+        on_image: told how many images are done, of how many.
+
+    Returns:
+        One picture for each card, in their order.
+    """
+    places: dict[str, list[int]] = {}
+    for place, card in enumerate(cards):
+        places.setdefault(card.image.image_id, []).append(place)
+    pictures = [Picture(missing="not read")] * len(cards)
+
+    def draw(numbers: Sequence[int]) -> list[Picture]:
+        image = cards[numbers[0]].image
+        how = access.get(image.run_id, Access())
+        return _draw_image([cards[number] for number in numbers], how, color_of, config)
+
+    with ThreadPoolExecutor(config.threads) as readers:
+        done = zip(places.values(), readers.map(draw, places.values()), strict=True)
+        for number_done, (numbers, drawn) in enumerate(done, start=1):
+            for number, picture in zip(numbers, drawn, strict=True):
+                pictures[number] = picture
+            on_image(number_done, len(places))
+    return pictures
+
+
+def _draw_image(
+    cards: Sequence[Card], access: Access, color_of: Callable[[Card, Mask], Rgb], config: PictureConfig
+) -> list[Picture]:
+    """Draw all cards of one image."""
+    try:
+        small, changed = _read_small(cards[0].image, access, config)
+        drawn = [_draw(card, small, color_of, config.side_px, changed) for card in cards]
+    except FetchError as error:
+        return [Picture(missing=f"{error.reason.value}: {error}")] * len(cards)
+    except DecodeError as error:
+        return [Picture(missing=str(error))] * len(cards)
+    except Exception as error:  # noqa: BLE001  (whatever one image brings, the page is made)
+        return [Picture(missing=f"{type(error).__name__}: {error}")] * len(cards)
+    return drawn
+
+
+def _read_small(row: ImageRow, access: Access, config: PictureConfig) -> tuple[PILImage.Image, bool]:
+    """Read an image at the size for drawing, and say whether it has changed since it was labelled."""
+    ref = ImageRef(image_id=row.image_id, uri=row.uri)  # without its size, which may be another now
+    data = fetch(
+        ref,
+        options=access.options,
+        max_bytes=config.limits.max_image_bytes,
+        timeout_s=config.timeout_s,
+        allow_http=access.allow_http,
+    )
+    side = config.side_px * _OVERSAMPLING
+    width, height = peek_size(data)
+    if width * height > _LARGE_PIXELS:
+        with _one_large_image:
+            image = decode_image(data, ref, config.limits, enough_px=side)
+    else:
+        image = decode_image(data, ref, config.limits, enough_px=side)
+    has_other_bytes = row.content_sha256 is not None and image.content_sha256 != row.content_sha256
+    # The header's size is that before the image is turned upright.
+    has_other_size = row.width is not None and sorted((row.width, row.height or 0)) != sorted((width, height))
+    small = PILImage.fromarray(image.pixels)
+    small.thumbnail((side, side), PILImage.Resampling.BOX, reducing_gap=2.0)
+    return small, has_other_bytes or has_other_size
+
+
+def _draw(
+    card: Card, small: PILImage.Image, color_of: Callable[[Card, Mask], Rgb], side: int, changed: bool
+) -> Picture:
+    picture, missing = small, None
+    if changed:
+        missing = "the image has changed since it was labelled: its masks are not drawn"
+    if card.masks and not changed:
+        size_hw = (small.height, small.width)
+        masks = [
+            LabelledMask(
+                segmentation=rle.scaled(mask.segmentation, size_hw),
+                name=mask.category,
+                score=mask.score,
+                color=color_of(card, mask),
+            )
+            for mask in reversed(card.masks)
+        ]
+        picture = draw_masks(np.asarray(small), masks, with_names=False)
+        _ring_small(picture, card, color_of)
+    else:
+        picture = small.copy()
+    picture.thumbnail((side, side), PILImage.Resampling.BOX)
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=_QUALITY, method=4)
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return Picture(uri=f"data:image/webp;base64,{data}", width=picture.width, height=picture.height, missing=missing)
+
+
+def _ring_small(picture: PILImage.Image, card: Card, color_of: Callable[[Card, Mask], Rgb]) -> None:
+    """Draw a ring around masks that would be overlooked."""
+    draw = ImageDraw.Draw(picture)
+    for mask in card.masks:
+        height, width = mask.segmentation.size_hw
+        x, y, w, h = mask.bbox_xywh
+        if w * h >= _SMALL_SHARE * width * height:
+            continue
+        across, down = picture.width / width, picture.height / height
+        left, top, right, bottom = x * across, y * down, (x + w) * across, (y + h) * down
+        box = (left - _RING_PX, top - _RING_PX, right + _RING_PX, bottom + _RING_PX)
+        draw.ellipse(box, outline=color_of(card, mask), width=3)

@@ -1,0 +1,347 @@
+"""Which images and masks a report shows: small samples, the same ones for the same rows.
+
+An annotation_id is a hash, so the least ones are a sample that anyone can draw again; images are sampled by the MD5 of
+their ids.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import duckdb
+
+from pipelines.report.facts import Category
+from pipelines.types import Rle
+
+# For each mask shown, so that many masks of one image or category leave room for others.
+_CANDIDATES_OF_CATEGORY = 10
+_CANDIDATES = 40
+_MASKS_OF_A_CATEGORY = 12
+_DOUBT = 0.5
+_MAX_TEXT = 600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mask:
+    """One row of ``annotations``."""
+
+    annotation_id: str
+    image_id: str
+    task: str
+    category: str
+    category_id: int
+    prompt_id: str
+    score: float
+    segmentation: Rle
+    bbox_xywh: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phrase:
+    """A stretch of a caption; ``number`` is that of the grounded phrase, None for what lies between two."""
+
+    text: str
+    number: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What the model said about an image: the prompt's task and question, and its words in stretches."""
+
+    image_id: str
+    prompt_id: str
+    task: str
+    stretches: tuple[Phrase, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRow:
+    """What ``images`` says of an image that is shown."""
+
+    image_id: str
+    uri: str
+    run_id: str
+    width: int | None
+    height: int | None
+    content_sha256: str | None
+    reason: str | None
+    stage: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """One picture to show.
+
+    Attributes:
+        image: the image.
+        masks: to draw on it, best first.
+        said: words about it.
+    """
+
+    image: ImageRow
+    masks: tuple[Mask, ...] = ()
+    said: Said | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Samples:
+    """All pictures of a report, by where they are shown."""
+
+    by_category: tuple[tuple[Category, tuple[Card, ...]], ...]
+    highest: tuple[Card, ...]
+    lowest: tuple[Card, ...]
+    doubtful: tuple[Card, ...]
+    said: tuple[Card, ...]
+    empty: tuple[Card, ...]
+    quarantined: tuple[Card, ...]
+
+    def groups(self) -> list[tuple[Card, ...]]:
+        """Return the cards, place by place."""
+        others = (self.highest, self.lowest, self.doubtful, self.said, self.empty, self.quarantined)
+        return [*(cards for _, cards in self.by_category), *others]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleSizes:
+    """How many pictures are shown.
+
+    Attributes:
+        per_category: for each category with pictures.
+        scores: of the highest scores, the lowest, and those most in doubt.
+        said: images with words about them.
+        empty, quarantined: images; of the quarantined ones at most so many for each reason.
+    """
+
+    per_category: int = 4
+    scores: int = 8
+    said: int = 6
+    empty: int = 8
+    quarantined: int = 3
+
+
+def draw_samples(database: duckdb.DuckDBPyConnection, categories: Sequence[Category], sizes: SampleSizes) -> Samples:
+    """Choose what is shown.
+
+    Args:
+        database: of the output; see pipelines.query.
+        categories: those that are shown with pictures.
+        sizes: how much is shown.
+    """
+    of_categories = _of_categories(database, categories, sizes.per_category)
+    highest = _by_score(database, "score DESC", sizes.scores)
+    lowest = _by_score(database, "score", sizes.scores)
+    doubtful = _by_score(database, f"abs(score - {_DOUBT})", sizes.scores)
+    said = _said(database, sizes.said)
+    empty = _ids(database, _EMPTY, sizes.empty)
+    quarantined = _ids(database, _QUARANTINED, sizes.quarantined)
+    picks = [*of_categories, *highest, *lowest, *doubtful]
+    with_masks = {pick.image_id for pick in picks} | {words.image_id for words in said}
+    shown = _Shown(
+        rows=_image_rows(database, {*with_masks, *empty, *quarantined}),
+        masks=_masks(database, with_masks, {pick.annotation_id for pick in picks}),
+    )
+    return Samples(
+        by_category=tuple((category, shown.of_category(category, of_categories)) for category in categories),
+        highest=shown.single(highest),
+        lowest=shown.single(lowest),
+        doubtful=shown.single(doubtful),
+        said=shown.spoken(said),
+        empty=shown.bare(empty),
+        quarantined=shown.bare(quarantined),
+    )
+
+
+class _Pick(NamedTuple):
+    """A mask that is to be shown."""
+
+    annotation_id: str
+    image_id: str
+    task: str
+    category: str
+
+
+class _Shown:
+    """The rows of all that is shown, as cards."""
+
+    def __init__(self, rows: Mapping[str, ImageRow], masks: Sequence[Mask]) -> None:
+        self._rows, self._masks = rows, {mask.annotation_id: mask for mask in masks}
+        self._of_image: dict[str, list[Mask]] = {}
+        for mask in masks:
+            self._of_image.setdefault(mask.image_id, []).append(mask)
+
+    def single(self, picks: Iterable[_Pick]) -> tuple[Card, ...]:
+        """Return each mask on its image."""
+        return tuple(Card(image=self._rows[p.image_id], masks=(self._masks[p.annotation_id],)) for p in picks)
+
+    def of_category(self, category: Category, picks: Iterable[_Pick]) -> tuple[Card, ...]:
+        """Return the images of a category's picks, with all of its masks on them."""
+        key = (category.task, category.name)
+        ids = [pick.image_id for pick in picks if (pick.task, pick.category) == key]
+        masks = {i: tuple(mask for mask in self._of_image[i] if (mask.task, mask.category) == key) for i in ids}
+        return tuple(Card(image=self._rows[i], masks=masks[i]) for i in ids)
+
+    def spoken(self, said: Iterable[Said]) -> tuple[Card, ...]:
+        """Return images that were spoken of, with the masks of the caption's phrases."""
+
+        def grounded(words: Said) -> tuple[Mask, ...]:
+            masks = self._of_image.get(words.image_id, ())
+            return tuple(mask for mask in masks if mask.prompt_id == words.prompt_id and words.task == "gcgseg")
+
+        return tuple(Card(image=self._rows[words.image_id], masks=grounded(words), said=words) for words in said)
+
+    def bare(self, image_ids: Iterable[str]) -> tuple[Card, ...]:
+        """Return images without masks."""
+        return tuple(Card(image=self._rows[image_id]) for image_id in image_ids)
+
+
+_PICK = "annotation_id, image_id, task, category_name"
+_EMPTY = "SELECT image_id FROM images WHERE status = 'empty' ORDER BY md5(image_id), 1 LIMIT ?"
+_QUARANTINED = """
+SELECT image_id FROM images WHERE status = 'quarantined'
+QUALIFY row_number() OVER (PARTITION BY reason ORDER BY md5(image_id), image_id) <= ?
+ORDER BY reason, md5(image_id), image_id
+"""
+
+
+def _of_categories(database: duckdb.DuckDBPyConnection, categories: Sequence[Category], number: int) -> list[_Pick]:
+    """Choose masks of each category, one of an image: those with the least ids."""
+    least = database.execute(
+        f"""
+        SELECT task, category_name, min(annotation_id, {number * _CANDIDATES_OF_CATEGORY}) FROM annotations
+        WHERE (task, category_name) IN (SELECT unnest(?), unnest(?)) GROUP BY ALL
+        """,
+        [[category.task for category in categories], [category.name for category in categories]],
+    ).fetchall()
+    ids = [annotation_id for *_, found in least for annotation_id in found]
+    query = f"SELECT {_PICK} FROM annotations WHERE annotation_id IN (SELECT unnest(?)) ORDER BY annotation_id"
+    rows: dict[tuple[str, str], list[_Pick]] = {}
+    for pick in _picks(database, query, [ids]):
+        rows.setdefault((pick.task, pick.category), []).append(pick)
+    return [
+        pick
+        for category in categories
+        for pick in _spread(rows.get((category.task, category.name), ()), number, per_category=number)
+    ]
+
+
+def _by_score(database: duckdb.DuckDBPyConnection, order: str, number: int) -> list[_Pick]:
+    query = f"SELECT {_PICK} FROM annotations ORDER BY {order}, annotation_id LIMIT ?"
+    return _spread(_picks(database, query, [number * _CANDIDATES]), number, per_category=2)
+
+
+def _picks(database: duckdb.DuckDBPyConnection, query: str, values: list[Any]) -> list[_Pick]:
+    return [_Pick(*row) for row in database.execute(query, values).fetchall()]
+
+
+def _spread(picks: Iterable[_Pick], number: int, *, per_category: int) -> list[_Pick]:
+    """Take the first, one of an image; of a category only so many, unless there are no others."""
+    taken, passed = list[_Pick](), list[_Pick]()
+    images, categories = set[str](), Counter[tuple[str, str]]()
+    for pick in picks:
+        key = (pick.task, pick.category)
+        if pick.image_id in images:
+            continue
+        if categories[key] >= per_category:
+            passed.append(pick)
+            continue
+        images.add(pick.image_id)
+        categories[key] += 1
+        taken.append(pick)
+    for pick in passed:
+        if pick.image_id not in images:
+            images.add(pick.image_id)
+            taken.append(pick)
+    return taken[:number]
+
+
+def _said(database: duckdb.DuckDBPyConnection, number: int) -> list[Said]:
+    """Choose images that the model spoke of, and the current words about each: those of its caption, else the first."""
+    ids = _ids(
+        database,
+        "SELECT image_id FROM all_images WHERE len(captions) > 0 GROUP BY 1 ORDER BY md5(image_id), 1 LIMIT ?",
+        number,
+    )
+    rows = database.execute(
+        """
+        SELECT image_id, said.prompt_id, said.task, said.text, said.phrases FROM (
+            SELECT image_id, run_id, unnest(captions) AS said FROM all_images WHERE image_id IN (SELECT unnest(?))
+        ) AS a SEMI JOIN coverage AS c
+        ON a.image_id = c.image_id AND a.run_id = c.run_id AND a.said.prompt_id = c.prompt_id
+        ORDER BY image_id, said.task = 'gcgseg' DESC, said.prompt_id
+        """,
+        [ids],
+    ).fetchall()
+    first: dict[str, Said] = {}
+    for image_id, prompt_id, task, text, phrases in rows:
+        stretches = _stretches(text or "", phrases or ())
+        first.setdefault(image_id, Said(image_id=image_id, prompt_id=prompt_id, task=task, stretches=stretches))
+    return [first[image_id] for image_id in ids if image_id in first]
+
+
+def _stretches(text: str, phrases: Sequence[Mapping[str, Any]]) -> tuple[Phrase, ...]:
+    """Cut a caption at its phrases; one that lies in another, or outside of the text, is left out."""
+    found, place = list[Phrase](), 0
+    for phrase in sorted(phrases, key=lambda p: (p["start"], p["end"])):
+        start, end = phrase["start"], min(phrase["end"], len(text))
+        if not place <= start < end:
+            continue
+        if start > place:
+            found.append(Phrase(text=text[place:start], number=None))
+        found.append(Phrase(text=text[start:end], number=phrase["category_id"]))
+        place = end
+    if place < len(text):
+        found.append(Phrase(text=text[place:], number=None))
+    return tuple(found)
+
+
+def _ids(database: duckdb.DuckDBPyConnection, query: str, number: int) -> list[str]:
+    return [row[0] for row in database.execute(query, [number]).fetchall()]
+
+
+def _image_rows(database: duckdb.DuckDBPyConnection, ids: set[str]) -> dict[str, ImageRow]:
+    rows = database.execute(
+        """
+        SELECT image_id, uri, run_id, width, height, content_sha256, reason, stage, error FROM images
+        WHERE image_id IN (SELECT unnest(?))
+        """,
+        [sorted(ids)],
+    ).fetchall()
+    names = ImageRow.__slots__
+    return {row[0]: ImageRow(**dict(zip(names, (*row[:8], _shortened(row[8])), strict=True))) for row in rows}
+
+
+def _shortened(text: str | None) -> str | None:
+    return text if text is None or len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
+
+
+def _masks(database: duckdb.DuckDBPyConnection, image_ids: set[str], annotation_ids: set[str]) -> list[Mask]:
+    """Read masks of some images, best first: of each category the best, and those asked for by their ids."""
+    rows = database.execute(
+        f"""
+        SELECT annotation_id, image_id, task, category_name, category_id, prompt_id, score,
+            segmentation.size, segmentation.counts, bbox_x, bbox_y, bbox_w, bbox_h
+        FROM annotations WHERE image_id IN (SELECT unnest(?))
+        QUALIFY row_number() OVER (PARTITION BY image_id, task, category_name ORDER BY score DESC, annotation_id)
+            <= {_MASKS_OF_A_CATEGORY} OR annotation_id IN (SELECT unnest(?))
+        ORDER BY image_id, score DESC, annotation_id
+        """,
+        [sorted(image_ids), sorted(annotation_ids)],
+    ).fetchall()
+    return [
+        Mask(
+            annotation_id=row[0],
+            image_id=row[1],
+            task=row[2],
+            category=row[3],
+            category_id=row[4],
+            prompt_id=row[5],
+            score=row[6],
+            segmentation=Rle(size_hw=(row[7][0], row[7][1]), counts=row[8]),
+            bbox_xywh=tuple(row[9:13]),
+        )
+        for row in rows
+    ]
