@@ -37,7 +37,7 @@ def run(*, tiny: bool = False) -> Report:
         flat, nested = f"'{folder}/flat/*.parquet'", f"'{folder}/nested/*.parquet'"
         unnested = f"(SELECT image_id, unnest(masks, recursive := false) AS m FROM {nested})"
         unnested = f"(SELECT image_id, m.* FROM {unnested})"
-        middle = _image_id(images // 2)
+        middle = image_id(images // 2)
         loops = {
             "count": lambda: duckdb.sql(_COUNT.format(flat)).fetchall(),
             "count nested": lambda: duckdb.sql(_COUNT.format(unnested)).fetchall(),
@@ -91,12 +91,13 @@ def write_all(folder: Path, images: int) -> dict[str, int]:
     """Write flat Parquet, nested Parquet and COCO JSON; return the bytes of each."""
     for name in ("flat", "nested"):
         (folder / name).mkdir()
-    rng, encoded = np.random.default_rng(0), _encode_some()
+    rng, encoded = np.random.default_rng(0), encode_some()
     sizes = Counter[str]()
     with open(folder / "coco.json", "w", encoding="utf-8") as coco:
         coco.write('{"annotations": [')
         for number, first in enumerate(range(0, images, _IMAGES_PER_SHARD)):
-            table = _shard(rng, encoded, range(first, min(first + _IMAGES_PER_SHARD, images)), f"shard-{number:05}")
+            some = range(first, min(first + _IMAGES_PER_SHARD, images))
+            table = shard_table(rng, encoded, some, f"shard-{number:05}", _MASKS_PER_IMAGE)
             flat = parquet_bytes(table, "annotations", {})
             (folder / "flat" / f"{number:05}.parquet").write_bytes(flat)
             nested = folder / "nested" / f"{number:05}.parquet"
@@ -107,21 +108,24 @@ def write_all(folder: Path, images: int) -> dict[str, int]:
     return {**sizes, "COCO JSON": (folder / "coco.json").stat().st_size}
 
 
-def _encode_some() -> list[rle.Rle]:
+def encode_some() -> list[rle.Rle]:
+    """Return a hundred masks of smooth outlines at 640 x 480."""
     rng = np.random.default_rng(0)
     return [rle.encode(random_field(rng, 480, 640, exponent=2.5) > 1) for _ in range(100)]
 
 
-def _image_id(number: int) -> str:
+def image_id(number: int) -> str:
     return f"photos/2026/{number:07}.jpg"
 
 
-def _shard(rng: np.random.Generator, encoded: list[rle.Rle], images: range, shard_id: str) -> pa.Table:
+def shard_table(
+    rng: np.random.Generator, encoded: list[rle.Rle], images: range, shard_id: str, masks_per_image: int
+) -> pa.Table:
     """Return one shard's rows, as a run commits them."""
-    count = len(images) * _MASKS_PER_IMAGE
-    ids = np.repeat([_image_id(number) for number in images], _MASKS_PER_IMAGE)
+    count = len(images) * masks_per_image
+    ids = np.repeat([image_id(number) for number in images], masks_per_image)
     category, mask = rng.integers(0, len(_CATEGORIES), count), rng.integers(0, len(encoded), count)
-    scores = np.sort(rng.random((len(images), _MASKS_PER_IMAGE)).astype(np.float32))[:, ::-1].reshape(-1)
+    scores = np.sort(rng.random((len(images), masks_per_image)).astype(np.float32))[:, ::-1].reshape(-1)
     names = np.array(_CATEGORIES)[category]
     boxes = np.array([rle.bbox_xywh(one) for one in encoded], np.float32)[mask]
     columns: dict[str, Any] = {
@@ -136,7 +140,7 @@ def _shard(rng: np.random.Generator, encoded: list[rle.Rle], images: range, shar
         "score": scores,
         "mask_score": np.minimum(1, scores + np.float32(0.05)),
         "is_thing": pa.nulls(count, pa.bool_()),
-        "rank": np.tile(np.arange(_MASKS_PER_IMAGE, dtype=np.int16), len(images)),
+        "rank": np.tile(np.arange(masks_per_image, dtype=np.int16), len(images)),
         **{f"bbox_{side}": boxes[:, place] for place, side in enumerate("xywh")},
         "area": np.array([rle.area(one) for one in encoded])[mask],
         "segmentation": pa.array([encoded[place].to_coco() for place in mask], SEGMENTATION),

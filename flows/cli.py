@@ -258,6 +258,46 @@ def report(
 
 
 @app.command()
+def export(
+    output: OutputArgument,
+    to: Annotated[str, typer.Option(help="New folder, or new .json (coco, label-studio) or .xml (cvat) file.")],
+    format_name: Annotated[str, typer.Option("--format", help="coco, yolo, panoptic, label-studio or cvat.")] = "coco",
+    where: Annotated[
+        str, typer.Option(help='Only masks that fit this SQL condition, e.g. "score >= 0.5 AND area > 100".')
+    ] = "",
+    images_where: Annotated[
+        str, typer.Option(help="Only images that fit this SQL condition, e.g. \"image_id LIKE '2026/%'\".")
+    ] = "",
+    task: Annotated[list[str] | None, typer.Option(help="Whose masks; several times. See docs/export.md.")] = None,
+    categories: Annotated[
+        str | None, typer.Option(help="Only these names, numbered in this order; else all, in order of name.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Shares of the images, e.g. train=0.8,val=0.1,test=0.1.")] = None,
+    empty: Annotated[bool, typer.Option(help="Also images without a mask, which show what is not there.")] = True,
+    copy_images: Annotated[bool, typer.Option("--copy-images", help="Copy the images too (yolo).")] = False,
+    image_url: Annotated[
+        str, typer.Option(help="Where tools load an image: this with its id at the end; else its own URI.")
+    ] = "",
+) -> None:
+    """Write the table, or a part of it, in another tool's format. The output is only read."""
+    from flows.export import run_export
+    from pipelines.export import Choice
+    from pipelines.exports.splits import Splits
+
+    choice = Choice(
+        where=where,
+        images_where=images_where,
+        tasks=tuple(task or ()),
+        categories=tuple(_names(categories) or ()),
+        splits=Splits.parse(split) if split else Splits(),
+        with_empty=empty,
+        copy_images=copy_images,
+        image_url=image_url,
+    )
+    run_export(output, to, format_name, choice, console)
+
+
+@app.command()
 def train(
     config: Annotated[Path, typer.Option("--config", "-c", help="TOML file: examples/train_tiny.toml is one.")],
     output: Annotated[str | None, typer.Option(help="Folder of the run, instead of the file's.")] = None,
@@ -306,13 +346,17 @@ def _asked(
     prompts: str | None,
 ) -> dict[str, Any]:
     return {
-        "categories": None if categories is None else [name.strip() for name in categories.split(",")],
+        "categories": _names(categories),
         "task": task,
         "phrases": phrases or None,
         "questions": questions or None,
         "caption": caption,
         "prompts": prompts,
     }
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",")]
 
 
 def _config(path: Path | None, overrides: dict[str, Any]) -> Any:

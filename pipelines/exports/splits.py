@@ -1,0 +1,67 @@
+"""Which split an image belongs to, and its number: functions of its id alone, so that later images change neither."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+from pipelines.tabular import SourceError
+
+# 52 and 53 bits, which every JSON reader keeps exactly.
+_POSITION = "(('0x' || sha256('split:' || image_id)[:13])::UBIGINT::DOUBLE / 4503599627370496)"
+NUMBER = "(('0x' || sha256(image_id)[:14])::UBIGINT >> 3)"
+"""SQL of an image's number: the first 53 bits of the SHA-256 of its id."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """Shares of the images by name of the split; they sum to 1. None at all: everything is one."""
+
+    shares: tuple[tuple[str, float], ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``train=0.8,val=0.1,test=0.1``.
+
+        Raises:
+            SourceError: it is not of that form, a name is given twice, or the shares do not sum to 1.
+        """
+        shares = []
+        for part in text.split(","):
+            name, _, share = (piece.strip() for piece in part.partition("="))
+            try:
+                value = float(share)
+            except ValueError:
+                value = -1.0
+            if not _NAME.fullmatch(name) or not 0 < value <= 1:
+                raise SourceError(
+                    f"split {part.strip()!r} is not NAME=SHARE with a share above 0; write train=0.8,val=0.1,test=0.1"
+                )
+            shares.append((name, value))
+        if len({name.lower() for name, _ in shares}) < len(shares):
+            raise SourceError(f"split {text!r} names one split twice")
+        if abs(total := sum(share for _, share in shares) - 1) > 1e-6:
+            raise SourceError(f"the shares of split {text!r} sum to {1 + total:g}, not to 1")
+        return cls(tuple(shares))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the splits; one empty name if there are none."""
+        return tuple(name for name, _ in self.shares) or ("",)
+
+    def sql(self) -> str:
+        """Return SQL of the name of an image's split, from its ``image_id``."""
+        *first, last = self.names
+        edge, cases = 0.0, ""
+        for name, (_, share) in zip(first, self.shares, strict=False):
+            edge += share
+            cases += f" WHEN {_POSITION} < {edge!r} THEN '{name}'"
+        return f"CASE{cases} ELSE '{last}' END" if cases else f"'{last}'"
+
+
+def split_file(stem: str, split: str, suffix: str) -> str:
+    """Return the name of a split's file: ``instances_train.json``, or ``instances.json`` where there are no splits."""
+    return f"{stem}_{split}{suffix}" if split else f"{stem}{suffix}"
