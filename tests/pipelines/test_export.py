@@ -25,7 +25,7 @@ from pipelines import rle
 from pipelines.export import FORMATS, Choice, Export, export_output
 from pipelines.exports import selection
 from pipelines.exports.splits import NUMBER, Splits
-from pipelines.storage import Store, StorageError, open_store
+from pipelines.storage import StorageError, Store, open_store
 from pipelines.tabular import SourceError
 from pipelines.types import Prompt
 from tests.labelled import box, mask, named, write_output
