@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -20,6 +21,7 @@ from flows import steps
 from flows.config import load_config, parse_config
 from flows.observer import Silent
 from flows.serve import Timetable, flow_parameters, register
+from pipelines.query import open_database
 from pipelines.storage import open_store
 from pipelines.table import open_table
 from tests.drivers import REPOSITORY, Driver, PrefectServer, driver, run_file
@@ -119,6 +121,41 @@ def test_a_schedule_labels_everything_and_a_run_that_is_due_meanwhile_is_cancell
     assert image_ids(output) == [f"{number:02d}.png" for number in range(NUM_IMAGES)]
     assert run_file(output, "summary.json")["problems"] == []
     assert deployment_of(prefect, "whole")["paused"]
+
+
+def questions(output: Path) -> Counter[tuple[str, str]]:
+    """Return how often which image was asked which prompt, by what the rows of all runs say."""
+    entries = "SELECT image_id, unnest(per_prompt).prompt_id FROM all_images"
+    return Counter(open_database(open_store(str(output))).sql(entries).fetchall())
+
+
+@pytest.mark.timeout(300, func_only=True)
+def test_scheduled_runs_label_what_came_between_and_ask_what_was_added(
+    prefect: PrefectServer, config_file: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    output, images = tmp_path / "out", tmp_path / "images"
+    for path in sorted(images.iterdir())[3:]:
+        path.unlink()
+
+    def finished(run: str) -> Callable[[], bool]:
+        return lambda: time.sleep(0.5) or bool(list(output.glob(f"_runs/{run}/summary.json")))
+
+    with serving(config_file, "nightly-new", environment) as served:
+        served.wait_until(finished("run-*"), 120)
+        names = [f"{number:02d}.png" for number in range(3)]
+        both = {(name, f"ovseg:{text}"): 1 for name in names for text in ("car", "tree")}
+        assert questions(output) == both
+        photograph(48, 40, 90).save(images / "later.png")
+        served.wait_until(finished("update-2"), 90)
+        both |= {("later.png", f"ovseg:{text}"): 1 for text in ("car", "tree")}
+        assert questions(output) == both
+        end_by(signal.SIGINT, served)
+    config_file.write_text(config_file.read_text().replace('"tree"]', '"tree", "traffic light"]'))
+    with serving(config_file, "nightly-new", environment) as served:
+        served.wait_until(finished("update-3"), 90)
+        end_by(signal.SIGINT, served)
+    assert questions(output) == both | {(name, "ovseg:traffic light"): 1 for name in (*names, "later.png")}
+    assert {"FAILED", "CRASHED"}.isdisjoint(runs_of(prefect, "nightly-new"))
 
 
 def test_sigterm_ends_a_scheduled_run_so_that_the_next_one_finishes_it(
