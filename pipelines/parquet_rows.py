@@ -59,11 +59,15 @@ def check_chunks(metadata: pq.FileMetaData, leaf: str, group: int | None = None)
 
     Raises:
         ChunkTooLargeError: saying how large, and what to do.
+        pa.ArrowInvalid: the file is broken: a row group lacks the column.
     """
     for number in range(metadata.num_row_groups) if group is None else (group,):
         info = metadata.row_group(number)
         columns = (info.column(place) for place in range(info.num_columns))
-        num_bytes = next(column.total_uncompressed_size for column in columns if column.path_in_schema == leaf)
+        found = (column.total_uncompressed_size for column in columns if column.path_in_schema == leaf)
+        num_bytes = next(found, None)
+        if num_bytes is None:
+            raise pa.ArrowInvalid(f"row group {number} has no column {leaf!r}")
         if num_bytes > MAX_CHUNK_BYTES:
             raise ChunkTooLargeError(
                 f"row group {number} holds {num_bytes:,} bytes of images, and at most {MAX_CHUNK_BYTES:,} are read for "

@@ -49,7 +49,7 @@ def list_arrow(
         with readable(uri), _opened(fs, file.path) as stream:
             try:
                 yield from _list_file(uri, file, stream, image_id_column, image_column)
-            except (pa.ArrowException, OSError) as error:
+            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
                 if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
                     raise  # storage's own, not Arrow's
                 raise SourceError(f"{uri}: not a readable Arrow file, or cut short: {error}") from error
@@ -109,7 +109,7 @@ def _spans(uri: str, column: pa.Array, body: pa.Buffer, start: int) -> list[Span
         return [None if null else Span(start, 0) for null in is_null]
     if not body.address <= data.address <= data.address + data.size <= body.address + body.size:
         raise SourceError(f"{uri}: compressed, so that no image in it can be read alone; write it without compression")
-    edges = np.frombuffer(offsets, kind)[column.offset : column.offset + len(column) + 1].astype(np.int64)
+    edges = np.frombuffer(offsets, kind, count=column.offset + len(column) + 1)[column.offset :].astype(np.int64)
     edges += start + data.address - body.address
     return [
         None if null else Span(int(one), int(next_one - one))
@@ -131,7 +131,9 @@ def _batches(uri: str, stream: pa.NativeFile) -> Iterator[tuple[pa.RecordBatch, 
             elif message.type != "record batch" or schema is None:
                 raise SourceError(f"{uri}: holds a {message.type}, which is not read here; write it as Parquet")
             else:
-                yield pa.ipc.read_record_batch(message, schema), message.body, stream.tell() - message.body.size
+                batch = pa.ipc.read_record_batch(message, schema)
+                batch.validate(full=True)  # offsets are trusted from here on
+                yield batch, message.body, stream.tell() - message.body.size
     end = stream.tell()
     stream.seek(max(0, end - len(_END)))
     if stream.read(len(_END)) != _END:

@@ -77,7 +77,7 @@ def list_rows(
     """
     for file in files:
         uri = uri_of(fs, file.path)
-        with _explained(uri):
+        with parquet_readable(uri):
             table = open_parquet(fs, file.path, streamed=False)
             schema = table.schema_arrow
             form = row_form(uri, schema, image_id_column, image_column)
@@ -177,11 +177,12 @@ def _rows(table: pq.ParquetFile, form: RowForm) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _explained(uri: str) -> Iterator[None]:
+def parquet_readable(uri: str) -> Iterator[None]:
+    """Turn whatever is said against reading a Parquet file into a SourceError."""
     try:
         with readable(uri):
             yield
     except ChunkTooLargeError as error:
         raise SourceError(f"{uri}: {error}") from error
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise SourceError(f"{uri}: not a readable Parquet file: {error}") from error

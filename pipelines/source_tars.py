@@ -164,6 +164,8 @@ def _members(uri: str, stream: IO[bytes], num_bytes: int) -> Iterator[_Member]:
             while (member := cast(_Member | None, tar.next())) is not None:
                 kept.clear()
                 _check_text(uri, member)
+                if member.size < 0:
+                    raise SourceError(f"{uri}: broken: {member.name!r} is of {member.size} bytes")
                 if member.isreg() and member.offset_data + member.size > num_bytes:
                     raise SourceError(f"{uri}: cut short inside {member.name!r}; copy it again")
                 yield member

@@ -9,12 +9,17 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-
 from pipelines.parquet_rows import open_parquet
 from pipelines.source_arrow import list_arrow
 from pipelines.source_files import ListedFile, find_files, has_wildcards, is_local, look_up, open_source, uri_of
-from pipelines.source_rows import SeveralColumnsError, binary_columns, list_rows, sure_image_columns, text_column
+from pipelines.source_rows import (
+    SeveralColumnsError,
+    binary_columns,
+    list_rows,
+    parquet_readable,
+    sure_image_columns,
+    text_column,
+)
 from pipelines.source_tars import list_tars, refuse_compressed
 from pipelines.source_uris import URI_COLUMNS, list_coco, list_listed, list_table
 from pipelines.tabular import TABLE_EXTENSIONS, SourceError, extension_of, readable
@@ -125,11 +130,8 @@ def _list_parquet(source: str, storage_options: Mapping[str, Any] | None, names:
 
 def _holds_images(source: str, fs: Any, path: str) -> bool:
     """Say whether a Parquet file holds images rather than URIs."""
-    with readable(source):
-        try:
-            schema = open_parquet(fs, path).schema_arrow
-        except pa.ArrowException as error:
-            raise SourceError(f"{source}: not a readable Parquet file: {error}") from error
+    with parquet_readable(source):
+        schema = open_parquet(fs, path).schema_arrow
     uris, images = text_column(schema, URI_COLUMNS), sure_image_columns(schema)
     if uris is not None and images:
         raise SourceError(

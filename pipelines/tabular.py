@@ -141,7 +141,7 @@ def _parquet_rows(uri: str, storage_options: Mapping[str, Any] | None) -> Iterat
             columns = [field.name for field in table.schema_arrow if not holds_binary(field.type)]
             for batch in table.iter_batches(batch_size=_ROWS_PER_BATCH, columns=columns):
                 yield from batch.to_pylist()
-        except pa.ArrowException as error:
+        except (pa.ArrowException, UnicodeDecodeError) as error:
             raise SourceError(f"{uri}: not a readable Parquet file: {error}") from error
 
 
