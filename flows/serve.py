@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from prefect.runner import Runner
     from prefect.schedules import Schedule
+    from prefect.states import State
 
 # What Prefect gives a flow run to end by itself before it kills it; a run's last words need some of it.
 _PREFECT_GRACE_S = 30.0
@@ -109,7 +110,7 @@ def register(config: RunConfig, timetable: Timetable, name: str) -> Runner:
     from flows.label_collection import label_collection
 
     # Not Runner.add_flow: it pickles the flow, which then no longer finds what its annotations name.
-    deployment = label_collection.to_deployment(
+    deployment: Any = label_collection.to_deployment(
         name,
         schedule=timetable.schedule(),
         paused=False,
@@ -120,7 +121,8 @@ def register(config: RunConfig, timetable: Timetable, name: str) -> Runner:
     )
     # No limit on the runner itself: a run that is due meanwhile would wait there for its turn, and not be cancelled.
     runner = Runner(name=name, limit=None, pause_on_shutdown=True)
-    _end_dead_runs(runner.add_deployment(deployment))
+    deployment_id: Any = runner.add_deployment(deployment)
+    _end_dead_runs(deployment_id)
     return runner
 
 
@@ -136,7 +138,9 @@ def _end_dead_runs(deployment_id: UUID) -> None:
             flow_run_filter=FlowRunFilter.model_validate(going_on),
             deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [deployment_id]}}),
         ):
-            state = Crashed(message="It ended without a word, with the `serve` that ran it; the next run resumes it.")
+            state: State[Any] = Crashed(
+                message="It ended without a word, with the `serve` that ran it; the next run resumes it."
+            )
             client.set_flow_run_state(flow_run.id, state)
 
 

@@ -30,7 +30,8 @@ from tests.flows.conftest import Ended, photograph
 # Of the test alone: the first one here may also wait for the Prefect server to start.
 pytestmark = pytest.mark.timeout(175, func_only=True)
 
-NUM_IMAGES = 24
+# More than can be labelled between the first commit and the end of a run that is asked to stop.
+NUM_IMAGES = 32
 
 
 @pytest.fixture
@@ -58,11 +59,11 @@ def config_file(tmp_path: Path, model: Path) -> Path:
 
 @pytest.fixture
 def environment(prefect: PrefectServer) -> dict[str, str]:
-    """The server's address, and a runner that asks it for runs every second."""
+    """The server's address, and a runner that asks it for runs every two seconds."""
     return {
         **os.environ,
         "PREFECT_API_URL": prefect.api_url,
-        "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+        "PREFECT_RUNNER_POLL_FREQUENCY": "2",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "OMP_NUM_THREADS": "1",
     }
@@ -82,8 +83,8 @@ def deployment_of(prefect: PrefectServer, name: str) -> dict[str, Any]:
     return found
 
 
-def serving(config: Path, name: str, environment: dict[str, str]) -> AbstractContextManager[Driver]:
-    return driver("serve", "--config", config, "--interval", 10, "--name", name, env=environment)
+def serving(config: Path, name: str, interval_s: int, environment: dict[str, str]) -> AbstractContextManager[Driver]:
+    return driver("serve", "--config", config, "--interval", interval_s, "--name", name, env=environment)
 
 
 def end_by(number: signal.Signals, served: Driver) -> tuple[int, str]:
@@ -109,8 +110,8 @@ def test_a_schedule_labels_everything_and_a_run_that_is_due_meanwhile_is_cancell
     prefect: PrefectServer, config_file: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    with serving(config_file, "whole", environment) as served:
-        served.wait_until(lambda: len(commits(output)) == NUM_IMAGES, 120)
+    with serving(config_file, "whole", 10, environment) as served:
+        served.wait_until(lambda: len(commits(output)) == NUM_IMAGES, 150)
         served.wait_until(lambda: time.sleep(1) or "COMPLETED" in runs_of(prefect, "whole"), 60)
         code, printed = end_by(signal.SIGINT, served)
     assert (code, "interrupted; what is committed is kept" in printed) == (130, True)
@@ -162,8 +163,8 @@ def test_sigterm_ends_a_scheduled_run_so_that_the_next_one_finishes_it(
     prefect: PrefectServer, config_file: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    with serving(config_file, "stopped", environment) as served:
-        served.wait_until(lambda: commits(output), 120)
+    with serving(config_file, "stopped", 60, environment) as served:
+        served.wait_until(lambda: commits(output), 150)
         code, printed = end_by(signal.SIGTERM, served)
     assert (code, "stopped; the schedule is paused" in printed) == (0, True)
     stopped = runs_of(prefect, "stopped")
