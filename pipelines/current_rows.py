@@ -31,25 +31,45 @@ SELECT image_id, max(coalesce(image_version, 1)) FROM all_images WHERE run_id IN
 GROUP BY image_id HAVING count(*) > 1
 """
 _SHARING = "SELECT DISTINCT run_id FROM all_images SEMI JOIN internal.several USING (image_id) WHERE run_id IN $runs"
+# What was asked, and whether it was answered, is the same for most images of a run: the rule is worked out once for
+# each history that some image has, and not for each image.
+_ASKED = """
+to_json(list_transform(per_prompt, lambda entry: entry.prompt_id || CASE WHEN entry.n IS NULL THEN '-' ELSE '+' END))
+"""
+_HISTORIES = f"""
+CREATE TEMP TABLE asked AS
+SELECT md5_number({_ASKED}) AS asked, any_value(per_prompt) AS per_prompt
+FROM all_images SEMI JOIN internal.several USING (image_id) WHERE run_id IN $runs GROUP BY 1;
+CREATE TEMP TABLE histories AS
+SELECT image_id, list_sort(list({{
+    place: place, is_live: coalesce(image_version, 1) = newest, asked: md5_number({_ASKED})
+}})) AS history
+FROM all_images JOIN internal.several USING (image_id) JOIN (SELECT run_id, place FROM runs) USING (run_id)
+WHERE run_id IN $runs GROUP BY image_id
+"""
 _REPLACED = """
 INSERT INTO internal.replaced
-WITH live AS (
-    SELECT image_id, run_id, place, per_prompt, coalesce(image_version, 1) = newest AS is_live
-    FROM all_images JOIN internal.several USING (image_id) JOIN runs USING (run_id) WHERE run_id IN $runs
+WITH kinds AS MATERIALIZED (
+    SELECT history, row_number() OVER () AS kind FROM (SELECT DISTINCT history FROM histories)
+), rows AS (
+    SELECT kind, unnest(history, recursive := true) FROM kinds
 ), units AS (
-    SELECT image_id, run_id, any_value(place) AS place, internal.unit(entry.prompt_id) AS unit,
-        bool_and(entry.n IS NOT NULL) AS is_answered
-    FROM (SELECT image_id, run_id, place, unnest(per_prompt) AS entry FROM live WHERE is_live)
+    SELECT kind, place, internal.unit(entry.prompt_id) AS unit, bool_and(entry.n IS NOT NULL) AS is_answered
+    FROM (SELECT kind, place, unnest(per_prompt) AS entry FROM rows JOIN asked USING (asked) WHERE is_live)
     GROUP BY ALL
 ), judged AS (
-    SELECT image_id, run_id, unit,
-        row_number() OVER (PARTITION BY image_id, unit ORDER BY is_answered DESC, place DESC) > 1 AS is_replaced
+    SELECT *, row_number() OVER (PARTITION BY kind, unit ORDER BY is_answered DESC, place DESC) > 1 AS is_replaced
     FROM units
+), lost AS (
+    SELECT kind, place, true AS wholly, NULL AS units FROM rows WHERE NOT is_live
+    UNION ALL
+    SELECT kind, place, bool_and(is_replaced), list(unit) FILTER (is_replaced) FROM judged
+    GROUP BY kind, place HAVING bool_or(is_replaced)
 )
-SELECT image_id, run_id, true, NULL FROM live WHERE NOT is_live
-UNION ALL
-SELECT image_id, run_id, bool_and(is_replaced), list(unit) FILTER (is_replaced) FROM judged
-GROUP BY image_id, run_id HAVING bool_or(is_replaced)
+SELECT image_id, run_id, wholly, units
+FROM lost JOIN kinds USING (kind) JOIN histories USING (history) JOIN (SELECT run_id, place FROM runs) USING (place);
+DROP TABLE asked;
+DROP TABLE histories
 """
 # What is current of the rows of `images` of runs that share images.
 _KEPT = """
@@ -125,7 +145,9 @@ def find_replaced(connection: duckdb.DuckDBPyConnection) -> list[str]:
         connection.execute(_SEVERAL, {"runs": runs})
         runs = _column(connection.execute(_SHARING, {"runs": runs}))
     if runs:
-        connection.execute(_REPLACED, {"runs": runs})
+        for statement in _HISTORIES.split(";"):
+            connection.execute(statement, {"runs": runs})
+        connection.execute(_REPLACED)
     return runs
 
 

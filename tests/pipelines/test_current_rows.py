@@ -239,7 +239,7 @@ def histories(draw: st.DrawFn) -> list[list[Labelled]]:
     return runs
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(runs=histories())
 def test_the_views_show_what_the_rule_says(
     runs: list[list[Labelled]], tmp_path_factory: pytest.TempPathFactory
