@@ -14,6 +14,7 @@ from rich.table import Table
 
 from flows.config import ConfigError, parse_config
 from flows.launch import launch
+from flows.report import write_report
 from pipelines import rle
 from pipelines.decode import DecodeLimits, decode_image
 from pipelines.metrics import AveragePrecision, FoundMask, TrueMask, mask_average_precision
@@ -67,6 +68,7 @@ def run_demo(
         f"AP50 {100 * precision.ap50:.1f}. Photographs are new to this model, which learned from drawings."
     )
     console.print(f"Look at it: [bold]{draw_overlays(output, list(asked))}[/]")
+    write_report(str(output), output / "report.html", console, overwrite=True)
     return is_complete
 
 

@@ -10,6 +10,7 @@ import io
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -140,16 +141,13 @@ def _read_small(row: ImageRow, access: Access, config: PictureConfig) -> tuple[P
     )
     side = config.side_px * _OVERSAMPLING
     width, height = peek_size(data)
-    if width * height > _LARGE_PIXELS:
-        with _one_large_image:
-            image = decode_image(data, ref, config.limits, enough_px=side)
-    else:
+    with _one_large_image if width * height > _LARGE_PIXELS else nullcontext():
         image = decode_image(data, ref, config.limits, enough_px=side)
+        small = PILImage.fromarray(image.pixels)
+        small.thumbnail((side, side), PILImage.Resampling.BOX, reducing_gap=2.0)
     has_other_bytes = row.content_sha256 is not None and image.content_sha256 != row.content_sha256
     # The header's size is that before the image is turned upright.
     has_other_size = row.width is not None and sorted((row.width, row.height or 0)) != sorted((width, height))
-    small = PILImage.fromarray(image.pixels)
-    small.thumbnail((side, side), PILImage.Resampling.BOX, reducing_gap=2.0)
     return small, has_other_bytes or has_other_size
 
 

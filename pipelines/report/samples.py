@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import duckdb
 
 from pipelines.report.facts import Category
+from pipelines.report.words import Said, current_words
 from pipelines.types import Rle
 
 # For each mask shown, so that many masks of one image or category leave room for others.
@@ -37,24 +38,6 @@ class Mask:
     score: float
     segmentation: Rle
     bbox_xywh: tuple[float, float, float, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Phrase:
-    """A stretch of a caption; ``number`` is that of the grounded phrase, None for what lies between two."""
-
-    text: str
-    number: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
-    """What the model said about an image: the prompt's task and question, and its words in stretches."""
-
-    image_id: str
-    prompt_id: str
-    task: str
-    stretches: tuple[Phrase, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +118,7 @@ def draw_samples(database: duckdb.DuckDBPyConnection, categories: Sequence[Categ
     highest = _by_score(database, "score DESC", sizes.scores)
     lowest = _by_score(database, "score", sizes.scores)
     doubtful = _by_score(database, f"abs(score - {_DOUBT})", sizes.scores)
-    said = _said(database, sizes.said)
+    said = current_words(database, sizes.said)
     empty = _ids(database, _EMPTY, sizes.empty)
     quarantined = _ids(database, _QUARANTINED, sizes.quarantined)
     picks = [*of_categories, *highest, *lowest, *doubtful]
@@ -256,46 +239,6 @@ def _spread(picks: Iterable[_Pick], number: int, *, per_category: int) -> list[_
             images.add(pick.image_id)
             taken.append(pick)
     return taken[:number]
-
-
-def _said(database: duckdb.DuckDBPyConnection, number: int) -> list[Said]:
-    """Choose images that the model spoke of, and the current words about each: those of its caption, else the first."""
-    ids = _ids(
-        database,
-        "SELECT image_id FROM all_images WHERE len(captions) > 0 GROUP BY 1 ORDER BY md5(image_id), 1 LIMIT ?",
-        number,
-    )
-    rows = database.execute(
-        """
-        SELECT image_id, said.prompt_id, said.task, said.text, said.phrases FROM (
-            SELECT image_id, run_id, unnest(captions) AS said FROM all_images WHERE image_id IN (SELECT unnest(?))
-        ) AS a SEMI JOIN coverage AS c
-        ON a.image_id = c.image_id AND a.run_id = c.run_id AND a.said.prompt_id = c.prompt_id
-        ORDER BY image_id, said.task = 'gcgseg' DESC, said.prompt_id
-        """,
-        [ids],
-    ).fetchall()
-    first: dict[str, Said] = {}
-    for image_id, prompt_id, task, text, phrases in rows:
-        stretches = _stretches(text or "", phrases or ())
-        first.setdefault(image_id, Said(image_id=image_id, prompt_id=prompt_id, task=task, stretches=stretches))
-    return [first[image_id] for image_id in ids if image_id in first]
-
-
-def _stretches(text: str, phrases: Sequence[Mapping[str, Any]]) -> tuple[Phrase, ...]:
-    """Cut a caption at its phrases; one that lies in another, or outside of the text, is left out."""
-    found, place = list[Phrase](), 0
-    for phrase in sorted(phrases, key=lambda p: (p["start"], p["end"])):
-        start, end = phrase["start"], min(phrase["end"], len(text))
-        if not place <= start < end:
-            continue
-        if start > place:
-            found.append(Phrase(text=text[place:start], number=None))
-        found.append(Phrase(text=text[start:end], number=phrase["category_id"]))
-        place = end
-    if place < len(text):
-        found.append(Phrase(text=text[place:], number=None))
-    return tuple(found)
 
 
 def _ids(database: duckdb.DuckDBPyConnection, query: str, number: int) -> list[str]:

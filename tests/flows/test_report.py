@@ -11,7 +11,7 @@ from flows import report, steps
 from flows.observer import Silent
 from pipelines.integrity import leftovers, verify
 from pipelines.storage import open_store
-from tests.drivers import listing
+from tests.drivers import PrefectServer, listing
 from tests.flows.conftest import MakeConfig
 
 
@@ -54,3 +54,13 @@ def test_a_report_that_fails_is_told_and_the_run_is_labelled(
 def test_no_report_is_left_unless_asked_for(make_config: MakeConfig, tmp_path: Path) -> None:
     steps.run_directly(make_config(), Silent())
     assert not list(tmp_path.rglob("report.html"))
+
+
+def test_the_flow_links_its_report(make_config: MakeConfig, prefect: PrefectServer, tmp_path: Path) -> None:
+    from flows.label_collection import label_collection
+
+    summary = label_collection(make_config(report=True))
+    page = tmp_path / "output" / "_runs" / summary["run_id"] / "report.html"
+    chosen = {"artifacts": {"key": {"any_": ["label-collection-report"]}}}
+    assert any(page.as_uri() in artifact["data"] for artifact in prefect.ask("artifacts/filter", chosen))
+    assert page.exists()

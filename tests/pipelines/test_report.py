@@ -16,7 +16,7 @@ from PIL import Image as PILImage
 from pipelines.report import charts
 from pipelines.report.build import ReportConfig, build_report
 from pipelines.report.colors import color
-from pipelines.report.facts import Work
+from pipelines.report.run_facts import Work
 from pipelines.report.samples import SampleSizes
 from pipelines.types import Caption, CaptionPhrase, Prompt
 from tests.labelled import box, mask, named, write_output
@@ -194,11 +194,21 @@ def test_of_several_runs_current_rows_are_shown_and_every_run_is_told(tmp_path: 
     store, _ = write_output(tmp_path / "out", {"b": [], "c": [], "d": []}, common=[DOG], run_id="run-3", committed=1)
     page = _page(store)
     text = " ".join(page.text.split())
-    assert "1 masks of 1 categories on 1 images, from 3 runs" in text
+    assert "1 mask of 1 category on 1 image, from 3 runs" in text
     assert "labelled 3 = ok 1 + empty 2 + quarantined 0" in text
     assert "Run run-3 is not finished: 1 of its 3 images are not labelled yet." in text
     assert [run for run in ("run-1", "run-2", "run-3") if f"Run {run}" in text] == ["run-1", "run-2", "run-3"]
     assert "0.20" not in text
+
+
+def test_of_words_of_several_runs_the_last_are_shown(tmp_path: Path) -> None:
+    (asked,) = named("chat", "What is it?")
+    for number, text in enumerate(("a barn", "a house"), start=1):
+        said = {"a": [Caption(prompt=asked, text=text)]}
+        store, _ = write_output(tmp_path / "out", {"a": []}, common=[asked], said=said, run_id=f"run-{number}")
+    page = _page(store)
+    assert "a house" in page.text
+    assert "a barn" not in page.text
 
 
 def test_an_output_without_a_committed_shard_has_a_page(tmp_path: Path) -> None:

@@ -1,0 +1,168 @@
+"""What a report says of one run: its counts, when its shards were labelled, and where its rows come from."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from pipelines.manifest import run_folder
+from pipelines.storage import StorageError, Store
+from pipelines.table import ShardCommit, read_commits
+from pipelines.types import Status
+
+_MAX_PROMPTS = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """A shard's labelling as its commit tells: so many images between two moments, seconds since 1970."""
+
+    started_at: float
+    ended_at: float
+    images: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """One run.
+
+    Attributes:
+        run_id, retry_of: which, and the run whose quarantined images it labels again.
+        planned_at, first_at, last_at: ISO 8601; when its first shard was begun and its last one committed.
+        listed, shards, committed: of its plan.
+        counts: images by status; reasons: quarantined images by reason.
+        masks, current_masks: committed, and those that no later run has replaced.
+        work: of each commit.
+        origin: source, model, weights, device, times and so on, by name, as text.
+        versions: of packages.
+        prompts: asked of every image, by task (the first of them); num_prompts: how many there are.
+        config: as planned, JSON.
+        source_options, allow_http: how its images are fetched.
+        problems: as its summary tells.
+    """
+
+    run_id: str
+    retry_of: str | None
+    planned_at: str | None
+    first_at: str | None
+    last_at: str | None
+    listed: int
+    shards: int
+    committed: int
+    counts: Mapping[str, int]
+    reasons: Mapping[str, int]
+    masks: int
+    current_masks: int
+    work: tuple[Work, ...]
+    origin: Mapping[str, str]
+    versions: Mapping[str, str]
+    prompts: Mapping[str, Sequence[str]]
+    num_prompts: int
+    config: str
+    source_options: Mapping[str, Any] = field(default_factory=dict)
+    allow_http: bool = False
+    problems: tuple[str, ...] = ()
+
+    @property
+    def left(self) -> int:
+        """Listed images that are not labelled yet."""
+        return self.listed - sum(self.counts.values())
+
+
+def read_run_facts(store: Store, plan: Mapping[str, Any], current_masks: int) -> RunFacts:
+    """Read a run's commits and summary.
+
+    Args:
+        store: the output.
+        plan: of the run, as plan_documents returns it.
+        current_masks: how many of its masks no later run has replaced.
+
+    Raises:
+        StorageError: a commit cannot be read.
+    """
+    run_id, facts, fingerprint = plan["run_id"], plan.get("facts", {}), plan.get("fingerprint", {})
+    config, retry = facts.get("config", {}), fingerprint.get("retry")
+    source = config.get("source") or {}
+    counts, reasons, work, masks = Counter[str](), Counter[str](), list[Work](), 0
+    predictors: dict[str, Counter[str]] = {}
+    for commit in read_commits(store, run_id):
+        counts.update(commit.status_counts)
+        reasons.update(commit.reason_counts)
+        masks += commit.annotations.rows
+        work.append(_work(commit))
+        for name, value in commit.predictor.items():
+            predictors.setdefault(name, Counter())[str(value)] += 1
+    summary = read_summary(store, run_id)
+    versions = {str(name): str(value) for name, value in facts.get("versions", {}).items()}
+    prompts = facts.get("prompts", ())
+    by_task: dict[str, list[str]] = {}
+    for prompt in prompts[:_MAX_PROMPTS]:
+        by_task.setdefault(str(prompt["task"]), []).append(str(prompt["text"]))
+    return RunFacts(
+        run_id=run_id,
+        retry_of=retry and retry["run_id"],
+        planned_at=facts.get("planned_at"),
+        first_at=_iso(min((shard.started_at for shard in work), default=None)),
+        last_at=_iso(max((shard.ended_at for shard in work), default=None)),
+        listed=plan["num_images"],
+        shards=plan["num_shards"],
+        committed=len(work),
+        counts={status.value: counts[status.value] for status in Status},
+        reasons=dict(reasons),
+        masks=masks,
+        current_masks=current_masks,
+        work=tuple(work),
+        origin={n: v for n, v in _origin(fingerprint, config, predictors, summary).items() if versions.get(n) != v},
+        versions=versions,
+        prompts=by_task,
+        num_prompts=len(prompts),
+        config=json.dumps(config, indent=1, ensure_ascii=False),
+        source_options=source.get("storage_options") or {},
+        allow_http=bool(source.get("allow_http")),
+        problems=tuple(str(problem) for problem in summary.get("problems", ())),
+    )
+
+
+def _work(commit: ShardCommit) -> Work:
+    images = sum(commit.status_counts.values())
+    return Work(started_at=commit.committed_at - commit.elapsed_s, ended_at=commit.committed_at, images=images)
+
+
+def read_summary(store: Store, run_id: str) -> Mapping[str, Any]:
+    """Return what the run's summary holds; nothing if it has none yet, or one that cannot be read."""
+    try:
+        summary = store.read_json(f"{run_folder(run_id)}/summary.json")
+    except (FileNotFoundError, StorageError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
+
+
+def _origin(
+    fingerprint: Mapping[str, Any],
+    config: Mapping[str, Any],
+    predictors: Mapping[str, Counter[str]],
+    summary: Mapping[str, Any],
+) -> dict[str, str]:
+    """Return where a run's rows come from: what is known, each as text; where shards differ, with their numbers."""
+    known: dict[str, Any] = {
+        "source": fingerprint.get("source"),
+        "model": (config.get("model") or {}).get("path"),
+        "weights_sha256": fingerprint.get("model"),
+        "prompts_sha256": fingerprint.get("prompts"),
+        "least score": fingerprint.get("model.min_score"),
+    }
+    for name, values in predictors.items():
+        shown = [
+            value if len(values) == 1 else f"{value} ({number:,} shards)" for value, number in values.most_common(6)
+        ]
+        known[name] = ", ".join(shown)
+    known["finished"] = summary.get("facts", {}).get("finished_at")
+    return {name: str(value) for name, value in known.items() if value is not None}
+
+
+def _iso(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,75 @@
+"""What the model said of some images: current captions and answers, cut at their grounded phrases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+
+# The rule of pipelines.query for these images alone: of an image's newest version, what the last run was told.
+_CURRENT_WORDS = """
+WITH held AS (
+    SELECT image_id, run_id, captions, coalesce(image_version, 1) AS version FROM all_images
+    WHERE image_id IN (SELECT unnest(?))
+), newest AS (
+    SELECT * FROM held QUALIFY version = max(version) OVER (PARTITION BY image_id)
+), words AS (
+    SELECT image_id, run_id, unnest(captions) AS said FROM newest
+)
+SELECT image_id, said.prompt_id, said.task, said.text, said.phrases FROM words JOIN runs USING (run_id)
+QUALIFY row_number() OVER (PARTITION BY image_id, said.prompt_id ORDER BY sequence DESC) = 1
+ORDER BY image_id, said.task = 'gcgseg' DESC, said.prompt_id
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phrase:
+    """A stretch of a caption; ``number`` is that of the grounded phrase, None for what lies between two."""
+
+    text: str
+    number: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What the model said about an image: the prompt's task and question, and its words in stretches."""
+
+    image_id: str
+    prompt_id: str
+    task: str
+    stretches: tuple[Phrase, ...]
+
+
+def current_words(database: duckdb.DuckDBPyConnection, number: int) -> list[Said]:
+    """Choose images that the model spoke of, and the current words about each: its caption, else the first.
+
+    Args:
+        database: of the output; see pipelines.query.
+        number: how many images.
+    """
+    query = "SELECT image_id FROM all_images WHERE len(captions) > 0 GROUP BY 1 ORDER BY md5(image_id), 1 LIMIT ?"
+    ids = [row[0] for row in database.execute(query, [number]).fetchall()]
+    rows = database.execute(_CURRENT_WORDS, [ids]).fetchall() if ids else []
+    first: dict[str, Said] = {}
+    for image_id, prompt_id, task, text, phrases in rows:
+        stretches = _stretches(text or "", phrases or ())
+        first.setdefault(image_id, Said(image_id=image_id, prompt_id=prompt_id, task=task, stretches=stretches))
+    return [first[image_id] for image_id in ids if image_id in first]
+
+
+def _stretches(text: str, phrases: Sequence[Mapping[str, Any]]) -> tuple[Phrase, ...]:
+    """Cut a caption at its phrases; one that lies in another, or outside of the text, is left out."""
+    found, place = list[Phrase](), 0
+    for phrase in sorted(phrases, key=lambda p: (p["start"], p["end"])):
+        start, end = phrase["start"], min(phrase["end"], len(text))
+        if not place <= start < end:
+            continue
+        if start > place:
+            found.append(Phrase(text=text[place:start], number=None))
+        found.append(Phrase(text=text[start:end], number=phrase["category_id"]))
+        place = end
+    if place < len(text):
+        found.append(Phrase(text=text[place:], number=None))
+    return tuple(found)
