@@ -98,6 +98,7 @@ def write_output(
     own: Mapping[str, Sequence[Prompt]] | None = None,
     rejected: Mapping[str, Sequence[str]] | None = None,
     sizes: Mapping[str, tuple[int, int]] | None = None,
+    uris: Mapping[str, str] | None = None,
     per_shard: int = 2,
     committed: int | None = None,
     run_id: str = RUN,
@@ -115,6 +116,7 @@ def write_output(
         own: prompts of single images.
         rejected: ids of those that could not be asked.
         sizes: (height, width) of images that are not of SIZE.
+        uris: where images are, if they are anywhere.
         per_shard, committed: images in a shard, and how many shards are committed; all by default.
         run_id: the run.
         pictures: folder of the images; nowhere by default.
@@ -123,9 +125,8 @@ def write_output(
     """
     own, rejected, said, errors = own or {}, rejected or {}, said or {}, errors or {}
     store = open_store(str(uri))
-    refs = [
-        ImageRef(image_id=name, uri=f"{pictures or '/p'}/{name}", prompts=tuple(own.get(name, ()))) for name in found
-    ]
+    where = {name: f"{pictures or '/p'}/{name}" for name in found} | dict(uris or {})
+    refs = [ImageRef(image_id=name, uri=where[name], prompts=tuple(own.get(name, ()))) for name in found]
     facts = {"prompts": [{"prompt_id": p.prompt_id, "task": p.task, "text": p.text} for p in common]}
     facts |= {"config": dict(config)} if config else {}
     plan, shards = plan_run(store, run_id, refs, PlanConfig(images_per_shard=per_shard), facts=facts)

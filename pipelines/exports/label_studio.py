@@ -61,7 +61,7 @@ def _task(image: ExportImage, models: Mapping[str, str]) -> dict[str, Any]:
                 "score": _score(max(m.score for m in masks)),
                 "result": [_region(image, m) for m in masks],
             }
-            for model, masks in by_model.items()
+            for model, masks in sorted(by_model.items())
         ],
     }
 

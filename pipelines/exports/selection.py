@@ -6,6 +6,7 @@ Only counts and category names are held here; DuckDB holds the chosen images, an
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from pipelines.tabular import SourceError
 from pipelines.types import MAP_TASKS, Rle
 
 _BATCH_ROWS = 4096
-_MEMORY_LIMIT = "1GB"
+_MEMORY_LIMIT, _MAX_THREADS = "1GB", 4  # each thread of DuckDB's wants some 125 MB
 
 _IMAGES = f"""
 CREATE TEMP TABLE export_images AS
@@ -215,6 +216,7 @@ def open_selection(store: Store, choice: Choice, *, of_maps: bool, spill: Path) 
     """
     database = open_database(store)
     database.execute(f"SET memory_limit = '{_MEMORY_LIMIT}'")
+    database.execute(f"SET threads = {min(_MAX_THREADS, os.cpu_count() or 1)}")
     database.execute(f"SET temp_directory = {_literal(str(spill))}")
     try:
         return _open(store, database, choice, of_maps)

@@ -45,6 +45,10 @@ FLAGS = {
     "vacuum": {"--run-id", "--dry-run", "--no-dry-run"},
     "evaluate": {"--ground-truth", "--png-folder", "--run-id", "--count-unasked", "--json"},
     "report": {"--to", "--overwrite"},
+    "export": {
+        "--to", "--format", "--where", "--images-where", "--task", "--categories", "--split", "--empty", "--no-empty",
+        "--copy-images", "--image-url",
+    },
     "train": {"--config", "-c", "--output", "--max-minutes", "--processes"},
     "demo": {"--scenes", "--photos", "--prompts", "--output", "--prefect", "--no-prefect"},
 }  # fmt: skip

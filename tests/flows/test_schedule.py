@@ -141,7 +141,7 @@ def test_scheduled_runs_label_what_came_between_and_ask_what_was_added(
     def finished(run: str) -> Callable[[], bool]:
         return lambda: time.sleep(0.5) or bool(list(output.glob(f"_runs/{run}/summary.json")))
 
-    with serving(config_file, "nightly-new", environment) as served:
+    with serving(config_file, "nightly-new", 10, environment) as served:
         served.wait_until(finished("run-*"), 120)
         names = [f"{number:02d}.png" for number in range(3)]
         both = {(name, f"ovseg:{text}"): 1 for name in names for text in ("car", "tree")}
@@ -152,7 +152,7 @@ def test_scheduled_runs_label_what_came_between_and_ask_what_was_added(
         assert questions(output) == both
         end_by(signal.SIGINT, served)
     config_file.write_text(config_file.read_text().replace('"tree"]', '"tree", "traffic light"]'))
-    with serving(config_file, "nightly-new", environment) as served:
+    with serving(config_file, "nightly-new", 10, environment) as served:
         served.wait_until(finished("update-3"), 90)
         end_by(signal.SIGINT, served)
     assert questions(output) == both | {(name, "ovseg:traffic light"): 1 for name in (*names, "later.png")}
