@@ -5,20 +5,20 @@ What a person has corrected comes in a table of its own, keyed by annotation_id;
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import duckdb
 import numpy as np
-import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from actors.table_corrections import Change, Corrections, read_corrections
 from actors.table_records import TABLE_TASKS, Answers, AskTable, Row, read_labelled
 from pipelines.decode import DEFAULT_LIMITS, DecodeError, decode_image
 from pipelines.fetch import FetchError, fetch
-from pipelines.storage import StorageError, Store, open_store
-from pipelines.table import open_table
+from pipelines.query import open_database, rows_of
+from pipelines.storage import StorageError, open_store
 from pipelines.types import CATEGORY_TASKS, ImageRef
 from xsam_model.training.datasets.grounded_captions import AskCaption
 from xsam_model.training.datasets.records import MISSING_IMAGE, UNREADABLE_IMAGE, RecordError, RecordSource, Skipped
@@ -27,13 +27,9 @@ from xsam_model.training.datasets.segmentations import Segmentation, read_segmen
 CHANGED = "image changed since it was labelled"
 _FETCH_TIMEOUT_S = 60.0
 _ANNOTATION_COLUMNS = (
-    *("image_id", "annotation_id", "run_id", "task", "prompt_id", "prompt"),
-    *("category_name", "category_id", "score", "segmentation"),
+    "image_id, annotation_id, task, prompt_id, prompt, category_name, category_id, score, segmentation"
 )
-_IMAGE_COLUMNS = (
-    *("image_id", "uri", "run_id", "width", "height", "content_sha256", "image_version"),
-    *("status", "per_prompt", "captions"),
-)
+_IMAGE_COLUMNS = "image_id, uri, width, height, content_sha256, status, per_prompt, captions"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +85,7 @@ def table(
         min_score: 0 to 1. Masks below it are neither right nor wrong: their pixels are ignored, and phrases that have
             no better one are not asked. Masks that a person has corrected count whatever their score.
         corrections: CSV, TSV, JSON lines or Parquet; see `actors.table_corrections`.
-        run_id: of one run; all of the output's by default.
+        run_id: of one run; by default the rows that are current of all.
         storage_options, source_options: of the output and of the images, as fsspec takes them; no credentials.
         name: of the source; "table-<task>" by default.
 
@@ -107,8 +103,13 @@ def table(
     try:
         corrected = read_corrections(corrections, storage_options, skipped) if corrections else Corrections()
         store = open_store(output, storage_options)
-        images = _read_images(store, run_id)
-        answers = _read_answers(store, run_id, task, min_score, corrected, skipped)
+        database = open_database(store)
+        images = _rows(database, f"SELECT {_IMAGE_COLUMNS} FROM {rows_of('images', run_id)} ORDER BY image_id")
+        if not images:
+            raise ValueError(
+                f"{store.uri}: no committed shard of any run; check the path and run_id, or run `xsam-label run`"
+            )
+        answers = _read_answers(database, run_id, task, min_score, corrected, skipped)
     except StorageError as error:
         raise ValueError(str(error)) from error
     records = _make_records(images, answers, task, corrected, skipped)
@@ -125,25 +126,9 @@ def table(
     )
 
 
-def _read_images(store: Store, run_id: str | None) -> list[dict[str, Any]]:
-    """Return the rows of `images`, without those of an image as it was before it changed.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    newest: dict[str, int] = {}
-    found = list(_rows(open_table(store, "images", run_id), _IMAGE_COLUMNS))
-    for row in found:
-        row["image_version"] = row["image_version"] or 1  # null in older rows
-        newest[row["image_id"]] = max(newest.get(row["image_id"], 1), row["image_version"])
-    if found:
-        return [row for row in found if row["image_version"] == newest[row["image_id"]]]
-    raise ValueError(f"{store.uri}: no committed shard of any run; check the path and run_id, or run `xsam-label run`")
-
-
 def _make_records(
     images: Sequence[Mapping[str, Any]],
-    answers: Mapping[tuple[str, str], Answers],
+    answers: Mapping[str, Answers],
     task: str,
     corrections: Corrections,
     skipped: Skipped,
@@ -152,25 +137,31 @@ def _make_records(
     records: list[Any] = []
     for image in images:
         with skipped.unless_usable(image["image_id"]):
-            found = answers.get((image["run_id"], image["image_id"]), Answers())
+            found = answers.get(image["image_id"], Answers())
             records += read_labelled(image, found, task, corrections.added.get(image["image_id"], ()))
     return records
 
 
-def _rows(dataset: ds.Dataset, columns: Sequence[str], chosen: Any = None) -> Iterator[dict[str, Any]]:
-    for batch in dataset.to_batches(columns=list(columns), filter=chosen):
-        yield from batch.to_pylist()
+def _rows(database: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any]]:
+    return database.sql(query).to_arrow_table().to_pylist()
 
 
 def _read_answers(
-    store: Store, run_id: str | None, task: str, min_score: float, corrections: Corrections, skipped: Skipped
-) -> dict[tuple[str, str], Answers]:
-    """Return what was found in each image, by run and image_id."""
-    dataset = open_table(store, "annotations", run_id)
-    found: dict[tuple[str, str], Answers] = {}
-    for row in _rows(dataset, _ANNOTATION_COLUMNS, ds.field("task").isin(TABLE_TASKS[task])):
+    database: duckdb.DuckDBPyConnection,
+    run_id: str | None,
+    task: str,
+    min_score: float,
+    corrections: Corrections,
+    skipped: Skipped,
+) -> dict[str, Answers]:
+    """Return what was found in each image, by image_id, the best mask of an image first."""
+    annotations = rows_of("annotations", run_id)
+    tasks = ", ".join(f"'{name}'" for name in TABLE_TASKS[task])
+    query = f"SELECT {_ANNOTATION_COLUMNS} FROM {annotations} WHERE task IN ({tasks}) ORDER BY image_id, rank"
+    found: dict[str, Answers] = {}
+    for row in _rows(database, query):
         with skipped.unless_usable(row["annotation_id"]):
-            answers = found.setdefault((row["run_id"], row["image_id"]), Answers())
+            answers = found.setdefault(row["image_id"], Answers())
             name = row["category_name"] if row["task"] in CATEGORY_TASKS else row["prompt"]
             answers.named[row["prompt_id"]] = name
             change = corrections.changes.get(row["annotation_id"])
@@ -187,7 +178,8 @@ def _read_answers(
                         segmentation=outline,
                     )
                 )
-    known = {row["annotation_id"] for row in _rows(dataset, ["annotation_id"])} if corrections.changes else set()
+    ids = _rows(database, f"SELECT annotation_id FROM {annotations}") if corrections.changes else []
+    known = {row["annotation_id"] for row in ids}
     for missing in corrections.changes.keys() - known:
         skipped.add("correction of no annotation", missing)
     return found

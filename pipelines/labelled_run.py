@@ -15,8 +15,9 @@ import pyarrow as pa
 
 from pipelines.category_names import some_of
 from pipelines.manifest import Plan
-from pipelines.query import open_database
+from pipelines.query import open_database, rows_of
 from pipelines.storage import Store
+from pipelines.table import Kind
 from pipelines.tabular import SourceError
 from pipelines.types import TASKS, Prompt, Rle, Status, Task
 
@@ -109,12 +110,12 @@ class Rows:
 
     def all_images(self) -> Iterator[pa.RecordBatch]:
         """Read the row of every image."""
-        return self._read(f"SELECT {_IMAGE_COLUMNS} FROM {self._view('images')}", [])
+        return self._read(f"SELECT {_IMAGE_COLUMNS} FROM {rows_of('images', self._run_id)}", [])
 
-    def of_wanted(self, view: str, columns: str, wanted: pa.Table, *, task: Task) -> Iterator[pa.RecordBatch]:
+    def of_wanted(self, kind: Kind, columns: str, wanted: pa.Table, *, task: Task) -> Iterator[pa.RecordBatch]:
         """Read what a task has found in images, in the order of their ids."""
         self._database.register("wanted", wanted)
-        chosen = f"{self._view(view)} SEMI JOIN wanted USING (image_id)"
+        chosen = f"{rows_of(kind, self._run_id)} SEMI JOIN wanted USING (image_id)"
         return self._read(f"SELECT {columns} FROM {chosen} WHERE task = ? ORDER BY image_id, score DESC", [task])
 
     def shards_of(self, image_ids: Collection[str]) -> dict[str, set[str]]:
@@ -125,12 +126,6 @@ class Rows:
         for run_id, shard_id in self._database.execute(query).fetchall():
             found.setdefault(run_id, set()).add(shard_id)
         return found
-
-    def _view(self, name: str) -> str:
-        if self._run_id is None:
-            return name
-        run_id = self._run_id.replace("'", "''")
-        return f"(FROM all_{name} WHERE run_id = '{run_id}')"
 
     def _read(self, query: str, values: list[str]) -> Iterator[pa.RecordBatch]:
         yield from self._database.sql(query, params=values).to_arrow_reader(_ROWS_PER_BATCH)

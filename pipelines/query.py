@@ -96,6 +96,11 @@ def open_database(store: Store, *, memory_limit: str | None = None) -> duckdb.Du
     return connection
 
 
+def rows_of(kind: Kind, run_id: str | None) -> str:
+    """Return what a SELECT names after FROM to read the rows of one run, or without one those that are current."""
+    return kind if run_id is None else f"(FROM all_{kind} WHERE run_id = {_literal(run_id)})"
+
+
 def open_arrow(store: Store, query: str = "FROM annotations") -> pa.RecordBatchReader:
     """Open a view, or the result of any SELECT over the views of open_database, for pyarrow, batch by batch.
 

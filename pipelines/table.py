@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -21,7 +20,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from pipelines.manifest import planned_runs, retries_by_run, run_folder
+from pipelines.manifest import planned_runs, run_folder
 from pipelines.schema import ANNOTATIONS, IMAGES, SCHEMA_VERSION, annotations_table, images_table
 from pipelines.storage import Store
 from pipelines.types import ImagePrediction, ImageRef, Shard, ShardReceipt
@@ -257,29 +256,12 @@ def open_table(store: Store, kind: Kind, run_id: str | None = None) -> ds.Datase
     Args:
         store: the output.
         kind: "annotations" or "images".
-        run_id: one run. By default all planned runs, and of an image that a retry has labelled again its last row
-            alone: the row of a quarantined image has no annotations.
+        run_id: one run; by default every planned run. Where several have labelled an image, query.open_database shows
+            which of their rows are current.
     """
-    if run_id is not None:
-        return _open_runs(store, kind, [run_id])
-    dataset = _open_runs(store, kind, planned_runs(store))
-    if kind == "images":
-        for run, retries in retries_by_run(store).items():
-            labelled_later: list[str] = []
-            for earlier, later in reversed(list(pairwise([run, *retries]))):
-                rows = _open_runs(store, "images", [later]).to_table(columns=["image_id"])
-                labelled_later += rows["image_id"].to_pylist()
-                is_old = (ds.field("run_id") == earlier) & ds.field("image_id").isin(
-                    pa.array(labelled_later, pa.string())
-                )
-                dataset = dataset.filter(~is_old)
-    return dataset
-
-
-def _open_runs(store: Store, kind: Kind, run_ids: Iterable[str]) -> ds.Dataset:
     names = []
-    for run_id in run_ids:
-        names += [(c.annotations if kind == "annotations" else c.images).name for c in read_commits(store, run_id)]
+    for one in planned_runs(store) if run_id is None else [run_id]:
+        names += [(c.annotations if kind == "annotations" else c.images).name for c in read_commits(store, one)]
     if not names:
         return ds.dataset(SCHEMAS[kind].empty_table())
     paths = [store.path(name) for name in names]

@@ -29,13 +29,14 @@ Cli = Callable[..., Ended]
 FLAGS = {
     "run": {
         "--config", "-c", "--source", "--output", "--categories", "--task", "--phrase", "--question", "--caption",
-        "--no-caption", "--prompts", "--model", "--replicas", "--gpus-per-replica", "--limit", "--run-id", "--runner",
-        "--prefect", "--no-prefect",
+        "--no-caption", "--prompts", "--model", "--replicas", "--gpus-per-replica", "--limit", "--run-id",
+        "--incremental", "--runner", "--prefect", "--no-prefect",
     },
     "plan": {
         "--config", "-c", "--source", "--output", "--categories", "--task", "--phrase", "--question", "--caption",
-        "--no-caption", "--prompts", "--model", "--limit", "--run-id",
+        "--no-caption", "--prompts", "--model", "--limit", "--run-id", "--incremental",
     },
+    "serve": {"--config", "-c", "--cron", "--interval", "--timezone", "--name"},
     "retry": {
         "--reason", "--run-id", "--config", "-c", "--replicas", "--gpus-per-replica", "--runner", "--prefect",
         "--no-prefect",
@@ -44,6 +45,7 @@ FLAGS = {
     "verify": {"--run-id", "--quick", "--no-quick"},
     "vacuum": {"--run-id", "--dry-run", "--no-dry-run"},
     "evaluate": {"--ground-truth", "--png-folder", "--run-id", "--count-unasked", "--json"},
+    "query": {"--to", "--rows"},
     "report": {"--to", "--overwrite"},
     "export": {
         "--to", "--format", "--where", "--images-where", "--task", "--categories", "--split", "--empty", "--no-empty",

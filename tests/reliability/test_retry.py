@@ -16,6 +16,7 @@ from flows.retry import retry_configs
 from flows.summary import RunSummary
 from pipelines.integrity import verify
 from pipelines.manifest import retries_by_run
+from pipelines.query import open_arrow
 from pipelines.table import open_table
 from pipelines.types import Answer, Image, PredictionError, Predictor, Prompt, Reason
 from tests.fakes import BrightPredictor, half_bright, png, write_images
@@ -59,7 +60,7 @@ def retry(
 
 
 def rows(small: SmallRun) -> dict[str, dict[str, Any]]:
-    found = open_table(small.store(), "images").to_table().to_pylist()
+    found = open_arrow(small.store(), "FROM images").read_all().to_pylist()
     assert len(found) == len({row["image_id"] for row in found}) == 10
     return {row["image_id"]: row for row in found}
 
