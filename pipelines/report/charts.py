@@ -137,11 +137,11 @@ def _y_ticks(most: float, *, whole: bool) -> tuple[Tick, ...]:
 
 
 def _nice(most: float) -> float:
-    """Return the least of 1, 2, 4, 6, 8, 10 times a power of ten that is not below."""
+    """Return the least of 1, 2, 4, 6, 8, 10 times a power of ten that is not below, but for a hundredth."""
     if most <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(most))
-    return next((step * power for step in (1, 2, 4, 6, 8, 10) if step * power >= most * (1 - 1e-9)), 10 * power)
+    return next((step * power for step in (1, 2, 4, 6, 8, 10) if step * power >= most * 0.99), 10 * power)
 
 
 def _short(value: float) -> str:

@@ -156,7 +156,7 @@ def _draw(
 ) -> Picture:
     picture, missing = small, None
     if changed:
-        missing = "the image has changed since it was labelled: its masks are not drawn"
+        missing = "the image has changed since it was labelled" + (": its masks are not drawn" if card.masks else "")
     if card.masks and not changed:
         size_hw = (small.height, small.width)
         masks = [
