@@ -8,18 +8,9 @@ from typing import Any
 
 import duckdb
 
-# The rule of pipelines.query for these images alone: of an image's newest version, what the last run was told.
-_CURRENT_WORDS = """
-WITH held AS (
-    SELECT image_id, run_id, captions, coalesce(image_version, 1) AS version FROM all_images
-    WHERE image_id IN (SELECT unnest(?))
-), newest AS (
-    SELECT * FROM held QUALIFY version = max(version) OVER (PARTITION BY image_id)
-), words AS (
-    SELECT image_id, run_id, unnest(captions) AS said FROM newest
-)
-SELECT image_id, said.prompt_id, said.task, said.text, said.phrases FROM words JOIN runs USING (run_id)
-QUALIFY row_number() OVER (PARTITION BY image_id, said.prompt_id ORDER BY sequence DESC) = 1
+_WORDS = """
+SELECT image_id, said.prompt_id, said.task, said.text, said.phrases
+FROM (SELECT image_id, unnest(captions) AS said FROM images WHERE image_id IN (SELECT unnest(?)))
 ORDER BY image_id, said.task = 'gcgseg' DESC, said.prompt_id
 """
 
@@ -51,7 +42,7 @@ def current_words(database: duckdb.DuckDBPyConnection, number: int) -> list[Said
     """
     query = "SELECT image_id FROM all_images WHERE len(captions) > 0 GROUP BY 1 ORDER BY md5(image_id), 1 LIMIT ?"
     ids = [row[0] for row in database.execute(query, [number]).fetchall()]
-    rows = database.execute(_CURRENT_WORDS, [ids]).fetchall() if ids else []
+    rows = database.execute(_WORDS, [ids]).fetchall() if ids else []
     first: dict[str, Said] = {}
     for image_id, prompt_id, task, text, phrases in rows:
         stretches = _stretches(text or "", phrases or ())
