@@ -217,6 +217,7 @@ def evaluate(
         bool, typer.Option("--count-unasked", help="Count categories that were never asked as not found.")
     ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="New file to write all figures to.")] = None,
+    plots: Annotated[str | None, typer.Option(help="New folder for plots: precision and recall, categories.")] = None,
 ) -> None:
     """Measure a run against ground truth: AP, PQ, mIoU, cIoU, by task. Writes nothing into the output."""
     from flows.evaluation import run_evaluation
@@ -229,6 +230,7 @@ def evaluate(
         run_id=run_id,
         count_unasked=count_unasked,
         json_file=json_file,
+        plots=plots,
     )
 
 

@@ -13,6 +13,8 @@ from flows.config import ConfigError
 from flows.console import literal
 from flows.inspect import held_plans
 from pipelines.evaluate import Evaluation, TaskFigures, evaluate_output
+from pipelines.evaluation_plots import figure_class, write_plots
+from pipelines.exports.target import check_target, publish, workplace
 from pipelines.ground_truth import read_ground_truth
 from pipelines.types import Task
 
@@ -28,6 +30,7 @@ def run_evaluation(
     run_id: str | None = None,
     count_unasked: bool = False,
     json_file: Path | None = None,
+    plots: str | None = None,
 ) -> Evaluation:
     """Compare a run with a file of ground truth and print the figures.
 
@@ -38,15 +41,20 @@ def run_evaluation(
         run_id: one run; by default the rows that are current of all.
         count_unasked: as for `evaluate_output`.
         json_file: new file to write everything to.
+        plots: new local folder for pictures.
 
     Raises:
         ConfigError: the JSON file exists, or its folder does not.
         PlanError: there is no such run.
-        SourceError, StorageError: truth and run cannot be read, or not be compared. Nothing is written then.
+        SourceError, StorageError: truth and run cannot be read, or not be compared; the folder of plots exists, or
+            matplotlib is not installed. Nothing is written then.
     """
     if json_file is not None:
         _check_new(json_file)
     store, plans = held_plans(output, run_id)
+    pictures = None if plots is None else check_target(plots, store)
+    if pictures is not None:
+        figure_class()  # said before the comparison, which may take long
     with console.status("reading the ground truth") as spinner:
         truth = read_ground_truth(ground_truth, png_folder=png_folder)
 
@@ -60,7 +68,21 @@ def run_evaluation(
         document = {"output": store.uri, "ground_truth": ground_truth, **evaluation.to_dict()}
         _write_new(json_file, json.dumps(document, indent=1) + "\n")
     show_evaluation(evaluation, console)
+    if pictures is not None:
+        _draw(evaluation, pictures, console)
     return evaluation
+
+
+def _draw(evaluation: Evaluation, target: Path, console: Console) -> None:
+    with workplace(target) as place:
+        whole = place / "whole"
+        whole.mkdir()
+        files = write_plots(evaluation, whole)
+        if not files:
+            console.print("[yellow]note:[/] none of these figures has a plot: --plots wrote nothing")
+            return
+        publish(whole, target)
+    console.print(f"{len(files):,} plots in {literal(target)}")
 
 
 def _check_new(path: Path) -> None:

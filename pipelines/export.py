@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.exports import coco, cvat, label_studio, panoptic, yolo
-from pipelines.exports.selection import Choice, Progress, Selection, open_selection
+from pipelines.exports.choice import Choice, Progress
+from pipelines.exports.selection import Selection, open_selection
 from pipelines.exports.target import check_target, publish, workplace
 from pipelines.storage import StorageError, Store
 from pipelines.tabular import SourceError
@@ -83,28 +84,16 @@ def export_output(
         SourceError: unknown format, a wrong condition, or nothing fits the choice. Nothing is written then.
         StorageError: the target exists or cannot be written, or the output cannot be read. Nothing is left then.
     """
-    if format_name not in FORMATS:
-        raise SourceError(f"format {format_name!r} is none of {', '.join(FORMATS)}")
-    if choice.copy_images and format_name != "yolo":
-        raise SourceError(f"only yolo takes copies of the images; {format_name} names them by id and URI")
-    form = FORMATS[format_name]
-    path = check_target(target, store)
+    form, path = _format(format_name, choice), check_target(target, store)
     alone = form.single_file if path.suffix and form.single_file and form.single_file.endswith(path.suffix) else None
     if alone and choice.splits.shares:
         raise SourceError(f"{path.name} is one file, but each split has its own; name a folder")
     with workplace(path) as place:
         selection = open_selection(store, choice, of_maps=form.of_maps, spill=place / "spill")
-        total, done = sum(selection.num_masks.values()), 0
-
-        def count(more: int) -> None:
-            nonlocal done
-            done += more
-            on_masks(done, total)
-
         whole = place / "whole"
         whole.mkdir()
         try:
-            notes = form.write(selection, whole, count)
+            notes = form.write(selection, whole, _counting(sum(selection.num_masks.values()), on_masks))
         except StorageError:
             raise
         except OSError as error:
@@ -121,3 +110,22 @@ def export_output(
         left_out=selection.left_out,
         notes=tuple(notes),
     )
+
+
+def _format(name: str, choice: Choice) -> Format:
+    if name not in FORMATS:
+        raise SourceError(f"format {name!r} is none of {', '.join(FORMATS)}")
+    if choice.copy_images and name != "yolo":
+        raise SourceError(f"only yolo takes copies of the images; {name} names them by id and URI")
+    return FORMATS[name]
+
+
+def _counting(total: int, on_masks: Callable[[int, int], None]) -> Progress:
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        on_masks(done, total)
+
+    return count

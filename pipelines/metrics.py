@@ -78,12 +78,14 @@ class AveragePrecision:
         ap: mean over the IoU thresholds 0.50, 0.55, ..., 0.95 and the categories that the truth holds.
         ap50, ap75: at IoU 0.50 and 0.75 alone.
         categories: every category of the truth or the predictions, in order of name.
+        curves: precision at the recalls 0, 0.01, ..., 1, whose mean is the figure of that name: "AP", "AP50", "AP75".
     """
 
     ap: float
     ap50: float
     ap75: float
     categories: tuple[CategoryPrecision, ...]
+    curves: Mapping[str, tuple[float, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,14 @@ def mask_average_precision(
         ap, ap50, ap75 = _ap_values(precision[:, :, index]) if num_truth[name] else (None, None, None)
         rows.append(CategoryPrecision(name, ap, ap50, ap75, num_truth=num_truth[name], num_found=num_found[name]))
     held = [index for index, name in enumerate(names) if num_truth[name]]
-    return AveragePrecision(*_ap_values(precision[:, :, held]), categories=tuple(rows))
+    precision = precision[:, :, held]
+    curves = {"AP": precision.mean(axis=(0, 2)), "AP50": precision[_IOU_50].mean(axis=1)}
+    curves["AP75"] = precision[_IOU_75].mean(axis=1)
+    return AveragePrecision(
+        *_ap_values(precision),
+        categories=tuple(rows),
+        curves={name: tuple(curve.tolist()) for name, curve in curves.items()},
+    )
 
 
 def _sizes(truth: Sequence[TrueMask], predictions: Sequence[FoundMask]) -> dict[int | str, tuple[int, int]]:

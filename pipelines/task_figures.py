@@ -35,12 +35,15 @@ class TaskFigures:
         group: kind of the visual prompts (vgdseg, intseg), "things" or "stuff" (panoptic); empty for all of the task.
         figures: the task's figures.
         categories: figures by category, in order of name; empty where the task has none.
+        curves: precision at the recalls 0, 0.01, ..., 1 by name of the figure that is its mean; empty where the task
+            has none.
     """
 
     task: Task
     group: str = ""
     figures: Figures
     categories: Mapping[str, Figures] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +143,7 @@ def _precision(task: Task, group: str, precision: AveragePrecision) -> TaskFigur
     }  # fmt: skip
     counts = {name: sum(int(row[name] or 0) for row in rows.values()) for name in ("true", "found")}
     figures = {"AP": precision.ap, "AP50": precision.ap50, "AP75": precision.ap75, **counts}
-    return TaskFigures(task=task, group=group, figures=figures, categories=rows)
+    return TaskFigures(task=task, group=group, figures=figures, categories=rows, curves=precision.curves)
 
 
 def map_figures(comparison: Comparison, truth: PanopticTruth, task: Task) -> Iterator[TaskFigures]:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from pipelines.exports.selection import Progress, Selection
+from pipelines.exports.choice import Progress
+from pipelines.exports.selection import Selection
 from pipelines.exports.splits import split_file
 
 FILE = "instances"

@@ -10,7 +10,8 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 
 from pipelines import rle
-from pipelines.exports.selection import ExportMask, Progress, Selection
+from pipelines.exports.choice import ExportMask, Progress
+from pipelines.exports.selection import Selection
 from pipelines.exports.splits import split_file
 
 FILE = "annotations"

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines import rle
-from pipelines.exports.selection import ExportImage, ExportMask, Progress, Selection
+from pipelines.exports.choice import ExportImage, ExportMask, Progress
+from pipelines.exports.selection import Selection
 from pipelines.exports.splits import split_file
 
 FILE = "tasks"

@@ -5,17 +5,19 @@ Only counts and category names are held here; DuckDB holds the chosen images, an
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from pipelines.category_names import some_of
-from pipelines.exports.splits import NUMBER, Splits
+from pipelines.exports.choice import Choice, ExportCategory, ExportImage, ExportMask
+from pipelines.exports.splits import NUMBER
 from pipelines.query import open_database
 from pipelines.storage import StorageError, Store
 from pipelines.tabular import SourceError
@@ -53,73 +55,6 @@ FROM chosen_masks GROUP BY category_name
 _COUNTS = """
 CREATE TEMP TABLE export_counts AS SELECT image_id, count(*) AS masks FROM chosen_masks GROUP BY image_id
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """What to export.
-
-    Attributes:
-        where: SQL condition on a mask: columns of ``annotations``, and width, height, num_bytes and source_columns of
-            its image. An image without such a mask is still exported.
-        images_where: SQL condition on an image: columns of ``images``.
-        tasks: whose masks; empty for what suits the format.
-        categories: names in the order of their numbers; empty for all that are found, in order of name.
-        splits: of the images.
-        with_empty: also images without a mask.
-        copy_images: copy the images too (yolo).
-        image_url: what the images' ids are appended to where tools are to load them; empty for their own URIs.
-    """
-
-    where: str = ""
-    images_where: str = ""
-    tasks: tuple[str, ...] = ()
-    categories: tuple[str, ...] = ()
-    splits: Splits = field(default_factory=Splits)
-    with_empty: bool = True
-    copy_images: bool = False
-    image_url: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ExportCategory:
-    """A category: its name, its position from 0, whether it is a thing (panoptic tasks alone say so), and its masks."""
-
-    name: str
-    position: int
-    is_thing: bool
-    num_masks: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportMask:
-    """One chosen row of ``annotations``: fields as its columns, ``category`` the position of its category."""
-
-    annotation_id: str
-    category: int
-    category_name: str
-    task: str
-    score: float
-    is_thing: bool | None
-    bbox_xywh: tuple[float, float, float, float]
-    segmentation: Rle
-    run_id: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportImage:
-    """One chosen image with its chosen masks, best first.
-
-    ``number`` stands for it where ids are numbers, ``uri`` is where it was read, ``url`` where tools are to load it.
-    """
-
-    image_id: str
-    number: int
-    uri: str
-    url: str
-    width: int
-    height: int
-    masks: tuple[ExportMask, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,13 +150,18 @@ def open_selection(store: Store, choice: Choice, *, of_maps: bool, spill: Path) 
         StorageError: the output cannot be read.
     """
     database = open_database(store)
-    database.execute(f"SET memory_limit = '{_MEMORY_LIMIT}'")
-    database.execute(f"SET threads = {min(_MAX_THREADS, os.cpu_count() or 1)}")
-    database.execute(f"SET temp_directory = {_literal(str(spill))}")
     try:
+        database.execute(f"SET memory_limit = '{_MEMORY_LIMIT}'")
+        database.execute(f"SET threads = {min(_MAX_THREADS, os.cpu_count() or 1)}")
+        with contextlib.suppress(duckdb.Error):  # it has one, and has used it already
+            database.execute(f"SET temp_directory = {_literal(str(spill))}")
         return _open(store, database, choice, of_maps)
     except duckdb.Error as error:
+        database.close()
         raise StorageError(f"{store.uri} cannot be read: {error}") from error
+    except SourceError:
+        database.close()
+        raise
 
 
 def _open(store: Store, database: duckdb.DuckDBPyConnection, choice: Choice, of_maps: bool) -> Selection:
@@ -322,7 +262,3 @@ def _list(values: Sequence[str]) -> str:
 
 def _literal(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
-
-
-Progress = Callable[[int], None]
-"""Told how many masks have been written since it was told last."""

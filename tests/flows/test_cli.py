@@ -44,7 +44,7 @@ FLAGS = {
     "status": {"--run-id", "--gpu-price", "--json"},
     "verify": {"--run-id", "--quick", "--no-quick"},
     "vacuum": {"--run-id", "--dry-run", "--no-dry-run"},
-    "evaluate": {"--ground-truth", "--png-folder", "--run-id", "--count-unasked", "--json"},
+    "evaluate": {"--ground-truth", "--png-folder", "--run-id", "--count-unasked", "--json", "--plots"},
     "query": {"--to", "--rows"},
     "report": {"--to", "--overwrite"},
     "export": {

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image as PILImage
 
 from tests.flows.conftest import Ended
 from tests.labelled import RUN, box, mask, named, write_output
@@ -144,3 +147,29 @@ class TestMistakes:
     def test_an_output_that_holds_no_run(self, cli: Cli, output: Path, truth: str, tmp_path: Path) -> None:
         self.refused(cli("evaluate", tmp_path / "nothing", "--ground-truth", truth), "holds no run")
         assert not (tmp_path / "nothing").exists()
+
+
+def test_plots_are_drawn_into_a_new_folder(cli: Cli, output: Path, truth: str, tmp_path: Path) -> None:
+    ended = cli("evaluate", output, "--ground-truth", truth, "--plots", tmp_path / "plots")
+    assert (ended.code, ended.err) == (0, "")
+    assert f"2 plots in {tmp_path / 'plots'}" in ended.out
+    names = ["ovseg-categories.png", "ovseg-precision-recall.png"]
+    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == names
+    for name in names:
+        with PILImage.open(tmp_path / "plots" / name) as picture:
+            assert len(np.unique(np.asarray(picture.convert("L")))) > 20
+    before = contents(tmp_path)
+    again = cli("evaluate", output, "--ground-truth", truth, "--plots", tmp_path / "plots")
+    assert again.code == 2
+    assert "exists already" in again.err
+    assert contents(tmp_path) == before
+
+
+def test_plots_without_matplotlib_name_the_extra(
+    cli: Cli, output: Path, truth: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    ended = cli("evaluate", output, "--ground-truth", truth, "--plots", tmp_path / "plots")
+    assert ended.code == 2
+    assert "pip install 'xsam-label[plots]'" in ended.err
+    assert not (tmp_path / "plots").exists()

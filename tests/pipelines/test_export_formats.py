@@ -209,7 +209,7 @@ def test_panoptic_maps_hold_the_segments_and_score_1_against_their_own_run(tmp_p
     truth = read_ground_truth(str(tmp_path / "panoptic" / "panoptic.json"))
     assert isinstance(truth, PanopticTruth)
     assert len(truth.images) == 3
-    figures = evaluate_output(store, plan, truth).results[0].figures
+    figures = evaluate_output(store, [plan], truth).results[0].figures
     assert figures["PQ"] == pytest.approx(1)
 
 
