@@ -51,7 +51,8 @@ def output(folder: Path, shift: Sequence[int] = (0,)) -> tuple[Store, Plan]:
 
 
 def evaluated(run: tuple[Store, Plan], truth: Path) -> Evaluation:
-    return evaluate_output(*run, read_ground_truth(str(truth)))
+    store, plan = run
+    return evaluate_output(store, [plan], read_ground_truth(str(truth)))
 
 
 def test_an_export_is_perfect_ground_truth_of_its_own_run(tmp_path: Path) -> None:
