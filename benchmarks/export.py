@@ -30,14 +30,14 @@ _MASKS_PER_IMAGE = 20
 
 
 def run(*, tiny: bool = False) -> Report:
-    """Export two tables as COCO JSON, each in a process of its own, and load the larger one with pycocotools."""
-    few = 20 if tiny else 12_500
+    """Export two tables as COCO JSON, each in a process of its own, and load the smaller one with pycocotools."""
+    few = 20 if tiny else 50_000
     with tempfile.TemporaryDirectory() as folder:
         measured, encoded = {}, encode_some()
         for images in (few, 4 * few):
             write_output(Path(folder) / f"output-{images}", images, encoded)
             measured[images] = run_child("benchmarks.export", "export", folder, str(images))
-        loaded = run_child("benchmarks.export", "load", folder, str(4 * few))
+        loaded = run_child("benchmarks.export", "load", folder, str(few))
     figures = []
     for images, found in measured.items():
         what = f"{images * _MASKS_PER_IMAGE:,} masks"
@@ -46,12 +46,12 @@ def run(*, tiny: bool = False) -> Report:
             Figure(what=f"{what}: time", value=found["seconds"], unit="s"),
             Figure(what=f"{what}: size of the file", value=found["bytes"] / 1e6, unit="MB"),
         ]
-    masks = 4 * few * _MASKS_PER_IMAGE
+    masks = few * _MASKS_PER_IMAGE
     if loaded["annotations"] != masks:
         raise RuntimeError(f"pycocotools found {loaded['annotations']:,} of {masks:,} masks")
     figures += [
-        Figure(what="pycocotools.COCO of the larger: time", value=loaded["seconds"], unit="s"),
-        Figure(what="pycocotools.COCO of the larger: most memory", value=loaded["peak_rss_mb"], unit="MB"),
+        Figure(what="pycocotools.COCO of the smaller: time", value=loaded["seconds"], unit="s"),
+        Figure(what="pycocotools.COCO of the smaller: most memory", value=loaded["peak_rss_mb"], unit="MB"),
     ]
     return Report(
         name=NAME,
@@ -65,6 +65,10 @@ def run(*, tiny: bool = False) -> Report:
             "masks": "of smooth outlines at 640 x 480: a hundred, again and again",
         },
         figures=tuple(figures),
+        remarks=(
+            "DuckDB may hold 1 GB for sorting and spills the rest beside the target: from there on memory does not "
+            "grow with the table.",
+        ),
     )
 
 
