@@ -52,6 +52,13 @@ def _show(export: Export, format_name: str, seconds: float, console: Console) ->
     rows.append(("categories", f"{export.num_categories:,}"))
     if export.num_quarantined:
         rows.append(("left out", f"{export.num_quarantined:,} quarantined images"))
+    if export.num_partly_asked:
+        rows.append(
+            (
+                "note",
+                f"{export.num_partly_asked:,} images were never asked about some of these categories: docs/export.md",
+            )
+        )
     rows += [("left out", f"{masks:,} masks of {task}: name it with --task") for task, masks in export.left_out.items()]
     rows += [("note", note) for note in export.notes]
     rows.append(("time", duration(seconds)))

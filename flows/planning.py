@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -13,6 +12,7 @@ from actors.config import TINY_MODEL, model_folder
 from actors.labeler import RunLabelerFactory
 from actors.pool import ShardRunner, open_runner
 from flows.config import ConfigError, RunConfig
+from flows.own_prompts import OwnPrompts, read_own_prompts
 from flows.summary import rejected_row, versions
 from flows.updates import held_runs, update_coverage
 from pipelines.coverage import Coverage, UpdateCounts
@@ -27,72 +27,16 @@ from pipelines.manifest import (
     write_plan,
 )
 from pipelines.plan_draft import PlanDraft, draft_plan
-from pipelines.prompt_table import PromptTable, join_prompts, read_prompt_table, reject
-from pipelines.retry import quarantined_images
-from pipelines.sources import SourceError, list_images
+from pipelines.prompt_table import PromptTable, join_prompts
+from pipelines.sources import list_images
 from pipelines.storage import Store, open_store, probe_create_only
 from pipelines.table import committed_shards
-from pipelines.types import ImageRef, Prompt, RejectedPrompt
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OwnPrompts:
-    """What is asked of single images only.
-
-    Attributes:
-        table: the prompt table, without rows that cannot be asked; None if there is none.
-        retried: the images to label again, with the prompts that they had; None for a run that is no retry.
-        rejected: prompts that were refused before any image was read.
-    """
-
-    table: PromptTable | None = None
-    retried: tuple[ImageRef, ...] | None = None
-    rejected: tuple[RejectedPrompt, ...] = ()
-
-    def __iter__(self) -> Iterator[tuple[str, Prompt]]:
-        """All prompts, each with the image that it names."""
-        by_image = self.table.by_image.items() if self.table else ()
-        retried = ((ref.image_id, ref.prompts) for ref in self.retried or ())
-        return ((image, prompt) for image, prompts in itertools.chain(by_image, retried) for prompt in prompts)
-
-    def without(self, reasons: Mapping[int, str]) -> OwnPrompts:
-        """Return them without the prompts of these rows, each reported with its reason."""
-        if not reasons:
-            return self
-
-        def kept(prompts: tuple[Prompt, ...]) -> tuple[Prompt, ...]:
-            return tuple(prompt for prompt in prompts if prompt.source_row not in reasons)
-
-        late = [reject(prompt, image, reasons[row]) for image, prompt in self if (row := prompt.source_row) in reasons]
-        table, retried = self.table, self.retried
-        return OwnPrompts(
-            table=table and replace(table, by_image={image: kept(own) for image, own in table.by_image.items()}),
-            retried=retried and tuple(replace(ref, prompts=kept(ref.prompts)) for ref in retried),
-            rejected=(*self.rejected, *late),
-        )
+from pipelines.types import RejectedPrompt
 
 
 def open_output(config: RunConfig) -> Store:
     """Open the run's output."""
     return open_store(config.output.uri, config.output.storage_options)
-
-
-def read_own_prompts(config: RunConfig) -> OwnPrompts:
-    """Read what is asked of single images; of a retry the quarantined images of the earlier run, with theirs.
-
-    Raises:
-        SourceError, PromptTableError: an unusable table, or nothing to label again.
-    """
-    if config.retry is not None:
-        images = quarantined_images(open_output(config), config.retry.run_id, config.retry.reasons)
-        if not images:
-            raise SourceError(f"run {config.retry.run_id} has no quarantined images to label again")
-        return OwnPrompts(retried=tuple(images))
-    if not config.prompts:
-        return OwnPrompts()
-    taken = {prompt.prompt_id for prompt in config.common_prompts()}
-    table = read_prompt_table(config.prompts, config.source.storage_options, taken=taken)
-    return OwnPrompts(table=table, rejected=table.rejected)
 
 
 @contextmanager
@@ -196,7 +140,7 @@ def draft_run(config: RunConfig) -> Iterator[Draft]:
         check_fingerprint(held.run_id, held.fingerprint, fingerprint)
         yield Draft(run_id=held.run_id, fingerprint=fingerprint, held=held)
         return
-    own = check_model(config, read_own_prompts(config))
+    own = check_model(config, read_own_prompts(config, store))
     with list_collection(config, own) as (plan, rejected):
         new_id = run_id or f"run-{fingerprint_digest(fingerprint)[:12]}"
         yield Draft(run_id=new_id, fingerprint=fingerprint, plan=plan, rejected=rejected)
@@ -208,7 +152,7 @@ def _draft_update(config: RunConfig, store: Store, earlier: list[Plan]) -> Itera
     # The number, and not what it asks, names it: of two updates that are planned at once only one can hold.
     run_id, fingerprint = f"update-{next_sequence(store)}", run_fingerprint(config, None)
     coverage = update_coverage(config, store, fingerprint, earlier)
-    own = check_model(config, read_own_prompts(config))
+    own = check_model(config, read_own_prompts(config, store))
     with list_collection(config, own, coverage) as (plan, rejected):
         counts, last = coverage.counts, earlier[-1]
         if plan.num_images:

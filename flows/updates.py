@@ -15,7 +15,7 @@ from pipelines.storage import Store
 from pipelines.table import committed_shards
 
 # What may differ between a run and its resumption, and what a machine needs to reach its storage.
-_OPERATIONAL = ("pool", "waves", "limits")
+_OPERATIONAL = ("pool", "waves", "limits", "report")
 
 
 def held_runs(store: Store) -> list[Plan]:

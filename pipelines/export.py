@@ -49,6 +49,7 @@ class Export:
         num_images, num_masks: by split; one empty name where there are no splits.
         num_categories: categories.
         num_quarantined: images that could not be labelled, left out.
+        num_partly_asked: images that were never asked about some of the categories.
         left_out: masks of other tasks, by task.
         notes: what the user is to know of it, in words.
     """
@@ -58,6 +59,7 @@ class Export:
     num_masks: Mapping[str, int]
     num_categories: int
     num_quarantined: int
+    num_partly_asked: int
     left_out: Mapping[str, int]
     notes: tuple[str, ...]
 
@@ -107,6 +109,7 @@ def export_output(
         num_masks=selection.num_masks,
         num_categories=len(selection.categories),
         num_quarantined=selection.num_quarantined,
+        num_partly_asked=selection.num_partly_asked,
         left_out=selection.left_out,
         notes=tuple(notes),
     )

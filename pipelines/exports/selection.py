@@ -21,7 +21,7 @@ from pipelines.exports.splits import NUMBER
 from pipelines.query import open_database
 from pipelines.storage import StorageError, Store
 from pipelines.tabular import SourceError
-from pipelines.types import MAP_TASKS, Rle
+from pipelines.types import CATEGORY_TASKS, MAP_TASKS, Rle
 
 _BATCH_ROWS = 4096
 _MEMORY_LIMIT, _MAX_THREADS = "1GB", 4  # each thread of DuckDB's wants some 125 MB
@@ -55,6 +55,16 @@ FROM chosen_masks GROUP BY category_name
 _COUNTS = """
 CREATE TEMP TABLE export_counts AS SELECT image_id, count(*) AS masks FROM chosen_masks GROUP BY image_id
 """
+_PARTLY_ASKED = """
+WITH wanted AS (
+    SELECT DISTINCT prompt_id FROM chosen_masks WHERE task IN ({tasks})
+), answered AS (
+    SELECT image_id, count(DISTINCT prompt_id) AS num_answered FROM coverage SEMI JOIN wanted USING (prompt_id)
+    WHERE n IS NOT NULL GROUP BY image_id
+)
+SELECT count(*) FROM export_images LEFT JOIN answered USING (image_id)
+WHERE coalesce(num_answered, 0) < (SELECT count(*) FROM wanted)
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +78,7 @@ class Selection:
         categories: all of them, by position.
         num_images, num_masks: by split.
         num_quarantined: images that are left out because they could not be labelled.
+        num_partly_asked: images that were never asked about some of the categories, so that nothing is known of those.
         left_out: masks of other tasks, by task.
     """
 
@@ -78,6 +89,7 @@ class Selection:
     num_images: Mapping[str, int]
     num_masks: Mapping[str, int]
     num_quarantined: int
+    num_partly_asked: int
     left_out: Mapping[str, int]
 
     @property
@@ -199,8 +211,18 @@ def _open(store: Store, database: duckdb.DuckDBPyConnection, choice: Choice, of_
         num_images=dict.fromkeys(choice.splits.names, 0) | {split: images for split, images, _ in found},
         num_masks=dict.fromkeys(choice.splits.names, 0) | {split: masks for split, _, masks in found},
         num_quarantined=counts.get(True, 0),
+        num_partly_asked=_num_partly_asked(database),
         left_out={task: number for task, number in held.items() if task not in tasks},
     )
+
+
+def _num_partly_asked(database: duckdb.DuckDBPyConnection) -> int:
+    """Count images of which another run's categories were not asked; one run asks all of its images the same."""
+    (runs,) = database.execute("SELECT count(*) FROM runs").fetchall()[0]
+    if runs < 2:
+        return 0
+    (number,) = database.execute(_PARTLY_ASKED.format(tasks=_list(CATEGORY_TASKS))).fetchall()[0]
+    return int(number)
 
 
 def _tasks(store: Store, choice: Choice, held: Mapping[str, int], of_maps: bool) -> tuple[str, ...]:

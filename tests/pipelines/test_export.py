@@ -356,3 +356,15 @@ def test_phrases_are_categories(tmp_path: Path) -> None:
     asked = Prompt(prompt_id="p1", task="refseg", text='the "left" dög', category_id=0, category_name='the "left" dög')
     store, _ = write_output(tmp_path / "output", {"a.jpg": [mask(asked, box(0, 0, 3, 3))]}, own={"a.jpg": [asked]})
     assert masks_by_image(coco(store, tmp_path / "coco.json")) == {"a.jpg": ['the "left" dög']}
+
+
+def test_images_that_were_never_asked_a_category_are_counted(tmp_path: Path) -> None:
+    cat, dog = mask(CAT, box(0, 0, 4, 4)), mask(DOG, box(2, 2, 4, 4))
+    write_output(tmp_path / "output", {"a.png": [cat], "b.png": []}, common=[CAT])
+    store, _ = write_output(tmp_path / "output", {"b.png": [dog], "c.png": [cat]}, common=[CAT, DOG], run_id="later")
+    assert export_output(store, str(tmp_path / "all.json"), "coco", Choice()).num_partly_asked == 1
+    asked = Choice(images_where="len(list_filter(per_prompt, lambda p: p.prompt_id = 'ovseg:dog')) > 0")
+    export = export_output(store, str(tmp_path / "asked.json"), "coco", asked)
+    assert (export.num_partly_asked, export.num_images) == (0, {"": 2})
+    cats = export_output(store, str(tmp_path / "cats.json"), "coco", Choice(categories=("cat",)))
+    assert cats.num_partly_asked == 0
