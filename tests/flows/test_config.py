@@ -14,7 +14,8 @@ import pytest
 from flows import steps
 from flows.config import ConfigError, RunConfig, load_config, merge, parse_config
 from flows.observer import Silent
-from flows.planning import OwnPrompts, list_collection
+from flows.own_prompts import OwnPrompts
+from flows.planning import list_collection
 from pipelines.table import KINDS
 from tests.containers import parquet_bytes
 from tests.drivers import REPOSITORY, UNSTABLE, committed
