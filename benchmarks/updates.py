@@ -25,7 +25,7 @@ _ASKED, _NEW = (
 
 def run(*, tiny: bool = False) -> Report:
     """Time a first plan and updates of it; read the memory."""
-    count, many, rounds = (1500, 3000, 1) if tiny else (500_000, 10_000_000, 3)
+    count, many, rounds = (1500, 3000, 1) if tiny else (200_000, 2_000_000, 3)
     with tempfile.TemporaryDirectory() as temporary:
         store = open_store(temporary)
         plan = plan_first(store, count)

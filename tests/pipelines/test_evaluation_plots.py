@@ -16,7 +16,7 @@ from tests.labelled import box
 
 
 def evaluation(*results: TaskFigures) -> Evaluation:
-    return Evaluation(run_id="run-1", num_images=1, num_quarantined=0, results=results, notes=())
+    return Evaluation(runs=("run-1",), num_images=1, num_quarantined=0, results=results, notes=())
 
 
 def test_the_mean_of_each_curve_is_its_figure() -> None:

@@ -91,7 +91,7 @@ def test_memory_does_not_grow_with_the_collection(monkeypatch) -> None:
             assert draft.num_images == count
         peaks[count] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    assert peaks[40_000] < 1.5 * peaks[2_000]
+    assert peaks[40_000] < peaks[2_000] + 100_000, "the 40,000 images alone would take millions of bytes"
 
 
 @pytest.mark.parametrize("values", [{"images_per_shard": 0}, {"images_per_shard": 10**9}, {"limit": 0}])
