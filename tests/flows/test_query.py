@@ -43,7 +43,7 @@ def test_a_result_is_shown_as_a_table(cli: Cli, output: Path) -> None:
 
 
 def test_what_does_not_fit_is_said(cli: Cli, output: Path) -> None:
-    ended = cli("query", output, "FROM annotations", "--rows", 3)
+    ended = cli("query", output, "FROM annotations ORDER BY image_id", "--rows", 3)
     assert ended.code == 0
     assert max(map(len, ended.out.splitlines()[:-2])) <= 120
     *_, columns, note = ended.out.splitlines()
