@@ -59,6 +59,7 @@ def commits(output: Path) -> dict[str, bytes]:
     return {path.stem: path.read_bytes() for path in output.glob("_runs/*/commits/*.json")}
 
 
+@pytest.mark.timeout(300)  # six drivers one after the other
 class TestKilledDriver:
     """One run: terminated, then interrupted, then killed with all it started, then run to its end, then run again."""
 
