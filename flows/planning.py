@@ -14,7 +14,7 @@ from actors.pool import ShardRunner, open_runner
 from flows.config import ConfigError, RunConfig
 from flows.own_prompts import OwnPrompts, read_own_prompts
 from flows.summary import rejected_row, versions
-from flows.updates import held_runs, update_coverage
+from flows.updates import held_runs, is_labelled, update_coverage
 from pipelines.coverage import Coverage, UpdateCounts
 from pipelines.fingerprint import check_fingerprint, content_hash, fingerprint_digest
 from pipelines.label import LabelJob
@@ -30,7 +30,6 @@ from pipelines.plan_draft import PlanDraft, draft_plan
 from pipelines.prompt_table import PromptTable, join_prompts
 from pipelines.sources import list_images
 from pipelines.storage import Store, open_store, probe_create_only
-from pipelines.table import committed_shards
 from pipelines.types import RejectedPrompt
 
 
@@ -234,9 +233,8 @@ def planned_run(config: RunConfig, before_writing: Callable[[], None] = lambda: 
     """
     with ExitStack() as stack:
         with draft_run(config) as draft:
-            committed = len(committed_shards(open_output(config), draft.run_id))
-            finished = draft.held is not None and committed >= draft.held.num_shards
-            runner = None if finished else stack.enter_context(open_run_runner(config, draft.run_id))
+            is_done = draft.held is not None and is_labelled(open_output(config), draft.held)
+            runner = None if is_done else stack.enter_context(open_run_runner(config, draft.run_id))
             before_writing()
             plan = freeze_plan(config, draft)
         yield PlannedRun(plan, runner, draft.update)

@@ -7,10 +7,10 @@ from typing import Any
 
 from flows.config import ConfigError, RunConfig, merge, parse_config
 from flows.inspect import held_plans
+from flows.updates import is_labelled
 from pipelines.manifest import Plan, read_plan, retries_by_run
 from pipelines.retry import quarantined_images
 from pipelines.storage import Store
-from pipelines.table import committed_shards
 
 
 def retry_configs(
@@ -56,6 +56,6 @@ def _next_retry(store: Store, run_id: str) -> tuple[str, bool]:
     held = retries_by_run(store).get(run_id, [])
     if held:
         last = read_plan(store, held[-1])
-        if last is not None and len(committed_shards(store, last.run_id)) < last.num_shards:
+        if last is not None and not is_labelled(store, last):
             return last.run_id, False
     return f"{run_id}-retry-{len(held) + 1}", True

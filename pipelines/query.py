@@ -98,7 +98,7 @@ def open_database(store: Store, *, memory_limit: str | None = None) -> duckdb.Du
 
 def rows_of(kind: Kind, run_id: str | None) -> str:
     """Return what a SELECT names after FROM to read the rows of one run, or without one those that are current."""
-    return kind if run_id is None else f"(FROM all_{kind} WHERE run_id = {_literal(run_id)})"
+    return kind if run_id is None else f"(FROM all_{kind} WHERE run_id = {sql_literal(run_id)})"
 
 
 def open_arrow(store: Store, query: str = "FROM annotations") -> pa.RecordBatchReader:
@@ -122,9 +122,9 @@ def open_polars(store: Store, query: str = "FROM annotations") -> polars.LazyFra
 def _connect(memory_limit: str | None, *, requests_at_once: int) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
     connection.execute(_SETTINGS)
-    connection.execute(f"SET temp_directory = {_literal(f'{tempfile.gettempdir()}/xsam-label-query-{os.getpid()}')}")
+    connection.execute(f"SET temp_directory = {sql_literal(f'{tempfile.gettempdir()}/xsam-label-query-{os.getpid()}')}")
     if memory_limit is not None:
-        connection.execute(f"SET memory_limit = {_literal(memory_limit)}")
+        connection.execute(f"SET memory_limit = {sql_literal(memory_limit)}")
     (threads,) = connection.execute("SELECT current_setting('threads')").fetchall()[0]
     connection.execute(f"SET threads = {max(threads, requests_at_once)}")
     return connection
@@ -159,7 +159,7 @@ class _Tables:
         for run_id in self._held:
             if run_id in runs:
                 found = paths.setdefault(self._versions[run_id], [])
-                found += [_literal(self._paths[file.name]) for file in self._held[run_id].files[kind]]
+                found += [sql_literal(self._paths[file.name]) for file in self._held[run_id].files[kind]]
         parts = [f"SELECT * FROM internal.no_{kind}"]
         parts += [
             f"SELECT * FROM read_parquet([{', '.join(found)}], hive_partitioning = false)"
@@ -169,7 +169,8 @@ class _Tables:
         self._connection.execute(f"CREATE VIEW {name} AS {' UNION ALL BY NAME '.join(parts)}")
 
 
-def _literal(text: str) -> str:
+def sql_literal(text: str) -> str:
+    """Return a text as SQL writes it."""
     return "'" + text.replace("'", "''") + "'"
 
 

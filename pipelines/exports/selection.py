@@ -18,7 +18,7 @@ import duckdb
 from pipelines.category_names import some_of
 from pipelines.exports.choice import Choice, ExportCategory, ExportImage, ExportMask
 from pipelines.exports.splits import NUMBER
-from pipelines.query import open_database
+from pipelines.query import open_database, sql_literal
 from pipelines.storage import StorageError, Store
 from pipelines.tabular import SourceError
 from pipelines.types import CATEGORY_TASKS, MAP_TASKS, Rle
@@ -166,7 +166,7 @@ def open_selection(store: Store, choice: Choice, *, of_maps: bool, spill: Path) 
         database.execute(f"SET memory_limit = '{_MEMORY_LIMIT}'")
         database.execute(f"SET threads = {min(_MAX_THREADS, os.cpu_count() or 1)}")
         with contextlib.suppress(duckdb.Error):  # it has one, and has used it already
-            database.execute(f"SET temp_directory = {_literal(str(spill))}")
+            database.execute(f"SET temp_directory = {sql_literal(str(spill))}")
         return _open(store, database, choice, of_maps)
     except duckdb.Error as error:
         database.close()
@@ -181,7 +181,7 @@ def _open(store: Store, database: duckdb.DuckDBPyConnection, choice: Choice, of_
     if not counts.get(False):
         raise SourceError(f"{store.uri} holds no labelled image yet, so there is nothing to export")
     where = choice.images_where or "true"
-    url = f"{_literal(choice.image_url)} || replace(url_encode(image_id), '%2F', '/')" if choice.image_url else "uri"
+    url = f"{sql_literal(choice.image_url)} || replace(url_encode(image_id), '%2F', '/')" if choice.image_url else "uri"
     statement = _IMAGES.format(url=url, split=choice.splits.sql(), where=where)
     _conditioned(database, "--images-where", statement)
     held = dict(database.execute("SELECT task, count(*) FROM annotations GROUP BY task ORDER BY task").fetchall())
@@ -279,8 +279,4 @@ def _nothing(store: Store, choice: Choice, tasks: Sequence[str], held: Mapping[s
 
 
 def _list(values: Sequence[str]) -> str:
-    return ", ".join(map(_literal, values)) or "NULL"
-
-
-def _literal(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
+    return ", ".join(map(sql_literal, values)) or "NULL"
