@@ -13,7 +13,7 @@ demo: .venv/run.stamp ## Label the example photographs into demo-out/, on this m
 	$(BIN)/xsam-label demo
 
 test: .venv/test.stamp ## Run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: .venv/test.stamp ## Check style, types and the layering of the packages
 	$(BIN)/ruff check .

@@ -11,14 +11,27 @@ import pytest
 from pipelines.storage import Store, open_store
 from tests.seaweed import S3Server, seaweed
 
+# Files that take a minute or more, the longest first.
+SLOW = (
+    "flows/test_resume.py",
+    "flows/test_schedule.py",
+    "xsam_model/training/test_trainer.py",
+    "xsam_model/test_convert_xsam_to_hf.py",
+    "reliability/test_crash_points.py",
+    "actors/test_pool.py",
+    "reliability/test_chaos.py",
+    "actors/test_lethal_images.py",
+    "benchmarks/test_benchmarks.py",
+    "flows/test_cli.py",
+    "reliability/test_memory.py",
+    "reliability/test_updates.py",
+)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say what stays together where several processes run the tests: folders that start a Ray, and each other file."""
-    tests = Path(__file__).parent
-    for item in items:
-        parts = item.path.relative_to(tests).parts
-        together = parts[0] if parts[0] in ("actors", "flows") else "/".join(parts)
-        item.add_marker(pytest.mark.xdist_group(together))
+    """Begin with what takes longest, so that the processes that run the tests, a file at a time, end together."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(SLOW)}
+    items.sort(key=lambda item: places.get(item.path, len(SLOW)))
 
 
 @pytest.fixture(scope="session")
