@@ -7,6 +7,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -294,11 +295,17 @@ def parse_config(values: Mapping[str, Any], *, origin: str = "config") -> RunCon
         for name, value in values.items()
     }
     try:
-        return TypeAdapter(RunConfig).validate_python(expanded)
+        return _adapter().validate_python(expanded)
     except ValidationError as error:
         lines = [_explain(dict(item)) for item in error.errors(include_url=False)]
         # Without its cause: that shows what was given, and a mistake may hold a secret.
         raise ConfigError(f"{origin} cannot be used:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+@cache
+def _adapter() -> TypeAdapter[RunConfig]:
+    """Return what checks values; making it takes far longer than using it."""
+    return TypeAdapter(RunConfig)
 
 
 def load_config(path: str | Path) -> RunConfig:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -116,6 +117,11 @@ def rejected_row(rejected: RejectedPrompt) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions of what a result depends on."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> Mapping[str, str]:
     found = {}
     for name in ("xsam-label", "torch", "transformers", "ray", "prefect", "pyarrow", "pycocotools", "pillow", "numpy"):
         try:
