@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,8 @@ from xsam_model.training.batches import BatchBuilder, TrainingBatch
 from xsam_model.training.sources import BatchPlan, SampleSource
 
 # Forked from a process with threads, as of Ray or gRPC, a worker may die at once: they start from a clean server.
-_WORKERS: dict[str, Any] = {"prefetch_factor": 4, "multiprocessing_context": "forkserver"}
+_CONTEXT = multiprocessing.get_context("forkserver")
+_WORKERS: dict[str, Any] = {"prefetch_factor": 4, "multiprocessing_context": _CONTEXT}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +86,8 @@ class StageBatches(Dataset[TrainingBatch]):
         """Yield the batches of updates `first_step` to `steps - 1`; the same for any number of workers."""
         numbers = range(first_step * self._share.accumulation, steps * self._share.accumulation)
         options: dict[str, Any] = {**_WORKERS, "worker_init_fn": _one_thread} if workers else {}
+        # The server imports torch and transformers once, for the workers of all stages.
+        _CONTEXT.set_forkserver_preload([__name__])
         yield from DataLoader(
             self,
             batch_size=None,
