@@ -12,6 +12,7 @@ from rectangles import HalfEmpty
 from safetensors.torch import load_file
 
 from xsam_model import XSamForSegmentation, XSamProcessor
+from xsam_model.training.__main__ import main
 from xsam_model.training.config import SourceConfig, TrainingConfig, read_config
 from xsam_model.training.export_model import export_model
 from xsam_model.training.launch import STOPPED, launch
@@ -193,10 +194,9 @@ def test_a_process_whose_pictures_show_nothing_keeps_up_with_the_other(launched,
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_sigterm_saves_and_the_same_command_goes_on(launched, tmp_path, processes):
-    command = [sys.executable, "-m", "xsam_model.training", "--config", str(launched("run", steps=500))]
-    command += ["--processes", str(processes)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+def test_sigterm_saves_and_the_same_command_goes_on(launched, tmp_path, processes, monkeypatch, capfd):
+    command = ["xsam_model.training", "--config", str(launched("run", steps=500)), "--processes", str(processes)]
+    process = subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
     for line in process.stdout:
         if " 2/500 " in line:
             process.send_signal(signal.SIGTERM)
@@ -206,11 +206,9 @@ def test_sigterm_saves_and_the_same_command_goes_on(launched, tmp_path, processe
     assert "the same command goes on" in rest
     (checkpoint,) = (tmp_path / "run/1-mixed/checkpoints").iterdir()
     first = int(checkpoint.name.removeprefix("step-"))
-    again = subprocess.run(
-        [*command, "--max-minutes", "0.00001"], check=False, capture_output=True, text=True, cwd=tmp_path
-    )
-    assert again.returncode == STOPPED
-    assert f"stopped at step {first + 1} of 500" in again.stdout
+    monkeypatch.setattr(sys, "argv", [*command, "--max-minutes", "0.00001"])
+    assert main() == STOPPED
+    assert f"stopped at step {first + 1} of 500" in capfd.readouterr().out
 
 
 def test_mistakes_in_a_file_are_named(tmp_path):
