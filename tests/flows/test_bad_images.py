@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from flows import steps
+from flows.config import parse_config
 from flows.observer import Silent
 from flows.summary import RunSummary
 from pipelines.integrity import verify
 from pipelines.storage import open_store
 from pipelines.table import open_table
 from tests.drivers import run_file
-from tests.flows.conftest import MakeConfig, photograph
+from tests.flows.conftest import CATEGORIES, MakeConfig, photograph
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -68,10 +69,20 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "list.txt"
 
 
-@pytest.fixture
-def summary(make_config: MakeConfig, collection: Path) -> RunSummary:
-    prompts = str(collection.parent / "prompts.csv")
-    config = make_config(source=str(collection), prompts=prompts, plan={"images_per_shard": 5})
+@pytest.fixture(scope="module")
+def summary(model: Path, collection: Path) -> RunSummary:
+    config = parse_config(
+        {
+            "source": str(collection),
+            "output": str(collection.parent / "output"),
+            "model": {"path": str(model), "max_masks_per_image": 10},
+            "categories": list(CATEGORIES),
+            "prompts": str(collection.parent / "prompts.csv"),
+            "plan": {"images_per_shard": 5},
+            "label": {"batch_size": 2},
+            "pool": {"runner": "in_process"},
+        }
+    )
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here on
     before = memory("VmRSS")
     summary = steps.run_directly(config, Silent())
