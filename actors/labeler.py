@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from actors.collector import without_collector
 from actors.config import PredictorConfig
 from pipelines.label import LabelJob, label_shard
 from pipelines.storage import open_store
@@ -33,7 +34,8 @@ class RunLabelerFactory:
 
     def __call__(self) -> RunLabeler:
         """Load the model, check that it takes the run's prompts, find how many images fit, and open the output."""
-        from actors.predictor import XSamPredictor
+        with without_collector():
+            from actors.predictor import XSamPredictor
 
         predictor, job = XSamPredictor(self.predictor), self.job
         predictor.check(job.prompts)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from actors.collector import without_collector
 from actors.config import TINY_MODEL, model_folder
 from actors.labeler import RunLabelerFactory
 from actors.pool import ShardRunner, open_runner
@@ -170,7 +171,8 @@ def check_model(config: RunConfig, own: OwnPrompts) -> OwnPrompts:
         ConfigError: its weights are missing or cut short, there are too many categories, a sentence is too long, or it
             has no processor.
     """
-    from actors import predictor
+    with without_collector():
+        from actors import predictor
 
     try:
         sentences = (prompt for _, prompt in own if prompt.region is None)
