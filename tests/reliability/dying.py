@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerContext
 from typing import Any
 
 from tests.reliability.small_run import SmallRun, run
@@ -88,11 +88,11 @@ def die_here(small: SmallRun, at: int, *, after: bool, act: Callable[[SmallRun],
     return False
 
 
-def die_elsewhere(small: SmallRun, at: int, *, after: bool, environment: Mapping[str, str]) -> bool:
+def die_elsewhere(
+    small: SmallRun, at: int, *, after: bool, environment: Mapping[str, str], processes: ForkServerContext
+) -> bool:
     """Run until an effect in a process of its own, which ends there without a word; say whether it got so far."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    process = context.Process(target=_run_and_die, args=(small, at, after, dict(environment)))
+    process = processes.Process(target=_run_and_die, args=(small, at, after, dict(environment)))
     process.start()
     process.join(60)
     assert process.exitcode in (0, EXIT_CODE), f"it ended with {process.exitcode}"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.integrity import vacuum, verify
+from tests.fork_server import fork_server
 from tests.reliability.dying import die_elsewhere, die_here, effects_of
 from tests.reliability.small_run import (
     LONG,
@@ -80,13 +81,13 @@ def test_a_run_that_dies_at_any_side_effect_is_resumed_to_the_rows_of_an_unbroke
 def test_a_process_that_really_ends_is_no_worse(place: Place, unbroken: SmallRun) -> None:
     expected = rows(unbroken.store())
     effects = effects_of(replace(unbroken, output=place.fresh()))
-    tried = range(0, len(effects), 5)
-    for at in tried:
-        broken = replace(unbroken, output=place.fresh())
-        assert die_elsewhere(broken, at, after=at % 2 == 0, environment=place.environment)
-        check_readable(broken.store())
-        assert run(broken).ok
-        check_ended(broken, expected)
+    with fork_server("tests.reliability.dying") as processes:
+        for at in range(0, len(effects), 5):
+            broken = replace(unbroken, output=place.fresh())
+            assert die_elsewhere(broken, at, after=at % 2 == 0, environment=place.environment, processes=processes)
+            check_readable(broken.store())
+            assert run(broken).ok
+            check_ended(broken, expected)
 
 
 def test_a_run_that_dies_again_and_again_ends_well(place: Place, unbroken: SmallRun) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
 import pickle
 import shutil
@@ -21,6 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoProcessor, Qwen3Config
 
+from tests.fork_server import fork_server
 from xsam_model import XSamConfig, XSamForSegmentation, XSamProcessor
 from xsam_model.conversion.base_models import read_base_models
 from xsam_model.conversion.checkpoint_keys import ExpectedTensors
@@ -613,15 +613,10 @@ def test_an_interrupted_command_leaves_nothing(number, bases, tmp_path):
     assert sorted(tmp_path.iterdir()) == before
 
 
-def peak_memory(arguments):
-    """Greatest resident memory of a process that runs the command, in bytes, and its exit code.
-
-    It is forked from one that has imported what the command needs, and has run nothing.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["xsam_model.convert_xsam_to_hf"])
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_run_and_tell, args=(arguments, theirs))
+def peak_memory(arguments, processes):
+    """Greatest resident memory of a process that runs the command, in bytes, and its exit code."""
+    ours, theirs = processes.Pipe()
+    process = processes.Process(target=_run_and_tell, args=(arguments, theirs))
     process.start()
     theirs.close()
     told = ours.recv()
@@ -641,18 +636,18 @@ def test_conversion_takes_less_memory_than_the_checkpoint_and_a_third(bases, tmp
     checkpoint, named = large_checkpoint(bases, tmp_path, 300_000_000)
     size = checkpoint.stat().st_size
     assert size > 270_000_000
-    baseline, _ = peak_memory(["--checkpoint", str(tmp_path / "missing.bin"), *named, "--output", "x"])
     there = ["--checkpoint", str(checkpoint), *named, "--output"]
     runs = {
+        "nothing": ["--checkpoint", str(tmp_path / "missing.bin"), *named, "--output", "x"],
         "one file": [*there, str(tmp_path / "one")],
         "shards": [*there, str(tmp_path / "shards"), "--max-shard-size", "50MB"],
         "cast": [*there, str(tmp_path / "cast"), "--dtype", "float16"],
         "back": ["--reverse", "--checkpoint", str(tmp_path / "one"), "--output", str(tmp_path / "back.bin")],
     }
-    ratios = {}
-    for name, arguments in runs.items():
-        peak, code = peak_memory(arguments)
-        assert code == 0, name
-        ratios[name] = (peak - baseline) / size
+    with fork_server("xsam_model.convert_xsam_to_hf") as processes:
+        peaks = {name: peak_memory(arguments, processes) for name, arguments in runs.items()}
+    baseline, _ = peaks.pop("nothing")
+    assert {name: code for name, (_, code) in peaks.items()} == dict.fromkeys(peaks, 0)
+    ratios = {name: (peak - baseline) / size for name, (peak, _) in peaks.items()}
     assert max(ratios.values()) < 1.3, ratios
     assert ratios["shards"] < 0.6, ratios
