@@ -8,12 +8,21 @@ from typing import Any
 
 from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.exceptions import FSTimeoutError
-from fsspec.implementations.http import HTTPFileSystem
 
 from pipelines.parquet_rows import ChangedError, ChunkTooLargeError, read_value
 from pipelines.places import Cell, Span, split_place
 from pipelines.source_files import look_up
-from pipelines.storage import ProtocolError, error_code, explain, is_denied, is_missing, open_filesystem, read_range
+from pipelines.storage import (
+    HTTP_PROTOCOLS,
+    ProtocolError,
+    error_code,
+    explain,
+    is_denied,
+    is_missing,
+    open_filesystem,
+    protocol_of,
+    read_range,
+)
 from pipelines.types import ImageRef, Reason
 
 _HEADER_BYTES = 512  # of a tar
@@ -61,7 +70,7 @@ def fetch(
     version = split_place(ref.etag)[0] if ref.etag else None
     try:
         fs, path = open_filesystem(uri, options, allow_http=allow_http)
-        if isinstance(fs, HTTPFileSystem):
+        if protocol_of(uri, allow_http=allow_http) in HTTP_PROTOCOLS:
             data = sync(fs.loop, _read_web, fs, path, max_bytes, timeout=timeout_s)
         elif isinstance(place, Cell):
             data = _read_cell(uri, options, place, version)
@@ -124,7 +133,7 @@ def _changed() -> FetchError:
     )
 
 
-async def _read_web(fs: HTTPFileSystem, url: str, max_bytes: int) -> bytes:
+async def _read_web(fs: Any, url: str, max_bytes: int) -> bytes:
     """Read at most one byte more than allowed: a server need not say how much it sends, nor heed a range."""
     session = await fs.set_session()
     async with session.get(url, headers={"Accept-Encoding": "identity"}) as answer:
