@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Processes that run the tests side by side, one core each; each may start a Ray and a Prefect server, some 3 GB.
 WORKERS ?= 2
-INSTALL = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c constraints.txt
+# Modules are compiled when they are first imported, and kept: a third of what is installed ever is.
+unexport PYTHONDONTWRITEBYTECODE
+INSTALL = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt
 
 .PHONY: help demo test lint chaos bench clean
 help: ## Show this list

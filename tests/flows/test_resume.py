@@ -63,7 +63,7 @@ def commits(output: Path) -> dict[str, bytes]:
 NUM_IMAGES = 40
 
 
-@pytest.mark.timeout(300)  # six drivers one after the other
+@pytest.mark.timeout(420)  # six drivers one after the other
 class TestKilledDriver:
     """One run: terminated, then interrupted, then killed with all it started, then run to its end, then run again."""
 
