@@ -1,4 +1,4 @@
-"""What tests of several packages share: stores of every kind, and one real S3 server for the session."""
+"""What tests of several packages share: stores of every kind, and one real S3 server and one Ray for the session."""
 
 from __future__ import annotations
 
@@ -35,10 +35,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _kept_bytecode() -> Iterator[None]:
-    """Let the many processes that tests start keep what they compile, for those that come after them."""
+def _process_environment() -> Iterator[None]:
+    """What the many processes that tests start find in their environment, and Ray when it is imported."""
     with pytest.MonkeyPatch.context() as patch:
+        # What one of them compiles is kept for those that come after it.
         patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         yield
 
 
@@ -47,6 +51,21 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A running SeaweedFS."""
     with seaweed(tmp_path_factory.mktemp("seaweed")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def ray(s3_server: S3Server) -> Iterator[str]:
+    """A Ray of two CPUs whose workers know the S3 server: they inherit what is in the environment now. Its address."""
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_server.environment.items():
+            patch.setenv(name, value)
+        ray.init(
+            address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False
+        )
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()
 
 
 @pytest.fixture

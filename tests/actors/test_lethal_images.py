@@ -51,12 +51,12 @@ class LethalPredictor(BrightPredictor):
 
 
 @pytest.fixture(autouse=True)
-def by_value(ray_cluster: None) -> None:
+def by_value(ray: str) -> None:
     """Workers cannot import the tests: send what is defined in them by value."""
-    import ray
+    import ray as ray_module
 
     for module in (sys.modules[__name__], tests.fakes):
-        ray.cloudpickle.register_pickle_by_value(module)
+        ray_module.cloudpickle.register_pickle_by_value(module)
 
 
 def label(

@@ -82,11 +82,11 @@ def lab(tmp_path: Path) -> Lab:
 
 
 @pytest.fixture
-def by_value(ray_cluster: None) -> None:
+def by_value(ray: str) -> None:
     """Workers cannot import this file: send what is defined here by value."""
-    import ray
+    import ray as ray_module
 
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    ray_module.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.fixture(params=RUNNERS)

@@ -1,4 +1,4 @@
-"""The whole system, small: a tiny real X-SAM, photographs, one Ray, one Prefect server and one S3 server a session.
+"""The whole system, small: a tiny real X-SAM, photographs, one Prefect server a session.
 
 Prefect is imported by fixtures only: it reads its settings once, and its home must be a temporary folder by then.
 """
@@ -25,15 +25,12 @@ CATEGORIES = ("car", "tree", "traffic light")
 
 @pytest.fixture(scope="session", autouse=True)
 def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Settings of Prefect and Ray that must stand before either is imported, or a driver process is started."""
+    """Settings of Prefect that must stand before it is imported, or a driver process is started."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect-home")))
         patch.setenv("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
         patch.setenv("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         patch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         yield
 
 
@@ -68,23 +65,6 @@ def s3_environment(s3_server: S3Server) -> Iterator[S3Server]:
         s3fs.S3FileSystem.clear_instance_cache()
         yield s3_server
     s3fs.S3FileSystem.clear_instance_cache()
-
-
-@pytest.fixture(scope="session")
-def ray(_environment: None, s3_server: S3Server) -> Iterator[str]:
-    """A Ray of two CPUs whose workers know the S3 server: they inherit what is in the environment now. Its address."""
-    import ray
-
-    # Another folder's session may have left one without credentials.
-    ray.shutdown()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in s3_server.environment.items():
-            patch.setenv(name, value)
-        ray.init(
-            address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False
-        )
-    yield ray.get_runtime_context().gcs_address
-    ray.shutdown()
 
 
 @pytest.fixture(scope="session")
