@@ -185,11 +185,21 @@ class _Encoded:
     @classmethod
     def of_windowed(cls, mask: WindowedMask, size_hw: tuple[int, int]) -> _Encoded:
         if mask.inside.device.type != "cpu":
-            segmentation = rle.from_changes(mask.changes(size_hw[0]).cpu().numpy(), size_hw)
-            return cls(segmentation, rle.bbox_xywh(segmentation), rle.area(segmentation))
+            return cls.of_changes(mask.changes(size_hw[0]).numpy(), size_hw)
         inside, top_left = mask.inside.numpy(), (mask.top, mask.left)
         segmentation = rle.encode_window(inside, top_left, size_hw)
         return cls(segmentation, _box(inside, top_left), int(np.count_nonzero(inside)))
+
+    @classmethod
+    def of_changes(cls, changes: NDArray[np.int64], size_hw: tuple[int, int]) -> _Encoded:
+        """Encode what `WindowedMask.changes` returns: a column ends what it began, so that they come in pairs."""
+        starts, ends = changes[::2], changes[1::2]
+        box = (0.0, 0.0, 0.0, 0.0)
+        if len(starts):
+            columns = starts // size_hw[0]
+            x, y = columns[0], (starts - columns * size_hw[0]).min()
+            box = (float(x), float(y), float(columns[-1] + 1 - x), float((ends - columns * size_hw[0]).max() - y))
+        return cls(rle.from_changes(changes, size_hw), box, int((ends - starts).sum()))
 
     def found(self, prompt: Prompt, score: float, mask_score: float | None) -> MaskPrediction:
         return MaskPrediction(

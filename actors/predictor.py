@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import islice
@@ -31,12 +31,12 @@ from actors.conversations import (
 from actors.findings import Findings, find_masks, phrase_prompts, read_caption, without_doubles
 from actors.pool import ReplicaUnusable
 from pipelines.fingerprint import content_hash
-from pipelines.types import Answer, Image, ImageRef, PredictionError, Prompt, Reason
+from pipelines.types import Answer, Image, ImageRef, MaskPrediction, PredictionError, Prompt, Reason
 from xsam_model.host_memory import keep_freed_memory
 from xsam_model.modeling_xsam import XSamForSegmentation
 from xsam_model.processing_xsam import XSamProcessor
 from xsam_model.prompt_templates import SPOKEN_TASKS
-from xsam_model.segmenter import EncodedImages, XSamSegmenter
+from xsam_model.segmenter import EncodedImages, Replies, XSamSegmenter
 
 _AUTO_DTYPE = {"cuda": "bfloat16", "cpu": "float32"}
 
@@ -79,6 +79,10 @@ class XSamPredictor:
         model.config.region_sampling = config.region_sampling
         if self._device.type == "cpu":
             keep_freed_memory()
+        elif dtype != "float32":
+            # The pixel decoder is float32 all the same. What it is given was rounded to 8 bits or 11; in TF32 the
+            # factors of its products are rounded to 11, and sums are not. A setting of the whole process.
+            torch.set_float32_matmul_precision("high")
         self.segmenter = XSamSegmenter(model.to(self._device), XSamProcessor.from_pretrained(folder))
         self._facts = {
             "weights_sha256": content_hash(str(folder)),
@@ -191,25 +195,26 @@ class XSamPredictor:
             explain=ask.explain,
             max_new_tokens=self._config.max_new_tokens,
         )
-        for conversation, decode, said in zip(conversations, replies.decodes, replies.captions, strict=True):
-            found, about = findings[conversation.image], conversation
-            if ask.is_spoken:
-                caption = read_caption(conversation.prompts[0], said)
-                found.captions += [caption] if caption else []
-            if ask.task == "gcgseg":
-                about = replace(conversation, prompts=phrase_prompts(conversation.prompts[0], said))
-            if decode is not None and ask.task != "chat":
-                found.masks.setdefault(ask.task, []).extend(
-                    find_masks(
-                        ask.task,
-                        self.segmenter.processor.decode_arguments(
-                            replies.outputs, decode, replies.scaled_sizes[decode], replies.original_sizes[decode]
-                        ),
-                        about,
-                        min_score=self._config.min_score,
-                        max_chunk_pixels=_CHUNK_PIXELS[self._device.type],
-                    )
-                )
+        with self.segmenter.beside(replies):
+            for conversation, decode, said in zip(conversations, replies.decodes, replies.captions, strict=True):
+                found, about = findings[conversation.image], conversation
+                if ask.is_spoken:
+                    caption = read_caption(conversation.prompts[0], said)
+                    found.captions += [caption] if caption else []
+                if ask.task == "gcgseg":
+                    about = replace(conversation, prompts=phrase_prompts(conversation.prompts[0], said))
+                if decode is not None and ask.task != "chat":
+                    found.masks.setdefault(ask.task, []).extend(self._find(ask, replies, decode, about))
+
+    def _find(self, ask: Ask, replies: Replies, decode: int, about: Conversation) -> Iterator[MaskPrediction]:
+        sizes = replies.scaled_sizes[decode], replies.original_sizes[decode]
+        return find_masks(
+            ask.task,
+            self.segmenter.processor.decode_arguments(replies.outputs, decode, *sizes),
+            about,
+            min_score=self._config.min_score,
+            max_chunk_pixels=_CHUNK_PIXELS[self._device.type],
+        )
 
 
 def check_model(config: PredictorConfig, prompts: Sequence[Prompt], sentences: Iterable[Prompt] = ()) -> dict[int, str]:

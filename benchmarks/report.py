@@ -162,7 +162,7 @@ def gpu_lines(path: Path) -> list[str]:
     command = "`python -m benchmarks.gpu.full_size_forward`"
     if not path.is_file():
         return [
-            f"Not measured yet. {command} needs one CUDA device and less than nine minutes, downloads nothing, and",
+            f"Not measured yet. {command} needs one CUDA device and less than four minutes, downloads nothing, and",
             f"writes {path.name}; kept as benchmarks/gpu/{path.name}, its figures appear here.",
         ]
     document = json.loads(path.read_text())
@@ -184,15 +184,22 @@ def gpu_lines(path: Path) -> list[str]:
         cells += [number(case["images_per_second"]), number(case["tflop_per_image"])]
         cells += [f"{100 * share:.0f} %" if share else "" for share in shares]
         lines.append(f"| {' | '.join(cells)} | {number(case['peak_memory_gb'])} |")
-    if asked := document.get("prompts"):
+    for parts in document["parts"]:
+        spent = sorted(parts["ms_per_image"].items(), key=lambda part: -part[1])
+        told = ", ".join(f"{part} {number(milliseconds)}" for part, milliseconds in spent)
+        about = f"batch {parts['batch']}, {parts['categories']} categories"
+        lines += ["", f"Milliseconds for each image ({about}): {told}."]
+    if asked := document["prompts"]:
         lines += [
             "",
             "Several questions about each image, read once for all of them, against each with all done anew:",
             "",
         ]
         lines += ["| images | prompts of each | prompts/s | times as fast | GB |", "|---:|---:|---:|---:|---:|"]
-    for case in asked or ():
+    for case in asked:
         faster = case["apart_seconds"] / case["seconds"]
         cells = [str(case["images"]), str(case["prompts"]), number(case["prompts_per_second"]), number(faster)]
         lines.append(f"| {' | '.join(cells)} | {number(case['peak_memory_gb'])} |")
+    for remark in document.get("remarks", ()):
+        lines += ["", remark]
     return lines

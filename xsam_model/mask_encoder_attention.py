@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from transformers import SamVisionConfig
 
 
+# Fused kernels copy queries, keys and values whose channels are no multiple of it.
+_CHANNEL_MULTIPLE = 8
+
+
 class XSamVisionAttention(SamVisionAttention):
     """Eager attention of the mask encoder that rounds as the reference implementation does.
 
@@ -61,10 +65,12 @@ class XSamVisionSdpaAttention(SamVisionSdpaAttention):
         if self.use_rel_pos:
             to_rows = torch.einsum("bhwnc,hkc->bhwnk", query, self._positions(height, self.rel_pos_h))
             to_columns = torch.einsum("bhwnc,wkc->bhwnk", query, self._positions(width, self.rel_pos_w))
-            scaled = torch.cat((scaled, to_rows, to_columns), -1)
-            key = torch.cat((key, _places(height, width, key).expand(*key.shape[:-1], -1)), -1)
+            places = _places(height, width, -(channels + height + width) % _CHANNEL_MULTIPLE, key)
+            nothing = query.new_zeros(1).expand(*query.shape[:-1], places.shape[-1] - height - width)
+            scaled = torch.cat((scaled, to_rows, to_columns, nothing), -1)
+            key = torch.cat((key, places.expand(*key.shape[:-1], -1)), -1)
             # Fused kernels want as many channels of values as of queries.
-            value = F.pad(value, (0, height + width))
+            value = F.pad(value, (0, places.shape[-1]))
         query, key, value = (part.flatten(1, 2).transpose(1, 2) for part in (scaled, key, value))
         attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)
         attended = attended[..., :channels].transpose(1, 2).reshape(*hidden_states.shape[:3], -1)
@@ -78,11 +84,11 @@ class XSamVisionSdpaAttention(SamVisionSdpaAttention):
         return table[places[:, None] - places + size - 1]
 
 
-def _places(height: int, width: int, like: Tensor) -> Tensor:
-    """Return which row and which column each place is in, one-hot: (H, W, 1, H + W)."""
+def _places(height: int, width: int, padding: int, like: Tensor) -> Tensor:
+    """Return which row and which column each place is in, one-hot, and zeros behind: (H, W, 1, H + W + padding)."""
     rows = torch.eye(height, dtype=like.dtype, device=like.device)[:, None].expand(-1, width, -1)
     columns = torch.eye(width, dtype=like.dtype, device=like.device).expand(height, -1, -1)
-    return torch.cat((rows, columns), -1)[:, :, None]
+    return F.pad(torch.cat((rows, columns), -1), (0, padding))[:, :, None]
 
 
 def attention_like(layer: SamVisionAttention, config: SamVisionConfig, window_size: int) -> SamVisionAttention:

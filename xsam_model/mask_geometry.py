@@ -7,7 +7,8 @@ What masks mean is in the `post_processing` modules.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +33,9 @@ class WindowedMask:
         query: that made it.
         top, left: row and column of the window's first pixel in the image.
         inside: bool (h, w), the mask in its window; no pixel outside belongs to it. (0, 0) where no pixel can.
-        score: float32 scalar in [0, 1]: mean mask probability inside the mask, 0 for an empty mask.
+        score: float32 scalar in [0, 1], on the CPU: mean mask probability inside the mask, 0 for an empty mask.
+        companions: the masks that were enlarged together with this one, where that is how it was made.
+        place: of this mask among them.
     """
 
     query: int
@@ -40,24 +43,49 @@ class WindowedMask:
     left: int
     inside: Tensor
     score: Tensor
+    companions: _WholeMasks | None = None
+    place: int = 0
 
     def changes(self, height: int) -> Tensor:
         """Return where the mask begins and ends, reading the image of this height column by column: all that RLE needs.
 
-        Found where the mask is, so that of a mask on a GPU its few changes are copied to the host, and no pixel.
+        Found where the mask is, so that of a mask on a GPU its few changes are copied to the host, and no pixel; and
+        for all its companions at once.
 
         Returns:
-            (n,) int64, rising, positions in the image. One that occurs twice is no change: the mask ends at the bottom
-            of a column and goes on at the top of the next.
+            (n,) int64 on the CPU, rising, positions in the image. One that occurs twice is no change: the mask ends at
+            the bottom of a column and goes on at the top of the next.
         """
+        if self.companions is not None:
+            return self.companions.changes[self.place]
         columns = F.pad(self.inside.T.to(torch.uint8), (1, 1))
         column, row = (columns[:, 1:] != columns[:, :-1]).nonzero(as_tuple=True)
-        return (column + self.left) * height + row + self.top
+        return ((column + self.left) * height + row + self.top).cpu()
 
     def paste(self, mask: Tensor) -> None:
         """Set the pixels of a (H, W) bool mask of the image that belong to this one."""
         height, width = self.inside.shape
         mask[self.top : self.top + height, self.left : self.left + width] |= self.inside
+
+
+@dataclass(frozen=True, eq=False)
+class _WholeMasks:
+    """Masks of one image, bool (n, H, W)."""
+
+    inside: Tensor
+
+    @cached_property
+    def changes(self) -> tuple[Tensor, ...]:
+        """What `WindowedMask.changes` returns, of each mask: found in one step, and copied to the host in one."""
+        count, height, width = self.inside.shape
+        columns = F.pad(self.inside.transpose(1, 2).to(torch.uint8), (1, 1))
+        places = (columns[..., 1:] != columns[..., :-1]).flatten().nonzero()[:, 0]
+        # A column has one place more than pixels: above the first, between any two, below the last.
+        places_of_a_mask = width * (height + 1)
+        counts = (places // places_of_a_mask).bincount(minlength=count)
+        places = places % places_of_a_mask
+        found = torch.cat([counts, places - places // (height + 1)]).cpu()
+        return found[count:].split(found[:count].tolist())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,15 +138,22 @@ class MaskGeometry:
     def iter_masks(self, mask_logits: Tensor, queries: Sequence[int]) -> Iterator[WindowedMask]:
         """Yield the masks of queries in the given order: pixels whose enlarged logit is positive.
 
-        An enlarged logit is a mean of the cells around it, weighted, so that a mask is never far from its positive
-        cells. Only there are logits enlarged, by both resizes at once.
-
         Args:
             mask_logits: (Q, h, w) on the reduced canvas.
             queries: which masks.
         """
         if not len(queries):
-            return
+            return iter(())
+        # An accelerator enlarges many masks sooner than it is told of their windows one by one.
+        is_host = mask_logits.device.type == "cpu"
+        return self.iter_windowed(mask_logits, queries) if is_host else self.iter_whole(mask_logits, queries)
+
+    def iter_windowed(self, mask_logits: Tensor, queries: Sequence[int]) -> Iterator[WindowedMask]:
+        """Yield masks one by one, each in its window; arguments as for `iter_masks`.
+
+        An enlarged logit is a mean of the cells around it, weighted, so that a mask is never far from its positive
+        cells. Only there are logits enlarged, by both resizes at once.
+        """
         chosen = mask_logits[torch.as_tensor(queries, device=mask_logits.device)].float()
         in_rows, in_columns = ((chosen > 0).any(side).cpu().numpy() for side in (2, 1))
         rows, columns = (
@@ -130,12 +165,32 @@ class MaskGeometry:
             weights, across = rows.weights[down.pixels, down.cells], columns.weights[right.pixels, right.cells]
             enlarged = weights @ logits[down.cells, right.cells] @ across.T
             inside = enlarged > 0
-            # Outside, logits of minus infinity add nothing: quicker than to collect those inside.
-            probabilities = F.threshold(enlarged, 0.0, -torch.inf).sigmoid_()
-            score = probabilities.sum() / (inside.count_nonzero() + 1e-6)
-            del enlarged, probabilities  # or they would be held while the caller reads this mask
-            yield WindowedMask(query, down.pixels.start, right.pixels.start, inside, score)
+            score = _probabilities(enlarged).sum() / (inside.count_nonzero() + 1e-6)
+            del enlarged  # or it would be held while the caller reads this mask
+            yield WindowedMask(query, down.pixels.start, right.pixels.start, inside, score.cpu())
             del inside
+
+    def iter_whole(
+        self, mask_logits: Tensor, queries: Sequence[int], max_chunk_pixels: int = MAX_CHUNK_PIXELS
+    ) -> Iterator[WindowedMask]:
+        """Yield masks that were enlarged together, the whole image being the window; arguments as for `iter_enlarged`.
+
+        Few steps on the device for many masks, and for all of them one wait for their scores.
+        """
+        rest = iter(queries)
+        for _, enlarged in self.iter_enlarged(mask_logits, queries, max_chunk_pixels):
+            inside = enlarged > 0
+            scores = _probabilities(enlarged).sum((1, 2)) / (inside.sum((1, 2)) + 1e-6)
+            del enlarged
+            together = _WholeMasks(inside)
+            for place, (query, score) in enumerate(zip(islice(rest, len(inside)), scores.cpu(), strict=True)):
+                yield WindowedMask(query, 0, 0, inside[place], score, together, place)
+            del inside, together
+
+
+def _probabilities(enlarged: Tensor) -> Tensor:
+    """Logits -> probabilities inside the mask, 0 outside: quicker than to collect those inside."""
+    return F.threshold(enlarged, 0.0, -torch.inf).sigmoid_()
 
 
 def check_finite(class_logits: Tensor, mask_logits: Tensor) -> None:

@@ -79,8 +79,8 @@ class QueryInstances:
 
     Attributes:
         mask: of the query.
-        scores: (n,) float32 in [0, 1]: class probability times mask score.
-        labels: (n,) int64, position of the category or visual prompt among the image's conditions.
+        scores: (n,) float32 in [0, 1], on the CPU: class probability times mask score.
+        labels: (n,) int64, on the CPU: position of the category or visual prompt among the image's conditions.
     """
 
     mask: WindowedMask
@@ -115,7 +115,8 @@ def iter_instances(
         FloatingPointError: if a logit is not finite: the masks would mean nothing.
     """
     check_finite(class_logits, mask_logits)
-    class_scores, labels, queries = _candidates(class_logits, num_conditions, threshold, top_k)
+    candidates = _candidates(class_logits, num_conditions, threshold, top_k)
+    class_scores, labels, queries = (part.cpu() for part in candidates)
     queries, order = queries.sort(stable=True)
     asked, counts = (part.tolist() for part in queries.unique_consecutive(return_counts=True))
     by_query = zip(class_scores[order].split(counts), labels[order].split(counts), strict=True)
@@ -143,18 +144,18 @@ def instance_segmentation(
         empty = torch.zeros(0, device=device)
         masks = torch.zeros((0, *geometry.original_size), dtype=torch.bool, device=device)
         return InstanceSegmentation(empty, empty, empty.long(), empty.long(), masks)
-    counts = torch.tensor([len(instances.labels) for instances in found], device=device)
+    counts = torch.tensor([len(instances.labels) for instances in found])
     scores = torch.cat([instances.scores for instances in found])
     order = scores.argsort(descending=True, stable=True)
-    owners = torch.arange(len(found), device=device).repeat_interleave(counts)[order]
+    owners = torch.arange(len(found)).repeat_interleave(counts)[order]
     masks = torch.zeros((len(order), *geometry.original_size), dtype=torch.bool, device=device)
     for place, owner in enumerate(owners.tolist()):
         found[owner].mask.paste(masks[place])
     return InstanceSegmentation(
-        scores[order],
-        torch.stack([instances.mask.score for instances in found])[owners],
-        torch.cat([instances.labels for instances in found])[order],
-        torch.tensor([instances.mask.query for instances in found], device=device)[owners],
+        scores[order].to(device),
+        torch.stack([instances.mask.score for instances in found])[owners].to(device),
+        torch.cat([instances.labels for instances in found])[order].to(device),
+        torch.tensor([instances.mask.query for instances in found])[owners].to(device),
         masks,
     )
 
@@ -188,7 +189,7 @@ def iter_phrases(
         FloatingPointError: if a logit is not finite: the masks would mean nothing.
     """
     check_finite(class_logits, mask_logits)
-    class_scores, queries = class_probabilities(class_logits, num_conditions).max(0)
+    class_scores, queries = (part.cpu() for part in class_probabilities(class_logits, num_conditions).max(0))
     for mask, conditions in _masks_of(queries, mask_logits, geometry):
         yield QueryInstances(mask, class_scores[conditions] * mask.score, conditions)
 
@@ -221,14 +222,16 @@ def phrase_segmentation(
         FloatingPointError: if a logit is not finite: the masks would mean nothing.
     """
     check_finite(class_logits, mask_logits)
-    class_scores, queries = class_probabilities(class_logits, num_conditions).max(0)
-    masks = torch.zeros((len(queries), *geometry.original_size), dtype=torch.bool, device=mask_logits.device)
+    device = mask_logits.device
+    class_scores, queries = (part.cpu() for part in class_probabilities(class_logits, num_conditions).max(0))
+    masks = torch.zeros((len(queries), *geometry.original_size), dtype=torch.bool, device=device)
     mask_scores = torch.zeros_like(class_scores)
     for mask, conditions in _masks_of(queries, mask_logits, geometry):
         mask_scores[conditions] = mask.score
         for condition in conditions.tolist():
             mask.paste(masks[condition])
-    return PhraseSegmentation(class_scores * mask_scores, class_scores, mask_scores, queries, masks)
+    scores = (class_scores * mask_scores).to(device)
+    return PhraseSegmentation(scores, class_scores.to(device), mask_scores.to(device), queries.to(device), masks)
 
 
 def interactive_segmentation(
@@ -263,7 +266,7 @@ def interactive_segmentation(
         ValueError: if there is not exactly one condition, or the prompt has another size than the image.
     """
     check_finite(class_logits, mask_logits)
-    probabilities = class_probabilities(class_logits, num_conditions)
+    device, probabilities = mask_logits.device, class_probabilities(class_logits, num_conditions).cpu()
     if probabilities.shape[1] != 1:
         raise ValueError(f"one visual prompt is asked for at a time, got {probabilities.shape[1]} conditions")
     if tuple(prompt_mask.shape) != geometry.original_size:
@@ -280,18 +283,20 @@ def interactive_segmentation(
         mask = next(masks_in_turn)
         score, box = class_score * mask.score, ratings.new_zeros(4)
         if mask.inside.any():
-            box = mask_boxes(mask.inside[None])[0] + box.new_tensor((mask.left, mask.top, mask.left, mask.top))
+            corner = box.new_tensor((mask.left, mask.top, mask.left, mask.top))
+            box = mask_boxes(mask.inside[None])[0].cpu() + corner
         ratings[mask.query] = torch.cat([score[None], mask.score[None], box])
         best = max(best, score.item())
-    overlaps = box_ious(ratings[:, 2:], mask_boxes(prompt_mask.to(ratings.device)[None] > 0))
+    overlaps = box_ious(ratings[:, 2:], mask_boxes(prompt_mask[None] > 0).cpu())
     overlaps = overlaps.masked_fill(ratings[:, 0] < min(threshold, best), -1.0)
     # The reference implementation takes the first of equal boxes in this order, which is none but always the same.
-    order = probabilities[:, 0].cpu().topk(len(queries), sorted=False).indices.to(overlaps.device)
+    order = probabilities[:, 0].topk(len(queries), sorted=False).indices
     winner = order[overlaps[order].argmax()][None]
-    masks = torch.zeros((1, *geometry.original_size), dtype=torch.bool, device=mask_logits.device)
+    masks = torch.zeros((1, *geometry.original_size), dtype=torch.bool, device=device)
     for mask in geometry.iter_masks(mask_logits, winner.tolist()):
         mask.paste(masks[0])
-    return PhraseSegmentation(ratings[winner, 0], probabilities[winner, 0], ratings[winner, 1], winner, masks)
+    scores, mask_scores = ratings[winner, :2].to(device).unbind(1)
+    return PhraseSegmentation(scores, probabilities[winner, 0].to(device), mask_scores, winner.to(device), masks)
 
 
 def mask_boxes(masks: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from xsam_model.captions import Caption, read_caption
+from xsam_model.device_streams import DeviceStreams
 from xsam_model.image_prefix import XSamImagePrefix
 from xsam_model.modeling_xsam import XSamForSegmentation, XSamImageFeatures, XSamOutput
 from xsam_model.post_processing_panoptic import PanopticSegmentation, SemanticSegmentation
@@ -22,7 +23,8 @@ from xsam_model.prompt_templates import CATEGORY_TASKS, SPOKEN_TASKS, TASKS, VIS
 from xsam_model.visual_prompts import check_mask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Collection, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     import numpy as np
@@ -81,6 +83,7 @@ class Replies:
         decodes: for each query its decode in `outputs`, None where the model's own answer asked for no masks.
         captions: for each query what was said, by the model or for it; empty where nothing but the task's own answer.
         scaled_sizes, original_sizes: (height, width) of the image of each decode, for post-processing.
+        computed: when the network is done with them, where it works beside the host.
     """
 
     outputs: XSamOutput
@@ -88,6 +91,7 @@ class Replies:
     captions: tuple[Caption, ...]
     scaled_sizes: tuple[tuple[int, int], ...]
     original_sizes: tuple[tuple[int, int], ...]
+    computed: torch.cuda.Event | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -122,7 +126,7 @@ class XSamSegmenter:
         self.model = model.eval()
         self.processor = processor
         self._turn = threading.Lock()
-        self._copies = torch.cuda.Stream(model.device) if model.device.type == "cuda" else None
+        self._streams = DeviceStreams(model.device)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **model_options: Any) -> XSamSegmenter:
@@ -149,7 +153,7 @@ class XSamSegmenter:
             ValueError: if one is not such an image.
         """
         pixels = self.processor.image_processor(images)
-        copied = self._copy([pixels[name] for name in ("pixel_values", "segmentor_pixel_values")])
+        copied = self._streams.copy([pixels[name] for name in ("pixel_values", "segmentor_pixel_values")])
         with self._turn:
             features = self.model.encode_images(*copied())
         return EncodedImages(
@@ -198,23 +202,28 @@ class XSamSegmenter:
             explain=explain,
             generate=generate,
         )
-        arguments = {
-            **inputs.to(self.model.device).for_model(),
-            "image_features": images.features,
-            "image_indices": torch.tensor([query.image for query in queries]),
-        }
+        texts = inputs.for_model()
+        copied = self._streams.copy(list(texts.values()))
         with self._turn:
+            arguments = {
+                **dict(zip(texts, copied(), strict=True)),
+                "image_features": images.features,
+                "image_indices": torch.tensor([query.image for query in queries]),
+            }
             if generate:
                 stops = self.processor.stop_token_ids
                 outputs = self.model.generate(**arguments, stop_token_ids=stops, max_new_tokens=max_new_tokens)
             else:
-                outputs = self.model(**arguments, image_prefix=self._prefix(images, queries, arguments["input_ids"]))
-        if outputs.sequences is not None:
+                outputs = self.model(**arguments, image_prefix=self._prefix(images, queries, inputs["input_ids"]))
+            computed = self._streams.mark()
+        with self._streams.beside(computed):
+            conversations = outputs.conversation_indices.tolist()
+            spoken = None if outputs.sequences is None else [ids.tolist() for ids in outputs.sequences]
+        if spoken is not None:
             decode = self.processor.tokenizer.decode
-            captions = [self._read(decode(ids, skip_special_tokens=False)) for ids in outputs.sequences]
+            captions = [self._read(decode(ids, skip_special_tokens=False)) for ids in spoken]
         else:
             captions = [self._read(answer or "")] * len(queries)
-        conversations = outputs.conversation_indices.tolist()
         places = [queries[conversation].image for conversation in conversations]
         return Replies(
             outputs=outputs,
@@ -224,24 +233,15 @@ class XSamSegmenter:
             captions=tuple(captions),
             scaled_sizes=tuple(images.scaled_sizes[place] for place in places),
             original_sizes=tuple(images.original_sizes[place] for place in places),
+            computed=computed,
         )
 
-    def _copy(self, tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
-        """Begin to copy to the device, beside what it computes; the function that is returned is called before use."""
-        if self._copies is None:
-            return lambda: [tensor.to(self.model.device) for tensor in tensors]
-        with torch.cuda.stream(self._copies):
-            copies = [tensor.pin_memory().to(self.model.device, non_blocking=True) for tensor in tensors]
-            there = self._copies.record_event()
+    def beside(self, replies: Replies) -> AbstractContextManager[None]:
+        """Read replies, inside, beside what the network was given after them; see `DeviceStreams.beside`.
 
-        def copied() -> list[Tensor]:
-            stream = torch.cuda.current_stream(self.model.device)
-            stream.wait_event(there)
-            for copy in copies:
-                copy.record_stream(stream)
-            return copies
-
-        return copied
+        Only worth it where several threads use the network. Without a GPU it changes nothing.
+        """
+        return self._streams.beside(replies.computed)
 
     def _prefix(self, images: EncodedImages, queries: Sequence[Query], input_ids: Tensor) -> XSamImagePrefix | None:
         """Return what the language model has made of the images, if that serves more than one conversation."""

@@ -1,6 +1,6 @@
 """How fast the full-size network runs on one GPU, with random weights: images/s, share of the device's peak, memory.
 
-    python -m benchmarks.gpu.full_size_forward              # a CUDA device, under nine minutes
+    python -m benchmarks.gpu.full_size_forward              # a CUDA device, under four minutes
     python -m benchmarks.gpu.full_size_forward --size tiny  # anywhere: shows that the program works
 
 Nothing is downloaded: the weights are drawn on the device. Writes full_size_forward.json and .png to ``$OUT``, or to
@@ -10,16 +10,19 @@ benchmarks/out.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -33,7 +36,7 @@ from xsam_model.untrained import build_tokenizer, untrained_tiny_config
 
 # Dense bfloat16 operations per second, from the makers' data sheets.
 NOMINAL_PEAK = {"H200": 989e12, "H100": 989e12, "GH200": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12}
-SECONDS_PER_CASE = 4.0
+SECONDS_PER_CASE = 2.0
 CONVERSATIONS_TOGETHER = 16
 
 
@@ -72,7 +75,7 @@ class PromptsCase:
         images, prompts: of the batch; of each image.
         text_tokens: of a conversation, beside its image.
         seconds: median of encoding the images, letting the language model read them, and asking all prompts.
-        apart_seconds: median of asking each prompt with all of that done anew.
+        apart_seconds: of asking each prompt with all of that done anew: as many times the median of one pass.
         largest_difference: of the class logits of the two.
         peak_memory_gb: as in Case.
     """
@@ -100,35 +103,39 @@ def main() -> None:
     facts = describe(model, device, arguments.size)
     facts["load_seconds"] = round(time.monotonic() - started, 1)
     print(json.dumps(facts, indent=1), flush=True)
-    cases: list[Case] = []
-    asked: list[PromptsCase] = []
+    document: dict[str, Any] = {"facts": facts, "cases": [], "prompts": [], "parts": []}
 
-    def keep() -> None:
+    def keep(kind: str, measured: Mapping[str, Any]) -> None:
+        document[kind].append(measured)
         facts["seconds_in_all"] = round(time.monotonic() - started, 1)
-        document = {"facts": facts, "cases": [asdict(c) for c in cases], "prompts": [asdict(c) for c in asked]}
         (out / "full_size_forward.json").write_text(json.dumps(document, indent=1))
+        print(f"{facts['seconds_in_all']:6.1f} s  {json.dumps(rounded(measured))}", flush=True)
 
-    for questions in measure_prompts(model, device, arguments, facts):
-        asked.append(questions)
-        print(json.dumps(asdict(questions)), flush=True)
-        keep()
+    keep("parts", measure_parts(model, device, arguments))
     for case in measure_all(model, device, arguments, facts, started + 60 * arguments.minutes):
-        cases.append(case)
-        print(line(case), flush=True)
-        keep()
-    draw(cases, facts, out / "full_size_forward.png")
-    if not all(case.finite for case in cases):
+        keep("cases", asdict(case))
+    for questions in measure_prompts(model, device, arguments, facts):
+        keep("prompts", asdict(questions))
+    draw(document["cases"], facts, out / "full_size_forward.png")
+    if not all(case["finite"] for case in document["cases"]):
         raise SystemExit("some logits were not finite")
+
+
+def rounded(measured: Any) -> Any:
+    """Return what was measured with fewer digits, for people."""
+    if isinstance(measured, Mapping):
+        return {name: rounded(value) for name, value in measured.items()}
+    return float(f"{measured:.4g}") if isinstance(measured, float) else measured
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("full", "tiny"), default="full")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
-    parser.add_argument("--categories", type=int, nargs="+", default=[4, 80, 133])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--categories", type=int, nargs="+", default=[12, 80])
     parser.add_argument("--prompts", type=int, nargs="+", default=[1, 4, 16], help="of each image")
     parser.add_argument("--images", type=int, default=4, help="images that are asked so many prompts")
-    parser.add_argument("--minutes", type=float, default=8.0, help="begin no further case after so long")
+    parser.add_argument("--minutes", type=float, default=3.0, help="begin no further case after so long")
     parser.add_argument("--out", default=os.environ.get("OUT") or str(Path(__file__).parents[1] / "out"))
     return parser.parse_args()
 
@@ -144,7 +151,11 @@ def build_model(config: XSamConfig, device: torch.device) -> XSamForSegmentation
     finally:
         torch.set_default_dtype(before)
     model.segmentor.pixel_decoder.float()
-    return model.eval().requires_grad_(False)
+    # Some parameters of transformers are made where no default device is heeded.
+    model = model.to(device).eval().requires_grad_(False)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # as XSamPredictor does
+    return model
 
 
 def describe(model: XSamForSegmentation, device: torch.device, size: str) -> dict[str, Any]:
@@ -174,22 +185,62 @@ def matmul_peak(device: torch.device) -> float:
     return 2 * side**3 / median(time_passes(lambda: left @ right, device, 1.0))
 
 
+def example(model: XSamForSegmentation, device: torch.device, batch: int, categories: int) -> dict[str, Any]:
+    """Return inputs for one image, again and again."""
+    one = prepare(make_processor(model.config), 1, categories, device, model.dtype, {})
+    return {key: value.expand(batch, *value.shape[1:]).contiguous() for key, value in one.items()}
+
+
+@torch.inference_mode()
+def measure_parts(model: XSamForSegmentation, device: torch.device, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the milliseconds of each part of the network for each image of the largest batch; all else is the rest."""
+    batch, spent = max(arguments.batches), defaultdict[str, list[float]](list)
+    inputs = example(model, device, batch, arguments.categories[0])
+
+    def timed(call: Callable[..., Any], part: str) -> Callable[..., Any]:
+        def run(*inputs: Any, **options: Any) -> Any:
+            seconds, result = time_once(lambda: call(*inputs, **options), device)
+            spent[part].append(seconds)
+            return result
+
+        return run
+
+    parts = {
+        "vision tower": (model, "_encode_vision"),
+        "mask encoder": (model.segmentor, "encode"),
+        "connector": (model.seg_connector, "forward"),
+        "pixel decoder": (model.segmentor, "decode_pixels"),
+        "language model": (model.llm.base_model, "forward"),
+        "transformer decoder": (model.segmentor.decoder, "forward"),
+    }
+    with contextlib.ExitStack() as stack:
+        for part, (owner, name) in parts.items():
+            stack.enter_context(patch.object(owner, name, timed(getattr(owner, name), part)))
+        whole = median(time_passes(lambda: model(**inputs), device, SECONDS_PER_CASE))
+    milliseconds = {part: 1000 * median(seconds) / batch for part, seconds in spent.items()}
+    milliseconds["all else"] = 1000 * whole / batch - sum(milliseconds.values())
+    return {"batch": batch, "categories": arguments.categories[0], "ms_per_image": milliseconds}
+
+
 def measure_all(
-    model: XSamForSegmentation, device: torch.device, arguments: argparse.Namespace, facts: dict[str, Any], end: float
+    model: XSamForSegmentation,
+    device: torch.device,
+    arguments: argparse.Namespace,
+    facts: dict[str, Any],
+    end: float,
 ) -> Iterator[Case]:
     """Yield a case for every number of categories and batch size that fits the device and the time."""
     processor = make_processor(model.config)
     for categories in arguments.categories:
         one = prepare(processor, 1, categories, device, model.dtype, facts)
-        decoders = count_decoders(model, one)
-        facts["tflop_of_decoders"] = {part: count / 1e12 for part, count in decoders.items()}
+        facts["tflop_of_decoders"] = {part: n / 1e12 for part, n in count_decoders(model, one).items()}
         for batch in arguments.batches:
             if time.monotonic() > end:
                 print("out of time: the other cases are left out", flush=True)
                 return
             inputs = {key: value.expand(batch, *value.shape[1:]).contiguous() for key, value in one.items()}
             try:
-                yield measure(model, inputs, categories, sum(decoders.values()), facts)
+                yield measure(model, inputs, categories, facts)
             except torch.OutOfMemoryError:
                 print(f"batch {batch} with {categories} categories does not fit", flush=True)
                 break
@@ -208,7 +259,10 @@ def make_processor(config: XSamConfig) -> XSamProcessor:
 
 @torch.inference_mode()
 def measure_prompts(
-    model: XSamForSegmentation, device: torch.device, arguments: argparse.Namespace, facts: dict[str, Any]
+    model: XSamForSegmentation,
+    device: torch.device,
+    arguments: argparse.Namespace,
+    facts: dict[str, Any],
 ) -> Iterator[PromptsCase]:
     """Yield a case for each number of prompts: with the images encoded and read once for all of them, and each anew."""
     images = arguments.images
@@ -227,19 +281,19 @@ def measure_prompts(
             found.append(output.class_logits)
         return found
 
+    anew = median(time_passes(lambda: model(**inputs), device, SECONDS_PER_CASE))
     for prompts in arguments.prompts:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         passes = time_passes(lambda count=prompts: together(count), device, SECONDS_PER_CASE)
         memory = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else 0.0
-        apart = time_passes(lambda count=prompts: [model(**inputs) for _ in range(count)], device, SECONDS_PER_CASE / 2)
         difference = (torch.cat(together(1)) - model(**inputs).class_logits).abs().max().item()
         yield PromptsCase(
             images=images,
             prompts=prompts,
             text_tokens=text["input_ids"].shape[1] - 1,
             seconds=median(passes),
-            apart_seconds=median(apart),
+            apart_seconds=prompts * anew,
             prompts_per_second=images * prompts / median(passes),
             largest_difference=difference,
             peak_memory_gb=memory,
@@ -273,7 +327,6 @@ def measure(
     model: XSamForSegmentation,
     inputs: Mapping[str, Any],
     categories: int,
-    decoder_flops: float,
     facts: Mapping[str, Any],
 ) -> Case:
     """Time one batch."""
@@ -288,7 +341,7 @@ def measure(
     towers = time_passes(lambda: model.encode_images(*images), device, SECONDS_PER_CASE / 4)
     # The image takes the place of its one pseudo token.
     length = inputs["input_ids"].shape[1] - 1 + model.config.num_image_tokens
-    flops = sum(flops_per_image(model.config, length).values()) + decoder_flops
+    flops = sum(flops_per_image(model.config, length).values()) + 1e12 * sum(facts["tflop_of_decoders"].values())
     rate = batch / median(passes)
 
     def share(peak: float | None) -> float | None:
@@ -314,33 +367,25 @@ def measure(
 def time_passes(run: Any, device: torch.device, seconds: float) -> list[float]:
     """Time a call again and again for so long, at least three times, after two untimed calls."""
 
-    def once() -> float:
-        started = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - started
-
     for _ in range(2):
-        once()
+        time_once(run, device)
     passes: list[float] = []
     while len(passes) < 3 or sum(passes) < seconds:
-        passes.append(once())
+        passes.append(time_once(run, device)[0])
     return passes
 
 
-def line(case: Case) -> str:
-    """Return one case as a line of text."""
-    shares = [f"{100 * s:.0f} %" if s else "-" for s in (case.share_of_nominal_peak, case.share_of_measured_peak)]
-    return (
-        f"batch {case.batch:3d}, {case.categories:3d} categories, {case.sequence_length} tokens: "
-        f"{case.images_per_second:7.2f} images/s, {case.tflop_per_second:7.2f} TFLOP/s "
-        f"({shares[0]} of nominal, {shares[1]} of measured peak), {case.peak_memory_gb:.1f} GB, "
-        f"{'finite' if case.finite else 'NOT FINITE'}"
-    )
+def time_once(run: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
+    """Return the seconds of one call, from an idle device to an idle device, and its result."""
+    for_device = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    for_device()
+    started = time.perf_counter()
+    result = run()
+    for_device()
+    return time.perf_counter() - started, result
 
 
-def draw(cases: Sequence[Case], facts: Mapping[str, Any], path: Path) -> None:
+def draw(cases: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], path: Path) -> None:
     """Draw images/s and share of the peak over the batch size; without matplotlib there is no picture."""
     try:
         from matplotlib.figure import Figure
@@ -349,15 +394,13 @@ def draw(cases: Sequence[Case], facts: Mapping[str, Any], path: Path) -> None:
         return
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     rate, share = figure.subplots(1, 2)
-    for categories in dict.fromkeys(case.categories for case in cases):
-        mine = [case for case in cases if case.categories == categories]
-        batches, label = [case.batch for case in mine], f"{categories} categories"
-        rate.plot(batches, [case.images_per_second for case in mine], "o-", label=label)
-        shares = [100 * (case.share_of_nominal_peak or case.share_of_measured_peak or 0) for case in mine]
-        share.plot(batches, shares, "o-", label=label)
-    peak = "nominal" if facts["nominal_peak_tflop_per_second"] else "measured"
-    ticks = sorted({case.batch for case in cases})
-    for axes, title in ((rate, "images/s"), (share, f"% of the {peak} peak")):
+    for categories in dict.fromkeys(case["categories"] for case in cases):
+        mine = [case for case in cases if case["categories"] == categories]
+        batches, label = [case["batch"] for case in mine], f"{categories} categories"
+        rate.plot(batches, [case["images_per_second"] for case in mine], "o-", label=label)
+        share.plot(batches, [100 * (case["share_of_measured_peak"] or 0) for case in mine], "o-", label=label)
+    ticks = sorted({case["batch"] for case in cases})
+    for axes, title in ((rate, "images/s"), (share, "% of a large matrix product's rate")):
         axes.set(xlabel="batch", ylabel=title, xscale="log", ylim=(0, None))
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.minorticks_off()

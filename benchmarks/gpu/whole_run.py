@@ -16,21 +16,26 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import numpy as np
+import pyarrow.compute
+import pyarrow.dataset
 import torch
+from PIL import Image
 
 from benchmarks.gpu.full_size_forward import build_model, make_processor
 from benchmarks.photos import describe_photos, write_photos
 from flows import steps
 from flows.config import parse_config
 from flows.observer import Silent
-from pipelines.types import ShardReceipt
+from pipelines.types import ImageRef, ShardReceipt
 from xsam_model.configuration_xsam import XSamConfig
+from xsam_model.segmenter import XSamSegmenter
 from xsam_model.untrained import untrained_tiny_config
 
 CATEGORIES = ("person", "car", "dog", "tree", "chair", "table", "cup", "book", "lamp", "bird", "boat", "sign")
@@ -54,6 +59,7 @@ def main() -> None:
     parser.add_argument("--size", choices=("full", "tiny"), default="full")
     parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--images-per-shard", type=int, default=50)
+    parser.add_argument("--masks", type=int, default=20, help="of each image, by the choice of min_score")
     parser.add_argument("--out", default=os.environ.get("OUT") or str(Path(__file__).parents[1] / "out"))
     arguments = parser.parse_args()
     if arguments.size == "full" and not torch.cuda.is_available():
@@ -68,13 +74,13 @@ def main() -> None:
 
 def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Label photographs and return what was measured, from the first commit to the last."""
-    write_model(folder / "model", arguments.size)
     photos = write_photos(folder / "photos", arguments.images)
+    min_score = write_model(folder / "model", arguments.size, photos, arguments.masks)
     config = parse_config(
         {
             "source": str(folder / "photos"),
             "output": str(folder / "table"),
-            "model": {"path": str(folder / "model")},
+            "model": {"path": str(folder / "model"), "min_score": min_score},
             "categories": list(CATEGORIES),
             "plan": {"images_per_shard": arguments.images_per_shard},
             "pool": {"runner": "in_process"},
@@ -95,6 +101,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "images": describe_photos(photos),
         "categories": len(CATEGORIES),
         "masks_per_image": summary.num_annotations / arguments.images,
+        "rle_characters_per_mask": rle_characters(folder / "table"),
         "seconds_until_the_first_commit": first - begun,
         "images_per_second": sum(images for _, images in pace.commits[1:]) / max(last - first, 1e-9),
         "device_busy_share": sum(busy) / len(busy) if busy else None,
@@ -104,15 +111,31 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def write_model(folder: Path, size: str) -> None:
-    """Draw the weights on the device and write them as `from_pretrained` takes them."""
+def write_model(folder: Path, size: str, photos: Sequence[ImageRef], masks: int) -> float:
+    """Draw the weights on the device, write them as `from_pretrained` takes them, and return a least score.
+
+    Scores of an untrained model are all alike: the least score leaves so many masks on average of the first photos.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = untrained_tiny_config() if size == "tiny" else XSamConfig()
-    build_model(config, device).save_pretrained(folder)
-    make_processor(config).save_pretrained(folder)
+    model, processor = build_model(config, device), make_processor(config)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    few = [np.asarray(Image.open(photo.uri).convert("RGB")) for photo in photos[:4]]
+    found = XSamSegmenter(model, processor).segment(few, conditions=[CATEGORIES] * len(few), threshold=0.0)
+    scores = torch.cat([one.segmentation.scores for one in found if one.segmentation is not None])
+    del model, found
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+    return float(scores.sort(descending=True).values[min(masks * len(few), len(scores)) - 1])
+
+
+def rle_characters(table: Path) -> float:
+    """Return the mean length of a mask's RLE in characters."""
+    rows = pyarrow.dataset.dataset(table / "annotations", format="parquet").to_table(columns=["segmentation"])
+    lengths = pyarrow.compute.utf8_length(rows["segmentation"].combine_chunks().field("counts"))
+    return float(pyarrow.compute.mean(lengths).as_py() or 0.0)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from actors import findings
 from pipelines import rle
 from xsam_model.mask_geometry import WindowedMask
 
@@ -26,7 +27,11 @@ def test_changes_found_on_the_device_give_the_rle_of_the_whole_mask(
     whole = np.pad(inside, ((above, max(below, 1 - inside.shape[0])), (left, right)))
     mask = WindowedMask(0, above, left, torch.from_numpy(inside), torch.tensor(1.0))
     changes = mask.changes(whole.shape[0]).numpy()
-    assert rle.from_changes(changes, whole.shape) == rle.encode(whole)
+    expected = rle.encode(whole)
+    assert rle.from_changes(changes, whole.shape) == expected
+    found = findings._Encoded.of_changes(changes, whole.shape)
+    assert (found.segmentation, found.area) == (expected, rle.area(expected))
+    assert found.bbox_xywh == rle.bbox_xywh(expected)
 
 
 @pytest.mark.parametrize("changes", [[-1, 3], [0, 13], [14]])

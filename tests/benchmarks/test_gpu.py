@@ -25,6 +25,10 @@ def test_runs_at_the_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     full_size_forward.main()
     document = json.loads((tmp_path / "full_size_forward.json").read_text())
     assert [case["batch"] for case in document["cases"]] == [1, 2]
+    for parts in document["parts"]:
+        spent = parts["ms_per_image"]
+        assert len(spent) == 7
+        assert all(milliseconds > 0 for part, milliseconds in spent.items() if part != "all else")
     assert all(case["finite"] and case["tflop_per_image"] > 0 for case in document["cases"])
     assert all(count > 0 for count in document["facts"]["tflop_of_decoders"].values())
     assert (tmp_path / "full_size_forward.png").stat().st_size > 1000
@@ -34,12 +38,14 @@ def test_runs_at_the_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_whole_run_at_the_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = ["--size", "tiny", "--images", "4", "--images-per-shard", "2", "--out", str(tmp_path)]
+    options = ["--size", "tiny", "--images", "4", "--images-per-shard", "2", "--masks", "3", "--out", str(tmp_path)]
     monkeypatch.setattr("sys.argv", ["whole_run", *options])
     whole_run.main()
     facts = json.loads((tmp_path / "whole_run.json").read_text())
     assert facts["images_per_second"] > 0
     assert int(facts["batch_size"]) > 0
+    assert 0 < facts["masks_per_image"] < 12
+    assert facts["rle_characters_per_mask"] > 10
 
 
 def test_operations_of_the_towers_are_those_that_torch_counts() -> None:

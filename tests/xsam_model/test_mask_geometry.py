@@ -1,5 +1,6 @@
 """Masks where they can be: the same pixels as of both resizes over the whole image."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,13 @@ def smooth(seed, cells, shift):
     return logits
 
 
+def changes_of(mask):
+    """Positions at which a (H, W) mask begins and ends, column by column, those between two columns included."""
+    bordered = np.pad(mask.numpy(), ((1, 1), (0, 0)))
+    columns, rows = np.nonzero((bordered[1:] != bordered[:-1]).T)
+    return torch.from_numpy(columns * len(mask) + rows)
+
+
 @given(
     seed=st.integers(0, 2**16),
     height=st.integers(1, 150),
@@ -25,14 +33,20 @@ def smooth(seed, cells, shift):
     sides=st.sampled_from([(8, 32), (16, 64), (12, 50), (7, 64), (32, 32)]),
     shift=st.sampled_from([-8.0, 0.0, 3.0, 6.0]),
 )
-def test_masks_and_scores_are_those_of_the_whole_enlarged_image(seed, height, width, sides, shift):
+@pytest.mark.parametrize("together", [False, True])
+def test_masks_and_scores_are_those_of_the_whole_enlarged_image(seed, height, width, sides, shift, together):
     cells, canvas = sides
     scaled = XSamImageProcessor(segmentor_size=canvas).scaled_size((height, width))
     geometry = MaskGeometry(canvas_size=canvas, scaled_size=scaled, original_size=(height, width))
     logits = smooth(seed, cells, shift)
     queries = [3, 0, 4, 2]
     full = geometry.enlarge(logits)
-    found = list(geometry.iter_masks(logits, queries))
+    # Three masks of the canvas at a time, and one that is left.
+    found = list(
+        geometry.iter_whole(logits, queries, max_chunk_pixels=3 * max(height * width, canvas**2))
+        if together
+        else geometry.iter_windowed(logits, queries)
+    )
     assert [mask.query for mask in found] == queries
     for mask in found:
         pasted = torch.zeros(height, width, dtype=torch.bool)
@@ -42,6 +56,7 @@ def test_masks_and_scores_are_those_of_the_whole_enlarged_image(seed, height, wi
         assert not ((pasted != expected) & (full[mask.query].abs() > 1e-5)).any()
         mean = full[mask.query][expected].sigmoid().mean().nan_to_num(0)
         assert mask.score.item() == pytest.approx(mean.item(), abs=1e-3 if expected.sum() < 10 else 1e-4)
+        assert torch.equal(mask.changes(height), changes_of(pasted))
 
 
 def test_a_window_is_hardly_larger_than_its_mask():
