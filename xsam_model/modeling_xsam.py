@@ -22,6 +22,7 @@ from transformers.utils import ModelOutput
 
 from xsam_model.configuration_xsam import XSamConfig
 from xsam_model.image_prefix import PackedTexts, XSamImagePrefix
+from xsam_model.language_layers import use_language_layers
 from xsam_model.modeling_xsam_segmentor import XSamConnector, XSamSegmentor, pad_to_multiple, space_to_depth
 from xsam_model.region_sampling import choose_region_points, pool_region_features
 
@@ -173,6 +174,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
         self.visual_encoder = AutoModel.from_config(vision)
         self.segmentor = XSamSegmentor(config.segmentor_config, mask)
         self.llm = AutoModelForCausalLM.from_config(text)
+        use_language_layers(self.llm)
         self.visual_projector = XSamProjector(vision.hidden_size, text.hidden_size, activation)
         self.seg_projector = XSamProjector(token_channels, text.hidden_size, activation)
         self.llm_projector = XSamProjector(text.hidden_size, channels, activation)
