@@ -14,7 +14,7 @@ from pipelines import rle
 NAME = "rle_rate"
 SIZES_HW = {"640 x 480": (480, 640), "1080p": (1080, 1920), "4K": (2160, 3840)}
 TINY_SIZES_HW = {"64 x 48": (48, 64)}
-_MASKS = 8
+_MASKS = 50
 
 
 def run(*, tiny: bool = False) -> Report:
@@ -48,7 +48,7 @@ def make_masks(size_hw: tuple[int, int]) -> list[NDArray[np.bool_]]:
 def measure(name: str, masks: list[NDArray[np.bool_]], rounds: int) -> list[Figure]:
     """Return rate and ratio for one size."""
     columns = [np.asfortranarray(mask) for mask in masks]
-    repeats = max(1, 2**24 // (masks[0].size * len(masks))) if rounds > 1 else 1
+    repeats = max(1, 2**26 // (masks[0].size * len(masks))) if rounds > 1 else 1
     loops = {
         "ours": lambda: [rle.encode(mask) for _ in range(repeats) for mask in masks],
         "coco": lambda: [encode_pycocotools(mask) for _ in range(repeats) for mask in masks],

@@ -31,9 +31,10 @@ _LOOK_UP = "SELECT category_name, score, segmentation FROM {} WHERE image_id = '
 
 def run(*, tiny: bool = False) -> Report:
     """Write a table of masks in three ways, and ask each the same."""
-    images, rounds = (20, 1) if tiny else (60_000, 3)
+    images, in_coco, rounds = (1000, 500, 1) if tiny else (1_250_000, 60_000, 3)
     with tempfile.TemporaryDirectory() as folder:
-        sizes = write_all(Path(folder), images)
+        sizes = write_all(Path(folder), images, in_coco)
+        as_coco = [f"{folder}/flat/{number:05}.parquet" for number in range(in_coco // _IMAGES_PER_SHARD)]
         flat, nested = f"'{folder}/flat/*.parquet'", f"'{folder}/nested/*.parquet'"
         unnested = f"(SELECT image_id, unnest(masks, recursive := false) AS m FROM {nested})"
         unnested = f"(SELECT image_id, m.* FROM {unnested})"
@@ -45,9 +46,10 @@ def run(*, tiny: bool = False) -> Report:
             "filter nested": lambda: duckdb.sql(_FILTER.format(unnested)).fetchall(),
             "look up": lambda: duckdb.sql(_LOOK_UP.format(flat, middle)).fetchall(),
             "look up nested": lambda: duckdb.sql(_LOOK_UP.format(unnested, middle)).fetchall(),
+            "count some": lambda: duckdb.sql(_COUNT.format(f"read_parquet({as_coco})")).fetchall(),
             "count coco": lambda: _count_coco(Path(folder) / "coco.json"),
         }
-        if loops["count"]() != loops["count nested"]() or dict(loops["count"]()) != dict(loops["count coco"]()):
+        if loops["count"]() != loops["count nested"]() or loops["count some"]() != loops["count coco"]():
             raise RuntimeError("the three tables disagree")
         timed = time_in_turn(loops, rounds=rounds, warm_up=False)
     names = {
@@ -62,23 +64,23 @@ def run(*, tiny: bool = False) -> Report:
         ratios = tuple(timed.speed_ratios(name, f"{name} nested"))
         ratio = timed.speed_ratio(name, f"{name} nested")
         figures.append(Figure(what=f"{what}: flat : nested", value=ratio, unit="x", repeats=ratios))
-    ratios = tuple(timed.speed_ratios("count", "count coco"))
-    ratio = timed.speed_ratio("count", "count coco")
+    ratios = tuple(timed.speed_ratios("count some", "count coco"))
+    ratio = timed.speed_ratio("count some", "count coco")
     figures.append(Figure(what=f"{names['count']}: flat : COCO JSON", value=ratio, unit="x", repeats=ratios))
-    rows = images * _MASKS_PER_IMAGE
-    figures += [
-        Figure(what=f"{name}: bytes for each mask", value=size / rows, unit="bytes") for name, size in sizes.items()
-    ]
+    rows, rows_in_coco = images * _MASKS_PER_IMAGE, in_coco * _MASKS_PER_IMAGE
+    figures += [Figure(what=f"{name}: bytes for each mask", value=size, unit="bytes") for name, size in sizes.items()]
     return Report(
         name=NAME,
         question="how quickly does the table answer?",
         method=(
             "DuckDB on local files in the page cache. Flat is the table as it is committed, one row a mask. Nested is "
             "one row an image with a list of its masks, otherwise written alike. COCO JSON is read whole by Python's "
-            "json, as pycocotools does, and counted."
+            "json, as pycocotools does, and counted; no machine holds it for so many masks, so that it is the first of "
+            "them, against the same shards."
         ),
         setup={
             "rows": f"{rows:,} masks of {images:,} images, 80 categories, in shards of {_IMAGES_PER_SHARD} images",
+            "rows in COCO JSON": f"{rows_in_coco:,}",
             "masks": "of smooth outlines at 640 x 480: a hundred, again and again",
             "rounds": str(rounds),
             "other programs": timed.say_others(),
@@ -87,8 +89,8 @@ def run(*, tiny: bool = False) -> Report:
     )
 
 
-def write_all(folder: Path, images: int) -> dict[str, int]:
-    """Write flat Parquet, nested Parquet and COCO JSON; return the bytes of each."""
+def write_all(folder: Path, images: int, in_coco: int) -> dict[str, float]:
+    """Write flat Parquet, nested Parquet and, of the first images, COCO JSON; return the bytes for each mask."""
     for name in ("flat", "nested"):
         (folder / name).mkdir()
     rng, encoded = np.random.default_rng(0), encode_some()
@@ -103,9 +105,12 @@ def write_all(folder: Path, images: int) -> dict[str, int]:
             nested = folder / "nested" / f"{number:05}.parquet"
             pq.write_table(_nested(table), nested, compression="zstd", compression_level=3, use_dictionary=True)
             sizes.update({"flat": len(flat), "nested": nested.stat().st_size})
-            coco.write(("," if number else "") + json.dumps(_coco(table))[1:-1])
+            if first < in_coco:
+                coco.write(("," if number else "") + json.dumps(_coco(table))[1:-1])
         coco.write("]}")
-    return {**sizes, "COCO JSON": (folder / "coco.json").stat().st_size}
+    rows = images * _MASKS_PER_IMAGE
+    as_json = (folder / "coco.json").stat().st_size / (in_coco * _MASKS_PER_IMAGE)
+    return {**{name: size / rows for name, size in sizes.items()}, "COCO JSON": as_json}
 
 
 def encode_some() -> list[rle.Rle]:
