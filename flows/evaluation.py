@@ -14,9 +14,10 @@ from flows.console import literal
 from flows.inspect import held_plans
 from pipelines.evaluate import Evaluation, TaskFigures, evaluate_output
 from pipelines.evaluation_plots import figure_class, write_plots
-from pipelines.exports.target import check_target, publish, workplace
+from pipelines.exports.target import check_target
 from pipelines.ground_truth import read_ground_truth
 from pipelines.types import Task
+from pipelines.whole_files import publish, workplace, write_whole
 
 _MAX_CATEGORIES = 40
 
@@ -66,7 +67,7 @@ def run_evaluation(
         evaluation = evaluate_output(store, plans, truth, count_unasked=count_unasked, on_image=on_image)
     if json_file is not None:
         document = {"output": store.uri, "ground_truth": ground_truth, **evaluation.to_dict()}
-        _write_new(json_file, json.dumps(document, indent=1) + "\n")
+        write_whole(json_file, (json.dumps(document, indent=1) + "\n").encode())
     show_evaluation(evaluation, console)
     if pictures is not None:
         _draw(evaluation, pictures, console)
@@ -90,14 +91,6 @@ def _check_new(path: Path) -> None:
         raise ConfigError(f"{path} exists already; name a new file, or remove it")
     if not path.parent.is_dir():
         raise ConfigError(f"{path.parent} is not a folder, so {path.name} cannot be written there")
-
-
-def _write_new(path: Path, text: str) -> None:
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error}") from error
 
 
 def show_evaluation(evaluation: Evaluation, console: Console) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from pipelines.fingerprint import PlanError
 from pipelines.manifest import planned_runs, run_folder
 from pipelines.report.build import ReportConfig, build_report
 from pipelines.storage import open_store
+from pipelines.whole_files import write_whole
 
 
 def write_report(output: str, to: Path, console: Console, *, overwrite: bool = False) -> None:
@@ -34,7 +32,7 @@ def write_report(output: str, to: Path, console: Console, *, overwrite: bool = F
     Raises:
         ConfigError: the file exists, or its folder does not.
         PlanError: the output holds no run.
-        StorageError: it cannot be read. No file is written then.
+        StorageError: it cannot be read, or the file not be written. There is no file then.
     """
     if to.exists() and not overwrite:
         raise ConfigError(f"{to} exists already; name a new file, or add --overwrite")
@@ -47,26 +45,8 @@ def write_report(output: str, to: Path, console: Console, *, overwrite: bool = F
     with console.status("reading") as spinner:
         page = build_report(store, ReportConfig(), made_at=datetime.now(UTC), on_step=spinner.update)
     data = page.encode("utf-8")
-    _write(to, data, overwrite=overwrite)
+    write_whole(to, data, overwrite=overwrite)
     console.print(f"{literal(to)}: {size(len(data))}, open it in a browser")
-
-
-def _write(to: Path, data: bytes, *, overwrite: bool) -> None:
-    """Write a file whole or not at all."""
-    temporary = to.with_name(f".{to.name}-{secrets.token_hex(4)}")
-    try:
-        temporary.write_bytes(data)
-        if overwrite:
-            temporary.replace(to)
-        else:
-            os.link(temporary, to)
-    except FileExistsError as error:
-        raise ConfigError(f"{to} exists already; name a new file, or add --overwrite") from error
-    except OSError as error:
-        raise ConfigError(f"{to} cannot be written: {error}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def leave_report(config: RunConfig, summary: RunSummary, observer: RunObserver) -> str | None:

@@ -9,9 +9,10 @@ from pathlib import Path
 from pipelines.exports import coco, cvat, label_studio, panoptic, yolo
 from pipelines.exports.choice import Choice, Progress
 from pipelines.exports.selection import Selection, open_selection
-from pipelines.exports.target import check_target, publish, workplace
+from pipelines.exports.target import check_target
 from pipelines.storage import StorageError, Store
 from pipelines.tabular import SourceError
+from pipelines.whole_files import publish, workplace
 
 __all__ = ["FORMATS", "Choice", "Export", "export_output"]
 

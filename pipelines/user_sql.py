@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,10 @@ from typing import Any
 
 import duckdb
 
-from pipelines.query import VIEWS
+from pipelines.query import VIEWS, sql_literal
 from pipelines.storage import StorageError
 from pipelines.tabular import SourceError
+from pipelines.whole_files import publish, workplace
 
 FILE_FORMATS = {
     ".csv": "FORMAT csv, HEADER true",
@@ -117,28 +117,19 @@ def save(connection: duckdb.DuckDBPyConnection, select: Select, path: Path) -> i
         How many rows were written.
 
     Raises:
-        QueryError: the file exists, cannot be written, has another extension; or the query fails while it runs.
-        StorageError: the output cannot be read.
+        QueryError: the file exists, has another extension; or the query fails while it runs.
+        StorageError: the output cannot be read, or the file not be written.
     """
     check_new_file(path)
     form, columns = FILE_FORMATS[path.suffix.lower()], "*"
     if path.suffix.lower() == ".csv" and (nested := [c.name for c in select.columns if c.is_nested]):
         columns = f"* REPLACE ({', '.join(f'to_json({_quoted(name)}) AS {_quoted(name)}' for name in nested)})"
-    partial = path.with_name(f".tmp-{secrets.token_hex(8)}")
-    literal = str(partial).replace("'", "''")
-    try:
+    with workplace(path) as place:
+        whole = place / f"whole{path.suffix}"
         with explained_query(connection):
-            sql = f"COPY (SELECT {columns} FROM (\n{select.sql}\n)) TO '{literal}' ({form})"
+            sql = f"COPY (SELECT {columns} FROM (\n{select.sql}\n)) TO {sql_literal(str(whole))} ({form})"
             (count,) = connection.execute(sql).fetchall()[0]
-        os.link(partial, path)
-    except FileExistsError as error:
-        raise QueryError(f"{path} has come into being meanwhile, and is left as it is; name a new file") from error
-    except OSError as error:
-        if isinstance(error, StorageError):
-            raise
-        raise QueryError(f"{path} cannot be written: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+        publish(whole, path)
     return int(count)
 
 

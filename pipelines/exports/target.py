@@ -1,12 +1,8 @@
-"""Where an export is written: beside its target, under a name that begins with a dot, and renamed when it is whole."""
+"""Where an export may be written."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from pipelines.storage import StorageError, Store, protocol_of
@@ -36,42 +32,3 @@ def check_target(uri: str, store: Store) -> Path:
         if inside:
             raise StorageError(f"{path} lies inside the table's own folder {inside[0]}; name another place")
     return path
-
-
-@contextlib.contextmanager
-def workplace(target: Path) -> Iterator[Path]:
-    """Give a new folder beside a target, and remove it with all that is still in it.
-
-    Raises:
-        StorageError: it cannot be made, or the disk is full.
-    """
-    folder = target.with_name(f".{target.name[:100]}.partial-{secrets.token_hex(4)}")
-    try:
-        folder.mkdir()
-    except OSError as error:
-        raise StorageError(f"{target} cannot be written: {error}") from error
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def publish(whole: Path, target: Path) -> None:
-    """Give a whole file or folder its name.
-
-    Raises:
-        StorageError: meanwhile something else has that name.
-    """
-    try:
-        if whole.is_dir():
-            if os.path.lexists(target):
-                raise FileExistsError
-            whole.rename(target)
-            return
-        with whole.open("rb") as file:
-            os.fsync(file.fileno())
-        os.link(whole, target)
-    except FileExistsError:
-        raise StorageError(f"{target} was made by another meanwhile; it is left as it is") from None
-    except OSError as error:
-        raise StorageError(f"{target} cannot be written: {error}") from error
