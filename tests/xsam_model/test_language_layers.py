@@ -43,6 +43,22 @@ def test_hidden_states_are_those_of_transformers_layers(attention, config):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@torch.inference_mode()
+def test_in_bfloat16_a_gpu_comes_as_close_to_float32_as_with_transformers_layers():
+    theirs, ours = both()
+    embeds = torch.randn(3, 300, 48)
+    exact = theirs.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+    errors = []
+    for model in (theirs, ours):
+        found = model.to("cuda", torch.bfloat16).base_model(
+            inputs_embeds=embeds.to("cuda", torch.bfloat16), use_cache=False
+        )
+        errors.append((found.last_hidden_state.float().cpu() - exact).abs().mean().item())
+    assert 0 < errors[1] <= 1.2 * errors[0]
+
+
 @torch.inference_mode()
 def test_what_was_read_before_is_kept():
     theirs, ours = both()

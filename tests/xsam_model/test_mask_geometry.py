@@ -87,3 +87,19 @@ def test_a_mask_that_cannot_be_in_the_image_has_no_window(where):
 def test_no_masks_are_asked_for():
     geometry = MaskGeometry(canvas_size=64, scaled_size=(64, 20), original_size=(128, 40))
     assert list(geometry.iter_masks(torch.zeros(3, 16, 16), [])) == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_masks_of_a_gpu_are_those_of_the_host():
+    geometry = MaskGeometry(canvas_size=256, scaled_size=(256, 192), original_size=(640, 480))
+    logits, queries = smooth(0, 64, 0.0), [3, 0, 4, 2]
+    full = geometry.enlarge(logits)
+    there = list(geometry.iter_masks(logits.cuda(), queries))
+    for host, mask in zip(geometry.iter_masks(logits, queries), there, strict=True):
+        expected, found = torch.zeros(2, 640, 480, dtype=torch.bool)
+        host.paste(expected)
+        mask.paste(found := found.cuda())
+        assert not ((found.cpu() != expected) & (full[host.query].abs() > 1e-4)).any()
+        assert mask.score.item() == pytest.approx(host.score.item(), abs=1e-3)
+        assert torch.equal(mask.changes(640), changes_of(found.cpu()))
