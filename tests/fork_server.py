@@ -16,5 +16,7 @@ def fork_server(*modules: str) -> Iterator[context.ForkServerContext]:
     forkserver._forkserver._stop()
     processes = get_context("forkserver")
     processes.set_forkserver_preload(list(modules))
-    yield processes
-    forkserver._forkserver._stop()
+    try:
+        yield processes
+    finally:
+        forkserver._forkserver._stop()

@@ -187,7 +187,11 @@ def matmul_peak(device: torch.device) -> float:
 
 def example(model: XSamForSegmentation, device: torch.device, batch: int, categories: int) -> dict[str, Any]:
     """Return inputs for one image, again and again."""
-    one = prepare(make_processor(model.config), 1, categories, device, model.dtype, {})
+    return repeated(prepare(make_processor(model.config), 1, categories, device, model.dtype, {}), batch)
+
+
+def repeated(one: Mapping[str, torch.Tensor], batch: int) -> dict[str, torch.Tensor]:
+    """Return the inputs of one image so many times."""
     return {key: value.expand(batch, *value.shape[1:]).contiguous() for key, value in one.items()}
 
 
@@ -238,9 +242,8 @@ def measure_all(
             if time.monotonic() > end:
                 print("out of time: the other cases are left out", flush=True)
                 return
-            inputs = {key: value.expand(batch, *value.shape[1:]).contiguous() for key, value in one.items()}
             try:
-                yield measure(model, inputs, categories, facts)
+                yield measure(model, repeated(one, batch), categories, facts)
             except torch.OutOfMemoryError:
                 print(f"batch {batch} with {categories} categories does not fit", flush=True)
                 break
@@ -366,7 +369,6 @@ def measure(
 
 def time_passes(run: Any, device: torch.device, seconds: float) -> list[float]:
     """Time a call again and again for so long, at least three times, after two untimed calls."""
-
     for _ in range(2):
         time_once(run, device)
     passes: list[float] = []
@@ -377,11 +379,11 @@ def time_passes(run: Any, device: torch.device, seconds: float) -> list[float]:
 
 def time_once(run: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
     """Return the seconds of one call, from an idle device to an idle device, and its result."""
-    for_device = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    for_device()
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
     started = time.perf_counter()
     result = run()
-    for_device()
+    wait()
     return time.perf_counter() - started, result
 
 

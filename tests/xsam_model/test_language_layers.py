@@ -27,11 +27,7 @@ def both(attention="sdpa", **config):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize(
     "config",
-    [
-        {},
-        {"sliding_window": 5},
-        {"rope_parameters": {"rope_theta": 1e4, "rope_type": "default", "partial_rotary_factor": 0.5}},
-    ],
+    [{}, {"sliding_window": 5}, {"rope_parameters": {**ROPE, "partial_rotary_factor": 0.5}}],
     ids=["whole", "window", "partial rotation"],
 )
 @torch.inference_mode()

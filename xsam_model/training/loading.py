@@ -85,9 +85,11 @@ class StageBatches(Dataset[TrainingBatch]):
     def iterate(self, first_step: int, steps: int, workers: int = 0) -> Iterator[TrainingBatch]:
         """Yield the batches of updates `first_step` to `steps - 1`; the same for any number of workers."""
         numbers = range(first_step * self._share.accumulation, steps * self._share.accumulation)
-        options: dict[str, Any] = {**_WORKERS, "worker_init_fn": _one_thread} if workers else {}
-        # The server imports torch and transformers once, for the workers of all stages.
-        _CONTEXT.set_forkserver_preload([__name__])
+        options: dict[str, Any] = {}
+        if workers:
+            options = {**_WORKERS, "worker_init_fn": _one_thread}
+            # The server imports torch and transformers once, for the workers of all stages.
+            _CONTEXT.set_forkserver_preload([__name__])
         yield from DataLoader(
             self,
             batch_size=None,
