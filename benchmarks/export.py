@@ -17,6 +17,7 @@ import pyarrow as pa
 from benchmarks.report import Figure, Report
 from benchmarks.sql import encode_some, image_id, shard_table
 from benchmarks.timing import peak_rss_mb, run_child
+from pipelines.image_batches import to_batches
 from pipelines.manifest import write_plan
 from pipelines.plan_draft import PlanConfig, draft_plan
 from pipelines.schema import IMAGES
@@ -76,7 +77,7 @@ def write_output(folder: Path, images: int, encoded: list[Rle]) -> Store:
     """Write a whole run of so many images, as if a model had found the masks given again and again."""
     store = open_store(str(folder))
     refs = (ImageRef(image_id=image_id(number), uri=f"s3://bucket/{image_id(number)}") for number in range(images))
-    with draft_plan(refs, PlanConfig()) as draft:
+    with draft_plan(to_batches(refs), PlanConfig()) as draft:
         write_plan(store, _RUN, draft, fingerprint={}, facts={}, driver_id="d1")
         rng, first = np.random.default_rng(0), 0
         for shard in draft.shards():

@@ -18,9 +18,10 @@ from benchmarks.timing import Timed, peak_rss_mb, run_child, time_in_turn
 from flows import planning, steps
 from flows.config import RunConfig, parse_config
 from flows.observer import Silent
+from pipelines.image_batches import LISTED, to_batches
 from pipelines.manifest import Plan, read_plan, run_folder, write_plan
 from pipelines.plan_draft import PlanConfig, draft_plan
-from pipelines.sources import list_images
+from pipelines.sources import list_batches
 from pipelines.storage import Store, open_filesystem, open_store
 from pipelines.table import commit_shard
 from pipelines.types import ImagePrediction, ImageRef, Status
@@ -44,7 +45,7 @@ def run(*, tiny: bool = False) -> Report:
         local = time_in_turn(
             {
                 "bare": lambda: bare_walk(source),
-                "list": lambda: sum(1 for _ in list_images(str(source))),
+                "list": lambda: sum(len(batch) for batch in list_batches(str(source))),
                 "plan": lambda: plan_source(str(source), output),
             },
             rounds=rounds,
@@ -93,7 +94,7 @@ def run(*, tiny: bool = False) -> Report:
 
 def measure_local(timed: Timed, count: int) -> Iterator[Figure]:
     """Yield times and ratios to the bare walk."""
-    label = {"bare": "local: bare os.walk and stat", "list": "local: list_images", "plan": "local: plan"}
+    label = {"bare": "local: bare os.walk and stat", "list": "local: list_batches", "plan": "local: plan"}
     for name, what in label.items():
         yield Figure(what=what, value=timed.best(name), unit="s", repeats=tuple(timed.seconds[name]))
     for name, base in (("list", "bare"), ("plan", "list"), ("plan", "bare")):
@@ -147,7 +148,7 @@ def bare_pages(options: dict[str, str]) -> int:
 def plan_source(source: str, output: Path, options: dict[str, str] | None = None) -> int:
     """Plan a new run over a source and return the number of shards."""
     run_id = secrets.token_hex(4)
-    with draft_plan(list_images(source, storage_options=options), PlanConfig()) as draft:
+    with draft_plan(list_batches(source, storage_options=options), PlanConfig()) as draft:
         plan = write_plan(open_store(str(output)), run_id, draft, fingerprint={}, facts={}, driver_id=run_id)
     return plan.num_shards
 
@@ -187,7 +188,7 @@ def refuse(_store: Store, name: str, _data: bytes) -> bool:
 def finish(config: RunConfig, store: Store, count: int) -> None:
     """Write the plan and the whole table of a run in which nothing was found."""
     refs = (ImageRef(image_id=f"{number:09d}.jpg", uri=f"/photos/{number:09d}.jpg") for number in range(count))
-    with draft_plan(refs, config.plan) as draft:
+    with draft_plan(to_batches(refs), config.plan) as draft:
         fingerprint = planning.run_fingerprint(config, None)
         write_plan(store, _RUN, draft, fingerprint=fingerprint, facts={}, driver_id=_RUN)
     plan: Plan | None = read_plan(store, _RUN)
@@ -219,7 +220,7 @@ if __name__ == "__main__":
     if sys.argv[1] == "plan":
         with (
             tempfile.TemporaryDirectory() as temporary,
-            draft_plan(keys_in_no_order(int(sys.argv[2])), PlanConfig()) as d,
+            draft_plan(to_batches(keys_in_no_order(int(sys.argv[2])), LISTED), PlanConfig()) as d,
         ):
             write_plan(open_store(temporary), _RUN, d, fingerprint={}, facts={}, driver_id=_RUN)
     print(json.dumps({"peak_rss_mb": peak_rss_mb()}))

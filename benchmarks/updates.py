@@ -11,6 +11,7 @@ from benchmarks.planning import keys_in_no_order
 from benchmarks.report import Figure, Report
 from benchmarks.timing import peak_rss_mb, run_child, time_in_turn
 from pipelines.coverage import Coverage, CoveringRun
+from pipelines.image_batches import LISTED, to_batches
 from pipelines.manifest import Plan, write_plan
 from pipelines.plan_draft import PlanConfig, draft_plan
 from pipelines.storage import Store, open_store
@@ -74,7 +75,7 @@ def run(*, tiny: bool = False) -> Report:
 
 def plan_first(store: Store, count: int) -> Plan:
     """Plan a run of all images."""
-    with draft_plan(keys_in_no_order(count), PlanConfig()) as first:
+    with draft_plan(to_batches(keys_in_no_order(count), LISTED), PlanConfig()) as first:
         return write_plan(store, "run-1", first, fingerprint={}, facts={}, driver_id="bench")
 
 
@@ -85,7 +86,7 @@ def coverage(store: Store, plan: Plan, *prompts: Prompt) -> Coverage:
 
 def draft(refs: Iterable[ImageRef], compared: Coverage | None) -> int:
     """Draft a plan and return how many images it has."""
-    with draft_plan(refs, PlanConfig(), None if compared is None else compared.left) as drafted:
+    with draft_plan(to_batches(refs), PlanConfig(), None if compared is None else compared.left) as drafted:
         return drafted.num_images
 
 

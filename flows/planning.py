@@ -18,6 +18,7 @@ from flows.summary import rejected_row, versions
 from flows.updates import held_runs, is_labelled, update_coverage
 from pipelines.coverage import Coverage, UpdateCounts
 from pipelines.fingerprint import check_fingerprint, content_hash, fingerprint_digest
+from pipelines.image_batches import to_batches
 from pipelines.label import LabelJob
 from pipelines.manifest import (
     DRIVER_ID,
@@ -29,7 +30,7 @@ from pipelines.manifest import (
 )
 from pipelines.plan_draft import PlanDraft, draft_plan
 from pipelines.prompt_table import PromptTable, join_prompts
-from pipelines.sources import list_images
+from pipelines.sources import list_batches
 from pipelines.storage import Store, open_store, probe_create_only
 from pipelines.types import RejectedPrompt
 
@@ -59,10 +60,10 @@ def list_collection(
         StorageError: the listing does not fit into the folder for temporary files.
     """
     if own.retried is not None:
-        with draft_plan(own.retried, config.plan) as draft:
+        with draft_plan(to_batches(own.retried), config.plan) as draft:
             yield draft, own.rejected
         return
-    refs = list_images(
+    listed = list_batches(
         config.source.uri,
         storage_options=config.source.storage_options,
         image_id_column=config.source.image_id_column,
@@ -70,7 +71,7 @@ def list_collection(
         image_column=config.source.image_column,
         image_root=config.source.image_root,
     )
-    joined = join_prompts(refs, own.table or PromptTable(by_image={}))
+    joined = join_prompts(listed, own.table or PromptTable(by_image={}))
     with draft_plan(joined, config.plan, None if coverage is None else coverage.left) as draft:
         yield draft, (*own.rejected, *joined.rejected)
 

@@ -1,31 +1,34 @@
 """A plan before it is in an output: listed images sorted by id and cut into shards, in files of this machine.
 
-Memory does not grow with the collection: SQLite sorts on disk, and each shard is written before the next is read.
+Memory does not grow with the collection: what does not fit is sorted on disk, and each shard is written before the next
+is read.
 """
 
 from __future__ import annotations
 
 import errno
 import itertools
-import pickle
-import sqlite3
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.external_sort import sort_batches
 from pipelines.fingerprint import PlanError
-from pipelines.plan_file import ImageColumns, PlanFileWriter, read_shards, shard_name
+from pipelines.image_batches import to_batches, to_refs
+from pipelines.plan_file import PlanFileWriter, read_shards, shard_name
 from pipelines.settings import SETTINGS
 from pipelines.storage import StorageError
-from pipelines.types import ImageRef, Prompt, Shard
+from pipelines.types import ImageRef, Shard
 
 SHARDS_PER_PART = 256
-_ONLY_COMMON: tuple[tuple[Prompt, ...], tuple[str, ...] | None] = ((), None)
-# The file is read once and thrown away: nothing needs to survive a crash. The cache is in KiB.
-_SETTINGS = ("journal_mode=OFF", "synchronous=OFF", "temp_store=FILE", "cache_size=-65536")
+_PLACE = pa.field("place", pa.int64(), nullable=False)  # in the listing, from 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,15 +93,17 @@ class PlanDraft:
 
 @contextmanager
 def draft_plan(
-    refs: Iterable[ImageRef], config: PlanConfig, left: Callable[[Iterable[ImageRef]], Iterable[ImageRef]] | None = None
+    batches: Iterable[pa.RecordBatch],
+    config: PlanConfig,
+    left: Callable[[Iterable[ImageRef]], Iterable[ImageRef]] | None = None,
 ) -> Iterator[PlanDraft]:
     """Sort images by id and cut them into shards; the listing's own order does not matter.
 
-    What does not fit into some 100 MB is in the folder for temporary files (TMPDIR): about 0.4 kB an image while it is
-    sorted, and then, compressed, what the plan will take.
+    What does not fit into memory is in the folder for temporary files (TMPDIR): some 30 bytes an image while it is sorted,
+    and then what the plan will take.
 
     Args:
-        refs: the listing; read once.
+        batches: the listing, see image_batches; read once. All have the same columns.
         config: how to cut.
         left: given the sorted images, returns those to plan, in the same order; all by default.
 
@@ -110,113 +115,92 @@ def draft_plan(
         StorageError: the folder for temporary files is full or cannot be written.
     """
     with tempfile.TemporaryDirectory(prefix="xsam-plan-", ignore_cleanup_errors=True) as temporary:
-        with _explained(temporary), _sorted(refs, Path(temporary, "images.sqlite")) as database:
-            draft = _write_parts(_planned_rows(database, config, left), config, Path(temporary))
+        with _explained(temporary):
+            placed = sort_batches(_with_places(batches), "image_id", Path(temporary))
+            images = _unique(_first(placed, config.limit))
+            if left is not None:
+                images = to_batches(left(to_refs(images)))
+            draft = _write_parts(_cut(images, config.images_per_shard), config, Path(temporary))
         yield draft
 
 
 def plan_shards(refs: Iterable[ImageRef], config: PlanConfig) -> list[Shard]:
     """Return the shards of a collection that is small enough for memory; otherwise as draft_plan."""
-    with draft_plan(refs, config) as draft:
+    with draft_plan(to_batches(refs), config) as draft:
         return list(draft.shards())
 
 
-@contextmanager
-def _sorted(refs: Iterable[ImageRef], path: Path) -> Iterator[sqlite3.Connection]:
-    """Put a listing into a table of its own file, which is removed at the end."""
-    database = sqlite3.connect(path, isolation_level=None)
-    try:
-        for setting in _SETTINGS:
-            database.execute(f"PRAGMA {setting}")
-        database.execute(
-            "CREATE TABLE images (image_id TEXT, uri TEXT, num_bytes INTEGER, etag TEXT, source_columns TEXT, "
-            "asked BLOB, version INTEGER)"
-        )
-        database.execute("BEGIN")
-        database.executemany("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?)", map(_row, refs))
-        database.execute("COMMIT")
-        yield database
-    finally:
-        database.close()
-        path.unlink(missing_ok=True)
+def _with_places(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    next_place = 1
+    for batch in batches:
+        places = pa.array(range(next_place, next_place + batch.num_rows), _PLACE.type)
+        yield batch.append_column(_PLACE, places)
+        next_place += batch.num_rows
 
 
-def _row(ref: ImageRef) -> tuple[object, ...]:
-    asked = (ref.prompts, ref.common)
-    packed = None if asked == _ONLY_COMMON else pickle.dumps(asked)
-    return ref.image_id, ref.uri, ref.num_bytes, ref.etag, ref.source_columns, packed, ref.version
+def _first(batches: Iterable[pa.RecordBatch], limit: int | None) -> Iterator[pa.RecordBatch]:
+    """Yield the first so many rows."""
+    for batch in batches:
+        yield batch if limit is None else batch.slice(0, limit)
+        if limit is not None and (limit := limit - batch.num_rows) <= 0:
+            return
 
 
-def _ref(row: tuple[Any, ...]) -> ImageRef:
-    image_id, uri, num_bytes, etag, source_columns, packed, version = row
-    prompts, common = pickle.loads(packed) if packed else _ONLY_COMMON
-    return ImageRef(
-        image_id=image_id,
-        uri=uri,
-        num_bytes=num_bytes,
-        etag=etag,
-        source_columns=source_columns,
-        prompts=prompts,
-        common=common,
-        version=version,
-    )
-
-
-def _planned_rows(
-    database: sqlite3.Connection,
-    config: PlanConfig,
-    left: Callable[[Iterable[ImageRef]], Iterable[ImageRef]] | None,
-) -> Iterator[tuple[Any, ...]]:
-    """Yield the images to plan in the order of their ids.
+def _unique(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield sorted images without their places in the listing.
 
     Raises:
         PlanError: an id occurs twice.
     """
-    # SQLite compares UTF-8 bytes, whose order is that of Python's strings.
-    rows = database.execute("SELECT * FROM images ORDER BY image_id LIMIT ?", (config.limit or -1,))
-    unique = _unique(rows, database)
-    return unique if left is None else map(_row, left(map(_ref, unique)))
+    before: pa.RecordBatch | None = None
+    for batch in batches:
+        if before is not None:
+            _refuse_twice(pa.Table.from_batches([before, batch.slice(0, 1)]))
+        _refuse_twice(pa.Table.from_batches([batch]))
+        before = batch.slice(batch.num_rows - 1)
+        yield batch.drop_columns([_PLACE.name])
 
 
-def _unique(rows: Iterable[tuple[Any, ...]], database: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
-    before = None
-    for row in rows:
-        if row[0] == before:
-            raise PlanError(_say_twice(row[0], database))
-        before = row[0]
-        yield row
-
-
-def _say_twice(image_id: str, database: sqlite3.Connection) -> str:
-    found = "SELECT rowid, uri FROM images WHERE image_id = ? ORDER BY rowid LIMIT 2"
-    (one, uri), (other, other_uri) = database.execute(found, (image_id,))
-    return (
-        f"image_id {image_id!r} stands for both {uri} and {other_uri}, images {one:,} and {other:,} of the source; "
-        "ids must be unique: see source.image_id_column"
+def _refuse_twice(images: pa.Table) -> None:
+    ids = images["image_id"]
+    if (first := pc.index(pc.equal(ids.slice(1), ids.slice(0, max(0, len(ids) - 1))), True).as_py()) < 0:
+        return
+    one, other = sorted(
+        images.slice(first, 2).select(["place", "uri", "image_id"]).to_pylist(), key=itemgetter("place")
+    )
+    raise PlanError(
+        f"image_id {one['image_id']!r} stands for both {one['uri']} and {other['uri']}, images {one['place']:,} and "
+        f"{other['place']:,} of the source; ids must be unique: see source.image_id_column"
     )
 
 
-def _write_parts(rows: Iterator[tuple[Any, ...]], config: PlanConfig, folder: Path) -> PlanDraft:
+def _cut(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
+    """Yield as many rows each time, and at the end what is left."""
+    held, num_rows = list[pa.RecordBatch](), 0
+    for batch in batches:
+        held.append(batch)
+        num_rows += batch.num_rows
+        if num_rows >= size:
+            table, num_rows = pa.Table.from_batches(held), num_rows % size
+            yield from (table.slice(start, size) for start in range(0, table.num_rows - num_rows, size))
+            held = table.slice(table.num_rows - num_rows).to_batches()
+    if num_rows:
+        yield pa.Table.from_batches(held)
+
+
+def _write_parts(shards: Iterator[pa.Table], config: PlanConfig, folder: Path) -> PlanDraft:
     """Write images shard after shard and part after part."""
-    chunks = enumerate(iter(lambda: list(itertools.islice(rows, config.images_per_shard)), []))
+    numbered = enumerate(shards)
     totals, parts = _Totals(), list[DraftPart]()
-    while (first := next(chunks, None)) is not None:
+    while (first := next(numbered, None)) is not None:
         path, num_shards = folder / f"part-{len(parts):05d}.parquet", 0
-        with PlanFileWriter(path) as writer:
-            for number, chunk in itertools.chain([first], itertools.islice(chunks, SHARDS_PER_PART - 1)):
-                columns = _columns(chunk)
-                totals.add(columns)
-                writer.write(shard_name(number), columns)
+        with PlanFileWriter(path, first[1].schema) as writer:
+            for number, images in itertools.chain([first], itertools.islice(numbered, SHARDS_PER_PART - 1)):
+                totals.add(images)
+                writer.write(shard_name(number), images)
                 num_shards += 1
         parts.append(DraftPart(path=path, num_shards=num_shards))
     return totals.draft(tuple(parts), config)
-
-
-def _columns(rows: Sequence[tuple[Any, ...]]) -> ImageColumns:
-    ids, uris, sizes, etags, others, packed, versions = zip(*rows, strict=True)
-    asked = [pickle.loads(one) if one else _ONLY_COMMON for one in packed]
-    prompts, common = zip(*asked, strict=True)
-    return ImageColumns(ids, uris, sizes, etags, others, prompts, common, versions)
 
 
 class _Totals:
@@ -227,13 +211,14 @@ class _Totals:
         self._first_uri: str | None = None
         self._last_uri: str | None = None
 
-    def add(self, columns: ImageColumns) -> None:
+    def add(self, images: pa.Table) -> None:
         """Count the next images."""
-        self._num_images += len(columns.image_id)
-        self._num_bytes += sum(filter(None, columns.num_bytes))
-        self._num_own_prompts += sum(map(len, columns.prompts))
-        self._first_uri = self._first_uri or columns.uri[0]
-        self._last_uri = columns.uri[-1]
+        self._num_images += images.num_rows
+        self._num_bytes += pc.sum(images["num_bytes"]).as_py() or 0
+        if "prompts" in images.schema.names:
+            self._num_own_prompts += pc.sum(pc.list_value_length(images["prompts"])).as_py() or 0
+        self._first_uri = self._first_uri or images["uri"][0].as_py()
+        self._last_uri = images["uri"][-1].as_py()
 
     def draft(self, parts: tuple[DraftPart, ...], config: PlanConfig) -> PlanDraft:
         """Return the draft of all images that were counted."""
@@ -253,10 +238,10 @@ def _explained(folder: str) -> Iterator[None]:
     """Say which folder is full or cannot be written."""
     try:
         yield
-    except (sqlite3.OperationalError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
             raise
         raise StorageError(
-            f"{folder}: the listing cannot be sorted there ({error}); planning needs about 0.5 GB for a million "
-            "images: make room, or set TMPDIR and SQLITE_TMPDIR to a folder that has it"
+            f"{folder}: the listing cannot be sorted there ({error}); planning needs some 0.1 GB for a million "
+            "images: make room, or set TMPDIR to a folder that has it"
         ) from error

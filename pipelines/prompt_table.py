@@ -9,6 +9,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.image_batches import to_refs, with_prompts
 from pipelines.regions import describe_region, read_region
 from pipelines.tabular import SourceError, read_rows
 from pipelines.types import REGION_TASKS, SENTENCE_TASKS, ImageRef, Prompt, Region, RejectedPrompt, Task
@@ -90,30 +94,38 @@ def read_prompt_table(
     return PromptTable(by_image=_group(prompts), rejected=tuple(rejected), num_rows=number + 1)
 
 
-class JoinedImages(Iterator[ImageRef]):
+class JoinedImages(Iterator[pa.RecordBatch]):
     """Images with their own prompts attached, in the order they came; made by ``join_prompts``."""
 
-    def __init__(self, refs: Iterable[ImageRef], table: PromptTable) -> None:
-        """Nothing is read from refs until the first image is asked for."""
-        self._refs = iter(refs)
+    def __init__(self, batches: Iterable[pa.RecordBatch], table: PromptTable) -> None:
+        """Nothing is read from batches until the first is asked for."""
+        self._batches = iter(batches)
         self._prompts = dict(table.by_image)
+        self._named = pa.array(self._prompts, pa.string())
         self._twice: list[RejectedPrompt] = []
         self._is_exhausted = False
 
-    def __next__(self) -> ImageRef:
-        """Return the next image; one without prompts comes back as it is."""
+    def __next__(self) -> pa.RecordBatch:
+        """Return the next images; without any prompts of their own, in the whole table, as they are."""
         try:
-            ref = next(self._refs)
+            batch = next(self._batches)
         except StopIteration:
             self._is_exhausted = True
             raise
+        if not len(self._named):
+            return batch
+        is_named = pc.or_(*(pc.is_in(batch[name], self._named) for name in ("image_id", "uri")))
+        refs = list(to_refs([batch.filter(is_named)]))
+        return with_prompts(batch, is_named, [self._prompts_of(ref) for ref in refs])
+
+    def _prompts_of(self, ref: ImageRef) -> tuple[Prompt, ...]:
         by_id: dict[str, Prompt] = {}
         for key in (ref.image_id, ref.uri):
             for prompt in self._prompts.pop(key, ()):
                 if by_id.setdefault(prompt.prompt_id, prompt) is not prompt:
                     reason = "prompt_id is used twice for this image, once by its image_id and once by its URI"
                     self._twice.append(reject(prompt, key, reason))
-        return replace(ref, prompts=(*ref.prompts, *by_id.values())) if by_id else ref
+        return (*ref.prompts, *by_id.values())
 
     @property
     def rejected(self) -> tuple[RejectedPrompt, ...]:
@@ -132,17 +144,18 @@ class JoinedImages(Iterator[ImageRef]):
         return tuple(sorted([*self._twice, *lost], key=lambda rejected: rejected.row))
 
 
-def join_prompts(refs: Iterable[ImageRef], table: PromptTable) -> JoinedImages:
+def join_prompts(batches: Iterable[pa.RecordBatch], table: PromptTable) -> JoinedImages:
     """Attach a table's prompts to the images they name, by image_id or else by URI.
 
     Args:
-        refs: listed images; consumed lazily.
+        batches: listed images, see image_batches; consumed lazily.
         table: prompts of single images.
 
     Returns:
-        An iterator of the same images with ``prompts`` set; its ``rejected`` is known once it is exhausted.
+        An iterator of the same batches, with a column ``prompts`` if the table holds any. Its ``rejected`` is known
+        once it is exhausted.
     """
-    return JoinedImages(refs, table)
+    return JoinedImages(batches, table)
 
 
 def reject(prompt: Prompt, image: str, reason: str) -> RejectedPrompt:

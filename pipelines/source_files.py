@@ -14,12 +14,14 @@ from typing import Any, NamedTuple
 from fsspec.utils import glob_translate
 
 from pipelines.category_names import some_of
+from pipelines.image_batches import BATCH_SIZE
 from pipelines.storage import open_filesystem, protocol_of, read_info
 from pipelines.tabular import SourceError, readable
 
 _WILDCARDS = "*?[{"
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 _MAX_NAMES = 100_000
+_UNKNOWN = (None, None)
 
 
 class ListedFile(NamedTuple):
@@ -29,20 +31,33 @@ class ListedFile(NamedTuple):
         path: inside its file system.
         name: below the source's folder; the file's own name where the source is that file.
         num_bytes, etag: as listed; None where the listing does not say.
-        is_chosen: whether it is one that the source's pattern, if it has one, means.
     """
 
     path: str
     name: str
     num_bytes: int | None
     etag: str | None
-    is_chosen: bool = True
 
 
-class _Entry(NamedTuple):
-    path: str
-    num_bytes: int | None
-    etag: str | None
+class ListedFiles(NamedTuple):
+    """Some of the files of a source.
+
+    Attributes:
+        base: the path of its folder inside its file system, with what separates it from a name.
+        images: image files, column by column: names below the folder, sizes and version tags as in ListedFile.
+        holders: files that may hold images.
+        num_others: how many other files were seen, or such as the source's pattern does not mean.
+    """
+
+    base: str
+    images: tuple[list[str], list[int | None], list[str | None]]
+    holders: list[ListedFile]
+    num_others: int
+
+
+# A file's size and version tag, and with its name below the source's folder what is listed.
+_Facts = tuple[int | None, str | None]
+_Entry = tuple[str, _Facts]
 
 
 def open_source(source: str, storage_options: Mapping[str, Any] | None) -> tuple[Any, str]:
@@ -72,7 +87,9 @@ def has_wildcards(source: str) -> bool:
     return any(char in source for char in _WILDCARDS)
 
 
-def find_files(source: str, storage_options: Mapping[str, Any] | None, wanted: tuple[str, ...]) -> Iterator[ListedFile]:
+def find_files(
+    source: str, storage_options: Mapping[str, Any] | None, images: tuple[str, ...], holders: tuple[str, ...]
+) -> Iterator[ListedFiles]:
     """List the files of a folder, bucket prefix or pattern, linked folders included, in no promised order.
 
     A pattern holds ``*``, ``**``, ``?``, ``[...]``, ``{a,b}`` or ``{000..123}``; a folder or file whose real name holds
@@ -81,7 +98,8 @@ def find_files(source: str, storage_options: Mapping[str, Any] | None, wanted: t
     Args:
         source: path or URI; one file is fine too.
         storage_options: fsspec options.
-        wanted: extensions, in lower case, of the files whose size and version are needed; of others they may be None.
+        images: extensions of image files, in lower case.
+        holders: extensions of files that may hold images, in lower case.
 
     Raises:
         SourceError: it cannot be listed, or a file that a pattern names without a wildcard is missing.
@@ -94,25 +112,47 @@ def find_files(source: str, storage_options: Mapping[str, Any] | None, wanted: t
             if not root.strip("/") and not is_local(fs) and protocol_of(source) != "memory":
                 raise SourceError(f"{source}: the bucket's name must be written out")
         choice = _Choice(source, pattern) if pattern else None
+        entries = _lister(fs)(fs, root, choice.max_depth if choice else None, (*images, *holders))
+        first = next(entries, None)
         base = root.rstrip("/") + "/"
-        for entry in _lister(fs)(fs, root, choice.max_depth if choice else None, wanted):
-            name = entry.path[len(base) :] or posixpath.basename(root)
-            is_chosen = choice is None or choice.takes(name)
-            if is_chosen and name.lower().endswith(wanted):
-                _check_name(entry.path)
-            yield ListedFile(entry.path, name, entry.num_bytes, entry.etag, is_chosen)
+        if first is not None and not first[0]:  # the source is one file
+            base, name = root[: -len(posixpath.basename(root))], posixpath.basename(root)
+            first = (name, first[1])
+        if first is not None:
+            yield from _gathered(base, itertools.chain([first], entries), choice, images, holders)
     if choice:
         choice.check_complete()
 
 
+def _gathered(
+    base: str, entries: Iterable[_Entry], choice: _Choice | None, images: tuple[str, ...], holders: tuple[str, ...]
+) -> Iterator[ListedFiles]:
+    """Tell files apart by their extensions."""
+    names, sizes, etags = found = (list[str](), list[int | None](), list[str | None]())
+    held, num_others = list[ListedFile](), 0
+    for name, (num_bytes, etag) in entries:
+        if choice is not None and not choice.takes(name):
+            num_others += 1
+        elif name.lower().endswith(images):
+            names.append(name)
+            sizes.append(num_bytes)
+            etags.append(etag)
+            if len(names) == BATCH_SIZE:
+                yield ListedFiles(base, found, held, num_others)
+                names, sizes, etags = found = ([], [], [])
+                held, num_others = [], 0
+        elif name.lower().endswith(holders):
+            check_name(base + name)
+            held.append(ListedFile(base + name, name, num_bytes, etag))
+        else:
+            num_others += 1
+    yield ListedFiles(base, found, held, num_others)
+
+
 def look_up(fs: Any, path: str) -> ListedFile:
     """Return one file's size and version tag, as a listing would."""
-    if is_local(fs):
-        entry = _local_entry(path, os.stat(path))
-    else:
-        info = read_info(fs, path)
-        entry = _Entry(path, info.get("size"), _version(info))
-    return ListedFile(path, posixpath.basename(path), entry.num_bytes, entry.etag)
+    facts = _local_facts(path, os.stat(path)) if is_local(fs) else _facts(read_info(fs, path))
+    return ListedFile(path, posixpath.basename(path), *facts)
 
 
 def is_local(fs: Any) -> bool:
@@ -179,6 +219,10 @@ def _numbers(first: str, last: str) -> list[str]:
 
 
 def _lister(fs: Any) -> Callable[[Any, str, int | None, tuple[str, ...]], Iterator[_Entry]]:
+    """Return what lists a folder down to a depth; of a single file it yields one entry without a name.
+
+    Sizes and version tags are needed of files with the extensions wanted only.
+    """
     if is_local(fs):
         return _walk
     return _pages if hasattr(fs, "call_s3") else _find
@@ -187,7 +231,8 @@ def _lister(fs: Any) -> Callable[[Any, str, int | None, tuple[str, ...]], Iterat
 def _pages(fs: Any, root: str, max_depth: int | None, _wanted: tuple[str, ...]) -> Iterator[_Entry]:
     """List S3 page by page: fsspec would hold every key of the bucket at once, and keep it."""
     bucket, key, _ = fs.split_path(root)
-    request: dict[str, Any] = {"Bucket": bucket, "Prefix": f"{key.rstrip('/')}/" if key else ""}
+    prefix = f"{key.rstrip('/')}/" if key else ""
+    request: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
     if max_depth == 1:
         request["Delimiter"] = "/"
     is_empty = True
@@ -196,58 +241,63 @@ def _pages(fs: Any, root: str, max_depth: int | None, _wanted: tuple[str, ...]) 
         for item in page.get("Contents", ()):
             is_empty = False
             if not item["Key"].endswith("/"):  # a folder as consoles make it
-                yield _Entry(f"{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"'))
+                yield item["Key"][len(prefix) :], (item["Size"], item["ETag"].strip('"'))
         if not page.get("IsTruncated"):
             break
         request["ContinuationToken"] = page["NextContinuationToken"]
     if is_empty and key:
         with contextlib.suppress(FileNotFoundError):
             info = fs.info(root)
-            if info["type"] == "file":  # the source is one file
-                yield _Entry(root, info["size"], _version(info))
+            if info["type"] == "file":
+                yield "", _facts(info)
 
 
 def _find(fs: Any, root: str, max_depth: int | None, _wanted: tuple[str, ...]) -> Iterator[_Entry]:
     """List another store: one flat listing, or one of a single folder; never a request for each file."""
     fs.invalidate_cache()  # a process that lists every night must see what is new
     is_one_folder = {"maxdepth": 1} if max_depth == 1 else {}
+    start = len(root.rstrip("/")) + 1
     for path, info in fs.find(root, detail=True, **is_one_folder).items():
-        yield _Entry(path, info.get("size"), _version(info))
+        yield path[start:], _facts(info)
 
 
-def _version(info: Mapping[str, Any]) -> str | None:
-    """Return the version tag of a remote file: its ETag; on the Hugging Face Hub the id of what is committed."""
-    return str(info.get("ETag") or info.get("etag") or info.get("blob_id") or "").strip('"') or None
+def _facts(info: Mapping[str, Any]) -> _Facts:
+    """Return a remote file's size and version tag: its ETag; on the Hugging Face Hub the id of what is committed."""
+    tag = str(info.get("ETag") or info.get("etag") or info.get("blob_id") or "")
+    return info.get("size"), tag.strip('"') or None
 
 
 def _walk(_fs: Any, root: str, max_depth: int | None, wanted: tuple[str, ...]) -> Iterator[_Entry]:
     """List local files folder by folder; only files that are wanted are looked at."""
     if os.path.isfile(root):
-        yield _local_entry(root, os.stat(root))
+        yield "", _local_facts(root, os.stat(root))
         return
-    # With each folder its depth, and the real folders of the links on the way to it.
-    folders: list[tuple[str, int, tuple[str, ...]]] = [(root, 1, ())]
+    # With each folder what its files' names begin with, its depth, and the real folders of the links on the way to it.
+    folders: list[tuple[str, str, int, tuple[str, ...]]] = [(root, "", 1, ())]
     while folders:
-        folder, depth, passed = folders.pop()
+        folder, prefix, depth, passed = folders.pop()
         with os.scandir(folder) as entries:
             for entry in entries:
+                name = entry.name
                 if entry.is_dir():
                     above = (*passed, os.path.realpath(folder)) if entry.is_symlink() else passed
                     if depth != max_depth and not (entry.is_symlink() and _leads_back(entry.path, above)):
-                        folders.append((entry.path, depth + 1, above))
-                elif entry.name.lower().endswith(wanted):
+                        folders.append((entry.path, f"{prefix}{name}/", depth + 1, above))
+                elif name.lower().endswith(wanted):
                     try:
-                        yield _local_entry(entry.path, entry.stat())
+                        yield prefix + name, _local_facts(entry, entry.stat())
                     except FileNotFoundError:  # a dangling link: listed, so that it is reported
-                        yield _Entry(entry.path, None, None)
+                        yield prefix + name, _UNKNOWN
                 else:
-                    yield _Entry(entry.path, None, None)
+                    yield prefix + name, _UNKNOWN
 
 
-def _local_entry(path: str, status: os.stat_result) -> _Entry:
+def _local_facts(path: str | os.DirEntry[str], status: os.stat_result) -> _Facts:
+    """Return a local file's size and version tag."""
+    size = status.st_size
     if not stat.S_ISREG(status.st_mode):
-        raise SourceError(f"{path}: not a regular file but a pipe, socket or device; remove or rename it")
-    return _Entry(path, status.st_size, f"{status.st_mtime_ns:x}-{status.st_size:x}")
+        raise SourceError(f"{os.fspath(path)}: not a regular file but a pipe, socket or device; remove or rename it")
+    return size, f"{hex(status.st_mtime_ns)[2:]}-{hex(size)[2:]}"  # in half the time of the format :x
 
 
 def _leads_back(link: str, above: Iterable[str]) -> bool:
@@ -256,9 +306,12 @@ def _leads_back(link: str, above: Iterable[str]) -> bool:
     return any(folder == target or folder.startswith(target.rstrip("/") + "/") for folder in above)
 
 
-def _check_name(path: str) -> None:
-    if path.isascii():
-        return
+def check_name(path: str) -> None:
+    """Refuse a file whose name no table can hold.
+
+    Raises:
+        SourceError: it is not UTF-8.
+    """
     try:
         path.encode("utf-8")
     except UnicodeEncodeError as error:

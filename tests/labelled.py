@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipelines import rle
+from pipelines.image_batches import to_batches
 from pipelines.manifest import Plan, write_plan
 from pipelines.plan_draft import PlanConfig, draft_plan
 from pipelines.storage import Store, open_store
@@ -85,7 +86,7 @@ def plan_run(
     left: Callable[[Iterable[ImageRef]], Iterable[ImageRef]] | None = None,
 ) -> tuple[Plan, list[Shard]]:
     """Freeze the plan of a run, and return it with the shards that were drafted."""
-    with draft_plan(refs, config or PlanConfig(), left) as draft:
+    with draft_plan(to_batches(refs), config or PlanConfig(), left) as draft:
         plan = write_plan(store, run_id, draft, fingerprint=fingerprint or {}, facts=facts or {}, driver_id=driver_id)
         return plan, list(draft.shards())
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipelines.coverage import Coverage, CoveringRun, UpdateCounts
 from pipelines.fingerprint import PlanError
+from pipelines.image_batches import to_batches
 from pipelines.plan_draft import PlanConfig, draft_plan
 from pipelines.storage import Store, open_store
 from pipelines.types import ImageRef, Prompt, Region
@@ -149,7 +150,7 @@ def test_two_images_of_one_id_are_refused_though_nothing_is_left_to_ask_of_it(st
     coverage = Coverage(store=store, prompts=(CAT,), runs=[run])
     with (
         pytest.raises(PlanError, match="'a' stands for both /p/a and /p/a"),
-        draft_plan([ref("a"), ref("a")], PlanConfig(), coverage.left),
+        draft_plan(to_batches([ref("a"), ref("a")]), PlanConfig(), coverage.left),
     ):
         pass
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from pipelines.decode import decode_image
+from pipelines.image_batches import to_refs
 from pipelines.prompt_table import join_prompts, read_prompt_table
 from pipelines.regions import check_region
-from pipelines.sources import list_images
+from pipelines.sources import list_batches
 from pipelines.types import REGION_KINDS, Image, ImageRef
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -20,8 +21,8 @@ FREE_LICENCES = ("CC0 1.0", "CC BY 2.0", "CC BY 4.0", "CC BY-SA 3.0", "CC BY-SA 
 
 @pytest.fixture(scope="module")
 def images() -> list[Image]:
-    refs = join_prompts(list_images(str(EXAMPLES / "photos")), read_prompt_table(str(EXAMPLES / "prompts.csv")))
-    return [decode_image(Path(ref.uri).read_bytes(), ref) for ref in refs]
+    joined = join_prompts(list_batches(str(EXAMPLES / "photos")), read_prompt_table(str(EXAMPLES / "prompts.csv")))
+    return [decode_image(Path(ref.uri).read_bytes(), ref) for ref in to_refs(joined)]
 
 
 def test_every_photograph_is_credited_with_a_free_licence() -> None:

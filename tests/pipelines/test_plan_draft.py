@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import tempfile
-import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import plan_draft
+from pipelines import external_sort
 from pipelines.fingerprint import PlanError
+from pipelines.image_batches import file_batch, to_batches
 from pipelines.plan_draft import PlanConfig, draft_plan, plan_shards
 from pipelines.sources import SourceError, list_images
 from pipelines.storage import StorageError
@@ -21,6 +23,7 @@ def _refs(names: list[str]) -> list[ImageRef]:
     return [ImageRef(image_id=name, uri=f"/photos/{name}", num_bytes=10) for name in names]
 
 
+@settings(deadline=None)  # the first is slow: Arrow imports pandas
 @given(st.lists(st.text(min_size=1), unique=True), st.integers(1, 20), st.randoms())
 def test_every_image_is_in_exactly_one_shard_whatever_the_listing_order(names, size, random) -> None:
     config = PlanConfig(images_per_shard=size)
@@ -53,7 +56,7 @@ def test_a_draft_counts_what_it_holds_and_leaves_nothing_behind(tmp_path: Path, 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     prompts = (text_prompt("cat"), text_prompt("dog"))
     refs = [*_refs(["c", "a", "d"]), ImageRef(image_id="b", uri="/photos/b", prompts=prompts)]
-    with draft_plan(refs, PlanConfig(images_per_shard=3)) as draft:
+    with draft_plan(to_batches(refs), PlanConfig(images_per_shard=3)) as draft:
         assert (draft.num_images, draft.num_shards, draft.num_bytes, draft.num_own_prompts) == (4, 2, 30, 2)
         assert (draft.first_uri, draft.last_uri) == ("/photos/a", "/photos/d")
         assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".parquet"]
@@ -73,25 +76,33 @@ def test_an_error_of_the_listing_comes_through_as_it_is(tmp_path: Path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_told_with_the_folder_and_what_to_do(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(plan_draft, "_SETTINGS", (*plan_draft._SETTINGS, "max_page_count=20"))
+@pytest.mark.parametrize("name", ["run-00000.arrow", "part-00000.parquet"])
+def test_a_full_disk_is_told_with_the_folder_and_what_to_do(tmp_path: Path, monkeypatch, name: str) -> None:
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda *_, **__: str(tmp_path))
+    monkeypatch.setattr(external_sort, "RUN_BYTES", 500_000)
+    (tmp_path / name).symlink_to("/dev/full")
     refs = _refs([f"{number:07d}" for number in range(20_000)])
-    with pytest.raises(StorageError, match=rf"{tmp_path}.*database or disk is full.*set TMPDIR"):
+    with pytest.raises(StorageError, match=rf"{tmp_path}.*No space left on device.*set TMPDIR"):
         plan_shards(refs, PlanConfig())
 
 
 def test_memory_does_not_grow_with_the_collection(monkeypatch) -> None:
-    monkeypatch.setattr(plan_draft, "SHARDS_PER_PART", 8)
+    monkeypatch.setattr(external_sort, "RUN_BYTES", 1 << 20)
     peaks = {}
-    for count in (2_000, 2_000, 40_000):  # the first time for what is loaded once
-        refs = (ImageRef(image_id=f"{number * 7919 % count:09d}", uri=f"/{number}") for number in range(count))
-        tracemalloc.start()
-        with draft_plan(refs, PlanConfig(images_per_shard=100)) as draft:
+    for count in (20_000, 20_000, 200_000):  # the first time for what is loaded once
+        pa.default_memory_pool().release_unused()
+        with draft_plan(_made(count, peaks), PlanConfig(images_per_shard=100)) as draft:
             assert draft.num_images == count
-        peaks[count] = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    assert peaks[40_000] < peaks[2_000] + 100_000, "the 40,000 images alone would take millions of bytes"
+    assert peaks[200_000] < peaks[20_000] + 4_000_000, "the 200,000 images alone would take 20 million bytes"
+
+
+def _made(count: int, peaks: dict[int, int]) -> Iterator[pa.RecordBatch]:
+    """Made-up files in no order, and the most that Arrow held at any time."""
+    peaks[count] = 0
+    for first in range(0, count, 1000):
+        names = [f"{number * 7919 % count:050d}" for number in range(first, first + 1000)]
+        yield file_batch("/photos/", names, [None] * 1000, [None] * 1000)
+        peaks[count] = max(peaks[count], pa.total_allocated_bytes())
 
 
 @pytest.mark.parametrize("values", [{"images_per_shard": 0}, {"images_per_shard": 10**9}, {"limit": 0}])

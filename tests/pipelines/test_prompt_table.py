@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import rle
+from pipelines.image_batches import LISTED, to_batches, to_refs
 from pipelines.prompt_table import (
     PromptTable,
     PromptTableError,
@@ -328,16 +329,17 @@ def test_join_attaches_prompts_by_id_or_uri_and_leaves_other_images_alone(tmp_pa
         {**base, "uri": "/photos/a", "prompt_id": "2"},
     ]
     plain = ref("c")
-    joined = list(join_prompts([ref("a"), ref("b"), plain], read_prompt_table(write(tmp_path / "p.jsonl", rows))))
-    assert [[p.prompt_id for p in image.prompts] for image in joined] == [["1", "2"], ["1"], []]
-    assert joined[2] is plain
+    table = read_prompt_table(write(tmp_path / "p.jsonl", rows))
+    joined = list(to_refs(join_prompts(to_batches([ref("a"), plain, ref("b")], LISTED), table)))
+    assert [[p.prompt_id for p in image.prompts] for image in joined] == [["1", "2"], [], ["1"]]
+    assert joined[1] == plain
 
 
 def test_join_reports_prompts_of_images_that_are_not_there_once_all_are_read(tmp_path: Path) -> None:
-    joined = join_prompts([ref("b.jpg")], read_prompt_table(write(tmp_path / "p.jsonl", ROWS)))
+    joined = join_prompts(to_batches([ref("b.jpg")], LISTED), read_prompt_table(write(tmp_path / "p.jsonl", ROWS)))
     with pytest.raises(RuntimeError, match="once all images have been read"):
         _ = joined.rejected
-    assert [image.image_id for image in joined] == ["b.jpg"]
+    assert [image.image_id for image in to_refs(joined)] == ["b.jpg"]
     assert [(r.row, r.image, r.prompt_id) for r in joined.rejected] == [
         (0, "a.jpg", "p1"),
         (1, "a.jpg", "p2"),
@@ -349,8 +351,8 @@ def test_join_reports_prompts_of_images_that_are_not_there_once_all_are_read(tmp
 def test_join_rejects_a_prompt_id_given_both_by_id_and_by_uri(tmp_path: Path) -> None:
     base = {"kind": "point", "coordinates": [1, 2], "prompt_id": "p"}
     table = read_prompt_table(write(tmp_path / "p.jsonl", [{**base, "image_id": "a"}, {**base, "uri": "/photos/a"}]))
-    joined = join_prompts([ref("a")], table)
-    (image,) = list(joined)
+    joined = join_prompts(to_batches([ref("a")], LISTED), table)
+    (image,) = to_refs(joined)
     assert [p.source_row for p in image.prompts] == [0]
     (rejected,) = joined.rejected
     assert (rejected.row, rejected.image) == (1, "/photos/a")
@@ -359,16 +361,17 @@ def test_join_rejects_a_prompt_id_given_both_by_id_and_by_uri(tmp_path: Path) ->
 
 def test_join_keeps_an_image_whose_id_is_its_uri_free_of_doubles(tmp_path: Path) -> None:
     row = {"kind": "point", "coordinates": [1, 2], "prompt_id": "p", "uri": "s3://b/a.jpg"}
-    joined = join_prompts([ref("s3://b/a.jpg", "s3://b/a.jpg")], read_prompt_table(write(tmp_path / "p.jsonl", [row])))
-    (image,) = list(joined)
+    listed = to_batches([ref("s3://b/a.jpg", "s3://b/a.jpg")], LISTED)
+    joined = join_prompts(listed, read_prompt_table(write(tmp_path / "p.jsonl", [row])))
+    (image,) = to_refs(joined)
     assert len(image.prompts) == 1
     assert joined.rejected == ()
 
 
 def test_join_reads_images_lazily() -> None:
     endless = (ref(str(i)) for i in iter(int, 1))
-    joined = join_prompts(endless, PromptTable(by_image={}))
-    assert next(joined).image_id == "0"
+    joined = join_prompts(to_batches(endless, LISTED), PromptTable(by_image={}))
+    assert next(to_refs(joined)).image_id == "0"
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 3)), max_size=20), st.sets(st.sampled_from("abcdef")))
@@ -377,8 +380,8 @@ def test_every_row_is_joined_or_rejected_exactly_once(keys: list[tuple[str, int]
     lines = [f"{image},{prompt_id},point,1 2\n" for image, prompt_id in keys] or ["a,,point,1 2\n"]
     fs.pipe_file("/p.csv", ("image_id,prompt_id,kind,coordinates\n" + "".join(lines)).encode())
     table = read_prompt_table("memory://p.csv")
-    joined = join_prompts([ref(image) for image in sorted(present)], table)
-    asked = [p.source_row for image in joined for p in image.prompts]
+    joined = join_prompts(to_batches([ref(image) for image in sorted(present)], LISTED), table)
+    asked = [p.source_row for image in to_refs(joined) for p in image.prompts]
     rejected = [r.row for r in (*table.rejected, *joined.rejected)]
     assert sorted(asked + rejected) == list(range(table.num_rows)) == list(range(len(lines)))
 

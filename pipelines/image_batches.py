@@ -1,0 +1,161 @@
+"""Images to be labelled as Arrow record batches: what goes from a listing through the sort into the files of a plan.
+
+A column that no image of a collection needs is left out, and stands for null throughout: see ImageRef's defaults.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.types import ImageRef, Prompt, Region, Rle
+
+BATCH_SIZE = 8192
+_PROMPTS = pa.list_(
+    pa.struct(
+        [
+            pa.field("prompt_id", pa.string()),
+            pa.field("task", pa.string()),
+            pa.field("text", pa.string()),
+            pa.field("category_id", pa.int32()),
+            pa.field("category_name", pa.string()),
+            pa.field("explain", pa.bool_()),
+            pa.field("source_row", pa.int64()),
+            pa.field("kind", pa.string()),  # null for a sentence, and so are those below
+            pa.field("coordinates", pa.list_(pa.float64())),
+            pa.field("mask_size", pa.list_(pa.int32())),
+            pa.field("mask_counts", pa.string()),
+        ]
+    )
+)
+FILES = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("num_bytes", pa.int64()),
+        pa.field("etag", pa.string()),
+    ]
+)
+LISTED = FILES.append(pa.field("source_columns", pa.string()))
+IMAGES = (
+    LISTED.append(pa.field("prompts", _PROMPTS))
+    .append(pa.field("common", pa.list_(pa.string())))  # null for all
+    .append(pa.field("version", pa.int32()))  # null for the first
+)
+
+
+def to_batches(refs: Iterable[ImageRef], schema: pa.Schema = IMAGES) -> Iterator[pa.RecordBatch]:
+    """Gather images into batches with these columns of IMAGES; lazy, and one batch at least."""
+    rest = iter(refs)
+    chunk = list(itertools.islice(rest, BATCH_SIZE))
+    while True:
+        columns = [pa.array(_column(name, chunk), schema.field(name).type) for name in schema.names]
+        yield pa.RecordBatch.from_arrays(columns, schema=schema)
+        if not (chunk := list(itertools.islice(rest, BATCH_SIZE))):
+            return
+
+
+def _column(name: str, refs: Sequence[ImageRef]) -> list[Any]:
+    if name == "prompts":
+        return [_prompt_rows(ref.prompts) for ref in refs]
+    return [getattr(ref, name) for ref in refs]
+
+
+def file_batch(
+    base_uri: str, names: Sequence[str], num_bytes: Sequence[int | None], etags: Sequence[str | None]
+) -> pa.RecordBatch:
+    """Return files below a folder as a batch of FILES.
+
+    Args:
+        base_uri: what comes before each name to make its URI.
+        names: of the files below the folder: their image ids.
+        num_bytes, etags: as in ImageRef.
+
+    Raises:
+        UnicodeEncodeError: a name is not UTF-8.
+    """
+    ids = pa.array(names, pa.string())
+    uris = pc.binary_join_element_wise(pa.scalar(base_uri), ids, pa.scalar(""))
+    return pa.RecordBatch.from_arrays(
+        [ids, uris, pa.array(num_bytes, pa.int64()), pa.array(etags, pa.string())], schema=FILES
+    )
+
+
+def with_prompts(
+    batch: pa.RecordBatch, is_asked: pa.BooleanArray, prompts: Sequence[Sequence[Prompt]]
+) -> pa.RecordBatch:
+    """Return a batch of FILES or LISTED with a column of own prompts.
+
+    Args:
+        batch: any images.
+        is_asked: of each whether it has prompts of its own.
+        prompts: of those that have, in order.
+    """
+    own = pa.array([_prompt_rows(one) for one in prompts], _PROMPTS)
+    # Each position takes the next value of those that are asked; null elsewhere.
+    places = pc.if_else(is_asked, pc.subtract(pc.cumulative_sum(is_asked.cast(pa.int64())), 1), None)
+    return batch.append_column(IMAGES.field("prompts"), own.take(places))
+
+
+def to_refs(batches: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[ImageRef]:
+    """Yield the images of batches, in order."""
+    for batch in batches:
+        for row in batch.select([name for name in IMAGES.names if name in batch.schema.names]).to_pylist():
+            yield ImageRef(
+                image_id=row["image_id"],
+                uri=row["uri"],
+                num_bytes=row["num_bytes"],
+                etag=row["etag"],
+                source_columns=row.get("source_columns"),
+                prompts=read_prompts(row.get("prompts")),
+                common=None if (common := row.get("common")) is None else tuple(common),
+                version=row.get("version") or 1,
+            )
+
+
+def read_prompts(rows: Iterable[Mapping[str, Any]] | None) -> tuple[Prompt, ...]:
+    """Return an image's own prompts from its value in the column of that name."""
+    return tuple(_prompt(row) for row in rows or ())
+
+
+def _prompt_rows(prompts: Iterable[Prompt]) -> list[dict[str, Any]] | None:
+    return [_prompt_row(prompt) for prompt in prompts] or None
+
+
+def _prompt_row(prompt: Prompt) -> dict[str, Any]:
+    region = prompt.region
+    mask = region.mask if region else None
+    return {
+        "prompt_id": prompt.prompt_id,
+        "task": prompt.task,
+        "text": prompt.text,
+        "category_id": prompt.category_id,
+        "category_name": prompt.category_name,
+        "explain": prompt.explain,
+        "source_row": prompt.source_row,
+        "kind": region.kind if region else None,
+        "coordinates": list(region.coordinates) if region else None,
+        "mask_size": list(mask.size_hw) if mask else None,
+        "mask_counts": mask.counts if mask else None,
+    }
+
+
+def _prompt(row: Mapping[str, Any]) -> Prompt:
+    mask = Rle(size_hw=tuple(row["mask_size"]), counts=row["mask_counts"]) if row["mask_counts"] is not None else None
+    region = None
+    if row["kind"] is not None:
+        region = Region(kind=row["kind"], coordinates=tuple(row["coordinates"]), mask=mask)
+    return Prompt(
+        prompt_id=row["prompt_id"],
+        task=row["task"],
+        text=row["text"],
+        category_id=row["category_id"],
+        category_name=row["category_name"],
+        region=region,
+        explain=row["explain"],
+        source_row=row["source_row"],
+    )
