@@ -16,18 +16,19 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.external_sort import sort_batches
 from pipelines.fingerprint import PlanError
-from pipelines.image_batches import to_batches, to_refs
-from pipelines.plan_file import PlanFileWriter, read_shards, shard_name
+from pipelines.image_batches import BATCH_SIZE, to_batches, to_refs
+from pipelines.plan_file import PlanFileWriter, read_shards
 from pipelines.settings import SETTINGS
 from pipelines.storage import StorageError
 from pipelines.types import ImageRef, Shard
 
-SHARDS_PER_PART = 256
+SHARDS_PER_PART = 256  # at least, but for the last
 _PLACE = pa.field("place", pa.int64(), nullable=False)  # in the listing, from 1
 
 
@@ -99,8 +100,8 @@ def draft_plan(
 ) -> Iterator[PlanDraft]:
     """Sort images by id and cut them into shards; the listing's own order does not matter.
 
-    What does not fit into memory is in the folder for temporary files (TMPDIR): some 30 bytes an image while it is sorted,
-    and then what the plan will take.
+    What does not fit into memory is in the folder for temporary files (TMPDIR): some 30 bytes an image while it is
+    sorted, and then what the plan will take.
 
     Args:
         batches: the listing, see image_batches; read once. All have the same columns.
@@ -133,7 +134,7 @@ def plan_shards(refs: Iterable[ImageRef], config: PlanConfig) -> list[Shard]:
 def _with_places(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     next_place = 1
     for batch in batches:
-        places = pa.array(range(next_place, next_place + batch.num_rows), _PLACE.type)
+        places = pa.array(np.arange(next_place, next_place + batch.num_rows))
         yield batch.append_column(_PLACE, places)
         next_place += batch.num_rows
 
@@ -175,31 +176,31 @@ def _refuse_twice(images: pa.Table) -> None:
 
 
 def _cut(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
-    """Yield as many rows each time, and at the end what is left."""
+    """Yield as many rows each time as make one or several whole shards, and at the end what is left."""
     held, num_rows = list[pa.RecordBatch](), 0
     for batch in batches:
         held.append(batch)
         num_rows += batch.num_rows
-        if num_rows >= size:
+        if num_rows >= max(size, BATCH_SIZE):
             table, num_rows = pa.Table.from_batches(held), num_rows % size
-            yield from (table.slice(start, size) for start in range(0, table.num_rows - num_rows, size))
+            yield table.slice(0, table.num_rows - num_rows)
             held = table.slice(table.num_rows - num_rows).to_batches()
     if num_rows:
         yield pa.Table.from_batches(held)
 
 
-def _write_parts(shards: Iterator[pa.Table], config: PlanConfig, folder: Path) -> PlanDraft:
+def _write_parts(tables: Iterator[pa.Table], config: PlanConfig, folder: Path) -> PlanDraft:
     """Write images shard after shard and part after part."""
-    numbered = enumerate(shards)
-    totals, parts = _Totals(), list[DraftPart]()
-    while (first := next(numbered, None)) is not None:
-        path, num_shards = folder / f"part-{len(parts):05d}.parquet", 0
-        with PlanFileWriter(path, first[1].schema) as writer:
-            for number, images in itertools.chain([first], itertools.islice(numbered, SHARDS_PER_PART - 1)):
+    totals, parts, next_shard = _Totals(), list[DraftPart](), 0
+    while (first := next(tables, None)) is not None:
+        path, begun = folder / f"part-{len(parts):05d}.parquet", next_shard
+        with PlanFileWriter(path, first.schema, config.images_per_shard) as writer:
+            for images in itertools.chain([first], tables):
                 totals.add(images)
-                writer.write(shard_name(number), images)
-                num_shards += 1
-        parts.append(DraftPart(path=path, num_shards=num_shards))
+                next_shard += writer.write(next_shard, images)
+                if next_shard - begun >= SHARDS_PER_PART:
+                    break
+        parts.append(DraftPart(path=path, num_shards=next_shard - begun))
     return totals.draft(tuple(parts), config)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -36,8 +37,9 @@ class PlannedImage:
 class PlanFileWriter:
     """Writes consecutive shards as one file; entered with ``with``."""
 
-    def __init__(self, path: Path, images: pa.Schema) -> None:
+    def __init__(self, path: Path, images: pa.Schema, images_per_shard: int) -> None:
         """Write to a new local file, with these columns of IMAGES."""
+        self._images_per_shard = images_per_shard
         self._schema = pa.schema([_SHARD_ID, *(IMAGES.field(name) for name in images.names)])
         self._writer = pq.ParquetWriter(
             path, self._schema, compression="zstd", use_dictionary=list(_REPEATED), write_statistics=False
@@ -51,10 +53,17 @@ class PlanFileWriter:
         """Close the file."""
         self._writer.close()
 
-    def write(self, shard_id: str, images: pa.Table) -> None:
-        """Write the next shard."""
-        columns = [pa.repeat(pa.scalar(shard_id), images.num_rows), *images.columns]
-        self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema), row_group_size=images.num_rows)
+    def write(self, first: int, images: pa.Table) -> int:
+        """Write the next shards, from this position in the plan on, and return how many.
+
+        All but the plan's last have to be whole.
+        """
+        numbers = np.arange(images.num_rows) // self._images_per_shard
+        count = int(numbers[-1]) + 1
+        shard_ids = pa.array([shard_name(first + number) for number in range(count)]).take(pa.array(numbers))
+        table = pa.Table.from_arrays([shard_ids, *images.columns], schema=self._schema)
+        self._writer.write_table(table, row_group_size=self._images_per_shard)
+        return count
 
 
 def shard_name(number: int) -> str:

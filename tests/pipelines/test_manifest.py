@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from pipelines.fingerprint import PlanError, check_fingerprint, content_hash, fingerprint_digest
@@ -44,14 +46,15 @@ def test_the_driver_that_plans_second_gets_the_first_ones_plan(store: Store) -> 
 
 def test_shards_are_found_across_the_parts_of_a_large_plan() -> None:
     store = open_store("memory://large-plan")
-    refs = _refs([f"{number:05d}" for number in range(600)])
-    plan, _ = plan_run(store, "run-1", refs, PlanConfig(images_per_shard=1))
+    plan, shards = plan_run(
+        store, "run-1", _refs([f"{number:05d}" for number in range(18_000)]), PlanConfig(images_per_shard=30)
+    )
     assert len(plan.parts) == 3
-    assert [s.shard_id for s in plan.shards(store, ["shard-00599", "shard-00255", "shard-00256"])] == [
-        "shard-00255",
-        "shard-00256",
-        "shard-00599",
-    ]
+    assert list(plan.shards(store)) == shards
+    edges = itertools.accumulate(part.num_shards for part in plan.parts)
+    wanted = [f"shard-{number:05d}" for edge in edges for number in (edge - 1, edge) if number < len(shards)]
+    assert len(wanted) == 5
+    assert list(plan.shards(store, reversed(wanted))) == [shard for shard in shards if shard.shard_id in wanted]
 
 
 def test_prompts_of_single_images_and_source_columns_survive_the_plan() -> None:
