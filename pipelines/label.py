@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+from pipelines.batching import batches, order_by_text
 from pipelines.decode import DecodeError, DecodeLimits, decode_image, peek_size
 from pipelines.fetch import FetchError, fetch
 from pipelines.isolate import Asked, ModelClock, ask, careful_groups
@@ -130,14 +131,17 @@ def label_shard(
 def label_images(
     images: Sequence[ImageRef], job: LabelJob, predictor: Predictor, clock: ModelClock
 ) -> list[ImagePrediction]:
-    """Label images in order, fetched and decoded ahead of the model."""
-    outcomes: list[ImagePrediction] = []
-    with closing(load_images(images, job)) as loaded:
+    """Label images, fetched and decoded ahead of the model; return what became of them in the order given."""
+    outcomes: dict[int, ImagePrediction] = {}
+    order = order_by_text(images, job.prompts)
+    positions = iter(order)
+    with closing(load_images((images[position] for position in order), job)) as loaded:
         for batch in batches(loaded, job.config.images_per_batch, job.config.max_bytes_ahead):
-            outcomes += label_batch(batch, job.prompts, predictor, clock)
+            for outcome in label_batch(batch, job.prompts, predictor, clock):
+                outcomes[next(positions)] = outcome
             while batch:
                 batch.pop().release()
-    return outcomes
+    return [outcomes[position] for position in range(len(images))]
 
 
 def label_carefully(
@@ -198,28 +202,6 @@ def taking_too_long(ref: ImageRef, stage: str, config: LabelConfig) -> ImagePred
     if stage == "fetch":
         return quarantined(ref, Reason.FETCH_TIMEOUT, stage, f"not fetched after {config.fetch_timeout_s:g} s")
     return quarantined(ref, Reason.DECODE_TIMEOUT, stage, f"not decoded after {config.decode_timeout_s:g} s")
-
-
-def batches(
-    loaded: Iterator[Loaded[Image | ImagePrediction]], size: int, max_bytes: int
-) -> Iterator[list[Loaded[Image | ImagePrediction]]]:
-    """Group in order, so that each group holds up to ``size`` decoded images and any number of failed ones.
-
-    A group also ends with the image that fills its bytes: nothing is released before, and the next one would pass the
-    budget unheeded, for the consumer waits for it.
-    """
-    group: list[Loaded[Image | ImagePrediction]] = []
-    decoded = held = 0
-    for item in loaded:
-        group.append(item)
-        decoded += isinstance(item.value, Image)
-        held += item.num_bytes
-        del item
-        if decoded == size or held >= max_bytes:
-            yield group
-            group, decoded, held = [], 0, 0
-    if group:
-        yield group
 
 
 def label_batch(

@@ -1,0 +1,75 @@
+"""Images that are asked much among images that are asked little: batches of like texts against batches in order."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+from benchmarks.many_prompts import load_proportional
+from benchmarks.models import num_parameters, one_torch_thread
+from benchmarks.photos import describe_photos, write_photos
+from benchmarks.report import Figure, Report
+from benchmarks.timing import time_in_turn
+from flows.prompts import named_prompts
+from pipelines import label
+from pipelines.isolate import ModelClock
+from pipelines.label import LabelConfig, LabelJob, label_images
+from pipelines.types import ImagePrediction
+
+NAME = "text_lengths"
+_BATCH = 2
+
+
+def run(*, tiny: bool = False) -> Report:
+    """Time both; the masks have to be the same."""
+    count, num_categories, rounds = (4, 6, 1) if tiny else (4, 80, 2)
+    categories = tuple(named_prompts("ovseg", [f"thing of kind {number}" for number in range(num_categories)]))
+    with tempfile.TemporaryDirectory() as folder, one_torch_thread():
+        predictor = load_proportional(Path(folder) / "model", tiny=tiny)
+        photos = write_photos(Path(folder) / "photos", count)
+        one = (categories[0].prompt_id,)
+        asked = [replace(ref, common=one) if number % 2 else ref for number, ref in enumerate(photos)]
+        job = LabelJob(run_id="bench", prompts=categories, config=LabelConfig(batch_size=_BATCH))
+
+        def alike() -> list[ImagePrediction]:
+            return label_images(asked, job, predictor, ModelClock())
+
+        def in_order() -> list[ImagePrediction]:
+            with patch.object(label, "order_by_text", lambda images, _: list(range(len(images)))):
+                return alike()
+
+        num_masks = [[len(outcome.masks) for outcome in loop()] for loop in (alike, in_order)]
+        if num_masks[0] != num_masks[1]:
+            raise RuntimeError(f"the two find other masks: {num_masks}")
+        timed = time_in_turn({"alike": alike, "in order": in_order}, rounds=rounds, warm_up=False)  # that was one
+        parameters = num_parameters(predictor) / 1e6
+    rates = tuple(count / seconds for seconds in timed.seconds["alike"])
+    ratios = tuple(timed.speed_ratios("alike", "in order"))
+    return Report(
+        name=NAME,
+        question="what is it worth to ask images with much text and such with little apart?",
+        method=(
+            "Every second image is asked all categories, the others one of them: as in an incremental run in which "
+            "categories were added and images too. A shard's images go through the model in batches of like texts, "
+            "against batches in the order of the plan, whose texts are padded to the longest. From files to RLE."
+        ),
+        setup={
+            "model": f"untrained, {parameters:.0f} M parameters, float32: that of many_prompts",
+            "images": describe_photos(photos),
+            "asked": f"{num_categories} categories or 1; batches of {_BATCH}",
+            "threads": "torch 1",
+            "rounds": str(rounds),
+            "other programs": timed.say_others(),
+        },
+        figures=(
+            Figure(what="batches of like texts", value=max(rates), unit="images/s", repeats=rates),
+            Figure(
+                what="batches of like texts : batches in order",
+                value=timed.speed_ratio("alike", "in order"),
+                unit="x",
+                repeats=ratios,
+            ),
+        ),
+    )
