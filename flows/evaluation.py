@@ -9,7 +9,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from flows.config import ConfigError
 from flows.console import literal
 from flows.inspect import held_plans
 from pipelines.evaluate import Evaluation, TaskFigures, evaluate_output
@@ -17,7 +16,7 @@ from pipelines.evaluation_plots import figure_class, write_plots
 from pipelines.exports.target import check_target
 from pipelines.ground_truth import read_ground_truth
 from pipelines.types import Task
-from pipelines.whole_files import publish, workplace, write_whole
+from pipelines.whole_files import check_new, publish, workplace, write_whole
 
 _MAX_CATEGORIES = 40
 
@@ -45,13 +44,12 @@ def run_evaluation(
         plots: new local folder for pictures.
 
     Raises:
-        ConfigError: the JSON file exists, or its folder does not.
         PlanError: there is no such run.
-        SourceError, StorageError: truth and run cannot be read, or not be compared; the folder of plots exists, or
-            matplotlib is not installed. Nothing is written then.
+        SourceError, StorageError: truth and run cannot be read, or not be compared; the JSON file or the folder of
+            plots exists, its folder does not, or matplotlib is not installed. Nothing is written then.
     """
     if json_file is not None:
-        _check_new(json_file)
+        check_new(json_file)
     store, plans = held_plans(output, run_id)
     pictures = None if plots is None else check_target(plots, store)
     if pictures is not None:
@@ -84,13 +82,6 @@ def _draw(evaluation: Evaluation, target: Path, console: Console) -> None:
             return
         publish(whole, target)
     console.print(f"{len(files):,} plots in {literal(target)}")
-
-
-def _check_new(path: Path) -> None:
-    if path.exists():
-        raise ConfigError(f"{path} exists already; name a new file, or remove it")
-    if not path.parent.is_dir():
-        raise ConfigError(f"{path.parent} is not a folder, so {path.name} cannot be written there")
 
 
 def show_evaluation(evaluation: Evaluation, console: Console) -> None:

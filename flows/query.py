@@ -17,7 +17,7 @@ from flows.console import literal
 from pipelines.fingerprint import PlanError
 from pipelines.query import open_database
 from pipelines.storage import open_store
-from pipelines.user_sql import Column, check_new_file, check_select, first_rows, save
+from pipelines.user_sql import Column, check_result_file, check_select, first_rows, save
 
 _MAX_CELL = 40
 _PLAIN = (str, int, float, bool, date, datetime, time, Decimal)
@@ -34,12 +34,12 @@ def run_query(output: str, sql: str, console: Console, *, to: Path | None = None
         max_rows: how many.
 
     Raises:
-        QueryError: the query is wrong, or the file cannot be written. Nothing is overwritten.
+        QueryError: the query is wrong, or the file's extension is not known.
         PlanError: the output holds no run.
-        StorageError: the output cannot be read.
+        StorageError: the output cannot be read, or the file exists or cannot be written.
     """
     if to is not None:
-        check_new_file(to)
+        check_result_file(to)
     store = open_store(output)
     with console.status("finding the committed files"):
         connection = open_database(store)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import duckdb
 from pipelines.query import VIEWS, sql_literal
 from pipelines.storage import StorageError
 from pipelines.tabular import SourceError
-from pipelines.whole_files import publish, workplace
+from pipelines.whole_files import check_new, publish, workplace
 
 FILE_FORMATS = {
     ".csv": "FORMAT csv, HEADER true",
@@ -117,10 +116,10 @@ def save(connection: duckdb.DuckDBPyConnection, select: Select, path: Path) -> i
         How many rows were written.
 
     Raises:
-        QueryError: the file exists, has another extension; or the query fails while it runs.
-        StorageError: the output cannot be read, or the file not be written.
+        QueryError: the file has another extension, or the query fails while it runs.
+        StorageError: the output cannot be read, or the file exists or cannot be written.
     """
-    check_new_file(path)
+    check_result_file(path)
     form, columns = FILE_FORMATS[path.suffix.lower()], "*"
     if path.suffix.lower() == ".csv" and (nested := [c.name for c in select.columns if c.is_nested]):
         columns = f"* REPLACE ({', '.join(f'to_json({_quoted(name)}) AS {_quoted(name)}' for name in nested)})"
@@ -133,18 +132,16 @@ def save(connection: duckdb.DuckDBPyConnection, select: Select, path: Path) -> i
     return int(count)
 
 
-def check_new_file(path: Path) -> None:
+def check_result_file(path: Path) -> None:
     """Check that a result can be saved to a path, before any work is done.
 
     Raises:
-        QueryError: the file exists, its folder does not, or its extension is not one of FILE_FORMATS.
+        QueryError: its extension is not one of FILE_FORMATS.
+        StorageError: the file exists, or its folder does not.
     """
     if path.suffix.lower() not in FILE_FORMATS:
         raise QueryError(f"{path}: extension {path.suffix!r} is not known; name a file {', '.join(FILE_FORMATS)}")
-    if os.path.lexists(path):
-        raise QueryError(f"{path} exists already; name a new file, or remove it")
-    if not path.parent.is_dir():
-        raise QueryError(f"{path.parent} is not a folder, so {path.name} cannot be written there")
+    check_new(path)
 
 
 @contextlib.contextmanager

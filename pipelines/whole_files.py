@@ -15,6 +15,18 @@ from pathlib import Path
 from pipelines.storage import StorageError
 
 
+def check_new(target: Path) -> None:
+    """Check, before any work is done, that a file or folder can be written.
+
+    Raises:
+        StorageError: it exists, or its folder does not.
+    """
+    if os.path.lexists(target):
+        raise StorageError(f"{target} exists already; name a new file or folder, or remove it")
+    if not target.parent.is_dir():
+        raise StorageError(f"{target.parent} is not a folder, so {target.name} cannot be written there")
+
+
 @contextlib.contextmanager
 def workplace(target: Path) -> Iterator[Path]:
     """Give a new folder beside a target, and remove it with all that is still in it.

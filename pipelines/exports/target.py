@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from pipelines.storage import StorageError, Store, protocol_of
+from pipelines.whole_files import check_new
 
 _OF_THE_TABLE = ("annotations", "images", "_runs")
 
@@ -23,10 +24,7 @@ def check_target(uri: str, store: Store) -> Path:
     if protocol_of(uri) != "file":
         raise StorageError(f"{uri}: exports are written to this machine's disks; name a local path, and copy it then")
     path = Path(os.path.abspath(os.path.expanduser(uri.removeprefix("file://"))))
-    if os.path.lexists(path):
-        raise StorageError(f"{path} exists already; name a new file or folder, or remove it")
-    if not path.parent.is_dir():
-        raise StorageError(f"{path.parent} is not a folder, so {path.name} cannot be written there")
+    check_new(path)
     if store.is_local:
         inside = [part for part in _OF_THE_TABLE if path.is_relative_to(Path(store.path(part)))]
         if inside:

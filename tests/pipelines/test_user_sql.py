@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.query import open_database
+from pipelines.storage import StorageError
 from pipelines.user_sql import QueryError, check_select, first_rows, save
 from tests.labelled import box, mask, named, write_output
 
@@ -128,13 +129,13 @@ def test_a_file_is_never_written_over_and_never_left_half_written(
 ) -> None:
     held = tmp_path / "held.csv"
     held.write_text("mine")
-    with pytest.raises(QueryError, match="exists already"):
+    with pytest.raises(StorageError, match="exists already"):
         save(database, check_select(database, "FROM images"), held)
     assert held.read_text() == "mine"
     failing = check_select(database, "SELECT CASE WHEN range > 500000 THEN error('broken') END FROM range(1000000)")
     with pytest.raises(QueryError, match="broken"):
         save(database, failing, tmp_path / "failing.csv")
-    with pytest.raises(QueryError, match="not a folder"):
+    with pytest.raises(StorageError, match="not a folder"):
         save(database, check_select(database, "FROM images"), tmp_path / "nowhere" / "a.csv")
     with pytest.raises(QueryError, match=r"extension '\.txt' is not known; name a file \.csv, \.json"):
         save(database, check_select(database, "FROM images"), tmp_path / "a.txt")
@@ -159,6 +160,7 @@ import resource, sys
 from pathlib import Path
 from pipelines.query import open_database
 from pipelines.storage import open_store
+from pipelines.storage import StorageError
 from pipelines.user_sql import check_select, save
 database = open_database(open_store(sys.argv[1]), memory_limit="200MB")
 many = "SELECT a.*, range AS number, repeat('x', 500) || range AS text FROM annotations AS a, range(500000)"
