@@ -1,8 +1,9 @@
-"""Phi-3's norms and rotations in fewer passes over memory, with transformers' weights.
+"""Phi-3's layers in fewer passes over memory, with transformers' weights.
 
 On a GPU the language model's matrix products take hardly longer than what lies between them, which reads and writes the
-whole batch again and again (benchmarks/RESULTS.md). Here a norm is one kernel, and queries and keys are rotated (RoPE,
-Su et al. 2021) together, in three steps instead of sixteen.
+whole batch again and again (benchmarks/RESULTS.md). Here a norm is one kernel, queries and keys are rotated (RoPE,
+Su et al. 2021) together, in three steps instead of sixteen, and texts longer than the window of attention are attended
+to without a mask of all pairs.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class XSamPhi3Attention(Phi3Attention):
     ) -> tuple[Tensor, Tensor | None]:
         """Attend from each token to those before it.
 
+        With ``is_right_padded`` among the options, the mask is taken to say no more than that, and is not read.
+
         Args:
             hidden_states: (B, L, C).
             position_embeddings: cosines and sines of the tokens' angles, (1 or B, L, rotated channels) each.
@@ -55,6 +58,7 @@ class XSamPhi3Attention(Phi3Attention):
             (B, L, C), and the weights where the chosen attention returns them.
         """
         if torch.is_grad_enabled():
+            options.pop("is_right_padded", None)
             return super().forward(hidden_states, position_embeddings, attention_mask, past_key_values, **options)
         num_queries, num_keys = self.config.num_attention_heads, self.num_key_value_heads
         heads = self.qkv_proj(hidden_states).unflatten(-1, (-1, self.head_dim))
@@ -63,8 +67,10 @@ class XSamPhi3Attention(Phi3Attention):
         value = heads[..., num_queries + num_keys :, :].transpose(1, 2)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        window = getattr(self.config, "sliding_window", None)
+        window, attention = getattr(self.config, "sliding_window", None), self.config._attn_implementation
+        if options.pop("is_right_padded", False) and attention == "sdpa" and window and query.shape[2] > window:
+            return self.o_proj(attend_in_window(query, key, value, window, self.scaling).flatten(2)), None
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention, eager_attention_forward)
         attended, weights = attend(
             self, query, key, value, attention_mask, scaling=self.scaling, sliding_window=window, **options
         )
@@ -93,6 +99,58 @@ def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     return rotated
 
 
+def attend_in_window(query: Tensor, key: Tensor, value: Tensor, window: int, scale: float) -> Tensor:
+    """Attend from each token to itself and those before it, `window` tokens in all.
+
+    Fused kernels know the order of tokens by themselves, but no window: they would read a mask of all pairs, which
+    keeps the fastest of them from being taken. The first tokens do not feel the window; for so many at a time of the
+    others the mask has one window of columns more.
+
+    Args:
+        query: (B, heads, L, D).
+        key, value: (B, key heads, L, D), each for as many neighbouring query heads.
+        window: at least 1.
+        scale: of the products of query and key.
+
+    Returns:
+        (B, L, heads, D).
+    """
+    length, is_grouped = query.shape[2], query.shape[1] != key.shape[1]
+
+    def attend(start: int, stop: int) -> Tensor:
+        first = max(0, start - window + 1)
+        places = torch.arange(first, stop, device=query.device)
+        back = places[start - first :, None] - places
+        return F.scaled_dot_product_attention(
+            query[:, :, start:stop],
+            key[:, :, first:stop],
+            value[:, :, first:stop],
+            attn_mask=(back >= 0) & (back < window) if start else None,
+            is_causal=not start,
+            scale=scale,
+            enable_gqa=is_grouped,
+        )
+
+    parts = [attend(start, min(start + window, length)) for start in range(0, length, window)]
+    return torch.cat(parts, 2).transpose(1, 2)
+
+
+def read_right_padded(model: nn.Module, embeds: Tensor) -> Tensor:
+    """Return the last hidden states of texts of which no token looks ahead: padding behind them need not be masked.
+
+    Args:
+        model: a language model of transformers, without its head.
+        embeds: (B, L, C), padded on the right.
+
+    Returns:
+        (B, L, C); what stands at padding has no meaning.
+    """
+    has_our_layers = any(isinstance(module, XSamPhi3Attention) for module in model.modules())
+    options = {"is_right_padded": True} if has_our_layers else {}
+    hidden: Tensor = model(inputs_embeds=embeds, use_cache=False, **options).last_hidden_state
+    return hidden
+
+
 def use_language_layers(model: nn.Module) -> None:
     """Let Phi-3's layers in a model compute as here; any other model stays as it is."""
     forms: dict[type[nn.Module], type[nn.Module]] = {Phi3RMSNorm: XSamPhi3RMSNorm, Phi3Attention: XSamPhi3Attention}
@@ -100,4 +158,11 @@ def use_language_layers(model: nn.Module) -> None:
         module.__class__ = forms.get(type(module), type(module))
 
 
-__all__ = ["XSamPhi3Attention", "XSamPhi3RMSNorm", "rotate", "use_language_layers"]
+__all__ = [
+    "XSamPhi3Attention",
+    "XSamPhi3RMSNorm",
+    "attend_in_window",
+    "read_right_padded",
+    "rotate",
+    "use_language_layers",
+]

@@ -22,7 +22,7 @@ from transformers.utils import ModelOutput
 
 from xsam_model.configuration_xsam import XSamConfig
 from xsam_model.image_prefix import PackedTexts, XSamImagePrefix
-from xsam_model.language_layers import use_language_layers
+from xsam_model.language_layers import read_right_padded, use_language_layers
 from xsam_model.modeling_xsam_segmentor import XSamConnector, XSamSegmentor, pad_to_multiple, space_to_depth
 from xsam_model.region_sampling import choose_region_points, pool_region_features
 
@@ -338,9 +338,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
         if missing and not language_only:
             raise ValueError(f"conversations {missing} have no <SEG>, so there is nothing to decode")
         if image_prefix is None:
-            # Right padding under a causal mask cannot reach any real token, so no padding mask is needed.
-            embeds = _pad_right([row.embeds for row in rows])
-            hidden = self.llm.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+            hidden = read_right_padded(self.llm.base_model, _pad_right([row.embeds for row in rows]))
         else:
             hidden = self._read_behind(image_prefix, [row.embeds for row in rows], images)
         if language_only:

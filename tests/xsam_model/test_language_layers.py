@@ -8,7 +8,14 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config
 from transformers.cache_utils import DynamicCache
 from transformers.models.phi3.modeling_phi3 import apply_rotary_pos_emb
 
-from xsam_model.language_layers import XSamPhi3Attention, XSamPhi3RMSNorm, rotate, use_language_layers
+from xsam_model.language_layers import (
+    XSamPhi3Attention,
+    XSamPhi3RMSNorm,
+    attend_in_window,
+    read_right_padded,
+    rotate,
+    use_language_layers,
+)
 
 SIZES = {"vocab_size": 50, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "pad_token_id": 0}
 ROPE = {"rope_theta": 1e4, "rope_type": "default"}
@@ -37,6 +44,48 @@ def test_hidden_states_are_those_of_transformers_layers(attention, config):
     expected = theirs.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
     found = ours.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("window", [None, 1, 4, 5, 20])
+@torch.inference_mode()
+def test_texts_padded_on_the_right_are_read_as_if_each_stood_alone(attention, window):
+    theirs, ours = both(attention, sliding_window=window)
+    texts = [torch.randn(length, 48) for length in (11, 5, 16, 1)]
+    found = read_right_padded(ours.base_model, torch.nn.utils.rnn.pad_sequence(texts, batch_first=True))
+    for row, text in zip(found, texts, strict=True):
+        expected = theirs.base_model(inputs_embeds=text[None], use_cache=False).last_hidden_state[0]
+        torch.testing.assert_close(row[: len(text)], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_text_longer_than_the_window_is_read_without_its_mask(monkeypatch):
+    _, ours = both(sliding_window=4)
+    seen = []
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(*tensors, attn_mask=None, is_causal=False, **options):
+        seen.append((is_causal, None if attn_mask is None else tuple(attn_mask.shape)))
+        return attention(*tensors, attn_mask=attn_mask, is_causal=is_causal, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    with torch.inference_mode():
+        read_right_padded(ours.base_model, torch.randn(1, 9, 48))
+    assert seen == 2 * [(True, None), (False, (4, 7)), (False, (1, 4))]
+
+
+@pytest.mark.parametrize("key_heads", [1, 2, 6])
+@pytest.mark.parametrize(("length", "window"), [(1, 1), (7, 3), (9, 3), (10, 3), (5, 8), (8, 8), (9, 8)])
+def test_attention_in_a_window_is_that_under_its_mask(length, window, key_heads):
+    query, key, value = (torch.randn(2, heads, length, 8) for heads in (6, key_heads, key_heads))
+    places = torch.arange(length)
+    back = places[:, None] - places
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        query,
+        *(part.repeat_interleave(6 // key_heads, 1) for part in (key, value)),
+        attn_mask=(back >= 0) & (back < window),
+        scale=0.3,
+    )
+    torch.testing.assert_close(attend_in_window(query, key, value, window, 0.3).transpose(1, 2), expected)
 
 
 @pytest.mark.gpu
@@ -83,11 +132,12 @@ def test_in_bfloat16_a_rotation_is_no_further_from_the_exact_one_than_transforme
     assert 0 < ours_error <= their_error
 
 
-def test_with_a_gradient_each_weight_gets_its_own():
-    theirs, ours = both()
+@pytest.mark.parametrize("window", [None, 3])
+def test_with_a_gradient_each_weight_gets_its_own(window):
+    theirs, ours = both(sliding_window=window)
     embeds = torch.randn(2, 7, 48)
-    for model in (theirs, ours):
-        model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state.square().sum().backward()
+    theirs.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state.square().sum().backward()
+    read_right_padded(ours.base_model, embeds).square().sum().backward()
     expected = dict(theirs.base_model.named_parameters())
     for name, weight in ours.base_model.named_parameters():
         if expected[name].grad is not None:
@@ -102,3 +152,6 @@ def test_only_phi3_is_changed():
     before = [type(module) for module in other.modules()]
     use_language_layers(other)
     assert [type(module) for module in other.modules()] == before
+    embeds = torch.randn(1, 4, 48)
+    expected = other.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+    torch.testing.assert_close(read_right_padded(other.base_model, embeds), expected)
