@@ -12,6 +12,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.status import Status as RichStatus
 from rich.table import Table
 
 from actors.pool import PoolEvent, ShardFailure
@@ -102,6 +103,24 @@ class ConsoleObserver:
 
     def _count_text(self) -> str:
         return ", ".join(f"{self._counts[s.value]:,} {s.value}" for s in Status) + f", {self._masks:,} masks"
+
+
+class ListingProgress:
+    """Shows how many images have been listed: beside the spinner on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, console: Console, spinner: RichStatus) -> None:
+        self._console, self._spinner = console, spinner
+        self._started = self._shown = time.monotonic()
+
+    def __call__(self, count: int) -> None:
+        """Show so many."""
+        now = time.monotonic()
+        text = f"{count:,} images listed, {count / max(now - self._started, 1e-9):,.0f}/s"
+        if self._console.is_terminal:
+            self._spinner.update(text)
+        elif now - self._shown > _LINE_INTERVAL_S:
+            self._console.print(text, highlight=False)
+            self._shown = now
 
 
 def update_text(update: UpdateCounts) -> str:

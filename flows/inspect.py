@@ -8,7 +8,7 @@ from rich.console import Console
 
 from flows import planning
 from flows.config import ConfigError, RunConfig
-from flows.console import facts_table, literal, show_rejected, show_report, size
+from flows.console import ListingProgress, facts_table, literal, show_rejected, show_report, size
 from flows.summary import rejected_row
 from pipelines.coverage import UpdateCounts
 from pipelines.fingerprint import PlanError
@@ -26,7 +26,7 @@ def show_plan(config: RunConfig, console: Console) -> None:
         ConfigError, SourceError, PromptTableError, StorageError: the run could not start.
     """
     store = planning.open_output(config)
-    with console.status("listing"), planning.draft_run(config) as draft:
+    with console.status("listing") as spinner, planning.draft_run(config, ListingProgress(console, spinner)) as draft:
         pass  # counts are all that is shown
     if draft.update is not None:
         console.print(facts_table(f"update of {literal(store.uri)}", _update_rows(draft.update)))

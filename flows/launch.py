@@ -9,7 +9,7 @@ from rich.console import Console
 
 from flows import planning, steps
 from flows.config import ConfigError, RunConfig
-from flows.console import ConsoleObserver, show_summary
+from flows.console import ConsoleObserver, ListingProgress, show_summary
 from flows.observer import observed_by
 from flows.signals import start_unharmed
 from flows.summary import RunFailedError, RunSummary
@@ -45,7 +45,8 @@ def _launch_run(config: RunConfig, console: Console, *, prefect: bool) -> RunSum
                     _reach_prefect()
 
             # Held until the run has ended, so that Ray is started once.
-            plan, _, update = stack.enter_context(planning.planned_run(config, before_writing))
+            run = planning.planned_run(config, before_writing, ListingProgress(console, spinner))
+            plan, _, update = stack.enter_context(run)
         observer = stack.enter_context(ConsoleObserver(console))
         stack.enter_context(observed_by(observer))
         if update is not None:

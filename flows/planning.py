@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
+
+import pyarrow as pa
 
 from actors.collector import without_collector
 from actors.config import TINY_MODEL, model_folder
@@ -34,6 +36,12 @@ from pipelines.sources import list_batches
 from pipelines.storage import Store, open_store, probe_create_only
 from pipelines.types import RejectedPrompt
 
+OnListed = Callable[[int], None]
+
+
+def _ignore(_count: int) -> None:
+    """Tell nobody."""
+
 
 def open_output(config: RunConfig) -> Store:
     """Open the run's output."""
@@ -42,7 +50,7 @@ def open_output(config: RunConfig) -> Store:
 
 @contextmanager
 def list_collection(
-    config: RunConfig, own: OwnPrompts, coverage: Coverage | None = None
+    config: RunConfig, own: OwnPrompts, coverage: Coverage | None = None, on_listed: OnListed = _ignore
 ) -> Iterator[tuple[PlanDraft, tuple[RejectedPrompt, ...]]]:
     """List the source, attach the prompts of single images, sort and cut. Nothing is written to the output.
 
@@ -50,6 +58,7 @@ def list_collection(
         config: the run.
         own: what is asked of single images.
         coverage: what earlier runs have asked, of an update: only what is left is drafted.
+        on_listed: told again and again how many images have been listed so far.
 
     Yields:
         The drafted plan, and all prompts of single images that are refused.
@@ -71,9 +80,17 @@ def list_collection(
         image_column=config.source.image_column,
         image_root=config.source.image_root,
     )
-    joined = join_prompts(listed, own.table or PromptTable(by_image={}))
+    joined = join_prompts(_counted(listed, on_listed), own.table or PromptTable(by_image={}))
     with draft_plan(joined, config.plan, None if coverage is None else coverage.left) as draft:
         yield draft, (*own.rejected, *joined.rejected)
+
+
+def _counted(batches: Iterable[pa.RecordBatch], on_listed: OnListed) -> Iterator[pa.RecordBatch]:
+    count = 0
+    for batch in batches:
+        count += batch.num_rows
+        on_listed(count)
+        yield batch
 
 
 def run_fingerprint(config: RunConfig, held: Plan | None) -> dict[str, Any]:
@@ -117,8 +134,12 @@ class Draft:
 
 
 @contextmanager
-def draft_run(config: RunConfig) -> Iterator[Draft]:
+def draft_run(config: RunConfig, on_listed: OnListed = _ignore) -> Iterator[Draft]:
     """Check everything that can be checked without replicas, and list the collection of a new run; writes nothing.
+
+    Args:
+        config: the run.
+        on_listed: told again and again how many images have been listed so far.
 
     Yields:
         The draft; what was listed lies in temporary files until the end.
@@ -131,7 +152,7 @@ def draft_run(config: RunConfig) -> Iterator[Draft]:
     store = open_output(config)
     earlier = held_runs(store) if config.incremental and config.output.run_id is None else []
     if earlier:
-        with _draft_update(config, store, earlier) as update:
+        with _draft_update(config, store, earlier, on_listed) as update:
             yield update
         return
     run_id = choose_run_id(config, store)
@@ -142,19 +163,19 @@ def draft_run(config: RunConfig) -> Iterator[Draft]:
         yield Draft(run_id=held.run_id, fingerprint=fingerprint, held=held)
         return
     own = check_model(config, read_own_prompts(config, store))
-    with list_collection(config, own) as (plan, rejected):
+    with list_collection(config, own, on_listed=on_listed) as (plan, rejected):
         new_id = run_id or f"run-{fingerprint_digest(fingerprint)[:12]}"
         yield Draft(run_id=new_id, fingerprint=fingerprint, plan=plan, rejected=rejected)
 
 
 @contextmanager
-def _draft_update(config: RunConfig, store: Store, earlier: list[Plan]) -> Iterator[Draft]:
+def _draft_update(config: RunConfig, store: Store, earlier: list[Plan], on_listed: OnListed) -> Iterator[Draft]:
     """List the collection of a run that asks only what is left."""
     # The number, and not what it asks, names it: of two updates that are planned at once only one can hold.
     run_id, fingerprint = f"update-{next_sequence(store)}", run_fingerprint(config, None)
     coverage = update_coverage(config, store, fingerprint, earlier)
     own = check_model(config, read_own_prompts(config, store))
-    with list_collection(config, own, coverage) as (plan, rejected):
+    with list_collection(config, own, coverage, on_listed) as (plan, rejected):
         counts, last = coverage.counts, earlier[-1]
         if plan.num_images:
             yield Draft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, update=counts)
@@ -223,19 +244,22 @@ class PlannedRun(NamedTuple):
 
 
 @contextmanager
-def planned_run(config: RunConfig, before_writing: Callable[[], None] = lambda: None) -> Iterator[PlannedRun]:
+def planned_run(
+    config: RunConfig, before_writing: Callable[[], None] = lambda: None, on_listed: OnListed = _ignore
+) -> Iterator[PlannedRun]:
     """Plan or resume a run, and hold its runner open; the plan is written last, once nothing can be refused any more.
 
     Args:
         config: the run.
         before_writing: a last check, made just before the plan is written; what it raises keeps it from being written.
+        on_listed: as for draft_run.
 
     Raises:
         ReplicaStartError: the cluster has no room for the replicas.
         Otherwise as draft_run and freeze_plan do; nothing was written in any of these cases.
     """
     with ExitStack() as stack:
-        with draft_run(config) as draft:
+        with draft_run(config, on_listed) as draft:
             is_done = draft.held is not None and is_labelled(open_output(config), draft.held)
             runner = None if is_done else stack.enter_context(open_run_runner(config, draft.run_id))
             before_writing()
