@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.gpu import full_size_forward, whole_run
+from benchmarks.gpu import aims, full_size_forward, whole_run
 from benchmarks.gpu.flops import flops_per_image
 from benchmarks.report import gpu_lines
 from xsam_model.configuration_xsam import XSamConfig
@@ -46,6 +46,26 @@ def test_a_whole_run_at_the_tiny_size(tmp_path: Path, monkeypatch: pytest.Monkey
     assert int(facts["batch_size"]) > 0
     assert 0 < facts["masks_per_image"] < 12
     assert facts["rle_characters_per_mask"] > 10
+
+
+@pytest.mark.parametrize(
+    ("share", "busy", "code", "said"),
+    [
+        (0.5, 0.95, 0, ["met", "met"]),
+        (0.49, 0.96, 1, ["MISSED", "met"]),
+        (0.6, None, 1, ["met", "MISSED"]),
+    ],
+)
+def test_what_is_aimed_at_is_compared_with_the_best_batch(tmp_path: Path, capsys, share, busy, code, said) -> None:
+    worse = {"batch": 1, "categories": 80, "tflop_per_second": 100.0, "share_of_measured_peak": 0.2}
+    best = {"batch": 16, "categories": 12, "tflop_per_second": 300.0, "share_of_measured_peak": share}
+    (tmp_path / "full_size_forward.json").write_text(json.dumps({"cases": [worse, best]}))
+    (tmp_path / "whole_run.json").write_text(json.dumps({"device_busy_share": busy}))
+    assert aims.main(tmp_path) == code
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == said
+    assert "batch 16, 12 categories" in lines[0]
+    assert "not measured" in lines[1] or busy is not None
 
 
 def test_operations_of_the_towers_are_those_that_torch_counts() -> None:
