@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -133,7 +134,10 @@ def write_markdown(path: Path, reports: Iterable[Report], facts: Mapping[str, st
 
 
 def replace_sections(path: Path, reports: Iterable[Report], facts: Mapping[str, str]) -> None:
-    """Replace sections of RESULTS.md by what was measured now; a new one comes before the GPU's."""
+    """Replace sections of RESULTS.md by what was measured now, and the GPU's by what is kept of it.
+
+    A new one comes before the GPU's.
+    """
     parts = path.read_text(encoding="utf-8").rstrip("\n").split("\n## ")
     for report in reports:
         lines = "\n".join(_section(report, facts["date"])).removeprefix("## ") + "\n"
@@ -143,6 +147,8 @@ def replace_sections(path: Path, reports: Iterable[Report], facts: Mapping[str, 
             parts.insert(place, lines)
         else:
             parts[place] = lines
+    gpu = "\n".join([_GPU_HEADING, "", *gpu_lines(GPU_RESULTS)]).removeprefix("## ")
+    parts = [gpu if f"## {part}".startswith(_GPU_HEADING) else part for part in parts]
     path.write_text("\n## ".join(parts).rstrip("\n") + "\n", encoding="utf-8")
 
 
@@ -158,7 +164,7 @@ def _section(report: Report, date: str) -> list[str]:
 
 
 def gpu_lines(path: Path) -> list[str]:
-    """Return what benchmarks.gpu.full_size_forward measured, if its JSON was kept beside it."""
+    """Return what benchmarks.gpu measured, as far as it was kept: this JSON file, and whole_run.json beside it."""
     command = "`python -m benchmarks.gpu.full_size_forward`"
     if not path.is_file():
         return [
@@ -202,4 +208,18 @@ def gpu_lines(path: Path) -> list[str]:
         lines.append(f"| {' | '.join(cells)} | {number(case['peak_memory_gb'])} |")
     for remark in document.get("remarks", ()):
         lines += ["", remark]
+    if (whole_run := path.with_name("whole_run.json")).is_file():
+        lines += ["", _say_whole_run(json.loads(whole_run.read_text()))]
     return lines
+
+
+def _say_whole_run(facts: Mapping[str, Any]) -> str:
+    """Say what benchmarks.gpu.whole_run measured."""
+    busy = facts["device_busy_share"]
+    return (
+        f"A whole run on {facts['device']}, {facts['date']} ({facts['images']}; {facts['categories']} categories, "
+        f"{number(facts['masks_per_image'])} masks an image of {number(facts['rle_characters_per_mask'])} characters "
+        f"each, batches of {facts['batch_size']}): {number(facts['images_per_second'])} images/s from the first commit "
+        f"to the last, device busy {'not told' if busy is None else f'{busy:.0%}'}; again: "
+        "`python -m benchmarks.gpu.whole_run`."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from benchmarks.report import gpu_lines
 from xsam_model.configuration_xsam import XSamConfig
 from xsam_model.modeling_xsam import XSamForSegmentation
 from xsam_model.untrained import untrained_tiny_config
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def test_runs_at_the_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,6 +49,10 @@ def test_a_whole_run_at_the_tiny_size(tmp_path: Path, monkeypatch: pytest.Monkey
     assert int(facts["batch_size"]) > 0
     assert 0 < facts["masks_per_image"] < 12
     assert facts["rle_characters_per_mask"] > 10
+    kept = shutil.copy(REPOSITORY / "benchmarks" / "gpu" / "full_size_forward.json", tmp_path)
+    told = gpu_lines(Path(kept))[-1]
+    assert told.startswith(f"A whole run on {facts['device']}")
+    assert "from the first commit to the last" in told
 
 
 @pytest.mark.parametrize(
