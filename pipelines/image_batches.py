@@ -104,22 +104,24 @@ def with_prompts(
 def to_refs(batches: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[ImageRef]:
     """Yield the images of batches, in order."""
     for batch in batches:
-        for row in batch.select([name for name in IMAGES.names if name in batch.schema.names]).to_pylist():
+        held, nothing = set(batch.schema.names), [None] * batch.num_rows
+        columns = (batch[name].to_pylist() if name in held else nothing for name in IMAGES.names)
+        for image_id, uri, num_bytes, etag, source_columns, prompts, common, version in zip(*columns, strict=True):
             yield ImageRef(
-                image_id=row["image_id"],
-                uri=row["uri"],
-                num_bytes=row["num_bytes"],
-                etag=row["etag"],
-                source_columns=row.get("source_columns"),
-                prompts=read_prompts(row.get("prompts")),
-                common=None if (common := row.get("common")) is None else tuple(common),
-                version=row.get("version") or 1,
+                image_id=image_id,
+                uri=uri,
+                num_bytes=num_bytes,
+                etag=etag,
+                source_columns=source_columns,
+                prompts=read_prompts(prompts),
+                common=None if common is None else tuple(common),
+                version=version or 1,
             )
 
 
 def read_prompts(rows: Iterable[Mapping[str, Any]] | None) -> tuple[Prompt, ...]:
     """Return an image's own prompts from its value in the column of that name."""
-    return tuple(_prompt(row) for row in rows or ())
+    return tuple(map(_prompt, rows)) if rows else ()
 
 
 def _prompt_rows(prompts: Iterable[Prompt]) -> list[dict[str, Any]] | None:
