@@ -85,28 +85,17 @@ def file_batch(
     )
 
 
-def with_prompts(
-    batch: pa.RecordBatch, is_asked: pa.BooleanArray, prompts: Sequence[Sequence[Prompt]]
-) -> pa.RecordBatch:
-    """Return a batch of FILES or LISTED with a column of own prompts.
-
-    Args:
-        batch: any images.
-        is_asked: of each whether it has prompts of its own.
-        prompts: of those that have, in order.
-    """
+def with_prompts(batch: pa.RecordBatch, prompts: Sequence[Sequence[Prompt]]) -> pa.RecordBatch:
+    """Return a batch of FILES or LISTED with a column of own prompts, given for each image."""
     own = pa.array([_prompt_rows(one) for one in prompts], _PROMPTS)
-    # Each position takes the next value of those that are asked; null elsewhere.
-    places = pc.if_else(is_asked, pc.subtract(pc.cumulative_sum(is_asked.cast(pa.int64())), 1), None)
-    return batch.append_column(IMAGES.field("prompts"), own.take(places))
+    return batch.append_column(IMAGES.field("prompts"), own)
 
 
 def to_refs(batches: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[ImageRef]:
     """Yield the images of batches, in order."""
     for batch in batches:
-        held, nothing = set(batch.schema.names), [None] * batch.num_rows
-        columns = (batch[name].to_pylist() if name in held else nothing for name in IMAGES.names)
-        for image_id, uri, num_bytes, etag, source_columns, prompts, common, version in zip(*columns, strict=True):
+        rows = read_rows(batch, IMAGES.names)
+        for image_id, uri, num_bytes, etag, source_columns, prompts, common, version in rows:
             yield ImageRef(
                 image_id=image_id,
                 uri=uri,
@@ -117,6 +106,12 @@ def to_refs(batches: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[ImageRef]:
                 common=None if common is None else tuple(common),
                 version=version or 1,
             )
+
+
+def read_rows(batch: pa.RecordBatch | pa.Table, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """Yield the values of these columns row by row; None for a column that was left out."""
+    held, nothing = set(batch.schema.names), [None] * batch.num_rows
+    return zip(*(batch[name].to_pylist() if name in held else nothing for name in names), strict=True)
 
 
 def read_prompts(rows: Iterable[Mapping[str, Any]] | None) -> tuple[Prompt, ...]:

@@ -153,18 +153,16 @@ def _unique(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     Raises:
         PlanError: an id occurs twice.
     """
-    before: pa.RecordBatch | None = None
+    before: list[pa.RecordBatch] = []
     for batch in batches:
-        if before is not None:
-            _refuse_twice(pa.Table.from_batches([before, batch.slice(0, 1)]))
-        _refuse_twice(pa.Table.from_batches([batch]))
-        before = batch.slice(batch.num_rows - 1)
+        _refuse_twice(pa.Table.from_batches([*before, batch]))
+        before = [batch.slice(batch.num_rows - 1)]
         yield batch.drop_columns([_PLACE.name])
 
 
 def _refuse_twice(images: pa.Table) -> None:
     ids = images["image_id"]
-    if (first := pc.index(pc.equal(ids.slice(1), ids.slice(0, max(0, len(ids) - 1))), True).as_py()) < 0:
+    if (first := pc.index(pc.equal(ids.slice(1), ids.slice(0, len(ids) - 1)), True).as_py()) < 0:
         return
     one, other = sorted(
         images.slice(first, 2).select(["place", "uri", "image_id"]).to_pylist(), key=itemgetter("place")

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.image_batches import IMAGES, read_prompts, to_refs
+from pipelines.image_batches import IMAGES, read_prompts, read_rows, to_refs
 from pipelines.types import Prompt, Shard
 
 _SHARD_ID = pa.field("shard_id", pa.string(), nullable=False)
@@ -90,8 +90,6 @@ def read_planned(data: bytes) -> Iterator[PlannedImage]:
     names = [name for name in PlannedImage.__slots__ if name in file.schema_arrow.names]
     for number in range(file.num_row_groups):
         table = file.read_row_group(number, columns=names)
-        count = table.num_rows
-        columns = [table[name].to_pylist() if name in names else [None] * count for name in PlannedImage.__slots__]
-        for image_id, num_bytes, etag, version, common, prompts in zip(*columns, strict=True):
+        for image_id, num_bytes, etag, version, common, prompts in read_rows(table, PlannedImage.__slots__):
             asked = None if common is None else tuple(common)
             yield PlannedImage(image_id, num_bytes, etag, version or 1, asked, read_prompts(prompts))

@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.image_batches import to_refs, with_prompts
+from pipelines.image_batches import with_prompts
 from pipelines.regions import describe_region, read_region
 from pipelines.tabular import SourceError, read_rows
-from pipelines.types import REGION_TASKS, SENTENCE_TASKS, ImageRef, Prompt, Region, RejectedPrompt, Task
+from pipelines.types import REGION_TASKS, SENTENCE_TASKS, Prompt, Region, RejectedPrompt, Task
 
 _IMAGE_COLUMNS = ("image_id", "uri")
 _WHAT_COLUMNS = ("kind", "text")
@@ -114,18 +114,20 @@ class JoinedImages(Iterator[pa.RecordBatch]):
             raise
         if not len(self._named):
             return batch
-        is_named = pc.or_(*(pc.is_in(batch[name], self._named) for name in ("image_id", "uri")))
-        refs = list(to_refs([batch.filter(is_named)]))
-        return with_prompts(batch, is_named, [self._prompts_of(ref) for ref in refs])
+        ids, uris = batch["image_id"], batch["uri"]
+        prompts: list[Sequence[Prompt]] = [()] * batch.num_rows
+        for row in pc.indices_nonzero(pc.or_(*(pc.is_in(keys, self._named) for keys in (ids, uris)))).to_pylist():
+            prompts[row] = self._prompts_of(ids[row].as_py(), uris[row].as_py())
+        return with_prompts(batch, prompts)
 
-    def _prompts_of(self, ref: ImageRef) -> tuple[Prompt, ...]:
+    def _prompts_of(self, image_id: str, uri: str) -> list[Prompt]:
         by_id: dict[str, Prompt] = {}
-        for key in (ref.image_id, ref.uri):
+        for key in (image_id, uri):
             for prompt in self._prompts.pop(key, ()):
                 if by_id.setdefault(prompt.prompt_id, prompt) is not prompt:
                     reason = "prompt_id is used twice for this image, once by its image_id and once by its URI"
                     self._twice.append(reject(prompt, key, reason))
-        return (*ref.prompts, *by_id.values())
+        return list(by_id.values())
 
     @property
     def rejected(self) -> tuple[RejectedPrompt, ...]:

@@ -141,8 +141,9 @@ def _listed(refs: Iterable[ImageRef]) -> Iterator[pa.RecordBatch]:
 
 
 def _list_table(source: str, storage_options: Mapping[str, Any] | None, names: _Names) -> Iterator[pa.RecordBatch]:
-    columns = {"image_id_column": names.image_id, "uri_column": names.uri}
-    return _listed(list_table(source, storage_options, image_root=names.root, **columns))
+    return _listed(
+        list_table(source, storage_options, image_id_column=names.image_id, uri_column=names.uri, image_root=names.root)
+    )
 
 
 def _list_parquet(source: str, storage_options: Mapping[str, Any] | None, names: _Names) -> Iterator[pa.RecordBatch]:

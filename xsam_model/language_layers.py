@@ -57,8 +57,8 @@ class XSamPhi3Attention(Phi3Attention):
         Returns:
             (B, L, C), and the weights where the chosen attention returns them.
         """
+        is_right_padded = options.pop("is_right_padded", False)
         if torch.is_grad_enabled():
-            options.pop("is_right_padded", None)
             return super().forward(hidden_states, position_embeddings, attention_mask, past_key_values, **options)
         num_queries, num_keys = self.config.num_attention_heads, self.num_key_value_heads
         heads = self.qkv_proj(hidden_states).unflatten(-1, (-1, self.head_dim))
@@ -68,7 +68,7 @@ class XSamPhi3Attention(Phi3Attention):
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
         window, attention = getattr(self.config, "sliding_window", None), self.config._attn_implementation
-        if options.pop("is_right_padded", False) and attention == "sdpa" and window and query.shape[2] > window:
+        if is_right_padded and attention == "sdpa" and window and query.shape[2] > window:
             return self.o_proj(attend_in_window(query, key, value, window, self.scaling).flatten(2)), None
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention, eager_attention_forward)
         attended, weights = attend(
@@ -117,21 +117,23 @@ def attend_in_window(query: Tensor, key: Tensor, value: Tensor, window: int, sca
     """
     length, is_grouped = query.shape[2], query.shape[1] != key.shape[1]
 
-    def attend(start: int, stop: int) -> Tensor:
-        first = max(0, start - window + 1)
-        places = torch.arange(first, stop, device=query.device)
-        back = places[start - first :, None] - places
+    def attend(first: int, start: int, stop: int, mask: Tensor | None) -> Tensor:
         return F.scaled_dot_product_attention(
             query[:, :, start:stop],
             key[:, :, first:stop],
             value[:, :, first:stop],
-            attn_mask=(back >= 0) & (back < window) if start else None,
-            is_causal=not start,
+            attn_mask=mask,
+            is_causal=mask is None,
             scale=scale,
             enable_gqa=is_grouped,
         )
 
-    parts = [attend(start, min(start + window, length)) for start in range(0, length, window)]
+    parts = [attend(0, 0, min(window, length), None)]
+    for start in range(window, length, window):
+        first, stop = start - window + 1, min(start + window, length)
+        places = torch.arange(first, stop, device=query.device)
+        back = places[window - 1 :, None] - places
+        parts.append(attend(first, start, stop, (back >= 0) & (back < window)))
     return torch.cat(parts, 2).transpose(1, 2)
 
 
