@@ -8,12 +8,13 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+from fsspec.exceptions import FSTimeoutError
 
 from flows.updates import as_planned
 from pipelines.integrity import verify
 from pipelines.manifest import Plan, plan_documents, planned_runs, read_plan
 from pipelines.schema import annotations_table, images_table
-from pipelines.storage import Store, open_store
+from pipelines.storage import Store, StorageError, open_store
 from pipelines.table import KINDS, find_commit, open_table, read_commits
 from pipelines.types import Prompt, Shard
 from tests.simulation.collection import prediction
@@ -52,7 +53,12 @@ def read_all(life: Life) -> None:
     store = open_store(URI)
     for run_id in planned_runs(store):
         for kind in KINDS:
-            rows = open_table(store, kind, run_id).to_table()
+            try:
+                rows = open_table(store, kind, run_id).to_table()
+            except (OSError, FSTimeoutError) as error:
+                if isinstance(error, FileNotFoundError) or isinstance(error.__cause__, FileNotFoundError):
+                    life.missed.append((run_id, str(error)))
+                raise StorageError(str(error)) from error
             if kind == "images":
                 _check_whole_shards(life, run_id, rows)
 

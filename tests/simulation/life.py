@@ -17,6 +17,7 @@ from pipelines.storage import Store
 from pipelines.types import ImagePrediction
 from tests.simulation import cached, checks, collection, commands
 from tests.simulation.network import ROOT, URI, Network, Objects, SimulatedFileSystem
+from tests.simulation.pool import SimulatedPool
 from tests.simulation.scenario import Order, Scenario, calm, draw_scenario
 from tests.simulation.seams import SEAMS, replaced
 from tests.simulation.world import Process, World
@@ -50,6 +51,8 @@ class Life:
     tries: int = 0
     listing: collection.Listing = field(default_factory=lambda: collection.Listing(()))
     gaps: list[str] = field(default_factory=list)
+    missed: list[tuple[str, str]] = field(default_factory=list)
+    waits: bool = True
 
     @property
     def store(self) -> Store:
@@ -76,6 +79,7 @@ def live(seed: int, scenario: Scenario | None = None) -> Life:
     network = Network(world, Objects(), scenario.rates)
     life = Life(seed, scenario, world, network)
     _now[:] = [life]
+    SimulatedPool.is_calm = False
     SEAMS.begin(world)
     watch = checks.Watch(life)
     network.objects.on_change = watch.on_change
@@ -84,7 +88,7 @@ def live(seed: int, scenario: Scenario | None = None) -> Life:
             world.at(order.at, _begin(life, order, number))
         world.run()
         checks.check_meanwhile(life)
-        network.rates = {}
+        network.rates, life.waits, SimulatedPool.is_calm = {}, False, True
         _finish(life)
     except AssertionError as error:
         raise Broken(f"{error}\n{life.story()}") from error
@@ -94,8 +98,9 @@ def live(seed: int, scenario: Scenario | None = None) -> Life:
 def _begin(life: Life, order: Order, number: int) -> Callable[[], None]:
     def do() -> None:
         world = life.world
-        if order.verb == "update" and not _is_planned(life) and world.now < order.at + _PATIENCE_S:
-            world.at(10.0, do)  # who asks for what is new knows that there is something old
+        if order.verb == "update" and life.waits and not _is_planned(life):
+            if world.now < order.at + _PATIENCE_S:
+                world.at(10.0, do)  # who asks for what is new knows that there is something old
             return
         process, ended = commands.start(world, f"{order.verb}{number}", _command(life, order))
         life.endings.append(ended)
@@ -106,10 +111,10 @@ def _begin(life: Life, order: Order, number: int) -> Callable[[], None]:
         if order.sigterm is not None:
             world.at(order.sigterm, lambda: commands.terminate(process, grace_s))
         if order.kill is not None:
-            world.at(order.kill, lambda: _kill(process))
+            world.at(order.kill, process.kill)
         if order.stop is not None:
             after, seconds = order.stop
-            world.at(after, lambda: _stop(process, seconds))
+            world.at(after, lambda: process.stop(seconds))
         if order.clock_jump is not None:
             after, ahead = order.clock_jump
             world.at(after, lambda: setattr(process, "clock_ahead_s", ahead))
@@ -119,18 +124,6 @@ def _begin(life: Life, order: Order, number: int) -> Callable[[], None]:
 
 def _is_planned(life: Life) -> bool:
     return any(path.endswith("/plan.json") for path in life.network.objects.held)
-
-
-def _kill(process: Process) -> None:
-    if process.is_alive:
-        process.world.trace.append((process.world.now, process.name, "gets SIGKILL"))
-        process.end()
-
-
-def _stop(process: Process, seconds: float) -> None:
-    if process.is_alive:
-        process.world.trace.append((process.world.now, process.name, f"is stopped for {seconds:.1f} s"))
-        process.stopped_until = process.world.now + seconds
 
 
 def _command(life: Life, order: Order) -> Callable[[], int]:

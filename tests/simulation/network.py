@@ -128,7 +128,7 @@ class Network:
             return effect()  # of whoever looks at a life from outside
         self.num_requests += 1
         self.num_writes += verb in ("create", "write", "delete")
-        fault = self._fault(verb) if self.rates and world.current.process.mortal is not None else None
+        fault = self._fault(verb) if self.rates else None
         task, token = world.ticket()
         draw = world.random
         there, back = draw.uniform(0.001, 0.05), draw.uniform(0.001, 0.05)
@@ -152,7 +152,7 @@ class Network:
             world.trace.append((world.now, task.process.name, f"{what}: answered {fault!r}, nothing done"))
             world.wake(task, ERRORS[fault](), delay_s=there + back, token=token)
         elif fault == "slow":
-            world.at(self._late(), act(note=" (slow)"))
+            world.at(self._late(longest=3 * CLIENT_TIMEOUT_S), act(note=" (slow)"))
         elif fault == "lost answer":
             world.at(there, act(answered=False, note=" (its answer is lost, it is sent again)"))
             world.at(there + draw.uniform(0.1, CLIENT_TIMEOUT_S), act())

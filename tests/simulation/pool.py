@@ -17,7 +17,7 @@ from pipelines.types import Shard, ShardReceipt
 from tests.simulation.seams import SEAMS, SimulatedQueue, SimulatedTime
 from tests.simulation.world import Death, Process
 
-_TICK_S = 0.25
+_TICK_S, _LONGEST_TICK_S = 0.25, 600.0
 
 
 @dataclass(eq=False)
@@ -27,16 +27,22 @@ class Replica:
     process: Process
     tasks: SimulatedQueue = field(default_factory=SimulatedQueue)
     flights: dict[str, Attempt] = field(default_factory=dict)
+    since: dict[str, float] = field(default_factory=dict)
     is_gone: bool = False
 
 
 class SimulatedPool:
     """A ShardRunner.
 
+    Attributes:
+        is_calm: whether nothing befalls replicas.
+
     Args:
         labeler_factory: builds the labeler in the replica.
         config: how many replicas, tries, and the budget.
     """
+
+    is_calm = False
 
     def __init__(self, labeler_factory: Any, config: PoolConfig) -> None:
         self._factory, self._config = labeler_factory, config
@@ -44,6 +50,7 @@ class SimulatedPool:
         self._driver = self._world.current.process  # type: ignore[union-attr]
         self._replicas: list[Replica] = []
         self._news = SimulatedQueue()
+        self._tick_s = _TICK_S
         self._ids = attempt_ids()
         self._stopping = False
         self._budget_since: float | None = None
@@ -85,6 +92,7 @@ class SimulatedPool:
 
     def stop(self) -> None:
         self._stopping = True
+        self._news.put(None)
 
     def close(self) -> None:
         for replica in self._replicas:
@@ -102,11 +110,12 @@ class SimulatedPool:
                     continue
                 if (attempt := queue.take(idle=not busy)) is not None:
                     replica.flights[attempt.attempt_id] = attempt
+                    replica.since[attempt.attempt_id] = self._world.now
                     replica.tasks.put(attempt)
 
     def _start(self) -> Replica:
         process = self._world.process(f"{self._driver.name}/replica{len(self._world.processes)}")
-        process.clock_ahead_s = self._world.random.choice((0.0, 0.0, 3600.0, -86400.0))
+        self._draw_fate(process)
         replica, labeler = Replica(process), self._factory
         news = self._news
 
@@ -128,16 +137,33 @@ class SimulatedPool:
             process.spawn(work)
         return replica
 
+    def _draw_fate(self, process: Process) -> None:
+        """Draw what becomes of its machine: another time of day, a death, a while in which it does not go on."""
+        draw = self._world.random
+        process.clock_ahead_s = draw.choice((0.0, 0.0, 3600.0, -86400.0))
+        if not self.is_calm and draw.random() < 0.15:
+            self._world.at(0.02 * 3000 ** draw.random(), process.kill)
+        if not self.is_calm and draw.random() < 0.15:
+            seconds = 0.5 * 5e5 ** draw.random()
+            self._world.at(0.02 * 3000 ** draw.random(), lambda: process.stop(seconds))
+
     def _poll(self, queue: ShardQueue) -> Iterator[ShardReceipt | ShardFailure]:
         try:
-            replica, attempt, outcome = self._news.get(timeout=_TICK_S)
+            news = self._news.get(timeout=self._tick_s)
         except Empty:
+            self._tick_s = min(2 * self._tick_s, self._longest_tick_s())  # nothing but clocks can have changed
+            yield from self._kill_hung(queue)
             return
+        self._tick_s = _TICK_S
+        if news is None:
+            return
+        replica, attempt, outcome = news
         if attempt is None:
             replica.is_gone = True
             failed = [(flight, "replica_died", "its replica died") for flight in replica.flights.values()]
             replica.flights.clear()
-        elif replica.flights.pop(attempt.attempt_id, None) is None:
+            replica.since.clear()
+        elif replica.flights.pop(attempt.attempt_id, None) is None or replica.since.pop(attempt.attempt_id) < 0:
             return
         elif isinstance(outcome, ShardReceipt):
             queue.done()
@@ -146,9 +172,29 @@ class SimulatedPool:
         else:
             failed = [(attempt, "error", summarise_error(outcome))]
         for flight, kind, error in failed:
-            failure = queue.failed(flight, kind, error, charged=True)  # type: ignore[arg-type]
-            if failure is not None:
-                yield failure
+            yield from self._failed(queue, flight, kind, error)
+
+    def _failed(self, queue: ShardQueue, flight: Attempt, kind: Any, error: str) -> Iterator[ShardFailure]:
+        failure = queue.failed(flight, kind, error)
+        if failure is not None:
+            yield failure
+
+    def _kill_hung(self, queue: ShardQueue) -> Iterator[ShardFailure]:
+        """Kill replicas with a flight past its time."""
+        limit_s, now = self._config.shard_timeout_s, self._world.now
+        for replica in self._replicas:
+            if limit_s is not None and any(now - since > limit_s for since in replica.since.values()):
+                flights = list(replica.flights.values())
+                replica.flights.clear()
+                replica.since.clear()
+                self._kill(replica)
+                for flight in flights:
+                    yield from self._failed(queue, flight, "timeout", "it was not finished in time")
+
+    def _longest_tick_s(self) -> float:
+        """Return how long nothing can happen that depends on a clock alone."""
+        is_timed = self._stopping or self._config.budget_s is not None
+        return 1.0 if is_timed else _LONGEST_TICK_S
 
     def _kill(self, replica: Replica) -> None:
         """Have a replica killed: soon, later, or never where its node is cut off; it ends then with its last shard."""

@@ -51,7 +51,6 @@ class Process:
         self.values: dict[Any, Any] = {}
         self.on_signal: Callable[[int, object], object] | None = None
         self.at_end: list[Callable[[], None]] = []
-        self.mortal = True
 
     def spawn(self, run: Callable[[], object]) -> Task:
         """Start a thread; it gets its turn later."""
@@ -74,6 +73,18 @@ class Process:
             do()
         if current is not None and current.process is self:
             raise Death
+
+    def stop(self, seconds: float) -> None:
+        """Let it not go on for a while, as SIGSTOP does; requests on their way go on."""
+        if self.is_alive:
+            self.world.trace.append((self.world.now, self.name, f"is stopped for {seconds:.1f} s"))
+            self.stopped_until = max(self.stopped_until, self.world.now + seconds)
+
+    def kill(self) -> None:
+        """End it by SIGKILL."""
+        if self.is_alive:
+            self.world.trace.append((self.world.now, self.name, "gets SIGKILL"))
+            self.end()
 
     def signal(self, number: int) -> None:
         """Deliver a signal to its main thread."""
