@@ -14,6 +14,7 @@ from flows.config import RunConfig
 from pipelines import integrity as integrity_module
 from pipelines.plan_file import read_planned, read_shards
 
+_MOST = 20_000
 _fingerprints: dict[int, tuple[RunConfig, dict[str, Any]]] = {}
 
 
@@ -41,6 +42,13 @@ _shards: dict[tuple[bytes, int], list[Any]] = {}
 _planned: dict[bytes, list[Any]] = {}
 _rows: dict[Any, pa.Table] = {}
 _files: dict[Any, tuple[pa.Table, bytes]] = {}
+
+
+def _bound(*kept: dict[Any, Any]) -> None:
+    """Forget all once it is much."""
+    if len(kept[0]) > _MOST:
+        for one in kept:
+            one.clear()
 
 
 def read_table(source: Any, **options: Any) -> pa.Table:
@@ -94,7 +102,10 @@ def _parquet_bytes(build: Callable[..., bytes]) -> Callable[..., bytes]:
     def encode(table: pa.Table, kind: str, facts: Mapping[str, str]) -> bytes:
         key = id(table), kind, tuple(facts.items())
         if key not in _files:
+            _bound(_files, _rows, _tables)
             _files[key] = table, build(table, kind, facts)
+            # What a whole file holds is what was written into it: that pyarrow keeps that is not what is tested here.
+            _tables[_files[key][1]] = table.replace_schema_metadata()
         return _files[key][1]
 
     return encode

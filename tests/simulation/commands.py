@@ -92,7 +92,8 @@ def vacuum() -> int:
 
 def start(world: World, name: str, command: Callable[[], int]) -> tuple[Process, Ended]:
     """Start a command in a process of its own."""
-    process, ended = world.process(name), Ended(name)
+    # Ids come again from life to life, so that what is made of them can be kept.
+    process, ended = world.process(name, f"{sum(bool(one.driver_id) for one in world.processes):08x}"), Ended(name)
     process.on_signal = signals._raise_terminated
 
     def main() -> None:

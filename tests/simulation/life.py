@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from flows import launch, planning
@@ -92,6 +93,8 @@ def live(seed: int, scenario: Scenario | None = None) -> Life:
         _finish(life)
     except AssertionError as error:
         raise Broken(f"{error}\n{life.story()}") from error
+    finally:
+        world.close()
     return life
 
 
@@ -226,9 +229,16 @@ class _Quiet(Silent):
 @contextmanager
 def simulation() -> Iterator[None]:
     """Let the product's modules live in simulated worlds inside this block."""
+    threads = pa.cpu_count(), pa.io_thread_count()
     with replaced() as patch:
         _replace(patch)
-        yield
+        pa.set_cpu_count(1)
+        pa.set_io_thread_count(1)
+        try:
+            yield
+        finally:
+            pa.set_cpu_count(threads[0])
+            pa.set_io_thread_count(threads[1])
 
 
 def _replace(patch: pytest.MonkeyPatch) -> None:

@@ -126,11 +126,17 @@ class World:
         self._numbers = itertools.count()
         self._hex = random.Random(f"hex {seed}")
 
-    def process(self, name: str) -> Process:
-        """Begin a process; ids come again from life to life, so that what is made of them can be kept."""
-        process = Process(self, name, f"{len(self.processes):08x}")
+    def process(self, name: str, driver_id: str = "") -> Process:
+        """Begin a process."""
+        process = Process(self, name, driver_id)
         self.processes.append(process)
         return process
+
+    def close(self) -> None:
+        """End every process that has not ended."""
+        for process in self.processes:
+            process.at_end.clear()
+            process.end()
 
     def note(self, what: str) -> None:
         """Add a line to the trace."""
