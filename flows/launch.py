@@ -46,7 +46,7 @@ def _launch_run(config: RunConfig, console: Console, *, prefect: bool) -> RunSum
 
             # Held until the run has ended, so that Ray is started once.
             run = planning.planned_run(config, before_writing, ListingProgress(console, spinner))
-            plan, _, update = stack.enter_context(run)
+            plan, _, update, _ = stack.enter_context(run)
         observer = stack.enter_context(ConsoleObserver(console))
         stack.enter_context(observed_by(observer))
         if update is not None:

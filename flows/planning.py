@@ -16,11 +16,12 @@ from actors.labeler import RunLabelerFactory
 from actors.pool import ShardRunner, open_runner
 from flows.config import ConfigError, RunConfig
 from flows.own_prompts import OwnPrompts, read_own_prompts
-from flows.summary import rejected_row, versions
-from flows.updates import held_runs, is_labelled, update_coverage
+from flows.summary import rejected_row, told_summary, versions
+from flows.updates import held_runs, update_coverage
 from pipelines.coverage import Coverage, UpdateCounts
 from pipelines.fingerprint import check_fingerprint, content_hash, fingerprint_digest
 from pipelines.image_batches import to_batches
+from pipelines.integrity import table_size
 from pipelines.label import LabelJob
 from pipelines.manifest import (
     DRIVER_ID,
@@ -32,6 +33,7 @@ from pipelines.manifest import (
 )
 from pipelines.plan_draft import PlanDraft, draft_plan
 from pipelines.prompt_table import PromptTable, join_prompts
+from pipelines.repairs import Due, due_shards
 from pipelines.sources import list_batches
 from pipelines.storage import Store, open_store, probe_create_only
 from pipelines.types import RejectedPrompt
@@ -234,13 +236,15 @@ class PlannedRun(NamedTuple):
 
     Attributes:
         plan: its frozen plan.
-        runner: None if every shard is committed. Replicas start when it is first asked.
+        runner: None if no shard is due. Replicas start when it is first asked.
         update: of an update that was planned now, or has nothing to ask, what was found in the listing.
+        due: the shards to label.
     """
 
     plan: Plan
     runner: ShardRunner | None
     update: UpdateCounts | None
+    due: Due
 
 
 @contextmanager
@@ -260,11 +264,25 @@ def planned_run(
     """
     with ExitStack() as stack:
         with draft_run(config, on_listed) as draft:
-            is_done = draft.held is not None and is_labelled(open_output(config), draft.held)
+            due = None if draft.held is None else left_to_label(open_output(config), draft.held)
+            is_done = due is not None and not due.commits
             runner = None if is_done else stack.enter_context(open_run_runner(config, draft.run_id))
             before_writing()
             plan = freeze_plan(config, draft)
-        yield PlannedRun(plan, runner, draft.update)
+        if due is None:
+            due = Due(dict.fromkeys(plan.shard_ids(), 0))
+        yield PlannedRun(plan, runner, draft.update, due)
+
+
+def left_to_label(store: Store, plan: Plan) -> Due:
+    """Return what a planned run has left to label.
+
+    A run whose summary tells of all that is listed is whole: nothing more is read of it.
+    """
+    told = told_summary(store, plan.run_id)
+    if told is not None and told.tells_all_of(plan, table_size(store, plan.run_id)):
+        return Due({})
+    return due_shards(store, plan)
 
 
 def choose_run_id(config: RunConfig, store: Store) -> str | None:
