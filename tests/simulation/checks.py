@@ -18,34 +18,84 @@ from pipelines.storage import Store, StorageError, open_store
 from pipelines.table import KINDS, find_commit, open_table, read_commits
 from pipelines.types import Prompt, Shard
 from tests.simulation.collection import prediction
-from tests.simulation.network import ROOT, URI
+from tests.simulation.network import ROOT, URI, Stored
 
 if TYPE_CHECKING:
     from tests.simulation.life import Life
 
 
 class Watch:
-    """Sees every change of the store: is there ever a commit that names a file that is gone?"""
+    """Sees every change of the store: is there ever a commit that holds, and names a file that is gone?
+
+    Two things may bring that about, and the next run has to mend it: a file that a vacuum took for abandoned, rightly
+    as old as it asks for, and damage from outside.
+    """
 
     def __init__(self, life: Life) -> None:
         self._life = life
+        self._holding: dict[str, int] = {}
         self._named: dict[str, str] = {}
+        self._excused: dict[str, str] = {}
 
-    def on_change(self, verb: str, path: str) -> None:
+    def on_change(self, verb: str, path: str, put_at: float) -> None:
         objects = self._life.network.objects
         if verb == "create" and "/commits/" in path:
-            document = json.loads(objects.held[path].data)
-            for kind in KINDS:
-                name = f"{ROOT}/{document[kind]['name']}"
-                self._named[name] = path
-                if name not in objects.held:
-                    self._gap(path, name)
-        elif verb == "delete" and path in self._named:
-            self._gap(self._named[path], path)
+            self._committed(path)
+        elif verb == "delete":
+            excuse = self._excuse(put_at)
+            if excuse:
+                self._excused[path] = excuse
+            if path in self._named:
+                self._gap(self._named[path], path)
+        elif verb == "write" and path in self._named and path in objects.held:
+            self._excused.pop(path, None)
+
+    def _committed(self, path: str) -> None:
+        """Note which commit of a shard holds now, and look for its files."""
+        objects = self._life.network.objects
+        shard, _, suffix = path.rpartition(".")
+        repair = int(suffix.removeprefix("repair-")) if suffix != "json" else 0
+        if repair < self._holding.get(shard, -1):
+            return
+        self._holding[shard] = repair
+        self._named = {name: commit for name, commit in self._named.items() if not commit.startswith(f"{shard}.")}
+        document = json.loads(objects.held[path].data)
+        for kind in KINDS:
+            name = f"{ROOT}/{document[kind]['name']}"
+            self._named[name] = path
+            if name not in objects.held:
+                self._gap(path, name)
+
+    def _excuse(self, put_at: float) -> str:
+        world = self._life.world
+        if world.actor is None:
+            return "damaged from outside"
+        order = getattr(world.actor, "order", None)
+        if order is not None and order.verb == "vacuum" and world.now - put_at >= order.older_than_s:
+            return "removed as abandoned"
+        return ""
 
     def _gap(self, commit: str, name: str) -> None:
-        self._life.gaps.append(f"{commit} names {name}, which is gone")
-        self._life.world.note(f"GAP: {self._life.gaps[-1]}")
+        life, excuse = self._life, self._excused.get(name)
+        (life.wounds if excuse else life.gaps).append(f"{commit} names {name}, which is gone")
+        life.world.note(f"GAP: {commit} names {name}, which is gone ({excuse or 'and nobody may have removed it'})")
+
+
+def damage(life: Life) -> None:
+    """Lose one committed file, or spoil it, or a commit: what disks and people do."""
+    objects, draw = life.network.objects, life.world.random
+    names = [path for path in sorted(objects.held) if "/commits/" in path or path.endswith(".parquet")]
+    names = [path for path in names if "/_runs/" not in path or "/commits/" in path]
+    if not names:
+        return
+    path, how = draw.choice(names), draw.choice(("gone", "gone", "cut short"))
+    life.world.note(f"DAMAGE: {path} is {how}")
+    life.wounds.append(path)
+    if how == "gone" and "/commits/" not in path:
+        objects.delete(path, life.world.now)
+    else:
+        held = objects.held[path]
+        objects.held[path] = Stored(held.data[: len(held.data) // 2], held.at)
 
 
 def read_all(life: Life) -> None:
@@ -55,6 +105,9 @@ def read_all(life: Life) -> None:
         for kind in KINDS:
             try:
                 rows = open_table(store, kind, run_id).to_table()
+            except pa.ArrowInvalid as error:
+                assert life.wounds, f"a reader reads half a file: {error}"
+                raise StorageError(str(error)) from error
             except (OSError, FSTimeoutError) as error:
                 if isinstance(error, FileNotFoundError) or isinstance(error.__cause__, FileNotFoundError):
                     life.missed.append((run_id, str(error)))
@@ -83,6 +136,7 @@ def check_meanwhile(life: Life) -> None:
     """What has to hold before anybody mends anything."""
     assert not life.world.errors, life.world.errors[0]
     assert not life.gaps, life.gaps[0]
+    assert not life.missed or life.wounds, f"a reader misses a file, and nothing was to be mended: {life.missed[0]}"
 
 
 def _plan(store: Store, run_id: str) -> Plan:

@@ -84,10 +84,9 @@ def retry(overrides: dict[str, Any]) -> int:
     return 0 if all(ended) else 1
 
 
-def vacuum() -> int:
-    """`xsam-label vacuum`."""
-    show_vacuum(URI, None, CONSOLE, dry_run=False)
-    return 0
+def vacuum(older_than_s: float) -> int:
+    """`xsam-label vacuum --older-than`."""
+    return 0 if show_vacuum(URI, None, CONSOLE, older_than_s=older_than_s, dry_run=False) else 1
 
 
 def start(world: World, name: str, command: Callable[[], int]) -> tuple[Process, Ended]:

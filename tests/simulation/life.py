@@ -39,6 +39,9 @@ class Life:
     Attributes:
         labelled: shards that were given to the model, so far.
         endings: of every command.
+        gaps: commits that named a file that nobody may have removed.
+        wounds: what the next run has to mend.
+        missed: what readers were told to be missing, by run.
         tries: how many times the last commands were needed.
     """
 
@@ -52,6 +55,7 @@ class Life:
     tries: int = 0
     listing: collection.Listing = field(default_factory=lambda: collection.Listing(()))
     gaps: list[str] = field(default_factory=list)
+    wounds: list[str] = field(default_factory=list)
     missed: list[tuple[str, str]] = field(default_factory=list)
     waits: bool = True
 
@@ -105,10 +109,13 @@ def _begin(life: Life, order: Order, number: int) -> Callable[[], None]:
             if world.now < order.at + _PATIENCE_S:
                 world.at(10.0, do)  # who asks for what is new knows that there is something old
             return
+        if order.verb == "damage":
+            checks.damage(life)
+            return
         process, ended = commands.start(world, f"{order.verb}{number}", _command(life, order))
         life.endings.append(ended)
         life.drivers += order.config is not None or order.verb == "retry"
-        process.listing = order.listing  # type: ignore[attr-defined]
+        process.order = order
         process.clock_ahead_s = order.clock_ahead_s
         grace_s = order.config.pool.drain_grace_s if order.config else 30.0
         if order.sigterm is not None:
@@ -133,7 +140,7 @@ def _command(life: Life, order: Order) -> Callable[[], int]:
     if order.verb == "retry":
         return lambda: commands.retry({})
     if order.verb == "vacuum":
-        return commands.vacuum
+        return lambda: commands.vacuum(order.older_than_s)
     if order.verb == "read":
         return lambda: commands.reading(lambda: checks.read_all(life))
     assert order.config is not None
@@ -205,7 +212,7 @@ def _label_images(images: Any, job: Any, _predictor: Any, _clock: Any) -> list[I
 def _list_batches(*_: Any, **__: Any) -> Any:
     task = SEAMS.world.current
     assert task is not None
-    return task.process.listing.batches()  # type: ignore[attr-defined]
+    return task.process.order.listing.batches()
 
 
 def _open_filesystem(uri: str, _options: Any = None, **_: Any) -> tuple[Any, str]:

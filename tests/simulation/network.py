@@ -66,24 +66,24 @@ class Objects:
 
     Attributes:
         gone: objects that were deleted, and when.
-        on_change: told of every change after it has happened: verb, path.
+        on_change: told of every change after it has happened: verb, path, and when what was deleted had been put.
     """
 
     held: dict[str, Stored] = field(default_factory=dict)
     gone: dict[str, tuple[Stored, float]] = field(default_factory=dict)
-    on_change: Callable[[str, str], None] = lambda _verb, _path: None
+    on_change: Callable[[str, str, float], None] = lambda _verb, _path, _at: None
 
     def put(self, path: str, data: bytes, now: float, *, create: bool) -> None:
         if create and path in self.held:
             raise FileExistsError(errno.EEXIST, path)
         self.held[path] = Stored(data, now)
-        self.on_change("create" if create else "write", path)
+        self.on_change("create" if create else "write", path, now)
 
     def delete(self, path: str, now: float) -> None:
         """Delete; S3 does not say whether there was anything."""
         if (stored := self.held.pop(path, None)) is not None:
             self.gone[path] = (stored, now)
-            self.on_change("delete", path)
+            self.on_change("delete", path, stored.at)
 
     def get(self, path: str) -> Stored:
         if (found := self.held.get(path)) is None:
@@ -136,7 +136,9 @@ class Network:
 
         def act(*, answered: bool = True, note: str = "") -> Callable[[], None]:
             def do() -> None:
+                world.actor = task.process
                 value = self._effect(effect)
+                world.actor = None
                 failed = type(value).__name__ if isinstance(value, Exception) else "ok"
                 world.trace.append((world.now, task.process.name, f"{what}: {failed}{note}"))
                 if answered:

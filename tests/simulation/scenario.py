@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ _RATES = (0.01, 0.03, 0.1, 0.25)
 _KINDS = sorted({fault for faults in FAULTS.values() for fault in faults})
 NIGHTLY = "nightly"
 
-Verb = Literal["run", "update", "retry", "vacuum", "read"]
+Verb = Literal["run", "update", "retry", "vacuum", "read", "damage"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Order:
         config: of a run; None for others.
         listing: the source, as it is then.
         sigterm, kill: how many seconds later it gets a SIGTERM, or a SIGKILL; None for never.
+        older_than_s: of vacuum.
         stop: when, and for how long, its process does not go on (SIGSTOP).
         clock_ahead_s, clock_jump: of its machine: how much, and when it jumps by how much.
     """
@@ -40,6 +41,7 @@ class Order:
     sigterm: float | None = None
     kill: float | None = None
     stop: tuple[float, float] | None = None
+    older_than_s: float = 86400.0
     clock_ahead_s: float = 0.0
     clock_jump: tuple[float, float] | None = None
 
@@ -87,7 +89,9 @@ def draw_scenario(seed: int) -> Scenario:
         again = Order("retry", 0.0, None, first)
         more += [again] * draw.randint(1, 2)
         finals += [again]
-    more += [Order("vacuum", 0.0)] * draw.choice((0, 0, 1, 2)) + [Order("read", 0.0)] * draw.choice((0, 1, 2))
+    vacuum = Order("vacuum", 0.0, older_than_s=draw.choice((86400.0, 86400.0, 3600.0)))
+    more += [vacuum] * draw.choice((0, 0, 1, 2)) + [Order("read", 0.0)] * draw.choice((0, 1, 2))
+    more += [Order("damage", 0.0)] * draw.choice((0, 0, 0, 0, 0, 0, 1, 2))
     spread = 10.0 ** draw.uniform(-0.5, 5.3)
     orders += [_dated(draw, order, spread) for order in more]
     return Scenario([_fated(draw, order) for order in orders], finals, _rates(draw))
@@ -139,7 +143,7 @@ def _later(draw: random.Random, first: Listing) -> Listing:
 
 def _dated(draw: random.Random, order: Order, spread: float) -> Order:
     at = draw.uniform(0.0, 3.0) if draw.random() < 0.4 else draw.uniform(0.0, spread)
-    return Order(order.verb, at, order.config, order.listing)
+    return replace(order, at=at)
 
 
 def _fated(draw: random.Random, order: Order) -> Order:
@@ -150,11 +154,8 @@ def _fated(draw: random.Random, order: Order) -> Order:
 
     drives = order.verb in ("run", "update", "retry")
     stop_at, jump_at = soon(0.15), soon(0.1)
-    return Order(
-        order.verb,
-        order.at,
-        order.config,
-        order.listing,
+    return replace(
+        order,
         sigterm=soon(0.25 * drives),
         kill=soon(0.15),
         stop=None if stop_at is None else (stop_at, 0.5 * 5e5 ** draw.random()),

@@ -91,7 +91,17 @@ class SimulatedTime:
 
 
 
-class SimulatedDatetime(datetime):
+class _EveryDatetime(type):
+    """Takes every moment for an instance."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, _datetime)
+
+
+_datetime = datetime
+
+
+class SimulatedDatetime(datetime, metaclass=_EveryDatetime):
     """datetime.datetime, whose now is the machine's."""
 
     @classmethod

@@ -38,6 +38,7 @@ class Process:
     Attributes:
         clock_ahead_s: of its machine's wall clock.
         values: its own values of module globals, see Seams.
+        order: what it was started for; None for replicas.
         on_signal: what Python's signal handler would be; None where there is none.
     """
 
@@ -47,6 +48,7 @@ class Process:
         self.stopped_until = 0.0
         self.clock_ahead_s = 0.0
         self.started_at = world.now
+        self.order: Any = None
         self.tasks: list[Task] = []
         self.values: dict[Any, Any] = {}
         self.on_signal: Callable[[int, object], object] | None = None
@@ -110,6 +112,7 @@ class World:
         now: seconds since the life began.
         trace: (time, process, what) of every event worth a line.
         current: the task whose turn it is; None between turns.
+        actor: the process whose request takes effect at this moment; None for nobody's.
     """
 
     def __init__(self, seed: int) -> None:
@@ -118,6 +121,7 @@ class World:
         self.now = 0.0
         self.trace: list[tuple[float, str, str]] = []
         self.current: Task | None = None
+        self.actor: Process | None = None
         self.hub = greenlet.getcurrent()
         self.processes: list[Process] = []
         self.errors: list[str] = []
