@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class Watch:
     """Sees every change of the store: is there ever a commit that holds, and names a file that is gone?
 
-    Two things may bring that about, and the next run has to mend it: a file that a vacuum took for abandoned, rightly
-    as old as it asks for, and damage from outside.
+    Three things may bring that about, and the next run has to mend it: a file that a vacuum took for abandoned, rightly
+    as old as it asks for; what the last released version removes; and damage from outside.
     """
 
     def __init__(self, life: Life) -> None:
@@ -70,6 +70,8 @@ class Watch:
         world = self._life.world
         if world.actor is None:
             return "damaged from outside"
+        if world.actor.is_earlier:
+            return "removed by an earlier version"
         order = getattr(world.actor, "order", None)
         if order is not None and order.verb == "vacuum" and world.now - put_at >= order.older_than_s:
             return "removed as abandoned"
@@ -106,7 +108,7 @@ def read_all(life: Life) -> None:
             try:
                 rows = open_table(store, kind, run_id).to_table()
             except pa.ArrowInvalid as error:
-                assert life.wounds, f"a reader reads half a file: {error}"
+                assert life.wounds or "cut short" in life.network.happened, f"a reader reads half a file: {error}"
                 raise StorageError(str(error)) from error
             except (OSError, FSTimeoutError) as error:
                 if isinstance(error, FileNotFoundError) or isinstance(error.__cause__, FileNotFoundError):

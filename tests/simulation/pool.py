@@ -115,6 +115,7 @@ class SimulatedPool:
 
     def _start(self) -> Replica:
         process = self._world.process(f"{self._driver.name}/replica{len(self._world.processes)}")
+        process.is_earlier = self._driver.is_earlier
         self._draw_fate(process)
         replica, labeler = Replica(process), self._factory
         news = self._news

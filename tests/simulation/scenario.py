@@ -16,6 +16,8 @@ _IMAGES = ("a0", "b1", "a2", "m3", "n4", "a5", "m6", "a7")
 _RATES = (0.01, 0.03, 0.1, 0.25)
 _KINDS = sorted({fault for faults in FAULTS.values() for fault in faults})
 NIGHTLY = "nightly"
+TAKEN_NAMES = ("update-1", "update-2", "update-3", "nightly-retry-1")
+"""Names that people give their runs, and that updates and retries take for their own."""
 
 Verb = Literal["run", "update", "retry", "vacuum", "read", "damage"]
 
@@ -30,6 +32,7 @@ class Order:
         listing: the source, as it is then.
         sigterm, kill: how many seconds later it gets a SIGTERM, or a SIGKILL; None for never.
         older_than_s: of vacuum.
+        is_earlier: whether it is the last released version's.
         stop: when, and for how long, its process does not go on (SIGSTOP).
         clock_ahead_s, clock_jump: of its machine: how much, and when it jumps by how much.
     """
@@ -42,6 +45,7 @@ class Order:
     kill: float | None = None
     stop: tuple[float, float] | None = None
     older_than_s: float = 86400.0
+    is_earlier: bool = False
     clock_ahead_s: float = 0.0
     clock_jump: tuple[float, float] | None = None
 
@@ -77,30 +81,46 @@ def draw_scenario(seed: int) -> Scenario:
     kind = draw.choices(("run", "update", "retry", "names"), (45, 30, 15, 10))[0]
     first = Listing(tuple((name, 100 + number) for number, name in enumerate(_IMAGES[: draw.randint(1, 6)])))
     base = _base(draw, kind)
-    orders, finals = [Order("run", 0.0, base, first)], [Order("run", 0.0, base, first)]
-    more: list[Order] = [orders[0]] * draw.choice((0, 0, 1, 1, 2, 3))
-    if kind in ("update", "names"):
+    begin = Order("run", 0.0, base, first)
+    more: list[Order] = [begin] * draw.choice((0, 0, 1, 1, 2, 3))
+    finals = [begin]
+    named = kind == "names" and base.output.run_id in TAKEN_NAMES
+    if kind == "update" or (named and draw.random() < 0.5):
         second = _later(draw, first)
         names = base.categories + (("dark",) if draw.random() < 0.4 else ())
         update = Order("update", 0.0, _override(base, incremental=True, run_id=None, categories=names), second)
         more += [update] * draw.randint(1, 3)
-        finals = [orders[0], update] if kind == "names" else [update]
-    if kind == "retry":
+        finals = [begin, update] if named else [update]
+    elif kind == "retry" or named:
+        if named:  # the run of that name is another one, beside that which is tried again
+            other = Order("run", 0.0, _override(base, run_id=NIGHTLY, categories=("other",)), first)
+            more, finals = [*more, other], [other, begin]
         again = Order("retry", 0.0, None, first)
         more += [again] * draw.randint(1, 2)
-        finals += [again]
+        finals = [*finals, again]
     vacuum = Order("vacuum", 0.0, older_than_s=draw.choice((86400.0, 86400.0, 3600.0)))
     more += [vacuum] * draw.choice((0, 0, 1, 2)) + [Order("read", 0.0)] * draw.choice((0, 1, 2))
     more += [Order("damage", 0.0)] * draw.choice((0, 0, 0, 0, 0, 0, 1, 2))
     spread = 10.0 ** draw.uniform(-0.5, 5.3)
-    orders += [_dated(draw, order, spread) for order in more]
+    orders = [begin, *(_dated(draw, order, spread) for order in more)]
+    orders = _of_versions(draw, orders, spread)
     return Scenario([_fated(draw, order) for order in orders], finals, _rates(draw))
+
+
+def _of_versions(draw: random.Random, orders: list[Order], spread: float) -> list[Order]:
+    """Let some lives begin with the last released version: until one moment, or beside this one."""
+    roll, upgrade = draw.random(), draw.uniform(0.0, spread)
+    if roll < 0.75:
+        return orders
+    if roll < 0.9:
+        return [replace(order, is_earlier=order.at <= upgrade) if order.config else order for order in orders]
+    return [replace(order, is_earlier=draw.random() < 0.5) if order.config else order for order in orders]
 
 
 def _base(draw: random.Random, kind: str) -> RunConfig:
     run_id: str | None = draw.choice((None, NIGHTLY))
     if kind == "names":
-        run_id = draw.choice(("update-2", "update-3", "update-1"))
+        run_id = draw.choice(TAKEN_NAMES)
     return config_of(
         incremental=kind == "update" and run_id is None,
         source=SOURCE,
@@ -129,6 +149,11 @@ def calm(config: RunConfig) -> RunConfig:
     """Return a config for when all is well again: no budget."""
     held = config.to_dict()
     return config_of(**{**held, "pool": {**held["pool"], "budget_s": None}})
+
+
+def renamed(config: RunConfig) -> RunConfig:
+    """Return the config of who was refused a name."""
+    return _override(config, run_id="mine")
 
 
 def _later(draw: random.Random, first: Listing) -> Listing:
