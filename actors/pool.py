@@ -25,6 +25,7 @@ EventKind = Literal[
     "shard_requeued",
     "draining",
     "report_failed",
+    "observer_failed",
 ]
 
 _MAX_ERROR_CHARS = 4000

@@ -10,7 +10,7 @@ from rich.console import Console
 from flows import planning, steps
 from flows.config import ConfigError, RunConfig
 from flows.console import ConsoleObserver, ListingProgress, show_summary
-from flows.observer import observed_by
+from flows.observer import Several, observed_by
 from flows.signals import start_unharmed
 from flows.summary import RunFailedError, RunSummary
 from flows.updates import as_planned, configs_to_run
@@ -47,7 +47,7 @@ def _launch_run(config: RunConfig, console: Console, *, prefect: bool) -> RunSum
             # Held until the run has ended, so that Ray is started once.
             run = planning.planned_run(config, before_writing, ListingProgress(console, spinner))
             plan, _, update = stack.enter_context(run)
-        observer = stack.enter_context(ConsoleObserver(console))
+        observer = Several(stack.enter_context(ConsoleObserver(console)))
         stack.enter_context(observed_by(observer))
         if update is not None:
             observer.on_update(update)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from actors.pool import PoolEvent, ShardFailure, ShardRunner
 from flows.breaker import CircuitBreaker
 from flows.config import RunConfig
-from flows.observer import RunObserver
+from flows.observer import RunObserver, Several
 from flows.planning import open_output, planned_run
 from flows.report import leave_report
 from flows.signals import Termination, finishing_first
@@ -122,6 +122,7 @@ def run_directly(config: RunConfig, observer: RunObserver) -> RunSummary:
 def _run_one(config: RunConfig, observer: RunObserver) -> RunSummary:
     started = time.monotonic()
     store = open_output(config)
+    observer = Several(observer)
     failures: list[ShardFailure] = []
     breaker = CircuitBreaker(config.limits)
     with ExitStack() as stack:
