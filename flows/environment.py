@@ -1,4 +1,4 @@
-"""What this process and those that it starts find in their environment; set before Prefect, Ray or a client is loaded."""
+"""What this process and its children find in their environment; set before Prefect, Ray or a client is loaded."""
 
 from __future__ import annotations
 
