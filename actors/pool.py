@@ -26,6 +26,7 @@ EventKind = Literal[
     "shard_broken",
     "draining",
     "report_failed",
+    "observer_failed",
 ]
 
 _MAX_ERROR_CHARS = 4000

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,6 +20,8 @@ from urllib.parse import parse_qsl, urlsplit
 import fsspec
 from fsspec.asyn import AsyncFileSystem
 from fsspec.exceptions import FSTimeoutError
+
+from pipelines.client_limits import BOUNDED_PROTOCOLS, REQUEST_TIMEOUT_S, RequestTimeoutError, bounded_filesystem
 
 PROTOCOLS = ("file", "s3", "gs", "memory")
 READ_ONLY_PROTOCOLS = ("hf",)
@@ -135,7 +138,8 @@ def open_filesystem(uri: str, options: Mapping[str, Any] | None = None, *, allow
 
     Args:
         uri: a local path, or file://, s3://, gs://, memory://, hf:// (its token is the machine's own), http(s)://.
-        options: fsspec storage options without credentials, e.g. ``{"endpoint_url": "http://127.0.0.1:8333"}``.
+        options: fsspec storage options without credentials, e.g. ``{"endpoint_url": "http://127.0.0.1:8333"}``; and
+            ``request_timeout_s``, the seconds that one request to an object store may take.
         allow_http: whether the web may be asked.
 
     Returns:
@@ -147,18 +151,16 @@ def open_filesystem(uri: str, options: Mapping[str, Any] | None = None, *, allow
     """
     protocol = protocol_of(uri, allow_http=allow_http)
     options = dict(options or {}) if protocol in ("s3", "gs", "hf") else {}
-    if protocol in ("s3", "gs"):
-        options["use_listings_cache"] = False
+    request_timeout_s = options.pop("request_timeout_s", REQUEST_TIMEOUT_S)
     if protocol in HTTP_PROTOCOLS:
         options["client_kwargs"] = {"trust_env": True}  # the machine's proxy
-    if protocol == "s3":
-        # Without limits a dead endpoint hangs a run. botocore reads AWS_ENDPOINT_URL by itself.
-        limits = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 2}}
-        options.setdefault("config_kwargs", limits)
     if protocol == "file":
         return fsspec.filesystem("file"), absolute_uri(uri)
     try:
-        fs = fsspec.filesystem(protocol, **options)
+        if protocol in BOUNDED_PROTOCOLS:
+            fs = bounded_filesystem(protocol, {**options, "use_listings_cache": False}, request_timeout_s)
+        else:
+            fs = fsspec.filesystem(protocol, **options)
     except ImportError as error:
         raise StorageError(
             f"{uri!r} needs a package that is not installed: pip install 'xsam-label[gcs]' ({error})"
@@ -219,6 +221,8 @@ def explain(error: BaseException, uri: str) -> str:
         return f"{uri}: not found ({where}); check the spelling and that it exists{private}"
     if kind in ("EndpointConnectionError", "ConnectTimeoutError", "ConnectionError", "ClientConnectorError"):
         return f"{uri}: the endpoint does not answer ({error}); check AWS_ENDPOINT_URL or storage_options.endpoint_url"
+    if isinstance(error, RequestTimeoutError):
+        return f"{uri}: {error}; check the endpoint and the network, or set a larger request_timeout_s"
     return f"{uri}: {kind}: {error}"
 
 
@@ -314,7 +318,11 @@ class Store:
         Raises:
             StorageError: the store failed, or kept answering "conflict" without an object appearing.
         """
-        for _ in range(_MAX_CONFLICT_TRIES):
+        # Each try has its own time: all of them together may take hardly more than one.
+        deadline = time.monotonic() + getattr(self.fs, "request_timeout_s", REQUEST_TIMEOUT_S)
+        for number in range(_MAX_CONFLICT_TRIES):
+            if number and time.monotonic() > deadline:
+                break
             try:
                 self._create_once(name, data)
                 return True
