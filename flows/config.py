@@ -18,8 +18,9 @@ from actors.config import PoolConfig, PredictorConfig
 from flows.prompts import caption_prompt, check_names, check_stuff, named_prompts
 from pipelines.label import LabelConfig
 from pipelines.plan_draft import PlanConfig
+from pipelines.redaction import check_storage_options, secret_in
 from pipelines.settings import SETTINGS
-from pipelines.storage import absolute_uri, check_storage_options, protocol_of, secret_in
+from pipelines.storage import absolute_uri, protocol_of
 from pipelines.types import CategoryTask, Prompt, Reason
 
 

@@ -24,6 +24,7 @@ from flows.breaker import CircuitBreaker
 from flows.config import RunConfig
 from flows.console import update_text
 from flows.observer import RunObserver, Several, current_observer
+from flows.redacted_logs import redact_run_logs
 from flows.report import leave_report
 from flows.signals import Termination, finishing_first
 from flows.summary import RunFailedError, RunSummary
@@ -34,6 +35,8 @@ from pipelines.table import committed_shards
 from pipelines.types import ShardReceipt
 
 _ARTIFACT_INTERVAL_S = 10.0
+
+redact_run_logs()
 
 
 @flow(
