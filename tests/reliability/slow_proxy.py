@@ -34,10 +34,10 @@ class Request:
 
 @dataclass(eq=False)
 class Rule:
-    """What befalls requests of a method whose key fits a pattern.
+    """What befalls some requests.
 
     Attributes:
-        method, pattern: which requests; the pattern is one of file names in which ``*`` stands for slashes too.
+        method, pattern: which requests, as patterns; ``*`` stands for slashes in keys too.
         fate: "hold" keeps them until they may land; "lose the answer" passes them on and hangs up; "refuse" answers
             with an error, and the server never sees them.
         after: so many fitting requests pass first.
@@ -59,7 +59,7 @@ class Rule:
 
     def befalls(self, request: Request) -> bool:
         """Count a request if it fits, and say whether this is its fate."""
-        if request.method != self.method or not fnmatchcase(request.key, self.pattern):
+        if not (fnmatchcase(request.method, self.method) and fnmatchcase(request.key, self.pattern)):
             return False
         number, self._seen = self._seen - self.after, self._seen + 1
         return number >= 0 and (self.count is None or number < self.count)
@@ -144,7 +144,7 @@ class SlowProxy:
         if rule.fate == "lose the answer":
             await self._pass_on(request)
         rule.keys.append(request.key)
-        return _refusal(rule) if rule.fate == "refuse" else b""
+        return _refusal(rule, request) if rule.fate == "refuse" else b""
 
     async def _land(self, rule: Rule) -> list[int]:
         held, rule._held = rule._held, []
@@ -182,10 +182,10 @@ async def _read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
     return Request(method, key, b"\r\n".join([first, *kept, b"Connection: close"]) + _HEAD_END + body)
 
 
-def _refusal(rule: Rule) -> bytes:
+def _refusal(rule: Rule, request: Request) -> bytes:
     body = f'<?xml version="1.0"?><Error><Code>{rule.code}</Code><Message>refused here</Message></Error>'.encode()
     head = f"HTTP/1.1 {rule.status} Refused\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n"
-    return f"{head}Connection: close\r\n\r\n".encode() + (b"" if rule.method == "HEAD" else body)
+    return f"{head}Connection: close\r\n\r\n".encode() + (b"" if request.method == "HEAD" else body)
 
 
 @contextlib.contextmanager

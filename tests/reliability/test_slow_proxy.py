@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipelines.storage import Store, StorageError, open_store
+from pipelines.storage import StorageError, Store, open_store
 from tests.reliability.slow_proxy import Rule, SlowProxy, slow_proxy
 from tests.seaweed import S3Server
 
