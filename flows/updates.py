@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flows.config import RunConfig, merge, parse_config
+from flows.run_names import updates_after
 from flows.summary import told_summary
 from pipelines.coverage import Coverage, CoveringRun
 from pipelines.fingerprint import PlanError, model_part
@@ -21,11 +22,14 @@ _OPERATIONAL = ("pool", "waves", "limits", "report")
 def held_runs(store: Store) -> list[Plan]:
     """Return the plans of all runs of an output that are no retries, in the order of planning.
 
+    Updates that a listing does not show yet are found by their names.
+
     Raises:
         PlanError: another version wrote one.
     """
-    plans = [read_plan(store, run_id) for run_id in plan_documents(store)]
-    return [plan for plan in plans if plan is not None and plan.retry_of is None]
+    listed = [plan for run_id in plan_documents(store) if (plan := read_plan(store, run_id)) is not None]
+    plans = [*listed, *updates_after(store, [plan.run_id for plan in listed])]
+    return [plan for plan in plans if plan.retry_of is None]
 
 
 def is_labelled(store: Store, plan: Plan) -> bool:
