@@ -11,7 +11,7 @@ from rich.console import Console
 from flows import planning, steps
 from flows.config import ConfigError, RunConfig
 from flows.console import ConsoleObserver, ListingProgress, show_summary
-from flows.observer import observed_by
+from flows.observer import Several, observed_by
 from flows.signals import start_unharmed
 from flows.summary import RunFailedError, RunSummary
 from flows.updates import as_planned, configs_to_run
@@ -46,7 +46,7 @@ def _launch_run(config: RunConfig, console: Console, *, prefect: bool) -> RunSum
                     _reach_prefect()
 
             run = stack.enter_context(planning.planned_run(config, before_writing, ListingProgress(console, spinner)))
-        observer = stack.enter_context(ConsoleObserver(console))
+        observer = Several(stack.enter_context(ConsoleObserver(console)))
         stack.enter_context(observed_by(observer))
         # Listed, compared and planned once: what follows takes this run, by its name, and looks for no other.
         stack.enter_context(planning.at_hand(run))

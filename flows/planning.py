@@ -47,7 +47,7 @@ def _ignore(_count: int) -> None:
 
 def open_output(config: RunConfig) -> Store:
     """Open the run's output."""
-    return open_store(config.output.uri, config.output.storage_options)
+    return open_store(config.output.uri, config.output.client_options)
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def list_collection(
         return
     listed = list_batches(
         config.source.uri,
-        storage_options=config.source.storage_options,
+        storage_options=config.source.client_options,
         image_id_column=config.source.image_id_column,
         uri_column=config.source.uri_column,
         image_column=config.source.image_column,
@@ -111,7 +111,7 @@ def run_fingerprint(config: RunConfig, held: Plan | None) -> dict[str, Any]:
     if held is not None and config.incremental:
         prompts = held.fingerprint.get("prompts")
     else:
-        prompts = content_hash(config.prompts, config.source.storage_options) if config.prompts else None
+        prompts = content_hash(config.prompts, config.source.client_options) if config.prompts else None
     return config.fingerprint(model_sha256=content_hash(str(folder)), prompts_sha256=prompts)
 
 
@@ -359,7 +359,7 @@ def open_run_runner(config: RunConfig, run_id: str) -> ShardRunner:
         run_id=run_id,
         prompts=config.common_prompts(),
         config=config.label,
-        source_options=config.source.storage_options,
+        source_options=config.source.client_options,
         allow_http=config.source.allow_http,
     )
     # Replicas may have another working directory, and another place for packages.
@@ -369,7 +369,7 @@ def open_run_runner(config: RunConfig, run_id: str) -> ShardRunner:
         predictor=config.model if is_packaged else replace(config.model, path=str(model_folder(config.model.path))),
         job=job,
         output_uri=store.root if store.is_local else store.uri,
-        output_options=config.output.storage_options,
+        output_options=config.output.client_options,
         shards_in_flight=config.pool.shards_in_flight_per_replica,
     )
     return open_runner(factory, config.pool)

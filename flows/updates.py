@@ -66,7 +66,7 @@ def as_planned(plan: Plan, config: RunConfig) -> RunConfig:
     operational: dict[str, Any] = {name: now[name] for name in _OPERATIONAL}
     operational["label"] = {name: value for name, value in now["label"].items() if name != "decode"}
     operational["output"] = {**now["output"], "run_id": plan.run_id}
-    operational["source"] = {"storage_options": now["source"]["storage_options"]}
+    operational["source"] = {name: now["source"][name] for name in ("storage_options", "request_timeout_s")}
     operational["model"] = {"path": config.model.path}
     values = merge(dict(plan.facts["config"]), {**operational, "incremental": True})
     return parse_config(values, origin=f"the config that run {plan.run_id} was planned with")

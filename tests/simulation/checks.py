@@ -14,7 +14,7 @@ from flows.updates import as_planned
 from pipelines.integrity import verify
 from pipelines.manifest import Plan, plan_documents, planned_runs, read_plan
 from pipelines.schema import annotations_table, images_table
-from pipelines.storage import Store, StorageError, open_store
+from pipelines.storage import StorageError, Store, open_store
 from pipelines.table import KINDS, find_commit, open_table, read_commits
 from pipelines.types import Prompt, Shard
 from tests.simulation.collection import prediction

@@ -22,7 +22,7 @@ from tests.simulation.network import ROOT, URI, Network, Objects, SimulatedFileS
 from tests.simulation.pool import SimulatedPool
 from tests.simulation.scenario import TAKEN_NAMES, Order, Scenario, calm, draw_scenario, renamed
 from tests.simulation.seams import SEAMS, replaced
-from tests.simulation.world import Process, World
+from tests.simulation.world import World
 
 TRIES = 3
 """How often the same command may be needed once all faults are over."""
@@ -206,9 +206,7 @@ def _told(order: Order) -> str:
     config = order.config
     what = "" if config is None else f" run_id={config.output.run_id} {config.pool.runner}"
     fates = {
-        name: value
-        for name in ("sigterm", "kill", "stop", "clock_jump")
-        if (value := getattr(order, name)) is not None
+        name: value for name in ("sigterm", "kill", "stop", "clock_jump") if (value := getattr(order, name)) is not None
     }
     return f"{order.verb}{what} {fates or ''}"
 

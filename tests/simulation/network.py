@@ -114,7 +114,9 @@ class Network:
     num_writes: int = 0
     happened: dict[str, int] = field(default_factory=dict)
 
-    def request(self, verb: str, path: str, effect: Callable[[], Any], stale: Callable[[float], Any] | None = None) -> Any:
+    def request(
+        self, verb: str, path: str, effect: Callable[[], Any], stale: Callable[[float], Any] | None = None
+    ) -> Any:
         """Send a request and wait for its answer.
 
         Args:
@@ -195,10 +197,12 @@ class Network:
     def _effect(self, effect: Callable[[], Any]) -> Any:
         try:
             return effect()
-        except Exception as error:  # noqa: BLE001 - handed to whoever waits for the answer
+        except Exception as error:
             return error
 
-    def _cut(self, act: Any, task: Any, token: int, effect: Callable[[], Any], back: float, what: str) -> Callable[[], None]:
+    def _cut(
+        self, act: Any, task: Any, token: int, effect: Callable[[], Any], back: float, what: str
+    ) -> Callable[[], None]:
         def do() -> None:
             value = self._effect(effect)
             if isinstance(value, bytes):

@@ -79,7 +79,9 @@ class SimulatedPool:
                 yield from self._poll(queue)
             if drain.reason:
                 for replica in self._replicas:
-                    yield from (queue.give_up(flight, "unfinished", drain.reason) for flight in replica.flights.values())
+                    yield from (
+                        queue.give_up(flight, "unfinished", drain.reason) for flight in replica.flights.values()
+                    )
                 yield from queue.give_up_waiting(drain.reason)
         finally:
             for replica in self._replicas:
@@ -125,7 +127,7 @@ class SimulatedPool:
             while (attempt := replica.tasks.get()) is not None:
                 try:
                     outcome: Any = loaded.label(attempt.shard, attempt.attempt_id)
-                except Exception as error:  # noqa: BLE001 - whatever a shard raises is that shard's failure
+                except Exception as error:
                     outcome = error
                 news.put((replica, attempt, outcome))
 

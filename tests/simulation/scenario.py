@@ -67,7 +67,7 @@ class Scenario:
 
 @cache
 def _config(text: str) -> RunConfig:
-    values: dict[str, Any] = eval(text)  # noqa: S307 - of repr below
+    values: dict[str, Any] = eval(text)
     return parse_config(values)
 
 

@@ -90,7 +90,6 @@ class SimulatedTime:
         SEAMS.world.sleep(seconds)
 
 
-
 class _EveryDatetime(type):
     """Takes every moment for an instance."""
 
@@ -148,7 +147,12 @@ class SimulatedThread:
     """threading.Thread: another task of the process that starts it."""
 
     def __init__(
-        self, target: Callable[..., Any], args: Iterable[Any] = (), kwargs: Any = None, name: str = "", daemon: bool = True
+        self,
+        target: Callable[..., Any],
+        args: Iterable[Any] = (),
+        kwargs: Any = None,
+        name: str = "",
+        daemon: bool = True,
     ) -> None:
         self._run = lambda: target(*args, **(kwargs or {}))
         self._task: Task | None = None
@@ -225,7 +229,7 @@ class InlineExecutor:
         done: concurrent.futures.Future[Any] = concurrent.futures.Future()
         try:
             done.set_result(do(*args, **options))
-        except Exception as error:  # noqa: BLE001 - raised where the result is asked for
+        except Exception as error:
             done.set_exception(error)
         return done
 
