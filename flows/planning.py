@@ -200,7 +200,7 @@ def _earlier_runs(config: RunConfig, store: Store) -> list[Plan]:
 def _draft_update(config: RunConfig, store: Store, earlier: list[Plan], on_listed: OnListed) -> Iterator[Draft]:
     """List the collection of a run that asks only what is left."""
     # The number, and not what it asks, names it: of two updates that are planned at once only one can hold.
-    run_id, fingerprint = next_update(store, [plan.run_id for plan in earlier]), run_fingerprint(config, None)
+    run_id, fingerprint = next_update([plan.run_id for plan in earlier]), run_fingerprint(config, None)
     coverage = update_coverage(config, store, fingerprint, earlier)
     own = check_model(config, read_own_prompts(config, store))
     with list_collection(config, own, coverage, on_listed) as (plan, rejected):

@@ -22,9 +22,10 @@ from pipelines.leftovers import Removal
 from pipelines.manifest import PLAN_FORMAT, Plan, next_sequence, plan_name, read_plan, run_folder
 from pipelines.repairs import Due
 from pipelines.schema import SCHEMA_VERSION
-from pipelines.storage import Store
+from pipelines.storage import Store, open_store
 from pipelines.table import KINDS, DataFile, ShardCommit, commit_name, data_name, split_data_name
 from pipelines.types import ImagePrediction, Shard, ShardReceipt
+from tests.simulation.network import URI
 
 
 def write_plan(
@@ -157,7 +158,7 @@ CHANGES: Mapping[tuple[Any, str], Any] = {
     (planning, "write_plan"): write_plan,
     (planning, "left_to_label"): left_to_label,
     (planning, "check_new_name"): lambda _run_id, _retried: None,
-    (planning, "next_update"): lambda store, _held: f"update-{next_sequence(store)}",
+    (planning, "next_update"): lambda _held: f"update-{next_sequence(open_store(URI))}",
     (planning, "at_hand"): _planned_again,
     (launch, "_named"): lambda config, _run_id: config,
     (label, "commit_shard"): commit_shard,
