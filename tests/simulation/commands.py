@@ -22,7 +22,6 @@ from pipelines.sources import SourceError
 from pipelines.storage import StorageError
 from tests.simulation.network import URI
 from tests.simulation.pool import SimulatedPool
-from tests.simulation.seams import SEAMS
 from tests.simulation.world import Death, Process, World
 
 REFUSALS = (ConfigError, PlanError, SourceError, StorageError, ReplicaStartError)
@@ -137,6 +136,3 @@ def reading(check: Callable[[], None]) -> int:
     """A reader."""
     check()
     return 0
-
-
-assert SEAMS

@@ -16,10 +16,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from flows import launch, planning, steps
+from flows.run_names import first_run
 from pipelines import label, table
 from pipelines.fingerprint import PlanError, check_fingerprint, fingerprint_digest
 from pipelines.leftovers import Removal
-from pipelines.manifest import PLAN_FORMAT, Plan, next_sequence, plan_name, read_plan, run_folder
+from pipelines.manifest import PLAN_FORMAT, Plan, next_sequence, plan_documents, plan_name, read_plan, run_folder
 from pipelines.repairs import Due
 from pipelines.schema import SCHEMA_VERSION
 from pipelines.storage import Store, open_store
@@ -55,9 +56,7 @@ def write_plan(
         "images_per_shard": draft.images_per_shard,
         "fingerprint_sha256": fingerprint_digest(fingerprint),
         "fingerprint": dict(fingerprint),
-        "parts": [
-            {"name": name, "num_shards": part.num_shards} for name, part in zip(names, draft.parts, strict=True)
-        ],
+        "parts": [{"name": name, "num_shards": part.num_shards} for name, part in zip(names, draft.parts, strict=True)],
         "facts": dict(facts),
     }
     if not store.create(plan_name(run_id), json.dumps(document, indent=1).encode()):
@@ -148,6 +147,20 @@ def left_to_label(store: Store, plan: Plan) -> Due:
     return Due({shard_id: 0 for shard_id in plan.shard_ids() if shard_id not in committed})
 
 
+def find_run(config: Any, store: Store) -> tuple[str, Plan | None, dict[str, Any]]:
+    """Return the name of the run, its plan and its fingerprint; what a listing does not show was not looked for."""
+    run_id = planning.choose_run_id(config, store)
+    held = read_plan(store, run_id) if run_id else None
+    fingerprint = planning.run_fingerprint(config, held)
+    return run_id or first_run(fingerprint), held, fingerprint
+
+
+def listed_runs(_config: Any, store: Store) -> list[Plan]:
+    """Return the runs that an update follows, as a listing shows them."""
+    plans = [read_plan(store, run_id) for run_id in plan_documents(store)]
+    return [plan for plan in plans if plan is not None and plan.retry_of is None]
+
+
 @contextmanager
 def _planned_again(_run: Any) -> Iterator[None]:
     """The flow planned once more what the command line had planned."""
@@ -157,6 +170,8 @@ def _planned_again(_run: Any) -> Iterator[None]:
 CHANGES: Mapping[tuple[Any, str], Any] = {
     (planning, "write_plan"): write_plan,
     (planning, "left_to_label"): left_to_label,
+    (planning, "_find_run"): find_run,
+    (planning, "_earlier_runs"): listed_runs,
     (planning, "check_new_name"): lambda _run_id, _retried: None,
     (planning, "next_update"): lambda _held: f"update-{next_sequence(open_store(URI))}",
     (planning, "at_hand"): _planned_again,

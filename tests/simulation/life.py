@@ -18,7 +18,8 @@ from pipelines.manifest import read_plan
 from pipelines.storage import Store
 from pipelines.types import ImagePrediction
 from tests.simulation import cached, checks, collection, commands, earlier
-from tests.simulation.network import ROOT, URI, Network, Objects, SimulatedFileSystem
+from tests.simulation.filesystem import SimulatedFileSystem
+from tests.simulation.network import ROOT, URI, Network, Objects
 from tests.simulation.pool import SimulatedPool
 from tests.simulation.scenario import TAKEN_NAMES, Order, Scenario, calm, draw_scenario, renamed
 from tests.simulation.seams import SEAMS, replaced
@@ -54,7 +55,7 @@ class Life:
     drivers: int = 0
     endings: list[commands.Ended] = field(default_factory=list)
     tries: int = 0
-    listing: collection.Listing = field(default_factory=lambda: collection.Listing(()))
+    listing: collection.Listing = collection.NOTHING_LISTED
     gaps: list[str] = field(default_factory=list)
     wounds: list[str] = field(default_factory=list)
     missed: list[tuple[str, str]] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""A pool of simulated replicas: processes on machines of their own, which outlive the driver's patience, and the driver.
+"""A pool of simulated replicas: processes on machines of their own, which may outlive their driver.
 
 Handing out, trying again and draining are the product's own (actors.dispatch); so is all that a replica does.
 """

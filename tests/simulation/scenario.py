@@ -6,19 +6,21 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from flows.config import RunConfig, parse_config
-from tests.simulation.collection import SOURCE, Listing
+from tests.simulation.collection import NOTHING_LISTED, SOURCE, Listing
 from tests.simulation.network import FAULTS, URI
 
 _IMAGES = ("a0", "b1", "a2", "m3", "n4", "a5", "m6", "a7")
 _RATES = (0.01, 0.03, 0.1, 0.25)
-_KINDS = sorted({fault for faults in FAULTS.values() for fault in faults})
+_FAULTS = sorted({fault for faults in FAULTS.values() for fault in faults})
 NIGHTLY = "nightly"
 TAKEN_NAMES = ("update-1", "update-2", "update-3", "nightly-retry-1")
 """Names that people give their runs, and that updates and retries take for their own."""
 
+Kind = Literal["run", "update", "retry", "names"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 Verb = Literal["run", "update", "retry", "vacuum", "read", "damage"]
 
 
@@ -40,7 +42,7 @@ class Order:
     verb: Verb
     at: float
     config: RunConfig | None = None
-    listing: Listing = Listing(())
+    listing: Listing = NOTHING_LISTED
     sigterm: float | None = None
     kill: float | None = None
     stop: tuple[float, float] | None = None
@@ -58,11 +60,19 @@ class Scenario:
         orders: what is started while faults happen.
         finals: what is started one after the other when they are over: each has to end complete.
         rates: of the network's faults, see Network.
+        is_strict: whether the last released version is held to the promises too.
     """
 
     orders: list[Order]
     finals: list[Order]
     rates: Mapping[str, float] = field(default_factory=dict)
+    is_strict: bool = False
+
+    def as_released(self) -> Scenario:
+        """Return the same life with nothing but the last released version in it."""
+        orders = [replace(order, is_earlier=True) for order in self.orders if order.verb != "damage"]
+        finals = [replace(order, is_earlier=True) for order in self.finals]
+        return replace(self, orders=orders, finals=finals, is_strict=True)
 
 
 @cache
@@ -75,10 +85,16 @@ def config_of(**values: Any) -> RunConfig:
     return _config(repr(values))
 
 
-def draw_scenario(seed: int) -> Scenario:
-    """Draw a life."""
+def draw_scenario(seed: int, kind: Kind | None = None, rates: Mapping[str, float] | None = None) -> Scenario:
+    """Draw a life.
+
+    Args:
+        seed: of what is drawn.
+        kind: of which commands; drawn by default.
+        rates: of the network's faults; drawn by default.
+    """
     draw = random.Random(f"scenario {seed}")
-    kind = draw.choices(("run", "update", "retry", "names"), (45, 30, 15, 10))[0]
+    kind = kind or draw.choices(KINDS, (45, 30, 15, 10))[0]
     first = Listing(tuple((name, 100 + number) for number, name in enumerate(_IMAGES[: draw.randint(1, 6)])))
     base = _base(draw, kind)
     begin = Order("run", 0.0, base, first)
@@ -104,7 +120,7 @@ def draw_scenario(seed: int) -> Scenario:
     spread = 10.0 ** draw.uniform(-0.5, 5.3)
     orders = [begin, *(_dated(draw, order, spread) for order in more)]
     orders = _of_versions(draw, orders, spread)
-    return Scenario([_fated(draw, order) for order in orders], finals, _rates(draw))
+    return Scenario([_fated(draw, order) for order in orders], finals, _rates(draw) if rates is None else rates)
 
 
 def _of_versions(draw: random.Random, orders: list[Order], spread: float) -> list[Order]:
@@ -117,7 +133,7 @@ def _of_versions(draw: random.Random, orders: list[Order], spread: float) -> lis
     return [replace(order, is_earlier=draw.random() < 0.5) if order.config else order for order in orders]
 
 
-def _base(draw: random.Random, kind: str) -> RunConfig:
+def _base(draw: random.Random, kind: Kind) -> RunConfig:
     run_id: str | None = draw.choice((None, NIGHTLY))
     if kind == "names":
         run_id = draw.choice(TAKEN_NAMES)
@@ -193,4 +209,4 @@ def _rates(draw: random.Random) -> dict[str, float]:
     """Draw a few faults, each with a rate of its own; none in a quarter of the lives."""
     if draw.random() < 0.25:
         return {}
-    return {fault: draw.choice(_RATES) / 2 for fault in draw.sample(_KINDS, draw.randint(1, 5))}
+    return {fault: draw.choice(_RATES) / 2 for fault in draw.sample(_FAULTS, draw.randint(1, 5))}

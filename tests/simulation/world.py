@@ -90,6 +90,12 @@ class Process:
             self.world.trace.append((self.world.now, self.name, "gets SIGKILL"))
             self.end()
 
+    def die(self) -> None:
+        """End of its own accord: the machine, or the process, crashes."""
+        if self.is_alive:
+            self.world.trace.append((self.world.now, self.name, "dies"))
+            self.end()
+
     def signal(self, number: int) -> None:
         """Deliver a signal to its main thread."""
         if not self.is_alive or not self.tasks or not self.tasks[0]:
