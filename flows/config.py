@@ -63,6 +63,8 @@ class SourceConfig:
         image_root: folder of the images that a list, table or COCO file names; its own folder when left out.
         storage_options: fsspec options without credentials, e.g. endpoint_url.
         allow_http: fetch images that a list or table names as http:// or https://.
+        same_collection: the output's earlier runs are of this collection though their source is written otherwise: it
+            has moved, or its ids tell its images apart wherever they are.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
@@ -74,6 +76,7 @@ class SourceConfig:
     image_root: str | None = None
     storage_options: dict[str, Any] = field(default_factory=dict)
     allow_http: bool = False
+    same_collection: bool = False
 
     def __post_init__(self) -> None:
         if not self.uri:
