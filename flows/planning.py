@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from flows.config import ConfigError, RunConfig
 from flows.own_prompts import OwnPrompts, read_own_prompts
 from flows.run_names import check_new_name, first_run, next_update, runs_before_retry
 from flows.summary import rejected_row, versions
-from flows.updates import check_same_collection, held_runs, is_labelled, update_coverage
+from flows.updates import check_same_collection, held_runs, is_finished, update_coverage
 from pipelines.coverage import Coverage, UpdateCounts
 from pipelines.fingerprint import check_fingerprint, content_hash
 from pipelines.image_batches import to_batches
@@ -33,6 +34,7 @@ from pipelines.manifest import (
 )
 from pipelines.plan_draft import PlanDraft, draft_plan
 from pipelines.prompt_table import PromptTable, join_prompts
+from pipelines.repairs import Due, due_shards
 from pipelines.sources import list_batches
 from pipelines.storage import Store, open_store, probe_create_only
 from pipelines.types import RejectedPrompt
@@ -46,7 +48,7 @@ def _ignore(_count: int) -> None:
 
 def open_output(config: RunConfig) -> Store:
     """Open the run's output."""
-    return open_store(config.output.uri, config.output.storage_options)
+    return open_store(config.output.uri, config.output.client_options)
 
 
 @contextmanager
@@ -75,7 +77,7 @@ def list_collection(
         return
     listed = list_batches(
         config.source.uri,
-        storage_options=config.source.storage_options,
+        storage_options=config.source.client_options,
         image_id_column=config.source.image_id_column,
         uri_column=config.source.uri_column,
         image_column=config.source.image_column,
@@ -110,7 +112,7 @@ def run_fingerprint(config: RunConfig, held: Plan | None) -> dict[str, Any]:
     if held is not None and config.incremental:
         prompts = held.fingerprint.get("prompts")
     else:
-        prompts = content_hash(config.prompts, config.source.storage_options) if config.prompts else None
+        prompts = content_hash(config.prompts, config.source.client_options) if config.prompts else None
     return config.fingerprint(model_sha256=content_hash(str(folder)), prompts_sha256=prompts)
 
 
@@ -265,13 +267,28 @@ class PlannedRun(NamedTuple):
 
     Attributes:
         plan: its frozen plan.
-        runner: None if every shard is committed. Replicas start when it is first asked.
+        runner: None if no shard is due. Replicas start when it is first asked.
         update: of an update that was planned now, or has nothing to ask, what was found in the listing.
+        due: the shards to label.
     """
 
     plan: Plan
     runner: ShardRunner | None
     update: UpdateCounts | None
+    due: Due
+
+
+_at_hand: ContextVar[PlannedRun | None] = ContextVar("run_at_hand", default=None)
+
+
+@contextmanager
+def at_hand(run: PlannedRun) -> Iterator[None]:
+    """Let planned_run yield this run in the block, where it is the one asked for: it is planned and opened once."""
+    token = _at_hand.set(run)
+    try:
+        yield
+    finally:
+        _at_hand.reset(token)
 
 
 @contextmanager
@@ -289,13 +306,28 @@ def planned_run(
         ReplicaStartError: the cluster has no room for the replicas.
         Otherwise as draft_run and freeze_plan do; nothing was written in any of these cases.
     """
+    held = _at_hand.get()
+    if held is not None and held.plan.run_id == config.output.run_id:
+        yield held
+        return
     with ExitStack() as stack:
         with draft_run(config, on_listed) as draft:
-            is_done = draft.held is not None and is_labelled(open_output(config), draft.held)
+            due = None if draft.held is None else left_to_label(open_output(config), draft.held)
+            is_done = due is not None and not due.commits
             runner = None if is_done else stack.enter_context(open_run_runner(config, draft.run_id))
             before_writing()
             plan = freeze_plan(config, draft)
-        yield PlannedRun(plan, runner, draft.update)
+        if due is None:
+            due = Due(dict.fromkeys(plan.shard_ids(), 0))
+        yield PlannedRun(plan, runner, draft.update, due)
+
+
+def left_to_label(store: Store, plan: Plan) -> Due:
+    """Return what a planned run has left to label.
+
+    A run whose summary tells of all that is listed is whole: nothing more is read of it.
+    """
+    return Due({}) if is_finished(store, plan) else due_shards(store, plan)
 
 
 def choose_run_id(config: RunConfig, store: Store) -> str | None:
@@ -332,7 +364,7 @@ def open_run_runner(config: RunConfig, run_id: str) -> ShardRunner:
         run_id=run_id,
         prompts=config.common_prompts(),
         config=config.label,
-        source_options=config.source.storage_options,
+        source_options=config.source.client_options,
         allow_http=config.source.allow_http,
     )
     # Replicas may have another working directory, and another place for packages.
@@ -342,7 +374,7 @@ def open_run_runner(config: RunConfig, run_id: str) -> ShardRunner:
         predictor=config.model if is_packaged else replace(config.model, path=str(model_folder(config.model.path))),
         job=job,
         output_uri=store.root if store.is_local else store.uri,
-        output_options=config.output.storage_options,
+        output_options=config.output.client_options,
         shards_in_flight=config.pool.shards_in_flight_per_replica,
     )
     return open_runner(factory, config.pool)

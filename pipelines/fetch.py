@@ -9,6 +9,7 @@ from typing import Any
 from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.exceptions import FSTimeoutError
 
+from pipelines.client_limits import RequestTimeoutError
 from pipelines.parquet_rows import ChangedError, ChunkTooLargeError, read_value
 from pipelines.places import Cell, Span, split_place
 from pipelines.source_files import look_up
@@ -153,6 +154,6 @@ def _fetch_reason(error: Exception) -> Reason:
         return Reason.NOT_FOUND
     if is_denied(error):
         return Reason.ACCESS_DENIED
-    if isinstance(error, TimeoutError | FSTimeoutError):
+    if isinstance(error, TimeoutError | FSTimeoutError | RequestTimeoutError):
         return Reason.FETCH_TIMEOUT
     return Reason.FETCH_FAILED

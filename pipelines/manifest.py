@@ -224,6 +224,18 @@ def read_plan(store: Store, run_id: str) -> Plan | None:
     )
 
 
+def require_plan(store: Store, run_id: str) -> Plan:
+    """Read a run's plan.
+
+    Raises:
+        PlanError: there is no such run, or as read_plan.
+    """
+    plan = read_plan(store, run_id)
+    if plan is None:
+        raise PlanError(f"{store.uri} holds no run {run_id!r}")
+    return plan
+
+
 def planned_runs(store: Store) -> list[str]:
     """List the ids of the planned runs in an output, sorted."""
     return [run_id for run_id in store.folders("_runs") if store.exists(plan_name(run_id))]

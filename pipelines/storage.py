@@ -9,8 +9,10 @@ import contextlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -18,6 +20,8 @@ from urllib.parse import parse_qsl, urlsplit
 import fsspec
 from fsspec.asyn import AsyncFileSystem
 from fsspec.exceptions import FSTimeoutError
+
+from pipelines.client_limits import BOUNDED_PROTOCOLS, REQUEST_TIMEOUT_S, RequestTimeoutError, bounded_filesystem
 
 PROTOCOLS = ("file", "s3", "gs", "memory")
 READ_ONLY_PROTOCOLS = ("hf",)
@@ -47,6 +51,10 @@ PROBE_PREFIX = "_runs/.probe-"
 
 class StorageError(OSError):
     """A storage location cannot be used; the message says which one, why, and what to do."""
+
+
+class DamagedError(StorageError):
+    """An object of an output does not hold what it must; the message names it."""
 
 
 def check_storage_options(options: Mapping[str, Any]) -> None:
@@ -151,7 +159,8 @@ def open_filesystem(uri: str, options: Mapping[str, Any] | None = None, *, allow
 
     Args:
         uri: a local path, or file://, s3://, gs://, memory://, hf:// (its token is the machine's own), http(s)://.
-        options: fsspec storage options without credentials, e.g. ``{"endpoint_url": "http://127.0.0.1:8333"}``.
+        options: fsspec storage options without credentials, e.g. ``{"endpoint_url": "http://127.0.0.1:8333"}``; and
+            ``request_timeout_s``, the seconds that one request to an object store may take.
         allow_http: whether the web may be asked.
 
     Returns:
@@ -163,18 +172,16 @@ def open_filesystem(uri: str, options: Mapping[str, Any] | None = None, *, allow
     """
     protocol = protocol_of(uri, allow_http=allow_http)
     options = dict(options or {}) if protocol in ("s3", "gs", "hf") else {}
-    if protocol in ("s3", "gs"):
-        options["use_listings_cache"] = False
+    request_timeout_s = options.pop("request_timeout_s", REQUEST_TIMEOUT_S)
     if protocol in HTTP_PROTOCOLS:
         options["client_kwargs"] = {"trust_env": True}  # the machine's proxy
-    if protocol == "s3":
-        # Without limits a dead endpoint hangs a run. botocore reads AWS_ENDPOINT_URL by itself.
-        limits = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 2}}
-        options.setdefault("config_kwargs", limits)
     if protocol == "file":
         return fsspec.filesystem("file"), absolute_uri(uri)
     try:
-        fs = fsspec.filesystem(protocol, **options)
+        if protocol in BOUNDED_PROTOCOLS:
+            fs = bounded_filesystem(protocol, {**options, "use_listings_cache": False}, request_timeout_s)
+        else:
+            fs = fsspec.filesystem(protocol, **options)
     except ImportError as error:
         raise StorageError(
             f"{uri!r} needs a package that is not installed: pip install 'xsam-label[gcs]' ({error})"
@@ -235,6 +242,8 @@ def explain(error: BaseException, uri: str) -> str:
         return f"{uri}: not found ({where}); check the spelling and that it exists{private}"
     if kind in ("EndpointConnectionError", "ConnectTimeoutError", "ConnectionError", "ClientConnectorError"):
         return f"{uri}: the endpoint does not answer ({error}); check AWS_ENDPOINT_URL or storage_options.endpoint_url"
+    if isinstance(error, RequestTimeoutError):
+        return f"{uri}: {error}; check the endpoint and the network, or set a larger request_timeout_s"
     return f"{uri}: {kind}: {error}"
 
 
@@ -298,13 +307,14 @@ class Store:
 
         Raises:
             FileNotFoundError: there is no such object.
-            StorageError: it cannot be read, or what was read is no JSON: cut short, or damaged.
+            StorageError: it cannot be read.
+            DamagedError: what was read is no JSON: cut short, or damaged.
         """
         data = self.read(name)
         try:
             return json.loads(data)
         except ValueError as error:
-            raise StorageError(
+            raise DamagedError(
                 f"{self.uri}/{name}: the {len(data)} bytes read are no whole JSON document ({error}); try again, and "
                 "if it stays so the object is damaged"
             ) from error
@@ -329,7 +339,11 @@ class Store:
         Raises:
             StorageError: the store failed, or kept answering "conflict" without an object appearing.
         """
-        for _ in range(_MAX_CONFLICT_TRIES):
+        # Each try has its own time: all of them together may take hardly more than one.
+        deadline = time.monotonic() + getattr(self.fs, "request_timeout_s", REQUEST_TIMEOUT_S)
+        for number in range(_MAX_CONFLICT_TRIES):
+            if number and time.monotonic() > deadline:
+                break
             try:
                 self._create_once(name, data)
                 return True
@@ -393,6 +407,41 @@ class Store:
         """Say whether an object of this name exists."""
         with explained(f"{self.uri}/{name}"):
             return bool(self.fs.exists(self.path(name)))
+
+    def size(self, name: str) -> int | None:
+        """Return an object's bytes, None if there is no such object; asks for it by name.
+
+        Raises:
+            StorageError: the store does not answer.
+        """
+        return None if (info := self._info(name)) is None else int(info["size"])
+
+    def _info(self, name: str) -> Mapping[str, Any] | None:
+        try:
+            with explained(f"{self.uri}/{name}"):
+                return read_info(self.fs, self.path(name))
+        except StorageError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise
+
+    def modified_at(self, name: str) -> float | None:
+        """Return when an object was written, by the store's own clock, in seconds; None if there is no such object.
+
+        Raises:
+            StorageError: the store does not answer, or does not say when.
+        """
+        if (info := self._info(name)) is None:
+            return None
+        # Local files: mtime; memory: created; S3: LastModified; GCS: mtime or updated.
+        found = next((info[key] for key in ("LastModified", "mtime", "updated", "created") if info.get(key)), None)
+        if isinstance(found, str):
+            found = datetime.fromisoformat(found)
+        if isinstance(found, datetime):
+            return found.timestamp()
+        if found is None:
+            raise StorageError(f"{self.uri}/{name}: the store does not say when it was written")
+        return float(found)
 
     def delete(self, name: str) -> None:
         """Delete an object; deleting a missing one is not an error."""
