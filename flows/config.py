@@ -36,8 +36,12 @@ def _check_uri(name: str, uri: str) -> None:
         )
 
 
-def _check_run_id(name: str, run_id: str | None) -> None:
-    """Refuse what is no name of a folder everywhere; a retry adds a few letters to it."""
+def check_run_id(name: str, run_id: str | None) -> None:
+    """Refuse what is no name of a folder everywhere; a retry adds a few letters to it.
+
+    Raises:
+        ValueError: naming the setting and what is allowed.
+    """
     if run_id is None:
         return
     if not run_id.replace("-", "").replace("_", "").isalnum():
@@ -122,7 +126,7 @@ class OutputConfig:
     def __post_init__(self) -> None:
         if not self.uri:
             raise ValueError("output.uri is empty; give a folder or bucket prefix")
-        _check_run_id("output.run_id", self.run_id)
+        check_run_id("output.run_id", self.run_id)
         _check_uri("output.uri", self.uri)
         check_storage_options(self.storage_options)
         check_request_timeout("output.request_timeout_s", self.request_timeout_s)
@@ -190,7 +194,7 @@ class RetryConfig:
     reasons: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_run_id("retry.run_id", self.run_id)
+        check_run_id("retry.run_id", self.run_id)
         known = [reason.value for reason in Reason]
         if unknown := [reason for reason in self.reasons if reason not in known]:
             raise ValueError(f"retry.reasons: {', '.join(unknown)} is no reason; allowed: {', '.join(known)}")

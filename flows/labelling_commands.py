@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.terminal import OutputArgument, console, split_names
+from flows.terminal import OutputArgument, checked_run_id, console, split_names
 
 app = typer.Typer()
 
@@ -35,7 +35,10 @@ PromptsOption = Annotated[
 ModelOption = Annotated[str | None, typer.Option(help="Folder of a model, as save_pretrained writes it.")]
 ReplicasOption = Annotated[int | None, typer.Option(help="Loaded models that label side by side.")]
 GpusOption = Annotated[float | None, typer.Option(help="GPUs for each replica; a fraction shares one.")]
-RunIdOption = Annotated[str | None, typer.Option(help="Name of the run; needed where an output holds several.")]
+RunIdOption = Annotated[
+    str | None,
+    typer.Option(help="Name of the run; needed where an output holds several.", callback=checked_run_id),
+]
 LimitOption = Annotated[int | None, typer.Option(help="Label only the first so many images.")]
 RunnerOption = Annotated[str | None, typer.Option(help="ray (replicas in processes) or in_process.")]
 IncrementalOption = Annotated[

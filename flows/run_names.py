@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from flows.config import ConfigError
-from pipelines.fingerprint import fingerprint_digest
+from pipelines.fingerprint import PlanError, fingerprint_digest
 from pipelines.manifest import Plan, plan_name, read_plan
 from pipelines.storage import Store
 
@@ -46,10 +46,17 @@ def next_retry(store: Store, run_id: str, held: Iterable[str]) -> tuple[str, lis
     number = _next_number(re.compile(rf"{re.escape(run_id)}-retry-(\d+)"), retries, least=1)
     while store.exists(plan_name(name := f"{run_id}-retry-{number}")):
         # A person's run of an earlier version may have the name: it is passed over.
-        retry = store.read_json(plan_name(name)).get("fingerprint", {}).get("retry")
-        retries += [name] if retry is not None and retry["run_id"] == run_id else []
+        retries += [name] if _retry_of(store, name) == run_id else []
         number += 1
     return name, retries
+
+
+def _retry_of(store: Store, name: str) -> str | None:
+    try:
+        plan = read_plan(store, name)
+    except PlanError:
+        return None  # planned by another version, whose runs are not gone on with
+    return None if plan is None else plan.retry_of
 
 
 def runs_before_retry(store: Store, run_id: str, retry_of: str) -> Iterator[Plan]:

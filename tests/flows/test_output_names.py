@@ -36,3 +36,20 @@ def test_an_empty_folder_name_in_an_output_is_refused(
     told = " ".join((ended.out + ended.err).split())
     assert f"'{OUTPUT}': an output's name must not hold an empty folder name ('//')" in told
     assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("name", ["../other", "a/b", "..", ".", "", "a b", "_hidden"])
+@pytest.mark.parametrize("command", ["run", "plan", "status", "verify", "vacuum", "retry", "evaluate"])
+def test_a_run_is_not_looked_for_under_a_path(
+    cli: Callable[..., Any], command: str, name: str, photographs: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "output"
+    needed = {
+        "run": ("--source", photographs, "--categories", "car", "--output", output, "--no-prefect"),
+        "plan": ("--source", photographs, "--categories", "car", "--output", output),
+        "evaluate": (output, "--ground-truth", tmp_path / "truth.json"),
+    }
+    ended = cli(command, *needed.get(command, (output,)), "--run-id", name)
+    assert ended.code == 2
+    assert f"Invalid value for '--run-id': the name {name!r}" in ended.err
+    assert not output.exists()
