@@ -44,10 +44,11 @@ def main() -> None:
         if not _is_users(error):
             raise
         from flows.console import literal
+        from pipelines.redaction import redacted
 
         # What follows the first line of a replica's error is its traceback.
         text = str(error) if type(error).__name__ != "ReplicaStartError" else str(error).partition("\n")[0]
-        errors.print(f"[red]error:[/] {literal(text)}")
+        errors.print(f"[red]error:[/] {literal(redacted(text))}")
         sys.exit(2)
 
 

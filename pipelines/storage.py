@@ -15,32 +15,19 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem
 from fsspec.exceptions import FSTimeoutError
 
 from pipelines.client_limits import BOUNDED_PROTOCOLS, REQUEST_TIMEOUT_S, RequestTimeoutError, bounded_filesystem
+from pipelines.redaction import redacted
 
 PROTOCOLS = ("file", "s3", "gs", "memory")
 READ_ONLY_PROTOCOLS = ("hf",)
 HTTP_PROTOCOLS = ("http", "https")
 _ALIASES = {"local": "file", "s3a": "s3", "gcs": "gs"}
 _SCHEMES = frozenset((*PROTOCOLS, *READ_ONLY_PROTOCOLS, *HTTP_PROTOCOLS, *_ALIASES))
-_SECRET_OPTIONS = frozenset(
-    {
-        *("key", "secret", "token", "username", "password", "credentials"),
-        *("access_key", "secret_key", "access_key_id", "secret_access_key", "session_token"),
-    }
-)
-# Parameters of signed and otherwise private addresses, in lower case.
-_SECRET_PARAMETERS = frozenset(
-    {
-        *("x-amz-signature", "x-amz-credential", "x-amz-security-token", "awsaccesskeyid", "signature", "sig"),
-        *("x-goog-signature", "x-goog-credential", "token", "access_token", "api_key", "apikey", "password"),
-    }
-)
 _CONFLICT_CODES = frozenset({"ConditionalRequestConflict", "OperationAborted", "409"})
 _REFUSED_CODES = frozenset({"PreconditionFailed", "412"})
 _CLIENT_PACKAGES = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "huggingface_hub", "httpx")
@@ -50,53 +37,14 @@ PROBE_PREFIX = "_runs/.probe-"
 
 
 class StorageError(OSError):
-    """A storage location cannot be used; the message says which one, why, and what to do."""
+    """A storage location cannot be used; the message says which one, why, and what to do, and holds no secret."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redacted(message))
 
 
 class DamagedError(StorageError):
     """An object of an output does not hold what it must; the message names it."""
-
-
-def check_storage_options(options: Mapping[str, Any]) -> None:
-    """Refuse credentials in a config: it ends up in plans, logs and flow-run parameters.
-
-    Raises:
-        ValueError: naming the offending option and the environment variables to use instead.
-    """
-    names = (name for name, _ in _all_options(options))
-    found = sorted(name for name in names if name.lower().removeprefix("aws_") in _SECRET_OPTIONS)
-    if found:
-        raise ValueError(
-            f"storage_options must not hold credentials (found {', '.join(found)}). Set AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, an AWS profile or an instance role instead (Google: default credentials)."
-        )
-    for name, value in _all_options(options):
-        if isinstance(value, str) and (secret := secret_in(value)):
-            raise ValueError(f"storage_options.{name} carries {secret}, which would end up in plans and logs")
-
-
-def secret_in(uri: str) -> str | None:
-    """Say in words what secret a URI carries; None if it carries none, as far as can be seen."""
-    if "://" not in uri:
-        return None
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        return None
-    if "@" in parts.netloc:
-        return "a user name or password"
-    # A question mark in a key of an object store is just that.
-    query = parts.query if parts.scheme in HTTP_PROTOCOLS else ""
-    names = {name.lower() for name, _ in parse_qsl(query, keep_blank_values=True)}
-    return "a signature or token" if names & _SECRET_PARAMETERS else None
-
-
-def _all_options(options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the options of every depth: client_kwargs takes credentials too."""
-    for name, value in options.items():
-        yield name, value
-        if isinstance(value, Mapping):
-            yield from _all_options(value)
 
 
 class ProtocolError(StorageError):
@@ -229,6 +177,10 @@ def _http_status(error: BaseException) -> int | None:
 
 def explain(error: BaseException, uri: str) -> str:
     """Say in words what went wrong at a storage location and what to do about it; never includes a credential."""
+    return redacted(_explanation(error, uri))
+
+
+def _explanation(error: BaseException, uri: str) -> str:
     kind, code = type(error).__name__, error_code(error)
     if kind in ("NoCredentialsError", "PartialCredentialsError"):
         return (
