@@ -24,20 +24,17 @@ def first_run(fingerprint: Mapping[str, Any]) -> str:
     return f"run-{fingerprint_digest(fingerprint)[:12]}"
 
 
-def updates_after(store: Store, held: Iterable[str]) -> Iterator[Plan]:
-    """Yield the plans under the names of updates that come after those held: a listing does not show them yet."""
-    number = _next_number(_UPDATE, held, least=2)
+def updates_after(store: Store, held: Iterable[str]) -> tuple[list[Plan], str]:
+    """Return the plans under the names of updates that come after those held, and the first name that nobody has.
+
+    A listing does not show those plans yet. An update that takes that name follows all plans that were seen, and no
+    other: if another driver takes it first, it is that one's.
+    """
+    number, found = _next_number(_UPDATE, held, least=2), list[Plan]()
     while (plan := read_plan(store, f"update-{number}")) is not None:
-        yield plan
+        found.append(plan)
         number += 1
-
-
-def next_update(store: Store, held: Iterable[str]) -> str:
-    """Return the name of the next update of an output with these runs: the first that nobody has."""
-    number = _next_number(_UPDATE, held, least=2)
-    while store.exists(plan_name(f"update-{number}")):
-        number += 1
-    return f"update-{number}"
+    return found, f"update-{number}"
 
 
 def next_retry(store: Store, run_id: str, held: Iterable[str]) -> tuple[str, list[str]]:

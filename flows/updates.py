@@ -28,9 +28,14 @@ def held_runs(store: Store) -> list[Plan]:
     Raises:
         PlanError: another version wrote one.
     """
+    return runs_before_update(store)[0]
+
+
+def runs_before_update(store: Store) -> tuple[list[Plan], str]:
+    """Return the plans as held_runs does, and the name of the update that follows just these."""
     listed = [plan for run_id in plan_documents(store) if (plan := read_plan(store, run_id)) is not None]
-    plans = [*listed, *updates_after(store, [plan.run_id for plan in listed])]
-    return [plan for plan in plans if plan.retry_of is None]
+    others, name = updates_after(store, [plan.run_id for plan in listed])
+    return [plan for plan in (*listed, *others) if plan.retry_of is None], name
 
 
 def is_labelled(store: Store, plan: Plan) -> bool:

@@ -251,6 +251,25 @@ def test_a_driver_that_loses_its_update_to_one_of_other_images_is_told_so_and_go
     assert nightly.labelled() == [*NAMES, "0007.png", "0008.png"]
 
 
+def test_an_update_that_is_planned_while_another_looks_for_earlier_runs_is_not_passed_over(nightly: Nightly) -> None:
+    """A name is only taken by an update that knows of all before it: else images would be asked twice."""
+    nightly.run()
+    nightly.add_image("0007.png")
+    predictor, others = BrightPredictor(), [nightly.run]
+    with as_driver(predictor), pytest.MonkeyPatch.context() as patch:
+        real = planning.run_fingerprint
+
+        def meanwhile(config: RunConfig, held: Any) -> dict[str, Any]:
+            if others:
+                assert others.pop()().run_id == "update-2"
+            return real(config, held)
+
+        patch.setattr(planning, "run_fingerprint", meanwhile)
+        assert steps.run_directly(nightly.config(), Silent()).run_id == "update-2"
+    assert predictor.calls == []
+    assert list(plan_documents(nightly.store))[1:] == ["update-2"]
+
+
 def test_two_drivers_that_plan_one_run_of_the_same_images_share_its_plan(nightly: Nightly) -> None:
     config, other_config = nightly.config(), nightly.config(plan={"images_per_shard": 3})
     with (
