@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import IO, Any, cast
 
+from pipelines.bounded_json import load_json
 from pipelines.places import Span
 from pipelines.source_files import ListedFile, is_local, uri_of
 from pipelines.storage import read_range
-from pipelines.tabular import SourceError, columns_json, readable
+from pipelines.tabular import MAX_COLUMN_CHARS, SourceError, columns_json, readable
 from pipelines.types import ImageRef
 
-MAX_COLUMN_CHARS = 2**16
 KEY, PATH = "__key__", "__path__"
 
 _BLOCK_BYTES = 512
@@ -72,7 +72,7 @@ def list_tars(
                         uri=f"{uri}{span}",
                         num_bytes=span.size,
                         etag=file.etag and f"{file.etag}{span}",
-                        source_columns=columns_json(sample.columns),
+                        source_columns=columns_json(sample.columns, is_bounded=True),
                     )
 
 
@@ -127,10 +127,10 @@ def _read_column(kind: str, data: bytes) -> Any:
     if kind == "txt":
         return text
     try:
-        value = json.loads(text)
+        value = load_json(text)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()  # half of an escaped surrogate pair is not text
-    except (ValueError, RecursionError):
+    except ValueError:
         return text.strip()
     return value
 
