@@ -6,15 +6,17 @@ really full.
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -212,13 +214,18 @@ def test_a_summary_that_cannot_be_written_ends_a_labelled_run_with_1(
 
 @pytest.mark.parametrize("code", ["ExpiredToken", "AccessDenied"])
 def test_a_store_that_refuses_all_from_now_on(
-    code: str, run: Run, proxy: SlowProxy, command: Command, output: str, config: Path, processes: Any, s3: S3Server
+    code: str,
+    run: Run,
+    proxy: SlowProxy,
+    command: Command,
+    output: str,
+    config: Path,
+    processes: ForkServerContext,
 ) -> None:
     """Credentials that have expired: neither listings nor the summary are to be had at the end."""
     third = proxy.add(Rule("PUT", "*/commits/*", "hold", after=2))
-    with forked(
-        processes, config.parent / "printed", "run", "-c", config, "--no-prefect", env=s3_environment(s3)
-    ) as running:
+    arguments = ("run", "-c", config, "--no-prefect")
+    with forked(processes, config.parent / "printed", *arguments, env=dict(os.environ)) as running:
         running.wait_until(lambda: third.keys)
         refused = proxy.add(Rule("*", "*", "refuse", code=code))
         proxy.remove(third)
@@ -232,12 +239,6 @@ def test_a_store_that_refuses_all_from_now_on(
     assert again.code == 0, again
     assert "3 committed before" in again.out
     check_whole(command, output)
-
-
-def s3_environment(s3: S3Server) -> dict[str, str]:
-    import os
-
-    return {**os.environ, **s3.environment}
 
 
 @pytest.fixture
@@ -256,29 +257,51 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk(small_disk: Path, config: Path, command: Command) -> None:
-    arguments = ["run", "-c", config, "--no-prefect", "--output", small_disk / "out"]
-    assert command(*arguments[:-1], config.parent / "unbroken").code == 0
-    files = [path for path in (config.parent / "unbroken").rglob("*") if path.is_file()]
+    """Others write to it too: what the run frees is gone at once."""
+    unbroken, output = str(config.parent / "unbroken"), str(small_disk / "out")
+    arguments = ("run", "-c", config, "--no-prefect", "--output")
+    assert command(*arguments, unbroken).code == 0
+    files = [path for path in Path(unbroken).rglob("*") if path.is_file()]
     plan = [path for path in files if path.name.startswith("plan")]
     shards = [path for path in files if path.name.startswith("shard-")]
-    # Room for the plan, what is probed, and two shards and a half.
+    # Room for the plan, for what is probed, and for two shards and a half.
     room = pages(plan) + 8 * 4096 + pages(shards) * 5 // (2 * NUM_SHARDS)
-    filler = small_disk / "filler"
-    filler.write_bytes(b"x" * (shutil.disk_usage(small_disk).free - room))
-
-    ended = command(*arguments)
+    with others_write(small_disk, keep=room, until=lambda: len(committed_shards(open_store(output), RUN)) >= 2):
+        ended = command(*arguments, output)
     assert ended.code == 1, ended
     assert "No space left on device" in ended.out.replace("\n", " "), ended
-    before = committed_shards(open_store(str(small_disk / "out")), RUN)
+    before = committed_shards(open_store(output), RUN)
     assert 0 < len(before) < NUM_SHARDS
     assert told(ended, str(len(before))), ended
 
-    filler.unlink()
-    again = command(*arguments)
+    again = command(*arguments, output)
     assert (again.code, f"{len(before)} committed before" in again.out) == (0, True), again
-    check_whole(command, str(small_disk / "out"))
-    expected, found = rows(open_store(str(config.parent / "unbroken"))), rows(open_store(str(small_disk / "out")))
-    assert found == expected
+    check_whole(command, output)
+    assert rows(open_store(output)) == rows(open_store(unbroken))
+
+
+@contextmanager
+def others_write(disk: Path, *, keep: int, until: Callable[[], bool]) -> Iterator[None]:
+    """Fill a disk but for so many bytes, and then, once something is so, all of it, again and again."""
+    ended = threading.Event()
+
+    def fill() -> None:
+        while not until() and not ended.wait(0.01):
+            pass
+        while not ended.wait(0.001):
+            with suppress(OSError):
+                file.write(bytes(4096))
+
+    with open(disk / "filler", "wb", buffering=0) as file:
+        file.write(bytes(shutil.disk_usage(disk).free - keep))
+        thread = threading.Thread(target=fill)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+    (disk / "filler").unlink()
 
 
 def pages(paths: list[Path]) -> int:
