@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from typing import Any, NoReturn
@@ -10,6 +9,7 @@ from typing import Any, NoReturn
 import typer
 
 from flows import labelling_commands, output_commands, signals
+from flows.environment import prepare_environment
 from flows.terminal import errors
 
 app = typer.Typer(
@@ -26,9 +26,7 @@ _INTERRUPTED = 128 + signal.SIGINT
 
 def main() -> None:
     """Run the command line; an error that a user can mend is one message and exit code 2, not a traceback."""
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    prepare_environment()
     try:
         with signals.handled():
             code = app(standalone_mode=False)
@@ -46,10 +44,11 @@ def main() -> None:
         if not _is_users(error):
             raise
         from flows.console import literal
+        from pipelines.redaction import redacted
 
         # What follows the first line of a replica's error is its traceback.
         text = str(error) if type(error).__name__ != "ReplicaStartError" else str(error).partition("\n")[0]
-        errors.print(f"[red]error:[/] {literal(text)}")
+        errors.print(f"[red]error:[/] {literal(redacted(text))}")
         sys.exit(2)
 
 

@@ -16,10 +16,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from actors.config import PoolConfig, PredictorConfig
 from flows.prompts import caption_prompt, check_names, check_stuff, named_prompts
+from pipelines.client_limits import REQUEST_TIMEOUT_S, check_request_timeout
 from pipelines.label import LabelConfig
 from pipelines.plan_draft import PlanConfig
+from pipelines.redaction import check_storage_options, secret_in
 from pipelines.settings import SETTINGS
-from pipelines.storage import absolute_uri, check_storage_options, protocol_of, secret_in
+from pipelines.storage import absolute_uri, protocol_of
 from pipelines.types import CategoryTask, Prompt, Reason
 
 
@@ -62,6 +64,8 @@ class SourceConfig:
         image_column: the column of a table that holds images as bytes; found when left out.
         image_root: folder of the images that a list, table or COCO file names; its own folder when left out.
         storage_options: fsspec options without credentials, e.g. endpoint_url.
+        request_timeout_s: seconds for one request to an object store, as for the output; an image's own transfer is
+            under label.fetch_timeout_s too.
         allow_http: fetch images that a list or table names as http:// or https://.
     """
 
@@ -73,6 +77,7 @@ class SourceConfig:
     image_column: str | None = None
     image_root: str | None = None
     storage_options: dict[str, Any] = field(default_factory=dict)
+    request_timeout_s: float = REQUEST_TIMEOUT_S
     allow_http: bool = False
 
     def __post_init__(self) -> None:
@@ -83,6 +88,12 @@ class SourceConfig:
         _check_uri("source.uri", self.uri)
         _check_uri("source.image_root", self.image_root or "")
         check_storage_options(self.storage_options)
+        check_request_timeout("source.request_timeout_s", self.request_timeout_s)
+
+    @property
+    def client_options(self) -> dict[str, Any]:
+        """What its files are opened with."""
+        return {**self.storage_options, "request_timeout_s": self.request_timeout_s}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +104,8 @@ class OutputConfig:
         uri: folder or bucket prefix; ``annotations/``, ``images/`` and ``_runs/`` lie directly under it.
         run_id: name of the run; by default the run that the output already holds, or one named after the fingerprint.
         storage_options: fsspec options without credentials, e.g. endpoint_url.
+        request_timeout_s: seconds for one request to an object store, whatever is tried again within it: one object
+            read, written or removed, or one page of a listing.
         single_driver: promise that only one driver works on the run, for a store without conditional writes.
     """
 
@@ -101,6 +114,7 @@ class OutputConfig:
     uri: str
     run_id: str | None = None
     storage_options: dict[str, Any] = field(default_factory=dict)
+    request_timeout_s: float = REQUEST_TIMEOUT_S
     single_driver: bool = False
 
     def __post_init__(self) -> None:
@@ -109,6 +123,12 @@ class OutputConfig:
         _check_run_id("output.run_id", self.run_id)
         _check_uri("output.uri", self.uri)
         check_storage_options(self.storage_options)
+        check_request_timeout("output.request_timeout_s", self.request_timeout_s)
+
+    @property
+    def client_options(self) -> dict[str, Any]:
+        """What its objects are opened with."""
+        return {**self.storage_options, "request_timeout_s": self.request_timeout_s}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

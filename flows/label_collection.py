@@ -25,6 +25,7 @@ from flows.breaker import CircuitBreaker
 from flows.config import RunConfig
 from flows.console import update_text
 from flows.observer import RunObserver, Several, current_observer
+from flows.redacted_logs import redact_run_logs
 from flows.signals import Termination
 from flows.summary import RunFailedError, RunSummary
 from flows.updates import configs_to_run
@@ -33,6 +34,8 @@ from pipelines.manifest import Plan
 from pipelines.types import ShardReceipt
 
 _ARTIFACT_INTERVAL_S = 10.0
+
+redact_run_logs()
 
 
 @flow(

@@ -65,5 +65,5 @@ def read_own_prompts(config: RunConfig, store: Store) -> OwnPrompts:
     if not config.prompts:
         return OwnPrompts()
     taken = {prompt.prompt_id for prompt in config.common_prompts()}
-    table = read_prompt_table(config.prompts, config.source.storage_options, taken=taken)
+    table = read_prompt_table(config.prompts, config.source.client_options, taken=taken)
     return OwnPrompts(table=table, rejected=table.rejected)

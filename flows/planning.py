@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -17,12 +18,11 @@ from actors.pool import ShardRunner, open_runner
 from flows.config import ConfigError, RunConfig
 from flows.own_prompts import OwnPrompts, read_own_prompts
 from flows.run_names import check_new_name, first_run, next_update, runs_before_retry
-from flows.summary import rejected_row, told_summary, versions
-from flows.updates import held_runs, update_coverage
+from flows.summary import rejected_row, versions
+from flows.updates import held_runs, is_finished, update_coverage
 from pipelines.coverage import Coverage, UpdateCounts
 from pipelines.fingerprint import check_fingerprint, content_hash
 from pipelines.image_batches import to_batches
-from pipelines.integrity import table_size
 from pipelines.label import LabelJob
 from pipelines.manifest import (
     DRIVER_ID,
@@ -47,7 +47,7 @@ def _ignore(_count: int) -> None:
 
 def open_output(config: RunConfig) -> Store:
     """Open the run's output."""
-    return open_store(config.output.uri, config.output.storage_options)
+    return open_store(config.output.uri, config.output.client_options)
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def list_collection(
         return
     listed = list_batches(
         config.source.uri,
-        storage_options=config.source.storage_options,
+        storage_options=config.source.client_options,
         image_id_column=config.source.image_id_column,
         uri_column=config.source.uri_column,
         image_column=config.source.image_column,
@@ -111,7 +111,7 @@ def run_fingerprint(config: RunConfig, held: Plan | None) -> dict[str, Any]:
     if held is not None and config.incremental:
         prompts = held.fingerprint.get("prompts")
     else:
-        prompts = content_hash(config.prompts, config.source.storage_options) if config.prompts else None
+        prompts = content_hash(config.prompts, config.source.client_options) if config.prompts else None
     return config.fingerprint(model_sha256=content_hash(str(folder)), prompts_sha256=prompts)
 
 
@@ -273,6 +273,19 @@ class PlannedRun(NamedTuple):
     due: Due
 
 
+_at_hand: ContextVar[PlannedRun | None] = ContextVar("run_at_hand", default=None)
+
+
+@contextmanager
+def at_hand(run: PlannedRun) -> Iterator[None]:
+    """Let planned_run yield this run in the block, where it is the one asked for: it is planned and opened once."""
+    token = _at_hand.set(run)
+    try:
+        yield
+    finally:
+        _at_hand.reset(token)
+
+
 @contextmanager
 def planned_run(
     config: RunConfig, before_writing: Callable[[], None] = lambda: None, on_listed: OnListed = _ignore
@@ -288,6 +301,10 @@ def planned_run(
         ReplicaStartError: the cluster has no room for the replicas.
         Otherwise as draft_run and freeze_plan do; nothing was written in any of these cases.
     """
+    held = _at_hand.get()
+    if held is not None and held.plan.run_id == config.output.run_id:
+        yield held
+        return
     with ExitStack() as stack:
         with draft_run(config, on_listed) as draft:
             due = None if draft.held is None else left_to_label(open_output(config), draft.held)
@@ -305,10 +322,7 @@ def left_to_label(store: Store, plan: Plan) -> Due:
 
     A run whose summary tells of all that is listed is whole: nothing more is read of it.
     """
-    told = told_summary(store, plan.run_id)
-    if told is not None and told.tells_all_of(plan, table_size(store, plan.run_id)):
-        return Due({})
-    return due_shards(store, plan)
+    return Due({}) if is_finished(store, plan) else due_shards(store, plan)
 
 
 def choose_run_id(config: RunConfig, store: Store) -> str | None:
@@ -345,7 +359,7 @@ def open_run_runner(config: RunConfig, run_id: str) -> ShardRunner:
         run_id=run_id,
         prompts=config.common_prompts(),
         config=config.label,
-        source_options=config.source.storage_options,
+        source_options=config.source.client_options,
         allow_http=config.source.allow_http,
     )
     # Replicas may have another working directory, and another place for packages.
@@ -355,7 +369,7 @@ def open_run_runner(config: RunConfig, run_id: str) -> ShardRunner:
         predictor=config.model if is_packaged else replace(config.model, path=str(model_folder(config.model.path))),
         job=job,
         output_uri=store.root if store.is_local else store.uri,
-        output_options=config.output.storage_options,
+        output_options=config.output.client_options,
         shards_in_flight=config.pool.shards_in_flight_per_replica,
     )
     return open_runner(factory, config.pool)

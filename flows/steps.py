@@ -183,22 +183,21 @@ def run_once(
         ReplicaStartError: no replica can be started, and no shard of the run is committed.
     """
     plan, committed = run.plan, run.plan.num_shards - len(run.due.commits)
+    counted = _Counting()
+    observer = Several(observer, counted)
     if run.update is not None:
         observer.on_update(run.update)
     observer.on_plan(plan, committed)
-    for broken in run.due.broken:
-        observer.on_event(
-            PoolEvent(
-                "shard_broken", f"{broken.shard_id}: {broken.problem}; it is labelled again (repair {broken.repair})"
-            )
-        )
+    for one in run.due.broken:
+        message = f"{one.shard_id}: {one.problem}; it is labelled again (repair {one.repair})"
+        observer.on_event(PoolEvent("shard_broken", message))
     failures: list[ShardFailure] = []
-    breaker, counted, sigterm, stopped = CircuitBreaker(config.limits), _Counting(), Termination(), ""
+    breaker, sigterm, stopped = CircuitBreaker(config.limits), Termination(), ""
     with ExitStack() as stack:
         if run.runner is not None:
             sigterm = stack.enter_context(finishing_first(run.runner.stop, config.pool.drain_grace_s))
             try:
-                failures = label(config, run, run.runner, Several(observer, counted), breaker, sigterm)
+                failures = label(config, run, run.runner, observer, breaker, sigterm)
             except (StorageError, ReplicaStartError) as error:
                 if isinstance(error, ReplicaStartError) and not committed + counted.shards:
                     raise

@@ -11,6 +11,7 @@ from flows.run_names import updates_after
 from flows.summary import told_summary
 from pipelines.coverage import Coverage, CoveringRun
 from pipelines.fingerprint import PlanError, model_part
+from pipelines.integrity import table_size
 from pipelines.manifest import Plan, plan_documents, read_plan
 from pipelines.storage import Store
 from pipelines.table import committed_shards
@@ -38,9 +39,9 @@ def is_labelled(store: Store, plan: Plan) -> bool:
 
 
 def is_finished(store: Store, plan: Plan) -> bool:
-    """Say whether a run is labelled, and was verified and rid of its leftovers after that."""
+    """Say whether a run was verified when it was whole, and the listings of its objects add up as they did then."""
     told = told_summary(store, plan.run_id)
-    return told is not None and told.ok and told.committed == plan.num_shards and is_labelled(store, plan)
+    return told is not None and told.tells_all_of(plan, table_size(store, plan.run_id))
 
 
 def configs_to_run(config: RunConfig, store: Store) -> list[RunConfig]:
@@ -65,7 +66,7 @@ def as_planned(plan: Plan, config: RunConfig) -> RunConfig:
     operational: dict[str, Any] = {name: now[name] for name in _OPERATIONAL}
     operational["label"] = {name: value for name, value in now["label"].items() if name != "decode"}
     operational["output"] = {**now["output"], "run_id": plan.run_id}
-    operational["source"] = {"storage_options": now["source"]["storage_options"]}
+    operational["source"] = {name: now["source"][name] for name in ("storage_options", "request_timeout_s")}
     operational["model"] = {"path": config.model.path}
     values = merge(dict(plan.facts["config"]), {**operational, "incremental": True})
     return parse_config(values, origin=f"the config that run {plan.run_id} was planned with")

@@ -92,7 +92,7 @@ def export_output(
     if alone and choice.splits.shares:
         raise SourceError(f"{path.name} is one file, but each split has its own; name a folder")
     with workplace(path) as place:
-        selection = open_selection(store, choice, of_maps=form.of_maps, spill=place / "spill")
+        selection = open_selection(store, choice, of_maps=form.of_maps, folder=place)
         whole = place / "whole"
         whole.mkdir()
         try:

@@ -9,8 +9,10 @@ from typing import Any
 from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.exceptions import FSTimeoutError
 
+from pipelines.client_limits import RequestTimeoutError
 from pipelines.parquet_rows import ChangedError, ChunkTooLargeError, read_value
 from pipelines.places import Cell, Span, split_place
+from pipelines.redaction import redacted
 from pipelines.source_files import look_up
 from pipelines.storage import (
     HTTP_PROTOCOLS,
@@ -36,10 +38,10 @@ _WEB_ERRORS: Mapping[int, type[OSError]] = {
 
 
 class FetchError(Exception):
-    """An image's bytes could not be had. ``reason`` is what its row will say."""
+    """An image's bytes could not be had. ``reason`` is what its row will say; the message holds no secret."""
 
     def __init__(self, reason: Reason, message: str) -> None:
-        super().__init__(message)
+        super().__init__(redacted(message))
         self.reason = reason
 
 
@@ -135,11 +137,21 @@ def _changed() -> FetchError:
 
 async def _read_web(fs: Any, url: str, max_bytes: int) -> bytes:
     """Read at most one byte more than allowed: a server need not say how much it sends, nor heed a range."""
+    from aiohttp import InvalidURL, NonHttpUrlClientError
+    from yarl import URL
+
     session = await fs.set_session()
-    async with session.get(url, headers={"Accept-Encoding": "identity"}) as answer:
-        if answer.status in _WEB_ERRORS:
-            raise _WEB_ERRORS[answer.status](f"HTTP {answer.status} {answer.reason}")
-        answer.raise_for_status()
+    try:
+        request = await session.get(url, headers={"Accept-Encoding": "identity"})
+    except (InvalidURL, NonHttpUrlClientError):
+        # Without the error itself, whose text is the address that a server sent us to, whatever stands in it.
+        raise OSError("it is no address of the web, or the server names one that is none") from None
+    async with request as answer:
+        if answer.status >= 400:
+            # In our own words: those of the client hold the address that the server sent us to, signature and all.
+            kind, place = _WEB_ERRORS.get(answer.status, OSError), answer.url.host
+            sent_on = "" if place == URL(url).host else f" from {place}"
+            raise kind(f"HTTP {answer.status} {answer.reason}{sent_on}")
         data = bytearray()
         while len(data) <= max_bytes and (chunk := await answer.content.read(_WEB_CHUNK_BYTES)):
             data += chunk
@@ -153,6 +165,6 @@ def _fetch_reason(error: Exception) -> Reason:
         return Reason.NOT_FOUND
     if is_denied(error):
         return Reason.ACCESS_DENIED
-    if isinstance(error, TimeoutError | FSTimeoutError):
+    if isinstance(error, TimeoutError | FSTimeoutError | RequestTimeoutError):
         return Reason.FETCH_TIMEOUT
     return Reason.FETCH_FAILED

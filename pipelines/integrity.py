@@ -14,10 +14,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.manifest import Plan, require_plan, run_folder
+from pipelines.manifest import Plan, require_plan
 from pipelines.repairs import file_problem
 from pipelines.storage import Store
-from pipelines.table import KINDS, SCHEMAS, DataFile, Kind, ShardCommit, data_files, read_commits
+from pipelines.table import KINDS, SCHEMAS, DataFile, Kind, ShardCommit, commit_files, data_files, read_commits
 from pipelines.types import Shard, Status
 
 _READERS = 8
@@ -118,8 +118,8 @@ def table_size(store: Store, run_id: str) -> TableSize:
     return _size(store, run_id, data_files(store, run_id))
 
 
-def _size(store: Store, run_id: str, data_files: Mapping[str, int]) -> TableSize:
-    sizes = [*data_files.values(), *store.find(f"{run_folder(run_id)}/commits").values()]
+def _size(store: Store, run_id: str, data: Mapping[str, int]) -> TableSize:
+    sizes = [*data.values(), *commit_files(store, run_id).values()]
     return TableSize(num_files=len(sizes), num_bytes=sum(sizes))
 
 

@@ -14,6 +14,7 @@ from pipelines.fetch import FetchError, fetch
 from pipelines.isolate import Asked, ModelClock, ask, careful_groups
 from pipelines.prefetch import Loaded, Loading, prefetch
 from pipelines.prompt_table import reject
+from pipelines.redaction import redacted
 from pipelines.regions import check_region
 from pipelines.settings import SETTINGS
 from pipelines.storage import Store
@@ -281,5 +282,10 @@ def with_prompts(found: ImagePrediction, common: Sequence[Prompt]) -> ImagePredi
 def quarantined(ref: ImageRef, reason: Reason, stage: str, error: str, **facts: Any) -> ImagePrediction:
     """Return the outcome of an image that could not be labelled; the end of a long error is what matters."""
     return ImagePrediction(
-        ref=ref, status=Status.QUARANTINED, reason=reason, stage=stage, error=error[-_MAX_ERROR_CHARS:], **facts
+        ref=ref,
+        status=Status.QUARANTINED,
+        reason=reason,
+        stage=stage,
+        error=redacted(error)[-_MAX_ERROR_CHARS:],
+        **facts,
     )

@@ -50,18 +50,20 @@ def find_files(store: Store, run_id: str) -> RunFiles:
     )
 
 
-def make_readable(connection: duckdb.DuckDBPyConnection, store: Store, files: Iterable[DataFile]) -> dict[str, str]:
+def make_readable(
+    connection: duckdb.DuckDBPyConnection, store: Store, files: Iterable[DataFile]
+) -> tuple[dict[str, str], list[str]]:
     """Let a connection read files of an output.
 
     Returns:
-        The paths by which DuckDB opens them, by name.
+        The paths by which DuckDB opens them, by name; and the folders or protocols in which all of them lie.
     """
     if store.is_local:
         # A path that names a file is no pattern to DuckDB, whatever stands in it.
-        return {file.name: store.path(file.name) for file in files}
+        return {file.name: store.path(file.name) for file in files}, [store.path(kind) for kind in KINDS]
     objects = StoreFileSystem(store, {file.name: file.num_bytes for file in files})
     connection.register_filesystem(objects)
-    return {name: f"{objects.protocol}://{name}" for name in objects.sizes}
+    return {name: f"{objects.protocol}://{name}" for name in objects.sizes}, [f"{objects.protocol}://"]
 
 
 class StoreFileSystem(AbstractFileSystem):
@@ -86,6 +88,10 @@ class StoreFileSystem(AbstractFileSystem):
     def exists(self, path: str, **_: Any) -> bool:
         """Say whether a file is one of the output's."""
         return self._name(path) in self.sizes
+
+    def isdir(self, path: str) -> bool:  # noqa: ARG002
+        """Say whether something is a folder: nothing is."""
+        return False
 
     def size(self, path: str) -> int:
         """Return a file's bytes."""

@@ -9,8 +9,9 @@ from typing import Any
 
 import ijson
 
+from pipelines.redaction import secret_in
 from pipelines.source_files import open_source, uri_of
-from pipelines.storage import absolute_uri, secret_in
+from pipelines.storage import absolute_uri
 from pipelines.tabular import SourceError, columns_json, open_bytes, open_text, read_rows, readable
 from pipelines.types import ImageRef
 

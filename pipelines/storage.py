@@ -9,34 +9,24 @@ import contextlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem
 from fsspec.exceptions import FSTimeoutError
 
+from pipelines.client_limits import BOUNDED_PROTOCOLS, REQUEST_TIMEOUT_S, RequestTimeoutError, bounded_filesystem
+from pipelines.redaction import redacted
+
 PROTOCOLS = ("file", "s3", "gs", "memory")
 READ_ONLY_PROTOCOLS = ("hf",)
 HTTP_PROTOCOLS = ("http", "https")
 _ALIASES = {"local": "file", "s3a": "s3", "gcs": "gs"}
-_SECRET_OPTIONS = frozenset(
-    {
-        *("key", "secret", "token", "username", "password", "credentials"),
-        *("access_key", "secret_key", "access_key_id", "secret_access_key", "session_token"),
-    }
-)
-# Parameters of signed and otherwise private addresses, in lower case.
-_SECRET_PARAMETERS = frozenset(
-    {
-        *("x-amz-signature", "x-amz-credential", "x-amz-security-token", "awsaccesskeyid", "signature", "sig"),
-        *("x-goog-signature", "x-goog-credential", "token", "access_token", "api_key", "apikey", "password"),
-    }
-)
 _CONFLICT_CODES = frozenset({"ConditionalRequestConflict", "OperationAborted", "409"})
 _REFUSED_CODES = frozenset({"PreconditionFailed", "412"})
 _CLIENT_PACKAGES = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "huggingface_hub", "httpx")
@@ -46,53 +36,14 @@ PROBE_PREFIX = "_runs/.probe-"
 
 
 class StorageError(OSError):
-    """A storage location cannot be used; the message says which one, why, and what to do."""
+    """A storage location cannot be used; the message says which one, why, and what to do, and holds no secret."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redacted(message))
 
 
 class DamagedError(StorageError):
     """An object of an output does not hold what it must; the message names it."""
-
-
-def check_storage_options(options: Mapping[str, Any]) -> None:
-    """Refuse credentials in a config: it ends up in plans, logs and flow-run parameters.
-
-    Raises:
-        ValueError: naming the offending option and the environment variables to use instead.
-    """
-    names = (name for name, _ in _all_options(options))
-    found = sorted(name for name in names if name.lower().removeprefix("aws_") in _SECRET_OPTIONS)
-    if found:
-        raise ValueError(
-            f"storage_options must not hold credentials (found {', '.join(found)}). Set AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, an AWS profile or an instance role instead (Google: default credentials)."
-        )
-    for name, value in _all_options(options):
-        if isinstance(value, str) and (secret := secret_in(value)):
-            raise ValueError(f"storage_options.{name} carries {secret}, which would end up in plans and logs")
-
-
-def secret_in(uri: str) -> str | None:
-    """Say in words what secret a URI carries; None if it carries none, as far as can be seen."""
-    if "://" not in uri:
-        return None
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        return None
-    if "@" in parts.netloc:
-        return "a user name or password"
-    # A question mark in a key of an object store is just that.
-    query = parts.query if parts.scheme in HTTP_PROTOCOLS else ""
-    names = {name.lower() for name, _ in parse_qsl(query, keep_blank_values=True)}
-    return "a signature or token" if names & _SECRET_PARAMETERS else None
-
-
-def _all_options(options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the options of every depth: client_kwargs takes credentials too."""
-    for name, value in options.items():
-        yield name, value
-        if isinstance(value, Mapping):
-            yield from _all_options(value)
 
 
 class ProtocolError(StorageError):
@@ -135,7 +86,8 @@ def open_filesystem(uri: str, options: Mapping[str, Any] | None = None, *, allow
 
     Args:
         uri: a local path, or file://, s3://, gs://, memory://, hf:// (its token is the machine's own), http(s)://.
-        options: fsspec storage options without credentials, e.g. ``{"endpoint_url": "http://127.0.0.1:8333"}``.
+        options: fsspec storage options without credentials, e.g. ``{"endpoint_url": "http://127.0.0.1:8333"}``; and
+            ``request_timeout_s``, the seconds that one request to an object store may take.
         allow_http: whether the web may be asked.
 
     Returns:
@@ -147,18 +99,16 @@ def open_filesystem(uri: str, options: Mapping[str, Any] | None = None, *, allow
     """
     protocol = protocol_of(uri, allow_http=allow_http)
     options = dict(options or {}) if protocol in ("s3", "gs", "hf") else {}
-    if protocol in ("s3", "gs"):
-        options["use_listings_cache"] = False
+    request_timeout_s = options.pop("request_timeout_s", REQUEST_TIMEOUT_S)
     if protocol in HTTP_PROTOCOLS:
         options["client_kwargs"] = {"trust_env": True}  # the machine's proxy
-    if protocol == "s3":
-        # Without limits a dead endpoint hangs a run. botocore reads AWS_ENDPOINT_URL by itself.
-        limits = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 2}}
-        options.setdefault("config_kwargs", limits)
     if protocol == "file":
         return fsspec.filesystem("file"), absolute_uri(uri)
     try:
-        fs = fsspec.filesystem(protocol, **options)
+        if protocol in BOUNDED_PROTOCOLS:
+            fs = bounded_filesystem(protocol, {**options, "use_listings_cache": False}, request_timeout_s)
+        else:
+            fs = fsspec.filesystem(protocol, **options)
     except ImportError as error:
         raise StorageError(
             f"{uri!r} needs a package that is not installed: pip install 'xsam-label[gcs]' ({error})"
@@ -206,6 +156,10 @@ def _http_status(error: BaseException) -> int | None:
 
 def explain(error: BaseException, uri: str) -> str:
     """Say in words what went wrong at a storage location and what to do about it; never includes a credential."""
+    return redacted(_explanation(error, uri))
+
+
+def _explanation(error: BaseException, uri: str) -> str:
     kind, code = type(error).__name__, error_code(error)
     if kind in ("NoCredentialsError", "PartialCredentialsError"):
         return (
@@ -219,6 +173,8 @@ def explain(error: BaseException, uri: str) -> str:
         return f"{uri}: not found ({where}); check the spelling and that it exists{private}"
     if kind in ("EndpointConnectionError", "ConnectTimeoutError", "ConnectionError", "ClientConnectorError"):
         return f"{uri}: the endpoint does not answer ({error}); check AWS_ENDPOINT_URL or storage_options.endpoint_url"
+    if isinstance(error, RequestTimeoutError):
+        return f"{uri}: {error}; check the endpoint and the network, or set a larger request_timeout_s"
     return f"{uri}: {kind}: {error}"
 
 
@@ -314,7 +270,11 @@ class Store:
         Raises:
             StorageError: the store failed, or kept answering "conflict" without an object appearing.
         """
-        for _ in range(_MAX_CONFLICT_TRIES):
+        # Each try has its own time: all of them together may take hardly more than one.
+        deadline = time.monotonic() + getattr(self.fs, "request_timeout_s", REQUEST_TIMEOUT_S)
+        for number in range(_MAX_CONFLICT_TRIES):
+            if number and time.monotonic() > deadline:
+                break
             try:
                 self._create_once(name, data)
                 return True

@@ -280,11 +280,16 @@ def committed_shards(store: Store, run_id: str) -> set[str]:
 def held_commits(store: Store, run_id: str) -> dict[str, int]:
     """Return by shard id which commit holds, as one listing shows it: 0 for the first, K for the K-th repair."""
     held: dict[str, int] = {}
-    for name in store.find(f"{run_folder(run_id)}/commits"):
+    for name in commit_files(store, run_id):
         if found := _COMMIT_NAME.fullmatch(PurePosixPath(name).name):
-            repair = int(found["repair"] or 0)
-            held[found["shard_id"]] = max(repair, held.get(found["shard_id"], 0))
+            held[found["shard_id"]] = max(int(found["repair"] or 0), held.get(found["shard_id"], 0))
     return held
+
+
+def commit_files(store: Store, run_id: str) -> dict[str, int]:
+    """List a run's commit objects, repairs and what they took the place of: {name: bytes}."""
+    found = store.find(f"{run_folder(run_id)}/commits")
+    return {name: size for name, size in found.items() if _COMMIT_NAME.fullmatch(PurePosixPath(name).name)}
 
 
 def read_commit(store: Store, run_id: str, shard_id: str, repair: int = 0) -> ShardCommit:

@@ -14,6 +14,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.redaction import redacted
 from pipelines.storage import StorageError, explained, open_filesystem
 
 TABLE_EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -23,7 +24,10 @@ _MAX_CSV_FIELD_CHARS = 2**27  # a mask's RLE outgrows the csv module's 128 kB
 
 
 class SourceError(ValueError):
-    """An input cannot be used; the message says what is wrong, where, and what to do."""
+    """An input cannot be used; the message says what is wrong, where, and what to do, and holds no secret."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redacted(message))
 
 
 def read_rows(uri: str, storage_options: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
