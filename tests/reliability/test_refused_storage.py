@@ -10,19 +10,17 @@ import os
 import secrets
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
 
-from flows.cli import main
 from pipelines.storage import open_store
 from pipelines.table import KINDS, committed_shards
+from tests.drivers import Command, Ended, command_line
 from tests.fakes import write_images
 from tests.reliability.forked_command import command_server, forked
 from tests.reliability.slow_proxy import Rule, SlowProxy, slow_proxy
@@ -34,32 +32,10 @@ pytestmark = pytest.mark.timeout(180)
 NUM_SHARDS = 5
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Ended]
-
-
 @pytest.fixture
 def command(s3: S3Server, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Run a command in this process, as the console script does."""
-
-    def call(*args: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["xsam-label", *map(str, args)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capfd.readouterr()
-        assert "Traceback" not in out + err
-        return Ended(int(ended.value.code or 0), out, err)
-
-    return call
+    """Run a command in this process, with the server's address in the environment."""
+    return command_line(capfd, monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +206,7 @@ def test_a_store_that_refuses_all_from_now_on(
         refused = proxy.add(Rule("*", "*", "refuse", code=code))
         proxy.remove(third)
         assert proxy.land(third) == [200]
-        ended = Ended(*running.end())
+        ended = running.end()
     assert ended.code == 1, ended
     assert told(ended, "2") or told(ended, "3"), ended
     assert "Traceback" not in ended.out + ended.err
