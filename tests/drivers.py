@@ -23,6 +23,7 @@ from typing import Any
 
 import psutil
 import pyarrow as pa
+import pytest
 
 from pipelines.storage import open_store
 from pipelines.table import Kind, open_table
@@ -95,6 +96,33 @@ def driver(*args: object, env: Mapping[str, str], cwd: Path = REPOSITORY) -> Ite
     finally:
         running.kill_all()
         process.communicate(timeout=20)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Ended]
+
+
+def command_line(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Return what runs the command line's main function in this process, as the console script does."""
+    from flows.cli import main
+
+    def call(*args: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["xsam-label", *map(str, args)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfd.readouterr()
+        return Ended(int(ended.value.code or 0), out, err)
+
+    return call
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,13 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 import pytest
-import ray  # noqa: F401 - whoever is forked needs it, and what follows
-import s3fs  # noqa: F401
 
-import actors.predictor  # noqa: F401
-import flows.launch
-import flows.retry  # noqa: F401
 from flows.cli import main
-from tests.drivers import wait_until
+from tests.drivers import Ended, wait_until
 from tests.fork_server import fork_server
+
+# What a run imports, the ones that take long first. Not imported here: Ray reads settings when it is.
+_IMPORTS = ("ray", "s3fs", "actors.predictor", "actors.replica_pool", "actors.in_process", "flows.launch", __name__)
 
 
 @contextlib.contextmanager
@@ -33,7 +31,7 @@ def command_server() -> Iterator[ForkServerContext]:
         # Both are read by imports. As many threads as a replica of one CPU has: more would add in another order.
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        with fork_server(__name__) as processes:
+        with fork_server(*_IMPORTS) as processes:
             yield processes
 
 
@@ -49,11 +47,11 @@ class Forked:
         wait_until(lambda: condition() or not self.process.is_alive(), timeout_s, self.printed)
         assert condition(), f"it ended with {self.process.exitcode} before that: {self.printed()}"
 
-    def end(self, timeout_s: float = 120) -> tuple[int, str, str]:
-        """Wait for its end and return exit code, standard output and standard error."""
+    def end(self, timeout_s: float = 120) -> Ended:
+        """Wait for its end."""
         self.process.join(timeout_s)
         assert self.process.exitcode is not None, f"it has not ended after {timeout_s:g} s: {self.printed()}"
-        return self.process.exitcode, *self.printed()
+        return Ended(self.process.exitcode, *self.printed())
 
     def printed(self) -> tuple[str, str]:
         """Return what it has printed so far, to standard output and standard error."""

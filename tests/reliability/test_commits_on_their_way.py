@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
@@ -23,12 +22,11 @@ import pytest
 
 from actors import dispatch
 from flows import steps
-from flows.cli import main
 from flows.config import load_config
 from flows.observer import Silent
 from pipelines.storage import open_store
 from pipelines.table import committed_shards
-from tests.drivers import Driver, driver
+from tests.drivers import Command, Driver, Ended, command_line, driver
 from tests.fakes import write_images
 from tests.reliability.forked_command import Forked, command_server, forked
 from tests.reliability.slow_proxy import Rule, SlowProxy, slow_proxy
@@ -78,31 +76,10 @@ def settings(folder: Path, runner: str, endpoint: str) -> Path:
     return path
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Ended]
-
-
 @pytest.fixture
 def command(s3: S3Server, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Run a command in this process, as the console script does; what it is not told otherwise it asks directly."""
-
-    def call(*args: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["xsam-label", *map(str, args)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capfd.readouterr()
-        return Ended(int(ended.value.code or 0), out, err)
-
-    return call
+    """Run a command in this process, with the server's address in the environment."""
+    return command_line(capfd, monkeypatch)
 
 
 @dataclass
@@ -149,7 +126,7 @@ class Tale:
         with self.driver() as killed:
             self.wait(killed)
             killed.process.kill()
-            assert killed.end()[0] == -signal.SIGKILL
+            assert killed.end().code == -signal.SIGKILL
 
     def land(self) -> None:
         """Let the commits arrive that were on their way."""
@@ -245,8 +222,8 @@ def test_vacuum_while_the_driver_goes_on(tale: Tale) -> None:
         tale.wait(running)
         assert tale.command("vacuum", tale.output).code == 0
         tale.land()
-        code, out, err = running.end()
-    assert (code, err) == (0, ""), out
+        ended = running.end()
+    assert (ended.code, ended.err) == (0, ""), ended
     tale.check_whole()
     assert "0 labelled now" in tale.check_ends().out
 
@@ -284,8 +261,8 @@ def test_a_driver_restores_what_vacuum_took_for_abandoned(tale: Tale) -> None:
         vacuumed = tale.command("vacuum", tale.output, "--older-than", 0)
         assert (vacuumed.code, vacuumed.out.splitlines()[-1]) == (0, "4 leftovers removed"), vacuumed
         tale.land()
-        code, out, err = running.end()
-    assert (code, err) == (0, ""), out
+        ended = running.end()
+    assert (ended.code, ended.err) == (0, ""), ended
     tale.check_whole()
     assert "0 labelled now" in tale.check_ends().out
 
@@ -315,9 +292,9 @@ def test_vacuum_says_so_when_its_deletions_were_late_and_a_commit_was_faster(tal
         tale.land()
         tale.proxy.remove(deletions)
         assert tale.proxy.land(deletions) == [204]
-        code, out, err = vacuuming.end()
-    assert (code, err) == (1, ""), out
-    assert [out.count(f"{shard} was committed just now") for shard in two_shards(tale)] == [1, 1]
+        ended = vacuuming.end()
+    assert (ended.code, ended.err) == (1, ""), ended
+    assert [ended.out.count(f"{shard} was committed just now") for shard in two_shards(tale)] == [1, 1]
     assert "4 labelled now" in tale.check_ends().out
 
 
