@@ -42,7 +42,7 @@ class VerifyReport:
         status_counts: images by status, from the commits and (deep) recounted from the rows.
         reason_counts: quarantined images by reason.
         shards, committed: planned and committed shards.
-        size: what the run's shards take, data files that no commit names included.
+        size: what the run's commits and the files that they name take.
         commits: the commits that were read, in shard order.
         problems: every discrepancy in words, naming its object; empty when the table is whole.
         leftovers: data files of the run that no commit names.
@@ -107,6 +107,8 @@ def verify(
             report.broken.append(commit.shard_id)
             report.problems.append(f"{commit.shard_id}: {problem}; the next run labels it again")
     report.leftovers = sorted(sizes)
+    # Without leftovers: a run that could not remove one is not taken for finished, and the next one tries again.
+    report.size = TableSize(report.size.num_files - len(sizes), report.size.num_bytes - sum(sizes.values()))
     if deep:
         _check_rows(store, plan, commits, report, on_shard)
     _check_ledger(report, complete=not missing)
