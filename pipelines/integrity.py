@@ -98,8 +98,9 @@ def verify(
     report = VerifyReport(run_id=run_id, listed=plan.num_images, shards=plan.num_shards)
     # In this order: whatever a commit names is there by the time of the listing, also while the run goes on.
     commits = list(read_commits(store, run_id))
-    sizes = data_files(store, run_id)
-    report.commits, report.committed, report.size = commits, len(commits), _size(store, run_id, sizes)
+    found = data_files(store, run_id)
+    sizes = dict(found)
+    report.commits, report.committed = commits, len(commits)
     missing = sorted(set(plan.shard_ids()) - {commit.shard_id for commit in commits})
     if missing:
         report.problems.append(f"{len(missing)} planned shards are not committed: {_some(missing)}")
@@ -115,7 +116,7 @@ def verify(
             report.problems.append(f"{commit.shard_id}: {problem}; the next run labels it again")
     report.leftovers = sorted(sizes)
     # Without leftovers: a run that could not remove one is not taken for finished, and the next one tries again.
-    report.size = TableSize(report.size.num_files - len(sizes), report.size.num_bytes - sum(sizes.values()))
+    report.size = _size(store, run_id, {name: size for name, size in found.items() if name not in sizes})
     if deep:
         _check_rows(store, plan, commits, report, on_shard)
     _check_ledger(report, complete=not missing)
