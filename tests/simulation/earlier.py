@@ -23,10 +23,9 @@ from pipelines.leftovers import Removal
 from pipelines.manifest import PLAN_FORMAT, Plan, next_sequence, plan_documents, plan_name, read_plan, run_folder
 from pipelines.repairs import Due
 from pipelines.schema import SCHEMA_VERSION
-from pipelines.storage import Store, open_store
+from pipelines.storage import Store
 from pipelines.table import KINDS, DataFile, ShardCommit, commit_name, data_name, split_data_name
 from pipelines.types import ImagePrediction, Shard, ShardReceipt
-from tests.simulation.network import URI
 
 
 def write_plan(
@@ -155,10 +154,10 @@ def find_run(config: Any, store: Store) -> tuple[str, Plan | None, dict[str, Any
     return run_id or first_run(fingerprint), held, fingerprint
 
 
-def listed_runs(_config: Any, store: Store) -> list[Plan]:
-    """Return the runs that an update follows, as a listing shows them."""
+def listed_runs(_config: Any, store: Store) -> tuple[list[Plan], str]:
+    """Return the runs that an update follows, as a listing shows them, and its name by the number of all runs."""
     plans = [read_plan(store, run_id) for run_id in plan_documents(store)]
-    return [plan for plan in plans if plan is not None and plan.retry_of is None]
+    return [plan for plan in plans if plan is not None and plan.retry_of is None], f"update-{next_sequence(store)}"
 
 
 @contextmanager
@@ -173,7 +172,6 @@ CHANGES: Mapping[tuple[Any, str], Any] = {
     (planning, "_find_run"): find_run,
     (planning, "_earlier_runs"): listed_runs,
     (planning, "check_new_name"): lambda _run_id, _retried: None,
-    (planning, "next_update"): lambda _held: f"update-{next_sequence(open_store(URI))}",
     (planning, "at_hand"): _planned_again,
     (launch, "_named"): lambda config, _run_id: config,
     (label, "commit_shard"): commit_shard,
