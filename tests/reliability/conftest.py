@@ -14,7 +14,7 @@ from tests.peak_memory import Peak, measure
 
 @pytest.fixture(scope="module")
 def peak(request: pytest.FixtureRequest) -> Iterator[Callable[..., Peak]]:
-    """Call one of the functions of the module that the tests import as calls in a process of its own; see peak_memory.measure."""
+    """Call a function of the module that the tests import as ``calls`` in a process of its own: see measure."""
     if sys.platform != "linux":
         pytest.skip("the peak of a process is read from /proc")
     with fork_server(request.module.calls.__name__, "tests.peak_memory") as processes:
