@@ -45,9 +45,12 @@ def main() -> None:
             raise
         from flows.console import literal
         from pipelines.redaction import redacted
+        from pipelines.storage import DamagedError
 
         # What follows the first line of a replica's error is its traceback.
         text = str(error) if type(error).__name__ != "ReplicaStartError" else str(error).partition("\n")[0]
+        if isinstance(error, DamagedError):
+            text += "; `xsam-label verify` names all that is damaged, `xsam-label run --check` labels such shards again"
         errors.print(f"[red]error:[/] {literal(redacted(text))}")
         sys.exit(2)
 

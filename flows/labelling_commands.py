@@ -71,6 +71,9 @@ def run(
     limit: LimitOption = None,
     run_id: RunIdOption = None,
     incremental: IncrementalOption = None,
+    check: Annotated[
+        bool | None, typer.Option("--check", help="First read all that is committed; label again what is damaged.")
+    ] = None,
     same_collection: SameCollectionOption = None,
     runner: RunnerOption = None,
     prefect: PrefectOption = True,
@@ -85,6 +88,7 @@ def run(
         | asked
         | {"pool": pool, "incremental": incremental or None}
     )
+    overrides["output"]["check"] = check
     raise typer.Exit(0 if launch(_config(config, overrides), console, prefect=prefect).ok else 1)
 
 

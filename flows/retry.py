@@ -10,7 +10,9 @@ from flows.inspect import held_plans
 from flows.planning import left_to_label
 from flows.run_names import next_retry
 from flows.updates import is_labelled
-from pipelines.manifest import Plan, read_plan, retries_by_run
+from pipelines.file_checks import check_runs
+from pipelines.manifest import Plan, plan_documents, read_plan, retries_by_run
+from pipelines.query_files import readable
 from pipelines.retry import quarantined_images
 from pipelines.storage import Store, open_store
 
@@ -59,10 +61,12 @@ def retry_configs(
     Raises:
         PlanError: there is no such run.
         ConfigError: it is a retry itself, or the values cannot be used.
+        StorageError: the output cannot be read, or is damaged.
     """
     store, plans = held_plans(output, run_id)
     if run_id is not None and plans[0].retry_of is not None:
         raise ConfigError(f"run {run_id} is a retry: name the run that it belongs to, {plans[0].retry_of}")
+    check_runs(store, plan_documents(store))
     found = (_retry_config(store, output, plan, reasons, overrides) for plan in plans if plan.retry_of is None)
     return [config for config in found if config is not None]
 
@@ -78,8 +82,10 @@ def _retry_config(
     }
     values = merge(dict(plan.facts["config"]), overrides)
     config = parse_config(merge(values, again), origin=f"the config that run {plan.run_id} was planned with")
-    if is_new and not quarantined_images(store, plan.run_id, reasons):
-        return None
+    if is_new:
+        with readable(store):
+            if not quarantined_images(store, plan.run_id, reasons):
+                return None
     return config
 
 

@@ -25,6 +25,7 @@ import psutil
 import pyarrow as pa
 import pytest
 
+from pipelines.sealed import BLANK
 from pipelines.storage import open_store
 from pipelines.table import Kind, open_table
 
@@ -237,7 +238,8 @@ def listing(output: Path) -> dict[str, tuple[int, int]]:
 
 
 def run_file(output: Path | str, name: str) -> Any:
-    """Read a JSON file of the one run that an output holds."""
+    """Read a JSON file of the one run that an output holds, without its checksum."""
     store = open_store(str(output))
     (run_id,) = store.folders("_runs")
-    return json.loads(store.read(f"_runs/{run_id}/{name}"))
+    document = store.read_json(f"_runs/{run_id}/{name}")
+    return {key: value for key, value in document.items() if key not in BLANK}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from pipelines.manifest import retries_by_run
 from pipelines.query import open_arrow
 from pipelines.table import open_table
 from pipelines.types import Answer, Image, PredictionError, Predictor, Prompt, Reason
+from tests.documents import change_document
 from tests.fakes import BrightPredictor, half_bright, png, write_images
 from tests.reliability.small_run import RUN, SmallRun, as_driver, run
 
@@ -117,7 +117,7 @@ def test_the_run_itself_still_resumes_by_the_same_command(labelled: SmallRun) ->
 def test_rows_of_a_run_planned_by_another_version_stay_readable(labelled: SmallRun, version: int) -> None:
     before, name = rows(labelled), f"_runs/{RUN}/plan.json"
     store = labelled.store()
-    store.write(name, json.dumps({**store.read_json(name), "format": version}).encode())
+    change_document(store, name, {"format": version})
     assert rows(labelled) == before
     assert open_table(store, "annotations").count_rows() > 0
 
