@@ -183,7 +183,7 @@ def tale(
     commits = proxy.add(Rule("PUT", f"{config.stem}/_runs/{RUN}/commits/*", "hold", after=1, count=2))
     yield Tale(config, proxy, commits, environment, processes, command, expected)
     proxy.land(commits)
-    proxy.remove(commits)
+    proxy.clear()
 
 
 BOTH = pytest.mark.parametrize("runner", ["in_process", "ray"])
@@ -240,6 +240,17 @@ def test_kill_and_the_commits_come_too_late(tale: Tale) -> None:
     tale.kill()
     tale.check_ends()
     assert tale.proxy.land(tale.commits) == [412, 412]
+    tale.check_whole()
+
+
+@ONE
+def test_answers_that_are_lost(tale: Tale) -> None:
+    """The client repeats the request, and finds what it has created itself in its way."""
+    tale.proxy.remove(tale.commits)
+    lost = tale.proxy.add(Rule("PUT", f"{tale.config.stem}/*/commits/*", "lose the answer", after=1, count=2))
+    ended = tale.command(*tale.arguments)
+    assert (ended.code, len(lost.keys)) == (0, 2), ended
+    tale.proxy.remove(lost)
     tale.check_whole()
 
 
