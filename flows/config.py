@@ -37,8 +37,12 @@ def _check_uri(name: str, uri: str) -> None:
         )
 
 
-def _check_run_id(name: str, run_id: str | None) -> None:
-    """Refuse what is no name of a folder everywhere; a retry adds a few letters to it."""
+def check_run_id(name: str, run_id: str | None) -> None:
+    """Refuse what is no name of a folder everywhere; a retry adds a few letters to it.
+
+    Raises:
+        ValueError: naming the setting and what is allowed.
+    """
     if run_id is None:
         return
     if not run_id.replace("-", "").replace("_", "").isalnum():
@@ -67,6 +71,8 @@ class SourceConfig:
         request_timeout_s: seconds for one request to an object store, as for the output; an image's own transfer is
             under label.fetch_timeout_s too.
         allow_http: fetch images that a list or table names as http:// or https://.
+        same_collection: the output's earlier runs are of this collection though their source is written otherwise: it
+            has moved, or its ids tell its images apart wherever they are.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
@@ -79,6 +85,7 @@ class SourceConfig:
     storage_options: dict[str, Any] = field(default_factory=dict)
     request_timeout_s: float = REQUEST_TIMEOUT_S
     allow_http: bool = False
+    same_collection: bool = False
 
     def __post_init__(self) -> None:
         if not self.uri:
@@ -120,7 +127,7 @@ class OutputConfig:
     def __post_init__(self) -> None:
         if not self.uri:
             raise ValueError("output.uri is empty; give a folder or bucket prefix")
-        _check_run_id("output.run_id", self.run_id)
+        check_run_id("output.run_id", self.run_id)
         _check_uri("output.uri", self.uri)
         check_storage_options(self.storage_options)
         check_request_timeout("output.request_timeout_s", self.request_timeout_s)
@@ -188,7 +195,7 @@ class RetryConfig:
     reasons: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_run_id("retry.run_id", self.run_id)
+        check_run_id("retry.run_id", self.run_id)
         known = [reason.value for reason in Reason]
         if unknown := [reason for reason in self.reasons if reason not in known]:
             raise ValueError(f"retry.reasons: {', '.join(unknown)} is no reason; allowed: {', '.join(known)}")

@@ -7,17 +7,21 @@ from typing import Annotated
 
 import typer
 
-from flows.terminal import OutputArgument, console, split_names
+from flows.terminal import OutputArgument, checked_run_id, console, split_names
 
 app = typer.Typer()
 
-RunIdOption = Annotated[str | None, typer.Option(help="Name of the run; by default all of the output's.")]
+RunIdOption = Annotated[
+    str | None, typer.Option(help="Name of the run; by default all of the output's.", callback=checked_run_id)
+]
 
 
 @app.command()
 def status(
     output: OutputArgument,
-    run_id: Annotated[str | None, typer.Option(help="One run; by default the last that is not finished.")] = None,
+    run_id: Annotated[
+        str | None, typer.Option(help="One run; by default the last that is not finished.", callback=checked_run_id)
+    ] = None,
     gpu_price: Annotated[float | None, typer.Option(help="Price of a GPU hour, instead of the config's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:

@@ -25,10 +25,17 @@ _READERS = 8
 
 @dataclass(frozen=True, slots=True)
 class TableSize:
-    """How many objects a run's shards have, data files and commits, and their bytes."""
+    """What a run's shards take.
+
+    Attributes:
+        num_files, num_bytes: of data files and commits.
+        names_sha256: digest of their names and sizes: numbers alone may agree by chance, since files of two attempts at
+            one shard are often of one size.
+    """
 
     num_files: int = 0
     num_bytes: int = 0
+    names_sha256: str = ""
 
 
 @dataclass(slots=True)
@@ -119,8 +126,9 @@ def table_size(store: Store, run_id: str) -> TableSize:
 
 
 def _size(store: Store, run_id: str, data: Mapping[str, int]) -> TableSize:
-    sizes = [*data.values(), *commit_files(store, run_id).values()]
-    return TableSize(num_files=len(sizes), num_bytes=sum(sizes))
+    sizes = {**data, **commit_files(store, run_id)}
+    names = "".join(f"{name}\0{size}\n" for name, size in sorted(sizes.items()))
+    return TableSize(len(sizes), sum(sizes.values()), hashlib.sha256(names.encode(errors="surrogatepass")).hexdigest())
 
 
 def _some(names: list[str]) -> str:

@@ -27,6 +27,7 @@ PROTOCOLS = ("file", "s3", "gs", "memory")
 READ_ONLY_PROTOCOLS = ("hf",)
 HTTP_PROTOCOLS = ("http", "https")
 _ALIASES = {"local": "file", "s3a": "s3", "gcs": "gs"}
+_SCHEMES = frozenset((*PROTOCOLS, *READ_ONLY_PROTOCOLS, *HTTP_PROTOCOLS, *_ALIASES))
 _CONFLICT_CODES = frozenset({"ConditionalRequestConflict", "OperationAborted", "409"})
 _REFUSED_CODES = frozenset({"PreconditionFailed", "412"})
 _CLIENT_PACKAGES = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "huggingface_hub", "httpx")
@@ -77,8 +78,28 @@ def absolute_uri(uri: str) -> str:
     """
     protocol, path = protocol_of(uri), uri.split("://", 1)[-1]
     if protocol == "file":
-        return os.path.abspath(os.path.expanduser(path))
+        absolute = os.path.abspath(os.path.expanduser(path))
+        return "/" + absolute.lstrip("/")  # two slashes at its beginning would stay two
     return f"{protocol}://{path.rstrip('/')}"
+
+
+def odd_part(uri: str) -> str | None:
+    """Say in words what in a URI's path clients and servers do not all take alike; None if there is nothing.
+
+    What one of them writes under such a name another lists under a second one, or not at all. Paths of this machine
+    have no such part: they are made absolute.
+    """
+    path = uri.split("://", 1)[-1].rstrip("/")
+    if protocol_of(uri) == "file" or not path:
+        return None
+    for part, words in (
+        ("", "an empty folder name ('//')"),
+        (".", "the folder name '.'"),
+        ("..", "the folder name '..'"),
+    ):
+        if part in path.split("/"):
+            return words
+    return "a backslash" if "\\" in path else None
 
 
 def open_filesystem(uri: str, options: Mapping[str, Any] | None = None, *, allow_http: bool = False) -> tuple[Any, str]:
@@ -389,14 +410,35 @@ def open_store(uri: str, options: Mapping[str, Any] | None = None) -> Store:
     """Open an output folder. Nothing is created or contacted yet.
 
     Raises:
-        StorageError: it is the root of a file system, or of a kind that is only read.
+        StorageError: it is the root of a file system, of a kind that is only read, or a name that not every client
+            takes as it is written.
     """
     if protocol_of(uri) in READ_ONLY_PROTOCOLS:
         raise ProtocolError(f"{uri!r}: hf:// is only read here, as a source; write to a path, s3:// or gs://")
+    _check_output_name(uri)
     fs, root = open_filesystem(uri, options)
     if not root.strip("/"):
         raise StorageError(f"{uri!r}: an output needs a folder name, not the root of the file system")
     return Store(uri=uri.rstrip("/"), fs=fs, root=root)
+
+
+def _check_output_name(uri: str) -> None:
+    """Refuse an output whose objects a listing would show under other names than they were written, or not at all."""
+    if "\0" in uri or any("\ud800" <= char <= "\udfff" for char in uri):
+        raise StorageError(f"{uri!r}: an output's name must be UTF-8 without null characters; give another")
+    if part := odd_part(uri):
+        raise StorageError(
+            f"{uri!r}: an output's name must not hold {part}, which stores write and list under different names; give "
+            "one without it"
+        )
+    if protocol_of(uri) == "s3" and "?versionId=" in uri:
+        raise StorageError(
+            f"{uri!r}: an output's name must not end in ?versionId=..., which means one object's version"
+        )
+    scheme, colon, rest = uri.partition(":")
+    if colon and "://" not in uri and rest.startswith("/") and scheme.lower() in _SCHEMES:
+        slashes = ":///" if _ALIASES.get(scheme.lower(), scheme.lower()) == "file" else "://"
+        raise StorageError(f"{uri!r}: a URI has two slashes; did you mean {scheme}{slashes}{rest.lstrip('/')} ?")
 
 
 def probe_create_only(store: Store) -> None:

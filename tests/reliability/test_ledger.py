@@ -79,3 +79,15 @@ def test_a_damaged_summary_is_written_anew_by_a_run_that_labels(tmp_path: Path) 
     summary = run(small)
     assert summary.ok
     assert run_file(small.output, "summary.json") == summary.to_dict()
+
+
+def test_a_late_file_of_the_same_size_does_not_hide_one_that_is_gone(tmp_path: Path) -> None:
+    """Files of two attempts at one shard are often of one size: numbers and bytes of a listing would agree."""
+    small = SmallRun(source=write_source(tmp_path / "images", 6), output=str(tmp_path / "out"))
+    run(small)
+    store = small.store()
+    expected, lost = rows(store), next(iter(store.find(f"images/{RUN}")))
+    store.write(lost.replace(".parquet", "9.parquet"), store.read(lost))
+    store.delete(lost)
+    assert run(small).labelled_now == 1
+    assert rows(store) == expected

@@ -28,8 +28,8 @@ def main(first: int, last: int) -> int:
     for what, seeds in sorted(broken.items(), key=lambda item: item[1]):
         print(f"{len(seeds):5} of {lives}, the first {seeds[0]}: {what}")
     print(
-        f"{lives} lives, {drivers} drivers, {sum(map(len, broken.values()))} broken; {wall:.1f} s, {cpu:.1f} s of it on "
-        f"the CPU: {lives / wall:.1f} lives/s, {drivers / wall:.1f} drivers/s"
+        f"{lives} lives, {drivers} drivers, {sum(map(len, broken.values()))} broken; {wall:.1f} s, {cpu:.1f} s of CPU: "
+        f"{lives / wall:.1f} lives/s, {drivers / wall:.1f} drivers/s"
     )
     return 1 if broken else 0
 

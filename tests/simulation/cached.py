@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.config import RunConfig
-from pipelines import integrity as integrity_module
 from pipelines.plan_file import read_planned, read_shards
 
 _MOST = 20_000
@@ -120,6 +119,3 @@ def replace(patch: pytest.MonkeyPatch, *, table: Any, manifest: Any, integrity: 
     for name in ("annotations_table", "images_table"):
         patch.setattr(table, name, _rows_of(getattr(table, name)))
     patch.setattr(table, "parquet_bytes", _parquet_bytes(table.parquet_bytes))
-
-
-assert integrity_module

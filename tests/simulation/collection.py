@@ -34,6 +34,9 @@ class Listing:
         yield _batch(self)
 
 
+NOTHING_LISTED = Listing(())
+
+
 @cache
 def _batch(listing: Listing) -> pa.RecordBatch:
     names, sizes = [name for name, _ in listing.images], [size for _, size in listing.images]

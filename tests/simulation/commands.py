@@ -22,7 +22,6 @@ from pipelines.sources import SourceError
 from pipelines.storage import StorageError
 from tests.simulation.network import URI
 from tests.simulation.pool import SimulatedPool
-from tests.simulation.seams import SEAMS
 from tests.simulation.world import Death, Process, World
 
 REFUSALS = (ConfigError, PlanError, SourceError, StorageError, ReplicaStartError)
@@ -89,11 +88,12 @@ def vacuum(older_than_s: float) -> int:
     return 0 if show_vacuum(URI, None, CONSOLE, older_than_s=older_than_s, dry_run=False) else 1
 
 
-def start(world: World, name: str, command: Callable[[], int]) -> tuple[Process, Ended]:
+def start(world: World, name: str, command: Callable[[], int], order: Any = None) -> tuple[Process, Ended]:
     """Start a command in a process of its own."""
     # Ids come again from life to life, so that what is made of them can be kept.
     process, ended = world.process(name, f"{sum(bool(one.driver_id) for one in world.processes):08x}"), Ended(name)
     process.on_signal = signals._raise_terminated
+    process.order, process.is_earlier = order, bool(order and order.is_earlier)
 
     def main() -> None:
         world.note("starts")
@@ -136,6 +136,3 @@ def reading(check: Callable[[], None]) -> int:
     """A reader."""
     check()
     return 0
-
-
-assert SEAMS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -14,12 +14,14 @@ from flows import launch, planning
 from flows.config import RunConfig
 from flows.observer import Silent
 from pipelines import integrity, label, manifest, storage, table
+from pipelines.manifest import read_plan
 from pipelines.storage import Store
 from pipelines.types import ImagePrediction
-from tests.simulation import cached, checks, collection, commands
-from tests.simulation.network import ROOT, URI, Network, Objects, SimulatedFileSystem
+from tests.simulation import cached, checks, collection, commands, earlier
+from tests.simulation.filesystem import SimulatedFileSystem
+from tests.simulation.network import ROOT, URI, Network, Objects
 from tests.simulation.pool import SimulatedPool
-from tests.simulation.scenario import Order, Scenario, calm, draw_scenario
+from tests.simulation.scenario import TAKEN_NAMES, Order, Scenario, calm, draw_scenario, renamed
 from tests.simulation.seams import SEAMS, replaced
 from tests.simulation.world import World
 
@@ -53,7 +55,7 @@ class Life:
     drivers: int = 0
     endings: list[commands.Ended] = field(default_factory=list)
     tries: int = 0
-    listing: collection.Listing = field(default_factory=lambda: collection.Listing(()))
+    listing: collection.Listing = collection.NOTHING_LISTED
     gaps: list[str] = field(default_factory=list)
     wounds: list[str] = field(default_factory=list)
     missed: list[tuple[str, str]] = field(default_factory=list)
@@ -112,10 +114,9 @@ def _begin(life: Life, order: Order, number: int) -> Callable[[], None]:
         if order.verb == "damage":
             checks.damage(life)
             return
-        process, ended = commands.start(world, f"{order.verb}{number}", _command(life, order))
+        process, ended = commands.start(world, f"{order.verb}{number}", _command(life, order), order)
         life.endings.append(ended)
         life.drivers += order.config is not None or order.verb == "retry"
-        process.order = order
         process.clock_ahead_s = order.clock_ahead_s
         grace_s = order.config.pool.drain_grace_s if order.config else 30.0
         if order.sigterm is not None:
@@ -150,9 +151,12 @@ def _command(life: Life, order: Order) -> Callable[[], int]:
 
 def _finish(life: Life) -> None:
     """Run the same commands again: each has to end complete, and then to have nothing to do."""
+    again = None
     for order in life.scenario.finals:
-        config = order.config and calm(order.config)
-        last = Order(order.verb, 0.0, config, order.listing)
+        last = replace(order, at=0.0, config=order.config and calm(order.config))
+        if last.config is not None and _is_refused_name(life, last.config):
+            last = replace(last, config=renamed(last.config))
+        again = last if last.config is not None else again
         life.listing = order.listing
         for _ in range(TRIES):
             life.tries += 1
@@ -162,13 +166,22 @@ def _finish(life: Life) -> None:
         else:
             raise Broken(f"{TRIES} more tries of {_told(last)} end with {ended.code}: {ended.why or problems(life)}")
     checks.check_whole(life)
-    last = next(order for order in reversed(life.scenario.finals) if order.verb != "retry")
+    assert again is not None
     before, labelled, writes = dict(life.network.objects.held), life.labelled, life.network.num_writes
-    ended = _alone(life, last)
+    ended = _alone(life, again)
     assert ended.code == 0, f"a finished run ends with {ended.code} when it is started again: {ended.why}"
     assert life.labelled == labelled, "a finished run asks the model again"
     assert life.network.objects.held == before, "a finished run writes when it is started again"
     assert life.network.num_writes == writes, "a finished run writes when it is started again"
+
+
+def _is_refused_name(life: Life, config: RunConfig) -> bool:
+    """Whether a run's name is one that updates and retries take, and no earlier version has let it have it."""
+    name = config.output.run_id
+    if name not in TAKEN_NAMES:
+        return False
+    plan = read_plan(life.store, name)
+    return plan is None or plan.retry_of is not None
 
 
 def _alone(life: Life, order: Order) -> commands.Ended:
@@ -257,4 +270,8 @@ def _replace(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(launch, "ConsoleObserver", _Quiet)
     patch.setattr(launch, "ListingProgress", lambda *_: lambda _count: None)
     patch.setattr(launch, "show_summary", lambda *_: None)
+    for (module, name), before in earlier.CHANGES.items():
+        now = getattr(module, name)
+        patch.setattr(module, name, now)
+        SEAMS.own(module, name, lambda process, now=now, before=before: before if process.is_earlier else now)
     cached.replace(patch, table=table, manifest=manifest, integrity=integrity)

@@ -10,12 +10,12 @@ import errno
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from fsspec.exceptions import FSTimeoutError
 
-from tests.simulation.world import EPOCH, World
+from tests.simulation.world import Task, World
 
 ROOT = "sim/out"
 URI = f"s3://{ROOT}"
@@ -102,7 +102,7 @@ class Network:
     Attributes:
         rates: how likely each fault is, of each request that it can strike; empty for a network without faults.
         max_late_s: how late a request may be.
-        num_requests: so far.
+        num_requests, num_writes: so far.
         happened: faults, and how often.
     """
 
@@ -130,55 +130,13 @@ class Network:
             return effect()  # of whoever looks at a life from outside
         self.num_requests += 1
         self.num_writes += verb in ("create", "write", "delete")
+        one = _Request(self, f"{verb} {path.removeprefix(ROOT).lstrip('/')}", effect, *world.ticket())
         fault = self._fault(verb) if self.rates else None
-        task, token = world.ticket()
-        draw = world.random
-        there, back = draw.uniform(0.001, 0.05), draw.uniform(0.001, 0.05)
-        what = f"{verb} {path.removeprefix(ROOT).lstrip('/')}"
-
-        def act(*, answered: bool = True, note: str = "") -> Callable[[], None]:
-            def do() -> None:
-                world.actor = task.process
-                value = self._effect(effect)
-                world.actor = None
-                failed = type(value).__name__ if isinstance(value, Exception) else "ok"
-                world.trace.append((world.now, task.process.name, f"{what}: {failed}{note}"))
-                if answered:
-                    world.wake(task, value, delay_s=back, token=token)
-
-            return do
-
         if fault is None:
-            world.at(there, act())
-            return world.wait()
-        self.happened[fault] = self.happened.get(fault, 0) + 1
-        if fault in ERRORS:
-            world.trace.append((world.now, task.process.name, f"{what}: answered {fault!r}, nothing done"))
-            world.wake(task, ERRORS[fault](), delay_s=there + back, token=token)
-        elif fault == "slow":
-            world.at(self._late(longest=3 * CLIENT_TIMEOUT_S), act(note=" (slow)"))
-        elif fault == "lost answer":
-            world.at(there, act(answered=False, note=" (its answer is lost, it is sent again)"))
-            world.at(there + draw.uniform(0.1, CLIENT_TIMEOUT_S), act())
-        elif fault == "twice":
-            world.at(there, act())
-            world.at(there + self._late(), act(answered=False, note=" (the same request again)"))
-        elif fault == "late":
-            if draw.random() < 0.85:
-                world.at(self._late(), act(answered=False, note=" (late)"))
-            if draw.random() < 0.3:  # the client sends it again, and that one comes through first
-                world.at(CLIENT_TIMEOUT_S + there, act())
-            else:
-                world.wake(task, FSTimeoutError(), delay_s=CLIENT_TIMEOUT_S, token=token)
-        elif fault == "cut short":
-            world.at(there, self._cut(act, task, token, effect, back, what))
-        elif fault == "stale":
-            assert stale is not None
-            behind = self._late(shortest=0.5, longest=3600.0)
-            world.trace.append((world.now, task.process.name, f"{what}: {behind:.1f} s behind"))
-            world.at(there, lambda: world.wake(task, self._effect(lambda: stale(behind)), delay_s=back, token=token))
+            one.reach(one.there)
         else:
-            self._die(fault, act, there, task)
+            self.happened[fault] = self.happened.get(fault, 0) + 1
+            self._befall(one, fault, stale)
         return world.wait()
 
     def _fault(self, verb: str) -> str | None:
@@ -189,133 +147,102 @@ class Network:
                 return fault
         return None
 
+    def _befall(self, one: _Request, fault: str, stale: Callable[[float], Any] | None) -> None:
+        """Let a fault strike a request."""
+        draw = self.world.random
+        if fault in ERRORS:
+            one.note(f"answered {fault!r}, nothing done")
+            one.answer(ERRORS[fault](), one.there)
+        elif fault == "slow":
+            one.reach(self._late(longest=3 * CLIENT_TIMEOUT_S), note=" (slow)")
+        elif fault == "lost answer":
+            one.reach(one.there, is_answered=False, note=" (its answer is lost, it is sent again)")
+            one.reach(one.there + draw.uniform(0.1, CLIENT_TIMEOUT_S))
+        elif fault == "twice":
+            one.reach(one.there)
+            one.reach(one.there + self._late(), is_answered=False, note=" (the same request again)")
+        elif fault == "late":
+            if draw.random() < 0.85:
+                one.reach(self._late(), is_answered=False, note=" (late)")
+            if draw.random() < 0.3:  # the client sends it again, and that one comes through first
+                one.reach(CLIENT_TIMEOUT_S + one.there)
+            else:
+                one.answer(FSTimeoutError(), CLIENT_TIMEOUT_S)
+        elif fault == "cut short":
+            one.reach(one.there, change=lambda data: data[: len(data) // 2], note=" (cut short)")
+        elif fault == "stale":
+            behind = self._late(shortest=0.5, longest=3600.0)
+            one.effect = partial(stale or one.effect, behind)
+            one.reach(one.there, note=f" ({behind:.1f} s behind)")
+        else:
+            self._die(one, is_sent=fault == "late death")
+
     def _late(self, shortest: float = 0.05, longest: float | None = None) -> float:
         """Draw a delay of any order of magnitude."""
         ratio = (longest or self.max_late_s) / shortest
         return float(shortest * ratio ** self.world.random.random())
 
-    def _effect(self, effect: Callable[[], Any]) -> Any:
-        try:
-            return effect()
-        except Exception as error:
-            return error
-
-    def _cut(
-        self, act: Any, task: Any, token: int, effect: Callable[[], Any], back: float, what: str
-    ) -> Callable[[], None]:
-        def do() -> None:
-            value = self._effect(effect)
-            if isinstance(value, bytes):
-                value = value[: len(value) // 2]
-                self.world.trace.append((self.world.now, task.process.name, f"{what}: cut short"))
-            self.world.wake(task, value, delay_s=back, token=token)
-
-        return do
-
-    def _die(self, fault: str, act: Any, there: float, task: Any) -> None:
+    def _die(self, one: _Request, *, is_sent: bool) -> None:
         """Let the process die before its request is sent, or while it is on its way."""
-        process = task.process
-        if fault == "late death":
-            self.world.at(there, act(note=" (its process is dead)"))
+        if is_sent:
+            one.reach(one.there, note=" (its process is dead)")
             if self.world.random.random() < 0.5:
-                self.world.at(self._late(), act(note=" (the same request again, of a dead process)"))
-
-        def end() -> None:
-            self.world.trace.append((self.world.now, process.name, "dies"))
-            process.end()
-
-        self.world.at(0.0, end)
+                one.reach(self._late(), note=" (the same request again, of a dead process)")
+        self.world.at(0.0, one.task.process.die)
 
 
-class SimulatedFileSystem:
-    """What Store uses of an fsspec filesystem, over the network."""
+@dataclass
+class _Request:
+    """One request on its way.
 
-    protocol = "s3"
+    Attributes:
+        what: verb and path.
+        effect: what it does, and answers.
+        task, token: what waits for the answer.
+        there, back: seconds that request and answer take.
+    """
 
-    def __init__(self, network: Network) -> None:
-        self.network = network
-        self.objects = network.objects
+    network: Network
+    what: str
+    effect: Callable[[], Any]
+    task: Task
+    token: int
 
-    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
-        return bytes(self.network.request("read", path, lambda: self.objects.get(path).data[start:end]))
+    def __post_init__(self) -> None:
+        draw = self.network.world.random
+        self.there, self.back = draw.uniform(0.001, 0.05), draw.uniform(0.001, 0.05)
 
-    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: Any) -> None:
-        create = mode == "create"
-        verb = "create" if create else "write"
-        now = self.network.world
-        self.network.request(verb, path, lambda: self.objects.put(path, value, now.now, create=create))
+    def note(self, what: str) -> None:
+        """Add a line to the trace."""
+        world = self.network.world
+        world.trace.append((world.now, self.task.process.name, f"{self.what}: {what}"))
 
-    def rm_file(self, path: str) -> None:
-        self.network.request("delete", path, lambda: self.objects.delete(path, self.network.world.now))
+    def answer(self, value: Any, delay_s: float) -> None:
+        """Let an answer come back."""
+        self.network.world.wake(self.task, value, delay_s=delay_s + self.back, token=self.token)
 
-    def find(self, path: str, detail: bool = False, **_: Any) -> Any:
-        def entries(held: Mapping[str, Stored]) -> dict[str, dict[str, Any]]:
-            return {name: _info(name, stored) for name, stored in held.items()}
+    def reach(
+        self,
+        delay_s: float,
+        *,
+        is_answered: bool = True,
+        change: Callable[[bytes], bytes] | None = None,
+        note: str = "",
+    ) -> None:
+        """Let it take effect later, and be answered or not."""
+        world = self.network.world
 
-        found = self.network.request(
-            "list",
-            path,
-            lambda: entries(self.objects.below(path)),
-            lambda behind: entries(self._behind(path, behind)),
-        )
-        return found if detail else sorted(found)
+        def do() -> None:
+            world.actor = self.task.process
+            try:
+                value = self.effect()
+            except Exception as error:
+                value = error
+            world.actor = None
+            if change is not None and isinstance(value, bytes):
+                value = change(value)
+            self.note((type(value).__name__ if isinstance(value, Exception) else "ok") + note)
+            if is_answered:
+                self.answer(value, 0.0)
 
-    def ls(self, path: str, detail: bool = True, **_: Any) -> Any:
-        found = self.network.request(
-            "list", path, lambda: self._children(path, 0.0), lambda behind: self._children(path, behind)
-        )
-        return found if detail else [entry["name"] for entry in found]
-
-    def exists(self, path: str, **_: Any) -> bool:
-        return bool(self.network.request("read", path, lambda: path in self.objects.held))
-
-    def info(self, path: str, **_: Any) -> dict[str, Any]:
-        found: dict[str, Any] = self.network.request("read", path, lambda: _info(path, self.objects.get(path)))
-        return found
-
-    def size(self, path: str) -> int:
-        return int(self.info(path)["size"])
-
-    def modified(self, path: str) -> datetime:
-        found: datetime = self.info(path)["LastModified"]
-        return found
-
-    created = modified
-
-    def isfile(self, path: str) -> bool:
-        return self.exists(path)
-
-    def invalidate_cache(self, path: str | None = None) -> None:
-        """Nothing is kept."""
-
-    def _behind(self, folder: str, behind: float) -> dict[str, Stored]:
-        """Return what a listing shows that does not know the last changes, each of which it may know all the same."""
-        draw, since = self.network.world.random, self.network.world.now - behind
-        shown = {
-            path: stored
-            for path, stored in self.objects.below(folder).items()
-            if stored.at < since or draw.random() < 0.3
-        }
-        prefix = f"{folder.rstrip('/')}/"
-        for path, (stored, at) in self.objects.gone.items():
-            if path.startswith(prefix) and path not in self.objects.held and at >= since > stored.at:
-                if draw.random() < 0.7:
-                    shown[path] = stored
-        return dict(sorted(shown.items()))
-
-    def _children(self, folder: str, behind: float) -> list[dict[str, Any]]:
-        prefix = f"{folder.rstrip('/')}/"
-        found: dict[str, dict[str, Any]] = {}
-        held = self._behind(folder, behind) if behind else self.objects.below(folder)
-        for path, stored in held.items():
-            first, slash, _ = path.removeprefix(prefix).partition("/")
-            name = prefix + first
-            found[name] = {"name": name, "size": 0, "type": "directory"} if slash else _info(path, stored)
-        if not found:
-            raise FileNotFoundError(errno.ENOENT, folder)
-        return list(found.values())
-
-
-def _info(path: str, stored: Stored) -> dict[str, Any]:
-    at = datetime.fromtimestamp(EPOCH + stored.at, UTC)
-    return {"name": path, "size": len(stored.data), "type": "file", "LastModified": at, "created": at}
+        world.at(delay_s, do)

@@ -1,4 +1,4 @@
-"""A pool of simulated replicas: processes on machines of their own, which outlive the driver's patience, and the driver.
+"""A pool of simulated replicas: processes on machines of their own, which may outlive their driver.
 
 Handing out, trying again and draining are the product's own (actors.dispatch); so is all that a replica does.
 """
@@ -117,6 +117,7 @@ class SimulatedPool:
 
     def _start(self) -> Replica:
         process = self._world.process(f"{self._driver.name}/replica{len(self._world.processes)}")
+        process.is_earlier = self._driver.is_earlier
         self._draw_fate(process)
         replica, labeler = Replica(process), self._factory
         news = self._news

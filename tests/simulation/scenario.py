@@ -6,17 +6,21 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from flows.config import RunConfig, parse_config
-from tests.simulation.collection import SOURCE, Listing
+from tests.simulation.collection import NOTHING_LISTED, SOURCE, Listing
 from tests.simulation.network import FAULTS, URI
 
 _IMAGES = ("a0", "b1", "a2", "m3", "n4", "a5", "m6", "a7")
 _RATES = (0.01, 0.03, 0.1, 0.25)
-_KINDS = sorted({fault for faults in FAULTS.values() for fault in faults})
+_FAULTS = sorted({fault for faults in FAULTS.values() for fault in faults})
 NIGHTLY = "nightly"
+TAKEN_NAMES = ("update-1", "update-2", "update-3", "nightly-retry-1")
+"""Names that people give their runs, and that updates and retries take for their own."""
 
+Kind = Literal["run", "update", "retry", "names"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 Verb = Literal["run", "update", "retry", "vacuum", "read", "damage"]
 
 
@@ -30,6 +34,7 @@ class Order:
         listing: the source, as it is then.
         sigterm, kill: how many seconds later it gets a SIGTERM, or a SIGKILL; None for never.
         older_than_s: of vacuum.
+        is_earlier: whether it is the last released version's.
         stop: when, and for how long, its process does not go on (SIGSTOP).
         clock_ahead_s, clock_jump: of its machine: how much, and when it jumps by how much.
     """
@@ -37,11 +42,12 @@ class Order:
     verb: Verb
     at: float
     config: RunConfig | None = None
-    listing: Listing = Listing(())
+    listing: Listing = NOTHING_LISTED
     sigterm: float | None = None
     kill: float | None = None
     stop: tuple[float, float] | None = None
     older_than_s: float = 86400.0
+    is_earlier: bool = False
     clock_ahead_s: float = 0.0
     clock_jump: tuple[float, float] | None = None
 
@@ -54,11 +60,19 @@ class Scenario:
         orders: what is started while faults happen.
         finals: what is started one after the other when they are over: each has to end complete.
         rates: of the network's faults, see Network.
+        is_strict: whether the last released version is held to the promises too.
     """
 
     orders: list[Order]
     finals: list[Order]
     rates: Mapping[str, float] = field(default_factory=dict)
+    is_strict: bool = False
+
+    def as_released(self) -> Scenario:
+        """Return the same life with nothing but the last released version in it."""
+        orders = [replace(order, is_earlier=True) for order in self.orders if order.verb != "damage"]
+        finals = [replace(order, is_earlier=True) for order in self.finals]
+        return replace(self, orders=orders, finals=finals, is_strict=True)
 
 
 @cache
@@ -71,36 +85,58 @@ def config_of(**values: Any) -> RunConfig:
     return _config(repr(values))
 
 
-def draw_scenario(seed: int) -> Scenario:
-    """Draw a life."""
+def draw_scenario(seed: int, kind: Kind | None = None, rates: Mapping[str, float] | None = None) -> Scenario:
+    """Draw a life.
+
+    Args:
+        seed: of what is drawn.
+        kind: of which commands; drawn by default.
+        rates: of the network's faults; drawn by default.
+    """
     draw = random.Random(f"scenario {seed}")
-    kind = draw.choices(("run", "update", "retry", "names"), (45, 30, 15, 10))[0]
+    kind = kind or draw.choices(KINDS, (45, 30, 15, 10))[0]
     first = Listing(tuple((name, 100 + number) for number, name in enumerate(_IMAGES[: draw.randint(1, 6)])))
     base = _base(draw, kind)
-    orders, finals = [Order("run", 0.0, base, first)], [Order("run", 0.0, base, first)]
-    more: list[Order] = [orders[0]] * draw.choice((0, 0, 1, 1, 2, 3))
-    if kind in ("update", "names"):
+    begin = Order("run", 0.0, base, first)
+    more: list[Order] = [begin] * draw.choice((0, 0, 1, 1, 2, 3))
+    finals = [begin]
+    named = kind == "names" and base.output.run_id in TAKEN_NAMES
+    if kind == "update" or (named and draw.random() < 0.5):
         second = _later(draw, first)
         names = base.categories + (("dark",) if draw.random() < 0.4 else ())
         update = Order("update", 0.0, _override(base, incremental=True, run_id=None, categories=names), second)
         more += [update] * draw.randint(1, 3)
-        finals = [orders[0], update] if kind == "names" else [update]
-    if kind == "retry":
+        finals = [begin, update] if named else [update]
+    elif kind == "retry" or named:
+        if named:  # the run of that name is another one, beside that which is tried again
+            other = Order("run", 0.0, _override(base, run_id=NIGHTLY, categories=("other",)), first)
+            more, finals = [*more, other], [other, begin]
         again = Order("retry", 0.0, None, first)
         more += [again] * draw.randint(1, 2)
-        finals += [again]
+        finals = [*finals, again]
     vacuum = Order("vacuum", 0.0, older_than_s=draw.choice((86400.0, 86400.0, 3600.0)))
     more += [vacuum] * draw.choice((0, 0, 1, 2)) + [Order("read", 0.0)] * draw.choice((0, 1, 2))
     more += [Order("damage", 0.0)] * draw.choice((0, 0, 0, 0, 0, 0, 1, 2))
     spread = 10.0 ** draw.uniform(-0.5, 5.3)
-    orders += [_dated(draw, order, spread) for order in more]
-    return Scenario([_fated(draw, order) for order in orders], finals, _rates(draw))
+    orders = [begin, *(_dated(draw, order, spread) for order in more)]
+    orders = _of_versions(draw, orders, spread)
+    return Scenario([_fated(draw, order) for order in orders], finals, _rates(draw) if rates is None else rates)
 
 
-def _base(draw: random.Random, kind: str) -> RunConfig:
+def _of_versions(draw: random.Random, orders: list[Order], spread: float) -> list[Order]:
+    """Let some lives begin with the last released version: until one moment, or beside this one."""
+    roll, upgrade = draw.random(), draw.uniform(0.0, spread)
+    if roll < 0.75:
+        return orders
+    if roll < 0.9:
+        return [replace(order, is_earlier=order.at <= upgrade) if order.config else order for order in orders]
+    return [replace(order, is_earlier=draw.random() < 0.5) if order.config else order for order in orders]
+
+
+def _base(draw: random.Random, kind: Kind) -> RunConfig:
     run_id: str | None = draw.choice((None, NIGHTLY))
     if kind == "names":
-        run_id = draw.choice(("update-2", "update-3", "update-1"))
+        run_id = draw.choice(TAKEN_NAMES)
     return config_of(
         incremental=kind == "update" and run_id is None,
         source=SOURCE,
@@ -129,6 +165,11 @@ def calm(config: RunConfig) -> RunConfig:
     """Return a config for when all is well again: no budget."""
     held = config.to_dict()
     return config_of(**{**held, "pool": {**held["pool"], "budget_s": None}})
+
+
+def renamed(config: RunConfig) -> RunConfig:
+    """Return the config of who was refused a name."""
+    return _override(config, run_id="mine")
 
 
 def _later(draw: random.Random, first: Listing) -> Listing:
@@ -168,4 +209,4 @@ def _rates(draw: random.Random) -> dict[str, float]:
     """Draw a few faults, each with a rate of its own; none in a quarter of the lives."""
     if draw.random() < 0.25:
         return {}
-    return {fault: draw.choice(_RATES) / 2 for fault in draw.sample(_KINDS, draw.randint(1, 5))}
+    return {fault: draw.choice(_RATES) / 2 for fault in draw.sample(_FAULTS, draw.randint(1, 5))}

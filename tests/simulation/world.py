@@ -38,6 +38,7 @@ class Process:
     Attributes:
         clock_ahead_s: of its machine's wall clock.
         values: its own values of module globals, see Seams.
+        is_earlier: whether it runs the last released version.
         order: what it was started for; None for replicas.
         on_signal: what Python's signal handler would be; None where there is none.
     """
@@ -49,6 +50,7 @@ class Process:
         self.clock_ahead_s = 0.0
         self.started_at = world.now
         self.order: Any = None
+        self.is_earlier = False
         self.tasks: list[Task] = []
         self.values: dict[Any, Any] = {}
         self.on_signal: Callable[[int, object], object] | None = None
@@ -86,6 +88,12 @@ class Process:
         """End it by SIGKILL."""
         if self.is_alive:
             self.world.trace.append((self.world.now, self.name, "gets SIGKILL"))
+            self.end()
+
+    def die(self) -> None:
+        """End of its own accord: the machine, or the process, crashes."""
+        if self.is_alive:
+            self.world.trace.append((self.world.now, self.name, "dies"))
             self.end()
 
     def signal(self, number: int) -> None:
