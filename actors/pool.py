@@ -23,6 +23,7 @@ EventKind = Literal[
     "replica_hung",
     "replica_recycled",
     "shard_requeued",
+    "shard_broken",
     "draining",
     "report_failed",
     "observer_failed",

@@ -36,6 +36,21 @@ def _check_uri(name: str, uri: str) -> None:
         )
 
 
+def _check_run_id(name: str, run_id: str | None) -> None:
+    """Refuse what is no name of a folder everywhere; a retry adds a few letters to it."""
+    if run_id is None:
+        return
+    if not run_id.replace("-", "").replace("_", "").isalnum():
+        raise ValueError(f"{name} {run_id!r} may hold letters, digits, '-' and '_' only")
+    if run_id.startswith("_"):
+        raise ValueError(f"{name} {run_id!r} begins with '_', and readers of tables skip such folders")
+    if len(run_id.encode()) > _MAX_RUN_ID:
+        raise ValueError(f"{name} has {len(run_id.encode())} bytes; allowed: {_MAX_RUN_ID}")
+
+
+_MAX_RUN_ID = 200
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceConfig:
     """Where the images are.
@@ -104,10 +119,7 @@ class OutputConfig:
     def __post_init__(self) -> None:
         if not self.uri:
             raise ValueError("output.uri is empty; give a folder or bucket prefix")
-        if self.run_id is not None and not self.run_id.replace("-", "").replace("_", "").isalnum():
-            raise ValueError(f"output.run_id {self.run_id!r} may hold letters, digits, '-' and '_' only")
-        if self.run_id is not None and self.run_id.startswith("_"):
-            raise ValueError(f"output.run_id {self.run_id!r} begins with '_', and readers of tables skip such folders")
+        _check_run_id("output.run_id", self.run_id)
         _check_uri("output.uri", self.uri)
         check_storage_options(self.storage_options)
         check_request_timeout("output.request_timeout_s", self.request_timeout_s)
@@ -175,6 +187,7 @@ class RetryConfig:
     reasons: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        _check_run_id("retry.run_id", self.run_id)
         known = [reason.value for reason in Reason]
         if unknown := [reason for reason in self.reasons if reason not in known]:
             raise ValueError(f"retry.reasons: {', '.join(unknown)} is no reason; allowed: {', '.join(known)}")

@@ -185,6 +185,8 @@ def show_summary(console: Console, summary: RunSummary) -> None:
     rows.append(("time", f"{duration(summary.elapsed_s)}; {at_model}"))
     console.print(facts_table(f"[bold]{summary.run_id}[/] in {literal(summary.output)}", rows))
     show_rejected(console, summary.rejected_prompts, summary.num_rejected_prompts)
+    for warning in summary.warnings:
+        console.print(f"[yellow]warning:[/] {literal(warning)}", highlight=False)
     for problem in summary.problems:
         console.print(f"[red]problem:[/] {literal(problem)}", highlight=False)
 

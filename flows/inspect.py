@@ -12,7 +12,8 @@ from flows.console import ListingProgress, facts_table, literal, show_rejected, 
 from flows.summary import rejected_row
 from pipelines.coverage import UpdateCounts
 from pipelines.fingerprint import PlanError
-from pipelines.integrity import VerifyReport, vacuum, verify
+from pipelines.integrity import VerifyReport, verify
+from pipelines.leftovers import vacuum
 from pipelines.manifest import Plan, plan_documents, planned_runs, read_plan, retries_by_run
 from pipelines.storage import Store, open_store
 from pipelines.table import committed_shards
@@ -106,17 +107,35 @@ def _verify_run(store: Store, plan: Plan, console: Console, *, deep: bool) -> Ve
     return report
 
 
-def show_vacuum(output: str, run_id: str | None, console: Console, *, dry_run: bool) -> None:
-    """Remove what nothing names, and print it.
+def show_vacuum(output: str, run_id: str | None, console: Console, *, older_than_s: float, dry_run: bool) -> bool:
+    """Remove what nothing names, and print it; return whether all that was to be removed is.
 
     Raises:
         PlanError: there is no such run.
     """
     store, plans = held_plans(output, run_id)
-    names = [name for plan in plans for name in vacuum(store, plan.run_id, dry_run=dry_run)]
-    for name in names:
+    removals = [vacuum(store, plan.run_id, older_than_s=older_than_s, dry_run=dry_run) for plan in plans]
+    # What lies beside the runs is found with each of them.
+    removed = sorted({name for removal in removals for name in removal.removed})
+    kept = {name for removal in removals for name in removal.kept}
+    for name in removed:
         console.print(f"  {literal(name)}")
-    console.print(f"{len(names):,} leftovers {'found' if dry_run else 'removed'}")
+    console.print(f"{len(removed):,} leftovers {'found' if dry_run else 'removed'}")
+    if kept:
+        hours = f"{older_than_s / 3600:g} h"
+        console.print(
+            f"{len(kept):,} younger than {hours} left: whoever wrote them may be about to commit them (--older-than)"
+        )
+    for removal in removals:
+        for error in removal.failed:
+            console.print(f"[yellow]warning:[/] could not be removed: {literal(error)}", highlight=False)
+        for shard_id in removal.broken:
+            console.print(
+                f"[yellow]warning:[/] {shard_id} was committed just now with files that were removed; run it again to "
+                "label it anew",
+                highlight=False,
+            )
+    return not any(removal.failed or removal.broken for removal in removals)
 
 
 def held_plans(output: str, run_id: str | None) -> tuple[Store, list[Plan]]:

@@ -43,12 +43,16 @@ def verify(
 def vacuum(
     output: OutputArgument,
     run_id: RunIdOption = None,
+    older_than: Annotated[
+        float, typer.Option(min=0, help="Hours since a file was written, if its shard is not committed yet.")
+    ] = 24,
     dry_run: Annotated[bool, typer.Option(help="Only list what would be removed.")] = False,
 ) -> None:
-    """Remove files that no commit names. Only while no driver works on the run."""
+    """Remove files that no commit names, once they are old enough to be nobody's."""
     from flows.inspect import show_vacuum
 
-    show_vacuum(output, run_id, console, dry_run=dry_run)
+    done = show_vacuum(output, run_id, console, older_than_s=3600 * older_than, dry_run=dry_run)
+    raise typer.Exit(0 if done else 1)
 
 
 @app.command()

@@ -7,6 +7,7 @@ from typing import Any
 
 from flows.config import ConfigError, RunConfig, merge, parse_config
 from flows.inspect import held_plans
+from flows.run_names import next_retry
 from flows.updates import is_labelled
 from pipelines.manifest import Plan, read_plan, retries_by_run
 from pipelines.retry import quarantined_images
@@ -53,9 +54,9 @@ def _retry_config(
 
 def _next_retry(store: Store, run_id: str) -> tuple[str, bool]:
     """Return the name of the last retry if it is not complete, else of a new one; and whether it is new."""
-    held = retries_by_run(store).get(run_id, [])
+    name, held = next_retry(store, run_id, retries_by_run(store).get(run_id, []))
     if held:
         last = read_plan(store, held[-1])
         if last is not None and not is_labelled(store, last):
             return last.run_id, False
-    return f"{run_id}-retry-{len(held) + 1}", True
+    return name, True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -33,6 +33,7 @@ class RunSummary:
         num_files, num_bytes: objects of the run's shards, data files and commits.
         labelled_now: shards that this invocation labelled; 0 when there was nothing left to do.
         problems: what verify found wrong, and shards that failed; empty for a good run.
+        warnings: what went wrong and does no harm to the table.
         rejected_prompts: prompts of single images that could not be asked, with row and reason (the first thousand).
         num_rejected_prompts: how many there are.
         elapsed_s, model_s: wall-clock seconds of this invocation; seconds in the model over all committed shards.
@@ -50,6 +51,7 @@ class RunSummary:
     num_bytes: int = 0
     labelled_now: int = 0
     problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     rejected_prompts: list[dict[str, Any]] = field(default_factory=list)
     num_rejected_prompts: int = 0
     elapsed_s: float = 0.0
@@ -82,7 +84,7 @@ class RunSummary:
         Raises:
             KeyError: it lacks what a summary holds now.
         """
-        return cls(**{name: document[name] for name in cls.__slots__})
+        return cls(**{name: document[name] for name in cls.__slots__ if name != "warnings"}, warnings=[])
 
 
 def summary_name(run_id: str) -> str:
@@ -140,6 +142,7 @@ def summarise(
     stopped: str,
     committed_before: int,
     elapsed_s: float,
+    warnings: Sequence[str] = (),
 ) -> RunSummary:
     """Add up a run from its verify report."""
     rejected = list(plan.facts.get("rejected_prompts", []))
@@ -161,12 +164,13 @@ def summarise(
         committed=report.committed,
         num_files=report.size.num_files,
         num_bytes=report.size.num_bytes,
-        labelled_now=report.committed - committed_before,
+        labelled_now=max(0, report.committed - len(report.broken) - committed_before),
         problems=[
             *([stopped] if stopped else []),
             *report.problems,
             *(_failure(f) for f in failures),
         ],
+        warnings=list(warnings),
         rejected_prompts=rejected[:_MAX_REPORTED],
         num_rejected_prompts=len(rejected),
         elapsed_s=round(elapsed_s, 3),

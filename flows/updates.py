@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from flows.config import RunConfig, merge, parse_config
+from flows.run_names import updates_after
 from flows.summary import told_summary
 from pipelines.coverage import Coverage, CoveringRun
 from pipelines.fingerprint import PlanError, model_part
+from pipelines.integrity import table_size
 from pipelines.manifest import Plan, plan_documents, read_plan
 from pipelines.storage import Store
 from pipelines.table import committed_shards
@@ -21,11 +23,14 @@ _OPERATIONAL = ("pool", "waves", "limits", "report")
 def held_runs(store: Store) -> list[Plan]:
     """Return the plans of all runs of an output that are no retries, in the order of planning.
 
+    Updates that a listing does not show yet are found by their names.
+
     Raises:
         PlanError: another version wrote one.
     """
-    plans = [read_plan(store, run_id) for run_id in plan_documents(store)]
-    return [plan for plan in plans if plan is not None and plan.retry_of is None]
+    listed = [plan for run_id in plan_documents(store) if (plan := read_plan(store, run_id)) is not None]
+    plans = [*listed, *updates_after(store, [plan.run_id for plan in listed])]
+    return [plan for plan in plans if plan.retry_of is None]
 
 
 def is_labelled(store: Store, plan: Plan) -> bool:
@@ -34,9 +39,9 @@ def is_labelled(store: Store, plan: Plan) -> bool:
 
 
 def is_finished(store: Store, plan: Plan) -> bool:
-    """Say whether a run is labelled, and was verified and rid of its leftovers after that."""
+    """Say whether a run was verified when it was whole, and the listings of its objects add up as they did then."""
     told = told_summary(store, plan.run_id)
-    return told is not None and told.ok and told.committed == plan.num_shards and is_labelled(store, plan)
+    return told is not None and told.tells_all_of(plan, table_size(store, plan.run_id))
 
 
 def configs_to_run(config: RunConfig, store: Store) -> list[RunConfig]:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.fingerprint import PlanError, fingerprint_digest
+from pipelines.fingerprint import PlanError, check_fingerprint, fingerprint_digest
 from pipelines.plan_draft import PlanDraft
 from pipelines.plan_file import PlannedImage, read_planned, read_shards, shard_name, shard_number
 from pipelines.schema import SCHEMA_VERSION
@@ -43,6 +43,7 @@ class Plan:
         images_per_shard: images in every shard but the last; 0 in plans of earlier versions, which do not say it.
         fingerprint: everything that can change a row, by name; what a resumed run must match.
         parts: the files that hold the image lists.
+        images_sha256: digest of the images; None in plans of earlier versions, which do not have it.
         sequence: its place among its output's runs, from 1 in the order of planning; 0 in plans of earlier versions.
         facts: config and provenance, for people and for issue reports.
     """
@@ -54,6 +55,7 @@ class Plan:
     images_per_shard: int
     fingerprint: Mapping[str, Any]
     parts: tuple[PlanPart, ...]
+    images_sha256: str | None = None
     sequence: int = 0
     facts: Mapping[str, Any] = field(default_factory=dict)
 
@@ -117,8 +119,9 @@ def write_plan(
     fingerprint: Mapping[str, Any],
     facts: Mapping[str, Any],
     driver_id: str,
+    after: int = 0,
 ) -> Plan:
-    """Freeze a plan. Of several drivers that plan one run at once, all end with the first one's plan.
+    """Freeze a plan. Of several drivers that plan one run at once, all end with the first one's plan, or are refused.
 
     Args:
         store: the output.
@@ -127,37 +130,65 @@ def write_plan(
         fingerprint: see fingerprint_digest; JSON values only.
         facts: anything else worth keeping, JSON values only.
         driver_id: unique to this process; it is part of the file names.
+        after: sequence of a plan that this one comes after, whether or not a listing shows that one yet.
 
     Returns:
         The plan that holds: this one, or that of the driver that was first.
+
+    Raises:
+        PlanError: another driver was first, with another fingerprint or other images.
     """
-    parts = []
-    for number, drafted in enumerate(draft.parts):
-        part = PlanPart(name=f"plan-{driver_id}-{number:05d}.parquet", num_shards=drafted.num_shards)
-        store.write(f"{run_folder(run_id)}/{part.name}", drafted.path.read_bytes())
-        parts.append(part)
+    parts = _write_parts(store, run_id, draft, driver_id)
     document = {
         "format": PLAN_FORMAT,
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
         "driver_id": driver_id,
-        "sequence": next_sequence(store),
+        "sequence": max(next_sequence(store), after + 1),
         "num_images": draft.num_images,
         "num_bytes": draft.num_bytes,
         "num_shards": draft.num_shards,
         "images_per_shard": draft.images_per_shard,
+        "images_sha256": draft.images_sha256,
         "fingerprint_sha256": fingerprint_digest(fingerprint),
         "fingerprint": dict(fingerprint),
         "parts": [{"name": part.name, "num_shards": part.num_shards} for part in parts],
         "facts": dict(facts),
     }
-    if not store.create(plan_name(run_id), json.dumps(document, indent=1).encode()):
-        for part in parts:
-            store.delete(f"{run_folder(run_id)}/{part.name}")
+    is_ours = store.create(plan_name(run_id), json.dumps(document, indent=1).encode())
     plan = read_plan(store, run_id)
     if plan is None:
         raise PlanError(f"{store.uri}: the plan of run {run_id} was removed while it was being written")
+    if not is_ours:
+        for part in set(parts) - set(plan.parts):
+            store.delete(f"{run_folder(run_id)}/{part.name}")
+        check_fingerprint(run_id, plan.fingerprint, fingerprint)
+        _check_same_images(store, plan, draft)
     return plan
+
+
+def _write_parts(store: Store, run_id: str, draft: PlanDraft, driver_id: str) -> list[PlanPart]:
+    """Write the files of a plan under names that no other call uses, of this process either."""
+    parts, unique = [], f"{driver_id}-{secrets.token_hex(4)}"
+    for number, drafted in enumerate(draft.parts):
+        part = PlanPart(name=f"plan-{unique}-{number:05d}.parquet", num_shards=drafted.num_shards)
+        store.write(f"{run_folder(run_id)}/{part.name}", drafted.path.read_bytes())
+        parts.append(part)
+    return parts
+
+
+def _check_same_images(store: Store, plan: Plan, draft: PlanDraft) -> None:
+    """Refuse to take another driver's plan for this one's: images that only this one has would be left out unsaid."""
+    if plan.images_sha256 is not None:
+        is_same = plan.images_sha256 == draft.images_sha256
+    else:
+        is_same = (plan.num_images, plan.num_bytes) == (draft.num_images, draft.num_bytes)
+    if not is_same:
+        raise PlanError(
+            f"{store.uri}: another driver has just planned run {plan.run_id!r} with other images: {plan.num_images:,} "
+            f"with {plan.num_bytes:,} bytes, here {draft.num_images:,} with {draft.num_bytes:,}. The same command goes "
+            "on with that run"
+        )
 
 
 def read_plan(store: Store, run_id: str) -> Plan | None:
@@ -187,9 +218,22 @@ def read_plan(store: Store, run_id: str) -> Plan | None:
         images_per_shard=document.get("images_per_shard", 0),
         fingerprint=document["fingerprint"],
         parts=tuple(PlanPart(**part) for part in document["parts"]),
+        images_sha256=document.get("images_sha256"),
         sequence=document.get("sequence", 0),
         facts=document["facts"],
     )
+
+
+def require_plan(store: Store, run_id: str) -> Plan:
+    """Read a run's plan.
+
+    Raises:
+        PlanError: there is no such run, or as read_plan.
+    """
+    plan = read_plan(store, run_id)
+    if plan is None:
+        raise PlanError(f"{store.uri} holds no run {run_id!r}")
+    return plan
 
 
 def planned_runs(store: Store) -> list[str]:

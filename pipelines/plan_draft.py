@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from pipelines.external_sort import sort_batches
 from pipelines.fingerprint import PlanError
 from pipelines.image_batches import BATCH_SIZE, to_batches, to_refs
+from pipelines.image_digest import ImageDigest
 from pipelines.plan_file import PlanFileWriter, read_shards
 from pipelines.settings import SETTINGS
 from pipelines.storage import StorageError
@@ -71,10 +72,12 @@ class PlanDraft:
         num_images, num_bytes: totals as listed; num_bytes counts images whose size is known.
         num_own_prompts: prompts of single images.
         first_uri, last_uri: of the first and last image in image_id order; None if there are none.
+        images_sha256: digest of the images, however they are cut.
     """
 
     parts: tuple[DraftPart, ...]
     images_per_shard: int
+    images_sha256: str
     num_images: int = 0
     num_bytes: int = 0
     num_own_prompts: int = 0
@@ -209,9 +212,11 @@ class _Totals:
         self._num_images = self._num_bytes = self._num_own_prompts = 0
         self._first_uri: str | None = None
         self._last_uri: str | None = None
+        self._digest = ImageDigest()
 
     def add(self, images: pa.Table) -> None:
         """Count the next images."""
+        self._digest.add(images)
         self._num_images += images.num_rows
         self._num_bytes += pc.sum(images["num_bytes"]).as_py() or 0
         if "prompts" in images.schema.names:
@@ -224,6 +229,7 @@ class _Totals:
         return PlanDraft(
             parts=parts,
             images_per_shard=config.images_per_shard,
+            images_sha256=self._digest.hexdigest(),
             num_images=self._num_images,
             num_bytes=self._num_bytes,
             num_own_prompts=self._num_own_prompts,

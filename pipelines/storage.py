@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -49,6 +50,10 @@ PROBE_PREFIX = "_runs/.probe-"
 
 class StorageError(OSError):
     """A storage location cannot be used; the message says which one, why, and what to do."""
+
+
+class DamagedError(StorageError):
+    """An object of an output does not hold what it must; the message names it."""
 
 
 def check_storage_options(options: Mapping[str, Any]) -> None:
@@ -281,13 +286,14 @@ class Store:
 
         Raises:
             FileNotFoundError: there is no such object.
-            StorageError: it cannot be read, or what was read is no JSON: cut short, or damaged.
+            StorageError: it cannot be read.
+            DamagedError: what was read is no JSON: cut short, or damaged.
         """
         data = self.read(name)
         try:
             return json.loads(data)
         except ValueError as error:
-            raise StorageError(
+            raise DamagedError(
                 f"{self.uri}/{name}: the {len(data)} bytes read are no whole JSON document ({error}); try again, and "
                 "if it stays so the object is damaged"
             ) from error
@@ -380,6 +386,41 @@ class Store:
         """Say whether an object of this name exists."""
         with explained(f"{self.uri}/{name}"):
             return bool(self.fs.exists(self.path(name)))
+
+    def size(self, name: str) -> int | None:
+        """Return an object's bytes, None if there is no such object; asks for it by name.
+
+        Raises:
+            StorageError: the store does not answer.
+        """
+        return None if (info := self._info(name)) is None else int(info["size"])
+
+    def _info(self, name: str) -> Mapping[str, Any] | None:
+        try:
+            with explained(f"{self.uri}/{name}"):
+                return read_info(self.fs, self.path(name))
+        except StorageError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise
+
+    def modified_at(self, name: str) -> float | None:
+        """Return when an object was written, by the store's own clock, in seconds; None if there is no such object.
+
+        Raises:
+            StorageError: the store does not answer, or does not say when.
+        """
+        if (info := self._info(name)) is None:
+            return None
+        # Local files: mtime; memory: created; S3: LastModified; GCS: mtime or updated.
+        found = next((info[key] for key in ("LastModified", "mtime", "updated", "created") if info.get(key)), None)
+        if isinstance(found, str):
+            found = datetime.fromisoformat(found)
+        if isinstance(found, datetime):
+            return found.timestamp()
+        if found is None:
+            raise StorageError(f"{self.uri}/{name}: the store does not say when it was written")
+        return float(found)
 
     def delete(self, name: str) -> None:
         """Delete an object; deleting a missing one is not an error."""

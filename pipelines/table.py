@@ -1,13 +1,17 @@
 """The output table: two Parquet files for a shard, the create-only commit that makes them visible, and reading back.
 
-A shard exists if and only if its commit object exists; what no commit names is a leftover.
+A shard exists if and only if its commit object exists; what no commit names is a leftover. Commits are never changed or
+removed: one whose files are gone is superseded by a repair, a commit of its own beside it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import itertools
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,7 +26,7 @@ import pyarrow.parquet as pq
 
 from pipelines.manifest import planned_runs, run_folder
 from pipelines.schema import ANNOTATIONS, IMAGES, SCHEMA_VERSION, annotations_table, images_table
-from pipelines.storage import Store
+from pipelines.storage import DamagedError, StorageError, Store
 from pipelines.types import ImagePrediction, ImageRef, Shard, ShardReceipt
 
 COMMIT_FORMAT = 1
@@ -30,6 +34,10 @@ Kind = Literal["annotations", "images"]
 KINDS: tuple[Kind, Kind] = ("annotations", "images")
 SCHEMAS: Mapping[Kind, pa.Schema] = {"annotations": ANNOTATIONS, "images": IMAGES}
 _ROW_GROUP_ROWS = 65_536
+# What people and other programs put into an output's folders (.DS_Store, _SUCCESS, part-0.parquet) has other names.
+# Repairs do not end in .json, so that versions that know nothing of them leave them alone.
+_COMMIT_NAME = re.compile(r"(?P<shard_id>shard-\d{5,})(\.json|\.repair-(?P<repair>[1-9]\d*))")
+_DATA_NAME = re.compile(r"(?P<shard_id>shard-\d{5,})-(?P<attempt>[^/]+)\.parquet")
 _READERS = 16
 
 
@@ -45,7 +53,12 @@ class DataFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardCommit:
-    """What a shard's commit object holds. Field meanings as in ShardReceipt."""
+    """What a shard's commit object holds. Field meanings as in ShardReceipt.
+
+    Attributes:
+        repair: 0 for a shard's first commit, K for the K-th one that took its place since files of the one before were
+            gone or damaged.
+    """
 
     run_id: str
     shard_id: str
@@ -59,6 +72,7 @@ class ShardCommit:
     model_s: float = 0.0
     committed_at: float = 0.0
     predictor: Mapping[str, str] = field(default_factory=dict)
+    repair: int = 0
 
     def files(self) -> tuple[DataFile, DataFile]:
         """Return both data files."""
@@ -81,6 +95,8 @@ class ShardCommit:
     def to_json(self) -> bytes:
         """Return the commit object's bytes; they hold the attempt, so they are unique to their writer."""
         document = {name: getattr(self, name) for name in self.__slots__}
+        if not self.repair:
+            del document["repair"]  # earlier versions read first commits, and know no such field
         for kind in KINDS:
             file: DataFile = document[kind]
             document[kind] = {name: getattr(file, name) for name in file.__slots__}
@@ -91,10 +107,11 @@ class ShardCommit:
         """Read what a commit object holds.
 
         Raises:
-            ValueError: a newer version wrote it.
+            StorageError: a newer version wrote it.
+            AttributeError, KeyError, TypeError: it is no commit.
         """
         if (found := document.pop("format")) > COMMIT_FORMAT:
-            raise ValueError(f"commit format {found} was written by a newer version; upgrade")
+            raise StorageError(f"commit format {found} was written by a newer version; upgrade")
         files = {kind: DataFile(**document.pop(kind)) for kind in KINDS}
         rejected = tuple(document.pop("rejected_prompts"))
         return cls(annotations=files["annotations"], images=files["images"], rejected_prompts=rejected, **document)
@@ -105,15 +122,25 @@ def data_name(kind: Kind, run_id: str, shard_id: str, attempt: str) -> str:
     return f"{kind}/{run_id}/{shard_id}-{attempt}.parquet"
 
 
-def split_data_name(name: str) -> tuple[str, str]:
-    """Return (shard_id, attempt) of a data file's name."""
-    shard, number, attempt = PurePosixPath(name).stem.split("-", 2)
-    return f"{shard}-{number}", attempt
+def split_data_name(name: str) -> tuple[str, str] | None:
+    """Return (shard_id, attempt) of a data file's name; None for a name that no data file has."""
+    found = _DATA_NAME.fullmatch(PurePosixPath(name).name)
+    return (found["shard_id"], found["attempt"]) if found else None
 
 
-def commit_name(run_id: str, shard_id: str) -> str:
-    """Return the name of a shard's commit object, relative to the output."""
-    return f"{run_folder(run_id)}/commits/{shard_id}.json"
+def commit_name(run_id: str, shard_id: str, repair: int = 0) -> str:
+    """Return the name of a shard's first commit object, or of one of its repairs, relative to the output."""
+    return f"{run_folder(run_id)}/commits/{shard_id}.{f'repair-{repair}' if repair else 'json'}"
+
+
+def data_files(store: Store, run_id: str) -> dict[str, int]:
+    """List a run's data files, committed or not: {name: bytes}. Files of other names are nobody's business."""
+    return {
+        name: size
+        for kind in KINDS
+        for name, size in store.find(f"{kind}/{run_id}").items()
+        if split_data_name(name) is not None
+    }
 
 
 def commit_shard(
@@ -145,6 +172,7 @@ def commit_shard(
     Raises:
         RuntimeError: an image has no outcome, or an unplanned one has: a bug, nothing is written.
         StorageError: the output cannot be written.
+        DamagedError: another attempt was first, and its commit cannot be read.
     """
     _check_complete(shard, predictions)
     ids = {"run_id": run_id, "shard_id": shard.shard_id, "attempt": attempt}
@@ -152,14 +180,15 @@ def commit_shard(
         "annotations": annotations_table(predictions, **ids),
         "images": images_table(predictions, **ids),
     }
-    files = {}
+    files, contents = {}, {}
     for kind, table in tables.items():
         data = parquet_bytes(table, kind, {**predictor, **ids})
         name = data_name(kind, run_id, shard.shard_id, attempt)
-        store.write(name, data)
+        contents[name] = data
         files[kind] = DataFile(
             name=name, num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), rows=table.num_rows
         )
+    _write_all(store, contents)
     commit = ShardCommit(
         run_id=run_id,
         shard_id=shard.shard_id,
@@ -177,12 +206,37 @@ def commit_shard(
         model_s=round(model_s, 3),
         committed_at=round(time.time(), 3),
         predictor=dict(predictor),
+        repair=shard.repair,
     )
-    if store.create(commit_name(run_id, shard.shard_id), commit.to_json()):
+    if store.create(commit_name(run_id, shard.shard_id, shard.repair), commit.to_json()):
+        _restore_missing(store, contents)
         return commit.receipt(committed_here=True)
-    for file in commit.files():
-        store.delete(file.name)
-    return read_commit(store, run_id, shard.shard_id).receipt(committed_here=False)
+    _discard(store, contents)
+    return read_commit(store, run_id, shard.shard_id, shard.repair).receipt(committed_here=False)
+
+
+def _write_all(store: Store, contents: Mapping[str, bytes]) -> None:
+    """Write an attempt's files; if one fails none stays, as far as that can be had: no commit will ever name them."""
+    try:
+        for name, data in contents.items():
+            store.write(name, data)
+    except StorageError:
+        _discard(store, contents)
+        raise
+
+
+def _discard(store: Store, names: Iterable[str]) -> None:
+    """Remove files that no commit names; what cannot be removed is a leftover, which does no harm."""
+    for name in names:
+        with contextlib.suppress(StorageError):
+            store.delete(name)
+
+
+def _restore_missing(store: Store, contents: Mapping[str, bytes]) -> None:
+    """Write again what a commit names and is not there: vacuum may have taken it for abandoned before the commit."""
+    for name, data in contents.items():
+        if store.size(name) != len(data):
+            store.write(name, data)
 
 
 def _check_complete(shard: Shard, predictions: Sequence[ImagePrediction]) -> None:
@@ -220,32 +274,66 @@ def parquet_bytes(table: pa.Table, kind: Kind, facts: Mapping[str, str]) -> byte
 
 def committed_shards(store: Store, run_id: str) -> set[str]:
     """List the ids of the committed shards of a run: one listing, no object is read."""
-    names = store.find(f"{run_folder(run_id)}/commits")
-    return {PurePosixPath(name).stem for name in names if name.endswith(".json")}
+    return set(held_commits(store, run_id))
 
 
-def read_commit(store: Store, run_id: str, shard_id: str) -> ShardCommit:
-    """Read one shard's commit.
+def held_commits(store: Store, run_id: str) -> dict[str, int]:
+    """Return by shard id which commit holds, as one listing shows it: 0 for the first, K for the K-th repair."""
+    held: dict[str, int] = {}
+    for name in store.find(f"{run_folder(run_id)}/commits"):
+        if found := _COMMIT_NAME.fullmatch(PurePosixPath(name).name):
+            repair = int(found["repair"] or 0)
+            held[found["shard_id"]] = max(repair, held.get(found["shard_id"], 0))
+    return held
+
+
+def read_commit(store: Store, run_id: str, shard_id: str, repair: int = 0) -> ShardCommit:
+    """Read a shard's first commit, or one of its repairs.
 
     Raises:
-        FileNotFoundError: the shard is not committed.
+        FileNotFoundError: there is no such commit.
+        DamagedError: the object is not what a commit of this shard is.
+        StorageError: it cannot be read, or a newer version wrote it.
     """
-    return ShardCommit.from_document(store.read_json(commit_name(run_id, shard_id)))
+    name = commit_name(run_id, shard_id, repair)
+    document = store.read_json(name)
+    try:
+        commit = ShardCommit.from_document(document)
+        if (commit.run_id, commit.shard_id, commit.repair) != (run_id, shard_id, repair):
+            raise ValueError(f"it is that of {commit.shard_id} of run {commit.run_id}")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DamagedError(f"{store.uri}/{name}: no commit of {shard_id} ({type(error).__name__}: {error})") from error
+    return commit
 
 
 def find_commit(store: Store, run_id: str, shard_id: str) -> ShardCommit | None:
-    """Read one shard's commit, None if it is not committed."""
-    try:
-        return read_commit(store, run_id, shard_id)
-    except FileNotFoundError:
+    """Read the commit that holds for a shard, None if it is not committed. By name: no listing is trusted.
+
+    Raises:
+        DamagedError: the commit that holds cannot be read as one.
+    """
+    repair = last_repair(store, run_id, shard_id)
+    return None if repair is None else read_commit(store, run_id, shard_id, repair)
+
+
+def last_repair(store: Store, run_id: str, shard_id: str) -> int | None:
+    """Return which commit of a shard holds, by name: 0 for the first, K for the K-th repair; None if there is none."""
+    if store.size(commit_name(run_id, shard_id)) is None:
         return None
+    return next(k for k in itertools.count() if store.size(commit_name(run_id, shard_id, k + 1)) is None)
 
 
 def read_commits(store: Store, run_id: str, shard_ids: Iterable[str] | None = None) -> Iterator[ShardCommit]:
-    """Read commits in shard order, several at a time; all of the run by default."""
-    ids = sorted(committed_shards(store, run_id) if shard_ids is None else shard_ids, key=lambda s: (len(s), s))
+    """Read the commits that hold, in shard order, several at a time; all of the run by default.
+
+    Raises:
+        FileNotFoundError: one of the shards is not committed.
+        DamagedError, StorageError: as read_commit.
+    """
+    held = held_commits(store, run_id)
+    ids = sorted(held if shard_ids is None else shard_ids, key=lambda s: (len(s), s))
     with ThreadPoolExecutor(_READERS) as readers:
-        yield from readers.map(lambda shard_id: read_commit(store, run_id, shard_id), ids)
+        yield from readers.map(lambda shard_id: read_commit(store, run_id, shard_id, held.get(shard_id, 0)), ids)
 
 
 def open_table(store: Store, kind: Kind, run_id: str | None = None) -> ds.Dataset:

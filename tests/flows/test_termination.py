@@ -15,7 +15,7 @@ import pytest
 from flows import signals, steps
 from flows.config import RunConfig
 from flows.observer import Silent
-from pipelines.integrity import leftovers
+from pipelines.leftovers import find_leftovers
 from pipelines.table import committed_shards
 from pipelines.types import Answer, Image, Prompt
 from tests.drivers import PrefectServer, run_file
@@ -67,7 +67,7 @@ def test_sigterm_lets_the_shard_in_flight_commit_and_begins_no_other(small: Smal
     predictor = Terminating(at_call=1)
     assert terminate(small, predictor) == {"shard-00000", "shard-00001"}
     assert len(predictor.calls) == 2
-    assert leftovers(small.store(), RUN) == []
+    assert find_leftovers(small.store(), RUN).names == []
     problems = run_file(small.output, "summary.json")["problems"]
     assert problems[0] == "stopped: SIGTERM came; the same command resumes the run"
     assert "3 planned shards are not committed" in problems[1]
