@@ -10,7 +10,7 @@ from actors.collector import without_collector
 from actors.config import PredictorConfig
 from pipelines.label import LabelJob, label_shard
 from pipelines.storage import open_store
-from pipelines.table import find_commit
+from pipelines.table import read_commit
 from pipelines.types import Care, Predictor, Shard, ShardReceipt
 
 
@@ -57,12 +57,13 @@ class RunLabeler:
 
     def label(self, shard: Shard, attempt: str, care: Care | None = None) -> ShardReceipt:
         """Label every image of the shard and commit it under the given attempt id, unless another attempt just has."""
-        held = find_commit(self._store, self._job.run_id, shard.shard_id)
-        if held is not None:
-            return held.receipt(committed_here=False)
-        return label_shard(
-            shard, job=self._job, store=self._store, predictor=self._predictor, attempt=attempt, care=care
-        )
+        try:
+            held = read_commit(self._store, self._job.run_id, shard.shard_id, shard.repair)
+        except FileNotFoundError:
+            return label_shard(
+                shard, job=self._job, store=self._store, predictor=self._predictor, attempt=attempt, care=care
+            )
+        return held.receipt(committed_here=False)
 
     def describe(self) -> Mapping[str, str]:
         """Return the predictor's facts for provenance."""

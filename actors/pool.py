@@ -24,8 +24,10 @@ EventKind = Literal[
     "replica_hung",
     "replica_recycled",
     "shard_requeued",
+    "shard_broken",
     "draining",
     "report_failed",
+    "observer_failed",
 ]
 
 _MAX_ERROR_CHARS = 4000

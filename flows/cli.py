@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import traceback
@@ -11,6 +10,7 @@ from typing import Any, NoReturn
 import typer
 
 from flows import labelling_commands, output_commands, signals
+from flows.environment import prepare_environment
 from flows.terminal import errors
 
 app = typer.Typer(
@@ -27,9 +27,7 @@ _INTERRUPTED = 128 + signal.SIGINT
 
 def main() -> None:
     """Run the command line; an error that a user can mend is one message and exit code 2, not a traceback."""
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    prepare_environment()
     try:
         with signals.handled():
             code = app(standalone_mode=False)
@@ -45,6 +43,7 @@ def main() -> None:
             usage.show()
             sys.exit(usage.exit_code)
         from pipelines.redaction import redacted
+        from pipelines.storage import DamagedError
 
         if not _is_users(error):
             sys.stderr.write(redacted(traceback.format_exc()))
@@ -53,6 +52,8 @@ def main() -> None:
 
         # What follows the first line of a replica's error is its traceback.
         text = str(error) if type(error).__name__ != "ReplicaStartError" else str(error).partition("\n")[0]
+        if isinstance(error, DamagedError):
+            text += "; `xsam-label verify` names all that is damaged, `xsam-label run --check` labels such shards again"
         errors.print(f"[red]error:[/] {literal(redacted(text))}")
         sys.exit(2)
 

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from actors.config import PoolConfig, PredictorConfig
 from flows.prompts import caption_prompt, check_names, check_stuff, named_prompts
+from pipelines.client_limits import REQUEST_TIMEOUT_S, check_request_timeout
 from pipelines.label import LabelConfig
 from pipelines.plan_draft import PlanConfig
 from pipelines.redaction import check_storage_options, secret_in
@@ -36,6 +37,25 @@ def _check_uri(name: str, uri: str) -> None:
         )
 
 
+def check_run_id(name: str, run_id: str | None) -> None:
+    """Refuse what is no name of a folder everywhere; a retry adds a few letters to it.
+
+    Raises:
+        ValueError: naming the setting and what is allowed.
+    """
+    if run_id is None:
+        return
+    if not run_id.replace("-", "").replace("_", "").isalnum():
+        raise ValueError(f"{name} {run_id!r} may hold letters, digits, '-' and '_' only")
+    if run_id.startswith("_"):
+        raise ValueError(f"{name} {run_id!r} begins with '_', and readers of tables skip such folders")
+    if len(run_id.encode()) > _MAX_RUN_ID:
+        raise ValueError(f"{name} has {len(run_id.encode())} bytes; allowed: {_MAX_RUN_ID}")
+
+
+_MAX_RUN_ID = 200
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceConfig:
     """Where the images are.
@@ -48,7 +68,11 @@ class SourceConfig:
         image_column: the column of a table that holds images as bytes; found when left out.
         image_root: folder of the images that a list, table or COCO file names; its own folder when left out.
         storage_options: fsspec options without credentials, e.g. endpoint_url.
+        request_timeout_s: seconds for one request to an object store, as for the output; an image's own transfer is
+            under label.fetch_timeout_s too.
         allow_http: fetch images that a list or table names as http:// or https://.
+        same_collection: the output's earlier runs are of this collection though their source is written otherwise: it
+            has moved, or its ids tell its images apart wherever they are.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
@@ -59,7 +83,9 @@ class SourceConfig:
     image_column: str | None = None
     image_root: str | None = None
     storage_options: dict[str, Any] = field(default_factory=dict)
+    request_timeout_s: float = REQUEST_TIMEOUT_S
     allow_http: bool = False
+    same_collection: bool = False
 
     def __post_init__(self) -> None:
         if not self.uri:
@@ -69,6 +95,12 @@ class SourceConfig:
         _check_uri("source.uri", self.uri)
         _check_uri("source.image_root", self.image_root or "")
         check_storage_options(self.storage_options)
+        check_request_timeout("source.request_timeout_s", self.request_timeout_s)
+
+    @property
+    def client_options(self) -> dict[str, Any]:
+        """What its files are opened with."""
+        return {**self.storage_options, "request_timeout_s": self.request_timeout_s}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +111,11 @@ class OutputConfig:
         uri: folder or bucket prefix; ``annotations/``, ``images/`` and ``_runs/`` lie directly under it.
         run_id: name of the run; by default the run that the output already holds, or one named after the fingerprint.
         storage_options: fsspec options without credentials, e.g. endpoint_url.
+        request_timeout_s: seconds for one request to an object store, whatever is tried again within it: one object
+            read, written or removed, or one page of a listing.
         single_driver: promise that only one driver works on the run, for a store without conditional writes.
+        check: first read all that is committed, and label again what is not what its commit says; by default only sizes
+            are compared, and nothing is read of a run whose summary tells that it is whole.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
@@ -87,17 +123,22 @@ class OutputConfig:
     uri: str
     run_id: str | None = None
     storage_options: dict[str, Any] = field(default_factory=dict)
+    request_timeout_s: float = REQUEST_TIMEOUT_S
     single_driver: bool = False
+    check: bool = False
 
     def __post_init__(self) -> None:
         if not self.uri:
             raise ValueError("output.uri is empty; give a folder or bucket prefix")
-        if self.run_id is not None and not self.run_id.replace("-", "").replace("_", "").isalnum():
-            raise ValueError(f"output.run_id {self.run_id!r} may hold letters, digits, '-' and '_' only")
-        if self.run_id is not None and self.run_id.startswith("_"):
-            raise ValueError(f"output.run_id {self.run_id!r} begins with '_', and readers of tables skip such folders")
+        check_run_id("output.run_id", self.run_id)
         _check_uri("output.uri", self.uri)
         check_storage_options(self.storage_options)
+        check_request_timeout("output.request_timeout_s", self.request_timeout_s)
+
+    @property
+    def client_options(self) -> dict[str, Any]:
+        """What its objects are opened with."""
+        return {**self.storage_options, "request_timeout_s": self.request_timeout_s}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +198,7 @@ class RetryConfig:
     reasons: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_run_id("retry.run_id", self.run_id)
         known = [reason.value for reason in Reason]
         if unknown := [reason for reason in self.reasons if reason not in known]:
             raise ValueError(f"retry.reasons: {', '.join(unknown)} is no reason; allowed: {', '.join(known)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 from uuid import UUID
@@ -25,13 +26,11 @@ from flows.config import RunConfig
 from flows.console import update_text
 from flows.observer import RunObserver, Several, current_observer
 from flows.redacted_logs import redact_run_logs
-from flows.report import leave_report
-from flows.signals import Termination, finishing_first
+from flows.signals import Termination
 from flows.summary import RunFailedError, RunSummary
 from flows.updates import configs_to_run
 from pipelines.coverage import UpdateCounts
 from pipelines.manifest import Plan
-from pipelines.table import committed_shards
 from pipelines.types import ShardReceipt
 
 _ARTIFACT_INTERVAL_S = 10.0
@@ -73,30 +72,31 @@ def label_collection(config: RunConfig) -> dict[str, Any]:
 def _label_run(config: RunConfig) -> RunSummary:
     """Label one run, or resume it."""
     started = time.monotonic()
-    failures: list[ShardFailure] = []
-    breaker = CircuitBreaker(config.limits)
     with ExitStack() as stack:
-        plan, runner, update = plan_run(config, stack)
-        committed = committed_shards(planning.open_output(config), plan.run_id)
-        observer = Several(current_observer(), PrefectObserver(plan, len(committed)))
-        if update is not None:
-            observer.on_update(update)
-        observer.on_plan(plan, len(committed))
-        todo = [shard_id for shard_id in plan.shard_ids() if shard_id not in committed]
-        sigterm = Termination()
-        if runner is not None:
-            sigterm = stack.enter_context(finishing_first(runner.stop, config.pool.drain_grace_s))
-            waves = steps.cut_waves(todo, config)
-            for number, shard_ids in enumerate(waves, start=1):
-                if sigterm.reason or breaker.reason:
-                    break
-                label = f"{number}/{len(waves)}"
-                failures += _run_wave(config, plan, runner, observer, breaker, label, shard_ids)
-            runner.close()  # its machines are free while the table is verified
-        stopped = breaker.reason or sigterm.reason
-        summary = verify_run(config, plan, failures, stopped, len(committed), started)
-        publish(summary, leave_report(config, summary, observer))
-    return summary
+        run = plan_run(config, stack)
+        observer = Several(current_observer(), PrefectObserver(run.plan, run.plan.num_shards - len(run.due.commits)))
+        return steps.run_once(
+            config, run, observer, label=_label_in_waves, finish=verify_run, started=started, publish=publish
+        )
+
+
+def _label_in_waves(
+    config: RunConfig,
+    run: planning.PlannedRun,
+    runner: ShardRunner,
+    observer: RunObserver,
+    breaker: CircuitBreaker,
+    sigterm: Termination,
+) -> list[ShardFailure]:
+    """Label what is due wave by wave; none is begun once the run is to stop."""
+    failures: list[ShardFailure] = []
+    waves = steps.cut_waves(list(run.due.commits), config)
+    for number, shard_ids in enumerate(waves, start=1):
+        if breaker.reason or sigterm.reason:
+            break
+        due = {shard_id: run.due.commits[shard_id] for shard_id in shard_ids}
+        failures += _run_wave(config, run.plan, runner, observer, breaker, f"{number}/{len(waves)}", due)
+    return failures
 
 
 @task(name="plan", task_run_name="plan", cache_policy=NO_CACHE, persist_result=False)
@@ -129,18 +129,18 @@ def label_wave(
     runner: ShardRunner,
     observer: RunObserver,
     breaker: CircuitBreaker,
-    shard_ids: list[str],
+    due: Mapping[str, int],
 ) -> int:
-    """Label the shards of a wave that are not committed yet.
+    """Label the shards of a wave whose due commits are not there yet.
 
     Raises:
         WaveFailedError: some could not be labelled.
     """
     store = planning.open_output(config)
-    failures, num_left = steps.label_shards(runner, store, plan, shard_ids, observer, breaker)
+    failures, num_left = steps.label_shards(runner, store, plan, due, observer, breaker)
     if failures or num_left:
         raise WaveFailedError(failures, num_left)
-    return len(shard_ids)
+    return len(due)
 
 
 def _run_wave(  # noqa: PLR0917  (what a wave is made of)
@@ -150,7 +150,7 @@ def _run_wave(  # noqa: PLR0917  (what a wave is made of)
     observer: RunObserver,
     breaker: CircuitBreaker,
     label: str,
-    shard_ids: list[str],
+    due: Mapping[str, int],
 ) -> list[ShardFailure]:
     """Run a wave under its retries; one that fails for good does not keep the following waves from running."""
     wave = label_wave.with_options(
@@ -160,7 +160,7 @@ def _run_wave(  # noqa: PLR0917  (what a wave is made of)
         retry_condition_fn=_is_wave_failure,
     )
     try:
-        wave(config, plan, runner, observer, breaker, shard_ids)
+        wave(config, plan, runner, observer, breaker, due)
     except WaveFailedError as error:
         return error.failures
     return []
@@ -168,9 +168,9 @@ def _run_wave(  # noqa: PLR0917  (what a wave is made of)
 
 @task(name="verify", task_run_name="verify", cache_policy=NO_CACHE, persist_result=False)
 def verify_run(
-    config: RunConfig, plan: Plan, failures: list[ShardFailure], stopped: str, committed_before: int, started: float
+    config: RunConfig, plan: Plan, *, failures: list[ShardFailure], stopped: str, committed_before: int, started: float
 ) -> RunSummary:
-    """Remove leftovers, check the ledger, write the summary."""
+    """Remove losers, check the ledger, write the summary."""
     return steps.finish_run(
         config, plan, failures=failures, stopped=stopped, committed_before=committed_before, started=started
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from tempfile import TemporaryFile
 
 from rich.console import Console
@@ -10,7 +11,7 @@ from rich.console import Console
 from flows import planning, steps
 from flows.config import ConfigError, RunConfig
 from flows.console import ConsoleObserver, ListingProgress, show_summary
-from flows.observer import observed_by
+from flows.observer import Several, observed_by
 from flows.signals import start_unharmed
 from flows.summary import RunFailedError, RunSummary
 from flows.updates import as_planned, configs_to_run
@@ -44,18 +45,20 @@ def _launch_run(config: RunConfig, console: Console, *, prefect: bool) -> RunSum
                     spinner.update("starting Prefect")
                     _reach_prefect()
 
-            # Held until the run has ended, so that Ray is started once.
-            run = planning.planned_run(config, before_writing, ListingProgress(console, spinner))
-            plan, _, update = stack.enter_context(run)
-        observer = stack.enter_context(ConsoleObserver(console))
+            run = stack.enter_context(planning.planned_run(config, before_writing, ListingProgress(console, spinner)))
+        observer = Several(stack.enter_context(ConsoleObserver(console)))
         stack.enter_context(observed_by(observer))
-        if update is not None:
-            observer.on_update(update)
-        # An update is listed and compared once: what follows goes on with the run that was planned.
-        config = as_planned(plan, config) if config.incremental else config
+        # Listed, compared and planned once: what follows takes this run, by its name, and looks for no other.
+        stack.enter_context(planning.at_hand(run))
+        config = as_planned(run.plan, config) if config.incremental else _named(config, run.plan.run_id)
         summary = _flow(config) if prefect else steps.run_directly(config, observer)
     show_summary(console, summary)
     return summary
+
+
+def _named(config: RunConfig, run_id: str) -> RunConfig:
+    """Return the same config for just this run."""
+    return replace(config, output=replace(config.output, run_id=run_id))
 
 
 def _reach_prefect() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Protocol
 
@@ -11,6 +12,8 @@ from actors.pool import PoolEvent, ShardFailure
 from pipelines.coverage import UpdateCounts
 from pipelines.manifest import Plan
 from pipelines.types import ShardReceipt
+
+_log = logging.getLogger(__name__)
 
 
 class RunObserver(Protocol):
@@ -57,35 +60,53 @@ class Silent:
 
 
 class Several:
-    """Tells several observers."""
+    """Tells several observers. One that raises is not worth a run: it is spoken of once, and told on."""
 
     def __init__(self, *observers: RunObserver) -> None:
         self._observers = observers
+        self._raised: set[int] = set()
 
     def on_plan(self, plan: Plan, committed: int) -> None:
         """Pass it on."""
-        for observer in self._observers:
-            observer.on_plan(plan, committed)
+        self._tell(lambda observer: observer.on_plan(plan, committed))
 
     def on_update(self, update: UpdateCounts) -> None:
         """Pass it on."""
-        for observer in self._observers:
-            observer.on_update(update)
+        self._tell(lambda observer: observer.on_update(update))
 
     def on_receipt(self, receipt: ShardReceipt) -> None:
         """Pass it on."""
-        for observer in self._observers:
-            observer.on_receipt(receipt)
+        self._tell(lambda observer: observer.on_receipt(receipt))
 
     def on_failure(self, failure: ShardFailure) -> None:
         """Pass it on."""
-        for observer in self._observers:
-            observer.on_failure(failure)
+        self._tell(lambda observer: observer.on_failure(failure))
 
     def on_event(self, event: PoolEvent) -> None:
         """Pass it on."""
-        for observer in self._observers:
-            observer.on_event(event)
+        self._tell(lambda observer: observer.on_event(event))
+
+    def _tell(self, tell: Callable[[RunObserver], None]) -> None:
+        for number, observer in enumerate(self._observers):
+            try:
+                tell(observer)
+            except Exception as error:  # noqa: BLE001 - whatever an observer of anyone's raises
+                if number not in self._raised:
+                    self._raised.add(number)
+                    self._tell_of(number, error)
+
+    def _tell_of(self, number: int, error: Exception) -> None:
+        """Say that an observer raised: to the others, and where there is none to the log."""
+        name = type(self._observers[number]).__name__
+        message = f"{name} raised {type(error).__name__}: {error}; the run goes on, and is not told of it again"
+        heard = False
+        for other, observer in enumerate(self._observers):
+            if other not in self._raised:
+                with contextlib.suppress(Exception):
+                    observer.on_event(PoolEvent("observer_failed", message))
+                    heard = True
+        if not heard:
+            _log.warning(message)
 
 
 _current: ContextVar[RunObserver | None] = ContextVar("observer", default=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -16,22 +17,24 @@ from actors.labeler import RunLabelerFactory
 from actors.pool import ShardRunner, open_runner
 from flows.config import ConfigError, RunConfig
 from flows.own_prompts import OwnPrompts, read_own_prompts
+from flows.run_names import check_new_name, first_run, runs_before_retry
 from flows.summary import rejected_row, versions
-from flows.updates import held_runs, is_labelled, update_coverage
+from flows.updates import check_same_collection, is_finished, runs_before_update, update_coverage
 from pipelines.coverage import Coverage, UpdateCounts
-from pipelines.fingerprint import check_fingerprint, content_hash, fingerprint_digest
+from pipelines.fingerprint import check_fingerprint, content_hash
 from pipelines.image_batches import to_batches
 from pipelines.label import LabelJob
 from pipelines.manifest import (
     DRIVER_ID,
     Plan,
-    next_sequence,
+    plan_documents,
     read_plan,
     retries_by_run,
     write_plan,
 )
 from pipelines.plan_draft import PlanDraft, draft_plan
 from pipelines.prompt_table import PromptTable, join_prompts
+from pipelines.repairs import Due, due_shards
 from pipelines.sources import list_batches
 from pipelines.storage import Store, open_store, probe_create_only
 from pipelines.types import RejectedPrompt
@@ -45,7 +48,7 @@ def _ignore(_count: int) -> None:
 
 def open_output(config: RunConfig) -> Store:
     """Open the run's output."""
-    return open_store(config.output.uri, config.output.storage_options)
+    return open_store(config.output.uri, config.output.client_options)
 
 
 @contextmanager
@@ -74,7 +77,7 @@ def list_collection(
         return
     listed = list_batches(
         config.source.uri,
-        storage_options=config.source.storage_options,
+        storage_options=config.source.client_options,
         image_id_column=config.source.image_id_column,
         uri_column=config.source.uri_column,
         image_column=config.source.image_column,
@@ -109,7 +112,7 @@ def run_fingerprint(config: RunConfig, held: Plan | None) -> dict[str, Any]:
     if held is not None and config.incremental:
         prompts = held.fingerprint.get("prompts")
     else:
-        prompts = content_hash(config.prompts, config.source.storage_options) if config.prompts else None
+        prompts = content_hash(config.prompts, config.source.client_options) if config.prompts else None
     return config.fingerprint(model_sha256=content_hash(str(folder)), prompts_sha256=prompts)
 
 
@@ -123,6 +126,7 @@ class Draft:
         plan: what a new run would label; None where a plan is held.
         rejected: of a new run, prompts of single images that were refused before any image was read.
         update: of an update what was found in the listing; if nothing is left to ask, the plan held is the last run's.
+        after: sequence of the last run that the new one follows, as far as it is known.
     """
 
     run_id: str
@@ -131,6 +135,7 @@ class Draft:
     plan: PlanDraft | None = None
     rejected: tuple[RejectedPrompt, ...] = ()
     update: UpdateCounts | None = None
+    after: int = 0
 
 
 @contextmanager
@@ -147,38 +152,69 @@ def draft_run(config: RunConfig, on_listed: OnListed = _ignore) -> Iterator[Draf
     Raises:
         PlanError: the output holds a run with another fingerprint, or two images have one id.
         ConfigError, SourceError, PromptTableError, StorageError: see run_fingerprint, read_own_prompts, check_model,
-            list_collection.
+            list_collection, check_new_name, check_same_collection.
     """
     store = open_output(config)
-    earlier = held_runs(store) if config.incremental and config.output.run_id is None else []
-    if earlier:
-        with _draft_update(config, store, earlier, on_listed) as update:
-            yield update
-        return
-    run_id = choose_run_id(config, store)
-    held = read_plan(store, run_id) if run_id else None
-    fingerprint = run_fingerprint(config, held)
+    if config.incremental and config.output.run_id is None:
+        earlier, name = _earlier_runs(config, store)
+        if earlier:
+            with _draft_update(config, store, name, earlier, on_listed) as update:
+                yield update
+            return
+    run_id, held, fingerprint = _find_run(config, store)
     if held is not None:
         check_fingerprint(held.run_id, held.fingerprint, fingerprint)
         yield Draft(run_id=held.run_id, fingerprint=fingerprint, held=held)
         return
+    retried = config.retry.run_id if config.retry else None
+    if config.output.run_id is not None:
+        check_new_name(run_id, retried)
+    if retried is None:
+        check_same_collection(config, store, fingerprint, plan_documents(store))
+    before = runs_before_retry(store, run_id, retried) if retried else ()
+    after = max((plan.sequence for plan in before), default=0)
     own = check_model(config, read_own_prompts(config, store))
     with list_collection(config, own, on_listed=on_listed) as (plan, rejected):
-        new_id = run_id or f"run-{fingerprint_digest(fingerprint)[:12]}"
-        yield Draft(run_id=new_id, fingerprint=fingerprint, plan=plan, rejected=rejected)
+        yield Draft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, after=after)
+
+
+def _find_run(config: RunConfig, store: Store) -> tuple[str, Plan | None, dict[str, Any]]:
+    """Return the name of the run to resume or to plan, its plan if there is one, and its fingerprint."""
+    run_id = choose_run_id(config, store)
+    held = read_plan(store, run_id) if run_id else None
+    fingerprint = run_fingerprint(config, held)
+    if run_id is None:
+        # A listing that shows no run may be late: the one that would be planned is asked for by name.
+        run_id = first_run(fingerprint)
+        held = read_plan(store, run_id)
+    return run_id, held, fingerprint
+
+
+def _earlier_runs(config: RunConfig, store: Store) -> tuple[list[Plan], str]:
+    """Return the plans that an update follows, in their order, and its name; none for an output's first run."""
+    runs, name = runs_before_update(store)
+    first = first_run(run_fingerprint(config, None))
+    if all(plan.run_id != first for plan in runs) and (held := read_plan(store, first)) is not None:
+        runs = sorted([held, *runs], key=lambda plan: plan.sequence)  # a listing may be late
+    return runs, name
 
 
 @contextmanager
-def _draft_update(config: RunConfig, store: Store, earlier: list[Plan], on_listed: OnListed) -> Iterator[Draft]:
+def _draft_update(
+    config: RunConfig, store: Store, run_id: str, earlier: list[Plan], on_listed: OnListed
+) -> Iterator[Draft]:
     """List the collection of a run that asks only what is left."""
     # The number, and not what it asks, names it: of two updates that are planned at once only one can hold.
-    run_id, fingerprint = f"update-{next_sequence(store)}", run_fingerprint(config, None)
+    fingerprint = run_fingerprint(config, None)
+    held = {plan.run_id: {"fingerprint": plan.fingerprint, "facts": plan.facts} for plan in earlier}
+    check_same_collection(config, store, fingerprint, held)
     coverage = update_coverage(config, store, fingerprint, earlier)
     own = check_model(config, read_own_prompts(config, store))
     with list_collection(config, own, coverage, on_listed) as (plan, rejected):
         counts, last = coverage.counts, earlier[-1]
         if plan.num_images:
-            yield Draft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, update=counts)
+            draft = Draft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, update=counts)
+            yield replace(draft, after=last.sequence)
         else:
             yield Draft(run_id=last.run_id, fingerprint=last.fingerprint, held=last, update=counts)
 
@@ -209,7 +245,7 @@ def freeze_plan(config: RunConfig, draft: Draft) -> Plan:
 
     Raises:
         StorageError: the output cannot be written, or does not support create-only puts; nothing was written.
-        PlanError: another driver has just planned the run with another fingerprint.
+        PlanError: another driver has just planned the run with another fingerprint, or other images.
     """
     if draft.plan is None:
         assert draft.held is not None, "a draft holds a plan, written or not"
@@ -217,16 +253,15 @@ def freeze_plan(config: RunConfig, draft: Draft) -> Plan:
     store = open_output(config)
     if not config.output.single_driver:
         probe_create_only(store)
-    plan = write_plan(
+    return write_plan(
         store,
         draft.run_id,
         draft.plan,
         fingerprint=draft.fingerprint,
         facts=_plan_facts(config, draft),
         driver_id=DRIVER_ID,
+        after=draft.after,
     )
-    check_fingerprint(draft.run_id, plan.fingerprint, draft.fingerprint)
-    return plan
 
 
 class PlannedRun(NamedTuple):
@@ -234,13 +269,28 @@ class PlannedRun(NamedTuple):
 
     Attributes:
         plan: its frozen plan.
-        runner: None if every shard is committed. Replicas start when it is first asked.
+        runner: None if no shard is due. Replicas start when it is first asked.
         update: of an update that was planned now, or has nothing to ask, what was found in the listing.
+        due: the shards to label.
     """
 
     plan: Plan
     runner: ShardRunner | None
     update: UpdateCounts | None
+    due: Due
+
+
+_at_hand: ContextVar[PlannedRun | None] = ContextVar("run_at_hand", default=None)
+
+
+@contextmanager
+def at_hand(run: PlannedRun) -> Iterator[None]:
+    """Let planned_run yield this run in the block, where it is the one asked for: it is planned and opened once."""
+    token = _at_hand.set(run)
+    try:
+        yield
+    finally:
+        _at_hand.reset(token)
 
 
 @contextmanager
@@ -258,13 +308,31 @@ def planned_run(
         ReplicaStartError: the cluster has no room for the replicas.
         Otherwise as draft_run and freeze_plan do; nothing was written in any of these cases.
     """
+    held = _at_hand.get()
+    if held is not None and held.plan.run_id == config.output.run_id:
+        yield held
+        return
     with ExitStack() as stack:
         with draft_run(config, on_listed) as draft:
-            is_done = draft.held is not None and is_labelled(open_output(config), draft.held)
+            store, check = open_output(config), config.output.check
+            due = None if draft.held is None else left_to_label(store, draft.held, check=check)
+            is_done = due is not None and not due.commits
             runner = None if is_done else stack.enter_context(open_run_runner(config, draft.run_id))
             before_writing()
             plan = freeze_plan(config, draft)
-        yield PlannedRun(plan, runner, draft.update)
+        if due is None:
+            due = Due(dict.fromkeys(plan.shard_ids(), 0))
+        yield PlannedRun(plan, runner, draft.update, due)
+
+
+def left_to_label(store: Store, plan: Plan, *, check: bool = False) -> Due:
+    """Return what a planned run has left to label.
+
+    A run whose summary tells of all that is listed is whole: nothing more is read of it. With ``check`` every committed
+    file is read instead.
+    """
+    is_whole = not check and is_finished(store, plan)
+    return Due({}) if is_whole else due_shards(store, plan, hashes=check)
 
 
 def choose_run_id(config: RunConfig, store: Store) -> str | None:
@@ -301,7 +369,7 @@ def open_run_runner(config: RunConfig, run_id: str) -> ShardRunner:
         run_id=run_id,
         prompts=config.common_prompts(),
         config=config.label,
-        source_options=config.source.storage_options,
+        source_options=config.source.client_options,
         allow_http=config.source.allow_http,
     )
     # Replicas may have another working directory, and another place for packages.
@@ -311,7 +379,7 @@ def open_run_runner(config: RunConfig, run_id: str) -> ShardRunner:
         predictor=config.model if is_packaged else replace(config.model, path=str(model_folder(config.model.path))),
         job=job,
         output_uri=store.root if store.is_local else store.uri,
-        output_options=config.output.storage_options,
+        output_options=config.output.client_options,
         shards_in_flight=config.pool.shards_in_flight_per_replica,
     )
     return open_runner(factory, config.pool)

@@ -23,12 +23,14 @@ import pyarrow.compute as pc
 from pipelines.external_sort import sort_batches
 from pipelines.fingerprint import PlanError
 from pipelines.image_batches import BATCH_SIZE, to_batches, to_refs
+from pipelines.image_digest import ImageDigest
 from pipelines.plan_file import PlanFileWriter, read_shards
 from pipelines.settings import SETTINGS
 from pipelines.storage import StorageError
 from pipelines.types import ImageRef, Shard
 
 SHARDS_PER_PART = 256  # at least, but for the last
+_CUT_BYTES = 2**25
 _PLACE = pa.field("place", pa.int64(), nullable=False)  # in the listing, from 1
 
 
@@ -71,10 +73,12 @@ class PlanDraft:
         num_images, num_bytes: totals as listed; num_bytes counts images whose size is known.
         num_own_prompts: prompts of single images.
         first_uri, last_uri: of the first and last image in image_id order; None if there are none.
+        images_sha256: digest of the images, however they are cut.
     """
 
     parts: tuple[DraftPart, ...]
     images_per_shard: int
+    images_sha256: str
     num_images: int = 0
     num_bytes: int = 0
     num_own_prompts: int = 0
@@ -179,7 +183,8 @@ def _cut(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
     for batch in batches:
         held.append(batch)
         num_rows += batch.num_rows
-        if num_rows >= max(size, BATCH_SIZE):
+        is_large = sum(one.nbytes for one in held) >= _CUT_BYTES
+        if num_rows >= size and (num_rows >= BATCH_SIZE or is_large):
             table, num_rows = pa.Table.from_batches(held), num_rows % size
             yield table.slice(0, table.num_rows - num_rows)
             held = table.slice(table.num_rows - num_rows).to_batches()
@@ -209,9 +214,11 @@ class _Totals:
         self._num_images = self._num_bytes = self._num_own_prompts = 0
         self._first_uri: str | None = None
         self._last_uri: str | None = None
+        self._digest = ImageDigest()
 
     def add(self, images: pa.Table) -> None:
         """Count the next images."""
+        self._digest.add(images)
         self._num_images += images.num_rows
         self._num_bytes += pc.sum(images["num_bytes"]).as_py() or 0
         if "prompts" in images.schema.names:
@@ -224,6 +231,7 @@ class _Totals:
         return PlanDraft(
             parts=parts,
             images_per_shard=config.images_per_shard,
+            images_sha256=self._digest.hexdigest(),
             num_images=self._num_images,
             num_bytes=self._num_bytes,
             num_own_prompts=self._num_own_prompts,

@@ -6,11 +6,12 @@ A Store is one output folder. Retries of transient faults are the client library
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -18,12 +19,15 @@ import fsspec
 from fsspec.asyn import AsyncFileSystem
 from fsspec.exceptions import FSTimeoutError
 
+from pipelines.client_limits import BOUNDED_PROTOCOLS, REQUEST_TIMEOUT_S, RequestTimeoutError, bounded_filesystem
 from pipelines.redaction import redacted
+from pipelines.sealed import SealError, unseal
 
 PROTOCOLS = ("file", "s3", "gs", "memory")
 READ_ONLY_PROTOCOLS = ("hf",)
 HTTP_PROTOCOLS = ("http", "https")
 _ALIASES = {"local": "file", "s3a": "s3", "gcs": "gs"}
+_SCHEMES = frozenset((*PROTOCOLS, *READ_ONLY_PROTOCOLS, *HTTP_PROTOCOLS, *_ALIASES))
 _CONFLICT_CODES = frozenset({"ConditionalRequestConflict", "OperationAborted", "409"})
 _REFUSED_CODES = frozenset({"PreconditionFailed", "412"})
 _CLIENT_PACKAGES = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "huggingface_hub", "httpx")
@@ -37,6 +41,10 @@ class StorageError(OSError):
 
     def __init__(self, message: str) -> None:
         super().__init__(redacted(message))
+
+
+class DamagedError(StorageError):
+    """An object of an output does not hold what it must; the message names it."""
 
 
 class ProtocolError(StorageError):
@@ -70,8 +78,28 @@ def absolute_uri(uri: str) -> str:
     """
     protocol, path = protocol_of(uri), uri.split("://", 1)[-1]
     if protocol == "file":
-        return os.path.abspath(os.path.expanduser(path))
+        absolute = os.path.abspath(os.path.expanduser(path))
+        return "/" + absolute.lstrip("/")  # two slashes at its beginning would stay two
     return f"{protocol}://{path.rstrip('/')}"
+
+
+def odd_part(uri: str) -> str | None:
+    """Say in words what in a URI's path clients and servers do not all take alike; None if there is nothing.
+
+    What one of them writes under such a name another lists under a second one, or not at all. Paths of this machine
+    have no such part: they are made absolute.
+    """
+    path = uri.split("://", 1)[-1].rstrip("/")
+    if protocol_of(uri) == "file" or not path:
+        return None
+    for part, words in (
+        ("", "an empty folder name ('//')"),
+        (".", "the folder name '.'"),
+        ("..", "the folder name '..'"),
+    ):
+        if part in path.split("/"):
+            return words
+    return "a backslash" if "\\" in path else None
 
 
 def open_filesystem(uri: str, options: Mapping[str, Any] | None = None, *, allow_http: bool = False) -> tuple[Any, str]:
@@ -79,7 +107,8 @@ def open_filesystem(uri: str, options: Mapping[str, Any] | None = None, *, allow
 
     Args:
         uri: a local path, or file://, s3://, gs://, memory://, hf:// (its token is the machine's own), http(s)://.
-        options: fsspec storage options without credentials, e.g. ``{"endpoint_url": "http://127.0.0.1:8333"}``.
+        options: fsspec storage options without credentials, e.g. ``{"endpoint_url": "http://127.0.0.1:8333"}``; and
+            ``request_timeout_s``, the seconds that one request to an object store may take.
         allow_http: whether the web may be asked.
 
     Returns:
@@ -91,23 +120,22 @@ def open_filesystem(uri: str, options: Mapping[str, Any] | None = None, *, allow
     """
     protocol = protocol_of(uri, allow_http=allow_http)
     options = dict(options or {}) if protocol in ("s3", "gs", "hf") else {}
-    if protocol in ("s3", "gs"):
-        options["use_listings_cache"] = False
+    request_timeout_s = options.pop("request_timeout_s", REQUEST_TIMEOUT_S)
     if protocol in HTTP_PROTOCOLS:
         options["client_kwargs"] = {"trust_env": True}  # the machine's proxy
-    if protocol == "s3":
-        # Without limits a dead endpoint hangs a run. botocore reads AWS_ENDPOINT_URL by itself.
-        limits = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 2}}
-        options.setdefault("config_kwargs", limits)
     if protocol == "file":
         return fsspec.filesystem("file"), absolute_uri(uri)
     try:
-        fs = fsspec.filesystem(protocol, **options)
+        if protocol in BOUNDED_PROTOCOLS:
+            fs = bounded_filesystem(protocol, {**options, "use_listings_cache": False}, request_timeout_s)
+        else:
+            fs = fsspec.filesystem(protocol, **options)
     except ImportError as error:
         raise StorageError(
             f"{uri!r} needs a package that is not installed: pip install 'xsam-label[gcs]' ({error})"
         ) from error
-    return fs, fs._strip_protocol(uri)
+    # Clients know a protocol by one spelling only.
+    return fs, fs._strip_protocol(f"{protocol}://{uri.split('://', 1)[1]}")
 
 
 def read_range(fs: Any, path: str, start: int, end: int) -> bytes:
@@ -167,6 +195,8 @@ def _explanation(error: BaseException, uri: str) -> str:
         return f"{uri}: not found ({where}); check the spelling and that it exists{private}"
     if kind in ("EndpointConnectionError", "ConnectTimeoutError", "ConnectionError", "ClientConnectorError"):
         return f"{uri}: the endpoint does not answer ({error}); check AWS_ENDPOINT_URL or storage_options.endpoint_url"
+    if isinstance(error, RequestTimeoutError):
+        return f"{uri}: {error}; check the endpoint and the network, or set a larger request_timeout_s"
     return f"{uri}: {kind}: {error}"
 
 
@@ -230,16 +260,13 @@ class Store:
 
         Raises:
             FileNotFoundError: there is no such object.
-            StorageError: it cannot be read, or what was read is no JSON: cut short, or damaged.
+            StorageError: it cannot be read.
+            DamagedError: what was read is no JSON, or does not have the checksum that it carries.
         """
-        data = self.read(name)
         try:
-            return json.loads(data)
-        except ValueError as error:
-            raise StorageError(
-                f"{self.uri}/{name}: the {len(data)} bytes read are no whole JSON document ({error}); try again, and "
-                "if it stays so the object is damaged"
-            ) from error
+            return unseal(self.read(name))
+        except SealError as error:
+            raise DamagedError(f"{self.uri}/{name}: {error}") from error
 
     def write(self, name: str, data: bytes) -> None:
         """Put an object whole; a reader sees all of it or nothing. For names that no other writer uses."""
@@ -261,7 +288,11 @@ class Store:
         Raises:
             StorageError: the store failed, or kept answering "conflict" without an object appearing.
         """
-        for _ in range(_MAX_CONFLICT_TRIES):
+        # Each try has its own time: all of them together may take hardly more than one.
+        deadline = time.monotonic() + getattr(self.fs, "request_timeout_s", REQUEST_TIMEOUT_S)
+        for number in range(_MAX_CONFLICT_TRIES):
+            if number and time.monotonic() > deadline:
+                break
             try:
                 self._create_once(name, data)
                 return True
@@ -326,6 +357,41 @@ class Store:
         with explained(f"{self.uri}/{name}"):
             return bool(self.fs.exists(self.path(name)))
 
+    def size(self, name: str) -> int | None:
+        """Return an object's bytes, None if there is no such object; asks for it by name.
+
+        Raises:
+            StorageError: the store does not answer.
+        """
+        return None if (info := self._info(name)) is None else int(info["size"])
+
+    def _info(self, name: str) -> Mapping[str, Any] | None:
+        try:
+            with explained(f"{self.uri}/{name}"):
+                return read_info(self.fs, self.path(name))
+        except StorageError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise
+
+    def modified_at(self, name: str) -> float | None:
+        """Return when an object was written, by the store's own clock, in seconds; None if there is no such object.
+
+        Raises:
+            StorageError: the store does not answer, or does not say when.
+        """
+        if (info := self._info(name)) is None:
+            return None
+        # Local files: mtime; memory: created; S3: LastModified; GCS: mtime or updated.
+        found = next((info[key] for key in ("LastModified", "mtime", "updated", "created") if info.get(key)), None)
+        if isinstance(found, str):
+            found = datetime.fromisoformat(found)
+        if isinstance(found, datetime):
+            return found.timestamp()
+        if found is None:
+            raise StorageError(f"{self.uri}/{name}: the store does not say when it was written")
+        return float(found)
+
     def delete(self, name: str) -> None:
         """Delete an object; deleting a missing one is not an error."""
         with explained(f"{self.uri}/{name}"), contextlib.suppress(FileNotFoundError):
@@ -341,14 +407,35 @@ def open_store(uri: str, options: Mapping[str, Any] | None = None) -> Store:
     """Open an output folder. Nothing is created or contacted yet.
 
     Raises:
-        StorageError: it is the root of a file system, or of a kind that is only read.
+        StorageError: it is the root of a file system, of a kind that is only read, or a name that not every client
+            takes as it is written.
     """
     if protocol_of(uri) in READ_ONLY_PROTOCOLS:
         raise ProtocolError(f"{uri!r}: hf:// is only read here, as a source; write to a path, s3:// or gs://")
+    _check_output_name(uri)
     fs, root = open_filesystem(uri, options)
     if not root.strip("/"):
         raise StorageError(f"{uri!r}: an output needs a folder name, not the root of the file system")
     return Store(uri=uri.rstrip("/"), fs=fs, root=root)
+
+
+def _check_output_name(uri: str) -> None:
+    """Refuse an output whose objects a listing would show under other names than they were written, or not at all."""
+    if "\0" in uri or any("\ud800" <= char <= "\udfff" for char in uri):
+        raise StorageError(f"{uri!r}: an output's name must be UTF-8 without null characters; give another")
+    if part := odd_part(uri):
+        raise StorageError(
+            f"{uri!r}: an output's name must not hold {part}, which stores write and list under different names; give "
+            "one without it"
+        )
+    if protocol_of(uri) == "s3" and "?versionId=" in uri:
+        raise StorageError(
+            f"{uri!r}: an output's name must not end in ?versionId=..., which means one object's version"
+        )
+    scheme, colon, rest = uri.partition(":")
+    if colon and "://" not in uri and rest.startswith("/") and scheme.lower() in _SCHEMES:
+        slashes = ":///" if _ALIASES.get(scheme.lower(), scheme.lower()) == "file" else "://"
+        raise StorageError(f"{uri!r}: a URI has two slashes; did you mean {scheme}{slashes}{rest.lstrip('/')} ?")
 
 
 def probe_create_only(store: Store) -> None:

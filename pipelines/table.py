@@ -1,19 +1,21 @@
 """The output table: two Parquet files for a shard, the create-only commit that makes them visible, and reading back.
 
-A shard exists if and only if its commit object exists; what no commit names is a leftover.
+A shard exists if and only if its commit object exists; what no commit names is a leftover. Commits are never changed or
+removed: one whose files are gone is superseded by a repair, a commit of its own beside it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
-import json
+import itertools
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -21,8 +23,9 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from pipelines.manifest import planned_runs, run_folder
-from pipelines.schema import ANNOTATIONS, IMAGES, SCHEMA_VERSION, annotations_table, images_table
-from pipelines.storage import Store
+from pipelines.schema import ANNOTATIONS, IMAGES, SCHEMA_VERSION, VERSION_KEY, annotations_table, images_table
+from pipelines.sealed import BLANK, seal
+from pipelines.storage import DamagedError, StorageError, Store
 from pipelines.types import ImagePrediction, ImageRef, Shard, ShardReceipt
 
 COMMIT_FORMAT = 1
@@ -30,6 +33,11 @@ Kind = Literal["annotations", "images"]
 KINDS: tuple[Kind, Kind] = ("annotations", "images")
 SCHEMAS: Mapping[Kind, pa.Schema] = {"annotations": ANNOTATIONS, "images": IMAGES}
 _ROW_GROUP_ROWS = 65_536
+_SCHEMA_VERSION = "schema_version"
+# What people and other programs put into an output's folders (.DS_Store, _SUCCESS, part-0.parquet) has other names.
+# Repairs do not end in .json, so that versions that know nothing of them leave them alone.
+_COMMIT_NAME = re.compile(r"_runs/[^/]+/commits/(?P<shard_id>shard-\d{5,})(\.json|\.repair-(?P<repair>[1-9]\d*))")
+_DATA_NAME = re.compile(r"(annotations|images)/[^/]+/(?P<shard_id>shard-\d{5,})-(?P<attempt>[^/]+)\.parquet")
 _READERS = 16
 
 
@@ -45,7 +53,13 @@ class DataFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardCommit:
-    """What a shard's commit object holds. Field meanings as in ShardReceipt."""
+    """What a shard's commit object holds. Field meanings as in ShardReceipt.
+
+    Attributes:
+        repair: 0 for a shard's first commit, K for the K-th one that took its place since files of the one before were
+            gone or damaged.
+        schema_version: of its files; None in commits of earlier versions, which do not say it.
+    """
 
     run_id: str
     shard_id: str
@@ -59,6 +73,8 @@ class ShardCommit:
     model_s: float = 0.0
     committed_at: float = 0.0
     predictor: Mapping[str, str] = field(default_factory=dict)
+    repair: int = 0
+    schema_version: int | None = None
 
     def files(self) -> tuple[DataFile, DataFile]:
         """Return both data files."""
@@ -80,24 +96,63 @@ class ShardCommit:
 
     def to_json(self) -> bytes:
         """Return the commit object's bytes; they hold the attempt, so they are unique to their writer."""
-        document = {name: getattr(self, name) for name in self.__slots__}
+        document = {name: getattr(self, name) for name in self.__slots__ if name != "schema_version"}
+        if not self.repair:
+            del document["repair"]  # earlier versions read first commits, and know no such field
         for kind in KINDS:
             file: DataFile = document[kind]
             document[kind] = {name: getattr(file, name) for name in file.__slots__}
-        return json.dumps({"format": COMMIT_FORMAT, **document}, indent=1).encode()
+        # Among the predictor's facts, which earlier versions carry along unread; they refuse any other key.
+        version = {} if self.schema_version is None else {_SCHEMA_VERSION: str(self.schema_version)}
+        document["predictor"] = {**self.predictor, **version, **BLANK}
+        return seal({"format": COMMIT_FORMAT, **document})
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> ShardCommit:
         """Read what a commit object holds.
 
         Raises:
-            ValueError: a newer version wrote it.
+            StorageError: a newer version wrote it.
+            AttributeError, KeyError, TypeError, ValueError: it is no commit.
         """
         if (found := document.pop("format")) > COMMIT_FORMAT:
-            raise ValueError(f"commit format {found} was written by a newer version; upgrade")
+            raise StorageError(f"commit format {found} was written by a newer version; upgrade")
         files = {kind: DataFile(**document.pop(kind)) for kind in KINDS}
         rejected = tuple(document.pop("rejected_prompts"))
-        return cls(annotations=files["annotations"], images=files["images"], rejected_prompts=rejected, **document)
+        facts = {name: value for name, value in document.pop("predictor").items() if name not in BLANK}
+        version = facts.pop(_SCHEMA_VERSION, None)
+        commit = cls(
+            annotations=files["annotations"],
+            images=files["images"],
+            rejected_prompts=rejected,
+            predictor=facts,
+            schema_version=None if version is None else int(version),
+            **document,
+        )
+        _check_types(commit)
+        return commit
+
+
+def _check_types(commit: ShardCommit) -> None:
+    """Check that what a commit says can be counted with.
+
+    Raises:
+        TypeError, ValueError: naming what cannot.
+    """
+    counts: list[object] = [*commit.status_counts.values(), *commit.reason_counts.values()]
+    for kind, file in zip(KINDS, commit.files(), strict=True):
+        counts += [file.num_bytes, file.rows]
+        if file.name != data_name(kind, commit.run_id, commit.shard_id, commit.attempt):
+            raise ValueError(f"{file.name} is no file of its")
+        if not isinstance(file.sha256, str):
+            raise TypeError(f"the SHA-256 of {file.name} is {file.sha256!r}")
+    if wrong := [count for count in counts if type(count) is not int or count < 0]:
+        raise TypeError(f"{wrong[0]!r} is no count")
+    for seconds in (commit.elapsed_s, commit.model_s, commit.committed_at):
+        if type(seconds) not in (int, float):
+            raise TypeError(f"{seconds!r} is no number of seconds")
+    if not all({"row", "prompt_id", "image", "reason"} <= row.keys() for row in commit.rejected_prompts):
+        raise ValueError("a rejected prompt is not told of whole")
 
 
 def data_name(kind: Kind, run_id: str, shard_id: str, attempt: str) -> str:
@@ -105,15 +160,31 @@ def data_name(kind: Kind, run_id: str, shard_id: str, attempt: str) -> str:
     return f"{kind}/{run_id}/{shard_id}-{attempt}.parquet"
 
 
-def split_data_name(name: str) -> tuple[str, str]:
-    """Return (shard_id, attempt) of a data file's name."""
-    shard, number, attempt = PurePosixPath(name).stem.split("-", 2)
-    return f"{shard}-{number}", attempt
+def split_data_name(name: str) -> tuple[str, str] | None:
+    """Return (shard_id, attempt) of a data file's name; None for a name that no data file has."""
+    found = _DATA_NAME.fullmatch(name)
+    return (found["shard_id"], found["attempt"]) if found else None
 
 
-def commit_name(run_id: str, shard_id: str) -> str:
-    """Return the name of a shard's commit object, relative to the output."""
-    return f"{run_folder(run_id)}/commits/{shard_id}.json"
+def split_commit_name(name: str) -> tuple[str, int] | None:
+    """Return (shard_id, repair) of a commit object's name; None for a name that no commit has."""
+    found = _COMMIT_NAME.fullmatch(name)
+    return (found["shard_id"], int(found["repair"] or 0)) if found else None
+
+
+def commit_name(run_id: str, shard_id: str, repair: int = 0) -> str:
+    """Return the name of a shard's first commit object, or of one of its repairs, relative to the output."""
+    return f"{run_folder(run_id)}/commits/{shard_id}.{f'repair-{repair}' if repair else 'json'}"
+
+
+def data_files(store: Store, run_id: str) -> dict[str, int]:
+    """List a run's data files, committed or not: {name: bytes}. Files of other names are nobody's business."""
+    return {
+        name: size
+        for kind in KINDS
+        for name, size in store.find(f"{kind}/{run_id}").items()
+        if split_data_name(name) is not None
+    }
 
 
 def commit_shard(
@@ -145,6 +216,7 @@ def commit_shard(
     Raises:
         RuntimeError: an image has no outcome, or an unplanned one has: a bug, nothing is written.
         StorageError: the output cannot be written.
+        DamagedError: another attempt was first, and its commit cannot be read.
     """
     _check_complete(shard, predictions)
     ids = {"run_id": run_id, "shard_id": shard.shard_id, "attempt": attempt}
@@ -152,14 +224,15 @@ def commit_shard(
         "annotations": annotations_table(predictions, **ids),
         "images": images_table(predictions, **ids),
     }
-    files = {}
+    files, contents = {}, {}
     for kind, table in tables.items():
         data = parquet_bytes(table, kind, {**predictor, **ids})
         name = data_name(kind, run_id, shard.shard_id, attempt)
-        store.write(name, data)
+        contents[name] = data
         files[kind] = DataFile(
             name=name, num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), rows=table.num_rows
         )
+    _write_all(store, contents)
     commit = ShardCommit(
         run_id=run_id,
         shard_id=shard.shard_id,
@@ -177,12 +250,38 @@ def commit_shard(
         model_s=round(model_s, 3),
         committed_at=round(time.time(), 3),
         predictor=dict(predictor),
+        repair=shard.repair,
+        schema_version=SCHEMA_VERSION,
     )
-    if store.create(commit_name(run_id, shard.shard_id), commit.to_json()):
+    if store.create(commit_name(run_id, shard.shard_id, shard.repair), commit.to_json()):
+        _restore_missing(store, contents)
         return commit.receipt(committed_here=True)
-    for file in commit.files():
-        store.delete(file.name)
-    return read_commit(store, run_id, shard.shard_id).receipt(committed_here=False)
+    _discard(store, contents)
+    return read_commit(store, run_id, shard.shard_id, shard.repair).receipt(committed_here=False)
+
+
+def _write_all(store: Store, contents: Mapping[str, bytes]) -> None:
+    """Write an attempt's files; if one fails none stays, as far as that can be had: no commit will ever name them."""
+    try:
+        for name, data in contents.items():
+            store.write(name, data)
+    except StorageError:
+        _discard(store, contents)
+        raise
+
+
+def _discard(store: Store, names: Iterable[str]) -> None:
+    """Remove files that no commit names; what cannot be removed is a leftover, which does no harm."""
+    for name in names:
+        with contextlib.suppress(StorageError):
+            store.delete(name)
+
+
+def _restore_missing(store: Store, contents: Mapping[str, bytes]) -> None:
+    """Write again what a commit names and is not there: vacuum may have taken it for abandoned before the commit."""
+    for name, data in contents.items():
+        if store.size(name) != len(data):
+            store.write(name, data)
 
 
 def _check_complete(shard: Shard, predictions: Sequence[ImagePrediction]) -> None:
@@ -202,7 +301,7 @@ def parquet_bytes(table: pa.Table, kind: Kind, facts: Mapping[str, str]) -> byte
     # Statistics on run lengths only cost space.
     statistics = [name for name in table.column_names if name != "segmentation"]
     metadata = {f"xsam_label.{key}": str(value) for key, value in facts.items()}
-    metadata["xsam_label.schema_version"] = str(SCHEMA_VERSION)
+    metadata[VERSION_KEY.decode()] = str(SCHEMA_VERSION)
     buffer = io.BytesIO()
     with pq.ParquetWriter(
         buffer,
@@ -220,32 +319,89 @@ def parquet_bytes(table: pa.Table, kind: Kind, facts: Mapping[str, str]) -> byte
 
 def committed_shards(store: Store, run_id: str) -> set[str]:
     """List the ids of the committed shards of a run: one listing, no object is read."""
-    names = store.find(f"{run_folder(run_id)}/commits")
-    return {PurePosixPath(name).stem for name in names if name.endswith(".json")}
+    return set(held_commits(store, run_id))
 
 
-def read_commit(store: Store, run_id: str, shard_id: str) -> ShardCommit:
-    """Read one shard's commit.
+def held_commits(store: Store, run_id: str) -> dict[str, int]:
+    """Return by shard id which commit holds, as one listing shows it: 0 for the first, K for the K-th repair."""
+    held: dict[str, int] = {}
+    for name in commit_files(store, run_id):
+        if found := split_commit_name(name):
+            shard_id, repair = found
+            held[shard_id] = max(repair, held.get(shard_id, 0))
+    return held
+
+
+def commit_files(store: Store, run_id: str) -> dict[str, int]:
+    """List a run's commit objects, repairs and what they took the place of: {name: bytes}."""
+    found = store.find(f"{run_folder(run_id)}/commits")
+    return {name: size for name, size in found.items() if split_commit_name(name) is not None}
+
+
+def read_commit(store: Store, run_id: str, shard_id: str, repair: int = 0) -> ShardCommit:
+    """Read a shard's first commit, or one of its repairs.
 
     Raises:
-        FileNotFoundError: the shard is not committed.
+        FileNotFoundError: there is no such commit.
+        DamagedError: the object is not what a commit of this shard is.
+        StorageError: it cannot be read, or a newer version wrote it.
     """
-    return ShardCommit.from_document(store.read_json(commit_name(run_id, shard_id)))
+    name = commit_name(run_id, shard_id, repair)
+    document = store.read_json(name)
+    try:
+        commit = ShardCommit.from_document(document)
+        if (commit.run_id, commit.shard_id, commit.repair) != (run_id, shard_id, repair):
+            raise ValueError(f"it is that of {commit.shard_id} of run {commit.run_id}")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DamagedError(f"{store.uri}/{name}: no commit of {shard_id} ({type(error).__name__}: {error})") from error
+    return commit
 
 
 def find_commit(store: Store, run_id: str, shard_id: str) -> ShardCommit | None:
-    """Read one shard's commit, None if it is not committed."""
-    try:
-        return read_commit(store, run_id, shard_id)
-    except FileNotFoundError:
+    """Read the commit that holds for a shard, None if it is not committed. By name: no listing is trusted.
+
+    Raises:
+        DamagedError: the commit that holds cannot be read as one.
+    """
+    repair = last_repair(store, run_id, shard_id)
+    return None if repair is None else read_commit(store, run_id, shard_id, repair)
+
+
+def last_repair(store: Store, run_id: str, shard_id: str) -> int | None:
+    """Return which commit of a shard holds, by name: 0 for the first, K for the K-th repair; None if there is none."""
+    if store.size(commit_name(run_id, shard_id)) is None:
         return None
+    return next(k for k in itertools.count() if store.size(commit_name(run_id, shard_id, k + 1)) is None)
 
 
 def read_commits(store: Store, run_id: str, shard_ids: Iterable[str] | None = None) -> Iterator[ShardCommit]:
-    """Read commits in shard order, several at a time; all of the run by default."""
-    ids = sorted(committed_shards(store, run_id) if shard_ids is None else shard_ids, key=lambda s: (len(s), s))
+    """Read the commits that hold, in shard order, several at a time; all of the run by default.
+
+    Raises:
+        FileNotFoundError: one of the shards is not committed.
+        DamagedError, StorageError: as read_commit.
+    """
+    held = held_commits(store, run_id)
+    ids = sorted(held if shard_ids is None else shard_ids, key=lambda s: (len(s), s))
     with ThreadPoolExecutor(_READERS) as readers:
-        yield from readers.map(lambda shard_id: read_commit(store, run_id, shard_id), ids)
+        yield from readers.map(lambda shard_id: read_commit(store, run_id, shard_id, held.get(shard_id, 0)), ids)
+
+
+def inspect_commits(store: Store, run_id: str) -> Iterator[tuple[str, ShardCommit | DamagedError]]:
+    """Read the commits that hold, as read_commits does; of one that cannot be read as one the error.
+
+    Yields:
+        Each committed shard's id with what there is of its commit.
+    """
+
+    def read(held: tuple[str, int]) -> tuple[str, ShardCommit | DamagedError]:
+        try:
+            return held[0], read_commit(store, run_id, *held)
+        except DamagedError as error:
+            return held[0], error
+
+    with ThreadPoolExecutor(_READERS) as readers:
+        yield from readers.map(read, sorted(held_commits(store, run_id).items(), key=lambda one: (len(one[0]), one)))
 
 
 def open_table(store: Store, kind: Kind, run_id: str | None = None) -> ds.Dataset:

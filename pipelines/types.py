@@ -156,10 +156,17 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """The unit of work, commit and retry: a frozen, ordered list of images."""
+    """The unit of work, commit and retry: a frozen, ordered list of images.
+
+    Attributes:
+        shard_id: its name in the plan.
+        images: in the plan's order.
+        repair: which commit is due: 0 for the first, K for the K-th repair of a shard whose committed files are gone.
+    """
 
     shard_id: str
     images: tuple[ImageRef, ...]
+    repair: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -43,7 +43,7 @@ FLAGS = {
     },
     "status": {"--run-id", "--gpu-price", "--json"},
     "verify": {"--run-id", "--quick", "--no-quick"},
-    "vacuum": {"--run-id", "--dry-run", "--no-dry-run"},
+    "vacuum": {"--run-id", "--older-than", "--dry-run", "--no-dry-run"},
     "evaluate": {"--ground-truth", "--png-folder", "--run-id", "--count-unasked", "--json", "--plots"},
     "query": {"--to", "--rows"},
     "report": {"--to", "--overwrite"},

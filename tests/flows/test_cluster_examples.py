@@ -17,7 +17,7 @@ import yaml
 
 from flows import cli
 from flows.config import parse_config
-from pipelines.integrity import vacuum
+from pipelines.leftovers import vacuum
 from pipelines.storage import open_store
 from tests.drivers import REPOSITORY
 from tests.fakes import write_images

@@ -9,7 +9,8 @@ import pytest
 from actors.pool import PoolEvent
 from flows import report, steps
 from flows.observer import Silent
-from pipelines.integrity import leftovers, verify
+from pipelines.integrity import verify
+from pipelines.leftovers import find_leftovers
 from pipelines.storage import open_store
 from tests.drivers import PrefectServer, listing
 from tests.flows.conftest import MakeConfig
@@ -29,7 +30,7 @@ def test_a_run_leaves_its_report_once(make_config: MakeConfig, tmp_path: Path) -
     assert page.read_text().count("<img ") > 10
     store = open_store(str(tmp_path / "output"))
     assert verify(store, summary.run_id, deep=True).ok
-    assert leftovers(store, summary.run_id) == []
+    assert find_leftovers(store, summary.run_id).names == []
     before = listing(tmp_path / "output")
     assert steps.run_directly(make_config(report=True), Silent()).labelled_now == 0
     assert listing(tmp_path / "output") == before

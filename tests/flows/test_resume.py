@@ -22,7 +22,8 @@ from flows.observer import Silent
 from flows.summary import RunFailedError
 from pipelines import storage
 from pipelines.fingerprint import PlanError
-from pipelines.integrity import leftovers, verify
+from pipelines.integrity import verify
+from pipelines.leftovers import find_leftovers
 from pipelines.storage import open_store
 from pipelines.table import KINDS, Kind, committed_shards, read_commits
 from pipelines.types import ShardReceipt
@@ -254,7 +255,7 @@ def test_a_shard_that_always_fails_is_named_and_the_rest_is_kept_until_the_fault
     assert failure["shard_id"] == "shard-00002"
     assert "Traceback" in failure["error"]
     # The half-written attempts of the failed shard are gone: a glob sees committed rows only.
-    assert leftovers(open_store(str(output)), only_run(output)) == []
+    assert find_leftovers(open_store(str(output)), only_run(output)).names == []
 
     full_disk[0], before = 0, commits(output)
     label_collection(config)

@@ -5,10 +5,12 @@ import itertools
 import pytest
 
 from pipelines.fingerprint import PlanError, check_fingerprint, content_hash, fingerprint_digest
-from pipelines.manifest import planned_runs, read_plan
-from pipelines.plan_draft import PlanConfig
+from pipelines.image_batches import to_batches
+from pipelines.manifest import planned_runs, read_plan, write_plan
+from pipelines.plan_draft import PlanConfig, draft_plan
 from pipelines.storage import Store, open_store
 from pipelines.types import ImageRef, Prompt, Region, Rle
+from tests.documents import change_document
 from tests.fakes import sentence
 from tests.labelled import plan_run
 
@@ -36,12 +38,46 @@ def test_a_plan_reads_back_whole(store: Store) -> None:
     assert planned_runs(store) == ["run-1"]
 
 
-def test_the_driver_that_plans_second_gets_the_first_ones_plan(store: Store) -> None:
+@pytest.mark.parametrize("driver", ["d1", "d2"])
+def test_whoever_plans_second_gets_the_first_ones_plan_and_leaves_it_whole(store: Store, driver: str) -> None:
     shards, first = _plan(store, ["a", "b", "c"], "d1")
-    _, second = _plan(store, ["a", "b", "c", "new"], "d2")
+    names = store.find("_runs")
+    _, second = _plan(store, ["a", "b", "c"], driver)
     assert second == first
     assert list(second.shards(store)) == shards
-    assert not [name for name in store.find("_runs") if "plan-d2" in name]
+    assert store.find("_runs") == names
+
+
+def test_a_plan_of_other_images_is_not_taken_for_ones_own(store: Store) -> None:
+    shards, first = _plan(store, ["a", "b", "c"], "d1")
+    names = store.find("_runs")
+    with pytest.raises(PlanError, match=r"run 'run-1' with other images: 3 .*, here 4 .*The same command goes on"):
+        _plan(store, ["a", "b", "c", "new"], "d2")
+    with pytest.raises(PlanError, match="other images"):
+        _plan(store, ["a", "b", "d"], "d2")
+    assert store.find("_runs") == names
+    assert list(first.shards(store)) == shards
+
+
+def test_of_a_plan_without_a_digest_images_and_bytes_are_compared(store: Store) -> None:
+    _plan(store, ["a", "b", "c"], "d1")
+    change_document(store, "_runs/run-1/plan.json", lambda plan: plan.pop("images_sha256"))
+    _plan(store, ["a", "b", "c"], "d2")
+    with pytest.raises(PlanError, match="other images"):
+        _plan(store, ["a", "b"], "d2")
+
+
+def test_a_driver_that_plans_second_with_another_fingerprint_is_told_what_differs(store: Store) -> None:
+    _plan(store, ["a", "b", "c"], "d1", {"model": "m"})
+    with pytest.raises(PlanError, match='model: planned "m", now "other"'):
+        _plan(store, ["a", "b", "new"], "d2", {"model": "other"})
+
+
+def test_a_plan_takes_its_place_behind_one_that_no_listing_shows_yet(store: Store) -> None:
+    with draft_plan(to_batches(_refs(["a"])), PlanConfig()) as draft:
+        plan = write_plan(store, "later", draft, fingerprint={}, facts={}, driver_id="d1", after=7)
+        assert plan.sequence == 8
+        assert write_plan(store, "last", draft, fingerprint={}, facts={}, driver_id="d1").sequence == 9
 
 
 def test_shards_are_found_across_the_parts_of_a_large_plan() -> None:

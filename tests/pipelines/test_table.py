@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-import json
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.integrity import leftovers, remove_own_leftovers, vacuum, verify
+from pipelines.integrity import verify
+from pipelines.leftovers import find_leftovers, remove_losers, vacuum
 from pipelines.manifest import Plan, plan_name
 from pipelines.plan_draft import PlanConfig
+from pipelines.repairs import due_shards
 from pipelines.schema import ANNOTATIONS, IMAGES, SCHEMA_VERSION, annotations_table
 from pipelines.storage import Store, open_store
 from pipelines.table import (
@@ -26,12 +27,14 @@ from pipelines.table import (
     commit_shard,
     committed_shards,
     data_name,
+    inspect_commits,
     open_table,
     read_commit,
     read_commits,
     split_data_name,
 )
 from pipelines.types import ImagePrediction, ImageRef, MaskPrediction, Reason, Rle, Shard, ShardReceipt, Status
+from tests.documents import change_document
 from tests.fakes import text_prompt
 from tests.labelled import plan_run
 
@@ -142,7 +145,7 @@ def test_the_second_commit_of_a_shard_loses_and_takes_its_files_away(store: Stor
     assert first.committed_here
     assert not second.committed_here
     assert second.attempt == "d1-0"
-    assert leftovers(store, RUN) == []
+    assert find_leftovers(store, RUN).names == []
     assert verify(store, RUN).leftovers == []
 
 
@@ -192,11 +195,11 @@ def test_a_shard_that_is_committed_while_verify_looks_is_no_damage(
     _, shards = _planned(store)
     _commit(store, shards[0], "d1-0")
 
-    def read_after_another_commit(store: Store, run_id: str) -> Iterator[ShardCommit]:
+    def read_after_another_commit(store: Store, run_id: str) -> Any:
         _commit(store, shards[1], "d1-1")
-        return read_commits(store, run_id)
+        return inspect_commits(store, run_id)
 
-    monkeypatch.setattr("pipelines.integrity.read_commits", read_after_another_commit)
+    monkeypatch.setattr("pipelines.integrity.inspect_commits", read_after_another_commit)
     report = verify(store, RUN)
     assert report.committed == 2
     assert report.problems == ["1 planned shards are not committed: shard-00002"]
@@ -234,11 +237,13 @@ def test_verify_names_the_damage(damage, message: str) -> None:
 
 def _change_commit(store: Store, **fields: Any) -> None:
     name = commit_name(RUN, "shard-00001")
-    document = store.read_json(name)
-    for path, value in fields.items():
-        table, _, key = path.rpartition("__")
-        (document[table] if table else document)[key] = value
-    store.write(name, json.dumps(document).encode())
+
+    def change(document: dict[str, Any]) -> None:
+        for path, value in fields.items():
+            table, _, key = path.rpartition("__")
+            (document[table] if table else document)[key] = value
+
+    change_document(store, name, change)
 
 
 @pytest.mark.parametrize(
@@ -276,38 +281,51 @@ def test_plans_that_do_not_say_how_many_images_a_shard_has_are_still_verified(st
     _, shards = _planned(store)
     for shard in shards:
         _commit(store, shard, "d1-0")
-    document = store.read_json(plan_name(RUN))
-    del document["images_per_shard"]
-    store.write(plan_name(RUN), json.dumps(document).encode())
+    change_document(store, plan_name(RUN), lambda plan: plan.pop("images_per_shard"))
     assert verify(store, RUN).ok
 
 
 def test_verify_names_rows_that_disagree_although_the_hashes_agree() -> None:
-    """A wrong writer rather than a damaged file: two commits of one shard's files swapped."""
+    """A wrong writer rather than a damaged file: each of two shards has the other's rows."""
     store = open_store("memory://swapped")
     _, shards = _planned(store, images=4)
     for shard in shards:
         _commit(store, shard, "d1-0")
-    names = [commit_name(RUN, shard.shard_id) for shard in shards]
-    one, other = (store.read(name) for name in names)
-    store.write(names[0], other.replace(b'"shard_id": "shard-00001"', b'"shard_id": "shard-00000"'))
-    store.write(names[1], one.replace(b'"shard_id": "shard-00000"', b'"shard_id": "shard-00001"'))
+    one, other = (read_commit(store, RUN, shard.shard_id) for shard in shards)
+    contents = {file.name: store.read(file.name) for commit in (one, other) for file in commit.files()}
+    for mine, theirs in ((one, other), (other, one)):
+        files = {kind: replace(getattr(theirs, kind), name=getattr(mine, kind).name) for kind in KINDS}
+        store.write(commit_name(RUN, mine.shard_id), replace(mine, **files).to_json())
+        for file, source in zip(mine.files(), theirs.files(), strict=True):
+            store.write(file.name, contents[source.name])
     problems = verify(store, RUN).problems
     assert any("does not hold exactly one row for each planned image" in problem for problem in problems)
 
 
-def test_a_finished_run_takes_its_own_leftovers_and_the_losers_but_no_living_drivers_files(store: Store) -> None:
+def test_a_run_removes_losers_and_no_file_that_a_commit_on_its_way_may_name(store: Store) -> None:
     _, shards = _planned(store)
     _commit(store, shards[0], "d1-0")
-    for name in (
-        data_name("images", RUN, "shard-00000", "dead-3"),  # lost the race for a committed shard
-        data_name("images", RUN, "shard-00001", "d1-1"),  # this driver's attempt that failed
-        data_name("images", RUN, "shard-00001", "other-0"),  # another driver, perhaps about to commit
-    ):
+    loser = data_name("images", RUN, "shard-00000", "dead-3")
+    pending = [
+        data_name("images", RUN, "shard-00001", "d1-1"),  # this driver's, in a thread that nobody waits for
+        data_name("images", RUN, "shard-00001", "other-0"),
+    ]
+    for name in (loser, *pending):
         store.write(name, b"leftover")
-    assert len(leftovers(store, RUN)) == 3
-    assert len(remove_own_leftovers(store, RUN, "d1")) == 2
-    assert leftovers(store, RUN) == [data_name("images", RUN, "shard-00001", "other-0")]
+    assert find_leftovers(store, RUN).names == sorted([loser, *pending])
+    assert remove_losers(store, RUN).removed == [loser]
+    assert find_leftovers(store, RUN).names == pending
+
+
+def test_files_beside_a_broken_commit_are_no_losers(store: Store) -> None:
+    """They may be the repair's, whose commit is on its way."""
+    _, shards = _planned(store)
+    receipt = _commit(store, shards[0], "d1-0")
+    repair = data_name("images", RUN, "shard-00000", "d2-0")
+    store.write(repair, b"repair")
+    store.delete(data_name("annotations", RUN, "shard-00000", receipt.attempt))
+    assert remove_losers(store, RUN).removed == []
+    assert store.exists(repair)
 
 
 def test_vacuum_removes_what_nothing_names_and_nothing_else(store: Store) -> None:
@@ -322,12 +340,120 @@ def test_vacuum_removes_what_nothing_names_and_nothing_else(store: Store) -> Non
     ]
     for name in planted:
         store.write(name, b"leftover")
-    assert sorted(vacuum(store, RUN, dry_run=True)) == sorted(planted)
+    assert sorted(vacuum(store, RUN, older_than_s=0, dry_run=True).removed) == sorted(planted)
     assert set(store.find("")) == set(before) | set(planted)
-    vacuum(store, RUN)
+    vacuum(store, RUN, older_than_s=0)
     assert store.find("") == before
     assert verify(store, RUN).ok
     assert list(plan.shards(store)) == shards
+
+
+def test_vacuum_leaves_uncommitted_files_until_they_are_old_by_the_stores_own_clock(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, shards = _planned(store)
+    _commit(store, shards[0], "d1-0")
+    loser = data_name("images", RUN, "shard-00000", "dead-3")
+    young = data_name("images", RUN, "shard-00001", "other-0")
+    for name in (loser, young):
+        store.write(name, b"leftover")
+    before = vacuum(store, RUN)
+    assert (before.removed, before.kept) == ([loser], [young])
+    written = Store.modified_at
+
+    def a_day_earlier(self: Store, name: str) -> float | None:
+        found = written(self, name)
+        return found - 24 * 3600 - 1 if name == young and found is not None else found
+
+    monkeypatch.setattr(Store, "modified_at", a_day_earlier)
+    assert vacuum(store, RUN).removed == [young]
+
+
+def test_a_commit_that_lands_after_vacuum_took_its_files_writes_them_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, shards = _planned(store)
+    for shard in shards[1:]:
+        _commit(store, shard, "d1-0")
+    create = Store.create
+
+    def beside_vacuum(self: Store, name: str, data: bytes) -> bool:
+        if "/commits/" in name:
+            assert len(vacuum(store, RUN, older_than_s=0).removed) == len(KINDS)
+        return create(self, name, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "create", beside_vacuum)
+        assert _commit(store, shards[0], "d1-0").committed_here
+    assert verify(store, RUN).problems == []
+
+
+def test_vacuum_tells_of_a_commit_that_landed_while_it_removed_its_files(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, shards = _planned(store)
+    for shard in shards[1:]:
+        _commit(store, shard, "d1-0")
+    late = open_store(f"memory://late-{secrets.token_hex(4)}")
+    _commit(late, shards[0], "d1-0")
+    for kind in KINDS:
+        name = data_name(kind, RUN, "shard-00000", "d1-0")
+        store.write(name, late.read(name))
+    delete = Store.delete
+
+    def beside_commit(self: Store, name: str) -> None:
+        commit = commit_name(RUN, "shard-00000")
+        store.create(commit, late.read(commit))
+        delete(self, name)
+
+    monkeypatch.setattr(Store, "delete", beside_commit)
+    assert vacuum(store, RUN, older_than_s=0).broken == ["shard-00000"]
+
+
+@pytest.mark.parametrize(
+    ("harm", "problem"),
+    [
+        (lambda s, c: s.delete(c.images.name), "is missing"),
+        (lambda s, c: s.write(c.annotations.name, b"short"), "has 5 bytes, committed"),
+        (lambda s, c: s.write(commit_name(RUN, c.shard_id), b"{}"), "no commit of shard-00001"),
+        (lambda s, c: s.write(commit_name(RUN, c.shard_id), b'{"format": 1'), "no whole JSON document"),
+        (lambda s, c: s.write(commit_name(RUN, c.shard_id), b"[]"), "no commit of shard-00001"),
+    ],
+)
+def test_a_broken_shard_is_due_again_and_its_repair_takes_the_place_of_its_commit(
+    store: Store, harm: Callable[[Store, ShardCommit], None], problem: str
+) -> None:
+    plan, shards = _planned(store)
+    for shard in shards:
+        _commit(store, shard, "d1-0")
+    expected = {kind: open_table(store, kind, RUN).to_table().drop_columns(["attempt"]) for kind in KINDS}
+    harm(store, read_commit(store, RUN, "shard-00001"))
+    due = due_shards(store, plan)
+    assert due.commits == {"shard-00001": 1}
+    assert problem in due.broken[0].problem
+    _commit(store, replace(shards[1], repair=1), "d2-0")
+    remove_losers(store, RUN)
+    assert due_shards(store, plan).commits == {}
+    assert verify(store, RUN).problems == []
+    assert verify(store, RUN).leftovers == []
+    again = {kind: open_table(store, kind, RUN).to_table().drop_columns(["attempt"]) for kind in KINDS}
+    assert again == expected
+
+
+def test_names_that_others_give_are_no_commits_and_no_data(store: Store) -> None:
+    plan, shards = _planned(store)
+    for shard in shards:
+        _commit(store, shard, "d1-0")
+    report = verify(store, RUN)
+    for folder in (f"_runs/{RUN}/commits", f"images/{RUN}", f"annotations/{RUN}"):
+        for name in (".DS_Store", "_SUCCESS", "part-0.parquet", "._shard-00000.json", "shard-00000.json.bak"):
+            store.write(f"{folder}/{name}", b"foreign")
+    assert committed_shards(store, RUN) == {shard.shard_id for shard in shards}
+    assert find_leftovers(store, RUN).names == []
+    assert due_shards(store, plan).commits == {}
+    again = verify(store, RUN)
+    assert (again.problems, again.num_annotations) == ([], report.num_annotations)
+    assert vacuum(store, RUN, older_than_s=0).removed == []
 
 
 def test_the_files_hold_what_readers_need_to_be_quick() -> None:

@@ -38,7 +38,7 @@ from tests.fakes import BrightPredictor, write_images
 RUN = "run-1"
 LONG = bool(os.environ.get("XSAM_CHAOS"))
 """Whether to try everything (make chaos), or a part of what takes long."""
-_DRIVER_MODULES = (dispatch, planning, steps)
+_DRIVER_MODULES = (dispatch, planning)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.integrity import vacuum, verify
+from pipelines.integrity import verify
+from pipelines.leftovers import Removal, vacuum
 from tests.fork_server import fork_server
 from tests.reliability.dying import die_elsewhere, die_here, effects_of
 from tests.reliability.small_run import (
@@ -114,8 +115,8 @@ def test_vacuum_that_dies_at_any_side_effect_removes_nothing_that_is_committed(
         assert die_here(broken, 4 if place.kind == "local" else 1, after=True)
         return broken
 
-    def clean(small: SmallRun) -> list[str]:
-        return vacuum(small.store(), RUN)
+    def clean(small: SmallRun) -> Removal:
+        return vacuum(small.store(), RUN, older_than_s=0)
 
     effects = effects_of(left_behind(), clean)
     assert len(effects) >= 2
@@ -141,7 +142,7 @@ def test_vacuum_leaves_exactly_what_an_unbroken_run_has(place: Place, unbroken: 
         broken = replace(unbroken, output=place.fresh())
         die_here(broken, at, after=True)
         run(broken)
-        vacuum(broken.store(), RUN)
+        vacuum(broken.store(), RUN, older_than_s=0)
         assert _everything(place, broken) == _everything(place, unbroken)
         assert raw_rows(broken.store()) == rows(unbroken.store())
 
