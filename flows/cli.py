@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from typing import Any, NoReturn
 
 import typer
@@ -46,15 +47,17 @@ def main() -> None:
         _stopped(signal.SIGTERM)
     except (typer.Abort, KeyboardInterrupt):
         _stopped(signal.SIGINT)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  (told in words, or as a traceback without secrets)
         if (usage := _usage_error(error)) is not None:
             usage.show()
             sys.exit(usage.exit_code)
-        if not _is_users(error):
-            raise
-        from flows.console import literal
         from pipelines.redaction import redacted
         from pipelines.storage import DamagedError
+
+        if not _is_users(error):
+            sys.stderr.write(redacted(traceback.format_exc()))
+            sys.exit(1)
+        from flows.console import literal
 
         # What follows the first line of a replica's error is its traceback.
         text = str(error) if type(error).__name__ != "ReplicaStartError" else str(error).partition("\n")[0]
