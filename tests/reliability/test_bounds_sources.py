@@ -150,12 +150,12 @@ def repeated(path: Path, value: str, rows: int, **columns: Any) -> Path:
 
 @pytest.mark.parametrize("kind", ["uri", "image"])
 def test_a_long_text_that_many_rows_share_is_not_held_for_each(tmp_path: Path, peak: Measure, kind: str) -> None:
-    rows = 300
+    rows = 120
     column = {"uri": [f"{n}.jpg" for n in range(rows)], "image": [b"%d" % n for n in range(rows)]}[kind]
     path = repeated(tmp_path / "a.parquet", "x" * 4_000_000, rows, **{kind: column})
     assert path.stat().st_size < 1_000_000
     found = peak(calls.plan, str(path))
-    assert (found.said, found.error) == ("300", None)
+    assert (found.said, found.error) == ("120", None)
     assert found.mb < 300
 
 
@@ -227,3 +227,60 @@ def test_a_retry_holds_no_more_of_many_images_than_of_few(tmp_path: Path, peak: 
     few, many = (peak(calls.count_quarantined, str(tmp_path / str(shards)), RUN) for shards in (10, 60))
     assert (few.said, many.said) == ("25000", "150000")
     assert many.mb < few.mb + 12
+
+
+def test_regions_of_more_points_than_any_has_are_rejected_alone(tmp_path: Path) -> None:
+    rows = [
+        {"image_id": "a", "prompt_id": str(number), "kind": "scribble", "coordinates": [1, 2] * count}
+        for number, count in enumerate((50_000, 50_001))
+    ]
+    rows.append({"image_id": "a", "prompt_id": "text", "text": "x" * 70_000})
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    said = calls.count_prompts(str(path))
+    assert said.startswith("1 100,002 coordinates are more than the 100,000 that a scribble may have")
+    assert "the text has 70,000 characters; at most 65,536" in said
+
+
+def truth(segmentation: Any, size: int = 100) -> dict[str, Any]:
+    """A COCO file of one object."""
+    return {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": size, "width": size}],
+        "categories": [{"id": 1, "name": "thing"}],
+        "annotations": [{"id": 7, "image_id": 1, "category_id": 1, "segmentation": segmentation}],
+    }
+
+
+def test_a_truth_whose_polygon_goes_far_around_is_refused_by_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(truth([[0, 0, 90, 0, 90, 90]])))
+    assert calls.read_truth(str(path), "a.jpg") == "1"
+    path.write_text(json.dumps(truth([[0, 0, 3_000_000, 0, 0, 90]])))
+    with pytest.raises(SourceError, match=r"annotation 7 of a\.jpg: its polygons have an outline of 6,000,090 pixels"):
+        calls.read_truth(str(path), "a.jpg")
+
+
+def test_an_empty_or_ragged_mask_of_a_large_image_takes_no_dense_one(tmp_path: Path, peak: Measure) -> None:
+    runs = {"size": [20_000, 20_000], "counts": [5, 0, 1, 400_000_000 - 6]}
+    for segmentation in ([], runs):
+        path = tmp_path / "a.json"
+        path.write_text(json.dumps(truth(segmentation, 20_000)))
+        found = peak(calls.read_truth, str(path), "a.jpg")
+        assert (found.said, found.error) == ("1", None)
+        assert found.mb < 60
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd"])
+def test_a_compressed_arrow_file_is_refused_before_it_is_unpacked(
+    tmp_path: Path, peak: Measure, compression: str
+) -> None:
+    path = tmp_path / "a.arrow"
+    table = pa.table({"image": [bytes(300_000_000)]})
+    with pa.OSFile(str(path), "wb") as file:
+        options = pa.ipc.IpcWriteOptions(compression=compression)
+        with pa.ipc.new_stream(file, table.schema, options=options) as stream:
+            stream.write_table(table)
+    assert path.stat().st_size < 3_000_000
+    found = peak(calls.count_listed, str(path))
+    assert "compressed, so that no image in it can be read alone" in found.said
+    assert found.mb < 60
