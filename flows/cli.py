@@ -25,6 +25,15 @@ app.add_typer(output_commands.app)
 _INTERRUPTED = 128 + signal.SIGINT
 
 
+def console_script() -> None:
+    """Run the command line, and end this process with it."""
+    try:
+        main()
+    except SystemExit as end:
+        signals.end_in_time(end.code if isinstance(end.code, int) else int(end.code is not None))
+        raise
+
+
 def main() -> None:
     """Run the command line; an error that a user can mend is one message and exit code 2, not a traceback."""
     prepare_environment()
@@ -93,4 +102,4 @@ def _is_users(error: Exception) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    console_script()
