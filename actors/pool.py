@@ -46,10 +46,13 @@ class ReplicaUnusable(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class PoolEvent:
-    """Something worth a log line that happened to a replica or a shard."""
+    """Something worth a log line that happened to a replica or a shard; its message holds no secret."""
 
     kind: EventKind
     message: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", redacted(self.message))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +62,7 @@ class ShardFailure:
     Attributes:
         shard_id: the shard.
         attempts: attempts made.
-        error: what happened last: a line of summary, then the end of its traceback where there is one.
+        error: what happened last: a line of summary, then the end of its traceback where there is one; no secret.
         kind: error (the labeler raised), replica_died, timeout (its replica was taken for hung), or unfinished (the
             budget was spent or stop() was called before it could be labelled).
     """
@@ -68,6 +71,9 @@ class ShardFailure:
     attempts: int
     error: str
     kind: FailureKind
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "error", redacted(self.error))
 
 
 OnEvent = Callable[[PoolEvent], None]
