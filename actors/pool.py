@@ -36,6 +36,10 @@ class ReplicaStartError(RuntimeError):
     """There is no replica to work with and none can be started; the message carries the cause."""
 
 
+class ClusterLostError(RuntimeError):
+    """The cluster that the replicas ran on is gone; what is committed stays committed."""
+
+
 class ReplicaUnusable(BaseException):
     """Raised by a labeler whose process can do no more work, as after a sticky CUDA error: its replica is replaced.
 
@@ -103,6 +107,7 @@ class ShardRunner(Protocol):
 
         Raises:
             ReplicaStartError: no replica could be started; carries the cause.
+            ClusterLostError: there is nothing left that could label.
         """
         ...
 
