@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Literal, Protocol, Self
 
 from actors.config import PoolConfig
+from pipelines.redaction import redacted
 from pipelines.types import Shard, ShardLabeler, ShardReceipt
 
 LabelerFactory = Callable[[], ShardLabeler]
@@ -151,5 +152,5 @@ def open_runner(labeler_factory: LabelerFactory, config: PoolConfig) -> ShardRun
 def summarise_error(error: BaseException) -> str:
     """Return type and message of an error in one line, then the end of its traceback."""
     summary = "".join(traceback.format_exception_only(error)).strip()
-    trace = "".join(traceback.format_exception(error)).strip()
-    return f"{summary[:_MAX_ERROR_CHARS]}\n{trace[-_MAX_ERROR_CHARS:]}"
+    trace = redacted("".join(traceback.format_exception(error)).strip())
+    return f"{redacted(summary)[:_MAX_ERROR_CHARS]}\n{trace[-_MAX_ERROR_CHARS:]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from typing import Any, NoReturn
 
 import typer
@@ -46,17 +47,23 @@ def main() -> None:
         _stopped(signal.SIGTERM)
     except (typer.Abort, KeyboardInterrupt):
         _stopped(signal.SIGINT)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  (told in words, or as a traceback without secrets)
         if (usage := _usage_error(error)) is not None:
             usage.show()
             sys.exit(usage.exit_code)
+        from pipelines.redaction import redacted
+        from pipelines.storage import DamagedError
+
         if not _is_users(error):
-            raise
+            sys.stderr.write(redacted(traceback.format_exc()))
+            sys.exit(1)
         from flows.console import literal
 
         # What follows the first line of a replica's error is its traceback.
         text = str(error) if type(error).__name__ != "ReplicaStartError" else str(error).partition("\n")[0]
-        errors.print(f"[red]error:[/] {literal(text)}")
+        if isinstance(error, DamagedError):
+            text += "; `xsam-label verify` names all that is damaged, `xsam-label run --check` labels such shards again"
+        errors.print(f"[red]error:[/] {literal(redacted(text))}")
         sys.exit(2)
 
 

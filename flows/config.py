@@ -19,8 +19,9 @@ from flows.prompts import caption_prompt, check_names, check_stuff, named_prompt
 from pipelines.client_limits import REQUEST_TIMEOUT_S, check_request_timeout
 from pipelines.label import LabelConfig
 from pipelines.plan_draft import PlanConfig
+from pipelines.redaction import check_storage_options, secret_in
 from pipelines.settings import SETTINGS
-from pipelines.storage import absolute_uri, check_storage_options, protocol_of, secret_in
+from pipelines.storage import absolute_uri, protocol_of
 from pipelines.types import CategoryTask, Prompt, Reason
 
 
@@ -36,8 +37,12 @@ def _check_uri(name: str, uri: str) -> None:
         )
 
 
-def _check_run_id(name: str, run_id: str | None) -> None:
-    """Refuse what is no name of a folder everywhere; a retry adds a few letters to it."""
+def check_run_id(name: str, run_id: str | None) -> None:
+    """Refuse what is no name of a folder everywhere; a retry adds a few letters to it.
+
+    Raises:
+        ValueError: naming the setting and what is allowed.
+    """
     if run_id is None:
         return
     if not run_id.replace("-", "").replace("_", "").isalnum():
@@ -66,6 +71,8 @@ class SourceConfig:
         request_timeout_s: seconds for one request to an object store, as for the output; an image's own transfer is
             under label.fetch_timeout_s too.
         allow_http: fetch images that a list or table names as http:// or https://.
+        same_collection: the output's earlier runs are of this collection though their source is written otherwise: it
+            has moved, or its ids tell its images apart wherever they are.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
@@ -78,6 +85,7 @@ class SourceConfig:
     storage_options: dict[str, Any] = field(default_factory=dict)
     request_timeout_s: float = REQUEST_TIMEOUT_S
     allow_http: bool = False
+    same_collection: bool = False
 
     def __post_init__(self) -> None:
         if not self.uri:
@@ -106,6 +114,8 @@ class OutputConfig:
         request_timeout_s: seconds for one request to an object store, whatever is tried again within it: one object
             read, written or removed, or one page of a listing.
         single_driver: promise that only one driver works on the run, for a store without conditional writes.
+        check: first read all that is committed, and label again what is not what its commit says; by default only sizes
+            are compared, and nothing is read of a run whose summary tells that it is whole.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
@@ -115,11 +125,12 @@ class OutputConfig:
     storage_options: dict[str, Any] = field(default_factory=dict)
     request_timeout_s: float = REQUEST_TIMEOUT_S
     single_driver: bool = False
+    check: bool = False
 
     def __post_init__(self) -> None:
         if not self.uri:
             raise ValueError("output.uri is empty; give a folder or bucket prefix")
-        _check_run_id("output.run_id", self.run_id)
+        check_run_id("output.run_id", self.run_id)
         _check_uri("output.uri", self.uri)
         check_storage_options(self.storage_options)
         check_request_timeout("output.request_timeout_s", self.request_timeout_s)
@@ -187,7 +198,7 @@ class RetryConfig:
     reasons: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_run_id("retry.run_id", self.run_id)
+        check_run_id("retry.run_id", self.run_id)
         known = [reason.value for reason in Reason]
         if unknown := [reason for reason in self.reasons if reason not in known]:
             raise ValueError(f"retry.reasons: {', '.join(unknown)} is no reason; allowed: {', '.join(known)}")

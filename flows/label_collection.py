@@ -18,10 +18,13 @@ from flows.breaker import CircuitBreaker
 from flows.config import RunConfig
 from flows.observer import RunObserver, Several, current_observer
 from flows.prefect_reports import PrefectObserver, Telling, current_telling, orchestrated, publish
+from flows.redacted_logs import redact_run_logs
 from flows.signals import Termination
 from flows.summary import RunFailedError, RunSummary
 from flows.updates import configs_to_run
 from pipelines.manifest import Plan
+
+redact_run_logs()
 
 
 @flow(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.terminal import OutputArgument, console, split_names
+from flows.terminal import OutputArgument, checked_run_id, console, split_names
 
 app = typer.Typer()
 
@@ -35,12 +35,19 @@ PromptsOption = Annotated[
 ModelOption = Annotated[str | None, typer.Option(help="Folder of a model, as save_pretrained writes it.")]
 ReplicasOption = Annotated[int | None, typer.Option(help="Loaded models that label side by side.")]
 GpusOption = Annotated[float | None, typer.Option(help="GPUs for each replica; a fraction shares one.")]
-RunIdOption = Annotated[str | None, typer.Option(help="Name of the run; needed where an output holds several.")]
+RunIdOption = Annotated[
+    str | None,
+    typer.Option(help="Name of the run; needed where an output holds several.", callback=checked_run_id),
+]
 LimitOption = Annotated[int | None, typer.Option(help="Label only the first so many images.")]
 RunnerOption = Annotated[str | None, typer.Option(help="ray (replicas in processes) or in_process.")]
 IncrementalOption = Annotated[
     bool | None,
     typer.Option("--incremental", help="Only what earlier runs have not asked: new and changed images, new prompts."),
+]
+SameCollectionOption = Annotated[
+    bool | None,
+    typer.Option("--same-collection", help="The output's runs are of this collection, whose source has moved."),
 ]
 PrefectOption = Annotated[
     bool, typer.Option(help="Run as a Prefect flow: on the server of PREFECT_API_URL, else on an embedded one.")
@@ -64,6 +71,10 @@ def run(
     limit: LimitOption = None,
     run_id: RunIdOption = None,
     incremental: IncrementalOption = None,
+    check: Annotated[
+        bool | None, typer.Option("--check", help="First read all that is committed; label again what is damaged.")
+    ] = None,
+    same_collection: SameCollectionOption = None,
     runner: RunnerOption = None,
     prefect: PrefectOption = True,
 ) -> None:
@@ -73,8 +84,11 @@ def run(
     asked = _asked(categories, task, phrase, question, caption, prompts)
     pool = {"replicas": replicas, "num_gpus_per_replica": gpus_per_replica, "runner": runner}
     overrides = (
-        _overrides(source, output, model, limit, run_id) | asked | {"pool": pool, "incremental": incremental or None}
+        _overrides(source, output, model, limit, run_id, same_collection)
+        | asked
+        | {"pool": pool, "incremental": incremental or None}
     )
+    overrides["output"]["check"] = check
     raise typer.Exit(0 if launch(_config(config, overrides), console, prefect=prefect).ok else 1)
 
 
@@ -93,12 +107,14 @@ def plan(
     limit: LimitOption = None,
     run_id: RunIdOption = None,
     incremental: IncrementalOption = None,
+    same_collection: SameCollectionOption = None,
 ) -> None:
     """Show what would run: images, bytes, shards. Writes nothing."""
     from flows.inspect import show_plan
 
     asked = _asked(categories, task, phrase, question, caption, prompts)
-    overrides = _overrides(source, output, model, limit, run_id) | asked | {"incremental": incremental or None}
+    overrides = _overrides(source, output, model, limit, run_id, same_collection) | asked
+    overrides |= {"incremental": incremental or None}
     show_plan(_config(config, overrides), console)
 
 
@@ -120,14 +136,14 @@ def retry(
     """Label quarantined images again, those of each run as a run of their own whose rows take the place of theirs."""
     from flows.config import merge, read_values
     from flows.launch import launch
-    from flows.retry import retry_configs
+    from flows.retry import runs_to_retry
 
     pool = {"replicas": replicas, "num_gpus_per_replica": gpus_per_replica, "runner": runner}
     overrides = merge(read_values(config) if config else {}, {"pool": pool})
-    again = retry_configs(output, run_id, reason or [], overrides)
-    if not again:
-        console.print("no image is quarantined" + (f" for {', '.join(reason)}" if reason else ""))
+    again = runs_to_retry(output, run_id, reason or [], overrides)
     ended = [launch(one, console, prefect=prefect).ok for one in again]
+    if not ended:
+        console.print("no image is quarantined" + (f" for {', '.join(reason)}" if reason else ""))
     raise typer.Exit(0 if all(ended) else 1)
 
 
@@ -182,10 +198,15 @@ def demo(
 
 
 def _overrides(
-    source: str | None, output: str | None, model: str | None, limit: int | None, run_id: str | None
+    source: str | None,
+    output: str | None,
+    model: str | None,
+    limit: int | None,
+    run_id: str | None,
+    same_collection: bool | None,
 ) -> dict[str, Any]:
     return {
-        "source": {"uri": source},
+        "source": {"uri": source, "same_collection": same_collection or None},
         "output": {"uri": output, "run_id": run_id},
         "model": {"path": model},
         "plan": {"limit": limit},

@@ -17,9 +17,9 @@ from actors.labeler import RunLabelerFactory
 from actors.pool import ShardRunner, open_runner
 from flows.config import ConfigError, RunConfig
 from flows.own_prompts import OwnPrompts, read_own_prompts
-from flows.run_names import check_new_name, first_run, next_update, runs_before_retry
+from flows.run_names import check_new_name, first_run, runs_before_retry
 from flows.summary import rejected_row, versions
-from flows.updates import held_runs, is_finished, update_coverage
+from flows.updates import check_same_collection, is_finished, runs_before_update, update_coverage
 from pipelines.coverage import Coverage, UpdateCounts
 from pipelines.fingerprint import check_fingerprint, content_hash
 from pipelines.image_batches import to_batches
@@ -27,6 +27,7 @@ from pipelines.label import LabelJob
 from pipelines.manifest import (
     DRIVER_ID,
     Plan,
+    plan_documents,
     read_plan,
     retries_by_run,
     write_plan,
@@ -151,13 +152,13 @@ def draft_run(config: RunConfig, on_listed: OnListed = _ignore) -> Iterator[Draf
     Raises:
         PlanError: the output holds a run with another fingerprint, or two images have one id.
         ConfigError, SourceError, PromptTableError, StorageError: see run_fingerprint, read_own_prompts, check_model,
-            list_collection, check_new_name.
+            list_collection, check_new_name, check_same_collection.
     """
     store = open_output(config)
     if config.incremental and config.output.run_id is None:
-        earlier = _earlier_runs(config, store)
+        earlier, name = _earlier_runs(config, store)
         if earlier:
-            with _draft_update(config, store, earlier, on_listed) as update:
+            with _draft_update(config, store, name, earlier, on_listed) as update:
                 yield update
             return
     run_id, held, fingerprint = _find_run(config, store)
@@ -168,6 +169,8 @@ def draft_run(config: RunConfig, on_listed: OnListed = _ignore) -> Iterator[Draf
     retried = config.retry.run_id if config.retry else None
     if config.output.run_id is not None:
         check_new_name(run_id, retried)
+    if retried is None:
+        check_same_collection(config, store, fingerprint, plan_documents(store))
     before = runs_before_retry(store, run_id, retried) if retried else ()
     after = max((plan.sequence for plan in before), default=0)
     own = check_model(config, read_own_prompts(config, store))
@@ -187,20 +190,24 @@ def _find_run(config: RunConfig, store: Store) -> tuple[str, Plan | None, dict[s
     return run_id, held, fingerprint
 
 
-def _earlier_runs(config: RunConfig, store: Store) -> list[Plan]:
-    """Return the plans that an update follows, in their order; none for an output's first run."""
-    runs = held_runs(store)
+def _earlier_runs(config: RunConfig, store: Store) -> tuple[list[Plan], str]:
+    """Return the plans that an update follows, in their order, and its name; none for an output's first run."""
+    runs, name = runs_before_update(store)
     first = first_run(run_fingerprint(config, None))
     if all(plan.run_id != first for plan in runs) and (held := read_plan(store, first)) is not None:
         runs = sorted([held, *runs], key=lambda plan: plan.sequence)  # a listing may be late
-    return runs
+    return runs, name
 
 
 @contextmanager
-def _draft_update(config: RunConfig, store: Store, earlier: list[Plan], on_listed: OnListed) -> Iterator[Draft]:
+def _draft_update(
+    config: RunConfig, store: Store, run_id: str, earlier: list[Plan], on_listed: OnListed
+) -> Iterator[Draft]:
     """List the collection of a run that asks only what is left."""
     # The number, and not what it asks, names it: of two updates that are planned at once only one can hold.
-    run_id, fingerprint = next_update(store, [plan.run_id for plan in earlier]), run_fingerprint(config, None)
+    fingerprint = run_fingerprint(config, None)
+    held = {plan.run_id: {"fingerprint": plan.fingerprint, "facts": plan.facts} for plan in earlier}
+    check_same_collection(config, store, fingerprint, held)
     coverage = update_coverage(config, store, fingerprint, earlier)
     own = check_model(config, read_own_prompts(config, store))
     with list_collection(config, own, coverage, on_listed) as (plan, rejected):
@@ -307,7 +314,8 @@ def planned_run(
         return
     with ExitStack() as stack:
         with draft_run(config, on_listed) as draft:
-            due = None if draft.held is None else left_to_label(open_output(config), draft.held)
+            store, check = open_output(config), config.output.check
+            due = None if draft.held is None else left_to_label(store, draft.held, check=check)
             is_done = due is not None and not due.commits
             runner = None if is_done else stack.enter_context(open_run_runner(config, draft.run_id))
             before_writing()
@@ -317,12 +325,14 @@ def planned_run(
         yield PlannedRun(plan, runner, draft.update, due)
 
 
-def left_to_label(store: Store, plan: Plan) -> Due:
+def left_to_label(store: Store, plan: Plan, *, check: bool = False) -> Due:
     """Return what a planned run has left to label.
 
-    A run whose summary tells of all that is listed is whole: nothing more is read of it.
+    A run whose summary tells of all that is listed is whole: nothing more is read of it. With ``check`` every committed
+    file is read instead.
     """
-    return Due({}) if is_finished(store, plan) else due_shards(store, plan)
+    is_whole = not check and is_finished(store, plan)
+    return Due({}) if is_whole else due_shards(store, plan, hashes=check)
 
 
 def choose_run_id(config: RunConfig, store: Store) -> str | None:

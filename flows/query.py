@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from datetime import date, datetime, time
@@ -16,8 +17,10 @@ from rich.table import Table
 from flows.console import literal
 from pipelines.fingerprint import PlanError
 from pipelines.query import open_database
+from pipelines.select_text import read_statement
 from pipelines.storage import open_store
 from pipelines.user_sql import Column, check_result_file, check_select, first_rows, save
+from pipelines.whole_files import workplace
 
 _MAX_CELL = 40
 _PLAIN = (str, int, float, bool, date, datetime, time, Decimal)
@@ -38,24 +41,24 @@ def run_query(output: str, sql: str, console: Console, *, to: Path | None = None
         PlanError: the output holds no run.
         StorageError: the output cannot be read, or the file exists or cannot be written.
     """
+    statement = read_statement(sql)
     if to is not None:
         check_result_file(to)
     store = open_store(output)
-    with console.status("finding the committed files"):
-        connection = open_database(store)
-    try:
+    with contextlib.ExitStack() as opened:
+        place = None if to is None else opened.enter_context(workplace(to))
+        with console.status("finding the committed files"):
+            connection = opened.enter_context(open_database(store, own_files=statement.own_files, folder=place))
         if not connection.execute("SELECT 1 FROM runs LIMIT 1").fetchall():
             raise PlanError(f"{store.uri} holds no run: check the spelling, or label something there first")
         select = check_select(connection, sql)
-        if to is not None:
+        if to is not None and place is not None:
             with console.status(f"writing {to}"):
-                count = save(connection, select, to)
+                count = save(connection, select, to, place)
             console.print(f"{count:,} rows written to {literal(str(to))}")
             return
         with console.status("reading"):
             rows, is_cut = first_rows(connection, select, max_rows)
-    finally:
-        connection.close()
     show_rows(select.columns, rows, console)
     if is_cut:
         console.print(f"the first {max_rows:,} rows; --rows shows more, --to FILE saves all")

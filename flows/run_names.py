@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from flows.config import ConfigError
-from pipelines.fingerprint import fingerprint_digest
+from pipelines.fingerprint import PlanError, fingerprint_digest
 from pipelines.manifest import Plan, plan_name, read_plan
 from pipelines.storage import Store
 
@@ -24,20 +24,17 @@ def first_run(fingerprint: Mapping[str, Any]) -> str:
     return f"run-{fingerprint_digest(fingerprint)[:12]}"
 
 
-def updates_after(store: Store, held: Iterable[str]) -> Iterator[Plan]:
-    """Yield the plans under the names of updates that come after those held: a listing does not show them yet."""
-    number = _next_number(_UPDATE, held, least=2)
+def updates_after(store: Store, held: Iterable[str]) -> tuple[list[Plan], str]:
+    """Return the plans under the names of updates that come after those held, and the first name that nobody has.
+
+    A listing does not show those plans yet. An update that takes that name follows all plans that were seen, and no
+    other: if another driver takes it first, it is that one's.
+    """
+    number, found = _next_number(_UPDATE, held, least=2), list[Plan]()
     while (plan := read_plan(store, f"update-{number}")) is not None:
-        yield plan
+        found.append(plan)
         number += 1
-
-
-def next_update(store: Store, held: Iterable[str]) -> str:
-    """Return the name of the next update of an output with these runs: the first that nobody has."""
-    number = _next_number(_UPDATE, held, least=2)
-    while store.exists(plan_name(f"update-{number}")):
-        number += 1
-    return f"update-{number}"
+    return found, f"update-{number}"
 
 
 def next_retry(store: Store, run_id: str, held: Iterable[str]) -> tuple[str, list[str]]:
@@ -46,10 +43,17 @@ def next_retry(store: Store, run_id: str, held: Iterable[str]) -> tuple[str, lis
     number = _next_number(re.compile(rf"{re.escape(run_id)}-retry-(\d+)"), retries, least=1)
     while store.exists(plan_name(name := f"{run_id}-retry-{number}")):
         # A person's run of an earlier version may have the name: it is passed over.
-        retry = store.read_json(plan_name(name)).get("fingerprint", {}).get("retry")
-        retries += [name] if retry is not None and retry["run_id"] == run_id else []
+        retries += [name] if _retry_of(store, name) == run_id else []
         number += 1
     return name, retries
+
+
+def _retry_of(store: Store, name: str) -> str | None:
+    try:
+        plan = read_plan(store, name)
+    except PlanError:
+        return None  # planned by another version, whose runs are not gone on with
+    return None if plan is None else plan.retry_of
 
 
 def runs_before_retry(store: Store, run_id: str, retry_of: str) -> Iterator[Plan]:

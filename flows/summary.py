@@ -12,8 +12,9 @@ from typing import Any
 
 from actors.pool import ShardFailure
 from pipelines.integrity import TableSize, VerifyReport
-from pipelines.manifest import Plan, run_folder
-from pipelines.storage import Store
+from pipelines.manifest import Plan
+from pipelines.run_summary import read_summary
+from pipelines.storage import DamagedError, Store
 from pipelines.types import RejectedPrompt
 
 _MAX_REPORTED = 1000
@@ -31,6 +32,7 @@ class RunSummary:
         num_annotations: masks in the table.
         shards, committed: planned and committed shards.
         num_files, num_bytes: objects of the run's shards, data files and commits.
+        names_sha256: digest of their names and sizes.
         labelled_now: shards that this invocation labelled; 0 when there was nothing left to do.
         problems: what verify found wrong, and shards that failed; empty for a good run.
         warnings: what went wrong and does no harm to the table.
@@ -49,6 +51,7 @@ class RunSummary:
     committed: int
     num_files: int = 0
     num_bytes: int = 0
+    names_sha256: str = ""
     labelled_now: int = 0
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -66,11 +69,11 @@ class RunSummary:
     def tells_all_of(self, plan: Plan, size: TableSize) -> bool:
         """Whether it is that of a whole run whose objects are listed as they were when it was verified."""
         is_whole = self.ok and self.shards == self.committed == plan.num_shards
-        return is_whole and (self.num_files, self.num_bytes) == (size.num_files, size.num_bytes)
+        return is_whole and self.names_sha256 == size.names_sha256
 
     def ends_as(self, other: RunSummary | None) -> bool:
         """Whether another invocation of the run left the same; not if there was none."""
-        names = ("ledger", "committed", "num_files", "num_bytes", "problems")
+        names = ("ledger", "committed", "names_sha256", "problems")
         return other is not None and all(getattr(self, name) == getattr(other, name) for name in names)
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,16 +90,15 @@ class RunSummary:
         return cls(**{name: document[name] for name in cls.__slots__ if name != "warnings"}, warnings=[])
 
 
-def summary_name(run_id: str) -> str:
-    """Return the object that holds a run's summary, relative to the output."""
-    return f"{run_folder(run_id)}/summary.json"
-
-
 def told_summary(store: Store, run_id: str) -> RunSummary | None:
-    """Read what an earlier invocation has told; None if none has, or another version in other words."""
+    """Read what an earlier invocation has told; None if none has, another version in other words, or what is damaged.
+
+    Nothing needs a summary: a run without one looks for itself, and writes it again.
+    """
     try:
-        return RunSummary.from_dict(store.read_json(summary_name(run_id)))
-    except (FileNotFoundError, KeyError):
+        document = read_summary(store, run_id)
+        return None if document is None else RunSummary.from_dict(document)
+    except (DamagedError, KeyError):
         return None
 
 
@@ -164,6 +166,7 @@ def summarise(
         committed=report.committed,
         num_files=report.size.num_files,
         num_bytes=report.size.num_bytes,
+        names_sha256=report.size.names_sha256,
         labelled_now=max(0, report.committed - len(report.broken) - committed_before),
         problems=[
             *([stopped] if stopped else []),

@@ -10,7 +10,7 @@ from flows.config import RunConfig, merge, parse_config
 from flows.run_names import updates_after
 from flows.summary import told_summary
 from pipelines.coverage import Coverage, CoveringRun
-from pipelines.fingerprint import PlanError, model_part
+from pipelines.fingerprint import PlanError, model_part, source_part
 from pipelines.integrity import table_size
 from pipelines.manifest import Plan, plan_documents, read_plan
 from pipelines.storage import Store
@@ -28,9 +28,14 @@ def held_runs(store: Store) -> list[Plan]:
     Raises:
         PlanError: another version wrote one.
     """
+    return runs_before_update(store)[0]
+
+
+def runs_before_update(store: Store) -> tuple[list[Plan], str]:
+    """Return the plans as held_runs does, and the name of the update that follows just these."""
     listed = [plan for run_id in plan_documents(store) if (plan := read_plan(store, run_id)) is not None]
-    plans = [*listed, *updates_after(store, [plan.run_id for plan in listed])]
-    return [plan for plan in plans if plan.retry_of is None]
+    others, name = updates_after(store, [plan.run_id for plan in listed])
+    return [plan for plan in (*listed, *others) if plan.retry_of is None], name
 
 
 def is_labelled(store: Store, plan: Plan) -> bool:
@@ -52,7 +57,7 @@ def configs_to_run(config: RunConfig, store: Store) -> list[RunConfig]:
     """
     if not config.incremental or config.output.run_id is not None:
         return [config]
-    unfinished = [plan for plan in held_runs(store) if not is_finished(store, plan)]
+    unfinished = [plan for plan in held_runs(store) if config.output.check or not is_finished(store, plan)]
     return [*(as_planned(plan, config) for plan in unfinished), config]
 
 
@@ -70,6 +75,45 @@ def as_planned(plan: Plan, config: RunConfig) -> RunConfig:
     operational["model"] = {"path": config.model.path}
     values = merge(dict(plan.facts["config"]), {**operational, "incremental": True})
     return parse_config(values, origin=f"the config that run {plan.run_id} was planned with")
+
+
+def check_same_collection(
+    config: RunConfig, store: Store, fingerprint: Mapping[str, Any], held: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Refuse to plan a run of another source than the output's runs: an id that both have would stand for one image.
+
+    What is said to be the same collection stays so: runs before one that was planned with source.same_collection are
+    of its source.
+
+    Args:
+        config, fingerprint: of the run to plan.
+        store: the output.
+        held: fingerprint and facts of its runs, by run id in the order of planning.
+
+    Raises:
+        PlanError: naming both sources.
+    """
+    if config.source.same_collection:
+        return
+    ours = source_part(fingerprint)
+    for run_id, document in reversed(list(held.items())):
+        theirs = source_part(document.get("fingerprint", {}))
+        if theirs and theirs != ours:
+            raise PlanError(_another_source(store, run_id, theirs, ours))
+        if document.get("facts", {}).get("config", {}).get("source", {}).get("same_collection"):
+            return
+
+
+def _another_source(store: Store, run_id: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    names = [name for name in sorted({*theirs, *ours}) if theirs.get(name) != ours.get(name)]
+    lines = [f"  {name}: there {theirs.get(name)!r}, now {ours.get(name)!r}" for name in names]
+    return (
+        f"{store.uri} holds run {run_id!r} of another source:\n"
+        + "\n".join(lines)
+        + "\nImages of the two that have one image_id would be taken for one image. Choose another output for another "
+        "collection; if it is the same one that has moved, or its ids tell all images apart, say so with "
+        "--same-collection (source.same_collection = true)."
+    )
 
 
 def update_coverage(config: RunConfig, store: Store, fingerprint: Mapping[str, Any], runs: list[Plan]) -> Coverage:

@@ -7,6 +7,7 @@ import io
 import struct
 import time
 import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -57,6 +58,9 @@ _SIGNATURES: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (b"BM", BmpImageFile),
 )
 
+MAX_IMAGE_SIDE = 2**16
+"""The model sees an image as a square: of a longer strip nothing would be left, for a hundred megabytes and more."""
+
 _EXIF_ORIENTATION = 0x0112
 _TIFF_BITS_PER_SAMPLE = 258
 _TIFF_PHOTOMETRIC = 262
@@ -64,6 +68,7 @@ _WHITE_IS_ZERO = 0
 _TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 
 _RGB_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"})
+_ONE_BYTE_MODES = frozenset({"1", "L", "P"})
 _GRAY16_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 
 # A progressive JPEG has some ten. Each takes a pass over all of its pixels: thousands of them, a few bytes each, would
@@ -71,15 +76,19 @@ _GRAY16_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 _MAX_JPEG_SCANS = 100
 _START_OF_SCAN = b"\xff\xda"
 
-_TRANSPOSE = {
-    2: PilImage.Transpose.FLIP_LEFT_RIGHT,
-    3: PilImage.Transpose.ROTATE_180,
-    4: PilImage.Transpose.FLIP_TOP_BOTTOM,
-    5: PilImage.Transpose.TRANSPOSE,
-    6: PilImage.Transpose.ROTATE_270,
-    7: PilImage.Transpose.TRANSVERSE,
-    8: PilImage.Transpose.ROTATE_90,
+# How the pixels as they are stored lie in an upright image, by its EXIF orientation: views of (H, W, 3).
+_UPRIGHT: Mapping[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.transpose(1, 0, 2),
+    6: lambda upright: upright.transpose(1, 0, 2)[::-1],
+    7: lambda upright: upright[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda upright: upright.transpose(1, 0, 2)[:, ::-1],
 }
+_SIDES_SWAPPED = (5, 6, 7, 8)
+_BAND_PIXELS = 2**19
+_BAND_BYTES = 14  # of each pixel of a band
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +99,9 @@ class DecodeLimits:
         max_image_bytes: encoded size. A collection's odd multi-gigabyte file would otherwise fill a fetch thread's
             memory.
         max_image_pixels: width times height, read from the header before any pixel is allocated. Decoding takes
-            about 9 bytes a pixel at its peak, so the default is worth 1.6 GB. The default is also the most that
-            Pillow itself opens as TIFF, GIF or WebP; a higher limit raises the ceiling of JPEG, PNG and BMP only.
+            7 bytes a pixel at its peak, of TIFF 12 and of WebP 16, so the default is worth 1.3 to 2.9 GB. The default
+            is also the most that Pillow itself opens as TIFF, GIF or WebP; a higher limit raises the ceiling of JPEG,
+            PNG and BMP only.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
@@ -143,6 +153,38 @@ def peek_size(data: bytes) -> tuple[int, int]:
     return int(size[0]), int(size[1])
 
 
+def decoding_bytes(data: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> int:
+    """Return about how many bytes decoding takes at its peak beside the encoded image; no pixel is decoded.
+
+    Measured for each format and mode (tests/reliability/test_bounds_decode.py). It holds the image as Pillow keeps it,
+    the pixels that are returned, and between them what the decoder needs.
+
+    Args:
+        data: an encoded image.
+        limits: what is refused takes nothing.
+
+    Raises:
+        DecodeError: as peek_size.
+    """
+    image = _open(data)
+    num_pixels = image.size[0] * image.size[1]
+    if num_pixels > limits.max_image_pixels:
+        return 0
+    held = 1 if image.mode in _ONE_BYTE_MODES else 2 if image.mode in _GRAY16_MODES else 4
+    match image:
+        case WebPImageFile():
+            of_pixel = 16
+        case TiffImageFile():
+            of_pixel = held + 8  # turned upright as it is read, or decoded in one strip of 16 bit
+        case JpegImageFile() if data.count(_START_OF_SCAN) > 1:
+            of_pixel = held + max(3, 2 * len(image.getbands()))  # all coefficients
+        case GifImageFile():
+            of_pixel = 8
+        case _:
+            of_pixel = held + 3
+    return num_pixels * of_pixel + min(num_pixels, _BAND_PIXELS) * _BAND_BYTES
+
+
 def decode_image(
     data: bytes, ref: ImageRef, limits: DecodeLimits = DEFAULT_LIMITS, *, enough_px: int | None = None
 ) -> Image:
@@ -176,6 +218,10 @@ def decode_image(
         raise DecodeError(
             Reason.TOO_MANY_PIXELS,
             f"{width} x {height} = {width * height} pixels; max_image_pixels is {limits.max_image_pixels}",
+        )
+    if max(width, height) > MAX_IMAGE_SIDE:
+        raise DecodeError(
+            Reason.TOO_MANY_PIXELS, f"{width} x {height} pixels; a side may have at most {MAX_IMAGE_SIDE:,}"
         )
     if isinstance(image, JpegImageFile) and (scans := data.count(_START_OF_SCAN)) > _MAX_JPEG_SCANS:
         raise DecodeError(Reason.CORRUPT, f"JPEG: it has {scans} scans; at most {_MAX_JPEG_SCANS} are decoded")
@@ -224,13 +270,25 @@ def _load(image: ImageFile) -> tuple[NDArray[np.uint8], int]:
     found = _orientation(image) if isinstance(image, TiffImageFile) else None
     image.load()
     left = _orientation(image)
-    gray16 = image.mode in _GRAY16_MODES
-    rgb = _gray_from_16_bit(image) if gray16 else _over_white(image) if image.has_transparency_data else image
-    if left in _TRANSPOSE:
-        rgb = rgb.transpose(_TRANSPOSE[left])
-    if rgb.mode != "RGB":  # Pillow would copy an image that is RGB already
-        rgb = rgb.convert("RGB")
-    return np.array(rgb), left if found is None else found
+    turn = _UPRIGHT.get(left)
+    (width, height), is_on_its_side = image.size, left in _SIDES_SWAPPED
+    pixels = np.empty((width, height, 3) if is_on_its_side else (height, width, 3), np.uint8)
+    as_found = turn(pixels) if turn else pixels
+    rows = max(1, _BAND_PIXELS // width)
+    for top in range(0, height, rows):
+        bottom = min(height, top + rows)
+        # What is converted takes some 14 bytes a pixel: little is at once.
+        as_found[top:bottom] = _rgb(image, image.crop((0, top, width, bottom)))
+    return pixels, left if found is None else found
+
+
+def _rgb(image: ImageFile, band: PilImage.Image) -> NDArray[np.uint8]:
+    """Return some rows of an image as RGB: uint8 (rows, width, 3)."""
+    if image.mode in _GRAY16_MODES:
+        band = _gray_from_16_bit(image, band)
+    elif image.has_transparency_data:
+        band = _over_white(band)
+    return np.asarray(band.convert("RGB"))
 
 
 def _orientation(image: ImageFile) -> int:
@@ -249,13 +307,13 @@ def _over_white(image: PilImage.Image) -> PilImage.Image:
     return canvas
 
 
-def _gray_from_16_bit(image: ImageFile) -> PilImage.Image:
+def _gray_from_16_bit(image: ImageFile, band: PilImage.Image) -> PilImage.Image:
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     top = 4095 if tags.get(_TIFF_BITS_PER_SAMPLE) == (12,) else 65535
     table = np.minimum((np.arange(65536) * 255 + top // 2) // top, 255).astype(np.uint8)
     if tags.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO:
         table = 255 - table
-    return PilImage.fromarray(table[np.asarray(image)])
+    return PilImage.fromarray(table[np.asarray(band)])
 
 
 def _decode_error(error: Exception, data: bytes, plugin: type[ImageFile]) -> DecodeError:

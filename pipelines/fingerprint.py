@@ -43,6 +43,11 @@ def model_part(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fingerprint.items() if name.split(".")[0] in ("model", "decode")}
 
 
+def source_part(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides which image an id stands for: the source, and how its images are named; what is set of it."""
+    return {name: value for name, value in fingerprint.items() if name.split(".")[0] == "source" and value is not None}
+
+
 def content_hash(uri: str, options: Mapping[str, Any] | None = None) -> str:
     """Return the SHA-256 over a file, or over the names and contents of all files in a folder.
 

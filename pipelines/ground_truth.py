@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -20,8 +19,10 @@ from PIL import UnidentifiedImageError
 from pycocotools import mask as coco_mask
 
 from pipelines import rle
+from pipelines.bounded_json import MAX_DOCUMENT_BYTES, load_json
+from pipelines.decode import DEFAULT_LIMITS
 from pipelines.map_metrics import Segment
-from pipelines.storage import open_filesystem
+from pipelines.storage import open_filesystem, read_range
 from pipelines.tabular import SourceError, readable
 from pipelines.types import Rle, Task
 
@@ -93,9 +94,7 @@ class PanopticTruth:
         """
         entry = self.entries[file_name]
         uri = f"{self.png_folder.rstrip('/')}/{entry['file_name']}"
-        ids = _read_ids(uri)
-        if ids.shape != self.images[file_name]:
-            raise SourceError(f"{uri}: is {_size(ids.shape)}, but its image {_size(self.images[file_name])}")
+        ids = _read_ids(uri, self.images[file_name])
         infos = {int(info["id"]): info for info in entry["segments_info"]}
         if unknown := sorted({*np.unique(ids).tolist()} - {0, *infos}):
             raise SourceError(f"{uri}: holds segment ids that {self.uri} does not list: {unknown[:5]}")
@@ -251,36 +250,44 @@ def read_mask(segmentation: Any, size_hw: tuple[int, int] | None) -> Rle:
     if size_hw is None:
         raise ValueError("a mask that is no RLE needs height and width beside it")
     if not segmentation:
-        return rle.encode(np.zeros(size_hw, np.bool_))
+        return rle.from_runs(size_hw, [size_hw[0] * size_hw[1]])
     if not all(isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 for part in segmentation):
         raise ValueError("a polygon is a list of at least three x, y")
     parts = coco_mask.merge(coco_mask.frPyObjects(segmentation, *size_hw))
     return Rle(size_hw=size_hw, counts=parts["counts"].decode("ascii"))
 
 
-def _read_ids(uri: str) -> NDArray[np.int64]:
-    """Return the segment ids of a map: int64 (H, W)."""
-    data = _read(uri)
+def _read_ids(uri: str, size_hw: tuple[int, int]) -> NDArray[np.int32]:
+    """Return the segment ids of the map of an image of this size: int32 (H, W)."""
+    data = _read(uri, DEFAULT_LIMITS.max_image_bytes)
     try:
         with PILImage.open(io.BytesIO(data)) as image:
-            colours = np.asarray(image.convert("RGB"), dtype=np.int64)
-    except (UnidentifiedImageError, OSError) as error:
+            if (image.height, image.width) != size_hw:
+                raise SourceError(f"{uri}: is {_size((image.height, image.width))}, but its image {_size(size_hw)}")
+            if image.height * image.width > DEFAULT_LIMITS.max_image_pixels:
+                raise SourceError(f"{uri}: {_size(size_hw)} are more than {DEFAULT_LIMITS.max_image_pixels:,} in all")
+            red, green, blue = (np.asarray(band, dtype=np.int32) for band in image.convert("RGB").split())
+    except (UnidentifiedImageError, OSError, PILImage.DecompressionBombError) as error:
         raise SourceError(f"{uri}: not a readable PNG: {error}") from error
-    return colours @ np.array([1, 256, 65536])
+    ids: NDArray[np.int32] = red + 256 * green + 65536 * blue
+    return ids
 
 
 def _read_json(uri: str) -> Any:
     data = _read(uri)
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
+        return load_json(data)
+    except ValueError as error:
         raise SourceError(f"{uri}: not JSON: {error}") from error
 
 
-def _read(uri: str) -> bytes:
+def _read(uri: str, max_bytes: int = MAX_DOCUMENT_BYTES) -> bytes:
     with readable(uri):
         fs, path = open_filesystem(uri)
-        return bytes(fs.cat_file(path))
+        data = read_range(fs, path, 0, max_bytes + 1)
+    if len(data) > max_bytes:
+        raise SourceError(f"{uri}: more than {max_bytes:,} bytes; give the truth in several files, and evaluate each")
+    return data
 
 
 @contextlib.contextmanager

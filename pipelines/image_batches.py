@@ -5,7 +5,6 @@ A column that no image of a collection needs is left out, and stands for null th
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import pyarrow.compute as pc
 from pipelines.types import ImageRef, Prompt, Region, Rle
 
 BATCH_SIZE = 8192
+BATCH_CHARS = 2**24
 _PROMPTS = pa.list_(
     pa.struct(
         [
@@ -50,13 +50,27 @@ IMAGES = (
 
 def to_batches(refs: Iterable[ImageRef], schema: pa.Schema = IMAGES) -> Iterator[pa.RecordBatch]:
     """Gather images into batches with these columns of IMAGES; lazy, and one batch at least."""
-    rest = iter(refs)
-    chunk = list(itertools.islice(rest, BATCH_SIZE))
-    while True:
-        columns = [pa.array(_column(name, chunk), schema.field(name).type) for name in schema.names]
-        yield pa.RecordBatch.from_arrays(columns, schema=schema)
-        if not (chunk := list(itertools.islice(rest, BATCH_SIZE))):
-            return
+    chunk, num_chars, is_empty = list[ImageRef](), 0, True
+    for ref in refs:
+        chunk.append(ref)
+        num_chars += len(ref.image_id) + len(ref.uri) + len(ref.source_columns or "")
+        num_chars += sum(map(_prompt_chars, ref.prompts))
+        if len(chunk) == BATCH_SIZE or num_chars >= BATCH_CHARS:
+            yield _to_batch(chunk, schema)
+            chunk, num_chars, is_empty = [], 0, False
+    if chunk or is_empty:
+        yield _to_batch(chunk, schema)
+
+
+def _prompt_chars(prompt: Prompt) -> int:
+    region = prompt.region
+    of_region = 8 * len(region.coordinates) + len(region.mask.counts if region.mask else "") if region else 0
+    return len(prompt.text) + of_region
+
+
+def _to_batch(refs: Sequence[ImageRef], schema: pa.Schema) -> pa.RecordBatch:
+    columns = [pa.array(_column(name, refs), schema.field(name).type) for name in schema.names]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _column(name: str, refs: Sequence[ImageRef]) -> list[Any]:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from pipelines.batching import batches, order_by_text
-from pipelines.decode import DecodeError, DecodeLimits, decode_image, peek_size
+from pipelines.decode import DecodeError, DecodeLimits, decode_image, decoding_bytes
 from pipelines.fetch import FetchError, fetch
 from pipelines.isolate import Asked, ModelClock, ask, careful_groups
 from pipelines.prefetch import Loaded, Loading, prefetch
 from pipelines.prompt_table import reject
+from pipelines.redaction import redacted
 from pipelines.regions import check_region
 from pipelines.settings import SETTINGS
 from pipelines.storage import Store
@@ -172,10 +173,15 @@ def load_images(images: Iterable[ImageRef], job: LabelJob) -> Generator[Loaded[I
 
 
 def load_image(loading: Loading, job: LabelJob) -> Image | ImagePrediction:
-    """Fetch and decode one image; a failure becomes its quarantined outcome."""
+    """Fetch and decode one image; a failure becomes its quarantined outcome. What is left holds its pixels alone."""
+    loaded = _load_image(loading, job)
+    loading.settle(loaded.pixels.nbytes if isinstance(loaded, Image) else 0)
+    return loaded
+
+
+def _load_image(loading: Loading, job: LabelJob) -> Image | ImagePrediction:
     ref, config, data = loading.ref, job.config, None
     try:
-        loading.reserve(ref.num_bytes or 0)
         loading.begin("fetch", config.fetch_timeout_s + _CLIENT_GRACE_S)
         data = fetch(
             ref,
@@ -183,11 +189,11 @@ def load_image(loading: Loading, job: LabelJob) -> Image | ImagePrediction:
             max_bytes=config.decode.max_image_bytes,
             timeout_s=config.fetch_timeout_s,
             allow_http=job.allow_http,
+            reserve=loading.reserve,
         )
+        loading.settle(len(data))
         loading.begin("decode", config.decode_timeout_s)
-        width, height = peek_size(data)
-        if width * height <= config.decode.max_image_pixels:
-            loading.reserve(width * height * 3)
+        loading.reserve(decoding_bytes(data, config.decode))
         return decode_image(data, ref, config.decode)
     except FetchError as error:
         return quarantined(ref, error.reason, "fetch", str(error))
@@ -281,5 +287,10 @@ def with_prompts(found: ImagePrediction, common: Sequence[Prompt]) -> ImagePredi
 def quarantined(ref: ImageRef, reason: Reason, stage: str, error: str, **facts: Any) -> ImagePrediction:
     """Return the outcome of an image that could not be labelled; the end of a long error is what matters."""
     return ImagePrediction(
-        ref=ref, status=Status.QUARANTINED, reason=reason, stage=stage, error=error[-_MAX_ERROR_CHARS:], **facts
+        ref=ref,
+        status=Status.QUARANTINED,
+        reason=reason,
+        stage=stage,
+        error=redacted(error)[-_MAX_ERROR_CHARS:],
+        **facts,
     )

@@ -30,6 +30,7 @@ from pipelines.storage import StorageError
 from pipelines.types import ImageRef, Shard
 
 SHARDS_PER_PART = 256  # at least, but for the last
+_CUT_BYTES = 2**25
 _PLACE = pa.field("place", pa.int64(), nullable=False)  # in the listing, from 1
 
 
@@ -182,7 +183,8 @@ def _cut(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
     for batch in batches:
         held.append(batch)
         num_rows += batch.num_rows
-        if num_rows >= max(size, BATCH_SIZE):
+        is_large = sum(one.nbytes for one in held) >= _CUT_BYTES
+        if num_rows >= size and (num_rows >= BATCH_SIZE or is_large):
             table, num_rows = pa.Table.from_batches(held), num_rows % size
             yield table.slice(0, table.num_rows - num_rows)
             held = table.slice(table.num_rows - num_rows).to_batches()

@@ -78,6 +78,11 @@ class Loading:
         if deadline is not None:
             self._deadline = deadline + time.monotonic() - since
 
+    def settle(self, num_bytes: int) -> None:
+        """Say how many bytes it still holds, and give back what it took beyond."""
+        given_back, self.num_bytes = self.num_bytes - num_bytes, num_bytes
+        self.budget.release(given_back)
+
     def seconds_left(self) -> float | None:
         """Return how long its stage may still take; None while its time does not run."""
         deadline = self._deadline

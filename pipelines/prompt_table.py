@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.image_batches import with_prompts
+from pipelines.redaction import redacted, shown_name
 from pipelines.regions import describe_region, read_region
 from pipelines.tabular import SourceError, read_rows
 from pipelines.types import REGION_TASKS, SENTENCE_TASKS, Prompt, Region, RejectedPrompt, Task
@@ -87,7 +88,8 @@ def read_prompt_table(
             if first != number:
                 raise ValueError(f"prompt_id is used twice for this image, first in row {first}")
         except ValueError as error:
-            rejected.append(RejectedPrompt(row=number, prompt_id=prompt_id, image=image, reason=str(error)))
+            reason = redacted(str(error))
+            rejected.append(RejectedPrompt(row=number, prompt_id=prompt_id, image=shown_name(image), reason=reason))
         else:
             prompts.append((image, prompt))
     _check_columns(uri, columns)
@@ -162,7 +164,9 @@ def join_prompts(batches: Iterable[pa.RecordBatch], table: PromptTable) -> Joine
 
 def reject(prompt: Prompt, image: str, reason: str) -> RejectedPrompt:
     """Return the report that a prompt of an image cannot be asked, and why."""
-    return RejectedPrompt(row=prompt.source_row, prompt_id=prompt.prompt_id, image=image, reason=reason)
+    return RejectedPrompt(
+        row=prompt.source_row, prompt_id=prompt.prompt_id, image=shown_name(image), reason=redacted(reason)
+    )
 
 
 def _group(prompts: Sequence[tuple[str, Prompt]]) -> dict[str, tuple[Prompt, ...]]:

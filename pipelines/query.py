@@ -6,18 +6,20 @@ pipelines/current_rows.py.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
 
 from pipelines.current_rows import create_views, find_replaced
+from pipelines.fence import fence, harden, sql_literal
 from pipelines.manifest import plan_documents
-from pipelines.query_files import RunFiles, find_files, make_readable
+from pipelines.query_files import RunFiles, find_files, make_readable, readable
+from pipelines.schema import SCHEMA_VERSION
+from pipelines.select_text import read_statement
 from pipelines.storage import Store
 from pipelines.table import KINDS, SCHEMAS, Kind
 from pipelines.types import Status
@@ -45,16 +47,17 @@ RUNS = pa.schema(
 )
 _REQUESTS_AT_ONCE = 16
 _RUNS_AT_ONCE = 4
-# Nothing is looked for on the web, nor among the variables of a Python program.
-_SETTINGS = """
-SET enable_progress_bar = false;
-SET python_enable_replacements = false;
-SET autoinstall_known_extensions = false;
-SET parquet_metadata_cache = true
-"""
 
 
-def open_database(store: Store, *, memory_limit: str | None = None) -> duckdb.DuckDBPyConnection:
+def open_database(
+    store: Store,
+    *,
+    own_files: Collection[str] = (),
+    memory_limit: str | None = None,
+    max_threads: int | None = None,
+    folder: Path | None = None,
+    is_fenced: bool = True,
+) -> duckdb.DuckDBPyConnection:
     """Open an output for SQL.
 
     Views, all of whole committed shards:
@@ -72,18 +75,42 @@ def open_database(store: Store, *, memory_limit: str | None = None) -> duckdb.Du
 
     The views show what was committed when it was opened. A table too large for memory goes through temporary files.
 
+    DuckDB's own locks are on: statements open the output's files and those named here, no others; no setting can be
+    changed, no extension loaded. Tables may be registered and created: they live in memory.
+
     Args:
         store: the output.
+        own_files: further files of this machine that statements may read, e.g. ["meta.csv"], as they write them.
         memory_limit: how much memory DuckDB may take, e.g. "4GB"; four fifths of the machine's by default.
+        max_threads: of DuckDB's; by default as many as there are cores, and more for a store of objects.
+        folder: existing folder for temporary files, in which results may be written too. Without one nothing is
+            written but temporary files, in a private folder that is removed when the process ends.
+        is_fenced: whether the locks are on. Without them a statement may read and write all that the process may:
+            for statements of your own alone.
 
     Raises:
         StorageError: it cannot be read.
+        QueryError: there is no such file.
     """
-    connection = _connect(memory_limit, requests_at_once=1 if store.is_local else _REQUESTS_AT_ONCE)
+    connection = _connect(store, memory_limit, max_threads, folder)
     plans = plan_documents(store)
     with ThreadPoolExecutor(_RUNS_AT_ONCE) as readers:
-        held = dict(zip(plans, readers.map(lambda run_id: find_files(store, run_id), plans), strict=True))
-    tables = _Tables(connection, store, {run: plan.get("schema_version", 0) for run, plan in plans.items()}, held)
+        found = readers.map(lambda run: find_files(store, run, plans[run].get("schema_version", 0)), plans)
+        held = dict(zip(plans, found, strict=True))
+    with readable(store):
+        tables = _create_all(connection, store, plans, held)
+    if is_fenced:
+        fence(connection, [*tables.folders, *([] if folder is None else [str(folder)])], own_files)
+    return connection
+
+
+def _create_all(
+    connection: duckdb.DuckDBPyConnection,
+    store: Store,
+    plans: Mapping[str, Mapping[str, Any]],
+    held: Mapping[str, RunFiles],
+) -> _Tables:
+    tables = _Tables(connection, store, held)
     for kind in KINDS:
         tables.create_view(f"all_{kind}", kind, held)
     runs = [_run(place, plans[run_id], files) for place, (run_id, files) in enumerate(held.items(), start=1)]
@@ -93,7 +120,7 @@ def open_database(store: Store, *, memory_limit: str | None = None) -> duckdb.Du
         tables.create_view(f"internal.shared_{kind}", kind, shared)
         tables.create_view(f"internal.own_{kind}", kind, held.keys() - set(shared))
     create_views(connection)
-    return connection
+    return tables
 
 
 def rows_of(kind: Kind, run_id: str | None) -> str:
@@ -104,45 +131,55 @@ def rows_of(kind: Kind, run_id: str | None) -> str:
 def open_arrow(store: Store, query: str = "FROM annotations") -> pa.RecordBatchReader:
     """Open a view, or the result of any SELECT over the views of open_database, for pyarrow, batch by batch.
 
+    Files of this machine that the SELECT names are read too.
+
     Raises:
+        QueryError: it is not one SELECT statement that only reads, or names a file that is not there.
         StorageError: the output cannot be read.
     """
-    return open_database(store).sql(query).to_arrow_reader()
+    return _answer(store, query).to_arrow_reader()
 
 
 def open_polars(store: Store, query: str = "FROM annotations") -> polars.LazyFrame:
     """Open a view, or the result of any SELECT over the views of open_database, for Polars, which reads what it needs.
 
-    Raises:
-        StorageError: the output cannot be read.
+    As open_arrow.
     """
-    return open_database(store).sql(query).pl(lazy=True)
+    return _answer(store, query).pl(lazy=True)
 
 
-def _connect(memory_limit: str | None, *, requests_at_once: int) -> duckdb.DuckDBPyConnection:
+def _answer(store: Store, query: str) -> duckdb.DuckDBPyRelation:
+    statement = read_statement(query)
+    return open_database(store, own_files=statement.own_files).sql(statement.sql)
+
+
+def _connect(
+    store: Store, memory_limit: str | None, max_threads: int | None, folder: Path | None
+) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
-    connection.execute(_SETTINGS)
-    connection.execute(f"SET temp_directory = {sql_literal(f'{tempfile.gettempdir()}/xsam-label-query-{os.getpid()}')}")
+    harden(connection, None if folder is None else folder / "spill")
+    connection.execute("SET enable_progress_bar = false; SET parquet_metadata_cache = true")
     if memory_limit is not None:
         connection.execute(f"SET memory_limit = {sql_literal(memory_limit)}")
-    (threads,) = connection.execute("SELECT current_setting('threads')").fetchall()[0]
-    connection.execute(f"SET threads = {max(threads, requests_at_once)}")
+    if max_threads is None:
+        (threads,) = connection.execute("SELECT current_setting('threads')").fetchall()[0]
+        max_threads = max(threads, 1 if store.is_local else _REQUESTS_AT_ONCE)
+    connection.execute(f"SET threads = {max_threads}")
     return connection
 
 
 class _Tables:
-    """Views over data files, by run."""
+    """Views over data files, by run; ``folders`` are where they lie, as DuckDB names it."""
 
     def __init__(
         self,
         connection: duckdb.DuckDBPyConnection,
         store: Store,
-        versions: Mapping[str, int],
         held: Mapping[str, RunFiles],
     ) -> None:
-        self._connection, self._versions, self._held = connection, versions, held
-        files = (file for run in held.values() for kind in KINDS for file in run.files[kind])
-        self._paths = make_readable(connection, store, files)
+        self._connection, self._held = connection, held
+        files = (file for run in held.values() for kind in KINDS for one in run.files[kind].values() for file in one)
+        self._paths, self.folders = make_readable(connection, store, files)
         connection.execute("CREATE SCHEMA internal")
         for kind in KINDS:
             self.create(f"internal.no_{kind}", SCHEMAS[kind].empty_table())
@@ -156,22 +193,19 @@ class _Tables:
     def create_view(self, name: str, kind: Kind, runs: Collection[str]) -> None:
         """Create the view of some runs' files; those of every schema version apart, for DuckDB takes one for all."""
         paths: dict[int, list[str]] = {}
-        for run_id in self._held:
-            if run_id in runs:
-                found = paths.setdefault(self._versions[run_id], [])
-                found += [sql_literal(self._paths[file.name]) for file in self._held[run_id].files[kind]]
+        for run_id in (run_id for run_id in self._held if run_id in runs):
+            for version, files in self._held[run_id].files[kind].items():
+                paths.setdefault(version, []).extend(sql_literal(self._paths[file.name]) for file in files)
         parts = [f"SELECT * FROM internal.no_{kind}"]
-        parts += [
-            f"SELECT * FROM read_parquet([{', '.join(found)}], hive_partitioning = false)"
-            for found in paths.values()
-            if found
-        ]
-        self._connection.execute(f"CREATE VIEW {name} AS {' UNION ALL BY NAME '.join(parts)}")
-
-
-def sql_literal(text: str) -> str:
-    """Return a text as SQL writes it."""
-    return "'" + text.replace("'", "''") + "'"
+        for version, found in paths.items():
+            # Those of a run that an earlier version began and a later one ended may be of either: not all commits say.
+            by_name = ", union_by_name = true" if version < SCHEMA_VERSION else ""
+            if found:
+                parts.append(f"SELECT * FROM read_parquet([{', '.join(found)}], hive_partitioning = false{by_name})")
+        rows = " UNION ALL BY NAME ".join(parts)
+        if kind == "images" and any(version < SCHEMA_VERSION for version in paths):
+            rows = f"SELECT * REPLACE (coalesce(image_version, 1) AS image_version) FROM ({rows})"
+        self._connection.execute(f"CREATE VIEW {name} AS {rows}")
 
 
 def _run(place: int, plan: Mapping[str, Any], held: RunFiles) -> dict[str, Any]:

@@ -5,13 +5,13 @@ Pure: no I/O, no pixels.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipelines import rle
+from pipelines.bounded_json import load_json
 from pipelines.types import REGION_KINDS, Prompt, Region, RegionKind, Rle
 
 _NUMBERS_IN_TEXT = 4
@@ -175,6 +175,6 @@ def _read_mask(value: Any) -> Rle:
 
 def _load_json(text: str, column: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return load_json(text)
+    except ValueError as error:
         raise ValueError(f"{column} is not JSON: {error}") from error

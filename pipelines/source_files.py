@@ -15,7 +15,7 @@ from fsspec.utils import glob_translate
 
 from pipelines.category_names import some_of
 from pipelines.image_batches import BATCH_SIZE
-from pipelines.storage import open_filesystem, protocol_of, read_info
+from pipelines.storage import odd_part, open_filesystem, protocol_of, read_info
 from pipelines.tabular import SourceError, readable
 
 _WILDCARDS = "*?[{"
@@ -240,16 +240,30 @@ def _pages(fs: Any, root: str, max_depth: int | None, _wanted: tuple[str, ...]) 
         page = fs.call_s3("list_objects_v2", **request)
         for item in page.get("Contents", ()):
             is_empty = False
+            if not item["Key"].startswith(prefix):
+                raise SourceError(_misnamed(fs, root, f"lists {item['Key']!r}"))
             if not item["Key"].endswith("/"):  # a folder as consoles make it
                 yield item["Key"][len(prefix) :], (item["Size"], item["ETag"].strip('"'))
         if not page.get("IsTruncated"):
             break
         request["ContinuationToken"] = page["NextContinuationToken"]
     if is_empty and key:
-        with contextlib.suppress(FileNotFoundError):
+        is_odd, info = odd_part(uri_of(fs, root)) is not None, {"type": "nothing"}
+        with contextlib.suppress(OSError if is_odd else FileNotFoundError):
             info = fs.info(root)
-            if info["type"] == "file":
-                yield "", _facts(info)
+        if info["type"] == "file":
+            yield "", _facts(info)
+        elif is_odd:
+            raise SourceError(_misnamed(fs, root, "lists nothing"))
+
+
+def _misnamed(fs: Any, root: str, found: str) -> str:
+    """Say that a store takes a prefix for another one, where cutting it off the keys would give wrong names."""
+    uri = uri_of(fs, root)
+    part = odd_part(uri) or "something"
+    return (
+        f"{uri}: asked for this prefix, the store {found}; it holds {part}, which stores take differently: leave it out"
+    )
 
 
 def _find(fs: Any, root: str, max_depth: int | None, _wanted: tuple[str, ...]) -> Iterator[_Entry]:

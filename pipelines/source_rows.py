@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.bounded_json import load_json
+from pipelines.parquet_pages import iter_rows
 from pipelines.parquet_rows import ChunkTooLargeError, check_chunks, leaf_of, open_parquet
 from pipelines.places import Cell
 from pipelines.source_files import ListedFile, uri_of
@@ -17,11 +18,8 @@ from pipelines.source_uris import id_column
 from pipelines.tabular import SourceError, columns_json, holds_binary, readable
 from pipelines.types import ImageRef
 
-MAX_COLUMN_CHARS = 2**16
 ROW = "__row__"
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "content")
-
-_ROWS_PER_BATCH = 4096
 
 
 class SeveralColumnsError(SourceError):
@@ -54,7 +52,7 @@ class RowForm(NamedTuple):
         others = {name: value for name, value in values.items() if name not in (self.image, self.image_id)}
         if path and path != image_id:
             others[self.image] = {"path": path}
-        return image_id, columns_json(others, MAX_COLUMN_CHARS)
+        return image_id, columns_json(others)
 
 
 def list_rows(
@@ -64,7 +62,7 @@ def list_rows(
 
     ``image_id`` is the id column, by default ``image_id``, or else the ``path`` beside the bytes, or else
     ``<file>#<row>`` with the row in 8 digits. Columns without binary data, and the path where it is not the id, are
-    carried along where a value's JSON is no longer than MAX_COLUMN_CHARS.
+    carried along as far as tabular.columns_json does.
 
     Args:
         fs: the file system that holds the files.
@@ -82,7 +80,7 @@ def list_rows(
             schema = table.schema_arrow
             form = row_form(uri, schema, image_id_column, image_column)
             check_chunks(table.metadata, leaf_of(schema, form.image))
-            for row, values in enumerate(_rows(table, form)):
+            for row, values in enumerate(_rows(fs, file.path, table, form)):
                 place = Cell(form.image, row)
                 image_id, others = form.describe(file.name, row, values)
                 etag = file.etag and f"{file.etag}{place}"
@@ -159,21 +157,16 @@ def _has_bytes(kind: pa.DataType) -> bool:
 def _features(schema: pa.Schema) -> dict[str, str]:
     """Return what Hugging Face's metadata calls the columns."""
     with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        features = load_json((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {name: str(kind.get("_type")) for name, kind in features.items() if isinstance(kind, dict)}
     return {}
 
 
-def _rows(table: pq.ParquetFile, form: RowForm) -> Iterator[dict[str, Any]]:
-    """Read all that is no binary, row group by row group; of the images their path."""
+def _rows(fs: Any, path: str, table: pq.ParquetFile, form: RowForm) -> Iterator[dict[str, Any]]:
+    """Read all that is no binary; of the images their path."""
     columns = [field.name for field in table.schema_arrow if not holds_binary(field.type)]
     columns += [f"{form.image}.path"] if form.has_path else []
-    for group in range(table.num_row_groups):
-        if columns:
-            for batch in table.iter_batches(batch_size=_ROWS_PER_BATCH, row_groups=[group], columns=columns):
-                yield from batch.to_pylist()
-        else:
-            yield from ({} for _ in range(table.metadata.row_group(group).num_rows))
+    return iter_rows(fs, path, table, columns)
 
 
 @contextlib.contextmanager

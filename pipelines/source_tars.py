@@ -6,25 +6,26 @@ import contextlib
 import json
 import re
 import tarfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import IO, Any, cast
 
+from pipelines.bounded_json import load_json
 from pipelines.places import Span
 from pipelines.source_files import ListedFile, is_local, uri_of
 from pipelines.storage import read_range
-from pipelines.tabular import SourceError, columns_json, readable
+from pipelines.tabular import MAX_COLUMN_CHARS, SourceError, columns_json, readable
+from pipelines.tar_headers import Member
 from pipelines.types import ImageRef
 
-MAX_COLUMN_CHARS = 2**16
 KEY, PATH = "__key__", "__path__"
 
 _BLOCK_BYTES = 512
 _NAME = re.compile(r"((?:.*/|)[^./]+)\.([^/]*)\Z")
 _REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _COLUMN_KINDS = ("json", "txt", "cls")
+_MAX_SAMPLE_IMAGES = 10_000
 _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 # Up to so much is read over where skipping it would take a request of its own.
 _NEAR_BYTES = 2**20
@@ -72,7 +73,7 @@ def list_tars(
                         uri=f"{uri}{span}",
                         num_bytes=span.size,
                         etag=file.etag and f"{file.etag}{span}",
-                        source_columns=columns_json(sample.columns),
+                        source_columns=columns_json(sample.columns, is_bounded=True),
                     )
 
 
@@ -103,13 +104,15 @@ def _samples(uri: str, stream: IO[bytes], num_bytes: int, extensions: tuple[str,
                 yield sample
             sample = _Sample(key)
         if member.name.lower().endswith(extensions):
-            if member.type not in _REGULAR:
+            if member.type not in _REGULAR or member.issparse():
                 if member.isdir():
                     continue
                 raise SourceError(
                     f"{uri}: {member.name!r} is a link or a sparse file, which cannot be read alone; write the tar "
                     "with its images as plain files (tar --dereference --hard-dereference)"
                 )
+            if len(sample.images) == _MAX_SAMPLE_IMAGES:
+                raise SourceError(f"{uri}: more than {_MAX_SAMPLE_IMAGES:,} images have the key {key!r}")
             sample.images.append((ending, Span(member.offset_data, member.size, member.header)))
         elif ending in _COLUMN_KINDS and member.type in _REGULAR and member.size <= MAX_COLUMN_CHARS:
             stream.seek(member.offset_data)
@@ -127,28 +130,15 @@ def _read_column(kind: str, data: bytes) -> Any:
     if kind == "txt":
         return text
     try:
-        value = json.loads(text)
+        value = load_json(text)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()  # half of an escaped surrogate pair is not text
-    except (ValueError, RecursionError):
+    except ValueError:
         return text.strip()
     return value
 
 
-class _Member(tarfile.TarInfo):
-    """A member that knows the CRC-32 of its header; of several blocks that of the last, before its data."""
-
-    header = 0
-
-    @classmethod
-    def frombuf(cls, buf: Any, encoding: str, errors: str) -> _Member:
-        """Read a header."""
-        member = super().frombuf(buf, encoding, errors)
-        member.header = zlib.crc32(buf)
-        return member
-
-
-def _members(uri: str, stream: IO[bytes], num_bytes: int) -> Iterator[_Member]:
+def _members(uri: str, stream: IO[bytes], num_bytes: int) -> Iterator[Member]:
     """Read the headers in order.
 
     Raises:
@@ -159,9 +149,9 @@ def _members(uri: str, stream: IO[bytes], num_bytes: int) -> Iterator[_Member]:
     if kind := next((kind for magic, kind in _COMPRESSIONS.items() if start.startswith(magic)), None):
         raise SourceError(f"{uri}: {_say_compressed(kind)}")
     try:
-        with tarfile.open(fileobj=stream, mode="r:", errors="surrogateescape", tarinfo=_Member) as tar:
+        with tarfile.open(fileobj=stream, mode="r:", errors="surrogateescape", tarinfo=Member) as tar:
             kept: list[tarfile.TarInfo] = vars(tar)["members"]  # grows with the tar unless it is emptied
-            while (member := cast(_Member | None, tar.next())) is not None:
+            while (member := cast(Member | None, tar.next())) is not None:
                 kept.clear()
                 _check_text(uri, member)
                 if member.size < 0:
@@ -172,10 +162,11 @@ def _members(uri: str, stream: IO[bytes], num_bytes: int) -> Iterator[_Member]:
                 stream.seek(tar.offset)
             stream.seek(tar.offset)
             end = stream.read(_BLOCK_BYTES)
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    except (tarfile.TarError, EOFError, ValueError, RecursionError) as error:
         if isinstance(error, SourceError):
             raise
-        raise SourceError(f"{uri}: not a readable tar: {error}") from error
+        what = "header follows header without end" if isinstance(error, RecursionError) else str(error)
+        raise SourceError(f"{uri}: not a readable tar: {what}") from error
     if len(end) < _BLOCK_BYTES:
         raise SourceError(f"{uri}: cut short: it ends at byte {num_bytes:,} and not as a tar does; copy it again")
     if end.strip(b"\0"):

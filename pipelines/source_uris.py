@@ -9,14 +9,17 @@ from typing import Any
 
 import ijson
 
+from pipelines.bounded_json import BoundsError, GuardedFile, JsonGuard
+from pipelines.redaction import secret_in
 from pipelines.source_files import open_source, uri_of
-from pipelines.storage import absolute_uri, secret_in
-from pipelines.tabular import SourceError, columns_json, open_bytes, open_text, read_rows, readable
+from pipelines.storage import absolute_uri
+from pipelines.tabular import Lines, SourceError, columns_json, open_bytes, open_text, read_rows, readable
 from pipelines.types import ImageRef
 
 URI_COLUMNS = ("uri", "url", "path", "image", "image_uri", "file_name")
 ID_COLUMN = "image_id"
 
+_ENTRY_DEPTH = 2  # of the lists' items in a COCO file
 _COCO_FORM = 'a COCO file is an object with a list "images" of objects that have a file_name'
 
 
@@ -33,7 +36,7 @@ def list_listed(
     resolve = _resolver(source, storage_options, image_root)
     num_listed = 0
     with open_text(source, storage_options) as text:
-        for number, line in enumerate(text, start=1):
+        for number, line in enumerate(Lines(source, text, is_row=True), start=1):
             uri = line.strip()
             if uri and not uri.startswith("#"):
                 num_listed += 1
@@ -89,14 +92,17 @@ def list_coco(
     resolve = _resolver(source, storage_options, image_root)
     number = -1
     with open_bytes(source, storage_options) as file:
+        guarded = GuardedFile(file, JsonGuard(_ENTRY_DEPTH))
         try:
-            for number, entry in enumerate(ijson.items(file, "images.item", use_float=True)):
+            for number, entry in enumerate(ijson.items(guarded, "images.item", use_float=True)):
                 name = entry.get("file_name") if isinstance(entry, dict) else None
                 if not isinstance(name, str) or not name:
                     raise SourceError(f"{source}: image {number} (from 0) has no file_name; {_COCO_FORM}")
                 others = {key: value for key, value in entry.items() if key != "file_name"}
                 uri = resolve(name, f"image {number} (from 0)")
                 yield ImageRef(image_id=name, uri=uri, source_columns=columns_json(others))
+        except BoundsError as error:
+            raise SourceError(f"{source}: {error}; {_COCO_FORM}") from error
         except (ijson.JSONError, UnicodeDecodeError) as error:
             what = " ".join(str(error).split())
             raise SourceError(

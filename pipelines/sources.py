@@ -50,6 +50,7 @@ __all__ = [
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 LIST_EXTENSIONS = (".txt", ".lst")
 
+_MAX_NAME_CHARS = 2**16
 _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _HOLDERS = (".tar", ".parquet", ".arrow", *_COMPRESSED_TARS)
 
@@ -126,9 +127,9 @@ def list_batches(
     names = _Names(image_id=image_id_column, uri=uri_column, image=image_column, root=image_root)
     extension = extension_of(source)
     if extension in LIST_EXTENSIONS:
-        return _listed(list_listed(source, storage_options, image_root=image_root))
+        return _listed(source, list_listed(source, storage_options, image_root=image_root))
     if extension == ".json":
-        return _listed(list_coco(source, storage_options, image_root=image_root))
+        return _listed(source, list_coco(source, storage_options, image_root=image_root))
     if extension == ".parquet":
         return _list_parquet(source, storage_options, names)
     if extension in TABLE_EXTENSIONS:
@@ -136,13 +137,27 @@ def list_batches(
     return _list_folder(source, storage_options, names)
 
 
-def _listed(refs: Iterable[ImageRef]) -> Iterator[pa.RecordBatch]:
-    return to_batches(refs, LISTED)
+def _listed(source: str, refs: Iterable[ImageRef]) -> Iterator[pa.RecordBatch]:
+    return to_batches(_short_named(source, refs), LISTED)
+
+
+def _short_named(source: str, refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
+    """Pass images on, as long as their names are what a name may be."""
+    for number, ref in enumerate(refs):
+        if len(ref.image_id) > _MAX_NAME_CHARS or len(ref.uri) > _MAX_NAME_CHARS:
+            raise SourceError(
+                f"{source}: image {number:,} (from 0) has an id or a URI of more than {_MAX_NAME_CHARS:,} characters, "
+                f"{ref.image_id[:40]!r}...; see source.image_id_column and source.uri_column"
+            )
+        yield ref
 
 
 def _list_table(source: str, storage_options: Mapping[str, Any] | None, names: _Names) -> Iterator[pa.RecordBatch]:
     return _listed(
-        list_table(source, storage_options, image_id_column=names.image_id, uri_column=names.uri, image_root=names.root)
+        source,
+        list_table(
+            source, storage_options, image_id_column=names.image_id, uri_column=names.uri, image_root=names.root
+        ),
     )
 
 
@@ -156,7 +171,7 @@ def _list_parquet(source: str, storage_options: Mapping[str, Any] | None, names:
     elif names.uri is None and (names.image is not None or _holds_images(source, fs, path)):
         with readable(source):
             file = look_up(fs, path)
-        yield from _listed(_list_inside(fs, ".parquet", [file], names))
+        yield from _listed(source, _list_inside(fs, ".parquet", [file], names))
     else:
         yield from _list_table(source, storage_options, names)
 
@@ -191,7 +206,7 @@ def _list_folder(source: str, storage_options: Mapping[str, Any] | None, names: 
         _check_holds_none(source, fs, holders, names)
     elif len(holders) == 1:
         ((kind, files),) = holders.items()
-        yield from _listed(_list_inside(fs, kind, sorted(files), names))
+        yield from _listed(source, _list_inside(fs, kind, sorted(files), names))
     elif holders:
         raise SourceError(f"{source}: holds {_count(holders)}: {_say_pattern(source, next(iter(holders)))}")
     else:

@@ -6,7 +6,6 @@ A Store is one output folder. Retries of transient faults are the client library
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import time
@@ -15,7 +14,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem
@@ -23,24 +21,14 @@ from fsspec.exceptions import FSTimeoutError
 
 from pipelines.client_limits import BOUNDED_PROTOCOLS, REQUEST_TIMEOUT_S, RequestTimeoutError, bounded_filesystem
 from pipelines.exclusive_names import CLAIM_PREFIX, NO_LINKS, rename_exclusively, sync_folder
+from pipelines.redaction import redacted
+from pipelines.sealed import SealError, unseal
 
 PROTOCOLS = ("file", "s3", "gs", "memory")
 READ_ONLY_PROTOCOLS = ("hf",)
 HTTP_PROTOCOLS = ("http", "https")
 _ALIASES = {"local": "file", "s3a": "s3", "gcs": "gs"}
-_SECRET_OPTIONS = frozenset(
-    {
-        *("key", "secret", "token", "username", "password", "credentials"),
-        *("access_key", "secret_key", "access_key_id", "secret_access_key", "session_token"),
-    }
-)
-# Parameters of signed and otherwise private addresses, in lower case.
-_SECRET_PARAMETERS = frozenset(
-    {
-        *("x-amz-signature", "x-amz-credential", "x-amz-security-token", "awsaccesskeyid", "signature", "sig"),
-        *("x-goog-signature", "x-goog-credential", "token", "access_token", "api_key", "apikey", "password"),
-    }
-)
+_SCHEMES = frozenset((*PROTOCOLS, *READ_ONLY_PROTOCOLS, *HTTP_PROTOCOLS, *_ALIASES))
 _CONFLICT_CODES = frozenset({"ConditionalRequestConflict", "OperationAborted", "409"})
 _REFUSED_CODES = frozenset({"PreconditionFailed", "412"})
 _CLIENT_PACKAGES = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "huggingface_hub", "httpx")
@@ -50,53 +38,14 @@ PROBE_PREFIX = "_runs/.probe-"
 
 
 class StorageError(OSError):
-    """A storage location cannot be used; the message says which one, why, and what to do."""
+    """A storage location cannot be used; the message says which one, why, and what to do, and holds no secret."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redacted(message))
 
 
 class DamagedError(StorageError):
     """An object of an output does not hold what it must; the message names it."""
-
-
-def check_storage_options(options: Mapping[str, Any]) -> None:
-    """Refuse credentials in a config: it ends up in plans, logs and flow-run parameters.
-
-    Raises:
-        ValueError: naming the offending option and the environment variables to use instead.
-    """
-    names = (name for name, _ in _all_options(options))
-    found = sorted(name for name in names if name.lower().removeprefix("aws_") in _SECRET_OPTIONS)
-    if found:
-        raise ValueError(
-            f"storage_options must not hold credentials (found {', '.join(found)}). Set AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, an AWS profile or an instance role instead (Google: default credentials)."
-        )
-    for name, value in _all_options(options):
-        if isinstance(value, str) and (secret := secret_in(value)):
-            raise ValueError(f"storage_options.{name} carries {secret}, which would end up in plans and logs")
-
-
-def secret_in(uri: str) -> str | None:
-    """Say in words what secret a URI carries; None if it carries none, as far as can be seen."""
-    if "://" not in uri:
-        return None
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        return None
-    if "@" in parts.netloc:
-        return "a user name or password"
-    # A question mark in a key of an object store is just that.
-    query = parts.query if parts.scheme in HTTP_PROTOCOLS else ""
-    names = {name.lower() for name, _ in parse_qsl(query, keep_blank_values=True)}
-    return "a signature or token" if names & _SECRET_PARAMETERS else None
-
-
-def _all_options(options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the options of every depth: client_kwargs takes credentials too."""
-    for name, value in options.items():
-        yield name, value
-        if isinstance(value, Mapping):
-            yield from _all_options(value)
 
 
 class ProtocolError(StorageError):
@@ -130,8 +79,28 @@ def absolute_uri(uri: str) -> str:
     """
     protocol, path = protocol_of(uri), uri.split("://", 1)[-1]
     if protocol == "file":
-        return os.path.abspath(os.path.expanduser(path))
+        absolute = os.path.abspath(os.path.expanduser(path))
+        return "/" + absolute.lstrip("/")  # two slashes at its beginning would stay two
     return f"{protocol}://{path.rstrip('/')}"
+
+
+def odd_part(uri: str) -> str | None:
+    """Say in words what in a URI's path clients and servers do not all take alike; None if there is nothing.
+
+    What one of them writes under such a name another lists under a second one, or not at all. Paths of this machine
+    have no such part: they are made absolute.
+    """
+    path = uri.split("://", 1)[-1].rstrip("/")
+    if protocol_of(uri) == "file" or not path:
+        return None
+    for part, words in (
+        ("", "an empty folder name ('//')"),
+        (".", "the folder name '.'"),
+        ("..", "the folder name '..'"),
+    ):
+        if part in path.split("/"):
+            return words
+    return "a backslash" if "\\" in path else None
 
 
 def open_filesystem(uri: str, options: Mapping[str, Any] | None = None, *, allow_http: bool = False) -> tuple[Any, str]:
@@ -166,7 +135,8 @@ def open_filesystem(uri: str, options: Mapping[str, Any] | None = None, *, allow
         raise StorageError(
             f"{uri!r} needs a package that is not installed: pip install 'xsam-label[gcs]' ({error})"
         ) from error
-    return fs, fs._strip_protocol(uri)
+    # Clients know a protocol by one spelling only.
+    return fs, fs._strip_protocol(f"{protocol}://{uri.split('://', 1)[1]}")
 
 
 def read_range(fs: Any, path: str, start: int, end: int) -> bytes:
@@ -209,6 +179,10 @@ def _http_status(error: BaseException) -> int | None:
 
 def explain(error: BaseException, uri: str) -> str:
     """Say in words what went wrong at a storage location and what to do about it; never includes a credential."""
+    return redacted(_explanation(error, uri))
+
+
+def _explanation(error: BaseException, uri: str) -> str:
     kind, code = type(error).__name__, error_code(error)
     if kind in ("NoCredentialsError", "PartialCredentialsError"):
         return (
@@ -288,16 +262,12 @@ class Store:
         Raises:
             FileNotFoundError: there is no such object.
             StorageError: it cannot be read.
-            DamagedError: what was read is no JSON: cut short, or damaged.
+            DamagedError: what was read is no JSON, or does not have the checksum that it carries.
         """
-        data = self.read(name)
         try:
-            return json.loads(data)
-        except ValueError as error:
-            raise DamagedError(
-                f"{self.uri}/{name}: the {len(data)} bytes read are no whole JSON document ({error}); try again, and "
-                "if it stays so the object is damaged"
-            ) from error
+            return unseal(self.read(name))
+        except SealError as error:
+            raise DamagedError(f"{self.uri}/{name}: {error}") from error
 
     def write(self, name: str, data: bytes) -> None:
         """Put an object whole; a reader sees all of it or nothing. For names that no other writer uses."""
@@ -444,14 +414,35 @@ def open_store(uri: str, options: Mapping[str, Any] | None = None) -> Store:
     """Open an output folder. Nothing is created or contacted yet.
 
     Raises:
-        StorageError: it is the root of a file system, or of a kind that is only read.
+        StorageError: it is the root of a file system, of a kind that is only read, or a name that not every client
+            takes as it is written.
     """
     if protocol_of(uri) in READ_ONLY_PROTOCOLS:
         raise ProtocolError(f"{uri!r}: hf:// is only read here, as a source; write to a path, s3:// or gs://")
+    _check_output_name(uri)
     fs, root = open_filesystem(uri, options)
     if not root.strip("/"):
         raise StorageError(f"{uri!r}: an output needs a folder name, not the root of the file system")
     return Store(uri=uri.rstrip("/"), fs=fs, root=root)
+
+
+def _check_output_name(uri: str) -> None:
+    """Refuse an output whose objects a listing would show under other names than they were written, or not at all."""
+    if "\0" in uri or any("\ud800" <= char <= "\udfff" for char in uri):
+        raise StorageError(f"{uri!r}: an output's name must be UTF-8 without null characters; give another")
+    if part := odd_part(uri):
+        raise StorageError(
+            f"{uri!r}: an output's name must not hold {part}, which stores write and list under different names; give "
+            "one without it"
+        )
+    if protocol_of(uri) == "s3" and "?versionId=" in uri:
+        raise StorageError(
+            f"{uri!r}: an output's name must not end in ?versionId=..., which means one object's version"
+        )
+    scheme, colon, rest = uri.partition(":")
+    if colon and "://" not in uri and rest.startswith("/") and scheme.lower() in _SCHEMES:
+        slashes = ":///" if _ALIASES.get(scheme.lower(), scheme.lower()) == "file" else "://"
+        raise StorageError(f"{uri!r}: a URI has two slashes; did you mean {scheme}{slashes}{rest.lstrip('/')} ?")
 
 
 def probe_create_only(store: Store) -> None:

@@ -14,16 +14,25 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.bounded_json import load_json
+from pipelines.parquet_pages import iter_rows
+from pipelines.redaction import redacted
 from pipelines.storage import StorageError, explained, open_filesystem
 
 TABLE_EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
-_ROWS_PER_BATCH = 4096
-_MAX_CSV_FIELD_CHARS = 2**27  # a mask's RLE outgrows the csv module's 128 kB
+MAX_ROW_CHARS = 2**24
+"""Of a line of text, and of a row of CSV: a mask's RLE may be long, but as Python values a row takes many times it."""
+
+MAX_COLUMN_CHARS, MAX_COLUMNS_CHARS = 2**16, 2**18
+"""Of a further column's JSON that is carried along, and of all of a row's."""
 
 
 class SourceError(ValueError):
-    """An input cannot be used; the message says what is wrong, where, and what to do."""
+    """An input cannot be used; the message says what is wrong, where, and what to do, and holds no secret."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redacted(message))
 
 
 def read_rows(uri: str, storage_options: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
@@ -97,15 +106,51 @@ def open_bytes(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[
             yield file
 
 
+class Lines:
+    """The lines of a text, of which not even one is read beyond its bounds.
+
+    Attributes:
+        num_chars: since a row began; whoever takes rows sets it back to 0. With ``is_row`` every line is a row.
+    """
+
+    def __init__(self, uri: str, text: IO[str], *, is_row: bool = False) -> None:
+        self._uri, self._text, self._is_row = uri, text, is_row
+        self._number = self.num_chars = 0
+
+    def __iter__(self) -> Lines:
+        """Return itself."""
+        return self
+
+    def __next__(self) -> str:
+        """Return the next line with its end.
+
+        Raises:
+            SourceError: the row has more than MAX_ROW_CHARS characters.
+        """
+        line = self._text.readline(MAX_ROW_CHARS + 1)
+        if not line:
+            raise StopIteration
+        self._number += 1
+        self.num_chars = len(line) + (0 if self._is_row else self.num_chars)
+        if self.num_chars > MAX_ROW_CHARS:
+            raise SourceError(
+                f"{self._uri}: line {self._number} makes a row of more than {MAX_ROW_CHARS:,} characters; if it is a "
+                "table, see that its lines end and its quotes are closed"
+            )
+        return line
+
+
 def _csv_rows(uri: str, storage_options: Mapping[str, Any] | None, delimiter: str) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(max(csv.field_size_limit(), _MAX_CSV_FIELD_CHARS))
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_CHARS))
     with open_text(uri, storage_options) as text:
-        reader = csv.reader(text, delimiter=delimiter, strict=True)
+        lines = Lines(uri, text)
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
         try:
             columns = [name.strip() for name in next(reader, [])]
             if len(set(columns)) < len(columns):
                 raise SourceError(f"{uri}: a column name occurs twice in the header: {', '.join(columns)}")
             for fields in reader:
+                lines.num_chars = 0
                 if len(fields) > len(columns):
                     raise SourceError(
                         f"{uri}: line {reader.line_num} has {len(fields)} fields, the header {len(columns)}; "
@@ -120,11 +165,11 @@ def _csv_rows(uri: str, storage_options: Mapping[str, Any] | None, delimiter: st
 
 def _json_rows(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
     with open_text(uri, storage_options) as text:
-        for number, line in enumerate(text, start=1):
+        for number, line in enumerate(Lines(uri, text, is_row=True), start=1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = load_json(line)
                 if "\\u" in line:
                     json.dumps(row, ensure_ascii=False).encode()  # half of an escaped surrogate pair is not text
             except (ValueError, RecursionError) as error:
@@ -139,25 +184,32 @@ def _parquet_rows(uri: str, storage_options: Mapping[str, Any] | None) -> Iterat
         try:
             table = pq.ParquetFile(file)
             columns = [field.name for field in table.schema_arrow if not holds_binary(field.type)]
-            for batch in table.iter_batches(batch_size=_ROWS_PER_BATCH, columns=columns):
-                yield from batch.to_pylist()
+            yield from iter_rows(*open_filesystem(uri, storage_options), table, columns)
         except (pa.ArrowException, UnicodeDecodeError) as error:
             raise SourceError(f"{uri}: not a readable Parquet file: {error}") from error
 
 
-def columns_json(columns: Mapping[str, Any], max_chars: int | None = None) -> str | None:
+def columns_json(columns: Mapping[str, Any], *, is_bounded: bool = False) -> str | None:
     """Return an image's further columns as a JSON object with sorted keys; None if all are null.
 
-    NaN and infinities are null, dates ISO text, and what JSON does not know its text.
+    NaN and infinities are null, dates ISO text, and what JSON does not know its text. Columns whose own JSON is longer
+    than MAX_COLUMN_CHARS are left out, and the longest of them until all have no more than MAX_COLUMNS_CHARS.
 
     Args:
         columns: by name.
-        max_chars: columns whose own JSON is longer are left out; None for any length.
+        is_bounded: they have been chosen by their size already.
     """
     known = {name: value for name, value in ((n, _plain(v)) for n, v in columns.items()) if value is not None}
-    if max_chars is not None:
-        known = {name: value for name, value in known.items() if len(_dump(value)) <= max_chars}
-    return _dump(known) if known else None
+    whole = _dump(known) if known else None
+    if whole is None or is_bounded or len(whole) <= MAX_COLUMN_CHARS:
+        return whole
+    sizes = {name: len(_dump(value)) for name, value in known.items()}
+    kept, num_chars = list[str](), 0
+    for name in sorted(sizes, key=lambda name: (sizes[name], name)):
+        num_chars += sizes[name] + len(name)
+        if sizes[name] <= MAX_COLUMN_CHARS and num_chars <= MAX_COLUMNS_CHARS:
+            kept.append(name)
+    return _dump({name: known[name] for name in kept}) if kept else None
 
 
 def _dump(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""One SELECT that a person wrote: checked to be nothing else, shown in part, or saved whole to a new file."""
+"""One SELECT that a person wrote: bound to an output, shown in part, or saved whole to a new file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 
 import duckdb
 
-from pipelines.query import VIEWS, sql_literal
+from pipelines.fence import sql_literal
+from pipelines.query import VIEWS
+from pipelines.select_text import QueryError, read_statement
 from pipelines.storage import StorageError
-from pipelines.tabular import SourceError
-from pipelines.whole_files import check_new, publish, workplace
+from pipelines.whole_files import check_new, publish
 
 FILE_FORMATS = {
     ".csv": "FORMAT csv, HEADER true",
@@ -22,17 +23,7 @@ FILE_FORMATS = {
     ".jsonl": "FORMAT json, ARRAY false",
     ".parquet": "FORMAT parquet, COMPRESSION zstd",
 }
-_END = re.compile(r";(\s|;|--[^\n]*(\n|$))*$")
 _NESTED = re.compile(r"\]$|^(STRUCT|MAP|UNION|LIST)\b")
-# The one function that runs SQL which nobody has checked.
-_NO_HIDDEN_SQL = """
-CREATE OR REPLACE MACRO json_execute_serialized_sql(statement) AS TABLE
-SELECT error('json_execute_serialized_sql is not available here') AS refused
-"""
-
-
-class QueryError(SourceError):
-    """A query cannot be answered; the message says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,30 +56,17 @@ def check_select(connection: duckdb.DuckDBPyConnection, sql: str) -> Select:
     """Check that a text is one statement that only reads, and that all it names is there. It is not run.
 
     Args:
-        connection: as open_database returns it.
+        connection: as open_database returns it, with the statement's own files.
         sql: what a person wrote.
 
     Raises:
         QueryError: it is not SQL, names what is not there, is several statements, or would change or write something.
     """
+    statement = read_statement(sql)
     with explained_query(connection):
-        statements = connection.extract_statements(sql)
-        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-            raise QueryError(
-                f"a query must be one SELECT statement, this is {_kinds(statements)}; nothing was run. To keep a "
-                "result, save it to a file (--to)"
-            )
-        connection.execute(_NO_HIDDEN_SQL)
-        select = _END.sub("", statements[0].query)
         # In parentheses even a WITH clause may only read.
-        found = connection.execute(f"DESCRIBE SELECT * FROM (\n{select}\n)").fetchall()
-    return Select(select, tuple(Column(name=row[0], type=row[1]) for row in found))
-
-
-def _kinds(statements: list[Any]) -> str:
-    if len(statements) > 1:
-        return f"{len(statements)} statements"
-    return statements[0].type.name if statements else "empty"
+        found = connection.execute(f"DESCRIBE SELECT * FROM (\n{statement.sql}\n)").fetchall()
+    return Select(statement.sql, tuple(Column(name=row[0], type=row[1]) for row in found))
 
 
 def first_rows(connection: duckdb.DuckDBPyConnection, select: Select, count: int) -> tuple[list[tuple[Any, ...]], bool]:
@@ -102,15 +80,16 @@ def first_rows(connection: duckdb.DuckDBPyConnection, select: Select, count: int
     return rows[:count], len(rows) > count
 
 
-def save(connection: duckdb.DuckDBPyConnection, select: Select, path: Path) -> int:
+def save(connection: duckdb.DuckDBPyConnection, select: Select, path: Path, place: Path) -> int:
     """Write a whole result to a new file, which appears once it is complete; rows are streamed.
 
     CSV: what is nested is written as JSON. JSON: one array of objects; JSON lines: one object a line.
 
     Args:
-        connection: as open_database returns it.
+        connection: as open_database returns it, with ``place`` as its folder.
         select: what to write.
         path: the file; its extension, one of FILE_FORMATS, says how it is written.
+        place: its workplace, as whole_files gives it.
 
     Returns:
         How many rows were written.
@@ -123,12 +102,11 @@ def save(connection: duckdb.DuckDBPyConnection, select: Select, path: Path) -> i
     form, columns = FILE_FORMATS[path.suffix.lower()], "*"
     if path.suffix.lower() == ".csv" and (nested := [c.name for c in select.columns if c.is_nested]):
         columns = f"* REPLACE ({', '.join(f'to_json({_quoted(name)}) AS {_quoted(name)}' for name in nested)})"
-    with workplace(path) as place:
-        whole = place / f"whole{path.suffix}"
-        with explained_query(connection):
-            sql = f"COPY (SELECT {columns} FROM (\n{select.sql}\n)) TO {sql_literal(str(whole))} ({form})"
-            (count,) = connection.execute(sql).fetchall()[0]
-        publish(whole, path)
+    whole = place / f"whole{path.suffix}"
+    with explained_query(connection):
+        sql = f"COPY (SELECT {columns} FROM (\n{select.sql}\n)) TO {sql_literal(str(whole))} ({form})"
+        (count,) = connection.execute(sql).fetchall()[0]
+    publish(whole, path)
     return int(count)
 
 
@@ -149,6 +127,11 @@ def explained_query(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     """Turn what DuckDB says against a query into one message for a person."""
     try:
         yield
+    except duckdb.PermissionException as error:
+        raise QueryError(
+            f"{_message(error)}\nOf files, a query reads those of the output and those of this machine that it names "
+            "itself, in quotes: JOIN 'meta.csv', read_csv('meta.csv'), read_parquet(['a.parquet', 'b.parquet'])"
+        ) from error
     except (duckdb.CatalogException, duckdb.BinderException) as error:
         raise QueryError(f"{_message(error)}\n{describe_views(connection)}") from error
     except duckdb.Error as error:

@@ -30,14 +30,14 @@ def check_new(target: Path) -> None:
 
 @contextlib.contextmanager
 def workplace(target: Path) -> Iterator[Path]:
-    """Give a new folder beside a target, and remove it with all that is still in it.
+    """Give a new folder beside a target, for nobody else to read, and remove it with all that is still in it.
 
     Raises:
         StorageError: it cannot be made, or the disk is full.
     """
     folder = target.with_name(f".{target.name[:100]}.partial-{secrets.token_hex(4)}")
     try:
-        folder.mkdir()
+        folder.mkdir(mode=0o700)
     except OSError as error:
         raise StorageError(f"{target} cannot be written: {error}") from error
     try:

@@ -23,7 +23,9 @@ from typing import Any
 
 import psutil
 import pyarrow as pa
+import pytest
 
+from pipelines.sealed import BLANK
 from pipelines.storage import open_store
 from pipelines.table import Kind, open_table
 
@@ -95,6 +97,33 @@ def driver(*args: object, env: Mapping[str, str], cwd: Path = REPOSITORY) -> Ite
     finally:
         running.kill_all()
         process.communicate(timeout=20)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Ended]
+
+
+def command_line(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Return what runs the command line's main function in this process, as the console script does."""
+    from flows.cli import main
+
+    def call(*args: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["xsam-label", *map(str, args)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfd.readouterr()
+        return Ended(int(ended.value.code or 0), out, err)
+
+    return call
 
 
 @dataclass(frozen=True)
@@ -216,7 +245,8 @@ def listing(output: Path) -> dict[str, tuple[int, int]]:
 
 
 def run_file(output: Path | str, name: str) -> Any:
-    """Read a JSON file of the one run that an output holds."""
+    """Read a JSON file of the one run that an output holds, without its checksum."""
     store = open_store(str(output))
     (run_id,) = store.folders("_runs")
-    return json.loads(store.read(f"_runs/{run_id}/{name}"))
+    document = store.read_json(f"_runs/{run_id}/{name}")
+    return {key: value for key, value in document.items() if key not in BLANK}

@@ -5,7 +5,6 @@ Only counts and category names are held here; DuckDB holds the chosen images, an
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,9 @@ import duckdb
 from pipelines.category_names import some_of
 from pipelines.exports.choice import Choice, ExportCategory, ExportImage, ExportMask
 from pipelines.exports.splits import NUMBER
-from pipelines.query import open_database, sql_literal
+from pipelines.fence import sql_literal
+from pipelines.query import open_database
+from pipelines.select_text import read_condition
 from pipelines.storage import StorageError, Store
 from pipelines.tabular import SourceError
 from pipelines.types import CATEGORY_TASKS, MAP_TASKS, Rle
@@ -147,7 +148,7 @@ def _mask(row: Sequence[Any]) -> ExportMask:
     )
 
 
-def open_selection(store: Store, choice: Choice, *, of_maps: bool, spill: Path) -> Selection:
+def open_selection(store: Store, choice: Choice, *, of_maps: bool, folder: Path) -> Selection:
     """Find what is exported.
 
     Args:
@@ -155,18 +156,17 @@ def open_selection(store: Store, choice: Choice, *, of_maps: bool, spill: Path) 
         choice: what is asked for.
         of_maps: whether the format shows maps: of tasks it takes the panoptic one by default, else those whose masks
             are found one by one.
-        spill: folder for what outgrows the memory; DuckDB makes it.
+        folder: existing folder for what outgrows the memory.
 
     Raises:
         SourceError: a condition is wrong, the output holds no labelled image, or no mask fits.
         StorageError: the output cannot be read.
     """
-    database = open_database(store)
+    conditions = {"--where": choice.where, "--images-where": choice.images_where}
+    own_files = [name for option, text in conditions.items() if text for name in read_condition(option, text)]
+    threads = min(_MAX_THREADS, os.cpu_count() or 1)
+    database = open_database(store, own_files=own_files, memory_limit=_MEMORY_LIMIT, max_threads=threads, folder=folder)
     try:
-        database.execute(f"SET memory_limit = '{_MEMORY_LIMIT}'")
-        database.execute(f"SET threads = {min(_MAX_THREADS, os.cpu_count() or 1)}")
-        with contextlib.suppress(duckdb.Error):  # it has one, and has used it already
-            database.execute(f"SET temp_directory = {sql_literal(str(spill))}")
         return _open(store, database, choice, of_maps)
     except duckdb.Error as error:
         database.close()

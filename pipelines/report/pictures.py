@@ -22,6 +22,7 @@ from pipelines import rle
 from pipelines.decode import DecodeError, DecodeLimits, decode_image, peek_size
 from pipelines.fetch import FetchError, fetch
 from pipelines.overlay import LabelledMask, Rgb, draw_masks
+from pipelines.redaction import redacted
 from pipelines.report.samples import Card, ImageRow, Mask
 from pipelines.types import ImageRef
 
@@ -125,7 +126,7 @@ def _draw_image(
     except DecodeError as error:
         return [Picture(missing=str(error))] * len(cards)
     except Exception as error:  # noqa: BLE001  (whatever one image brings, the page is made)
-        return [Picture(missing=f"{type(error).__name__}: {error}")] * len(cards)
+        return [Picture(missing=redacted(f"{type(error).__name__}: {error}"))] * len(cards)
     return drawn
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -201,6 +202,21 @@ class Program:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, (str(self.trace),)
+
+
+def test_programs_in_a_model_folder_are_not_run_whatever_it_says_of_them(model_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    program = f"import os\nos.mkdir({str(tmp_path / 'trace')!r})\nclass Own: pass\n"
+    (folder / "own.py").write_text(program)
+    kinds = ("AutoConfig", "AutoModel", "AutoTokenizer", "AutoImageProcessor", "AutoProcessor")
+    for file in folder.glob("*.json"):
+        if "config" in file.name:
+            file.write_text(json.dumps({**json.loads(file.read_text()), "auto_map": dict.fromkeys(kinds, "own.Own")}))
+    config = PredictorConfig(path=str(folder))
+    check_model(config, [CAT])
+    XSamPredictor(config)
+    assert not (tmp_path / "trace").exists()
 
 
 def test_weights_that_are_a_program_are_not_opened(model_folder: Path, tmp_path: Path) -> None:

@@ -6,9 +6,7 @@ Prefect is imported by fixtures only: it reads its settings once, and its home m
 from __future__ import annotations
 
 import secrets
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import pytest
 from PIL import Image as PILImage
 
 from flows.config import RunConfig, merge, parse_config
-from tests.drivers import PrefectServer, prefect_server
+from tests.drivers import Command, Ended, PrefectServer, command_line, prefect_server  # noqa: F401
 from tests.seaweed import S3Server
 
 CATEGORIES = ("car", "tree", "traffic light")
@@ -129,29 +127,10 @@ def make_config(model: Path, photographs: Path, tmp_path: Path) -> MakeConfig:
     return make
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
-def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ended]:
+def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
     """Run the command line's main function in this process, as the console script does."""
-    from flows.cli import main
-
-    def call(*args: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["xsam-label", *map(str, args)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capfd.readouterr()
-        return Ended(int(ended.value.code or 0), out, err)
-
-    return call
+    return command_line(capfd, monkeypatch)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from pipelines.storage import Store, open_store
 from pipelines.table import open_table
 from tests.drivers import PrefectServer, driver, run_file
 from tests.flows.conftest import Ended
+from tests.pipelines.test_web_images import web  # noqa: F401
 from tests.seaweed import S3Server
 
 pytestmark = pytest.mark.timeout(180)
@@ -44,12 +45,15 @@ def test_what_a_run_writes_holds_no_credential(
     photographs: Path,
     fresh_bucket_prefix: str,
     tmp_path: Path,
+    web: str,  # noqa: F811
 ) -> None:
     import ray as ray_module
 
     output, names = f"{fresh_bucket_prefix}/table", [str(path) for path in sorted(photographs.rglob("*.*"))]
     # Errors are written too: these cannot be fetched.
     names += ["s3://bkt/nowhere/a.jpg", "s3://no-such-bucket/b.jpg", "https://127.0.0.1:9/c.jpg"]
+    # A server sends these on to signed addresses, and they answer with errors or lead nowhere.
+    names += [f"{web}/to/503", f"{web}/to/bracket"]
     (tmp_path / "list.txt").write_text("\n".join(names))
     arguments = ["run", "--source", tmp_path / "list.txt", "--output", output, "--model", model, "--categories", "car"]
     (tmp_path / "run.toml").write_text("[limits]\nmax_quarantined_share = 1.0\n[source]\nuri = ''\nallow_http = true\n")
@@ -60,14 +64,14 @@ def test_what_a_run_writes_holds_no_credential(
 
     store = open_store(output)
     rows = open_table(store, "images").to_table().to_pylist()
-    assert sorted(filter(None, (row["reason"] for row in rows))) == ["fetch_failed", "not_found", "not_found"]
+    assert sorted(filter(None, (row["reason"] for row in rows))) == ["fetch_failed"] * 3 + ["not_found"] * 2
     logs = Path(ray_module._private.worker._global_node.get_logs_dir_path())
     written = objects(store) | files(prefect.home, logs) | {"screen": out.encode()}
     assert len(naming(written, "nowhere/a.jpg")) >= 2, "the search finds what compressed files hold"
     assert naming(written, fresh_bucket_prefix), "the search finds what Prefect holds"
-    assert any(Path(name).suffix == ".db" for name in naming(written, "label-collection"))
+    assert any(Path(name).name.startswith("prefect.db") for name in naming(written, "label-collection"))
     secrets = [s3_environment.environment[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
-    assert naming(written, *secrets, "canary-in-environment") == []
+    assert naming(written, *secrets, "canary-in-environment", "canary-signature") == []
     assert run_file(output, "summary.json")["problems"] == []
 
 

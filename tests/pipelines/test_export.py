@@ -120,6 +120,43 @@ def test_conditions_choose_masks_and_images(
     assert masks_by_image(coco(output, tmp_path / "coco.json", **choice)) == expected
 
 
+@pytest.mark.parametrize("option", ["where", "images_where"])
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "true); COPY runs TO '{file}'; SELECT (true",
+        "true; COPY runs TO '{file}'",
+        "true) OR (true",
+        "true)) OR ((true",
+        "true /* and so on",
+        "true GROUP BY ALL",
+        "true LIMIT 1",
+        "true UNION SELECT 1",
+        "true WINDOW w AS (PARTITION BY image_id)",
+        "image_id IN (FROM enable_logging(storage := 'file', storage_path := '{file}'))",
+        "image_id IN (WITH a AS (COPY runs TO '{file}') FROM a)",
+        "image_id IN (SELECT image_id FROM 'missing.csv')",
+        "--",
+        ";",
+    ],
+)
+def test_what_is_more_than_a_condition_is_refused(output: Store, tmp_path: Path, option: str, condition: str) -> None:
+    before, name = sorted(tmp_path.iterdir()), option.replace("_", "-")
+    condition = condition.replace("{file}", str(tmp_path / "target.csv"))
+    with pytest.raises(SourceError, match=f"--{name} is no SQL condition|No files found"):
+        coco(output, tmp_path / "coco.json", **{option: condition})
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_condition_may_ask_ones_own_table(output: Store, tmp_path: Path) -> None:
+    (tmp_path / "wanted.csv").write_text("image_id\nd.jpg\n")
+    wanted = f"image_id IN (SELECT image_id FROM '{tmp_path}/wanted.csv') -- those alone"
+    assert masks_by_image(coco(output, tmp_path / "coco.json", images_where=wanted)) == {"d.jpg": ["dog"]}
+    elsewhere = f"image_id IN (SELECT image_id FROM read_csv(concat('{tmp_path}', '/wanted.csv')))"
+    with pytest.raises(SourceError, match=r"--where is no SQL condition.*Cannot access file"):
+        coco(output, tmp_path / "other.json", where=elsewhere)
+
+
 def test_named_categories_are_numbered_in_their_order_found_or_not(output: Store, tmp_path: Path) -> None:
     document = coco(output, tmp_path / "coco.json", categories=("zebra", "dog", "cat"))
     assert [(c["id"], c["name"]) for c in document["categories"]] == [(1, "zebra"), (2, "dog"), (3, "cat")]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pipelines.query import open_database
+from pipelines.select_text import read_statement
 from pipelines.storage import open_store
 from pipelines.user_sql import check_select, first_rows
 from tests.labelled import box, mask, named, write_output
@@ -39,10 +40,11 @@ def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_recipe_runs(output: Path) -> None:
-    database, recipes = open_database(open_store(str(output))), blocks("sql", "Recipes")
+    recipes = blocks("sql", "Recipes")
     assert len(recipes) >= 10
     for sql in recipes:
-        first_rows(database, check_select(database, sql), 10)
+        with open_database(open_store(str(output)), own_files=read_statement(sql).own_files) as database:
+            first_rows(database, check_select(database, sql), 10)
 
 
 def test_the_rule_in_sql_is_the_rule(output: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -156,13 +157,13 @@ def test_fetched_bytes_are_exactly_the_values(tmp_path: Path, values, group, has
 
 def test_neighbours_do_not_read_their_row_group_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.parquet", {"jpg": PICTURES}, row_group_size=4)
-    reads, read = [], pq.ParquetFile.read_row_group
+    reads, read = [], pq.ParquetFile.iter_batches
 
-    def counted(self: pq.ParquetFile, group: int, **options: Any) -> pa.Table:
-        reads.append((group, options["columns"]))
-        return read(self, group, **options)
+    def counted(self: pq.ParquetFile, **options: Any) -> Iterator[pa.RecordBatch]:
+        reads.append((*options["row_groups"], options["columns"]))
+        return read(self, **options)
 
-    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
     refs = list(listed(path).values())
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(content, refs * 5)) == PICTURES * 5

@@ -247,6 +247,21 @@ def test_s3_prefix_gives_ids_sizes_and_etags_and_odd_keys_survive(bucket) -> Non
         assert ref.etag == hashlib.md5(data).hexdigest()
 
 
+@pytest.mark.parametrize("name", ["/odd", "a//odd", "a/./odd", "a\\odd"])
+def test_a_prefix_that_the_server_takes_for_another_is_refused(bucket, name: str) -> None:
+    prefix, put = bucket
+    put({"odd/x.jpg": b"1", "a/odd/x.jpg": b"1"})
+    with pytest.raises(SourceError, match="which stores take differently: leave it out"):
+        ids(f"{prefix}/{name}")
+
+
+def test_a_prefix_whose_keys_come_under_another_name_gives_no_wrong_ids(bucket) -> None:
+    prefix, put = bucket
+    put({"x.jpg": b"1"})
+    with pytest.raises(SourceError, match=r"the store lists 'sources-.*/x\.jpg'; it holds an empty folder name"):
+        ids(prefix.replace("s3://bkt/", "s3://bkt//"))
+
+
 def test_s3_listing_is_one_request_not_one_for_each_file(bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     from aiobotocore.client import AioBaseClient
 

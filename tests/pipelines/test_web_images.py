@@ -20,6 +20,18 @@ from tests.fakes import BrightPredictor, half_bright, png, text_prompt
 pytestmark = pytest.mark.timeout(30)
 
 PICTURE = png(half_bright())
+SIGNED = "X-Amz-Date=20260101&X-Amz-Signature=canary-signature&part=canary-too"
+LOCATIONS = {
+    "picture": "/picture.png",
+    "file": f"file:///etc/hostname?{SIGNED}",
+    "no-host": f"https:///picture.png?{SIGNED}",
+    "no-slash": f"https:/host/picture.png?{SIGNED}",
+    "bracket": f"http://[broken/picture.png?{SIGNED}",
+    "port": f"http://host:canary-port/picture.png?{SIGNED}",
+    "space": f"http://ho st/picture.png?{SIGNED}",
+    "itself": f"/to/itself?{SIGNED}",
+    "password": f"http://canary-user:canary-password@127.0.0.1:9/picture.png?{SIGNED}",
+}
 
 
 class Web(BaseHTTPRequestHandler):
@@ -36,7 +48,7 @@ class Web(BaseHTTPRequestHandler):
             time.sleep(5)
         elif path.startswith("/to/"):
             self.send_response(302)
-            self.send_header("Location", {"picture": "/picture.png", "file": "file:///etc/hostname"}[path[4:]])
+            self.send_header("Location", LOCATIONS.get(path[4:]) or f"{path[3:]}?{SIGNED}")
             self.end_headers()
         elif path == "/picture.png":
             self._begin(200)
@@ -91,6 +103,30 @@ def test_what_the_web_refuses_has_a_reason(web: str, path: str, reason: Reason) 
         get(web + path)
     assert refused.value.reason == reason
     assert path in str(refused.value) or path == "/to/file"
+
+
+@pytest.mark.parametrize("place", ["500", "503", "403", "404", *sorted(set(LOCATIONS) - {"picture"})])
+def test_no_error_holds_the_signature_of_where_a_server_sends_us(web: str, place: str, tmp_path: Path) -> None:
+    uri = f"{web}/to/{place}"
+    with pytest.raises(FetchError) as refused:
+        get(uri)
+    assert "canary" not in str(refused.value)
+    assert uri in str(refused.value)
+    store = open_store(str(tmp_path))
+    job = LabelJob(run_id="run-1", prompts=(text_prompt("a"),), config=LabelConfig(), allow_http=True)
+    shard = Shard(shard_id="shard-00000", images=(ImageRef(image_id="a", uri=uri),))
+    label_shard(shard, job=job, store=store, predictor=BrightPredictor(), attempt="a-0")
+    (row,) = open_table(store, "images", "run-1").to_table(columns=["status", "error"]).to_pylist()
+    assert row == {"status": "quarantined", "error": str(refused.value)}
+
+
+def test_an_error_tells_which_host_it_was_sent_on_to(web: str) -> None:
+    with pytest.raises(FetchError, match=r"/to/503: OSError: HTTP 503 Service Unavailable"):
+        get(f"{web}/to/503")
+    elsewhere = web.replace("127.0.0.1", "localhost")
+    LOCATIONS["elsewhere"] = f"{elsewhere}/500?{SIGNED}"
+    with pytest.raises(FetchError, match=r"HTTP 500 Internal Server Error from localhost$"):
+        get(f"{web}/to/elsewhere")
 
 
 def test_a_server_that_sends_without_end_is_cut_off(web: str) -> None:

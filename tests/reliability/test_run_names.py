@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import secrets
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,8 +26,9 @@ from pipelines.integrity import verify
 from pipelines.manifest import plan_documents, plan_name, read_plan, run_folder
 from pipelines.query import open_database
 from pipelines.storage import Store, open_store
+from tests.documents import change_document, document_bytes
 from tests.fakes import BrightPredictor, half_bright, png, write_images
-from tests.reliability.small_run import SmallRun, as_driver
+from tests.reliability.small_run import SmallRun, as_driver, state
 from tests.reliability.watched_storage import watched
 
 
@@ -199,7 +200,7 @@ def as_planned_before(nightly: Nightly, name: str, **values: Any) -> RunSummary:
         store.delete(found)
     for part in document["parts"]:
         store.write(f"{run_folder(name)}/{part['name']}", store.read(f"{run_folder('any')}/{part['name']}"))
-    store.write(plan_name(name), json.dumps({**document, "run_id": name}).encode())
+    store.write(plan_name(name), document_bytes({**document, "run_id": name}))
     for found in store.find(run_folder("any")):
         store.delete(found)
     assert whole.ok
@@ -250,6 +251,25 @@ def test_a_driver_that_loses_its_update_to_one_of_other_images_is_told_so_and_go
     assert nightly.labelled() == [*NAMES, "0007.png", "0008.png"]
 
 
+def test_an_update_that_is_planned_while_another_looks_for_earlier_runs_is_not_passed_over(nightly: Nightly) -> None:
+    """A name is only taken by an update that knows of all before it: else images would be asked twice."""
+    nightly.run()
+    nightly.add_image("0007.png")
+    predictor, others = BrightPredictor(), [nightly.run]
+    with as_driver(predictor), pytest.MonkeyPatch.context() as patch:
+        real = planning.run_fingerprint
+
+        def meanwhile(config: RunConfig, held: Any) -> dict[str, Any]:
+            if others:
+                assert others.pop()().run_id == "update-2"
+            return real(config, held)
+
+        patch.setattr(planning, "run_fingerprint", meanwhile)
+        assert steps.run_directly(nightly.config(), Silent()).run_id == "update-2"
+    assert predictor.calls == []
+    assert list(plan_documents(nightly.store))[1:] == ["update-2"]
+
+
 def test_two_drivers_that_plan_one_run_of_the_same_images_share_its_plan(nightly: Nightly) -> None:
     config, other_config = nightly.config(), nightly.config(plan={"images_per_shard": 3})
     with (
@@ -260,3 +280,63 @@ def test_two_drivers_that_plan_one_run_of_the_same_images_share_its_plan(nightly
         plan = planning.freeze_plan(config, one)
         assert planning.freeze_plan(other_config, other) == plan
     assert read_plan(open_store(nightly.small.output), plan.run_id) == plan
+
+
+@pytest.fixture
+def moved(nightly: Nightly, tmp_path: Path) -> Path:
+    """Another folder with the same pictures under the same names, as a copy that keeps times makes it."""
+    return Path(shutil.copytree(nightly.small.source, tmp_path / "moved"))
+
+
+@pytest.mark.parametrize("given", [{}, {"output": {"run_id": "other"}, "incremental": False}], ids=["update", "named"])
+def test_another_source_is_not_taken_for_the_same_collection(nightly: Nightly, moved: Path, given: Any) -> None:
+    first = nightly.run()
+    before = state(nightly.store)
+    with pytest.raises(PlanError) as refused:
+        nightly.run(source={"uri": str(moved)}, **given)
+    told = str(refused.value)
+    for word in (first.run_id, nightly.small.source, str(moved), "another output", "--same-collection"):
+        assert word in told
+    assert state(nightly.store) == before
+
+
+def test_a_collection_that_is_said_to_have_moved_is_gone_on_with(nightly: Nightly, moved: Path) -> None:
+    first = nightly.run()
+    there = {"uri": str(moved)}
+    predictor = BrightPredictor()
+    assert nightly.run(predictor, source={**there, "same_collection": True}).run_id == first.run_id
+    assert predictor.calls == []
+    (moved / "0007.png").write_bytes(png(half_bright(bright_columns=5)))
+    assert nightly.run(predictor, source={**there, "same_collection": True}).run_id == "update-2"
+    (moved / "0008.png").write_bytes(png(half_bright(bright_columns=5)))
+    assert nightly.run(predictor, source=there).run_id == "update-3", "it has been said once"
+    assert asked(predictor) == {"0007.png": 1, "0008.png": 1}
+    assert nightly.labelled() == [*NAMES, "0007.png", "0008.png"]
+    with pytest.raises(PlanError, match="of another source"):
+        nightly.run()
+    assert nightly.run(output={"run_id": first.run_id}).labelled_now == 0, "a run that is planned is resumed as it is"
+
+
+def test_the_same_table_with_other_columns_or_another_folder_is_another_source(
+    nightly: Nightly, moved: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "images.csv"
+    table.write_text("image_id,other,uri\n" + "".join(f"{n},{3 - n},000{n}.png\n" for n in range(4)))
+    source = {"uri": str(table), "image_root": nightly.small.source}
+    nightly.run(source=source)
+    with pytest.raises(PlanError, match=rf"source.image_root: there '{nightly.small.source}', now '{moved}'"):
+        nightly.run(source={**source, "image_root": str(moved)})
+    with pytest.raises(PlanError, match=r"source.image_id_column: there None, now 'other'"):
+        nightly.run(source={**source, "image_id_column": "other"})
+    assert nightly.run(source=source).labelled_now == 0
+
+
+def test_an_update_of_an_output_that_holds_two_sources_already_is_refused(nightly: Nightly, moved: Path) -> None:
+    there = {"uri": str(moved), "same_collection": True}
+    nightly.run(output={"run_id": "one"})
+    nightly.run(output={"run_id": "other"}, source=there)
+    store = nightly.store
+    # As earlier versions planned it.
+    change_document(store, plan_name("other"), lambda plan: plan["facts"]["config"]["source"].pop("same_collection"))
+    with pytest.raises(PlanError, match="holds run 'one' of another source"):
+        nightly.run(source={"uri": str(moved)})

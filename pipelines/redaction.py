@@ -1,0 +1,124 @@
+"""What is secret in a text, an address or a config: hidden where errors are stored or shown, refused where given."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+_WEB = ("http", "https")
+# Stores whose keys may hold a question mark; an address of anything else ends where its query begins.
+_STORES = ("s3", "s3a", "gs", "gcs", "hf", "file", "local", "memory")
+_HIDDEN = "(hidden)"
+# Written so that none takes longer than the text is long: a server chooses what stands in it.
+_ADDRESS = re.compile(r"\b([a-z][a-z0-9+.-]{0,30})://([^\s\"<>]*)", re.IGNORECASE)
+_CLOSING = "'\"`)]},.;:"
+_PARAMETER = re.compile(r"(?<=[?&])([^\s=?&'\"<>]+)=[^\s&'\"<>]*")
+_HEADER = re.compile(r"((?:authorization|cookie)['\"]?\s*[:=]\s*['\"]?)[^'\"\n]+", re.IGNORECASE)
+_BEARER = re.compile(r"\b(bearer\s+)[\w.~+/=-]{8,}", re.IGNORECASE)
+# Names are compared in lower case, without what joins their words.
+_SECRET_WORDS = ("secret", "token", "passw", "passphrase", "credential", "apikey", "accesskey")
+_SECRET_OPTION_WORDS = (*_SECRET_WORDS, "authorization", "connectionstring", "cookie", "signature")
+_SECRET_OPTIONS = ("username", "user", "login", "auth", "pwd", "pass", "sas", "sig", "bearer", "jwt")
+_SECRET_PARAMETERS = ("sig", "sas", "auth", "pwd", "jwt")
+_HARMLESS_OPTIONS = ("signatureversion",)
+_SECRET_VALUE = re.compile(
+    r"^\s*(bearer|basic)\s+\S+|\b(account|sharedaccess)key\s*=|\bsharedaccesssignature\s*=|\b(password|pwd)\s*=|"
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----|\bA[KS]IA[0-9A-Z]{16}\b",
+    re.IGNORECASE,
+)
+
+
+def redacted(text: str) -> str:
+    """Return a text with nothing of its addresses but scheme, host and path, and without headers that let one in.
+
+    For whatever is stored or shown: an error of a client names the address that it was sent on to, and a signature
+    in it opens the object to everyone who reads the error.
+    """
+    text = _ADDRESS.sub(_bare, text)
+    text = _PARAMETER.sub(lambda found: f"{found[1]}={_HIDDEN}" if _is_parameter(found[1]) else found[0], text)
+    text = _HEADER.sub(rf"\1{_HIDDEN}", text)
+    return _BEARER.sub(rf"\1{_HIDDEN}", text)
+
+
+def _bare(found: re.Match[str]) -> str:
+    scheme, rest = found[1], found[2]
+    if scheme.lower() not in _STORES:
+        address = re.split(r"[?#]", rest, maxsplit=1)[0]
+        rest = address if address == rest else address + rest[len(rest.rstrip(_CLOSING)) :]
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+def secret_in(uri: str) -> str | None:
+    """Say in words what secret a URI carries; None if it carries none, as far as can be seen."""
+    if "://" not in uri:
+        return None
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return None
+    if "@" in parts.netloc:
+        return "a user name or password"
+    # A question mark in a key of an object store is just that.
+    if parts.scheme not in _WEB:
+        return None
+    names = (name for part in (parts.query, parts.fragment) for name, _ in parse_qsl(part, keep_blank_values=True))
+    return "a signature or token" if any(map(_is_parameter, names)) else None
+
+
+def shown_name(name: str) -> str:
+    """Return the name of an image, which may be an address, as it is unless it carries a secret."""
+    return name if secret_in(name) is None else redacted(name)
+
+
+def check_storage_options(options: Mapping[str, Any]) -> None:
+    """Refuse credentials in a config: it ends up in plans, logs and flow-run parameters.
+
+    Raises:
+        ValueError: naming the offending option, never its value, and the environment variables to use instead.
+    """
+    given = list(_all_options(options))
+    if found := sorted({name for name, value in given if _is_option(name) and value not in (None, "", False)}):
+        raise ValueError(
+            f"storage_options must not hold credentials (found {', '.join(found)}). Set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, an AWS profile or an instance role instead (Google: default credentials)."
+        )
+    for name, value in given:
+        if not isinstance(value, str):
+            continue
+        secret = secret_in(value) or ("what looks like a credential" if _SECRET_VALUE.search(value) else None)
+        if secret:
+            raise ValueError(f"storage_options.{name} carries {secret}, which would end up in plans and logs")
+
+
+def _all_options(options: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the options of every depth: client_kwargs takes credentials too, and headers may be pairs in a list."""
+    if isinstance(options, Mapping):
+        for key, value in options.items():
+            yield str(key), value
+            yield from _all_options(value, str(key))
+    elif isinstance(options, list | tuple):
+        if len(options) == 2 and all(isinstance(part, str) for part in options):
+            yield options[0], options[1]
+        for value in options:
+            yield name, value
+            yield from _all_options(value, name)
+
+
+def _is_parameter(name: str) -> bool:
+    plain = _plain(name)
+    return plain in _SECRET_PARAMETERS or any(word in plain for word in (*_SECRET_WORDS, "signature"))
+
+
+def _is_option(name: str) -> bool:
+    plain = _plain(name)
+    if plain in _HARMLESS_OPTIONS:
+        return False
+    is_secret = plain in _SECRET_OPTIONS or any(word in plain for word in _SECRET_OPTION_WORDS)
+    return is_secret or plain.endswith(("key", "auth"))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())

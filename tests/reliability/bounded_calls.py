@@ -1,0 +1,83 @@
+"""What is called in processes of their own, with input that is small on disk and claims to be large, or unfolds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipelines import parquet_rows
+from pipelines.decode import decode_image
+from pipelines.fetch import FetchError, fetch
+from pipelines.ground_truth import read_ground_truth
+from pipelines.image_batches import to_batches
+from pipelines.plan_draft import PlanConfig, draft_plan
+from pipelines.prompt_table import read_prompt_table
+from pipelines.retry import quarantined_images
+from pipelines.sources import list_batches
+from pipelines.storage import open_store
+from pipelines.types import ImageRef
+
+
+def fetch_bytes(uri: str, num_bytes: int | None, max_bytes: int) -> int:
+    """Fetch an image that was listed with this size; the number of its bytes."""
+    ref = ImageRef(image_id="x", uri=uri, num_bytes=num_bytes)
+    return len(fetch(ref, options=None, max_bytes=max_bytes, timeout_s=30, allow_http=True))
+
+
+def fetch_all(
+    path: str, column: str, rows: int, max_bytes: int, chunk_bytes: int = parquet_rows.MAX_CHUNK_BYTES
+) -> str:
+    """Fetch the first rows of a Parquet file, of whose row groups so much is read; their sizes, or reasons why not."""
+    parquet_rows.MAX_CHUNK_BYTES = chunk_bytes
+    sizes = []
+    for row in range(rows):
+        ref = ImageRef(image_id=str(row), uri=f"{path}#column={column}&row={row}")
+        try:
+            sizes.append(str(len(fetch(ref, options=None, max_bytes=max_bytes, timeout_s=30))))
+        except FetchError as error:
+            sizes.append(f"{error.reason}: {error}")
+    return " ".join(sorted(set(sizes)))
+
+
+def count_listed(source: str, **options: Any) -> int:
+    """List a source; the number of its images."""
+    return sum(batch.num_rows for batch in list_batches(source, **options))
+
+
+def plan(source: str) -> int:
+    """List, sort and cut a source; the number of its images."""
+    with draft_plan(list_batches(source), PlanConfig()) as draft:
+        return draft.num_images
+
+
+def count_prompts(table: str) -> str:
+    """Read a prompt table; how many rows make a prompt, and why others do not."""
+    found = read_prompt_table(table)
+    reasons = {rejected.reason for rejected in found.rejected}
+    return f"{sum(map(len, found.by_image.values()))} {' '.join(sorted(reasons))}"
+
+
+def read_truth(path: str, file_name: str | None = None) -> str:
+    """Read a ground truth, and the objects of one of its images."""
+    truth = read_ground_truth(path)
+    if file_name is None:
+        return type(truth).__name__
+    objects: Any = getattr(truth, "objects", None) or getattr(truth, "segments")  # noqa: B009
+    return str(len(objects(file_name)))
+
+
+def decode(path: str) -> str:
+    """Decode a file; its size."""
+    return str(decode_image(Path(path).read_bytes(), ImageRef(image_id="x", uri=path)).size_hw)
+
+
+def count_quarantined(output: str, run_id: str) -> int:
+    """Go through the images that a retry would label again; how many there are."""
+    return sum(batch.num_rows for batch in to_batches(quarantined_images(open_store(output), run_id)))
+
+
+def take(num_bytes: int) -> int:
+    """Hold some memory, as a measure of measuring."""
+    held = bytearray(num_bytes)
+    held[::4096] = b"x" * len(held[::4096])
+    return len(held)

@@ -1,0 +1,21 @@
+"""What the tests of bounds share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+
+from tests.fork_server import fork_server
+from tests.peak_memory import Peak, measure
+
+
+@pytest.fixture(scope="module")
+def peak(request: pytest.FixtureRequest) -> Iterator[Callable[..., Peak]]:
+    """Call a function of the module that the tests import as ``calls`` in a process of its own: see measure."""
+    if sys.platform != "linux":
+        pytest.skip("the peak of a process is read from /proc")
+    with fork_server(request.module.calls.__name__, "tests.peak_memory") as processes:
+        yield partial(measure, processes)

@@ -1,0 +1,123 @@
+"""Pure functions of the product that a life calls again and again with the same values: each is worked out once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+from flows.config import RunConfig
+from pipelines.plan_file import read_planned, read_shards
+
+_MOST = 20_000
+_fingerprints: dict[int, tuple[RunConfig, dict[str, Any]]] = {}
+
+
+def run_fingerprint(config: RunConfig, _held: Any) -> dict[str, Any]:
+    """Return the fingerprint of a run whose model has no folder."""
+    if id(config) not in _fingerprints:
+        _fingerprints[id(config)] = config, config.fingerprint(model_sha256="0" * 64, prompts_sha256=None)
+    return dict(_fingerprints[id(config)][1])
+
+
+class _ByName:
+    """A module with some of its functions replaced."""
+
+    def __init__(self, module: Any, **replaced: Any) -> None:
+        self._module = module
+        for name, value in replaced.items():
+            setattr(self, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+_tables: dict[bytes, pa.Table] = {}
+_shards: dict[tuple[bytes, int], list[Any]] = {}
+_planned: dict[bytes, list[Any]] = {}
+_rows: dict[Any, pa.Table] = {}
+_files: dict[Any, tuple[pa.Table, bytes]] = {}
+
+
+def _bound(*kept: dict[Any, Any]) -> None:
+    """Forget all once it is much."""
+    if len(kept[0]) > _MOST:
+        for one in kept:
+            one.clear()
+
+
+def read_table(source: Any, **options: Any) -> pa.Table:
+    """pyarrow.parquet.read_table, of bytes in memory."""
+    if options or not hasattr(source, "getvalue"):
+        return pq.read_table(source, **options)
+    data = source.getvalue()
+    if data not in _tables:
+        _tables[data] = pq.read_table(source)
+    return _tables[data]
+
+
+def dataset(source: Any, *, filesystem: Any = None, **options: Any) -> ds.Dataset:
+    """pyarrow.dataset.dataset, of files of a simulated store: in this thread, each read whole."""
+    if filesystem is None:
+        return ds.dataset(source, **options)
+    found = [_read(filesystem.cat_file(path)) for path in ([source] if isinstance(source, str) else source)]
+    return ds.dataset(pa.concat_tables(found).cast(options["schema"]))
+
+
+def _read(data: bytes) -> pa.Table:
+    if data not in _tables:
+        _tables[data] = pq.read_table(pa.BufferReader(data))
+    return _tables[data]
+
+
+def _read_shards(data: bytes, numbers: Iterable[int]) -> Iterator[Any]:
+    for number in numbers:
+        if (data, number) not in _shards:
+            _shards[data, number] = list(read_shards(data, [number]))
+        yield from _shards[data, number]
+
+
+def _read_planned(data: bytes) -> Iterator[Any]:
+    if data not in _planned:
+        _planned[data] = list(read_planned(data))
+    yield from _planned[data]
+
+
+def _rows_of(build: Callable[..., pa.Table]) -> Callable[..., pa.Table]:
+    def rows(predictions: Sequence[Any], **ids: str) -> pa.Table:
+        key = build.__name__, tuple(map(id, predictions)), *ids.values()
+        if key not in _rows:
+            _rows[key] = build(predictions, **ids)
+        return _rows[key]
+
+    return rows
+
+
+def _parquet_bytes(build: Callable[..., bytes]) -> Callable[..., bytes]:
+    def encode(table: pa.Table, kind: str, facts: Mapping[str, str]) -> bytes:
+        key = id(table), kind, tuple(facts.items())
+        if key not in _files:
+            _bound(_files, _rows, _tables)
+            _files[key] = table, build(table, kind, facts)
+            # What a whole file holds is what was written into it: that pyarrow keeps that is not what is tested here.
+            facts_held = pq.read_schema(pa.BufferReader(_files[key][1])).metadata
+            _tables[_files[key][1]] = table.replace_schema_metadata(facts_held)
+        return _files[key][1]
+
+    return encode
+
+
+def replace(patch: pytest.MonkeyPatch, *, table: Any, manifest: Any, integrity: Any, retry: Any) -> None:
+    """Let the product's modules use what is kept here."""
+    patch.setattr(retry, "ds", _ByName(ds, dataset=dataset))
+    patch.setattr(integrity, "pq", _ByName(pq, read_table=read_table))
+    patch.setattr(table, "ds", _ByName(ds, dataset=dataset))
+    patch.setattr(manifest, "read_shards", _read_shards)
+    patch.setattr(manifest, "read_planned", _read_planned)
+    for name in ("annotations_table", "images_table"):
+        patch.setattr(table, name, _rows_of(getattr(table, name)))
+    patch.setattr(table, "parquet_bytes", _parquet_bytes(table.parquet_bytes))

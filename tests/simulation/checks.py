@@ -1,0 +1,237 @@
+"""What has to hold: at every moment, for every reader, when the faults are over, and at the end of a life."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from fsspec.exceptions import FSTimeoutError
+
+from pipelines.integrity import verify
+from pipelines.manifest import Plan, plan_documents, planned_runs, read_plan
+from pipelines.schema import annotations_table, images_table
+from pipelines.storage import StorageError, Store, open_store
+from pipelines.table import KINDS, find_commit, open_table
+from pipelines.types import Prompt, Shard
+from tests.simulation.collection import prediction
+from tests.simulation.network import ROOT, URI, Stored
+
+if TYPE_CHECKING:
+    from tests.simulation.life import Life
+
+
+class Watch:
+    """Sees every change of the store: is there ever a commit that holds, and names a file that is gone?
+
+    Three things may bring that about, and the next run has to mend it: a file that a vacuum took for abandoned, rightly
+    as old as it asks for; what the last released version removes; and damage from outside.
+    """
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+        self._holding: dict[str, int] = {}
+        self._named: dict[str, str] = {}
+        self._named_since: dict[str, float] = {}
+        self._excused: dict[str, str] = {}
+
+    def on_change(self, verb: str, path: str, put_at: float) -> None:
+        objects = self._life.network.objects
+        if verb == "create" and "/commits/" in path:
+            self._committed(path)
+        elif verb == "delete":
+            excuse = self._excuse(path, put_at)
+            if excuse:
+                self._excused[path] = excuse
+            if path in self._named:
+                self._gap(self._named[path], path)
+        elif verb == "write" and path in self._named and path in objects.held:
+            self._excused.pop(path, None)
+
+    def _committed(self, path: str) -> None:
+        """Note which commit of a shard holds now, and look for its files."""
+        objects = self._life.network.objects
+        shard, _, suffix = path.rpartition(".")
+        repair = int(suffix.removeprefix("repair-")) if suffix != "json" else 0
+        if repair < self._holding.get(shard, -1):
+            return
+        self._holding[shard] = repair
+        self._named = {name: commit for name, commit in self._named.items() if not commit.startswith(f"{shard}.")}
+        document = json.loads(objects.held[path].data)
+        for kind in KINDS:
+            name = f"{ROOT}/{document[kind]['name']}"
+            self._named[name], self._named_since[name] = path, self._life.world.now
+            if name not in objects.held:
+                self._gap(path, name)
+
+    def _excuse(self, path: str, put_at: float) -> str:
+        world = self._life.world
+        if world.actor is None:
+            return "damaged from outside"
+        if world.actor.is_earlier and not self._life.scenario.is_strict:
+            return "removed by an earlier version"
+        order = getattr(world.actor, "order", None)
+        if order is None or order.verb != "vacuum" or world.now - put_at < order.older_than_s:
+            return ""
+        # Unless it was committed before the vacuum began: then it might have known.
+        if path not in self._named or self._named_since[path] >= world.actor.started_at:
+            return "removed as abandoned"
+        return ""
+
+    def _gap(self, commit: str, name: str) -> None:
+        life, excuse = self._life, self._excused.get(name)
+        (life.wounds if excuse else life.gaps).append(f"{commit} names {name}, which is gone")
+        life.world.note(f"GAP: {commit} names {name}, which is gone ({excuse or 'and nobody may have removed it'})")
+
+
+def damage(life: Life) -> None:
+    """Lose one committed file, or spoil it, or a commit: what disks and people do."""
+    objects, draw = life.network.objects, life.world.random
+    names = [path for path in sorted(objects.held) if "/commits/" in path or path.endswith(".parquet")]
+    names = [path for path in names if "/_runs/" not in path or "/commits/" in path]
+    if not names:
+        return
+    path, how = draw.choice(names), draw.choice(("gone", "gone", "cut short"))
+    life.world.note(f"DAMAGE: {path} is {how}")
+    life.wounds.append(path)
+    if how == "gone" and "/commits/" not in path:
+        objects.delete(path, life.world.now)
+    else:
+        held = objects.held[path]
+        objects.held[path] = Stored(held.data[: len(held.data) // 2], held.at)
+
+
+def read_all(life: Life) -> None:
+    """Read every run through its commits, as a person does while anything goes on: whole shards only, each once."""
+    store = open_store(URI)
+    for run_id in planned_runs(store):
+        for kind in KINDS:
+            try:
+                rows = open_table(store, kind, run_id).to_table()
+            except pa.ArrowInvalid as error:
+                if not life.wounds and "cut short" not in life.network.happened:
+                    life.world.errors.append(f"a reader reads half a file: {error}")
+                raise StorageError(str(error)) from error
+            except (OSError, FSTimeoutError) as error:
+                if isinstance(error, FileNotFoundError) or isinstance(error.__cause__, FileNotFoundError):
+                    life.missed.append((run_id, str(error)))
+                raise StorageError(str(error)) from error
+            if kind == "images":
+                _check_whole_shards(life, run_id, rows)
+
+
+def _check_whole_shards(life: Life, run_id: str, rows: pa.Table) -> None:
+    """I3."""
+    found = defaultdict(list)
+    for shard_id, image_id in zip(rows["shard_id"].to_pylist(), rows["image_id"].to_pylist(), strict=True):
+        found[shard_id].append(image_id)
+    task, life.world.current = life.world.current, None  # the truth is looked up at once
+    try:
+        plan = _plan(life.store, run_id)
+        planned = {shard.shard_id: [ref.image_id for ref in shard.images] for shard in plan.shards(life.store, found)}
+    finally:
+        life.world.current = task
+    wrong = {shard: ids for shard, ids in found.items() if planned.get(shard) != ids}
+    if wrong:
+        life.world.errors.append(f"a reader sees shards that are not whole, or twice: {wrong}")
+
+
+def check_meanwhile(life: Life) -> None:
+    """What has to hold before anybody mends anything."""
+    assert not life.world.errors, life.world.errors[0]
+    assert not life.gaps, life.gaps[0]
+    assert not life.missed or life.wounds, f"a reader misses a file, and nothing was to be mended: {life.missed[0]}"
+
+
+def _plan(store: Store, run_id: str) -> Plan:
+    plan = read_plan(store, run_id)
+    assert plan is not None
+    return plan
+
+
+def check_whole(life: Life) -> None:
+    """I1, I2, I4, I5, I8, and that nothing is left out or asked twice."""
+    store = life.store
+    asked: dict[tuple[str, int], Counter[str]] = defaultdict(Counter)
+    sizes: dict[tuple[str, int], int | None] = {}
+    has_retry = any(order.verb == "retry" for order in life.scenario.finals)
+    for run_id in plan_documents(store):
+        plan = _plan(store, run_id)
+        if plan.retry_of is not None and not has_retry:
+            continue
+        report = verify(store, run_id)
+        assert report.problems == [], f"{run_id}: {report.problems}"
+        if report.leftovers and _is_last(life, plan):
+            raise AssertionError(f"{run_id} is complete, and these files are left: {report.leftovers}")
+        _check_rows(store, plan)
+        if plan.retry_of is None:
+            _count(life, plan, asked, sizes)
+    _check_covered(life, asked, sizes)
+
+
+def _is_last(life: Life, plan: Plan) -> bool:
+    """Whether the last commands were about this run: of others, whose commands have ended, zombies may leave files."""
+    last = life.scenario.finals[-1]
+    return last.config is not None and not last.config.incremental
+
+
+def _check_rows(store: Store, plan: Plan) -> None:
+    """I5: the rows are those of a run that nothing happened to."""
+    prompts = _prompts(plan)
+    for shard in plan.shards(store):
+        commit = find_commit(store, plan.run_id, shard.shard_id)
+        assert commit is not None
+        expected = _expected(plan.run_id, shard, prompts)
+        for kind, file in zip(KINDS, commit.files(), strict=True):
+            found = _rows(store.read(file.name))
+            assert found.equals(expected[kind]), f"{file.name} does not hold the rows of an unbroken run"
+
+
+@cache
+def _rows(data: bytes) -> pa.Table:
+    from tests.simulation.cached import _read
+
+    return _read(data).drop_columns(["attempt"]).replace_schema_metadata()
+
+
+@cache
+def _expected(run_id: str, shard: Shard, prompts: tuple[Prompt, ...]) -> dict[str, pa.Table]:
+    found = [prediction(ref, prompts, "-retry-" in run_id) for ref in shard.images]
+    ids = {"run_id": run_id, "shard_id": shard.shard_id, "attempt": ""}
+    made = {"annotations": annotations_table(found, **ids), "images": images_table(found, **ids)}
+    return {kind: rows.drop_columns(["attempt"]).replace_schema_metadata() for kind, rows in made.items()}
+
+
+def _prompts(plan: Plan) -> tuple[Prompt, ...]:
+    from tests.simulation.scenario import config_of
+
+    return config_of(**plan.facts["config"]).common_prompts()
+
+
+def _count(life: Life, plan: Plan, asked: Any, sizes: Any) -> None:
+    prompts = _prompts(plan)
+    for shard in plan.shards(life.store):
+        for ref in shard.images:
+            asked[ref.image_id, ref.version].update(prompt.prompt_id for prompt in ref.asked(prompts))
+            sizes[ref.image_id, ref.version] = ref.num_bytes
+
+
+def _check_covered(life: Life, asked: Any, sizes: Any) -> None:
+    """Every image of the last listing was asked every prompt, as it is now, and none twice."""
+    last = life.scenario.finals[-1]
+    config = last.config or life.scenario.finals[0].config
+    assert config is not None
+    wanted = {prompt.prompt_id for prompt in config.common_prompts()}
+    newest: dict[str, int] = {}
+    for image_id, version in asked:
+        newest[image_id] = max(newest.get(image_id, 0), version)
+    for image_id, size in life.listing.images:
+        assert image_id in newest, f"{image_id} is listed, and no run has planned it"
+        key = image_id, newest[image_id]
+        assert sizes[key] == size, f"{image_id} has changed since it was planned"
+        missing = wanted - set(asked[key])
+        assert not missing, f"{image_id} was never asked {missing}"
+    twice = {key: prompts for key, prompts in asked.items() if max(prompts.values()) > 1}
+    assert not twice, f"asked twice: {twice}"

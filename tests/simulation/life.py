@@ -1,0 +1,280 @@
+"""One life of an output: commands, faults and deaths from a seed; then all is well again, and everything is checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from flows import launch, planning
+from flows.config import RunConfig
+from flows.observer import Silent
+from pipelines import integrity, label, manifest, retry, storage, table
+from pipelines.manifest import read_plan
+from pipelines.storage import Store
+from pipelines.types import ImagePrediction
+from tests.simulation import cached, checks, collection, commands, earlier
+from tests.simulation.filesystem import SimulatedFileSystem
+from tests.simulation.network import ROOT, URI, Network, Objects
+from tests.simulation.pool import SimulatedPool
+from tests.simulation.scenario import TAKEN_NAMES, Order, Scenario, calm, draw_scenario, renamed
+from tests.simulation.seams import SEAMS, replaced
+from tests.simulation.world import World
+
+TRIES = 3
+"""How often the same command may be needed once all faults are over."""
+_PATIENCE_S = 1000.0
+
+
+class Broken(AssertionError):
+    """A promise that was not kept."""
+
+
+@dataclass
+class Life:
+    """A life that is lived.
+
+    Attributes:
+        labelled: shards that were given to the model, so far.
+        endings: of every command.
+        gaps: commits that named a file that nobody may have removed.
+        wounds: what the next run has to mend.
+        missed: what readers were told to be missing, by run.
+        tries: how many times the last commands were needed.
+    """
+
+    seed: int
+    scenario: Scenario
+    world: World
+    network: Network
+    labelled: int = 0
+    drivers: int = 0
+    endings: list[commands.Ended] = field(default_factory=list)
+    tries: int = 0
+    listing: collection.Listing = collection.NOTHING_LISTED
+    gaps: list[str] = field(default_factory=list)
+    wounds: list[str] = field(default_factory=list)
+    missed: list[tuple[str, str]] = field(default_factory=list)
+    waits: bool = True
+
+    @property
+    def store(self) -> Store:
+        """The output, as nobody in the life sees it: at once, and as it is."""
+        return Store(uri=URI, fs=SimulatedFileSystem(self.network), root=ROOT)
+
+    def story(self) -> str:
+        """Tell what happened, for whoever looks into a failure."""
+        orders = "\n".join(f"  {order.at:10.2f} s  {_told(order)}" for order in self.scenario.orders)
+        return f"seed {self.seed}, faults {dict(self.scenario.rates)}, commands:\n{orders}\n{self.world.story(60)}"
+
+
+_now: list[Life] = []
+
+
+def live(seed: int, scenario: Scenario | None = None) -> Life:
+    """Live a life to its end.
+
+    Raises:
+        Broken: with what is wrong, and the story of the life.
+    """
+    scenario = scenario or draw_scenario(seed)
+    world = World(seed)
+    network = Network(world, Objects(), scenario.rates)
+    life = Life(seed, scenario, world, network)
+    _now[:] = [life]
+    SimulatedPool.is_calm = False
+    SEAMS.begin(world)
+    watch = checks.Watch(life)
+    network.objects.on_change = watch.on_change
+    try:
+        for number, order in enumerate(scenario.orders):
+            world.at(order.at, _begin(life, order, number))
+        world.run()
+        checks.check_meanwhile(life)
+        network.rates, life.waits, SimulatedPool.is_calm = {}, False, True
+        _finish(life)
+    except AssertionError as error:
+        raise Broken(f"{error}\n{life.story()}") from error
+    finally:
+        world.close()
+    return life
+
+
+def _begin(life: Life, order: Order, number: int) -> Callable[[], None]:
+    def do() -> None:
+        world = life.world
+        if order.verb == "update" and life.waits and not _is_planned(life):
+            if world.now < order.at + _PATIENCE_S:
+                world.at(10.0, do)  # who asks for what is new knows that there is something old
+            return
+        if order.verb == "damage":
+            checks.damage(life)
+            return
+        process, ended = commands.start(world, f"{order.verb}{number}", _command(life, order), order)
+        life.endings.append(ended)
+        life.drivers += order.config is not None or order.verb == "retry"
+        process.clock_ahead_s = order.clock_ahead_s
+        grace_s = order.config.pool.drain_grace_s if order.config else 30.0
+        if order.sigterm is not None:
+            world.at(order.sigterm, lambda: commands.terminate(process, grace_s))
+        if order.kill is not None:
+            world.at(order.kill, process.kill)
+        if order.stop is not None:
+            after, seconds = order.stop
+            world.at(after, lambda: process.stop(seconds))
+        if order.clock_jump is not None:
+            after, ahead = order.clock_jump
+            world.at(after, lambda: setattr(process, "clock_ahead_s", ahead))
+
+    return do
+
+
+def _is_planned(life: Life) -> bool:
+    return any(path.endswith("/plan.json") for path in life.network.objects.held)
+
+
+def _command(life: Life, order: Order) -> Callable[[], int]:
+    if order.verb == "retry":
+        return lambda: commands.retry({})
+    if order.verb == "vacuum":
+        return lambda: commands.vacuum(order.older_than_s)
+    if order.verb == "read":
+        return lambda: commands.reading(lambda: checks.read_all(life))
+    assert order.config is not None
+    config: RunConfig = order.config
+    return lambda: commands.run(config)
+
+
+def _finish(life: Life) -> None:
+    """Run the same commands again: each has to end complete, and then to have nothing to do."""
+    repeated = None
+    for order in life.scenario.finals:
+        last = replace(order, at=0.0, config=order.config and calm(order.config))
+        if last.config is not None and _is_refused_name(life, last.config):
+            last = replace(last, config=renamed(last.config))
+        repeated = last if last.config is not None else repeated
+        life.listing = order.listing
+        for _ in range(TRIES):
+            life.tries += 1
+            ended = _alone(life, last)
+            if ended.code == 0:
+                break
+        else:
+            raise Broken(f"{TRIES} more tries of {_told(last)} end with {ended.code}: {ended.why or problems(life)}")
+    checks.check_whole(life)
+    assert repeated is not None
+    before, labelled, writes = dict(life.network.objects.held), life.labelled, life.network.num_writes
+    ended = _alone(life, repeated)
+    assert ended.code == 0, f"a finished run ends with {ended.code} when it is started again: {ended.why}"
+    assert life.labelled == labelled, "a finished run asks the model again"
+    assert life.network.objects.held == before, "a finished run writes when it is started again"
+    assert life.network.num_writes == writes, "a finished run writes when it is started again"
+    again = [what for _, who, what in life.world.trace if who == ended.name and re.match("read .*/commits/", what)]
+    assert not again, f"a finished run is not known as such: {again}"
+
+
+def _is_refused_name(life: Life, config: RunConfig) -> bool:
+    """Whether a run's name is one that updates and retries take, and no earlier version has let it have it."""
+    name = config.output.run_id
+    if name not in TAKEN_NAMES:
+        return False
+    plan = read_plan(life.store, name)
+    return plan is None or plan.retry_of is not None
+
+
+def _alone(life: Life, order: Order) -> commands.Ended:
+    _begin(life, order, 100 + len(life.endings))()
+    life.world.run()
+    if life.world.errors:
+        raise Broken(life.world.errors[0])
+    return life.endings[-1]
+
+
+def problems(life: Life) -> str:
+    """Return what the summaries say that is wrong."""
+    store = life.store
+    found = []
+    for run_id in store.folders("_runs"):
+        name = f"_runs/{run_id}/summary.json"
+        if store.exists(name):
+            found += store.read_json(name)["problems"]
+    return "; ".join(found)[:600]
+
+
+def _told(order: Order) -> str:
+    config = order.config
+    what = "" if config is None else f" run_id={config.output.run_id} {config.pool.runner}"
+    fates = {
+        name: value for name in ("sigterm", "kill", "stop", "clock_jump") if (value := getattr(order, name)) is not None
+    }
+    return f"{order.verb}{what} {fates or ''}"
+
+
+def _label_images(images: Any, job: Any, _predictor: Any, _clock: Any) -> list[ImagePrediction]:
+    life = _now[0]
+    life.labelled += 1
+    life.world.sleep(0.1 * 100 ** life.world.random.random())
+    is_retry = "-retry-" in job.run_id
+    return [collection.prediction(ref, job.prompts, is_retry) for ref in images]
+
+
+def _list_batches(*_: Any, **__: Any) -> Any:
+    task = SEAMS.world.current
+    assert task is not None
+    return task.process.order.listing.batches()
+
+
+def _open_filesystem(uri: str, _options: Any = None, **_: Any) -> tuple[Any, str]:
+    assert uri.startswith(URI), uri
+    return SimulatedFileSystem(_now[0].network), ROOT + uri.removeprefix(URI)
+
+
+class _Quiet(Silent):
+    """An observer of launch."""
+
+    def __init__(self, _console: Any) -> None:
+        """Show nothing."""
+
+    def __enter__(self) -> _Quiet:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close nothing."""
+
+
+@contextmanager
+def simulation() -> Iterator[None]:
+    """Let the product's modules live in simulated worlds inside this block."""
+    threads = pa.cpu_count(), pa.io_thread_count()
+    with replaced() as patch:
+        _replace(patch)
+        pa.set_cpu_count(1)
+        pa.set_io_thread_count(1)
+        try:
+            yield
+        finally:
+            pa.set_cpu_count(threads[0])
+            pa.set_io_thread_count(threads[1])
+
+
+def _replace(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(storage, "open_filesystem", _open_filesystem)
+    patch.setattr(label, "label_images", _label_images)
+    patch.setattr(planning, "list_batches", _list_batches)
+    patch.setattr(planning, "draft_plan", collection.draft_plan)
+    patch.setattr(planning, "open_run_runner", commands.open_run_runner)
+    patch.setattr(planning, "check_model", lambda _config, own: own)
+    patch.setattr(planning, "run_fingerprint", cached.run_fingerprint)
+    patch.setattr(launch, "ConsoleObserver", _Quiet)
+    patch.setattr(launch, "ListingProgress", lambda *_: lambda _count: None)
+    patch.setattr(launch, "show_summary", lambda *_: None)
+    for (module, name), before in earlier.CHANGES.items():
+        now = getattr(module, name)
+        patch.setattr(module, name, now)
+        SEAMS.own(module, name, lambda process, now=now, before=before: before if process.is_earlier else now)
+    cached.replace(patch, table=table, manifest=manifest, integrity=integrity, retry=retry)
