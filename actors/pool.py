@@ -37,6 +37,10 @@ class ReplicaStartError(RuntimeError):
     """There is no replica to work with and none can be started; the message carries the cause."""
 
 
+class ClusterLostError(RuntimeError):
+    """The cluster that the replicas ran on is gone; what is committed stays committed."""
+
+
 class ReplicaUnusable(BaseException):
     """Raised by a labeler whose process can do no more work, as after a sticky CUDA error: its replica is replaced.
 
@@ -110,6 +114,7 @@ class ShardRunner(Protocol):
 
         Raises:
             ReplicaStartError: no replica could be started; carries the cause.
+            ClusterLostError: there is nothing left that could label.
         """
         ...
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 
-from actors.pool import PoolEvent, ReplicaStartError, ShardFailure, ShardRunner
+from actors.pool import ClusterLostError, PoolEvent, ReplicaStartError, ShardFailure, ShardRunner
 from flows.breaker import CircuitBreaker
 from flows.config import RunConfig
 from flows.observer import RunObserver, Several, Silent
@@ -198,7 +198,7 @@ def run_once(
             sigterm = stack.enter_context(finishing_first(run.runner.stop, config.pool.drain_grace_s))
             try:
                 failures = label(config, run, run.runner, observer, breaker, sigterm)
-            except (StorageError, ReplicaStartError) as error:
+            except (StorageError, ReplicaStartError, ClusterLostError) as error:
                 if isinstance(error, ReplicaStartError) and not committed + counted.shards:
                     raise
                 stopped = f"stopped: {_first_line(error)}"

@@ -20,6 +20,7 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.exceptions import FSTimeoutError
 
 from pipelines.client_limits import BOUNDED_PROTOCOLS, REQUEST_TIMEOUT_S, RequestTimeoutError, bounded_filesystem
+from pipelines.exclusive_names import CLAIM_PREFIX, NO_LINKS, rename_exclusively, sync_folder
 from pipelines.redaction import redacted
 from pipelines.sealed import SealError, unseal
 
@@ -305,6 +306,12 @@ class Store:
             if held != data and data.startswith(held):
                 raise StorageError(f"{self.uri}/{name}: read {len(held)} of {len(data)} bytes back; try again")
             return held == data
+        claim = f"{PurePosixPath(name).parent}/{CLAIM_PREFIX}{PurePosixPath(name).name}"
+        if self.is_local and os.path.exists(self.path(claim)):
+            raise StorageError(
+                f"{self.uri}/{name}: another driver is about to write it, or has died doing so; if none is running, "
+                f"remove {self.path(claim)}, or run vacuum"
+            )
         raise StorageError(f"{self.uri}/{name}: the store refuses a create-only put although the object does not exist")
 
     def _create_once(self, name: str, data: bytes) -> None:
@@ -473,14 +480,19 @@ def _publish_local(path: str, data: bytes, *, create: bool) -> None:
             file.flush()
             os.fsync(file.fileno())
         if create:
-            os.link(temporary, path)
+            _take_name(temporary, path)
         else:
             os.replace(temporary, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-    descriptor = os.open(folder, os.O_RDONLY)
+    sync_folder(folder)
+
+
+def _take_name(temporary: str, path: str) -> None:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        rename_exclusively(temporary, path)
