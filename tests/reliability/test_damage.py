@@ -401,6 +401,7 @@ def test_files_of_others_are_left_alone_by_every_command_and_counted_by_verify(w
     assert all((output / name).read_bytes() == b"not ours" for name in FOREIGN)
 
 
+@pytest.mark.timeout(1800)
 def test_verify_finds_every_flipped_bit(whole: Whole, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = whole.copy(tmp_path)
     store, chance = open_store(str(output)), random.Random(20261129)
