@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from flows.config import ConfigError, RunConfig, merge, parse_config
 from flows.inspect import held_plans
+from flows.planning import left_to_label
 from flows.run_names import next_retry
 from flows.updates import is_labelled
 from pipelines.file_checks import check_runs
 from pipelines.manifest import Plan, plan_documents, read_plan, retries_by_run
 from pipelines.query_files import readable
 from pipelines.retry import quarantined_images
-from pipelines.storage import Store
+from pipelines.storage import Store, open_store
+
+
+def runs_to_retry(
+    output: str, run_id: str | None, reasons: Sequence[str], overrides: Mapping[str, Any]
+) -> Iterator[RunConfig]:
+    """Yield the configs of all that a retry runs, one by one: what is found next depends on how the one before ended.
+
+    First come retries that ended once and of which something has to be labelled again, then as retry_configs says.
+    """
+    yield from broken_retries(output, run_id, overrides)
+    yield from retry_configs(output, run_id, reasons, overrides)
+
+
+def broken_retries(output: str, run_id: str | None, overrides: Mapping[str, Any]) -> list[RunConfig]:
+    """Return the configs that mend retries whose committed files are gone or cut short, each as it was planned.
+
+    Args:
+        output, run_id: as for retry_configs.
+        overrides: of these only how the pool is to be.
+    """
+    store, found = open_store(output), list[RunConfig]()
+    retried = retries_by_run(store)
+    for held in retried if run_id is None else [run_id]:
+        for name in next_retry(store, held, retried.get(held, []))[1]:
+            plan = read_plan(store, name)
+            if plan is not None and is_labelled(store, plan) and left_to_label(store, plan).commits:
+                again = {"pool": overrides.get("pool", {}), "output": {"uri": output, "run_id": name}}
+                values = merge(dict(plan.facts["config"]), again)
+                found.append(parse_config(values, origin=f"the config that run {name} was planned with"))
+    return found
 
 
 def retry_configs(

@@ -51,7 +51,7 @@ class VerifyReport:
         status_counts: images by status, from the commits and (deep) recounted from the rows.
         reason_counts: quarantined images by reason.
         shards, committed: planned and committed shards.
-        size: what the run's shards take, data files that no commit names included.
+        size: what the run's commits and the files that they name take.
         commits: the commits that were read, in shard order.
         problems: every discrepancy in words, naming its object; empty when the table is whole.
         notes: what is damaged and is mended by the next run, with no row at stake.
@@ -102,9 +102,10 @@ def verify(
     plan = _read_plan(store, run_id, report)
     # In this order: whatever a commit names is there by the time of the listing, also while the run goes on.
     found = dict(inspect_commits(store, run_id))
-    sizes = data_files(store, run_id)
+    listed = data_files(store, run_id)
+    sizes = dict(listed)
     commits = [commit for commit in found.values() if isinstance(commit, ShardCommit)]
-    report.commits, report.committed, report.size = commits, len(found), _size(store, run_id, sizes)
+    report.commits, report.committed = commits, len(found)
     missing = [] if plan is None else sorted(set(plan.shard_ids()) - found.keys())
     if missing:
         report.problems.append(f"{len(missing)} planned shards are not committed: {_some(missing)}")
@@ -115,6 +116,8 @@ def verify(
             report.broken.append(shard_id)
             report.problems.append(f"{shard_id}: {commit}; `run --check` labels it again")
     report.leftovers = sorted(sizes)
+    # Without leftovers: a run that could not remove one is not taken for finished, and the next one tries again.
+    report.size = _size(store, run_id, {name: size for name, size in listed.items() if name not in sizes})
     if deep:
         _check_rows(store, plan, commits, report, on_shard)
     elif plan is not None:

@@ -134,7 +134,8 @@ def open_filesystem(uri: str, options: Mapping[str, Any] | None = None, *, allow
         raise StorageError(
             f"{uri!r} needs a package that is not installed: pip install 'xsam-label[gcs]' ({error})"
         ) from error
-    return fs, fs._strip_protocol(uri)
+    # Clients know a protocol by one spelling only.
+    return fs, fs._strip_protocol(f"{protocol}://{uri.split('://', 1)[1]}")
 
 
 def read_range(fs: Any, path: str, start: int, end: int) -> bytes:

@@ -11,7 +11,7 @@ import pytest
 from flows import steps
 from flows.config import ConfigError, parse_config
 from flows.observer import Silent
-from flows.retry import retry_configs
+from flows.retry import broken_retries, retry_configs, runs_to_retry
 from flows.summary import RunSummary
 from pipelines.integrity import verify
 from pipelines.manifest import retries_by_run
@@ -130,6 +130,25 @@ def test_a_retry_that_was_stopped_goes_on(labelled: SmallRun) -> None:
     finished = retry(labelled)
     assert finished is not None
     assert (finished.run_id, finished.ok) == (stopped.run_id, True)
+
+
+@pytest.mark.parametrize("kind", ["annotations", "images"])
+def test_a_retry_whose_files_are_gone_is_mended_before_anything_is_retried(labelled: SmallRun, kind: str) -> None:
+    first = retry(labelled, "out_of_memory")
+    assert first is not None
+    whole = rows(labelled)
+    (lost,) = labelled.store().find(f"{kind}/{first.run_id}")
+    labelled.store().delete(lost)
+    ended = []
+    for config in runs_to_retry(labelled.output, None, [], {}):
+        with as_driver(BrightPredictor()):
+            ended.append(steps.run_directly(config, Silent()))
+    assert [(run.run_id, run.ok) for run in ended] == [(first.run_id, True), (f"{RUN}-retry-2", True)]
+    for run_id in (first.run_id, f"{RUN}-retry-2"):
+        assert verify(labelled.store(), run_id).problems == []
+    found = rows(labelled)
+    assert {name: row["status"] for name, row in found.items()} == {name: row["status"] for name, row in whole.items()}
+    assert broken_retries(labelled.output, None, {}) == []
 
 
 def test_a_retry_may_differ_from_its_run(labelled: SmallRun) -> None:
