@@ -25,6 +25,7 @@ lint: .venv/test.stamp ## Check style, types and the layering of the packages
 
 chaos: .venv/test.stamp ## Run the long form of the tests of crashes and storage faults
 	XSAM_CHAOS=1 $(BIN)/python -m pytest tests/reliability -s
+	XSAM_CHAOS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/simulation -n $(WORKERS)
 
 bench: .venv/test.stamp ## Measure what benchmarks/ holds for a CPU
 	$(BIN)/python -m benchmarks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -16,11 +15,12 @@ from flows.observer import RunObserver, Several, Silent
 from flows.planning import PlannedRun, open_output, planned_run
 from flows.report import leave_report
 from flows.signals import Termination, finishing_first
-from flows.summary import RunSummary, summarise, summary_name, told_summary
+from flows.summary import RunSummary, summarise, told_summary
 from flows.updates import configs_to_run
 from pipelines.integrity import VerifyReport, table_size, verify
 from pipelines.leftovers import remove_losers
 from pipelines.manifest import Plan
+from pipelines.run_summary import summary_bytes, summary_name
 from pipelines.storage import StorageError, Store
 from pipelines.table import held_commits
 from pipelines.types import ShardReceipt
@@ -115,7 +115,7 @@ def finish_run(
     )
     if summary.labelled_now or not summary.ends_as(told_summary(store, plan.run_id)):
         try:
-            store.write(summary_name(plan.run_id), json.dumps(summary.to_dict(), indent=1).encode())
+            store.write(summary_name(plan.run_id), summary_bytes(summary.to_dict()))
         except StorageError as error:
             return replace(summary, problems=[*summary.problems, f"the summary could not be written: {error}"])
     return summary

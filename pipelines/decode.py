@@ -58,6 +58,9 @@ _SIGNATURES: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (b"BM", BmpImageFile),
 )
 
+MAX_IMAGE_SIDE = 2**16
+"""The model sees an image as a square: of a longer strip nothing would be left, for a hundred megabytes and more."""
+
 _EXIF_ORIENTATION = 0x0112
 _TIFF_BITS_PER_SAMPLE = 258
 _TIFF_PHOTOMETRIC = 262
@@ -215,6 +218,10 @@ def decode_image(
         raise DecodeError(
             Reason.TOO_MANY_PIXELS,
             f"{width} x {height} = {width * height} pixels; max_image_pixels is {limits.max_image_pixels}",
+        )
+    if max(width, height) > MAX_IMAGE_SIDE:
+        raise DecodeError(
+            Reason.TOO_MANY_PIXELS, f"{width} x {height} pixels; a side may have at most {MAX_IMAGE_SIDE:,}"
         )
     if isinstance(image, JpegImageFile) and (scans := data.count(_START_OF_SCAN)) > _MAX_JPEG_SCANS:
         raise DecodeError(Reason.CORRUPT, f"JPEG: it has {scans} scans; at most {_MAX_JPEG_SCANS} are decoded")

@@ -61,7 +61,7 @@ def find_leftovers(store: Store, run_id: str) -> Leftovers:
     """Find the data files of a run that no commit names.
 
     What a listing does not show may still be there: only a commit that was read by its name, or looked for in vain,
-    says what a file is.
+    says what a file is. Of a shard whose commit could not be read as one, nothing is known to be a leftover.
     """
     sizes = data_files(store, run_id)
     by_shard: dict[str, list[str]] = {}
@@ -77,6 +77,8 @@ def find_leftovers(store: Store, run_id: str) -> Leftovers:
     with ThreadPoolExecutor(_READERS) as readers:
         commits = readers.map(lambda shard_id: _whole_commit(store, run_id, shard_id, sizes), doubtful)
         for shard, (commit, is_whole) in zip(doubtful, commits, strict=True):
+            if is_whole is None:
+                continue
             named = {file.name for file in commit.files()} if commit else set()
             unnamed = [name for name in by_shard[shard] if name not in named]
             (losers if is_whole else uncommitted).extend(unnamed)
@@ -85,12 +87,15 @@ def find_leftovers(store: Store, run_id: str) -> Leftovers:
 
 def _whole_commit(
     store: Store, run_id: str, shard_id: str, sizes: Mapping[str, int]
-) -> tuple[ShardCommit | None, bool]:
-    """Return the commit that holds for a shard, and whether all that it names is there: else its repair is due."""
+) -> tuple[ShardCommit | None, bool | None]:
+    """Return the commit that holds for a shard, and whether all that it names is there: else its repair is due.
+
+    None for whether: what was read is no commit, because it is damaged or the answer was cut short.
+    """
     try:
         commit = find_commit(store, run_id, shard_id)
     except DamagedError:
-        return None, False
+        return None, None
     if commit is None:
         return None, False
     found = (sizes.get(file.name) or store.size(file.name) for file in commit.files())

@@ -6,7 +6,6 @@ A Store is one output folder. Retries of transient faults are the client library
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import time
@@ -22,6 +21,7 @@ from fsspec.exceptions import FSTimeoutError
 
 from pipelines.client_limits import BOUNDED_PROTOCOLS, REQUEST_TIMEOUT_S, RequestTimeoutError, bounded_filesystem
 from pipelines.redaction import redacted
+from pipelines.sealed import SealError, unseal
 
 PROTOCOLS = ("file", "s3", "gs", "memory")
 READ_ONLY_PROTOCOLS = ("hf",)
@@ -134,7 +134,8 @@ def open_filesystem(uri: str, options: Mapping[str, Any] | None = None, *, allow
         raise StorageError(
             f"{uri!r} needs a package that is not installed: pip install 'xsam-label[gcs]' ({error})"
         ) from error
-    return fs, fs._strip_protocol(uri)
+    # Clients know a protocol by one spelling only.
+    return fs, fs._strip_protocol(f"{protocol}://{uri.split('://', 1)[1]}")
 
 
 def read_range(fs: Any, path: str, start: int, end: int) -> bytes:
@@ -260,16 +261,12 @@ class Store:
         Raises:
             FileNotFoundError: there is no such object.
             StorageError: it cannot be read.
-            DamagedError: what was read is no JSON: cut short, or damaged.
+            DamagedError: what was read is no JSON, or does not have the checksum that it carries.
         """
-        data = self.read(name)
         try:
-            return json.loads(data)
-        except ValueError as error:
-            raise DamagedError(
-                f"{self.uri}/{name}: the {len(data)} bytes read are no whole JSON document ({error}); try again, and "
-                "if it stays so the object is damaged"
-            ) from error
+            return unseal(self.read(name))
+        except SealError as error:
+            raise DamagedError(f"{self.uri}/{name}: {error}") from error
 
     def write(self, name: str, data: bytes) -> None:
         """Put an object whole; a reader sees all of it or nothing. For names that no other writer uses."""

@@ -18,6 +18,7 @@ SLOW = (
     "xsam_model/training/test_trainer.py",
     "xsam_model/test_convert_xsam_to_hf.py",
     "reliability/test_crash_points.py",
+    "simulation/test_simulation.py",
     "actors/test_pool.py",
     "reliability/test_chaos.py",
     "actors/test_lethal_images.py",

@@ -368,3 +368,16 @@ def test_a_flag_outweighs_the_file(
     assert config.pool.shards_in_flight_per_replica == 1
     assert (config.task, config.phrases, config.questions) == ("genseg", ("a man, in red", "the dog"), ("Why, then?",))
     assert config.caption
+
+
+def test_an_error_that_nobody_foresaw_is_a_traceback_without_secrets(
+    cli: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("https://me:canary@host/a.png?X-Amz-Signature=canary is gone")
+
+    monkeypatch.setattr("flows.query.open_database", fail)
+    ended = cli("query", tmp_path, "FROM images")
+    assert ended.code == 1
+    assert ended.err.endswith("RuntimeError: https://host/a.png is gone\n")
+    assert ended.err.startswith("Traceback")

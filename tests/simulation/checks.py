@@ -34,6 +34,7 @@ class Watch:
         self._life = life
         self._holding: dict[str, int] = {}
         self._named: dict[str, str] = {}
+        self._named_since: dict[str, float] = {}
         self._excused: dict[str, str] = {}
 
     def on_change(self, verb: str, path: str, put_at: float) -> None:
@@ -41,7 +42,7 @@ class Watch:
         if verb == "create" and "/commits/" in path:
             self._committed(path)
         elif verb == "delete":
-            excuse = self._excuse(put_at)
+            excuse = self._excuse(path, put_at)
             if excuse:
                 self._excused[path] = excuse
             if path in self._named:
@@ -61,18 +62,21 @@ class Watch:
         document = json.loads(objects.held[path].data)
         for kind in KINDS:
             name = f"{ROOT}/{document[kind]['name']}"
-            self._named[name] = path
+            self._named[name], self._named_since[name] = path, self._life.world.now
             if name not in objects.held:
                 self._gap(path, name)
 
-    def _excuse(self, put_at: float) -> str:
+    def _excuse(self, path: str, put_at: float) -> str:
         world = self._life.world
         if world.actor is None:
             return "damaged from outside"
         if world.actor.is_earlier and not self._life.scenario.is_strict:
             return "removed by an earlier version"
         order = getattr(world.actor, "order", None)
-        if order is not None and order.verb == "vacuum" and world.now - put_at >= order.older_than_s:
+        if order is None or order.verb != "vacuum" or world.now - put_at < order.older_than_s:
+            return ""
+        # Unless it was committed before the vacuum began: then it might have known.
+        if path not in self._named or self._named_since[path] >= world.actor.started_at:
             return "removed as abandoned"
         return ""
 

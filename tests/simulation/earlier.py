@@ -155,7 +155,7 @@ def find_run(config: Any, store: Store) -> tuple[str, Plan | None, dict[str, Any
 
 
 def listed_runs(_config: Any, store: Store) -> tuple[list[Plan], str]:
-    """Return the runs that an update follows, as a listing shows them, and its name by the number of all runs."""
+    """Return the runs that an update follows, as a listing shows them, and its name, which is that of its number."""
     plans = [read_plan(store, run_id) for run_id in plan_documents(store)]
     return [plan for plan in plans if plan is not None and plan.retry_of is None], f"update-{next_sequence(store)}"
 

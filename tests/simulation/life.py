@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -151,12 +152,12 @@ def _command(life: Life, order: Order) -> Callable[[], int]:
 
 def _finish(life: Life) -> None:
     """Run the same commands again: each has to end complete, and then to have nothing to do."""
-    again = None
+    repeated = None
     for order in life.scenario.finals:
         last = replace(order, at=0.0, config=order.config and calm(order.config))
         if last.config is not None and _is_refused_name(life, last.config):
             last = replace(last, config=renamed(last.config))
-        again = last if last.config is not None else again
+        repeated = last if last.config is not None else repeated
         life.listing = order.listing
         for _ in range(TRIES):
             life.tries += 1
@@ -166,13 +167,15 @@ def _finish(life: Life) -> None:
         else:
             raise Broken(f"{TRIES} more tries of {_told(last)} end with {ended.code}: {ended.why or problems(life)}")
     checks.check_whole(life)
-    assert again is not None
+    assert repeated is not None
     before, labelled, writes = dict(life.network.objects.held), life.labelled, life.network.num_writes
-    ended = _alone(life, again)
+    ended = _alone(life, repeated)
     assert ended.code == 0, f"a finished run ends with {ended.code} when it is started again: {ended.why}"
     assert life.labelled == labelled, "a finished run asks the model again"
     assert life.network.objects.held == before, "a finished run writes when it is started again"
     assert life.network.num_writes == writes, "a finished run writes when it is started again"
+    again = [what for _, who, what in life.world.trace if who == ended.name and re.match("read .*/commits/", what)]
+    assert not again, f"a finished run is not known as such: {again}"
 
 
 def _is_refused_name(life: Life, config: RunConfig) -> bool:
