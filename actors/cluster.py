@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from actors.config import PoolConfig
 from actors.pool import ReplicaStartError
@@ -21,6 +22,10 @@ from actors.pool import ReplicaStartError
 # Only shards' references and receipts pass through it.
 _OBJECT_STORE_BYTES = 200 * 2**20
 _CONNECT_TIMEOUT_S = 10
+_SHORT_PLACE = "/tmp"
+# A socket's name has room for 107 bytes, on macOS 103; Ray's own part, /ray/session_.../sockets/..., takes up to 68.
+_MAX_FOLDER_BYTES = 35
+_private_folder: TemporaryDirectory[str] | None = None
 
 
 def prepare_environment(config: PoolConfig) -> None:
@@ -111,11 +116,35 @@ def _initialise(config: PoolConfig) -> None:
         with _packages_importable():
             ray.init(
                 address="local",
+                _temp_dir=_short_folder(),
                 include_dashboard=False,
                 object_store_memory=_OBJECT_STORE_BYTES,
                 log_to_driver=False,
                 logging_level="WARNING",
             )
+
+
+def _short_folder() -> str | None:
+    """Return a private folder for Ray's sockets where the usual one has too long a name; None where it has not.
+
+    Raises:
+        ReplicaStartError: there is no place for one.
+    """
+    global _private_folder  # noqa: PLW0603 - one for the process, which removes it at its end
+    usual = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or _SHORT_PLACE
+    if len(os.fsencode(usual)) <= _MAX_FOLDER_BYTES:
+        return None
+    try:
+        _private_folder = _private_folder or TemporaryDirectory(
+            prefix="ray-", dir=_SHORT_PLACE, ignore_cleanup_errors=True
+        )
+    except OSError as error:
+        raise ReplicaStartError(
+            f"{usual!r} is too long a name for the folder of Ray's sockets, at most {_MAX_FOLDER_BYTES} bytes, and "
+            f"{_SHORT_PLACE} cannot be used ({error}); set RAY_TMPDIR to a folder with a short name"
+        ) from error
+    # Ray opens its own folder to all users of the machine: it is inside the private one.
+    return os.path.join(_private_folder.name, "r")
 
 
 def _check_reachable(address: str) -> None:

@@ -15,7 +15,16 @@ from ray.exceptions import RayError, RayTaskError
 from actors.cluster import connect
 from actors.config import PoolConfig
 from actors.dispatch import Attempt, Drain, ShardQueue, attempt_ids
-from actors.pool import EventKind, FailureKind, LabelerFactory, OnEvent, ShardFailure, summarise_error
+from actors.head_watch import HeadWatch
+from actors.pool import (
+    ClusterLostError,
+    EventKind,
+    FailureKind,
+    LabelerFactory,
+    OnEvent,
+    ShardFailure,
+    summarise_error,
+)
 from actors.replica import LabelerError
 from actors.replica_set import Flight, Member, ReplicaSet
 from actors.witness import Witness
@@ -41,12 +50,14 @@ class ReplicaPool:
         self._witness = Witness()
         self._ids = attempt_ids()
         self._owns_ray = False
+        self._head: HeadWatch | None = None
         self._stopping = False
         self._budget_since: float | None = None
 
     def __enter__(self) -> Self:
         """Connect to Ray: see ShardRunner. Replicas are started when they are first needed."""
         self._owns_ray = connect(self._config)
+        self._head = HeadWatch()
         return self
 
     def __exit__(
@@ -80,6 +91,7 @@ class ReplicaPool:
     def describe(self) -> Mapping[str, str]:
         """Return the labeler's facts from the first replica that is ready: see ShardRunner.describe."""
         while self._replicas.facts is None:
+            self._check_head()
             self._replicas.start_missing()
             starting = {member.ready_ref: member for member in self._replicas.members if member.starting}
             news, _ = ray.wait(list(starting), timeout=_TICK_S)
@@ -94,7 +106,14 @@ class ReplicaPool:
 
     def close(self) -> None:
         """Kill the replicas, and shut Ray down if it was started here."""
-        if ray.is_initialized():
+        lost = ""
+        if self._head is not None:
+            self._head.close()
+            lost = self._head.lost
+        if lost:
+            # Asking what is gone to end the replicas would take for ever; they end by themselves.
+            self._replicas.members.clear()
+        elif ray.is_initialized():
             self._replicas.close()
             self._witness.close()
         if self._owns_ray:
@@ -103,12 +122,19 @@ class ReplicaPool:
 
     def _goes_on(self, queue: ShardQueue, drain: Drain) -> bool:
         """Whether the map call has something to start or to wait for."""
+        self._check_head()
         in_flight = self._num_in_flight()
         if drain.update(stopped=self._stopping):
             self._replicas.emit("draining", f"{drain.reason}; {in_flight} shards in flight may finish")
         if drain.reason:
             return in_flight > 0 and not drain.over
         return in_flight > 0 or queue.has_more()
+
+    def _check_head(self) -> None:
+        if self._head is not None and self._head.lost:
+            for member in self._replicas.members:
+                member.flights.clear()
+            raise ClusterLostError(f"{self._head.lost}; the same command resumes the run, on a new one")
 
     def _num_in_flight(self) -> int:
         return sum(len(member.flights) for member in self._replicas.members)

@@ -15,6 +15,7 @@ from actors.config import PoolConfig
 from actors.dispatch import Attempt
 from actors.pool import EventKind, LabelerFactory, OnEvent, PoolEvent, ReplicaStartError
 from actors.replica import LabelerError, Replica, ReplicaFacts
+from pipelines.redaction import redacted
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -208,7 +209,7 @@ class ReplicaSet:
 
 def in_one_line(error: RayError) -> str:
     """Return Ray's explanation of a death, many coloured and indented lines, as one line of at most 1000 characters."""
-    return " ".join(re.sub(r"\x1b\[\d+m", "", str(error)).split())[:1000]
+    return " ".join(redacted(re.sub(r"\x1b\[\d+m", "", str(error))).split())[:1000]
 
 
 def _free_resources() -> str:

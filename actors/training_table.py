@@ -18,6 +18,7 @@ from actors.table_records import TABLE_TASKS, Answers, AskTable, Row, read_label
 from pipelines.decode import DEFAULT_LIMITS, DecodeError, decode_image
 from pipelines.fetch import FetchError, fetch
 from pipelines.query import open_database, rows_of
+from pipelines.query_files import readable
 from pipelines.storage import StorageError, open_store
 from pipelines.types import CATEGORY_TASKS, ImageRef
 from xsam_model.training.datasets.grounded_captions import AskCaption
@@ -103,13 +104,14 @@ def table(
     try:
         corrected = read_corrections(corrections, storage_options, skipped) if corrections else Corrections()
         store = open_store(output, storage_options)
-        database = open_database(store)
-        images = _rows(database, f"SELECT {_IMAGE_COLUMNS} FROM {rows_of('images', run_id)} ORDER BY image_id")
-        if not images:
-            raise ValueError(
-                f"{store.uri}: no committed shard of any run; check the path and run_id, or run `xsam-label run`"
-            )
-        answers = _read_answers(database, run_id, task, min_score, corrected, skipped)
+        with readable(store):
+            database = open_database(store)
+            images = _rows(database, f"SELECT {_IMAGE_COLUMNS} FROM {rows_of('images', run_id)} ORDER BY image_id")
+            if not images:
+                raise ValueError(
+                    f"{store.uri}: no committed shard of any run; check the path and run_id, or run `xsam-label run`"
+                )
+            answers = _read_answers(database, run_id, task, min_score, corrected, skipped)
     except StorageError as error:
         raise ValueError(str(error)) from error
     records = _make_records(images, answers, task, corrected, skipped)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from typing import Any, NoReturn
 
 import typer
@@ -24,6 +25,15 @@ app.add_typer(output_commands.app)
 _INTERRUPTED = 128 + signal.SIGINT
 
 
+def console_script() -> None:
+    """Run the command line, and end this process with it."""
+    try:
+        main()
+    except SystemExit as end:
+        signals.end_in_time(end.code if isinstance(end.code, int) else int(end.code is not None))
+        raise
+
+
 def main() -> None:
     """Run the command line; an error that a user can mend is one message and exit code 2, not a traceback."""
     prepare_environment()
@@ -37,17 +47,22 @@ def main() -> None:
         _stopped(signal.SIGTERM)
     except (typer.Abort, KeyboardInterrupt):
         _stopped(signal.SIGINT)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  (told in words, or as a traceback without secrets)
         if (usage := _usage_error(error)) is not None:
             usage.show()
             sys.exit(usage.exit_code)
-        if not _is_users(error):
-            raise
-        from flows.console import literal
         from pipelines.redaction import redacted
+        from pipelines.storage import DamagedError
+
+        if not _is_users(error):
+            sys.stderr.write(redacted(traceback.format_exc()))
+            sys.exit(1)
+        from flows.console import literal
 
         # What follows the first line of a replica's error is its traceback.
         text = str(error) if type(error).__name__ != "ReplicaStartError" else str(error).partition("\n")[0]
+        if isinstance(error, DamagedError):
+            text += "; `xsam-label verify` names all that is damaged, `xsam-label run --check` labels such shards again"
         errors.print(f"[red]error:[/] {literal(redacted(text))}")
         sys.exit(2)
 
@@ -87,4 +102,4 @@ def _is_users(error: Exception) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    console_script()

@@ -114,6 +114,8 @@ class OutputConfig:
         request_timeout_s: seconds for one request to an object store, whatever is tried again within it: one object
             read, written or removed, or one page of a listing.
         single_driver: promise that only one driver works on the run, for a store without conditional writes.
+        check: first read all that is committed, and label again what is not what its commit says; by default only sizes
+            are compared, and nothing is read of a run whose summary tells that it is whole.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
@@ -123,6 +125,7 @@ class OutputConfig:
     storage_options: dict[str, Any] = field(default_factory=dict)
     request_timeout_s: float = REQUEST_TIMEOUT_S
     single_driver: bool = False
+    check: bool = False
 
     def __post_init__(self) -> None:
         if not self.uri:

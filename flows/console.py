@@ -210,6 +210,8 @@ def show_report(console: Console, report: VerifyReport) -> None:
     rows.append(("shards", f"{report.committed:,} of {report.shards:,} committed"))
     rows.append(("leftovers", f"{len(report.leftovers):,} files that no commit names"))
     console.print(facts_table(f"[bold]{report.run_id}[/]", rows))
+    for note in report.notes:
+        console.print(f"[yellow]note:[/] {literal(note)}", highlight=False)
     for problem in report.problems:
         console.print(f"[red]problem:[/] {literal(problem)}", highlight=False)
     console.print("[green]whole[/]" if report.ok else "[red]not whole[/]")

@@ -12,6 +12,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 def prepare_environment() -> None:
     """Set what the command line's processes are to find; what the user has set stays as it is."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")  # every event that its server did not get
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     spare_loopback(os.environ)

@@ -10,12 +10,15 @@ from flows import planning
 from flows.config import ConfigError, RunConfig
 from flows.console import ListingProgress, facts_table, literal, show_rejected, show_report, size
 from flows.summary import rejected_row
+from pipelines.category_names import some_of
 from pipelines.coverage import UpdateCounts
+from pipelines.file_checks import check_hashes
 from pipelines.fingerprint import PlanError
+from pipelines.foreign import foreign_names
 from pipelines.integrity import VerifyReport, verify
 from pipelines.leftovers import vacuum
 from pipelines.manifest import Plan, plan_documents, planned_runs, read_plan, retries_by_run
-from pipelines.storage import Store, open_store
+from pipelines.storage import DamagedError, Store, open_store
 from pipelines.table import committed_shards
 
 
@@ -88,23 +91,55 @@ def show_verify(output: str, run_id: str | None, console: Console, *, deep: bool
 
     Raises:
         PlanError: there is no such run.
+        StorageError: the output cannot be read.
     """
-    store, plans = held_plans(output, run_id)
-    reports = [_verify_run(store, plan, console, deep=deep) for plan in plans]
+    store = open_store(output)
+    held = _runs_in_order(store)
+    if not held or (run_id is not None and run_id not in held):
+        what = f"run {run_id!r}" if run_id else "run"
+        raise PlanError(f"{output} holds no {what}" + (f"; it holds {', '.join(held)}" if held else ""))
+    reports = [_verify_run(store, one, console, deep=deep) for one in (held if run_id is None else [run_id])]
+    if foreign := foreign_names(store):
+        console.print(f"{len(foreign):,} files that are not ours, and left alone: {literal(some_of(foreign))}")
     return all(report.ok for report in reports)
 
 
-def _verify_run(store: Store, plan: Plan, console: Console, *, deep: bool) -> VerifyReport:
+def _runs_in_order(store: Store) -> list[str]:
+    """Return the planned runs in the order of planning, or by name where a plan that cannot be read hides that."""
+    try:
+        return list(plan_documents(store))
+    except DamagedError:
+        return planned_runs(store)
+
+
+def _verify_run(store: Store, run_id: str, console: Console, *, deep: bool) -> VerifyReport:
     with console.status("verifying") as spinner:
         done = Counter[str]()
 
         def on_shard(shard_id: str) -> None:
             done["shards"] += 1
-            spinner.update(f"verifying {shard_id}, {done['shards']:,} of {plan.num_shards:,}")
+            spinner.update(f"verifying {literal(run_id)}: {shard_id}, {done['shards']:,} done")
 
-        report = verify(store, plan.run_id, deep=deep, on_shard=on_shard)
+        report = verify(store, run_id, deep=deep, on_shard=on_shard)
     show_report(console, report)
     return report
+
+
+def check_output(output: str, console: Console) -> None:
+    """Compare every committed file of an output with the hash in its commit.
+
+    Raises:
+        PlanError: the output holds no run.
+        DamagedError: naming the files that are not what their commits say.
+    """
+    store = open_store(output)
+    plans = plan_documents(store)
+    if not plans:
+        raise PlanError(f"{output} holds no run")
+    with console.status("comparing files with their hashes") as spinner:
+        names = (name for run_id in plans for name in check_hashes(store, run_id))
+        for number, name in enumerate(names, start=1):
+            spinner.update(f"comparing files with their hashes: {number:,}, {literal(name)}")
 
 
 def show_vacuum(output: str, run_id: str | None, console: Console, *, older_than_s: float, dry_run: bool) -> bool:
@@ -147,7 +182,8 @@ def held_plans(output: str, run_id: str | None) -> tuple[Store, list[Plan]]:
     store = open_store(output)
     if run_id is not None:
         return store, [held_run(output, run_id)[1]]
-    plans = [plan for held in plan_documents(store) if (plan := read_plan(store, held)) is not None]
+    held = (read_plan(store, run) for run in plan_documents(store))
+    plans = [plan for plan in held if plan is not None]
     if not plans:
         raise PlanError(f"{output} holds no run")
     return store, plans

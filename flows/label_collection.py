@@ -5,35 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
-from uuid import UUID
 
-from prefect import flow, get_run_logger, task
-from prefect.artifacts import (
-    create_link_artifact,
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
+from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import State
 
-from actors.pool import PoolEvent, ShardFailure, ShardRunner
+from actors.pool import ShardFailure, ShardRunner
 from flows import planning, steps
 from flows.breaker import CircuitBreaker
 from flows.config import RunConfig
-from flows.console import update_text
 from flows.observer import RunObserver, Several, current_observer
+from flows.prefect_reports import PrefectObserver, Telling, current_telling, orchestrated, publish
 from flows.redacted_logs import redact_run_logs
 from flows.signals import Termination
 from flows.summary import RunFailedError, RunSummary
 from flows.updates import configs_to_run
-from pipelines.coverage import UpdateCounts
 from pipelines.manifest import Plan
-from pipelines.types import ShardReceipt
-
-_ARTIFACT_INTERVAL_S = 10.0
 
 redact_run_logs()
 
@@ -62,21 +51,29 @@ def label_collection(config: RunConfig) -> dict[str, Any]:
         ConfigError, SourceError, PromptTableError, PlanError, StorageError, ReplicaStartError: the run cannot start;
             nothing was written.
     """
+    told = current_telling()
+    told.begin()
     for one in configs_to_run(config, planning.open_output(config)):
-        summary = _label_run(one)
+        summary = _label_run(one, told)
         if not summary.ok:
             raise RunFailedError(summary)
     return summary.to_dict()
 
 
-def _label_run(config: RunConfig) -> RunSummary:
+def _label_run(config: RunConfig, told: Telling) -> RunSummary:
     """Label one run, or resume it."""
     started = time.monotonic()
     with ExitStack() as stack:
-        run = plan_run(config, stack)
-        observer = Several(current_observer(), PrefectObserver(run.plan, run.plan.num_shards - len(run.due.commits)))
+        run = orchestrated(told, partial(plan_run, config, stack), partial(plan_run.fn, config, stack))
+        committed = run.plan.num_shards - len(run.due.commits)
         return steps.run_once(
-            config, run, observer, label=_label_in_waves, finish=verify_run, started=started, publish=publish
+            config,
+            run,
+            Several(current_observer(), PrefectObserver(told, run.plan, committed)),
+            label=partial(_label_in_waves, told=told),
+            finish=partial(_verify, told),
+            started=started,
+            publish=partial(publish, told),
         )
 
 
@@ -87,6 +84,8 @@ def _label_in_waves(
     observer: RunObserver,
     breaker: CircuitBreaker,
     sigterm: Termination,
+    *,
+    told: Telling,
 ) -> list[ShardFailure]:
     """Label what is due wave by wave; none is begun once the run is to stop."""
     failures: list[ShardFailure] = []
@@ -95,7 +94,7 @@ def _label_in_waves(
         if breaker.reason or sigterm.reason:
             break
         due = {shard_id: run.due.commits[shard_id] for shard_id in shard_ids}
-        failures += _run_wave(config, run.plan, runner, observer, breaker, f"{number}/{len(waves)}", due)
+        failures += _run_wave(told, f"{number}/{len(waves)}", config, run.plan, runner, observer, breaker, due)
     return failures
 
 
@@ -143,15 +142,7 @@ def label_wave(
     return len(due)
 
 
-def _run_wave(  # noqa: PLR0917  (what a wave is made of)
-    config: RunConfig,
-    plan: Plan,
-    runner: ShardRunner,
-    observer: RunObserver,
-    breaker: CircuitBreaker,
-    label: str,
-    due: Mapping[str, int],
-) -> list[ShardFailure]:
+def _run_wave(told: Telling, label: str, config: RunConfig, *work: Any) -> list[ShardFailure]:
     """Run a wave under its retries; one that fails for good does not keep the following waves from running."""
     wave = label_wave.with_options(
         task_run_name=f"wave {label}",
@@ -160,7 +151,7 @@ def _run_wave(  # noqa: PLR0917  (what a wave is made of)
         retry_condition_fn=_is_wave_failure,
     )
     try:
-        wave(config, plan, runner, observer, breaker, due)
+        orchestrated(told, partial(wave, config, *work), partial(label_wave.fn, config, *work))
     except WaveFailedError as error:
         return error.failures
     return []
@@ -176,70 +167,5 @@ def verify_run(
     )
 
 
-class PrefectObserver:
-    """Shows a run in Prefect: a progress artifact at most every ten seconds, and log lines."""
-
-    def __init__(self, plan: Plan, committed: int) -> None:
-        self._log = get_run_logger()
-        self._total, self._done = max(1, plan.num_shards), committed
-        self._shown = time.monotonic()
-        artifact = create_progress_artifact(
-            progress=100 * committed / self._total,
-            key="shards-committed",
-            description=f"Committed shards of {plan.run_id}",
-        )
-        assert isinstance(artifact, UUID), "artifacts are created synchronously in a synchronous flow"
-        self._artifact = artifact
-
-    def on_plan(self, plan: Plan, committed: int) -> None:
-        """Log the plan."""
-        self._log.info(
-            "%s: %d images in %d shards, %d committed before", plan.run_id, plan.num_images, plan.num_shards, committed
-        )
-
-    def on_update(self, update: UpdateCounts) -> None:
-        """Log what an update found."""
-        self._log.info("update: %s", update_text(update))
-
-    def on_receipt(self, receipt: ShardReceipt) -> None:
-        """Count a shard."""
-        self._done += 1
-        now = time.monotonic()
-        if now - self._shown >= _ARTIFACT_INTERVAL_S or self._done >= self._total:
-            self._shown = now
-            update_progress_artifact(artifact_id=self._artifact, progress=100 * self._done / self._total)
-        self._log.debug("%s committed by %s: %s", receipt.shard_id, receipt.attempt, dict(receipt.status_counts))
-
-    def on_failure(self, failure: ShardFailure) -> None:
-        """Log a shard that was given up."""
-        self._log.error("%s failed after %d attempts: %s", failure.shard_id, failure.attempts, failure.error)
-
-    def on_event(self, event: PoolEvent) -> None:
-        """Log what happens to replicas."""
-        self._log.info("%s: %s", event.kind, event.message)
-
-
-def publish(summary: RunSummary, report: str | None) -> None:
-    """Leave the run's counts and its problems as artifacts, and a link to its report."""
-    if report is not None:
-        create_link_artifact(
-            link=report, key="label-collection-report", description=f"What {summary.run_id} looks like"
-        )
-    rows = [{"what": f"images: {name}", "number": number} for name, number in summary.ledger.items()]
-    rows += [{"what": f"quarantined: {reason}", "number": number} for reason, number in summary.reason_counts.items()]
-    rows.append({"what": "masks", "number": summary.num_annotations})
-    create_table_artifact(
-        table=rows, key="label-collection-counts", description=f"Images and masks of {summary.run_id}"
-    )
-    ended = "Complete" if summary.ok else "Incomplete"
-    counts = ", ".join(f"{number:,} {name}" for name, number in summary.ledger.items())
-    lines = [
-        f"# {ended}: {summary.run_id}",
-        f"Output: `{summary.output}`",
-        f"Images: {counts}. Masks: {summary.num_annotations:,}.",
-        f"{summary.committed} of {summary.shards} shards committed, {summary.labelled_now} of them by this flow run, "
-        f"in {summary.elapsed_s:.1f} s.",
-        *(f"* {problem.splitlines()[0]}" for problem in summary.problems[:50]),
-    ]
-    description = f"{ended}: {counts}; {summary.num_annotations:,} masks"
-    create_markdown_artifact("\n\n".join(lines), key="label-collection-summary", description=description)
+def _verify(told: Telling, *run: Any, **ended: Any) -> RunSummary:
+    return orchestrated(told, partial(verify_run, *run, **ended), partial(verify_run.fn, *run, **ended))

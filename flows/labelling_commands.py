@@ -71,6 +71,9 @@ def run(
     limit: LimitOption = None,
     run_id: RunIdOption = None,
     incremental: IncrementalOption = None,
+    check: Annotated[
+        bool | None, typer.Option("--check", help="First read all that is committed; label again what is damaged.")
+    ] = None,
     same_collection: SameCollectionOption = None,
     runner: RunnerOption = None,
     prefect: PrefectOption = True,
@@ -85,6 +88,7 @@ def run(
         | asked
         | {"pool": pool, "incremental": incremental or None}
     )
+    overrides["output"]["check"] = check
     raise typer.Exit(0 if launch(_config(config, overrides), console, prefect=prefect).ok else 1)
 
 
@@ -132,14 +136,14 @@ def retry(
     """Label quarantined images again, those of each run as a run of their own whose rows take the place of theirs."""
     from flows.config import merge, read_values
     from flows.launch import launch
-    from flows.retry import retry_configs
+    from flows.retry import runs_to_retry
 
     pool = {"replicas": replicas, "num_gpus_per_replica": gpus_per_replica, "runner": runner}
     overrides = merge(read_values(config) if config else {}, {"pool": pool})
-    again = retry_configs(output, run_id, reason or [], overrides)
-    if not again:
-        console.print("no image is quarantined" + (f" for {', '.join(reason)}" if reason else ""))
+    again = runs_to_retry(output, run_id, reason or [], overrides)
     ended = [launch(one, console, prefect=prefect).ok for one in again]
+    if not ended:
+        console.print("no image is quarantined" + (f" for {', '.join(reason)}" if reason else ""))
     raise typer.Exit(0 if all(ended) else 1)
 
 

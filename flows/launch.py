@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 from rich.console import Console
 
 from flows import planning, steps
 from flows.config import ConfigError, RunConfig
-from flows.console import ConsoleObserver, ListingProgress, show_summary
-from flows.observer import Several, observed_by
+from flows.console import ConsoleObserver, ListingProgress, literal, show_summary
+from flows.embedded_prefect import EmbeddedServer, embedded_server
+from flows.observer import RunObserver, Several, observed_by
 from flows.signals import start_unharmed
 from flows.summary import RunFailedError, RunSummary
 from flows.updates import as_planned, configs_to_run
@@ -43,7 +46,7 @@ def _launch_run(config: RunConfig, console: Console, *, prefect: bool) -> RunSum
             def before_writing() -> None:
                 if prefect:
                     spinner.update("starting Prefect")
-                    _reach_prefect()
+                    stack.enter_context(_reach_prefect())
 
             run = stack.enter_context(planning.planned_run(config, before_writing, ListingProgress(console, spinner)))
         observer = Several(stack.enter_context(ConsoleObserver(console)))
@@ -51,7 +54,7 @@ def _launch_run(config: RunConfig, console: Console, *, prefect: bool) -> RunSum
         # Listed, compared and planned once: what follows takes this run, by its name, and looks for no other.
         stack.enter_context(planning.at_hand(run))
         config = as_planned(run.plan, config) if config.incremental else _named(config, run.plan.run_id)
-        summary = _flow(config) if prefect else steps.run_directly(config, observer)
+        summary = _flow(config, observer, console) if prefect else steps.run_directly(config, observer)
     show_summary(console, summary)
     return summary
 
@@ -61,14 +64,22 @@ def _named(config: RunConfig, run_id: str) -> RunConfig:
     return replace(config, output=replace(config.output, run_id=run_id))
 
 
-def _reach_prefect() -> None:
-    """Reach the Prefect server of PREFECT_API_URL, or start the embedded one.
+def _reach_prefect() -> AbstractContextManager[Any]:
+    """Reach the Prefect server of PREFECT_API_URL, or start an embedded one.
+
+    Returns:
+        The settings that the flow is to run under.
 
     Raises:
         ConfigError: it does not answer, or cannot be started.
     """
     from prefect.client.orchestration import get_client
-    from prefect.settings import get_current_settings
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+        get_current_settings,
+        temporary_settings,
+    )
 
     settings = get_current_settings()
     if settings.api.url:
@@ -79,24 +90,59 @@ def _reach_prefect() -> None:
                 f"the Prefect server at {settings.api.url} does not answer ({failure}); start it, unset "
                 "PREFECT_API_URL to run on an embedded one, or run with --no-prefect"
             )
-        return
+        return nullcontext()
+    _check_home(settings.home)
+    servers: list[EmbeddedServer] = []
+    variables = settings.to_environment_variables(exclude_unset=True)
+    timeout_s = PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value()
     try:
-        # Tried first: the embedded server would be waited for until its time is up.
-        settings.home.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=settings.home):
+        start_unharmed(lambda: servers.append(embedded_server(variables, timeout_s)))
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(
+            f"the embedded Prefect server cannot be started ({error}); its database is in {settings.home}. Give it "
+            "longer with PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, name a server with PREFECT_API_URL, or run "
+            "with --no-prefect"
+        ) from error
+    return temporary_settings({PREFECT_API_URL: servers[0].api_url})
+
+
+def _check_home(home: Path) -> None:
+    """Check that the embedded server can write its folder, before it is started and waited for.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=home):
             pass
-        start_unharmed(lambda: get_client(sync_client=True))
-    except (OSError, RuntimeError, ValueError) as error:
+    except OSError as error:
         raise ConfigError(
             f"the embedded Prefect server cannot be started ({error}); it needs a folder that it can write: set "
             "PREFECT_HOME to one, or run with --no-prefect"
         ) from error
 
 
-def _flow(config: RunConfig) -> RunSummary:
+def _flow(config: RunConfig, observer: RunObserver, console: Console) -> RunSummary:
+    """Run as a Prefect flow; a server that goes away meanwhile costs its picture of the run, and not the run."""
     from flows.label_collection import label_collection
+    from flows.prefect_reports import is_prefects, telling
 
-    try:
-        return RunSummary(**label_collection(config))
-    except RunFailedError as error:
-        return error.summary
+    with telling() as told:
+        try:
+            summary = RunSummary(**label_collection(config))
+        except RunFailedError as error:
+            summary = error.summary
+        except Exception as error:
+            if not is_prefects(error):
+                raise
+            told.note(error)
+            summary = told.summary or steps.run_directly(config, observer)
+            told.end(summary)
+    if told.missed:
+        console.print(
+            f"[yellow]warning:[/] Prefect could not be told of all of this run ({literal(told.missed)}); its table "
+            "does not depend on that",
+            highlight=False,
+        )
+    return summary

@@ -14,6 +14,9 @@ app = typer.Typer()
 RunIdOption = Annotated[
     str | None, typer.Option(help="Name of the run; by default all of the output's.", callback=checked_run_id)
 ]
+CheckOption = Annotated[
+    bool, typer.Option("--check", help="First compare every file with the hash in its commit, which reads all of them.")
+]
 
 
 @app.command()
@@ -65,10 +68,12 @@ def query(
     sql: Annotated[str, typer.Argument(help='One SELECT, e.g. "SELECT category_name, count(*) FROM annotations".')],
     to: Annotated[Path | None, typer.Option(help="New file for all rows: .csv, .json, .jsonl or .parquet.")] = None,
     rows: Annotated[int, typer.Option(min=1, help="How many rows to show.")] = 40,
+    check: CheckOption = False,
 ) -> None:
     """Ask an output in SQL (DuckDB): annotations, images, coverage, runs, all_annotations, all_images."""
     from flows.query import run_query
 
+    _checked(output, check)
     run_query(output, sql, console, to=to, max_rows=rows)
 
 
@@ -77,10 +82,12 @@ def report(
     output: OutputArgument,
     to: Annotated[Path, typer.Option(help="New file to write the page to.")] = Path("report.html"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+    check: CheckOption = False,
 ) -> None:
     """Write one HTML page that shows an output: pictures with masks, scores, failures, throughput, provenance."""
     from flows.report import write_report
 
+    _checked(output, check)
     write_report(output, to, console, overwrite=overwrite)
 
 
@@ -105,12 +112,14 @@ def export(
     image_url: Annotated[
         str, typer.Option(help="Where tools load an image: this with its id at the end; else its own URI.")
     ] = "",
+    check: CheckOption = False,
 ) -> None:
     """Write the table, or a part of it, in another tool's format. The output is only read."""
     from flows.export import run_export
     from pipelines.export import Choice
     from pipelines.exports.splits import Splits
 
+    _checked(output, check)
     choice = Choice(
         where=where,
         images_where=images_where,
@@ -139,10 +148,12 @@ def evaluate(
     ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="New file to write all figures to.")] = None,
     plots: Annotated[str | None, typer.Option(help="New folder for plots: precision and recall, categories.")] = None,
+    check: CheckOption = False,
 ) -> None:
     """Measure a run against ground truth: AP, PQ, mIoU, cIoU, by task. Writes nothing into the output."""
     from flows.evaluation import run_evaluation
 
+    _checked(output, check)
     run_evaluation(
         output,
         ground_truth,
@@ -153,3 +164,11 @@ def evaluate(
         json_file=json_file,
         plots=plots,
     )
+
+
+def _checked(output: str, check: bool) -> None:
+    """Compare files with their hashes, if that is wanted."""
+    from flows.inspect import check_output
+
+    if check:
+        check_output(output, console)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from flows.config import RunConfig
@@ -20,12 +20,13 @@ class OwnPrompts:
 
     Attributes:
         table: the prompt table, without rows that cannot be asked; None if there is none.
-        retried: the images to label again, with the prompts that they had; None for a run that is no retry.
+        retried: the images to label again, with the prompts that they had, read anew each time that they are gone
+            through; None for a run that is no retry.
         rejected: prompts that were refused before any image was read.
     """
 
     table: PromptTable | None = None
-    retried: tuple[ImageRef, ...] | None = None
+    retried: Iterable[ImageRef] | None = None
     rejected: tuple[RejectedPrompt, ...] = ()
 
     def __iter__(self) -> Iterator[tuple[str, Prompt]]:
@@ -46,9 +47,21 @@ class OwnPrompts:
         table, retried = self.table, self.retried
         return OwnPrompts(
             table=table and replace(table, by_image={image: kept(own) for image, own in table.by_image.items()}),
-            retried=retried and tuple(replace(ref, prompts=kept(ref.prompts)) for ref in retried),
+            retried=retried if retried is None else _Without(retried, frozenset(reasons)),
             rejected=(*self.rejected, *late),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Without:
+    """Images without the prompts of these rows."""
+
+    images: Iterable[ImageRef]
+    rows: frozenset[int]
+
+    def __iter__(self) -> Iterator[ImageRef]:
+        for ref in self.images:
+            yield replace(ref, prompts=tuple(p for p in ref.prompts if p.source_row not in self.rows))
 
 
 def read_own_prompts(config: RunConfig, store: Store) -> OwnPrompts:
@@ -61,7 +74,7 @@ def read_own_prompts(config: RunConfig, store: Store) -> OwnPrompts:
         images = quarantined_images(store, config.retry.run_id, config.retry.reasons)
         if not images:
             raise SourceError(f"run {config.retry.run_id} has no quarantined images to label again")
-        return OwnPrompts(retried=tuple(images))
+        return OwnPrompts(retried=images)
     if not config.prompts:
         return OwnPrompts()
     taken = {prompt.prompt_id for prompt in config.common_prompts()}

@@ -314,7 +314,8 @@ def planned_run(
         return
     with ExitStack() as stack:
         with draft_run(config, on_listed) as draft:
-            due = None if draft.held is None else left_to_label(open_output(config), draft.held)
+            store, check = open_output(config), config.output.check
+            due = None if draft.held is None else left_to_label(store, draft.held, check=check)
             is_done = due is not None and not due.commits
             runner = None if is_done else stack.enter_context(open_run_runner(config, draft.run_id))
             before_writing()
@@ -324,12 +325,14 @@ def planned_run(
         yield PlannedRun(plan, runner, draft.update, due)
 
 
-def left_to_label(store: Store, plan: Plan) -> Due:
+def left_to_label(store: Store, plan: Plan, *, check: bool = False) -> Due:
     """Return what a planned run has left to label.
 
-    A run whose summary tells of all that is listed is whole: nothing more is read of it.
+    A run whose summary tells of all that is listed is whole: nothing more is read of it. With ``check`` every committed
+    file is read instead.
     """
-    return Due({}) if is_finished(store, plan) else due_shards(store, plan)
+    is_whole = not check and is_finished(store, plan)
+    return Due({}) if is_whole else due_shards(store, plan, hashes=check)
 
 
 def choose_run_id(config: RunConfig, store: Store) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 from flows.config import ConfigError, RunConfig, parse_config
 from flows.steps import cut_waves
 from pipelines.plan_file import shard_name
-from pipelines.report.run_facts import read_summary
+from pipelines.run_summary import readable_summary
 from pipelines.storage import Store
 from pipelines.table import ShardCommit, committed_shards, read_commits
 from pipelines.types import Status
@@ -194,7 +194,7 @@ def _config(plan: Mapping[str, Any]) -> RunConfig | None:
 
 def _line(store: Store, plan: Mapping[str, Any]) -> RunLine:
     run_id = plan["run_id"]
-    summary, num_committed = read_summary(store, run_id), len(committed_shards(store, run_id))
+    summary, num_committed = readable_summary(store, run_id), len(committed_shards(store, run_id))
     if summary.get("committed") == num_committed:
         done = sum(number for name, number in summary["ledger"].items() if name != "listed")
         return _line_of(plan, done, num_committed, summary["num_annotations"])
@@ -219,5 +219,5 @@ def _line_of(plan: Mapping[str, Any], done: int, committed: int, masks: int) -> 
 
 
 def _problems(store: Store, run_id: str, committed: int) -> tuple[str, ...]:
-    summary = read_summary(store, run_id)
+    summary = readable_summary(store, run_id)
     return tuple(summary.get("problems", ())) if summary.get("committed") == committed else ()

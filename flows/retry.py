@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from flows.config import ConfigError, RunConfig, merge, parse_config
 from flows.inspect import held_plans
+from flows.planning import left_to_label
 from flows.run_names import next_retry
 from flows.updates import is_labelled
-from pipelines.manifest import Plan, read_plan, retries_by_run
+from pipelines.file_checks import check_runs
+from pipelines.manifest import Plan, plan_documents, read_plan, retries_by_run
+from pipelines.query_files import readable
 from pipelines.retry import quarantined_images
-from pipelines.storage import Store
+from pipelines.storage import Store, open_store
+
+
+def runs_to_retry(
+    output: str, run_id: str | None, reasons: Sequence[str], overrides: Mapping[str, Any]
+) -> Iterator[RunConfig]:
+    """Yield the configs of all that a retry runs, one by one: what is found next depends on how the one before ended.
+
+    First come retries that ended once and of which something has to be labelled again, then as retry_configs says.
+    """
+    yield from broken_retries(output, run_id, overrides)
+    yield from retry_configs(output, run_id, reasons, overrides)
+
+
+def broken_retries(output: str, run_id: str | None, overrides: Mapping[str, Any]) -> list[RunConfig]:
+    """Return the configs that mend retries whose committed files are gone or cut short, each as it was planned.
+
+    Args:
+        output, run_id: as for retry_configs.
+        overrides: of these only how the pool is to be.
+    """
+    store, found = open_store(output), list[RunConfig]()
+    retried = retries_by_run(store)
+    for held in retried if run_id is None else [run_id]:
+        for name in next_retry(store, held, retried.get(held, []))[1]:
+            plan = read_plan(store, name)
+            if plan is not None and is_labelled(store, plan) and left_to_label(store, plan).commits:
+                again = {"pool": overrides.get("pool", {}), "output": {"uri": output, "run_id": name}}
+                values = merge(dict(plan.facts["config"]), again)
+                found.append(parse_config(values, origin=f"the config that run {name} was planned with"))
+    return found
 
 
 def retry_configs(
@@ -28,10 +61,12 @@ def retry_configs(
     Raises:
         PlanError: there is no such run.
         ConfigError: it is a retry itself, or the values cannot be used.
+        StorageError: the output cannot be read, or is damaged.
     """
     store, plans = held_plans(output, run_id)
     if run_id is not None and plans[0].retry_of is not None:
         raise ConfigError(f"run {run_id} is a retry: name the run that it belongs to, {plans[0].retry_of}")
+    check_runs(store, plan_documents(store))
     found = (_retry_config(store, output, plan, reasons, overrides) for plan in plans if plan.retry_of is None)
     return [config for config in found if config is not None]
 
@@ -47,8 +82,10 @@ def _retry_config(
     }
     values = merge(dict(plan.facts["config"]), overrides)
     config = parse_config(merge(values, again), origin=f"the config that run {plan.run_id} was planned with")
-    if is_new and not quarantined_images(store, plan.run_id, reasons):
-        return None
+    if is_new:
+        with readable(store):
+            if not quarantined_images(store, plan.run_id, reasons):
+                return None
     return config
 
 

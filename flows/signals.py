@@ -117,6 +117,22 @@ def _end_now(number: signal.Signals) -> None:
     os._exit(128 + number)
 
 
+def end_in_time(code: int) -> None:
+    """End the process GRACE_S from now at the latest: libraries may still be trying to deliver what nobody takes.
+
+    Args:
+        code: its exit code.
+    """
+
+    def end() -> None:
+        sys.stdout.flush()
+        os._exit(code)
+
+    timer = threading.Timer(GRACE_S, end)
+    timer.daemon = True
+    timer.start()
+
+
 def start_unharmed(start: Callable[[], object]) -> None:
     """Run something that starts processes, so that Ctrl-C in a terminal, which reaches them too, does not end them.
 

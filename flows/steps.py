@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 
-from actors.pool import PoolEvent, ReplicaStartError, ShardFailure, ShardRunner
+from actors.pool import ClusterLostError, PoolEvent, ReplicaStartError, ShardFailure, ShardRunner
 from flows.breaker import CircuitBreaker
 from flows.config import RunConfig
 from flows.observer import RunObserver, Several, Silent
 from flows.planning import PlannedRun, open_output, planned_run
 from flows.report import leave_report
 from flows.signals import Termination, finishing_first
-from flows.summary import RunSummary, summarise, summary_name, told_summary
+from flows.summary import RunSummary, summarise, told_summary
 from flows.updates import configs_to_run
 from pipelines.integrity import VerifyReport, table_size, verify
 from pipelines.leftovers import remove_losers
 from pipelines.manifest import Plan
+from pipelines.run_summary import summary_bytes, summary_name
 from pipelines.storage import StorageError, Store
 from pipelines.table import held_commits
 from pipelines.types import ShardReceipt
@@ -115,7 +115,7 @@ def finish_run(
     )
     if summary.labelled_now or not summary.ends_as(told_summary(store, plan.run_id)):
         try:
-            store.write(summary_name(plan.run_id), json.dumps(summary.to_dict(), indent=1).encode())
+            store.write(summary_name(plan.run_id), summary_bytes(summary.to_dict()))
         except StorageError as error:
             return replace(summary, problems=[*summary.problems, f"the summary could not be written: {error}"])
     return summary
@@ -184,7 +184,7 @@ def run_once(
     """
     plan, committed = run.plan, run.plan.num_shards - len(run.due.commits)
     counted = _Counting()
-    observer = Several(observer, counted)
+    observer = Several(Several(observer), counted)  # apart: who counts tells nobody that another has failed
     if run.update is not None:
         observer.on_update(run.update)
     observer.on_plan(plan, committed)
@@ -198,7 +198,7 @@ def run_once(
             sigterm = stack.enter_context(finishing_first(run.runner.stop, config.pool.drain_grace_s))
             try:
                 failures = label(config, run, run.runner, observer, breaker, sigterm)
-            except (StorageError, ReplicaStartError) as error:
+            except (StorageError, ReplicaStartError, ClusterLostError) as error:
                 if isinstance(error, ReplicaStartError) and not committed + counted.shards:
                     raise
                 stopped = f"stopped: {_first_line(error)}"

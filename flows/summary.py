@@ -12,8 +12,9 @@ from typing import Any
 
 from actors.pool import ShardFailure
 from pipelines.integrity import TableSize, VerifyReport
-from pipelines.manifest import Plan, run_folder
-from pipelines.storage import Store
+from pipelines.manifest import Plan
+from pipelines.run_summary import read_summary
+from pipelines.storage import DamagedError, Store
 from pipelines.types import RejectedPrompt
 
 _MAX_REPORTED = 1000
@@ -89,16 +90,15 @@ class RunSummary:
         return cls(**{name: document[name] for name in cls.__slots__ if name != "warnings"}, warnings=[])
 
 
-def summary_name(run_id: str) -> str:
-    """Return the object that holds a run's summary, relative to the output."""
-    return f"{run_folder(run_id)}/summary.json"
-
-
 def told_summary(store: Store, run_id: str) -> RunSummary | None:
-    """Read what an earlier invocation has told; None if none has, or another version in other words."""
+    """Read what an earlier invocation has told; None if none has, another version in other words, or what is damaged.
+
+    Nothing needs a summary: a run without one looks for itself, and writes it again.
+    """
     try:
-        return RunSummary.from_dict(store.read_json(summary_name(run_id)))
-    except (FileNotFoundError, KeyError):
+        document = read_summary(store, run_id)
+        return None if document is None else RunSummary.from_dict(document)
+    except (DamagedError, KeyError):
         return None
 
 

@@ -57,7 +57,7 @@ def configs_to_run(config: RunConfig, store: Store) -> list[RunConfig]:
     """
     if not config.incremental or config.output.run_id is not None:
         return [config]
-    unfinished = [plan for plan in held_runs(store) if not is_finished(store, plan)]
+    unfinished = [plan for plan in held_runs(store) if config.output.check or not is_finished(store, plan)]
     return [*(as_planned(plan, config) for plan in unfinished), config]
 
 

@@ -15,6 +15,7 @@ from pipelines.category_names import some_of
 from pipelines.ground_truth import PHRASE_TASKS, GroundTruth, InstanceTruth, PanopticTruth, PhraseTruth
 from pipelines.labelled_run import LabelledRun, read_run, runs_named
 from pipelines.manifest import Plan
+from pipelines.query_files import readable
 from pipelines.storage import Store
 from pipelines.tabular import SourceError
 from pipelines.task_figures import (
@@ -89,7 +90,20 @@ def evaluate_output(
     Raises:
         SourceError: truth and run have no image, no task or no category in common, their masks differ in size, or an
             entry of the truth is broken.
+        StorageError: the output cannot be read.
     """
+    with readable(store):
+        return _evaluate(store, plans, truth, count_unasked=count_unasked, on_image=on_image)
+
+
+def _evaluate(
+    store: Store,
+    plans: Sequence[Plan],
+    truth: GroundTruth,
+    *,
+    count_unasked: bool,
+    on_image: Callable[[Task, int], None],
+) -> Evaluation:
     fitting = _FITTING[type(truth)]
     run = read_run(store, plans, truth.images)
     runs = runs_named(plans)

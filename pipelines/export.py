@@ -10,6 +10,7 @@ from pipelines.exports import coco, cvat, label_studio, panoptic, yolo
 from pipelines.exports.choice import Choice, Progress
 from pipelines.exports.selection import Selection, open_selection
 from pipelines.exports.target import check_target
+from pipelines.query_files import readable
 from pipelines.storage import StorageError, Store
 from pipelines.tabular import SourceError
 from pipelines.whole_files import publish, workplace
@@ -91,7 +92,7 @@ def export_output(
     alone = form.single_file if path.suffix and form.single_file and form.single_file.endswith(path.suffix) else None
     if alone and choice.splits.shares:
         raise SourceError(f"{path.name} is one file, but each split has its own; name a folder")
-    with workplace(path) as place:
+    with readable(store), workplace(path) as place:
         selection = open_selection(store, choice, of_maps=form.of_maps, folder=place)
         whole = place / "whole"
         whole.mkdir()

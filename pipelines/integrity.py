@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,11 +14,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.file_checks import hash_problem, size_problem
 from pipelines.manifest import Plan, require_plan
-from pipelines.repairs import file_problem
-from pipelines.storage import Store
-from pipelines.table import KINDS, SCHEMAS, DataFile, Kind, ShardCommit, commit_files, data_files, read_commits
-from pipelines.types import Shard, Status
+from pipelines.run_summary import read_summary
+from pipelines.schema import SCHEMA_VERSION, VERSION_KEY, schema_of
+from pipelines.storage import DamagedError, Store
+from pipelines.table import KINDS, SCHEMAS, DataFile, Kind, ShardCommit, commit_files, data_files, inspect_commits
+from pipelines.types import Status
 
 _READERS = 8
 
@@ -52,8 +54,9 @@ class VerifyReport:
         size: what the run's commits and the files that they name take.
         commits: the commits that were read, in shard order.
         problems: every discrepancy in words, naming its object; empty when the table is whole.
+        notes: what is damaged and is mended by the next run, with no row at stake.
         leftovers: data files of the run that no commit names.
-        broken: committed shards of which a file is gone or cut short.
+        broken: committed shards of which a file is gone or cut short, or the commit damaged.
     """
 
     run_id: str
@@ -66,6 +69,7 @@ class VerifyReport:
     size: TableSize = TableSize()
     commits: list[ShardCommit] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
 
@@ -87,40 +91,70 @@ def verify(
     Args:
         store: the output.
         run_id: the run.
-        deep: read every data file and check hash, schema, rows and that images match the plan; otherwise one listing
-            checks that the files exist with their committed sizes, and the counts are the commits'.
+        deep: read every file, of the plan too, and check hash, schema, rows and that images match the plan; otherwise
+            one listing checks that the files exist with their committed sizes, and the counts are the commits'.
         on_shard: called with each shard id when it is done, for progress.
 
     Raises:
         PlanError: there is no such run.
     """
-    plan = require_plan(store, run_id)
-    report = VerifyReport(run_id=run_id, listed=plan.num_images, shards=plan.num_shards)
+    report = VerifyReport(run_id=run_id)
+    plan = _read_plan(store, run_id, report)
     # In this order: whatever a commit names is there by the time of the listing, also while the run goes on.
-    commits = list(read_commits(store, run_id))
-    found = data_files(store, run_id)
-    sizes = dict(found)
-    report.commits, report.committed = commits, len(commits)
-    missing = sorted(set(plan.shard_ids()) - {commit.shard_id for commit in commits})
+    found = dict(inspect_commits(store, run_id))
+    listed = data_files(store, run_id)
+    sizes = dict(listed)
+    commits = [commit for commit in found.values() if isinstance(commit, ShardCommit)]
+    report.commits, report.committed = commits, len(found)
+    missing = [] if plan is None else sorted(set(plan.shard_ids()) - found.keys())
     if missing:
         report.problems.append(f"{len(missing)} planned shards are not committed: {_some(missing)}")
-    for commit in commits:
-        report.problems += _ledger_problems(plan, commit)
-        report.num_annotations += commit.annotations.rows
-        report.status_counts.update(commit.status_counts)
-        report.reason_counts.update(commit.reason_counts)
-        is_listed = [sizes.pop(file.name, None) == file.num_bytes for file in commit.files()]
-        # A listing may be late: what it does not show is asked for by name.
-        if not all(is_listed) and (problem := file_problem(store, commit)):
-            report.broken.append(commit.shard_id)
-            report.problems.append(f"{commit.shard_id}: {problem}; the next run labels it again")
+    for shard_id, commit in found.items():
+        if isinstance(commit, ShardCommit):
+            _count(store, plan, commit, sizes, report)
+        else:
+            report.broken.append(shard_id)
+            report.problems.append(f"{shard_id}: {commit}; `run --check` labels it again")
     report.leftovers = sorted(sizes)
     # Without leftovers: a run that could not remove one is not taken for finished, and the next one tries again.
-    report.size = _size(store, run_id, {name: size for name, size in found.items() if name not in sizes})
+    report.size = _size(store, run_id, {name: size for name, size in listed.items() if name not in sizes})
     if deep:
         _check_rows(store, plan, commits, report, on_shard)
-    _check_ledger(report, complete=not missing)
+    elif plan is not None:
+        report.problems += filter(None, (plan.part_problem(store, part) for part in plan.parts))
+    if plan is not None and not missing and len(commits) == len(found):
+        _check_ledger(report)
     return report
+
+
+def _read_plan(store: Store, run_id: str, report: VerifyReport) -> Plan | None:
+    """Read plan and summary as far as they are whole. Without its plan the files of a run are checked all the same."""
+    try:
+        read_summary(store, run_id)
+    except DamagedError as error:
+        report.notes.append(f"{error}; nothing needs it, and the next run writes it again")
+    try:
+        plan = require_plan(store, run_id, oldest=1)
+    except DamagedError as error:
+        report.problems.append(str(error))
+        return None
+    report.listed, report.shards = plan.num_images, plan.num_shards
+    return plan
+
+
+def _count(store: Store, plan: Plan | None, commit: ShardCommit, sizes: dict[str, int], report: VerifyReport) -> None:
+    """Add up what a commit says, and look for its files, which are taken out of those that are listed."""
+    if plan is not None:
+        report.problems += _ledger_problems(plan, commit)
+    report.num_annotations += commit.annotations.rows
+    report.status_counts.update(commit.status_counts)
+    report.reason_counts.update(commit.reason_counts)
+    problems = [size_problem(store, file, sizes) for file in commit.files()]
+    for file in commit.files():
+        sizes.pop(file.name, None)
+    if wrong := [problem for problem in problems if problem]:
+        report.broken.append(commit.shard_id)
+        report.problems += [f"{commit.shard_id}: {problem}; the next run labels it again" for problem in wrong]
 
 
 def table_size(store: Store, run_id: str) -> TableSize:
@@ -155,32 +189,50 @@ def _sum_of(counts: Mapping[str, int]) -> str:
     return f"{parts} = {sum(counts.values())}"
 
 
-def _check_ledger(report: VerifyReport, *, complete: bool) -> None:
-    if complete and report.status_counts.total() != report.listed:
+def _check_ledger(report: VerifyReport) -> None:
+    if report.status_counts.total() != report.listed:
         report.problems.append(f"{report.listed} images listed, but {_sum_of(report.status_counts)}")
 
 
 def _check_rows(
     store: Store,
-    plan: Plan,
+    plan: Plan | None,
     commits: list[ShardCommit],
     report: VerifyReport,
     on_shard: Callable[[str], None] | None,
 ) -> None:
     by_shard = {commit.shard_id: commit for commit in commits}
-    shards = plan.shards(store, by_shard)
+    shards = _planned_ids(store, plan, by_shard, report)
     with ThreadPoolExecutor(_READERS) as readers:
         # A few at a time: the image lists of a large plan do not fit into memory together.
         while group := list(islice(shards, 4 * _READERS)):
-            found = readers.map(lambda shard: list(_shard_problems(store, by_shard[shard.shard_id], shard)), group)
-            for shard, problems in zip(group, found, strict=True):
-                report.problems += [f"{shard.shard_id}: {problem}" for problem in problems]
+            found = readers.map(lambda shard: list(_shard_problems(store, by_shard[shard[0]], shard[1])), group)
+            for (shard_id, _), problems in zip(group, found, strict=True):
+                report.problems += [f"{shard_id}: {problem}" for problem in problems]
                 if on_shard:
-                    on_shard(shard.shard_id)
+                    on_shard(shard_id)
 
 
-def _shard_problems(store: Store, commit: ShardCommit, shard: Shard) -> Iterator[str]:
-    """Yield what is wrong between one commit, its two files and the planned shard."""
+def _planned_ids(
+    store: Store, plan: Plan | None, committed: Collection[str], report: VerifyReport
+) -> Iterator[tuple[str, list[str] | None]]:
+    """Yield every committed shard with the ids of its planned images; None where the plan cannot be read."""
+    if plan is None:
+        yield from ((shard_id, None) for shard_id in committed)
+        return
+    if unplanned := sorted(set(committed) - set(plan.shard_ids())):
+        report.problems.append(f"{len(unplanned)} shards are committed and not planned: {_some(unplanned)}")
+    for part, shard_ids in plan.shards_by_part():
+        try:
+            planned = dict(plan.image_ids(store, part))
+        except DamagedError as error:
+            report.problems.append(str(error))
+            planned = {}
+        yield from ((shard_id, planned.get(shard_id)) for shard_id in shard_ids if shard_id in committed)
+
+
+def _shard_problems(store: Store, commit: ShardCommit, planned: list[str] | None) -> Iterator[str]:
+    """Yield what is wrong between one commit, its two files and the ids of the shard's planned images."""
     tables: dict[Kind, pa.Table] = {}
     for kind, file in zip(KINDS, commit.files(), strict=True):
         problem, table = _read_file(store, kind, file)
@@ -191,8 +243,7 @@ def _shard_problems(store: Store, commit: ShardCommit, shard: Shard) -> Iterator
     if len(tables) < len(KINDS):
         return
     images, annotations = tables["images"], tables["annotations"]
-    planned = [ref.image_id for ref in shard.images]
-    if images["image_id"].to_pylist() != planned:
+    if planned is not None and images["image_id"].to_pylist() != planned:
         yield f"{commit.images.name} does not hold exactly one row for each planned image, in order"
     statuses = Counter(images["status"].to_pylist())
     if statuses != Counter(dict(commit.status_counts)):
@@ -212,11 +263,19 @@ def _read_file(store: Store, kind: Kind, file: DataFile) -> tuple[str | None, pa
         data = store.read(file.name)
     except FileNotFoundError:
         return None, None  # the listing has already said so
-    if hashlib.sha256(data).hexdigest() != file.sha256:
-        return f"{file.name} does not have the committed SHA-256", None
+    if problem := hash_problem(data, file):
+        return f"{problem}; `run --check` labels it again", None
     table = pq.read_table(io.BytesIO(data))
-    if table.schema != SCHEMAS[kind]:
-        return f"{file.name} has another schema", None
+    problem = _table_problem(table, kind, file)
+    return problem, None if problem else table
+
+
+def _table_problem(table: pa.Table, kind: Kind, file: DataFile) -> str | None:
+    version = int((table.schema.metadata or {}).get(VERSION_KEY, 0))
+    if version > SCHEMA_VERSION:
+        return f"{file.name} was written by a newer version (table schema {version}); upgrade to verify it"
+    if table.schema != schema_of(SCHEMAS[kind], version):
+        return f"{file.name} has another schema than version {version} of it"
     if table.num_rows != file.rows:
-        return f"{file.name} has {table.num_rows} rows, committed {file.rows}", None
-    return None, table
+        return f"{file.name} has {table.num_rows} rows, committed {file.rows}"
+    return None

@@ -5,18 +5,21 @@ A resumed run reads the plan and never lists its source again.
 
 from __future__ import annotations
 
-import json
+import hashlib
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import pyarrow as pa
 
 from pipelines.fingerprint import PlanError, check_fingerprint, fingerprint_digest
 from pipelines.plan_draft import PlanDraft
-from pipelines.plan_file import PlannedImage, read_planned, read_shards, shard_name, shard_number
+from pipelines.plan_file import PlannedImage, read_image_ids, read_planned, read_shards, shard_name, shard_number
 from pipelines.schema import SCHEMA_VERSION
-from pipelines.storage import StorageError, Store
+from pipelines.sealed import BLANK, seal
+from pipelines.storage import DamagedError, StorageError, Store
 from pipelines.types import Shard
 
 DRIVER_ID = secrets.token_hex(4)
@@ -27,10 +30,18 @@ PLAN_FORMAT = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanPart:
-    """One file of the plan: one row group for each of its consecutive shards."""
+    """One file of the plan: one row group for each of its consecutive shards.
+
+    Attributes:
+        name: relative to the run's folder.
+        num_shards: how many it holds.
+        num_bytes, sha256: of the file; None in plans of earlier versions, which do not say it.
+    """
 
     name: str
     num_shards: int
+    num_bytes: int | None = None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,13 +89,37 @@ class Plan:
     def shards(self, store: Store, wanted: Iterable[str] | None = None) -> Iterator[Shard]:
         """Read the planned shards in order, part by part; only those wanted, all by default."""
         names = set(self.shard_ids() if wanted is None else wanted)
-        first = 0
-        for part in self.parts:
-            numbers = [n for n in range(part.num_shards) if shard_name(first + n) in names]
+        for part, shard_ids in self.shards_by_part():
+            numbers = [number for number, shard_id in enumerate(shard_ids) if shard_id in names]
             if numbers:
                 with self._part(store, part) as data:
                     yield from read_shards(data, numbers)
+
+    def shards_by_part(self) -> Iterator[tuple[PlanPart, list[str]]]:
+        """Yield the plan's files in order, with the ids of the shards that each holds; reads nothing."""
+        first = 0
+        for part in self.parts:
+            yield part, [shard_name(first + number) for number in range(part.num_shards)]
             first += part.num_shards
+
+    def image_ids(self, store: Store, part: PlanPart) -> Iterator[tuple[str, list[str]]]:
+        """Read the ids of a file's shards, each with those of its images; of a plan of any format.
+
+        Raises:
+            DamagedError: the file is not what the plan says.
+        """
+        with self._part(store, part) as data:
+            yield from read_image_ids(data, range(part.num_shards))
+
+    def part_problem(self, store: Store, part: PlanPart) -> str | None:
+        """Say what is wrong with a file's size, without reading it; None if nothing is."""
+        name = f"{run_folder(self.run_id)}/{part.name}"
+        size = store.size(name)
+        if size is None:
+            return f"{store.uri}/{name}: this part of the plan is missing; restore it from a copy"
+        if part.num_bytes is None or size == part.num_bytes:
+            return None
+        return f"{store.uri}/{name}: this part of the plan has {size} bytes, planned {part.num_bytes}"
 
     def planned_images(self, store: Store) -> Iterator[PlannedImage]:
         """Read what was planned of each image in image_id order, part by part."""
@@ -94,11 +129,19 @@ class Plan:
 
     @contextmanager
     def _part(self, store: Store, part: PlanPart) -> Iterator[bytes]:
-        name = f"{run_folder(self.run_id)}/{part.name}"
+        name = f"{store.uri}/{run_folder(self.run_id)}/{part.name}"
         try:
-            yield store.read(name)
-        except ValueError as error:
-            raise StorageError(f"{store.uri}/{name}: what was read is no whole plan file ({error})") from error
+            data = store.read(f"{run_folder(self.run_id)}/{part.name}")
+        except FileNotFoundError as error:
+            raise DamagedError(f"{name}: this part of the plan is missing; restore it from a copy") from error
+        if part.sha256 is not None and hashlib.sha256(data).hexdigest() != part.sha256:
+            raise DamagedError(f"{name}: this part of the plan does not have the SHA-256 that the plan states")
+        try:
+            yield data
+        except (pa.ArrowException, ValueError, KeyError, IndexError, OSError) as error:
+            if isinstance(error, StorageError):
+                raise
+            raise DamagedError(f"{name}: what was read is no whole plan file ({error})") from error
 
 
 def run_folder(run_id: str) -> str:
@@ -153,9 +196,12 @@ def write_plan(
         "fingerprint_sha256": fingerprint_digest(fingerprint),
         "fingerprint": dict(fingerprint),
         "parts": [{"name": part.name, "num_shards": part.num_shards} for part in parts],
+        # Beside the parts, of which earlier versions take no other keys.
+        "part_checks": {part.name: {"num_bytes": part.num_bytes, "sha256": part.sha256} for part in parts},
         "facts": dict(facts),
+        **BLANK,
     }
-    is_ours = store.create(plan_name(run_id), json.dumps(document, indent=1).encode())
+    is_ours = store.create(plan_name(run_id), seal(document))
     plan = read_plan(store, run_id)
     if plan is None:
         raise PlanError(f"{store.uri}: the plan of run {run_id} was removed while it was being written")
@@ -172,8 +218,9 @@ def _write_parts(store: Store, run_id: str, draft: PlanDraft, driver_id: str) ->
     parts, unique = [], f"{driver_id}-{secrets.token_hex(4)}"
     for number, drafted in enumerate(draft.parts):
         part = PlanPart(name=f"plan-{unique}-{number:05d}.parquet", num_shards=drafted.num_shards)
-        store.write(f"{run_folder(run_id)}/{part.name}", drafted.path.read_bytes())
-        parts.append(part)
+        data = drafted.path.read_bytes()
+        store.write(f"{run_folder(run_id)}/{part.name}", data)
+        parts.append(replace(part, num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))
     return parts
 
 
@@ -191,25 +238,25 @@ def _check_same_images(store: Store, plan: Plan, draft: PlanDraft) -> None:
         )
 
 
-def read_plan(store: Store, run_id: str) -> Plan | None:
+def read_plan(store: Store, run_id: str, *, oldest: int = PLAN_FORMAT) -> Plan | None:
     """Read a run's plan; None if the run was never planned.
+
+    Args:
+        store: the output.
+        run_id: the run.
+        oldest: the first format that will do; of format 1 only totals and ids can be read.
 
     Raises:
         PlanError: the plan was written by a newer version, or by one whose plans are no longer read.
+        DamagedError: it is not what a plan of this run is.
     """
     try:
-        document = store.read_json(plan_name(run_id))
+        document = _read_document(store, run_id, oldest=oldest)
     except FileNotFoundError:
         return None
     if document["format"] > PLAN_FORMAT:
-        raise PlanError(
-            f"{store.uri}: run {run_id} was planned by a newer version (plan format {document['format']}); upgrade"
-        )
-    if document["format"] < PLAN_FORMAT:
-        raise PlanError(
-            f"{store.uri}: run {run_id} was planned by an older version (plan format {document['format']}), and this "
-            "one cannot go on with it. Its committed rows stay readable; give another run id or output to label anew."
-        )
+        raise _newer(store, run_id, document)
+    checks = document.get("part_checks", {})
     return Plan(
         run_id=document["run_id"],
         num_images=document["num_images"],
@@ -217,20 +264,20 @@ def read_plan(store: Store, run_id: str) -> Plan | None:
         num_shards=document["num_shards"],
         images_per_shard=document.get("images_per_shard", 0),
         fingerprint=document["fingerprint"],
-        parts=tuple(PlanPart(**part) for part in document["parts"]),
+        parts=tuple(PlanPart(**part, **checks.get(part["name"], {})) for part in document["parts"]),
         images_sha256=document.get("images_sha256"),
         sequence=document.get("sequence", 0),
         facts=document["facts"],
     )
 
 
-def require_plan(store: Store, run_id: str) -> Plan:
-    """Read a run's plan.
+def require_plan(store: Store, run_id: str, *, oldest: int = PLAN_FORMAT) -> Plan:
+    """Read a run's plan, as read_plan does.
 
     Raises:
         PlanError: there is no such run, or as read_plan.
     """
-    plan = read_plan(store, run_id)
+    plan = read_plan(store, run_id, oldest=oldest)
     if plan is None:
         raise PlanError(f"{store.uri} holds no run {run_id!r}")
     return plan
@@ -245,9 +292,67 @@ def plan_documents(store: Store) -> dict[str, dict[str, Any]]:
     """Return what the plan of every run says, by run id in the order of planning; plans of every version are read.
 
     Of two rows about one prompt of one image, the one of the later run is current.
+
+    Raises:
+        PlanError: a newer version planned one of them in another form.
+        DamagedError: one of them is not what a plan of its run is.
     """
-    found = {run_id: store.read_json(plan_name(run_id)) for run_id in planned_runs(store)}
+    found = {run_id: _read_document(store, run_id) for run_id in planned_runs(store)}
     return dict(sorted(found.items(), key=_place))
+
+
+def _read_document(store: Store, run_id: str, *, oldest: int = 1) -> dict[str, Any]:
+    """Read what a plan says, and check that it is one.
+
+    Of a newer version only what is needed to read the rows of its run is looked at.
+
+    Raises:
+        FileNotFoundError: the run was never planned.
+        PlanError: a version planned it whose plans cannot be read here.
+        DamagedError: it is not what a plan of this run is.
+    """
+    document = store.read_json(plan_name(run_id))
+    try:
+        if type(document["format"]) is not int:
+            raise TypeError(f"format is {document['format']!r}")
+        if document["format"] < oldest:
+            raise PlanError(
+                f"{store.uri}: run {run_id} was planned by an older version (plan format {document['format']}), and "
+                "this one cannot go on with it. Its rows stay readable (query, export, report, status and verify); "
+                "give another run id or output to label anew."
+            )
+        _check_document(document, run_id)
+    except PlanError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(document, dict) and type(document.get("format")) is int and document["format"] > PLAN_FORMAT:
+            raise _newer(store, run_id, document) from error
+        raise DamagedError(
+            f"{store.uri}/{plan_name(run_id)}: no plan of run {run_id} ({type(error).__name__}: {error}); restore it "
+            "from a copy"
+        ) from error
+    return dict(document)
+
+
+def _newer(store: Store, run_id: str, document: Mapping[str, Any]) -> PlanError:
+    number = document["format"]
+    return PlanError(f"{store.uri}: run {run_id} was planned by a newer version (plan format {number}); upgrade")
+
+
+def _check_document(document: Mapping[str, Any], run_id: str) -> None:
+    kinds: dict[str, type] = {
+        **dict.fromkeys(("format", "num_images", "num_bytes", "num_shards"), int),
+        **{"run_id": str, "parts": list, "fingerprint": dict, "facts": dict},
+    }
+    for name, kind in kinds.items():
+        if type(document[name]) is not kind:
+            raise TypeError(f"{name} is {document[name]!r}")
+    if document["run_id"] != run_id:
+        raise ValueError(f"it is that of run {document['run_id']}")
+    if sum(part["num_shards"] for part in document["parts"]) != document["num_shards"]:
+        raise ValueError(f"its parts do not hold {document['num_shards']} shards")
+    if document["fingerprint_sha256"] != fingerprint_digest(document["fingerprint"]):
+        raise ValueError("its fingerprint does not have the SHA-256 that it states")
 
 
 def next_sequence(store: Store) -> int:

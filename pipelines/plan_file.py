@@ -84,6 +84,14 @@ def read_shards(data: bytes, numbers: Iterable[int]) -> Iterator[Shard]:
         yield Shard(shard_id=table["shard_id"][0].as_py(), images=tuple(to_refs([table])))
 
 
+def read_image_ids(data: bytes, numbers: Iterable[int]) -> Iterator[tuple[str, list[str]]]:
+    """Read the ids of the shards at these positions of a file, each with those of its images; of every plan format."""
+    file = pq.ParquetFile(io.BytesIO(data))
+    for number in numbers:
+        table = file.read_row_group(number, columns=["shard_id", "image_id"])
+        yield table["shard_id"][0].as_py(), table["image_id"].to_pylist()
+
+
 def read_planned(data: bytes) -> Iterator[PlannedImage]:
     """Read the images of all shards of a file in order, one shard at a time."""
     file = pq.ParquetFile(io.BytesIO(data))

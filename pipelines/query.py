@@ -17,7 +17,8 @@ import pyarrow as pa
 from pipelines.current_rows import create_views, find_replaced
 from pipelines.fence import fence, harden, sql_literal
 from pipelines.manifest import plan_documents
-from pipelines.query_files import RunFiles, find_files, make_readable
+from pipelines.query_files import RunFiles, find_files, make_readable, readable
+from pipelines.schema import SCHEMA_VERSION
 from pipelines.select_text import read_statement
 from pipelines.storage import Store
 from pipelines.table import KINDS, SCHEMAS, Kind
@@ -94,8 +95,22 @@ def open_database(
     connection = _connect(store, memory_limit, max_threads, folder)
     plans = plan_documents(store)
     with ThreadPoolExecutor(_RUNS_AT_ONCE) as readers:
-        held = dict(zip(plans, readers.map(lambda run_id: find_files(store, run_id), plans), strict=True))
-    tables = _Tables(connection, store, {run: plan.get("schema_version", 0) for run, plan in plans.items()}, held)
+        found = readers.map(lambda run: find_files(store, run, plans[run].get("schema_version", 0)), plans)
+        held = dict(zip(plans, found, strict=True))
+    with readable(store):
+        tables = _create_all(connection, store, plans, held)
+    if is_fenced:
+        fence(connection, [*tables.folders, *([] if folder is None else [str(folder)])], own_files)
+    return connection
+
+
+def _create_all(
+    connection: duckdb.DuckDBPyConnection,
+    store: Store,
+    plans: Mapping[str, Mapping[str, Any]],
+    held: Mapping[str, RunFiles],
+) -> _Tables:
+    tables = _Tables(connection, store, held)
     for kind in KINDS:
         tables.create_view(f"all_{kind}", kind, held)
     runs = [_run(place, plans[run_id], files) for place, (run_id, files) in enumerate(held.items(), start=1)]
@@ -105,9 +120,7 @@ def open_database(
         tables.create_view(f"internal.shared_{kind}", kind, shared)
         tables.create_view(f"internal.own_{kind}", kind, held.keys() - set(shared))
     create_views(connection)
-    if is_fenced:
-        fence(connection, [*tables.folders, *([] if folder is None else [str(folder)])], own_files)
-    return connection
+    return tables
 
 
 def rows_of(kind: Kind, run_id: str | None) -> str:
@@ -162,11 +175,10 @@ class _Tables:
         self,
         connection: duckdb.DuckDBPyConnection,
         store: Store,
-        versions: Mapping[str, int],
         held: Mapping[str, RunFiles],
     ) -> None:
-        self._connection, self._versions, self._held = connection, versions, held
-        files = (file for run in held.values() for kind in KINDS for file in run.files[kind])
+        self._connection, self._held = connection, held
+        files = (file for run in held.values() for kind in KINDS for one in run.files[kind].values() for file in one)
         self._paths, self.folders = make_readable(connection, store, files)
         connection.execute("CREATE SCHEMA internal")
         for kind in KINDS:
@@ -181,17 +193,19 @@ class _Tables:
     def create_view(self, name: str, kind: Kind, runs: Collection[str]) -> None:
         """Create the view of some runs' files; those of every schema version apart, for DuckDB takes one for all."""
         paths: dict[int, list[str]] = {}
-        for run_id in self._held:
-            if run_id in runs:
-                found = paths.setdefault(self._versions[run_id], [])
-                found += [sql_literal(self._paths[file.name]) for file in self._held[run_id].files[kind]]
+        for run_id in (run_id for run_id in self._held if run_id in runs):
+            for version, files in self._held[run_id].files[kind].items():
+                paths.setdefault(version, []).extend(sql_literal(self._paths[file.name]) for file in files)
         parts = [f"SELECT * FROM internal.no_{kind}"]
-        parts += [
-            f"SELECT * FROM read_parquet([{', '.join(found)}], hive_partitioning = false)"
-            for found in paths.values()
-            if found
-        ]
-        self._connection.execute(f"CREATE VIEW {name} AS {' UNION ALL BY NAME '.join(parts)}")
+        for version, found in paths.items():
+            # Those of a run that an earlier version began and a later one ended may be of either: not all commits say.
+            by_name = ", union_by_name = true" if version < SCHEMA_VERSION else ""
+            if found:
+                parts.append(f"SELECT * FROM read_parquet([{', '.join(found)}], hive_partitioning = false{by_name})")
+        rows = " UNION ALL BY NAME ".join(parts)
+        if kind == "images" and any(version < SCHEMA_VERSION for version in paths):
+            rows = f"SELECT * REPLACE (coalesce(image_version, 1) AS image_version) FROM ({rows})"
+        self._connection.execute(f"CREATE VIEW {name} AS {rows}")
 
 
 def _run(place: int, plan: Mapping[str, Any], held: RunFiles) -> dict[str, Any]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 from fsspec import AbstractFileSystem
 
-from pipelines.storage import Store
+from pipelines.file_checks import check_sizes
+from pipelines.storage import StorageError, Store
 from pipelines.table import KINDS, DataFile, Kind, read_commits
 
 _WRITTEN_ONCE = datetime(2000, 1, 1, tzinfo=UTC)
@@ -24,30 +27,59 @@ class RunFiles:
     """What a run has committed.
 
     Attributes:
-        files: its data files of each table, those without rows left out.
+        files: its data files of each table, by the version of their schema; those without rows left out.
         committed_shards: how many.
         status_counts: images by status.
         num_annotations: masks.
     """
 
-    files: Mapping[Kind, tuple[DataFile, ...]]
+    files: Mapping[Kind, Mapping[int, Sequence[DataFile]]]
     committed_shards: int
     status_counts: Mapping[str, int]
     num_annotations: int
 
 
-def find_files(store: Store, run_id: str) -> RunFiles:
-    """Find the files of a run's committed shards."""
+def find_files(store: Store, run_id: str, schema_version: int) -> RunFiles:
+    """Find the files of a run's committed shards.
+
+    Args:
+        store: the output.
+        run_id: the run.
+        schema_version: of the table when the run was planned; what a commit says of its own files comes first.
+
+    Raises:
+        DamagedError: a commit is none, or a file is missing or has another size than its commit says.
+    """
     commits, counts = list(read_commits(store, run_id)), Counter[str]()
+    check_sizes(store, run_id, commits)
+    files: dict[Kind, dict[int, list[DataFile]]] = {kind: {} for kind in KINDS}
     for commit in commits:
         counts.update(commit.status_counts)
-    files = {kind: tuple(file for c in commits if (file := getattr(c, kind)).rows) for kind in KINDS}
+        for kind, file in zip(KINDS, commit.files(), strict=True):
+            if file.rows:
+                files[kind].setdefault(commit.schema_version or schema_version, []).append(file)
     return RunFiles(
         files=files,
         committed_shards=len(commits),
         status_counts=counts,
-        num_annotations=sum(file.rows for file in files["annotations"]),
+        num_annotations=sum(commit.annotations.rows for commit in commits),
     )
+
+
+@contextlib.contextmanager
+def readable(store: Store) -> Iterator[None]:
+    """Turn what DuckDB and pyarrow say against a file of an output into one message.
+
+    Raises:
+        StorageError: a file cannot be read.
+    """
+    try:
+        yield
+    except (duckdb.Error, pa.ArrowException, UnicodeDecodeError) as error:
+        if isinstance(error.__cause__, StorageError):
+            raise error.__cause__ from error
+        first = str(error).strip().partition("\n")[0]
+        raise StorageError(f"{store.uri}: its rows cannot be read ({first}); verify names what is damaged") from error
 
 
 def make_readable(

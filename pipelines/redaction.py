@@ -11,9 +11,10 @@ _WEB = ("http", "https")
 # Stores whose keys may hold a question mark; an address of anything else ends where its query begins.
 _STORES = ("s3", "s3a", "gs", "gcs", "hf", "file", "local", "memory")
 _HIDDEN = "(hidden)"
-_ADDRESS = re.compile(r"\b([a-z][a-z0-9+.-]*)://([^\s\"<>]*)", re.IGNORECASE)
-_CLOSING = re.compile(r"['\"`)\]},.;:]*$")
-_PARAMETER = re.compile(r"(?<=[?&])([^\s=&'\"<>]+)=[^\s&'\"<>]*")
+# Written so that none takes longer than the text is long: a server chooses what stands in it.
+_ADDRESS = re.compile(r"\b([a-z][a-z0-9+.-]{0,30})://([^\s\"<>]*)", re.IGNORECASE)
+_CLOSING = "'\"`)]},.;:"
+_PARAMETER = re.compile(r"(?<=[?&])([^\s=?&'\"<>]+)=[^\s&'\"<>]*")
 _HEADER = re.compile(r"((?:authorization|cookie)['\"]?\s*[:=]\s*['\"]?)[^'\"\n]+", re.IGNORECASE)
 _BEARER = re.compile(r"\b(bearer\s+)[\w.~+/=-]{8,}", re.IGNORECASE)
 # Names are compared in lower case, without what joins their words.
@@ -45,7 +46,7 @@ def _bare(found: re.Match[str]) -> str:
     scheme, rest = found[1], found[2]
     if scheme.lower() not in _STORES:
         address = re.split(r"[?#]", rest, maxsplit=1)[0]
-        rest = address if address == rest else address + _CLOSING.findall(rest)[0]
+        rest = address if address == rest else address + rest[len(rest.rstrip(_CLOSING)) :]
     host, slash, path = rest.partition("/")
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 

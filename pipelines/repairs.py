@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from pipelines.file_checks import content_problem, size_problem
 from pipelines.manifest import Plan
 from pipelines.storage import DamagedError, Store
 from pipelines.table import ShardCommit, data_files, held_commits, last_repair, read_commit
 
-_READERS = 16
+_READERS, _READERS_OF_CONTENTS = 16, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,49 +45,47 @@ class Due:
     broken: tuple[BrokenShard, ...] = ()
 
 
-def due_shards(store: Store, plan: Plan) -> Due:
+def due_shards(store: Store, plan: Plan, *, hashes: bool = False) -> Due:
     """Return the shards that are not committed, and those that are and are not whole."""
     held = held_commits(store, plan.run_id)
-    broken = tuple(find_broken(store, plan)) if held else ()
+    broken = tuple(find_broken(store, plan, hashes=hashes)) if held else ()
     repairs = {one.shard_id: one.repair for one in broken}
     commits = {s: repairs.get(s, 0) for s in plan.shard_ids() if s not in held or s in repairs}
     return Due(commits, broken)
 
 
-def find_broken(store: Store, plan: Plan) -> Iterator[BrokenShard]:
-    """Find the committed shards of a run that are not whole, in their order. Sizes are compared, contents not read.
+def find_broken(store: Store, plan: Plan, *, hashes: bool = False) -> Iterator[BrokenShard]:
+    """Find the committed shards of a run that are not whole, in their order.
 
-    One listing of the data files says which shards to look at; what it does not show is asked for by name.
+    Sizes are compared: one listing of the data files says which shards to look at, and what it does not show is asked
+    for by name. With ``hashes`` every file is read, too.
     """
     held, sizes = held_commits(store, plan.run_id), data_files(store, plan.run_id)
     planned = [shard_id for shard_id in plan.shard_ids() if shard_id in held]
-    with ThreadPoolExecutor(_READERS) as readers:
-        found = readers.map(lambda shard_id: _broken(store, plan.run_id, shard_id, held[shard_id], sizes), planned)
+    with ThreadPoolExecutor(_READERS_OF_CONTENTS if hashes else _READERS) as readers:
+        found = readers.map(lambda s: _broken(store, plan.run_id, s, held[s], sizes, hashes=hashes), planned)
         yield from (broken for broken in found if broken is not None)
 
 
-def _broken(store: Store, run_id: str, shard_id: str, repair: int, sizes: Mapping[str, int]) -> BrokenShard | None:
+def _broken(
+    store: Store, run_id: str, shard_id: str, repair: int, sizes: Mapping[str, int], *, hashes: bool
+) -> BrokenShard | None:
     try:
         commit = read_commit(store, run_id, shard_id, repair)
-        if all(sizes.get(file.name) == file.num_bytes for file in commit.files()):
+        if not hashes and all(sizes.get(file.name) == file.num_bytes for file in commit.files()):
             return None
     except DamagedError:
         pass
     # The listings may be late: the commit that holds, and what it names, by name.
     repair = last_repair(store, run_id, shard_id) or 0
     try:
-        problem = file_problem(store, read_commit(store, run_id, shard_id, repair))
+        problem = file_problem(store, read_commit(store, run_id, shard_id, repair), hashes=hashes)
     except DamagedError as error:
         problem = str(error)
     return BrokenShard(shard_id, repair + 1, problem) if problem else None
 
 
-def file_problem(store: Store, commit: ShardCommit) -> str | None:
-    """Say what is wrong with the sizes of a commit's files, each asked for by name; None if nothing is."""
-    for file in commit.files():
-        size = store.size(file.name)
-        if size is None:
-            return f"{file.name} is missing"
-        if size != file.num_bytes:
-            return f"{file.name} has {size} bytes, committed {file.num_bytes}"
-    return None
+def file_problem(store: Store, commit: ShardCommit, *, hashes: bool = False) -> str | None:
+    """Say what is wrong with a commit's files, each asked for by name; None if nothing is."""
+    find = content_problem if hashes else size_problem
+    return next((problem for file in commit.files() if (problem := find(store, file))), None)

@@ -13,6 +13,8 @@ import pyarrow as pa
 from pipelines.types import Caption, ImagePrediction, MaskPrediction, Status
 
 SCHEMA_VERSION = 3
+VERSION_KEY = b"xsam_label.schema_version"
+"""Where a file of the table says its version, in its metadata."""
 SOURCE_MODEL = "model"
 
 SEGMENTATION = pa.struct([pa.field("size", pa.list_(pa.int32())), pa.field("counts", pa.string())])
@@ -105,6 +107,20 @@ IMAGES = pa.schema(
         pa.field("attempt", pa.string(), nullable=False),
     ]
 )
+
+
+# The version that a column came with, where it was not there from the first.
+_SINCE = {"is_thing": 2, "captions": 2, "image_version": 3}
+
+
+def schema_of(schema: pa.Schema, version: int) -> pa.Schema:
+    """Return what ANNOTATIONS or IMAGES was in an earlier version."""
+    fields = [field for field in schema if _SINCE.get(field.name, 1) <= version]
+    return pa.schema([field.with_nullable(False) if _was_never_null(field, version) else field for field in fields])
+
+
+def _was_never_null(field: pa.Field, version: int) -> bool:
+    return field.name == "mask_score" and version < 2
 
 
 def annotation_id(run_id: str, image_id: str, prompt_id: str, rank: int) -> str:

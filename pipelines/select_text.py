@@ -109,6 +109,8 @@ def read_condition(option: str, text: str) -> tuple[str, ...]:
 def _kinds(statements: list[Any]) -> str:
     if len(statements) > 1:
         return f"{len(statements)} statements"
+    if statements and statements[0].type == duckdb.StatementType.MULTI:
+        return "a PIVOT that must find its values first: list them, PIVOT ... ON column IN ('a', 'b')"
     return statements[0].type.name if statements else "empty"
 
 

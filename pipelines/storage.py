@@ -6,7 +6,6 @@ A Store is one output folder. Retries of transient faults are the client library
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import time
@@ -21,7 +20,9 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.exceptions import FSTimeoutError
 
 from pipelines.client_limits import BOUNDED_PROTOCOLS, REQUEST_TIMEOUT_S, RequestTimeoutError, bounded_filesystem
+from pipelines.exclusive_names import CLAIM_PREFIX, NO_LINKS, rename_exclusively, sync_folder
 from pipelines.redaction import redacted
+from pipelines.sealed import SealError, unseal
 
 PROTOCOLS = ("file", "s3", "gs", "memory")
 READ_ONLY_PROTOCOLS = ("hf",)
@@ -134,7 +135,8 @@ def open_filesystem(uri: str, options: Mapping[str, Any] | None = None, *, allow
         raise StorageError(
             f"{uri!r} needs a package that is not installed: pip install 'xsam-label[gcs]' ({error})"
         ) from error
-    return fs, fs._strip_protocol(uri)
+    # Clients know a protocol by one spelling only.
+    return fs, fs._strip_protocol(f"{protocol}://{uri.split('://', 1)[1]}")
 
 
 def read_range(fs: Any, path: str, start: int, end: int) -> bytes:
@@ -260,16 +262,12 @@ class Store:
         Raises:
             FileNotFoundError: there is no such object.
             StorageError: it cannot be read.
-            DamagedError: what was read is no JSON: cut short, or damaged.
+            DamagedError: what was read is no JSON, or does not have the checksum that it carries.
         """
-        data = self.read(name)
         try:
-            return json.loads(data)
-        except ValueError as error:
-            raise DamagedError(
-                f"{self.uri}/{name}: the {len(data)} bytes read are no whole JSON document ({error}); try again, and "
-                "if it stays so the object is damaged"
-            ) from error
+            return unseal(self.read(name))
+        except SealError as error:
+            raise DamagedError(f"{self.uri}/{name}: {error}") from error
 
     def write(self, name: str, data: bytes) -> None:
         """Put an object whole; a reader sees all of it or nothing. For names that no other writer uses."""
@@ -308,6 +306,12 @@ class Store:
             if held != data and data.startswith(held):
                 raise StorageError(f"{self.uri}/{name}: read {len(held)} of {len(data)} bytes back; try again")
             return held == data
+        claim = f"{PurePosixPath(name).parent}/{CLAIM_PREFIX}{PurePosixPath(name).name}"
+        if self.is_local and os.path.exists(self.path(claim)):
+            raise StorageError(
+                f"{self.uri}/{name}: another driver is about to write it, or has died doing so; if none is running, "
+                f"remove {self.path(claim)}, or run vacuum"
+            )
         raise StorageError(f"{self.uri}/{name}: the store refuses a create-only put although the object does not exist")
 
     def _create_once(self, name: str, data: bytes) -> None:
@@ -476,14 +480,19 @@ def _publish_local(path: str, data: bytes, *, create: bool) -> None:
             file.flush()
             os.fsync(file.fileno())
         if create:
-            os.link(temporary, path)
+            _take_name(temporary, path)
         else:
             os.replace(temporary, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-    descriptor = os.open(folder, os.O_RDONLY)
+    sync_folder(folder)
+
+
+def _take_name(temporary: str, path: str) -> None:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        rename_exclusively(temporary, path)

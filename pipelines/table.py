@@ -10,14 +10,12 @@ import contextlib
 import hashlib
 import io
 import itertools
-import json
 import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -25,7 +23,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from pipelines.manifest import planned_runs, run_folder
-from pipelines.schema import ANNOTATIONS, IMAGES, SCHEMA_VERSION, annotations_table, images_table
+from pipelines.schema import ANNOTATIONS, IMAGES, SCHEMA_VERSION, VERSION_KEY, annotations_table, images_table
+from pipelines.sealed import BLANK, seal
 from pipelines.storage import DamagedError, StorageError, Store
 from pipelines.types import ImagePrediction, ImageRef, Shard, ShardReceipt
 
@@ -34,10 +33,11 @@ Kind = Literal["annotations", "images"]
 KINDS: tuple[Kind, Kind] = ("annotations", "images")
 SCHEMAS: Mapping[Kind, pa.Schema] = {"annotations": ANNOTATIONS, "images": IMAGES}
 _ROW_GROUP_ROWS = 65_536
+_SCHEMA_VERSION = "schema_version"
 # What people and other programs put into an output's folders (.DS_Store, _SUCCESS, part-0.parquet) has other names.
 # Repairs do not end in .json, so that versions that know nothing of them leave them alone.
-_COMMIT_NAME = re.compile(r"(?P<shard_id>shard-\d{5,})(\.json|\.repair-(?P<repair>[1-9]\d*))")
-_DATA_NAME = re.compile(r"(?P<shard_id>shard-\d{5,})-(?P<attempt>[^/]+)\.parquet")
+_COMMIT_NAME = re.compile(r"_runs/[^/]+/commits/(?P<shard_id>shard-\d{5,})(\.json|\.repair-(?P<repair>[1-9]\d*))")
+_DATA_NAME = re.compile(r"(annotations|images)/[^/]+/(?P<shard_id>shard-\d{5,})-(?P<attempt>[^/]+)\.parquet")
 _READERS = 16
 
 
@@ -58,6 +58,7 @@ class ShardCommit:
     Attributes:
         repair: 0 for a shard's first commit, K for the K-th one that took its place since files of the one before were
             gone or damaged.
+        schema_version: of its files; None in commits of earlier versions, which do not say it.
     """
 
     run_id: str
@@ -73,6 +74,7 @@ class ShardCommit:
     committed_at: float = 0.0
     predictor: Mapping[str, str] = field(default_factory=dict)
     repair: int = 0
+    schema_version: int | None = None
 
     def files(self) -> tuple[DataFile, DataFile]:
         """Return both data files."""
@@ -94,13 +96,16 @@ class ShardCommit:
 
     def to_json(self) -> bytes:
         """Return the commit object's bytes; they hold the attempt, so they are unique to their writer."""
-        document = {name: getattr(self, name) for name in self.__slots__}
+        document = {name: getattr(self, name) for name in self.__slots__ if name != "schema_version"}
         if not self.repair:
             del document["repair"]  # earlier versions read first commits, and know no such field
         for kind in KINDS:
             file: DataFile = document[kind]
             document[kind] = {name: getattr(file, name) for name in file.__slots__}
-        return json.dumps({"format": COMMIT_FORMAT, **document}, indent=1).encode()
+        # Among the predictor's facts, which earlier versions carry along unread; they refuse any other key.
+        version = {} if self.schema_version is None else {_SCHEMA_VERSION: str(self.schema_version)}
+        document["predictor"] = {**self.predictor, **version, **BLANK}
+        return seal({"format": COMMIT_FORMAT, **document})
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> ShardCommit:
@@ -108,13 +113,46 @@ class ShardCommit:
 
         Raises:
             StorageError: a newer version wrote it.
-            AttributeError, KeyError, TypeError: it is no commit.
+            AttributeError, KeyError, TypeError, ValueError: it is no commit.
         """
         if (found := document.pop("format")) > COMMIT_FORMAT:
             raise StorageError(f"commit format {found} was written by a newer version; upgrade")
         files = {kind: DataFile(**document.pop(kind)) for kind in KINDS}
         rejected = tuple(document.pop("rejected_prompts"))
-        return cls(annotations=files["annotations"], images=files["images"], rejected_prompts=rejected, **document)
+        facts = {name: value for name, value in document.pop("predictor").items() if name not in BLANK}
+        version = facts.pop(_SCHEMA_VERSION, None)
+        commit = cls(
+            annotations=files["annotations"],
+            images=files["images"],
+            rejected_prompts=rejected,
+            predictor=facts,
+            schema_version=None if version is None else int(version),
+            **document,
+        )
+        _check_types(commit)
+        return commit
+
+
+def _check_types(commit: ShardCommit) -> None:
+    """Check that what a commit says can be counted with.
+
+    Raises:
+        TypeError, ValueError: naming what cannot.
+    """
+    counts: list[object] = [*commit.status_counts.values(), *commit.reason_counts.values()]
+    for kind, file in zip(KINDS, commit.files(), strict=True):
+        counts += [file.num_bytes, file.rows]
+        if file.name != data_name(kind, commit.run_id, commit.shard_id, commit.attempt):
+            raise ValueError(f"{file.name} is no file of its")
+        if not isinstance(file.sha256, str):
+            raise TypeError(f"the SHA-256 of {file.name} is {file.sha256!r}")
+    if wrong := [count for count in counts if type(count) is not int or count < 0]:
+        raise TypeError(f"{wrong[0]!r} is no count")
+    for seconds in (commit.elapsed_s, commit.model_s, commit.committed_at):
+        if type(seconds) not in (int, float):
+            raise TypeError(f"{seconds!r} is no number of seconds")
+    if not all({"row", "prompt_id", "image", "reason"} <= row.keys() for row in commit.rejected_prompts):
+        raise ValueError("a rejected prompt is not told of whole")
 
 
 def data_name(kind: Kind, run_id: str, shard_id: str, attempt: str) -> str:
@@ -124,8 +162,14 @@ def data_name(kind: Kind, run_id: str, shard_id: str, attempt: str) -> str:
 
 def split_data_name(name: str) -> tuple[str, str] | None:
     """Return (shard_id, attempt) of a data file's name; None for a name that no data file has."""
-    found = _DATA_NAME.fullmatch(PurePosixPath(name).name)
+    found = _DATA_NAME.fullmatch(name)
     return (found["shard_id"], found["attempt"]) if found else None
+
+
+def split_commit_name(name: str) -> tuple[str, int] | None:
+    """Return (shard_id, repair) of a commit object's name; None for a name that no commit has."""
+    found = _COMMIT_NAME.fullmatch(name)
+    return (found["shard_id"], int(found["repair"] or 0)) if found else None
 
 
 def commit_name(run_id: str, shard_id: str, repair: int = 0) -> str:
@@ -207,6 +251,7 @@ def commit_shard(
         committed_at=round(time.time(), 3),
         predictor=dict(predictor),
         repair=shard.repair,
+        schema_version=SCHEMA_VERSION,
     )
     if store.create(commit_name(run_id, shard.shard_id, shard.repair), commit.to_json()):
         _restore_missing(store, contents)
@@ -256,7 +301,7 @@ def parquet_bytes(table: pa.Table, kind: Kind, facts: Mapping[str, str]) -> byte
     # Statistics on run lengths only cost space.
     statistics = [name for name in table.column_names if name != "segmentation"]
     metadata = {f"xsam_label.{key}": str(value) for key, value in facts.items()}
-    metadata["xsam_label.schema_version"] = str(SCHEMA_VERSION)
+    metadata[VERSION_KEY.decode()] = str(SCHEMA_VERSION)
     buffer = io.BytesIO()
     with pq.ParquetWriter(
         buffer,
@@ -281,15 +326,16 @@ def held_commits(store: Store, run_id: str) -> dict[str, int]:
     """Return by shard id which commit holds, as one listing shows it: 0 for the first, K for the K-th repair."""
     held: dict[str, int] = {}
     for name in commit_files(store, run_id):
-        if found := _COMMIT_NAME.fullmatch(PurePosixPath(name).name):
-            held[found["shard_id"]] = max(int(found["repair"] or 0), held.get(found["shard_id"], 0))
+        if found := split_commit_name(name):
+            shard_id, repair = found
+            held[shard_id] = max(repair, held.get(shard_id, 0))
     return held
 
 
 def commit_files(store: Store, run_id: str) -> dict[str, int]:
     """List a run's commit objects, repairs and what they took the place of: {name: bytes}."""
     found = store.find(f"{run_folder(run_id)}/commits")
-    return {name: size for name, size in found.items() if _COMMIT_NAME.fullmatch(PurePosixPath(name).name)}
+    return {name: size for name, size in found.items() if split_commit_name(name) is not None}
 
 
 def read_commit(store: Store, run_id: str, shard_id: str, repair: int = 0) -> ShardCommit:
@@ -339,6 +385,23 @@ def read_commits(store: Store, run_id: str, shard_ids: Iterable[str] | None = No
     ids = sorted(held if shard_ids is None else shard_ids, key=lambda s: (len(s), s))
     with ThreadPoolExecutor(_READERS) as readers:
         yield from readers.map(lambda shard_id: read_commit(store, run_id, shard_id, held.get(shard_id, 0)), ids)
+
+
+def inspect_commits(store: Store, run_id: str) -> Iterator[tuple[str, ShardCommit | DamagedError]]:
+    """Read the commits that hold, as read_commits does; of one that cannot be read as one the error.
+
+    Yields:
+        Each committed shard's id with what there is of its commit.
+    """
+
+    def read(held: tuple[str, int]) -> tuple[str, ShardCommit | DamagedError]:
+        try:
+            return held[0], read_commit(store, run_id, *held)
+        except DamagedError as error:
+            return held[0], error
+
+    with ThreadPoolExecutor(_READERS) as readers:
+        yield from readers.map(read, sorted(held_commits(store, run_id).items(), key=lambda one: (len(one[0]), one)))
 
 
 def open_table(store: Store, kind: Kind, run_id: str | None = None) -> ds.Dataset:

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipelines.exclusive_names import NO_LINKS, rename_exclusively
 from pipelines.storage import StorageError
 
 
@@ -67,11 +68,20 @@ def publish(whole: Path, target: Path, *, overwrite: bool = False) -> None:
         if overwrite:
             whole.replace(target)
         else:
-            os.link(whole, target)
+            _take_name(whole, target)
     except FileExistsError:
         raise StorageError(f"{target} was made by another meanwhile; it is left as it is") from None
     except OSError as error:
         raise StorageError(f"{target} cannot be written: {error}") from error
+
+
+def _take_name(whole: Path, target: Path) -> None:
+    try:
+        os.link(whole, target)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        rename_exclusively(str(whole), str(target))
 
 
 def write_whole(target: Path, data: bytes, *, overwrite: bool = False) -> None:

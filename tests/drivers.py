@@ -25,6 +25,7 @@ import psutil
 import pyarrow as pa
 import pytest
 
+from pipelines.sealed import BLANK
 from pipelines.storage import open_store
 from pipelines.table import Kind, open_table
 
@@ -127,10 +128,16 @@ def command_line(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
 
 @dataclass(frozen=True)
 class PrefectServer:
-    """A running `prefect server start`: its address and its home folder."""
+    """A running `prefect server start`: its address, its home folder and its process, which leads a group."""
 
     api_url: str
     home: Path
+    pid: int
+
+    def kill(self) -> None:
+        """SIGKILL it, with all that it started."""
+        os.killpg(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
 
     def wait_until_ready(self) -> None:
         """Wait for its first answer."""
@@ -176,12 +183,13 @@ _QUIET = {
 
 
 @contextlib.contextmanager
-def prefect_server(home: Path) -> Iterator[PrefectServer]:
+def prefect_server(home: Path, port: int | None = None) -> Iterator[PrefectServer]:
     """Run a Prefect server on the loopback address with its database in a folder; it is not ready at once."""
     home.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    if port is None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
     env = {**os.environ, **_QUIET, "PREFECT_HOME": str(home), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
     with open(home / "server.log", "wb") as log:
         process = subprocess.Popen(
@@ -192,11 +200,11 @@ def prefect_server(home: Path) -> Iterator[PrefectServer]:
             start_new_session=True,
         )
     try:
-        yield PrefectServer(env["PREFECT_API_URL"], home)
+        yield PrefectServer(env["PREFECT_API_URL"], home, process.pid)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait(20)
+        process.wait(20)  # at once where a test has killed it, and waited for it
 
 
 def _answers(url: str) -> bool:
@@ -237,7 +245,8 @@ def listing(output: Path) -> dict[str, tuple[int, int]]:
 
 
 def run_file(output: Path | str, name: str) -> Any:
-    """Read a JSON file of the one run that an output holds."""
+    """Read a JSON file of the one run that an output holds, without its checksum."""
     store = open_store(str(output))
     (run_id,) = store.folders("_runs")
-    return json.loads(store.read(f"_runs/{run_id}/{name}"))
+    document = store.read_json(f"_runs/{run_id}/{name}")
+    return {key: value for key, value in document.items() if key not in BLANK}

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_BAND_PIXELS = 2**21  # of the padded square at a time, four bytes each
 SIZE_KEYS = ("original_sizes", "scaled_sizes")
 
 
@@ -69,7 +70,7 @@ class XSamImageProcessor(BaseImageProcessor):
             images = [images]
         vision_inputs, segmentor_inputs, sizes = [], [], []
         for index, image in enumerate(images):
-            # One after the other: a picture takes four bytes a pixel beside its array, and its square as much again.
+            # One after the other: a picture takes four bytes a pixel beside its array.
             picture = _to_picture(image, index)
             vision_inputs.append(self._vision_input(picture))
             segmentor_inputs.append(self._segmentor_input(picture))
@@ -109,12 +110,8 @@ class XSamImageProcessor(BaseImageProcessor):
         return canvas
 
     def _vision_input(self, picture: Image.Image) -> NDArray[np.float32]:
-        side = max(picture.size)
         fill = tuple(int(mean * 255) for mean in self.vision_mean)
-        square = Image.new("RGB", (side, side), fill)
-        square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
-        square = square.resize((self.vision_size, self.vision_size), Image.Resampling.BILINEAR)
-        return _normalise(square, self.vision_mean, self.vision_std)
+        return _normalise(_resize_square(picture, self.vision_size, fill), self.vision_mean, self.vision_std)
 
     def _segmentor_input(self, picture: Image.Image) -> NDArray[np.float32]:
         height, width = self.scaled_size((picture.height, picture.width))
@@ -122,6 +119,24 @@ class XSamImageProcessor(BaseImageProcessor):
         scaled = picture.resize((width, height), Image.Resampling.BILINEAR)
         canvas[:, :height, :width] = _normalise(scaled, self.segmentor_mean, self.segmentor_std)
         return canvas
+
+
+def _resize_square(picture: Image.Image, size: int, fill: tuple[int, ...]) -> Image.Image:
+    """Return a picture padded to a square, in its middle, and resized to (size, size), without making the square.
+
+    Pillow resizes rows first and then columns, and rounds in between, so that a few rows of the square at a time give
+    the same pixels: its rows of fill are fill at any width.
+    """
+    side = max(picture.size)
+    left, top = ((side - length) // 2 for length in picture.size)
+    narrow = Image.new("RGB", (size, side), fill)
+    rows = max(1, _BAND_PIXELS // side)
+    for start in range(0, picture.height, rows):
+        stop = min(picture.height, start + rows)
+        band = Image.new("RGB", (side, stop - start), fill)
+        band.paste(picture.crop((0, start, picture.width, stop)), (left, 0))
+        narrow.paste(band.resize((size, stop - start), Image.Resampling.BILINEAR), (0, top + start))
+    return narrow.resize((size, size), Image.Resampling.BILINEAR)
 
 
 def _to_picture(image: NDArray[np.uint8] | Image.Image, index: int) -> Image.Image:

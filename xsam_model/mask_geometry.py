@@ -6,8 +6,10 @@ What masks mean is in the `post_processing` modules.
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 # Float pixels enlarged together: 2**25 are 128 MiB of logits, and about three times that at the peak.
 MAX_CHUNK_PIXELS = 2**25
+# Of the weights that enlarge masks: of one side of an image 4 bytes for each of its pixels and each cell of the canvas.
+MAX_KEPT_BYTES = 2**26
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,7 +161,7 @@ class MaskGeometry:
         chosen = mask_logits[torch.as_tensor(queries, device=mask_logits.device)].float()
         in_rows, in_columns = ((chosen > 0).any(side).cpu().numpy() for side in (2, 1))
         rows, columns = (
-            _enlarging(cells, self.canvas_size, used, pixels, chosen.device)
+            _KEPT.get(cells, self.canvas_size, used, pixels, chosen.device)
             for cells, used, pixels in zip(chosen.shape[1:], self.scaled_size, self.original_size, strict=True)
         )
         for query, logits, of_rows, of_columns in zip(queries, chosen, in_rows, in_columns, strict=True):
@@ -228,6 +232,11 @@ class _Enlarging:
     first: NDArray[np.int64]
     last: NDArray[np.int64]
 
+    @property
+    def num_bytes(self) -> int:
+        """What it holds."""
+        return self.weights.nbytes + self.first.nbytes + self.last.nbytes
+
     def window(self, is_positive: NDArray[np.bool_]) -> _Window:
         """Return the pixels that take of a cell between the first and the last of those that are marked."""
         marked = np.flatnonzero(is_positive)
@@ -241,7 +250,34 @@ class _Enlarging:
         return _Window(slice(0, 0), slice(0, 0))
 
 
-@lru_cache(maxsize=64)
+class _KeptEnlargings:
+    """Those that were used last, as many as fit into so many bytes: images of one size come together. Thread-safe."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._kept: OrderedDict[tuple[int, int, int, int, torch.device], _Enlarging] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, cells: int, canvas: int, used: int, pixels: int, device: torch.device) -> _Enlarging:
+        """Return what `_enlarging` does."""
+        key = (cells, canvas, used, pixels, device)
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        made = _enlarging(*key)
+        with self._lock:
+            self._kept[key] = made
+            while self.num_bytes > self._max_bytes:
+                self._kept.popitem(last=False)
+        return made
+
+    @property
+    def num_bytes(self) -> int:
+        """What is kept."""
+        return sum(one.num_bytes for one in self._kept.values())
+
+
 def _enlarging(cells: int, canvas: int, used: int, pixels: int, device: torch.device) -> _Enlarging:
     """Combine the resize from `cells` to the canvas with that from its `used` part to the image's pixels."""
     low, high, share = _bilinear(cells, canvas)
@@ -252,6 +288,9 @@ def _enlarging(cells: int, canvas: int, used: int, pixels: int, device: torch.de
     of_canvas[places, high] += share
     weights = (1 - part)[:, None] * of_canvas[below] + part[:, None] * of_canvas[above]
     return _Enlarging(weights.to(device), low[below].numpy(), high[above].numpy())
+
+
+_KEPT = _KeptEnlargings(MAX_KEPT_BYTES)
 
 
 def _bilinear(size: int, new_size: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 POINT_RADIUS = 10
 SCRIBBLE_RADIUS = 5
+_TILE_SIDE = 256
 REGION_KINDS = ("point", "box", "scribble", "polygon", "mask")
 
 
@@ -168,16 +169,43 @@ def _add_disc(mask: NDArray[np.bool_], x: float, y: float, radius: float) -> Non
 
 
 def _add_stroke(mask: NDArray[np.bool_], start: tuple[float, float], end: tuple[float, float], radius: float) -> None:
-    """Set every pixel whose centre is within `radius` of the segment from `start` to `end`."""
+    """Set every pixel whose centre is within `radius` of the segment from `start` to `end`.
+
+    Tile by tile, and only in those that the stroke can reach: each pixel that is looked at takes some 30 bytes.
+    """
     (x0, y0), (x1, y1) = start, end
-    top, bottom = max(0, math.floor(min(y0, y1) - radius)), math.ceil(max(y0, y1) + radius) + 1
-    left, right = max(0, math.floor(min(x0, x1) - radius)), math.ceil(max(x0, x1) + radius) + 1
-    window = mask[top:bottom, left:right]
+    top, bottom = max(0, math.floor(min(y0, y1) - radius)), min(mask.shape[0], math.ceil(max(y0, y1) + radius) + 1)
+    left, right = max(0, math.floor(min(x0, x1) - radius)), min(mask.shape[1], math.ceil(max(x0, x1) + radius) + 1)
+    for row in range(top, bottom, _TILE_SIDE):
+        for column in range(left, right, _TILE_SIDE):
+            middle = (column + _TILE_SIDE / 2, row + _TILE_SIDE / 2)
+            if _distance(*middle, start, end) <= radius + _TILE_SIDE:
+                window = mask[row : min(row + _TILE_SIDE, bottom), column : min(column + _TILE_SIDE, right)]
+                _add_to_window(window, (column, row), start, end, radius)
+
+
+def _add_to_window(
+    window: NDArray[np.bool_],
+    corner: tuple[int, int],
+    start: tuple[float, float],
+    end: tuple[float, float],
+    radius: float,
+) -> None:
+    """Set the pixels of a window that belong to a stroke; `corner` is its first pixel's x, y in the image."""
+    (x0, y0), (x1, y1), (left, top) = start, end, corner
     rows, columns = np.ogrid[top : top + window.shape[0], left : left + window.shape[1]]
     dx, dy = x1 - x0, y1 - y0
     along = ((columns - x0) * dx + (rows - y0) * dy) / (dx * dx + dy * dy or 1.0)
     along = np.clip(along, 0.0, 1.0)
     window |= (columns - x0 - along * dx) ** 2 + (rows - y0 - along * dy) ** 2 <= radius**2
+
+
+def _distance(x: float, y: float, start: tuple[float, float], end: tuple[float, float]) -> float:
+    """Return how far a place is from a segment."""
+    (x0, y0), (x1, y1) = start, end
+    dx, dy = x1 - x0, y1 - y0
+    along = min(1.0, max(0.0, ((x - x0) * dx + (y - y0) * dy) / (dx * dx + dy * dy or 1.0)))
+    return math.hypot(x - x0 - along * dx, y - y0 - along * dy)
 
 
 __all__ = [

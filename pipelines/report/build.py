@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipelines.overlay import Rgb
 from pipelines.query import open_database
+from pipelines.query_files import readable
 from pipelines.report import charts
 from pipelines.report.colors import CategoryColors, color, css
 from pipelines.report.facts import AREA_EDGES, MASK_EDGES, SCORE_BINS, Facts, read_facts
@@ -80,7 +81,7 @@ def build_report(
         StorageError: the output cannot be read. Images that cannot be read are shown as such.
     """
     on_step("opening the tables")
-    with open_database(store) as database:
+    with readable(store), open_database(store) as database:
         on_step("counting")
         facts = read_facts(store, database, max_categories=config.listed_categories)
         on_step("choosing what to show")

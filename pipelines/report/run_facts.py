@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from pipelines.manifest import run_folder
-from pipelines.storage import StorageError, Store
+from pipelines.run_summary import readable_summary
+from pipelines.storage import Store
 from pipelines.table import ShardCommit, read_commits
 from pipelines.types import Status
 
@@ -96,7 +96,7 @@ def read_run_facts(store: Store, plan: Mapping[str, Any], current_masks: int) ->
         work.append(_work(commit))
         for name, value in commit.predictor.items():
             predictors.setdefault(name, Counter())[str(value)] += 1
-    summary = read_summary(store, run_id)
+    summary = readable_summary(store, run_id)
     versions = {str(name): str(value) for name, value in facts.get("versions", {}).items()}
     prompts = facts.get("prompts", ())
     by_task: dict[str, list[str]] = {}
@@ -130,15 +130,6 @@ def read_run_facts(store: Store, plan: Mapping[str, Any], current_masks: int) ->
 def _work(commit: ShardCommit) -> Work:
     images = sum(commit.status_counts.values())
     return Work(started_at=commit.committed_at - commit.elapsed_s, ended_at=commit.committed_at, images=images)
-
-
-def read_summary(store: Store, run_id: str) -> Mapping[str, Any]:
-    """Return what the run's summary holds; nothing if it has none yet, or one that cannot be read."""
-    try:
-        summary = store.read_json(f"{run_folder(run_id)}/summary.json")
-    except (FileNotFoundError, StorageError):
-        return {}
-    return summary if isinstance(summary, dict) else {}
 
 
 def _origin(

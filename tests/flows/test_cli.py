@@ -30,11 +30,12 @@ FLAGS = {
     "run": {
         "--config", "-c", "--source", "--output", "--categories", "--task", "--phrase", "--question", "--caption",
         "--no-caption", "--prompts", "--model", "--replicas", "--gpus-per-replica", "--limit", "--run-id",
-        "--incremental", "--runner", "--prefect", "--no-prefect",
+        "--incremental", "--same-collection", "--check", "--runner", "--prefect", "--no-prefect",
     },
     "plan": {
         "--config", "-c", "--source", "--output", "--categories", "--task", "--phrase", "--question", "--caption",
         "--no-caption", "--prompts", "--model", "--limit", "--run-id", "--incremental",
+        "--same-collection",
     },
     "serve": {"--config", "-c", "--cron", "--interval", "--timezone", "--name"},
     "retry": {
@@ -44,12 +45,12 @@ FLAGS = {
     "status": {"--run-id", "--gpu-price", "--json"},
     "verify": {"--run-id", "--quick", "--no-quick"},
     "vacuum": {"--run-id", "--older-than", "--dry-run", "--no-dry-run"},
-    "evaluate": {"--ground-truth", "--png-folder", "--run-id", "--count-unasked", "--json", "--plots"},
-    "query": {"--to", "--rows"},
-    "report": {"--to", "--overwrite"},
+    "evaluate": {"--ground-truth", "--png-folder", "--run-id", "--count-unasked", "--json", "--plots", "--check"},
+    "query": {"--to", "--rows", "--check"},
+    "report": {"--to", "--overwrite", "--check"},
     "export": {
         "--to", "--format", "--where", "--images-where", "--task", "--categories", "--split", "--empty", "--no-empty",
-        "--copy-images", "--image-url",
+        "--copy-images", "--image-url", "--check",
     },
     "train": {"--config", "-c", "--output", "--max-minutes", "--processes"},
     "demo": {"--scenes", "--photos", "--prompts", "--output", "--prefect", "--no-prefect"},
@@ -368,3 +369,16 @@ def test_a_flag_outweighs_the_file(
     assert config.pool.shards_in_flight_per_replica == 1
     assert (config.task, config.phrases, config.questions) == ("genseg", ("a man, in red", "the dog"), ("Why, then?",))
     assert config.caption
+
+
+def test_an_error_that_nobody_foresaw_is_a_traceback_without_secrets(
+    cli: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("https://me:canary@host/a.png?X-Amz-Signature=canary is gone")
+
+    monkeypatch.setattr("flows.query.open_database", fail)
+    ended = cli("query", tmp_path, "FROM images")
+    assert ended.code == 1
+    assert ended.err.endswith("RuntimeError: https://host/a.png is gone\n")
+    assert ended.err.startswith("Traceback")

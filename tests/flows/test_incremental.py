@@ -245,3 +245,19 @@ def test_what_an_update_would_do_is_said_beforehand(
     assert "update: 1 new images, 1 changed, 3 asked something new (1 prompts), 0 with nothing left" in second.out
     assert {name: listing(output)[name] for name in before} == before
     assert "nothing is left to ask" in cli("plan", *common, "car,tree").out
+
+
+def test_another_source_has_to_be_said_to_be_the_same_collection(
+    cli: Callable[..., Any], source: Path, model: Path, tmp_path: Path
+) -> None:
+    common = ("--output", tmp_path / "output", "--model", model, "--incremental", "--categories", "car")
+    first = cli("run", *common, "--source", source, "--runner", "in_process", "--no-prefect")
+    assert first.code == 0, first.err
+    moved = shutil.copytree(source, tmp_path / "moved")
+    refused = cli("plan", *common, "--source", moved)
+    assert refused.code == 2
+    told = " ".join(refused.err.split())
+    assert f"source: there '{source}', now '{moved}'" in told
+    assert "--same-collection" in told
+    said = cli("plan", *common, "--source", moved, "--same-collection")
+    assert "nothing is left to ask" in said.out, said.err

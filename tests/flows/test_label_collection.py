@@ -154,3 +154,19 @@ def test_sql_and_data_frames_read_the_output_by_glob(make_config: MakeConfig, tm
     ).fetchall()
     assert sum(count for _, count in by_category) == summary.num_annotations
     assert set(dict(by_category)) <= set(CATEGORIES)
+
+
+def test_a_flow_called_again_goes_on_with_its_run_though_no_listing_shows_it(
+    make_config: MakeConfig, prefect: PrefectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.label_collection import label_collection
+
+    config, store = make_config(plan={"limit": 2}), open_store(str(tmp_path / "output"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "folders", lambda _store, _prefix: [])
+        first = label_collection(config)
+        again = label_collection(config)
+    assert (again["run_id"], again["labelled_now"], again["problems"]) == (first["run_id"], 0, [])
+    assert store.folders("_runs") == [first["run_id"]]
+    report = verify(store, first["run_id"])
+    assert (report.problems, report.leftovers) == ([], [])

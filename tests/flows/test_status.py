@@ -17,6 +17,7 @@ from flows.status import show_status
 from pipelines.manifest import plan_documents
 from pipelines.storage import Store
 from pipelines.table import commit_name
+from tests.documents import change_document
 from tests.labelled import RUN, box, mask, named, write_output
 
 (CAT,) = named("ovseg", "cat")
@@ -33,8 +34,7 @@ def _output(folder: Path, images: int, times: list[tuple[float, float]], run_id:
     store, _ = write_output(folder, found, common=[CAT], committed=len(times), run_id=run_id, config=_config(**pool))
     for number, (start, end) in enumerate(times):
         name = commit_name(run_id, f"shard-{number:05d}")
-        document = store.read_json(name)
-        store.write(name, json.dumps(document | {"committed_at": end, "elapsed_s": end - start}).encode())
+        change_document(store, name, {"committed_at": end, "elapsed_s": end - start})
     return store
 
 

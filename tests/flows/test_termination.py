@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +22,9 @@ from pipelines.table import committed_shards
 from pipelines.types import Answer, Image, Prompt
 from tests.drivers import PrefectServer, run_file
 from tests.fakes import BrightPredictor
+from tests.reliability.slow_proxy import Rule, slow_proxy
 from tests.reliability.small_run import RUN, SmallRun, as_driver, check_ended, rows, run, write_source
+from tests.seaweed import S3Server
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -106,6 +110,44 @@ def test_a_flow_that_gets_sigterm_is_no_worse_and_prefect_calls_it_crashed(
     assert flow_run["state_type"] == "CRASHED"
     with as_driver(BrightPredictor()):
         assert label_collection(config)["problems"] == []
+
+
+def test_a_flow_that_gets_sigterm_while_two_commits_are_on_their_way_is_resumed(
+    prefect: PrefectServer, small: SmallRun, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, whose threads go on with their commits when the flow has ended."""
+    from flows.label_collection import label_collection
+
+    expected = unbroken_rows(small)
+    small = replace(small, output=f"s3://bkt/{secrets.token_hex(4)}")
+    config = small.config()
+    config = replace(config, pool=replace(config.pool, drain_grace_s=0.3, shards_in_flight_per_replica=2))
+    with slow_proxy(s3.endpoint) as proxy, monkeypatch.context() as patch:
+        commits = proxy.add(Rule("PUT", "*/commits/*", "hold", after=1, count=2))
+        patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        forget_clients()
+
+        def send_sigterm() -> None:
+            commits.wait(2)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        threading.Thread(target=send_sigterm, daemon=True).start()
+        with as_driver(BrightPredictor()), signals.handled(), pytest.raises(signals.Terminated):
+            label_collection(config)
+        assert len(committed_shards(small.store(), RUN)) == 1
+        assert proxy.land(commits) == [200, 200]
+        with as_driver(BrightPredictor()):
+            summary = label_collection(config)
+        assert (summary["problems"], summary["labelled_now"]) == ([], 2)
+    forget_clients()
+    check_ended(small, expected)
+
+
+def forget_clients() -> None:
+    """Have the next one look at the environment."""
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_the_handler_that_was_there_before_is_back_when_a_run_has_ended(small: SmallRun) -> None:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipelines.fingerprint import fingerprint_digest
 from pipelines.manifest import run_folder
 from pipelines.query import open_database
 from pipelines.schema import annotations_table, images_table
@@ -29,6 +30,7 @@ from pipelines.types import (
     RejectedPrompt,
     Status,
 )
+from tests.documents import change_document
 from tests.labelled import box, mask, named, region
 
 CAT, DOG = named("ovseg", "cat", "dog")
@@ -115,7 +117,9 @@ def write_run(store: Store, run_id: str, sequence: int, labelled: Sequence[Label
     commit = ShardCommit(**ids, **files, status_counts=counts, reason_counts={})
     store.create(commit_name(run_id, "shard-00000"), commit.to_json())
     plan = {"format": 2, "schema_version": 3, "run_id": run_id, "sequence": sequence, "num_images": len(labelled)}
-    plan |= {"num_shards": 1, "fingerprint": {}, "facts": {"planned_at": f"2026-01-{sequence:02d}"}}
+    plan |= {"num_bytes": 0, "num_shards": 1, "parts": [{"name": "plan-d1-00000.parquet", "num_shards": 1}]}
+    plan |= {"fingerprint": {}, "fingerprint_sha256": fingerprint_digest({})}
+    plan |= {"facts": {"planned_at": f"2026-01-{sequence:02d}"}}
     store.create(f"{run_folder(run_id)}/plan.json", json.dumps(plan).encode())
 
 
@@ -299,6 +303,5 @@ def test_plans_without_a_number_are_ordered_by_their_time(tmp_path: Path) -> Non
     store = open_store(str(tmp_path / "output"))
     for run_id, day, count in (("b", 1, 1), ("a", 2, 2)):
         write_run(store, run_id, day, [Labelled("a", None, {"ovseg:cat": count})])
-        plan = store.read_json(f"{run_folder(run_id)}/plan.json")
-        store.write(f"{run_folder(run_id)}/plan.json", json.dumps({**plan, "sequence": 0}).encode())
+        change_document(store, f"{run_folder(run_id)}/plan.json", {"sequence": 0})
     assert shown(store)["a"]["masks"] == {("ovseg:cat", "a"): 2}

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 
 import pytest
 
@@ -11,6 +10,7 @@ from pipelines.manifest import planned_runs, read_plan, write_plan
 from pipelines.plan_draft import PlanConfig, draft_plan
 from pipelines.storage import Store, open_store
 from pipelines.types import ImageRef, Prompt, Region, Rle
+from tests.documents import change_document
 from tests.fakes import sentence
 from tests.labelled import plan_run
 
@@ -61,9 +61,7 @@ def test_a_plan_of_other_images_is_not_taken_for_ones_own(store: Store) -> None:
 
 def test_of_a_plan_without_a_digest_images_and_bytes_are_compared(store: Store) -> None:
     _plan(store, ["a", "b", "c"], "d1")
-    document = store.read_json("_runs/run-1/plan.json")
-    del document["images_sha256"]
-    store.write("_runs/run-1/plan.json", json.dumps(document).encode())
+    change_document(store, "_runs/run-1/plan.json", lambda plan: plan.pop("images_sha256"))
     _plan(store, ["a", "b", "c"], "d2")
     with pytest.raises(PlanError, match="other images"):
         _plan(store, ["a", "b"], "d2")

@@ -49,6 +49,13 @@ def test_a_text_keeps_scheme_host_and_path_of_its_addresses(text: str, shown: st
     assert redacted(shown) == shown
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("part", ["a.", "a-://", "?", "&a", ")", "authorization ", "bearer ", "a=", "://"])
+def test_a_long_text_takes_no_longer_than_it_is_long(part: str) -> None:
+    assert redacted(f"http://host/{part * 100_000}x").startswith("http://host")
+    assert len(redacted(f"{part * 100_000}x")) <= 100_000 * 30
+
+
 @pytest.mark.parametrize("kind", [StorageError, SourceError, lambda text: FetchError(Reason.FETCH_FAILED, text)])
 def test_no_error_of_ours_holds_a_signature(kind: Any) -> None:
     error = kind(f"https://host/a.png?{SIGNED}: gone")

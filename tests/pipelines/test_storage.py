@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import threading
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,12 @@ def test_what_is_written_under_any_other_name_is_listed_under_it(store: Store, n
     assert odd.find("") == {"_runs/r/plan.json": 2}
     assert odd.folders("_runs") == ["r"]
     assert odd.read("_runs/r/plan.json") == b"{}"
+
+
+def test_a_protocol_may_be_written_in_capitals(s3: Any) -> None:
+    folder = f"bkt/capitals-{secrets.token_hex(4)}"
+    open_store(f"S3://{folder}").write("a", b"1")
+    assert open_store(f"s3://{folder}").find("") == open_store(f"S3A://{folder}/").find("") == {"a": 1}
 
 
 def test_a_path_of_this_machine_is_one_place_however_it_is_written(

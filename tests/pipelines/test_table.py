@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-import json
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -28,12 +27,14 @@ from pipelines.table import (
     commit_shard,
     committed_shards,
     data_name,
+    inspect_commits,
     open_table,
     read_commit,
     read_commits,
     split_data_name,
 )
 from pipelines.types import ImagePrediction, ImageRef, MaskPrediction, Reason, Rle, Shard, ShardReceipt, Status
+from tests.documents import change_document
 from tests.fakes import text_prompt
 from tests.labelled import plan_run
 
@@ -194,11 +195,11 @@ def test_a_shard_that_is_committed_while_verify_looks_is_no_damage(
     _, shards = _planned(store)
     _commit(store, shards[0], "d1-0")
 
-    def read_after_another_commit(store: Store, run_id: str) -> Iterator[ShardCommit]:
+    def read_after_another_commit(store: Store, run_id: str) -> Any:
         _commit(store, shards[1], "d1-1")
-        return read_commits(store, run_id)
+        return inspect_commits(store, run_id)
 
-    monkeypatch.setattr("pipelines.integrity.read_commits", read_after_another_commit)
+    monkeypatch.setattr("pipelines.integrity.inspect_commits", read_after_another_commit)
     report = verify(store, RUN)
     assert report.committed == 2
     assert report.problems == ["1 planned shards are not committed: shard-00002"]
@@ -236,11 +237,13 @@ def test_verify_names_the_damage(damage, message: str) -> None:
 
 def _change_commit(store: Store, **fields: Any) -> None:
     name = commit_name(RUN, "shard-00001")
-    document = store.read_json(name)
-    for path, value in fields.items():
-        table, _, key = path.rpartition("__")
-        (document[table] if table else document)[key] = value
-    store.write(name, json.dumps(document).encode())
+
+    def change(document: dict[str, Any]) -> None:
+        for path, value in fields.items():
+            table, _, key = path.rpartition("__")
+            (document[table] if table else document)[key] = value
+
+    change_document(store, name, change)
 
 
 @pytest.mark.parametrize(
@@ -278,22 +281,23 @@ def test_plans_that_do_not_say_how_many_images_a_shard_has_are_still_verified(st
     _, shards = _planned(store)
     for shard in shards:
         _commit(store, shard, "d1-0")
-    document = store.read_json(plan_name(RUN))
-    del document["images_per_shard"]
-    store.write(plan_name(RUN), json.dumps(document).encode())
+    change_document(store, plan_name(RUN), lambda plan: plan.pop("images_per_shard"))
     assert verify(store, RUN).ok
 
 
 def test_verify_names_rows_that_disagree_although_the_hashes_agree() -> None:
-    """A wrong writer rather than a damaged file: two commits of one shard's files swapped."""
+    """A wrong writer rather than a damaged file: each of two shards has the other's rows."""
     store = open_store("memory://swapped")
     _, shards = _planned(store, images=4)
     for shard in shards:
         _commit(store, shard, "d1-0")
-    names = [commit_name(RUN, shard.shard_id) for shard in shards]
-    one, other = (store.read(name) for name in names)
-    store.write(names[0], other.replace(b'"shard_id": "shard-00001"', b'"shard_id": "shard-00000"'))
-    store.write(names[1], one.replace(b'"shard_id": "shard-00000"', b'"shard_id": "shard-00001"'))
+    one, other = (read_commit(store, RUN, shard.shard_id) for shard in shards)
+    contents = {file.name: store.read(file.name) for commit in (one, other) for file in commit.files()}
+    for mine, theirs in ((one, other), (other, one)):
+        files = {kind: replace(getattr(theirs, kind), name=getattr(mine, kind).name) for kind in KINDS}
+        store.write(commit_name(RUN, mine.shard_id), replace(mine, **files).to_json())
+        for file, source in zip(mine.files(), theirs.files(), strict=True):
+            store.write(file.name, contents[source.name])
     problems = verify(store, RUN).problems
     assert any("does not hold exactly one row for each planned image" in problem for problem in problems)
 

@@ -121,6 +121,7 @@ def test_what_would_change_or_write_something_is_refused(
         ("SELECT 1; SELECT 2", "must be one SELECT statement, this is 2 statements"),
         ("CREATE TABLE t (i INT)", "must be one SELECT statement, this is CREATE"),
         ("", "must be one SELECT statement, this is empty"),
+        ("PIVOT annotations ON category_name USING count(*)", r"this is a PIVOT .* list them, .* IN \('a', 'b'\)"),
     ],
 )
 def test_mistakes_are_told_as_they_are(database: duckdb.DuckDBPyConnection, sql: str, said: str) -> None:
@@ -193,11 +194,13 @@ def test_columns_of_one_name_are_all_saved(tmp_path: Path) -> None:
         "'tables/*/m?ta.parquet'",
         "'link.parquet'",
         "'it[''s.json'",
+        "'~/meta.csv'",
         "(SELECT image_id, site FROM 'meta.csv')",
     ],
 )
 def test_ones_own_tables_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "meta.csv").write_text("image_id,site\na,harbour\nb,yard\n")
     (tmp_path / "more.csv").write_text("image_id,site\nc,quay\n")
     (tmp_path / "it['s.json").write_text('[{"image_id": "a", "site": "harbour"}]')

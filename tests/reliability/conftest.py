@@ -13,9 +13,9 @@ from tests.peak_memory import Peak, measure
 
 
 @pytest.fixture(scope="module")
-def peak() -> Iterator[Callable[..., Peak]]:
-    """Call a function of bounded_calls in a process of its own; see peak_memory.measure."""
+def peak(request: pytest.FixtureRequest) -> Iterator[Callable[..., Peak]]:
+    """Call a function of the module that the tests import as ``calls`` in a process of its own: see measure."""
     if sys.platform != "linux":
         pytest.skip("the peak of a process is read from /proc")
-    with fork_server("tests.reliability.bounded_calls", "tests.peak_memory") as processes:
+    with fork_server(request.module.calls.__name__, "tests.peak_memory") as processes:
         yield partial(measure, processes)

@@ -97,6 +97,10 @@ class SlowProxy:
         """Let it hold no longer; what it holds back stays held back."""
         self._rules.remove(rule)
 
+    def clear(self) -> None:
+        """Let no rule hold any longer."""
+        self._rules.clear()
+
     def land(self, rule: Rule) -> list[int]:
         """Let all that a rule holds back arrive, in the order it came, and return the server's statuses."""
         return asyncio.run_coroutine_threadsafe(self._land(rule), self._loop).result(_ANSWER_S)

@@ -116,15 +116,16 @@ class Tale:
         folder = self.config.with_suffix(f".{secrets.token_hex(4)}")
         return forked(self.processes, folder, *self.arguments, env=self.environment)
 
-    def wait(self, running: Driver | Forked) -> None:
-        """Wait until two commits of a driver are on their way."""
-        running.wait_until(lambda: len(self.commits.keys) == 2)
+    def wait(self, running: Driver | Forked, held: Rule | None = None) -> None:
+        """Wait until two commits, or other requests, of a driver are on their way."""
+        held = held or self.commits
+        running.wait_until(lambda: len(held.keys) == 2)
         assert len(committed_shards(open_store(self.output), RUN)) == 1
 
-    def kill(self) -> None:
-        """Run until two commits are on their way, and then no longer."""
+    def kill(self, held: Rule | None = None) -> None:
+        """Run until two commits, or other requests, are on their way, and then no longer."""
         with self.driver() as killed:
-            self.wait(killed)
+            self.wait(killed, held)
             killed.process.kill()
             assert killed.end().code == -signal.SIGKILL
 
@@ -183,7 +184,7 @@ def tale(
     commits = proxy.add(Rule("PUT", f"{config.stem}/_runs/{RUN}/commits/*", "hold", after=1, count=2))
     yield Tale(config, proxy, commits, environment, processes, command, expected)
     proxy.land(commits)
-    proxy.remove(commits)
+    proxy.clear()
 
 
 BOTH = pytest.mark.parametrize("runner", ["in_process", "ray"])
@@ -244,6 +245,30 @@ def test_kill_and_the_commits_come_too_late(tale: Tale) -> None:
 
 
 @ONE
+def test_data_files_that_land_when_all_is_done_are_removed_by_the_next_run(tale: Tale) -> None:
+    tale.proxy.remove(tale.commits)
+    held = tale.proxy.add(Rule("PUT", f"{tale.config.stem}/images/*", "hold", after=1, count=2))
+    tale.kill(held)
+    tale.check_ends()
+    assert tale.proxy.land(held) == [200, 200]
+    store = open_store(tale.output)
+    assert rows(store) == tale.expected
+    assert raw_rows(store) != tale.expected
+    assert "0 labelled now" in tale.check_ends().out
+
+
+@ONE
+def test_answers_that_are_lost(tale: Tale) -> None:
+    """The client repeats the request, and finds what it has created itself in its way."""
+    tale.proxy.remove(tale.commits)
+    lost = tale.proxy.add(Rule("PUT", f"{tale.config.stem}/*/commits/*", "lose the answer", after=1, count=2))
+    ended = tale.command(*tale.arguments)
+    assert (ended.code, len(lost.keys)) == (0, 2), ended
+    tale.proxy.remove(lost)
+    tale.check_whole()
+
+
+@ONE
 def test_kill_and_vacuum(tale: Tale) -> None:
     """Files that are young may be about to be committed: they stay."""
     tale.kill()
@@ -274,9 +299,9 @@ def test_a_shard_whose_files_were_removed_before_its_commit_landed_is_labelled_a
     tale.land()
     verified = tale.command("verify", tale.output)
     assert verified.code == 1
-    assert [verified.out.count(f"{shard}: ") for shard in two_shards(tale)] == [1, 1]
+    assert [verified.out.count(f"{shard}: ") for shard in two_shards(tale)] == [2, 2]  # each of both files
     ended = tale.check_ends()
-    assert [ended.out.count(f"{shard}: ") for shard in two_shards(tale)] == [1, 1]
+    assert [ended.out.count(f"shard broken: {shard}: ") for shard in two_shards(tale)] == [1, 1]
     assert "4 labelled now" in ended.out
     assert "0 labelled now" in tale.check_ends().out
 

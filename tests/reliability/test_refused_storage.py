@@ -166,7 +166,28 @@ def test_vacuum_that_may_not_delete_names_each_file_and_ends_with_1(
     check_whole(command, output)
 
 
+def test_vacuum_looks_at_the_clock_of_a_store_that_lets_nothing_be_removed(
+    run: Run, proxy: SlowProxy, output: str, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = proxy.add(Rule("PUT", "*/commits/*", "refuse", after=2))
+    assert run().code == 1
+    store, unknown = open_store(output), f"images/{RUN}/shard-00004-{secrets.token_hex(4)}-0.parquet"
+    store.write(unknown, b"of an attempt whose commit may be on its way")
+    proxy.add(Rule("DELETE", "*", "refuse"))
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        forget_clients()
+        ended = command("vacuum", output)
+        forget_clients()
+    assert ended.code == 0, ended
+    assert "7 younger than 24 h left" in ended.out  # with two of each shard whose commit was refused
+    assert store.exists(unknown)
+    proxy.remove(refused)
+    assert run().code == 0
+
+
 def forget_clients() -> None:
+    """Have the next one look at the environment."""
     import s3fs
 
     s3fs.S3FileSystem.clear_instance_cache()
@@ -199,6 +220,7 @@ def test_a_store_that_refuses_all_from_now_on(
     processes: ForkServerContext,
 ) -> None:
     """Credentials that have expired: neither listings nor the summary are to be had at the end."""
+    config.write_text("report = true\n" + config.read_text())
     third = proxy.add(Rule("PUT", "*/commits/*", "hold", after=2))
     arguments = ("run", "-c", config, "--no-prefect")
     with forked(processes, config.parent / "printed", *arguments, env=dict(os.environ)) as running:

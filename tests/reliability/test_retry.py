@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,14 @@ import pytest
 from flows import steps
 from flows.config import ConfigError, parse_config
 from flows.observer import Silent
-from flows.retry import retry_configs
+from flows.retry import broken_retries, retry_configs, runs_to_retry
 from flows.summary import RunSummary
 from pipelines.integrity import verify
 from pipelines.manifest import retries_by_run
 from pipelines.query import open_arrow
 from pipelines.table import open_table
 from pipelines.types import Answer, Image, PredictionError, Predictor, Prompt, Reason
+from tests.documents import change_document
 from tests.fakes import BrightPredictor, half_bright, png, write_images
 from tests.reliability.small_run import RUN, SmallRun, as_driver, run
 
@@ -117,7 +117,7 @@ def test_the_run_itself_still_resumes_by_the_same_command(labelled: SmallRun) ->
 def test_rows_of_a_run_planned_by_another_version_stay_readable(labelled: SmallRun, version: int) -> None:
     before, name = rows(labelled), f"_runs/{RUN}/plan.json"
     store = labelled.store()
-    store.write(name, json.dumps({**store.read_json(name), "format": version}).encode())
+    change_document(store, name, {"format": version})
     assert rows(labelled) == before
     assert open_table(store, "annotations").count_rows() > 0
 
@@ -130,6 +130,25 @@ def test_a_retry_that_was_stopped_goes_on(labelled: SmallRun) -> None:
     finished = retry(labelled)
     assert finished is not None
     assert (finished.run_id, finished.ok) == (stopped.run_id, True)
+
+
+@pytest.mark.parametrize("kind", ["annotations", "images"])
+def test_a_retry_whose_files_are_gone_is_mended_before_anything_is_retried(labelled: SmallRun, kind: str) -> None:
+    first = retry(labelled, "out_of_memory")
+    assert first is not None
+    whole = rows(labelled)
+    (lost,) = labelled.store().find(f"{kind}/{first.run_id}")
+    labelled.store().delete(lost)
+    ended = []
+    for config in runs_to_retry(labelled.output, None, [], {}):
+        with as_driver(BrightPredictor()):
+            ended.append(steps.run_directly(config, Silent()))
+    assert [(run.run_id, run.ok) for run in ended] == [(first.run_id, True), (f"{RUN}-retry-2", True)]
+    for run_id in (first.run_id, f"{RUN}-retry-2"):
+        assert verify(labelled.store(), run_id).problems == []
+    found = rows(labelled)
+    assert {name: row["status"] for name, row in found.items()} == {name: row["status"] for name, row in whole.items()}
+    assert broken_retries(labelled.output, None, {}) == []
 
 
 def test_a_retry_may_differ_from_its_run(labelled: SmallRun) -> None:

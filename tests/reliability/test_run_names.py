@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import shutil
 from collections import Counter
@@ -27,6 +26,7 @@ from pipelines.integrity import verify
 from pipelines.manifest import plan_documents, plan_name, read_plan, run_folder
 from pipelines.query import open_database
 from pipelines.storage import Store, open_store
+from tests.documents import change_document, document_bytes
 from tests.fakes import BrightPredictor, half_bright, png, write_images
 from tests.reliability.small_run import SmallRun, as_driver, state
 from tests.reliability.watched_storage import watched
@@ -200,7 +200,7 @@ def as_planned_before(nightly: Nightly, name: str, **values: Any) -> RunSummary:
         store.delete(found)
     for part in document["parts"]:
         store.write(f"{run_folder(name)}/{part['name']}", store.read(f"{run_folder('any')}/{part['name']}"))
-    store.write(plan_name(name), json.dumps({**document, "run_id": name}).encode())
+    store.write(plan_name(name), document_bytes({**document, "run_id": name}))
     for found in store.find(run_folder("any")):
         store.delete(found)
     assert whole.ok
@@ -336,8 +336,7 @@ def test_an_update_of_an_output_that_holds_two_sources_already_is_refused(nightl
     nightly.run(output={"run_id": "one"})
     nightly.run(output={"run_id": "other"}, source=there)
     store = nightly.store
-    document = store.read_json(plan_name("other"))
-    del document["facts"]["config"]["source"]["same_collection"]  # as earlier versions planned it
-    store.write(plan_name("other"), json.dumps(document).encode())
+    # As earlier versions planned it.
+    change_document(store, plan_name("other"), lambda plan: plan["facts"]["config"]["source"].pop("same_collection"))
     with pytest.raises(PlanError, match="holds run 'one' of another source"):
         nightly.run(source={"uri": str(moved)})

@@ -64,7 +64,7 @@ def dataset(source: Any, *, filesystem: Any = None, **options: Any) -> ds.Datase
     """pyarrow.dataset.dataset, of files of a simulated store: in this thread, each read whole."""
     if filesystem is None:
         return ds.dataset(source, **options)
-    found = [_read(filesystem.cat_file(path)) for path in source]
+    found = [_read(filesystem.cat_file(path)) for path in ([source] if isinstance(source, str) else source)]
     return ds.dataset(pa.concat_tables(found).cast(options["schema"]))
 
 
@@ -104,14 +104,16 @@ def _parquet_bytes(build: Callable[..., bytes]) -> Callable[..., bytes]:
             _bound(_files, _rows, _tables)
             _files[key] = table, build(table, kind, facts)
             # What a whole file holds is what was written into it: that pyarrow keeps that is not what is tested here.
-            _tables[_files[key][1]] = table.replace_schema_metadata()
+            facts_held = pq.read_schema(pa.BufferReader(_files[key][1])).metadata
+            _tables[_files[key][1]] = table.replace_schema_metadata(facts_held)
         return _files[key][1]
 
     return encode
 
 
-def replace(patch: pytest.MonkeyPatch, *, table: Any, manifest: Any, integrity: Any) -> None:
+def replace(patch: pytest.MonkeyPatch, *, table: Any, manifest: Any, integrity: Any, retry: Any) -> None:
     """Let the product's modules use what is kept here."""
+    patch.setattr(retry, "ds", _ByName(ds, dataset=dataset))
     patch.setattr(integrity, "pq", _ByName(pq, read_table=read_table))
     patch.setattr(table, "ds", _ByName(ds, dataset=dataset))
     patch.setattr(manifest, "read_shards", _read_shards)

@@ -14,7 +14,7 @@ from actors.pool import ReplicaStartError
 from flows import launch, signals
 from flows.config import ConfigError, RunConfig
 from flows.inspect import show_vacuum
-from flows.retry import retry_configs
+from flows.retry import runs_to_retry
 from flows.signals import GRACE_S, Terminated
 from pipelines.fingerprint import PlanError
 from pipelines.label import LabelJob
@@ -78,7 +78,7 @@ def run(config: RunConfig) -> int:
 
 def retry(overrides: dict[str, Any]) -> int:
     """`xsam-label retry`."""
-    again = retry_configs(URI, None, [], overrides)
+    again = runs_to_retry(URI, None, [], overrides)
     ended = [launch.launch(one, CONSOLE, prefect=False).ok for one in again]
     return 0 if all(ended) else 1
 

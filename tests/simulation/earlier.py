@@ -140,7 +140,7 @@ def remove_own_leftovers(store: Store, run_id: str) -> Removal:
     return removal
 
 
-def left_to_label(store: Store, plan: Plan) -> Due:
+def left_to_label(store: Store, plan: Plan, *, check: bool = False) -> Due:
     """Return what has no first commit."""
     committed = first_commits(store, plan.run_id)
     return Due({shard_id: 0 for shard_id in plan.shard_ids() if shard_id not in committed})

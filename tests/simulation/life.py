@@ -14,7 +14,7 @@ import pytest
 from flows import launch, planning
 from flows.config import RunConfig
 from flows.observer import Silent
-from pipelines import integrity, label, manifest, storage, table
+from pipelines import integrity, label, manifest, retry, storage, table
 from pipelines.manifest import read_plan
 from pipelines.storage import Store
 from pipelines.types import ImagePrediction
@@ -277,4 +277,4 @@ def _replace(patch: pytest.MonkeyPatch) -> None:
         now = getattr(module, name)
         patch.setattr(module, name, now)
         SEAMS.own(module, name, lambda process, now=now, before=before: before if process.is_earlier else now)
-    cached.replace(patch, table=table, manifest=manifest, integrity=integrity)
+    cached.replace(patch, table=table, manifest=manifest, integrity=integrity, retry=retry)
