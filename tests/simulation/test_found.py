@@ -85,7 +85,7 @@ def test_retry_says_in_one_message_that_rows_cannot_be_read(fault: str, small: S
         error = FSTimeoutError() if fault == "timeout" else OSError(errno.EIO, "SlowDown")
         store = replace(store, fs=_Failing(error))
     with pytest.raises(StorageError, match=f"images/{RUN}"):
-        quarantined_images(store, RUN)
+        list(quarantined_images(store, RUN))
 
 
 class _Failing(MemoryFileSystem):
@@ -98,6 +98,13 @@ class _Failing(MemoryFileSystem):
         self._error = error
 
     def _open(self, path: str, *args: Any, **options: Any) -> Any:
+        self._check(path)
+        return super()._open(path, *args, **options)
+
+    def cat_file(self, path: str, *args: Any, **options: Any) -> Any:
+        self._check(path)
+        return super().cat_file(path, *args, **options)
+
+    def _check(self, path: str) -> None:
         if f"/images/{RUN}/" in path:
             raise self._error
-        return super()._open(path, *args, **options)
