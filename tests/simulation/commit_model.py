@@ -114,7 +114,8 @@ def _work(state: State, worker: Worker, others: tuple[Worker, ...], rules: Rules
         goes_on = after is not None and after.phase != ENDED
         return _plain(now._replace(workers=tuple(sorted((*others, after))) if goes_on else others))
 
-    name = f"{'vacuum' if worker.number == VACUUM else f'driver {worker.number}'}{' (given up)' if worker.is_alone else ''}"
+    name = "vacuum" if worker.number == VACUUM else f"driver {worker.number}"
+    name += " (given up)" if worker.is_alone else ""
     if state.faults:
         yield f"{name} dies", then(None, state._replace(faults=state.faults - 1))
     if worker.phase == SCAN:
