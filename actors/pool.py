@@ -50,10 +50,13 @@ class ReplicaUnusable(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class PoolEvent:
-    """Something worth a log line that happened to a replica or a shard."""
+    """Something worth a log line that happened to a replica or a shard; its message holds no secret."""
 
     kind: EventKind
     message: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", redacted(self.message))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +66,7 @@ class ShardFailure:
     Attributes:
         shard_id: the shard.
         attempts: attempts made.
-        error: what happened last: a line of summary, then the end of its traceback where there is one.
+        error: what happened last: a line of summary, then the end of its traceback where there is one; no secret.
         kind: error (the labeler raised), replica_died, timeout (its replica was taken for hung), or unfinished (the
             budget was spent or stop() was called before it could be labelled).
     """
@@ -72,6 +75,9 @@ class ShardFailure:
     attempts: int
     error: str
     kind: FailureKind
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "error", redacted(self.error))
 
 
 OnEvent = Callable[[PoolEvent], None]

@@ -11,6 +11,7 @@ from typing import Protocol
 from actors.pool import PoolEvent, ShardFailure
 from pipelines.coverage import UpdateCounts
 from pipelines.manifest import Plan
+from pipelines.redaction import redacted
 from pipelines.types import ShardReceipt
 
 _log = logging.getLogger(__name__)
@@ -98,7 +99,8 @@ class Several:
     def _tell_of(self, number: int, error: Exception) -> None:
         """Say that an observer raised: to the others, and where there is none to the log."""
         name = type(self._observers[number]).__name__
-        message = f"{name} raised {type(error).__name__}: {error}; the run goes on, and is not told of it again"
+        what = redacted(f"{type(error).__name__}: {error}")
+        message = f"{name} raised {what}; the run goes on, and is not told of it again"
         heard = False
         for other, observer in enumerate(self._observers):
             if other not in self._raised:

@@ -37,6 +37,7 @@ from flows.console import update_text
 from flows.summary import RunSummary
 from pipelines.coverage import UpdateCounts
 from pipelines.manifest import Plan
+from pipelines.redaction import redacted
 from pipelines.types import ShardReceipt
 
 _ARTIFACT_INTERVAL_S = 10.0
@@ -90,7 +91,7 @@ class Telling:
 
     def note(self, error: BaseException) -> None:
         """Note that Prefect could not be told of something."""
-        self.missed = f"{type(error).__name__}: {error}".partition("\n")[0]
+        self.missed = redacted(f"{type(error).__name__}: {error}").partition("\n")[0]
 
     def finish(self) -> None:
         """Wait until all is told, but not much longer than PATIENCE_S."""

@@ -15,7 +15,6 @@ from flows.planning import open_output
 from flows.summary import RunSummary
 from pipelines.fingerprint import PlanError
 from pipelines.manifest import planned_runs, run_folder
-from pipelines.redaction import redacted
 from pipelines.report.build import ReportConfig, build_report
 from pipelines.storage import open_store
 from pipelines.whole_files import write_whole
@@ -66,7 +65,6 @@ def leave_report(config: RunConfig, summary: RunSummary, observer: RunObserver) 
         page = build_report(store, ReportConfig(), made_at=datetime.now(UTC))
         store.write(name, page.encode("utf-8"))
     except Exception as error:  # noqa: BLE001  (a picture of the labels is not worth the run)
-        why = redacted(f"{type(error).__name__}: {error}")
-        observer.on_event(PoolEvent("report_failed", f"no report was written: {why}"))
+        observer.on_event(PoolEvent("report_failed", f"no report was written: {type(error).__name__}: {error}"))
         return None
     return Path(store.path(name)).as_uri() if store.is_local else f"{store.uri}/{name}"

@@ -184,7 +184,7 @@ def run_once(
     """
     plan, committed = run.plan, run.plan.num_shards - len(run.due.commits)
     counted = _Counting()
-    observer = Several(observer, counted)
+    observer = Several(Several(observer), counted)  # apart: who counts tells nobody that another has failed
     if run.update is not None:
         observer.on_update(run.update)
     observer.on_plan(plan, committed)

@@ -23,6 +23,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from pipelines.settings import SETTINGS
+from pipelines.tag_bounds import MAX_EXIF_BYTES, holds_too_much, jpeg_exif
 from pipelines.types import Image, ImageRef, Reason
 
 # What Pillow raises on files that are broken in one way or another; OSError, SyntaxError and ValueError are its own
@@ -249,10 +250,18 @@ def _open(data: bytes) -> ImageFile:
         raise DecodeError(
             Reason.NOT_AN_IMAGE, f"not a JPEG, PNG, WebP, TIFF, BMP or GIF file: it begins with {data[:12]!r}"
         )
+    _check_tags(data, plugin)
     try:
         return plugin(io.BytesIO(data))
     except _PIL_ERRORS as error:
         raise _decode_error(error, data, plugin) from error
+
+
+def _check_tags(data: bytes, plugin: type[ImageFile]) -> None:
+    """Refuse an image whose tags Pillow would read on opening it, and that hold far more than it does."""
+    block = data if plugin is TiffImageFile else jpeg_exif(data) if plugin is JpegImageFile else b""
+    if holds_too_much(block) or (plugin is JpegImageFile and len(block) > MAX_EXIF_BYTES):
+        raise DecodeError(Reason.CORRUPT, f"{plugin.format}: its tags claim far more bytes than there are")
 
 
 def _plugin(data: bytes) -> type[ImageFile] | None:
@@ -292,11 +301,24 @@ def _rgb(image: ImageFile, band: PilImage.Image) -> NDArray[np.uint8]:
 
 
 def _orientation(image: ImageFile) -> int:
+    if _has_vast_exif(image):
+        return 1
     try:
         value = image.getexif().get(_EXIF_ORIENTATION, 1)
     except _PIL_ERRORS:  # a broken EXIF block says nothing about the pixels
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _has_vast_exif(image: ImageFile) -> bool:
+    """Say whether an image's EXIF block is larger than any real one, or its tags hold far more than it does."""
+    block = image.info.get("exif") or b""
+    if not block and isinstance(text := image.info.get("Raw profile type exif"), str):
+        try:
+            block = bytes.fromhex("".join(text.split("\n")[3:]))
+        except ValueError:
+            return False
+    return len(block) > MAX_EXIF_BYTES or holds_too_much(bytes(block))
 
 
 def _over_white(image: PilImage.Image) -> PilImage.Image:

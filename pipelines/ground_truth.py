@@ -26,6 +26,7 @@ from pipelines.storage import open_filesystem, read_range
 from pipelines.tabular import SourceError, readable
 from pipelines.types import Rle, Task
 
+_MAX_OUTLINE_PX = 2**22
 PHRASE_TASKS: tuple[Task, ...] = ("refseg", "reaseg", "intseg", "gcgseg")  # what a list of phrases is truth for
 
 
@@ -253,8 +254,23 @@ def read_mask(segmentation: Any, size_hw: tuple[int, int] | None) -> Rle:
         return rle.from_runs(size_hw, [size_hw[0] * size_hw[1]])
     if not all(isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 for part in segmentation):
         raise ValueError("a polygon is a list of at least three x, y")
+    _check_outlines(segmentation)
     parts = coco_mask.merge(coco_mask.frPyObjects(segmentation, *size_hw))
     return Rle(size_hw=size_hw, counts=parts["counts"].decode("ascii"))
+
+
+def _check_outlines(polygons: Sequence[Sequence[float]]) -> None:
+    """Refuse polygons that go far around: drawing them takes 40 bytes for each pixel of their outlines.
+
+    Raises:
+        ValueError: saying how long they are; or a coordinate is no number.
+    """
+    length = 0.0
+    for polygon in polygons:
+        corners = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
+        length += float(np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1).sum())
+    if not length <= _MAX_OUTLINE_PX:
+        raise ValueError(f"its polygons have an outline of {length:,.0f} pixels; at most {_MAX_OUTLINE_PX:,} are drawn")
 
 
 def _read_ids(uri: str, size_hw: tuple[int, int]) -> NDArray[np.int32]:

@@ -21,6 +21,7 @@ from pipelines.types import REGION_TASKS, SENTENCE_TASKS, Prompt, Region, Reject
 _IMAGE_COLUMNS = ("image_id", "uri")
 _WHAT_COLUMNS = ("kind", "text")
 _TEXT_KIND = "text"
+_MAX_TEXT_CHARS = 2**16  # no model takes nearly as many
 _YES, _NO = ("true", "yes", "1", "1.0"), ("", "false", "no", "0", "0.0")
 
 
@@ -246,6 +247,8 @@ def _task(raw: Mapping[str, Any], allowed: Sequence[Task], what: str) -> Task:
 def _check_sentence(raw: Mapping[str, Any], text: str) -> None:
     if not text:
         raise ValueError("kind is text, but the text is empty")
+    if len(text) > _MAX_TEXT_CHARS:
+        raise ValueError(f"the text has {len(text):,} characters; at most {_MAX_TEXT_CHARS:,}")
     for name in ("coordinates", "segmentation"):
         if raw.get(name):
             raise ValueError(f"has both a text and {name}, but no kind of region; give each a row of its own")

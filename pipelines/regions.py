@@ -15,6 +15,7 @@ from pipelines.bounded_json import load_json
 from pipelines.types import REGION_KINDS, Prompt, Region, RegionKind, Rle
 
 _NUMBERS_IN_TEXT = 4
+_MAX_NUMBERS = 100_000
 _MIN_VERTICES = {"point": 1, "scribble": 2, "polygon": 3}
 
 
@@ -100,7 +101,10 @@ def _read_coordinates(kind: RegionKind, value: Any) -> tuple[float, ...]:
         raise ValueError("has no coordinates")
     if not isinstance(value, list):
         raise ValueError(f"coordinates are {type(value).__name__}, not a list of numbers")
-    numbers = _floats(_flatten(value))
+    flat = _flatten(value)
+    if len(flat) > _MAX_NUMBERS:
+        raise ValueError(f"{len(flat):,} coordinates are more than the {_MAX_NUMBERS:,} that a {kind} may have")
+    numbers = _floats(flat)
     if kind == "box":
         _check_box(numbers)
     elif len(numbers) % 2 or len(numbers) < 2 * _MIN_VERTICES[kind]:

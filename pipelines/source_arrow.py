@@ -6,7 +6,6 @@ Arrow keeps a value's bytes together and as they are, so that a plain range of t
 from __future__ import annotations
 
 import contextlib
-import json
 import posixpath
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -14,16 +13,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipelines.arrow_messages import message_facts
+from pipelines.bounded_json import load_json
+from pipelines.parquet_rows import MAX_CHUNK_BYTES
 from pipelines.places import Span
 from pipelines.source_files import ListedFile, is_local, uri_of
 from pipelines.source_rows import RowForm, row_form
 from pipelines.source_uris import resolve_uri
+from pipelines.storage import read_range
 from pipelines.tabular import SourceError, holds_binary, readable
 from pipelines.types import ImageRef
 
 _MAGIC = b"ARROW1\0\0"
 _END = b"\xff\xff\xff\xff\0\0\0\0"
 _READ_BYTES = 2**23
+_ROWS_AT_ONCE = 1024
+_CONTINUATION = b"\xff\xff\xff\xff"
+_MAX_MESSAGE_BYTES = 2**26
+_COMPRESSED = "compressed, so that no image in it can be read alone; write it without compression"
 
 
 def list_arrow(
@@ -61,10 +68,12 @@ def _list_file(
     row = 0
     for batch, body, start in _batches(uri, stream):
         form = row_form(uri, batch.schema, image_id_column, image_column)
-        spans = _spans(uri, batch.column(form.image), body, start)
-        for values, span in zip(_values(batch, form), spans, strict=True):
-            yield _ref(uri, file, row, values, (form, span))
-            row += 1
+        for first in range(0, batch.num_rows, _ROWS_AT_ONCE):
+            some = batch.slice(first, _ROWS_AT_ONCE)
+            spans = _spans(uri, some.column(form.image), body, start)
+            for values, span in zip(_values(some, form), spans, strict=True):
+                yield _ref(uri, file, row, values, (form, span))
+                row += 1
 
 
 def _ref(uri: str, file: ListedFile, row: int, values: dict[str, Any], where: tuple[RowForm, Span | None]) -> ImageRef:
@@ -108,7 +117,7 @@ def _spans(uri: str, column: pa.Array, body: pa.Buffer, start: int) -> list[Span
     if offsets is None or data is None or not data.size:
         return [None if null else Span(start, 0) for null in is_null]
     if not body.address <= data.address <= data.address + data.size <= body.address + body.size:
-        raise SourceError(f"{uri}: compressed, so that no image in it can be read alone; write it without compression")
+        raise SourceError(f"{uri}: {_COMPRESSED}")
     edges = np.frombuffer(offsets, kind, count=column.offset + len(column) + 1)[column.offset :].astype(np.int64)
     edges += start + data.address - body.address
     return [
@@ -125,6 +134,7 @@ def _batches(uri: str, stream: pa.NativeFile) -> Iterator[tuple[pa.RecordBatch, 
     schema = None
     with contextlib.suppress(StopIteration):
         while True:
+            _check_next(uri, stream)
             message = messages.read_next_message()
             if message.type == "schema":
                 schema = pa.ipc.read_schema(message)
@@ -138,6 +148,31 @@ def _batches(uri: str, stream: pa.NativeFile) -> Iterator[tuple[pa.RecordBatch, 
     stream.seek(max(0, end - len(_END)))
     if stream.read(len(_END)) != _END:
         raise SourceError(f"{uri}: cut short: it ends at byte {end:,} without the mark of an Arrow stream's end")
+
+
+def _check_next(uri: str, stream: pa.NativeFile) -> None:
+    """Look at the next message before Arrow does, which unpacks it, and of a remote file takes it into memory.
+
+    Raises:
+        SourceError: it is compressed, or larger than is read from afar.
+    """
+    start = stream.tell()
+    prefix = stream.read(8)
+    length = int.from_bytes(prefix[4:] if prefix[:4] == _CONTINUATION else prefix[:4], "little")
+    is_local_file = isinstance(stream, pa.MemoryMappedFile)
+    facts = message_facts(stream.read(length)) if length <= _MAX_MESSAGE_BYTES else None
+    stream.seek(start)
+    if length > _MAX_MESSAGE_BYTES:
+        raise SourceError(f"{uri}: not a readable Arrow file: at byte {start:,} it claims {length:,} bytes of metadata")
+    if facts is None:
+        return  # for Arrow to say what it is
+    if facts.is_compressed:
+        raise SourceError(f"{uri}: {_COMPRESSED}")
+    if facts.body_bytes > MAX_CHUNK_BYTES and not is_local_file:
+        raise SourceError(
+            f"{uri}: a record batch of {facts.body_bytes:,} bytes, and at most {MAX_CHUNK_BYTES:,} are read at once "
+            "from afar; save the dataset again in smaller batches, or as Parquet (to_parquet)"
+        )
 
 
 @contextlib.contextmanager
@@ -170,7 +205,7 @@ def _named_files(fs: Any, folder: str) -> frozenset[str] | None:
     uri = uri_of(fs, path)
     with readable(uri):
         try:
-            state = json.loads(fs.cat_file(path))
+            state = load_json(read_range(fs, path, 0, _MAX_MESSAGE_BYTES))
         except FileNotFoundError:
             return None
         except ValueError as error:

@@ -199,6 +199,8 @@ def columns_json(columns: Mapping[str, Any], *, is_bounded: bool = False) -> str
         columns: by name.
         is_bounded: they have been chosen by their size already.
     """
+    if not is_bounded:  # before any work is done on them
+        columns = {n: v for n, v in columns.items() if not isinstance(v, str) or len(v) <= MAX_COLUMN_CHARS}
     known = {name: value for name, value in ((n, _plain(v)) for n, v in columns.items()) if value is not None}
     whole = _dump(known) if known else None
     if whole is None or is_bounded or len(whole) <= MAX_COLUMN_CHARS:

@@ -21,6 +21,7 @@ SLOW = (
     "reliability/test_crash_points.py",
     "simulation/test_simulation.py",
     "actors/test_pool.py",
+    "reliability/test_commits_on_their_way.py",
     "reliability/test_chaos.py",
     "reliability/test_lost_cluster.py",
     "actors/test_lethal_images.py",

@@ -49,6 +49,8 @@ def seaweed(folder: Path) -> Iterator[S3Server]:
     s3, master, volume, filer, admin = _free_ports(5)
     ports = {"s3": s3, "master": master, "volume": volume, "filer": filer, "admin": admin}
     command = [program, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-bucket={BUCKET}"]
+    # Catalogs have ports of their own, which two servers that start at once would both take; nothing goes outside.
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
     command += ["-admin.ui=false", "-webdav=false", *(f"-{name}.port={port}" for name, port in ports.items())]
     environment = {**os.environ, "AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
     with open(folder / "server.log", "wb") as log:

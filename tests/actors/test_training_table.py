@@ -239,3 +239,23 @@ def test_a_table_makes_a_training_batch(output: str, task: str) -> None:
     builder = BatchBuilder(processor=XSamProcessor.from_pretrained(WEIGHTS), classes=source.categories)
     batch = builder.build(samples, randoms)
     assert len(batch.targets.masks) == (2 if task == "refseg" else 4)
+
+
+@pytest.mark.parametrize("damage", [b"", None, b"PAR1"])
+def test_a_table_with_a_damaged_file_is_refused_and_the_file_is_named(output: str, damage: bytes | None) -> None:
+    store = open_store(output)
+    (name,) = store.find("annotations")
+    if damage is None:
+        store.delete(name)
+    else:
+        store.write(name, damage)
+    with pytest.raises(ValueError, match=name.rpartition("/")[2]):
+        table(output)
+
+
+def test_a_table_whose_rows_cannot_be_read_is_refused(output: str) -> None:
+    store = open_store(output)
+    (name,) = store.find("images")
+    store.write(name, bytes(store.size(name) or 0))
+    with pytest.raises(ValueError, match="its rows cannot be read"):
+        table(output)

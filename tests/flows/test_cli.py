@@ -30,11 +30,12 @@ FLAGS = {
     "run": {
         "--config", "-c", "--source", "--output", "--categories", "--task", "--phrase", "--question", "--caption",
         "--no-caption", "--prompts", "--model", "--replicas", "--gpus-per-replica", "--limit", "--run-id",
-        "--incremental", "--runner", "--prefect", "--no-prefect",
+        "--incremental", "--same-collection", "--check", "--runner", "--prefect", "--no-prefect",
     },
     "plan": {
         "--config", "-c", "--source", "--output", "--categories", "--task", "--phrase", "--question", "--caption",
         "--no-caption", "--prompts", "--model", "--limit", "--run-id", "--incremental",
+        "--same-collection",
     },
     "serve": {"--config", "-c", "--cron", "--interval", "--timezone", "--name"},
     "retry": {
@@ -44,12 +45,12 @@ FLAGS = {
     "status": {"--run-id", "--gpu-price", "--json"},
     "verify": {"--run-id", "--quick", "--no-quick"},
     "vacuum": {"--run-id", "--older-than", "--dry-run", "--no-dry-run"},
-    "evaluate": {"--ground-truth", "--png-folder", "--run-id", "--count-unasked", "--json", "--plots"},
-    "query": {"--to", "--rows"},
-    "report": {"--to", "--overwrite"},
+    "evaluate": {"--ground-truth", "--png-folder", "--run-id", "--count-unasked", "--json", "--plots", "--check"},
+    "query": {"--to", "--rows", "--check"},
+    "report": {"--to", "--overwrite", "--check"},
     "export": {
         "--to", "--format", "--where", "--images-where", "--task", "--categories", "--split", "--empty", "--no-empty",
-        "--copy-images", "--image-url",
+        "--copy-images", "--image-url", "--check",
     },
     "train": {"--config", "-c", "--output", "--max-minutes", "--processes"},
     "demo": {"--scenes", "--photos", "--prompts", "--output", "--prefect", "--no-prefect"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 
+from actors.pool import PoolEvent, ShardFailure
 from flows.redacted_logs import redact_run_logs
 
 SIGNED = "https://host/a.png?X-Amz-Signature=canary"
@@ -32,3 +33,12 @@ def test_the_logs_of_runs_hold_no_signature_in_message_arguments_or_traceback() 
     assert "canary" not in said
     assert said.count("of https://host/a.png\n") == 4
     assert said.count("ConnectionError: 503") == said.count("in test_the_logs_of_runs") / 2 == 2
+
+
+def test_what_is_told_of_a_run_holds_no_signature() -> None:
+    event = PoolEvent("report_failed", f"OSError: 503 of {SIGNED}")
+    failure = ShardFailure(shard_id="shard-00000", attempts=1, error=f"OSError: {SIGNED}\ntraceback", kind="error")
+    assert (event.message, failure.error) == (
+        "OSError: 503 of https://host/a.png",
+        "OSError: https://host/a.png\ntraceback",
+    )

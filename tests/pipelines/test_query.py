@@ -60,7 +60,7 @@ def test_the_same_views_are_there_for_arrow_and_polars(store: Store) -> None:
 def test_names_are_never_taken_for_patterns(where: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if where == "s3":
         request.getfixturevalue("s3")
-    roots = {"folder": str(tmp_path), "memory": "memory://", "s3": f"s3://bkt/{secrets.token_hex(4)}"}
+    roots = {"folder": str(tmp_path), "memory": "memory://patterns", "s3": f"s3://bkt/{secrets.token_hex(4)}"}
     uri = f"{roots[where]}/{ODD}"
     for run_id, name in ((ODD, "one.png"), ("it's a date=2026", "two.png")):
         write_output(uri, {name: [mask(CAT, box(0, 0, 2, 2))]}, common=[CAT], run_id=run_id)

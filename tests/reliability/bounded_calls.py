@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from pipelines.decode import decode_image
 from pipelines.fetch import FetchError, fetch
 from pipelines.ground_truth import read_ground_truth
 from pipelines.image_batches import to_batches
+from pipelines.label import LabelConfig, LabelJob, load_images
 from pipelines.plan_draft import PlanConfig, draft_plan
 from pipelines.prompt_table import read_prompt_table
 from pipelines.retry import quarantined_images
@@ -81,3 +83,15 @@ def take(num_bytes: int) -> int:
     held = bytearray(num_bytes)
     held[::4096] = b"x" * len(held[::4096])
     return len(held)
+
+
+def load_all(paths: Sequence[str], max_bytes_ahead: int) -> str:
+    """Fetch and decode images ahead of a consumer that takes its time; how many there were of which kind."""
+    refs = [ImageRef(image_id=path, uri=path, num_bytes=Path(path).stat().st_size) for path in paths]
+    config = LabelConfig(max_bytes_ahead=max_bytes_ahead, load_threads=4)
+    kinds = []
+    for loaded in load_images(refs, LabelJob(run_id="r", prompts=(), config=config)):
+        kinds.append(type(loaded.value).__name__)
+        loaded.release()
+        del loaded
+    return " ".join(kinds)

@@ -210,3 +210,12 @@ def test_decoding_takes_what_is_reserved_for_it(tmp_path: Path, peak: Measure, e
     assert found.error is None
     # Half of it at least, or the budget would be spent on nothing; some megabytes are the process's own.
     assert reserved / 2 - 10 <= found.mb <= reserved * 1.05 + 5
+
+
+def test_images_that_are_decoded_ahead_stay_within_their_budget(tmp_path: Path, peak: Measure) -> None:
+    """Four threads decode; before, each took 22 bytes a pixel and reserved 3."""
+    path = write_image(tmp_path / "a.webp", "RGBA")
+    budget = 2 * decoding_bytes(path.read_bytes())
+    found = peak(calls.load_all, [str(path)] * 12, budget)
+    assert found.said == " ".join(["Image"] * 12)
+    assert found.mb < 1.5 * budget / 1e6 + 90  # one image passes whatever is held

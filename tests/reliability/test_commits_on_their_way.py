@@ -299,9 +299,9 @@ def test_a_shard_whose_files_were_removed_before_its_commit_landed_is_labelled_a
     tale.land()
     verified = tale.command("verify", tale.output)
     assert verified.code == 1
-    assert [verified.out.count(f"{shard}: ") for shard in two_shards(tale)] == [1, 1]
+    assert [verified.out.count(f"{shard}: ") for shard in two_shards(tale)] == [2, 2]  # each of both files
     ended = tale.check_ends()
-    assert [ended.out.count(f"{shard}: ") for shard in two_shards(tale)] == [1, 1]
+    assert [ended.out.count(f"shard broken: {shard}: ") for shard in two_shards(tale)] == [1, 1]
     assert "4 labelled now" in ended.out
     assert "0 labelled now" in tale.check_ends().out
 
