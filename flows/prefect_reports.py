@@ -279,3 +279,5 @@ def publish(told: Telling, summary: RunSummary, report: str | None) -> None:
     text = "\n\n".join(lines)
     told.tell("summary", partial(create_markdown_artifact, text, key="label-collection-summary", description=what))
     told.finish()
+    if told.missed:
+        get_run_logger().warning("Prefect could not be told of all of this run (%s)", told.missed)

@@ -22,6 +22,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from pipelines.cut_short import ends_early
 from pipelines.settings import SETTINGS
 from pipelines.tag_bounds import MAX_EXIF_BYTES, holds_too_much, jpeg_exif
 from pipelines.types import Image, ImageRef, Reason
@@ -66,7 +67,6 @@ _EXIF_ORIENTATION = 0x0112
 _TIFF_BITS_PER_SAMPLE = 258
 _TIFF_PHOTOMETRIC = 262
 _WHITE_IS_ZERO = 0
-_TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 
 _RGB_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"})
 _ONE_BYTE_MODES = frozenset({"1", "L", "P"})
@@ -157,7 +157,7 @@ def peek_size(data: bytes) -> tuple[int, int]:
 def decoding_bytes(data: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> int:
     """Return about how many bytes decoding takes at its peak beside the encoded image; no pixel is decoded.
 
-    Measured for each format and mode (tests/reliability/test_bounds_decode.py). It holds the image as Pillow keeps it,
+    Measured for each format and mode (tests/reliability/test_bounds_images.py). It holds the image as Pillow keeps it,
     the pixels that are returned, and between them what the decoder needs.
 
     Args:
@@ -345,7 +345,7 @@ def _decode_error(error: Exception, data: bytes, plugin: type[ImageFile]) -> Dec
         reason = Reason.TOO_MANY_PIXELS
     elif isinstance(error, MemoryError) or "out of memory" in words:
         reason = Reason.OUT_OF_MEMORY
-    elif "truncated" in words or _ends_early(data, plugin):
+    elif "truncated" in words or ends_early(data, plugin):
         reason = Reason.TRUNCATED
     elif "unsupported" in words or "unknown pixel mode" in words:
         reason = Reason.UNSUPPORTED_MODE
@@ -353,32 +353,3 @@ def _decode_error(error: Exception, data: bytes, plugin: type[ImageFile]) -> Dec
         reason = Reason.CORRUPT
     name = plugin.format or plugin.__name__
     return DecodeError(reason, f"{name}: {type(error).__name__}: {error}")
-
-
-def _ends_early(data: bytes, plugin: type[ImageFile]) -> bool:
-    """Tell whether a file that Pillow could not read lacks its end, by its format's own bookkeeping."""
-    if plugin is JpegImageFile:
-        return data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda")  # no end of image after the last scan
-    if plugin is PngImageFile:
-        return b"IEND" not in data[-4096:]
-    if plugin is WebPImageFile:
-        return len(data) < 8 + int.from_bytes(data[4:8], "little")
-    if plugin is BmpImageFile:
-        return len(data) < max(54, int.from_bytes(data[2:6], "little"))
-    if plugin is GifImageFile:
-        return not data.rstrip(b"\0").endswith(b";")
-    return _tiff_end(data) > len(data)
-
-
-def _tiff_end(data: bytes) -> int:
-    """Return where the first directory of a classic TIFF and the values that it points to end, in bytes."""
-    order = "<" if data[:2] == b"II" else ">"
-    try:
-        (start,) = struct.unpack_from(f"{order}I", data, 4)
-        (num_entries,) = struct.unpack_from(f"{order}H", data, start)
-        entries = list(struct.iter_unpack(f"{order}HHII", data[start + 2 : start + 2 + 12 * num_entries]))
-    except struct.error:
-        return len(data) + 1
-    sizes = [(offset, _TIFF_TYPE_BYTES.get(kind, 0) * count) for _, kind, count, offset in entries]
-    far_values = [offset + size for offset, size in sizes if size > 4]
-    return max([int(start) + 2 + 12 * int(num_entries), *far_values])

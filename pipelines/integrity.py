@@ -223,12 +223,15 @@ def _planned_ids(
     if unplanned := sorted(set(committed) - set(plan.shard_ids())):
         report.problems.append(f"{len(unplanned)} shards are committed and not planned: {_some(unplanned)}")
     for part, shard_ids in plan.shards_by_part():
+        left = dict.fromkeys(shard_id for shard_id in shard_ids if shard_id in committed)
         try:
-            planned = dict(plan.image_ids(store, part))
+            for shard_id, image_ids in plan.image_ids(store, part):
+                if shard_id in left:
+                    del left[shard_id]
+                    yield shard_id, image_ids
         except DamagedError as error:
             report.problems.append(str(error))
-            planned = {}
-        yield from ((shard_id, planned.get(shard_id)) for shard_id in shard_ids if shard_id in committed)
+        yield from left.items()
 
 
 def _shard_problems(store: Store, commit: ShardCommit, planned: list[str] | None) -> Iterator[str]:

@@ -15,6 +15,7 @@ from tests.seaweed import S3Server, seaweed
 SLOW = (
     "flows/test_resume.py",
     "flows/test_schedule.py",
+    "flows/test_prefect_server.py",
     "xsam_model/training/test_trainer.py",
     "xsam_model/test_convert_xsam_to_hf.py",
     "reliability/test_crash_points.py",
@@ -22,6 +23,7 @@ SLOW = (
     "actors/test_pool.py",
     "reliability/test_commits_on_their_way.py",
     "reliability/test_chaos.py",
+    "reliability/test_lost_cluster.py",
     "actors/test_lethal_images.py",
     "benchmarks/test_benchmarks.py",
     "flows/test_cli.py",

@@ -41,11 +41,11 @@ def write_sparse(path: Path, start: bytes, num_bytes: int) -> Path:
 
 
 @pytest.mark.parametrize("kind", [LONG_NAME, PAX, GLOBAL])
-@pytest.mark.parametrize("size", [1_500_000_000, -512])
+@pytest.mark.parametrize("size", [150_000_000, -512])
 def test_a_header_that_claims_to_be_long_is_refused_unread(
     tmp_path: Path, peak: Callable[..., Peak], kind: bytes, size: int
 ) -> None:
-    path = write_sparse(tmp_path / "a.tar", header(kind, size), 1_600_000_000)
+    path = write_sparse(tmp_path / "a.tar", header(kind, size), 160_000_000)
     found = peak(calls.count_listed, str(path))
     assert found.error == "SourceError"
     assert f"a.tar: not a readable tar: a header of {size:,} bytes" in found.said

@@ -120,6 +120,14 @@ def replaced(name: str, data: bytes | Callable[[bytes], bytes]) -> Damage:
     return damage
 
 
+def removed(name: str) -> Damage:
+    def damage(output: Path) -> str:
+        (output / name).unlink()
+        return name
+
+    return damage
+
+
 def changed(name: str, change: Callable[[Any], object]) -> Damage:
     """Change what a JSON object says, and leave its checksum as it is."""
 
@@ -191,6 +199,7 @@ COMMIT_DAMAGE: Mapping[str, Damage] = {
 }
 PLAN = f"_runs/{RUN}/plan.json"
 PLAN_DAMAGE: Mapping[str, Damage] = {
+    "a plan that is gone": removed(PLAN),
     "a plan that is {}": replaced(PLAN, b"{}"),
     "a plan that is []": replaced(PLAN, b"[]"),
     "a plan cut short": replaced(PLAN, half),

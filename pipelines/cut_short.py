@@ -1,0 +1,43 @@
+"""Whether a file that no decoder could read lacks its end, by its format's own bookkeeping."""
+
+from __future__ import annotations
+
+import struct
+
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+_TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
+
+
+def ends_early(data: bytes, plugin: type[ImageFile]) -> bool:
+    """Tell whether a file that Pillow could not read lacks its end, by its format's own bookkeeping."""
+    if plugin is JpegImageFile:
+        return data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda")  # no end of image after the last scan
+    if plugin is PngImageFile:
+        return b"IEND" not in data[-4096:]
+    if plugin is WebPImageFile:
+        return len(data) < 8 + int.from_bytes(data[4:8], "little")
+    if plugin is BmpImageFile:
+        return len(data) < max(54, int.from_bytes(data[2:6], "little"))
+    if plugin is GifImageFile:
+        return not data.rstrip(b"\0").endswith(b";")
+    return _tiff_end(data) > len(data)
+
+
+def _tiff_end(data: bytes) -> int:
+    """Return where the first directory of a classic TIFF and the values that it points to end, in bytes."""
+    order = "<" if data[:2] == b"II" else ">"
+    try:
+        (start,) = struct.unpack_from(f"{order}I", data, 4)
+        (num_entries,) = struct.unpack_from(f"{order}H", data, start)
+        entries = list(struct.iter_unpack(f"{order}HHII", data[start + 2 : start + 2 + 12 * num_entries]))
+    except struct.error:
+        return len(data) + 1
+    sizes = [(offset, _TIFF_TYPE_BYTES.get(kind, 0) * count) for _, kind, count, offset in entries]
+    far_values = [offset + size for offset, size in sizes if size > 4]
+    return max([int(start) + 2 + 12 * int(num_entries), *far_values])
