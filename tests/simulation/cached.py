@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.config import RunConfig
-from pipelines.plan_file import read_planned, read_shards
+from pipelines.plan_file import read_image_ids, read_planned, read_shards
 
 _MOST = 20_000
 _fingerprints: dict[int, tuple[RunConfig, dict[str, Any]]] = {}
@@ -39,6 +39,7 @@ class _ByName:
 _tables: dict[bytes, pa.Table] = {}
 _shards: dict[tuple[bytes, int], list[Any]] = {}
 _planned: dict[bytes, list[Any]] = {}
+_image_ids: dict[tuple[bytes, int], list[Any]] = {}
 _rows: dict[Any, pa.Table] = {}
 _files: dict[Any, tuple[pa.Table, bytes]] = {}
 
@@ -87,6 +88,13 @@ def _read_planned(data: bytes) -> Iterator[Any]:
     yield from _planned[data]
 
 
+def _read_image_ids(data: bytes, numbers: Iterable[int]) -> Iterator[Any]:
+    for number in numbers:
+        if (data, number) not in _image_ids:
+            _image_ids[data, number] = list(read_image_ids(data, [number]))
+        yield from _image_ids[data, number]
+
+
 def _rows_of(build: Callable[..., pa.Table]) -> Callable[..., pa.Table]:
     def rows(predictions: Sequence[Any], **ids: str) -> pa.Table:
         key = build.__name__, tuple(map(id, predictions)), *ids.values()
@@ -118,6 +126,7 @@ def replace(patch: pytest.MonkeyPatch, *, table: Any, manifest: Any, integrity: 
     patch.setattr(table, "ds", _ByName(ds, dataset=dataset))
     patch.setattr(manifest, "read_shards", _read_shards)
     patch.setattr(manifest, "read_planned", _read_planned)
+    patch.setattr(manifest, "read_image_ids", _read_image_ids)
     for name in ("annotations_table", "images_table"):
         patch.setattr(table, name, _rows_of(getattr(table, name)))
     patch.setattr(table, "parquet_bytes", _parquet_bytes(table.parquet_bytes))
