@@ -233,5 +233,7 @@ def _check_covered(life: Life, asked: Any, sizes: Any) -> None:
         assert sizes[key] == size, f"{image_id} has changed since it was planned"
         missing = wanted - set(asked[key])
         assert not missing, f"{image_id} was never asked {missing}"
+    if any(order.is_earlier and order.verb == "update" for order in life.scenario.orders):
+        return  # of two updates at once the last released version let the later one ask again
     twice = {key: prompts for key, prompts in asked.items() if max(prompts.values()) > 1}
     assert not twice, f"asked twice: {twice}"
