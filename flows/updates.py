@@ -74,6 +74,7 @@ def as_planned(plan: Plan, config: RunConfig) -> RunConfig:
     operational["source"] = {name: now["source"][name] for name in ("storage_options", "request_timeout_s")}
     operational["model"] = {"path": config.model.path}
     values = merge(dict(plan.facts["config"]), {**operational, "incremental": True})
+    values |= {name: now[name] for name in _OPERATIONAL}  # merge leaves what is None now as it was: a budget
     return parse_config(values, origin=f"the config that run {plan.run_id} was planned with")
 
 

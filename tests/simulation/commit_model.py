@@ -95,6 +95,8 @@ Step = tuple[str, State]
 def steps(state: State, rules: Rules) -> Iterator[Step]:
     """Yield all that can happen next."""
     for place, worker in enumerate(state.workers):
+        if worker == Worker(1) and Worker(0) in state.workers:
+            continue  # they are alike: the one that begins first is driver 0
         others = state.workers[:place] + state.workers[place + 1 :]
         yield from _work(state, worker, others, rules)
     for place, message in enumerate(state.on_way):
@@ -112,7 +114,8 @@ def _work(state: State, worker: Worker, others: tuple[Worker, ...], rules: Rules
         goes_on = after is not None and after.phase != ENDED
         return _plain(now._replace(workers=tuple(sorted((*others, after))) if goes_on else others))
 
-    name = f"{'vacuum' if worker.number == VACUUM else f'driver {worker.number}'}{' (given up)' if worker.is_alone else ''}"
+    name = "vacuum" if worker.number == VACUUM else f"driver {worker.number}"
+    name += " (given up)" if worker.is_alone else ""
     if state.faults:
         yield f"{name} dies", then(None, state._replace(faults=state.faults - 1))
     if worker.phase == SCAN:

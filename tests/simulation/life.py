@@ -98,8 +98,9 @@ def live(seed: int, scenario: Scenario | None = None) -> Life:
         checks.check_meanwhile(life)
         network.rates, life.waits, SimulatedPool.is_calm = {}, False, True
         _finish(life)
-    except AssertionError as error:
-        raise Broken(f"{error}\n{life.story()}") from error
+    except Exception as error:
+        what = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+        raise Broken(f"{what}\n{life.story()}") from error
     finally:
         world.close()
     return life

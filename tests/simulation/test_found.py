@@ -12,8 +12,10 @@ import pytest
 from fsspec.exceptions import FSTimeoutError
 from fsspec.implementations.memory import MemoryFileSystem
 
+from flows.updates import as_planned
 from pipelines.integrity import verify
 from pipelines.leftovers import find_leftovers, remove_losers, vacuum
+from pipelines.manifest import require_plan
 from pipelines.retry import quarantined_images
 from pipelines.storage import StorageError
 from pipelines.table import data_name
@@ -75,6 +77,15 @@ def test_a_leftover_that_could_not_be_removed_is_removed_by_the_next_run(small: 
     check_ended(small, expected)
 
 
+def test_an_update_goes_on_with_an_unfinished_run_without_the_budget_of_its_plan(small: SmallRun) -> None:
+    """It ended again and again when that budget was spent."""
+    plan, config = require_plan(small.store(), RUN), small.config()
+    values = {**config.to_dict(), "pool": {**config.to_dict()["pool"], "budget_s": 3.0, "shard_timeout_s": 60.0}}
+    begun = replace(plan, facts={**plan.facts, "config": values})
+    now = replace(config, incremental=True, pool=replace(config.pool, budget_s=None, shard_timeout_s=None))
+    assert as_planned(begun, now).pool == now.pool
+
+
 @pytest.mark.parametrize("fault", ["slow down", "timeout", "cut short"])
 def test_retry_says_in_one_message_that_rows_cannot_be_read(fault: str, small: SmallRun) -> None:
     store = small.store()
@@ -85,7 +96,7 @@ def test_retry_says_in_one_message_that_rows_cannot_be_read(fault: str, small: S
         error = FSTimeoutError() if fault == "timeout" else OSError(errno.EIO, "SlowDown")
         store = replace(store, fs=_Failing(error))
     with pytest.raises(StorageError, match=f"images/{RUN}"):
-        quarantined_images(store, RUN)
+        list(quarantined_images(store, RUN))
 
 
 class _Failing(MemoryFileSystem):
@@ -98,6 +109,13 @@ class _Failing(MemoryFileSystem):
         self._error = error
 
     def _open(self, path: str, *args: Any, **options: Any) -> Any:
+        self._check(path)
+        return super()._open(path, *args, **options)
+
+    def cat_file(self, path: str, *args: Any, **options: Any) -> Any:
+        self._check(path)
+        return super().cat_file(path, *args, **options)
+
+    def _check(self, path: str) -> None:
         if f"/images/{RUN}/" in path:
             raise self._error
-        return super()._open(path, *args, **options)
