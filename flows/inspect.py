@@ -17,7 +17,7 @@ from pipelines.fingerprint import PlanError
 from pipelines.foreign import foreign_names
 from pipelines.integrity import VerifyReport, verify
 from pipelines.leftovers import vacuum
-from pipelines.manifest import Plan, plan_documents, planned_runs, read_plan, retries_by_run
+from pipelines.manifest import Plan, check_no_plan_lost, plan_documents, planned_runs, read_plan, retries_by_run
 from pipelines.storage import DamagedError, Store, open_store
 from pipelines.table import committed_shards
 
@@ -95,13 +95,22 @@ def show_verify(output: str, run_id: str | None, console: Console, *, deep: bool
     """
     store = open_store(output)
     held = _runs_in_order(store)
+    is_whole = True
+    try:
+        check_no_plan_lost(store)
+    except DamagedError as error:
+        is_whole = False
+        console.print(f"[red]problem:[/] {literal(str(error))}", highlight=False)
+        if not held and run_id is None:
+            console.print("[red]not whole[/]")
+            return False
     if not held or (run_id is not None and run_id not in held):
         what = f"run {run_id!r}" if run_id else "run"
         raise PlanError(f"{output} holds no {what}" + (f"; it holds {', '.join(held)}" if held else ""))
     reports = [_verify_run(store, one, console, deep=deep) for one in (held if run_id is None else [run_id])]
     if foreign := foreign_names(store):
         console.print(f"{len(foreign):,} files that are not ours, and left alone: {literal(some_of(foreign))}")
-    return all(report.ok for report in reports)
+    return is_whole and all(report.ok for report in reports)
 
 
 def _runs_in_order(store: Store) -> list[str]:
@@ -163,7 +172,7 @@ def show_vacuum(output: str, run_id: str | None, console: Console, *, older_than
         )
     for removal in removals:
         for error in removal.failed:
-            console.print(f"[yellow]warning:[/] could not be removed: {literal(error)}", highlight=False)
+            console.print(f"[yellow]warning:[/] could not be removed: {literal(str(error))}", highlight=False)
         for shard_id in removal.broken:
             console.print(
                 f"[yellow]warning:[/] {shard_id} was committed just now with files that were removed; run it again to "

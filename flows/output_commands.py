@@ -31,6 +31,7 @@ def status(
     """Show how far runs are, from commits alone: works from any machine while they go on."""
     from flows.status import show_status
 
+    _checked(output, False)
     show_status(output, run_id, console, gpu_price=gpu_price, as_json=as_json)
 
 
@@ -167,8 +168,11 @@ def evaluate(
 
 
 def _checked(output: str, check: bool) -> None:
-    """Compare files with their hashes, if that is wanted."""
+    """Refuse an output of which a plan was lost; compare files with their hashes, if that is wanted."""
     from flows.inspect import check_output
+    from pipelines.manifest import check_no_plan_lost
+    from pipelines.storage import open_store
 
+    check_no_plan_lost(open_store(output))
     if check:
         check_output(output, console)

@@ -28,6 +28,7 @@ from pipelines.manifest import (
     DRIVER_ID,
     Plan,
     plan_documents,
+    plan_name,
     read_plan,
     retries_by_run,
     write_plan,
@@ -36,7 +37,8 @@ from pipelines.plan_draft import PlanDraft, draft_plan
 from pipelines.prompt_table import PromptTable, join_prompts
 from pipelines.repairs import Due, due_shards
 from pipelines.sources import list_batches
-from pipelines.storage import Store, open_store, probe_create_only
+from pipelines.storage import DamagedError, Store, open_store, probe_create_only
+from pipelines.table import committed_shards
 from pipelines.types import RejectedPrompt
 
 OnListed = Callable[[int], None]
@@ -246,11 +248,17 @@ def freeze_plan(config: RunConfig, draft: Draft) -> Plan:
     Raises:
         StorageError: the output cannot be written, or does not support create-only puts; nothing was written.
         PlanError: another driver has just planned the run with another fingerprint, or other images.
+        DamagedError: the run has commits, and its plan is gone: another one could give their shards other images.
     """
     if draft.plan is None:
         assert draft.held is not None, "a draft holds a plan, written or not"
         return draft.held
     store = open_output(config)
+    if committed_shards(store, draft.run_id) and not store.exists(plan_name(draft.run_id)):
+        raise DamagedError(
+            f"{store.uri}/{plan_name(draft.run_id)}: missing, although there are commits; restore it from a copy, or "
+            "give another run id or output to label anew"
+        )
     if not config.output.single_driver:
         probe_create_only(store)
     return write_plan(

@@ -10,7 +10,6 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -285,13 +284,25 @@ def require_plan(store: Store, run_id: str, *, oldest: int = PLAN_FORMAT) -> Pla
 
 
 def planned_runs(store: Store) -> list[str]:
-    """List the ids of the planned runs in an output, sorted; also of those whose plan was lost."""
-    return [run for run in store.folders("_runs") if store.exists(plan_name(run)) or _is_committed(store, run)]
+    """List the ids of the planned runs in an output, sorted."""
+    return [run_id for run_id in store.folders("_runs") if store.exists(plan_name(run_id))]
+
+
+def check_no_plan_lost(store: Store) -> None:
+    """Check that every run with commits has its plan: without it nobody would miss its rows.
+
+    Raises:
+        DamagedError: naming the plans that are missing.
+    """
+    runs = [run for run in store.folders("_runs") if not store.exists(plan_name(run))]
+    lost = [f"{store.uri}/{plan_name(run)}" for run in runs if _is_committed(store, run)]
+    if lost:
+        raise DamagedError(f"{', '.join(lost)}: missing, although there are commits; restore it from a copy")
 
 
 def _is_committed(store: Store, run_id: str) -> bool:
-    """Say whether a run has any commit, and so had a plan."""
-    return any(PurePosixPath(name).name.startswith("shard-") for name in store.find(f"{run_folder(run_id)}/commits"))
+    names = store.find(f"{run_folder(run_id)}/commits")
+    return any(name.rpartition("/")[2].startswith("shard-") for name in names)
 
 
 def plan_documents(store: Store) -> dict[str, dict[str, Any]]:
@@ -317,7 +328,7 @@ def _read_document(store: Store, run_id: str, *, oldest: int = 1) -> dict[str, A
         PlanError: a version planned it whose plans cannot be read here.
         DamagedError: it is not what a plan of this run is.
     """
-    document = _read_json(store, run_id)
+    document = store.read_json(plan_name(run_id))
     try:
         if type(document["format"]) is not int:
             raise TypeError(f"format is {document['format']!r}")
@@ -338,19 +349,6 @@ def _read_document(store: Store, run_id: str, *, oldest: int = 1) -> dict[str, A
             "from a copy"
         ) from error
     return dict(document)
-
-
-def _read_json(store: Store, run_id: str) -> Any:
-    name = plan_name(run_id)
-    try:
-        return store.read_json(name)
-    except FileNotFoundError:
-        if not _is_committed(store, run_id):
-            raise
-    try:
-        return store.read_json(name)  # it may have been planned between the two looks
-    except FileNotFoundError as error:
-        raise DamagedError(f"{store.uri}/{name}: this plan is missing, and there are commits; restore it") from error
 
 
 def _newer(store: Store, run_id: str, document: Mapping[str, Any]) -> PlanError:

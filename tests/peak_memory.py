@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing import context
 from pathlib import Path
@@ -39,7 +40,7 @@ def measure(processes: context.ForkServerContext, call: Callable[..., Any], *arg
         timeout_s: what takes longer is ended, and fails the test.
     """
     receiving, sending = processes.Pipe(duplex=False)
-    process = processes.Process(target=_run, args=(sending, call, args))
+    process = processes.Process(target=_run, args=(sending, dict(os.environ), call, args))
     process.start()
     sending.close()
     try:
@@ -53,7 +54,8 @@ def measure(processes: context.ForkServerContext, call: Callable[..., Any], *arg
         process.join()
 
 
-def _run(sending: Any, call: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _run(sending: Any, environment: Mapping[str, str], call: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    os.environ.update(environment)  # the server that it was forked from may be older than a test's own
     threading.stack_size(2**20)  # a thread's stack counts as taken
     before = _status_mb("VmRSS")
     ceiling = int(_status_mb("VmSize") + _CEILING_MB) * 2**20

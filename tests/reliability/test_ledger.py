@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+import pytest
+
 from actors.pool import PoolEvent
 from flows import steps
 from flows.observer import Silent
 from pipelines.integrity import verify
-from pipelines.storage import Store
+from pipelines.manifest import plan_name
+from pipelines.storage import DamagedError, Store
 from pipelines.table import commit_name, split_data_name
 from tests.documents import change_document
 from tests.drivers import run_file
@@ -89,3 +92,14 @@ def test_a_late_file_of_the_same_size_does_not_hide_one_that_is_gone(tmp_path: P
     store.delete(lost)
     assert run(small).labelled_now == 1
     assert rows(store) == expected
+
+
+def test_a_run_whose_plan_is_gone_is_not_planned_anew_over_its_commits(tmp_path: Path) -> None:
+    small = SmallRun(source=write_source(tmp_path / "images", 6), output=str(tmp_path / "out"))
+    run(small)
+    store = small.store()
+    store.delete(plan_name(RUN))
+    before = store.find("")
+    with pytest.raises(DamagedError, match=r"plan.json: missing, although there are commits"):
+        run(small)
+    assert store.find("") == before

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xsam_model.image_processing_xsam import XSamImageProcessor
@@ -26,6 +26,7 @@ def changes_of(mask):
     return torch.from_numpy(columns * len(mask) + rows)
 
 
+@settings(deadline=None)
 @given(
     seed=st.integers(0, 2**16),
     height=st.integers(1, 150),
