@@ -62,7 +62,7 @@ def main() -> None:
         # What follows the first line of a replica's error is its traceback.
         text = str(error) if type(error).__name__ != "ReplicaStartError" else str(error).partition("\n")[0]
         if isinstance(error, DamagedError):
-            text += "; `xsam-label verify` names all that is damaged, `xsam-label run --check` labels such shards again"
+            text += "; `xsam-label verify` names what is damaged, `run --check` and `retry --check` label it again"
         errors.print(f"[red]error:[/] {literal(redacted(text))}")
         sys.exit(2)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -64,7 +64,15 @@ def _label_run(config: RunConfig, told: Telling) -> RunSummary:
     """Label one run, or resume it."""
     started = time.monotonic()
     with ExitStack() as stack:
-        run = orchestrated(told, partial(plan_run, config, stack), partial(plan_run.fn, config, stack))
+        planned: list[planning.PlannedRun] = []
+
+        def plan() -> planning.PlannedRun:
+            """Plan once, also where Prefect's bookkeeping fails after that."""
+            if not planned:
+                planned.append(stack.enter_context(planning.planned_run(config)))
+            return planned[0]
+
+        run = orchestrated(told, partial(plan_run, plan), plan)
         committed = run.plan.num_shards - len(run.due.commits)
         return steps.run_once(
             config,
@@ -99,9 +107,9 @@ def _label_in_waves(
 
 
 @task(name="plan", task_run_name="plan", cache_policy=NO_CACHE, persist_result=False)
-def plan_run(config: RunConfig, stack: ExitStack) -> planning.PlannedRun:
-    """Freeze the plan, or read the frozen one; the stack holds what the run needs until its shards are labelled."""
-    return stack.enter_context(planning.planned_run(config))
+def plan_run(plan: Callable[[], planning.PlannedRun]) -> planning.PlannedRun:
+    """Freeze the plan, or read the frozen one."""
+    return plan()
 
 
 class WaveFailedError(RuntimeError):

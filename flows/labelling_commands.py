@@ -131,6 +131,9 @@ def retry(
     replicas: ReplicasOption = None,
     gpus_per_replica: GpusOption = None,
     runner: RunnerOption = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read what earlier retries have committed, and label again what is damaged.")
+    ] = False,
     prefect: PrefectOption = True,
 ) -> None:
     """Label quarantined images again, those of each run as a run of their own whose rows take the place of theirs."""
@@ -139,7 +142,7 @@ def retry(
     from flows.retry import runs_to_retry
 
     pool = {"replicas": replicas, "num_gpus_per_replica": gpus_per_replica, "runner": runner}
-    overrides = merge(read_values(config) if config else {}, {"pool": pool})
+    overrides = merge(read_values(config) if config else {}, {"pool": pool, "output": {"check": check or None}})
     again = runs_to_retry(output, run_id, reason or [], overrides)
     ended = [launch(one, console, prefect=prefect).ok for one in again]
     if not ended:

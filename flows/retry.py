@@ -9,7 +9,7 @@ from flows.config import ConfigError, RunConfig, merge, parse_config
 from flows.inspect import held_plans
 from flows.planning import left_to_label
 from flows.run_names import next_retry
-from flows.updates import is_labelled
+from flows.updates import is_labelled, operational
 from pipelines.file_checks import check_runs
 from pipelines.manifest import Plan, plan_documents, read_plan, retries_by_run
 from pipelines.query_files import readable
@@ -33,16 +33,20 @@ def broken_retries(output: str, run_id: str | None, overrides: Mapping[str, Any]
 
     Args:
         output, run_id: as for retry_configs.
-        overrides: of these only how the pool is to be.
+        overrides: of these what may differ between a run and its resumption; with output.check files are read too.
+
+    Raises:
+        ConfigError: the values cannot be used.
     """
+    check = bool(overrides.get("output", {}).get("check"))
     store, found = open_store(output), list[RunConfig]()
     retried = retries_by_run(store)
     for held in retried if run_id is None else [run_id]:
         for name in next_retry(store, held, retried.get(held, []))[1]:
             plan = read_plan(store, name)
-            if plan is not None and is_labelled(store, plan) and left_to_label(store, plan).commits:
-                again = {"pool": overrides.get("pool", {}), "output": {"uri": output, "run_id": name}}
-                values = merge(dict(plan.facts["config"]), again)
+            if plan is not None and is_labelled(store, plan) and left_to_label(store, plan, check=check).commits:
+                again = {"output": {"uri": output, "run_id": name}}
+                values = merge(merge(dict(plan.facts["config"]), operational(overrides)), again)
                 found.append(parse_config(values, origin=f"the config that run {name} was planned with"))
     return found
 

@@ -18,6 +18,11 @@ from pipelines.table import committed_shards
 
 # What may differ between a run and its resumption, and what a machine needs to reach its storage.
 _OPERATIONAL = ("pool", "waves", "limits", "report")
+_OPERATIONAL_PARTS = {
+    "output": ("storage_options", "request_timeout_s", "single_driver", "check"),
+    "source": ("storage_options", "request_timeout_s"),
+    "model": ("path",),
+}
 
 
 def held_runs(store: Store) -> list[Plan]:
@@ -61,6 +66,15 @@ def configs_to_run(config: RunConfig, store: Store) -> list[RunConfig]:
     return [*(as_planned(plan, config) for plan in unfinished), config]
 
 
+def operational(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a config's values may differ between a run and its resumption, as far as it is given."""
+    found: dict[str, Any] = {name: values[name] for name in _OPERATIONAL if name in values}
+    found["label"] = {name: value for name, value in values.get("label", {}).items() if name != "decode"}
+    for part, names in _OPERATIONAL_PARTS.items():
+        found[part] = {name: values[part][name] for name in names if name in values.get(part, {})}
+    return found
+
+
 def as_planned(plan: Plan, config: RunConfig) -> RunConfig:
     """Return the config that goes on with a planned run: all that it asks is as planned, how it runs as configured now.
 
@@ -68,12 +82,8 @@ def as_planned(plan: Plan, config: RunConfig) -> RunConfig:
         ConfigError: a newer version planned it.
     """
     now = dataclasses.asdict(config)
-    operational: dict[str, Any] = {name: now[name] for name in _OPERATIONAL}
-    operational["label"] = {name: value for name, value in now["label"].items() if name != "decode"}
-    operational["output"] = {**now["output"], "run_id": plan.run_id}
-    operational["source"] = {name: now["source"][name] for name in ("storage_options", "request_timeout_s")}
-    operational["model"] = {"path": config.model.path}
-    values = merge(dict(plan.facts["config"]), {**operational, "incremental": True})
+    again = {**operational(now), "output": {**now["output"], "run_id": plan.run_id}, "incremental": True}
+    values = merge(dict(plan.facts["config"]), again)
     values |= {name: now[name] for name in _OPERATIONAL}  # merge leaves what is None now as it was: a budget
     return parse_config(values, origin=f"the config that run {plan.run_id} was planned with")
 

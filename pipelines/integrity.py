@@ -23,6 +23,7 @@ from pipelines.table import KINDS, SCHEMAS, DataFile, Kind, ShardCommit, commit_
 from pipelines.types import Status
 
 _READERS = 8
+_MENDED_BY_CHECK = "`run --check` labels it again (of a retry `retry --check`)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +101,10 @@ def verify(
     """
     report = VerifyReport(run_id=run_id)
     plan = _read_plan(store, run_id, report)
-    # In this order: whatever a commit names is there by the time of the listing, also while the run goes on.
-    found = dict(inspect_commits(store, run_id))
+    # In this order: whatever a commit names is there by the time of the listing, also while the run goes on. What the
+    # summary vouches for are the commits that were read here, and none that came since.
+    commit_sizes = commit_files(store, run_id)
+    found = dict(inspect_commits(store, run_id, commit_sizes))
     listed = data_files(store, run_id)
     sizes = dict(listed)
     commits = [commit for commit in found.values() if isinstance(commit, ShardCommit)]
@@ -114,10 +117,10 @@ def verify(
             _count(store, plan, commit, sizes, report)
         else:
             report.broken.append(shard_id)
-            report.problems.append(f"{shard_id}: {commit}; `run --check` labels it again")
+            report.problems.append(f"{shard_id}: {commit}; {_MENDED_BY_CHECK}")
     report.leftovers = sorted(sizes)
     # Without leftovers: a run that could not remove one is not taken for finished, and the next one tries again.
-    report.size = _size(store, run_id, {name: size for name, size in listed.items() if name not in sizes})
+    report.size = _size({name: size for name, size in listed.items() if name not in sizes}, commit_sizes)
     if deep:
         _check_rows(store, plan, commits, report, on_shard)
     elif plan is not None:
@@ -159,11 +162,11 @@ def _count(store: Store, plan: Plan | None, commit: ShardCommit, sizes: dict[str
 
 def table_size(store: Store, run_id: str) -> TableSize:
     """Return what a run's shards take, by listings alone; no object is read."""
-    return _size(store, run_id, data_files(store, run_id))
+    return _size(data_files(store, run_id), commit_files(store, run_id))
 
 
-def _size(store: Store, run_id: str, data: Mapping[str, int]) -> TableSize:
-    sizes = {**data, **commit_files(store, run_id)}
+def _size(data: Mapping[str, int], commits: Mapping[str, int]) -> TableSize:
+    sizes = {**data, **commits}
     names = "".join(f"{name}\0{size}\n" for name, size in sorted(sizes.items()))
     return TableSize(len(sizes), sum(sizes.values()), hashlib.sha256(names.encode(errors="surrogatepass")).hexdigest())
 
@@ -267,7 +270,7 @@ def _read_file(store: Store, kind: Kind, file: DataFile) -> tuple[str | None, pa
     except FileNotFoundError:
         return None, None  # the listing has already said so
     if problem := hash_problem(data, file):
-        return f"{problem}; `run --check` labels it again", None
+        return f"{problem}; {_MENDED_BY_CHECK}", None
     table = pq.read_table(io.BytesIO(data))
     problem = _table_problem(table, kind, file)
     return problem, None if problem else table

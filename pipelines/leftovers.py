@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from pipelines.manifest import require_plan, run_folder
 from pipelines.storage import PROBE_PREFIX, DamagedError, StorageError, Store
-from pipelines.table import KINDS, ShardCommit, data_files, find_commit, held_commits, split_data_name
+from pipelines.table import (
+    KINDS,
+    ShardCommit,
+    data_files,
+    due_commit_of,
+    find_commit,
+    held_commits,
+    split_data_name,
+)
 
 VACUUM_GRACE_S = 24 * 3600.0
 """How old what nobody has committed must be for vacuum: longer than any attempt takes, or any request is late."""
@@ -75,26 +84,29 @@ def find_leftovers(store: Store, run_id: str) -> Leftovers:
     doubtful = [shard for shard, names in by_shard.items() if committed.get(shard) != 0 or len(names) > len(KINDS)]
     losers, uncommitted = list[str](), list[str]()
     with ThreadPoolExecutor(_READERS) as readers:
-        commits = readers.map(lambda shard_id: _whole_commit(store, run_id, shard_id, sizes), doubtful)
+        commits = readers.map(lambda one: _whole_commit(store, run_id, one, committed.get(one), sizes), doubtful)
         for shard, (commit, is_whole) in zip(doubtful, commits, strict=True):
             if is_whole is None:
                 continue
             named = {file.name for file in commit.files()} if commit else set()
-            unnamed = [name for name in by_shard[shard] if name not in named]
-            (losers if is_whole else uncommitted).extend(unnamed)
+            for name in by_shard[shard]:
+                if name not in named:
+                    # Written for the commit that holds, or one before it: refused for good. Else for a repair to come.
+                    has_lost = is_whole and commit is not None and due_commit_of(name) <= commit.repair
+                    (losers if has_lost else uncommitted).append(name)
     return Leftovers(tuple(sorted(losers)), tuple(sorted(uncommitted)))
 
 
 def _whole_commit(
-    store: Store, run_id: str, shard_id: str, sizes: Mapping[str, int]
+    store: Store, run_id: str, shard_id: str, listed: int | None, sizes: Mapping[str, int]
 ) -> tuple[ShardCommit | None, bool | None]:
     """Return the commit that holds for a shard, and whether all that it names is there: else its repair is due.
 
     None for whether: what was read is no commit, because it is damaged or the answer was cut short.
     """
     try:
-        commit = find_commit(store, run_id, shard_id)
-    except DamagedError:
+        commit = find_commit(store, run_id, shard_id, listed)
+    except (DamagedError, FileNotFoundError):
         return None, None
     if commit is None:
         return None, False
@@ -118,8 +130,8 @@ def vacuum(store: Store, run_id: str, *, older_than_s: float = VACUUM_GRACE_S, d
     Args:
         store: the output.
         run_id: the run.
-        older_than_s: seconds, by the store's own clock, since it was written; 0 only while no driver works on the
-            output.
+        older_than_s: seconds, by the store's own clock (of a dry run by this machine's), since it was written; 0 only
+            while no driver works on the output.
         dry_run: whether only to find.
 
     Raises:
@@ -135,35 +147,38 @@ def vacuum(store: Store, run_id: str, *, older_than_s: float = VACUUM_GRACE_S, d
         if name.startswith(PROBE_PREFIX) or (is_part and name not in parts):
             abandoned.append(name)
     removal = Removal()
-    old = list(_old_enough(store, abandoned, older_than_s, removal)) if abandoned else []
+    now = _now(store, dry_run=dry_run) if abandoned and older_than_s > 0 else 0.0
+    old = list(_old_enough(store, abandoned, now - older_than_s, removal)) if older_than_s > 0 else abandoned
     if dry_run:
         removal.removed += [*found.losers, *old]
         return removal
     _remove(store, [*found.losers, *old], removal)
     shards = {split[0] for name in old if name in found.uncommitted and (split := split_data_name(name))}
     for shard_id in sorted(shards):
-        commit = find_commit(store, run_id, shard_id)
-        if commit is not None and any(file.name in removal.removed for file in commit.files()):
-            removal.broken.append(shard_id)
+        with contextlib.suppress(DamagedError):  # what a damaged commit names, nobody knows; its repair is due anyway
+            commit = find_commit(store, run_id, shard_id)
+            if commit is not None and any(file.name in removal.removed for file in commit.files()):
+                removal.broken.append(shard_id)
     return removal
 
 
-def _old_enough(store: Store, names: Iterable[str], older_than_s: float, removal: Removal) -> Iterator[str]:
-    """Yield those that were written so long ago, and note the others."""
-    if older_than_s <= 0:
-        yield from names
-        return
-    now = _store_time(store)
+def _old_enough(store: Store, names: Iterable[str], newest: float, removal: Removal) -> Iterator[str]:
+    """Yield those that were written by then, and note the others."""
     for name in names:
         written = store.modified_at(name)
-        if written is not None and now - written >= older_than_s:
+        if written is not None and written <= newest:
             yield name
         elif written is not None:
             removal.kept.append(name)
 
 
-def _store_time(store: Store) -> float:
-    """Return the time by the store's clock: when it says that an object was written which is written now."""
+def _now(store: Store, *, dry_run: bool) -> float:
+    """Return the time by the store's clock: when it says that an object was written which is written now.
+
+    A dry run writes nothing, and goes by this machine's clock.
+    """
+    if dry_run:
+        return time.time()
     name = f"{PROBE_PREFIX}{secrets.token_hex(8)}"
     store.write(name, b"")
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -207,7 +207,8 @@ def write_plan(
         raise PlanError(f"{store.uri}: the plan of run {run_id} was removed while it was being written")
     if not is_ours:
         for part in set(parts) - set(plan.parts):
-            store.delete(f"{run_folder(run_id)}/{part.name}")
+            with suppress(StorageError):  # what may not be removed is a leftover
+                store.delete(f"{run_folder(run_id)}/{part.name}")
         check_fingerprint(run_id, plan.fingerprint, fingerprint)
         _check_same_images(store, plan, draft)
     return plan

@@ -74,14 +74,16 @@ def _broken(
         commit = read_commit(store, run_id, shard_id, repair)
         if not hashes and all(sizes.get(file.name) == file.num_bytes for file in commit.files()):
             return None
-    except DamagedError:
+    except (DamagedError, FileNotFoundError):
         pass
     # The listings may be late: the commit that holds, and what it names, by name.
-    repair = last_repair(store, run_id, shard_id) or 0
+    repair = last_repair(store, run_id, shard_id, repair) or 0
     try:
         problem = file_problem(store, read_commit(store, run_id, shard_id, repair), hashes=hashes)
     except DamagedError as error:
         problem = str(error)
+    except FileNotFoundError as error:
+        problem = f"{error} is gone"
     return BrokenShard(shard_id, repair + 1, problem) if problem else None
 
 

@@ -37,7 +37,9 @@ _SCHEMA_VERSION = "schema_version"
 # What people and other programs put into an output's folders (.DS_Store, _SUCCESS, part-0.parquet) has other names.
 # Repairs do not end in .json, so that versions that know nothing of them leave them alone.
 _COMMIT_NAME = re.compile(r"_runs/[^/]+/commits/(?P<shard_id>shard-\d{5,})(\.json|\.repair-(?P<repair>[1-9]\d*))")
-_DATA_NAME = re.compile(r"(annotations|images)/[^/]+/(?P<shard_id>shard-\d{5,})-(?P<attempt>[^/]+)\.parquet")
+_DATA_NAME = re.compile(
+    r"(annotations|images)/[^/]+/(?P<shard_id>shard-\d{5,})-(repair-(?P<repair>[1-9]\d*)-)?(?P<attempt>[^/]+)\.parquet"
+)
 _READERS = 16
 
 
@@ -142,7 +144,7 @@ def _check_types(commit: ShardCommit) -> None:
     counts: list[object] = [*commit.status_counts.values(), *commit.reason_counts.values()]
     for kind, file in zip(KINDS, commit.files(), strict=True):
         counts += [file.num_bytes, file.rows]
-        if file.name != data_name(kind, commit.run_id, commit.shard_id, commit.attempt):
+        if file.name != data_name(kind, commit.run_id, commit.shard_id, commit.attempt, commit.repair):
             raise ValueError(f"{file.name} is no file of its")
         if not isinstance(file.sha256, str):
             raise TypeError(f"the SHA-256 of {file.name} is {file.sha256!r}")
@@ -155,9 +157,15 @@ def _check_types(commit: ShardCommit) -> None:
         raise ValueError("a rejected prompt is not told of whole")
 
 
-def data_name(kind: Kind, run_id: str, shard_id: str, attempt: str) -> str:
-    """Return the attempt-unique name of a shard's data file, relative to the output."""
-    return f"{kind}/{run_id}/{shard_id}-{attempt}.parquet"
+def data_name(kind: Kind, run_id: str, shard_id: str, attempt: str, repair: int = 0) -> str:
+    """Return the attempt-unique name of a shard's data file, relative to the output; that of a repair says which."""
+    return f"{kind}/{run_id}/{shard_id}-{f'repair-{repair}-' if repair else ''}{attempt}.parquet"
+
+
+def due_commit_of(name: str) -> int:
+    """Return which commit a data file was written for: 0 for the first, K for the K-th repair."""
+    found = _DATA_NAME.fullmatch(name)
+    return int((found and found["repair"]) or 0)
 
 
 def split_data_name(name: str) -> tuple[str, str] | None:
@@ -227,7 +235,7 @@ def commit_shard(
     files, contents = {}, {}
     for kind, table in tables.items():
         data = parquet_bytes(table, kind, {**predictor, **ids})
-        name = data_name(kind, run_id, shard.shard_id, attempt)
+        name = data_name(kind, run_id, shard.shard_id, attempt, shard.repair)
         contents[name] = data
         files[kind] = DataFile(
             name=name, num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), rows=table.num_rows
@@ -278,10 +286,14 @@ def _discard(store: Store, names: Iterable[str]) -> None:
 
 
 def _restore_missing(store: Store, contents: Mapping[str, bytes]) -> None:
-    """Write again what a commit names and is not there: vacuum may have taken it for abandoned before the commit."""
-    for name, data in contents.items():
-        if store.size(name) != len(data):
-            store.write(name, data)
+    """Write again what a commit names and is not there: vacuum may have taken it for abandoned before the commit.
+
+    The shard is committed, whatever the store says to this: what is missing after all is found by verify.
+    """
+    with contextlib.suppress(StorageError):
+        for name, data in contents.items():
+            if store.size(name) != len(data):
+                store.write(name, data)
 
 
 def _check_complete(shard: Shard, predictions: Sequence[ImagePrediction]) -> None:
@@ -324,8 +336,13 @@ def committed_shards(store: Store, run_id: str) -> set[str]:
 
 def held_commits(store: Store, run_id: str) -> dict[str, int]:
     """Return by shard id which commit holds, as one listing shows it: 0 for the first, K for the K-th repair."""
+    return last_commits(commit_files(store, run_id))
+
+
+def last_commits(names: Iterable[str]) -> dict[str, int]:
+    """Return by shard id which commit holds among those of these names."""
     held: dict[str, int] = {}
-    for name in commit_files(store, run_id):
+    for name in names:
         if found := split_commit_name(name):
             shard_id, repair = found
             held[shard_id] = max(repair, held.get(shard_id, 0))
@@ -357,21 +374,27 @@ def read_commit(store: Store, run_id: str, shard_id: str, repair: int = 0) -> Sh
     return commit
 
 
-def find_commit(store: Store, run_id: str, shard_id: str) -> ShardCommit | None:
-    """Read the commit that holds for a shard, None if it is not committed. By name: no listing is trusted.
+def find_commit(store: Store, run_id: str, shard_id: str, listed: int | None = None) -> ShardCommit | None:
+    """Read the commit that holds for a shard, None if it is not committed. By name: a listing may be behind.
+
+    Args:
+        store: the output.
+        run_id, shard_id: whose.
+        listed: the commit that a listing has shown.
 
     Raises:
         DamagedError: the commit that holds cannot be read as one.
+        FileNotFoundError: it was removed meanwhile, by hand.
     """
-    repair = last_repair(store, run_id, shard_id)
+    repair = last_repair(store, run_id, shard_id, listed)
     return None if repair is None else read_commit(store, run_id, shard_id, repair)
 
 
-def last_repair(store: Store, run_id: str, shard_id: str) -> int | None:
+def last_repair(store: Store, run_id: str, shard_id: str, listed: int | None = None) -> int | None:
     """Return which commit of a shard holds, by name: 0 for the first, K for the K-th repair; None if there is none."""
-    if store.size(commit_name(run_id, shard_id)) is None:
+    if listed is None and store.size(commit_name(run_id, shard_id)) is None:
         return None
-    return next(k for k in itertools.count() if store.size(commit_name(run_id, shard_id, k + 1)) is None)
+    return next(k for k in itertools.count(listed or 0) if store.size(commit_name(run_id, shard_id, k + 1)) is None)
 
 
 def read_commits(store: Store, run_id: str, shard_ids: Iterable[str] | None = None) -> Iterator[ShardCommit]:
@@ -387,8 +410,15 @@ def read_commits(store: Store, run_id: str, shard_ids: Iterable[str] | None = No
         yield from readers.map(lambda shard_id: read_commit(store, run_id, shard_id, held.get(shard_id, 0)), ids)
 
 
-def inspect_commits(store: Store, run_id: str) -> Iterator[tuple[str, ShardCommit | DamagedError]]:
+def inspect_commits(
+    store: Store, run_id: str, listed: Iterable[str]
+) -> Iterator[tuple[str, ShardCommit | DamagedError]]:
     """Read the commits that hold, as read_commits does; of one that cannot be read as one the error.
+
+    Args:
+        store: the output.
+        run_id: the run.
+        listed: names of its commits, as commit_files lists them.
 
     Yields:
         Each committed shard's id with what there is of its commit.
@@ -401,7 +431,7 @@ def inspect_commits(store: Store, run_id: str) -> Iterator[tuple[str, ShardCommi
             return held[0], error
 
     with ThreadPoolExecutor(_READERS) as readers:
-        yield from readers.map(read, sorted(held_commits(store, run_id).items(), key=lambda one: (len(one[0]), one)))
+        yield from readers.map(read, sorted(last_commits(listed).items(), key=lambda one: (len(one[0]), one)))
 
 
 def open_table(store: Store, kind: Kind, run_id: str | None = None) -> ds.Dataset:

@@ -39,8 +39,8 @@ FLAGS = {
     },
     "serve": {"--config", "-c", "--cron", "--interval", "--timezone", "--name"},
     "retry": {
-        "--reason", "--run-id", "--config", "-c", "--replicas", "--gpus-per-replica", "--runner", "--prefect",
-        "--no-prefect",
+        "--reason", "--run-id", "--config", "-c", "--replicas", "--gpus-per-replica", "--runner", "--check",
+        "--prefect", "--no-prefect",
     },
     "status": {"--run-id", "--gpu-price", "--json"},
     "verify": {"--run-id", "--quick", "--no-quick"},
