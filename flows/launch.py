@@ -18,6 +18,7 @@ from flows.observer import RunObserver, Several, observed_by
 from flows.signals import start_unharmed
 from flows.summary import RunFailedError, RunSummary
 from flows.updates import as_planned, configs_to_run
+from pipelines.manifest import read_plan
 
 
 def launch(config: RunConfig, console: Console, *, prefect: bool) -> RunSummary:
@@ -32,7 +33,13 @@ def launch(config: RunConfig, console: Console, *, prefect: bool) -> RunSummary:
         ConfigError, SourceError, PlanError, StorageError, ReplicaStartError: the run could not start; nothing was
             written.
     """
-    for one in configs_to_run(config, planning.open_output(config)):
+    store, run_id = planning.open_output(config), config.output.run_id
+    if config.incremental and run_id is not None and read_plan(store, run_id) is not None:
+        console.print(
+            f"run {literal(run_id)} is gone on with as it was planned, and nothing new is looked for: "
+            "leave out the run id to label what is new"
+        )
+    for one in configs_to_run(config, store):
         summary = _launch_run(one, console, prefect=prefect)
         if not summary.ok:
             break

@@ -24,13 +24,16 @@ def first_run(fingerprint: Mapping[str, Any]) -> str:
     return f"run-{fingerprint_digest(fingerprint)[:12]}"
 
 
-def updates_after(store: Store, held: Iterable[str]) -> tuple[list[Plan], str]:
-    """Return the plans under the names of updates that come after those held, and the first name that nobody has.
+def unlisted_updates(store: Store, held: Iterable[str]) -> tuple[list[Plan], str]:
+    """Return the plans under the names of updates that are not among those held, and the first name that nobody has.
 
-    A listing does not show those plans yet. An update that takes that name follows all plans that were seen, and no
-    other: if another driver takes it first, it is that one's.
+    A listing does not show those plans yet, or not those before later ones. An update that takes that name follows all
+    plans that were seen, and no other: if another driver takes it first, it is that one's.
     """
-    number, found = _next_number(_UPDATE, held, least=2), list[Plan]()
+    names = {name.lower() for name in held}
+    number = _next_number(_UPDATE, names, least=2)
+    between = (f"update-{one}" for one in range(2, number) if f"update-{one}" not in names)
+    found = [plan for name in between if (plan := read_plan(store, name)) is not None]
     while (plan := read_plan(store, f"update-{number}")) is not None:
         found.append(plan)
         number += 1

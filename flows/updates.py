@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flows.config import RunConfig, merge, parse_config
-from flows.run_names import updates_after
+from flows.run_names import unlisted_updates
 from flows.summary import told_summary
 from pipelines.coverage import Coverage, CoveringRun
 from pipelines.fingerprint import PlanError, model_part, source_part
@@ -39,8 +39,9 @@ def held_runs(store: Store) -> list[Plan]:
 def runs_before_update(store: Store) -> tuple[list[Plan], str]:
     """Return the plans as held_runs does, and the name of the update that follows just these."""
     listed = [plan for run_id in plan_documents(store) if (plan := read_plan(store, run_id)) is not None]
-    others, name = updates_after(store, [plan.run_id for plan in listed])
-    return [plan for plan in (*listed, *others) if plan.retry_of is None], name
+    others, name = unlisted_updates(store, [plan.run_id for plan in listed])
+    plans = sorted((*listed, *others), key=lambda plan: plan.sequence)  # as they were listed where it is equal
+    return [plan for plan in plans if plan.retry_of is None], name
 
 
 def is_labelled(store: Store, plan: Plan) -> bool:

@@ -161,6 +161,21 @@ def test_an_update_follows_runs_that_no_listing_shows_yet(nightly: Nightly) -> N
     assert [plan["sequence"] for plan in plans.values()] == [1, 2, 3]
 
 
+def test_an_update_follows_one_that_a_listing_shows_later_than_the_next(
+    nightly: Nightly, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nightly.run()
+    for name in ("0007.png", "0008.png"):
+        nightly.add_image(name)
+        nightly.run()
+    nightly.add_image("0009.png")
+    predictor, folders = BrightPredictor(), Store.folders
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "folders", lambda store, prefix: [n for n in folders(store, prefix) if n != "update-2"])
+        assert nightly.run(predictor).run_id == "update-4"
+    assert asked(predictor) == {"0009.png": 1}
+
+
 def test_a_retry_follows_one_that_no_listing_shows_yet(nightly: Nightly, monkeypatch: pytest.MonkeyPatch) -> None:
     (Path(nightly.small.source) / "0001.png").write_bytes(b"no image")
     first = nightly.run()
@@ -340,3 +355,14 @@ def test_an_update_of_an_output_that_holds_two_sources_already_is_refused(nightl
     change_document(store, plan_name("other"), lambda plan: plan["facts"]["config"]["source"].pop("same_collection"))
     with pytest.raises(PlanError, match="holds run 'one' of another source"):
         nightly.run(source={"uri": str(moved)})
+
+
+def test_an_update_that_names_its_run_says_that_nothing_new_is_looked_for(tmp_path: Path) -> None:
+    small = SmallRun(source=str(tmp_path / "images"), output=str(tmp_path / "out"))
+    write_images(tmp_path / "images", 2)
+    told = StringIO()
+    with as_driver(BrightPredictor()):
+        for incremental in (False, True):
+            config = merge(small.config().to_dict(), {"incremental": incremental})
+            launch(parse_config(config, origin="a test"), Console(file=told, width=200), prefect=False)
+    assert told.getvalue().count("leave out the run id to label what is new") == 1
