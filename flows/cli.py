@@ -61,7 +61,7 @@ def main() -> None:
 
         # What follows the first line of a replica's error is its traceback.
         text = str(error) if type(error).__name__ != "ReplicaStartError" else str(error).partition("\n")[0]
-        if isinstance(error, DamagedError):
+        if isinstance(error, DamagedError) and "/plan" not in text:  # a plan is restored by hand
             text += "; `xsam-label verify` names what is damaged, `run --check` and `retry --check` label it again"
         errors.print(f"[red]error:[/] {literal(redacted(text))}")
         sys.exit(2)

@@ -47,9 +47,10 @@ def run_demo(
     truth = read_truth(scenes / TRUTH_FILE)
     names = sorted({mask.category for mask in truth})
     asked: dict[str, Mapping[str, Any]] = {
-        "scenes": {"source": str(scenes), "categories": names, "caption": True},
+        "scenes": {"source": {"uri": str(scenes)}, "categories": names, "caption": True},
         "photos": {
-            "source": str(photos),
+            # One output for both, so that one table shows them: no picture of the one has a name of the other's.
+            "source": {"uri": str(photos), "same_collection": True},
             "categories": PHOTO_CATEGORIES,
             "phrases": [PHOTO_PHRASE],
             "prompts": str(prompts) if prompts else None,
@@ -57,7 +58,7 @@ def run_demo(
     }
     is_complete = True
     for run_id, values in asked.items():
-        console.rule(f"{run_id}: {values['source']}")
+        console.rule(f"{run_id}: {values['source']['uri']}")
         is_complete &= label(run_id, values, output, console, prefect=prefect)
     console.rule("what the table holds")
     show_table(output, "scenes", console)

@@ -156,8 +156,10 @@ def show_vacuum(output: str, run_id: str | None, console: Console, *, older_than
 
     Raises:
         PlanError: there is no such run.
+        DamagedError: the plan of a run that has commits is gone.
     """
     store, plans = held_plans(output, run_id)
+    check_no_plan_lost(store)
     removals = [vacuum(store, plan.run_id, older_than_s=older_than_s, dry_run=dry_run) for plan in plans]
     # What lies beside the runs is found with each of them.
     removed = sorted({name for removal in removals for name in removal.removed})

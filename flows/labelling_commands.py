@@ -37,7 +37,7 @@ ReplicasOption = Annotated[int | None, typer.Option(help="Loaded models that lab
 GpusOption = Annotated[float | None, typer.Option(help="GPUs for each replica; a fraction shares one.")]
 RunIdOption = Annotated[
     str | None,
-    typer.Option(help="Name of the run; needed where an output holds several.", callback=checked_run_id),
+    typer.Option(help="Name of the run; `run` needs it where an output holds several.", callback=checked_run_id),
 ]
 LimitOption = Annotated[int | None, typer.Option(help="Label only the first so many images.")]
 RunnerOption = Annotated[str | None, typer.Option(help="ray (replicas in processes) or in_process.")]

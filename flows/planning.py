@@ -27,6 +27,7 @@ from pipelines.label import LabelJob
 from pipelines.manifest import (
     DRIVER_ID,
     Plan,
+    check_no_plan_lost,
     plan_documents,
     plan_name,
     read_plan,
@@ -194,6 +195,7 @@ def _find_run(config: RunConfig, store: Store) -> tuple[str, Plan | None, dict[s
 
 def _earlier_runs(config: RunConfig, store: Store) -> tuple[list[Plan], str]:
     """Return the plans that an update follows, in their order, and its name; none for an output's first run."""
+    check_no_plan_lost(store)
     runs, name = runs_before_update(store)
     first = first_run(run_fingerprint(config, None))
     if all(plan.run_id != first for plan in runs) and (held := read_plan(store, first)) is not None:

@@ -11,7 +11,7 @@ from flows.planning import left_to_label
 from flows.run_names import next_retry
 from flows.updates import is_labelled, operational
 from pipelines.file_checks import check_runs
-from pipelines.manifest import Plan, plan_documents, read_plan, retries_by_run
+from pipelines.manifest import Plan, check_no_plan_lost, plan_documents, read_plan, retries_by_run
 from pipelines.query_files import readable
 from pipelines.retry import quarantined_images
 from pipelines.storage import Store, open_store
@@ -24,6 +24,7 @@ def runs_to_retry(
 
     First come retries that ended once and of which something has to be labelled again, then as retry_configs says.
     """
+    check_no_plan_lost(open_store(output))
     yield from broken_retries(output, run_id, overrides)
     yield from retry_configs(output, run_id, reasons, overrides)
 
