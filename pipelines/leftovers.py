@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from pipelines.manifest import require_plan, run_folder
 from pipelines.storage import PROBE_PREFIX, DamagedError, StorageError, Store
-from pipelines.table import KINDS, ShardCommit, data_files, find_commit, held_commits, split_data_name
+from pipelines.table import KINDS, ShardCommit, data_files, find_commit, held_commits, inspect_commits, split_data_name
 
 VACUUM_GRACE_S = 24 * 3600.0
 """How old what nobody has committed must be for vacuum: longer than any attempt takes, or any request is late."""
@@ -49,12 +49,14 @@ class Removal:
         kept: names of what is too young to be taken for abandoned.
         failed: what could not be removed, in words.
         broken: shards whose commit has appeared meanwhile and names a removed file; the next run labels them again.
+        damaged: commits that cannot be read as one, in words; the files of their shards are left alone.
     """
 
     removed: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
 
 
 def find_leftovers(store: Store, run_id: str) -> Leftovers:
@@ -135,6 +137,7 @@ def vacuum(store: Store, run_id: str, *, older_than_s: float = VACUUM_GRACE_S, d
         if name.startswith(PROBE_PREFIX) or (is_part and name not in parts):
             abandoned.append(name)
     removal = Removal()
+    removal.damaged += [str(commit) for _, commit in inspect_commits(store, run_id) if isinstance(commit, DamagedError)]
     old = list(_old_enough(store, abandoned, older_than_s, removal)) if abandoned else []
     if dry_run:
         removal.removed += [*found.losers, *old]
