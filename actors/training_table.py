@@ -19,6 +19,7 @@ from pipelines.decode import DEFAULT_LIMITS, DecodeError, decode_image
 from pipelines.fetch import FetchError, fetch
 from pipelines.query import open_database, rows_of
 from pipelines.query_files import readable
+from pipelines.row_agreement import check_agreement
 from pipelines.storage import StorageError, open_store
 from pipelines.types import CATEGORY_TASKS, ImageRef
 from xsam_model.training.datasets.grounded_captions import AskCaption
@@ -106,6 +107,7 @@ def table(
         store = open_store(output, storage_options)
         with readable(store):
             database = open_database(store)
+            check_agreement(database, store, run_id)
             images = _rows(database, f"SELECT {_IMAGE_COLUMNS} FROM {rows_of('images', run_id)} ORDER BY image_id")
             if not images:
                 raise ValueError(

@@ -10,6 +10,7 @@ from flows import planning
 from flows.config import ConfigError, RunConfig
 from flows.console import ListingProgress, facts_table, literal, show_rejected, show_report, size
 from flows.summary import rejected_row
+from flows.updates import held_runs, is_labelled
 from pipelines.category_names import some_of
 from pipelines.coverage import UpdateCounts
 from pipelines.file_checks import check_hashes
@@ -18,8 +19,10 @@ from pipelines.foreign import foreign_names
 from pipelines.integrity import VerifyReport, verify
 from pipelines.leftovers import vacuum
 from pipelines.manifest import Plan, check_no_plan_lost, plan_documents, planned_runs, read_plan, retries_by_run
+from pipelines.repairs import Due
 from pipelines.storage import DamagedError, Store, open_store
-from pipelines.table import committed_shards
+
+_MAX_BROKEN = 10
 
 
 def show_plan(config: RunConfig, console: Console) -> None:
@@ -30,16 +33,39 @@ def show_plan(config: RunConfig, console: Console) -> None:
         ConfigError, SourceError, PromptTableError, StorageError: the run could not start.
     """
     store = planning.open_output(config)
-    with console.status("listing") as spinner, planning.draft_run(config, ListingProgress(console, spinner)) as draft:
-        pass  # counts are all that is shown
+    unfinished = _unfinished(config, store)
+    for held, due in unfinished:
+        _show_held(held, due, store, console)
+    if not all(is_labelled(store, held) for held, _ in unfinished):
+        console.print("what is new can be told once these are labelled")
+        return
+    try:
+        with (
+            console.status("listing") as spinner,
+            planning.draft_run(config, ListingProgress(console, spinner)) as draft,
+        ):
+            pass  # counts are all that is shown
+    except DamagedError:
+        if not unfinished:
+            raise
+        console.print("what is new can be told once these are labelled")
+        return
     if draft.update is not None:
         console.print(facts_table(f"update of {literal(store.uri)}", _update_rows(draft.update)))
         if draft.held is not None:
-            console.print("nothing is left to ask: a run would make no model call and write nothing")
+            if unfinished:
+                console.print("nothing else is left to ask")
+            else:
+                console.print("nothing is left to ask: a run would make no model call and write nothing")
             return
     if draft.held is not None:
-        _show_held(draft.held, store, console)
+        due = planning.left_to_label(store, draft.held, check=config.output.check)
+        _show_held(draft.held, due, store, console)
         return
+    _show_new(config, draft, store, console)
+
+
+def _show_new(config: RunConfig, draft: planning.Draft, store: Store, console: Console) -> None:
     plan = draft.plan
     assert plan is not None, "a draft holds a plan, written or not"
     rows: list[tuple[str, object]] = [
@@ -54,6 +80,14 @@ def show_plan(config: RunConfig, console: Console) -> None:
     show_rejected(console, [rejected_row(r) for r in draft.rejected], len(draft.rejected))
 
 
+def _unfinished(config: RunConfig, store: Store) -> list[tuple[Plan, Due]]:
+    """Return the runs that an update finishes before it asks what is new, each with the shards that it labels."""
+    if not config.incremental or config.output.run_id is not None:
+        return []
+    found = ((plan, planning.left_to_label(store, plan, check=config.output.check)) for plan in held_runs(store))
+    return [(plan, due) for plan, due in found if due.commits]
+
+
 def _update_rows(update: UpdateCounts) -> list[tuple[str, object]]:
     added = ", ".join(update.added_prompts)
     return [
@@ -65,13 +99,18 @@ def _update_rows(update: UpdateCounts) -> list[tuple[str, object]]:
     ]
 
 
-def _show_held(plan: Plan, store: Store, console: Console) -> None:
-    committed = len(committed_shards(store, plan.run_id))
+def _show_held(plan: Plan, due: Due, store: Store, console: Console) -> None:
+    left = len(due.commits)
     rows: list[tuple[str, object]] = [
         ("images", f"{plan.num_images:,}, {size(plan.num_bytes)} as listed when it was planned"),
-        ("shards", f"{plan.num_shards:,}, {committed:,} committed, {plan.num_shards - committed:,} to label"),
+        ("shards", f"{plan.num_shards:,}, {plan.num_shards - left:,} committed, {left:,} to label"),
     ]
     console.print(facts_table(f"run [bold]{plan.run_id}[/] would be resumed in {literal(store.uri)}", rows))
+    for one in due.broken[:_MAX_BROKEN]:
+        what = literal(f"{one.shard_id}: {one.problem}")
+        console.print(f"[yellow]warning:[/] {what}; it would be labelled again", highlight=False)
+    if (more := len(due.broken) - _MAX_BROKEN) > 0:
+        console.print(f"[yellow]warning:[/] {more:,} more committed shards would be labelled again", highlight=False)
 
 
 def _count_prompts(config: RunConfig, num_own: int) -> str:
@@ -173,6 +212,12 @@ def show_vacuum(output: str, run_id: str | None, console: Console, *, older_than
             f"{len(kept):,} younger than {hours} left: whoever wrote them may be about to commit them (--older-than)"
         )
     for removal in removals:
+        for damage in removal.damaged:
+            console.print(
+                f"[yellow]warning:[/] {literal(damage)}; its shard's files are left alone, and the next run labels it "
+                "again",
+                highlight=False,
+            )
         for error in removal.failed:
             console.print(f"[yellow]warning:[/] could not be removed: {literal(str(error))}", highlight=False)
         for shard_id in removal.broken:

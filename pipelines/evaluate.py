@@ -16,7 +16,8 @@ from pipelines.ground_truth import PHRASE_TASKS, GroundTruth, InstanceTruth, Pan
 from pipelines.labelled_run import LabelledRun, read_run, runs_named
 from pipelines.manifest import Plan
 from pipelines.query_files import readable
-from pipelines.storage import Store
+from pipelines.rle import RleError
+from pipelines.storage import DamagedError, Store
 from pipelines.tabular import SourceError
 from pipelines.task_figures import (
     Comparison,
@@ -120,6 +121,10 @@ def _evaluate(
         results = tuple(_results(comparison, truth, tasks))
     except SourceError:
         raise
+    except RleError as error:  # the truth's masks were checked when they were read
+        raise DamagedError(
+            f"{store.uri}: a mask of {runs} cannot be decoded ({error}); verify names what is damaged"
+        ) from error
     except ValueError as error:
         raise SourceError(f"{runs} cannot be compared with {truth.uri}: {error}") from error
     if not results:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from pipelines.category_names import some_of
 from pipelines.manifest import Plan
 from pipelines.query import open_database, rows_of
+from pipelines.row_agreement import check_agreement
 from pipelines.storage import Store
 from pipelines.table import Kind
 from pipelines.tabular import SourceError
@@ -104,9 +105,10 @@ class Rows:
         """Open the output.
 
         Raises:
-            StorageError: it cannot be read.
+            StorageError: it cannot be read, or its masks are not those of its images.
         """
         self._database, self._run_id = open_database(store), run_id
+        check_agreement(self._database, store, run_id)
 
     def all_images(self) -> Iterator[pa.RecordBatch]:
         """Read the row of every image."""

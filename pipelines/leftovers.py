@@ -18,10 +18,12 @@ from pipelines.storage import PROBE_PREFIX, DamagedError, StorageError, Store
 from pipelines.table import (
     KINDS,
     ShardCommit,
+    commit_files,
     data_files,
     due_commit_of,
     find_commit,
     held_commits,
+    inspect_commits,
     split_data_name,
 )
 
@@ -58,12 +60,14 @@ class Removal:
         kept: names of what is too young to be taken for abandoned.
         failed: what could not be removed, in words.
         broken: shards whose commit has appeared meanwhile and names a removed file; the next run labels them again.
+        damaged: commits that cannot be read as one, in words; the files of their shards are left alone.
     """
 
     removed: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
 
 
 def find_leftovers(store: Store, run_id: str) -> Leftovers:
@@ -147,6 +151,8 @@ def vacuum(store: Store, run_id: str, *, older_than_s: float = VACUUM_GRACE_S, d
         if name.startswith(PROBE_PREFIX) or (is_part and name not in parts):
             abandoned.append(name)
     removal = Removal()
+    commits = inspect_commits(store, run_id, commit_files(store, run_id))
+    removal.damaged += [str(commit) for _, commit in commits if isinstance(commit, DamagedError)]
     now = _now(store, dry_run=dry_run) if abandoned and older_than_s > 0 else 0.0
     old = list(_old_enough(store, abandoned, now - older_than_s, removal)) if older_than_s > 0 else abandoned
     if dry_run:

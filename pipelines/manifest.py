@@ -18,7 +18,7 @@ from pipelines.fingerprint import PlanError, check_fingerprint, fingerprint_dige
 from pipelines.plan_draft import PlanDraft
 from pipelines.plan_file import PlannedImage, read_image_ids, read_planned, read_shards, shard_name, shard_number
 from pipelines.schema import SCHEMA_VERSION
-from pipelines.sealed import BLANK, seal
+from pipelines.sealed import BLANK, misfit, seal
 from pipelines.storage import DamagedError, StorageError, Store
 from pipelines.types import Shard
 
@@ -346,8 +346,8 @@ def _read_document(store: Store, run_id: str, *, oldest: int = 1) -> dict[str, A
         if isinstance(document, dict) and type(document.get("format")) is int and document["format"] > PLAN_FORMAT:
             raise _newer(store, run_id, document) from error
         raise DamagedError(
-            f"{store.uri}/{plan_name(run_id)}: no plan of run {run_id} ({type(error).__name__}: {error}); restore it "
-            "from a copy"
+            f"{store.uri}/{plan_name(run_id)}: no plan of run {run_id} ({misfit(document, error)}); restore it from a "
+            "copy"
         ) from error
     return dict(document)
 

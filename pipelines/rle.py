@@ -10,7 +10,7 @@ Pixels are read down the columns, and runs of zeros and ones are counted in turn
 
 COCO packs the counts 3 4 4 1 into ASCII, each as its difference from the count two places before it, five bits a
 character, low bits first. Strings equal those of pycocotools, byte for byte. Nothing here decodes into more memory
-than the mask itself, and nothing trusts a string from outside: counts that do not fit their size are a ValueError.
+than the mask itself, and nothing trusts a string from outside: counts that do not fit their size are an RleError.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ _SIGN = 0x10
 _MAX_CHARS = 7  # of one count: 35 bits, pycocotools' counts have 32
 # pycocotools has room for six characters a count when it packs: 30 bits, one of them the sign.
 _MAX_PIXELS = 2**29 - 1
+
+
+class RleError(ValueError):
+    """A size and a string of counts that are no mask; the message says why."""
 
 
 def encode(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> Rle:
@@ -128,21 +132,21 @@ def to_runs(rle: Rle) -> NDArray[np.int64]:
     """Return the run lengths of an RLE, int64 (R,), zeros first, checked to sum to H * W.
 
     Raises:
-        ValueError: a size that is not two positive integers, a character that RLE does not know, a string cut short,
+        RleError: a size that is not two positive integers, a character that RLE does not know, a string cut short,
             a negative run, or runs that do not cover the mask exactly.
     """
     codes = np.frombuffer(rle.counts.encode("utf-8"), np.uint8).astype(np.int64) - _FIRST_CHAR
     if codes.size == 0:
-        raise ValueError("RLE counts are empty")
+        raise RleError("RLE counts are empty")
     if codes.min() < 0 or codes.max() > 63:
-        raise ValueError(f"RLE counts hold a character outside '0' to 'o': {rle.counts[:40]!r}")
+        raise RleError(f"RLE counts hold a character outside '0' to 'o': {rle.counts[:40]!r}")
     is_last = (codes & _MORE) == 0
     if not is_last[-1]:
-        raise ValueError("RLE counts are cut short: the last character announces another")
+        raise RleError("RLE counts are cut short: the last character announces another")
     first = np.flatnonzero(np.concatenate(([True], is_last[:-1])))
     num_chars = np.diff(first, append=codes.size)
     if num_chars.max() > _MAX_CHARS:
-        raise ValueError("RLE counts hold a number of more than 35 bits")
+        raise RleError("RLE counts hold a number of more than 35 bits")
     place = np.arange(codes.size) - np.repeat(first, num_chars)
     runs = np.add.reduceat((codes & 31) << (5 * place), first)
     runs -= np.where(codes[is_last] & _SIGN, np.int64(1) << (5 * num_chars), 0)
@@ -156,7 +160,7 @@ def decode(rle: Rle) -> NDArray[np.bool_]:
     """Decode to a bool (H, W) mask, Fortran-contiguous and writable.
 
     Raises:
-        ValueError: as ``to_runs``.
+        RleError: as ``to_runs``.
     """
     runs = to_runs(rle)
     height, width = rle.size_hw
@@ -172,7 +176,7 @@ def scaled(rle: Rle, size_hw: tuple[int, int]) -> Rle:
         size_hw: height and width to bring it to, pixels.
 
     Raises:
-        ValueError: as ``to_runs``.
+        RleError: as ``to_runs``.
     """
     ends, (height, width) = np.cumsum(to_runs(rle)), rle.size_hw
     rows = ((np.arange(size_hw[0]) + 0.5) * height / size_hw[0]).astype(np.int64)
@@ -182,7 +186,7 @@ def scaled(rle: Rle, size_hw: tuple[int, int]) -> Rle:
 
 
 def area(rle: Rle) -> int:
-    """Count the pixels of the mask. Raises ValueError as ``to_runs``."""
+    """Count the pixels of the mask. Raises RleError as ``to_runs``."""
     return int(to_runs(rle)[1::2].sum())
 
 
@@ -190,7 +194,7 @@ def bbox_xywh(rle: Rle) -> tuple[float, float, float, float]:
     """Return the smallest COCO box (x, y, w, h) around the mask, absolute pixels; all zeros for an empty mask.
 
     Raises:
-        ValueError: as ``to_runs``.
+        RleError: as ``to_runs``.
     """
     runs = to_runs(rle)
     height = rle.size_hw[0]
@@ -265,12 +269,12 @@ def _pack(size_hw: tuple[int, int], runs: NDArray[np.int64]) -> Rle:
 
 def _check(size_hw: tuple[int, int], runs: NDArray[np.int64]) -> None:
     if len(size_hw) != 2 or not all(isinstance(side, int) and side > 0 for side in size_hw):
-        raise ValueError(f"RLE size must be two positive integers (H, W), got {size_hw!r}")
+        raise RleError(f"RLE size must be two positive integers (H, W), got {size_hw!r}")
     if runs.size == 0 or runs.min() < 0:
-        raise ValueError("RLE counts hold a negative run" if runs.size else "RLE counts are empty")
+        raise RleError("RLE counts hold a negative run" if runs.size else "RLE counts are empty")
     num_pixels = size_hw[0] * size_hw[1]
     if int(runs.sum()) != num_pixels:
-        raise ValueError(f"RLE runs cover {int(runs.sum())} pixels, but {size_hw[0]} x {size_hw[1]} is {num_pixels}")
+        raise RleError(f"RLE runs cover {int(runs.sum())} pixels, but {size_hw[0]} x {size_hw[1]} is {num_pixels}")
 
 
 def canonical(rle: Rle) -> Rle:

@@ -59,5 +59,20 @@ def unseal(data: bytes) -> Any:
         raise SealError("it is nested too deeply to be one of ours") from error
 
 
+def misfit(document: Any, error: Exception) -> str:
+    """Say in words why what an object holds is not read as what it is to be.
+
+    Args:
+        document: what it holds.
+        error: what reading it has raised.
+    """
+    if not isinstance(document, dict):
+        kinds = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+        return f"it holds {kinds.get(type(document), 'a number')}, not a JSON object"
+    if isinstance(error, KeyError):
+        return f"it lacks {error}"
+    return f"{type(error).__name__}: {error}"
+
+
 def _with_digest(data: bytes, found: re.Match[bytes], digest: bytes) -> bytes:
     return data[: found.start(1)] + digest + data[found.end(1) :]

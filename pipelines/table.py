@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from pipelines.manifest import planned_runs, run_folder
 from pipelines.schema import ANNOTATIONS, IMAGES, SCHEMA_VERSION, VERSION_KEY, annotations_table, images_table
-from pipelines.sealed import BLANK, seal
+from pipelines.sealed import BLANK, misfit, seal
 from pipelines.storage import DamagedError, StorageError, Store
 from pipelines.types import ImagePrediction, ImageRef, Shard, ShardReceipt
 
@@ -370,7 +370,7 @@ def read_commit(store: Store, run_id: str, shard_id: str, repair: int = 0) -> Sh
         if (commit.run_id, commit.shard_id, commit.repair) != (run_id, shard_id, repair):
             raise ValueError(f"it is that of {commit.shard_id} of run {commit.run_id}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DamagedError(f"{store.uri}/{name}: no commit of {shard_id} ({type(error).__name__}: {error})") from error
+        raise DamagedError(f"{store.uri}/{name}: no commit of {shard_id} ({misfit(document, error)})") from error
     return commit
 
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines import rle
 from pipelines.exports.splits import Splits
+from pipelines.storage import DamagedError
 from pipelines.types import Rle
 
 Progress = Callable[[int], None]
@@ -50,7 +55,10 @@ class ExportCategory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportMask:
-    """One chosen row of ``annotations``: fields as its columns, ``category`` the position of its category."""
+    """One chosen row of ``annotations``: fields as its columns, ``category`` the position of its category.
+
+    ``file`` is the name of the data file that holds it, relative to the output.
+    """
 
     annotation_id: str
     category: int
@@ -61,6 +69,20 @@ class ExportMask:
     bbox_xywh: tuple[float, float, float, float]
     segmentation: Rle
     run_id: str
+    file: str
+
+    def pixels(self) -> NDArray[np.bool_]:
+        """Decode the mask: bool (H, W), Fortran-contiguous.
+
+        Raises:
+            DamagedError: it is damaged.
+        """
+        try:
+            return rle.decode(self.segmentation)
+        except rle.RleError as error:
+            raise DamagedError(
+                f"{self.file}: mask {self.annotation_id} cannot be decoded ({error}); verify names what is damaged"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,6 @@ from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 
-from pipelines import rle
 from pipelines.exports.choice import ExportMask, Progress
 from pipelines.exports.selection import Selection
 from pipelines.exports.splits import split_file
@@ -54,7 +53,7 @@ def _write_meta(file: IO[str], selection: Selection, split: str) -> None:
 
 def _mask(mask: ExportMask) -> str:
     """Return a mask element: run lengths along the rows of its box, zeros first; none for an empty mask."""
-    pixels = rle.decode(mask.segmentation)
+    pixels = mask.pixels()
     if not pixels.any():
         return ""
     rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))

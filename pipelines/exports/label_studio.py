@@ -12,7 +12,6 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines import rle
 from pipelines.exports.choice import ExportImage, ExportMask, Progress
 from pipelines.exports.selection import Selection
 from pipelines.exports.splits import split_file
@@ -79,7 +78,7 @@ def _region(image: ExportImage, mask: ExportMask) -> dict[str, Any]:
         "score": _score(mask.score),
         "value": {
             "format": "rle",
-            "rle": brush_rle(rle.decode(mask.segmentation)),
+            "rle": brush_rle(mask.pixels()),
             "brushlabels": [mask.category_name],
         },
     }

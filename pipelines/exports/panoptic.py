@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
-from pipelines import rle
 from pipelines.exports.choice import ExportImage, Progress
 from pipelines.exports.coco import write_head
 from pipelines.exports.file_names import new_file
@@ -59,7 +58,7 @@ def _map(image: ExportImage, things: Mapping[int, int]) -> tuple[NDArray[np.uint
     for number, mask in enumerate(image.masks, start=1):
         if mask.segmentation.size_hw != ids.shape:
             raise SourceError(f"{image.image_id}: mask {mask.annotation_id} is of another size than its image")
-        free = rle.decode(mask.segmentation) & (ids == 0)
+        free = mask.pixels() & (ids == 0)
         if not free.any():
             continue
         ids[free] = number

@@ -19,8 +19,10 @@ from pipelines.exports.choice import Choice, ExportCategory, ExportImage, Export
 from pipelines.exports.splits import NUMBER
 from pipelines.fence import sql_literal
 from pipelines.query import open_database
+from pipelines.row_agreement import check_agreement
 from pipelines.select_text import read_condition
 from pipelines.storage import StorageError, Store
+from pipelines.table import data_name
 from pipelines.tabular import SourceError
 from pipelines.types import CATEGORY_TASKS, MAP_TASKS, Rle
 
@@ -103,7 +105,8 @@ class Selection:
         rows = self.rows(
             """
             SELECT i.image_id, i.number, i.uri, i.url, i.width, i.height, m.annotation_id, m.task, m.score, m.is_thing,
-                m.category_name, c.position, m.bbox_x, m.bbox_y, m.bbox_w, m.bbox_h, m.segmentation, m.run_id
+                m.category_name, c.position, m.bbox_x, m.bbox_y, m.bbox_w, m.bbox_h, m.segmentation, m.run_id,
+                m.shard_id, m.attempt
             FROM export_images AS i
             LEFT JOIN chosen_masks AS m ON i.image_id = m.image_id
             LEFT JOIN export_categories AS c ON m.category_name = c.category_name
@@ -134,7 +137,7 @@ class Selection:
 
 
 def _mask(row: Sequence[Any]) -> ExportMask:
-    annotation_id, task, score, is_thing, name, position, *box, segmentation, run_id = row[6:]
+    annotation_id, task, score, is_thing, name, position, *box, segmentation, run_id, shard_id, attempt = row[6:]
     return ExportMask(
         annotation_id=annotation_id,
         category=position,
@@ -145,6 +148,7 @@ def _mask(row: Sequence[Any]) -> ExportMask:
         bbox_xywh=(box[0], box[1], box[2], box[3]),
         segmentation=Rle(size_hw=(segmentation["size"][0], segmentation["size"][1]), counts=segmentation["counts"]),
         run_id=run_id,
+        file=data_name("annotations", run_id, shard_id, attempt),
     )
 
 
@@ -171,7 +175,7 @@ def open_selection(store: Store, choice: Choice, *, of_maps: bool, folder: Path)
     except duckdb.Error as error:
         database.close()
         raise StorageError(f"{store.uri} cannot be read: {error}") from error
-    except SourceError:
+    except (SourceError, StorageError):
         database.close()
         raise
 
@@ -180,6 +184,7 @@ def _open(store: Store, database: duckdb.DuckDBPyConnection, choice: Choice, of_
     counts = dict(database.execute("SELECT status = 'quarantined', count(*) FROM images GROUP BY 1").fetchall())
     if not counts.get(False):
         raise SourceError(f"{store.uri} holds no labelled image yet, so there is nothing to export")
+    check_agreement(database, store)
     where = choice.images_where or "true"
     url = f"{sql_literal(choice.image_url)} || replace(url_encode(image_id), '%2F', '/')" if choice.image_url else "uri"
     statement = _IMAGES.format(url=url, split=choice.splits.sql(), where=where)

@@ -12,7 +12,6 @@ from typing import IO, Self
 
 import yaml
 
-from pipelines import rle
 from pipelines.exports.choice import ExportImage, Progress
 from pipelines.exports.file_names import new_file
 from pipelines.exports.polygons import opencv, outline
@@ -75,7 +74,7 @@ def _description(selection: Selection, splits: list[str]) -> str:
 
 def _lines(image: ExportImage) -> Iterator[str]:
     for mask in image.masks:
-        pixels = rle.decode(mask.segmentation)
+        pixels = mask.pixels()
         if not pixels.any():
             continue
         # The middle of a pixel: cut to whole pixels, as it is drawn again, it is the same one.

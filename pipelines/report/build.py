@@ -18,6 +18,7 @@ from pipelines.report.colors import CategoryColors, color, css
 from pipelines.report.facts import AREA_EDGES, MASK_EDGES, SCORE_BINS, Facts, read_facts
 from pipelines.report.pictures import Access, Picture, PictureConfig, draw_cards
 from pipelines.report.samples import Card, Mask, Samples, SampleSizes, draw_samples
+from pipelines.row_agreement import check_agreement
 from pipelines.storage import Store
 
 _SPARK = (100.0, 22.0)
@@ -83,6 +84,7 @@ def build_report(
     on_step("opening the tables")
     with readable(store), open_database(store) as database:
         on_step("counting")
+        check_agreement(database, store)
         facts = read_facts(store, database, max_categories=config.listed_categories)
         on_step("choosing what to show")
         samples = draw_samples(database, facts.categories[: config.shown_categories], config.samples)

@@ -125,6 +125,9 @@ def _draw_image(
         return [Picture(missing=f"{error.reason.value}: {error}")] * len(cards)
     except DecodeError as error:
         return [Picture(missing=str(error))] * len(cards)
+    except rle.RleError as error:
+        missing = f"a mask cannot be decoded: {error}; verify names what is damaged"
+        return [Picture(missing=missing)] * len(cards)
     except Exception as error:  # noqa: BLE001  (whatever one image brings, the page is made)
         return [Picture(missing=redacted(f"{type(error).__name__}: {error}"))] * len(cards)
     return drawn

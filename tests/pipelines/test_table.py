@@ -415,9 +415,11 @@ def test_vacuum_tells_of_a_commit_that_landed_while_it_removed_its_files(
     [
         (lambda s, c: s.delete(c.images.name), "is missing"),
         (lambda s, c: s.write(c.annotations.name, b"short"), "has 5 bytes, committed"),
-        (lambda s, c: s.write(commit_name(RUN, c.shard_id), b"{}"), "no commit of shard-00001"),
+        (lambda s, c: s.write(commit_name(RUN, c.shard_id), b"{}"), "no commit of shard-00001 (it lacks 'format')"),
         (lambda s, c: s.write(commit_name(RUN, c.shard_id), b'{"format": 1'), "no whole JSON document"),
-        (lambda s, c: s.write(commit_name(RUN, c.shard_id), b"[]"), "no commit of shard-00001"),
+        (lambda s, c: s.write(commit_name(RUN, c.shard_id), b"[]"), "(it holds a list, not a JSON object)"),
+        (lambda s, c: s.write(commit_name(RUN, c.shard_id), b"7"), "(it holds a number, not a JSON object)"),
+        (lambda s, c: s.write(commit_name(RUN, c.shard_id), b"null"), "(it holds null, not a JSON object)"),
     ],
 )
 def test_a_broken_shard_is_due_again_and_its_repair_takes_the_place_of_its_commit(

@@ -355,6 +355,50 @@ def test_the_same_command_labels_a_shard_again_whose_files_are_gone(
     assert ask(whole, output, ("verify",)).code == 0
 
 
+@shown({**COMMIT_DAMAGE, **FILE_DAMAGE}, every=3)
+@pytest.mark.parametrize("more", [(), ("--incremental",)], ids=["run", "incremental"])
+def test_plan_says_of_a_damaged_shard_that_it_would_be_labelled_again(
+    damage: Damage, more: tuple[str, ...], whole: Whole, tmp_path: Path
+) -> None:
+    output = whole.copy(tmp_path)
+    name = damage(output)
+    ended = ask(whole, output, ("plan", *more))
+    assert ended.code == 0, ended
+    is_seen = "3 of 3, 1 labelled now" in ask(whole, output, ("run", "--no-prefect", *more)).out
+    assert is_seen == ("would be labelled again" in ended.out), ended
+    if not is_seen:  # a commit that is as long as it was, which only --check reads
+        assert damage in COMMIT_DAMAGE.values()
+        return
+    assert "3, 2 committed, 1 to label" in ended.out
+    assert name in ended.out
+    assert "no model call" not in ended.out
+    assert "to label" not in ask(whole, output, ("plan", "--incremental")).out
+    assert "3, 3 committed, 0 to label" in ask(whole, output, ("plan",)).out
+
+
+def test_plan_of_an_update_says_which_shards_an_interrupted_run_has_left(whole: Whole, tmp_path: Path) -> None:
+    output = whole.copy(tmp_path)
+    removed(FIRST)(output)
+    ended = ask(whole, output, ("plan", "--incremental"))
+    assert ended.code == 0, ended
+    assert "3, 2 committed, 1 to label" in ended.out
+    assert "what is new can be told once these are labelled" in ended.out
+
+
+@shown(COMMIT_DAMAGE, every=4)
+def test_vacuum_names_a_damaged_commit_and_leaves_its_files(damage: Damage, whole: Whole, tmp_path: Path) -> None:
+    output = whole.copy(tmp_path)
+    name = damage(output)
+    files = sorted(path for path in output.rglob("*") if path.is_file())
+    for more in (("--dry-run",), ("--older-than", "0")):
+        ended = ask(whole, output, ("vacuum", *more))
+        assert ended.code == 0, ended
+        warnings = [line for line in ended.out.splitlines() if line.startswith("warning:")]
+        assert len(warnings) == 1, ended
+        assert name in warnings[0]
+    assert sorted(path for path in output.rglob("*") if path.is_file()) == files
+
+
 @shown(SUMMARY_DAMAGE)
 def test_a_damaged_summary_is_written_again_and_is_no_damage_to_the_table(
     damage: Damage, whole: Whole, tmp_path: Path
