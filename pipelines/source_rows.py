@@ -15,7 +15,7 @@ from pipelines.parquet_rows import ChunkTooLargeError, check_chunks, leaf_of, op
 from pipelines.places import Cell
 from pipelines.source_files import ListedFile, uri_of
 from pipelines.source_uris import id_column
-from pipelines.tabular import SourceError, columns_json, holds_binary, readable
+from pipelines.tabular import SourceError, columns_json, holds_binary, is_bytes, readable
 from pipelines.types import ImageRef
 
 ROW = "__row__"
@@ -143,15 +143,20 @@ def binary_columns(schema: pa.Schema) -> list[str]:
 def text_column(schema: pa.Schema, names: Sequence[str]) -> str | None:
     """Return the first of these names that is a column of text."""
     kinds = {field.name: field.type for field in schema}
-    is_text = (pa.types.is_string, pa.types.is_large_string)
-    return next((name for name in names if name in kinds and any(test(kinds[name]) for test in is_text)), None)
+    return next((name for name in names if name in kinds and _is_text(kinds[name])), None)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _has_bytes(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         place = kind.get_field_index("bytes")
         return place >= 0 and _has_bytes(kind.field(place).type)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    return is_bytes(kind)
 
 
 def _features(schema: pa.Schema) -> dict[str, str]:

@@ -228,8 +228,19 @@ def _plain(value: Any) -> Any:
     return value.isoformat() if hasattr(value, "isoformat") else value
 
 
+def is_bytes(kind: pa.DataType) -> bool:
+    """Say whether values of a type are bytes of any length, in whichever form Arrow holds them."""
+    if pa.types.is_dictionary(kind):
+        return is_bytes(kind.value_type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
 def holds_binary(kind: pa.DataType) -> bool:
     """Say whether values of a type hold binary data anywhere."""
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+    if is_bytes(kind) or pa.types.is_fixed_size_binary(kind):
         return True
+    if pa.types.is_dictionary(kind):
+        return holds_binary(kind.value_type)
+    if isinstance(kind, pa.BaseExtensionType) and not isinstance(kind, pa.UuidType):  # which has a text of its own
+        return holds_binary(kind.storage_type)
     return any(holds_binary(kind.field(i).type) for i in range(kind.num_fields))
