@@ -13,6 +13,7 @@ from pipelines.bounded_json import load_json
 from pipelines.parquet_pages import iter_rows
 from pipelines.parquet_rows import ChunkTooLargeError, check_chunks, leaf_of, open_parquet
 from pipelines.places import Cell
+from pipelines.redaction import quoted_names
 from pipelines.source_files import ListedFile, uri_of
 from pipelines.source_uris import id_column
 from pipelines.tabular import SourceError, columns_json, holds_binary, is_bytes, readable
@@ -108,19 +109,21 @@ def row_form(uri: str, schema: pa.Schema, image_id_column: str | None, image_col
 
 
 def _image_column(uri: str, schema: pa.Schema, given: str | None) -> str:
-    names = ", ".join(schema.names)
+    names = quoted_names(schema.names)
     if given is not None:
         if given not in schema.names:
             raise SourceError(f"{uri}: no column {given!r}; it has {names}")
         if not _has_bytes(schema.field(given).type):
-            raise SourceError(f"{uri}: column {given!r} is {schema.field(given).type}, no image. {_SAY}")
+            raise SourceError(
+                f"{uri}: column {given!r} is {quoted_names([str(schema.field(given).type)])}, no image. {_SAY}"
+            )
         return given
     found = sure_image_columns(schema) or binary_columns(schema)
     if not found:
         raise SourceError(f"{uri}: no column of images; it has {names}. {_SAY}")
     if len(found) > 1:
         raise SeveralColumnsError(
-            f"{uri}: several columns may hold images ({', '.join(found)}): name one with image_column"
+            f"{uri}: several columns may hold images ({quoted_names(found)}): name one with image_column"
         )
     return found[0]
 

@@ -21,7 +21,7 @@ from fsspec.exceptions import FSTimeoutError
 
 from pipelines.client_limits import BOUNDED_PROTOCOLS, REQUEST_TIMEOUT_S, RequestTimeoutError, bounded_filesystem
 from pipelines.exclusive_names import CLAIM_PREFIX, NO_LINKS, rename_exclusively, sync_folder
-from pipelines.redaction import redacted
+from pipelines.redaction import quoted, redacted
 from pipelines.sealed import SealError, unseal
 
 PROTOCOLS = ("file", "s3", "gs", "memory")
@@ -81,10 +81,11 @@ def protocol_of(uri: str, *, allow_http: bool = False) -> str:
         return protocol
     if protocol in HTTP_PROTOCOLS:
         raise ProtocolError(
-            f"{uri!r}: only images that a list or table names are fetched from the web, with source.allow_http = true"
+            f"{quoted(uri)}: only images that a list or table names are fetched from the web, with "
+            "source.allow_http = true"
         )
     raise ProtocolError(
-        f"{uri!r}: protocol {protocol!r} is not supported; use a path or one of s3://, gs://, hf://, memory://"
+        f"{quoted(uri)}: protocol {quoted(protocol)} is not supported; use a path or one of s3://, gs://, hf://, memory://"
     )
 
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipelines.bounded_json import load_json
 from pipelines.parquet_pages import iter_rows
-from pipelines.redaction import redacted
+from pipelines.redaction import quoted_names, redacted
 from pipelines.storage import StorageError, explained, open_filesystem
 
 TABLE_EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -148,7 +148,7 @@ def _csv_rows(uri: str, storage_options: Mapping[str, Any] | None, delimiter: st
         try:
             columns = [name.strip() for name in next(reader, [])]
             if len(set(columns)) < len(columns):
-                raise SourceError(f"{uri}: a column name occurs twice in the header: {', '.join(columns)}")
+                raise SourceError(f"{uri}: a column name occurs twice in the header: {quoted_names(columns)}")
             for fields in reader:
                 lines.num_chars = 0
                 if len(fields) > len(columns):
