@@ -22,6 +22,7 @@ from pipelines import rle
 from pipelines.bounded_json import MAX_DOCUMENT_BYTES, load_json
 from pipelines.decode import DEFAULT_LIMITS
 from pipelines.map_metrics import Segment
+from pipelines.redaction import quoted
 from pipelines.storage import open_filesystem, read_range
 from pipelines.tabular import SourceError, readable
 from pipelines.types import Rle, Task
@@ -63,7 +64,7 @@ class InstanceTruth:
         """
         objects = []
         for entry in self.entries.get(file_name, ()):
-            with _explained(self.uri, f"annotation {entry.get('id')} of {file_name}"):
+            with _explained(self.uri, f"annotation {quoted(entry.get('id'))} of {file_name}"):
                 mask = read_mask(entry["segmentation"], self.images[file_name])
                 objects.append(TrueObject(entry["category"], mask, bool(entry.get("iscrowd", 0))))
         return objects
@@ -173,7 +174,7 @@ _Images = Mapping[Any, tuple[str, tuple[int, int]]]
 def _instances(uri: str, document: Mapping[str, Any], images: _Images, names: Mapping[Any, str]) -> InstanceTruth:
     entries: dict[str, list[dict[str, Any]]] = {}
     for entry in document["annotations"]:
-        with _explained(uri, f"annotation {entry.get('id')}"):
+        with _explained(uri, f"annotation {quoted(entry.get('id'))}"):
             file_name, _ = images[entry["image_id"]]
             entries.setdefault(file_name, []).append({**entry, "category": names[entry["category_id"]]})
     if not entries:
@@ -188,7 +189,7 @@ def _panoptic(
     things = {names[entry["id"]]: bool(entry["isthing"]) for entry in document["categories"]}
     entries = {}
     for entry in document["annotations"]:
-        with _explained(uri, f"the annotation of image {entry.get('image_id')}"):
+        with _explained(uri, f"the annotation of image {quoted(entry.get('image_id'))}"):
             file_name, _ = images[entry["image_id"]]
             infos = [{**info, "category": names[info["category_id"]]} for info in entry["segments_info"]]
             entries[file_name] = {"file_name": entry["file_name"], "segments_info": infos}
@@ -215,7 +216,7 @@ def _phrase(entry: Mapping[str, Any]) -> TruePhrase:
     phrase, prompt_id = entry.get("phrase"), entry.get("prompt_id")
     task = next((known for known in PHRASE_TASKS if known == entry.get("task")), None)
     if task is None and entry.get("task") is not None:
-        raise ValueError(f"task {entry['task']!r} is none of {', '.join(PHRASE_TASKS)}")
+        raise ValueError(f"task {quoted(entry['task'])} is none of {', '.join(PHRASE_TASKS)}")
     if task != "gcgseg" and (phrase is None) == (prompt_id is None):
         raise ValueError("give either phrase or prompt_id")
     segmentation = read_mask(entry["segmentation"], (entry["height"], entry["width"]) if "height" in entry else None)

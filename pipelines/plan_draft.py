@@ -25,6 +25,7 @@ from pipelines.fingerprint import PlanError
 from pipelines.image_batches import BATCH_SIZE, to_batches, to_refs
 from pipelines.image_digest import ImageDigest
 from pipelines.plan_file import PlanFileWriter, read_shards
+from pipelines.redaction import quoted
 from pipelines.settings import SETTINGS
 from pipelines.storage import StorageError
 from pipelines.types import ImageRef, Shard
@@ -172,8 +173,8 @@ def _refuse_twice(images: pa.Table) -> None:
         images.slice(first, 2).select(["place", "uri", "image_id"]).to_pylist(), key=itemgetter("place")
     )
     raise PlanError(
-        f"image_id {one['image_id']!r} stands for both {one['uri']} and {other['uri']}, images {one['place']:,} and "
-        f"{other['place']:,} of the source; ids must be unique: see source.image_id_column"
+        f"image_id {quoted(one['image_id'])} stands for both {one['uri']} and {other['uri']}, images "
+        f"{one['place']:,} and {other['place']:,} of the source; ids must be unique: see source.image_id_column"
     )
 
 

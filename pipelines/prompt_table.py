@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.image_batches import with_prompts
-from pipelines.redaction import redacted, shown_name
+from pipelines.redaction import quoted, quoted_names, redacted, shown_name
 from pipelines.regions import describe_region, read_region
 from pipelines.tabular import SourceError, read_rows
 from pipelines.types import REGION_TASKS, SENTENCE_TASKS, Prompt, Region, RejectedPrompt, Task
@@ -190,7 +190,7 @@ def _check_columns(uri: str, columns: Iterable[str]) -> None:
             missing.append(" or ".join(either))
     if missing:
         raise PromptTableError(
-            f"{uri}: the prompt table has no column {', '.join(missing)}; it has {', '.join(columns)}"
+            f"{uri}: the prompt table has no column {', '.join(missing)}; it has {quoted_names(columns)}"
         )
 
 
@@ -240,7 +240,7 @@ def _task(raw: Mapping[str, Any], allowed: Sequence[Task], what: str) -> Task:
     word = _text(raw.get("task")).strip().lower() or allowed[0]
     found = next((task for task in allowed if task == word), None)
     if found is None:
-        raise ValueError(f"task {word!r} does not take {what}; those that do: {', '.join(allowed)}")
+        raise ValueError(f"task {quoted(word)} does not take {what}; those that do: {', '.join(allowed)}")
     return found
 
 
@@ -257,5 +257,5 @@ def _check_sentence(raw: Mapping[str, Any], text: str) -> None:
 def _read_flag(value: Any) -> bool:
     word = _text(value).strip().lower()
     if word not in (*_YES, *_NO):
-        raise ValueError(f"explain is {value!r}; allowed: true, false")
+        raise ValueError(f"explain is {quoted(value)}; allowed: true, false")
     return word in _YES

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -30,16 +31,53 @@ _SECRET_VALUE = re.compile(
 )
 
 
+# A text longer than both ends together is no message any more, and looking through megabytes takes seconds.
+_MAX_END_CHARS = 2**15
+_MAX_MARK_CHARS = 64
+_MAX_QUOTED = 200
+_MAX_NAMES = 50
+_QUOTING = reprlib.Repr()
+_QUOTING.maxlevel, _QUOTING.maxstring, _QUOTING.maxother = 3, 60, 60
+
+
 def redacted(text: str) -> str:
     """Return a text with nothing of its addresses but scheme, host and path, and without headers that let one in.
+
+    Of a text of more than some 64,000 characters only the two ends are kept: what was raised, and where.
 
     For whatever is stored or shown: an error of a client names the address that it was sent on to, and a signature
     in it opens the object to everyone who reads the error.
     """
-    text = _ADDRESS.sub(_bare, text)
+    text = _ADDRESS.sub(_bare, _shortened(text))
     text = _PARAMETER.sub(lambda found: f"{found[1]}={_HIDDEN}" if _is_parameter(found[1]) else found[0], text)
     text = _HEADER.sub(rf"\1{_HIDDEN}", text)
     return _BEARER.sub(rf"\1{_HIDDEN}", text)
+
+
+def _shortened(text: str) -> str:
+    """Leave out the middle of a long text, from between two words to the end of a line: secrets are left out whole."""
+    if len(text) <= 2 * _MAX_END_CHARS + _MAX_MARK_CHARS:
+        return text
+    start, end = text[:_MAX_END_CHARS], text[-_MAX_END_CHARS:].partition("\n")[2]
+    start = (re.match(r".*\s", start, re.DOTALL) or [start])[0].rstrip()
+    return f"{start}\n... {len(text) - len(start) - len(end):,} characters left out ...\n{end}"
+
+
+def quoted(value: object) -> str:
+    """Return a value that somebody handed in as a message quotes it: as Python writes it, and not at any length."""
+    if isinstance(value, str | bytes):
+        more = "" if len(value) <= _MAX_QUOTED else f"... ({len(value):,} in all)"
+        return f"{value[:_MAX_QUOTED]!r}{more}"
+    text = _QUOTING.repr(value)
+    return text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}..."
+
+
+def quoted_names(names: Iterable[str]) -> str:
+    """Return names as messages list them: the first of many, and none at any length."""
+    every = list(names)
+    shown = [name if len(name) <= _MAX_QUOTED else f"{name[:_MAX_QUOTED]}..." for name in every[:_MAX_NAMES]]
+    more = len(every) - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more" if more else "")
 
 
 def _bare(found: re.Match[str]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipelines import rle
 from pipelines.bounded_json import load_json
+from pipelines.redaction import quoted
 from pipelines.types import REGION_KINDS, Prompt, Region, RegionKind, Rle
 
 _NUMBERS_IN_TEXT = 4
@@ -35,7 +36,7 @@ def read_region(kind: str, *, coordinates: Any = None, segmentation: Any = None)
     word = kind.strip().lower()
     known = next((known for known in REGION_KINDS if known == word), None)
     if known is None:
-        raise ValueError(f"unknown kind {kind!r}; known: {', '.join(REGION_KINDS)}")
+        raise ValueError(f"unknown kind {quoted(kind)}; known: {', '.join(REGION_KINDS)}")
     if known == "mask":
         return Region(kind=known, mask=_read_mask(segmentation))
     return Region(kind=known, coordinates=_read_coordinates(known, coordinates))
@@ -144,7 +145,7 @@ def _split(text: str) -> list[float]:
     try:
         return [float(word) for word in words]
     except ValueError as error:
-        raise ValueError(f"coordinates hold something that is not a number: {text[:80]!r}") from error
+        raise ValueError(f"coordinates hold something that is not a number: {quoted(text)}") from error
 
 
 def _flatten(value: list[Any]) -> list[Any]:

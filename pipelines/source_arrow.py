@@ -107,11 +107,16 @@ def _spans(uri: str, column: pa.Array, body: pa.Buffer, start: int) -> list[Span
         column: of a record batch.
         body: the record batch's bytes.
         start: their offset in the file.
+
+    Raises:
+        SourceError: the values do not lie one after the other, or not in the file.
     """
     is_null = column.is_null().to_numpy(zero_copy_only=False)
     if pa.types.is_struct(column.type):
         column = column.field("bytes")
         is_null = is_null | column.is_null().to_numpy(zero_copy_only=False)
+    if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
+        raise SourceError(f"{uri}: images of type {column.type}, which are not read here; write it as Parquet")
     _, offsets, data = column.buffers()
     kind = np.int64 if pa.types.is_large_binary(column.type) else np.int32
     if offsets is None or data is None or not data.size:

@@ -13,9 +13,10 @@ from pipelines.bounded_json import load_json
 from pipelines.parquet_pages import iter_rows
 from pipelines.parquet_rows import ChunkTooLargeError, check_chunks, leaf_of, open_parquet
 from pipelines.places import Cell
+from pipelines.redaction import quoted_names
 from pipelines.source_files import ListedFile, uri_of
 from pipelines.source_uris import id_column
-from pipelines.tabular import SourceError, columns_json, holds_binary, readable
+from pipelines.tabular import SourceError, columns_json, holds_binary, is_bytes, readable
 from pipelines.types import ImageRef
 
 ROW = "__row__"
@@ -108,19 +109,21 @@ def row_form(uri: str, schema: pa.Schema, image_id_column: str | None, image_col
 
 
 def _image_column(uri: str, schema: pa.Schema, given: str | None) -> str:
-    names = ", ".join(schema.names)
+    names = quoted_names(schema.names)
     if given is not None:
         if given not in schema.names:
             raise SourceError(f"{uri}: no column {given!r}; it has {names}")
         if not _has_bytes(schema.field(given).type):
-            raise SourceError(f"{uri}: column {given!r} is {schema.field(given).type}, no image. {_SAY}")
+            raise SourceError(
+                f"{uri}: column {given!r} is {quoted_names([str(schema.field(given).type)])}, no image. {_SAY}"
+            )
         return given
     found = sure_image_columns(schema) or binary_columns(schema)
     if not found:
         raise SourceError(f"{uri}: no column of images; it has {names}. {_SAY}")
     if len(found) > 1:
         raise SeveralColumnsError(
-            f"{uri}: several columns may hold images ({', '.join(found)}): name one with image_column"
+            f"{uri}: several columns may hold images ({quoted_names(found)}): name one with image_column"
         )
     return found[0]
 
@@ -143,15 +146,20 @@ def binary_columns(schema: pa.Schema) -> list[str]:
 def text_column(schema: pa.Schema, names: Sequence[str]) -> str | None:
     """Return the first of these names that is a column of text."""
     kinds = {field.name: field.type for field in schema}
-    is_text = (pa.types.is_string, pa.types.is_large_string)
-    return next((name for name in names if name in kinds and any(test(kinds[name]) for test in is_text)), None)
+    return next((name for name in names if name in kinds and _is_text(kinds[name])), None)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _has_bytes(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         place = kind.get_field_index("bytes")
         return place >= 0 and _has_bytes(kind.field(place).type)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    return is_bytes(kind)
 
 
 def _features(schema: pa.Schema) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import IO, Any, cast
 
 from pipelines.bounded_json import load_json
 from pipelines.places import Span
+from pipelines.redaction import quoted
 from pipelines.source_files import ListedFile, is_local, uri_of
 from pipelines.storage import read_range
 from pipelines.tabular import MAX_COLUMN_CHARS, SourceError, columns_json, readable
@@ -85,7 +86,7 @@ def _sample_id(uri: str, name: str, sample: _Sample, column: str | None) -> str:
     described = sample.columns.get("json")
     if not isinstance(described, Mapping) or described.get(column) is None:
         raise SourceError(
-            f"{uri}: sample {sample.key!r} has no field {column!r} in its .json (of at most {MAX_COLUMN_CHARS:,} "
+            f"{uri}: sample {quoted(sample.key)} has no field {column!r} in its .json (of at most {MAX_COLUMN_CHARS:,} "
             f"characters); image_id_column may also be {KEY} or {PATH}"
         )
     return str(described[column])
@@ -108,11 +109,11 @@ def _samples(uri: str, stream: IO[bytes], num_bytes: int, extensions: tuple[str,
                 if member.isdir():
                     continue
                 raise SourceError(
-                    f"{uri}: {member.name!r} is a link or a sparse file, which cannot be read alone; write the tar "
-                    "with its images as plain files (tar --dereference --hard-dereference)"
+                    f"{uri}: {quoted(member.name)} is a link or a sparse file, which cannot be read alone; write the "
+                    "tar with its images as plain files (tar --dereference --hard-dereference)"
                 )
             if len(sample.images) == _MAX_SAMPLE_IMAGES:
-                raise SourceError(f"{uri}: more than {_MAX_SAMPLE_IMAGES:,} images have the key {key!r}")
+                raise SourceError(f"{uri}: more than {_MAX_SAMPLE_IMAGES:,} images have the key {quoted(key)}")
             sample.images.append((ending, Span(member.offset_data, member.size, member.header)))
         elif ending in _COLUMN_KINDS and member.type in _REGULAR and member.size <= MAX_COLUMN_CHARS:
             stream.seek(member.offset_data)
@@ -155,9 +156,9 @@ def _members(uri: str, stream: IO[bytes], num_bytes: int) -> Iterator[Member]:
                 kept.clear()
                 _check_text(uri, member)
                 if member.size < 0:
-                    raise SourceError(f"{uri}: broken: {member.name!r} is of {member.size} bytes")
+                    raise SourceError(f"{uri}: broken: {quoted(member.name)} is of {member.size} bytes")
                 if member.isreg() and member.offset_data + member.size > num_bytes:
-                    raise SourceError(f"{uri}: cut short inside {member.name!r}; copy it again")
+                    raise SourceError(f"{uri}: cut short inside {quoted(member.name)}; copy it again")
                 yield member
                 stream.seek(tar.offset)
             stream.seek(tar.offset)
@@ -177,7 +178,9 @@ def _check_text(uri: str, member: tarfile.TarInfo) -> None:
     try:
         member.name.encode()
     except UnicodeEncodeError as error:
-        raise SourceError(f"{uri}: the name of member {member.name!r} is not UTF-8, so no table can hold it") from error
+        raise SourceError(
+            f"{uri}: the name of member {quoted(member.name)} is not UTF-8, so no table can hold it"
+        ) from error
 
 
 def _say_compressed(kind: str) -> str:

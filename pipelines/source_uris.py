@@ -10,7 +10,7 @@ from typing import Any
 import ijson
 
 from pipelines.bounded_json import BoundsError, GuardedFile, JsonGuard
-from pipelines.redaction import secret_in
+from pipelines.redaction import quoted, quoted_names, secret_in
 from pipelines.source_files import open_source, uri_of
 from pipelines.storage import absolute_uri
 from pipelines.tabular import Lines, SourceError, columns_json, open_bytes, open_text, read_rows, readable
@@ -70,7 +70,7 @@ def list_table(
     for number, row in enumerate(itertools.chain([first], rows)):
         uri = row.get(uri_column)
         if not isinstance(uri, str) or not uri:
-            raise SourceError(f"{source}: row {number} (from 0) has no URI in column {uri_column!r} but {uri!r}")
+            raise SourceError(f"{source}: row {number} (from 0) has no URI in column {uri_column!r} but {quoted(uri)}")
         named = row.get(image_id_column) if image_id_column else None
         image_id = uri if named is None else str(named)
         others = {name: value for name, value in row.items() if name not in (uri_column, image_id_column)}
@@ -122,7 +122,7 @@ def id_column(source: str, columns: Iterable[str], given: str | None) -> str | N
     if given is None:
         return ID_COLUMN if ID_COLUMN in columns else None
     if given not in columns:
-        raise SourceError(f"{source}: no column {given!r} for image ids; it has {', '.join(columns)}")
+        raise SourceError(f"{source}: no column {given!r} for image ids; it has {quoted_names(columns)}")
     return given
 
 
@@ -131,7 +131,7 @@ def _uri_column(source: str, columns: Iterable[str], given: str | None) -> str:
     found = given if given is not None else next((name for name in URI_COLUMNS if name in columns), None)
     if found is None or found not in columns:
         wanted = f"column {given!r}" if given is not None else f"column of URIs ({', '.join(URI_COLUMNS)})"
-        raise SourceError(f"{source}: no {wanted}; it has {', '.join(columns)}. Name it with uri_column")
+        raise SourceError(f"{source}: no {wanted}; it has {quoted_names(columns)}. Name it with uri_column")
     return found
 
 

@@ -21,7 +21,7 @@ from fsspec.exceptions import FSTimeoutError
 
 from pipelines.client_limits import BOUNDED_PROTOCOLS, REQUEST_TIMEOUT_S, RequestTimeoutError, bounded_filesystem
 from pipelines.exclusive_names import CLAIM_PREFIX, NO_LINKS, rename_exclusively, sync_folder
-from pipelines.redaction import redacted
+from pipelines.redaction import quoted, redacted
 from pipelines.sealed import SealError, unseal
 
 PROTOCOLS = ("file", "s3", "gs", "memory")
@@ -32,6 +32,23 @@ _SCHEMES = frozenset((*PROTOCOLS, *READ_ONLY_PROTOCOLS, *HTTP_PROTOCOLS, *_ALIAS
 _CONFLICT_CODES = frozenset({"ConditionalRequestConflict", "OperationAborted", "409"})
 _REFUSED_CODES = frozenset({"PreconditionFailed", "412"})
 _CLIENT_PACKAGES = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "huggingface_hub", "httpx")
+# What their errors of a server that cannot be reached are called, and what says where the server is.
+_UNREACHABLE = frozenset(
+    {
+        "EndpointConnectionError",
+        "ConnectTimeoutError",
+        "ConnectionError",
+        "ClientConnectorError",
+        "ClientConnectorDNSError",
+        "ConnectError",
+        "ConnectTimeout",
+    }
+)
+_ADDRESS_SETTINGS = {
+    "s3": "AWS_ENDPOINT_URL or storage_options.endpoint_url",
+    "gs": "storage_options.endpoint_url",
+    "hf": "HF_ENDPOINT",
+}
 _MAX_CONFLICT_TRIES = 5
 _TEMPORARY = ".tmp-"
 PROBE_PREFIX = "_runs/.probe-"
@@ -64,10 +81,11 @@ def protocol_of(uri: str, *, allow_http: bool = False) -> str:
         return protocol
     if protocol in HTTP_PROTOCOLS:
         raise ProtocolError(
-            f"{uri!r}: only images that a list or table names are fetched from the web, with source.allow_http = true"
+            f"{quoted(uri)}: only images that a list or table names are fetched from the web, with "
+            "source.allow_http = true"
         )
     raise ProtocolError(
-        f"{uri!r}: protocol {protocol!r} is not supported; use a path or one of s3://, gs://, hf://, memory://"
+        f"{quoted(uri)}: protocol {quoted(protocol)} is not supported; use a path or one of s3://, gs://, hf://, memory://"
     )
 
 
@@ -194,8 +212,10 @@ def _explanation(error: BaseException, uri: str) -> str:
         private = "; what is private needs HF_TOKEN in the environment" if uri.startswith("hf://") else ""
         where = code or "no such bucket, folder or file"
         return f"{uri}: not found ({where}); check the spelling and that it exists{private}"
-    if kind in ("EndpointConnectionError", "ConnectTimeoutError", "ConnectionError", "ClientConnectorError"):
-        return f"{uri}: the endpoint does not answer ({error}); check AWS_ENDPOINT_URL or storage_options.endpoint_url"
+    if kind in _UNREACHABLE:
+        scheme = uri.partition("://")[0].lower()
+        advice = _ADDRESS_SETTINGS.get(_ALIASES.get(scheme, scheme), "the address")
+        return f"{uri}: the server does not answer ({error}); check {advice} and the network"
     if isinstance(error, RequestTimeoutError):
         return f"{uri}: {error}; check the endpoint and the network, or set a larger request_timeout_s"
     return f"{uri}: {kind}: {error}"

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipelines.bounded_json import load_json
 from pipelines.parquet_pages import iter_rows
-from pipelines.redaction import redacted
+from pipelines.redaction import quoted_names, redacted
 from pipelines.storage import StorageError, explained, open_filesystem
 
 TABLE_EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -148,7 +148,7 @@ def _csv_rows(uri: str, storage_options: Mapping[str, Any] | None, delimiter: st
         try:
             columns = [name.strip() for name in next(reader, [])]
             if len(set(columns)) < len(columns):
-                raise SourceError(f"{uri}: a column name occurs twice in the header: {', '.join(columns)}")
+                raise SourceError(f"{uri}: a column name occurs twice in the header: {quoted_names(columns)}")
             for fields in reader:
                 lines.num_chars = 0
                 if len(fields) > len(columns):
@@ -228,8 +228,19 @@ def _plain(value: Any) -> Any:
     return value.isoformat() if hasattr(value, "isoformat") else value
 
 
+def is_bytes(kind: pa.DataType) -> bool:
+    """Say whether values of a type are bytes of any length, in whichever form Arrow holds them."""
+    if pa.types.is_dictionary(kind):
+        return is_bytes(kind.value_type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
 def holds_binary(kind: pa.DataType) -> bool:
     """Say whether values of a type hold binary data anywhere."""
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+    if is_bytes(kind) or pa.types.is_fixed_size_binary(kind):
         return True
+    if pa.types.is_dictionary(kind):
+        return holds_binary(kind.value_type)
+    if isinstance(kind, pa.BaseExtensionType) and not isinstance(kind, pa.UuidType):  # which has a text of its own
+        return holds_binary(kind.storage_type)
     return any(holds_binary(kind.field(i).type) for i in range(kind.num_fields))

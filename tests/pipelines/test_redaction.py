@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.fetch import FetchError
 from pipelines.prompt_table import read_prompt_table
-from pipelines.redaction import check_storage_options, redacted, secret_in, shown_name
+from pipelines.redaction import check_storage_options, quoted, quoted_names, redacted, secret_in, shown_name
 from pipelines.source_uris import resolve_uri
 from pipelines.sources import list_images
 from pipelines.storage import StorageError, explain, open_store
@@ -54,6 +54,54 @@ def test_a_text_keeps_scheme_host_and_path_of_its_addresses(text: str, shown: st
 def test_a_long_text_takes_no_longer_than_it_is_long(part: str) -> None:
     assert redacted(f"http://host/{part * 100_000}x").startswith("http://host")
     assert len(redacted(f"{part * 100_000}x")) <= 100_000 * 30
+
+
+@pytest.mark.parametrize("part", ["word ", "a line\n", f"https://host/a.png?{SIGNED}\n", "Bearer canary.canary-1\n"])
+def test_of_a_text_that_no_one_would_read_its_two_ends_are_kept_without_their_secrets(part: str) -> None:
+    shown = redacted(f"the beginning https://host/a?{SIGNED}\n{part * 2_000_000}\nthe end?sig=canary")
+    assert shown.startswith("the beginning https://host/a\n")
+    assert len(shown) < 100_000
+    assert "characters left out" in shown
+    assert shown.endswith("the end?sig=(hidden)")
+    assert "canary" not in shown
+    assert redacted(shown) == shown
+
+
+def test_a_text_is_never_cut_inside_a_secret() -> None:
+    header = f"Authorization: {'canary ' * 100_000}\nand on"
+    for number in range(50):
+        shown = redacted(f"{'.' * number}{header}")
+        assert "canary" not in shown
+        assert shown.endswith("and on")
+    assert "canary" not in redacted(f"token=?sig={'canary' * 100_000}")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("a.png", "'a.png'"),
+        (b"\0\1", r"b'\x00\x01'"),
+        (None, "None"),
+        (7.5, "7.5"),
+        (["a", {"b": 1}], "['a', {'b': 1}]"),
+        ("a" * 200, f"'{'a' * 200}'"),
+        ("a" * 201, f"'{'a' * 200}'... (201 in all)"),
+        (b"a" * 10**6, f"b'{'a' * 200}'... (1,000,000 in all)"),
+    ],
+)
+def test_a_value_is_quoted_so_that_a_message_can_be_read(value: Any, shown: str) -> None:
+    assert quoted(value) == shown
+
+
+def test_names_are_listed_so_that_a_message_can_be_read() -> None:
+    assert quoted_names(["a", "b"]) == "a, b"
+    assert quoted_names(["a" * 10**6, "b"]) == f"{'a' * 200}..., b"
+    assert quoted_names(map(str, range(10**5))).endswith("48, 49 and 99,950 more")
+
+
+@pytest.mark.parametrize("value", [["a" * 10**6] * 100, {"a" * 10**6: ["b" * 10**6]}, [[["a" * 10**4] * 99] * 99] * 9])
+def test_a_value_of_any_depth_is_quoted_short(value: Any) -> None:
+    assert len(quoted(value)) <= 400
 
 
 @pytest.mark.parametrize("kind", [StorageError, SourceError, lambda text: FetchError(Reason.FETCH_FAILED, text)])

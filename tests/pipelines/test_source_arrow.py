@@ -127,6 +127,21 @@ def test_what_is_no_arrow_file_is_refused(tmp_path: Path, data: bytes, message: 
         listed(tmp_path / "a.arrow")
 
 
+@pytest.mark.parametrize("is_struct", [False, True])
+@pytest.mark.parametrize(
+    "values",
+    [pa.array([b"a", b"b"], pa.binary_view()), pa.array([b"a", b"b"]).dictionary_encode()],
+    ids=["binary view", "dictionary"],
+)
+def test_images_that_lie_in_no_one_place_of_an_arrow_file_are_refused(
+    tmp_path: Path, values: pa.Array, is_struct: bool
+) -> None:
+    column = pa.StructArray.from_arrays([values], ["bytes"]) if is_struct else values
+    path = write_arrow(tmp_path / "a.arrow", {"image": column})
+    with pytest.raises(SourceError, match=r"a\.arrow: .*write it as Parquet"):
+        listed(path)
+
+
 def test_a_compressed_arrow_file_is_refused(tmp_path: Path) -> None:
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     path = write_arrow(tmp_path / "a.arrow", {"image": [b"x" * 9999] * 3}, options=options)

@@ -50,6 +50,43 @@ def test_rows_are_named_by_id_column_else_path_else_row_and_carry_other_columns(
         assert [content(ref) for ref in list_images(str(tmp_path / f"{name}.parquet"))] == PICTURES[:2]
 
 
+def dictionary(values: list[Any], kind: pa.DataType | None = None) -> pa.DictionaryArray:
+    """These values, by a dictionary of them."""
+    return pa.DictionaryArray.from_arrays(pa.array(range(len(values)), pa.int32()), pa.array(values, kind))
+
+
+FORMS = {
+    "large binary": pa.array(PICTURES, pa.large_binary()),
+    "binary view": pa.array(PICTURES, pa.binary_view()),
+    "dictionary": dictionary(PICTURES, pa.binary()),
+    "dictionary of large binary": dictionary(PICTURES, pa.large_binary()),
+    "dictionary inside a struct": pa.StructArray.from_arrays(
+        [dictionary(PICTURES, pa.binary()), pa.array([None] * len(PICTURES), pa.string())], ["bytes", "path"]
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("options", [{}, {"use_dictionary": False}, {"row_group_size": 3}], ids=str)
+def test_bytes_are_images_in_whatever_form_arrow_holds_them(tmp_path: Path, form: str, options: dict[str, Any]) -> None:
+    path = write(tmp_path / "a.parquet", {"image": FORMS[form], "hint": dictionary(["é"] * len(PICTURES))}, **options)
+    refs = list(list_images(str(path)))
+    assert [ref.source_columns for ref in refs] == ['{"hint": "é"}'] * len(PICTURES)
+    assert [content(ref) for ref in refs] == PICTURES
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if "struct" not in form])  # a struct is sure to be an image
+def test_bytes_beside_a_column_of_uris_stay_behind_in_whatever_form_arrow_holds_them(tmp_path: Path, form: str) -> None:
+    uris = [f"{number}.png" for number in range(len(PICTURES))]
+    path = write(tmp_path / "a.parquet", {"uri": dictionary(uris), "thumbnail": FORMS[form], "deep": lists(form)})
+    assert {name: ref.source_columns for name, ref in listed(path).items()} == dict.fromkeys(uris)
+
+
+def lists(form: str) -> pa.ListArray:
+    """The same values, each in a list."""
+    return pa.ListArray.from_arrays(pa.array(range(len(PICTURES) + 1), pa.int32()), FORMS[form])
+
+
 def test_a_path_that_is_not_the_id_is_carried(tmp_path: Path) -> None:
     for name in "ab":
         write(

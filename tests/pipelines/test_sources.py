@@ -507,6 +507,30 @@ def test_broken_table_says_what_and_where(
     assert name in str(caught.value)
 
 
+LONG = "long " * 20_000
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "options"),
+    [
+        ("t.jsonl", [{"uri": [LONG]}], {}),
+        ("t.jsonl", [{"uri": {"a": [LONG] * 9}}], {}),
+        ("t.jsonl", [{LONG: 1}], {}),
+        ("t.jsonl", [{"uri": "a", LONG: 1}], {"image_id_column": "id"}),
+        ("t.csv", [{f"column {number}": "1" for number in range(20_000)}], {}),
+        ("t.parquet", [{LONG: "1"}], {}),
+        ("t.parquet", [{"image": f"{LONG}{number}".encode()} for number in range(3)], {"uri_column": "image"}),
+    ],
+)
+def test_what_a_table_holds_is_quoted_short(
+    tmp_path: Path, name: str, rows: list[dict[str, Any]], options: dict[str, Any]
+) -> None:
+    path = write_table(tmp_path / name, rows)
+    with pytest.raises(SourceError) as refused:
+        list(list_images(str(path), **options))
+    assert len(str(refused.value)) < 2000 + len(str(path))
+
+
 def test_missing_table_is_a_source_error(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"t\.csv: not found"):
         list(list_images(str(tmp_path / "t.csv")))

@@ -217,8 +217,24 @@ def test_a_dead_endpoint_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "y")
     store = open_store("s3://bkt/output", {"endpoint_url": "http://127.0.0.1:9"})
-    with pytest.raises(StorageError, match="does not answer"):
+    with pytest.raises(StorageError, match=r"does not answer.*AWS_ENDPOINT_URL"):
         store.read("x")
+
+
+@pytest.mark.parametrize(
+    ("uri", "advice"),
+    [
+        ("s3://b/p", "AWS_ENDPOINT_URL or storage_options.endpoint_url"),
+        ("S3A://b/p", "AWS_ENDPOINT_URL or storage_options.endpoint_url"),
+        ("gs://b/p", "storage_options.endpoint_url"),
+        ("hf://datasets/a/b", "HF_ENDPOINT"),
+        ("https://host/a.png", "the address"),
+    ],
+)
+def test_of_a_server_that_does_not_answer_the_setting_is_named_that_chose_it(uri: str, advice: str) -> None:
+    for kind in ("ConnectionError", "ClientConnectorDNSError", "ConnectError"):
+        words = explain(type(kind, (OSError,), {})("refused"), uri)
+        assert words.endswith(f"does not answer (refused); check {advice} and the network"), words
 
 
 def test_missing_credentials_are_explained() -> None:

@@ -147,6 +147,8 @@ def test_a_server_that_does_not_answer_is_a_reason_too() -> None:
     with pytest.raises(FetchError) as refused:
         get("http://127.0.0.1:9/picture.png")
     assert refused.value.reason == Reason.FETCH_FAILED
+    assert "the server does not answer" in str(refused.value)
+    assert "endpoint_url" not in str(refused.value).casefold()  # a setting of object stores
 
 
 @pytest.mark.parametrize("uri", ["http://host/a.png", "https://host/a.png", "HTTP://host/a.png"])
