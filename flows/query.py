@@ -17,6 +17,7 @@ from rich.table import Table
 from flows.console import literal
 from pipelines.fingerprint import PlanError
 from pipelines.query import open_database
+from pipelines.query_files import damage_named
 from pipelines.select_text import read_statement
 from pipelines.storage import open_store
 from pipelines.user_sql import Column, check_result_file, check_select, first_rows, save
@@ -45,7 +46,7 @@ def run_query(output: str, sql: str, console: Console, *, to: Path | None = None
     if to is not None:
         check_result_file(to)
     store = open_store(output)
-    with contextlib.ExitStack() as opened:
+    with damage_named(store), contextlib.ExitStack() as opened:
         place = None if to is None else opened.enter_context(workplace(to))
         with console.status("finding the committed files"):
             connection = opened.enter_context(open_database(store, own_files=statement.own_files, folder=place))

@@ -15,10 +15,12 @@ import duckdb
 import pyarrow as pa
 from fsspec import AbstractFileSystem
 
-from pipelines.file_checks import check_sizes
+from pipelines.file_checks import check_sizes, content_problem
+from pipelines.manifest import planned_runs
 from pipelines.storage import StorageError, Store
 from pipelines.table import KINDS, DataFile, Kind, read_commits
 
+_MAX_SEARCHED = 2**28  # bytes that are read to find which file DuckDB means
 _WRITTEN_ONCE = datetime(2000, 1, 1, tzinfo=UTC)
 
 
@@ -78,8 +80,53 @@ def readable(store: Store) -> Iterator[None]:
     except (duckdb.Error, pa.ArrowException, UnicodeDecodeError) as error:
         if isinstance(error.__cause__, StorageError):
             raise error.__cause__ from error
-        first = str(error).strip().partition("\n")[0]
-        raise StorageError(f"{store.uri}: its rows cannot be read ({first}); verify names what is damaged") from error
+        raise _unreadable(store, error) from error
+
+
+@contextlib.contextmanager
+def damage_named(store: Store) -> Iterator[None]:
+    """Tell an error of a user's query that a damaged file of the output has caused as that, and name the file.
+
+    Raises:
+        StorageError: a file cannot be read. Any other error is raised as it is.
+    """
+    try:
+        yield
+    except ValueError as error:
+        cause = error.__cause__
+        # What DuckDB says of bytes that make no sense is of no class of its own; mistakes in SQL are.
+        if type(cause) is not duckdb.Error and not isinstance(cause, duckdb.IOException | duckdb.InternalException):
+            raise
+        if (problem := _first_problem(store)) is None:
+            raise
+        raise StorageError(_told(store, cause, problem)) from error
+
+
+def _unreadable(store: Store, error: Exception) -> StorageError:
+    is_named = f"{store.root}/" in str(error) or isinstance(error, duckdb.OutOfMemoryException)
+    return StorageError(_told(store, error, None if is_named else _first_problem(store)))
+
+
+def _told(store: Store, error: BaseException | None, problem: str | None) -> str:
+    first = str(error).strip().partition("\n")[0]
+    named = "verify names what is damaged" if problem is None else f"{problem}; verify names all that is damaged"
+    return f"{store.uri}: its rows cannot be read ({first}); {named}"
+
+
+def _first_problem(store: Store) -> str | None:
+    """Say which file is not what its commit says, as far as some of them can be read for that; None if none is."""
+    left = _MAX_SEARCHED
+    try:
+        files = (file for run in planned_runs(store) for commit in read_commits(store, run) for file in commit.files())
+        for file in files:
+            left -= file.num_bytes
+            if left < 0:
+                return None
+            if problem := content_problem(store, file):
+                return problem
+    except StorageError as error:
+        return str(error)
+    return None
 
 
 def make_readable(

@@ -126,14 +126,11 @@ class Selection:
         """Yield the rows of a query with the parameter ``$split``, a batch in memory at a time.
 
         Raises:
-            StorageError: the table's files cannot be read.
+            duckdb.Error: the table's files cannot be read; see query_files.readable.
         """
-        try:
-            result = self.database.execute(query, {"split": split})
-            while batch := result.fetchmany(_BATCH_ROWS):
-                yield from batch
-        except duckdb.Error as error:
-            raise StorageError(f"the table cannot be read: {error}") from error
+        result = self.database.execute(query, {"split": split})
+        while batch := result.fetchmany(_BATCH_ROWS):
+            yield from batch
 
 
 def _mask(row: Sequence[Any]) -> ExportMask:
@@ -165,6 +162,7 @@ def open_selection(store: Store, choice: Choice, *, of_maps: bool, folder: Path)
     Raises:
         SourceError: a condition is wrong, the output holds no labelled image, or no mask fits.
         StorageError: the output cannot be read.
+        duckdb.Error: its rows cannot be read; see query_files.readable.
     """
     conditions = {"--where": choice.where, "--images-where": choice.images_where}
     own_files = [name for option, text in conditions.items() if text for name in read_condition(option, text)]
@@ -172,10 +170,7 @@ def open_selection(store: Store, choice: Choice, *, of_maps: bool, folder: Path)
     database = open_database(store, own_files=own_files, memory_limit=_MEMORY_LIMIT, max_threads=threads, folder=folder)
     try:
         return _open(store, database, choice, of_maps)
-    except duckdb.Error as error:
-        database.close()
-        raise StorageError(f"{store.uri} cannot be read: {error}") from error
-    except (SourceError, StorageError):
+    except (duckdb.Error, SourceError, StorageError):
         database.close()
         raise
 
@@ -264,6 +259,8 @@ def _conditioned(database: duckdb.DuckDBPyConnection, option: str, statement: st
     except (duckdb.IOException, duckdb.OutOfMemoryException):
         raise
     except duckdb.Error as error:
+        if type(error) is duckdb.Error:  # what DuckDB says of bytes that make no sense; mistakes in SQL have classes
+            raise
         what = str(error).partition("\nLINE ")[0].strip()
         raise SourceError(f"{option} is no SQL condition that can be used: {what}") from error
 

@@ -131,3 +131,37 @@ def test_masks_without_a_row_of_their_image_are_counted(tmp_path: Path) -> None:
     rewrite(store, "images", with_value("image_id", "0002.pnf"))
     ended = command("export", store.root, "--to", tmp_path / "new.json")
     assert "2 masks are of images without a row" in ended.errors, ended
+
+
+def without_page_headers(data: bytes) -> bytes:
+    """Damage what lies before the rows of the first column: DuckDB tells of that in words that name no file."""
+    return data[:4] + bytes([data[4] ^ 4]) + data[5:]
+
+
+@pytest.mark.parametrize("kind", ["annotations", "images"])
+def test_commands_name_the_file_whose_pages_cannot_be_read(kind: Kind, tmp_path: Path) -> None:
+    store = write_masks(tmp_path)
+    commit = read_commit(store, RUN, SHARD)
+    name = (commit.annotations if kind == "annotations" else commit.images).name
+    store.write(name, without_page_headers(store.read(name)))
+    commands = {
+        "query": ("query", store.root, f"SELECT * FROM {kind}"),
+        "query --to": ("query", store.root, f"SELECT * FROM {kind}", "--to", tmp_path / "new.csv"),
+        "report": ("report", store.root, "--to", tmp_path / "new.html"),
+        "evaluate": ("evaluate", store.root, "--ground-truth", tmp_path / "truth.json"),
+        "export": ("export", store.root, "--to", tmp_path / "new.json"),
+    }
+    for what, words in commands.items():
+        ended = command(*words)
+        assert ended.is_refusal, (what, ended)
+        assert f"{name} does not have the committed SHA-256" in ended.errors, (what, ended)
+
+
+def test_a_wrong_query_over_a_damaged_output_is_still_told_as_a_wrong_query(tmp_path: Path) -> None:
+    store = write_masks(tmp_path)
+    name = read_commit(store, RUN, SHARD).annotations.name
+    store.write(name, without_page_headers(store.read(name)))
+    ended = command("query", store.root, "SELECT no_such_column FROM images")
+    assert ended.is_refusal, ended
+    assert "no_such_column" in ended.errors
+    assert "SHA-256" not in ended.errors
