@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from flows import labelling_commands, output_commands, signals
+from flows import labelling_commands, output_commands, signals, streams
 from flows.environment import prepare_environment
 from flows.terminal import errors
 
@@ -37,6 +37,11 @@ def console_script() -> None:
 def main() -> None:
     """Run the command line; an error that a user can mend is one message and exit code 2, not a traceback."""
     prepare_environment()
+    with streams.guarded():
+        _run()
+
+
+def _run() -> NoReturn:
     try:
         with signals.handled():
             code = app(standalone_mode=False)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.streams import outlive_terminal
 from flows.terminal import OutputArgument, checked_run_id, console, split_names
 
 app = typer.Typer()
@@ -81,6 +82,7 @@ def run(
     """Label a collection, or resume it. Exit code 0 only when every listed image is accounted for."""
     from flows.launch import launch
 
+    outlive_terminal()
     asked = _asked(categories, task, phrase, question, caption, prompts)
     pool = {"replicas": replicas, "num_gpus_per_replica": gpus_per_replica, "runner": runner}
     overrides = (
@@ -141,6 +143,7 @@ def retry(
     from flows.launch import launch
     from flows.retry import runs_to_retry
 
+    outlive_terminal()
     pool = {"replicas": replicas, "num_gpus_per_replica": gpus_per_replica, "runner": runner}
     overrides = merge(read_values(config) if config else {}, {"pool": pool, "output": {"check": check or None}})
     again = runs_to_retry(output, run_id, reason or [], overrides)
@@ -167,6 +170,7 @@ def serve(
     from flows.serve import Timetable
     from flows.serve import serve as serve_schedule
 
+    outlive_terminal()
     timetable = Timetable(cron=cron, interval_s=interval, timezone=timezone)
     serve_schedule(load_config(config), timetable, name or config.stem, console)
 
@@ -181,6 +185,7 @@ def train(
     """Train a model, or go on. Exit code 0 when it is trained, 3 when it stopped before its end."""
     from actors.train import train_model
 
+    outlive_terminal()
     raise typer.Exit(train_model(config, output, max_minutes, processes))
 
 
@@ -197,6 +202,7 @@ def demo(
     """Label the example pictures on this machine, without a GPU or a network."""
     from flows.demo import run_demo
 
+    outlive_terminal()
     raise typer.Exit(0 if run_demo(scenes, photos, prompts, output, console, prefect=prefect) else 1)
 
 

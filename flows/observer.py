@@ -91,12 +91,13 @@ class Several:
         for number, observer in enumerate(self._observers):
             try:
                 tell(observer)
-            except Exception as error:  # noqa: BLE001 - whatever an observer of anyone's raises
+            # Whatever an observer of anyone's raises; rich ends the process where it finds a pipe closed.
+            except (Exception, SystemExit) as error:  # noqa: BLE001
                 if number not in self._raised:
                     self._raised.add(number)
                     self._tell_of(number, error)
 
-    def _tell_of(self, number: int, error: Exception) -> None:
+    def _tell_of(self, number: int, error: BaseException) -> None:
         """Say that an observer raised: to the others, and where there is none to the log."""
         name = type(self._observers[number]).__name__
         what = redacted(f"{type(error).__name__}: {error}")
@@ -104,7 +105,7 @@ class Several:
         heard = False
         for other, observer in enumerate(self._observers):
             if other not in self._raised:
-                with contextlib.suppress(Exception):
+                with contextlib.suppress(Exception, SystemExit):
                     observer.on_event(PoolEvent("observer_failed", message))
                     heard = True
         if not heard:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from flows.streams import outlive_terminal
 from flows.terminal import OutputArgument, checked_run_id, console, split_names
 
 app = typer.Typer()
@@ -59,6 +60,8 @@ def vacuum(
     """Remove files that no commit names, once they are old enough to be nobody's."""
     from flows.inspect import show_vacuum
 
+    if not dry_run:
+        outlive_terminal()
     done = show_vacuum(output, run_id, console, older_than_s=3600 * older_than, dry_run=dry_run)
     raise typer.Exit(0 if done else 1)
 
@@ -74,6 +77,8 @@ def query(
     """Ask an output in SQL (DuckDB): annotations, images, coverage, runs, all_annotations, all_images."""
     from flows.query import run_query
 
+    if to is not None:
+        outlive_terminal()
     _checked(output, check)
     run_query(output, sql, console, to=to, max_rows=rows)
 
@@ -88,6 +93,7 @@ def report(
     """Write one HTML page that shows an output: pictures with masks, scores, failures, throughput, provenance."""
     from flows.report import write_report
 
+    outlive_terminal()
     _checked(output, check)
     write_report(output, to, console, overwrite=overwrite)
 
@@ -120,6 +126,7 @@ def export(
     from pipelines.export import Choice
     from pipelines.exports.splits import Splits
 
+    outlive_terminal()
     _checked(output, check)
     choice = Choice(
         where=where,
@@ -154,6 +161,8 @@ def evaluate(
     """Measure a run against ground truth: AP, PQ, mIoU, cIoU, by task. Writes nothing into the output."""
     from flows.evaluation import run_evaluation
 
+    if json_file is not None or plots is not None:
+        outlive_terminal()
     _checked(output, check)
     run_evaluation(
         output,

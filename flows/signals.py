@@ -113,7 +113,8 @@ def _end_in_time(reader: int) -> None:
 
 
 def _end_now(number: signal.Signals) -> None:
-    print(STOPPED[number], file=sys.stderr, flush=True)
+    with contextlib.suppress(Exception):  # a terminal that is gone
+        print(STOPPED[number], file=sys.stderr, flush=True)
     os._exit(128 + number)
 
 
@@ -125,7 +126,8 @@ def end_in_time(code: int) -> None:
     """
 
     def end() -> None:
-        sys.stdout.flush()
+        with contextlib.suppress(Exception):  # a terminal that is gone
+            sys.stdout.flush()
         os._exit(code)
 
     timer = threading.Timer(GRACE_S, end)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 OutputArgument = Annotated[str, typer.Argument(help="Folder or bucket prefix that holds the table.")]
 
-console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout and sys.stdout.isatty() else 120)
 errors = Console(highlight=False, soft_wrap=True, stderr=True)
 
 

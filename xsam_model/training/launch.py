@@ -67,8 +67,13 @@ def _launch_several(config: Path, output: str | None, max_minutes: float | None,
 
 
 def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    """Print a line; who read them may be gone, and training goes on."""
+    try:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    except OSError:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 __all__ = ["STOPPED", "launch"]
