@@ -68,8 +68,12 @@ def configs_to_run(config: RunConfig, store: Store) -> list[RunConfig]:
 
 
 def operational(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of a config's values may differ between a run and its resumption, as far as it is given."""
+    """Return what of a config's values may differ between a run and its resumption, as far as it is given.
+
+    A part that is no table has none of it: a source's short form, or what parse_config refuses by name.
+    """
     found: dict[str, Any] = {name: values[name] for name in _OPERATIONAL if name in values}
+    values = {name: value for name, value in values.items() if isinstance(value, Mapping)}
     found["label"] = {name: value for name, value in values.get("label", {}).items() if name != "decode"}
     for part, names in _OPERATIONAL_PARTS.items():
         found[part] = {name: values[part][name] for name in names if name in values.get(part, {})}
