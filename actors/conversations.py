@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines import rle
-from pipelines.prompt_table import reject
 from pipelines.types import CATEGORY_TASKS, REGION_TASKS, SENTENCE_TASKS, Image, Prompt, Region, RejectedPrompt, Task
 from xsam_model.processing_xsam import TooManyConditionsError, XSamProcessor
 from xsam_model.segmenter import Query
@@ -147,7 +146,7 @@ def prepare(draft: Draft, image: Image, processor: XSamProcessor) -> tuple[Conve
             elif prompt.source_row >= 0:
                 try_words(processor, Ask(prompt.task, prompt.explain), [prompt])
         except ValueError as error:
-            refused.append(reject(prompt, image.ref.image_id, str(error)))
+            refused.append(RejectedPrompt.of(prompt, image.ref.image_id, str(error)))
         else:
             good.append(prompt)
     if not good:

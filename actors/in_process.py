@@ -11,16 +11,8 @@ from typing import Self
 
 from actors.config import PoolConfig
 from actors.dispatch import Attempt, Drain, ShardQueue, attempt_ids
-from actors.pool import (
-    LabelerFactory,
-    OnEvent,
-    PoolEvent,
-    ReplicaStartError,
-    ReplicaUnusable,
-    ShardFailure,
-    summarise_error,
-)
-from pipelines.types import Shard, ShardLabeler, ShardReceipt
+from actors.pool import LabelerFactory, OnEvent, PoolEvent, ReplicaStartError, ShardFailure, summarise_error
+from pipelines.types import ReplicaUnusable, Shard, ShardLabeler, ShardReceipt
 
 _TICK_S = 0.2
 # How long threads that still label are waited for at the end.

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Literal, Protocol, Self
 
 from actors.config import PoolConfig
+from pipelines.errors import UserError
 from pipelines.redaction import redacted
 from pipelines.types import Shard, ShardLabeler, ShardReceipt
 
@@ -33,19 +34,12 @@ EventKind = Literal[
 _MAX_ERROR_CHARS = 4000
 
 
-class ReplicaStartError(RuntimeError):
+class ReplicaStartError(UserError, RuntimeError):
     """There is no replica to work with and none can be started; the message carries the cause."""
 
 
 class ClusterLostError(RuntimeError):
     """The cluster that the replicas ran on is gone; what is committed stays committed."""
-
-
-class ReplicaUnusable(BaseException):
-    """Raised by a labeler whose process can do no more work, as after a sticky CUDA error: its replica is replaced.
-
-    Not an Exception, so that it passes the border at which an error becomes one image's quarantine.
-    """
 
 
 @dataclass(frozen=True, slots=True)

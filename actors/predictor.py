@@ -29,9 +29,8 @@ from actors.conversations import (
     try_words,
 )
 from actors.findings import Findings, find_masks, phrase_prompts, read_caption, without_doubles
-from actors.pool import ReplicaUnusable
 from pipelines.fingerprint import content_hash
-from pipelines.types import Answer, Image, ImageRef, MaskPrediction, PredictionError, Prompt, Reason
+from pipelines.types import Answer, Image, ImageRef, MaskPrediction, PredictionError, Prompt, Reason, ReplicaUnusable
 from xsam_model.host_memory import keep_freed_memory
 from xsam_model.modeling_xsam import XSamForSegmentation
 from xsam_model.processing_xsam import XSamProcessor

@@ -8,8 +8,8 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from actors.pool import LabelerFactory, ReplicaUnusable, summarise_error
-from pipelines.types import Care, Shard, ShardLabeler, ShardReceipt
+from actors.pool import LabelerFactory, summarise_error
+from pipelines.types import Care, ReplicaUnusable, Shard, ShardLabeler, ShardReceipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipelines.errors import UserError
 
-class TrainingError(ValueError):
+
+class TrainingError(UserError, ValueError):
     """A run cannot start; the message says what to change in its file."""
 
 

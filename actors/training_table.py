@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from actors.table_corrections import Change, Corrections, read_corrections
 from actors.table_records import TABLE_TASKS, Answers, AskTable, Row, read_labelled
 from pipelines.decode import DEFAULT_LIMITS, DecodeError, decode_image
+from pipelines.errors import StorageError
 from pipelines.fetch import FetchError, fetch
 from pipelines.query import open_database, rows_of
 from pipelines.query_files import readable
 from pipelines.row_agreement import check_agreement
-from pipelines.storage import StorageError, open_store
+from pipelines.storage import open_store
 from pipelines.types import CATEGORY_TASKS, ImageRef
 from xsam_model.training.datasets.grounded_captions import AskCaption
 from xsam_model.training.datasets.records import MISSING_IMAGE, UNREADABLE_IMAGE, RecordError, RecordSource, Skipped

@@ -18,11 +18,12 @@ from benchmarks.report import Figure, Report
 from benchmarks.sql import encode_some, image_id, shard_table
 from benchmarks.timing import peak_rss_mb, run_child
 from pipelines.image_batches import to_batches
+from pipelines.layout import KINDS, Kind, commit_name, data_name
 from pipelines.manifest import write_plan
 from pipelines.plan_draft import PlanConfig, draft_plan
 from pipelines.schema import IMAGES
 from pipelines.storage import Store, open_store
-from pipelines.table import KINDS, DataFile, Kind, ShardCommit, commit_name, data_name, parquet_bytes
+from pipelines.table import DataFile, ShardCommit, parquet_bytes
 from pipelines.types import ImageRef, Rle
 
 NAME = "export"

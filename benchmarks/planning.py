@@ -19,7 +19,8 @@ from flows import planning, steps
 from flows.config import RunConfig, parse_config
 from flows.observer import Silent
 from pipelines.image_batches import LISTED, to_batches
-from pipelines.manifest import Plan, read_plan, run_folder, write_plan
+from pipelines.layout import run_folder
+from pipelines.manifest import Plan, read_plan, write_plan
 from pipelines.plan_draft import PlanConfig, draft_plan
 from pipelines.sources import list_batches
 from pipelines.storage import Store, open_filesystem, open_store

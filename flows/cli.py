@@ -56,10 +56,10 @@ def _run() -> NoReturn:
         if (usage := _usage_error(error)) is not None:
             usage.show()
             sys.exit(usage.exit_code)
+        from pipelines.errors import DamagedError, UserError
         from pipelines.redaction import redacted
-        from pipelines.storage import DamagedError
 
-        if not _is_users(error):
+        if not isinstance(error, UserError):
             sys.stderr.write(redacted(traceback.format_exc()))
             sys.exit(1)
         from flows.console import literal
@@ -80,30 +80,6 @@ def _stopped(number: signal.Signals) -> NoReturn:
 def _usage_error(error: Exception) -> Any:
     """Return a mistake in the arguments as typer's own click or the click package raise it; None for anything else."""
     return error if hasattr(error, "show") and hasattr(error, "exit_code") else None
-
-
-def _is_users(error: Exception) -> bool:
-    """Say whether an error is one of ours that tells the user what to do."""
-    from actors.pool import ReplicaStartError
-    from actors.train import TrainingError
-    from flows.config import ConfigError
-    from flows.summary import RunFailedError
-    from pipelines.fingerprint import PlanError
-    from pipelines.prompt_table import PromptTableError
-    from pipelines.sources import SourceError
-    from pipelines.storage import StorageError
-
-    users = (
-        ConfigError,
-        PlanError,
-        SourceError,
-        PromptTableError,
-        StorageError,
-        ReplicaStartError,
-        RunFailedError,
-        TrainingError,
-    )
-    return isinstance(error, users)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from actors.config import PoolConfig, PredictorConfig
 from flows.prompts import caption_prompt, check_names, check_stuff, named_prompts
 from pipelines.client_limits import REQUEST_TIMEOUT_S, check_request_timeout
+from pipelines.errors import UserError
 from pipelines.label import LabelConfig
 from pipelines.plan_draft import PlanConfig
 from pipelines.redaction import check_storage_options, secret_in
@@ -25,7 +26,7 @@ from pipelines.storage import absolute_uri, protocol_of
 from pipelines.types import CategoryTask, Prompt, Reason
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A config cannot be used; the message names the field, its value and what is allowed."""
 
 

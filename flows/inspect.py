@@ -11,16 +11,15 @@ from flows.config import ConfigError, RunConfig
 from flows.console import ListingProgress, facts_table, literal, show_rejected, show_report, size
 from flows.summary import rejected_row
 from flows.updates import held_runs, is_labelled
-from pipelines.category_names import some_of
 from pipelines.coverage import UpdateCounts
+from pipelines.errors import DamagedError, PlanError, some_of
 from pipelines.file_checks import check_hashes
-from pipelines.fingerprint import PlanError
 from pipelines.foreign import foreign_names
 from pipelines.integrity import VerifyReport, verify
 from pipelines.leftovers import vacuum
 from pipelines.manifest import Plan, check_no_plan_lost, plan_documents, planned_runs, read_plan, retries_by_run
 from pipelines.repairs import Due
-from pipelines.storage import DamagedError, Store, open_store
+from pipelines.storage import Store, open_store
 
 _MAX_BROKEN = 10
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from flows.config import RunConfig
-from pipelines.prompt_table import PromptTable, read_prompt_table, reject
+from pipelines.errors import SourceError
+from pipelines.prompt_table import PromptTable, read_prompt_table
 from pipelines.retry import quarantined_images
-from pipelines.sources import SourceError
 from pipelines.storage import Store
 from pipelines.types import ImageRef, Prompt, RejectedPrompt
 
@@ -43,7 +43,11 @@ class OwnPrompts:
         def kept(prompts: tuple[Prompt, ...]) -> tuple[Prompt, ...]:
             return tuple(prompt for prompt in prompts if prompt.source_row not in reasons)
 
-        late = [reject(prompt, image, reasons[row]) for image, prompt in self if (row := prompt.source_row) in reasons]
+        late = [
+            RejectedPrompt.of(prompt, image, reasons[row])
+            for image, prompt in self
+            if (row := prompt.source_row) in reasons
+        ]
         table, retried = self.table, self.retried
         return OwnPrompts(
             table=table and replace(table, by_image={image: kept(own) for image, own in table.by_image.items()}),

@@ -21,15 +21,16 @@ from flows.run_names import check_new_name, first_run, runs_before_retry
 from flows.summary import rejected_row, versions
 from flows.updates import check_same_collection, is_finished, runs_before_update, update_coverage
 from pipelines.coverage import Coverage, UpdateCounts
+from pipelines.errors import DamagedError
 from pipelines.fingerprint import check_fingerprint, content_hash
 from pipelines.image_batches import to_batches
 from pipelines.label import LabelJob
+from pipelines.layout import plan_name
 from pipelines.manifest import (
     DRIVER_ID,
     Plan,
     check_no_plan_lost,
     plan_documents,
-    plan_name,
     read_plan,
     retries_by_run,
     write_plan,
@@ -38,7 +39,7 @@ from pipelines.plan_draft import PlanDraft, draft_plan
 from pipelines.prompt_table import PromptTable, join_prompts
 from pipelines.repairs import Due, due_shards
 from pipelines.sources import list_batches
-from pipelines.storage import DamagedError, Store, open_store, probe_create_only
+from pipelines.storage import Store, open_store, probe_create_only
 from pipelines.table import committed_shards
 from pipelines.types import RejectedPrompt
 

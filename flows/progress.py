@@ -11,7 +11,7 @@ from typing import Any
 
 from flows.config import ConfigError, RunConfig, parse_config
 from flows.steps import cut_waves
-from pipelines.plan_file import shard_name
+from pipelines.layout import shard_name
 from pipelines.run_summary import readable_summary
 from pipelines.storage import Store
 from pipelines.table import ShardCommit, committed_shards, read_commits

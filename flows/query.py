@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.console import literal
-from pipelines.fingerprint import PlanError
+from pipelines.errors import PlanError
 from pipelines.query import open_database
 from pipelines.query_files import damage_named
 from pipelines.select_text import read_statement

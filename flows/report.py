@@ -13,8 +13,9 @@ from flows.console import literal, size
 from flows.observer import RunObserver
 from flows.planning import open_output
 from flows.summary import RunSummary
-from pipelines.fingerprint import PlanError
-from pipelines.manifest import planned_runs, run_folder
+from pipelines.errors import PlanError
+from pipelines.layout import run_folder
+from pipelines.manifest import planned_runs
 from pipelines.report.build import ReportConfig, build_report
 from pipelines.storage import open_store
 from pipelines.whole_files import write_whole

@@ -10,8 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from flows.config import ConfigError
-from pipelines.fingerprint import PlanError, fingerprint_digest
-from pipelines.manifest import Plan, plan_name, read_plan
+from pipelines.errors import PlanError
+from pipelines.fingerprint import fingerprint_digest
+from pipelines.layout import plan_name
+from pipelines.manifest import Plan, read_plan
 from pipelines.storage import Store
 
 # Whatever the case: on some disks two names that differ in it are one.

@@ -17,11 +17,13 @@ from flows.report import leave_report
 from flows.signals import Termination, finishing_first
 from flows.summary import RunSummary, summarise, told_summary
 from flows.updates import configs_to_run
+from pipelines.errors import StorageError
 from pipelines.integrity import VerifyReport, table_size, verify
+from pipelines.layout import summary_name
 from pipelines.leftovers import remove_losers
 from pipelines.manifest import Plan
-from pipelines.run_summary import summary_bytes, summary_name
-from pipelines.storage import StorageError, Store
+from pipelines.run_summary import summary_bytes
+from pipelines.storage import Store
 from pipelines.table import held_commits
 from pipelines.types import ShardReceipt
 

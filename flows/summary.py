@@ -11,10 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from actors.pool import ShardFailure
+from pipelines.errors import DamagedError, UserError
 from pipelines.integrity import TableSize, VerifyReport
 from pipelines.manifest import Plan
 from pipelines.run_summary import read_summary
-from pipelines.storage import DamagedError, Store
+from pipelines.storage import Store
 from pipelines.types import RejectedPrompt
 
 _MAX_REPORTED = 1000
@@ -102,7 +103,7 @@ def told_summary(store: Store, run_id: str) -> RunSummary | None:
         return None
 
 
-class RunFailedError(RuntimeError):
+class RunFailedError(UserError, RuntimeError):
     """A run ended without every listed image accounted for. What is committed is kept; the same command resumes it."""
 
     def __init__(self, summary: RunSummary) -> None:

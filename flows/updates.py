@@ -10,7 +10,8 @@ from flows.config import RunConfig, merge, parse_config
 from flows.run_names import unlisted_updates
 from flows.summary import told_summary
 from pipelines.coverage import Coverage, CoveringRun
-from pipelines.fingerprint import PlanError, model_part, source_part
+from pipelines.errors import PlanError
+from pipelines.fingerprint import model_part, source_part
 from pipelines.integrity import table_size
 from pipelines.manifest import Plan, plan_documents, read_plan
 from pipelines.storage import Store

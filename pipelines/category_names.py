@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from pipelines.tabular import SourceError
+from pipelines.errors import SourceError, some_of
 
 _SUFFIXES = ("-merged", "-other", "-stuff")
 
@@ -61,9 +61,3 @@ class CountedNames:
     def get(self, name: str) -> str | None:
         """Return the truth's spelling of a name; None if it does not count."""
         return self.by_clean_name.get(clean_name(name))
-
-
-def some_of(names: Iterable[str]) -> str:
-    """Return a few names to recognize the others by."""
-    every = list(names)
-    return ", ".join(every[:3]) + (", ..." if len(every) > 3 else "")

@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipelines.category_names import some_of
+from pipelines.errors import DamagedError, SourceError, some_of
 from pipelines.ground_truth import PHRASE_TASKS, GroundTruth, InstanceTruth, PanopticTruth, PhraseTruth
 from pipelines.labelled_run import LabelledRun, read_run, runs_named
 from pipelines.manifest import Plan
 from pipelines.query_files import readable
 from pipelines.rle import RleError
-from pipelines.storage import DamagedError, Store
-from pipelines.tabular import SourceError
+from pipelines.storage import Store
 from pipelines.task_figures import (
     Comparison,
     TaskFigures,

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.errors import SourceError
 from pipelines.evaluate import Evaluation, TaskFigures
-from pipelines.tabular import SourceError
 
 _MAX_CATEGORIES = 40
 _OF_CATEGORIES = ("AP", "PQ", "IoU")

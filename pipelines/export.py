@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.errors import SourceError, StorageError
 from pipelines.exports import coco, cvat, label_studio, panoptic, yolo
 from pipelines.exports.choice import Choice, Progress
 from pipelines.exports.selection import Selection, open_selection
 from pipelines.exports.target import check_target
 from pipelines.query_files import readable
-from pipelines.storage import StorageError, Store
-from pipelines.tabular import SourceError
+from pipelines.storage import Store
 from pipelines.whole_files import publish, workplace
 
 __all__ = ["FORMATS", "Choice", "Export", "export_output"]

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import duckdb
 
-from pipelines.select_text import QueryError
-from pipelines.storage import StorageError
+from pipelines.errors import QueryError, StorageError
 
 # Nothing is looked for on the web, nor among the variables of a Python program; no code is loaded.
 _SETTINGS = """

@@ -12,13 +12,13 @@ from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.exceptions import FSTimeoutError
 
 from pipelines.client_limits import RequestTimeoutError
+from pipelines.errors import ProtocolError
 from pipelines.parquet_rows import ChangedError, ChunkTooLargeError, Reserve, read_value, take_freely
 from pipelines.places import Cell, Span, split_place
 from pipelines.redaction import redacted
 from pipelines.source_files import look_up
 from pipelines.storage import (
     HTTP_PROTOCOLS,
-    ProtocolError,
     error_code,
     explain,
     is_denied,

@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from pipelines.storage import DamagedError, Store
+from pipelines.errors import DamagedError
+from pipelines.storage import Store
 from pipelines.table import DataFile, ShardCommit, data_files, read_commits
 
 _READERS = 8

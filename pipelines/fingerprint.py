@@ -9,11 +9,8 @@ from typing import Any
 
 import fsspec
 
+from pipelines.errors import PlanError
 from pipelines.storage import explained, open_filesystem
-
-
-class PlanError(ValueError):
-    """A run cannot be planned or resumed as asked; the message says why and what to do."""
 
 
 def fingerprint_digest(fingerprint: Mapping[str, Any]) -> str:

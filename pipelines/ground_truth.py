@@ -21,10 +21,11 @@ from pycocotools import mask as coco_mask
 from pipelines import rle
 from pipelines.bounded_json import MAX_DOCUMENT_BYTES, load_json
 from pipelines.decode import DEFAULT_LIMITS
+from pipelines.errors import SourceError
 from pipelines.map_metrics import Segment
 from pipelines.redaction import quoted
 from pipelines.storage import open_filesystem, read_range
-from pipelines.tabular import SourceError, readable
+from pipelines.tabular import readable
 from pipelines.types import Rle, Task
 
 _MAX_OUTLINE_PX = 2**22

@@ -14,12 +14,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.errors import DamagedError
 from pipelines.file_checks import hash_problem, size_problem
+from pipelines.layout import KINDS, SCHEMA_VERSION, Kind
 from pipelines.manifest import Plan, require_plan
 from pipelines.run_summary import read_summary
-from pipelines.schema import SCHEMA_VERSION, VERSION_KEY, schema_of
-from pipelines.storage import DamagedError, Store
-from pipelines.table import KINDS, SCHEMAS, DataFile, Kind, ShardCommit, commit_files, data_files, inspect_commits
+from pipelines.schema import VERSION_KEY, schema_of
+from pipelines.storage import Store
+from pipelines.table import SCHEMAS, DataFile, ShardCommit, commit_files, data_files, inspect_commits
 from pipelines.types import Status
 
 _READERS = 8

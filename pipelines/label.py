@@ -13,7 +13,6 @@ from pipelines.decode import DecodeError, DecodeLimits, decode_image, decoding_b
 from pipelines.fetch import FetchError, fetch
 from pipelines.isolate import Asked, ModelClock, ask, careful_groups
 from pipelines.prefetch import Loaded, Loading, prefetch
-from pipelines.prompt_table import reject
 from pipelines.redaction import redacted
 from pipelines.regions import check_region
 from pipelines.settings import SETTINGS
@@ -243,7 +242,7 @@ def askable_prompts(image: Image, common: Sequence[Prompt]) -> tuple[list[Prompt
         if reason is None:
             good.append(prompt)
         else:
-            refused.append(reject(prompt, image.ref.image_id, reason))
+            refused.append(RejectedPrompt.of(prompt, image.ref.image_id, reason))
     return good, refused
 
 

@@ -13,13 +13,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.category_names import some_of
+from pipelines.errors import SourceError, some_of
+from pipelines.layout import Kind
 from pipelines.manifest import Plan
 from pipelines.query import open_database, rows_of
 from pipelines.row_agreement import check_agreement
 from pipelines.storage import Store
-from pipelines.table import Kind
-from pipelines.tabular import SourceError
 from pipelines.types import TASKS, Prompt, Rle, Status, Task
 
 _ROWS_PER_BATCH = 4096

@@ -13,19 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from pipelines.manifest import require_plan, run_folder
-from pipelines.storage import PROBE_PREFIX, DamagedError, StorageError, Store
-from pipelines.table import (
-    KINDS,
-    ShardCommit,
-    commit_files,
-    data_files,
-    due_commit_of,
-    find_commit,
-    held_commits,
-    inspect_commits,
-    split_data_name,
-)
+from pipelines.errors import DamagedError, StorageError
+from pipelines.layout import KINDS, PROBE_PREFIX, due_commit_of, run_folder, split_data_name
+from pipelines.manifest import require_plan
+from pipelines.storage import Store
+from pipelines.table import ShardCommit, commit_files, data_files, find_commit, held_commits, inspect_commits
 
 VACUUM_GRACE_S = 24 * 3600.0
 """How old what nobody has committed must be for vacuum: longer than any attempt takes, or any request is late."""

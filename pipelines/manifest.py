@@ -14,18 +14,25 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.fingerprint import PlanError, check_fingerprint, fingerprint_digest
+from pipelines.errors import DamagedError, PlanError, StorageError
+from pipelines.fingerprint import check_fingerprint, fingerprint_digest
+from pipelines.layout import (
+    PLAN_FORMAT,
+    SCHEMA_VERSION,
+    plan_name,
+    run_folder,
+    shard_name,
+    shard_number,
+    split_commit_name,
+)
 from pipelines.plan_draft import PlanDraft
-from pipelines.plan_file import PlannedImage, read_image_ids, read_planned, read_shards, shard_name, shard_number
-from pipelines.schema import SCHEMA_VERSION
+from pipelines.plan_file import PlannedImage, read_image_ids, read_planned, read_shards
 from pipelines.sealed import BLANK, misfit, seal
-from pipelines.storage import DamagedError, StorageError, Store
+from pipelines.storage import Store
 from pipelines.types import Shard
 
 DRIVER_ID = secrets.token_hex(4)
 """Names this process in plan parts and attempt ids, so that no two drivers ever write one object."""
-
-PLAN_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,16 +149,6 @@ class Plan:
             if isinstance(error, StorageError):
                 raise
             raise DamagedError(f"{name}: what was read is no whole plan file ({error})") from error
-
-
-def run_folder(run_id: str) -> str:
-    """Return the folder of a run's plan, commits and summary, relative to the output."""
-    return f"_runs/{run_id}"
-
-
-def plan_name(run_id: str) -> str:
-    """Return the object whose existence means that the run is planned."""
-    return f"{run_folder(run_id)}/plan.json"
 
 
 def write_plan(
@@ -302,8 +299,7 @@ def check_no_plan_lost(store: Store) -> None:
 
 
 def _is_committed(store: Store, run_id: str) -> bool:
-    names = store.find(f"{run_folder(run_id)}/commits")
-    return any(name.rpartition("/")[2].startswith("shard-") for name in names)
+    return any(split_commit_name(name) for name in store.find(f"{run_folder(run_id)}/commits"))
 
 
 def plan_documents(store: Store) -> dict[str, dict[str, Any]]:

@@ -20,14 +20,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.errors import PlanError, StorageError
 from pipelines.external_sort import sort_batches
-from pipelines.fingerprint import PlanError
 from pipelines.image_batches import BATCH_SIZE, to_batches, to_refs
 from pipelines.image_digest import ImageDigest
 from pipelines.plan_file import PlanFileWriter, read_shards
 from pipelines.redaction import quoted
 from pipelines.settings import SETTINGS
-from pipelines.storage import StorageError
 from pipelines.types import ImageRef, Shard
 
 SHARDS_PER_PART = 256  # at least, but for the last

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.image_batches import IMAGES, read_prompts, read_rows, to_refs
+from pipelines.layout import shard_name
 from pipelines.types import Prompt, Shard
 
 _SHARD_ID = pa.field("shard_id", pa.string(), nullable=False)
@@ -64,16 +65,6 @@ class PlanFileWriter:
         table = pa.Table.from_arrays([shard_ids, *images.columns], schema=self._schema)
         self._writer.write_table(table, row_group_size=self._images_per_shard)
         return count
-
-
-def shard_name(number: int) -> str:
-    """Return the id of the shard with this position in the plan."""
-    return f"shard-{number:05d}"
-
-
-def shard_number(shard_id: str) -> int:
-    """Return the position in the plan of the shard with this id."""
-    return int(shard_id.rpartition("-")[2])
 
 
 def read_shards(data: bytes, numbers: Iterable[int]) -> Iterator[Shard]:

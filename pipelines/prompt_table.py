@@ -12,10 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.errors import PromptTableError
 from pipelines.image_batches import with_prompts
 from pipelines.redaction import quoted, quoted_names, redacted, shown_name
 from pipelines.regions import describe_region, read_region
-from pipelines.tabular import SourceError, read_rows
+from pipelines.tabular import read_rows
 from pipelines.types import REGION_TASKS, SENTENCE_TASKS, Prompt, Region, RejectedPrompt, Task
 
 _IMAGE_COLUMNS = ("image_id", "uri")
@@ -23,10 +24,6 @@ _WHAT_COLUMNS = ("kind", "text")
 _TEXT_KIND = "text"
 _MAX_TEXT_CHARS = 2**16  # no model takes nearly as many
 _YES, _NO = ("true", "yes", "1", "1.0"), ("", "false", "no", "0", "0.0")
-
-
-class PromptTableError(SourceError):
-    """A prompt table that cannot be used as a whole; the message says what is missing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +126,7 @@ class JoinedImages(Iterator[pa.RecordBatch]):
             for prompt in self._prompts.pop(key, ()):
                 if by_id.setdefault(prompt.prompt_id, prompt) is not prompt:
                     reason = "prompt_id is used twice for this image, once by its image_id and once by its URI"
-                    self._twice.append(reject(prompt, key, reason))
+                    self._twice.append(RejectedPrompt.of(prompt, key, reason))
         return list(by_id.values())
 
     @property
@@ -142,7 +139,7 @@ class JoinedImages(Iterator[pa.RecordBatch]):
         if not self._is_exhausted:
             raise RuntimeError("rejected prompts are known once all images have been read")
         lost = [
-            reject(prompt, image, "its image is not in the collection")
+            RejectedPrompt.of(prompt, image, "its image is not in the collection")
             for image, prompts in self._prompts.items()
             for prompt in prompts
         ]
@@ -161,13 +158,6 @@ def join_prompts(batches: Iterable[pa.RecordBatch], table: PromptTable) -> Joine
         once it is exhausted.
     """
     return JoinedImages(batches, table)
-
-
-def reject(prompt: Prompt, image: str, reason: str) -> RejectedPrompt:
-    """Return the report that a prompt of an image cannot be asked, and why."""
-    return RejectedPrompt(
-        row=prompt.source_row, prompt_id=prompt.prompt_id, image=shown_name(image), reason=redacted(reason)
-    )
 
 
 def _group(prompts: Sequence[tuple[str, Prompt]]) -> dict[str, tuple[Prompt, ...]]:

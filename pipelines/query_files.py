@@ -15,10 +15,12 @@ import duckdb
 import pyarrow as pa
 from fsspec import AbstractFileSystem
 
+from pipelines.errors import StorageError
 from pipelines.file_checks import check_sizes, content_problem
+from pipelines.layout import KINDS, Kind
 from pipelines.manifest import planned_runs
-from pipelines.storage import StorageError, Store
-from pipelines.table import KINDS, DataFile, Kind, read_commits
+from pipelines.storage import Store
+from pipelines.table import DataFile, read_commits
 
 _MAX_SEARCHED = 2**28  # bytes that are read to find which file DuckDB means
 _WRITTEN_ONCE = datetime(2000, 1, 1, tzinfo=UTC)

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from pipelines.errors import DamagedError
 from pipelines.file_checks import content_problem, size_problem
 from pipelines.manifest import Plan
-from pipelines.storage import DamagedError, Store
+from pipelines.storage import Store
 from pipelines.table import ShardCommit, data_files, held_commits, last_repair, read_commit
 
 _READERS, _READERS_OF_CONTENTS = 16, 4

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import duckdb
 
+from pipelines.errors import DamagedError
 from pipelines.fence import sql_literal
-from pipelines.storage import DamagedError, Store
-from pipelines.table import KINDS, data_name
+from pipelines.layout import KINDS, data_name
+from pipelines.storage import Store
 
 _MAX_TOLD = 3
 # Each image adds the hash of its id as often as it has masks: the sums are equal if the ids and the numbers are.

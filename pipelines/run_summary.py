@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.manifest import run_folder
+from pipelines.errors import DamagedError
+from pipelines.layout import summary_name
 from pipelines.sealed import BLANK, seal
-from pipelines.storage import DamagedError, Store
+from pipelines.storage import Store
 
 _KINDS: Mapping[str, type] = {
     "ledger": dict,
@@ -18,11 +19,6 @@ _KINDS: Mapping[str, type] = {
     "problems": list,
     "facts": dict,
 }
-
-
-def summary_name(run_id: str) -> str:
-    """Return the object that holds a run's summary, relative to the output."""
-    return f"{run_folder(run_id)}/summary.json"
 
 
 def summary_bytes(values: Mapping[str, Any]) -> bytes:

@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from pipelines.types import Caption, ImagePrediction, MaskPrediction, Status
 
-SCHEMA_VERSION = 3
 VERSION_KEY = b"xsam_label.schema_version"
 """Where a file of the table says its version, in its metadata."""
 SOURCE_MODEL = "model"

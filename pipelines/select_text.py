@@ -13,7 +13,7 @@ from typing import Any
 
 import duckdb
 
-from pipelines.tabular import SourceError
+from pipelines.errors import QueryError
 
 _END = re.compile(r";(\s|;|--[^\n]*(\n|$))*$")
 _TABLE_FILE = re.compile(r"\.(csv|tsv|parquet|json|jsonl|ndjson)(\.(gz|zst))?$", re.IGNORECASE)
@@ -34,10 +34,6 @@ _READING_FUNCTIONS = _FILE_READERS | {
 }
 # Where something was written is not what was written.
 _PLACES = ("query_location", "query_location_length")
-
-
-class QueryError(SourceError):
-    """A query cannot be answered; the message says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from fsspec.utils import glob_translate
 
-from pipelines.category_names import some_of
+from pipelines.errors import SourceError, some_of
 from pipelines.image_batches import BATCH_SIZE
 from pipelines.storage import odd_part, open_filesystem, protocol_of, read_info
-from pipelines.tabular import SourceError, readable
+from pipelines.tabular import readable
 
 _WILDCARDS = "*?[{"
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")

@@ -10,13 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.bounded_json import load_json
+from pipelines.errors import SourceError
 from pipelines.parquet_pages import iter_rows
 from pipelines.parquet_rows import ChunkTooLargeError, check_chunks, leaf_of, open_parquet
 from pipelines.places import Cell
 from pipelines.redaction import quoted_names
 from pipelines.source_files import ListedFile, uri_of
 from pipelines.source_uris import id_column
-from pipelines.tabular import SourceError, columns_json, holds_binary, is_bytes, readable
+from pipelines.tabular import columns_json, holds_binary, is_bytes, readable
 from pipelines.types import ImageRef
 
 ROW = "__row__"

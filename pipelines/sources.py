@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from pipelines.errors import SourceError
 from pipelines.image_batches import LISTED, file_batch, to_batches, to_refs
 from pipelines.parquet_rows import open_parquet
 from pipelines.source_arrow import list_arrow
@@ -34,7 +35,7 @@ from pipelines.source_rows import (
 )
 from pipelines.source_tars import list_tars, refuse_compressed
 from pipelines.source_uris import URI_COLUMNS, list_coco, list_listed, list_table
-from pipelines.tabular import TABLE_EXTENSIONS, SourceError, extension_of, readable
+from pipelines.tabular import TABLE_EXTENSIONS, extension_of, readable
 from pipelines.types import ImageRef
 
 __all__ = [

@@ -20,7 +20,9 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.exceptions import FSTimeoutError
 
 from pipelines.client_limits import BOUNDED_PROTOCOLS, REQUEST_TIMEOUT_S, RequestTimeoutError, bounded_filesystem
+from pipelines.errors import DamagedError, ProtocolError, StorageError
 from pipelines.exclusive_names import CLAIM_PREFIX, NO_LINKS, rename_exclusively, sync_folder
+from pipelines.layout import PROBE_PREFIX
 from pipelines.redaction import quoted, redacted
 from pipelines.sealed import SealError, unseal
 
@@ -51,22 +53,6 @@ _ADDRESS_SETTINGS = {
 }
 _MAX_CONFLICT_TRIES = 5
 _TEMPORARY = ".tmp-"
-PROBE_PREFIX = "_runs/.probe-"
-
-
-class StorageError(OSError):
-    """A storage location cannot be used; the message says which one, why, and what to do, and holds no secret."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(redacted(message))
-
-
-class DamagedError(StorageError):
-    """An object of an output does not hold what it must; the message names it."""
-
-
-class ProtocolError(StorageError):
-    """A URI's protocol is none of those that may be used here."""
 
 
 def protocol_of(uri: str, *, allow_http: bool = False) -> str:

@@ -10,36 +10,38 @@ import contextlib
 import hashlib
 import io
 import itertools
-import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from pipelines.manifest import planned_runs, run_folder
-from pipelines.schema import ANNOTATIONS, IMAGES, SCHEMA_VERSION, VERSION_KEY, annotations_table, images_table
+from pipelines.errors import DamagedError, StorageError
+from pipelines.layout import (
+    COMMIT_FORMAT,
+    KINDS,
+    SCHEMA_VERSION,
+    Kind,
+    commit_name,
+    data_name,
+    run_folder,
+    split_commit_name,
+    split_data_name,
+)
+from pipelines.manifest import planned_runs
+from pipelines.schema import ANNOTATIONS, IMAGES, VERSION_KEY, annotations_table, images_table
 from pipelines.sealed import BLANK, misfit, seal
-from pipelines.storage import DamagedError, StorageError, Store
+from pipelines.storage import Store
 from pipelines.types import ImagePrediction, ImageRef, Shard, ShardReceipt
 
-COMMIT_FORMAT = 1
-Kind = Literal["annotations", "images"]
-KINDS: tuple[Kind, Kind] = ("annotations", "images")
 SCHEMAS: Mapping[Kind, pa.Schema] = {"annotations": ANNOTATIONS, "images": IMAGES}
 _ROW_GROUP_ROWS = 65_536
 _SCHEMA_VERSION = "schema_version"
-# What people and other programs put into an output's folders (.DS_Store, _SUCCESS, part-0.parquet) has other names.
-# Repairs do not end in .json, so that versions that know nothing of them leave them alone.
-_COMMIT_NAME = re.compile(r"_runs/[^/]+/commits/(?P<shard_id>shard-\d{5,})(\.json|\.repair-(?P<repair>[1-9]\d*))")
-_DATA_NAME = re.compile(
-    r"(annotations|images)/[^/]+/(?P<shard_id>shard-\d{5,})-(repair-(?P<repair>[1-9]\d*)-)?(?P<attempt>[^/]+)\.parquet"
-)
 _READERS = 16
 
 
@@ -155,34 +157,6 @@ def _check_types(commit: ShardCommit) -> None:
             raise TypeError(f"{seconds!r} is no number of seconds")
     if not all({"row", "prompt_id", "image", "reason"} <= row.keys() for row in commit.rejected_prompts):
         raise ValueError("a rejected prompt is not told of whole")
-
-
-def data_name(kind: Kind, run_id: str, shard_id: str, attempt: str, repair: int = 0) -> str:
-    """Return the attempt-unique name of a shard's data file, relative to the output; that of a repair says which."""
-    return f"{kind}/{run_id}/{shard_id}-{f'repair-{repair}-' if repair else ''}{attempt}.parquet"
-
-
-def due_commit_of(name: str) -> int:
-    """Return which commit a data file was written for: 0 for the first, K for the K-th repair."""
-    found = _DATA_NAME.fullmatch(name)
-    return int((found and found["repair"]) or 0)
-
-
-def split_data_name(name: str) -> tuple[str, str] | None:
-    """Return (shard_id, attempt) of a data file's name; None for a name that no data file has."""
-    found = _DATA_NAME.fullmatch(name)
-    return (found["shard_id"], found["attempt"]) if found else None
-
-
-def split_commit_name(name: str) -> tuple[str, int] | None:
-    """Return (shard_id, repair) of a commit object's name; None for a name that no commit has."""
-    found = _COMMIT_NAME.fullmatch(name)
-    return (found["shard_id"], int(found["repair"] or 0)) if found else None
-
-
-def commit_name(run_id: str, shard_id: str, repair: int = 0) -> str:
-    """Return the name of a shard's first commit object, or of one of its repairs, relative to the output."""
-    return f"{run_folder(run_id)}/commits/{shard_id}.{f'repair-{repair}' if repair else 'json'}"
 
 
 def data_files(store: Store, run_id: str) -> dict[str, int]:

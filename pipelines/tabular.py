@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.bounded_json import load_json
+from pipelines.errors import SourceError, StorageError
 from pipelines.parquet_pages import iter_rows
-from pipelines.redaction import quoted_names, redacted
-from pipelines.storage import StorageError, explained, open_filesystem
+from pipelines.redaction import quoted_names
+from pipelines.storage import explained, open_filesystem
 
 TABLE_EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
@@ -26,13 +27,6 @@ MAX_ROW_CHARS = 2**24
 
 MAX_COLUMN_CHARS, MAX_COLUMNS_CHARS = 2**16, 2**18
 """Of a further column's JSON that is carried along, and of all of a row's."""
-
-
-class SourceError(ValueError):
-    """An input cannot be used; the message says what is wrong, where, and what to do, and holds no secret."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(redacted(message))
 
 
 def read_rows(uri: str, storage_options: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:

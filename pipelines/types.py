@@ -10,6 +10,8 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.redaction import redacted, shown_name
+
 RegionKind = Literal["point", "box", "scribble", "polygon", "mask"]
 REGION_KINDS: tuple[RegionKind, ...] = ("point", "box", "scribble", "polygon", "mask")
 
@@ -264,6 +266,11 @@ class RejectedPrompt:
     image: str
     reason: str
 
+    @classmethod
+    def of(cls, prompt: Prompt, image: str, reason: str) -> RejectedPrompt:
+        """Return the report that a prompt of an image cannot be asked, and why; it holds no secret."""
+        return cls(row=prompt.source_row, prompt_id=prompt.prompt_id, image=shown_name(image), reason=redacted(reason))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
@@ -272,6 +279,13 @@ class Answer:
     masks: tuple[MaskPrediction, ...] = ()
     captions: tuple[Caption, ...] = ()
     rejected: tuple[RejectedPrompt, ...] = ()
+
+
+class ReplicaUnusable(BaseException):
+    """Raised by a labeler whose process can do no more work, as after a sticky CUDA error: its replica is replaced.
+
+    Not an Exception, so that it passes the border at which an error becomes one image's quarantine.
+    """
 
 
 class PredictionError(Exception):

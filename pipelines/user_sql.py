@@ -11,10 +11,10 @@ from typing import Any
 
 import duckdb
 
+from pipelines.errors import QueryError, StorageError
 from pipelines.fence import sql_literal
 from pipelines.query import VIEWS
-from pipelines.select_text import QueryError, read_statement
-from pipelines.storage import StorageError
+from pipelines.select_text import read_statement
 from pipelines.whole_files import check_new, publish
 
 FILE_FORMATS = {

@@ -12,8 +12,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipelines.errors import StorageError
 from pipelines.exclusive_names import NO_LINKS, rename_exclusively
-from pipelines.storage import StorageError
 
 
 def check_new(target: Path) -> None:

@@ -25,9 +25,10 @@ import psutil
 import pyarrow as pa
 import pytest
 
+from pipelines.layout import Kind
 from pipelines.sealed import BLANK
 from pipelines.storage import open_store
-from pipelines.table import Kind, open_table
+from pipelines.table import open_table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

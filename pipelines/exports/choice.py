@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines import rle
+from pipelines.errors import DamagedError
 from pipelines.exports.splits import Splits
-from pipelines.storage import DamagedError
 from pipelines.types import Rle
 
 Progress = Callable[[int], None]

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
+from pipelines.errors import SourceError
 from pipelines.exports.choice import ExportImage, Progress
 from pipelines.exports.coco import write_head
 from pipelines.exports.file_names import new_file
 from pipelines.exports.selection import Selection
 from pipelines.exports.splits import split_file
-from pipelines.tabular import SourceError
 
 FILE = "panoptic"
 

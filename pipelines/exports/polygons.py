@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.tabular import SourceError
+from pipelines.errors import SourceError
 
 _MAX_RINGS = 256  # outlines of parts and holes that a polygon goes around, the largest ones
 _MAX_COMPARED = 1000  # points among which the shortest ways from one to the next are looked for

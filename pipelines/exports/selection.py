@@ -14,16 +14,15 @@ from typing import Any
 
 import duckdb
 
-from pipelines.category_names import some_of
+from pipelines.errors import SourceError, StorageError, some_of
 from pipelines.exports.choice import Choice, ExportCategory, ExportImage, ExportMask
 from pipelines.exports.splits import NUMBER
 from pipelines.fence import sql_literal
+from pipelines.layout import data_name
 from pipelines.query import open_database
 from pipelines.row_agreement import check_agreement
 from pipelines.select_text import read_condition
-from pipelines.storage import StorageError, Store
-from pipelines.table import data_name
-from pipelines.tabular import SourceError
+from pipelines.storage import Store
 from pipelines.types import CATEGORY_TASKS, MAP_TASKS, Rle
 
 _BATCH_ROWS = 4096

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-from pipelines.tabular import SourceError
+from pipelines.errors import SourceError
 
 # 52 and 53 bits, which every JSON reader keeps exactly.
 _POSITION = "(('0x' || sha256('split:' || image_id)[:13])::UBIGINT::DOUBLE / 4503599627370496)"

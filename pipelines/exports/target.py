@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pipelines.storage import StorageError, Store, protocol_of
+from pipelines.errors import StorageError
+from pipelines.storage import Store, protocol_of
 from pipelines.whole_files import check_new
 
 _OF_THE_TABLE = ("annotations", "images", "_runs")

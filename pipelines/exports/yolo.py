@@ -12,12 +12,13 @@ from typing import IO, Self
 
 import yaml
 
+from pipelines.errors import StorageError
 from pipelines.exports.choice import ExportImage, Progress
 from pipelines.exports.file_names import new_file
 from pipelines.exports.polygons import opencv, outline
 from pipelines.exports.selection import Selection
 from pipelines.fetch import FetchError, fetch
-from pipelines.storage import StorageError, open_filesystem, protocol_of
+from pipelines.storage import open_filesystem, protocol_of
 from pipelines.types import ImageRef
 
 FILE = "data.yaml"

@@ -17,11 +17,11 @@ import tests.fakes
 from actors import dispatch
 from actors.config import PoolConfig
 from actors.labeler import RunLabeler
-from actors.pool import PoolEvent, ReplicaUnusable, ShardFailure, open_runner
+from actors.pool import PoolEvent, ShardFailure, open_runner
 from pipelines.label import LabelConfig, LabelJob
 from pipelines.storage import open_store
 from pipelines.table import open_table
-from pipelines.types import Answer, Image, Prompt, Shard, ShardReceipt
+from pipelines.types import Answer, Image, Prompt, ReplicaUnusable, Shard, ShardReceipt
 from tests.fakes import BrightPredictor, text_prompt, write_images
 
 pytestmark = pytest.mark.timeout(120)

@@ -20,8 +20,8 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from actors.config import PoolConfig
-from actors.pool import PoolEvent, ReplicaStartError, ReplicaUnusable, ShardFailure, open_runner
-from pipelines.types import Care, ImageRef, Shard, ShardReceipt
+from actors.pool import PoolEvent, ReplicaStartError, ShardFailure, open_runner
+from pipelines.types import Care, ImageRef, ReplicaUnusable, Shard, ShardReceipt
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -15,10 +15,9 @@ import torch
 from pycocotools import mask as coco_mask
 
 from actors.config import PredictorConfig
-from actors.pool import ReplicaUnusable
 from actors.predictor import XSamPredictor, check_model
 from pipelines import rle
-from pipelines.types import Image, ImageRef, PredictionError, Prompt, Reason, Region
+from pipelines.types import Image, ImageRef, PredictionError, Prompt, Reason, Region, ReplicaUnusable
 from tests.fakes import text_prompt
 from xsam_model.untrained import save_untrained
 

@@ -16,7 +16,7 @@ from flows.config import ConfigError, RunConfig, load_config, merge, parse_confi
 from flows.observer import Silent
 from flows.own_prompts import OwnPrompts
 from flows.planning import list_collection
-from pipelines.table import KINDS
+from pipelines.layout import KINDS
 from tests.containers import parquet_bytes
 from tests.drivers import REPOSITORY, UNSTABLE, committed
 from tests.flows.conftest import MakeConfig

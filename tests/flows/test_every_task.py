@@ -16,10 +16,11 @@ from flows import planning, steps
 from flows.config import merge, parse_config
 from flows.observer import Silent
 from flows.summary import RunSummary
-from pipelines.fingerprint import PlanError
+from pipelines.errors import PlanError
 from pipelines.integrity import verify
+from pipelines.layout import KINDS
 from pipelines.storage import open_store
-from pipelines.table import KINDS, open_table
+from pipelines.table import open_table
 from tests.drivers import REPOSITORY, committed, comparable, listing
 from tests.flows.conftest import CATEGORIES, MakeConfig
 

@@ -15,7 +15,7 @@ from flows import planning, steps
 from flows.config import RunConfig
 from flows.observer import Silent
 from flows.retry import retry_configs
-from pipelines.fingerprint import PlanError
+from pipelines.errors import PlanError
 from pipelines.integrity import verify
 from pipelines.manifest import read_plan
 from pipelines.query import open_database

@@ -21,11 +21,12 @@ from flows import planning, steps
 from flows.observer import Silent
 from flows.summary import RunFailedError
 from pipelines import storage
-from pipelines.fingerprint import PlanError
+from pipelines.errors import PlanError
 from pipelines.integrity import verify
+from pipelines.layout import KINDS, Kind
 from pipelines.leftovers import find_leftovers
 from pipelines.storage import open_store
-from pipelines.table import KINDS, Kind, committed_shards, read_commits
+from pipelines.table import committed_shards, read_commits
 from pipelines.types import ShardReceipt
 from tests.drivers import (
     Driver,

@@ -12,8 +12,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from pipelines.errors import SourceError
 from pipelines.fetch import FetchError
-from pipelines.sources import SourceError, list_images
+from pipelines.sources import list_images
 from tests.containers import content, listed, parquet_bytes, tar_bytes
 
 VALUES = [bytes([number]) * 50 for number in range(8)]

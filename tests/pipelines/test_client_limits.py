@@ -12,9 +12,10 @@ import pytest
 
 from flows import planning
 from flows.config import ConfigError, parse_config
+from pipelines.errors import SourceError, StorageError
 from pipelines.fetch import FetchError, fetch
-from pipelines.storage import StorageError, Store, open_store
-from pipelines.tabular import SourceError, read_rows
+from pipelines.storage import Store, open_store
+from pipelines.tabular import read_rows
 from pipelines.types import ImageRef, Reason
 from tests.loopback import Answer, say_nothing, serving
 

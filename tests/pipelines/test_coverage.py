@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.coverage import Coverage, CoveringRun, UpdateCounts
-from pipelines.fingerprint import PlanError
+from pipelines.errors import PlanError
 from pipelines.image_batches import to_batches
 from pipelines.plan_draft import PlanConfig, draft_plan
 from pipelines.storage import Store, open_store

@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines.fingerprint import fingerprint_digest
-from pipelines.manifest import run_folder
+from pipelines.layout import KINDS, commit_name, data_name, run_folder
 from pipelines.query import open_database
 from pipelines.schema import annotations_table, images_table
 from pipelines.storage import Store, open_store
-from pipelines.table import KINDS, DataFile, ShardCommit, commit_name, data_name, parquet_bytes
+from pipelines.table import DataFile, ShardCommit, parquet_bytes
 from pipelines.types import (
     MAP_TASKS,
     Caption,

@@ -16,10 +16,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from pipelines.category_names import clean_name
+from pipelines.errors import SourceError
 from pipelines.evaluate import Evaluation, evaluate_output
 from pipelines.ground_truth import read_ground_truth
 from pipelines.labelled_run import read_run
-from pipelines.tabular import SourceError
 from tests.labelled import RUN, SIZE, box, mask, named, region, write_output
 from tests.truth_files import instances, panoptic, phrases
 

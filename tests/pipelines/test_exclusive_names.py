@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipelines import exclusive_names
-from pipelines.storage import StorageError, Store, open_store, probe_create_only
+from pipelines.errors import StorageError
+from pipelines.storage import Store, open_store, probe_create_only
 from pipelines.whole_files import write_whole
 from tests.reliability.small_run import SmallRun, check_no_op, run, write_source
 

@@ -22,11 +22,11 @@ from pycocotools.coco import COCO
 
 from pipelines import export as export_module
 from pipelines import rle
+from pipelines.errors import SourceError, StorageError
 from pipelines.export import FORMATS, Choice, Export, export_output
 from pipelines.exports import selection
 from pipelines.exports.splits import NUMBER, Splits
-from pipelines.storage import StorageError, Store, open_store
-from pipelines.tabular import SourceError
+from pipelines.storage import Store, open_store
 from pipelines.types import Prompt
 from tests.labelled import box, mask, named, write_output
 

@@ -16,14 +16,14 @@ import yaml
 from PIL import Image as PILImage
 from pycocotools import mask as coco_mask
 
+from pipelines.errors import SourceError, StorageError
 from pipelines.evaluate import evaluate_output
 from pipelines.export import Choice, export_output
 from pipelines.exports.label_studio import brush_rle
 from pipelines.exports.polygons import outline
 from pipelines.exports.splits import Splits
 from pipelines.ground_truth import PanopticTruth, read_ground_truth
-from pipelines.storage import StorageError, Store, open_store
-from pipelines.tabular import SourceError
+from pipelines.storage import Store, open_store
 from tests.fakes import half_bright, png
 from tests.labelled import RUN, box, mask, named, write_output
 

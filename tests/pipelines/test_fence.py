@@ -11,8 +11,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from pipelines.errors import QueryError
 from pipelines.query import VIEWS, open_arrow, open_database, open_polars
-from pipelines.select_text import QueryError
 from pipelines.storage import Store, open_store
 from tests.labelled import RUN, box, mask, named, write_output
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.errors import SourceError
 from pipelines.ground_truth import InstanceTruth, read_ground_truth, read_mask
-from pipelines.tabular import SourceError
 from pipelines.types import Rle
 from tests.truth_files import instances
 

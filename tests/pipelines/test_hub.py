@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from pipelines.errors import SourceError, StorageError
 from pipelines.fetch import FetchError, fetch
-from pipelines.sources import SourceError, list_images
-from pipelines.storage import StorageError, open_store
+from pipelines.sources import list_images
+from pipelines.storage import open_store
 from pipelines.types import Reason
 from tests.containers import label_all, listed, parquet_bytes, picture, tar_bytes
 from tests.hub import Hub, running

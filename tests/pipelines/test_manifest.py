@@ -4,7 +4,8 @@ import itertools
 
 import pytest
 
-from pipelines.fingerprint import PlanError, check_fingerprint, content_hash, fingerprint_digest
+from pipelines.errors import PlanError
+from pipelines.fingerprint import check_fingerprint, content_hash, fingerprint_digest
 from pipelines.image_batches import to_batches
 from pipelines.manifest import planned_runs, read_plan, write_plan
 from pipelines.plan_draft import PlanConfig, draft_plan

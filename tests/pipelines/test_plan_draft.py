@@ -10,11 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import external_sort
-from pipelines.fingerprint import PlanError
+from pipelines.errors import PlanError, SourceError, StorageError
 from pipelines.image_batches import file_batch, to_batches
 from pipelines.plan_draft import PlanConfig, draft_plan, plan_shards
-from pipelines.sources import SourceError, list_images
-from pipelines.storage import StorageError
+from pipelines.sources import list_images
 from pipelines.types import ImageRef
 from tests.fakes import text_prompt
 

@@ -17,15 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import rle
+from pipelines.errors import PromptTableError, SourceError
 from pipelines.image_batches import LISTED, to_batches, to_refs
-from pipelines.prompt_table import (
-    PromptTable,
-    PromptTableError,
-    join_prompts,
-    read_prompt_table,
-)
+from pipelines.prompt_table import PromptTable, join_prompts, read_prompt_table
 from pipelines.regions import check_region, describe_region, read_region
-from pipelines.sources import SourceError
 from pipelines.types import ImageRef, Prompt, Region
 
 MASK = rle.encode(np.array([[0, 1, 1], [0, 1, 0]], np.bool_))

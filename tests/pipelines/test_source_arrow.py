@@ -10,8 +10,8 @@ import fsspec
 import pyarrow as pa
 import pytest
 
+from pipelines.errors import SourceError
 from pipelines.fetch import FetchError
-from pipelines.sources import SourceError
 from tests.containers import content, listed, picture
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.sources import SourceError, list_images
+from pipelines.errors import SourceError
+from pipelines.sources import list_images
 from tests.containers import content, listed
 
 IMAGES = [

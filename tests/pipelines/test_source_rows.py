@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines import parquet_rows
+from pipelines.errors import SourceError
 from pipelines.fetch import FetchError
 from pipelines.parquet_rows import read_value
-from pipelines.sources import SourceError, list_images
+from pipelines.sources import list_images
 from pipelines.types import ImageRef, Reason
 from tests.containers import content, listed, parquet_bytes
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipelines.errors import PlanError, SourceError
 from pipelines.fetch import FetchError
-from pipelines.fingerprint import PlanError
 from pipelines.plan_draft import PlanConfig, plan_shards
-from pipelines.sources import SourceError, list_images
+from pipelines.sources import list_images
 from pipelines.types import ImageRef, Reason
 from tests.containers import content, listed, tar_bytes, write_tar
 

@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from s3fs import S3FileSystem
 
+from pipelines.errors import SourceError
 from pipelines.fetch import fetch
-from pipelines.sources import IMAGE_EXTENSIONS, SourceError, list_images
+from pipelines.sources import IMAGE_EXTENSIONS, list_images
 from pipelines.types import ImageRef
 from tests.seaweed import S3Server
 

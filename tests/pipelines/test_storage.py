@@ -8,15 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.storage import (
-    StorageError,
-    Store,
-    absolute_uri,
-    explain,
-    open_store,
-    probe_create_only,
-    protocol_of,
-)
+from pipelines.errors import StorageError
+from pipelines.storage import Store, absolute_uri, explain, open_store, probe_create_only, protocol_of
 
 
 def test_an_object_is_read_back_listed_and_deleted(store: Store) -> None:

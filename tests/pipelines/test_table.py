@@ -14,24 +14,21 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.integrity import verify
+from pipelines.layout import KINDS, SCHEMA_VERSION, commit_name, data_name, plan_name, split_data_name
 from pipelines.leftovers import find_leftovers, remove_losers, vacuum
-from pipelines.manifest import Plan, plan_name
+from pipelines.manifest import Plan
 from pipelines.plan_draft import PlanConfig
 from pipelines.repairs import due_shards
-from pipelines.schema import ANNOTATIONS, IMAGES, SCHEMA_VERSION, annotations_table
+from pipelines.schema import ANNOTATIONS, IMAGES, annotations_table
 from pipelines.storage import Store, open_store
 from pipelines.table import (
-    KINDS,
     ShardCommit,
-    commit_name,
     commit_shard,
     committed_shards,
-    data_name,
     inspect_commits,
     open_table,
     read_commit,
     read_commits,
-    split_data_name,
 )
 from pipelines.types import ImagePrediction, ImageRef, MaskPrediction, Reason, Rle, Shard, ShardReceipt, Status
 from tests.documents import change_document

@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.errors import QueryError, StorageError
 from pipelines.query import open_database
-from pipelines.select_text import QueryError, read_statement
-from pipelines.storage import StorageError, open_store
+from pipelines.select_text import read_statement
+from pipelines.storage import open_store
 from pipelines.user_sql import check_select, first_rows
 from pipelines.user_sql import save as save_to
 from pipelines.whole_files import workplace

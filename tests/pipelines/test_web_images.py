@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.errors import ProtocolError
 from pipelines.fetch import FetchError, fetch
 from pipelines.label import LabelConfig, LabelJob, label_shard
-from pipelines.storage import ProtocolError, open_filesystem, open_store
+from pipelines.storage import open_filesystem, open_store
 from pipelines.table import open_table
 from pipelines.types import ImageRef, Reason, Shard
 from tests.fakes import BrightPredictor, half_bright, png, text_prompt

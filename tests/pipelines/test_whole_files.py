@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.storage import StorageError
+from pipelines.errors import StorageError
 from pipelines.whole_files import publish, workplace, write_whole
 
 

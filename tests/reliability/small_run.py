@@ -25,12 +25,13 @@ from flows import planning, steps
 from flows.config import RunConfig, parse_config
 from flows.observer import Silent
 from flows.summary import RunSummary
-from pipelines.fingerprint import PlanError
+from pipelines.errors import PlanError
 from pipelines.integrity import verify
 from pipelines.label import LabelJob
+from pipelines.layout import KINDS
 from pipelines.manifest import read_plan
 from pipelines.storage import Store, open_store
-from pipelines.table import KINDS, open_table, read_commits
+from pipelines.table import open_table, read_commits
 from pipelines.types import Predictor
 from tests.drivers import comparable
 from tests.fakes import BrightPredictor, write_images

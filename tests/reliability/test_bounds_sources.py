@@ -13,13 +13,15 @@ import pytest
 
 from pipelines import bounded_json, tabular
 from pipelines.bounded_json import BoundsError, JsonGuard, load_json
+from pipelines.errors import SourceError
 from pipelines.image_batches import file_batch, to_batches
+from pipelines.layout import commit_name, data_name
 from pipelines.manifest import write_plan
 from pipelines.plan_draft import PlanConfig, draft_plan
 from pipelines.schema import ANNOTATIONS, IMAGES
-from pipelines.sources import SourceError, list_images
+from pipelines.sources import list_images
 from pipelines.storage import open_store
-from pipelines.table import DataFile, ShardCommit, commit_name, data_name, parquet_bytes
+from pipelines.table import DataFile, ShardCommit, parquet_bytes
 from pipelines.types import ImageRef, Reason, Status
 from tests.peak_memory import Peak
 from tests.reliability import bounded_calls as calls

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import source_tars
-from pipelines.sources import SourceError
+from pipelines.errors import SourceError
 from tests.containers import content, listed, tar_bytes, write_tar
 from tests.peak_memory import Peak
 from tests.reliability import bounded_calls as calls

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from actors.training_table import table
+from pipelines.layout import Kind, commit_name
 from pipelines.storage import Store
-from pipelines.table import Kind, commit_name, parquet_bytes, read_commit
+from pipelines.table import parquet_bytes, read_commit
 from pipelines.types import MaskPrediction, Rle
 from tests.commands import command
 from tests.labelled import RUN, box, mask, named, write_output

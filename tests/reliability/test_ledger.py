@@ -10,10 +10,10 @@ import pytest
 from actors.pool import PoolEvent
 from flows import steps
 from flows.observer import Silent
+from pipelines.errors import DamagedError
 from pipelines.integrity import verify
-from pipelines.manifest import plan_name
-from pipelines.storage import DamagedError, Store
-from pipelines.table import commit_name, split_data_name
+from pipelines.layout import commit_name, plan_name, split_data_name
+from pipelines.storage import Store
 from tests.documents import change_document
 from tests.drivers import run_file
 from tests.fakes import BrightPredictor

@@ -15,9 +15,9 @@ from flows import steps
 from flows.observer import Silent
 from flows.retry import runs_to_retry
 from pipelines.integrity import verify
+from pipelines.layout import commit_name
 from pipelines.leftovers import find_leftovers, vacuum
 from pipelines.storage import Store
-from pipelines.table import commit_name
 from tests.fakes import BrightPredictor
 from tests.reliability.small_run import RUN, SmallRun, as_driver, check_ended, rows, run, write_source
 from tests.reliability.watched_storage import watched

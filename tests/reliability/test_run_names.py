@@ -21,9 +21,10 @@ from flows.launch import launch
 from flows.observer import Silent
 from flows.retry import retry_configs
 from flows.summary import RunSummary
-from pipelines.fingerprint import PlanError
+from pipelines.errors import PlanError
 from pipelines.integrity import verify
-from pipelines.manifest import plan_documents, plan_name, read_plan, run_folder
+from pipelines.layout import plan_name, run_folder
+from pipelines.manifest import plan_documents, read_plan
 from pipelines.query import open_database
 from pipelines.storage import Store, open_store
 from tests.documents import change_document, document_bytes

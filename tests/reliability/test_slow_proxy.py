@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipelines.storage import StorageError, Store, open_store
+from pipelines.errors import StorageError
+from pipelines.storage import Store, open_store
 from tests.reliability.slow_proxy import Rule, SlowProxy, slow_proxy
 from tests.seaweed import S3Server
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from actors.pool import ReplicaStartError
-from pipelines.storage import StorageError
+from pipelines.errors import StorageError
 from tests.reliability.dying import Death, effects_of
 from tests.reliability.faults import ON_EFFECTS, ON_READINGS, Faulty
 from tests.reliability.small_run import LONG, RUN, SmallRun, check_ended, check_readable, rows, run, write_source

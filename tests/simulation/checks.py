@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from fsspec.exceptions import FSTimeoutError
 
+from pipelines.errors import StorageError
 from pipelines.integrity import verify
+from pipelines.layout import KINDS
 from pipelines.manifest import Plan, plan_documents, planned_runs, read_plan
 from pipelines.schema import annotations_table, images_table
-from pipelines.storage import StorageError, Store, open_store
-from pipelines.table import KINDS, find_commit, open_table
+from pipelines.storage import Store, open_store
+from pipelines.table import find_commit, open_table
 from pipelines.types import Prompt, Shard
 from tests.simulation.collection import prediction
 from tests.simulation.network import ROOT, URI, Stored

@@ -16,10 +16,8 @@ from flows.config import ConfigError, RunConfig
 from flows.inspect import show_vacuum
 from flows.retry import runs_to_retry
 from flows.signals import GRACE_S, Terminated
-from pipelines.fingerprint import PlanError
+from pipelines.errors import PlanError, SourceError, StorageError
 from pipelines.label import LabelJob
-from pipelines.sources import SourceError
-from pipelines.storage import StorageError
 from tests.simulation.network import URI
 from tests.simulation.pool import SimulatedPool
 from tests.simulation.world import Death, Process, World

@@ -18,13 +18,23 @@ from typing import Any
 from flows import launch, planning, steps
 from flows.run_names import first_run
 from pipelines import label, table
-from pipelines.fingerprint import PlanError, check_fingerprint, fingerprint_digest
+from pipelines.errors import PlanError
+from pipelines.fingerprint import check_fingerprint, fingerprint_digest
+from pipelines.layout import (
+    KINDS,
+    PLAN_FORMAT,
+    SCHEMA_VERSION,
+    commit_name,
+    data_name,
+    plan_name,
+    run_folder,
+    split_data_name,
+)
 from pipelines.leftovers import Removal
-from pipelines.manifest import PLAN_FORMAT, Plan, next_sequence, plan_documents, plan_name, read_plan, run_folder
+from pipelines.manifest import Plan, next_sequence, plan_documents, read_plan
 from pipelines.repairs import Due
-from pipelines.schema import SCHEMA_VERSION
 from pipelines.storage import Store
-from pipelines.table import KINDS, DataFile, ShardCommit, commit_name, data_name, split_data_name
+from pipelines.table import DataFile, ShardCommit
 from pipelines.types import ImagePrediction, Shard, ShardReceipt
 
 
