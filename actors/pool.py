@@ -1,6 +1,6 @@
-"""What labels shards, as the flow sees it: one interface, its events and failures, and the choice of where it runs.
+"""What labels shards, as the flow sees it: one interface, its events and failures.
 
-Imports neither ray nor torch; in_process.py and replica_pool.py implement it."""
+Imports neither ray nor torch; in_process.py and replica_pool.py implement it, and open.py chooses between them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
-from actors.config import PoolConfig
 from pipelines.errors import UserError
 from pipelines.redaction import redacted
 from pipelines.types import Shard, ShardLabeler, ShardReceipt
@@ -127,26 +126,6 @@ class ShardRunner(Protocol):
     def close(self) -> None:
         """End the replicas, with whatever they are doing. Safe to call twice."""
         ...
-
-
-def open_runner(labeler_factory: LabelerFactory, config: PoolConfig) -> ShardRunner:
-    """Return the runner that the config asks for, to be entered with ``with``.
-
-    Args:
-        labeler_factory: builds the labeler, model and all, in the process that will use it; must be picklable, e.g. a
-            functools.partial of a module's function.
-        config: where and how to run.
-    """
-    if config.runner == "in_process":
-        from actors.in_process import InProcessRunner
-
-        return InProcessRunner(labeler_factory, config)
-    from actors.cluster import prepare_environment
-
-    prepare_environment(config)
-    from actors.replica_pool import ReplicaPool
-
-    return ReplicaPool(labeler_factory, config)
 
 
 def summarise_error(error: BaseException) -> str:

@@ -15,7 +15,8 @@ import numpy as np
 
 from actors.config import PoolConfig
 from actors.labeler import RunLabeler
-from actors.pool import PoolEvent, ShardFailure, open_runner
+from actors.open_pool import open_runner
+from actors.pool import PoolEvent, ShardFailure
 from benchmarks.photos import synthetic_photo
 from benchmarks.report import Figure, Report
 from benchmarks.threshold_predictor import ThresholdPredictor

@@ -14,7 +14,8 @@ import pyarrow as pa
 from actors.collector import without_collector
 from actors.config import TINY_MODEL, model_folder
 from actors.labeler import RunLabelerFactory
-from actors.pool import ShardRunner, open_runner
+from actors.open_pool import open_runner
+from actors.pool import ShardRunner
 from flows.config import ConfigError, RunConfig
 from flows.own_prompts import OwnPrompts, read_own_prompts
 from flows.run_names import check_new_name, first_run, runs_before_retry

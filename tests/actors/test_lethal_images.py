@@ -17,7 +17,8 @@ import tests.fakes
 from actors import dispatch
 from actors.config import PoolConfig
 from actors.labeler import RunLabeler
-from actors.pool import PoolEvent, ShardFailure, open_runner
+from actors.open_pool import open_runner
+from actors.pool import PoolEvent, ShardFailure
 from pipelines.label import LabelConfig, LabelJob
 from pipelines.storage import open_store
 from pipelines.table import open_table

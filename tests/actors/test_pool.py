@@ -20,7 +20,8 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from actors.config import PoolConfig
-from actors.pool import PoolEvent, ReplicaStartError, ShardFailure, open_runner
+from actors.open_pool import open_runner
+from actors.pool import PoolEvent, ReplicaStartError, ShardFailure
 from pipelines.types import Care, ImageRef, ReplicaUnusable, Shard, ShardReceipt
 
 pytestmark = pytest.mark.timeout(60)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 
 from actors.config import PoolConfig
 from actors.labeler import RunLabeler
-from actors.pool import PoolEvent, ShardFailure, ShardRunner, open_runner
+from actors.open_pool import open_runner
+from actors.pool import PoolEvent, ShardFailure, ShardRunner
 from flows import steps
 from flows.config import RunConfig
 from flows.observer import Silent

@@ -16,8 +16,8 @@ from xsam_model.prompt_templates import IMAGE_MARK, REGION_MARK, clean_category
 from xsam_model.region_sampling import choose_region_points
 from xsam_model.training.conversations import Conversation, Writer, class_names, without_empty_masks
 from xsam_model.training.losses import IGNORED_TOKEN
-from xsam_model.training.matching import Targets
 from xsam_model.training.samples import TrainingSample
+from xsam_model.training.targets import Targets
 from xsam_model.training.variation import Prompt, Variation
 
 _PHRASE_TASKS = ("refseg", "reaseg")

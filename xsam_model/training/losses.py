@@ -9,29 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xsam_model.training.matching import Targets, match, pair_costs
+from xsam_model.training.matching import match, pair_costs
 from xsam_model.training.point_sampling import PointSampling, RandomPoints, read_at, uncertain_points
+from xsam_model.training.targets import LossWeights, Targets
 
 IGNORED_TOKEN = -100
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LossWeights:
-    """How much each loss counts, in matching too; defaults as X-SAM was trained.
-
-    Attributes:
-        classes, mask, dice: of class cross-entropy, binary cross-entropy of masks, and dice.
-        background: weight of queries that no true mask is matched to, within the class cross-entropy.
-        language: of the language model's cross-entropy.
-        dense: of the training-only category of every pixel.
-    """
-
-    classes: float = 2.0
-    mask: float = 5.0
-    dice: float = 5.0
-    background: float = 0.1
-    language: float = 1.0
-    dense: float = 0.0
 
 
 def _no_other_process(value: Tensor) -> Tensor:
@@ -177,7 +159,6 @@ def language_loss(
 
 __all__ = [
     "IGNORED_TOKEN",
-    "LossWeights",
     "SegmentationLoss",
     "cross_entropy_at_points",
     "dice_at_points",

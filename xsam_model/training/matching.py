@@ -3,37 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from xsam_model.training.losses import LossWeights
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Targets:
-    """True masks of a batch of decodes.
-
-    Attributes:
-        masks: (M, S, S) bool on the canvas of the mask encoder, decode by decode.
-        labels: (M,) int64, column of the class logits that each mask belongs to.
-        decodes: (M,) int64, rising: the decode that each mask belongs to.
-        valid: (N, S, S) bool, False where a pixel is neither inside nor outside; None if all are valid.
-    """
-
-    masks: Tensor
-    labels: Tensor
-    decodes: Tensor
-    valid: Tensor | None = None
-
-    def counts(self, num_decodes: int) -> list[int]:
-        """Return how many masks each decode has."""
-        return torch.bincount(self.decodes, minlength=num_decodes).tolist()
+from xsam_model.training.targets import LossWeights
 
 
 def pair_costs(
@@ -92,4 +68,4 @@ def match(costs: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor, Tensor,
     return table[:, 0], table[:, 1], table[:, 2], table[:, 3]
 
 
-__all__ = ["Targets", "match", "pair_costs"]
+__all__ = ["match", "pair_costs"]

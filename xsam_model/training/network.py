@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from xsam_model.modeling_xsam import XSamForSegmentation, XSamOutput
 from xsam_model.training.batches import TrainingBatch
-from xsam_model.training.losses import LossWeights, SegmentationLoss, language_loss
+from xsam_model.training.losses import SegmentationLoss, language_loss
 from xsam_model.training.point_sampling import PointSampling, RandomPoints
+from xsam_model.training.targets import LossWeights
 
 StageKind = Literal["encoder", "segmentor", "alignment", "mixed"]
 CLOSED_KINDS: tuple[StageKind, ...] = ("encoder", "segmentor")

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from xsam_model.training.losses import LossWeights
 from xsam_model.training.network import StageKind, XSamTraining
 from xsam_model.training.optimizers import Muon, is_matrix
 from xsam_model.training.point_sampling import PointSampling
+from xsam_model.training.targets import LossWeights
 from xsam_model.training.variation import Variation
 
 # Names of modules within XSamTraining. What a stage does not name stays as it is.

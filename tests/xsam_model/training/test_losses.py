@@ -6,15 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from xsam_model.training.losses import (
-    LossWeights,
-    SegmentationLoss,
-    cross_entropy_at_points,
-    dice_at_points,
-    language_loss,
-)
-from xsam_model.training.matching import Targets, match, pair_costs
+from xsam_model.training.losses import SegmentationLoss, cross_entropy_at_points, dice_at_points, language_loss
+from xsam_model.training.matching import match, pair_costs
 from xsam_model.training.point_sampling import PointSampling, RandomPoints, read_at, uncertain_points
+from xsam_model.training.targets import LossWeights, Targets
 
 SAMPLING = PointSampling(num_points=64)
 

@@ -2,10 +2,10 @@ import pytest
 import torch
 from rectangles import NAMES
 
-from xsam_model.training.losses import LossWeights
 from xsam_model.training.network import CLOSED_KINDS, XSamTraining, splice_labels
 from xsam_model.training.point_sampling import PointSampling
 from xsam_model.training.stages import parameter_groups, published, read_stage, select_parameters
+from xsam_model.training.targets import LossWeights
 from xsam_model.training.variation import Variation
 
 FIXED = Variation(all_categories_share=1.0, borrowed_prompts_share=0.0, fixed_wording_share=1.0)

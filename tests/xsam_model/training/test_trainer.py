@@ -16,10 +16,10 @@ from xsam_model.training.__main__ import main
 from xsam_model.training.config import SourceConfig, TrainingConfig, read_config
 from xsam_model.training.export_model import export_model
 from xsam_model.training.launch import STOPPED, launch
-from xsam_model.training.losses import LossWeights
 from xsam_model.training.point_sampling import PointSampling
 from xsam_model.training.sources import BatchPlan
 from xsam_model.training.stages import StageConfig
+from xsam_model.training.targets import LossWeights
 from xsam_model.training.trainer import train
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[3]

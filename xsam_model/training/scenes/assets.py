@@ -1,13 +1,11 @@
 """Pictures that scenes are made of: drawings of objects, grounds, and which of them each split may use.
 
-    python -m xsam_model.training.scenes.assets --output DIR
-
-fetches and prepares them; `docs/scenes.md` says what comes from where under which licence.
+`python -m xsam_model.training.scenes.prepare --output DIR` fetches and prepares them; `docs/scenes.md` says what comes
+from where under which licence.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -129,7 +127,7 @@ class SceneAssets:
     def _read(cls, folder: Path, parts: Sequence[str]) -> SceneAssets:
         if missing := [part for part in parts if not (folder / f"{part}.npz").is_file()]:
             raise FileNotFoundError(
-                f"{folder} holds no scene assets {missing}: run python -m xsam_model.training.scenes.assets "
+                f"{folder} holds no scene assets {missing}: run python -m xsam_model.training.scenes.prepare "
                 f"--output {folder}"
             )
         names = json.loads((folder / "categories.json").read_text())
@@ -236,20 +234,6 @@ def save_assets(
         arrays |= {"index": np.array(json.dumps(index)), "sprites": np.stack([pixels for _, pixels in chosen])}
         np.savez_compressed(folder / f"{part}.npz", **arrays)
 
-
-def main() -> None:
-    """Fetch and prepare the assets."""
-    from xsam_model.training.scenes.downloads import prepare_assets
-
-    parser = argparse.ArgumentParser(description="Fetch and prepare the pictures that scenes are made of.")
-    parser.add_argument("--output", type=Path, default=DEFAULT_FOLDER, help="folder (default: %(default)s)")
-    parser.add_argument("--downloads", type=Path, help="keep what is fetched here, and use what is here already")
-    arguments = parser.parse_args()
-    print(prepare_assets(arguments.output, arguments.downloads))
-
-
-if __name__ == "__main__":
-    main()
 
 __all__ = [
     "DEFAULT_FOLDER",
