@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from actors.collector import without_collector
-from actors.config import PredictorConfig
+from actors.model_config import PredictorConfig
 from pipelines.label import LabelJob, label_shard
 from pipelines.storage import open_store
 from pipelines.table import read_commit

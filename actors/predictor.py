@@ -17,7 +17,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from actors.batch_size import find_batch_size
-from actors.config import PredictorConfig, model_folder
 from actors.conversations import (
     Ask,
     Conversation,
@@ -29,6 +28,7 @@ from actors.conversations import (
     try_words,
 )
 from actors.findings import Findings, find_masks, phrase_prompts, read_caption, without_doubles
+from actors.model_config import PredictorConfig, model_folder
 from pipelines.fingerprint import content_hash
 from pipelines.types import Answer, Image, ImageRef, MaskPrediction, PredictionError, Prompt, Reason, ReplicaUnusable
 from xsam_model.host_memory import keep_freed_memory

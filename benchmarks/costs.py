@@ -15,7 +15,7 @@ from typing import Any
 from unittest.mock import patch
 
 from actors import predictor as predictor_module
-from actors.config import PredictorConfig
+from actors.model_config import PredictorConfig
 from actors.predictor import XSamPredictor
 from benchmarks.many_prompts import load_proportional, phrases
 from benchmarks.models import one_torch_thread

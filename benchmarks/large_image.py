@@ -103,7 +103,7 @@ def ask(size_wh: tuple[int, int], masks: int) -> Case:
     """Ask about an image in this process, which should have done nothing before."""
     import torch
 
-    from actors.config import PredictorConfig
+    from actors.model_config import PredictorConfig
     from actors.predictor import XSamPredictor
     from flows.prompts import named_prompts
     from pipelines import rle

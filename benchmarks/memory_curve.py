@@ -22,9 +22,10 @@ import psutil
 from PIL import Image as PilImage
 from rich.console import Console
 
-from actors.config import PoolConfig, PredictorConfig
+from actors.config import PoolConfig
 from actors.in_process import InProcessRunner
 from actors.labeler import RunLabeler
+from actors.model_config import PredictorConfig
 from actors.pool import ShardFailure
 from benchmarks.photos import example_photos, random_crop, synthetic_photo
 from benchmarks.report import Figure, Report, print_reports

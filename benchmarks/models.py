@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from actors.config import PredictorConfig
+from actors.model_config import PredictorConfig
 from actors.predictor import XSamPredictor
 from flows.prompts import named_prompts
 from pipelines.types import Prompt

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from actors.config import PredictorConfig
+from actors.model_config import PredictorConfig
 from actors.predictor import XSamPredictor
 from benchmarks.models import num_parameters, one_torch_thread
 from benchmarks.report import Figure, Report

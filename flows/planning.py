@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from actors.collector import without_collector
-from actors.config import TINY_MODEL, model_folder
 from actors.labeler import RunLabelerFactory
+from actors.model_config import TINY_MODEL, model_folder
 from actors.open_pool import open_runner
 from actors.pool import ShardRunner
 from flows.config import ConfigError, RunConfig

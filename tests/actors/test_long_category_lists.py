@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from actors.config import PredictorConfig
 from actors.conversations import Ask, check_prompts, cut
 from actors.findings import without_doubles
+from actors.model_config import PredictorConfig
 from actors.predictor import XSamPredictor
 from pipelines import rle
 from pipelines.types import Image, ImageRef, MaskPrediction, Prompt

@@ -14,7 +14,7 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from actors.config import PredictorConfig
+from actors.model_config import PredictorConfig
 from actors.predictor import XSamPredictor, check_model
 from pipelines import rle
 from pipelines.types import Image, ImageRef, PredictionError, Prompt, Reason, Region, ReplicaUnusable

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from actors.batch_size import MAX_BATCH_SIZE
-from actors.config import PredictorConfig
 from actors.findings import find_masks
+from actors.model_config import PredictorConfig
 from actors.predictor import XSamPredictor, check_model
 from pipelines import rle
 from pipelines.types import (

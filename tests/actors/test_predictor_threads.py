@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.config import PredictorConfig
+from actors.model_config import PredictorConfig
 from actors.predictor import XSamPredictor
 from pipelines.types import Answer, Image, ImageRef, Prompt, Region
 from tests.fakes import text_prompt
