@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from actors import predictor as predictor_module
-from actors.model_config import PredictorConfig
-from actors.predictor import XSamPredictor
+from actors.predictor import predictor as predictor_module
+from actors.predictor.config import PredictorConfig
+from actors.predictor.predictor import XSamPredictor
 from benchmarks.many_prompts import load_proportional, phrases
 from benchmarks.models import one_torch_thread
 from benchmarks.photos import write_photos

@@ -103,8 +103,8 @@ def ask(size_wh: tuple[int, int], masks: int) -> Case:
     """Ask about an image in this process, which should have done nothing before."""
     import torch
 
-    from actors.model_config import PredictorConfig
-    from actors.predictor import XSamPredictor
+    from actors.predictor.config import PredictorConfig
+    from actors.predictor.predictor import XSamPredictor
     from flows.prompts import named_prompts
     from pipelines import rle
     from xsam_model.untrained import save_untrained, untrained_tiny_config

@@ -15,8 +15,8 @@ from pycocotools import mask as coco_mask
 from torch.nn import functional
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from actors.model_config import TINY_MODEL, PredictorConfig, model_folder
-from actors.predictor import XSamPredictor
+from actors.predictor.config import TINY_MODEL, PredictorConfig, model_folder
+from actors.predictor.predictor import XSamPredictor
 from benchmarks.models import num_parameters, one_torch_thread
 from benchmarks.photos import write_photos
 from benchmarks.report import Figure, Report

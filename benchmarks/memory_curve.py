@@ -22,11 +22,11 @@ import psutil
 from PIL import Image as PilImage
 from rich.console import Console
 
-from actors.config import PoolConfig
-from actors.in_process import InProcessRunner
-from actors.labeler import RunLabeler
-from actors.model_config import PredictorConfig
-from actors.pool import ShardFailure
+from actors.pool.config import PoolConfig
+from actors.pool.in_process import InProcessRunner
+from actors.pool.runner import ShardFailure
+from actors.predictor.config import PredictorConfig
+from actors.predictor.labeler import RunLabeler
 from benchmarks.photos import example_photos, random_crop, synthetic_photo
 from benchmarks.report import Figure, Report, print_reports
 from benchmarks.threshold_predictor import ThresholdPredictor
@@ -225,7 +225,7 @@ def load(predictor: str) -> Predictor:
         return ThresholdPredictor()
     import torch
 
-    from actors.predictor import XSamPredictor
+    from actors.predictor.predictor import XSamPredictor
 
     torch.set_num_threads(1)
     with contextlib.redirect_stderr(io.StringIO()):

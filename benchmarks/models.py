@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from actors.model_config import PredictorConfig
-from actors.predictor import XSamPredictor
+from actors.predictor.config import PredictorConfig
+from actors.predictor.predictor import XSamPredictor
 from flows.prompts import named_prompts
 from pipelines.types import Prompt
 from xsam_model.configuration_xsam import XSamConfig

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.config import PoolConfig
-from actors.labeler import RunLabeler
-from actors.open_pool import open_runner
-from actors.pool import PoolEvent, ShardFailure
+from actors.pool.config import PoolConfig
+from actors.pool.open import open_runner
+from actors.pool.runner import PoolEvent, ShardFailure
+from actors.predictor.labeler import RunLabeler
 from benchmarks.photos import synthetic_photo
 from benchmarks.report import Figure, Report
 from benchmarks.threshold_predictor import ThresholdPredictor

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from actors.config import PoolConfig
-from actors.in_process import InProcessRunner
-from actors.labeler import RunLabeler
-from actors.pool import ShardFailure
-from actors.predictor import XSamPredictor
+from actors.pool.config import PoolConfig
+from actors.pool.in_process import InProcessRunner
+from actors.pool.runner import ShardFailure
+from actors.predictor.labeler import RunLabeler
+from actors.predictor.predictor import XSamPredictor
 from benchmarks.models import load_predictor, mid_config, num_parameters, one_torch_thread, prompts
 from benchmarks.photos import describe_photos, write_photos
 from benchmarks.report import Figure, Report

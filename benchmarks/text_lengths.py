@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import torch
 
-from actors.predictor import XSamPredictor
+from actors.predictor.predictor import XSamPredictor
 from benchmarks.many_prompts import load_proportional
 from benchmarks.models import num_parameters, one_torch_thread
 from benchmarks.photos import describe_photos, write_photos

@@ -8,8 +8,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from actors.model_config import PredictorConfig
-from actors.predictor import XSamPredictor
+from actors.predictor.config import PredictorConfig
+from actors.predictor.predictor import XSamPredictor
 from benchmarks.models import num_parameters, one_torch_thread
 from benchmarks.report import Figure, Report
 from benchmarks.timing import time_in_turn

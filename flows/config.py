@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from actors.config import PoolConfig
-from actors.model_config import PredictorConfig
+from actors.pool.config import PoolConfig
+from actors.predictor.config import PredictorConfig
 from flows.prompts import caption_prompt, check_names, check_stuff, named_prompts
 from pipelines.client_limits import REQUEST_TIMEOUT_S, check_request_timeout
 from pipelines.errors import UserError

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.status import Status as RichStatus
 from rich.table import Table
 
-from actors.pool import PoolEvent, ShardFailure
+from actors.pool.runner import PoolEvent, ShardFailure
 from flows.summary import RunSummary
 from pipelines.coverage import UpdateCounts
 from pipelines.integrity import VerifyReport

@@ -12,7 +12,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import State
 
-from actors.pool import ShardFailure, ShardRunner
+from actors.pool.runner import ShardFailure, ShardRunner
 from flows import planning, steps
 from flows.breaker import CircuitBreaker
 from flows.config import RunConfig

@@ -183,7 +183,7 @@ def train(
     processes: Annotated[int, typer.Option(help="Training processes on this machine.")] = 1,
 ) -> None:
     """Train a model, or go on. Exit code 0 when it is trained, 3 when it stopped before its end."""
-    from actors.train import train_model
+    from actors.training.train import train_model
 
     outlive_terminal()
     raise typer.Exit(train_model(config, output, max_minutes, processes))

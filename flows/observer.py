@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Protocol
 
-from actors.pool import PoolEvent, ShardFailure
+from actors.pool.runner import PoolEvent, ShardFailure
 from pipelines.coverage import UpdateCounts
 from pipelines.manifest import Plan
 from pipelines.redaction import redacted

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from actors.collector import without_collector
-from actors.labeler import RunLabelerFactory
-from actors.model_config import TINY_MODEL, model_folder
-from actors.open_pool import open_runner
-from actors.pool import ShardRunner
+from actors.pool.open import open_runner
+from actors.pool.runner import ShardRunner
+from actors.predictor.config import TINY_MODEL, model_folder
+from actors.predictor.imports import without_collector
+from actors.predictor.labeler import RunLabelerFactory
 from flows.config import ConfigError, RunConfig
 from flows.own_prompts import OwnPrompts, read_own_prompts
 from flows.run_names import check_new_name, first_run, runs_before_retry
@@ -236,7 +236,7 @@ def check_model(config: RunConfig, own: OwnPrompts) -> OwnPrompts:
             has no processor.
     """
     with without_collector():
-        from actors import predictor
+        from actors.predictor import predictor
 
     try:
         sentences = (prompt for _, prompt in own if prompt.region is None)

@@ -32,7 +32,7 @@ from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Completed, Failed, State
 
-from actors.pool import PoolEvent, ShardFailure
+from actors.pool.runner import PoolEvent, ShardFailure
 from flows.console import update_text
 from flows.summary import RunSummary
 from pipelines.coverage import UpdateCounts

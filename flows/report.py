@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from actors.pool import PoolEvent
+from actors.pool.runner import PoolEvent
 from flows.config import ConfigError, RunConfig
 from flows.console import literal, size
 from flows.observer import RunObserver

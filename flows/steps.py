@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 
-from actors.pool import ClusterLostError, PoolEvent, ReplicaStartError, ShardFailure, ShardRunner
+from actors.pool.runner import ClusterLostError, PoolEvent, ReplicaStartError, ShardFailure, ShardRunner
 from flows.breaker import CircuitBreaker
 from flows.config import RunConfig
 from flows.observer import RunObserver, Several, Silent

@@ -10,7 +10,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from actors.pool import ShardFailure
+from actors.pool.runner import ShardFailure
 from pipelines.errors import DamagedError, UserError
 from pipelines.integrity import TableSize, VerifyReport
 from pipelines.manifest import Plan

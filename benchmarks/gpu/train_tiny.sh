@@ -30,7 +30,7 @@ done
 for split in test unseen_categories unseen_style; do
   parts=ov,vgd,ref,int,gcg,pan
   [ $split = test ] || parts=vgd
-  "$python" -m actors.evaluate_scenes --model "$out/xsam-tiny" --assets "$assets" --split $split --side 256 \
+  "$python" -m actors.scenes.evaluate --model "$out/xsam-tiny" --assets "$assets" --split $split --side 256 \
     --count $count --only $parts --json "$out/$split.json"
 done
 # In parts, for where large files cannot be moved: cat model.safetensors.part-* > model.safetensors

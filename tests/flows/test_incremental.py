@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from actors.predictor import XSamPredictor
+from actors.predictor.predictor import XSamPredictor
 from flows import planning, steps
 from flows.config import RunConfig
 from flows.observer import Silent

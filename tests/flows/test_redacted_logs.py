@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 
-from actors.pool import PoolEvent, ShardFailure
+from actors.pool.runner import PoolEvent, ShardFailure
 from flows.redacted_logs import redact_run_logs
 
 SIGNED = "https://host/a.png?X-Amz-Signature=canary"

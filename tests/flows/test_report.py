@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.pool import PoolEvent
+from actors.pool.runner import PoolEvent
 from flows import report, steps
 from flows.observer import Silent
 from pipelines.integrity import verify

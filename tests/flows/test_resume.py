@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
-from actors.pool import PoolEvent
+from actors.pool.runner import PoolEvent
 from flows import planning, steps
 from flows.observer import Silent
 from flows.summary import RunFailedError
@@ -268,16 +268,16 @@ def test_a_shard_that_always_fails_is_named_and_the_rest_is_kept_until_the_fault
 def test_a_spent_budget_counts_over_all_waves_and_the_next_run_goes_on_with_the_rest(
     prefect: PrefectServer, make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import actors.labeler
+    import actors.predictor.labeler
     from flows.label_collection import label_collection
 
-    label_shard = actors.labeler.label_shard
+    label_shard = actors.predictor.labeler.label_shard
 
     def slowly(*args: Any, **kwargs: Any) -> Any:
         time.sleep(1.5)
         return label_shard(*args, **kwargs)
 
-    monkeypatch.setattr(actors.labeler, "label_shard", slowly)
+    monkeypatch.setattr(actors.predictor.labeler, "label_shard", slowly)
     pool = {"budget_s": 1.0, "shards_in_flight_per_replica": 1}
     # One shard in flight makes waves of four: the second wave finds the budget spent.
     output, config = tmp_path / "output", make_config(pool=pool)

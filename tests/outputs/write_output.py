@@ -13,8 +13,8 @@ from unittest import mock
 
 import fsspec
 
-from actors.in_process import InProcessRunner
-from actors.labeler import RunLabeler
+from actors.pool.in_process import InProcessRunner
+from actors.predictor.labeler import RunLabeler
 from flows import planning, steps
 from flows.config import RunConfig, parse_config
 from flows.observer import Silent

@@ -12,10 +12,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from actors.config import PoolConfig
-from actors.labeler import RunLabeler
-from actors.open_pool import open_runner
-from actors.pool import PoolEvent, ShardFailure, ShardRunner
+from actors.pool.config import PoolConfig
+from actors.pool.open import open_runner
+from actors.pool.runner import PoolEvent, ShardFailure, ShardRunner
+from actors.predictor.labeler import RunLabeler
 from flows import steps
 from flows.config import RunConfig
 from flows.observer import Silent

@@ -21,7 +21,15 @@ from tests.drivers import Ended, wait_until
 from tests.fork_server import fork_server
 
 # What a run imports, the ones that take long first. Not imported here: Ray reads settings when it is.
-_IMPORTS = ("ray", "s3fs", "actors.predictor", "actors.replica_pool", "actors.in_process", "flows.launch", __name__)
+_IMPORTS = (
+    "ray",
+    "s3fs",
+    "actors.predictor.predictor",
+    "actors.pool.ray_pool",
+    "actors.pool.in_process",
+    "flows.launch",
+    __name__,
+)
 
 
 @contextlib.contextmanager

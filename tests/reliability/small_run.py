@@ -16,11 +16,11 @@ from typing import Any
 import pyarrow.dataset as ds
 import pytest
 
-from actors import dispatch
-from actors.config import PoolConfig
-from actors.in_process import InProcessRunner
-from actors.labeler import RunLabeler
-from actors.pool import ShardRunner
+from actors.pool import dispatch
+from actors.pool.config import PoolConfig
+from actors.pool.in_process import InProcessRunner
+from actors.pool.runner import ShardRunner
+from actors.predictor.labeler import RunLabeler
 from flows import planning, steps
 from flows.config import RunConfig, parse_config
 from flows.observer import Silent

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from actors import dispatch
+from actors.pool import dispatch
 from flows import steps
 from flows.config import load_config
 from flows.observer import Silent

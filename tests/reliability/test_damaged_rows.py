@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from actors.training_table import table
+from actors.training.table_source import table
 from pipelines.layout import Kind, commit_name
 from pipelines.storage import Store
 from pipelines.table import parquet_bytes, read_commit

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from actors.pool import PoolEvent
+from actors.pool.runner import PoolEvent
 from flows import steps
 from flows.observer import Silent
 from pipelines.errors import DamagedError

@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from actors.in_process import InProcessRunner
-from actors.pool import ClusterLostError, ShardFailure
+from actors.pool.in_process import InProcessRunner
+from actors.pool.runner import ClusterLostError, ShardFailure
 from flows import steps
 from flows.config import RunConfig
 from flows.observer import Silent
@@ -25,7 +25,7 @@ from tests.reliability.small_run import SmallRun, as_driver_of, check_no_op, raw
 
 DRIVER = """
 import sys
-from actors import head_watch
+from actors.pool import head_watch
 from tests.reliability import chaos_driver
 head_watch.LOST_AFTER_S = 4.0
 sys.exit(chaos_driver.main())

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from actors.in_process import InProcessRunner
-from actors.labeler import RunLabeler
-from actors.pool import ReplicaStartError
+from actors.pool.in_process import InProcessRunner
+from actors.pool.runner import ReplicaStartError
+from actors.predictor.labeler import RunLabeler
 from flows import launch, signals
 from flows.config import ConfigError, RunConfig
 from flows.inspect import show_vacuum

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from actors.collector import without_collector
-from actors.model_config import PredictorConfig
+from actors.predictor.config import PredictorConfig
+from actors.predictor.imports import without_collector
 from pipelines.label import LabelJob, label_shard
 from pipelines.storage import open_store
 from pipelines.table import read_commit
@@ -35,7 +35,7 @@ class RunLabelerFactory:
     def __call__(self) -> RunLabeler:
         """Load the model, check that it takes the run's prompts, find how many images fit, and open the output."""
         with without_collector():
-            from actors.predictor import XSamPredictor
+            from actors.predictor.predictor import XSamPredictor
 
         predictor, job = XSamPredictor(self.predictor), self.job
         predictor.check(job.prompts)

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from actors import scene_failures
-from actors.scene_failures import draw_failures, main
-from actors.scene_samples import SceneTest
+from actors.scenes import failures
+from actors.scenes.failures import draw_failures, main
+from actors.scenes.samples import SceneTest
 from xsam_model import InstanceSegmentation, XSamResult
 from xsam_model.training.scenes.assets import SceneAssets
 from xsam_model.training.scenes.scene import SceneConfig
@@ -38,7 +38,7 @@ def test_the_scene_without_masks_comes_first(monkeypatch):
         captions.extend(caption for caption, _ in pictures)
         return pictures[0][1]
 
-    monkeypatch.setattr(scene_failures, "contact_sheet", sheet)
+    monkeypatch.setattr(failures, "contact_sheet", sheet)
     samples = test.samples("ovseg", num_names=4)
     first = draw_failures(Forgetful(samples, missed=3), test, number=2)
     assert captions == ["truth", "found: 0 % of the objects", "truth", "found: 100 % of the objects"]

@@ -14,8 +14,8 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from actors.model_config import PredictorConfig
-from actors.predictor import XSamPredictor, check_model
+from actors.predictor.config import PredictorConfig
+from actors.predictor.predictor import XSamPredictor, check_model
 from pipelines import rle
 from pipelines.types import Image, ImageRef, PredictionError, Prompt, Reason, Region, ReplicaUnusable
 from tests.fakes import text_prompt

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from actors import cluster
-from actors.pool import ReplicaStartError
+from actors.pool import cluster
+from actors.pool.runner import ReplicaStartError
 from tests.drivers import REPOSITORY
 
 START = """
-from actors.cluster import connect, prepare_environment
-from actors.config import PoolConfig
+from actors.pool.cluster import connect, prepare_environment
+from actors.pool.config import PoolConfig
 config = PoolConfig()
 prepare_environment(config)
 assert connect(config)

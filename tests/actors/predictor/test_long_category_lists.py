@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from actors.conversations import Ask, check_prompts, cut
-from actors.findings import without_doubles
-from actors.model_config import PredictorConfig
-from actors.predictor import XSamPredictor
+from actors.predictor.config import PredictorConfig
+from actors.predictor.conversations import Ask, check_prompts, cut
+from actors.predictor.findings import without_doubles
+from actors.predictor.predictor import XSamPredictor
 from pipelines import rle
 from pipelines.types import Image, ImageRef, MaskPrediction, Prompt
 from tests.fakes import text_prompt

@@ -12,11 +12,13 @@ from typing import Any, Self
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from actors.cluster import connect
-from actors.config import PoolConfig
-from actors.dispatch import Attempt, Drain, ShardQueue, attempt_ids
-from actors.head_watch import HeadWatch
-from actors.pool import (
+from actors.pool.cluster import connect
+from actors.pool.config import PoolConfig
+from actors.pool.dispatch import Attempt, Drain, ShardQueue, attempt_ids
+from actors.pool.head_watch import HeadWatch
+from actors.pool.replica import LabelerError
+from actors.pool.replicas import Flight, Member, ReplicaSet
+from actors.pool.runner import (
     ClusterLostError,
     EventKind,
     FailureKind,
@@ -25,9 +27,7 @@ from actors.pool import (
     ShardFailure,
     summarise_error,
 )
-from actors.replica import LabelerError
-from actors.replica_set import Flight, Member, ReplicaSet
-from actors.witness import Witness
+from actors.pool.witness import Witness
 from pipelines.types import Care, Shard, ShardReceipt
 
 # How often the clocks and stop() are looked at; results are seen as they come.

@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from actors.config import PoolConfig
-from actors.pool import FailureKind, ShardFailure
+from actors.pool.config import PoolConfig
+from actors.pool.runner import FailureKind, ShardFailure
 from pipelines.manifest import DRIVER_ID
 from pipelines.types import Lethal, Reason, Shard
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from actors.evaluate_scenes import PARTS, PROMPT_KINDS, SceneTest, count_scenes, evaluate_scenes, main
+from actors.scenes.evaluate import PARTS, PROMPT_KINDS, SceneTest, count_scenes, evaluate_scenes, main
 from xsam_model import InstanceSegmentation, PhraseSegmentation, XSamResult
 from xsam_model.post_processing_panoptic import PanopticSegmentation, Segment
 from xsam_model.training.scenes.assets import SceneAssets

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from actors.model_config import PredictorConfig
-from actors.predictor import XSamPredictor
+from actors.predictor.config import PredictorConfig
+from actors.predictor.predictor import XSamPredictor
 from pipelines.types import Answer, Image, ImageRef, Prompt, Region
 from tests.fakes import text_prompt
 from xsam_model.untrained import save_untrained

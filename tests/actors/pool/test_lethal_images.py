@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 import tests.fakes
-from actors import dispatch
-from actors.config import PoolConfig
-from actors.labeler import RunLabeler
-from actors.open_pool import open_runner
-from actors.pool import PoolEvent, ShardFailure
+from actors.pool import dispatch
+from actors.pool.config import PoolConfig
+from actors.pool.open import open_runner
+from actors.pool.runner import PoolEvent, ShardFailure
+from actors.predictor.labeler import RunLabeler
 from pipelines.label import LabelConfig, LabelJob
 from pipelines.storage import open_store
 from pipelines.table import open_table

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from actors.config import PoolConfig
-from actors.pool import ReplicaStartError
+from actors.pool.config import PoolConfig
+from actors.pool.runner import ReplicaStartError
 
 # Only shards' references and receipts pass through it.
 _OBJECT_STORE_BYTES = 200 * 2**20
@@ -175,7 +175,7 @@ def _keeping_sigterm_handler() -> Iterator[None]:
 @contextmanager
 def _packages_importable() -> Iterator[None]:
     """Let the workers of a local Ray import these packages from a source checkout, whatever the working directory."""
-    root = str(Path(__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
     before = os.environ.get("PYTHONPATH")
     if not root.endswith("-packages"):
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, before)))

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from actors.training_table import table
+from actors.training.table_source import table
 from pipelines import rle
 from pipelines.label import LabelConfig, LabelJob, label_shard
 from pipelines.storage import open_store
@@ -26,7 +26,7 @@ from xsam_model import XSamProcessor
 from xsam_model.training.batches import BatchBuilder
 from xsam_model.training.samples import TrainingSample
 
-WEIGHTS = Path(__file__).parents[2] / "xsam_model" / "weights" / "xsam-tiny"
+WEIGHTS = Path(__file__).parents[3] / "xsam_model" / "weights" / "xsam-tiny"
 CAT, DOG, BIRD = text_prompt("Cat"), text_prompt("dog", 1), text_prompt("bird", 2)
 LEFT, FAR = sentence("refseg", "the left one"), sentence("refseg", "the far one", 1)
 CAPTION = Prompt(prompt_id="gcgseg:caption", task="gcgseg", text="caption", category_id=0, category_name="caption")

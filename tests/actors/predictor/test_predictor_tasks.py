@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from actors.batch_size import MAX_BATCH_SIZE
-from actors.findings import find_masks
-from actors.model_config import PredictorConfig
-from actors.predictor import XSamPredictor, check_model
+from actors.predictor.batch_size import MAX_BATCH_SIZE
+from actors.predictor.config import PredictorConfig
+from actors.predictor.findings import find_masks
+from actors.predictor.predictor import XSamPredictor, check_model
 from pipelines import rle
 from pipelines.types import (
     CATEGORY_TASKS,
@@ -179,7 +179,7 @@ def decode_of(masks: list[tuple[slice, slice]], labels: list[int], size: int = 6
 
 @pytest.mark.parametrize("task", PANOPTIC_TASKS)
 def test_panoptic_rows_are_one_a_thing_and_one_for_all_of_a_stuff(task: Task) -> None:
-    from actors.conversations import Conversation
+    from actors.predictor.conversations import Conversation
 
     squares = [(slice(0, 20), slice(a, a + 20)) for a in (0, 40)] + [(slice(40, 60), slice(a, a + 20)) for a in (0, 40)]
     prompts = tuple(
@@ -302,7 +302,7 @@ def test_sentences_of_a_table_are_tried_before_any_image_as_far_as_that_is_quick
     assert sorted(reasons) == [1, 2, 3]
     assert "reserves" in reasons[1]
     assert "more than the" in reasons[2]
-    monkeypatch.setattr("actors.predictor.MAX_TRIED", 2)
+    monkeypatch.setattr("actors.predictor.predictor.MAX_TRIED", 2)
     assert list(check_model(PredictorConfig(path=str(model_folder)), [], rows)) == [1]
 
 

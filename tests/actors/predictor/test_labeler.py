@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from actors.labeler import RunLabeler
+from actors.predictor.labeler import RunLabeler
 from pipelines.label import LabelJob
 from pipelines.storage import Store
 from pipelines.table import open_table

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from actors.config import PoolConfig
-from actors.pool import LabelerFactory, ShardRunner
+from actors.pool.config import PoolConfig
+from actors.pool.runner import LabelerFactory, ShardRunner
 
 
 def open_runner(labeler_factory: LabelerFactory, config: PoolConfig) -> ShardRunner:
@@ -15,12 +15,12 @@ def open_runner(labeler_factory: LabelerFactory, config: PoolConfig) -> ShardRun
         config: where and how to run.
     """
     if config.runner == "in_process":
-        from actors.in_process import InProcessRunner
+        from actors.pool.in_process import InProcessRunner
 
         return InProcessRunner(labeler_factory, config)
-    from actors.cluster import prepare_environment
+    from actors.pool.cluster import prepare_environment
 
     prepare_environment(config)
-    from actors.replica_pool import ReplicaPool
+    from actors.pool.ray_pool import ReplicaPool
 
     return ReplicaPool(labeler_factory, config)

@@ -19,14 +19,14 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from actors.config import PoolConfig
-from actors.open_pool import open_runner
-from actors.pool import PoolEvent, ReplicaStartError, ShardFailure
+from actors.pool.config import PoolConfig
+from actors.pool.open import open_runner
+from actors.pool.runner import PoolEvent, ReplicaStartError, ShardFailure
 from pipelines.types import Care, ImageRef, ReplicaUnusable, Shard, ShardReceipt
 
 pytestmark = pytest.mark.timeout(60)
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 RUNNERS = ("in_process", "ray")
 
 
@@ -453,8 +453,8 @@ def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     code = f"""
-from actors.config import PoolConfig
-from actors.pool import open_runner
+from actors.pool.config import PoolConfig
+from actors.pool.open import open_runner
 open_runner(dict, PoolConfig(ray_address="127.0.0.1:{port}")).__enter__()
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
@@ -465,16 +465,16 @@ open_runner(dict, PoolConfig(ray_address="127.0.0.1:{port}")).__enter__()
 LOCAL_RUN = """
 import functools, signal, sys
 sys.path.insert(0, {repository!r})
-from actors.config import PoolConfig
-from actors.pool import open_runner
+from actors.pool.config import PoolConfig
+from actors.pool.open import open_runner
 from pipelines.types import Shard, ShardReceipt
 
 class Echo:
     def label(self, shard, attempt, care=None):
         return ShardReceipt(shard_id=shard.shard_id, attempt=attempt)
     def describe(self):
-        import actors.replica
-        return {{"code": actors.replica.__file__}}
+        import actors.pool.replica
+        return {{"code": actors.pool.replica.__file__}}
 
 handler = lambda number, frame: None
 signal.signal(signal.SIGTERM, handler)
@@ -502,7 +502,7 @@ def test_a_local_ray_runs_a_source_checkout_from_any_folder_and_home_on_loopback
 
 
 def test_neither_config_nor_the_in_process_runner_loads_ray_or_torch() -> None:
-    code = "import sys, actors.config, actors.in_process; print({'ray', 'torch'} & set(sys.modules))"
+    code = "import sys, actors.pool.config, actors.pool.in_process; print({'ray', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from actors import findings
+from actors.predictor import findings
 from pipelines import rle
 from xsam_model.mask_geometry import WindowedMask
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from actors.pool import LabelerFactory, summarise_error
+from actors.pool.runner import LabelerFactory, summarise_error
 from pipelines.types import Care, ReplicaUnusable, Shard, ShardLabeler, ShardReceipt
 
 

@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.replica_set import in_one_line
+from actors.pool.replicas import in_one_line
 
 _ANSWER_S = 30
 

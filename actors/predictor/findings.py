@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from actors.conversations import Conversation
+from actors.predictor.conversations import Conversation
 from pipelines import rle
 from pipelines.schema import ranked
 from pipelines.types import (

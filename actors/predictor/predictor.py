@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from actors.batch_size import find_batch_size
-from actors.conversations import (
+from actors.predictor.batch_size import find_batch_size
+from actors.predictor.config import PredictorConfig, model_folder
+from actors.predictor.conversations import (
     Ask,
     Conversation,
     batched,
@@ -27,8 +28,7 @@ from actors.conversations import (
     prepare,
     try_words,
 )
-from actors.findings import Findings, find_masks, phrase_prompts, read_caption, without_doubles
-from actors.model_config import PredictorConfig, model_folder
+from actors.predictor.findings import Findings, find_masks, phrase_prompts, read_caption, without_doubles
 from pipelines.fingerprint import content_hash
 from pipelines.types import Answer, Image, ImageRef, MaskPrediction, PredictionError, Prompt, Reason, ReplicaUnusable
 from xsam_model.host_memory import keep_freed_memory

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.table_corrections import Addition
+from actors.training.corrections import Addition
 from pipelines.types import CATEGORY_TASKS, Status
 from xsam_model.prompt_templates import clean_category
 from xsam_model.training.datasets.grounded_captions import CaptionRecord, mark_phrases

@@ -11,10 +11,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from actors.config import PoolConfig
-from actors.dispatch import Attempt
-from actors.pool import EventKind, LabelerFactory, OnEvent, PoolEvent, ReplicaStartError
-from actors.replica import LabelerError, Replica, ReplicaFacts
+from actors.pool.config import PoolConfig
+from actors.pool.dispatch import Attempt
+from actors.pool.replica import LabelerError, Replica, ReplicaFacts
+from actors.pool.runner import EventKind, LabelerFactory, OnEvent, PoolEvent, ReplicaStartError
 from pipelines.redaction import redacted
 
 

@@ -9,9 +9,9 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Self
 
-from actors.config import PoolConfig
-from actors.dispatch import Attempt, Drain, ShardQueue, attempt_ids
-from actors.pool import LabelerFactory, OnEvent, PoolEvent, ReplicaStartError, ShardFailure, summarise_error
+from actors.pool.config import PoolConfig
+from actors.pool.dispatch import Attempt, Drain, ShardQueue, attempt_ids
+from actors.pool.runner import LabelerFactory, OnEvent, PoolEvent, ReplicaStartError, ShardFailure, summarise_error
 from pipelines.types import ReplicaUnusable, Shard, ShardLabeler, ShardReceipt
 
 _TICK_S = 0.2

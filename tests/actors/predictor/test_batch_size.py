@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from actors.batch_size import MAX_BATCH_SIZE, find_batch_size
+from actors.predictor.batch_size import MAX_BATCH_SIZE, find_batch_size
 
 GIB = 2**30
 
