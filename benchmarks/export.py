@@ -22,8 +22,9 @@ from pipelines.layout import KINDS, Kind, commit_name, data_name
 from pipelines.manifest import write_plan
 from pipelines.plan_draft import PlanConfig, draft_plan
 from pipelines.schema import IMAGES
+from pipelines.shard_commit import DataFile, ShardCommit
 from pipelines.storage import Store, open_store
-from pipelines.table import DataFile, ShardCommit, parquet_bytes
+from pipelines.table import parquet_bytes
 from pipelines.types import ImageRef, Rle
 
 NAME = "export"

@@ -22,8 +22,8 @@ from benchmarks.report import Figure, Report
 from benchmarks.timing import Timed, time_in_turn
 from pipelines.label import LabelConfig, LabelJob, load_images
 from pipelines.plan_draft import PlanConfig, plan_shards
+from pipelines.reader import open_table
 from pipelines.storage import open_store
-from pipelines.table import open_table
 from pipelines.types import Image, ImageRef
 
 NAME = "pipeline_overhead"

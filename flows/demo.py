@@ -19,8 +19,8 @@ from pipelines import rle
 from pipelines.decode import DecodeLimits, decode_image
 from pipelines.metrics import AveragePrecision, FoundMask, TrueMask, mask_average_precision
 from pipelines.overlay import LabelledMask, contact_sheet, draw_masks
+from pipelines.reader import open_table
 from pipelines.storage import open_store
-from pipelines.table import open_table
 from pipelines.types import ImageRef, Rle
 
 TRUTH_FILE = "instances.json"

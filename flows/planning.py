@@ -21,9 +21,10 @@ from flows.own_prompts import OwnPrompts, read_own_prompts
 from flows.run_names import check_new_name, first_run, runs_before_retry
 from flows.summary import rejected_row, versions
 from flows.updates import check_same_collection, is_finished, runs_before_update, update_coverage
+from pipelines.content_hash import content_hash
 from pipelines.coverage import Coverage, UpdateCounts
 from pipelines.errors import DamagedError
-from pipelines.fingerprint import check_fingerprint, content_hash
+from pipelines.fingerprint import check_fingerprint
 from pipelines.image_batches import to_batches
 from pipelines.label import LabelJob
 from pipelines.layout import plan_name

@@ -11,22 +11,14 @@ from typing import Any
 from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.exceptions import FSTimeoutError
 
+from pipelines.client_errors import error_code, explain, is_denied, is_missing
 from pipelines.client_limits import RequestTimeoutError
 from pipelines.errors import ProtocolError
+from pipelines.filesystems import HTTP_PROTOCOLS, open_filesystem, protocol_of, read_range
 from pipelines.parquet_rows import ChangedError, ChunkTooLargeError, Reserve, read_value, take_freely
 from pipelines.places import Cell, Span, split_place
 from pipelines.redaction import redacted
 from pipelines.source_files import look_up
-from pipelines.storage import (
-    HTTP_PROTOCOLS,
-    error_code,
-    explain,
-    is_denied,
-    is_missing,
-    open_filesystem,
-    protocol_of,
-    read_range,
-)
 from pipelines.types import ImageRef, Reason
 
 _HEADER_BYTES = 512  # of a tar

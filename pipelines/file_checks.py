@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from pipelines.errors import DamagedError
+from pipelines.shard_commit import DataFile, ShardCommit
 from pipelines.storage import Store
-from pipelines.table import DataFile, ShardCommit, data_files, read_commits
+from pipelines.table import data_files, read_commits
 
 _READERS = 8
 _MAX_TOLD = 5

@@ -22,9 +22,9 @@ from pipelines import rle
 from pipelines.bounded_json import MAX_DOCUMENT_BYTES, load_json
 from pipelines.decode import DEFAULT_LIMITS
 from pipelines.errors import SourceError
+from pipelines.filesystems import open_filesystem, read_range
 from pipelines.map_metrics import Segment
 from pipelines.redaction import quoted
-from pipelines.storage import open_filesystem, read_range
 from pipelines.tabular import readable
 from pipelines.types import Rle, Task
 

@@ -19,9 +19,10 @@ from pipelines.file_checks import hash_problem, size_problem
 from pipelines.layout import KINDS, SCHEMA_VERSION, Kind
 from pipelines.manifest import Plan, require_plan
 from pipelines.run_summary import read_summary
-from pipelines.schema import VERSION_KEY, schema_of
+from pipelines.schema import SCHEMAS, VERSION_KEY, schema_of
+from pipelines.shard_commit import DataFile, ShardCommit
 from pipelines.storage import Store
-from pipelines.table import SCHEMAS, DataFile, ShardCommit, commit_files, data_files, inspect_commits
+from pipelines.table import commit_files, data_files, inspect_commits
 from pipelines.types import Status
 
 _READERS = 8

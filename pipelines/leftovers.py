@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pipelines.errors import DamagedError, StorageError
 from pipelines.layout import KINDS, PROBE_PREFIX, due_commit_of, run_folder, split_data_name
 from pipelines.manifest import require_plan
+from pipelines.shard_commit import ShardCommit
 from pipelines.storage import Store
-from pipelines.table import ShardCommit, commit_files, data_files, find_commit, held_commits, inspect_commits
+from pipelines.table import commit_files, data_files, find_commit, held_commits, inspect_commits
 
 VACUUM_GRACE_S = 24 * 3600.0
 """How old what nobody has committed must be for vacuum: longer than any attempt takes, or any request is late."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipelines.storage import read_range
+from pipelines.filesystems import read_range
 
 MAX_BATCH_BYTES = 2**26
 MAX_BATCH_ROWS = 4096

@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.filesystems import open_filesystem
 from pipelines.parquet_pages import has_dictionary, rows_at_once
 from pipelines.source_files import look_up
-from pipelines.storage import open_filesystem
 
 MAX_CHUNK_BYTES = 2**29
 

@@ -19,9 +19,9 @@ from pipelines.fence import fence, harden, sql_literal
 from pipelines.layout import KINDS, SCHEMA_VERSION, Kind
 from pipelines.manifest import plan_documents
 from pipelines.query_files import RunFiles, find_files, make_readable, readable
+from pipelines.schema import SCHEMAS
 from pipelines.select_text import read_statement
 from pipelines.storage import Store
-from pipelines.table import SCHEMAS
 from pipelines.types import Status
 
 if TYPE_CHECKING:

@@ -19,8 +19,9 @@ from pipelines.errors import StorageError
 from pipelines.file_checks import check_sizes, content_problem
 from pipelines.layout import KINDS, Kind
 from pipelines.manifest import planned_runs
+from pipelines.shard_commit import DataFile
 from pipelines.storage import Store
-from pipelines.table import DataFile, read_commits
+from pipelines.table import read_commits
 
 _MAX_SEARCHED = 2**28  # bytes that are read to find which file DuckDB means
 _WRITTEN_ONCE = datetime(2000, 1, 1, tzinfo=UTC)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pipelines.errors import DamagedError
 from pipelines.file_checks import content_problem, size_problem
 from pipelines.manifest import Plan
+from pipelines.shard_commit import ShardCommit
 from pipelines.storage import Store
-from pipelines.table import ShardCommit, data_files, held_commits, last_repair, read_commit
+from pipelines.table import data_files, held_commits, last_repair, read_commit
 
 _READERS, _READERS_OF_CONTENTS = 16, 4
 

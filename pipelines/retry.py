@@ -17,10 +17,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from pipelines.client_errors import explained
 from pipelines.errors import PlanError, StorageError
 from pipelines.manifest import plan_documents, read_plan, retries_by_run
 from pipelines.schema import IMAGES
-from pipelines.storage import Store, explained
+from pipelines.storage import Store
 from pipelines.table import held_commits, read_commit
 from pipelines.types import ImageRef, Status
 

@@ -6,10 +6,11 @@ SCHEMA_VERSION changes with any column; CHANGELOG.md says what changed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 
+from pipelines.layout import Kind
 from pipelines.types import Caption, ImagePrediction, MaskPrediction, Status
 
 VERSION_KEY = b"xsam_label.schema_version"
@@ -108,6 +109,7 @@ IMAGES = pa.schema(
 )
 
 
+SCHEMAS: Mapping[Kind, pa.Schema] = {"annotations": ANNOTATIONS, "images": IMAGES}
 # The version that a column came with, where it was not there from the first.
 _SINCE = {"is_thing": 2, "captions": 2, "image_version": 3}
 

@@ -16,12 +16,12 @@ import pyarrow as pa
 from pipelines.arrow_messages import message_facts
 from pipelines.bounded_json import load_json
 from pipelines.errors import SourceError
+from pipelines.filesystems import read_range
 from pipelines.parquet_rows import MAX_CHUNK_BYTES
 from pipelines.places import Span
 from pipelines.source_files import ListedFile, is_local, uri_of
 from pipelines.source_rows import RowForm, row_form
 from pipelines.source_uris import resolve_uri
-from pipelines.storage import read_range
 from pipelines.tabular import holds_binary, readable
 from pipelines.types import ImageRef
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from fsspec.utils import glob_translate
 
 from pipelines.errors import SourceError, some_of
+from pipelines.filesystems import odd_part, open_filesystem, protocol_of, read_info
 from pipelines.image_batches import BATCH_SIZE
-from pipelines.storage import odd_part, open_filesystem, protocol_of, read_info
 from pipelines.tabular import readable
 
 _WILDCARDS = "*?[{"

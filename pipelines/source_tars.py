@@ -13,10 +13,10 @@ from typing import IO, Any, cast
 
 from pipelines.bounded_json import load_json
 from pipelines.errors import SourceError
+from pipelines.filesystems import read_range
 from pipelines.places import Span
 from pipelines.redaction import quoted
 from pipelines.source_files import ListedFile, is_local, uri_of
-from pipelines.storage import read_range
 from pipelines.tabular import MAX_COLUMN_CHARS, columns_json, readable
 from pipelines.tar_headers import Member
 from pipelines.types import ImageRef

@@ -11,9 +11,9 @@ import ijson
 
 from pipelines.bounded_json import BoundsError, GuardedFile, JsonGuard
 from pipelines.errors import SourceError
+from pipelines.filesystems import absolute_uri
 from pipelines.redaction import quoted, quoted_names, secret_in
 from pipelines.source_files import open_source, uri_of
-from pipelines.storage import absolute_uri
 from pipelines.tabular import Lines, columns_json, open_bytes, open_text, read_rows, readable
 from pipelines.types import ImageRef
 

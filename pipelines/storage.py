@@ -1,6 +1,6 @@
-"""The only place that knows s3://, gs://, hf://, file://, memory:// and http://: opening, create-only puts, errors.
+"""One output folder, wherever it lies, as a store of whole objects: put, create only, list, read, delete.
 
-A Store is one output folder. Retries of transient faults are the client library's own; nothing here loops on them.
+Retries of transient faults are the client library's own; nothing here loops on them.
 """
 
 from __future__ import annotations
@@ -9,217 +9,32 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
-import fsspec
-from fsspec.asyn import AsyncFileSystem
-from fsspec.exceptions import FSTimeoutError
-
-from pipelines.client_limits import BOUNDED_PROTOCOLS, REQUEST_TIMEOUT_S, RequestTimeoutError, bounded_filesystem
+from pipelines.client_errors import error_code, explained
+from pipelines.client_limits import REQUEST_TIMEOUT_S
 from pipelines.errors import DamagedError, ProtocolError, StorageError
 from pipelines.exclusive_names import CLAIM_PREFIX, NO_LINKS, rename_exclusively, sync_folder
+from pipelines.filesystems import (
+    ALIASES,
+    READ_ONLY_PROTOCOLS,
+    SCHEMES,
+    odd_part,
+    open_filesystem,
+    protocol_of,
+    read_info,
+)
 from pipelines.layout import PROBE_PREFIX
-from pipelines.redaction import quoted, redacted
 from pipelines.sealed import SealError, unseal
 
-PROTOCOLS = ("file", "s3", "gs", "memory")
-READ_ONLY_PROTOCOLS = ("hf",)
-HTTP_PROTOCOLS = ("http", "https")
-_ALIASES = {"local": "file", "s3a": "s3", "gcs": "gs"}
-_SCHEMES = frozenset((*PROTOCOLS, *READ_ONLY_PROTOCOLS, *HTTP_PROTOCOLS, *_ALIASES))
 _CONFLICT_CODES = frozenset({"ConditionalRequestConflict", "OperationAborted", "409"})
 _REFUSED_CODES = frozenset({"PreconditionFailed", "412"})
-_CLIENT_PACKAGES = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "huggingface_hub", "httpx")
-# What their errors of a server that cannot be reached are called, and what says where the server is.
-_UNREACHABLE = frozenset(
-    {
-        "EndpointConnectionError",
-        "ConnectTimeoutError",
-        "ConnectionError",
-        "ClientConnectorError",
-        "ClientConnectorDNSError",
-        "ConnectError",
-        "ConnectTimeout",
-    }
-)
-_ADDRESS_SETTINGS = {
-    "s3": "AWS_ENDPOINT_URL or storage_options.endpoint_url",
-    "gs": "storage_options.endpoint_url",
-    "hf": "HF_ENDPOINT",
-}
 _MAX_CONFLICT_TRIES = 5
 _TEMPORARY = ".tmp-"
-
-
-def protocol_of(uri: str, *, allow_http: bool = False) -> str:
-    """Return file, s3, gs, memory or hf for a URI or plain path; http and https where they are allowed.
-
-    Raises:
-        ProtocolError: for any other protocol.
-    """
-    protocol = uri.split("://", 1)[0].lower() if "://" in uri else "file"
-    protocol = _ALIASES.get(protocol, protocol)
-    if protocol in (*PROTOCOLS, *READ_ONLY_PROTOCOLS) or (allow_http and protocol in HTTP_PROTOCOLS):
-        return protocol
-    if protocol in HTTP_PROTOCOLS:
-        raise ProtocolError(
-            f"{quoted(uri)}: only images that a list or table names are fetched from the web, with "
-            "source.allow_http = true"
-        )
-    raise ProtocolError(
-        f"{quoted(uri)}: protocol {quoted(protocol)} is not supported; use a path or one of s3://, gs://, hf://, memory://"
-    )
-
-
-def absolute_uri(uri: str) -> str:
-    """Return a URI or path as one location is always written: absolute, without ``..``, alias or slash at its end.
-
-    Raises:
-        StorageError: unsupported protocol.
-    """
-    protocol, path = protocol_of(uri), uri.split("://", 1)[-1]
-    if protocol == "file":
-        absolute = os.path.abspath(os.path.expanduser(path))
-        return "/" + absolute.lstrip("/")  # two slashes at its beginning would stay two
-    return f"{protocol}://{path.rstrip('/')}"
-
-
-def odd_part(uri: str) -> str | None:
-    """Say in words what in a URI's path clients and servers do not all take alike; None if there is nothing.
-
-    What one of them writes under such a name another lists under a second one, or not at all. Paths of this machine
-    have no such part: they are made absolute.
-    """
-    path = uri.split("://", 1)[-1].rstrip("/")
-    if protocol_of(uri) == "file" or not path:
-        return None
-    for part, words in (
-        ("", "an empty folder name ('//')"),
-        (".", "the folder name '.'"),
-        ("..", "the folder name '..'"),
-    ):
-        if part in path.split("/"):
-            return words
-    return "a backslash" if "\\" in path else None
-
-
-def open_filesystem(uri: str, options: Mapping[str, Any] | None = None, *, allow_http: bool = False) -> tuple[Any, str]:
-    """Open the filesystem behind a URI.
-
-    Args:
-        uri: a local path, or file://, s3://, gs://, memory://, hf:// (its token is the machine's own), http(s)://.
-        options: fsspec storage options without credentials, e.g. ``{"endpoint_url": "http://127.0.0.1:8333"}``; and
-            ``request_timeout_s``, the seconds that one request to an object store may take.
-        allow_http: whether the web may be asked.
-
-    Returns:
-        The fsspec filesystem and the path inside it (absolute for local files, the URL itself for http).
-
-    Raises:
-        ProtocolError: unsupported protocol.
-        StorageError: its client library is not installed.
-    """
-    protocol = protocol_of(uri, allow_http=allow_http)
-    options = dict(options or {}) if protocol in ("s3", "gs", "hf") else {}
-    request_timeout_s = options.pop("request_timeout_s", REQUEST_TIMEOUT_S)
-    if protocol in HTTP_PROTOCOLS:
-        options["client_kwargs"] = {"trust_env": True}  # the machine's proxy
-    if protocol == "file":
-        return fsspec.filesystem("file"), absolute_uri(uri)
-    try:
-        if protocol in BOUNDED_PROTOCOLS:
-            fs = bounded_filesystem(protocol, {**options, "use_listings_cache": False}, request_timeout_s)
-        else:
-            fs = fsspec.filesystem(protocol, **options)
-    except ImportError as error:
-        raise StorageError(
-            f"{uri!r} needs a package that is not installed: pip install 'xsam-label[gcs]' ({error})"
-        ) from error
-    # Clients know a protocol by one spelling only.
-    return fs, fs._strip_protocol(f"{protocol}://{uri.split('://', 1)[1]}")
-
-
-def read_range(fs: Any, path: str, start: int, end: int) -> bytes:
-    """Return the bytes of a file from start up to end, and ask for no others."""
-    if isinstance(fs, AsyncFileSystem):
-        return bytes(fs.cat_file(path, start=start, end=end))
-    return bytes(fs.cat_file(path, start=start, end=end, cache_type="none"))
-
-
-def read_info(fs: Any, path: str) -> Mapping[str, Any]:
-    """Return what a store says of a file now, whatever it said before."""
-    everything = {"expand_info": True} if fs.protocol == "hf" else {}  # which would leave the version out
-    info: Mapping[str, Any] = fs.info(path, refresh=True, **everything)
-    return info
-
-
-def error_code(error: BaseException | None) -> str | None:
-    """Return the S3 error code behind an exception, looking through its causes; None where there is none."""
-    while error is not None:
-        response = getattr(error, "response", None)
-        if isinstance(response, Mapping):
-            return str(response.get("Error", {}).get("Code", "")) or None
-        error = error.__cause__
-    return None
-
-
-def is_missing(error: BaseException) -> bool:
-    """Say whether an error means that there is nothing at a location."""
-    return isinstance(error, FileNotFoundError) or _http_status(error) in (404, 410)
-
-
-def is_denied(error: BaseException) -> bool:
-    """Say whether an error means that a location may not be read or written."""
-    return isinstance(error, PermissionError) or _http_status(error) in (401, 403)
-
-
-def _http_status(error: BaseException) -> int | None:
-    return getattr(getattr(error, "response", None), "status_code", None)
-
-
-def explain(error: BaseException, uri: str) -> str:
-    """Say in words what went wrong at a storage location and what to do about it; never includes a credential."""
-    return redacted(_explanation(error, uri))
-
-
-def _explanation(error: BaseException, uri: str) -> str:
-    kind, code = type(error).__name__, error_code(error)
-    if kind in ("NoCredentialsError", "PartialCredentialsError"):
-        return (
-            f"{uri}: no credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or use a role"
-        )
-    if is_denied(error):
-        return f"{uri}: access denied ({code or error}); check the credentials and the permissions on this location"
-    if is_missing(error):
-        private = "; what is private needs HF_TOKEN in the environment" if uri.startswith("hf://") else ""
-        where = code or "no such bucket, folder or file"
-        return f"{uri}: not found ({where}); check the spelling and that it exists{private}"
-    if kind in _UNREACHABLE:
-        scheme = uri.partition("://")[0].lower()
-        advice = _ADDRESS_SETTINGS.get(_ALIASES.get(scheme, scheme), "the address")
-        return f"{uri}: the server does not answer ({error}); check {advice} and the network"
-    if isinstance(error, RequestTimeoutError):
-        return f"{uri}: {error}; check the endpoint and the network, or set a larger request_timeout_s"
-    return f"{uri}: {kind}: {error}"
-
-
-@contextlib.contextmanager
-def explained(uri: str) -> Iterator[None]:
-    """Turn the storage clients' many exceptions into one StorageError with a clear message."""
-    try:
-        yield
-    except StorageError:
-        raise
-    except (OSError, FSTimeoutError) as error:
-        raise StorageError(explain(error, uri)) from error
-    except Exception as error:
-        if type(error).__module__.split(".")[0] in _CLIENT_PACKAGES:
-            raise StorageError(explain(error, uri)) from error
-        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,8 +261,8 @@ def _check_output_name(uri: str) -> None:
             f"{uri!r}: an output's name must not end in ?versionId=..., which means one object's version"
         )
     scheme, colon, rest = uri.partition(":")
-    if colon and "://" not in uri and rest.startswith("/") and scheme.lower() in _SCHEMES:
-        slashes = ":///" if _ALIASES.get(scheme.lower(), scheme.lower()) == "file" else "://"
+    if colon and "://" not in uri and rest.startswith("/") and scheme.lower() in SCHEMES:
+        slashes = ":///" if ALIASES.get(scheme.lower(), scheme.lower()) == "file" else "://"
         raise StorageError(f"{uri!r}: a URI has two slashes; did you mean {scheme}{slashes}{rest.lstrip('/')} ?")
 
 

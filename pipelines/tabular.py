@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.bounded_json import load_json
+from pipelines.client_errors import explained
 from pipelines.errors import SourceError, StorageError
+from pipelines.filesystems import open_filesystem
 from pipelines.parquet_pages import iter_rows
 from pipelines.redaction import quoted_names
-from pipelines.storage import explained, open_filesystem
 
 TABLE_EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 

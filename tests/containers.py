@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from pipelines.fetch import fetch
 from pipelines.label import LabelJob, label_shard
 from pipelines.plan_draft import PlanConfig
+from pipelines.reader import open_table
 from pipelines.sources import list_images
 from pipelines.storage import open_store
-from pipelines.table import open_table
 from pipelines.types import ImageRef
 from tests.fakes import BrightPredictor, half_bright, png, text_prompt
 from tests.labelled import RUN, plan_run

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from pipelines.errors import StorageError
-from pipelines.storage import Store, protocol_of
+from pipelines.filesystems import protocol_of
+from pipelines.storage import Store
 from pipelines.whole_files import check_new
 
 _OF_THE_TABLE = ("annotations", "images", "_runs")

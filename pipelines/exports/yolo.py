@@ -18,7 +18,7 @@ from pipelines.exports.file_names import new_file
 from pipelines.exports.polygons import opencv, outline
 from pipelines.exports.selection import Selection
 from pipelines.fetch import FetchError, fetch
-from pipelines.storage import open_filesystem, protocol_of
+from pipelines.filesystems import open_filesystem, protocol_of
 from pipelines.types import ImageRef
 
 FILE = "data.yaml"

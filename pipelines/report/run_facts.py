@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipelines.run_summary import readable_summary
+from pipelines.shard_commit import ShardCommit
 from pipelines.storage import Store
-from pipelines.table import ShardCommit, read_commits
+from pipelines.table import read_commits
 from pipelines.types import Status
 
 _MAX_PROMPTS = 60

@@ -14,8 +14,8 @@ from flows.config import parse_config
 from flows.observer import Silent
 from flows.summary import RunSummary
 from pipelines.integrity import verify
+from pipelines.reader import open_table
 from pipelines.storage import open_store
-from pipelines.table import open_table
 from tests.drivers import run_file
 from tests.flows.conftest import CATEGORIES, MakeConfig, photograph
 

@@ -19,8 +19,8 @@ from flows.summary import RunSummary
 from pipelines.errors import PlanError
 from pipelines.integrity import verify
 from pipelines.layout import KINDS
+from pipelines.reader import open_table
 from pipelines.storage import open_store
-from pipelines.table import open_table
 from tests.drivers import REPOSITORY, committed, comparable, listing
 from tests.flows.conftest import CATEGORIES, MakeConfig
 

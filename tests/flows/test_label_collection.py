@@ -17,8 +17,8 @@ from flows import steps
 from flows.config import parse_config
 from flows.observer import Silent
 from pipelines.integrity import verify
+from pipelines.reader import open_table
 from pipelines.storage import Store, open_store
-from pipelines.table import open_table
 from tests.drivers import PrefectServer, comparable, run_file
 from tests.flows.conftest import CATEGORIES, MakeConfig
 from tests.seaweed import S3Server

@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.reader import open_table
 from pipelines.storage import Store, open_store
-from pipelines.table import open_table
 from tests.drivers import PrefectServer, driver, run_file
 from tests.flows.conftest import Ended
 from tests.pipelines.test_web_images import web  # noqa: F401

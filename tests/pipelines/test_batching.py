@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from pipelines.batching import order_by_text
 from pipelines.label import LabelConfig, LabelJob, label_shard
+from pipelines.reader import open_table
 from pipelines.storage import Store
-from pipelines.table import open_table
 from pipelines.types import ImageRef
 from tests.fakes import BrightPredictor, sentence, text_prompt, write_images
 from tests.labelled import plan_run

@@ -18,8 +18,9 @@ from pipelines.fingerprint import fingerprint_digest
 from pipelines.layout import KINDS, commit_name, data_name, run_folder
 from pipelines.query import open_database
 from pipelines.schema import annotations_table, images_table
+from pipelines.shard_commit import DataFile, ShardCommit
 from pipelines.storage import Store, open_store
-from pipelines.table import DataFile, ShardCommit, parquet_bytes
+from pipelines.table import parquet_bytes
 from pipelines.types import (
     MAP_TASKS,
     Caption,

@@ -18,8 +18,9 @@ from pipelines.decode import DecodeLimits
 from pipelines.integrity import verify
 from pipelines.isolate import ModelClock, ask
 from pipelines.label import LabelConfig, LabelJob, label_shard
+from pipelines.reader import open_table
 from pipelines.storage import Store, open_store
-from pipelines.table import open_table, read_commit
+from pipelines.table import read_commit
 from pipelines.types import (
     Answer,
     Image,

@@ -4,8 +4,9 @@ import itertools
 
 import pytest
 
+from pipelines.content_hash import content_hash
 from pipelines.errors import PlanError
-from pipelines.fingerprint import check_fingerprint, content_hash, fingerprint_digest
+from pipelines.fingerprint import check_fingerprint, fingerprint_digest
 from pipelines.image_batches import to_batches
 from pipelines.manifest import planned_runs, read_plan, write_plan
 from pipelines.plan_draft import PlanConfig, draft_plan

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from pipelines.client_errors import explain
 from pipelines.errors import StorageError
-from pipelines.storage import Store, absolute_uri, explain, open_store, probe_create_only, protocol_of
+from pipelines.filesystems import absolute_uri, protocol_of
+from pipelines.storage import Store, open_store, probe_create_only
 
 
 def test_an_object_is_read_back_listed_and_deleted(store: Store) -> None:

@@ -18,18 +18,12 @@ from pipelines.layout import KINDS, SCHEMA_VERSION, commit_name, data_name, plan
 from pipelines.leftovers import find_leftovers, remove_losers, vacuum
 from pipelines.manifest import Plan
 from pipelines.plan_draft import PlanConfig
+from pipelines.reader import open_table
 from pipelines.repairs import due_shards
 from pipelines.schema import ANNOTATIONS, IMAGES, annotations_table
+from pipelines.shard_commit import ShardCommit
 from pipelines.storage import Store, open_store
-from pipelines.table import (
-    ShardCommit,
-    commit_shard,
-    committed_shards,
-    inspect_commits,
-    open_table,
-    read_commit,
-    read_commits,
-)
+from pipelines.table import commit_shard, committed_shards, inspect_commits, read_commit, read_commits
 from pipelines.types import ImagePrediction, ImageRef, MaskPrediction, Reason, Rle, Shard, ShardReceipt, Status
 from tests.documents import change_document
 from tests.fakes import text_prompt

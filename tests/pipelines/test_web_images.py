@@ -12,9 +12,10 @@ import pytest
 
 from pipelines.errors import ProtocolError
 from pipelines.fetch import FetchError, fetch
+from pipelines.filesystems import open_filesystem
 from pipelines.label import LabelConfig, LabelJob, label_shard
-from pipelines.storage import open_filesystem, open_store
-from pipelines.table import open_table
+from pipelines.reader import open_table
+from pipelines.storage import open_store
 from pipelines.types import ImageRef, Reason, Shard
 from tests.fakes import BrightPredictor, half_bright, png, text_prompt
 

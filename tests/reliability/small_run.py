@@ -30,8 +30,9 @@ from pipelines.integrity import verify
 from pipelines.label import LabelJob
 from pipelines.layout import KINDS
 from pipelines.manifest import read_plan
+from pipelines.reader import open_table
 from pipelines.storage import Store, open_store
-from pipelines.table import open_table, read_commits
+from pipelines.table import read_commits
 from pipelines.types import Predictor
 from tests.drivers import comparable
 from tests.fakes import BrightPredictor, write_images

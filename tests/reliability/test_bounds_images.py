@@ -19,7 +19,7 @@ from PIL import Image as PILImage
 
 from pipelines.decode import decoding_bytes
 from pipelines.fetch import FetchError, fetch
-from pipelines.storage import open_filesystem
+from pipelines.filesystems import open_filesystem
 from pipelines.types import ImageRef, Reason
 from tests.peak_memory import Peak
 from tests.reliability import bounded_calls as calls

@@ -19,9 +19,10 @@ from pipelines.layout import commit_name, data_name
 from pipelines.manifest import write_plan
 from pipelines.plan_draft import PlanConfig, draft_plan
 from pipelines.schema import ANNOTATIONS, IMAGES
+from pipelines.shard_commit import DataFile, ShardCommit
 from pipelines.sources import list_images
 from pipelines.storage import open_store
-from pipelines.table import DataFile, ShardCommit, parquet_bytes
+from pipelines.table import parquet_bytes
 from pipelines.types import ImageRef, Reason, Status
 from tests.peak_memory import Peak
 from tests.reliability import bounded_calls as calls

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.integrity import verify
-from pipelines.table import open_table
+from pipelines.reader import open_table
 from tests.reliability.mutated_images import originals
 from tests.reliability.small_run import LONG, RUN, SmallRun, run
 

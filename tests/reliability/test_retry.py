@@ -16,7 +16,7 @@ from flows.summary import RunSummary
 from pipelines.integrity import verify
 from pipelines.manifest import retries_by_run
 from pipelines.query import open_arrow
-from pipelines.table import open_table
+from pipelines.reader import open_table
 from pipelines.types import Answer, Image, PredictionError, Predictor, Prompt, Reason
 from tests.documents import change_document
 from tests.fakes import BrightPredictor, half_bright, png, write_images

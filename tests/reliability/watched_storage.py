@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import pytest
 
 from pipelines import storage
-from pipelines.storage import open_filesystem
+from pipelines.filesystems import open_filesystem
 
 
 class Watcher(Protocol):

@@ -14,9 +14,10 @@ from pipelines.errors import StorageError
 from pipelines.integrity import verify
 from pipelines.layout import KINDS
 from pipelines.manifest import Plan, plan_documents, planned_runs, read_plan
+from pipelines.reader import open_table
 from pipelines.schema import annotations_table, images_table
 from pipelines.storage import Store, open_store
-from pipelines.table import find_commit, open_table
+from pipelines.table import find_commit
 from pipelines.types import Prompt, Shard
 from tests.simulation.collection import prediction
 from tests.simulation.network import ROOT, URI, Stored

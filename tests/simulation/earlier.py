@@ -33,8 +33,8 @@ from pipelines.layout import (
 from pipelines.leftovers import Removal
 from pipelines.manifest import Plan, next_sequence, plan_documents, read_plan
 from pipelines.repairs import Due
+from pipelines.shard_commit import DataFile, ShardCommit
 from pipelines.storage import Store
-from pipelines.table import DataFile, ShardCommit
 from pipelines.types import ImagePrediction, Shard, ShardReceipt
 
 

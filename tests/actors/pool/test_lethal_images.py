@@ -20,8 +20,8 @@ from actors.pool.open import open_runner
 from actors.pool.runner import PoolEvent, ShardFailure
 from actors.predictor.labeler import RunLabeler
 from pipelines.label import LabelConfig, LabelJob
+from pipelines.reader import open_table
 from pipelines.storage import open_store
-from pipelines.table import open_table
 from pipelines.types import Answer, Image, Prompt, ReplicaUnusable, Shard, ShardReceipt
 from tests.fakes import BrightPredictor, text_prompt, write_images
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from actors.predictor.labeler import RunLabeler
 from pipelines.label import LabelJob
+from pipelines.reader import open_table
 from pipelines.storage import Store
-from pipelines.table import open_table
 from tests.fakes import BrightPredictor, text_prompt, write_images
 from tests.labelled import plan_run
 
