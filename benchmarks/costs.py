@@ -23,7 +23,7 @@ from benchmarks.photos import write_photos
 from benchmarks.report import Figure, Report
 from benchmarks.tiny_rate import SCENES, read_scenes
 from flows.prompts import named_prompts
-from pipelines.decode import decode_image
+from pipelines.images.decode import decode_image
 from pipelines.types import Image, Prompt
 
 NAME = "costs"

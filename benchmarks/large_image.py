@@ -106,7 +106,7 @@ def ask(size_wh: tuple[int, int], masks: int) -> Case:
     from actors.predictor.config import PredictorConfig
     from actors.predictor.predictor import XSamPredictor
     from flows.prompts import named_prompts
-    from pipelines import rle
+    from pipelines.masks import rle
     from xsam_model.untrained import save_untrained, untrained_tiny_config
 
     torch.set_num_threads(1)

@@ -22,7 +22,7 @@ from benchmarks.photos import write_photos
 from benchmarks.report import Figure, Report
 from benchmarks.timing import time_in_turn
 from flows.prompts import named_prompts
-from pipelines.decode import decode_image
+from pipelines.images.decode import decode_image
 from pipelines.types import Image, Prompt
 from xsam_model.configuration_xsam import XSamConfig
 from xsam_model.processing_xsam import XSamProcessor

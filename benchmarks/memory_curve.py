@@ -32,9 +32,9 @@ from benchmarks.report import Figure, Report, print_reports
 from benchmarks.threshold_predictor import ThresholdPredictor
 from benchmarks.timing import peak_rss_mb, run_child
 from flows.prompts import named_prompts
-from pipelines.label import LabelJob
-from pipelines.plan_draft import PlanConfig, plan_shards
-from pipelines.sources import list_images
+from pipelines.labelling.shard import LabelJob
+from pipelines.planning.draft import PlanConfig, plan_shards
+from pipelines.sources.listing import list_images
 from pipelines.types import Predictor
 
 NAME = "memory_curve"

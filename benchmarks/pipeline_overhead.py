@@ -20,10 +20,10 @@ from benchmarks.models import load_predictor, mid_config, num_parameters, one_to
 from benchmarks.photos import describe_photos, write_photos
 from benchmarks.report import Figure, Report
 from benchmarks.timing import Timed, time_in_turn
-from pipelines.label import LabelConfig, LabelJob, load_images
-from pipelines.plan_draft import PlanConfig, plan_shards
-from pipelines.reader import open_table
-from pipelines.storage import open_store
+from pipelines.labelling.shard import LabelConfig, LabelJob, load_images
+from pipelines.planning.draft import PlanConfig, plan_shards
+from pipelines.storage.store import open_store
+from pipelines.table.reader import open_table
 from pipelines.types import Image, ImageRef
 
 NAME = "pipeline_overhead"

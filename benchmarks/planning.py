@@ -18,14 +18,14 @@ from benchmarks.timing import Timed, peak_rss_mb, run_child, time_in_turn
 from flows import planning, steps
 from flows.config import RunConfig, parse_config
 from flows.observer import Silent
-from pipelines.filesystems import open_filesystem
-from pipelines.image_batches import LISTED, to_batches
 from pipelines.layout import run_folder
-from pipelines.manifest import Plan, read_plan, write_plan
-from pipelines.plan_draft import PlanConfig, draft_plan
-from pipelines.sources import list_batches
-from pipelines.storage import Store, open_store
-from pipelines.table import commit_shard
+from pipelines.planning.draft import PlanConfig, draft_plan
+from pipelines.planning.plan import Plan, read_plan, write_plan
+from pipelines.sources.image_batches import LISTED, to_batches
+from pipelines.sources.listing import list_batches
+from pipelines.storage.filesystems import open_filesystem
+from pipelines.storage.store import Store, open_store
+from pipelines.table.commits import commit_shard
 from pipelines.types import ImagePrediction, ImageRef, Status
 
 NAME = "planning"

@@ -17,9 +17,9 @@ from rich.table import Table
 
 from actors.pool.runner import PoolEvent, ShardFailure
 from flows.summary import RunSummary
-from pipelines.coverage import UpdateCounts
-from pipelines.integrity import VerifyReport
-from pipelines.manifest import Plan
+from pipelines.planning.coverage import UpdateCounts
+from pipelines.planning.plan import Plan
+from pipelines.table.verify import VerifyReport
 from pipelines.types import Reason, ShardReceipt, Status
 
 _LINE_INTERVAL_S = 5.0

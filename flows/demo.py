@@ -15,12 +15,12 @@ from rich.table import Table
 from flows.config import ConfigError, parse_config
 from flows.launch import launch
 from flows.report import write_report
-from pipelines import rle
-from pipelines.decode import DecodeLimits, decode_image
-from pipelines.metrics import AveragePrecision, FoundMask, TrueMask, mask_average_precision
-from pipelines.overlay import LabelledMask, contact_sheet, draw_masks
-from pipelines.reader import open_table
-from pipelines.storage import open_store
+from pipelines.evaluation.mask_metrics import AveragePrecision, FoundMask, TrueMask, mask_average_precision
+from pipelines.images.decode import DecodeLimits, decode_image
+from pipelines.masks import rle
+from pipelines.masks.drawing import LabelledMask, contact_sheet, draw_masks
+from pipelines.storage.store import open_store
+from pipelines.table.reader import open_table
 from pipelines.types import ImageRef, Rle
 
 TRUTH_FILE = "instances.json"

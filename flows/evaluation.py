@@ -11,12 +11,12 @@ from rich.table import Table
 
 from flows.console import literal
 from flows.inspect import held_plans
-from pipelines.evaluate import Evaluation, TaskFigures, evaluate_output
-from pipelines.evaluation_plots import figure_class, write_plots
-from pipelines.exports.target import check_target
-from pipelines.ground_truth import read_ground_truth
+from pipelines.evaluation.evaluate import Evaluation, TaskFigures, evaluate_output
+from pipelines.evaluation.ground_truth import read_ground_truth
+from pipelines.evaluation.plots import figure_class, write_plots
+from pipelines.export.target import check_target
+from pipelines.storage.local_files import check_new, publish, workplace, write_whole
 from pipelines.types import Task
-from pipelines.whole_files import check_new, publish, workplace, write_whole
 
 _MAX_CATEGORIES = 40
 

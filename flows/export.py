@@ -7,8 +7,8 @@ import time
 from rich.console import Console
 
 from flows.console import duration, facts_table, literal
-from pipelines.export import Choice, Export, export_output
-from pipelines.storage import open_store
+from pipelines.export.write import Choice, Export, export_output
+from pipelines.storage.store import open_store
 
 _SHOWN_EVERY_S = 0.2
 
@@ -19,7 +19,7 @@ def run_export(output: str, target: str, format_name: str, choice: Choice, conso
     Args:
         output: path or URI of the output.
         target: new local file or folder.
-        format_name: one of pipelines.export.FORMATS.
+        format_name: one of pipelines.export.write.FORMATS.
         choice: what is exported.
         console: where to print.
 

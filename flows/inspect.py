@@ -11,15 +11,15 @@ from flows.config import ConfigError, RunConfig
 from flows.console import ListingProgress, facts_table, literal, show_rejected, show_report, size
 from flows.summary import rejected_row
 from flows.updates import held_runs, is_labelled
-from pipelines.coverage import UpdateCounts
 from pipelines.errors import DamagedError, PlanError, some_of
-from pipelines.file_checks import check_hashes
-from pipelines.foreign import foreign_names
-from pipelines.integrity import VerifyReport, verify
-from pipelines.leftovers import vacuum
-from pipelines.manifest import Plan, check_no_plan_lost, plan_documents, planned_runs, read_plan, retries_by_run
-from pipelines.repairs import Due
-from pipelines.storage import Store, open_store
+from pipelines.planning.coverage import UpdateCounts
+from pipelines.planning.plan import Plan, check_no_plan_lost, plan_documents, planned_runs, read_plan, retries_by_run
+from pipelines.storage.store import Store, open_store
+from pipelines.table.file_checks import check_hashes
+from pipelines.table.foreign import foreign_names
+from pipelines.table.leftovers import vacuum
+from pipelines.table.repairs import Due
+from pipelines.table.verify import VerifyReport, verify
 
 _MAX_BROKEN = 10
 

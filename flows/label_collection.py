@@ -22,7 +22,7 @@ from flows.redacted_logs import redact_run_logs
 from flows.signals import Termination
 from flows.summary import RunFailedError, RunSummary
 from flows.updates import configs_to_run
-from pipelines.manifest import Plan
+from pipelines.planning.plan import Plan
 
 redact_run_logs()
 

@@ -18,7 +18,7 @@ from flows.observer import RunObserver, Several, observed_by
 from flows.signals import start_unharmed
 from flows.summary import RunFailedError, RunSummary
 from flows.updates import as_planned, configs_to_run
-from pipelines.manifest import read_plan
+from pipelines.planning.plan import read_plan
 
 
 def launch(config: RunConfig, console: Console, *, prefect: bool) -> RunSummary:

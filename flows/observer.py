@@ -9,8 +9,8 @@ from contextvars import ContextVar
 from typing import Protocol
 
 from actors.pool.runner import PoolEvent, ShardFailure
-from pipelines.coverage import UpdateCounts
-from pipelines.manifest import Plan
+from pipelines.planning.coverage import UpdateCounts
+from pipelines.planning.plan import Plan
 from pipelines.redaction import redacted
 from pipelines.types import ShardReceipt
 

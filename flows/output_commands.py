@@ -123,8 +123,8 @@ def export(
 ) -> None:
     """Write the table, or a part of it, in another tool's format. The output is only read."""
     from flows.export import run_export
-    from pipelines.export import Choice
-    from pipelines.exports.splits import Splits
+    from pipelines.export.splits import Splits
+    from pipelines.export.write import Choice
 
     outlive_terminal()
     _checked(output, check)
@@ -179,8 +179,8 @@ def evaluate(
 def _checked(output: str, check: bool) -> None:
     """Refuse an output of which a plan was lost; compare files with their hashes, if that is wanted."""
     from flows.inspect import check_output
-    from pipelines.manifest import check_no_plan_lost
-    from pipelines.storage import open_store
+    from pipelines.planning.plan import check_no_plan_lost
+    from pipelines.storage.store import open_store
 
     check_no_plan_lost(open_store(output))
     if check:

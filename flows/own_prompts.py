@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from flows.config import RunConfig
 from pipelines.errors import SourceError
-from pipelines.prompt_table import PromptTable, read_prompt_table
-from pipelines.retry import quarantined_images
-from pipelines.storage import Store
+from pipelines.planning.prompt_table import PromptTable, read_prompt_table
+from pipelines.storage.store import Store
+from pipelines.table.quarantined import quarantined_images
 from pipelines.types import ImageRef, Prompt, RejectedPrompt
 
 

@@ -21,14 +21,13 @@ from flows.own_prompts import OwnPrompts, read_own_prompts
 from flows.run_names import check_new_name, first_run, runs_before_retry
 from flows.summary import rejected_row, versions
 from flows.updates import check_same_collection, is_finished, runs_before_update, update_coverage
-from pipelines.content_hash import content_hash
-from pipelines.coverage import Coverage, UpdateCounts
 from pipelines.errors import DamagedError
-from pipelines.fingerprint import check_fingerprint
-from pipelines.image_batches import to_batches
-from pipelines.label import LabelJob
+from pipelines.labelling.shard import LabelJob
 from pipelines.layout import plan_name
-from pipelines.manifest import (
+from pipelines.planning.coverage import Coverage, UpdateCounts
+from pipelines.planning.draft import PlanDraft, draft_plan
+from pipelines.planning.fingerprint import check_fingerprint
+from pipelines.planning.plan import (
     DRIVER_ID,
     Plan,
     check_no_plan_lost,
@@ -37,12 +36,13 @@ from pipelines.manifest import (
     retries_by_run,
     write_plan,
 )
-from pipelines.plan_draft import PlanDraft, draft_plan
-from pipelines.prompt_table import PromptTable, join_prompts
-from pipelines.repairs import Due, due_shards
-from pipelines.sources import list_batches
-from pipelines.storage import Store, open_store, probe_create_only
-from pipelines.table import committed_shards
+from pipelines.planning.prompt_table import PromptTable, join_prompts
+from pipelines.sources.image_batches import to_batches
+from pipelines.sources.listing import list_batches
+from pipelines.storage.content_hash import content_hash
+from pipelines.storage.store import Store, open_store, probe_create_only
+from pipelines.table.commits import committed_shards
+from pipelines.table.repairs import Due, due_shards
 from pipelines.types import RejectedPrompt
 
 OnListed = Callable[[int], None]

@@ -35,8 +35,8 @@ from prefect.states import Completed, Failed, State
 from actors.pool.runner import PoolEvent, ShardFailure
 from flows.console import update_text
 from flows.summary import RunSummary
-from pipelines.coverage import UpdateCounts
-from pipelines.manifest import Plan
+from pipelines.planning.coverage import UpdateCounts
+from pipelines.planning.plan import Plan
 from pipelines.redaction import redacted
 from pipelines.types import ShardReceipt
 

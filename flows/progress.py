@@ -12,10 +12,10 @@ from typing import Any
 from flows.config import ConfigError, RunConfig, parse_config
 from flows.steps import cut_waves
 from pipelines.layout import shard_name
-from pipelines.run_summary import readable_summary
-from pipelines.shard_commit import ShardCommit
-from pipelines.storage import Store
-from pipelines.table import committed_shards, read_commits
+from pipelines.storage.store import Store
+from pipelines.table.commits import committed_shards, read_commits
+from pipelines.table.run_summary import readable_summary
+from pipelines.table.shard_commit import ShardCommit
 from pipelines.types import Status
 
 RECENT_S = 3600.0

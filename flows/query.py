@@ -16,12 +16,12 @@ from rich.table import Table
 
 from flows.console import literal
 from pipelines.errors import PlanError
-from pipelines.query import open_database
-from pipelines.query_files import damage_named
-from pipelines.select_text import read_statement
-from pipelines.storage import open_store
-from pipelines.user_sql import Column, check_result_file, check_select, first_rows, save
-from pipelines.whole_files import workplace
+from pipelines.query.database import open_database
+from pipelines.query.files import damage_named
+from pipelines.query.select_text import read_statement
+from pipelines.query.user_select import Column, check_result_file, check_select, first_rows, save
+from pipelines.storage.local_files import workplace
+from pipelines.storage.store import open_store
 
 _MAX_CELL = 40
 _PLAIN = (str, int, float, bool, date, datetime, time, Decimal)

@@ -15,10 +15,10 @@ from flows.planning import open_output
 from flows.summary import RunSummary
 from pipelines.errors import PlanError
 from pipelines.layout import run_folder
-from pipelines.manifest import planned_runs
+from pipelines.planning.plan import planned_runs
 from pipelines.report.build import ReportConfig, build_report
-from pipelines.storage import open_store
-from pipelines.whole_files import write_whole
+from pipelines.storage.local_files import write_whole
+from pipelines.storage.store import open_store
 
 
 def write_report(output: str, to: Path, console: Console, *, overwrite: bool = False) -> None:

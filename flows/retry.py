@@ -10,11 +10,11 @@ from flows.inspect import held_plans
 from flows.planning import left_to_label
 from flows.run_names import next_retry
 from flows.updates import is_labelled, operational
-from pipelines.file_checks import check_runs
-from pipelines.manifest import Plan, check_no_plan_lost, plan_documents, read_plan, retries_by_run
-from pipelines.query_files import readable
-from pipelines.retry import quarantined_images
-from pipelines.storage import Store, open_store
+from pipelines.planning.plan import Plan, check_no_plan_lost, plan_documents, read_plan, retries_by_run
+from pipelines.query.files import readable
+from pipelines.storage.store import Store, open_store
+from pipelines.table.file_checks import check_runs
+from pipelines.table.quarantined import quarantined_images
 
 
 def runs_to_retry(

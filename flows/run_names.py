@@ -11,10 +11,10 @@ from typing import Any
 
 from flows.config import ConfigError
 from pipelines.errors import PlanError
-from pipelines.fingerprint import fingerprint_digest
 from pipelines.layout import plan_name
-from pipelines.manifest import Plan, read_plan
-from pipelines.storage import Store
+from pipelines.planning.fingerprint import fingerprint_digest
+from pipelines.planning.plan import Plan, read_plan
+from pipelines.storage.store import Store
 
 # Whatever the case: on some disks two names that differ in it are one.
 _UPDATE = re.compile(r"update-(\d+)", re.IGNORECASE)

@@ -11,8 +11,8 @@ from rich.table import Table
 from flows.console import duration, facts_table, ledger_rows, literal
 from flows.progress import RunLine, RunProgress, chosen_run, read_lines, read_progress
 from pipelines.errors import PlanError
-from pipelines.manifest import plan_documents
-from pipelines.storage import open_store
+from pipelines.planning.plan import plan_documents
+from pipelines.storage.store import open_store
 
 
 def show_status(

@@ -18,13 +18,13 @@ from flows.signals import Termination, finishing_first
 from flows.summary import RunSummary, summarise, told_summary
 from flows.updates import configs_to_run
 from pipelines.errors import StorageError
-from pipelines.integrity import VerifyReport, table_size, verify
 from pipelines.layout import summary_name
-from pipelines.leftovers import remove_losers
-from pipelines.manifest import Plan
-from pipelines.run_summary import summary_bytes
-from pipelines.storage import Store
-from pipelines.table import held_commits
+from pipelines.planning.plan import Plan
+from pipelines.storage.store import Store
+from pipelines.table.commits import held_commits
+from pipelines.table.leftovers import remove_losers
+from pipelines.table.run_summary import summary_bytes
+from pipelines.table.verify import VerifyReport, table_size, verify
 from pipelines.types import ShardReceipt
 
 _SHARDS_PER_SLOT_AND_WAVE = 4

@@ -12,10 +12,10 @@ from typing import Any
 
 from actors.pool.runner import ShardFailure
 from pipelines.errors import DamagedError, UserError
-from pipelines.integrity import TableSize, VerifyReport
-from pipelines.manifest import Plan
-from pipelines.run_summary import read_summary
-from pipelines.storage import Store
+from pipelines.planning.plan import Plan
+from pipelines.storage.store import Store
+from pipelines.table.run_summary import read_summary
+from pipelines.table.verify import TableSize, VerifyReport
 from pipelines.types import RejectedPrompt
 
 _MAX_REPORTED = 1000

@@ -9,13 +9,13 @@ from typing import Any
 from flows.config import RunConfig, merge, parse_config
 from flows.run_names import unlisted_updates
 from flows.summary import told_summary
-from pipelines.coverage import Coverage, CoveringRun
 from pipelines.errors import PlanError
-from pipelines.fingerprint import model_part, source_part
-from pipelines.integrity import table_size
-from pipelines.manifest import Plan, plan_documents, read_plan
-from pipelines.storage import Store
-from pipelines.table import committed_shards
+from pipelines.planning.coverage import Coverage, CoveringRun
+from pipelines.planning.fingerprint import model_part, source_part
+from pipelines.planning.plan import Plan, plan_documents, read_plan
+from pipelines.storage.store import Store
+from pipelines.table.commits import committed_shards
+from pipelines.table.verify import table_size
 
 # What may differ between a run and its resumption, and what a machine needs to reach its storage.
 _OPERATIONAL = ("pool", "waves", "limits", "report")

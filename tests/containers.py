@@ -11,12 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.fetch import fetch
-from pipelines.label import LabelJob, label_shard
-from pipelines.plan_draft import PlanConfig
-from pipelines.reader import open_table
-from pipelines.sources import list_images
-from pipelines.storage import open_store
+from pipelines.labelling.shard import LabelJob, label_shard
+from pipelines.planning.draft import PlanConfig
+from pipelines.sources.fetch import fetch
+from pipelines.sources.listing import list_images
+from pipelines.storage.store import open_store
+from pipelines.table.reader import open_table
 from pipelines.types import ImageRef
 from tests.fakes import BrightPredictor, half_bright, png, text_prompt
 from tests.labelled import RUN, plan_run

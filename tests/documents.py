@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipelines.sealed import BLANK, seal
-from pipelines.storage import Store
+from pipelines.storage.sealed import BLANK, seal
+from pipelines.storage.store import Store
 
 
 def change_document(store: Store, name: str, change: Mapping[str, Any] | Callable[[dict[str, Any]], object]) -> None:

@@ -26,9 +26,9 @@ import pyarrow as pa
 import pytest
 
 from pipelines.layout import Kind
-from pipelines.reader import open_table
-from pipelines.sealed import BLANK
-from pipelines.storage import open_store
+from pipelines.storage.sealed import BLANK
+from pipelines.storage.store import open_store
+from pipelines.table.reader import open_table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image as PILImage
 
-from pipelines import rle
+from pipelines.masks import rle
 from pipelines.types import Answer, Caption, CaptionPhrase, Image, ImageRef, MaskPrediction, Prompt, Task
 
 SPOKEN, SPOT = "There is a bright spot.", "bright spot"

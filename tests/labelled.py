@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from pipelines import rle
-from pipelines.image_batches import to_batches
-from pipelines.manifest import Plan, write_plan
-from pipelines.plan_draft import PlanConfig, draft_plan
-from pipelines.storage import Store, open_store
-from pipelines.table import commit_shard
+from pipelines.masks import rle
+from pipelines.planning.draft import PlanConfig, draft_plan
+from pipelines.planning.plan import Plan, write_plan
+from pipelines.sources.image_batches import to_batches
+from pipelines.storage.store import Store, open_store
+from pipelines.table.commits import commit_shard
 from pipelines.types import (
     Caption,
     ImagePrediction,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image as PILImage
 
-from pipelines import rle
+from pipelines.masks import rle
 from tests.labelled import SIZE
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from actors.pool.config import PoolConfig
 from actors.pool.runner import FailureKind, ShardFailure
-from pipelines.manifest import DRIVER_ID
+from pipelines.planning.plan import DRIVER_ID
 from pipelines.types import Lethal, Reason, Shard
 
 # After so many images of one shard have each ended a replica, the images are not to blame.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines import rle
+from pipelines.masks import rle
 from pipelines.types import CATEGORY_TASKS, REGION_TASKS, SENTENCE_TASKS, Image, Prompt, Region, RejectedPrompt, Task
 from xsam_model.processing_xsam import TooManyConditionsError, XSamProcessor
 from xsam_model.segmenter import Query

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from actors.predictor.conversations import Conversation
-from pipelines import rle
-from pipelines.schema import ranked
+from pipelines.masks import rle
+from pipelines.table.schema import ranked
 from pipelines.types import (
     PANOPTIC_TASKS,
     Answer,

@@ -29,7 +29,7 @@ from actors.predictor.conversations import (
     try_words,
 )
 from actors.predictor.findings import Findings, find_masks, phrase_prompts, read_caption, without_doubles
-from pipelines.content_hash import content_hash
+from pipelines.storage.content_hash import content_hash
 from pipelines.types import Answer, Image, ImageRef, MaskPrediction, PredictionError, Prompt, Reason, ReplicaUnusable
 from xsam_model.host_memory import keep_freed_memory
 from xsam_model.modeling_xsam import XSamForSegmentation

@@ -21,9 +21,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from actors.scenes.samples import SceneTest, add_test_options, read_test
-from pipelines import rle
-from pipelines.map_metrics import Maps, Segment, panoptic_quality
-from pipelines.metrics import FoundMask, TrueMask, grounded_caption_quality, mask_average_precision, referring_iou
+from pipelines.evaluation.map_metrics import Maps, Segment, panoptic_quality
+from pipelines.evaluation.mask_metrics import (
+    FoundMask,
+    TrueMask,
+    grounded_caption_quality,
+    mask_average_precision,
+    referring_iou,
+)
+from pipelines.masks import rle
 from pipelines.types import Rle
 from xsam_model.post_processing_panoptic import PanopticSegmentation
 from xsam_model.post_processing_xsam import InstanceSegmentation, PhraseSegmentation

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from actors.scenes.samples import SceneTest, add_test_options, read_test
-from pipelines import rle
-from pipelines.overlay import LabelledMask, contact_sheet, draw_masks
+from pipelines.masks import rle
+from pipelines.masks.drawing import LabelledMask, contact_sheet, draw_masks
 from xsam_model.post_processing_xsam import InstanceSegmentation
 from xsam_model.segmenter import XSamSegmenter
 from xsam_model.training.samples import TrainingSample

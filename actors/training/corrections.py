@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.tabular import read_rows
+from pipelines.sources.tabular import read_rows
 from xsam_model.training.datasets.records import MALFORMED, RecordError, Skipped, clean_text
 from xsam_model.training.datasets.segmentations import read_segmentation
 

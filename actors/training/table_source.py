@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from actors.training.corrections import Change, Corrections, read_corrections
 from actors.training.table_records import TABLE_TASKS, Answers, AskTable, Row, read_labelled
-from pipelines.decode import DEFAULT_LIMITS, DecodeError, decode_image
 from pipelines.errors import StorageError
-from pipelines.fetch import FetchError, fetch
-from pipelines.query import open_database, rows_of
-from pipelines.query_files import readable
-from pipelines.row_agreement import check_agreement
-from pipelines.storage import open_store
+from pipelines.images.decode import DEFAULT_LIMITS, DecodeError, decode_image
+from pipelines.query.database import open_database, rows_of
+from pipelines.query.files import readable
+from pipelines.query.row_agreement import check_agreement
+from pipelines.sources.fetch import FetchError, fetch
+from pipelines.storage.store import open_store
 from pipelines.types import CATEGORY_TASKS, ImageRef
 from xsam_model.training.datasets.grounded_captions import AskCaption
 from xsam_model.training.datasets.records import MISSING_IMAGE, UNREADABLE_IMAGE, RecordError, RecordSource, Skipped

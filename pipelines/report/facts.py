@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import duckdb
 
-from pipelines.manifest import plan_documents
+from pipelines.planning.plan import plan_documents
 from pipelines.report.run_facts import RunFacts, read_run_facts
-from pipelines.storage import Store
+from pipelines.storage.store import Store
 from pipelines.types import Status
 
 SCORE_BINS = 20
@@ -70,7 +70,7 @@ def read_facts(store: Store, database: duckdb.DuckDBPyConnection, *, max_categor
 
     Args:
         store: the output.
-        database: of the same output; see pipelines.query.
+        database: of the same output; see pipelines.query.database.
         max_categories: how many categories are told apart.
 
     Raises:

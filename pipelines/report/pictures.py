@@ -18,12 +18,12 @@ import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageDraw
 
-from pipelines import rle
-from pipelines.decode import DecodeError, DecodeLimits, decode_image, peek_size
-from pipelines.fetch import FetchError, fetch
-from pipelines.overlay import LabelledMask, Rgb, draw_masks
+from pipelines.images.decode import DecodeError, DecodeLimits, decode_image, peek_size
+from pipelines.masks import rle
+from pipelines.masks.drawing import LabelledMask, Rgb, draw_masks
 from pipelines.redaction import redacted
 from pipelines.report.samples import Card, ImageRow, Mask
+from pipelines.sources.fetch import FetchError, fetch
 from pipelines.types import ImageRef
 
 _OVERSAMPLING = 2  # masks are drawn at twice the size, so that their edges are smooth

@@ -13,9 +13,9 @@ from flows import steps
 from flows.config import parse_config
 from flows.observer import Silent
 from flows.summary import RunSummary
-from pipelines.integrity import verify
-from pipelines.reader import open_table
-from pipelines.storage import open_store
+from pipelines.storage.store import open_store
+from pipelines.table.reader import open_table
+from pipelines.table.verify import verify
 from tests.drivers import run_file
 from tests.flows.conftest import CATEGORIES, MakeConfig, photograph
 

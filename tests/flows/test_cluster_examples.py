@@ -17,8 +17,8 @@ import yaml
 
 from flows import cli
 from flows.config import parse_config
-from pipelines.leftovers import vacuum
-from pipelines.storage import open_store
+from pipelines.storage.store import open_store
+from pipelines.table.leftovers import vacuum
 from tests.drivers import REPOSITORY
 from tests.fakes import write_images
 from tests.reliability.small_run import RUN, SmallRun, run

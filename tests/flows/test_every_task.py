@@ -17,10 +17,10 @@ from flows.config import merge, parse_config
 from flows.observer import Silent
 from flows.summary import RunSummary
 from pipelines.errors import PlanError
-from pipelines.integrity import verify
 from pipelines.layout import KINDS
-from pipelines.reader import open_table
-from pipelines.storage import open_store
+from pipelines.storage.store import open_store
+from pipelines.table.reader import open_table
+from pipelines.table.verify import verify
 from tests.drivers import REPOSITORY, committed, comparable, listing
 from tests.flows.conftest import CATEGORIES, MakeConfig
 

@@ -16,10 +16,10 @@ from flows.config import RunConfig
 from flows.observer import Silent
 from flows.retry import retry_configs
 from pipelines.errors import PlanError
-from pipelines.integrity import verify
-from pipelines.manifest import read_plan
-from pipelines.query import open_database
-from pipelines.storage import open_store
+from pipelines.planning.plan import read_plan
+from pipelines.query.database import open_database
+from pipelines.storage.store import open_store
+from pipelines.table.verify import verify
 from tests.drivers import listing
 from tests.flows.conftest import MakeConfig, photograph, write_photographs
 

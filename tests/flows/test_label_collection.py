@@ -16,9 +16,9 @@ from pycocotools import mask as coco
 from flows import steps
 from flows.config import parse_config
 from flows.observer import Silent
-from pipelines.integrity import verify
-from pipelines.reader import open_table
-from pipelines.storage import Store, open_store
+from pipelines.storage.store import Store, open_store
+from pipelines.table.reader import open_table
+from pipelines.table.verify import verify
 from tests.drivers import PrefectServer, comparable, run_file
 from tests.flows.conftest import CATEGORIES, MakeConfig
 from tests.seaweed import S3Server

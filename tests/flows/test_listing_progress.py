@@ -12,7 +12,7 @@ from flows import console, planning
 from flows.config import parse_config
 from flows.console import ListingProgress
 from flows.own_prompts import OwnPrompts
-from pipelines.image_batches import BATCH_SIZE
+from pipelines.sources.image_batches import BATCH_SIZE
 
 
 def _progress(monkeypatch: pytest.MonkeyPatch, *, terminal: bool, counts: list[tuple[float, int]]) -> str:

@@ -9,9 +9,9 @@ import pytest
 from actors.pool.runner import PoolEvent
 from flows import report, steps
 from flows.observer import Silent
-from pipelines.integrity import verify
-from pipelines.leftovers import find_leftovers
-from pipelines.storage import open_store
+from pipelines.storage.store import open_store
+from pipelines.table.leftovers import find_leftovers
+from pipelines.table.verify import verify
 from tests.drivers import PrefectServer, listing
 from tests.flows.conftest import MakeConfig
 

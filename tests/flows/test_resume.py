@@ -20,13 +20,13 @@ from actors.pool.runner import PoolEvent
 from flows import planning, steps
 from flows.observer import Silent
 from flows.summary import RunFailedError
-from pipelines import storage
 from pipelines.errors import PlanError
-from pipelines.integrity import verify
 from pipelines.layout import KINDS, Kind
-from pipelines.leftovers import find_leftovers
-from pipelines.storage import open_store
-from pipelines.table import committed_shards, read_commits
+from pipelines.storage import store as storage
+from pipelines.storage.store import open_store
+from pipelines.table.commits import committed_shards, read_commits
+from pipelines.table.leftovers import find_leftovers
+from pipelines.table.verify import verify
 from pipelines.types import ShardReceipt
 from tests.drivers import (
     Driver,

@@ -21,9 +21,9 @@ from flows import steps
 from flows.config import load_config, parse_config
 from flows.observer import Silent
 from flows.serve import Timetable, flow_parameters, register
-from pipelines.query import open_database
-from pipelines.reader import open_table
-from pipelines.storage import open_store
+from pipelines.query.database import open_database
+from pipelines.storage.store import open_store
+from pipelines.table.reader import open_table
 from tests.drivers import REPOSITORY, Driver, PrefectServer, driver, run_file
 from tests.flows.conftest import Ended, photograph
 

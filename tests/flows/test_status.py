@@ -15,8 +15,8 @@ from flows.config import parse_config
 from flows.progress import read_progress, replica_seconds
 from flows.status import show_status
 from pipelines.layout import commit_name
-from pipelines.manifest import plan_documents
-from pipelines.storage import Store
+from pipelines.planning.plan import plan_documents
+from pipelines.storage.store import Store
 from tests.documents import change_document
 from tests.labelled import RUN, box, mask, named, write_output
 

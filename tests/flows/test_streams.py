@@ -18,8 +18,8 @@ from rich.console import Console
 
 from flows import cli
 from flows.observer import Several, Silent
-from pipelines.integrity import verify
-from pipelines.storage import open_store
+from pipelines.storage.store import open_store
+from pipelines.table.verify import verify
 from tests.drivers import REPOSITORY
 from tests.fakes import BrightPredictor
 from tests.labelled import RUN

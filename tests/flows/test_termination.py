@@ -17,8 +17,8 @@ import pytest
 from flows import signals, steps
 from flows.config import RunConfig
 from flows.observer import Silent
-from pipelines.leftovers import find_leftovers
-from pipelines.table import committed_shards
+from pipelines.table.commits import committed_shards
+from pipelines.table.leftovers import find_leftovers
 from pipelines.types import Answer, Image, Prompt
 from tests.drivers import PrefectServer, run_file
 from tests.fakes import BrightPredictor

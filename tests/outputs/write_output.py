@@ -18,7 +18,7 @@ from actors.predictor.labeler import RunLabeler
 from flows import planning, steps
 from flows.config import RunConfig, parse_config
 from flows.observer import Silent
-from pipelines.label import LabelJob
+from pipelines.labelling.shard import LabelJob
 from tests.fakes import BrightPredictor, half_bright, png
 
 SOURCE = "memory://photos"

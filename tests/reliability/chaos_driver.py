@@ -19,7 +19,7 @@ from actors.predictor.labeler import RunLabeler
 from flows import steps
 from flows.config import RunConfig
 from flows.observer import Silent
-from pipelines.label import LabelJob
+from pipelines.labelling.shard import LabelJob
 from pipelines.types import Answer, Image, Prompt
 from tests.fakes import BrightPredictor
 from tests.reliability.small_run import SmallRun, as_driver_of

@@ -26,13 +26,13 @@ from flows.config import RunConfig, parse_config
 from flows.observer import Silent
 from flows.summary import RunSummary
 from pipelines.errors import PlanError
-from pipelines.integrity import verify
-from pipelines.label import LabelJob
+from pipelines.labelling.shard import LabelJob
 from pipelines.layout import KINDS
-from pipelines.manifest import read_plan
-from pipelines.reader import open_table
-from pipelines.storage import Store, open_store
-from pipelines.table import read_commits
+from pipelines.planning.plan import read_plan
+from pipelines.storage.store import Store, open_store
+from pipelines.table.commits import read_commits
+from pipelines.table.reader import open_table
+from pipelines.table.verify import verify
 from pipelines.types import Predictor
 from tests.drivers import comparable
 from tests.fakes import BrightPredictor, write_images

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image as PILImage
 
-from pipelines.decode import decoding_bytes
-from pipelines.fetch import FetchError, fetch
-from pipelines.filesystems import open_filesystem
+from pipelines.images.decode import decoding_bytes
+from pipelines.sources.fetch import FetchError, fetch
+from pipelines.storage.filesystems import open_filesystem
 from pipelines.types import ImageRef, Reason
 from tests.peak_memory import Peak
 from tests.reliability import bounded_calls as calls

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pipelines.decode import MAX_IMAGE_SIDE, DecodeError, decode_image
+from pipelines.images.decode import MAX_IMAGE_SIDE, DecodeError, decode_image
 from pipelines.types import ImageRef, Reason
 from tests.fakes import png
 from tests.peak_memory import Peak

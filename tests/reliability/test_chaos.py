@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pipelines.table import read_commits
+from pipelines.table.commits import read_commits
 from tests.drivers import REPOSITORY, Driver, wait_until
 from tests.reliability.small_run import LONG, RUN, SmallRun, check_ended, rows, run, write_source
 

@@ -24,8 +24,8 @@ from actors.pool import dispatch
 from flows import steps
 from flows.config import load_config
 from flows.observer import Silent
-from pipelines.storage import open_store
-from pipelines.table import committed_shards
+from pipelines.storage.store import open_store
+from pipelines.table.commits import committed_shards
 from tests.drivers import Command, Driver, Ended, command_line, driver
 from tests.fakes import write_images
 from tests.reliability.forked_command import Forked, command_server, forked

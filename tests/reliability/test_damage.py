@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from fsspec.exceptions import FSTimeoutError
 
-from pipelines.integrity import verify
-from pipelines.storage import open_store
+from pipelines.storage.store import open_store
+from pipelines.table.verify import verify
 from tests.commands import Ended, command
 from tests.fakes import half_bright, png
 from tests.labelled import box, mask, named, write_output

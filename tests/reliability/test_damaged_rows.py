@@ -14,8 +14,8 @@ import pytest
 
 from actors.training.table_source import table
 from pipelines.layout import Kind, commit_name
-from pipelines.storage import Store
-from pipelines.table import parquet_bytes, read_commit
+from pipelines.storage.store import Store
+from pipelines.table.commits import parquet_bytes, read_commit
 from pipelines.types import MaskPrediction, Rle
 from tests.commands import command
 from tests.labelled import RUN, box, mask, named, write_output

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.integrity import verify
-from pipelines.query import open_database
-from pipelines.storage import open_store
+from pipelines.query.database import open_database
+from pipelines.storage.store import open_store
+from pipelines.table.verify import verify
 from tests.commands import Ended, command
 from tests.outputs import write_output
 

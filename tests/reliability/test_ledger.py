@@ -11,9 +11,9 @@ from actors.pool.runner import PoolEvent
 from flows import steps
 from flows.observer import Silent
 from pipelines.errors import DamagedError
-from pipelines.integrity import verify
 from pipelines.layout import commit_name, plan_name, split_data_name
-from pipelines.storage import Store
+from pipelines.storage.store import Store
+from pipelines.table.verify import verify
 from tests.documents import change_document
 from tests.drivers import run_file
 from tests.fakes import BrightPredictor

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from flows.console import literal
 from flows.inspect import show_plan
-from pipelines.integrity import verify
-from pipelines.reader import open_table
+from pipelines.table.reader import open_table
+from pipelines.table.verify import verify
 from tests.drivers import listing
 from tests.fakes import BrightPredictor, half_bright, png
 from tests.reliability.small_run import RUN, SmallRun, as_driver, run

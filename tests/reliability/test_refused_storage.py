@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.layout import KINDS
-from pipelines.storage import open_store
-from pipelines.table import committed_shards
+from pipelines.storage.store import open_store
+from pipelines.table.commits import committed_shards
 from tests.drivers import Command, Ended, command_line
 from tests.fakes import write_images
 from tests.reliability.forked_command import command_server, forked

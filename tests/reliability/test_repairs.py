@@ -14,10 +14,10 @@ from fsspec.exceptions import FSTimeoutError
 from flows import steps
 from flows.observer import Silent
 from flows.retry import runs_to_retry
-from pipelines.integrity import verify
 from pipelines.layout import commit_name
-from pipelines.leftovers import find_leftovers, vacuum
-from pipelines.storage import Store
+from pipelines.storage.store import Store
+from pipelines.table.leftovers import find_leftovers, vacuum
+from pipelines.table.verify import verify
 from tests.fakes import BrightPredictor
 from tests.reliability.small_run import RUN, SmallRun, as_driver, check_ended, rows, run, write_source
 from tests.reliability.watched_storage import watched

@@ -13,10 +13,10 @@ from flows.config import ConfigError, parse_config
 from flows.observer import Silent
 from flows.retry import broken_retries, retry_configs, runs_to_retry
 from flows.summary import RunSummary
-from pipelines.integrity import verify
-from pipelines.manifest import retries_by_run
-from pipelines.query import open_arrow
-from pipelines.reader import open_table
+from pipelines.planning.plan import retries_by_run
+from pipelines.query.database import open_arrow
+from pipelines.table.reader import open_table
+from pipelines.table.verify import verify
 from pipelines.types import Answer, Image, PredictionError, Predictor, Prompt, Reason
 from tests.documents import change_document
 from tests.fakes import BrightPredictor, half_bright, png, write_images

@@ -22,11 +22,11 @@ from flows.observer import Silent
 from flows.retry import retry_configs
 from flows.summary import RunSummary
 from pipelines.errors import PlanError
-from pipelines.integrity import verify
 from pipelines.layout import plan_name, run_folder
-from pipelines.manifest import plan_documents, read_plan
-from pipelines.query import open_database
-from pipelines.storage import Store, open_store
+from pipelines.planning.plan import plan_documents, read_plan
+from pipelines.query.database import open_database
+from pipelines.storage.store import Store, open_store
+from pipelines.table.verify import verify
 from tests.documents import change_document, document_bytes
 from tests.fakes import BrightPredictor, half_bright, png, write_images
 from tests.reliability.small_run import SmallRun, as_driver, state

@@ -17,7 +17,7 @@ from flows.inspect import show_vacuum
 from flows.retry import runs_to_retry
 from flows.signals import GRACE_S, Terminated
 from pipelines.errors import PlanError, SourceError, StorageError
-from pipelines.label import LabelJob
+from pipelines.labelling.shard import LabelJob
 from tests.simulation.network import URI
 from tests.simulation.pool import SimulatedPool
 from tests.simulation.world import Death, Process, World

@@ -14,9 +14,12 @@ import pytest
 from flows import launch, planning
 from flows.config import RunConfig
 from flows.observer import Silent
-from pipelines import integrity, label, manifest, retry, storage, table
-from pipelines.manifest import read_plan
-from pipelines.storage import Store
+from pipelines.labelling import shard
+from pipelines.planning import plan as manifest
+from pipelines.planning.plan import read_plan
+from pipelines.storage import store as storage
+from pipelines.storage.store import Store
+from pipelines.table import commits, quarantined, verify
 from pipelines.types import ImagePrediction
 from tests.simulation import cached, checks, collection, commands, earlier
 from tests.simulation.filesystem import SimulatedFileSystem
@@ -265,7 +268,7 @@ def simulation() -> Iterator[None]:
 
 def _replace(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(storage, "open_filesystem", _open_filesystem)
-    patch.setattr(label, "label_images", _label_images)
+    patch.setattr(shard, "label_images", _label_images)
     patch.setattr(planning, "list_batches", _list_batches)
     patch.setattr(planning, "draft_plan", collection.draft_plan)
     patch.setattr(planning, "open_run_runner", commands.open_run_runner)
@@ -278,4 +281,4 @@ def _replace(patch: pytest.MonkeyPatch) -> None:
         now = getattr(module, name)
         patch.setattr(module, name, now)
         SEAMS.own(module, name, lambda process, now=now, before=before: before if process.is_earlier else now)
-    cached.replace(patch, table=table, manifest=manifest, integrity=integrity, retry=retry)
+    cached.replace(patch, table=commits, manifest=manifest, integrity=verify, retry=quarantined)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from actors.predictor import findings
-from pipelines import rle
+from pipelines.masks import rle
 from xsam_model.mask_geometry import WindowedMask
 
 windows = st.tuples(st.integers(0, 12), st.integers(0, 12)).flatmap(

@@ -3,9 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from actors.predictor.labeler import RunLabeler
-from pipelines.label import LabelJob
-from pipelines.reader import open_table
-from pipelines.storage import Store
+from pipelines.labelling.shard import LabelJob
+from pipelines.storage.store import Store
+from pipelines.table.reader import open_table
 from tests.fakes import BrightPredictor, text_prompt, write_images
 from tests.labelled import plan_run
 

@@ -11,7 +11,7 @@ from actors.predictor.config import PredictorConfig
 from actors.predictor.conversations import Ask, check_prompts, cut
 from actors.predictor.findings import without_doubles
 from actors.predictor.predictor import XSamPredictor
-from pipelines import rle
+from pipelines.masks import rle
 from pipelines.types import Image, ImageRef, MaskPrediction, Prompt
 from tests.fakes import text_prompt
 from xsam_model.untrained import save_untrained

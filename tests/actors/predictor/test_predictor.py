@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 
 from actors.predictor.config import PredictorConfig
 from actors.predictor.predictor import XSamPredictor, check_model
-from pipelines import rle
+from pipelines.masks import rle
 from pipelines.types import Image, ImageRef, PredictionError, Prompt, Reason, Region, ReplicaUnusable
 from tests.fakes import text_prompt
 from xsam_model.untrained import save_untrained

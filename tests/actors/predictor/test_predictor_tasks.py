@@ -15,7 +15,7 @@ from actors.predictor.batch_size import MAX_BATCH_SIZE
 from actors.predictor.config import PredictorConfig
 from actors.predictor.findings import find_masks
 from actors.predictor.predictor import XSamPredictor, check_model
-from pipelines import rle
+from pipelines.masks import rle
 from pipelines.types import (
     CATEGORY_TASKS,
     PANOPTIC_TASKS,

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from actors.training.table_source import table
-from pipelines import rle
-from pipelines.label import LabelConfig, LabelJob, label_shard
-from pipelines.reader import open_table
-from pipelines.storage import open_store
+from pipelines.labelling.shard import LabelConfig, LabelJob, label_shard
+from pipelines.masks import rle
+from pipelines.storage.store import open_store
+from pipelines.table.reader import open_table
 from pipelines.types import Answer, Caption, CaptionPhrase, Image, ImageRef, MaskPrediction, Prompt
 from tests.fakes import half_bright, png, sentence, text_prompt
 from tests.labelled import plan_run
