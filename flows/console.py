@@ -17,6 +17,7 @@ from rich.table import Table
 
 from actors.pool.runner import PoolEvent, ShardFailure
 from flows.summary import RunSummary
+from flows.updates import update_text
 from pipelines.planning.coverage import UpdateCounts
 from pipelines.planning.plan import Plan
 from pipelines.table.verify import VerifyReport
@@ -121,15 +122,6 @@ class ListingProgress:
         elif now - self._shown > _LINE_INTERVAL_S:
             self._console.print(text, highlight=False)
             self._shown = now
-
-
-def update_text(update: UpdateCounts) -> str:
-    """Return what an update found in the listing, in a line."""
-    added = f" ({len(update.added_prompts):,} prompts)" if update.added_prompts else ""
-    return (
-        f"{update.new:,} new images, {update.changed:,} changed, {update.extended:,} asked something new{added}, "
-        f"{update.covered:,} with nothing left to ask, {update.gone:,} of earlier runs not listed any more"
-    )
 
 
 def literal(text: object) -> str:

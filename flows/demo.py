@@ -14,7 +14,7 @@ from rich.table import Table
 
 from flows.config import ConfigError, parse_config
 from flows.launch import launch
-from flows.report import write_report
+from flows.report_command import write_report
 from pipelines.evaluation.mask_metrics import AveragePrecision, FoundMask, TrueMask, mask_average_precision
 from pipelines.images.decode import DecodeLimits, decode_image
 from pipelines.masks import rle

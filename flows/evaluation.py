@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.console import literal
-from flows.inspect import held_plans
+from flows.held_runs import held_plans
 from pipelines.evaluation.evaluate import Evaluation, TaskFigures, evaluate_output
 from pipelines.evaluation.ground_truth import read_ground_truth
 from pipelines.evaluation.plots import figure_class, write_plots

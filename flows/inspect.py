@@ -7,13 +7,14 @@ from collections import Counter
 from rich.console import Console
 
 from flows import planning
-from flows.config import ConfigError, RunConfig
+from flows.config import RunConfig
 from flows.console import ListingProgress, facts_table, literal, show_rejected, show_report, size
+from flows.held_runs import held_plans
 from flows.summary import rejected_row
 from flows.updates import held_runs, is_labelled
 from pipelines.errors import DamagedError, PlanError, some_of
 from pipelines.planning.coverage import UpdateCounts
-from pipelines.planning.plan import Plan, check_no_plan_lost, plan_documents, planned_runs, read_plan, retries_by_run
+from pipelines.planning.plan import Plan, check_no_plan_lost, plan_documents, planned_runs
 from pipelines.storage.store import Store, open_store
 from pipelines.table.file_checks import check_hashes
 from pipelines.table.foreign import foreign_names
@@ -226,38 +227,3 @@ def show_vacuum(output: str, run_id: str | None, console: Console, *, older_than
                 highlight=False,
             )
     return not any(removal.failed or removal.broken for removal in removals)
-
-
-def held_plans(output: str, run_id: str | None) -> tuple[Store, list[Plan]]:
-    """Open an output and the plan of one of its runs, or of all in their order, retries among them.
-
-    Raises:
-        PlanError: the output holds no run, or not the one asked for.
-    """
-    store = open_store(output)
-    if run_id is not None:
-        return store, [held_run(output, run_id)[1]]
-    held = (read_plan(store, run) for run in plan_documents(store))
-    plans = [plan for plan in held if plan is not None]
-    if not plans:
-        raise PlanError(f"{output} holds no run")
-    return store, plans
-
-
-def held_run(output: str, run_id: str | None) -> tuple[Store, Plan]:
-    """Open an output and the plan of one of its runs; without an id, the one that is no retry.
-
-    Raises:
-        PlanError: the output holds no run, or not the one asked for.
-        ConfigError: it holds several and none was asked for.
-    """
-    store = open_store(output)
-    held = planned_runs(store) if run_id else list(retries_by_run(store))
-    if run_id is None and len(held) > 1:
-        raise ConfigError(f"{output} holds several runs ({', '.join(held)}): say which one with --run-id")
-    chosen = run_id or (held[0] if held else None)
-    plan = read_plan(store, chosen) if chosen else None
-    if plan is None:
-        what = f"run {run_id!r}" if run_id else "run"
-        raise PlanError(f"{output} holds no {what}" + (f"; it holds {', '.join(held)}" if held else ""))
-    return store, plan

@@ -91,7 +91,7 @@ def report(
     check: CheckOption = False,
 ) -> None:
     """Write one HTML page that shows an output: pictures with masks, scores, failures, throughput, provenance."""
-    from flows.report import write_report
+    from flows.report_command import write_report
 
     outlive_terminal()
     _checked(output, check)

@@ -33,8 +33,8 @@ from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RET
 from prefect.states import Completed, Failed, State
 
 from actors.pool.runner import PoolEvent, ShardFailure
-from flows.console import update_text
 from flows.summary import RunSummary
+from flows.updates import update_text
 from pipelines.planning.coverage import UpdateCounts
 from pipelines.planning.plan import Plan
 from pipelines.redaction import redacted

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from flows.config import ConfigError, RunConfig, merge, parse_config
-from flows.inspect import held_plans
+from flows.held_runs import held_plans
 from flows.planning import left_to_label
 from flows.run_names import next_retry
 from flows.updates import is_labelled, operational

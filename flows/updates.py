@@ -10,7 +10,7 @@ from flows.config import RunConfig, merge, parse_config
 from flows.run_names import unlisted_updates
 from flows.summary import told_summary
 from pipelines.errors import PlanError
-from pipelines.planning.coverage import Coverage, CoveringRun
+from pipelines.planning.coverage import Coverage, CoveringRun, UpdateCounts
 from pipelines.planning.fingerprint import model_part, source_part
 from pipelines.planning.plan import Plan, plan_documents, read_plan
 from pipelines.storage.store import Store
@@ -156,4 +156,13 @@ def update_coverage(config: RunConfig, store: Store, fingerprint: Mapping[str, A
             )
             for plan in runs
         ],
+    )
+
+
+def update_text(update: UpdateCounts) -> str:
+    """Return what an update found in the listing, in a line."""
+    added = f" ({len(update.added_prompts):,} prompts)" if update.added_prompts else ""
+    return (
+        f"{update.new:,} new images, {update.changed:,} changed, {update.extended:,} asked something new{added}, "
+        f"{update.covered:,} with nothing left to ask, {update.gone:,} of earlier runs not listed any more"
     )
