@@ -15,9 +15,9 @@ from unittest.mock import patch
 from benchmarks.listing_server import served
 from benchmarks.report import Figure, Report
 from benchmarks.timing import Timed, peak_rss_mb, run_child, time_in_turn
-from flows import planning, steps
 from flows.config import RunConfig, parse_config
-from flows.observer import Silent
+from flows.run import engine, planning
+from flows.run.observer import Silent
 from pipelines.layout import run_folder
 from pipelines.planning.draft import PlanConfig, draft_plan
 from pipelines.planning.plan import Plan, read_plan, write_plan
@@ -167,7 +167,7 @@ def time_second_run(output: Path, count: int, rounds: int) -> dict[str, list[flo
     )
     store = planning.open_output(config)
     finish(config, store, count)
-    steps.run_directly(config, Silent())  # the first of them verifies, and tells
+    engine.run_directly(config, Silent())  # the first of them verifies, and tells
     seconds: dict[str, list[float]] = {"list": [], "run": []}
     for _ in range(rounds):
         begun = time.perf_counter()
@@ -175,7 +175,7 @@ def time_second_run(output: Path, count: int, rounds: int) -> dict[str, list[flo
         seconds["list"].append(time.perf_counter() - begun)
         begun = time.perf_counter()
         with patch.object(Store, "write", refuse), patch.object(Store, "create", refuse):
-            summary = steps.run_directly(config, Silent())
+            summary = engine.run_directly(config, Silent())
         seconds["run"].append(time.perf_counter() - begun)
         if not summary.ok or summary.labelled_now or summary.committed != len(commits):
             raise RuntimeError(f"the run should have been complete: {summary}")

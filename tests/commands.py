@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from flows import cli, terminal
+from flows import cli
+from flows.commands import terminal
 from tests.fakes import BrightPredictor
 from tests.reliability.small_run import as_driver
 

@@ -14,8 +14,8 @@ from tests.seaweed import S3Server, seaweed
 # Files that take a minute or more, the longest first.
 SLOW = (
     "flows/test_resume.py",
-    "flows/test_schedule.py",
-    "flows/test_prefect_server.py",
+    "flows/commands/test_schedule.py",
+    "flows/prefect_server/test_prefect_server.py",
     "xsam_model/training/test_trainer.py",
     "xsam_model/test_convert_xsam_to_hf.py",
     "reliability/test_crash_points.py",

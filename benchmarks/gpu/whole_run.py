@@ -30,9 +30,9 @@ from PIL import Image
 
 from benchmarks.gpu.full_size_forward import build_model, make_processor
 from benchmarks.photos import describe_photos, write_photos
-from flows import steps
 from flows.config import parse_config
-from flows.observer import Silent
+from flows.run import engine
+from flows.run.observer import Silent
 from pipelines.types import ImageRef, ShardReceipt
 from xsam_model.configuration_xsam import XSamConfig
 from xsam_model.segmenter import XSamSegmenter
@@ -88,7 +88,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     )
     pace, begun = Pace(), time.monotonic()
     with utilisation() as samples:
-        summary = steps.run_directly(config, pace)
+        summary = engine.run_directly(config, pace)
     if not summary.ok or summary.ledger["quarantined"]:
         raise SystemExit(f"the run did not go well: {summary.ledger}, {summary.reason_counts}, {summary.problems}")
     first, last = pace.commits[0][0], pace.commits[-1][0]

@@ -13,9 +13,9 @@ import polars
 import pytest
 from pycocotools import mask as coco
 
-from flows import steps
 from flows.config import parse_config
-from flows.observer import Silent
+from flows.run import engine
+from flows.run.observer import Silent
 from pipelines.storage.store import Store, open_store
 from pipelines.table.reader import open_table
 from pipelines.table.verify import verify
@@ -138,7 +138,7 @@ def test_prefect_shows_the_run_its_waves_and_its_artifacts(labelled: Labelled) -
 
 
 def test_sql_and_data_frames_read_the_output_by_glob(make_config: MakeConfig, tmp_path: Path) -> None:
-    summary = steps.run_directly(make_config(), Silent())
+    summary = engine.run_directly(make_config(), Silent())
     output = tmp_path / "output"
     store = open_store(str(output))
     for kind in ("annotations", "images"):

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from tests.pipelines.test_web_images import web  # noqa: F401
 
 from pipelines.storage.store import Store, open_store
 from pipelines.table.reader import open_table
 from tests.drivers import PrefectServer, driver, run_file
 from tests.flows.conftest import Ended
+from tests.pipelines.sources.test_web_images import web  # noqa: F401
 from tests.seaweed import S3Server
 
 pytestmark = pytest.mark.timeout(180)

@@ -27,7 +27,7 @@ _IMPORTS = (
     "actors.predictor.predictor",
     "actors.pool.ray_pool",
     "actors.pool.in_process",
-    "flows.launch",
+    "flows.commands.launch",
     __name__,
 )
 

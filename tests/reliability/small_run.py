@@ -21,10 +21,10 @@ from actors.pool.config import PoolConfig
 from actors.pool.in_process import InProcessRunner
 from actors.pool.runner import ShardRunner
 from actors.predictor.labeler import RunLabeler
-from flows import planning, steps
 from flows.config import RunConfig, parse_config
-from flows.observer import Silent
-from flows.summary import RunSummary
+from flows.run import engine, planning
+from flows.run.observer import Silent
+from flows.run.summary import RunSummary
 from pipelines.errors import PlanError
 from pipelines.labelling.shard import LabelJob
 from pipelines.layout import KINDS
@@ -123,7 +123,7 @@ def as_driver_of(open_runner: Callable[[RunConfig, str], ShardRunner]) -> Iterat
 def run(small: SmallRun, predictor: Predictor | None = None) -> RunSummary:
     """Run, or go on with a run that stopped, as a new process."""
     with as_driver(predictor or BrightPredictor()):
-        return steps.run_directly(small.config(), Silent())
+        return engine.run_directly(small.config(), Silent())
 
 
 def rows(store: Store) -> dict[str, Any]:

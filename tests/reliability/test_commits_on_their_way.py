@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 
 from actors.pool import dispatch
-from flows import steps
 from flows.config import load_config
-from flows.observer import Silent
+from flows.run import engine
+from flows.run.observer import Silent
 from pipelines.storage.store import open_store
 from pipelines.table.commits import committed_shards
 from tests.drivers import Command, Driver, Ended, command_line, driver
@@ -156,7 +156,7 @@ def expected(folder: Path, s3_server: S3Server) -> dict[str, Any]:
         for name, value in s3_server.environment.items():
             patch.setenv(name, value)
         config = load_config(settings(folder, "in_process", s3_server.endpoint))
-        assert steps.run_directly(config, Silent()).ok
+        assert engine.run_directly(config, Silent()).ok
         return rows(open_store(config.output.uri))
 
 

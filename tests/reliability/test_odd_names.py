@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flows.console import literal
-from flows.inspect import show_plan
+from flows.commands.console import literal
+from flows.commands.inspect import show_plan
 from pipelines.table.reader import open_table
 from pipelines.table.verify import verify
 from tests.drivers import listing

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from flows import steps
 from flows.config import ConfigError, parse_config
-from flows.observer import Silent
-from flows.retry import broken_retries, retry_configs, runs_to_retry
-from flows.summary import RunSummary
+from flows.run import engine
+from flows.run.observer import Silent
+from flows.run.retry import broken_retries, retry_configs, runs_to_retry
+from flows.run.summary import RunSummary
 from pipelines.planning.plan import retries_by_run
 from pipelines.query.database import open_arrow
 from pipelines.table.reader import open_table
@@ -56,7 +56,7 @@ def retry(
         return None
     (config,) = configs
     with as_driver(predictor or BrightPredictor()):
-        return steps.run_directly(config, Silent())
+        return engine.run_directly(config, Silent())
 
 
 def rows(small: SmallRun) -> dict[str, dict[str, Any]]:
@@ -110,7 +110,7 @@ def test_the_run_itself_still_resumes_by_the_same_command(labelled: SmallRun) ->
     config = labelled.config()
     with as_driver(BrightPredictor()):
         unnamed = parse_config({**config.to_dict(), "output": {"uri": labelled.output}})
-        assert steps.run_directly(unnamed, Silent()).run_id == RUN
+        assert engine.run_directly(unnamed, Silent()).run_id == RUN
 
 
 @pytest.mark.parametrize("version", [1, 99])
@@ -142,7 +142,7 @@ def test_a_retry_whose_files_are_gone_is_mended_before_anything_is_retried(label
     ended = []
     for config in runs_to_retry(labelled.output, None, [], {}):
         with as_driver(BrightPredictor()):
-            ended.append(steps.run_directly(config, Silent()))
+            ended.append(engine.run_directly(config, Silent()))
     assert [(run.run_id, run.ok) for run in ended] == [(first.run_id, True), (f"{RUN}-retry-2", True)]
     for run_id in (first.run_id, f"{RUN}-retry-2"):
         assert verify(labelled.store(), run_id).problems == []

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from flows import planning, steps
+from flows.commands.launch import launch
 from flows.config import ConfigError, RunConfig, merge, parse_config
-from flows.launch import launch
-from flows.observer import Silent
-from flows.retry import retry_configs
-from flows.summary import RunSummary
+from flows.run import engine, planning
+from flows.run.observer import Silent
+from flows.run.retry import retry_configs
+from flows.run.summary import RunSummary
 from pipelines.errors import PlanError
 from pipelines.layout import plan_name, run_folder
 from pipelines.planning.plan import plan_documents, read_plan
@@ -81,7 +81,7 @@ class Nightly:
     def run(self, predictor: BrightPredictor | None = None, **values: Any) -> RunSummary:
         """Run as a new process."""
         with as_driver(predictor or BrightPredictor()):
-            return steps.run_directly(self.config(**values), Silent())
+            return engine.run_directly(self.config(**values), Silent())
 
     def launch(self, predictor: BrightPredictor, **values: Any) -> RunSummary:
         """Run as a new process, by the command line's way."""
@@ -185,7 +185,7 @@ def test_a_retry_follows_one_that_no_listing_shows_yet(nightly: Nightly, monkeyp
         for number in (1, 2):
             (config,) = retry_configs(nightly.small.output, None, [], {})
             assert config.output.run_id == f"{first.run_id}-retry-{number}"
-            assert steps.run_directly(config, Silent()).labelled_now == 1
+            assert engine.run_directly(config, Silent()).labelled_now == 1
     assert [plan["sequence"] for plan in plan_documents(nightly.store).values()] == [1, 2, 3]
 
 
@@ -244,10 +244,10 @@ def test_a_run_that_has_a_retrys_name_does_not_keep_the_other_run_from_being_ret
     with as_driver(BrightPredictor()):
         configs = retry_configs(nightly.small.output, "r", [], {})
         assert [config.output.run_id for config in configs] == ["r-retry-2"]
-        assert steps.run_directly(configs[0], Silent()).ledger["ok"] == 1
+        assert engine.run_directly(configs[0], Silent()).ledger["ok"] == 1
         assert retry_configs(nightly.small.output, "r", [], {}) == []
         (again,) = retry_configs(nightly.small.output, other.run_id, [], {})
-        assert steps.run_directly(again, Silent()).run_id == "r-retry-1-retry-1"
+        assert engine.run_directly(again, Silent()).run_id == "r-retry-1-retry-1"
 
 
 def test_a_driver_that_loses_its_update_to_one_of_other_images_is_told_so_and_goes_on_by_the_same_command(
@@ -281,7 +281,7 @@ def test_an_update_that_is_planned_while_another_looks_for_earlier_runs_is_not_p
             return real(config, held)
 
         patch.setattr(planning, "run_fingerprint", meanwhile)
-        assert steps.run_directly(nightly.config(), Silent()).run_id == "update-2"
+        assert engine.run_directly(nightly.config(), Silent()).run_id == "update-2"
     assert predictor.calls == []
     assert list(plan_documents(nightly.store))[1:] == ["update-2"]
 

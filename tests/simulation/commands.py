@@ -11,11 +11,12 @@ from typing import Any
 from actors.pool.in_process import InProcessRunner
 from actors.pool.runner import ReplicaStartError
 from actors.predictor.labeler import RunLabeler
-from flows import launch, signals
+from flows.commands import launch
+from flows.commands.inspect import show_vacuum
 from flows.config import ConfigError, RunConfig
-from flows.inspect import show_vacuum
-from flows.retry import runs_to_retry
-from flows.signals import GRACE_S, Terminated
+from flows.process import signals
+from flows.process.signals import GRACE_S, Terminated
+from flows.run.retry import runs_to_retry
 from pipelines.errors import PlanError, SourceError, StorageError
 from pipelines.labelling.shard import LabelJob
 from tests.simulation.network import URI

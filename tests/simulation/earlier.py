@@ -15,8 +15,9 @@ from hashlib import sha256
 from pathlib import PurePosixPath
 from typing import Any
 
-from flows import launch, planning, steps
-from flows.run_names import first_run
+from flows.commands import launch
+from flows.run import engine, planning
+from flows.run.run_names import first_run
 from pipelines.errors import PlanError
 from pipelines.labelling import shard as label
 from pipelines.layout import (
@@ -186,6 +187,6 @@ CHANGES: Mapping[tuple[Any, str], Any] = {
     (planning, "at_hand"): _planned_again,
     (launch, "_named"): lambda config, _run_id: config,
     (label, "commit_shard"): commit_shard,
-    (steps, "remove_losers"): remove_own_leftovers,
+    (engine, "remove_losers"): remove_own_leftovers,
 }
 """By module and name, what its processes have instead of what is there now."""

@@ -11,9 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from flows import launch, planning
+from flows.commands import launch
 from flows.config import RunConfig
-from flows.observer import Silent
+from flows.run import planning
+from flows.run.observer import Silent
 from pipelines.labelling import shard
 from pipelines.planning import plan as manifest
 from pipelines.planning.plan import read_plan

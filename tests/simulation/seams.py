@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from flows import signals
+from flows.process import signals
 from tests.simulation.world import EPOCH, Process, Task, World
 
 _PACKAGES = ("pipelines", "flows", "actors")

@@ -12,7 +12,7 @@ import pytest
 from fsspec.exceptions import FSTimeoutError
 from fsspec.implementations.memory import MemoryFileSystem
 
-from flows.updates import as_planned
+from flows.run.updates import as_planned
 from pipelines.errors import StorageError
 from pipelines.layout import data_name
 from pipelines.planning.plan import require_plan

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from flows import planning
 from flows.config import ConfigError, parse_config
+from flows.run import planning
 from pipelines.errors import SourceError, StorageError
 from pipelines.sources.fetch import FetchError, fetch
 from pipelines.sources.tabular import read_rows
