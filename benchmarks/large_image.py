@@ -107,7 +107,7 @@ def ask(size_wh: tuple[int, int], masks: int) -> Case:
     from actors.predictor.predictor import XSamPredictor
     from flows.prompts import named_prompts
     from pipelines.masks import rle
-    from xsam_model.untrained import save_untrained, untrained_tiny_config
+    from xsam_model.testing import save_untrained, untrained_tiny_config
 
     torch.set_num_threads(1)
     segmentor = {**untrained_tiny_config().segmentor_config.to_dict(), "num_queries": masks}

@@ -26,7 +26,7 @@ from pipelines.images.decode import decode_image
 from pipelines.types import Image, Prompt
 from xsam_model.configuration_xsam import XSamConfig
 from xsam_model.processing_xsam import XSamProcessor
-from xsam_model.untrained import save_untrained
+from xsam_model.testing import save_untrained
 
 NAME = "many_prompts"
 COUNTS = (1, 4, 16)

@@ -14,7 +14,7 @@ from actors.predictor.predictor import XSamPredictor
 from flows.prompts import named_prompts
 from pipelines.types import Prompt
 from xsam_model.configuration_xsam import XSamConfig
-from xsam_model.untrained import save_untrained, untrained_tiny_config
+from xsam_model.testing import save_untrained, untrained_tiny_config
 
 CATEGORIES = ("person", "cat", "cup", "building", "flower", "sky")
 

@@ -21,7 +21,7 @@ from pipelines.labelling import shard
 from pipelines.labelling.isolation import ModelClock
 from pipelines.labelling.shard import LabelConfig, LabelJob, label_images
 from pipelines.types import ImagePrediction
-from xsam_model.language_layers import read_right_padded
+from xsam_model.layers.language_layers import read_right_padded
 
 NAME = "text_lengths"
 _BATCH = 2

@@ -16,7 +16,7 @@ SLOW = (
     "flows/test_resume.py",
     "flows/commands/test_schedule.py",
     "flows/prefect_server/test_prefect_server.py",
-    "xsam_model/training/test_trainer.py",
+    "xsam_model/training/loop/test_trainer.py",
     "xsam_model/test_convert_xsam_to_hf.py",
     "reliability/test_crash_points.py",
     "simulation/test_simulation.py",

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pipelines.masks import rle
 from pipelines.types import CATEGORY_TASKS, REGION_TASKS, SENTENCE_TASKS, Image, Prompt, Region, RejectedPrompt, Task
 from xsam_model.processing_xsam import TooManyConditionsError, XSamProcessor
+from xsam_model.prompts.visual import draw_region
 from xsam_model.segmenter import Query
-from xsam_model.visual_prompts import draw_region
 
 _JOINT_TASKS = (*CATEGORY_TASKS, "vgdseg")
 # Of whose categories some may be asked in another conversation: each mask stands for itself.

@@ -24,15 +24,15 @@ from pipelines.types import (
     Rle,
     Task,
 )
-from xsam_model import captions
-from xsam_model.mask_geometry import MAX_CHUNK_PIXELS, WindowedMask
-from xsam_model.post_processing_panoptic import Segment, panoptic_segmentation, semantic_segmentation
-from xsam_model.post_processing_xsam import (
+from xsam_model.post_processing.instances import (
     PhraseSegmentation,
     interactive_segmentation,
     iter_instances,
     iter_phrases,
 )
+from xsam_model.post_processing.maps import Segment, panoptic_segmentation, semantic_segmentation
+from xsam_model.post_processing.mask_geometry import MAX_CHUNK_PIXELS, WindowedMask
+from xsam_model.prompts import answers
 
 _SEMANTIC_TASKS = ("ovseg_semantic", "genseg_semantic")
 _SAME_MASK_IOU = 0.8
@@ -112,7 +112,7 @@ def without_doubles(masks: Sequence[MaskPrediction], parts: Mapping[str, int]) -
     return [best_first[place] for place in kept]
 
 
-def read_caption(prompt: Prompt, said: captions.Caption) -> Caption | None:
+def read_caption(prompt: Prompt, said: answers.Caption) -> Caption | None:
     """Return what the model said, None if it said nothing."""
     if not said.text.strip():
         return None
@@ -120,7 +120,7 @@ def read_caption(prompt: Prompt, said: captions.Caption) -> Caption | None:
     return Caption(prompt=prompt, text=said.text, phrases=phrases)
 
 
-def phrase_prompts(prompt: Prompt, said: captions.Caption) -> tuple[Prompt, ...]:
+def phrase_prompts(prompt: Prompt, said: answers.Caption) -> tuple[Prompt, ...]:
     """Return a prompt for each phrase of a caption, all with the caption's id."""
     return tuple(
         replace(prompt, text=phrase.text, category_name=phrase.text, category_id=number)

@@ -31,10 +31,10 @@ from actors.predictor.conversations import (
 from actors.predictor.findings import Findings, find_masks, phrase_prompts, read_caption, without_doubles
 from pipelines.storage.content_hash import content_hash
 from pipelines.types import Answer, Image, ImageRef, MaskPrediction, PredictionError, Prompt, Reason, ReplicaUnusable
-from xsam_model.host_memory import keep_freed_memory
 from xsam_model.modeling_xsam import XSamForSegmentation
 from xsam_model.processing_xsam import XSamProcessor
-from xsam_model.prompt_templates import SPOKEN_TASKS
+from xsam_model.prompts.templates import SPOKEN_TASKS
+from xsam_model.runtime.host_memory import keep_freed_memory
 from xsam_model.segmenter import EncodedImages, Replies, XSamSegmenter
 
 _AUTO_DTYPE = {"cuda": "bfloat16", "cpu": "float32"}

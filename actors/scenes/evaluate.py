@@ -31,10 +31,10 @@ from pipelines.evaluation.mask_metrics import (
 )
 from pipelines.masks import rle
 from pipelines.types import Rle
-from xsam_model.post_processing_panoptic import PanopticSegmentation
-from xsam_model.post_processing_xsam import InstanceSegmentation, PhraseSegmentation
+from xsam_model.post_processing.instances import InstanceSegmentation, PhraseSegmentation
+from xsam_model.post_processing.maps import PanopticSegmentation
 from xsam_model.segmenter import XSamResult, XSamSegmenter
-from xsam_model.training.samples import TrainingSample
+from xsam_model.training.samples.samples import TrainingSample
 
 PROMPT_KINDS = ("point", "scribble", "box", "mask")
 PARTS = ("ov", "vgd", "ref", "int", "gcg", "pan")

@@ -15,9 +15,9 @@ from PIL import Image
 from actors.scenes.samples import SceneTest, add_test_options, read_test
 from pipelines.masks import rle
 from pipelines.masks.drawing import LabelledMask, contact_sheet, draw_masks
-from xsam_model.post_processing_xsam import InstanceSegmentation
+from xsam_model.post_processing.instances import InstanceSegmentation
 from xsam_model.segmenter import XSamSegmenter
-from xsam_model.training.samples import TrainingSample
+from xsam_model.training.samples.samples import TrainingSample
 
 _SURE, _MOST_DRAWN, _ENLARGED = 0.3, 8, 3
 

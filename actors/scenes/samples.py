@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from xsam_model.training.samples import TrainingSample
-from xsam_model.training.scenes.assets import DEFAULT_FOLDER, SPLITS, SceneAssets
+from xsam_model.training.samples.samples import TrainingSample
+from xsam_model.training.scenes.art.assets import DEFAULT_FOLDER, SPLITS, SceneAssets
+from xsam_model.training.scenes.asked.tasks import AskConfig
 from xsam_model.training.scenes.scene import SceneConfig
 from xsam_model.training.scenes.source import SceneSource
-from xsam_model.training.scenes.tasks import AskConfig
 
 _TASK_NUMBERS = {"ovseg": 1, "vgdseg": 2, "refseg": 3, "intseg": 4, "gcgseg": 5, "genseg": 6}
 # Scenes drawn for each one that is wanted, at most.

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from actors.training.corrections import Addition
 from pipelines.types import CATEGORY_TASKS, Status
-from xsam_model.prompt_templates import clean_category
+from xsam_model.prompts.templates import clean_category
 from xsam_model.training.datasets.grounded_captions import CaptionRecord, mark_phrases
 from xsam_model.training.datasets.records import NOTHING_ANNOTATED, Record, RecordError, clean_text
 from xsam_model.training.datasets.segmentations import Segmentation, ignored_pixels, rasterise, read_segmentation
-from xsam_model.training.samples import TrainingSample
+from xsam_model.training.samples.samples import TrainingSample
 
 # Which rows of the table each task is trained with.
 TABLE_TASKS: Mapping[str, tuple[str, ...]] = {

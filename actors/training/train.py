@@ -12,13 +12,13 @@ class TrainingError(UserError, ValueError):
 
 
 def train_model(config: Path, output: str | None, max_minutes: float | None, processes: int) -> int:
-    """Run, or go on with, the training that a TOML file describes; see `xsam_model.training.launch`.
+    """Run, or go on with, the training that a TOML file describes; see `xsam_model.training.loop.launch`.
 
     Raises:
         TrainingError: if the file cannot be read or holds a mistake.
     """
-    from xsam_model.training.config import read_config
-    from xsam_model.training.launch import launch
+    from xsam_model.training.loop.config import read_config
+    from xsam_model.training.loop.launch import launch
 
     try:
         read_config(config)

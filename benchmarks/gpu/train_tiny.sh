@@ -5,7 +5,7 @@
 #   bash benchmarks/gpu/train_tiny.sh            # again until it prints "trained"; exit code 3 means: call again
 #   bash benchmarks/gpu/train_tiny.sh --smoke    # the same steps within minutes on a CPU, to see that all of it works
 #
-# XSAM_ASSETS: folder of the scenes' pictures (python -m xsam_model.training.scenes.prepare --output FOLDER)
+# XSAM_ASSETS: folder of the scenes' pictures (python -m xsam_model.training.scenes.art.prepare --output FOLDER)
 # OUT:         where results go; benchmarks/out by default. Training's own files stay in benchmarks/out/train-tiny.
 # MINUTES:     of training in this call; 8 by default.
 set -euo pipefail

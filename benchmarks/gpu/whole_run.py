@@ -36,7 +36,7 @@ from flows.run.observer import Silent
 from pipelines.types import ImageRef, ShardReceipt
 from xsam_model.configuration_xsam import XSamConfig
 from xsam_model.segmenter import XSamSegmenter
-from xsam_model.untrained import untrained_tiny_config
+from xsam_model.testing import untrained_tiny_config
 
 CATEGORIES = ("person", "car", "dog", "tree", "chair", "table", "cup", "book", "lamp", "bird", "boat", "sign")
 _SAMPLE_MS = 100

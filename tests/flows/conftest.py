@@ -70,7 +70,7 @@ def model(_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete model folder with random weights."""
     import torch
 
-    from xsam_model.untrained import save_untrained
+    from xsam_model.testing import save_untrained
 
     # As many threads as a replica of one CPU has: more would add in another order.
     torch.set_num_threads(1)

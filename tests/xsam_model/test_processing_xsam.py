@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from xsam_model import XSamImageProcessor, XSamProcessor
 from xsam_model.processing_xsam import add_tokens
-from xsam_model.prompt_templates import QUESTIONS, TASKS, clean_category
+from xsam_model.prompts.templates import QUESTIONS, TASKS, clean_category
 
 
 def words(processor, inputs, row=0):

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 
 from actors.predictor import findings
 from pipelines.masks import rle
-from xsam_model.mask_geometry import WindowedMask
+from xsam_model.post_processing.mask_geometry import WindowedMask
 
 windows = st.tuples(st.integers(0, 12), st.integers(0, 12)).flatmap(
     lambda shape: arrays.arrays(np.bool_, shape, elements=st.booleans())

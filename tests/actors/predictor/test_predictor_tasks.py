@@ -31,7 +31,7 @@ from pipelines.types import (
 )
 from tests.fakes import sentence
 from tests.xsam_model.forced_answers import force
-from xsam_model.untrained import save_untrained
+from xsam_model.testing import save_untrained
 
 CAPTION = sentence("gcgseg", "caption")
 MAX_MASKS = 12
@@ -165,7 +165,7 @@ def test_semantic_rows_share_out_every_pixel(predictor: XSamPredictor, task: Tas
 
 def decode_of(masks: list[tuple[slice, slice]], labels: list[int], size: int = 64) -> dict[str, Any]:
     """Logits of queries that are sure of a square each, and of one that is sure of nothing everywhere."""
-    from xsam_model.mask_geometry import MaskGeometry
+    from xsam_model.post_processing.mask_geometry import MaskGeometry
 
     class_logits = torch.full((len(masks) + 1, 3), -9.0)
     mask_logits = torch.full((len(masks) + 1, size, size), -30.0)

@@ -7,10 +7,10 @@ import torch
 
 from actors.scenes.evaluate import PARTS, PROMPT_KINDS, SceneTest, count_scenes, evaluate_scenes, main
 from xsam_model import InstanceSegmentation, PhraseSegmentation, XSamResult
-from xsam_model.post_processing_panoptic import PanopticSegmentation, Segment
-from xsam_model.training.scenes.assets import SceneAssets
+from xsam_model.post_processing.maps import PanopticSegmentation, Segment
+from xsam_model.testing import save_untrained
+from xsam_model.training.scenes.art.assets import SceneAssets
 from xsam_model.training.scenes.scene import SceneConfig
-from xsam_model.untrained import save_untrained
 
 
 class Oracle:

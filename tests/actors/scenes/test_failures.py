@@ -7,9 +7,9 @@ from actors.scenes import failures
 from actors.scenes.failures import draw_failures, main
 from actors.scenes.samples import SceneTest
 from xsam_model import InstanceSegmentation, XSamResult
-from xsam_model.training.scenes.assets import SceneAssets
+from xsam_model.testing import save_untrained
+from xsam_model.training.scenes.art.assets import SceneAssets
 from xsam_model.training.scenes.scene import SceneConfig
-from xsam_model.untrained import save_untrained
 
 
 class Forgetful:

@@ -23,8 +23,8 @@ from pipelines.types import Answer, Caption, CaptionPhrase, Image, ImageRef, Mas
 from tests.fakes import half_bright, png, sentence, text_prompt
 from tests.labelled import plan_run
 from xsam_model import XSamProcessor
-from xsam_model.training.batches import BatchBuilder
-from xsam_model.training.samples import TrainingSample
+from xsam_model.training.samples.batches import BatchBuilder
+from xsam_model.training.samples.samples import TrainingSample
 
 WEIGHTS = Path(__file__).parents[3] / "xsam_model" / "weights" / "xsam-tiny"
 CAT, DOG, BIRD = text_prompt("Cat"), text_prompt("dog", 1), text_prompt("bird", 2)

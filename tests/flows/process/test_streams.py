@@ -248,7 +248,7 @@ def test_a_process_that_is_to_end_in_time_does_so_without_its_terminal(ending: s
 
 
 def test_training_goes_on_without_its_terminal() -> None:
-    code = "from xsam_model.training import launch; [launch._say('step') for _ in range(3)]"
+    code = "from xsam_model.training.loop import launch; [launch._say('step') for _ in range(3)]"
     with closed_pipe() as gone:
         ended = subprocess.run(
             [sys.executable, "-c", code], cwd=REPOSITORY, stdout=gone, stderr=subprocess.PIPE, text=True, check=False

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from xsam_model.training.samples import TrainingSample
+from xsam_model.training.samples.samples import TrainingSample
 
 COLOURS = {"red": (230, 30, 30), "green": (30, 200, 30), "blue": (40, 60, 240), "white": (245, 245, 245)}
 NAMES = tuple(f"{colour} box" for colour in COLOURS)

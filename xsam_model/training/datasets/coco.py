@@ -28,7 +28,7 @@ from xsam_model.training.datasets.segmentations import (
     ignored_pixels,
     rasterise,
 )
-from xsam_model.training.samples import TrainingSample
+from xsam_model.training.samples.samples import TrainingSample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -29,7 +29,7 @@ from xsam_model.training.datasets.records import (
     RecordSource,
     Skipped,
 )
-from xsam_model.training.samples import TrainingSample
+from xsam_model.training.samples.samples import TrainingSample
 
 MISSING_SEGMENTS = "segments image missing"
 UNREADABLE_SEGMENTS = "segments image unreadable"

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xsam_model.prompt_templates import VISUAL_TASKS
+from xsam_model.prompts.templates import VISUAL_TASKS
+from xsam_model.prompts.visual import POINT_RADIUS, SCRIBBLE_RADIUS
 from xsam_model.training.datasets.coco_file import (
     CategoryList,
     CocoImage,
@@ -49,10 +50,9 @@ from xsam_model.training.datasets.segmentations import (
     rasterise,
     read_segmentation,
 )
-from xsam_model.training.samples import TrainingSample
-from xsam_model.training.scenes.prompts import PROMPT_KINDS, draw_prompt
-from xsam_model.training.scenes.textures import opencv
-from xsam_model.visual_prompts import POINT_RADIUS, SCRIBBLE_RADIUS
+from xsam_model.training.samples.samples import TrainingSample
+from xsam_model.training.scenes.art.textures import opencv
+from xsam_model.training.scenes.asked.prompts import PROMPT_KINDS, draw_prompt
 
 _THIN = {"point": POINT_RADIUS, "scribble": SCRIBBLE_RADIUS}
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from xsam_model.training.scenes.assets import ScenePool, Sprite
-from xsam_model.training.scenes.colours import paint
-from xsam_model.training.scenes.textures import gradient, opencv, textures
+from xsam_model.training.scenes.art.assets import ScenePool, Sprite
+from xsam_model.training.scenes.art.colors import paint
+from xsam_model.training.scenes.art.textures import gradient, opencv, textures
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from xsam_model.training.scenes.assets import SPLITS, SceneAssets, ScenePool, Sprite
-from xsam_model.training.scenes.colours import PAINTS, main_colour, paint_shares
+from xsam_model.training.scenes.art.assets import SPLITS, SceneAssets, ScenePool, Sprite
+from xsam_model.training.scenes.art.colors import PAINTS, main_colour, paint_shares
+from xsam_model.training.scenes.art.vocabulary import lookalikes
 from xsam_model.training.scenes.compose import Cutout, DrawnGround, blend_in, cut_out, draw_ground, finish
-from xsam_model.training.scenes.vocabulary import lookalikes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 if TYPE_CHECKING:
-    from xsam_model.training.samples import TrainingSample
+    from xsam_model.training.samples.samples import TrainingSample
     from xsam_model.training.scenes.scene import Scene
 
 _COLUMNS, _TEXT_PIXELS = 4, 62
