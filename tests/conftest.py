@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.storage.store import Store, open_store
-from tests.seaweed import S3Server, seaweed
+from tests.support.seaweed import S3Server, seaweed
 
 # Files that take a minute or more, the longest first.
 SLOW = (

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image as PILImage
 
 from flows.config import RunConfig, merge, parse_config
-from tests.drivers import Command, Ended, PrefectServer, command_line, prefect_server  # noqa: F401
-from tests.seaweed import S3Server
+from tests.support.drivers import Command, Ended, PrefectServer, command_line, prefect_server  # noqa: F401
+from tests.support.seaweed import S3Server
 
 CATEGORIES = ("car", "tree", "traffic light")
 

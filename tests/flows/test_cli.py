@@ -18,9 +18,9 @@ from flows.cli import app
 from flows.config import load_config
 from flows.run import engine
 from flows.run.observer import Silent
-from tests.drivers import REPOSITORY, driver, listing
 from tests.flows.conftest import Ended, MakeConfig
-from tests.seaweed import S3Server
+from tests.support.drivers import REPOSITORY, driver, listing
+from tests.support.seaweed import S3Server
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -17,9 +17,9 @@ from flows.run.observer import Silent
 from flows.run.own_prompts import OwnPrompts
 from flows.run.planning import list_collection
 from pipelines.layout import KINDS
-from tests.containers import parquet_bytes
-from tests.drivers import REPOSITORY, UNSTABLE, committed
 from tests.flows.conftest import MakeConfig
+from tests.support.containers import parquet_bytes
+from tests.support.drivers import REPOSITORY, UNSTABLE, committed
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -21,8 +21,8 @@ from pipelines.layout import KINDS
 from pipelines.storage.store import open_store
 from pipelines.table.reader import open_table
 from pipelines.table.verify import verify
-from tests.drivers import REPOSITORY, committed, comparable, listing
 from tests.flows.conftest import CATEGORIES, MakeConfig
+from tests.support.drivers import REPOSITORY, committed, comparable, listing
 
 pytestmark = pytest.mark.timeout(180)
 

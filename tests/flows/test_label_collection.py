@@ -19,9 +19,9 @@ from flows.run.observer import Silent
 from pipelines.storage.store import Store, open_store
 from pipelines.table.reader import open_table
 from pipelines.table.verify import verify
-from tests.drivers import PrefectServer, comparable, run_file
 from tests.flows.conftest import CATEGORIES, MakeConfig
-from tests.seaweed import S3Server
+from tests.support.drivers import PrefectServer, comparable, run_file
+from tests.support.seaweed import S3Server
 
 pytestmark = pytest.mark.timeout(180)
 

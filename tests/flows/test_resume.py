@@ -28,7 +28,8 @@ from pipelines.table.commits import committed_shards, read_commits
 from pipelines.table.leftovers import find_leftovers
 from pipelines.table.verify import verify
 from pipelines.types import ShardReceipt
-from tests.drivers import (
+from tests.flows.conftest import Ended, MakeConfig, write_photographs
+from tests.support.drivers import (
     Driver,
     PrefectServer,
     committed,
@@ -38,8 +39,7 @@ from tests.drivers import (
     run_file,
     wait_until,
 )
-from tests.flows.conftest import Ended, MakeConfig, write_photographs
-from tests.seaweed import S3Server
+from tests.support.seaweed import S3Server
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -19,7 +19,7 @@ from flows.config import RunConfig, parse_config
 from flows.run import engine, planning
 from flows.run.observer import Silent
 from pipelines.labelling.shard import LabelJob
-from tests.fakes import BrightPredictor, half_bright, png
+from tests.support.fakes import BrightPredictor, half_bright, png
 
 SOURCE = "memory://photos"
 RUN = "run-1"

@@ -21,8 +21,8 @@ from flows.run import engine
 from flows.run.observer import Silent
 from pipelines.labelling.shard import LabelJob
 from pipelines.types import Answer, Image, Prompt
-from tests.fakes import BrightPredictor
 from tests.reliability.small_run import SmallRun, as_driver_of
+from tests.support.fakes import BrightPredictor
 
 _CALL_S = 0.2
 

@@ -34,8 +34,8 @@ from pipelines.table.commits import read_commits
 from pipelines.table.reader import open_table
 from pipelines.table.verify import verify
 from pipelines.types import Predictor
-from tests.drivers import comparable
-from tests.fakes import BrightPredictor, write_images
+from tests.support.drivers import comparable
+from tests.support.fakes import BrightPredictor, write_images
 
 RUN = "run-1"
 LONG = bool(os.environ.get("XSAM_CHAOS"))

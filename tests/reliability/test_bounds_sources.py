@@ -25,8 +25,8 @@ from pipelines.table.commits import parquet_bytes
 from pipelines.table.schema import ANNOTATIONS, IMAGES
 from pipelines.table.shard_commit import DataFile, ShardCommit
 from pipelines.types import ImageRef, Reason, Status
-from tests.peak_memory import Peak
 from tests.reliability import bounded_calls as calls
+from tests.support.peak_memory import Peak
 
 Measure = Callable[..., Peak]
 

@@ -11,9 +11,9 @@ import pytest
 
 from pipelines.errors import SourceError
 from pipelines.sources import tars
-from tests.containers import content, listed, tar_bytes, write_tar
-from tests.peak_memory import Peak
 from tests.reliability import bounded_calls as calls
+from tests.support.containers import content, listed, tar_bytes, write_tar
+from tests.support.peak_memory import Peak
 
 LONG_NAME, PAX, GLOBAL, SPARSE = b"L", b"x", b"g", b"S"
 

@@ -16,11 +16,11 @@ from fsspec.exceptions import FSTimeoutError
 
 from pipelines.storage.store import open_store
 from pipelines.table.verify import verify
-from tests.commands import Ended, command
-from tests.fakes import half_bright, png
-from tests.labelled import box, mask, named, write_output
 from tests.reliability.small_run import LONG, RUN, SmallRun, run
 from tests.reliability.watched_storage import watched
+from tests.support.commands import Ended, command
+from tests.support.fakes import half_bright, png
+from tests.support.labelled import box, mask, named, write_output
 
 COMMITS = f"_runs/{RUN}/commits"
 FIRST = f"{COMMITS}/shard-00000.json"

@@ -14,10 +14,10 @@ from pipelines.errors import DamagedError
 from pipelines.layout import commit_name, plan_name, split_data_name
 from pipelines.storage.store import Store
 from pipelines.table.verify import verify
-from tests.documents import change_document
-from tests.drivers import run_file
-from tests.fakes import BrightPredictor
 from tests.reliability.small_run import RUN, SmallRun, as_driver, check_no_op, rows, run, write_source
+from tests.support.documents import change_document
+from tests.support.drivers import run_file
+from tests.support.fakes import BrightPredictor
 
 
 class Hearing(Silent):

@@ -20,8 +20,8 @@ from flows.config import RunConfig
 from flows.run import engine
 from flows.run.observer import Silent
 from pipelines.types import Shard, ShardReceipt
-from tests.drivers import REPOSITORY, Driver, run_file
 from tests.reliability.small_run import SmallRun, as_driver_of, check_no_op, raw_rows, rows, run, write_source
+from tests.support.drivers import REPOSITORY, Driver, run_file
 
 DRIVER = """
 import sys

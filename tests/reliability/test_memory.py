@@ -14,8 +14,8 @@ from benchmarks import large_image, memory_curve
 from pipelines.labelling.isolation import ModelClock, ask
 from pipelines.labelling.shard import LabelConfig, LabelJob, label_images
 from pipelines.types import Answer, Image, ImageRef, Prompt
-from tests.fakes import BrightPredictor, png, text_prompt
 from tests.reliability.small_run import LONG
+from tests.support.fakes import BrightPredictor, png, text_prompt
 
 BRIGHT = text_prompt("bright")
 

@@ -18,9 +18,9 @@ from pipelines.layout import commit_name
 from pipelines.storage.store import Store
 from pipelines.table.leftovers import find_leftovers, vacuum
 from pipelines.table.verify import verify
-from tests.fakes import BrightPredictor
 from tests.reliability.small_run import RUN, SmallRun, as_driver, check_ended, rows, run, write_source
 from tests.reliability.watched_storage import watched
+from tests.support.fakes import BrightPredictor
 
 
 class LateRepair:

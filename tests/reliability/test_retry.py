@@ -18,9 +18,9 @@ from pipelines.query.database import open_arrow
 from pipelines.table.reader import open_table
 from pipelines.table.verify import verify
 from pipelines.types import Answer, Image, PredictionError, Predictor, Prompt, Reason
-from tests.documents import change_document
-from tests.fakes import BrightPredictor, half_bright, png, write_images
 from tests.reliability.small_run import RUN, SmallRun, as_driver, run
+from tests.support.documents import change_document
+from tests.support.fakes import BrightPredictor, half_bright, png, write_images
 
 
 class ScarcePredictor(BrightPredictor):

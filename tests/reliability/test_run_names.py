@@ -27,10 +27,10 @@ from pipelines.planning.plan import plan_documents, read_plan
 from pipelines.query.database import open_database
 from pipelines.storage.store import Store, open_store
 from pipelines.table.verify import verify
-from tests.documents import change_document, document_bytes
-from tests.fakes import BrightPredictor, half_bright, png, write_images
 from tests.reliability.small_run import SmallRun, as_driver, state
 from tests.reliability.watched_storage import watched
+from tests.support.documents import change_document, document_bytes
+from tests.support.fakes import BrightPredictor, half_bright, png, write_images
 
 
 @dataclass

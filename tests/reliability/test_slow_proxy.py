@@ -11,7 +11,7 @@ import pytest
 from pipelines.errors import StorageError
 from pipelines.storage.store import Store, open_store
 from tests.reliability.slow_proxy import Rule, SlowProxy, slow_proxy
-from tests.seaweed import S3Server
+from tests.support.seaweed import S3Server
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-import tests.fakes
+import tests.support.fakes
 from actors.pool import dispatch
 from actors.pool.config import PoolConfig
 from actors.pool.open import open_runner
@@ -23,7 +23,7 @@ from pipelines.labelling.shard import LabelConfig, LabelJob
 from pipelines.storage.store import open_store
 from pipelines.table.reader import open_table
 from pipelines.types import Answer, Image, Prompt, ReplicaUnusable, Shard, ShardReceipt
-from tests.fakes import BrightPredictor, text_prompt, write_images
+from tests.support.fakes import BrightPredictor, text_prompt, write_images
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -56,7 +56,7 @@ def by_value(ray: str) -> None:
     """Workers cannot import the tests: send what is defined in them by value."""
     import ray as ray_module
 
-    for module in (sys.modules[__name__], tests.fakes):
+    for module in (sys.modules[__name__], tests.support.fakes):
         ray_module.cloudpickle.register_pickle_by_value(module)
 
 

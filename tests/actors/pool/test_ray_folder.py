@@ -11,7 +11,7 @@ import pytest
 
 from actors.pool import cluster
 from actors.pool.runner import ReplicaStartError
-from tests.drivers import REPOSITORY
+from tests.support.drivers import REPOSITORY
 
 START = """
 from actors.pool.cluster import connect, prepare_environment

@@ -13,7 +13,7 @@ from actors.predictor.findings import without_doubles
 from actors.predictor.predictor import XSamPredictor
 from pipelines.masks import rle
 from pipelines.types import Image, ImageRef, MaskPrediction, Prompt
-from tests.fakes import text_prompt
+from tests.support.fakes import text_prompt
 from xsam_model.testing import save_untrained
 
 NAMES = tuple(text_prompt(f"thing {number:03}", number) for number in range(40))

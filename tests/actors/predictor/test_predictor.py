@@ -18,7 +18,7 @@ from actors.predictor.config import PredictorConfig
 from actors.predictor.predictor import XSamPredictor, check_model
 from pipelines.masks import rle
 from pipelines.types import Image, ImageRef, PredictionError, Prompt, Reason, Region, ReplicaUnusable
-from tests.fakes import text_prompt
+from tests.support.fakes import text_prompt
 from xsam_model.testing import save_untrained
 
 CAT, DOG, CUP = (text_prompt(name, number) for number, name in enumerate(["cat", "dog", "cup"]))

@@ -29,7 +29,7 @@ from pipelines.types import (
     Rle,
     Task,
 )
-from tests.fakes import sentence
+from tests.support.fakes import sentence
 from tests.xsam_model.forced_answers import force
 from xsam_model.testing import save_untrained
 

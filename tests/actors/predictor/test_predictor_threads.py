@@ -12,7 +12,7 @@ import torch
 from actors.predictor.config import PredictorConfig
 from actors.predictor.predictor import XSamPredictor
 from pipelines.types import Answer, Image, ImageRef, Prompt, Region
-from tests.fakes import text_prompt
+from tests.support.fakes import text_prompt
 from xsam_model.testing import save_untrained
 
 needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image as PILImage
 
 from tests.flows.conftest import Ended
-from tests.labelled import RUN, box, mask, named, write_output
-from tests.truth_files import instances, panoptic
+from tests.support.labelled import RUN, box, mask, named, write_output
+from tests.support.truth_files import instances, panoptic
 
 Cli = Callable[..., Ended]
 

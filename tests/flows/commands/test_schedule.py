@@ -24,8 +24,8 @@ from flows.run.observer import Silent
 from pipelines.query.database import open_database
 from pipelines.storage.store import open_store
 from pipelines.table.reader import open_table
-from tests.drivers import REPOSITORY, Driver, PrefectServer, driver, run_file
 from tests.flows.conftest import Ended, photograph
+from tests.support.drivers import REPOSITORY, Driver, PrefectServer, driver, run_file
 
 # Of the test alone: the first one here may also wait for the Prefect server to start.
 pytestmark = pytest.mark.timeout(175, func_only=True)

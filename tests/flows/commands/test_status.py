@@ -17,8 +17,8 @@ from flows.run.progress import read_progress, replica_seconds
 from pipelines.layout import commit_name
 from pipelines.planning.plan import plan_documents
 from pipelines.storage.store import Store
-from tests.documents import change_document
-from tests.labelled import RUN, box, mask, named, write_output
+from tests.support.documents import change_document
+from tests.support.labelled import RUN, box, mask, named, write_output
 
 (CAT,) = named("ovseg", "cat")
 HOUR = 3600.0

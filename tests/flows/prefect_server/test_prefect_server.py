@@ -16,10 +16,10 @@ from rich.console import Console
 from flows.commands.launch import launch
 from flows.run.summary import RunSummary
 from pipelines.types import Answer, Image, Prompt
-from tests.drivers import PrefectServer, driver, prefect_server, run_file, wait_until
-from tests.fakes import BrightPredictor
 from tests.flows.process.test_environment import PROXY
 from tests.reliability.small_run import RUN, SmallRun, as_driver, check_no_op, write_source
+from tests.support.drivers import PrefectServer, driver, prefect_server, run_file, wait_until
+from tests.support.fakes import BrightPredictor
 
 # Of the test alone: the first one here may also wait for the Prefect server to start.
 pytestmark = pytest.mark.timeout(175, func_only=True)

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from flows.process.environment import spare_loopback
-from tests.drivers import PrefectServer, driver, run_file
-from tests.loopback import say_nothing, serving
+from tests.support.drivers import PrefectServer, driver, run_file
+from tests.support.loopback import say_nothing, serving
 
 PROXY = {"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "http://127.0.0.1:9"}
 

@@ -20,11 +20,11 @@ from flows import cli
 from flows.run.observer import Several, Silent
 from pipelines.storage.store import open_store
 from pipelines.table.verify import verify
-from tests.drivers import REPOSITORY
-from tests.fakes import BrightPredictor
-from tests.labelled import RUN
 from tests.reliability.small_run import SmallRun, as_driver, write_source
 from tests.reliability.small_run import run as run_small
+from tests.support.drivers import REPOSITORY
+from tests.support.fakes import BrightPredictor
+from tests.support.labelled import RUN
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -21,11 +21,11 @@ from flows.run.observer import Silent
 from pipelines.table.commits import committed_shards
 from pipelines.table.leftovers import find_leftovers
 from pipelines.types import Answer, Image, Prompt
-from tests.drivers import PrefectServer, run_file
-from tests.fakes import BrightPredictor
 from tests.reliability.slow_proxy import Rule, slow_proxy
 from tests.reliability.small_run import RUN, SmallRun, as_driver, check_ended, rows, run, write_source
-from tests.seaweed import S3Server
+from tests.support.drivers import PrefectServer, run_file
+from tests.support.fakes import BrightPredictor
+from tests.support.seaweed import S3Server
 
 pytestmark = pytest.mark.timeout(180)
 

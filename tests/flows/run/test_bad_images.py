@@ -16,8 +16,8 @@ from flows.run.summary import RunSummary
 from pipelines.storage.store import open_store
 from pipelines.table.reader import open_table
 from pipelines.table.verify import verify
-from tests.drivers import run_file
 from tests.flows.conftest import CATEGORIES, MakeConfig, photograph
+from tests.support.drivers import run_file
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -20,8 +20,8 @@ from pipelines.planning.plan import read_plan
 from pipelines.query.database import open_database
 from pipelines.storage.store import open_store
 from pipelines.table.verify import verify
-from tests.drivers import listing
 from tests.flows.conftest import MakeConfig, photograph, write_photographs
+from tests.support.drivers import listing
 
 pytestmark = pytest.mark.timeout(180)
 

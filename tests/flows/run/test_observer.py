@@ -10,9 +10,9 @@ import pytest
 
 from flows.run import engine
 from flows.run.observer import Several, Silent, observed_by
-from tests.drivers import PrefectServer
-from tests.fakes import BrightPredictor
 from tests.reliability.small_run import SmallRun, as_driver, write_source
+from tests.support.drivers import PrefectServer
+from tests.support.fakes import BrightPredictor
 
 CALLS = ("on_plan", "on_receipt", "on_event", "on_failure", "on_update")
 

@@ -12,8 +12,8 @@ from flows.run.observer import Silent
 from pipelines.storage.store import open_store
 from pipelines.table.leftovers import find_leftovers
 from pipelines.table.verify import verify
-from tests.drivers import PrefectServer, listing
 from tests.flows.conftest import MakeConfig
+from tests.support.drivers import PrefectServer, listing
 
 
 class _Heard(Silent):

@@ -20,8 +20,8 @@ from pipelines.evaluation.category_names import clean_name
 from pipelines.evaluation.evaluate import Evaluation, evaluate_output
 from pipelines.evaluation.ground_truth import read_ground_truth
 from pipelines.evaluation.labelled_run import read_run
-from tests.labelled import RUN, SIZE, box, mask, named, region, write_output
-from tests.truth_files import instances, panoptic, phrases
+from tests.support.labelled import RUN, SIZE, box, mask, named, region, write_output
+from tests.support.truth_files import instances, panoptic, phrases
 
 CAT, DOG = named("ovseg", "cat", "dog")
 

@@ -9,7 +9,7 @@ import pytest
 from pipelines.errors import SourceError
 from pipelines.evaluation.ground_truth import InstanceTruth, read_ground_truth, read_mask
 from pipelines.types import Rle
-from tests.truth_files import instances
+from tests.support.truth_files import instances
 
 
 @pytest.mark.parametrize(

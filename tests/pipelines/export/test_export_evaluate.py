@@ -20,7 +20,7 @@ from pipelines.export.write import Choice, export_output
 from pipelines.planning.plan import Plan
 from pipelines.storage.store import Store
 from pipelines.types import MaskPrediction
-from tests.labelled import mask, named, write_output
+from tests.support.labelled import mask, named, write_output
 
 ASKED = named("ovseg", "cat", "dog", "Traffic-Light")
 SIZE = (64, 96)

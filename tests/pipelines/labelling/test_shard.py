@@ -32,8 +32,8 @@ from pipelines.types import (
     RejectedPrompt,
     Shard,
 )
-from tests.fakes import SPOKEN, SPOT, BrightPredictor, half_bright, png, sentence, text_prompt, write_images
-from tests.labelled import plan_run
+from tests.support.fakes import SPOKEN, SPOT, BrightPredictor, half_bright, png, sentence, text_prompt, write_images
+from tests.support.labelled import plan_run
 
 RUN = "run-1"
 BRIGHT = text_prompt("bright")

@@ -15,7 +15,7 @@ from pipelines.planning.draft import PlanConfig, draft_plan, plan_shards
 from pipelines.sources.image_batches import file_batch, to_batches
 from pipelines.sources.listing import list_images
 from pipelines.types import ImageRef
-from tests.fakes import text_prompt
+from tests.support.fakes import text_prompt
 
 
 def _refs(names: list[str]) -> list[ImageRef]:

@@ -10,7 +10,7 @@ import pytest
 from pipelines.planning.image_digest import ImageDigest
 from pipelines.sources.image_batches import FILES, IMAGES, file_batch, to_batches
 from pipelines.types import ImageRef, Region, Rle
-from tests.fakes import sentence
+from tests.support.fakes import sentence
 
 BOX = Region(kind="box", coordinates=(1.0, 2.0, 3.5, 4.0))
 MASK = Region(kind="mask", mask=Rle((4, 4), "52;"))

@@ -12,9 +12,9 @@ from pipelines.sources.image_batches import to_batches
 from pipelines.storage.content_hash import content_hash
 from pipelines.storage.store import Store, open_store
 from pipelines.types import ImageRef, Prompt, Region, Rle
-from tests.documents import change_document
-from tests.fakes import sentence
-from tests.labelled import plan_run
+from tests.support.documents import change_document
+from tests.support.fakes import sentence
+from tests.support.labelled import plan_run
 
 
 def _refs(names: list[str]) -> list[ImageRef]:

@@ -31,8 +31,8 @@ from pipelines.types import (
     RejectedPrompt,
     Status,
 )
-from tests.documents import change_document
-from tests.labelled import box, mask, named, region
+from tests.support.documents import change_document
+from tests.support.labelled import box, mask, named, region
 
 CAT, DOG = named("ovseg", "cat", "dog")
 SKY, SEA = named("ovseg_semantic", "sky", "sea")

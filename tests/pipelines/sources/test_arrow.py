@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.errors import SourceError
 from pipelines.sources.fetch import FetchError
-from tests.containers import content, listed, picture
+from tests.support.containers import content, listed, picture
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ import pytest
 from pipelines.errors import SourceError
 from pipelines.sources.fetch import FetchError
 from pipelines.sources.listing import list_images
-from tests.containers import content, listed, parquet_bytes, tar_bytes
+from tests.support.containers import content, listed, parquet_bytes, tar_bytes
 
 VALUES = [bytes([number]) * 50 for number in range(8)]
 STRUCTS = [{"bytes": value, "path": f"{number}.jpg"} for number, value in enumerate(VALUES)]

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.errors import SourceError
 from pipelines.sources.listing import list_images
-from tests.containers import content, listed
+from tests.support.containers import content, listed
 
 IMAGES = [
     {"id": 9, "file_name": "a 1.jpg", "width": 4, "height": 3, "date_captured": None},

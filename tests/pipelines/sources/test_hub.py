@@ -13,8 +13,8 @@ from pipelines.sources.fetch import FetchError, fetch
 from pipelines.sources.listing import list_images
 from pipelines.storage.store import open_store
 from pipelines.types import Reason
-from tests.containers import label_all, listed, parquet_bytes, picture, tar_bytes
-from tests.hub import Hub, running
+from tests.support.containers import label_all, listed, parquet_bytes, picture, tar_bytes
+from tests.support.hub import Hub, running
 
 REPO = "hf://datasets/user/name"
 PICTURES = {f"{number:03d}": picture(number) for number in range(6)}

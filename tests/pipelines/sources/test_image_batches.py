@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipelines.sources.image_batches import BATCH_SIZE, FILES, LISTED, file_batch, to_batches, to_refs, with_prompts
 from pipelines.types import ImageRef, Prompt, Region, Rle
-from tests.fakes import text_prompt
+from tests.support.fakes import text_prompt
 
 _MASK = Region(kind="mask", mask=Rle(size_hw=(3, 4), counts="11d1"))
 _POINT = Region(kind="point", coordinates=(1.5, 2.25))

@@ -16,8 +16,8 @@ import pytest
 
 from pipelines.sources.fetch import FetchError
 from pipelines.sources.listing import list_images
-from tests.containers import content, label_all, listed, parquet_bytes, picture, tar_bytes
-from tests.seaweed import S3Server
+from tests.support.containers import content, label_all, listed, parquet_bytes, picture, tar_bytes
+from tests.support.seaweed import S3Server
 
 PICTURES = {f"{number:03d}": picture(number) for number in range(8)}
 

@@ -19,7 +19,7 @@ from pipelines.errors import SourceError
 from pipelines.sources.fetch import fetch
 from pipelines.sources.listing import IMAGE_EXTENSIONS, list_images
 from pipelines.types import ImageRef
-from tests.seaweed import S3Server
+from tests.support.seaweed import S3Server
 
 ODD_NAMES = [
     "with space.jpg",

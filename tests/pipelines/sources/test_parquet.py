@@ -19,7 +19,7 @@ from pipelines.sources.fetch import FetchError
 from pipelines.sources.listing import list_images
 from pipelines.sources.parquet_values import read_value
 from pipelines.types import ImageRef, Reason
-from tests.containers import content, listed, parquet_bytes
+from tests.support.containers import content, listed, parquet_bytes
 
 PICTURES = [f"image {number}".encode() * (number + 1) for number in range(10)]
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

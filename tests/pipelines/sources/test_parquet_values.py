@@ -16,7 +16,7 @@ from pipelines.labelling.shard import LabelConfig, LabelJob, load_images
 from pipelines.sources import parquet_values
 from pipelines.sources.parquet_values import read_value
 from pipelines.types import Image, ImagePrediction, ImageRef, Reason
-from tests.containers import parquet_bytes, picture
+from tests.support.containers import parquet_bytes, picture
 
 pytestmark = pytest.mark.timeout(60)
 

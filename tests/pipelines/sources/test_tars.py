@@ -17,7 +17,7 @@ from pipelines.planning.draft import PlanConfig, plan_shards
 from pipelines.sources.fetch import FetchError
 from pipelines.sources.listing import list_images
 from pipelines.types import ImageRef, Reason
-from tests.containers import content, listed, tar_bytes, write_tar
+from tests.support.containers import content, listed, tar_bytes, write_tar
 
 
 def test_images_of_a_tar_are_named_by_their_keys_and_carry_what_describes_them(tmp_path: Path) -> None:

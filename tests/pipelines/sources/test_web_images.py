@@ -17,7 +17,7 @@ from pipelines.storage.filesystems import open_filesystem
 from pipelines.storage.store import open_store
 from pipelines.table.reader import open_table
 from pipelines.types import ImageRef, Reason, Shard
-from tests.fakes import BrightPredictor, half_bright, png, text_prompt
+from tests.support.fakes import BrightPredictor, half_bright, png, text_prompt
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -17,7 +17,7 @@ from pipelines.sources.fetch import FetchError, fetch
 from pipelines.sources.tabular import read_rows
 from pipelines.storage.store import Store, open_store
 from pipelines.types import ImageRef, Reason
-from tests.loopback import Answer, say_nothing, serving
+from tests.support.loopback import Answer, say_nothing, serving
 
 LIMIT_S = 1.5
 # Far below the minutes that the client's own retries take, far above what a busy machine adds.

@@ -25,9 +25,9 @@ from pipelines.table.schema import ANNOTATIONS, IMAGES, annotations_table
 from pipelines.table.shard_commit import ShardCommit
 from pipelines.table.verify import verify
 from pipelines.types import ImagePrediction, ImageRef, MaskPrediction, Reason, Rle, Shard, ShardReceipt, Status
-from tests.documents import change_document
-from tests.fakes import text_prompt
-from tests.labelled import plan_run
+from tests.support.documents import change_document
+from tests.support.fakes import text_prompt
+from tests.support.labelled import plan_run
 
 RUN = "run-1"
 CAT, DOG = text_prompt("cat"), text_prompt("dog", 1)

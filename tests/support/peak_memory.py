@@ -34,7 +34,7 @@ def measure(processes: context.ForkServerContext, call: Callable[..., Any], *arg
     """Call a function of a module, and measure what it takes.
 
     Args:
-        processes: see tests.fork_server; has imported what the function needs.
+        processes: see tests.support.fork_server; has imported what the function needs.
         call: the function; its arguments are pickled.
         args: its arguments.
         timeout_s: what takes longer is ended, and fails the test.

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image as PILImage
 
 from pipelines.masks import rle
-from tests.labelled import SIZE
+from tests.support.labelled import SIZE
 
 
 def instances(path: Path, objects: dict[str, list[Any]], names: tuple[str, ...] = ("cat", "dog"), **image: Any) -> str:

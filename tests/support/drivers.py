@@ -30,7 +30,7 @@ from pipelines.storage.sealed import BLANK
 from pipelines.storage.store import open_store
 from pipelines.table.reader import open_table
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 # What differs between two runs that label the same: who did it, and how long it took.
 UNSTABLE = ("attempt", "decode_ms", "model_ms")

@@ -11,8 +11,8 @@ import pytest
 
 from flows import cli
 from flows.commands import terminal
-from tests.fakes import BrightPredictor
 from tests.reliability.small_run import as_driver
+from tests.support.fakes import BrightPredictor
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from pipelines.sources.listing import list_images
 from pipelines.storage.store import open_store
 from pipelines.table.reader import open_table
 from pipelines.types import ImageRef
-from tests.fakes import BrightPredictor, half_bright, png, text_prompt
-from tests.labelled import RUN, plan_run
+from tests.support.fakes import BrightPredictor, half_bright, png, text_prompt
+from tests.support.labelled import RUN, plan_run
 
 
 def picture(number: int) -> bytes:
