@@ -136,10 +136,10 @@ def ask(size_wh: tuple[int, int], masks: int) -> Case:
 def blocks(size_wh: tuple[int, int]) -> Image:
     """Return a picture of large blocks of random colours, made without a copy."""
     width, height = size_wh
-    colours = np.random.default_rng(0).integers(0, 256, (-(-height // _BLOCK), -(-width // _BLOCK), 3), dtype=np.uint8)
+    colors = np.random.default_rng(0).integers(0, 256, (-(-height // _BLOCK), -(-width // _BLOCK), 3), dtype=np.uint8)
     pixels = np.empty((height, width, 3), dtype=np.uint8)
     for row in range(height):
-        pixels[row] = colours[row // _BLOCK].repeat(_BLOCK, axis=0)[:width]
+        pixels[row] = colors[row // _BLOCK].repeat(_BLOCK, axis=0)[:width]
     return Image(
         ref=ImageRef(image_id="large", uri="large"),
         pixels=pixels,

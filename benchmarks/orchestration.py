@@ -21,7 +21,7 @@ from benchmarks.photos import synthetic_photo
 from benchmarks.report import Figure, Report
 from benchmarks.threshold_predictor import ThresholdPredictor
 from flows.prompts import named_prompts
-from pipelines.labelling.shard import LabelConfig, LabelJob
+from pipelines.labeling.shard import LabelConfig, LabelJob
 from pipelines.planning.draft import PlanConfig, plan_shards
 from pipelines.types import Answer, Image, ImageRef, Prompt, Shard
 

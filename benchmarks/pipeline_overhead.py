@@ -20,7 +20,7 @@ from benchmarks.models import load_predictor, mid_config, num_parameters, one_to
 from benchmarks.photos import describe_photos, write_photos
 from benchmarks.report import Figure, Report
 from benchmarks.timing import Timed, time_in_turn
-from pipelines.labelling.shard import LabelConfig, LabelJob, load_images
+from pipelines.labeling.shard import LabelConfig, LabelJob, load_images
 from pipelines.planning.draft import PlanConfig, plan_shards
 from pipelines.storage.store import open_store
 from pipelines.table.reader import open_table

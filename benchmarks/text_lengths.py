@@ -17,9 +17,9 @@ from benchmarks.photos import describe_photos, write_photos
 from benchmarks.report import Figure, Report
 from benchmarks.timing import time_in_turn
 from flows.prompts import named_prompts
-from pipelines.labelling import shard
-from pipelines.labelling.isolation import ModelClock
-from pipelines.labelling.shard import LabelConfig, LabelJob, label_images
+from pipelines.labeling import shard
+from pipelines.labeling.isolation import ModelClock
+from pipelines.labeling.shard import LabelConfig, LabelJob, label_images
 from pipelines.types import ImagePrediction
 from xsam_model.layers.language_layers import read_right_padded
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from flows.commands import labelling, outputs
+from flows.commands import labeling, outputs
 from flows.commands.terminal import errors
 from flows.process import signals, streams
 from flows.process.environment import prepare_environment
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.add_typer(labelling.app)
+app.add_typer(labeling.app)
 app.add_typer(outputs.app)
 
 _INTERRUPTED = 128 + signal.SIGINT

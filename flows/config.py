@@ -18,7 +18,7 @@ from actors.pool.config import PoolConfig
 from actors.predictor.config import PredictorConfig
 from flows.prompts import caption_prompt, check_names, check_stuff, named_prompts
 from pipelines.errors import UserError
-from pipelines.labelling.shard import LabelConfig
+from pipelines.labeling.shard import LabelConfig
 from pipelines.planning.draft import PlanConfig
 from pipelines.redaction import check_storage_options, secret_in
 from pipelines.settings import SETTINGS

@@ -57,17 +57,17 @@ def connect(config: PoolConfig) -> bool:
     """
     import ray
 
-    initialised_here = not ray.is_initialized()
-    if initialised_here:
-        _initialise(config)
+    initialized_here = not ray.is_initialized()
+    if initialized_here:
+        _initialize(config)
     try:
         if not config.wait_for_nodes:
             check_room(config)
     except BaseException:
-        if initialised_here:
+        if initialized_here:
             ray.shutdown()
         raise
-    return initialised_here
+    return initialized_here
 
 
 def check_room(config: PoolConfig) -> None:
@@ -101,7 +101,7 @@ def _address(config: PoolConfig) -> str | None:
     return None if address == "local" else address
 
 
-def _initialise(config: PoolConfig) -> None:
+def _initialize(config: PoolConfig) -> None:
     import ray
 
     address = _address(config)

@@ -11,7 +11,7 @@ from typing import Self
 
 from actors.pool.config import PoolConfig
 from actors.pool.dispatch import Attempt, Drain, ShardQueue, attempt_ids
-from actors.pool.runner import LabelerFactory, OnEvent, PoolEvent, ReplicaStartError, ShardFailure, summarise_error
+from actors.pool.runner import LabelerFactory, OnEvent, PoolEvent, ReplicaStartError, ShardFailure, summarize_error
 from pipelines.types import ReplicaUnusable, Shard, ShardLabeler, ShardReceipt
 
 _TICK_S = 0.2
@@ -126,7 +126,7 @@ class InProcessRunner:
                 self._labeler = self._factory()
             except Exception as error:
                 failures += 1
-                cause = summarise_error(error)
+                cause = summarize_error(error)
                 emit(PoolEvent("replica_start_failed", f"the labeler could not be built: {cause}"))
                 if failures >= self._config.max_replica_start_failures:
                     raise ReplicaStartError(f"the labeler could not be built ({failures} tries): {cause}") from error
@@ -143,8 +143,8 @@ def _settle(
         queue.done()
         return outcome
     if isinstance(outcome, ReplicaUnusable):
-        raise ReplicaStartError(f"this process can do no more work: {summarise_error(outcome)}") from outcome
-    error = summarise_error(outcome)
+        raise ReplicaStartError(f"this process can do no more work: {summarize_error(outcome)}") from outcome
+    error = summarize_error(outcome)
     failure = queue.failed(attempt, "error", error)
     if failure is None:
         summary = error.partition("\n")[0]

@@ -25,7 +25,7 @@ from actors.pool.runner import (
     LabelerFactory,
     OnEvent,
     ShardFailure,
-    summarise_error,
+    summarize_error,
 )
 from actors.pool.witness import Witness
 from pipelines.types import Care, Shard, ShardReceipt
@@ -191,7 +191,7 @@ class ReplicaPool:
             result = ray.get(ref)
         except RayTaskError as error:
             # The labeler's own errors come back as LabelerError: this one struck on the way in or out.
-            return self._failed(queue, attempt, "error", summarise_error(error))
+            return self._failed(queue, attempt, "error", summarize_error(error))
         except RayError as error:
             death = self._replicas.died(member, error)
             return self._failed(queue, attempt, "replica_died", death, charged=not member.blameless)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from actors.pool.runner import LabelerFactory, summarise_error
+from actors.pool.runner import LabelerFactory, summarize_error
 from pipelines.types import Care, ReplicaUnusable, Shard, ShardLabeler, ShardReceipt
 
 
@@ -45,7 +45,7 @@ class Replica:
         try:
             self._labeler: ShardLabeler | LabelerError = labeler_factory()
         except Exception as error:  # noqa: BLE001 - the driver tells it better than Ray does
-            self._labeler = LabelerError(error=summarise_error(error), replica_unusable=True)
+            self._labeler = LabelerError(error=summarize_error(error), replica_unusable=True)
 
     def ready(self) -> ReplicaFacts | LabelerError:
         """Return the replica's facts once its model is loaded, or why it could not be."""
@@ -64,4 +64,4 @@ class Replica:
         try:
             return self._labeler.label(shard, attempt_id, care)
         except (Exception, ReplicaUnusable) as error:  # noqa: BLE001 - here a shard's error becomes its outcome
-            return LabelerError(error=summarise_error(error), replica_unusable=isinstance(error, ReplicaUnusable))
+            return LabelerError(error=summarize_error(error), replica_unusable=isinstance(error, ReplicaUnusable))

@@ -128,7 +128,7 @@ class ShardRunner(Protocol):
         ...
 
 
-def summarise_error(error: BaseException) -> str:
+def summarize_error(error: BaseException) -> str:
     """Return type and message of an error in one line, then the end of its traceback."""
     summary = "".join(traceback.format_exception_only(error)).strip()
     trace = redacted("".join(traceback.format_exception(error)).strip())

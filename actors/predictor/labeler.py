@@ -8,7 +8,7 @@ from typing import Any
 
 from actors.predictor.config import PredictorConfig
 from actors.predictor.imports import without_collector
-from pipelines.labelling.shard import LabelJob, label_shard
+from pipelines.labeling.shard import LabelJob, label_shard
 from pipelines.storage.store import open_store
 from pipelines.table.commits import read_commit
 from pipelines.types import Care, Predictor, Shard, ShardReceipt

@@ -14,7 +14,7 @@ from PIL import Image
 
 from actors.scenes.samples import SceneTest, add_test_options, read_test
 from pipelines.masks import rle
-from pipelines.masks.drawing import LabelledMask, contact_sheet, draw_masks
+from pipelines.masks.drawing import LabeledMask, contact_sheet, draw_masks
 from xsam_model.post_processing.instances import InstanceSegmentation
 from xsam_model.segmenter import XSamSegmenter
 from xsam_model.training.samples.samples import TrainingSample
@@ -76,7 +76,7 @@ def _draw(sample: TrainingSample, masks: Sequence[tuple[np.ndarray, int, float]]
         return array.repeat(_ENLARGED, 0).repeat(_ENLARGED, 1)
 
     drawn = [
-        LabelledMask(segmentation=rle.encode(large(mask)), name=sample.conditions[label], score=score, color=label)
+        LabeledMask(segmentation=rle.encode(large(mask)), name=sample.conditions[label], score=score, color=label)
         for mask, label, score in reversed(masks)
         if mask.any()
     ]

@@ -14,7 +14,7 @@ from pipelines.types import CATEGORY_TASKS, Status
 from xsam_model.prompts.templates import clean_category
 from xsam_model.training.datasets.grounded_captions import CaptionRecord, mark_phrases
 from xsam_model.training.datasets.records import NOTHING_ANNOTATED, Record, RecordError, clean_text
-from xsam_model.training.datasets.segmentations import Segmentation, ignored_pixels, rasterise, read_segmentation
+from xsam_model.training.datasets.segmentations import Segmentation, ignored_pixels, rasterize, read_segmentation
 from xsam_model.training.samples.samples import TrainingSample
 
 # Which rows of the table each task is trained with.
@@ -54,7 +54,7 @@ class AskTable:
     def __call__(self, record: TableRecord, image: NDArray[np.uint8], random: np.random.Generator) -> TrainingSample:
         """Return the sample."""
         del random
-        masks = rasterise(record.segmentations, image.shape[:2])
+        masks = rasterize(record.segmentations, image.shape[:2])
         return TrainingSample(
             image=image,
             task=self.task,
@@ -90,7 +90,7 @@ class Answers:
     named: dict[str, str] = field(default_factory=dict)
 
 
-def read_labelled(
+def read_labeled(
     image: Mapping[str, Any], answers: Answers, task: str, additions: Sequence[Addition]
 ) -> Sequence[Record]:
     """Return the records of one image: one, or for gcgseg one for each caption.
@@ -169,4 +169,4 @@ def _read_captions(image: Mapping[str, Any], answers: Answers, size: tuple[int, 
     return found
 
 
-__all__ = ["TABLE_TASKS", "Answers", "AskTable", "Row", "TableRecord", "read_labelled"]
+__all__ = ["TABLE_TASKS", "Answers", "AskTable", "Row", "TableRecord", "read_labeled"]

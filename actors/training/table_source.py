@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.training.corrections import Change, Corrections, read_corrections
-from actors.training.table_records import TABLE_TASKS, Answers, AskTable, Row, read_labelled
+from actors.training.table_records import TABLE_TASKS, Answers, AskTable, Row, read_labeled
 from pipelines.errors import StorageError
 from pipelines.images.decode import DEFAULT_LIMITS, DecodeError, decode_image
 from pipelines.query.database import open_database, rows_of
@@ -143,7 +143,7 @@ def _make_records(
     for image in images:
         with skipped.unless_usable(image["image_id"]):
             found = answers.get(image["image_id"], Answers())
-            records += read_labelled(image, found, task, corrections.added.get(image["image_id"], ()))
+            records += read_labeled(image, found, task, corrections.added.get(image["image_id"], ()))
     return records
 
 

@@ -87,7 +87,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         }
     )
     pace, begun = Pace(), time.monotonic()
-    with utilisation() as samples:
+    with utilization() as samples:
         summary = engine.run_directly(config, pace)
     if not summary.ok or summary.ledger["quarantined"]:
         raise SystemExit(f"the run did not go well: {summary.ledger}, {summary.reason_counts}, {summary.problems}")
@@ -139,7 +139,7 @@ def rle_characters(table: Path) -> float:
 
 
 @contextmanager
-def utilisation() -> Iterator[list[tuple[float, float]]]:
+def utilization() -> Iterator[list[tuple[float, float]]]:
     """Note, ten times a second, the share of time in which the device had a kernel to run, as its driver tells."""
     samples: list[tuple[float, float]] = []
     command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", f"-lms={_SAMPLE_MS}"]

@@ -18,7 +18,7 @@ from flows.config import ConfigError, parse_config
 from pipelines.evaluation.mask_metrics import AveragePrecision, FoundMask, TrueMask, mask_average_precision
 from pipelines.images.decode import DecodeLimits, decode_image
 from pipelines.masks import rle
-from pipelines.masks.drawing import LabelledMask, contact_sheet, draw_masks
+from pipelines.masks.drawing import LabeledMask, contact_sheet, draw_masks
 from pipelines.storage.store import open_store
 from pipelines.table.reader import open_table
 from pipelines.types import ImageRef, Rle
@@ -136,17 +136,17 @@ def draw_overlays(output: Path, run_ids: Sequence[str]) -> Path | None:
     return output / "overlays.png"
 
 
-def _masks_to_draw(output: Path, run_id: str) -> dict[str, list[LabelledMask]]:
+def _masks_to_draw(output: Path, run_id: str) -> dict[str, list[LabeledMask]]:
     """Return the surest instances of each image, best first; a query that has two names is drawn once."""
     is_sure = (ds.field("score") >= _DRAWN_SCORE) & ds.field("task").isin(["ovseg", "vgdseg"])
-    masks: dict[str, list[LabelledMask]] = {}
+    masks: dict[str, list[LabeledMask]] = {}
     for row in open_table(open_store(str(output)), "annotations", run_id).to_table(filter=is_sure).to_pylist():
         drawn = masks.setdefault(row["image_id"], [])
         segmentation = _rle(row)
         if len(drawn) < _DRAWN_MASKS and all(mask.segmentation != segmentation for mask in drawn):
             color = len(drawn)
             drawn.append(
-                LabelledMask(segmentation=segmentation, name=row["category_name"], score=row["score"], color=color)
+                LabeledMask(segmentation=segmentation, name=row["category_name"], score=row["score"], color=color)
             )
     return masks
 

@@ -11,7 +11,7 @@ from flows.config import RunConfig
 from flows.run import planning
 from flows.run.held_runs import held_plans
 from flows.run.summary import rejected_row
-from flows.run.updates import held_runs, is_labelled
+from flows.run.updates import held_runs, is_labeled
 from pipelines.errors import DamagedError, PlanError, some_of
 from pipelines.planning.coverage import UpdateCounts
 from pipelines.planning.plan import Plan, check_no_plan_lost, plan_documents, planned_runs
@@ -36,7 +36,7 @@ def show_plan(config: RunConfig, console: Console) -> None:
     unfinished = _unfinished(config, store)
     for held, due in unfinished:
         _show_held(held, due, store, console)
-    if not all(is_labelled(store, held) for held, _ in unfinished):
+    if not all(is_labeled(store, held) for held, _ in unfinished):
         console.print("what is new can be told once these are labelled")
         return
     try:

@@ -15,7 +15,7 @@ from flows.run.breaker import CircuitBreaker
 from flows.run.observer import RunObserver, Several, Silent
 from flows.run.planning import PlannedRun, open_output, planned_run
 from flows.run.report import leave_report
-from flows.run.summary import RunSummary, summarise, told_summary
+from flows.run.summary import RunSummary, summarize, told_summary
 from flows.run.updates import configs_to_run
 from pipelines.errors import StorageError
 from pipelines.layout import summary_name
@@ -105,7 +105,7 @@ def finish_run(
         return replace(told, output=store.uri, labelled_now=0, elapsed_s=round(time.monotonic() - started, 3))
     removal = remove_losers(store, plan.run_id)
     report = verify(store, plan.run_id, deep=False)
-    summary = summarise(
+    summary = summarize(
         store,
         plan,
         report,
@@ -214,7 +214,7 @@ def run_once(
             report = VerifyReport(plan.run_id, listed=plan.num_images, shards=plan.num_shards)
             report.committed = committed + counted.shards
             report.problems.append(f"the table could not be verified: {_first_line(error)}")
-            summary = summarise(
+            summary = summarize(
                 open_output(config),
                 plan,
                 report,

@@ -9,7 +9,7 @@ from flows.config import ConfigError, RunConfig, merge, parse_config
 from flows.run.held_runs import held_plans
 from flows.run.planning import left_to_label
 from flows.run.run_names import next_retry
-from flows.run.updates import is_labelled, operational
+from flows.run.updates import is_labeled, operational
 from pipelines.planning.plan import Plan, check_no_plan_lost, plan_documents, read_plan, retries_by_run
 from pipelines.query.files import readable
 from pipelines.storage.store import Store, open_store
@@ -45,7 +45,7 @@ def broken_retries(output: str, run_id: str | None, overrides: Mapping[str, Any]
     for held in retried if run_id is None else [run_id]:
         for name in next_retry(store, held, retried.get(held, []))[1]:
             plan = read_plan(store, name)
-            if plan is not None and is_labelled(store, plan) and left_to_label(store, plan, check=check).commits:
+            if plan is not None and is_labeled(store, plan) and left_to_label(store, plan, check=check).commits:
                 again = {"output": {"uri": output, "run_id": name}}
                 values = merge(merge(dict(plan.facts["config"]), operational(overrides)), again)
                 found.append(parse_config(values, origin=f"the config that run {name} was planned with"))
@@ -99,6 +99,6 @@ def _next_retry(store: Store, run_id: str) -> tuple[str, bool]:
     name, held = next_retry(store, run_id, retries_by_run(store).get(run_id, []))
     if held:
         last = read_plan(store, held[-1])
-        if last is not None and not is_labelled(store, last):
+        if last is not None and not is_labeled(store, last):
             return last.run_id, False
     return name, True

@@ -136,7 +136,7 @@ def _versions() -> Mapping[str, str]:
     return found
 
 
-def summarise(
+def summarize(
     store: Store,
     plan: Plan,
     report: VerifyReport,

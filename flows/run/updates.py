@@ -45,7 +45,7 @@ def runs_before_update(store: Store) -> tuple[list[Plan], str]:
     return [plan for plan in plans if plan.retry_of is None], name
 
 
-def is_labelled(store: Store, plan: Plan) -> bool:
+def is_labeled(store: Store, plan: Plan) -> bool:
     """Say whether every shard of a run is committed."""
     return len(committed_shards(store, plan.run_id)) >= plan.num_shards
 
@@ -139,7 +139,7 @@ def update_coverage(config: RunConfig, store: Store, fingerprint: Mapping[str, A
     Raises:
         PlanError: one of the runs is not finished: another driver is at work on it.
     """
-    if unfinished := [plan.run_id for plan in runs if not is_labelled(store, plan)]:
+    if unfinished := [plan.run_id for plan in runs if not is_labeled(store, plan)]:
         raise PlanError(
             f"{store.uri}: run {unfinished[0]} is not finished, so what is left for an update cannot be told yet; wait "
             "for the driver that works on it, or finish it by the same command"

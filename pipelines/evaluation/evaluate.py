@@ -1,6 +1,6 @@
 """A run's table against ground truth: the figures of every task that the truth fits.
 
-Reading the truth is in ground_truth.py, reading the table in labelled_run.py, and what is compared with what in
+Reading the truth is in ground_truth.py, reading the table in labeled_run.py, and what is compared with what in
 task_figures.py; here is the whole.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from pipelines.errors import DamagedError, SourceError, some_of
 from pipelines.evaluation.ground_truth import PHRASE_TASKS, GroundTruth, InstanceTruth, PanopticTruth, PhraseTruth
-from pipelines.evaluation.labelled_run import LabelledRun, read_run, runs_named
+from pipelines.evaluation.labeled_run import LabeledRun, read_run, runs_named
 from pipelines.evaluation.task_figures import (
     Comparison,
     TaskFigures,
@@ -73,7 +73,7 @@ def evaluate_output(
 ) -> Evaluation:
     """Compare a run with ground truth; nothing is written.
 
-    - Images are matched as ``labelled_run.read_run`` says. Those that only one side has are left out; on quarantined
+    - Images are matched as ``labeled_run.read_run`` says. Those that only one side has are left out; on quarantined
       ones nothing counts as found.
     - Categories are matched by ``category_names.clean_name``. Those that only one side has are left out.
     - COCO instances: mask AP of ovseg and genseg; of vgdseg by kind of prompt. COCO panoptic: PQ of ``*_panoptic``,
@@ -150,22 +150,22 @@ def _results(comparison: Comparison, truth: GroundTruth, tasks: list[Task]) -> I
             yield from instance_figures(comparison, truth, task)
 
 
-def _check_sizes(run: LabelledRun, sizes: Mapping[str, tuple[int, int]]) -> None:
+def _check_sizes(run: LabeledRun, sizes: Mapping[str, tuple[int, int]]) -> None:
     differ = [
         (name, image.size_hw)
         for name, image in run.images.items()
         if image.size_hw is not None and image.size_hw != sizes[name]
     ]
     if differ:
-        name, labelled = differ[0]
+        name, labeled = differ[0]
         raise SourceError(
             f"{len(differ):,} of {len(run.images):,} images have another size in the truth than as labelled, e.g. "
-            f"{name}: {sizes[name][1]} x {sizes[name][0]} pixels there, {labelled[1]} x {labelled[0]} labelled. "
+            f"{name}: {sizes[name][1]} x {sizes[name][0]} pixels there, {labeled[1]} x {labeled[0]} labelled. "
             "Labels are of the image after EXIF orientation"
         )
 
 
-def _image_notes(run: LabelledRun, plans: Sequence[Plan], num_true: int) -> Iterator[str]:
+def _image_notes(run: LabeledRun, plans: Sequence[Plan], num_true: int) -> Iterator[str]:
     if len(plans) == 1 and run.num_images < plans[0].num_images:
         yield f"the run is not finished: {run.num_images:,} of {plans[0].num_images:,} images are labelled"
     if run.missing:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from pipelines.evaluation.category_names import CountedNames
 from pipelines.evaluation.ground_truth import InstanceTruth, PanopticTruth, PhraseTruth, TruePhrase
-from pipelines.evaluation.labelled_run import Found, LabelledImage, LabelledRun
+from pipelines.evaluation.labeled_run import Found, LabeledImage, LabeledRun
 from pipelines.evaluation.map_metrics import Maps, Quality, Segment, panoptic_quality, semantic_iou
 from pipelines.evaluation.mask_metrics import (
     AveragePrecision,
@@ -57,12 +57,12 @@ class Comparison:
         notes: gets in words what is left out.
     """
 
-    run: LabelledRun
+    run: LabeledRun
     count_unasked: bool = False
     on_image: Callable[[Task, int], None]
     notes: list[str] = field(default_factory=list)
 
-    def found(self, task: Task) -> Iterator[tuple[LabelledImage, list[Found]]]:
+    def found(self, task: Task) -> Iterator[tuple[LabeledImage, list[Found]]]:
         """Yield every image with what was found for a task."""
         for number, pair in enumerate(self.run.found(task), start=1):
             yield pair
@@ -198,7 +198,7 @@ def phrase_figures(comparison: Comparison, truth: PhraseTruth, tasks: Sequence[T
             yield from _one_by_one(comparison, task, entries)
 
 
-_Entry = tuple[LabelledImage, Prompt, TruePhrase]
+_Entry = tuple[LabeledImage, Prompt, TruePhrase]
 
 
 def _entries_by_task(comparison: Comparison, truth: PhraseTruth) -> dict[Task, list[_Entry]]:

@@ -25,7 +25,7 @@ Rgb = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LabelledMask:
+class LabeledMask:
     """One mask to draw: its RLE at the image's size, what it is called, its score and its colour.
 
     Attributes:
@@ -49,7 +49,7 @@ def color_of(number: int) -> Rgb:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def draw_masks(pixels: NDArray[np.uint8], masks: Sequence[LabelledMask], *, with_names: bool = True) -> PILImage.Image:
+def draw_masks(pixels: NDArray[np.uint8], masks: Sequence[LabeledMask], *, with_names: bool = True) -> PILImage.Image:
     """Tint masks on an image, outline them and write their names.
 
     Args:
@@ -74,7 +74,7 @@ def draw_masks(pixels: NDArray[np.uint8], masks: Sequence[LabelledMask], *, with
     return picture
 
 
-def _write_names(picture: PILImage.Image, masks: Sequence[LabelledMask]) -> None:
+def _write_names(picture: PILImage.Image, masks: Sequence[LabeledMask]) -> None:
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(max(11, min(picture.size) // 30))
     for mask in masks:

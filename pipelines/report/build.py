@@ -173,8 +173,8 @@ def _ledger(facts: Facts) -> dict[str, int]:
     Several runs may list the same images: of those only labelled images are counted.
     """
     left = facts.runs[0].left if len(facts.runs) == 1 else 0
-    labelled = sum(facts.counts.values())
-    return {"listed": labelled + left, **facts.counts, "left": left}
+    labeled = sum(facts.counts.values())
+    return {"listed": labeled + left, **facts.counts, "left": left}
 
 
 def _charts(facts: Facts) -> list[tuple[str, charts.Chart]]:

@@ -127,7 +127,7 @@ def _categories(database: duckdb.DuckDBPyConnection, most: int) -> tuple[Categor
     )
 
 
-def _image_counts(database: duckdb.DuckDBPyConnection, labelled: int) -> tuple[int, ...]:
+def _image_counts(database: duckdb.DuckDBPyConnection, labeled: int) -> tuple[int, ...]:
     """Count images by their number of masks; those without any have no row in ``annotations``."""
     edges = [edge - 0.5 for edge in MASK_EDGES]
     found = _bins(
@@ -138,7 +138,7 @@ def _image_counts(database: duckdb.DuckDBPyConnection, labelled: int) -> tuple[i
         """,
         len(MASK_EDGES),
     )
-    return (max(0, labelled - sum(found)), *found[1:])
+    return (max(0, labeled - sum(found)), *found[1:])
 
 
 def _area_counts(database: duckdb.DuckDBPyConnection) -> tuple[int, ...]:

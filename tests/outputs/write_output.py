@@ -18,7 +18,7 @@ from actors.predictor.labeler import RunLabeler
 from flows.config import RunConfig, parse_config
 from flows.run import engine, planning
 from flows.run.observer import Silent
-from pipelines.labelling.shard import LabelJob
+from pipelines.labeling.shard import LabelJob
 from tests.support.fakes import BrightPredictor, half_bright, png
 
 SOURCE = "memory://photos"

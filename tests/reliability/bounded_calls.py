@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines.evaluation.ground_truth import read_ground_truth
 from pipelines.images.decode import decode_image
-from pipelines.labelling.shard import LabelConfig, LabelJob, load_images
+from pipelines.labeling.shard import LabelConfig, LabelJob, load_images
 from pipelines.planning.draft import PlanConfig, draft_plan
 from pipelines.planning.prompt_table import read_prompt_table
 from pipelines.sources import parquet_values

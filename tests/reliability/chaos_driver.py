@@ -19,7 +19,7 @@ from actors.predictor.labeler import RunLabeler
 from flows.config import RunConfig
 from flows.run import engine
 from flows.run.observer import Silent
-from pipelines.labelling.shard import LabelJob
+from pipelines.labeling.shard import LabelJob
 from pipelines.types import Answer, Image, Prompt
 from tests.reliability.small_run import SmallRun, as_driver_of
 from tests.support.fakes import BrightPredictor

@@ -26,7 +26,7 @@ from flows.run import engine, planning
 from flows.run.observer import Silent
 from flows.run.summary import RunSummary
 from pipelines.errors import PlanError
-from pipelines.labelling.shard import LabelJob
+from pipelines.labeling.shard import LabelJob
 from pipelines.layout import KINDS
 from pipelines.planning.plan import read_plan
 from pipelines.storage.store import Store, open_store

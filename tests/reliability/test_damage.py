@@ -20,7 +20,7 @@ from tests.reliability.small_run import LONG, RUN, SmallRun, run
 from tests.reliability.watched_storage import watched
 from tests.support.commands import Ended, command
 from tests.support.fakes import half_bright, png
-from tests.support.labelled import box, mask, named, write_output
+from tests.support.labeled import box, mask, named, write_output
 
 COMMITS = f"_runs/{RUN}/commits"
 FIRST = f"{COMMITS}/shard-00000.json"

@@ -18,7 +18,7 @@ from pipelines.storage.store import Store
 from pipelines.table.commits import parquet_bytes, read_commit
 from pipelines.types import MaskPrediction, Rle
 from tests.support.commands import command
-from tests.support.labelled import RUN, box, mask, named, write_output
+from tests.support.labeled import RUN, box, mask, named, write_output
 
 SHARD = "shard-00001"
 FORMATS = {"coco": ".json", "cvat": ".xml", "label-studio": ".json", "yolo": "", "panoptic": ""}

@@ -91,7 +91,7 @@ class Nightly:
     def add_image(self, name: str) -> None:
         (Path(self.small.source) / name).write_bytes(png(half_bright(bright_columns=5)))
 
-    def labelled(self) -> list[str]:
+    def labeled(self) -> list[str]:
         rows = open_database(self.store).sql("SELECT image_id FROM images ORDER BY 1").fetchall()
         return [image_id for (image_id,) in rows]
 
@@ -231,7 +231,7 @@ def test_a_run_that_has_an_updates_name_can_be_resumed_and_does_not_stand_for_th
     update = nightly.run(predictor)
     assert (update.run_id, update.ledger["listed"]) == ("update-3", 1)
     assert asked(predictor) == {"0007.png": 1}
-    assert nightly.labelled() == [*NAMES, "0007.png"]
+    assert nightly.labeled() == [*NAMES, "0007.png"]
 
 
 def test_a_run_that_has_a_retrys_name_does_not_keep_the_other_run_from_being_retried(nightly: Nightly) -> None:
@@ -264,7 +264,7 @@ def test_a_driver_that_loses_its_update_to_one_of_other_images_is_told_so_and_go
     predictor = BrightPredictor()
     assert nightly.run(predictor).run_id == "update-3"
     assert asked(predictor) == {"0007.png": 1, "0008.png": 1}
-    assert nightly.labelled() == [*NAMES, "0007.png", "0008.png"]
+    assert nightly.labeled() == [*NAMES, "0007.png", "0008.png"]
 
 
 def test_an_update_that_is_planned_while_another_looks_for_earlier_runs_is_not_passed_over(nightly: Nightly) -> None:
@@ -327,7 +327,7 @@ def test_a_collection_that_is_said_to_have_moved_is_gone_on_with(nightly: Nightl
     (moved / "0008.png").write_bytes(png(half_bright(bright_columns=5)))
     assert nightly.run(predictor, source=there).run_id == "update-3", "it has been said once"
     assert asked(predictor) == {"0007.png": 1, "0008.png": 1}
-    assert nightly.labelled() == [*NAMES, "0007.png", "0008.png"]
+    assert nightly.labeled() == [*NAMES, "0007.png", "0008.png"]
     with pytest.raises(PlanError, match="of another source"):
         nightly.run()
     assert nightly.run(output={"run_id": first.run_id}).labelled_now == 0, "a run that is planned is resumed as it is"

@@ -18,7 +18,7 @@ from flows.process import signals
 from flows.process.signals import GRACE_S, Terminated
 from flows.run.retry import runs_to_retry
 from pipelines.errors import PlanError, SourceError, StorageError
-from pipelines.labelling.shard import LabelJob
+from pipelines.labeling.shard import LabelJob
 from tests.simulation.network import URI
 from tests.simulation.pool import SimulatedPool
 from tests.simulation.world import Death, Process, World

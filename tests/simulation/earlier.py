@@ -19,7 +19,7 @@ from flows.commands import launch
 from flows.run import engine, planning
 from flows.run.run_names import first_run
 from pipelines.errors import PlanError
-from pipelines.labelling import shard as label
+from pipelines.labeling import shard as label
 from pipelines.layout import (
     KINDS,
     PLAN_FORMAT,

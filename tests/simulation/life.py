@@ -15,7 +15,7 @@ from flows.commands import launch
 from flows.config import RunConfig
 from flows.run import planning
 from flows.run.observer import Silent
-from pipelines.labelling import shard
+from pipelines.labeling import shard
 from pipelines.planning import plan as manifest
 from pipelines.planning.plan import read_plan
 from pipelines.storage import store as storage
@@ -56,7 +56,7 @@ class Life:
     scenario: Scenario
     world: World
     network: Network
-    labelled: int = 0
+    labeled: int = 0
     drivers: int = 0
     endings: list[commands.Ended] = field(default_factory=list)
     tries: int = 0
@@ -173,10 +173,10 @@ def _finish(life: Life) -> None:
             raise Broken(f"{TRIES} more tries of {_told(last)} end with {ended.code}: {ended.why or problems(life)}")
     checks.check_whole(life)
     assert repeated is not None
-    before, labelled, writes = dict(life.network.objects.held), life.labelled, life.network.num_writes
+    before, labeled, writes = dict(life.network.objects.held), life.labeled, life.network.num_writes
     ended = _alone(life, repeated)
     assert ended.code == 0, f"a finished run ends with {ended.code} when it is started again: {ended.why}"
-    assert life.labelled == labelled, "a finished run asks the model again"
+    assert life.labeled == labeled, "a finished run asks the model again"
     assert life.network.objects.held == before, "a finished run writes when it is started again"
     assert life.network.num_writes == writes, "a finished run writes when it is started again"
     again = [what for _, who, what in life.world.trace if who == ended.name and re.match("read .*/commits/", what)]
@@ -222,7 +222,7 @@ def _told(order: Order) -> str:
 
 def _label_images(images: Any, job: Any, _predictor: Any, _clock: Any) -> list[ImagePrediction]:
     life = _now[0]
-    life.labelled += 1
+    life.labeled += 1
     life.world.sleep(0.1 * 100 ** life.world.random.random())
     is_retry = "-retry-" in job.run_id
     return [collection.prediction(ref, job.prompts, is_retry) for ref in images]

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from actors.pool.config import PoolConfig
 from actors.pool.dispatch import Attempt, Drain, ShardQueue, attempt_ids
-from actors.pool.runner import OnEvent, ShardFailure, summarise_error
+from actors.pool.runner import OnEvent, ShardFailure, summarize_error
 from pipelines.types import Shard, ShardReceipt
 from tests.simulation.seams import SEAMS, SimulatedQueue, SimulatedTime
 from tests.simulation.world import Death, Process
@@ -173,7 +173,7 @@ class SimulatedPool:
             yield outcome
             return
         else:
-            failed = [(attempt, "error", summarise_error(outcome))]
+            failed = [(attempt, "error", summarize_error(outcome))]
         for flight, kind, error in failed:
             yield from self._failed(queue, flight, kind, error)
 

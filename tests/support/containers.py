@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.labelling.shard import LabelJob, label_shard
+from pipelines.labeling.shard import LabelJob, label_shard
 from pipelines.planning.draft import PlanConfig
 from pipelines.sources.fetch import fetch
 from pipelines.sources.listing import list_images
@@ -19,7 +19,7 @@ from pipelines.storage.store import open_store
 from pipelines.table.reader import open_table
 from pipelines.types import ImageRef
 from tests.support.fakes import BrightPredictor, half_bright, png, text_prompt
-from tests.support.labelled import RUN, plan_run
+from tests.support.labeled import RUN, plan_run
 
 
 def picture(number: int) -> bytes:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image as PILImage
 
 from pipelines.masks import rle
-from tests.support.labelled import SIZE
+from tests.support.labeled import SIZE
 
 
 def instances(path: Path, objects: dict[str, list[Any]], names: tuple[str, ...] = ("cat", "dog"), **image: Any) -> str:
@@ -46,12 +46,12 @@ def panoptic(path: Path, maps: dict[str, list[tuple[str, np.ndarray, bool]]], th
     numbers = {name: number for number, name in enumerate(things, 1)}
     annotations = []
     for image_id, (file_name, segments) in enumerate(maps.items()):
-        colours, infos = np.zeros((*SIZE, 3), dtype=np.uint8), []
+        colors, infos = np.zeros((*SIZE, 3), dtype=np.uint8), []
         for number, (category, pixels, is_crowd) in enumerate(segments, 1):
-            colours[pixels] = (number, 3, 1)
+            colors[pixels] = (number, 3, 1)
             infos.append({"id": number + 3 * 256 + 65536, "category_id": numbers[category], "iscrowd": int(is_crowd)})
         png = f"{Path(file_name).stem}.png"
-        PILImage.fromarray(colours).save(path.with_suffix("") / png)
+        PILImage.fromarray(colors).save(path.with_suffix("") / png)
         annotations.append({"image_id": image_id, "file_name": png, "segments_info": infos})
     document = {
         "images": [{"id": n, "file_name": name, "height": SIZE[0], "width": SIZE[1]} for n, name in enumerate(maps)],

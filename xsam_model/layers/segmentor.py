@@ -74,8 +74,8 @@ class XSamChannelNorm(nn.LayerNorm):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W); the statistics are float32."""
-        centred = features.float() - features.float().mean(1, keepdim=True)
-        normal = centred / torch.sqrt(centred.pow(2).mean(1, keepdim=True) + self.eps)
+        centered = features.float() - features.float().mean(1, keepdim=True)
+        normal = centered / torch.sqrt(centered.pow(2).mean(1, keepdim=True) + self.eps)
         return self.weight[:, None, None] * normal.to(features.dtype) + self.bias[:, None, None]
 
 

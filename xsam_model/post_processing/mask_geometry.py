@@ -295,10 +295,10 @@ _KEPT = _KeptEnlargings(MAX_KEPT_BYTES)
 
 def _bilinear(size: int, new_size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the two places that each new one lies between, and how far it is from the first, as torch resizes."""
-    centres = (torch.arange(new_size, dtype=torch.float32) + 0.5) * torch.tensor(size / new_size) - 0.5
-    centres.clamp_(min=0)
-    low = centres.long().clamp(max=size - 1)
-    return low, (low + 1).clamp(max=size - 1), centres - low
+    centers = (torch.arange(new_size, dtype=torch.float32) + 0.5) * torch.tensor(size / new_size) - 0.5
+    centers.clamp_(min=0)
+    low = centers.long().clamp(max=size - 1)
+    return low, (low + 1).clamp(max=size - 1), centers - low
 
 
 __all__ = ["MAX_CHUNK_PIXELS", "MaskGeometry", "WindowedMask", "check_finite", "class_probabilities"]

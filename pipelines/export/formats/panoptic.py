@@ -42,7 +42,7 @@ def write_panoptic(selection: Selection, folder: Path, on_masks: Progress) -> li
             for image in selection.images(split):
                 ids, segments = _map(image, things)
                 png = new_file(maps, image.image_id, ".png")
-                PILImage.fromarray(_colours(ids)).save(png, format="PNG")
+                PILImage.fromarray(_colors(ids)).save(png, format="PNG")
                 name = png.relative_to(maps).as_posix()
                 entry = {"image_id": image.number, "file_name": name, "segments_info": segments}
                 file.write(separator + json.dumps(entry))
@@ -78,6 +78,6 @@ def _map(image: ExportImage, things: Mapping[int, int]) -> tuple[NDArray[np.uint
     return ids, segments
 
 
-def _colours(ids: NDArray[np.uint32]) -> NDArray[np.uint8]:
+def _colors(ids: NDArray[np.uint32]) -> NDArray[np.uint8]:
     """Return the ids as RGB: uint8 (H, W, 3)."""
     return np.stack([ids & 255, (ids >> 8) & 255, (ids >> 16) & 255], axis=-1).astype(np.uint8)

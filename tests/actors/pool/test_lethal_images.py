@@ -19,7 +19,7 @@ from actors.pool.config import PoolConfig
 from actors.pool.open import open_runner
 from actors.pool.runner import PoolEvent, ShardFailure
 from actors.predictor.labeler import RunLabeler
-from pipelines.labelling.shard import LabelConfig, LabelJob
+from pipelines.labeling.shard import LabelConfig, LabelJob
 from pipelines.storage.store import open_store
 from pipelines.table.reader import open_table
 from pipelines.types import Answer, Image, Prompt, ReplicaUnusable, Shard, ShardReceipt

@@ -3,11 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from actors.predictor.labeler import RunLabeler
-from pipelines.labelling.shard import LabelJob
+from pipelines.labeling.shard import LabelJob
 from pipelines.storage.store import Store
 from pipelines.table.reader import open_table
 from tests.support.fakes import BrightPredictor, text_prompt, write_images
-from tests.support.labelled import plan_run
+from tests.support.labeled import plan_run
 
 
 def test_a_shard_that_another_attempt_has_committed_is_not_labelled_again(store: Store, tmp_path: Path) -> None:

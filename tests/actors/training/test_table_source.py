@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from actors.training.table_source import table
-from pipelines.labelling.shard import LabelConfig, LabelJob, label_shard
+from pipelines.labeling.shard import LabelConfig, LabelJob, label_shard
 from pipelines.masks import rle
 from pipelines.storage.store import open_store
 from pipelines.table.reader import open_table
 from pipelines.types import Answer, Caption, CaptionPhrase, Image, ImageRef, MaskPrediction, Prompt
 from tests.support.fakes import half_bright, png, sentence, text_prompt
-from tests.support.labelled import plan_run
+from tests.support.labeled import plan_run
 from xsam_model import XSamProcessor
 from xsam_model.training.samples.batches import BatchBuilder
 from xsam_model.training.samples.samples import TrainingSample

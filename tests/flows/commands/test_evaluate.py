@@ -12,7 +12,7 @@ import pytest
 from PIL import Image as PILImage
 
 from tests.flows.conftest import Ended
-from tests.support.labelled import RUN, box, mask, named, write_output
+from tests.support.labeled import RUN, box, mask, named, write_output
 from tests.support.truth_files import instances, panoptic
 
 Cli = Callable[..., Ended]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.flows.conftest import Ended
-from tests.support.labelled import box, mask, named, write_output
+from tests.support.labeled import box, mask, named, write_output
 
 Cli = Callable[..., Ended]
 

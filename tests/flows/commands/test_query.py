@@ -10,7 +10,7 @@ import pytest
 
 from tests.flows.commands.test_evaluate import contents
 from tests.flows.conftest import Ended
-from tests.support.labelled import RUN, box, mask, named, write_output
+from tests.support.labeled import RUN, box, mask, named, write_output
 
 Cli = Callable[..., Ended]
 

@@ -18,7 +18,7 @@ from pipelines.layout import commit_name
 from pipelines.planning.plan import plan_documents
 from pipelines.storage.store import Store
 from tests.support.documents import change_document
-from tests.support.labelled import RUN, box, mask, named, write_output
+from tests.support.labeled import RUN, box, mask, named, write_output
 
 (CAT,) = named("ovseg", "cat")
 HOUR = 3600.0

@@ -24,7 +24,7 @@ from tests.reliability.small_run import SmallRun, as_driver, write_source
 from tests.reliability.small_run import run as run_small
 from tests.support.drivers import REPOSITORY
 from tests.support.fakes import BrightPredictor
-from tests.support.labelled import RUN
+from tests.support.labeled import RUN
 
 pytestmark = pytest.mark.timeout(120)
 

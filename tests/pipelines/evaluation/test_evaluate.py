@@ -19,8 +19,8 @@ from pipelines.errors import SourceError
 from pipelines.evaluation.category_names import clean_name
 from pipelines.evaluation.evaluate import Evaluation, evaluate_output
 from pipelines.evaluation.ground_truth import read_ground_truth
-from pipelines.evaluation.labelled_run import read_run
-from tests.support.labelled import RUN, SIZE, box, mask, named, region, write_output
+from pipelines.evaluation.labeled_run import read_run
+from tests.support.labeled import RUN, SIZE, box, mask, named, region, write_output
 from tests.support.truth_files import instances, panoptic, phrases
 
 CAT, DOG = named("ovseg", "cat", "dog")
@@ -116,7 +116,7 @@ class TestInstances:
     def test_images_that_are_cut_by_the_batches_of_reading_stay_whole(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("pipelines.evaluation.labelled_run._ROWS_PER_BATCH", 2)
+        monkeypatch.setattr("pipelines.evaluation.labeled_run._ROWS_PER_BATCH", 2)
         boxes = [box(x, 0, 2, 4) for x in range(0, 10, 2)]
         names = [f"folder/{number}.png" for number in range(5)]
         found = {name: [mask(CAT, pixels, 0.1 * n) for n, pixels in enumerate(boxes)] for name in names}

@@ -108,9 +108,9 @@ def of_map(numbers: np.ndarray) -> list[Segment]:
 @given(maps)
 def test_semantic_iou_is_that_of_dense_maps(images: list[tuple[np.ndarray, np.ndarray]]) -> None:
     found, truth = (np.stack([image[side] for image in images]) for side in (0, 1))
-    labelled = truth > 0
+    labeled = truth > 0
     ious = [
-        ((found == n) & (truth == n)).sum() / (((found == n) & labelled) | (truth == n)).sum()
+        ((found == n) & (truth == n)).sum() / (((found == n) & labeled) | (truth == n)).sum()
         for n in range(1, 4)
         if (truth == n).any()
     ]

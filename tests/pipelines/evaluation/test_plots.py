@@ -12,7 +12,7 @@ from pipelines.evaluation.evaluate import Evaluation, TaskFigures
 from pipelines.evaluation.mask_metrics import FoundMask, TrueMask, mask_average_precision
 from pipelines.evaluation.plots import write_plots
 from pipelines.masks.rle import encode
-from tests.support.labelled import box
+from tests.support.labeled import box
 
 
 def evaluation(*results: TaskFigures) -> Evaluation:

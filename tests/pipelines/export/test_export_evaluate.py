@@ -20,7 +20,7 @@ from pipelines.export.write import Choice, export_output
 from pipelines.planning.plan import Plan
 from pipelines.storage.store import Store
 from pipelines.types import MaskPrediction
-from tests.support.labelled import mask, named, write_output
+from tests.support.labeled import mask, named, write_output
 
 ASKED = named("ovseg", "cat", "dog", "Traffic-Light")
 SIZE = (64, 96)
@@ -31,8 +31,8 @@ def blobs(seed: int) -> list[np.ndarray]:
     rng, masks = np.random.default_rng(seed), []
     for _ in range(rng.integers(2, 8)):
         picture = np.zeros(SIZE, np.uint8)
-        centre = (int(rng.integers(8, SIZE[1] - 8)), int(rng.integers(8, SIZE[0] - 8)))
-        cv2.ellipse(picture, centre, tuple(rng.integers(4, 20, 2).tolist()), float(rng.integers(180)), 0, 360, 1, -1)
+        center = (int(rng.integers(8, SIZE[1] - 8)), int(rng.integers(8, SIZE[0] - 8)))
+        cv2.ellipse(picture, center, tuple(rng.integers(4, 20, 2).tolist()), float(rng.integers(180)), 0, 360, 1, -1)
         masks.append(picture.astype(bool))
     return masks
 

@@ -25,7 +25,7 @@ from pipelines.export.splits import Splits
 from pipelines.export.write import Choice, export_output
 from pipelines.storage.store import Store, open_store
 from tests.support.fakes import half_bright, png
-from tests.support.labelled import RUN, box, mask, named, write_output
+from tests.support.labeled import RUN, box, mask, named, write_output
 
 CAT, DOG = named("ovseg", "cat", "d<o>g & co")
 SIZE = (40, 60)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipelines.export.formats.file_names import new_file
 from pipelines.export.write import Choice, export_output
-from tests.support.labelled import box, mask, named, write_output
+from tests.support.labeled import box, mask, named, write_output
 
 (CAT,) = named("ovseg", "cat")
 (SKY,) = named("ovseg_panoptic", "sky")

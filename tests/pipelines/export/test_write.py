@@ -28,7 +28,7 @@ from pipelines.export.write import FORMATS, Choice, Export, export_output
 from pipelines.masks import rle
 from pipelines.storage.store import Store, open_store
 from pipelines.types import Prompt
-from tests.support.labelled import box, mask, named, write_output
+from tests.support.labeled import box, mask, named, write_output
 
 CAT, DOG = named("ovseg", "cat", "dog")
 FOUND = {

@@ -248,7 +248,7 @@ def test_transparent_colour_of_an_rgb_png_shows_white() -> None:
 
 @pytest.mark.parametrize(("file_format", "options"), [("GIF", {}), ("PNG", {}), ("WEBP", {"lossless": True})])
 def test_animation_gives_its_first_frame(file_format: str, options: dict) -> None:
-    frames = [PilImage.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+    frames = [PilImage.new("RGB", (8, 8), color) for color in ("red", "lime", "blue")]
     data = encoded(frames[0], file_format, save_all=True, append_images=frames[1:], duration=50, **options)
     assert (decode_image(data, REF).pixels == (255, 0, 0)).all()
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from pipelines.masks import rle
-from pipelines.masks.drawing import LabelledMask, color_of, contact_sheet, draw_masks
+from pipelines.masks.drawing import LabeledMask, color_of, contact_sheet, draw_masks
 
 
-def _mask(height: int, width: int) -> LabelledMask:
+def _mask(height: int, width: int) -> LabeledMask:
     dense = np.zeros((height, width), dtype=bool)
     dense[20:80, 30:150] = True
-    return LabelledMask(segmentation=rle.encode(dense), name="cat", score=0.5, color=1)
+    return LabeledMask(segmentation=rle.encode(dense), name="cat", score=0.5, color=1)
 
 
 def test_the_mask_is_tinted_and_outlined_and_the_rest_is_left_alone() -> None:

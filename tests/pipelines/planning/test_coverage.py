@@ -15,7 +15,7 @@ from pipelines.planning.draft import PlanConfig, draft_plan
 from pipelines.sources.image_batches import to_batches
 from pipelines.storage.store import Store, open_store
 from pipelines.types import ImageRef, Prompt, Region
-from tests.support.labelled import named, plan_run
+from tests.support.labeled import named, plan_run
 
 CAT, DOG, COW = named("ovseg", "cat", "dog", "cow")
 POINT = Prompt(

@@ -14,7 +14,7 @@ from pipelines.storage.store import Store, open_store
 from pipelines.types import ImageRef, Prompt, Region, Rle
 from tests.support.documents import change_document
 from tests.support.fakes import sentence
-from tests.support.labelled import plan_run
+from tests.support.labeled import plan_run
 
 
 def _refs(names: list[str]) -> list[ImageRef]:

@@ -32,7 +32,7 @@ from pipelines.types import (
     Status,
 )
 from tests.support.documents import change_document
-from tests.support.labelled import box, mask, named, region
+from tests.support.labeled import box, mask, named, region
 
 CAT, DOG = named("ovseg", "cat", "dog")
 SKY, SEA = named("ovseg_semantic", "sky", "sea")
@@ -89,10 +89,10 @@ def prediction(one: Labelled) -> ImagePrediction:
     )
 
 
-def write_run(store: Store, run_id: str, sequence: int, labelled: Sequence[Labelled]) -> None:
+def write_run(store: Store, run_id: str, sequence: int, labeled: Sequence[Labelled]) -> None:
     """Commit a run as one shard; rows without a version are those of an earlier schema."""
-    predictions = [prediction(one) for one in labelled]
-    old = any(one.version is None for one in labelled)
+    predictions = [prediction(one) for one in labeled]
+    old = any(one.version is None for one in labeled)
     ids = {"run_id": run_id, "shard_id": "shard-00000", "attempt": "d1-0"}
     tables = {"annotations": annotations_table(predictions, **ids), "images": images_table(predictions, **ids)}
     files = {}
@@ -117,7 +117,7 @@ def write_run(store: Store, run_id: str, sequence: int, labelled: Sequence[Label
         counts[p.status.value] += 1
     commit = ShardCommit(**ids, **files, status_counts=counts, reason_counts={})
     store.create(commit_name(run_id, "shard-00000"), commit.to_json())
-    plan = {"format": 2, "schema_version": 3, "run_id": run_id, "sequence": sequence, "num_images": len(labelled)}
+    plan = {"format": 2, "schema_version": 3, "run_id": run_id, "sequence": sequence, "num_images": len(labeled)}
     plan |= {"num_bytes": 0, "num_shards": 1, "parts": [{"name": "plan-d1-00000.parquet", "num_shards": 1}]}
     plan |= {"fingerprint": {}, "fingerprint_sha256": fingerprint_digest({})}
     plan |= {"facts": {"planned_at": f"2026-01-{sequence:02d}"}}

@@ -14,7 +14,7 @@ from pipelines.query.database import VIEWS, open_arrow, open_database, open_pola
 from pipelines.query.user_select import check_select, first_rows
 from pipelines.storage.store import Store, open_store
 from pipelines.table.schema import ANNOTATIONS
-from tests.support.labelled import RUN, box, mask, named, write_output
+from tests.support.labeled import RUN, box, mask, named, write_output
 from tests.support.seaweed import S3Server
 
 ODD = "it's [a-z]*?ü date=2026 %41+#&"

@@ -14,7 +14,7 @@ import pytest
 from pipelines.errors import QueryError
 from pipelines.query.database import VIEWS, open_arrow, open_database, open_polars
 from pipelines.storage.store import Store, open_store
-from tests.support.labelled import RUN, box, mask, named, write_output
+from tests.support.labeled import RUN, box, mask, named, write_output
 
 CAT, DOG = named("ovseg", "cat", "dog")
 FOUND = {"a": [mask(CAT, box(0, 0, 2, 2), 0.9), mask(DOG, box(1, 1, 2, 2), 0.4)], "b": []}

@@ -14,7 +14,7 @@ from pipelines.query.database import open_database
 from pipelines.query.select_text import read_statement
 from pipelines.query.user_select import check_select, first_rows
 from pipelines.storage.store import open_store
-from tests.support.labelled import box, mask, named, write_output
+from tests.support.labeled import box, mask, named, write_output
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "query.md").read_text()
 CAT, DOG = named("ovseg", "cat", "dog")

@@ -21,7 +21,7 @@ from pipelines.query.user_select import check_select, first_rows
 from pipelines.query.user_select import save as save_to
 from pipelines.storage.local_files import workplace
 from pipelines.storage.store import open_store
-from tests.support.labelled import box, mask, named, write_output
+from tests.support.labeled import box, mask, named, write_output
 
 CAT, DOG = named("ovseg", "cat", "dog")
 

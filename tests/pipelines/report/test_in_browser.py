@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 
 from pipelines.report.build import ReportConfig, build_report
 from pipelines.types import Caption, CaptionPhrase, Prompt
-from tests.support.labelled import box, mask, named, write_output
+from tests.support.labeled import box, mask, named, write_output
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None

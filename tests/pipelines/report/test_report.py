@@ -19,7 +19,7 @@ from pipelines.report.colors import color
 from pipelines.report.run_facts import Work
 from pipelines.report.samples import SampleSizes
 from pipelines.types import Caption, CaptionPhrase, Prompt
-from tests.support.labelled import box, mask, named, write_output
+from tests.support.labeled import box, mask, named, write_output
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SIZE = (60, 80)

@@ -30,10 +30,10 @@ def test_every_photograph_is_credited_with_a_free_licence() -> None:
         r"^\| `(.+?)` \| (.+?) \| (.+?) \| (.+?) \|", (EXAMPLES / "CREDITS.md").read_text(), re.MULTILINE
     )
     assert sorted(name for name, *_ in table) == sorted(path.name for path in (EXAMPLES / "photos").iterdir())
-    for name, title, author, licence in table:
+    for name, title, author, license in table:
         assert title, name
         assert author, name
-        assert any(free in licence for free in FREE_LICENCES), name
+        assert any(free in license for free in FREE_LICENCES), name
 
 
 def test_scenes_are_small_fit_their_truth_and_name_credited_backgrounds() -> None:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.images.prefetch import ByteBudget, Loading
-from pipelines.labelling.shard import LabelConfig, LabelJob, load_images
+from pipelines.labeling.shard import LabelConfig, LabelJob, load_images
 from pipelines.sources import parquet_values
 from pipelines.sources.parquet_values import read_value
 from pipelines.types import Image, ImagePrediction, ImageRef, Reason

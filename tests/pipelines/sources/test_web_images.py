@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import ProtocolError
-from pipelines.labelling.shard import LabelConfig, LabelJob, label_shard
+from pipelines.labeling.shard import LabelConfig, LabelJob, label_shard
 from pipelines.sources.fetch import FetchError, fetch
 from pipelines.storage.filesystems import open_filesystem
 from pipelines.storage.store import open_store

@@ -27,7 +27,7 @@ from pipelines.table.verify import verify
 from pipelines.types import ImagePrediction, ImageRef, MaskPrediction, Reason, Rle, Shard, ShardReceipt, Status
 from tests.support.documents import change_document
 from tests.support.fakes import text_prompt
-from tests.support.labelled import plan_run
+from tests.support.labeled import plan_run
 
 RUN = "run-1"
 CAT, DOG = text_prompt("cat"), text_prompt("dog", 1)

@@ -42,8 +42,8 @@ def test_features_are_interpolated_and_reduced_to_their_maximum():
     ramp = torch.arange(5.0).expand(5, 5)
     features = torch.stack([ramp, -ramp, ramp.T])
     corners = torch.tensor([[0.0, 0.0], [0.0, 0.5]])
-    centre = torch.tensor([[0.5, 0.625]])
-    pooled = pool_region_features(features, [corners, centre])
+    center = torch.tensor([[0.5, 0.625]])
+    pooled = pool_region_features(features, [corners, center])
     assert torch.allclose(pooled, torch.tensor([[2.0, 0.0, 0.0], [2.5, -2.5, 2.0]]))
 
 

@@ -47,7 +47,7 @@ from xsam_model.training.datasets.records import (
 from xsam_model.training.datasets.segmentations import (
     Segmentation,
     ignored_pixels,
-    rasterise,
+    rasterize,
     read_segmentation,
 )
 from xsam_model.training.samples.samples import TrainingSample
@@ -132,7 +132,7 @@ class AskPrompts:
             RecordError: if no object has a pixel.
         """
         size = image.shape[:2]
-        masks = rasterise([one.segmentation for one in record.objects], size)
+        masks = rasterize([one.segmentation for one in record.objects], size)
         seen = [int(place) for place in random.permutation(len(masks)) if masks[place].any()]
         if not seen:
             raise RecordError(NOTHING_ANNOTATED, "no object has a pixel")

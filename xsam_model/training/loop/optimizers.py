@@ -17,7 +17,7 @@ _ROUNDS = 5
 _ROOT_MEAN_SQUARE = 0.2
 
 
-def orthogonalise(matrices: Tensor) -> Tensor:
+def orthogonalize(matrices: Tensor) -> Tensor:
     """Return matrices with the same singular vectors and singular values between about 0.7 and 1.2.
 
     Args:
@@ -77,7 +77,7 @@ class Muon(torch.optim.Optimizer):
         for parameter in parameters:
             by_shape.setdefault((parameter.shape[0], parameter[0].numel()), []).append(parameter)
         for shape, alike in by_shape.items():
-            updates = orthogonalise(torch.stack([self._momentum(one, group).view(shape) for one in alike]))
+            updates = orthogonalize(torch.stack([self._momentum(one, group).view(shape) for one in alike]))
             rate = group["lr"] * _ROOT_MEAN_SQUARE * max(shape) ** 0.5
             for parameter, update in zip(alike, updates, strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
@@ -125,4 +125,4 @@ def is_matrix(module: nn.Module, parameter: Tensor) -> bool:
     return isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d) and parameter.ndim > 1
 
 
-__all__ = ["Muon", "is_matrix", "orthogonalise"]
+__all__ = ["Muon", "is_matrix", "orthogonalize"]

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from xsam_model.training.loop.optimizers import Muon, is_matrix, orthogonalise
+from xsam_model.training.loop.optimizers import Muon, is_matrix, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(3, 12, 40), (2, 40, 12), (1, 16, 16)])
 def test_orthogonal_updates_keep_singular_vectors_and_level_singular_values(shape):
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     left, _, right = torch.linalg.svd(matrices, full_matrices=False)
-    inner = left.transpose(1, 2) @ orthogonalise(matrices) @ right.transpose(1, 2)
+    inner = left.transpose(1, 2) @ orthogonalize(matrices) @ right.transpose(1, 2)
     values = inner.diagonal(dim1=1, dim2=2)
     # The smallest singular values of a square random matrix are too far from 1 for five rounds.
     assert values.median() > 0.6

@@ -35,8 +35,8 @@ def test_only_answers_are_learned(build, processor, task):
     if task == "chat":
         assert all(text.startswith("It shows a") for text in said)
     # Where the loss looks, the labels are the inputs.
-    labelled = batch.token_labels != IGNORED_TOKEN
-    assert torch.equal(batch.token_labels[labelled], batch.inputs["input_ids"][labelled])
+    labeled = batch.token_labels != IGNORED_TOKEN
+    assert torch.equal(batch.token_labels[labeled], batch.inputs["input_ids"][labeled])
 
 
 def test_categories_are_shuffled_with_their_labels(build, processor):
@@ -45,8 +45,8 @@ def test_categories_are_shuffled_with_their_labels(build, processor):
     asked = [[part.split("</p>")[0] for part in text.split("<p>")[1:]] for text in texts]
     assert len({tuple(names) for names in asked}) > 1
     truth = [NAMES[index] for index in batch.class_ids.tolist()]
-    labelled = [asked[d][k] for d, k in zip(batch.targets.decodes.tolist(), batch.targets.labels.tolist(), strict=True)]
-    assert labelled == truth
+    labeled = [asked[d][k] for d, k in zip(batch.targets.decodes.tolist(), batch.targets.labels.tolist(), strict=True)]
+    assert labeled == truth
 
 
 def test_absent_categories_are_left_out_at_random():

@@ -118,7 +118,7 @@ def test_the_vocabulary_is_large_and_a_fifth_of_it_is_held_out():
 def test_every_scene_asks_for_something_known(assets):
     with pytest.raises(ValueError, match="unknown split 'validation'"):
         make_scene(0, assets, "validation")
-    with pytest.raises(FileNotFoundError, match=r"scenes\.assets"):
+    with pytest.raises(FileNotFoundError, match=r"scenes\.art\.prepare"):
         SceneAssets.load("/nonexistent")
     with pytest.raises(ValueError, match="min_objects"):
         SceneConfig(min_objects=3, max_objects=2)

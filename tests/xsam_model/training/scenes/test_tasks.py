@@ -178,8 +178,8 @@ def test_colours_are_the_only_ones_of_their_kind(scenes):
         for phrase in phrases_of(scene):
             if phrase.kind == "colour":
                 target = scene.objects[phrase.target]
-                same = [thing for thing in scene.objects if thing.name == target.name and thing.colour == target.colour]
-                assert phrase.text == f"the {target.colour} {target.name}"
+                same = [thing for thing in scene.objects if thing.name == target.name and thing.color == target.color]
+                assert phrase.text == f"the {target.color} {target.name}"
                 assert same == [target]
                 found += 1
     assert found

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xsam_model.training.scenes.art.colors import colour_shares
+from xsam_model.training.scenes.art.colors import color_shares
 from xsam_model.training.scenes.art.shapes import SHAPE_NAMES, SHAPE_STYLES, draw_grounds, draw_shape
 from xsam_model.training.scenes.art.textures import opencv
 from xsam_model.training.scenes.art.vocabulary import STUFF_NAMES, Category, curated_categories, is_core, is_held_out
@@ -208,7 +208,7 @@ def make_sprite(category: str, style: str, pixels: NDArray[np.uint8]) -> Sprite:
     """Make a drawing from its largest size: uint8 (128, 128, 4), RGB multiplied by alpha."""
     cv2 = opencv()
     smaller = [cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA) for side in _LEVELS[1:]]
-    return Sprite(category=category, style=style, levels=(pixels, *smaller), shares=colour_shares(smaller[-1]))
+    return Sprite(category=category, style=style, levels=(pixels, *smaller), shares=color_shares(smaller[-1]))
 
 
 def save_assets(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-# Order matters: `colour_shares` counts in it.
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "gray", "white")
+# Order matters: `color_shares` counts in it.
+COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "gray", "white")
 # What an object is painted in; the others are too close to one of these.
 PAINTS = {
     "red": (214, 32, 36),
@@ -22,7 +22,7 @@ PAINTS = {
 HAS_SHARE, LACKS_SHARE = 0.6, 0.15
 
 
-def colour_shares(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def color_shares(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return which share of a drawing each of `COLOURS` makes.
 
     Args:
@@ -33,7 +33,7 @@ def colour_shares(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """
     opaque = pixels[pixels[..., 3] > 200].astype(np.float32) / 255
     if not len(opaque):
-        return np.zeros(len(COLOURS), dtype=np.float32)
+        return np.zeros(len(COLORS), dtype=np.float32)
     rgb = opaque[:, :3]
     value, low = rgb.max(axis=1), rgb.min(axis=1)
     chroma = value - low
@@ -43,31 +43,31 @@ def colour_shares(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     hue = np.where(value == red, (green - blue) / safe % 6, np.where(value == green, (blue - red) / safe + 2, 0))
     hue = 60 * np.where((value == blue) & (value != red) & (value != green), (red - green) / safe + 4, hue)
     names = np.digitize(hue, (14, 38, 68, 165, 255, 290, 340))
-    index = np.array([COLOURS.index(name) for name in ("red", "orange", "yellow", "green", "blue", "purple", "pink")])
+    index = np.array([COLORS.index(name) for name in ("red", "orange", "yellow", "green", "blue", "purple", "pink")])
     named = index[names % 7]
-    named[(named == 1) & (value < 0.8)] = COLOURS.index("brown")
-    named[(named == 0) & (saturation < 0.5) & (value > 0.8)] = COLOURS.index("pink")
-    grey = saturation < 0.2
-    named[grey] = COLOURS.index("gray")
-    named[grey & (value > 0.82)] = COLOURS.index("white")
-    named[value < 0.25] = COLOURS.index("black")
-    return (np.bincount(named, minlength=len(COLOURS)) / len(named)).astype(np.float32)
+    named[(named == 1) & (value < 0.8)] = COLORS.index("brown")
+    named[(named == 0) & (saturation < 0.5) & (value > 0.8)] = COLORS.index("pink")
+    gray = saturation < 0.2
+    named[gray] = COLORS.index("gray")
+    named[gray & (value > 0.82)] = COLORS.index("white")
+    named[value < 0.25] = COLORS.index("black")
+    return (np.bincount(named, minlength=len(COLORS)) / len(named)).astype(np.float32)
 
 
 def paint_shares(name: str) -> NDArray[np.float32]:
-    """Return the `colour_shares` of a drawing that is painted in a colour."""
-    shares = np.zeros(len(COLOURS), dtype=np.float32)
-    shares[COLOURS.index(name)] = 1
+    """Return the `color_shares` of a drawing that is painted in a colour."""
+    shares = np.zeros(len(COLORS), dtype=np.float32)
+    shares[COLORS.index(name)] = 1
     return shares
 
 
-def main_colour(shares: NDArray[np.float32]) -> str | None:
+def main_color(shares: NDArray[np.float32]) -> str | None:
     """Return the colour that a drawing clearly has, None if it has several."""
     best = int(shares.argmax())
-    return COLOURS[best] if shares[best] >= HAS_SHARE else None
+    return COLORS[best] if shares[best] >= HAS_SHARE else None
 
 
-def lacks_colour(shares: NDArray[np.float32], name: str) -> bool:
+def lacks_color(shares: NDArray[np.float32], name: str) -> bool:
     """Whether nobody would call a drawing by this colour, nor by one next to it."""
     near = {
         "red": ("red", "orange", "pink", "brown"),
@@ -77,7 +77,7 @@ def lacks_colour(shares: NDArray[np.float32], name: str) -> bool:
     near |= {"orange": ("orange", "yellow", "red", "brown"), "brown": ("brown", "orange", "red")}
     near |= {"purple": ("purple", "pink", "blue"), "blue": ("blue", "purple"), "gray": ("gray", "white", "black")}
     near |= {"white": ("white", "gray"), "black": ("black", "gray")}
-    places = [COLOURS.index(colour) for colour in near.get(name, (name,))]
+    places = [COLORS.index(color) for color in near.get(name, (name,))]
     return float(shares[places].sum()) < LACKS_SHARE
 
 
@@ -103,4 +103,4 @@ def paint(pixels: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
     return painted
 
 
-__all__ = ["COLOURS", "PAINTS", "colour_shares", "lacks_colour", "main_colour", "paint", "paint_shares"]
+__all__ = ["COLORS", "PAINTS", "color_shares", "lacks_color", "main_color", "paint", "paint_shares"]

@@ -70,13 +70,13 @@ def draw_shape(name: str, style: str) -> NDArray[np.uint8]:
     picture = Image.new("RGBA", (_SIDE * _FINE, _SIDE * _FINE))
     canvas = ImageDraw.Draw(picture)
     scale = _SIDE * _FINE / 100
-    for part, numbers, colour in _SHAPES[name]:
+    for part, numbers, color in _SHAPES[name]:
         places = [number * scale for number in numbers]
-        fill: dict[str, Any] = {"fill": (*colour, 255)}
+        fill: dict[str, Any] = {"fill": (*color, 255)}
         if style == "outline":
             fill |= {"outline": (30, 30, 30, 255), "width": int(3 * scale)}
         if part == "line":
-            canvas.line(places, fill=(*colour, 255), width=int(4 * scale))
+            canvas.line(places, fill=(*color, 255), width=int(4 * scale))
         else:
             getattr(canvas, part)(places, **fill)
     if name == "doughnut":

@@ -48,10 +48,10 @@ def noise(random: np.random.Generator, cells: tuple[int, int], octaves: int = 3,
     return np.clip((total - low) / (high - low), 0, 1)
 
 
-def blend(shades: _Shades, *colours: tuple[int, int, int]) -> _Shades:
+def blend(shades: _Shades, *colors: tuple[int, int, int]) -> _Shades:
     """Map shades in [0, 1] to a ramp of colours: float32 (side, side, 3)."""
-    stops = np.linspace(0, 1, len(colours))
-    return np.stack([np.interp(shades, stops, channel) for channel in zip(*colours, strict=True)], axis=-1).astype(
+    stops = np.linspace(0, 1, len(colors))
+    return np.stack([np.interp(shades, stops, channel) for channel in zip(*colors, strict=True)], axis=-1).astype(
         np.float32
     )
 
@@ -214,9 +214,9 @@ def textures(name: str) -> tuple[Pixels, ...]:
 def gradient(number: int) -> Pixels:
     """Return soft ground of two or three random colours, uint8 (256, 256, 3) RGB, the same for the same number."""
     random = np.random.default_rng([7, number])
-    colours = [tuple(int(value) for value in random.integers(20, 236, 3)) for _ in range(int(random.integers(2, 4)))]
+    colors = [tuple(int(value) for value in random.integers(20, 236, 3)) for _ in range(int(random.integers(2, 4)))]
     shades = noise(random, (2, 2), int(random.integers(1, 4)))
-    return np.clip(blend(shades, *colours), 0, 255).astype(np.uint8)  # type: ignore[arg-type]
+    return np.clip(blend(shades, *colors), 0, 255).astype(np.uint8)  # type: ignore[arg-type]
 
 
 __all__ = ["TEXTURE_SIDE", "blend", "gradient", "noise", "opencv", "textures"]

@@ -37,11 +37,11 @@ def noun_phrase(layout: SceneLayout, members: Sequence[int], name: str) -> str:
         members: their places in it.
         name: what to call them.
     """
-    colours = {layout.objects[place].colour for place in members}
-    colour = next(iter(colours)) if len(colours) == 1 else None
-    words = f"{colour} {name}" if colour else name
+    colors = {layout.objects[place].color for place in members}
+    color = next(iter(colors)) if len(colors) == 1 else None
+    words = f"{color} {name}" if color else name
     if len(members) > 1 and is_countable(name):
-        several = f"{colour} {plural(name)}" if colour else plural(name)
+        several = f"{color} {plural(name)}" if color else plural(name)
         return f"{NUMBERS[len(members)]} {several}"
     return with_article(words, name)
 
@@ -52,7 +52,7 @@ def relation(layout: SceneLayout, first: int, second: int) -> str | None:
         return "behind"
     if layout.is_behind(second, first):
         return "in front of"
-    down, right = layout.centres[second] - layout.centres[first]
+    down, right = layout.centers[second] - layout.centers[first]
     if abs(right) > max(SIDE_MARGIN, 1.5 * abs(down)):
         words = "to the left of" if right > 0 else "to the right of"
     elif abs(down) > max(SIDE_MARGIN, 1.5 * abs(right)):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from xsam_model.training.scenes.art.colors import lacks_colour
+from xsam_model.training.scenes.art.colors import lacks_color
 from xsam_model.training.scenes.art.textures import opencv
 from xsam_model.training.scenes.art.vocabulary import group_of, in_group
 from xsam_model.training.scenes.scene import Scene, SceneObject
@@ -52,7 +52,7 @@ class SceneLayout:
         self.objects = scene.objects
         self.side = scene.pixels.shape[0]
         self.areas = np.array([thing.mask.sum() for thing in self.objects], dtype=np.int64)
-        self.centres = np.array([_centre(thing.mask) for thing in self.objects]).reshape(-1, 2) / self.side
+        self.centers = np.array([_center(thing.mask) for thing in self.objects]).reshape(-1, 2) / self.side
         self._distances: dict[int, NDArray[np.float32]] = {}
 
     def gap(self, first: int, second: int) -> float:
@@ -75,7 +75,7 @@ class SceneLayout:
         return bool((self.objects[first].silhouette & self.objects[second].silhouette).any())
 
 
-def _centre(mask: NDArray[np.bool_]) -> tuple[float, float]:
+def _center(mask: NDArray[np.bool_]) -> tuple[float, float]:
     rows, columns = np.nonzero(mask)
     return float(rows.mean()) + 0.5, float(columns.mean()) + 0.5
 
@@ -93,31 +93,31 @@ def referring_phrases(layout: SceneLayout, names: Sequence[str]) -> list[Referri
         name = names[members[0]]
         if len(members) == 1:
             phrases.append(ReferringPhrase(f"the {name}", members[0], "name"))
-        phrases += _by_colour(layout.objects, members, name)
+        phrases += _by_color(layout.objects, members, name)
         phrases += _by_side(layout, members, name)
         phrases += _by_size(layout, members, name, "size")
-        phrases += _by_neighbour(layout, members, names)
+        phrases += _by_neighbor(layout, members, names)
     phrases += _by_group(layout)
     return phrases
 
 
-def has_colour_alone(objects: Sequence[SceneObject], members: Sequence[int], target: int) -> bool:
+def has_color_alone(objects: Sequence[SceneObject], members: Sequence[int], target: int) -> bool:
     """Whether one of several objects has a clear colour that none of the others has any of."""
-    colour = objects[target].colour
+    color = objects[target].color
     others = [objects[place].shares for place in members if place != target]
-    return colour is not None and all(lacks_colour(shares, colour) for shares in others)
+    return color is not None and all(lacks_color(shares, color) for shares in others)
 
 
-def _by_colour(objects: Sequence[SceneObject], members: Sequence[int], name: str) -> Iterator[ReferringPhrase]:
+def _by_color(objects: Sequence[SceneObject], members: Sequence[int], name: str) -> Iterator[ReferringPhrase]:
     for place in members:
-        if has_colour_alone(objects, members, place):
-            yield ReferringPhrase(f"the {objects[place].colour} {name}", place, "colour")
+        if has_color_alone(objects, members, place):
+            yield ReferringPhrase(f"the {objects[place].color} {name}", place, "colour")
 
 
 def _by_side(layout: SceneLayout, members: Sequence[int], name: str) -> Iterator[ReferringPhrase]:
     """The outermost of several, or the only one if it is in the outer third."""
     for axis, sides in ((1, ("on the left", "on the right")), (0, ("at the top", "at the bottom"))):
-        places = layout.centres[list(members), axis]
+        places = layout.centers[list(members), axis]
         order = np.argsort(places)
         for side, sign, words in ((0, 1, sides[0]), (-1, -1, sides[1])):
             first = float(places[order[side]])
@@ -140,7 +140,7 @@ def _by_size(layout: SceneLayout, members: Sequence[int], name: str, kind: str) 
         yield ReferringPhrase(f"the smallest {name}", members[order[0]], kind)
 
 
-def _by_neighbour(layout: SceneLayout, members: Sequence[int], names: Sequence[str]) -> Iterator[ReferringPhrase]:
+def _by_neighbor(layout: SceneLayout, members: Sequence[int], names: Sequence[str]) -> Iterator[ReferringPhrase]:
     """One of a category beside, behind or before the only one of another."""
     categories = [thing.name for thing in layout.objects]
     name = names[members[0]]
@@ -175,4 +175,4 @@ def _by_group(layout: SceneLayout) -> Iterator[ReferringPhrase]:
         yield from _by_size(layout, range(len(layout.objects)), "object", "group")
 
 
-__all__ = ["GROUP_NOUNS", "ReferringPhrase", "SceneLayout", "has_colour_alone", "referring_phrases"]
+__all__ = ["GROUP_NOUNS", "ReferringPhrase", "SceneLayout", "has_color_alone", "referring_phrases"]

@@ -27,7 +27,7 @@ _FOUND_COLUMNS = "image_id, prompt_id, category_name, score, segmentation"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LabelledImage:
+class LabeledImage:
     """One image.
 
     Attributes:
@@ -54,7 +54,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LabelledRun:
+class LabeledRun:
     """A run, or all runs of an output, as far as the images are among those wanted.
 
     Attributes:
@@ -67,7 +67,7 @@ class LabelledRun:
     """
 
     rows: Rows
-    images: Mapping[str, LabelledImage]
+    images: Mapping[str, LabeledImage]
     missing: tuple[str, ...]
     num_images: int
     common: tuple[Prompt, ...]
@@ -82,7 +82,7 @@ class LabelledRun:
         """Return the prompts of a task that an image has, those that could not be asked among them."""
         return [prompt for prompt in (*self.common, *self.own.get(image_id, ())) if prompt.task == task]
 
-    def found(self, task: Task) -> Iterator[tuple[LabelledImage, list[Found]]]:
+    def found(self, task: Task) -> Iterator[tuple[LabeledImage, list[Found]]]:
         """Yield every image once with all that was found for a task: first those with masks, then the others."""
         left = {image.image_id: image for image in self.images.values()}
         for image_id, rows in itertools.groupby(self._rows(task, set(left)), key=lambda row: row["image_id"]):
@@ -132,7 +132,7 @@ class Rows:
         yield from self._database.sql(query, params=values).to_arrow_reader(_ROWS_PER_BATCH)
 
 
-def read_run(store: Store, plans: Sequence[Plan], file_names: Collection[str]) -> LabelledRun:
+def read_run(store: Store, plans: Sequence[Plan], file_names: Collection[str]) -> LabeledRun:
     """Find the images that are wanted, what was asked of them, and where what was found is read.
 
     An image is wanted by the file name that equals its ``image_id``; else by the one with the same base name (what
@@ -159,7 +159,7 @@ def read_run(store: Store, plans: Sequence[Plan], file_names: Collection[str]) -
             "file_name, or end in the same base name"
         )
     ids = {image.image_id for image in images.values()}
-    return LabelledRun(
+    return LabeledRun(
         rows=rows,
         images=images,
         missing=tuple(name for name in file_names if name not in images),
@@ -190,13 +190,13 @@ def _own_prompts(
     return {image_id: tuple(prompts.values()) for image_id, prompts in own.items()}
 
 
-_Candidates = tuple[dict[str, LabelledImage], dict[str, list[LabelledImage]], int, list[str]]
+_Candidates = tuple[dict[str, LabeledImage], dict[str, list[LabeledImage]], int, list[str]]
 
 
 def _candidates(rows: Rows, file_names: Collection[str]) -> _Candidates:
     """Return images by equal name, up to two others by base name, how many there are, and a few of their ids."""
-    exact: dict[str, LabelledImage] = {}
-    alike: dict[str, list[LabelledImage]] = {base_name(name): [] for name in file_names}
+    exact: dict[str, LabeledImage] = {}
+    alike: dict[str, list[LabeledImage]] = {base_name(name): [] for name in file_names}
     names, num_images, examples = set(file_names), 0, list[str]()
     for batch in rows.all_images():
         ids: list[str] = batch["image_id"].to_pylist()
@@ -213,8 +213,8 @@ def _candidates(rows: Rows, file_names: Collection[str]) -> _Candidates:
 
 
 def _match(
-    file_names: Collection[str], exact: Mapping[str, LabelledImage], alike: Mapping[str, Sequence[LabelledImage]]
-) -> dict[str, LabelledImage]:
+    file_names: Collection[str], exact: Mapping[str, LabeledImage], alike: Mapping[str, Sequence[LabeledImage]]
+) -> dict[str, LabeledImage]:
     left: dict[str, list[str]] = {}
     for name in file_names:
         if name not in exact:
@@ -237,8 +237,8 @@ def base_name(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def _image(row: Mapping[str, Any]) -> LabelledImage:
-    return LabelledImage(
+def _image(row: Mapping[str, Any]) -> LabeledImage:
+    return LabeledImage(
         image_id=row["image_id"],
         size_hw=None if row["width"] is None else (row["height"], row["width"]),
         reason=row["reason"] if row["status"] == Status.QUARANTINED.value else None,

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 from pipelines.images.decode import DecodeError, DecodeLimits, decode_image, decoding_bytes
 from pipelines.images.prefetch import Loaded, Loading, prefetch
-from pipelines.labelling.batches import batches, order_by_text
-from pipelines.labelling.isolation import Asked, ModelClock, ask, careful_groups
+from pipelines.labeling.batches import batches, order_by_text
+from pipelines.labeling.isolation import Asked, ModelClock, ask, careful_groups
 from pipelines.masks.regions import check_region
 from pipelines.redaction import redacted
 from pipelines.settings import SETTINGS
@@ -224,13 +224,13 @@ def label_batch(
         asked.append(askable)
         rejected.append(refused)
     answers = ask(images, asked, predictor, clock)
-    labelled = iter(
+    labeled = iter(
         [
             outcome(image, tuple(prompts), tuple(refused), answer)
             for image, prompts, refused, answer in zip(images, asked, rejected, answers, strict=True)
         ]
     )
-    return [item.value if isinstance(item.value, ImagePrediction) else next(labelled) for item in batch]
+    return [item.value if isinstance(item.value, ImagePrediction) else next(labeled) for item in batch]
 
 
 def askable_prompts(image: Image, common: Sequence[Prompt]) -> tuple[list[Prompt], list[RejectedPrompt]]:

@@ -14,9 +14,9 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from pipelines.images.decode import DecodeLimits
-from pipelines.labelling import shard as label
-from pipelines.labelling.isolation import ModelClock, ask
-from pipelines.labelling.shard import LabelConfig, LabelJob, label_shard
+from pipelines.labeling import shard as label
+from pipelines.labeling.isolation import ModelClock, ask
+from pipelines.labeling.shard import LabelConfig, LabelJob, label_shard
 from pipelines.storage.store import Store, open_store
 from pipelines.table.commits import read_commit
 from pipelines.table.reader import open_table
@@ -33,7 +33,7 @@ from pipelines.types import (
     Shard,
 )
 from tests.support.fakes import SPOKEN, SPOT, BrightPredictor, half_bright, png, sentence, text_prompt, write_images
-from tests.support.labelled import plan_run
+from tests.support.labeled import plan_run
 
 RUN = "run-1"
 BRIGHT = text_prompt("bright")

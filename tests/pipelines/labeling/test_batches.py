@@ -6,13 +6,13 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.labelling.batches import order_by_text
-from pipelines.labelling.shard import LabelConfig, LabelJob, label_shard
+from pipelines.labeling.batches import order_by_text
+from pipelines.labeling.shard import LabelConfig, LabelJob, label_shard
 from pipelines.storage.store import Store
 from pipelines.table.reader import open_table
 from pipelines.types import ImageRef
 from tests.support.fakes import BrightPredictor, sentence, text_prompt, write_images
-from tests.support.labelled import plan_run
+from tests.support.labeled import plan_run
 
 MANY = tuple(text_prompt(f"thing of the kind number {number:04d}") for number in range(60))
 ONE = (MANY[0].prompt_id,)
