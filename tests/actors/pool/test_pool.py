@@ -470,7 +470,7 @@ from actors.pool.open import open_runner
 from pipelines.types import Shard, ShardReceipt
 
 class Echo:
-    def label(self, shard, attempt, care=None):
+    def label(self, shard, attempt, crashes=None):
         return ShardReceipt(shard_id=shard.shard_id, attempt=attempt)
     def describe(self):
         import actors.pool.replica
