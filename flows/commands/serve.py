@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -168,7 +168,7 @@ def check_server() -> None:
 def flow_parameters(config: RunConfig) -> dict[str, Any]:
     """Return what a scheduled flow run is given: the config, incremental, ending within the time Prefect leaves it."""
     drain_grace_s = min(config.pool.drain_grace_s, _DRAIN_GRACE_S)
-    scheduled = replace(config, incremental=True, pool=replace(config.pool, drain_grace_s=drain_grace_s))
+    scheduled = config.replace(incremental=True, pool=config.pool.replace(drain_grace_s=drain_grace_s))
     return {"config": scheduled.to_dict()}
 
 
