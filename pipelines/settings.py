@@ -14,7 +14,12 @@ class Settings(BaseModel):
         pydantic.ValidationError: a ValueError: an unknown key, a missing field, a wrong type or value.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,  # what was given may hold a secret
+    )
 
     def replace(self, **changes: Any) -> Self:
         """Return these settings with some of them changed, all of them checked again."""
