@@ -18,9 +18,9 @@ from flows.process.signals import Terminated, finishing_first
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from prefect.client.schemas.objects import State
     from prefect.runner import Runner
     from prefect.schedules import Schedule
-    from prefect.states import State
 
 # What Prefect gives a flow run to end by itself before it kills it; a run's last words need some of it.
 _PREFECT_GRACE_S = 30.0
@@ -104,8 +104,8 @@ def serve(config: RunConfig, timetable: Timetable, name: str, console: Console) 
 def register(config: RunConfig, timetable: Timetable, name: str) -> Runner:
     """Create or replace the deployment; return what runs it once it is started."""
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
-    from prefect.flows import EntrypointType
     from prefect.runner import Runner
+    from prefect.types.entrypoint import EntrypointType
 
     from flows.label_collection import label_collection
 
