@@ -14,9 +14,10 @@ from pipelines.integrity import verify
 from pipelines.manifest import Plan, plan_documents, planned_runs, read_plan
 from pipelines.schema import annotations_table, images_table
 from pipelines.storage import StorageError, Store, open_store
-from pipelines.table import KINDS, find_commit, open_table
+from pipelines.table import KINDS, find_commit, last_repair, open_table, split_commit_name, split_data_name
 from pipelines.types import Prompt, Shard
-from tests.simulation.collection import prediction
+from tests.simulation import cached
+from tests.simulation.collection import Listing, prediction
 from tests.simulation.network import ROOT, URI, Stored
 
 if TYPE_CHECKING:
@@ -101,6 +102,67 @@ def damage(life: Life) -> None:
     else:
         held = objects.held[path]
         objects.held[path] = Stored(held.data[: len(held.data) // 2], held.at)
+
+
+def flip(life: Life) -> None:
+    """Let a bit flip at rest, in a data file or a commit: its size stays, and what it holds may still be read."""
+    objects, draw = life.network.objects, life.world.random
+    files = [path for path in sorted(objects.held) if path.endswith(".parquet") and "/_runs/" not in path]
+    commits = [path for path in sorted(objects.held) if "/commits/" in path]
+    names = [path for path in (commits if draw.random() < 0.2 else files) if path not in life.flipped]
+    if not names:
+        return
+    path = draw.choice(names)
+    held = objects.held[path]
+    place, is_seen = draw.randrange(8 * len(held.data)), draw.random() < 0.4
+    data = cached.flip(held.data, place, is_seen=is_seen or path in commits)
+    objects.held[path] = Stored(data, held.at)
+    life.world.note(f"DAMAGE: bit {place} of {path} flips")
+    life.wounds.append(path)
+    life.flipped[path] = data
+
+
+def check_named(life: Life) -> None:
+    """Of every bit that has flipped in what still holds `verify` has to tell."""
+    held, told = life.network.objects.held, dict[str, str]()
+    for path, data in life.flipped.items():
+        name = path.removeprefix(f"{ROOT}/")
+        if path not in held or held[path].data != data or not _holds(life.store, name):
+            continue
+        run_id = name.split("/")[1]
+        if run_id not in told:
+            told[run_id] = "\n".join(verify(life.store, run_id).problems)
+        assert name in told[run_id], f"a bit of {name} has flipped, and verify does not tell: {told[run_id]}"
+        life.num_named += 1
+
+
+def _holds(store: Store, name: str) -> bool:
+    """Whether an object is the commit that holds for its shard, or a file that this one names."""
+    found = split_commit_name(name)
+    if found is not None:
+        return last_repair(store, name.split("/")[1], found[0]) == found[1]
+    split = split_data_name(name)
+    assert split is not None, name
+    try:
+        commit = find_commit(store, name.split("/")[1], split[0])
+    except StorageError:
+        return False  # which is damaged itself
+    return commit is not None and name in [file.name for file in commit.files()]
+
+
+def check_listed(life: Life, listing: Listing) -> None:
+    """Who has listed the source, and ends complete, has labelled what it has listed: called in its process."""
+    task, life.world.current = life.world.current, None  # the truth is looked up at once
+    try:
+        store, wanted = life.store, set(listing.images)
+        plans = [_plan(store, run_id) for run_id in plan_documents(store)]
+        found = [
+            {(ref.image_id, ref.num_bytes) for shard in one.shards(store) for ref in shard.images} for one in plans
+        ]
+    finally:
+        life.world.current = task
+    if wanted not in found:
+        life.world.errors.append(f"a run has listed {sorted(wanted)} and ends complete, but planned are {found}")
 
 
 def read_all(life: Life) -> None:
@@ -191,9 +253,7 @@ def _check_rows(store: Store, plan: Plan) -> None:
 
 @cache
 def _rows(data: bytes) -> pa.Table:
-    from tests.simulation.cached import _read
-
-    return _read(data).drop_columns(["attempt"]).replace_schema_metadata()
+    return cached.read(data).drop_columns(["attempt"]).replace_schema_metadata()
 
 
 @cache
