@@ -37,12 +37,16 @@ class Watch:
         self._named: dict[str, str] = {}
         self._named_since: dict[str, float] = {}
         self._excused: dict[str, str] = {}
+        self._taken: dict[str, Stored] = {}
 
     def on_change(self, verb: str, path: str, put_at: float) -> None:
         objects = self._life.network.objects
         if verb == "create" and "/commits/" in path:
             self._committed(path)
         elif verb == "delete":
+            actor = self._life.world.actor
+            if "/plan-" in path and actor is not None and actor.is_earlier and not self._life.scenario.is_strict:
+                self._taken[path] = objects.gone[path][0]
             excuse = self._excuse(path, put_at)
             if excuse:
                 self._excused[path] = excuse
@@ -50,6 +54,14 @@ class Watch:
                 self._gap(self._named[path], path)
         elif verb == "write" and path in self._named and path in objects.held:
             self._excused.pop(path, None)
+
+    def restore_parts(self) -> None:
+        """Put back the parts of plans that the last released version has removed, as this one asks for: from a copy."""
+        store, held = self._life.store, self._life.network.objects.held
+        named = {f"{ROOT}/_runs/{plan.run_id}/{part.name}" for plan in _plans(store) for part in plan.parts}
+        for path in sorted(named & self._taken.keys() - held.keys()):
+            held[path] = self._taken[path]
+            self._life.world.note(f"RESTORED: {path}")
 
     def _committed(self, path: str) -> None:
         """Note which commit of a shard holds now, and look for its files."""
@@ -155,7 +167,7 @@ def check_listed(life: Life, listing: Listing) -> None:
     task, life.world.current = life.world.current, None  # the truth is looked up at once
     try:
         store, wanted = life.store, set(listing.images)
-        plans = [_plan(store, run_id) for run_id in plan_documents(store)]
+        plans = _plans(store)
         found = [
             {(ref.image_id, ref.num_bytes) for shard in one.shards(store) for ref in shard.images} for one in plans
         ]
@@ -211,6 +223,10 @@ def _plan(store: Store, run_id: str) -> Plan:
     plan = read_plan(store, run_id)
     assert plan is not None
     return plan
+
+
+def _plans(store: Store) -> list[Plan]:
+    return [_plan(store, run_id) for run_id in plan_documents(store)]
 
 
 def check_whole(life: Life) -> None:

@@ -103,6 +103,7 @@ def live(seed: int, scenario: Scenario | None = None) -> Life:
         world.run()
         checks.check_meanwhile(life)
         checks.check_named(life)
+        watch.restore_parts()
         network.rates, life.waits, SimulatedPool.is_calm = {}, False, True
         _finish(life)
     except Exception as error:
