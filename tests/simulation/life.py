@@ -18,7 +18,7 @@ from pipelines import integrity, label, manifest, retry, storage, table
 from pipelines.manifest import read_plan
 from pipelines.storage import Store
 from pipelines.types import ImagePrediction
-from tests.simulation import cached, checks, collection, commands, earlier
+from tests.simulation import cached, checks, collection, commands, damage, earlier
 from tests.simulation.filesystem import SimulatedFileSystem
 from tests.simulation.network import ROOT, URI, Network, Objects
 from tests.simulation.pool import SimulatedPool
@@ -102,7 +102,7 @@ def live(seed: int, scenario: Scenario | None = None) -> Life:
             world.at(order.at, _begin(life, order, number))
         world.run()
         checks.check_meanwhile(life)
-        checks.check_named(life)
+        damage.check_named(life)
         watch.restore_parts()
         network.rates, life.waits, SimulatedPool.is_calm = {}, False, True
         _finish(life)
@@ -122,7 +122,7 @@ def _begin(life: Life, order: Order, number: int) -> Callable[[], None]:
                 world.at(10.0, do)  # who asks for what is new knows that there is something old
             return
         if order.verb == "damage":
-            (checks.flip if order.flips else checks.damage)(life)
+            (damage.flip if order.flips else damage.damage)(life)
             return
         process, ended = commands.start(world, f"{order.verb}{number}", _command(life, order), order)
         life.endings.append(ended)
