@@ -17,9 +17,9 @@ from actors.labeler import RunLabelerFactory
 from actors.pool import ShardRunner, open_runner
 from flows.config import ConfigError, RunConfig
 from flows.own_prompts import OwnPrompts, read_own_prompts
-from flows.run_names import check_new_name, first_run, not_found_by_number, runs_before_retry
+from flows.run_names import check_new_name, first_run, runs_before_retry
 from flows.summary import rejected_row, versions
-from flows.updates import FOLLOWS, check_same_collection, is_finished, runs_before_update, update_coverage
+from flows.updates import check_same_collection, is_finished, runs_before_update, update_coverage
 from pipelines.coverage import Coverage, UpdateCounts
 from pipelines.fingerprint import check_fingerprint, content_hash
 from pipelines.image_batches import to_batches
@@ -130,7 +130,6 @@ class Draft:
         rejected: of a new run, prompts of single images that were refused before any image was read.
         update: of an update what was found in the listing; if nothing is left to ask, the plan held is the last run's.
         after: sequence of the last run that the new one follows, as far as it is known.
-        follows: of an update, runs before it that are no updates.
     """
 
     run_id: str
@@ -140,7 +139,6 @@ class Draft:
     rejected: tuple[RejectedPrompt, ...] = ()
     update: UpdateCounts | None = None
     after: int = 0
-    follows: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -220,8 +218,7 @@ def _draft_update(
         counts, last = coverage.counts, earlier[-1]
         if plan.num_images:
             draft = Draft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, update=counts)
-            follows = tuple(not_found_by_number(plan.run_id for plan in earlier))
-            yield replace(draft, after=last.sequence, follows=follows)
+            yield replace(draft, after=last.sequence)
         else:
             yield Draft(run_id=last.run_id, fingerprint=last.fingerprint, held=last, update=counts)
 
@@ -373,7 +370,6 @@ def _plan_facts(config: RunConfig, draft: Draft) -> dict[str, Any]:
         "versions": versions(),
         "rejected_prompts": [rejected_row(r) for r in draft.rejected],
         "update": draft.update and asdict(draft.update),
-        FOLLOWS: list(draft.follows),
     }
 
 

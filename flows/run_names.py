@@ -40,11 +40,6 @@ def unlisted_updates(store: Store, held: Iterable[str]) -> tuple[list[Plan], str
     return found, f"update-{number}"
 
 
-def not_found_by_number(run_ids: Iterable[str]) -> list[str]:
-    """Return the runs whose names unlisted_updates does not look for: an update's plan tells that it follows them."""
-    return [run_id for run_id in run_ids if not _UPDATE.fullmatch(run_id)]
-
-
 def next_retry(store: Store, run_id: str, held: Iterable[str]) -> tuple[str, list[str]]:
     """Return the name of the next retry of a run, and all its retries: those held, and any that come after them."""
     retries = list(held)

@@ -16,9 +16,6 @@ from pipelines.manifest import Plan, plan_documents, read_plan
 from pipelines.storage import Store
 from pipelines.table import committed_shards
 
-FOLLOWS = "follows"
-"""Among the facts of an update's plan: the runs before it that are no updates."""
-
 # What may differ between a run and its resumption, and what a machine needs to reach its storage.
 _OPERATIONAL = ("pool", "waves", "limits", "report")
 _OPERATIONAL_PARTS = {
@@ -31,7 +28,7 @@ _OPERATIONAL_PARTS = {
 def held_runs(store: Store) -> list[Plan]:
     """Return the plans of all runs of an output that are no retries, in the order of planning.
 
-    Updates that a listing does not show yet are found by their names, others by what updates say that they follow.
+    Updates that a listing does not show yet are found by their names.
 
     Raises:
         PlanError: another version wrote one.
@@ -43,11 +40,7 @@ def runs_before_update(store: Store) -> tuple[list[Plan], str]:
     """Return the plans as held_runs does, and the name of the update that follows just these."""
     listed = [plan for run_id in plan_documents(store) if (plan := read_plan(store, run_id)) is not None]
     others, name = unlisted_updates(store, [plan.run_id for plan in listed])
-    found = {plan.run_id: plan for plan in (*listed, *others)}
-    # The first run may have any name, and a listing that shows an update need not show it.
-    followed = {run_id for plan in found.values() for run_id in plan.facts.get(FOLLOWS, ())} - found.keys()
-    unlisted = (plan for run_id in sorted(followed) if (plan := read_plan(store, run_id)) is not None)
-    plans = sorted((*found.values(), *unlisted), key=lambda plan: plan.sequence)  # as listed where it is equal
+    plans = sorted((*listed, *others), key=lambda plan: plan.sequence)  # as they were listed where it is equal
     return [plan for plan in plans if plan.retry_of is None], name
 
 

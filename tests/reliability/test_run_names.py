@@ -176,22 +176,6 @@ def test_an_update_follows_one_that_a_listing_shows_later_than_the_next(
     assert asked(predictor) == {"0009.png": 1}
 
 
-def test_an_update_follows_a_named_run_that_a_listing_shows_later_than_the_updates_after_it(
-    nightly: Nightly, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It asked every image of that run again: only updates are found by their numbers."""
-    nightly.run(output={"run_id": "spring"}, incremental=False)
-    for name in ("0007.png", "0008.png"):
-        nightly.add_image(name)
-        nightly.run()
-    nightly.add_image("0009.png")
-    predictor, folders = BrightPredictor(), Store.folders
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "folders", lambda store, prefix: [n for n in folders(store, prefix) if n == "update-3"])
-        assert nightly.run(predictor).run_id == "update-4"
-    assert asked(predictor) == {"0009.png": 1}
-
-
 def test_a_retry_follows_one_that_no_listing_shows_yet(nightly: Nightly, monkeypatch: pytest.MonkeyPatch) -> None:
     (Path(nightly.small.source) / "0001.png").write_bytes(b"no image")
     first = nightly.run()
