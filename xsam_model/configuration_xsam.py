@@ -140,6 +140,7 @@ class XSamConfig(PreTrainedConfig):
     mask_encoder_config: Any = None
     text_config: Any = None
     segmentor_config: Any = None
+    # Layers of the released weights; their outputs are taken without any final norm.
     vision_select_layer: int = -2
     mask_encoder_select_layer: int = -2
     token_downsample: int = 2
@@ -168,6 +169,7 @@ class XSamConfig(PreTrainedConfig):
     def num_image_tokens(self) -> int:
         """Number of language tokens of one image: those of the vision tower, then those of the mask encoder."""
         vision, mask = self.vision_config, self.mask_encoder_config
+        # Rounded up, as the network pads an odd number of patches.
         grid = -(-(mask.image_size // mask.patch_size) // self.token_downsample)
         return (vision.image_size // vision.patch_size) ** 2 + grid**2
 

@@ -170,6 +170,7 @@ def _notices(report: KeyReport, checkpoint: Checkpoint, expected: ExpectedTensor
 
 
 def _main_dtype(targets: dict[str, TensorInfo]) -> torch.dtype:
+    # By bytes, not by tensors: norms are many and small.
     weights: Counter[torch.dtype] = Counter()
     for info in targets.values():
         weights[info.dtype] += info.nbytes

@@ -171,6 +171,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
             mask._attn_implementation = "sdpa"
         activation, channels = config.projector_hidden_act, config.segmentor_config.hidden_dim
         token_channels = mask.hidden_size * config.token_downsample**2
+        # Attributes are named as in the reference implementation, so that its checkpoints need hardly any renaming.
         self.visual_encoder = AutoModel.from_config(vision)
         self.segmentor = XSamSegmentor(config.segmentor_config, mask)
         self.llm = AutoModelForCausalLM.from_config(text)
@@ -336,6 +337,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
             input_ids, attention_mask.bool(), cond_ids, seg_ids, features, images, regions, image_prefix
         )
         cond_ids, seg_ids = _pad_groups(rows)
+        # Refused before the language model runs, which is the expensive part.
         missing = (seg_ids < 0).all(1).nonzero()[:, 0].tolist()
         if missing and not language_only:
             raise ValueError(f"conversations {missing} have no <SEG>, so there is nothing to decode")
@@ -435,6 +437,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
                 num_beams=1,
                 use_cache=True,
                 eos_token_id=stops,
+                # `generate` needs one to fill rows that end early; `_until_stop` cuts it off again.
                 pad_token_id=self.config.text_config.pad_token_id or 0,
                 logits_processor=logits_processor,
             )
@@ -458,6 +461,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
         if max(phrases, default=_NO_GROUP) != _NO_GROUP:
             cond_ids = torch.full_like(cond_ids, _NO_GROUP)
         is_seg = ids == config.seg_token_id
+        # 0 at the only `<SEG>` after subtracting 1 below; -1 everywhere if there are none or several.
         is_decoded = is_seg & (is_seg.sum() == 1)
         return _Sequence(
             embeds=row.embeds,  # not extended: decoding needs the hidden states alone, which `_speak` returns
@@ -544,6 +548,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
             raise ValueError(f"the text has {int(counts.sum())} regions, but {num_regions} visual prompts were given")
         if not points:
             return None
+        # The canvas is square, so its tokens are too.
         side = round(features.segmentor_tokens.shape[1] ** 0.5)
         sources = images.repeat_interleave(counts) if region_images is None else region_images
         regions = features.segmentor_tokens.new_zeros(num_regions, features.segmentor_tokens.shape[2])
@@ -607,12 +612,14 @@ class XSamForSegmentation(XSamPreTrainedModel):
         batch, _, channels = projected.shape
         counts = cond_ids.amax(1) + 1
         num_conditions = int(counts.amax())
+        # Only the tokens of conditions are gathered, which are few compared to those of the image.
         rows, positions = (cond_ids >= 0).nonzero(as_tuple=True)
         # Sums in float32: index_add_ in bfloat16 stops growing at 256 equal summands.
         tokens = projected[rows, positions].float()
         groups = rows * num_conditions + cond_ids[rows, positions]
         sums = tokens.new_zeros(batch * num_conditions, channels).index_add_(0, groups, tokens)
         sizes = tokens.new_zeros(batch * num_conditions).index_add_(0, groups, torch.ones_like(tokens[:, 0]))
+        # Padded conditions have no tokens: they become zeros, and are masked.
         pooled = (sums / sizes.clamp(min=1)[:, None]).to(projected.dtype).view(batch, num_conditions, channels)
         background = self.bg_embeds.weight.expand(batch, 1, -1)
         real = torch.arange(num_conditions, device=counts.device) < counts[:, None]

@@ -245,6 +245,7 @@ class XSamProcessor(ProcessorMixin):
         first word of a text differently.
         """
         marks = {IMAGE_MARK: self.image_token_index, REGION_MARK: self.region_token_index}
+        # As in the reference implementation's training and evaluation; its demo leaves BOS out.
         bos = self.tokenizer.bos_token_id
         ids = [] if bos is None else [bos]
         # In training a line break follows every finished answer.

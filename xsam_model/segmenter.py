@@ -126,6 +126,7 @@ class XSamSegmenter:
     def __init__(self, model: XSamForSegmentation, processor: XSamProcessor) -> None:
         self.model = model.eval()
         self.processor = processor
+        # Held while the network computes, on a GPU only while its kernels are queued.
         self._turn = threading.Lock()
         self._streams = DeviceStreams(model.device)
 
@@ -255,6 +256,7 @@ class XSamSegmenter:
         # One prefix serves conversations only if the text before the image is the same in all of them.
         if not (input_ids[:, : places[0] + 1] == input_ids[0, : places[0] + 1]).all():
             return None
+        # The caller holds the lock, so no other thread reads the same images at the same time.
         key = tuple(before.tolist())
         if key not in images.prefixes:
             images.prefixes[key] = self.model.read_images(images.features, before)

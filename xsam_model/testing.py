@@ -137,6 +137,7 @@ def save_untrained(
     """
     folder = Path(folder)
     config = untrained_tiny_config() if config is None else config
+    # Leaves the caller's random state alone.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = XSamForSegmentation(config)

@@ -64,6 +64,7 @@ def connect(config: PoolConfig) -> bool:
         if not config.wait_for_nodes:
             check_room(config)
     except BaseException:
+        # Ctrl-C included: the caller cannot shut down what it was never told about.
         if initialized_here:
             ray.shutdown()
         raise
@@ -81,6 +82,7 @@ def check_room(config: PoolConfig) -> None:
     needs = {"CPU": config.num_cpus_per_replica, "GPU": config.num_gpus_per_replica}
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     # Ray counts resources in steps of 1e-4, so ten replicas of 0.1 fit one GPU even if the quotient rounds below 10.
+    # By node, because a replica cannot be spread over two. One that needs nothing of a resource fits without limit.
     room_by_node = [
         min((math.floor(node.get(name, 0) / need + 1e-4) for name, need in needs.items() if need > 0), default=math.inf)
         for node in nodes
@@ -97,6 +99,7 @@ def check_room(config: PoolConfig) -> None:
 
 
 def _address(config: PoolConfig) -> str | None:
+    # Ray jobs have RAY_ADDRESS set, which is how a driver finds the cluster that it was submitted to.
     address = config.ray_address or os.environ.get("RAY_ADDRESS")
     return None if address == "local" else address
 
@@ -117,7 +120,7 @@ def _initialize(config: PoolConfig) -> None:
             ray.init(
                 address="local",
                 _temp_dir=_short_folder(),
-                include_dashboard=False,
+                include_dashboard=False,  # which takes 2 s more to start
                 object_store_memory=_OBJECT_STORE_BYTES,
                 log_to_driver=False,
                 logging_level="WARNING",
@@ -153,6 +156,7 @@ def _check_reachable(address: str) -> None:
         return
     host, _, port = address.rpartition(":")
     try:
+        # An IPv6 address is written in brackets before a port.
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
     except (OSError, ValueError) as error:
         raise ReplicaStartError(f"the Ray cluster at {address!r} cannot be reached: {error}") from error

@@ -19,6 +19,7 @@ from pipelines.types import FatalImage, Reason, Shard
 # further attempts count against the shard.
 MAX_LETHAL_IMAGES = 8
 
+# Failures in which the replica ended, with the reason in the table of an image that is found to be lethal.
 _ENDS: Mapping[FailureKind, Reason] = {"replica_died": Reason.REPLICA_DIED, "timeout": Reason.REPLICA_HUNG}
 # Wait before a retry: a lost machine ends all its replicas at once, and the retry must not go to one whose death has
 # not been reported yet.
@@ -73,6 +74,7 @@ class ShardQueue:
 
     def has_more(self) -> bool:
         """Return whether anything is, or may be, left to hand out; pulls a shard to find out if there is room."""
+        # While there is no room to pull, the iterable may or may not be exhausted: it counts as having more.
         return bool(self._waiting) or self._pull() or self._source is not None
 
     def take(self, *, idle: bool) -> Attempt | None:
@@ -86,6 +88,7 @@ class ShardQueue:
             fitting = self._next_fitting(idle)
         if fitting is None:
             return None
+        # Attempts compare by identity (eq=False), so this removes no other.
         self._waiting.remove(fitting)
         return replace(fitting, attempt_id=next(self._ids))
 

@@ -58,6 +58,7 @@ class InProcessRunner:
         emit = on_event or (lambda _event: None)
         slots = self._config.shards_in_flight_per_replica
         queue = ShardQueue(shards, self._ids, slots, self._config.max_attempts_per_shard)
+        # The budget covers the whole run, so it counts from the first map call.
         self._budget_since = self._budget_since or time.monotonic()
         drain = Drain(self._config, self._budget_since)
         # A queue of this call's own: attempts abandoned by an earlier call must not report to this one.
@@ -145,6 +146,7 @@ def _settle(
         queue.done()
         return outcome
     if isinstance(outcome, ReplicaUnusable):
+        # On Ray the replica would be replaced; this process cannot be.
         raise ReplicaStartError(f"this process can do no more work: {summarize_error(outcome)}") from outcome
     error = summarize_error(outcome)
     failure = queue.failed(attempt, "error", error)

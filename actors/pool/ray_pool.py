@@ -74,6 +74,7 @@ class ReplicaPool:
         self._replicas.forgive()
         room = config.replicas * config.shards_in_flight_per_replica
         queue = ShardQueue(shards, self._ids, room, config.max_attempts_per_shard)
+        # The budget covers the whole run, so it counts from the first map call.
         self._budget_since = self._budget_since or time.monotonic()
         drain = Drain(config, self._budget_since)
         try:
@@ -170,6 +171,7 @@ class ReplicaPool:
         """
         owners = {ref: member for member in self._replicas.members for ref in member.flights}
         owners |= {member.ready_ref: member for member in self._replicas.members if member.starting}
+        # Only of ready replicas: while one starts, its death also fails ready_ref, and counts as a failed start.
         owners |= {member.end_ref: member for member in self._replicas.members if member.ready}
         refs = list(owners)
         if not refs:
@@ -219,6 +221,7 @@ class ReplicaPool:
         for member in self._replicas.members:
             overdue = [ref for ref, flight in member.flights.items() if time.monotonic() - flight.since > limit_s]
             for ref in overdue:
+                # Taken off first: the reference will fail too when the replica dies, and must not be settled twice.
                 attempt = member.flights.pop(ref).attempt
                 message = f"{attempt.shard.shard_id} was not finished after {limit_s:g} s"
                 self._kill(member, "replica_hung", message)

@@ -64,6 +64,7 @@ class Replica:
         if isinstance(self._labeler, LabelerError):
             return self._labeler
         try:
+            # ReplicaUnusable is not an Exception, and so must be named beside it.
             return self._labeler.label(shard, attempt_id, crashes)
         except (Exception, ReplicaUnusable) as error:  # noqa: BLE001 - here a shard's error becomes its outcome
             return LabelerError(error=summarize_error(error), replica_unusable=isinstance(error, ReplicaUnusable))

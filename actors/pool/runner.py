@@ -49,6 +49,7 @@ class PoolEvent:
     message: str
 
     def __post_init__(self) -> None:
+        # In one place, because messages carry errors of every library.
         object.__setattr__(self, "message", redacted(self.message))
 
 

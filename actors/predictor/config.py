@@ -58,6 +58,7 @@ def model_folder(path: str) -> Path:
     """Return a model's folder on this machine as an absolute path, without loading anything."""
     if path != TINY_MODEL:
         return Path(path).expanduser().absolute()
+    # Finds the package without importing it, which would load torch.
     package = find_spec("xsam_model")
     places = package.submodule_search_locations if package else None
     assert places, "xsam_model is part of this distribution"

@@ -103,6 +103,7 @@ def without_doubles(masks: Sequence[MaskPrediction], parts: Mapping[str, int]) -
     Returns:
         The remaining masks, best score first.
     """
+    # In the same order as rows are ranked, so that ties are broken alike on every run.
     best_first = ranked(masks)
     overlaps = rle.iou([mask.segmentation for mask in best_first], [mask.segmentation for mask in best_first])
     part = np.array([parts[mask.prompt.prompt_id] for mask in best_first])

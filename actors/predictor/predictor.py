@@ -122,6 +122,7 @@ class XSamPredictor:
             try:
                 self.predict([image] * count, [asked] * count)
             except PredictionError as error:
+                # Other errors, such as scores that are not finite, do not change the memory that was needed.
                 if error.reason is Reason.OUT_OF_MEMORY:
                     return None
             return torch.cuda.max_memory_allocated(self._device) - before
@@ -198,6 +199,7 @@ class XSamPredictor:
             explain=ask.explain,
             max_new_tokens=self._config.max_new_tokens,
         )
+        # Masks are computed lazily: they must be consumed in here, on this thread's own stream.
         with self.segmenter.beside(replies):
             for conversation, decode, said in zip(conversations, replies.decodes, replies.captions, strict=True):
                 found, about = findings[conversation.image], conversation

@@ -120,6 +120,7 @@ def _instances(segmenter: XSamSegmenter, test: SceneTest, prefix: str, samples: 
     found: list[FoundMask] = []
     number = 0
     for batch in test.batches(samples):
+        # Average precision ranks all candidates, however low their scores.
         for sample, result in zip(batch, _segment(segmenter, batch, threshold=0.0), strict=True):
             image, names = str(number), sample.conditions
             number += 1

@@ -77,7 +77,7 @@ def _draw(sample: TrainingSample, masks: Sequence[tuple[np.ndarray, int, float]]
 
     drawn = [
         LabeledMask(segmentation=rle.encode(large(mask)), name=sample.conditions[label], score=score, color=label)
-        for mask, label, score in reversed(masks)
+        for mask, label, score in reversed(masks)  # the best on top
         if mask.any()
     ]
     return draw_masks(large(sample.image), drawn)

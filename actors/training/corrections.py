@@ -82,6 +82,7 @@ def read_corrections(uri: str, storage_options: Mapping[str, Any] | None, skippe
 
 def _shape(value: Any) -> Any:
     """Return a validated segmentation as `read_segmentation` takes it; None for an empty field."""
+    # Checked here by itself; that it fits its image is checked once the table's row is known.
     shape = json.loads(value) if isinstance(value, str) and value.strip() else value or None
     if shape is not None:
         read_segmentation(shape)

@@ -63,6 +63,7 @@ class TableImages:
             raise RecordError(MISSING_IMAGE, str(error)) from error
         except DecodeError as error:
             raise RecordError(UNREADABLE_IMAGE, str(error)) from error
+        # The masks belong to the bytes that were labelled; an image without a recorded hash is taken as it is.
         if self.hashes.get(uri, image.content_sha256) != image.content_sha256:
             raise RecordError(CHANGED, uri)
         return image.pixels

@@ -107,6 +107,7 @@ def _read_config(folder: Path, argument: str) -> PreTrainedConfig:
     if kind not in CONFIG_MAPPING:
         raise CheckpointError(f"{argument}: {folder / CONFIG_FILE} is of model_type {kind!r}, unknown to transformers")
     try:
+        # Code in a model folder is never run, nor is anything fetched.
         return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, TypeError, LookupError) as error:
         raise CheckpointError(f"{argument}: {folder / CONFIG_FILE} cannot be used: {error}") from error
@@ -153,6 +154,7 @@ def _build_config(fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> XS
         config = XSamConfig(**merged)
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"the configuration cannot be used: {error}") from error
+    # Sub-configurations accept any field, so those that a fresh one does not know must be misspelt.
     for name in _PARTS:
         fresh = type(getattr(config, name))()
         strange = [field for field in overrides.get(name, {}) if not hasattr(fresh, field) and field != "model_type"]

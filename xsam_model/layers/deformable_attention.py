@@ -136,6 +136,7 @@ class _PixelTable:
         row = cells[1].mul_(self.down).add_(cells[0].mul_(self.heads)).add_(self.first)
         right, below = shares
         weights = weights.flatten(1)
+        # Bilinear weights of the four pixels, as differences where that saves products.
         lower = weights * below
         upper = weights - lower
         lower_right, upper_right = lower * right, upper * right

@@ -110,6 +110,7 @@ class PackedTexts:
             owners[row, start : start + length] = number
             offsets[row, start : start + length] = torch.arange(length)
         owners, offsets = owners.to(embeds.device), offsets.to(embeds.device)
+        # Without a window, one that is longer than any conversation.
         reach = window or num_before + int(offsets.max()) + 1
         back = offsets[:, :, None] - offsets[:, None]
         is_own = (owners[:, :, None] == owners[:, None]) & (back >= 0) & (back < reach)

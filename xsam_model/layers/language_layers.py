@@ -63,6 +63,7 @@ class XSamPhi3Attention(Phi3Attention):
         if torch.is_grad_enabled():
             return super().forward(hidden_states, position_embeddings, attention_mask, past_key_values, **options)
         num_queries, num_keys = self.config.num_attention_heads, self.num_key_value_heads
+        # Queries and keys lie side by side in the product, so one call rotates both.
         heads = self.qkv_proj(hidden_states).unflatten(-1, (-1, self.head_dim))
         rotated = rotate(heads[..., : num_queries + num_keys, :], *position_embeddings)
         query, key = (part.transpose(1, 2) for part in rotated.split((num_queries, num_keys), dim=2))
@@ -90,6 +91,7 @@ def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         (B, L, heads, D), contiguous.
     """
     size = cosines.shape[-1]
+    # Half of the sines is enough, since both halves are the same.
     cosines, sines = cosines[:, :, None], sines[:, :, None, : size // 2]
     rotated = torch.empty_like(heads, memory_format=torch.contiguous_format)
     torch.mul(heads[..., :size], cosines, out=rotated[..., :size])

@@ -40,6 +40,7 @@ class XSamVisionAttention(SamVisionAttention):
             grid = query.unflatten(1, size)
             rows = torch.einsum("bhwc,hkc->bhwk", grid, self.get_rel_pos(height, height, self.rel_pos_h))
             columns = torch.einsum("bhwc,wkc->bhwk", grid, self.get_rel_pos(width, width, self.rel_pos_w))
+            # One after the other: the order of these additions is what this class is for.
             placed = weights.unflatten(2, size).unflatten(1, size) + rows[..., None] + columns[..., None, :]
             weights = placed.flatten(3, 4).flatten(1, 2)
         weights = weights.softmax(-1, dtype=torch.float32).to(query.dtype)

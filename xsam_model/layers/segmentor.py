@@ -78,6 +78,7 @@ class XSamChannelNorm(nn.LayerNorm):
         """(B, C, H, W) -> (B, C, H, W), with float32 statistics."""
         centered = features.float() - features.float().mean(1, keepdim=True)
         normal = centered / torch.sqrt(centered.pow(2).mean(1, keepdim=True) + self.eps)
+        # Cast back before the affine part, not after it.
         return self.weight[:, None, None] * normal.to(features.dtype) + self.bias[:, None, None]
 
 
@@ -99,6 +100,7 @@ class XSamConnectorBranch(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, C / scale, H * scale, W * scale)."""
+        # Of no effect for an even number of patches, as in the released weights.
         features = pad_to_multiple(features, max(2, round(1 / self.scale)))
         features = self.model(features.permute(0, 3, 1, 2).contiguous()).permute(0, 2, 3, 1)
         if self.scale < 1:

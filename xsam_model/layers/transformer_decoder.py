@@ -51,6 +51,7 @@ class XSamTransformerDecoder(Mask2FormerTransformerModule):
         used, images, counts = images.unique(return_inverse=True, return_counts=True)
         if len(used) < len(mask_features):
             multi_scale_features, mask_features = [level[used] for level in multi_scale_features], mask_features[used]
+        # Sorted by image for the products below, and put back at the end.
         order = images.argsort(stable=True)
         by_image = _Grouped(images[order], counts)
         tokens, positions = self._memories(multi_scale_features)

@@ -119,6 +119,7 @@ def iter_instances(
     candidates = _candidates(class_logits, num_conditions, threshold, top_k)
     # On the host, where the loop below decides; the masks alone stay on the device.
     class_scores, labels, queries = (part.cpu() for part in candidates)
+    # By query, so that each mask is upsampled once for all of its labels.
     queries, order = queries.sort(stable=True)
     asked, counts = (part.tolist() for part in queries.unique_consecutive(return_counts=True))
     by_query = zip(class_scores[order].split(counts), labels[order].split(counts), strict=True)

@@ -73,6 +73,7 @@ class _Contest:
     """A running argmax over maps: keeps the best value of each pixel so far, and its owner."""
 
     def __init__(self, size: tuple[int, int], device: torch.device) -> None:
+        # Below every value, so that the first map owns all pixels, those with value 0 included.
         self.best = torch.full(size, -1.0, device=device)
         self.owner = torch.full(size, -1, dtype=torch.int32, device=device)
 
@@ -238,6 +239,7 @@ def semantic_segmentation(
         first, last = int(chunk[0]), int(chunk[-1]) + 1
         maps = torch.zeros((last - first, *geometry.scaled_size), device=mask_logits.device)
         for start in range(0, num_queries, step):
+            # Sigmoid before the second resize, as in the reference implementation; after it, labels could differ.
             masks = geometry.enlarge_to_canvas(mask_logits[start : start + step]).sigmoid()
             weights = probabilities[start : start + step, first:last]
             maps.flatten(1).addmm_(weights.T, masks.flatten(1))

@@ -141,6 +141,7 @@ class MaskGeometry:
             queries: which to upsample.
             max_chunk_pixels: most pixels to hold at once; at least one mask is held.
         """
+        # Each mask exists on the canvas and on the image, whichever is larger.
         pixels = max(self.original_size[0] * self.original_size[1], self.canvas_size**2)
         chosen = torch.as_tensor(queries, dtype=torch.long, device=mask_logits.device)
         # Splitting nothing would still yield one chunk, of nothing.

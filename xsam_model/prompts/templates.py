@@ -78,6 +78,7 @@ CHAT_FORMATS = {
 
 def clean_category(name: str) -> str:
     """Write a category as in the training data: "wall-other-merged" -> "wall", "Cell-Phone" -> "cell phone"."""
+    # Suffixes of COCO's stuff categories.
     for suffix in ("-merged", "-other", "-stuff"):
         name = name.replace(suffix, "")
     return " ".join(name.replace("-", " ").lower().split())
@@ -179,6 +180,7 @@ def _phrase(task: str, condition: str, reserved: Sequence[str]) -> str:
     if task in CATEGORY_TASKS:
         phrase = clean_category(condition)
     else:
+        # As in training: referring phrases are lower-cased, reasoning questions are not.
         phrase = condition.strip().lower() if task == "refseg" else condition.strip()
     if not phrase:
         raise ValueError(f"condition {condition!r} is blank")

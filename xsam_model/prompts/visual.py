@@ -180,6 +180,7 @@ def _add_stroke(mask: NDArray[np.bool_], start: tuple[float, float], end: tuple[
     for row in range(top, bottom, _TILE_SIDE):
         for column in range(left, right, _TILE_SIDE):
             middle = (column + _TILE_SIDE / 2, row + _TILE_SIDE / 2)
+            # No pixel of a tile is further than its side from its middle.
             if _distance(*middle, start, end) <= radius + _TILE_SIDE:
                 window = mask[row : min(row + _TILE_SIDE, bottom), column : min(column + _TILE_SIDE, right)]
                 _add_to_window(window, (column, row), start, end, radius)

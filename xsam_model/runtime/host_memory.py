@@ -25,6 +25,8 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):
         return False
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
+    # The trim threshold is the largest int, so the top of the heap is never returned; setting a threshold also ends
+    # glibc's own adjustment of it.
     settings = ((_MMAP_THRESHOLD, 2**30), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**26))
     accepted = [mallopt(parameter, value) for parameter, value in settings]
     return accepted == [1, 1, 1]

@@ -44,6 +44,7 @@ def export_model(model: Path, output: Path, checkpoint: Path | None = None) -> P
     if broken := [name for name, value in state.items() if not torch.isfinite(value).all()]:
         raise ValueError(f"these weights do not fit float16: {', '.join(broken[:8])}")
     network.save_pretrained(output, state_dict=state)
+    # save_pretrained has written the dtype of the weights; that of the computation is to be float32.
     config = json.loads((output / "config.json").read_text())
     config["dtype"] = "float32"
     (output / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

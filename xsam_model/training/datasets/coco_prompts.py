@@ -161,6 +161,7 @@ class AskPrompts:
         kind = self.kinds[int(random.integers(len(self.kinds)))]
         if kind in thing.prompts:
             prompt = thing.prompts[kind].mask(mask.shape)
+            # One that is empty at this size is replaced by a drawn one, like one that is missing.
             if prompt.any():
                 return prompt
         return draw_prompt(kind, mask, random)

@@ -200,6 +200,7 @@ def _read_caption(found: _Found, folder: ImageFolder, skipped: Skipped, lower_ca
             by_span.setdefault(span, []).append(outline)
     spans: list[Span] = []
     for span in sorted(by_span):
+        # `<p>` cannot be nested.
         if not spans or span[0] >= spans[-1][1]:
             spans.append(span)
     if not spans:

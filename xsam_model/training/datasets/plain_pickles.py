@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 _ALLOWED: dict[str, type] = {"set": set, "frozenset": frozenset, "OrderedDict": OrderedDict}
-_MODULES = ("builtins", "__builtin__", "collections")
+_MODULES = ("builtins", "__builtin__", "collections")  # the second is Python 2's name of the first
 
 
 class _PlainUnpickler(pickle.Unpickler):

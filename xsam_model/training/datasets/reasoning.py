@@ -125,6 +125,7 @@ def reasonseg(
     for stem in (os.path.splitext(file)[0] for file in names if file.endswith(".json")):
         with skipped.unless_usable(stem):
             image = images.require(pictures.get(stem, f"{stem}.jpg"))
+            # Not all of ReasonSeg's files are UTF-8.
             record = _read_record(stem, image, read_json(images.path / f"{stem}.json", "labelme", "cp1252"), explained)
             if texts == "all" or record.is_sentence == (texts == "sentence"):
                 records.append(record)

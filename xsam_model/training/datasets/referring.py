@@ -119,6 +119,7 @@ def _read_sentences(
     """Return the usable images by id, and the sentences about each."""
     document = read_coco(instances, "images", "annotations")
     wanted = {ref["image_id"] for ref in refs}
+    # instances.json lists the images of all splits; those of others need not be there.
     entries = [one for one in document["images"] if isinstance(one, dict) and one.get("id") in wanted]
     usable = read_images(entries, folder, skipped)
     # Sentences about an unusable image are left out with it, and counted as one.

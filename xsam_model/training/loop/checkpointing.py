@@ -104,10 +104,12 @@ class Checkpoints:
             seconds: time spent on the stage so far.
         """
         final, beside = self._folder / f"step-{step:08d}", self._folder / f"writing-{step:08d}"
+        # A step may be due twice: by count or time, and as the last one.
         if final.is_dir():
             return
         self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
+            # Left behind by a run that was killed while it wrote.
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
         self._accelerator.wait_for_everyone()

@@ -30,6 +30,7 @@ def launch(config: Path, output: str | None = None, max_minutes: float | None = 
         OSError: if it cannot be read.
     """
     settings = read_config(config, output=output, max_minutes=max_minutes)
+    # With WORLD_SIZE set, this is one of the processes that a launcher has started.
     if processes > 1 and "WORLD_SIZE" not in os.environ:
         if code := _launch_several(config, output, max_minutes, processes, on_cpu=settings.device == "cpu"):
             return code
@@ -73,6 +74,7 @@ def _say(line: str) -> None:
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
     except OSError:
+        # Otherwise later lines, and the interpreter's last flush, would fail again.
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
 

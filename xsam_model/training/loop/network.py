@@ -85,6 +85,7 @@ class XSamTraining(nn.Module):
         logits = self.token_predictor(hidden).float()
         shares = F.adaptive_avg_pool2d(batch.targets.masks.float(), (hidden.shape[1], hidden.shape[2]))
         truth = torch.zeros_like(logits)
+        # Objects of the same class add up their shares.
         truth.movedim(3, 1).index_put_((batch.targets.decodes, batch.class_ids), shares, accumulate=True)
         # The background has the rest. Overlaps of surfaces and things by rounding at borders could make it negative.
         truth[..., -1] = (1 - truth.sum(-1)).clamp(min=0)

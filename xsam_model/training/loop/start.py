@@ -26,6 +26,7 @@ def start_model(folder: Path, sources: Sequence[SampleSource], seed: int = 0, si
     """
     tokenizer = train_tokenizer(_read_phrases(sources, seed))
     config = xsam_tiny_config(tokenizer, size)
+    # Leaves the caller's random state alone.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = XSamForSegmentation(config)

@@ -61,6 +61,7 @@ def train(config: TrainingConfig, say: Callable[[str], None] = print) -> Path | 
     model_folder = folder / "start" if config.model in SIZES else Path(config.model)
     if config.model in SIZES and accelerator.is_main_process and not model_folder.is_dir():
         start_model(model_folder, sources, config.seed, config.model)
+    # The other processes read what the main process has just written.
     accelerator.wait_for_everyone()
     for number, stage in enumerate(config.stages):
         stage_folder = config.stage_folder(number)
@@ -129,6 +130,7 @@ class StageRun:
         if self._average is not None:
             accelerator.register_for_checkpointing(self._average)
         self._batches = self._open_batches(number, chosen, classes, model.config.region_num_points)
+        # Everything that a resumed run must have in common with the one before to reach the same weights.
         settings = json.loads(json.dumps({**asdict(stage), "seed": config.seed, "data": [s.name for s in chosen]}))
         self._checkpoints = Checkpoints(folder / "checkpoints", accelerator, settings, config.keep_checkpoints)
         self.step, self._seconds = self._checkpoints.restore()
@@ -200,12 +202,14 @@ class StageRun:
             group["lr"] = stage.learning_rate * stage.learning_rate_at(self.step) * group["factor"]
         kept: dict[str, Tensor] = {}
         for number, part in enumerate(parts, start=1):
+            # Processes exchange gradients only with the last pass, once for the whole update.
             with nullcontext() if number == len(parts) else accelerator.no_sync(self._wrapped):
                 losses = self._wrapped(part.to(accelerator.device))
                 total = torch.stack([loss.float() for loss in losses.values()]).sum()
                 accelerator.backward(total / len(parts))
             for name, value in {**losses, "total": total}.items():
                 kept[name] = kept.get(name, 0) + value.detach().float() / len(parts)
+        # Called without a limit too, because it returns the norm that is reported.
         limit = stage.clip_norm if stage.clip_norm else float("inf")
         norm = accelerator.clip_grad_norm_(self._wrapped.parameters(), limit)
         self._optimizer.step()
@@ -256,6 +260,7 @@ class StageRun:
         if self._average is not None:
             self._average.swap()
         self._accelerator.wait_for_everyone()
+        # The accelerator serves all stages: without this the next one's checkpoints would hold this one's objects too.
         self._accelerator.free_memory()
         self._accelerator._custom_objects.clear()
 

@@ -65,6 +65,7 @@ class SegmentationLoss:
         if not most:
             return match(class_logits.new_zeros(levels, decodes, queries, 0), counts)
         where = points.for_matching(self.sampling.num_points)
+        # All levels are read at the same points, in one call: levels and queries are channels of one map.
         merged = mask_logits.transpose(0, 1).flatten(1, 2).float()
         point_logits = read_at(merged, where).unflatten(1, (levels, queries)).transpose(0, 1)
         slots = torch.cat([torch.arange(count, device=where.device) for count in counts])
@@ -83,6 +84,7 @@ class SegmentationLoss:
         background = logits.shape[-1] - 1
         truth = torch.full(logits.shape[:-1], background, dtype=torch.long, device=logits.device)
         truth[places] = labels
+        # Most queries match nothing, and would outweigh those that do.
         weights = torch.where(truth == background, self.weights.background, 1.0)
         entropy = F.cross_entropy(logits.float().flatten(0, 2), truth.flatten(), reduction="none").view_as(truth)
         number = self.average(weights.sum((1, 2))).clamp(min=1e-6)

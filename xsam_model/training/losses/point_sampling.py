@@ -104,6 +104,7 @@ class RandomPoints:
         return torch.cat(parts, dim=1).flatten(0, 1)
 
     def _draw(self, key: int, purpose: int, shape: tuple[int, ...]) -> Tensor:
+        # Two streams for each key, so that matching and losses draw different points.
         generator = torch.Generator(self.device).manual_seed(2 * key + purpose)
         return torch.rand(shape, generator=generator, device=self.device)
 

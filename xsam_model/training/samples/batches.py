@@ -99,6 +99,7 @@ class BatchBuilder:
         shared = None
         if samples[0].task in _PHRASE_TASKS and self.variation.shared_phrases:
             shared = _shared_columns(conversations)
+            # Column i of the shared class logits is the phrase of conversation i.
             targets = replace(targets, labels=targets.decodes.clone())
         return TrainingBatch(
             task=samples[0].task,

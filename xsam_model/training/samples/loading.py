@@ -92,7 +92,7 @@ class StageBatches(Dataset[TrainingBatch]):
             _CONTEXT.set_forkserver_preload([__name__])
         yield from DataLoader(
             self,
-            batch_size=None,
+            batch_size=None,  # items are batches already
             sampler=numbers,
             num_workers=workers,
             collate_fn=_as_it_is,

@@ -92,6 +92,7 @@ class BatchPlan:
         source = int(sources[place])
         first = int(firsts[place]) * self._batch_size
         order = orders[source]
+        # A source that is smaller than a batch starts again.
         return source, order[np.arange(first, first + self._batch_size) % len(order)]
 
     def _draw_epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64], list[NDArray[np.int64]]]:

@@ -63,6 +63,7 @@ def vary_categories(sample: TrainingSample, variation: Variation, random: np.ran
     place = np.full(len(sample.conditions), -1, dtype=np.int64)
     place[order] = np.arange(len(order))
     labels = place[sample.labels]
+    # A category beyond max_categories is not asked for, so its masks are no targets.
     asked = labels >= 0
     return replace(
         sample,

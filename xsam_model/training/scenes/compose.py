@@ -218,6 +218,7 @@ def blend_in(picture: Pixels, cutout: Cutout, shadow: tuple[float, float] | None
         _cast_shadow(picture, cutout, *shadow)
     behind = picture[rows, columns].astype(np.uint16)
     see_through = 255 - cutout.pixels[..., 3:].astype(np.uint16)
+    # Colours are multiplied by alpha already, so they are added as they are; 127 rounds the division to the nearest.
     picture[rows, columns] = np.minimum((behind * see_through + 127) // 255 + cutout.pixels[..., :3], 255)
 
 

@@ -227,6 +227,7 @@ def trimmed(picture: Image.Image) -> NDArray[np.uint8]:
     height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
     fitted = np.zeros((_SPRITE_SIDE, _SPRITE_SIDE, 4), dtype=np.float32)
     top, left = (_SPRITE_SIDE - height) // 2, (_SPRITE_SIDE - width) // 2
+    # Channel by channel in float32, which Pillow resizes without rounding in between.
     for channel in range(4):
         plane = Image.fromarray(pixels[..., channel]).resize((width, height), Image.Resampling.BOX)
         fitted[top : top + height, left : left + width, channel] = np.asarray(plane)

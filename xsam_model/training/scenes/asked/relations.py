@@ -155,6 +155,7 @@ def _by_neighbor(layout: SceneLayout, members: Sequence[int], names: Sequence[st
             ("behind", "behind", [layout.is_behind(place, anchor) for place in members]),
             ("in front of", "in front", [layout.is_behind(anchor, place) for place in members]),
         ):
+            # No other member may touch the anchor at all, or which one is behind it would be in doubt.
             touching = [place for place in members if layout.touches(place, anchor)]
             if sum(holds) == 1 and touching == [members[holds.index(True)]]:
                 yield ReferringPhrase(f"the {name} {words} the {names[anchor]}", touching[0], kind)
