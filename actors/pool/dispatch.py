@@ -143,8 +143,8 @@ class ShardQueue:
         failures = []
         while self._waiting:
             attempt = self._waiting.popleft()
-            # A waiting attempt is numbered for its next start, so one fewer has been made.
             error = f"{reason}; its attempt before: {attempt.error}" if attempt.error else reason
+            # A waiting attempt is numbered for its next start, so one fewer has been made.
             tried = replace(attempt, number=attempt.number - 1)
             failures.append(self.give_up(tried, "unfinished", error))
         return failures

@@ -157,7 +157,7 @@ def _open_safetensors(path: Path, files: Mapping[str | None, Path]) -> Checkpoin
 
 
 def _safetensors_dtype(name: str) -> torch.dtype:
-    # Only floating point is accepted later; for other types any dtype will do that is none.
+    # Only floating point is accepted later, so integer types need not be told apart.
     floats = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
     return floats.get(name, torch.uint8 if name == "U8" else torch.int64)
 
