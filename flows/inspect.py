@@ -237,7 +237,7 @@ def held_plans(output: str, run_id: str | None) -> tuple[Store, list[Plan]]:
     store = open_store(output)
     if run_id is not None:
         return store, [held_run(output, run_id)[1]]
-    held = (read_plan(store, run) for run in plan_documents(store))
+    held = (read_plan(store, run) for run in plan_documents(store, by_name=True))
     plans = [plan for plan in held if plan is not None]
     if not plans:
         raise PlanError(f"{output} holds no run")

@@ -175,7 +175,7 @@ def draft_run(config: RunConfig, on_listed: OnListed = _ignore) -> Iterator[Draf
     if config.output.run_id is not None:
         check_new_name(run_id, retried)
     if retried is None:
-        check_same_collection(config, store, fingerprint, plan_documents(store))
+        check_same_collection(config, store, fingerprint, plan_documents(store, by_name=True))
     before = runs_before_retry(store, run_id, retried) if retried else ()
     after = max((plan.sequence for plan in before), default=0)
     own = check_model(config, read_own_prompts(config, store))
@@ -273,6 +273,7 @@ def freeze_plan(config: RunConfig, draft: Draft) -> Plan:
         facts=_plan_facts(config, draft),
         driver_id=DRIVER_ID,
         after=draft.after,
+        register=draft.update is None and config.retry is None,
     )
 
 
@@ -355,7 +356,7 @@ def choose_run_id(config: RunConfig, store: Store) -> str | None:
     """
     if config.output.run_id:
         return config.output.run_id
-    held = list(retries_by_run(store))
+    held = list(retries_by_run(store, by_name=True))
     if len(held) > 1:
         raise ConfigError(
             f"{store.uri} holds several runs ({', '.join(held)}): say which one with a run id, or run incrementally to "

@@ -47,6 +47,7 @@ def write_plan(
     facts: Mapping[str, Any],
     driver_id: str,
     after: int = 0,
+    register: bool = False,
 ) -> Plan:
     """Freeze a plan; names of parts are unique to the driver, and the loser removes its own by name."""
     names = []
