@@ -18,6 +18,7 @@ from pipelines.foreign import foreign_names
 from pipelines.integrity import VerifyReport, verify
 from pipelines.leftovers import vacuum
 from pipelines.manifest import Plan, check_no_plan_lost, plan_documents, planned_runs, read_plan, retries_by_run
+from pipelines.registered_runs import registered_problems
 from pipelines.repairs import Due
 from pipelines.storage import Store, open_store
 
@@ -133,22 +134,23 @@ def show_verify(output: str, run_id: str | None, console: Console, *, deep: bool
     """
     store = open_store(output)
     held = _runs_in_order(store)
-    is_whole = True
+    problems = list(registered_problems(store))
     try:
         check_no_plan_lost(store)
     except DamagedError as error:
-        is_whole = False
-        console.print(f"[red]problem:[/] {literal(str(error))}", highlight=False)
-        if not held and run_id is None:
-            console.print("[red]not whole[/]")
-            return False
+        problems.append(str(error))
+    for problem in problems:
+        console.print(f"[red]problem:[/] {literal(problem)}", highlight=False)
+    if problems and not held and run_id is None:
+        console.print("[red]not whole[/]")
+        return False
     if not held or (run_id is not None and run_id not in held):
         what = f"run {run_id!r}" if run_id else "run"
         raise PlanError(f"{output} holds no {what}" + (f"; it holds {', '.join(held)}" if held else ""))
     reports = [_verify_run(store, one, console, deep=deep) for one in (held if run_id is None else [run_id])]
     if foreign := foreign_names(store):
         console.print(f"{len(foreign):,} files that are not ours, and left alone: {literal(some_of(foreign))}")
-    return is_whole and all(report.ok for report in reports)
+    return not problems and all(report.ok for report in reports)
 
 
 def _runs_in_order(store: Store) -> list[str]:
@@ -228,8 +230,10 @@ def show_vacuum(output: str, run_id: str | None, console: Console, *, older_than
     return not any(removal.failed or removal.broken for removal in removals)
 
 
-def held_plans(output: str, run_id: str | None) -> tuple[Store, list[Plan]]:
+def held_plans(output: str, run_id: str | None, *, by_name: bool = False) -> tuple[Store, list[Plan]]:
     """Open an output and the plan of one of its runs, or of all in their order, retries among them.
+
+    All are those of planned_runs.
 
     Raises:
         PlanError: the output holds no run, or not the one asked for.
@@ -237,7 +241,7 @@ def held_plans(output: str, run_id: str | None) -> tuple[Store, list[Plan]]:
     store = open_store(output)
     if run_id is not None:
         return store, [held_run(output, run_id)[1]]
-    held = (read_plan(store, run) for run in plan_documents(store, by_name=True))
+    held = (read_plan(store, run) for run in plan_documents(store, by_name=by_name))
     plans = [plan for plan in held if plan is not None]
     if not plans:
         raise PlanError(f"{output} holds no run")

@@ -68,7 +68,7 @@ def retry_configs(
         ConfigError: it is a retry itself, or the values cannot be used.
         StorageError: the output cannot be read, or is damaged.
     """
-    store, plans = held_plans(output, run_id)
+    store, plans = held_plans(output, run_id, by_name=True)
     if run_id is not None and plans[0].retry_of is not None:
         raise ConfigError(f"run {run_id} is a retry: name the run that it belongs to, {plans[0].retry_of}")
     check_runs(store, plan_documents(store))

@@ -7,6 +7,7 @@ earlier versions.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from pipelines.errors import DamagedError
@@ -21,10 +22,20 @@ def registered_runs(store: Store) -> Iterator[str]:
     Raises:
         DamagedError: one of them cannot be read.
     """
-    number = 1
-    while (run_id := _read(store, number)) is not None:
+    for number in itertools.count(1):
+        if (run_id := _read(store, number)) is None:
+            return
         yield run_id
-        number += 1
+
+
+def registered_problems(store: Store) -> Iterator[str]:
+    """Say what is wrong with each of them that cannot be read."""
+    for number in itertools.count(1):
+        try:
+            if _read(store, number) is None:
+                return
+        except DamagedError as error:
+            yield str(error)
 
 
 def register_run(store: Store, run_id: str) -> None:
