@@ -31,7 +31,7 @@ from pipelines.layout import (
     split_data_name,
 )
 from pipelines.leftovers import Removal
-from pipelines.manifest import Plan, next_sequence, plan_documents, read_plan
+from pipelines.manifest import Plan, next_sequence, plan_documents, read_plan, retries_by_run
 from pipelines.repairs import Due
 from pipelines.storage import Store
 from pipelines.table import DataFile, ShardCommit
@@ -182,6 +182,8 @@ CHANGES: Mapping[tuple[Any, str], Any] = {
     (planning, "left_to_label"): left_to_label,
     (planning, "_find_run"): find_run,
     (planning, "_earlier_runs"): listed_runs,
+    (planning, "plan_documents"): lambda store, by_name: plan_documents(store),
+    (planning, "retries_by_run"): lambda store, by_name: retries_by_run(store),
     (planning, "check_new_name"): lambda _run_id, _retried: None,
     (planning, "at_hand"): _planned_again,
     (launch, "_named"): lambda config, _run_id: config,
