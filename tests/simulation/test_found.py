@@ -21,6 +21,7 @@ from pipelines.manifest import require_plan
 from pipelines.retry import quarantined_images
 from tests.reliability.small_run import RUN, SmallRun, check_ended, rows, run, write_source
 from tests.reliability.watched_storage import watched
+from tests.simulation.life import live, problems, simulation
 
 
 class Meddling:
@@ -119,3 +120,12 @@ class _Failing(MemoryFileSystem):
     def _check(self, path: str) -> None:
         if f"/images/{RUN}/" in path:
             raise self._error
+
+
+def test_a_plan_of_which_the_last_released_version_removed_a_part_is_told_of() -> None:
+    """What it was to label nobody knows any more: every run says which file is missing, and ends with 1."""
+    with simulation():
+        life = live(4779)
+    (part,) = life.lost_parts
+    assert f"{part}: this part of the plan is missing" in problems(life)
+    assert {ended.code for ended in life.endings[-3:]} == {1}
