@@ -175,9 +175,12 @@ def draft_run(config: RunConfig, on_listed: OnListed = _ignore) -> Iterator[Draf
     if config.output.run_id is not None:
         check_new_name(run_id, retried)
     if retried is None:
-        check_same_collection(config, store, fingerprint, plan_documents(store, by_name=True))
-    before = runs_before_retry(store, run_id, retried) if retried else ()
-    after = max((plan.sequence for plan in before), default=0)
+        documents = plan_documents(store, by_name=True)
+        check_same_collection(config, store, fingerprint, documents)
+        before = [document.get("sequence", 0) for document in documents.values()]
+    else:
+        before = [plan.sequence for plan in runs_before_retry(store, run_id, retried)]
+    after = max(before, default=0)
     own = check_model(config, read_own_prompts(config, store))
     with list_collection(config, own, on_listed=on_listed) as (plan, rejected):
         yield Draft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, after=after)

@@ -187,7 +187,7 @@ def write_plan(
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
         "driver_id": driver_id,
-        "sequence": max(next_sequence(store, by_name=True), after + 1),
+        "sequence": max(next_sequence(store), after + 1),
         "num_images": draft.num_images,
         "num_bytes": draft.num_bytes,
         "num_shards": draft.num_shards,
@@ -381,10 +381,9 @@ def _check_document(document: Mapping[str, Any], run_id: str) -> None:
         raise ValueError("its fingerprint does not have the SHA-256 that it states")
 
 
-def next_sequence(store: Store, *, by_name: bool = False) -> int:
-    """Return the place that a run planned now takes among the runs of its output, which are those of planned_runs."""
-    documents = plan_documents(store, by_name=by_name).values()
-    return 1 + max((document.get("sequence", 0) for document in documents), default=0)
+def next_sequence(store: Store) -> int:
+    """Return the place that a run planned now takes among the runs of its output."""
+    return 1 + max((document.get("sequence", 0) for document in plan_documents(store).values()), default=0)
 
 
 def _place(item: tuple[str, Mapping[str, Any]]) -> tuple[int, str, int, str]:
