@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from actors import predictor as predictor_module
-from actors.config import PredictorConfig
-from actors.predictor import XSamPredictor
+from actors.predictor import predictor as predictor_module
+from actors.predictor.config import PredictorConfig
+from actors.predictor.predictor import XSamPredictor
 from benchmarks.many_prompts import load_proportional, phrases
 from benchmarks.models import one_torch_thread
 from benchmarks.photos import write_photos
 from benchmarks.report import Figure, Report
 from benchmarks.tiny_rate import SCENES, read_scenes
 from flows.prompts import named_prompts
-from pipelines.decode import decode_image
+from pipelines.images.decode import decode_image
 from pipelines.types import Image, Prompt
 
 NAME = "costs"

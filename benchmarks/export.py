@@ -17,13 +17,14 @@ import pyarrow as pa
 from benchmarks.report import Figure, Report
 from benchmarks.sql import encode_some, image_id, shard_table
 from benchmarks.timing import peak_rss_mb, run_child
-from pipelines.image_batches import to_batches
 from pipelines.layout import KINDS, Kind, commit_name, data_name
-from pipelines.manifest import write_plan
-from pipelines.plan_draft import PlanConfig, draft_plan
-from pipelines.schema import IMAGES
-from pipelines.storage import Store, open_store
-from pipelines.table import DataFile, ShardCommit, parquet_bytes
+from pipelines.planning.draft import PlanConfig, draft_plan
+from pipelines.planning.plan import write_plan
+from pipelines.sources.image_batches import to_batches
+from pipelines.storage.store import Store, open_store
+from pipelines.table.commits import parquet_bytes
+from pipelines.table.schema import IMAGES
+from pipelines.table.shard_commit import DataFile, ShardCommit
 from pipelines.types import ImageRef, Rle
 
 NAME = "export"
@@ -125,7 +126,7 @@ def _commit(store: Store, shard_id: str, tables: dict[Kind, pa.Table]) -> None:
 
 
 def _export(folder: Path, images: int) -> dict[str, float]:
-    from pipelines.export import Choice, export_output
+    from pipelines.export.write import Choice, export_output
 
     started, target = time.perf_counter(), folder / f"coco-{images}.json"
     export_output(open_store(str(folder / f"output-{images}")), str(target), "coco", Choice())

@@ -103,11 +103,11 @@ def ask(size_wh: tuple[int, int], masks: int) -> Case:
     """Ask about an image in this process, which should have done nothing before."""
     import torch
 
-    from actors.config import PredictorConfig
-    from actors.predictor import XSamPredictor
+    from actors.predictor.config import PredictorConfig
+    from actors.predictor.predictor import XSamPredictor
     from flows.prompts import named_prompts
-    from pipelines import rle
-    from xsam_model.untrained import save_untrained, untrained_tiny_config
+    from pipelines.masks import rle
+    from xsam_model.testing import save_untrained, untrained_tiny_config
 
     torch.set_num_threads(1)
     segmentor = {**untrained_tiny_config().segmentor_config.to_dict(), "num_queries": masks}
@@ -136,10 +136,10 @@ def ask(size_wh: tuple[int, int], masks: int) -> Case:
 def blocks(size_wh: tuple[int, int]) -> Image:
     """Return a picture of large blocks of random colours, made without a copy."""
     width, height = size_wh
-    colours = np.random.default_rng(0).integers(0, 256, (-(-height // _BLOCK), -(-width // _BLOCK), 3), dtype=np.uint8)
+    colors = np.random.default_rng(0).integers(0, 256, (-(-height // _BLOCK), -(-width // _BLOCK), 3), dtype=np.uint8)
     pixels = np.empty((height, width, 3), dtype=np.uint8)
     for row in range(height):
-        pixels[row] = colours[row // _BLOCK].repeat(_BLOCK, axis=0)[:width]
+        pixels[row] = colors[row // _BLOCK].repeat(_BLOCK, axis=0)[:width]
     return Image(
         ref=ImageRef(image_id="large", uri="large"),
         pixels=pixels,

@@ -12,7 +12,7 @@ from PIL import Image
 from benchmarks.photos import describe_photos, write_photos
 from benchmarks.report import Figure, Report
 from benchmarks.timing import time_in_turn
-from pipelines.label import LabelConfig, LabelJob, load_images
+from pipelines.labeling.shard import LabelConfig, LabelJob, load_images
 from pipelines.types import ImageRef
 
 NAME = "load_rate"

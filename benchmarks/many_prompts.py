@@ -15,18 +15,18 @@ from pycocotools import mask as coco_mask
 from torch.nn import functional
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from actors.config import TINY_MODEL, PredictorConfig, model_folder
-from actors.predictor import XSamPredictor
+from actors.predictor.config import TINY_MODEL, PredictorConfig, model_folder
+from actors.predictor.predictor import XSamPredictor
 from benchmarks.models import num_parameters, one_torch_thread
 from benchmarks.photos import write_photos
 from benchmarks.report import Figure, Report
 from benchmarks.timing import time_in_turn
 from flows.prompts import named_prompts
-from pipelines.decode import decode_image
+from pipelines.images.decode import decode_image
 from pipelines.types import Image, Prompt
 from xsam_model.configuration_xsam import XSamConfig
 from xsam_model.processing_xsam import XSamProcessor
-from xsam_model.untrained import save_untrained
+from xsam_model.testing import save_untrained
 
 NAME = "many_prompts"
 COUNTS = (1, 4, 16)

@@ -22,18 +22,19 @@ import psutil
 from PIL import Image as PilImage
 from rich.console import Console
 
-from actors.config import PoolConfig, PredictorConfig
-from actors.in_process import InProcessRunner
-from actors.labeler import RunLabeler
-from actors.pool import ShardFailure
+from actors.pool.config import PoolConfig
+from actors.pool.in_process import InProcessRunner
+from actors.pool.runner import ShardFailure
+from actors.predictor.config import PredictorConfig
+from actors.predictor.labeler import RunLabeler
 from benchmarks.photos import example_photos, random_crop, synthetic_photo
 from benchmarks.report import Figure, Report, print_reports
 from benchmarks.threshold_predictor import ThresholdPredictor
 from benchmarks.timing import peak_rss_mb, run_child
 from flows.prompts import named_prompts
-from pipelines.label import LabelJob
-from pipelines.plan_draft import PlanConfig, plan_shards
-from pipelines.sources import list_images
+from pipelines.labeling.shard import LabelJob
+from pipelines.planning.draft import PlanConfig, plan_shards
+from pipelines.sources.listing import list_images
 from pipelines.types import Predictor
 
 NAME = "memory_curve"
@@ -224,7 +225,7 @@ def load(predictor: str) -> Predictor:
         return ThresholdPredictor()
     import torch
 
-    from actors.predictor import XSamPredictor
+    from actors.predictor.predictor import XSamPredictor
 
     torch.set_num_threads(1)
     with contextlib.redirect_stderr(io.StringIO()):
@@ -236,11 +237,11 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     drawing = commands.add_parser("draw", help="measure the long form, and draw it")
     drawing.add_argument("picture", type=Path)
-    labelling = commands.add_parser("label", help="label a folder's images, and print the curve as JSON")
-    labelling.add_argument("predictor", choices=(FAKE, TINY_MODEL))
-    labelling.add_argument("folder", type=Path)
-    labelling.add_argument("images_per_shard", type=int)
-    labelling.add_argument("--settle-every", type=int, default=0, metavar="SHARDS")
+    labeling = commands.add_parser("label", help="label a folder's images, and print the curve as JSON")
+    labeling.add_argument("predictor", choices=(FAKE, TINY_MODEL))
+    labeling.add_argument("folder", type=Path)
+    labeling.add_argument("images_per_shard", type=int)
+    labeling.add_argument("--settle-every", type=int, default=0, metavar="SHARDS")
     options = parser.parse_args()
     if options.command == "label":
         predictor = load(options.predictor)

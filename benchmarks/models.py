@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
-from actors.config import PredictorConfig
-from actors.predictor import XSamPredictor
+from actors.predictor.config import PredictorConfig
+from actors.predictor.predictor import XSamPredictor
 from flows.prompts import named_prompts
 from pipelines.types import Prompt
 from xsam_model.configuration_xsam import XSamConfig
-from xsam_model.untrained import save_untrained, untrained_tiny_config
+from xsam_model.testing import save_untrained, untrained_tiny_config
 
 CATEGORIES = ("person", "cat", "cup", "building", "flower", "sky")
 

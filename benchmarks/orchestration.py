@@ -13,16 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.config import PoolConfig
-from actors.labeler import RunLabeler
-from actors.open_pool import open_runner
-from actors.pool import PoolEvent, ShardFailure
+from actors.pool.config import PoolConfig
+from actors.pool.open import open_runner
+from actors.pool.runner import PoolEvent, ShardFailure
+from actors.predictor.labeler import RunLabeler
 from benchmarks.photos import synthetic_photo
 from benchmarks.report import Figure, Report
 from benchmarks.threshold_predictor import ThresholdPredictor
 from flows.prompts import named_prompts
-from pipelines.label import LabelConfig, LabelJob
-from pipelines.plan_draft import PlanConfig, plan_shards
+from pipelines.labeling.shard import LabelConfig, LabelJob
+from pipelines.planning.draft import PlanConfig, plan_shards
 from pipelines.types import Answer, Image, ImageRef, Prompt, Shard
 
 NAME = "orchestration"

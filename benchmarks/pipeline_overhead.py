@@ -11,19 +11,19 @@ from typing import Any
 
 import torch
 
-from actors.config import PoolConfig
-from actors.in_process import InProcessRunner
-from actors.labeler import RunLabeler
-from actors.pool import ShardFailure
-from actors.predictor import XSamPredictor
+from actors.pool.config import PoolConfig
+from actors.pool.in_process import InProcessRunner
+from actors.pool.runner import ShardFailure
+from actors.predictor.labeler import RunLabeler
+from actors.predictor.predictor import XSamPredictor
 from benchmarks.models import load_predictor, mid_config, num_parameters, one_torch_thread, prompts
 from benchmarks.photos import describe_photos, write_photos
 from benchmarks.report import Figure, Report
 from benchmarks.timing import Timed, time_in_turn
-from pipelines.label import LabelConfig, LabelJob, load_images
-from pipelines.plan_draft import PlanConfig, plan_shards
-from pipelines.storage import open_store
-from pipelines.table import open_table
+from pipelines.labeling.shard import LabelConfig, LabelJob, load_images
+from pipelines.planning.draft import PlanConfig, plan_shards
+from pipelines.storage.store import open_store
+from pipelines.table.reader import open_table
 from pipelines.types import Image, ImageRef
 
 NAME = "pipeline_overhead"

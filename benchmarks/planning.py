@@ -15,16 +15,17 @@ from unittest.mock import patch
 from benchmarks.listing_server import served
 from benchmarks.report import Figure, Report
 from benchmarks.timing import Timed, peak_rss_mb, run_child, time_in_turn
-from flows import planning, steps
 from flows.config import RunConfig, parse_config
-from flows.observer import Silent
-from pipelines.image_batches import LISTED, to_batches
+from flows.run import engine, planning
+from flows.run.observer import Silent
 from pipelines.layout import run_folder
-from pipelines.manifest import Plan, read_plan, write_plan
-from pipelines.plan_draft import PlanConfig, draft_plan
-from pipelines.sources import list_batches
-from pipelines.storage import Store, open_filesystem, open_store
-from pipelines.table import commit_shard
+from pipelines.planning.draft import PlanConfig, draft_plan
+from pipelines.planning.plan import Plan, read_plan, write_plan
+from pipelines.sources.image_batches import LISTED, to_batches
+from pipelines.sources.listing import list_batches
+from pipelines.storage.filesystems import open_filesystem
+from pipelines.storage.store import Store, open_store
+from pipelines.table.commits import commit_shard
 from pipelines.types import ImagePrediction, ImageRef, Status
 
 NAME = "planning"
@@ -166,7 +167,7 @@ def time_second_run(output: Path, count: int, rounds: int) -> dict[str, list[flo
     )
     store = planning.open_output(config)
     finish(config, store, count)
-    steps.run_directly(config, Silent())  # the first of them verifies, and tells
+    engine.run_directly(config, Silent())  # the first of them verifies, and tells
     seconds: dict[str, list[float]] = {"list": [], "run": []}
     for _ in range(rounds):
         begun = time.perf_counter()
@@ -174,7 +175,7 @@ def time_second_run(output: Path, count: int, rounds: int) -> dict[str, list[flo
         seconds["list"].append(time.perf_counter() - begun)
         begun = time.perf_counter()
         with patch.object(Store, "write", refuse), patch.object(Store, "create", refuse):
-            summary = steps.run_directly(config, Silent())
+            summary = engine.run_directly(config, Silent())
         seconds["run"].append(time.perf_counter() - begun)
         if not summary.ok or summary.labelled_now or summary.committed != len(commits):
             raise RuntimeError(f"the run should have been complete: {summary}")

@@ -9,7 +9,7 @@ from pycocotools import mask as coco_mask
 from benchmarks.photos import random_field
 from benchmarks.report import Figure, Report
 from benchmarks.timing import time_in_turn
-from pipelines import rle
+from pipelines.masks import rle
 
 NAME = "rle_rate"
 SIZES_HW = {"640 x 480": (480, 640), "1080p": (1080, 1920), "4K": (2160, 3840)}
@@ -30,8 +30,8 @@ def run(*, tiny: bool = False) -> Report:
         name=NAME,
         question="how fast do masks become RLE?",
         method=(
-            "`pipelines.rle.encode` against `pycocotools.mask.encode` on the same bool masks, whose strings are equal "
-            "byte for byte. pycocotools takes column-major uint8 only, so for the row-major masks that a network "
+            "`pipelines.masks.rle.encode` against `pycocotools.mask.encode` on the same bool masks, whose strings are "
+            "equal byte for byte. pycocotools takes column-major uint8 only, so for the row-major masks that a network "
             "makes its time includes `np.asfortranarray`; for column-major masks it does not."
         ),
         setup={"masks": f"{_MASKS} of smooth random outlines at each size, one half set", "rounds": str(rounds)},

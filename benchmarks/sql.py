@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 from benchmarks.photos import random_field
 from benchmarks.report import Figure, Report
 from benchmarks.timing import time_in_turn
-from pipelines import rle
-from pipelines.schema import ANNOTATIONS, SEGMENTATION
-from pipelines.table import parquet_bytes
+from pipelines.masks import rle
+from pipelines.table.commits import parquet_bytes
+from pipelines.table.schema import ANNOTATIONS, SEGMENTATION
 
 NAME = "sql"
 _MASKS_PER_IMAGE = 8

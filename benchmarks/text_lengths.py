@@ -10,18 +10,18 @@ from unittest.mock import patch
 
 import torch
 
-from actors.predictor import XSamPredictor
+from actors.predictor.predictor import XSamPredictor
 from benchmarks.many_prompts import load_proportional
 from benchmarks.models import num_parameters, one_torch_thread
 from benchmarks.photos import describe_photos, write_photos
 from benchmarks.report import Figure, Report
 from benchmarks.timing import time_in_turn
 from flows.prompts import named_prompts
-from pipelines import label
-from pipelines.isolate import ModelClock
-from pipelines.label import LabelConfig, LabelJob, label_images
+from pipelines.labeling import shard
+from pipelines.labeling.isolation import ModelClock
+from pipelines.labeling.shard import LabelConfig, LabelJob, label_images
 from pipelines.types import ImagePrediction
-from xsam_model.language_layers import read_right_padded
+from xsam_model.layers.language_layers import read_right_padded
 
 NAME = "text_lengths"
 _BATCH = 2
@@ -43,7 +43,7 @@ def run(*, tiny: bool = False) -> Report:
             return label_images(asked, job, predictor, ModelClock())
 
         def in_order() -> list[ImagePrediction]:
-            with patch.object(label, "order_by_text", lambda images, _: list(range(len(images)))):
+            with patch.object(shard, "order_by_text", lambda images, _: list(range(len(images)))):
                 return alike()
 
         num_masks = [[len(outcome.masks) for outcome in loop()] for loop in (alike, in_order)]

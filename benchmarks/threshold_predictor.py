@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pipelines import rle
+from pipelines.masks import rle
 from pipelines.types import Answer, Image, MaskPrediction, Prompt
 
 _BLOCK = 8

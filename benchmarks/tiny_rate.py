@@ -8,13 +8,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from actors.config import PredictorConfig
-from actors.predictor import XSamPredictor
+from actors.predictor.config import PredictorConfig
+from actors.predictor.predictor import XSamPredictor
 from benchmarks.models import num_parameters, one_torch_thread
 from benchmarks.report import Figure, Report
 from benchmarks.timing import time_in_turn
 from flows.prompts import named_prompts
-from pipelines.decode import decode_image
+from pipelines.images.decode import decode_image
 from pipelines.types import Image, ImageRef, Prompt
 
 NAME = "tiny_rate"

@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from benchmarks.planning import keys_in_no_order
 from benchmarks.report import Figure, Report
 from benchmarks.timing import peak_rss_mb, run_child, time_in_turn
-from pipelines.coverage import Coverage, CoveringRun
-from pipelines.image_batches import LISTED, to_batches
-from pipelines.manifest import Plan, write_plan
-from pipelines.plan_draft import PlanConfig, draft_plan
-from pipelines.storage import Store, open_store
+from pipelines.planning.coverage import Coverage, CoveringRun
+from pipelines.planning.draft import PlanConfig, draft_plan
+from pipelines.planning.plan import Plan, write_plan
+from pipelines.sources.image_batches import LISTED, to_batches
+from pipelines.storage.store import Store, open_store
 from pipelines.types import ImageRef, Prompt
 
 NAME = "updates"

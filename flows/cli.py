@@ -9,9 +9,10 @@ from typing import Any, NoReturn
 
 import typer
 
-from flows import labelling_commands, output_commands, signals, streams
-from flows.environment import prepare_environment
-from flows.terminal import errors
+from flows.commands import labeling, outputs
+from flows.commands.terminal import errors
+from flows.process import signals, streams
+from flows.process.environment import prepare_environment
 
 app = typer.Typer(
     help="Label image collections with X-SAM: Parquet tables of COCO RLE masks, committed exactly once.",
@@ -19,8 +20,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.add_typer(labelling_commands.app)
-app.add_typer(output_commands.app)
+app.add_typer(labeling.app)
+app.add_typer(outputs.app)
 
 _INTERRUPTED = 128 + signal.SIGINT
 
@@ -62,7 +63,7 @@ def _run() -> NoReturn:
         if not isinstance(error, UserError):
             sys.stderr.write(redacted(traceback.format_exc()))
             sys.exit(1)
-        from flows.console import literal
+        from flows.commands.console import literal
 
         # What follows the first line of a replica's error is its traceback.
         text = str(error) if type(error).__name__ != "ReplicaStartError" else str(error).partition("\n")[0]

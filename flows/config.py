@@ -14,15 +14,16 @@ from typing import Any, ClassVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from actors.config import PoolConfig, PredictorConfig
+from actors.pool.config import PoolConfig
+from actors.predictor.config import PredictorConfig
 from flows.prompts import caption_prompt, check_names, check_stuff, named_prompts
-from pipelines.client_limits import REQUEST_TIMEOUT_S, check_request_timeout
 from pipelines.errors import UserError
-from pipelines.label import LabelConfig
-from pipelines.plan_draft import PlanConfig
+from pipelines.labeling.shard import LabelConfig
+from pipelines.planning.draft import PlanConfig
 from pipelines.redaction import check_storage_options, secret_in
 from pipelines.settings import SETTINGS
-from pipelines.storage import absolute_uri, protocol_of
+from pipelines.storage.client_limits import REQUEST_TIMEOUT_S, check_request_timeout
+from pipelines.storage.filesystems import absolute_uri, protocol_of
 from pipelines.types import CategoryTask, Prompt, Reason
 
 

@@ -12,17 +12,17 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import State
 
-from actors.pool import ShardFailure, ShardRunner
-from flows import planning, steps
-from flows.breaker import CircuitBreaker
+from actors.pool.runner import ShardFailure, ShardRunner
 from flows.config import RunConfig
-from flows.observer import RunObserver, Several, current_observer
-from flows.prefect_reports import PrefectObserver, Telling, current_telling, orchestrated, publish
-from flows.redacted_logs import redact_run_logs
-from flows.signals import Termination
-from flows.summary import RunFailedError, RunSummary
-from flows.updates import configs_to_run
-from pipelines.manifest import Plan
+from flows.prefect_server.redacted_logs import redact_run_logs
+from flows.prefect_server.reports import PrefectObserver, Telling, current_telling, orchestrated, publish
+from flows.process.signals import Termination
+from flows.run import engine, planning
+from flows.run.breaker import CircuitBreaker
+from flows.run.observer import RunObserver, Several, current_observer
+from flows.run.summary import RunFailedError, RunSummary
+from flows.run.updates import configs_to_run
+from pipelines.planning.plan import Plan
 
 redact_run_logs()
 
@@ -74,7 +74,7 @@ def _label_run(config: RunConfig, told: Telling) -> RunSummary:
 
         run = orchestrated(told, partial(plan_run, plan), plan)
         committed = run.plan.num_shards - len(run.due.commits)
-        return steps.run_once(
+        return engine.run_once(
             config,
             run,
             Several(current_observer(), PrefectObserver(told, run.plan, committed)),
@@ -97,7 +97,7 @@ def _label_in_waves(
 ) -> list[ShardFailure]:
     """Label what is due wave by wave; none is begun once the run is to stop."""
     failures: list[ShardFailure] = []
-    waves = steps.cut_waves(list(run.due.commits), config)
+    waves = engine.cut_waves(list(run.due.commits), config)
     for number, shard_ids in enumerate(waves, start=1):
         if breaker.reason or sigterm.reason:
             break
@@ -144,7 +144,7 @@ def label_wave(
         WaveFailedError: some could not be labelled.
     """
     store = planning.open_output(config)
-    failures, num_left = steps.label_shards(runner, store, plan, due, observer, breaker)
+    failures, num_left = engine.label_shards(runner, store, plan, due, observer, breaker)
     if failures or num_left:
         raise WaveFailedError(failures, num_left)
     return len(due)
@@ -170,7 +170,7 @@ def verify_run(
     config: RunConfig, plan: Plan, *, failures: list[ShardFailure], stopped: str, committed_before: int, started: float
 ) -> RunSummary:
     """Remove losers, check the ledger, write the summary."""
-    return steps.finish_run(
+    return engine.finish_run(
         config, plan, failures=failures, stopped=stopped, committed_before=committed_before, started=started
     )
 

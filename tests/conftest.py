@@ -8,23 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.storage import Store, open_store
-from tests.seaweed import S3Server, seaweed
+from pipelines.storage.store import Store, open_store
+from tests.support.seaweed import S3Server, seaweed
 
 # Files that take a minute or more, the longest first.
 SLOW = (
     "flows/test_resume.py",
-    "flows/test_schedule.py",
-    "flows/test_prefect_server.py",
-    "xsam_model/training/test_trainer.py",
+    "flows/commands/test_schedule.py",
+    "flows/prefect_server/test_prefect_server.py",
+    "xsam_model/training/loop/test_trainer.py",
     "xsam_model/test_convert_xsam_to_hf.py",
     "reliability/test_crash_points.py",
     "simulation/test_simulation.py",
-    "actors/test_pool.py",
+    "actors/pool/test_pool.py",
     "reliability/test_commits_on_their_way.py",
     "reliability/test_chaos.py",
     "reliability/test_lost_cluster.py",
-    "actors/test_lethal_images.py",
+    "actors/pool/test_lethal_images.py",
     "benchmarks/test_benchmarks.py",
     "flows/test_cli.py",
     "reliability/test_memory.py",

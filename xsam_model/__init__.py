@@ -5,15 +5,15 @@ Knows PyTorch, transformers, NumPy and Pillow, and nothing of the rest of this p
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
 
-from xsam_model.captions import Caption, CaptionPhrase
 from xsam_model.configuration_xsam import XSamConfig, XSamSegmentorConfig
 from xsam_model.image_processing_xsam import XSamImageProcessor
 from xsam_model.modeling_xsam import XSamForSegmentation, XSamImageFeatures, XSamOutput
-from xsam_model.post_processing_panoptic import PanopticSegmentation, SemanticSegmentation
-from xsam_model.post_processing_xsam import InstanceSegmentation, PhraseSegmentation
+from xsam_model.post_processing.instances import InstanceSegmentation, PhraseSegmentation
+from xsam_model.post_processing.maps import PanopticSegmentation, SemanticSegmentation
 from xsam_model.processing_xsam import XSamInputs, XSamProcessor
+from xsam_model.prompts.answers import Caption, CaptionPhrase
+from xsam_model.prompts.visual import draw_region
 from xsam_model.segmenter import EncodedImages, Query, Replies, XSamResult, XSamSegmenter
-from xsam_model.visual_prompts import draw_region
 
 AutoConfig.register(XSamConfig.model_type, XSamConfig)
 AutoModel.register(XSamConfig, XSamForSegmentation)

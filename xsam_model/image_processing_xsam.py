@@ -111,13 +111,13 @@ class XSamImageProcessor(BaseImageProcessor):
 
     def _vision_input(self, picture: Image.Image) -> NDArray[np.float32]:
         fill = tuple(int(mean * 255) for mean in self.vision_mean)
-        return _normalise(_resize_square(picture, self.vision_size, fill), self.vision_mean, self.vision_std)
+        return _normalize(_resize_square(picture, self.vision_size, fill), self.vision_mean, self.vision_std)
 
     def _segmentor_input(self, picture: Image.Image) -> NDArray[np.float32]:
         height, width = self.scaled_size((picture.height, picture.width))
         canvas = np.zeros((3, self.segmentor_size, self.segmentor_size), dtype=np.float32)
         scaled = picture.resize((width, height), Image.Resampling.BILINEAR)
-        canvas[:, :height, :width] = _normalise(scaled, self.segmentor_mean, self.segmentor_std)
+        canvas[:, :height, :width] = _normalize(scaled, self.segmentor_mean, self.segmentor_std)
         return canvas
 
 
@@ -153,7 +153,7 @@ def _to_picture(image: NDArray[np.uint8] | Image.Image, index: int) -> Image.Ima
     return Image.fromarray(array)
 
 
-def _normalise(picture: Image.Image, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+def _normalize(picture: Image.Image, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
     """RGB picture -> (3, H, W) float32."""
     # Channels first before the arithmetic, which is slow along an axis of three.
     pixels = np.asarray(picture).transpose(2, 0, 1).astype(np.float32, order="C")

@@ -21,10 +21,10 @@ from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 from transformers.utils import ModelOutput
 
 from xsam_model.configuration_xsam import XSamConfig
-from xsam_model.image_prefix import PackedTexts, XSamImagePrefix
-from xsam_model.language_layers import read_right_padded, use_language_layers
-from xsam_model.modeling_xsam_segmentor import XSamConnector, XSamSegmentor, pad_to_multiple, space_to_depth
-from xsam_model.region_sampling import choose_region_points, pool_region_features
+from xsam_model.layers.image_prefix import PackedTexts, XSamImagePrefix
+from xsam_model.layers.language_layers import read_right_padded, use_language_layers
+from xsam_model.layers.region_sampling import choose_region_points, pool_region_features
+from xsam_model.layers.segmentor import XSamConnector, XSamSegmentor, pad_to_multiple, space_to_depth
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

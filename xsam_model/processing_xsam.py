@@ -11,21 +11,21 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from xsam_model.image_processing_xsam import SIZE_KEYS
-from xsam_model.mask_geometry import MaskGeometry
-from xsam_model.post_processing_panoptic import (
-    PanopticSegmentation,
-    SemanticSegmentation,
-    panoptic_segmentation,
-    semantic_segmentation,
-)
-from xsam_model.post_processing_xsam import (
+from xsam_model.post_processing.instances import (
     InstanceSegmentation,
     PhraseSegmentation,
     instance_segmentation,
     interactive_segmentation,
     phrase_segmentation,
 )
-from xsam_model.prompt_templates import (
+from xsam_model.post_processing.maps import (
+    PanopticSegmentation,
+    SemanticSegmentation,
+    panoptic_segmentation,
+    semantic_segmentation,
+)
+from xsam_model.post_processing.mask_geometry import MaskGeometry
+from xsam_model.prompts.templates import (
     CHAT_FORMATS,
     IMAGE_MARK,
     PHRASE_END,
@@ -35,7 +35,7 @@ from xsam_model.prompt_templates import (
     VISUAL_TASKS,
     Wording,
 )
-from xsam_model.visual_prompts import check_mask
+from xsam_model.prompts.visual import check_mask
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from xsam_model.captions import Caption, read_caption
-from xsam_model.device_streams import DeviceStreams
-from xsam_model.image_prefix import XSamImagePrefix
+from xsam_model.layers.image_prefix import XSamImagePrefix
 from xsam_model.modeling_xsam import XSamForSegmentation, XSamImageFeatures, XSamOutput
-from xsam_model.post_processing_panoptic import PanopticSegmentation, SemanticSegmentation
-from xsam_model.post_processing_xsam import InstanceSegmentation, PhraseSegmentation
+from xsam_model.post_processing.instances import InstanceSegmentation, PhraseSegmentation
+from xsam_model.post_processing.maps import PanopticSegmentation, SemanticSegmentation
 from xsam_model.processing_xsam import XSamProcessor
-from xsam_model.prompt_templates import CATEGORY_TASKS, SPOKEN_TASKS, TASKS, VISUAL_TASKS
-from xsam_model.visual_prompts import check_mask
+from xsam_model.prompts.answers import Caption, read_caption
+from xsam_model.prompts.templates import CATEGORY_TASKS, SPOKEN_TASKS, TASKS, VISUAL_TASKS
+from xsam_model.prompts.visual import check_mask
+from xsam_model.runtime.device_streams import DeviceStreams
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

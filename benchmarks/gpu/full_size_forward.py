@@ -32,7 +32,7 @@ from xsam_model.configuration_xsam import XSamConfig
 from xsam_model.image_processing_xsam import XSamImageProcessor
 from xsam_model.modeling_xsam import XSamForSegmentation
 from xsam_model.processing_xsam import XSamProcessor
-from xsam_model.untrained import build_tokenizer, untrained_tiny_config
+from xsam_model.testing import build_tokenizer, untrained_tiny_config
 
 # Dense bfloat16 operations per second, from the makers' data sheets.
 NOMINAL_PEAK = {"H200": 989e12, "H100": 989e12, "GH200": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12}

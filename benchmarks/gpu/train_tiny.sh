@@ -5,7 +5,7 @@
 #   bash benchmarks/gpu/train_tiny.sh            # again until it prints "trained"; exit code 3 means: call again
 #   bash benchmarks/gpu/train_tiny.sh --smoke    # the same steps within minutes on a CPU, to see that all of it works
 #
-# XSAM_ASSETS: folder of the scenes' pictures (python -m xsam_model.training.scenes.prepare --output FOLDER)
+# XSAM_ASSETS: folder of the scenes' pictures (python -m xsam_model.training.scenes.art.prepare --output FOLDER)
 # OUT:         where results go; benchmarks/out by default. Training's own files stay in benchmarks/out/train-tiny.
 # MINUTES:     of training in this call; 8 by default.
 set -euo pipefail
@@ -30,7 +30,7 @@ done
 for split in test unseen_categories unseen_style; do
   parts=ov,vgd,ref,int,gcg,pan
   [ $split = test ] || parts=vgd
-  "$python" -m actors.evaluate_scenes --model "$out/xsam-tiny" --assets "$assets" --split $split --side 256 \
+  "$python" -m actors.scenes.evaluate --model "$out/xsam-tiny" --assets "$assets" --split $split --side 256 \
     --count $count --only $parts --json "$out/$split.json"
 done
 # In parts, for where large files cannot be moved: cat model.safetensors.part-* > model.safetensors

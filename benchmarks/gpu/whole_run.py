@@ -30,13 +30,13 @@ from PIL import Image
 
 from benchmarks.gpu.full_size_forward import build_model, make_processor
 from benchmarks.photos import describe_photos, write_photos
-from flows import steps
 from flows.config import parse_config
-from flows.observer import Silent
+from flows.run import engine
+from flows.run.observer import Silent
 from pipelines.types import ImageRef, ShardReceipt
 from xsam_model.configuration_xsam import XSamConfig
 from xsam_model.segmenter import XSamSegmenter
-from xsam_model.untrained import untrained_tiny_config
+from xsam_model.testing import untrained_tiny_config
 
 CATEGORIES = ("person", "car", "dog", "tree", "chair", "table", "cup", "book", "lamp", "bird", "boat", "sign")
 _SAMPLE_MS = 100
@@ -87,8 +87,8 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         }
     )
     pace, begun = Pace(), time.monotonic()
-    with utilisation() as samples:
-        summary = steps.run_directly(config, pace)
+    with utilization() as samples:
+        summary = engine.run_directly(config, pace)
     if not summary.ok or summary.ledger["quarantined"]:
         raise SystemExit(f"the run did not go well: {summary.ledger}, {summary.reason_counts}, {summary.problems}")
     first, last = pace.commits[0][0], pace.commits[-1][0]
@@ -139,7 +139,7 @@ def rle_characters(table: Path) -> float:
 
 
 @contextmanager
-def utilisation() -> Iterator[list[tuple[float, float]]]:
+def utilization() -> Iterator[list[tuple[float, float]]]:
     """Note, ten times a second, the share of time in which the device had a kernel to run, as its driver tells."""
     samples: list[tuple[float, float]] = []
     command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", f"-lms={_SAMPLE_MS}"]

@@ -10,16 +10,16 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipelines.overlay import Rgb
-from pipelines.query import open_database
-from pipelines.query_files import readable
+from pipelines.masks.drawing import Rgb
+from pipelines.query.database import open_database
+from pipelines.query.files import readable
+from pipelines.query.row_agreement import check_agreement
 from pipelines.report import charts
 from pipelines.report.colors import CategoryColors, color, css
 from pipelines.report.facts import AREA_EDGES, MASK_EDGES, SCORE_BINS, Facts, read_facts
 from pipelines.report.pictures import Access, Picture, PictureConfig, draw_cards
 from pipelines.report.samples import Card, Mask, Samples, SampleSizes, draw_samples
-from pipelines.row_agreement import check_agreement
-from pipelines.storage import Store
+from pipelines.storage.store import Store
 
 _SPARK = (100.0, 22.0)
 _FIRST_CATEGORIES = 16
@@ -173,8 +173,8 @@ def _ledger(facts: Facts) -> dict[str, int]:
     Several runs may list the same images: of those only labelled images are counted.
     """
     left = facts.runs[0].left if len(facts.runs) == 1 else 0
-    labelled = sum(facts.counts.values())
-    return {"listed": labelled + left, **facts.counts, "left": left}
+    labeled = sum(facts.counts.values())
+    return {"listed": labeled + left, **facts.counts, "left": left}
 
 
 def _charts(facts: Facts) -> list[tuple[str, charts.Chart]]:

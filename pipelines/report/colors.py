@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipelines.overlay import Rgb
+from pipelines.masks.drawing import Rgb
 from pipelines.report.facts import Category
 
 # Of one lightness, with a contrast of 3 or more on white and on the dark page; neighbours are far apart in hue.

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import duckdb
 
-from pipelines.manifest import plan_documents
+from pipelines.planning.plan import plan_documents
 from pipelines.report.run_facts import RunFacts, read_run_facts
-from pipelines.storage import Store
+from pipelines.storage.store import Store
 from pipelines.types import Status
 
 SCORE_BINS = 20
@@ -70,7 +70,7 @@ def read_facts(store: Store, database: duckdb.DuckDBPyConnection, *, max_categor
 
     Args:
         store: the output.
-        database: of the same output; see pipelines.query.
+        database: of the same output; see pipelines.query.database.
         max_categories: how many categories are told apart.
 
     Raises:
@@ -127,7 +127,7 @@ def _categories(database: duckdb.DuckDBPyConnection, most: int) -> tuple[Categor
     )
 
 
-def _image_counts(database: duckdb.DuckDBPyConnection, labelled: int) -> tuple[int, ...]:
+def _image_counts(database: duckdb.DuckDBPyConnection, labeled: int) -> tuple[int, ...]:
     """Count images by their number of masks; those without any have no row in ``annotations``."""
     edges = [edge - 0.5 for edge in MASK_EDGES]
     found = _bins(
@@ -138,7 +138,7 @@ def _image_counts(database: duckdb.DuckDBPyConnection, labelled: int) -> tuple[i
         """,
         len(MASK_EDGES),
     )
-    return (max(0, labelled - sum(found)), *found[1:])
+    return (max(0, labeled - sum(found)), *found[1:])
 
 
 def _area_counts(database: duckdb.DuckDBPyConnection) -> tuple[int, ...]:

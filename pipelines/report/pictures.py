@@ -18,12 +18,12 @@ import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageDraw
 
-from pipelines import rle
-from pipelines.decode import DecodeError, DecodeLimits, decode_image, peek_size
-from pipelines.fetch import FetchError, fetch
-from pipelines.overlay import LabelledMask, Rgb, draw_masks
+from pipelines.images.decode import DecodeError, DecodeLimits, decode_image, peek_size
+from pipelines.masks import rle
+from pipelines.masks.drawing import LabeledMask, Rgb, draw_masks
 from pipelines.redaction import redacted
 from pipelines.report.samples import Card, ImageRow, Mask
+from pipelines.sources.fetch import FetchError, fetch
 from pipelines.types import ImageRef
 
 _OVERSAMPLING = 2  # masks are drawn at twice the size, so that their edges are smooth
@@ -164,7 +164,7 @@ def _draw(
     if card.masks and not changed:
         size_hw = (small.height, small.width)
         masks = [
-            LabelledMask(
+            LabeledMask(
                 segmentation=rle.scaled(mask.segmentation, size_hw),
                 name=mask.category,
                 score=mask.score,

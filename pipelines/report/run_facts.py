@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from pipelines.run_summary import readable_summary
-from pipelines.storage import Store
-from pipelines.table import ShardCommit, read_commits
+from pipelines.storage.store import Store
+from pipelines.table.commits import read_commits
+from pipelines.table.run_summary import readable_summary
+from pipelines.table.shard_commit import ShardCommit
 from pipelines.types import Status
 
 _MAX_PROMPTS = 60

@@ -110,7 +110,7 @@ def draw_samples(database: duckdb.DuckDBPyConnection, categories: Sequence[Categ
     """Choose what is shown.
 
     Args:
-        database: of the output; see pipelines.query.
+        database: of the output; see pipelines.query.database.
         categories: those that are shown with pictures.
         sizes: how much is shown.
     """

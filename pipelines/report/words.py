@@ -37,7 +37,7 @@ def current_words(database: duckdb.DuckDBPyConnection, number: int) -> list[Said
     """Choose images that the model spoke of, and the current words about each: its caption, else the first.
 
     Args:
-        database: of the output; see pipelines.query.
+        database: of the output; see pipelines.query.database.
         number: how many images.
     """
     query = "SELECT image_id FROM all_images WHERE len(captions) > 0 GROUP BY 1 ORDER BY md5(image_id), 1 LIMIT ?"

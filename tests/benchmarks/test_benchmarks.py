@@ -16,8 +16,8 @@ from benchmarks.__main__ import NAMES
 from benchmarks.photos import write_photos
 from benchmarks.pipeline_overhead import RUN_ID
 from benchmarks.report import Figure, Report, machine, replace_sections, write_markdown
-from pipelines.storage import open_store
-from pipelines.table import open_table
+from pipelines.storage.store import open_store
+from pipelines.table.reader import open_table
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -15,7 +15,7 @@ from benchmarks.gpu.flops import flops_per_image
 from benchmarks.report import gpu_lines
 from xsam_model.configuration_xsam import XSamConfig
 from xsam_model.modeling_xsam import XSamForSegmentation
-from xsam_model.untrained import untrained_tiny_config
+from xsam_model.testing import untrained_tiny_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

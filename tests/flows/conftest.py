@@ -15,8 +15,8 @@ import pytest
 from PIL import Image as PILImage
 
 from flows.config import RunConfig, merge, parse_config
-from tests.drivers import Command, Ended, PrefectServer, command_line, prefect_server  # noqa: F401
-from tests.seaweed import S3Server
+from tests.support.drivers import Command, Ended, PrefectServer, command_line, prefect_server  # noqa: F401
+from tests.support.seaweed import S3Server
 
 CATEGORIES = ("car", "tree", "traffic light")
 
@@ -70,7 +70,7 @@ def model(_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete model folder with random weights."""
     import torch
 
-    from xsam_model.untrained import save_untrained
+    from xsam_model.testing import save_untrained
 
     # As many threads as a replica of one CPU has: more would add in another order.
     torch.set_num_threads(1)

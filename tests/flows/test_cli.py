@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import typer
 
-from flows import steps
 from flows.cli import app
 from flows.config import load_config
-from flows.observer import Silent
-from tests.drivers import REPOSITORY, driver, listing
+from flows.run import engine
+from flows.run.observer import Silent
 from tests.flows.conftest import Ended, MakeConfig
-from tests.seaweed import S3Server
+from tests.support.drivers import REPOSITORY, driver, listing
+from tests.support.seaweed import S3Server
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -225,7 +225,7 @@ class TestMistakes:
     def test_an_output_that_holds_another_configuration_names_the_fields(
         self, cli: Cli, arguments: list[object], make_config: MakeConfig, tmp_path: Path
     ) -> None:
-        steps.run_directly(make_config(), Silent())
+        engine.run_directly(make_config(), Silent())
         before = listing(tmp_path / "output")
         for command in ("run", "plan"):
             at = arguments.index("--runner")
@@ -249,7 +249,7 @@ def test_plan_shows_what_would_run_and_writes_nothing(cli: Cli, arguments: list[
 @pytest.fixture
 def table(make_config: MakeConfig, tmp_path: Path) -> Path:
     """A labelled table."""
-    steps.run_directly(make_config(), Silent())
+    engine.run_directly(make_config(), Silent())
     return tmp_path / "output"
 
 
@@ -357,7 +357,7 @@ def test_a_flag_outweighs_the_file(
         seen.append(config)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("flows.launch.launch", note)
+    monkeypatch.setattr("flows.commands.launch.launch", note)
     (tmp_path / "run.toml").write_text('source = "elsewhere"\n[pool]\nreplicas = 2\nshards_in_flight_per_replica = 1\n')
     asked = ["--phrase", "a man, in red", "--phrase", "the dog", "--question", "Why, then?", "--caption"]
     ended = cli("run", "-c", tmp_path / "run.toml", *arguments, "--replicas", 5, "--task", "genseg", *asked)
@@ -377,7 +377,7 @@ def test_an_error_that_nobody_foresaw_is_a_traceback_without_secrets(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("https://me:canary@host/a.png?X-Amz-Signature=canary is gone")
 
-    monkeypatch.setattr("flows.query.open_database", fail)
+    monkeypatch.setattr("flows.commands.query.open_database", fail)
     ended = cli("query", tmp_path, "FROM images")
     assert ended.code == 1
     assert ended.err.endswith("RuntimeError: https://host/a.png is gone\n")

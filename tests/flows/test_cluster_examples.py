@@ -17,12 +17,12 @@ import yaml
 
 from flows import cli
 from flows.config import parse_config
-from pipelines.leftovers import vacuum
-from pipelines.storage import open_store
-from tests.drivers import REPOSITORY
-from tests.fakes import write_images
+from pipelines.storage.store import open_store
+from pipelines.table.leftovers import vacuum
 from tests.reliability.small_run import RUN, SmallRun, run
-from tests.seaweed import S3Server
+from tests.support.drivers import REPOSITORY
+from tests.support.fakes import write_images
+from tests.support.seaweed import S3Server
 
 Manifest = dict[str, dict[str, Any]]
 

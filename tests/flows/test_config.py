@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from flows import steps
 from flows.config import ConfigError, RunConfig, load_config, merge, parse_config
-from flows.observer import Silent
-from flows.own_prompts import OwnPrompts
-from flows.planning import list_collection
+from flows.run import engine
+from flows.run.observer import Silent
+from flows.run.own_prompts import OwnPrompts
+from flows.run.planning import list_collection
 from pipelines.layout import KINDS
-from tests.containers import parquet_bytes
-from tests.drivers import REPOSITORY, UNSTABLE, committed
 from tests.flows.conftest import MakeConfig
+from tests.support.containers import parquet_bytes
+from tests.support.drivers import REPOSITORY, UNSTABLE, committed
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -295,7 +295,7 @@ def test_where_and_in_which_pieces_it_runs_changes_no_row(
     if runner == "ray":
         request.getfixturevalue("ray")
     config = make_config(pool={"runner": runner}, plan={"images_per_shard": images_per_shard}, label={"batch_size": 1})
-    assert steps.run_directly(config, Silent()).ok
+    assert engine.run_directly(config, Silent()).ok
     for kind in KINDS:
         without = (*UNSTABLE, "shard_id")
         assert committed(str(tmp_path / "output"), kind, without=without) == committed(
@@ -316,5 +316,5 @@ def reference(model: Path, photographs: Path, tmp_path_factory: pytest.TempPathF
         "label": {"batch_size": 1},
         "pool": {"runner": "in_process"},
     }
-    steps.run_directly(parse_config(values), Silent())
+    engine.run_directly(parse_config(values), Silent())
     return output

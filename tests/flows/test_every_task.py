@@ -12,17 +12,17 @@ import polars
 import pytest
 from pycocotools import mask as coco
 
-from flows import planning, steps
 from flows.config import merge, parse_config
-from flows.observer import Silent
-from flows.summary import RunSummary
+from flows.run import engine, planning
+from flows.run.observer import Silent
+from flows.run.summary import RunSummary
 from pipelines.errors import PlanError
-from pipelines.integrity import verify
 from pipelines.layout import KINDS
-from pipelines.storage import open_store
-from pipelines.table import open_table
-from tests.drivers import REPOSITORY, committed, comparable, listing
+from pipelines.storage.store import open_store
+from pipelines.table.reader import open_table
+from pipelines.table.verify import verify
 from tests.flows.conftest import CATEGORIES, MakeConfig
+from tests.support.drivers import REPOSITORY, committed, comparable, listing
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -77,7 +77,7 @@ def make(model: Path, photographs: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def summary(make: Make) -> RunSummary:
-    return steps.run_directly(make(), Silent())
+    return engine.run_directly(make(), Silent())
 
 
 def sql(summary: RunSummary, query: str) -> list[tuple[Any, ...]]:
@@ -177,7 +177,7 @@ def test_the_queries_of_the_readme_are_answered(summary: RunSummary) -> None:
 @pytest.mark.parametrize("task", ["genseg_panoptic", "genseg"])
 def test_other_results_of_the_same_categories(make_config: MakeConfig, task: str) -> None:
     stuff = ["tree"] if task == "genseg_panoptic" else []
-    summary = steps.run_directly(make_config(task=task, stuff=stuff, plan={"limit": 4}), Silent())
+    summary = engine.run_directly(make_config(task=task, stuff=stuff, plan={"limit": 4}), Silent())
     assert summary.ok
     found = sql(summary, "SELECT task, category_name, is_thing FROM {annotations}")
     expected = {name: None if task == "genseg" else name != "tree" for name in CATEGORIES}
@@ -186,7 +186,7 @@ def test_other_results_of_the_same_categories(make_config: MakeConfig, task: str
 
 def test_replicas_give_the_same_rows(ray: str, make: Make, summary: RunSummary, tmp_path: Path) -> None:
     config = make(output=str(tmp_path / "other"), pool={"runner": "ray"})
-    assert steps.run_directly(config, Silent()).ok
+    assert engine.run_directly(config, Silent()).ok
     for kind in KINDS:
         assert committed(config.output.uri, kind, without=("attempt", "decode_ms", "model_ms")) == committed(
             summary.output, kind

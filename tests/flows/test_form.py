@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.drivers import PrefectServer
+from tests.support.drivers import PrefectServer
 
 pytestmark = pytest.mark.timeout(120, func_only=True)
 

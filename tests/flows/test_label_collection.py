@@ -13,15 +13,15 @@ import polars
 import pytest
 from pycocotools import mask as coco
 
-from flows import steps
 from flows.config import parse_config
-from flows.observer import Silent
-from pipelines.integrity import verify
-from pipelines.storage import Store, open_store
-from pipelines.table import open_table
-from tests.drivers import PrefectServer, comparable, run_file
+from flows.run import engine
+from flows.run.observer import Silent
+from pipelines.storage.store import Store, open_store
+from pipelines.table.reader import open_table
+from pipelines.table.verify import verify
 from tests.flows.conftest import CATEGORIES, MakeConfig
-from tests.seaweed import S3Server
+from tests.support.drivers import PrefectServer, comparable, run_file
+from tests.support.seaweed import S3Server
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -45,7 +45,7 @@ class Labelled:
 
 
 @pytest.fixture(scope="module")
-def labelled(ray: str, prefect: PrefectServer, s3_environment: S3Server, model: Path, photographs: Path) -> Labelled:
+def labeled(ray: str, prefect: PrefectServer, s3_environment: S3Server, model: Path, photographs: Path) -> Labelled:
     """Ten photographs and a table of visual prompts on S3, labelled by two replicas in two waves."""
     from flows.label_collection import label_collection
 
@@ -68,21 +68,21 @@ def labelled(ray: str, prefect: PrefectServer, s3_environment: S3Server, model: 
     return Labelled(open_store(f"{prefix}/table"), label_collection(config), prefect)
 
 
-def test_every_image_has_one_row_and_the_ledger_adds_up(labelled: Labelled, photographs: Path) -> None:
-    images = labelled.rows("images")
+def test_every_image_has_one_row_and_the_ledger_adds_up(labeled: Labelled, photographs: Path) -> None:
+    images = labeled.rows("images")
     assert sorted(row["image_id"] for row in images) == sorted(
         str(path.relative_to(photographs)) for path in photographs.rglob("*.*")
     )
     counts = Counter(row["status"] for row in images)
-    assert labelled.summary["ledger"] == {"listed": 10, "ok": counts["ok"], "empty": counts["empty"], "quarantined": 0}
+    assert labeled.summary["ledger"] == {"listed": 10, "ok": counts["ok"], "empty": counts["empty"], "quarantined": 0}
     assert counts["ok"] + counts["empty"] == 10
     assert counts["ok"] > 0
 
 
-def test_every_mask_decodes_to_its_image_and_agrees_with_its_box_and_area(labelled: Labelled) -> None:
-    sizes = {row["image_id"]: [row["height"], row["width"]] for row in labelled.rows("images")}
-    annotations = labelled.rows("annotations")
-    assert len(annotations) == labelled.summary["num_annotations"] > 0
+def test_every_mask_decodes_to_its_image_and_agrees_with_its_box_and_area(labeled: Labelled) -> None:
+    sizes = {row["image_id"]: [row["height"], row["width"]] for row in labeled.rows("images")}
+    annotations = labeled.rows("annotations")
+    assert len(annotations) == labeled.summary["num_annotations"] > 0
     for row in annotations:
         segmentation = row["segmentation"]
         assert segmentation["size"] == sizes[row["image_id"]]
@@ -92,53 +92,53 @@ def test_every_mask_decodes_to_its_image_and_agrees_with_its_box_and_area(labell
         assert 0 < row["score"] <= 1
 
 
-def test_a_turned_photograph_is_labelled_upright(labelled: Labelled) -> None:
-    (turned,) = [row for row in labelled.rows("images") if row["image_id"] == "more/001.JPG"]
+def test_a_turned_photograph_is_labelled_upright(labeled: Labelled) -> None:
+    (turned,) = [row for row in labeled.rows("images") if row["image_id"] == "more/001.JPG"]
     assert (turned["exif_orientation"], turned["width"], turned["height"]) == (6, 48, 72)
 
 
-def test_categories_are_asked_of_every_image_and_visual_prompts_of_their_own(labelled: Labelled) -> None:
-    asked = {row["image_id"]: {entry["prompt_id"] for entry in row["per_prompt"]} for row in labelled.rows("images")}
+def test_categories_are_asked_of_every_image_and_visual_prompts_of_their_own(labeled: Labelled) -> None:
+    asked = {row["image_id"]: {entry["prompt_id"] for entry in row["per_prompt"]} for row in labeled.rows("images")}
     text = {f"ovseg:{name}" for name in CATEGORIES}
     own = {"000.png": {"dot"}, "002.png": {"frame"}, "more/001.JPG": {"loop"}}
     assert asked == {image: text | own.get(image, set()) for image in asked}
-    assert labelled.summary["num_rejected_prompts"] == 0
+    assert labeled.summary["num_rejected_prompts"] == 0
 
 
-def test_the_table_is_whole_to_the_last_hash(labelled: Labelled) -> None:
-    report = verify(labelled.output, labelled.summary["run_id"], deep=True)
+def test_the_table_is_whole_to_the_last_hash(labeled: Labelled) -> None:
+    report = verify(labeled.output, labeled.summary["run_id"], deep=True)
     assert report.ok
     assert report.leftovers == []
 
 
-def test_summary_json_says_how_the_run_ended(labelled: Labelled) -> None:
-    held = run_file(labelled.output.uri, "summary.json")
-    assert held == labelled.summary
+def test_summary_json_says_how_the_run_ended(labeled: Labelled) -> None:
+    held = run_file(labeled.output.uri, "summary.json")
+    assert held == labeled.summary
     assert (held["shards"], held["committed"], held["labelled_now"], held["problems"]) == (10, 10, 10, [])
     assert held["facts"]["versions"]["xsam-label"]
     assert len(held["facts"]["predictor"]["weights_sha256"]) == 64
 
 
-def test_prefect_shows_the_run_its_waves_and_its_artifacts(labelled: Labelled) -> None:
+def test_prefect_shows_the_run_its_waves_and_its_artifacts(labeled: Labelled) -> None:
     (flow_run,) = [
         run
-        for run in labelled.server.ask("flow_runs/filter", {})
-        if run["parameters"]["config"]["output"]["uri"] == labelled.output.uri
+        for run in labeled.server.ask("flow_runs/filter", {})
+        if run["parameters"]["config"]["output"]["uri"] == labeled.output.uri
     ]
     assert flow_run["state_type"] == "COMPLETED"
     chosen = {"flow_runs": {"id": {"any_": [flow_run["id"]]}}}
-    tasks = {run["name"]: run["state_type"] for run in labelled.server.ask("task_runs/filter", chosen)}
+    tasks = {run["name"]: run["state_type"] for run in labeled.server.ask("task_runs/filter", chosen)}
     waves = {name: state for name, state in tasks.items() if name.startswith("wave")}
     assert waves == {"wave 1/2": "COMPLETED", "wave 2/2": "COMPLETED"}
     assert len(tasks) == 4  # with plan and verify
-    artifacts = {a["key"]: a for a in labelled.server.ask("artifacts/filter", chosen)}
+    artifacts = {a["key"]: a for a in labeled.server.ask("artifacts/filter", chosen)}
     assert {a["type"] for a in artifacts.values()} == {"progress", "table", "markdown"}
     assert float(artifacts["shards-committed"]["data"]) == 100
     assert "Complete" in artifacts["label-collection-summary"]["data"]
 
 
 def test_sql_and_data_frames_read_the_output_by_glob(make_config: MakeConfig, tmp_path: Path) -> None:
-    summary = steps.run_directly(make_config(), Silent())
+    summary = engine.run_directly(make_config(), Silent())
     output = tmp_path / "output"
     store = open_store(str(output))
     for kind in ("annotations", "images"):

@@ -16,19 +16,20 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
-from actors.pool import PoolEvent
-from flows import planning, steps
-from flows.observer import Silent
-from flows.summary import RunFailedError
-from pipelines import storage
+from actors.pool.runner import PoolEvent
+from flows.run import engine, planning
+from flows.run.observer import Silent
+from flows.run.summary import RunFailedError
 from pipelines.errors import PlanError
-from pipelines.integrity import verify
 from pipelines.layout import KINDS, Kind
-from pipelines.leftovers import find_leftovers
-from pipelines.storage import open_store
-from pipelines.table import committed_shards, read_commits
+from pipelines.storage import store as storage
+from pipelines.storage.store import open_store
+from pipelines.table.commits import committed_shards, read_commits
+from pipelines.table.leftovers import find_leftovers
+from pipelines.table.verify import verify
 from pipelines.types import ShardReceipt
-from tests.drivers import (
+from tests.flows.conftest import Ended, MakeConfig, write_photographs
+from tests.support.drivers import (
     Driver,
     PrefectServer,
     committed,
@@ -38,8 +39,7 @@ from tests.drivers import (
     run_file,
     wait_until,
 )
-from tests.flows.conftest import Ended, MakeConfig, write_photographs
-from tests.seaweed import S3Server
+from tests.support.seaweed import S3Server
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -147,7 +147,7 @@ class TestKilledDriver:
             label={"batch_size": 1},
             output={"uri": str(tmp_path / "output"), "run_id": only_run(config_file.parent / "table")},
         )
-        steps.run_directly(unbroken, Silent())
+        engine.run_directly(unbroken, Silent())
         for kind in KINDS:
             assert committed(str(config_file.parent / "table"), kind) == committed(str(tmp_path / "output"), kind)
 
@@ -196,12 +196,12 @@ def test_a_run_survives_the_death_of_a_replica(ray: str, make_config: MakeConfig
                 kinds.append("killed")
                 os.kill(pids[0], signal.SIGKILL)
 
-    summary = steps.run_directly(config, Killer())
+    summary = engine.run_directly(config, Killer())
     assert summary.ok
     assert summary.ledger["listed"] == 10
     assert {"killed", "replica_died"} <= set(kinds)
     unbroken = make_config(output=str(tmp_path / "unbroken"), plan={"images_per_shard": 1})
-    steps.run_directly(unbroken, Silent())
+    engine.run_directly(unbroken, Silent())
     for kind in KINDS:
         assert committed(config.output.uri, kind) == committed(unbroken.output.uri, kind)
 
@@ -268,16 +268,16 @@ def test_a_shard_that_always_fails_is_named_and_the_rest_is_kept_until_the_fault
 def test_a_spent_budget_counts_over_all_waves_and_the_next_run_goes_on_with_the_rest(
     prefect: PrefectServer, make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import actors.labeler
+    import actors.predictor.labeler
     from flows.label_collection import label_collection
 
-    label_shard = actors.labeler.label_shard
+    label_shard = actors.predictor.labeler.label_shard
 
     def slowly(*args: Any, **kwargs: Any) -> Any:
         time.sleep(1.5)
         return label_shard(*args, **kwargs)
 
-    monkeypatch.setattr(actors.labeler, "label_shard", slowly)
+    monkeypatch.setattr(actors.predictor.labeler, "label_shard", slowly)
     pool = {"budget_s": 1.0, "shards_in_flight_per_replica": 1}
     # One shard in flight makes waves of four: the second wave finds the budget spent.
     output, config = tmp_path / "output", make_config(pool=pool)
@@ -334,7 +334,7 @@ def test_two_drivers_at_once_end_well_with_one_committed_copy(
 def test_another_configuration_is_refused_by_field_and_nothing_is_written(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    steps.run_directly(make_config(), Silent())
+    engine.run_directly(make_config(), Silent())
     before = listing(tmp_path / "output")
     other = make_config(categories=["car", "house"], model={"min_score": 0.5})
     with pytest.raises(PlanError) as refused, planning.planned_run(other):
@@ -347,9 +347,9 @@ def test_another_configuration_is_refused_by_field_and_nothing_is_written(
 
 
 def test_what_may_change_between_a_run_and_its_resumption(make_config: MakeConfig, tmp_path: Path) -> None:
-    steps.run_directly(make_config(), Silent())
+    engine.run_directly(make_config(), Silent())
     before = listing(tmp_path / "output")
-    summary = steps.run_directly(
+    summary = engine.run_directly(
         make_config(label={"batch_size": 5, "load_threads": 1}, pool={"replicas": 7}, plan={"images_per_shard": 3}),
         Silent(),
     )

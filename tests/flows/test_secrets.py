@@ -10,12 +10,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.storage import Store, open_store
-from pipelines.table import open_table
-from tests.drivers import PrefectServer, driver, run_file
+from pipelines.storage.store import Store, open_store
+from pipelines.table.reader import open_table
 from tests.flows.conftest import Ended
-from tests.pipelines.test_web_images import web  # noqa: F401
-from tests.seaweed import S3Server
+from tests.pipelines.sources.test_web_images import web  # noqa: F401
+from tests.support.drivers import PrefectServer, driver, run_file
+from tests.support.seaweed import S3Server
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -13,13 +13,13 @@ from unittest import mock
 
 import fsspec
 
-from actors.in_process import InProcessRunner
-from actors.labeler import RunLabeler
-from flows import planning, steps
+from actors.pool.in_process import InProcessRunner
+from actors.predictor.labeler import RunLabeler
 from flows.config import RunConfig, parse_config
-from flows.observer import Silent
-from pipelines.label import LabelJob
-from tests.fakes import BrightPredictor, half_bright, png
+from flows.run import engine, planning
+from flows.run.observer import Silent
+from pipelines.labeling.shard import LabelJob
+from tests.support.fakes import BrightPredictor, half_bright, png
 
 SOURCE = "memory://photos"
 RUN = "run-1"
@@ -72,7 +72,7 @@ def main(kind: str) -> None:
         mock.patch.object(planning, "check_model", lambda _config, *own: own[0] if own else None),
         mock.patch.object(planning, "run_fingerprint", fingerprint),
     ):
-        print(steps.run_directly(parse_config(VALUES), Silent()))
+        print(engine.run_directly(parse_config(VALUES), Silent()))
 
 
 if __name__ == "__main__":

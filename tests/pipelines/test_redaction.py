@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from pipelines.errors import SourceError, StorageError
-from pipelines.fetch import FetchError
-from pipelines.prompt_table import read_prompt_table
+from pipelines.planning.prompt_table import read_prompt_table
 from pipelines.redaction import check_storage_options, quoted, quoted_names, redacted, secret_in, shown_name
-from pipelines.source_uris import resolve_uri
-from pipelines.sources import list_images
-from pipelines.storage import explain, open_store
+from pipelines.sources.fetch import FetchError
+from pipelines.sources.listing import list_images
+from pipelines.sources.uri_lists import resolve_uri
+from pipelines.storage.client_errors import explain
+from pipelines.storage.store import open_store
 from pipelines.types import Reason
 
 SIGNED = "X-Amz-Date=20260101&X-Amz-Signature=canary"

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines import parquet_rows
-from pipelines.decode import decode_image
-from pipelines.fetch import FetchError, fetch
-from pipelines.ground_truth import read_ground_truth
-from pipelines.image_batches import to_batches
-from pipelines.label import LabelConfig, LabelJob, load_images
-from pipelines.plan_draft import PlanConfig, draft_plan
-from pipelines.prompt_table import read_prompt_table
-from pipelines.retry import quarantined_images
-from pipelines.sources import list_batches
-from pipelines.storage import open_store
+from pipelines.evaluation.ground_truth import read_ground_truth
+from pipelines.images.decode import decode_image
+from pipelines.labeling.shard import LabelConfig, LabelJob, load_images
+from pipelines.planning.draft import PlanConfig, draft_plan
+from pipelines.planning.prompt_table import read_prompt_table
+from pipelines.sources import parquet_values
+from pipelines.sources.fetch import FetchError, fetch
+from pipelines.sources.image_batches import to_batches
+from pipelines.sources.listing import list_batches
+from pipelines.storage.store import open_store
+from pipelines.table.quarantined import quarantined_images
 from pipelines.types import ImageRef
 
 
@@ -27,10 +27,10 @@ def fetch_bytes(uri: str, num_bytes: int | None, max_bytes: int) -> int:
 
 
 def fetch_all(
-    path: str, column: str, rows: int, max_bytes: int, chunk_bytes: int = parquet_rows.MAX_CHUNK_BYTES
+    path: str, column: str, rows: int, max_bytes: int, chunk_bytes: int = parquet_values.MAX_CHUNK_BYTES
 ) -> str:
     """Fetch the first rows of a Parquet file, of whose row groups so much is read; their sizes, or reasons why not."""
-    parquet_rows.MAX_CHUNK_BYTES = chunk_bytes
+    parquet_values.MAX_CHUNK_BYTES = chunk_bytes
     sizes = []
     for row in range(rows):
         ref = ImageRef(image_id=str(row), uri=f"{path}#column={column}&row={row}")

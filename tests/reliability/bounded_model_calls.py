@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from xsam_model.image_processing_xsam import XSamImageProcessor
-from xsam_model.mask_geometry import MaskGeometry
-from xsam_model.visual_prompts import draw_region
+from xsam_model.post_processing.mask_geometry import MaskGeometry
+from xsam_model.prompts.visual import draw_region
 
 
 def prepare(size: tuple[int, int]) -> str:

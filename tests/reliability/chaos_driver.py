@@ -12,17 +12,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from actors.config import PoolConfig
-from actors.labeler import RunLabeler
-from actors.open_pool import open_runner
-from actors.pool import PoolEvent, ShardFailure, ShardRunner
-from flows import steps
+from actors.pool.config import PoolConfig
+from actors.pool.open import open_runner
+from actors.pool.runner import PoolEvent, ShardFailure, ShardRunner
+from actors.predictor.labeler import RunLabeler
 from flows.config import RunConfig
-from flows.observer import Silent
-from pipelines.label import LabelJob
+from flows.run import engine
+from flows.run.observer import Silent
+from pipelines.labeling.shard import LabelJob
 from pipelines.types import Answer, Image, Prompt
-from tests.fakes import BrightPredictor
 from tests.reliability.small_run import SmallRun, as_driver_of
+from tests.support.fakes import BrightPredictor
 
 _CALL_S = 0.2
 
@@ -75,7 +75,7 @@ def main() -> int:
     printing = Printing()
     # Ray prints what its nodes log, too.
     with contextlib.redirect_stdout(sys.stderr), as_driver_of(_open_runner):
-        summary = steps.run_directly(config, printing)
+        summary = engine.run_directly(config, printing)
     for problem in summary.problems:
         printing.tell("problem", problem)
     return 0 if summary.ok else 1

@@ -8,8 +8,8 @@ from functools import partial
 
 import pytest
 
-from tests.fork_server import fork_server
-from tests.peak_memory import Peak, measure
+from tests.support.fork_server import fork_server
+from tests.support.peak_memory import Peak, measure
 
 
 @pytest.fixture(scope="module")
@@ -17,5 +17,5 @@ def peak(request: pytest.FixtureRequest) -> Iterator[Callable[..., Peak]]:
     """Call a function of the module that the tests import as ``calls`` in a process of its own: see measure."""
     if sys.platform != "linux":
         pytest.skip("the peak of a process is read from /proc")
-    with fork_server(request.module.calls.__name__, "tests.peak_memory") as processes:
+    with fork_server(request.module.calls.__name__, "tests.support.peak_memory") as processes:
         yield partial(measure, processes)

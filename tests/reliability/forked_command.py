@@ -1,6 +1,6 @@
 """The command line in processes that are forked from one which has imported it: half a second instead of many.
 
-``tests.drivers.driver`` starts what a user starts. This is for tests that need many of them.
+``tests.support.drivers.driver`` starts what a user starts. This is for tests that need many of them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,19 @@ from pathlib import Path
 import pytest
 
 from flows.cli import main
-from tests.drivers import Ended, wait_until
-from tests.fork_server import fork_server
+from tests.support.drivers import Ended, wait_until
+from tests.support.fork_server import fork_server
 
 # What a run imports, the ones that take long first. Not imported here: Ray reads settings when it is.
-_IMPORTS = ("ray", "s3fs", "actors.predictor", "actors.replica_pool", "actors.in_process", "flows.launch", __name__)
+_IMPORTS = (
+    "ray",
+    "s3fs",
+    "actors.predictor.predictor",
+    "actors.pool.ray_pool",
+    "actors.pool.in_process",
+    "flows.commands.launch",
+    __name__,
+)
 
 
 @contextlib.contextmanager

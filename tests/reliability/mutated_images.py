@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipelines.decode import DecodeError, DecodeLimits, decode_image
+from pipelines.images.decode import DecodeError, DecodeLimits, decode_image
 from pipelines.types import ImageRef
 
 _REF = ImageRef(image_id="mutant", uri="/mutant")

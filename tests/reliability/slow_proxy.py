@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
-from tests.drivers import wait_until
+from tests.support.drivers import wait_until
 
 _HEAD_END = b"\r\n\r\n"
 _ANSWER_S = 60

@@ -16,25 +16,26 @@ from typing import Any
 import pyarrow.dataset as ds
 import pytest
 
-from actors import dispatch
-from actors.config import PoolConfig
-from actors.in_process import InProcessRunner
-from actors.labeler import RunLabeler
-from actors.pool import ShardRunner
-from flows import planning, steps
+from actors.pool import dispatch
+from actors.pool.config import PoolConfig
+from actors.pool.in_process import InProcessRunner
+from actors.pool.runner import ShardRunner
+from actors.predictor.labeler import RunLabeler
 from flows.config import RunConfig, parse_config
-from flows.observer import Silent
-from flows.summary import RunSummary
+from flows.run import engine, planning
+from flows.run.observer import Silent
+from flows.run.summary import RunSummary
 from pipelines.errors import PlanError
-from pipelines.integrity import verify
-from pipelines.label import LabelJob
+from pipelines.labeling.shard import LabelJob
 from pipelines.layout import KINDS
-from pipelines.manifest import read_plan
-from pipelines.storage import Store, open_store
-from pipelines.table import open_table, read_commits
+from pipelines.planning.plan import read_plan
+from pipelines.storage.store import Store, open_store
+from pipelines.table.commits import read_commits
+from pipelines.table.reader import open_table
+from pipelines.table.verify import verify
 from pipelines.types import Predictor
-from tests.drivers import comparable
-from tests.fakes import BrightPredictor, write_images
+from tests.support.drivers import comparable
+from tests.support.fakes import BrightPredictor, write_images
 
 RUN = "run-1"
 LONG = bool(os.environ.get("XSAM_CHAOS"))
@@ -122,7 +123,7 @@ def as_driver_of(open_runner: Callable[[RunConfig, str], ShardRunner]) -> Iterat
 def run(small: SmallRun, predictor: Predictor | None = None) -> RunSummary:
     """Run, or go on with a run that stopped, as a new process."""
     with as_driver(predictor or BrightPredictor()):
-        return steps.run_directly(small.config(), Silent())
+        return engine.run_directly(small.config(), Silent())
 
 
 def rows(store: Store) -> dict[str, Any]:

@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image as PILImage
 
-from pipelines.decode import decoding_bytes
-from pipelines.fetch import FetchError, fetch
-from pipelines.storage import open_filesystem
+from pipelines.images.decode import decoding_bytes
+from pipelines.sources.fetch import FetchError, fetch
+from pipelines.storage.filesystems import open_filesystem
 from pipelines.types import ImageRef, Reason
-from tests.peak_memory import Peak
 from tests.reliability import bounded_calls as calls
-from tests.seaweed import S3Server
+from tests.support.peak_memory import Peak
+from tests.support.seaweed import S3Server
 
 Measure = Callable[..., Peak]
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pipelines.decode import MAX_IMAGE_SIDE, DecodeError, decode_image
+from pipelines.images.decode import MAX_IMAGE_SIDE, DecodeError, decode_image
 from pipelines.types import ImageRef, Reason
-from tests.fakes import png
-from tests.peak_memory import Peak
 from tests.reliability import bounded_model_calls as calls
+from tests.support.fakes import png
+from tests.support.peak_memory import Peak
 
 Measure = Callable[..., Peak]
 pytestmark = pytest.mark.timeout(400)  # the first process imports torch

@@ -11,20 +11,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import bounded_json, tabular
+from pipelines import bounded_json
 from pipelines.bounded_json import BoundsError, JsonGuard, load_json
 from pipelines.errors import SourceError
-from pipelines.image_batches import file_batch, to_batches
 from pipelines.layout import commit_name, data_name
-from pipelines.manifest import write_plan
-from pipelines.plan_draft import PlanConfig, draft_plan
-from pipelines.schema import ANNOTATIONS, IMAGES
-from pipelines.sources import list_images
-from pipelines.storage import open_store
-from pipelines.table import DataFile, ShardCommit, parquet_bytes
+from pipelines.planning.draft import PlanConfig, draft_plan
+from pipelines.planning.plan import write_plan
+from pipelines.sources import tabular
+from pipelines.sources.image_batches import file_batch, to_batches
+from pipelines.sources.listing import list_images
+from pipelines.storage.store import open_store
+from pipelines.table.commits import parquet_bytes
+from pipelines.table.schema import ANNOTATIONS, IMAGES
+from pipelines.table.shard_commit import DataFile, ShardCommit
 from pipelines.types import ImageRef, Reason, Status
-from tests.peak_memory import Peak
 from tests.reliability import bounded_calls as calls
+from tests.support.peak_memory import Peak
 
 Measure = Callable[..., Peak]
 
@@ -177,7 +179,7 @@ def test_of_further_columns_the_long_ones_are_left_out_and_the_others_stay(tmp_p
 
 
 def test_a_batch_of_images_ends_where_its_characters_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.image_batches.BATCH_CHARS", 1000)
+    monkeypatch.setattr("pipelines.sources.image_batches.BATCH_CHARS", 1000)
     refs = [ImageRef(image_id=f"{number}", uri="x", source_columns="y" * 300) for number in range(10)]
     assert [batch.num_rows for batch in to_batches(refs)] == [4, 4, 2]
     assert [batch.num_rows for batch in to_batches([])] == [0]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import source_tars
 from pipelines.errors import SourceError
-from tests.containers import content, listed, tar_bytes, write_tar
-from tests.peak_memory import Peak
+from pipelines.sources import tars
 from tests.reliability import bounded_calls as calls
+from tests.support.containers import content, listed, tar_bytes, write_tar
+from tests.support.peak_memory import Peak
 
 LONG_NAME, PAX, GLOBAL, SPARSE = b"L", b"x", b"g", b"S"
 
@@ -130,7 +130,7 @@ def test_an_image_that_is_sparse_by_a_pax_header_is_refused(tmp_path: Path, vers
 def test_a_sample_of_more_images_than_any_real_one_has_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source_tars, "_MAX_SAMPLE_IMAGES", 3)
+    monkeypatch.setattr(tars, "_MAX_SAMPLE_IMAGES", 3)
     path = write_tar(tmp_path / "a.tar", {f"1.{number}.jpg": b"x" for number in range(4)})
     with pytest.raises(SourceError, match="more than 3 images have the key '1'"):
         listed(path)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.integrity import verify
-from pipelines.table import open_table
+from pipelines.table.reader import open_table
+from pipelines.table.verify import verify
 from tests.reliability.mutated_images import originals
 from tests.reliability.small_run import LONG, RUN, SmallRun, run
 

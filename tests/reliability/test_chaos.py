@@ -20,9 +20,9 @@ from typing import Any
 import psutil
 import pytest
 
-from pipelines.table import read_commits
-from tests.drivers import REPOSITORY, Driver, wait_until
+from pipelines.table.commits import read_commits
 from tests.reliability.small_run import LONG, RUN, SmallRun, check_ended, rows, run, write_source
+from tests.support.drivers import REPOSITORY, Driver, wait_until
 
 SHARDS = 600 if LONG else 240
 ROUNDS = 2 if LONG else 1

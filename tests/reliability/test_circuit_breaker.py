@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from flows.breaker import CircuitBreaker
 from flows.config import ConfigError, LimitsConfig, parse_config
+from flows.run.breaker import CircuitBreaker
 from pipelines.types import ShardReceipt
-from tests.fakes import write_images
 from tests.reliability.small_run import RUN, SmallRun, run
+from tests.support.fakes import write_images
 
 
 def receipt(ok: int, **reasons: int) -> ShardReceipt:

@@ -20,18 +20,18 @@ from typing import Any
 
 import pytest
 
-from actors import dispatch
-from flows import steps
+from actors.pool import dispatch
 from flows.config import load_config
-from flows.observer import Silent
-from pipelines.storage import open_store
-from pipelines.table import committed_shards
-from tests.drivers import Command, Driver, Ended, command_line, driver
-from tests.fakes import write_images
+from flows.run import engine
+from flows.run.observer import Silent
+from pipelines.storage.store import open_store
+from pipelines.table.commits import committed_shards
 from tests.reliability.forked_command import Forked, command_server, forked
 from tests.reliability.slow_proxy import Rule, SlowProxy, slow_proxy
 from tests.reliability.small_run import RUN, raw_rows, rows
-from tests.seaweed import S3Server
+from tests.support.drivers import Command, Driver, Ended, command_line, driver
+from tests.support.fakes import write_images
+from tests.support.seaweed import S3Server
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -156,7 +156,7 @@ def expected(folder: Path, s3_server: S3Server) -> dict[str, Any]:
         for name, value in s3_server.environment.items():
             patch.setenv(name, value)
         config = load_config(settings(folder, "in_process", s3_server.endpoint))
-        assert steps.run_directly(config, Silent()).ok
+        assert engine.run_directly(config, Silent()).ok
         return rows(open_store(config.output.uri))
 
 

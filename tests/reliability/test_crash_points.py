@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.integrity import verify
-from pipelines.leftovers import Removal, vacuum
-from tests.fork_server import fork_server
+from pipelines.table.leftovers import Removal, vacuum
+from pipelines.table.verify import verify
 from tests.reliability.dying import die_elsewhere, die_here, effects_of
 from tests.reliability.small_run import (
     LONG,
@@ -25,6 +24,7 @@ from tests.reliability.small_run import (
     state,
     write_source,
 )
+from tests.support.fork_server import fork_server
 
 pytestmark = pytest.mark.timeout(600)
 

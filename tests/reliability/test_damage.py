@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from fsspec.exceptions import FSTimeoutError
 
-from pipelines.integrity import verify
-from pipelines.registered_runs import registered_problems
-from pipelines.storage import open_store
-from tests.commands import Ended, command
-from tests.fakes import half_bright, png
-from tests.labelled import box, mask, named, write_output
+from pipelines.planning.registered_runs import registered_problems
+from pipelines.storage.store import open_store
+from pipelines.table.verify import verify
 from tests.reliability.small_run import LONG, RUN, SmallRun, run
 from tests.reliability.watched_storage import watched
+from tests.support.commands import Ended, command
+from tests.support.fakes import half_bright, png
+from tests.support.labeled import box, mask, named, write_output
 
 COMMITS = f"_runs/{RUN}/commits"
 FIRST = f"{COMMITS}/shard-00000.json"

@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from actors.training_table import table
+from actors.training.table_source import table
 from pipelines.layout import Kind, commit_name
-from pipelines.storage import Store
-from pipelines.table import parquet_bytes, read_commit
+from pipelines.storage.store import Store
+from pipelines.table.commits import parquet_bytes, read_commit
 from pipelines.types import MaskPrediction, Rle
-from tests.commands import command
-from tests.labelled import RUN, box, mask, named, write_output
+from tests.support.commands import command
+from tests.support.labeled import RUN, box, mask, named, write_output
 
 SHARD = "shard-00001"
 FORMATS = {"coco": ".json", "cvat": ".xml", "label-studio": ".json", "yolo": "", "panoptic": ""}

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from pipelines.integrity import verify
-from pipelines.query import open_database
-from pipelines.storage import open_store
-from tests.commands import Ended, command
+from pipelines.query.database import open_database
+from pipelines.storage.store import open_store
+from pipelines.table.verify import verify
 from tests.outputs import write_output
+from tests.support.commands import Ended, command
 
 OUTPUTS = Path(__file__).parents[1] / "outputs"
 FINISHED = ("schema-1/finished", "schema-2/finished", "schema-2/resumed", "schema-3/finished")

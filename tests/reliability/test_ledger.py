@@ -7,17 +7,17 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from actors.pool import PoolEvent
-from flows import steps
-from flows.observer import Silent
+from actors.pool.runner import PoolEvent
+from flows.run import engine
+from flows.run.observer import Silent
 from pipelines.errors import DamagedError
-from pipelines.integrity import verify
 from pipelines.layout import commit_name, plan_name, split_data_name
-from pipelines.storage import Store
-from tests.documents import change_document
-from tests.drivers import run_file
-from tests.fakes import BrightPredictor
+from pipelines.storage.store import Store
+from pipelines.table.verify import verify
 from tests.reliability.small_run import RUN, SmallRun, as_driver, check_no_op, rows, run, write_source
+from tests.support.documents import change_document
+from tests.support.drivers import run_file
+from tests.support.fakes import BrightPredictor
 
 
 class Hearing(Silent):
@@ -66,7 +66,7 @@ def test_a_finished_run_reads_no_commit_again_but_mends_a_shard_whose_file_is_go
     store.delete(lost)
     healing = Hearing()
     with as_driver(BrightPredictor()):
-        healed = steps.run_directly(small.config(), healing)
+        healed = engine.run_directly(small.config(), healing)
     shard_id, _ = split_data_name(lost) or ("", "")
     assert healing.events == [f"{shard_id}: {lost} is missing; it is labelled again (repair 1)"]
     assert (healed.problems, healed.labelled_now) == ([], 1)

@@ -14,18 +14,18 @@ from pathlib import Path
 import psutil
 import pytest
 
-from actors.in_process import InProcessRunner
-from actors.pool import ClusterLostError, ShardFailure
-from flows import steps
+from actors.pool.in_process import InProcessRunner
+from actors.pool.runner import ClusterLostError, ShardFailure
 from flows.config import RunConfig
-from flows.observer import Silent
+from flows.run import engine
+from flows.run.observer import Silent
 from pipelines.types import Shard, ShardReceipt
-from tests.drivers import REPOSITORY, Driver, run_file
 from tests.reliability.small_run import SmallRun, as_driver_of, check_no_op, raw_rows, rows, run, write_source
+from tests.support.drivers import REPOSITORY, Driver, run_file
 
 DRIVER = """
 import sys
-from actors import head_watch
+from actors.pool import head_watch
 from tests.reliability import chaos_driver
 head_watch.LOST_AFTER_S = 4.0
 sys.exit(chaos_driver.main())
@@ -91,7 +91,7 @@ def test_a_cluster_that_is_lost_before_the_first_commit_leaves_a_run_to_be_resum
         return LostAtOnce(lambda: None, config.pool)  # type: ignore[arg-type,return-value]
 
     with as_driver_of(open_runner):
-        summary = steps.run_directly(small.config(), Silent())
+        summary = engine.run_directly(small.config(), Silent())
     assert (summary.ok, summary.problems[0]) == (False, "stopped: the head is gone")
     assert run_file(small.output, "summary.json")["problems"] == summary.problems
     assert run(small).ok

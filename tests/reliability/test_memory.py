@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from benchmarks import large_image, memory_curve
-from pipelines.isolate import ModelClock, ask
-from pipelines.label import LabelConfig, LabelJob, label_images
+from pipelines.labeling.isolation import ModelClock, ask
+from pipelines.labeling.shard import LabelConfig, LabelJob, label_images
 from pipelines.types import Answer, Image, ImageRef, Prompt
-from tests.fakes import BrightPredictor, png, text_prompt
 from tests.reliability.small_run import LONG
+from tests.support.fakes import BrightPredictor, png, text_prompt
 
 BRIGHT = text_prompt("bright")
 

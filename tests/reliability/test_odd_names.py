@@ -9,13 +9,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flows.console import literal
-from flows.inspect import show_plan
-from pipelines.integrity import verify
-from pipelines.table import open_table
-from tests.drivers import listing
-from tests.fakes import BrightPredictor, half_bright, png
+from flows.commands.console import literal
+from flows.commands.inspect import show_plan
+from pipelines.table.reader import open_table
+from pipelines.table.verify import verify
 from tests.reliability.small_run import RUN, SmallRun, as_driver, run
+from tests.support.drivers import listing
+from tests.support.fakes import BrightPredictor, half_bright, png
 
 ODD = (
     "../../outside",

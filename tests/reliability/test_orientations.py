@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from pipelines.table import open_table
+from pipelines.table.reader import open_table
 from tests.reliability.small_run import SmallRun, run
 
 # What a viewer shows: an L, bright on black, that no rotation or reflection leaves as it is.

@@ -19,14 +19,14 @@ from pathlib import Path
 import pytest
 
 from pipelines.layout import KINDS
-from pipelines.storage import open_store
-from pipelines.table import committed_shards
-from tests.drivers import Command, Ended, command_line
-from tests.fakes import write_images
+from pipelines.storage.store import open_store
+from pipelines.table.commits import committed_shards
 from tests.reliability.forked_command import command_server, forked
 from tests.reliability.slow_proxy import Rule, SlowProxy, slow_proxy
 from tests.reliability.small_run import RUN, raw_rows, rows
-from tests.seaweed import S3Server
+from tests.support.drivers import Command, Ended, command_line
+from tests.support.fakes import write_images
+from tests.support.seaweed import S3Server
 
 pytestmark = pytest.mark.timeout(180)
 

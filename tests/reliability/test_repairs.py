@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 from fsspec.exceptions import FSTimeoutError
 
-from flows import steps
-from flows.observer import Silent
-from flows.retry import runs_to_retry
-from pipelines.integrity import verify
+from flows.run import engine
+from flows.run.observer import Silent
+from flows.run.retry import runs_to_retry
 from pipelines.layout import commit_name
-from pipelines.leftovers import find_leftovers, vacuum
-from pipelines.storage import Store
-from tests.fakes import BrightPredictor
+from pipelines.storage.store import Store
+from pipelines.table.leftovers import find_leftovers, vacuum
+from pipelines.table.verify import verify
 from tests.reliability.small_run import RUN, SmallRun, as_driver, check_ended, rows, run, write_source
 from tests.reliability.watched_storage import watched
+from tests.support.fakes import BrightPredictor
 
 
 class LateRepair:
@@ -48,7 +48,7 @@ def checked(small: SmallRun) -> Any:
     """`run --check`."""
     config = small.config()
     with as_driver(BrightPredictor()):
-        return steps.run_directly(replace(config, output=replace(config.output, check=True)), Silent())
+        return engine.run_directly(replace(config, output=replace(config.output, check=True)), Silent())
 
 
 def spoil(store: Store, name: str) -> None:
@@ -107,7 +107,7 @@ def test_a_retry_of_which_a_bit_has_flipped_is_mended_by_a_retry_that_checks(sma
     def retry(**output: bool) -> list[bool]:
         with as_driver(BrightPredictor()):
             configs = runs_to_retry(small.output, None, [], {"output": output})
-            return [steps.run_directly(config, Silent()).ok for config in configs]
+            return [engine.run_directly(config, Silent()).ok for config in configs]
 
     assert retry() == [True]
     spoil(

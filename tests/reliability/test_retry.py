@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from flows import steps
 from flows.config import ConfigError, parse_config
-from flows.observer import Silent
-from flows.retry import broken_retries, retry_configs, runs_to_retry
-from flows.summary import RunSummary
-from pipelines.integrity import verify
-from pipelines.manifest import retries_by_run
-from pipelines.query import open_arrow
-from pipelines.table import open_table
+from flows.run import engine
+from flows.run.observer import Silent
+from flows.run.retry import broken_retries, retry_configs, runs_to_retry
+from flows.run.summary import RunSummary
+from pipelines.planning.plan import retries_by_run
+from pipelines.query.database import open_arrow
+from pipelines.table.reader import open_table
+from pipelines.table.verify import verify
 from pipelines.types import Answer, Image, PredictionError, Predictor, Prompt, Reason
-from tests.documents import change_document
-from tests.fakes import BrightPredictor, half_bright, png, write_images
 from tests.reliability.small_run import RUN, SmallRun, as_driver, run
+from tests.support.documents import change_document
+from tests.support.fakes import BrightPredictor, half_bright, png, write_images
 
 
 class ScarcePredictor(BrightPredictor):
@@ -37,7 +37,7 @@ class ScarcePredictor(BrightPredictor):
 
 
 @pytest.fixture
-def labelled(tmp_path: Path) -> SmallRun:
+def labeled(tmp_path: Path) -> SmallRun:
     """A run of ten images: one is broken, one is missing its pixels, two were too large for the model."""
     source = tmp_path / "images"
     write_images(source, 10)
@@ -56,7 +56,7 @@ def retry(
         return None
     (config,) = configs
     with as_driver(predictor or BrightPredictor()):
-        return steps.run_directly(config, Silent())
+        return engine.run_directly(config, Silent())
 
 
 def rows(small: SmallRun) -> dict[str, dict[str, Any]]:
@@ -66,101 +66,101 @@ def rows(small: SmallRun) -> dict[str, dict[str, Any]]:
 
 
 def test_only_images_with_the_reason_are_asked_again_and_their_rows_take_the_place_of_the_old(
-    labelled: SmallRun,
+    labeled: SmallRun,
 ) -> None:
-    before, predictor = rows(labelled), BrightPredictor()
-    summary = retry(labelled, "out_of_memory", predictor=predictor)
+    before, predictor = rows(labeled), BrightPredictor()
+    summary = retry(labeled, "out_of_memory", predictor=predictor)
     assert summary is not None
     assert summary.ok
     assert summary.run_id == f"{RUN}-retry-1"
     assert sorted(name for call in predictor.calls for name in call) == ["0003.png", "0008.png"]
-    after = rows(labelled)
+    after = rows(labeled)
     assert [after[name]["status"] for name in ("0003.png", "0008.png")] == ["ok", "ok"]
     assert {name: row for name, row in after.items() if row["status"] == "quarantined"} == {
         name: before[name] for name in ("0001.png", "0005.png")
     }
-    masks = open_table(labelled.store(), "annotations").to_table(columns=["image_id"])["image_id"].to_pylist()
+    masks = open_table(labeled.store(), "annotations").to_table(columns=["image_id"])["image_id"].to_pylist()
     assert set(masks) == set(after) - {"0001.png", "0005.png"}
     for run_id in (RUN, summary.run_id):
-        assert verify(labelled.store(), run_id).problems == []
+        assert verify(labeled.store(), run_id).problems == []
 
 
-def test_each_retry_takes_what_the_ones_before_left(labelled: SmallRun) -> None:
+def test_each_retry_takes_what_the_ones_before_left(labeled: SmallRun) -> None:
     still_scarce = ScarcePredictor(["0008.png"])
-    first = retry(labelled, predictor=still_scarce)
+    first = retry(labeled, predictor=still_scarce)
     assert first is not None
     assert first.ledger == {"listed": 4, "ok": 1, "empty": 0, "quarantined": 3}
-    (Path(labelled.source) / "0005.png").write_bytes(png(half_bright()))  # mended
-    second = retry(labelled)
+    (Path(labeled.source) / "0005.png").write_bytes(png(half_bright()))  # mended
+    second = retry(labeled)
     assert second is not None
     assert second.run_id == f"{RUN}-retry-2"
     assert second.ledger == {"listed": 3, "ok": 2, "empty": 0, "quarantined": 1}
-    found = rows(labelled)
+    found = rows(labeled)
     assert found["0001.png"]["run_id"] == second.run_id
     assert [name for name, row in found.items() if row["status"] == "quarantined"] == ["0001.png"]
-    assert retries_by_run(labelled.store()) == {RUN: [first.run_id, second.run_id]}
-    assert retry(labelled, "out_of_memory") is None
+    assert retries_by_run(labeled.store()) == {RUN: [first.run_id, second.run_id]}
+    assert retry(labeled, "out_of_memory") is None
 
 
-def test_the_run_itself_still_resumes_by_the_same_command(labelled: SmallRun) -> None:
-    retry(labelled)
-    again = run(labelled)
+def test_the_run_itself_still_resumes_by_the_same_command(labeled: SmallRun) -> None:
+    retry(labeled)
+    again = run(labeled)
     assert again.run_id == RUN
     assert again.labelled_now == 0
-    config = labelled.config()
+    config = labeled.config()
     with as_driver(BrightPredictor()):
-        unnamed = parse_config({**config.to_dict(), "output": {"uri": labelled.output}})
-        assert steps.run_directly(unnamed, Silent()).run_id == RUN
+        unnamed = parse_config({**config.to_dict(), "output": {"uri": labeled.output}})
+        assert engine.run_directly(unnamed, Silent()).run_id == RUN
 
 
 @pytest.mark.parametrize("version", [1, 99])
-def test_rows_of_a_run_planned_by_another_version_stay_readable(labelled: SmallRun, version: int) -> None:
-    before, name = rows(labelled), f"_runs/{RUN}/plan.json"
-    store = labelled.store()
+def test_rows_of_a_run_planned_by_another_version_stay_readable(labeled: SmallRun, version: int) -> None:
+    before, name = rows(labeled), f"_runs/{RUN}/plan.json"
+    store = labeled.store()
     change_document(store, name, {"format": version})
-    assert rows(labelled) == before
+    assert rows(labeled) == before
     assert open_table(store, "annotations").count_rows() > 0
 
 
-def test_a_retry_that_was_stopped_goes_on(labelled: SmallRun) -> None:
-    stopped = retry(labelled, plan={"images_per_shard": 1}, pool={"budget_s": 1e-9})
+def test_a_retry_that_was_stopped_goes_on(labeled: SmallRun) -> None:
+    stopped = retry(labeled, plan={"images_per_shard": 1}, pool={"budget_s": 1e-9})
     assert stopped is not None
     assert stopped.committed < stopped.shards
-    assert rows(labelled)
-    finished = retry(labelled)
+    assert rows(labeled)
+    finished = retry(labeled)
     assert finished is not None
     assert (finished.run_id, finished.ok) == (stopped.run_id, True)
 
 
 @pytest.mark.parametrize("kind", ["annotations", "images"])
-def test_a_retry_whose_files_are_gone_is_mended_before_anything_is_retried(labelled: SmallRun, kind: str) -> None:
-    first = retry(labelled, "out_of_memory")
+def test_a_retry_whose_files_are_gone_is_mended_before_anything_is_retried(labeled: SmallRun, kind: str) -> None:
+    first = retry(labeled, "out_of_memory")
     assert first is not None
-    whole = rows(labelled)
-    (lost,) = labelled.store().find(f"{kind}/{first.run_id}")
-    labelled.store().delete(lost)
+    whole = rows(labeled)
+    (lost,) = labeled.store().find(f"{kind}/{first.run_id}")
+    labeled.store().delete(lost)
     ended = []
-    for config in runs_to_retry(labelled.output, None, [], {}):
+    for config in runs_to_retry(labeled.output, None, [], {}):
         with as_driver(BrightPredictor()):
-            ended.append(steps.run_directly(config, Silent()))
+            ended.append(engine.run_directly(config, Silent()))
     assert [(run.run_id, run.ok) for run in ended] == [(first.run_id, True), (f"{RUN}-retry-2", True)]
     for run_id in (first.run_id, f"{RUN}-retry-2"):
-        assert verify(labelled.store(), run_id).problems == []
-    found = rows(labelled)
+        assert verify(labeled.store(), run_id).problems == []
+    found = rows(labeled)
     assert {name: row["status"] for name, row in found.items()} == {name: row["status"] for name, row in whole.items()}
-    assert broken_retries(labelled.output, None, {}) == []
+    assert broken_retries(labeled.output, None, {}) == []
 
 
-def test_a_retry_may_differ_from_its_run(labelled: SmallRun) -> None:
-    summary = retry(labelled, "out_of_memory", categories=["dark"])
+def test_a_retry_may_differ_from_its_run(labeled: SmallRun) -> None:
+    summary = retry(labeled, "out_of_memory", categories=["dark"])
     assert summary is not None
-    names = open_table(labelled.store(), "annotations", summary.run_id).to_table()["category_name"].to_pylist()
+    names = open_table(labeled.store(), "annotations", summary.run_id).to_table()["category_name"].to_pylist()
     assert set(names) == {"dark"}
 
 
-def test_mistakes_are_named(labelled: SmallRun) -> None:
+def test_mistakes_are_named(labeled: SmallRun) -> None:
     with pytest.raises(ConfigError, match=r"oom is no reason; allowed: .*out_of_memory"):
-        retry(labelled, "oom")
-    retry(labelled)
+        retry(labeled, "oom")
+    retry(labeled)
     with pytest.raises(ConfigError, match=f"is a retry: name the run that it belongs to, {RUN}"):
-        retry_configs(labelled.output, f"{RUN}-retry-1", [], {})
+        retry_configs(labeled.output, f"{RUN}-retry-1", [], {})

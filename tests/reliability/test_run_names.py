@@ -15,23 +15,23 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from flows import planning, steps
+from flows.commands.launch import launch
 from flows.config import ConfigError, RunConfig, merge, parse_config
-from flows.launch import launch
-from flows.observer import Silent
-from flows.retry import retry_configs
-from flows.summary import RunSummary
+from flows.run import engine, planning
+from flows.run.observer import Silent
+from flows.run.retry import retry_configs
+from flows.run.summary import RunSummary
 from pipelines.errors import DamagedError, PlanError
-from pipelines.integrity import verify
 from pipelines.layout import plan_name, registered_name, run_folder
-from pipelines.manifest import plan_documents, planned_runs, read_plan
-from pipelines.query import open_database
-from pipelines.registered_runs import register_run, registered_runs
-from pipelines.storage import Store, open_store
-from tests.documents import change_document, document_bytes
-from tests.fakes import BrightPredictor, half_bright, png, write_images
+from pipelines.planning.plan import plan_documents, planned_runs, read_plan
+from pipelines.planning.registered_runs import register_run, registered_runs
+from pipelines.query.database import open_database
+from pipelines.storage.store import Store, open_store
+from pipelines.table.verify import verify
 from tests.reliability.small_run import SmallRun, as_driver, state
 from tests.reliability.watched_storage import watched
+from tests.support.documents import change_document, document_bytes
+from tests.support.fakes import BrightPredictor, half_bright, png, write_images
 
 
 @dataclass
@@ -82,7 +82,7 @@ class Nightly:
     def run(self, predictor: BrightPredictor | None = None, **values: Any) -> RunSummary:
         """Run as a new process."""
         with as_driver(predictor or BrightPredictor()):
-            return steps.run_directly(self.config(**values), Silent())
+            return engine.run_directly(self.config(**values), Silent())
 
     def launch(self, predictor: BrightPredictor, **values: Any) -> RunSummary:
         """Run as a new process, by the command line's way."""
@@ -92,7 +92,7 @@ class Nightly:
     def add_image(self, name: str) -> None:
         (Path(self.small.source) / name).write_bytes(png(half_bright(bright_columns=5)))
 
-    def labelled(self) -> list[str]:
+    def labeled(self) -> list[str]:
         rows = open_database(self.store).sql("SELECT image_id FROM images ORDER BY 1").fetchall()
         return [image_id for (image_id,) in rows]
 
@@ -249,7 +249,7 @@ def test_a_retry_follows_one_that_no_listing_shows_yet(nightly: Nightly, monkeyp
         for number in (1, 2):
             (config,) = retry_configs(nightly.small.output, None, [], {})
             assert config.output.run_id == f"{first.run_id}-retry-{number}"
-            assert steps.run_directly(config, Silent()).labelled_now == 1
+            assert engine.run_directly(config, Silent()).labelled_now == 1
     assert [plan["sequence"] for plan in plan_documents(nightly.store).values()] == [1, 2, 3]
 
 
@@ -295,7 +295,7 @@ def test_a_run_that_has_an_updates_name_can_be_resumed_and_does_not_stand_for_th
     update = nightly.run(predictor)
     assert (update.run_id, update.ledger["listed"]) == ("update-3", 1)
     assert asked(predictor) == {"0007.png": 1}
-    assert nightly.labelled() == [*NAMES, "0007.png"]
+    assert nightly.labeled() == [*NAMES, "0007.png"]
 
 
 def test_a_run_that_has_a_retrys_name_does_not_keep_the_other_run_from_being_retried(nightly: Nightly) -> None:
@@ -308,10 +308,10 @@ def test_a_run_that_has_a_retrys_name_does_not_keep_the_other_run_from_being_ret
     with as_driver(BrightPredictor()):
         configs = retry_configs(nightly.small.output, "r", [], {})
         assert [config.output.run_id for config in configs] == ["r-retry-2"]
-        assert steps.run_directly(configs[0], Silent()).ledger["ok"] == 1
+        assert engine.run_directly(configs[0], Silent()).ledger["ok"] == 1
         assert retry_configs(nightly.small.output, "r", [], {}) == []
         (again,) = retry_configs(nightly.small.output, other.run_id, [], {})
-        assert steps.run_directly(again, Silent()).run_id == "r-retry-1-retry-1"
+        assert engine.run_directly(again, Silent()).run_id == "r-retry-1-retry-1"
 
 
 def test_a_driver_that_loses_its_update_to_one_of_other_images_is_told_so_and_goes_on_by_the_same_command(
@@ -328,7 +328,7 @@ def test_a_driver_that_loses_its_update_to_one_of_other_images_is_told_so_and_go
     predictor = BrightPredictor()
     assert nightly.run(predictor).run_id == "update-3"
     assert asked(predictor) == {"0007.png": 1, "0008.png": 1}
-    assert nightly.labelled() == [*NAMES, "0007.png", "0008.png"]
+    assert nightly.labeled() == [*NAMES, "0007.png", "0008.png"]
 
 
 def test_an_update_that_is_planned_while_another_looks_for_earlier_runs_is_not_passed_over(nightly: Nightly) -> None:
@@ -345,7 +345,7 @@ def test_an_update_that_is_planned_while_another_looks_for_earlier_runs_is_not_p
             return real(config, held)
 
         patch.setattr(planning, "run_fingerprint", meanwhile)
-        assert steps.run_directly(nightly.config(), Silent()).run_id == "update-2"
+        assert engine.run_directly(nightly.config(), Silent()).run_id == "update-2"
     assert predictor.calls == []
     assert list(plan_documents(nightly.store))[1:] == ["update-2"]
 
@@ -391,7 +391,7 @@ def test_a_collection_that_is_said_to_have_moved_is_gone_on_with(nightly: Nightl
     (moved / "0008.png").write_bytes(png(half_bright(bright_columns=5)))
     assert nightly.run(predictor, source=there).run_id == "update-3", "it has been said once"
     assert asked(predictor) == {"0007.png": 1, "0008.png": 1}
-    assert nightly.labelled() == [*NAMES, "0007.png", "0008.png"]
+    assert nightly.labeled() == [*NAMES, "0007.png", "0008.png"]
     with pytest.raises(PlanError, match="of another source"):
         nightly.run()
     assert nightly.run(output={"run_id": first.run_id}).labelled_now == 0, "a run that is planned is resumed as it is"

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from pipelines.errors import StorageError
-from pipelines.storage import Store, open_store
+from pipelines.storage.store import Store, open_store
 from tests.reliability.slow_proxy import Rule, SlowProxy, slow_proxy
-from tests.seaweed import S3Server
+from tests.support.seaweed import S3Server
 
 
 @pytest.fixture

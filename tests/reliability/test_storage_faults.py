@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from actors.pool import ReplicaStartError
+from actors.pool.runner import ReplicaStartError
 from pipelines.errors import StorageError
 from tests.reliability.dying import Death, effects_of
 from tests.reliability.faults import ON_EFFECTS, ON_READINGS, Faulty

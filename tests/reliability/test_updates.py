@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from flows.config import RunConfig, parse_config
-from pipelines.integrity import verify
-from pipelines.manifest import plan_documents
-from pipelines.query import open_database
-from pipelines.storage import Store
-from tests.fakes import BrightPredictor, half_bright, png, write_images
+from pipelines.planning.plan import plan_documents
+from pipelines.query.database import open_database
+from pipelines.storage.store import Store
+from pipelines.table.verify import verify
 from tests.reliability.dying import die_here, effects_of
 from tests.reliability.pausing import Pausing
 from tests.reliability.small_run import LONG, RUN, SmallRun, run, state
 from tests.reliability.watched_storage import watched
+from tests.support.fakes import BrightPredictor, half_bright, png, write_images
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import pytest
 
-from pipelines import storage
-from pipelines.storage import open_filesystem
+from pipelines.storage import store
+from pipelines.storage.filesystems import open_filesystem
 
 
 class Watcher(Protocol):
@@ -88,7 +88,7 @@ def watched(output: str, watcher: Watcher) -> Iterator[None]:
         return watcher.effect(f"begin {path}", lambda: builtins.open(path, mode))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(storage, "open_filesystem", open_watched)
-        patch.setattr(storage, "os", _WatchedOs(watcher))
-        patch.setattr(storage, "open", open_file, raising=False)
+        patch.setattr(store, "open_filesystem", open_watched)
+        patch.setattr(store, "os", _WatchedOs(watcher))
+        patch.setattr(store, "open", open_file, raising=False)
         yield

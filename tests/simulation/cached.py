@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.config import RunConfig
-from pipelines.plan_file import read_image_ids, read_planned, read_shards
+from pipelines.planning.plan_files import read_image_ids, read_planned, read_shards
 
 _MOST = 20_000
 _fingerprints: dict[int, tuple[RunConfig, dict[str, Any]]] = {}

@@ -11,12 +11,13 @@ import pyarrow as pa
 from fsspec.exceptions import FSTimeoutError
 
 from pipelines.errors import StorageError
-from pipelines.integrity import verify
 from pipelines.layout import KINDS
-from pipelines.manifest import Plan, plan_documents, planned_runs, read_plan
-from pipelines.schema import annotations_table, images_table
-from pipelines.storage import Store, open_store
-from pipelines.table import find_commit, open_table
+from pipelines.planning.plan import Plan, plan_documents, planned_runs, read_plan
+from pipelines.storage.store import Store, open_store
+from pipelines.table.commits import find_commit
+from pipelines.table.reader import open_table
+from pipelines.table.schema import annotations_table, images_table
+from pipelines.table.verify import verify
 from pipelines.types import Prompt, Shard
 from tests.simulation.collection import prediction
 from tests.simulation.network import ROOT, URI, Stored

@@ -14,9 +14,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.image_batches import file_batch
-from pipelines.plan_draft import DraftPart, PlanConfig, PlanDraft
-from pipelines.plan_draft import draft_plan as really_draft
+from pipelines.planning.draft import DraftPart, PlanConfig, PlanDraft
+from pipelines.planning.draft import draft_plan as really_draft
+from pipelines.sources.image_batches import file_batch
 from pipelines.types import ImagePrediction, ImageRef, MaskPrediction, Prompt, Reason, Rle, Status
 
 SOURCE = "s3://sim/images"

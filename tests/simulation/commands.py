@@ -8,16 +8,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from actors.in_process import InProcessRunner
-from actors.labeler import RunLabeler
-from actors.pool import ReplicaStartError
-from flows import launch, signals
+from actors.pool.in_process import InProcessRunner
+from actors.pool.runner import ReplicaStartError
+from actors.predictor.labeler import RunLabeler
+from flows.commands import launch
+from flows.commands.inspect import show_vacuum
 from flows.config import ConfigError, RunConfig
-from flows.inspect import show_vacuum
-from flows.retry import runs_to_retry
-from flows.signals import GRACE_S, Terminated
+from flows.process import signals
+from flows.process.signals import GRACE_S, Terminated
+from flows.run.retry import runs_to_retry
 from pipelines.errors import PlanError, SourceError, StorageError
-from pipelines.label import LabelJob
+from pipelines.labeling.shard import LabelJob
 from tests.simulation.network import URI
 from tests.simulation.pool import SimulatedPool
 from tests.simulation.world import Death, Process, World

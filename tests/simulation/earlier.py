@@ -15,11 +15,11 @@ from hashlib import sha256
 from pathlib import PurePosixPath
 from typing import Any
 
-from flows import launch, planning, steps
-from flows.run_names import first_run
-from pipelines import label, table
+from flows.commands import launch
+from flows.run import engine, planning
+from flows.run.run_names import first_run
 from pipelines.errors import PlanError
-from pipelines.fingerprint import check_fingerprint, fingerprint_digest
+from pipelines.labeling import shard as label
 from pipelines.layout import (
     KINDS,
     PLAN_FORMAT,
@@ -30,11 +30,13 @@ from pipelines.layout import (
     run_folder,
     split_data_name,
 )
-from pipelines.leftovers import Removal
-from pipelines.manifest import Plan, next_sequence, plan_documents, read_plan, retries_by_run
-from pipelines.repairs import Due
-from pipelines.storage import Store
-from pipelines.table import DataFile, ShardCommit
+from pipelines.planning.fingerprint import check_fingerprint, fingerprint_digest
+from pipelines.planning.plan import Plan, next_sequence, plan_documents, read_plan, retries_by_run
+from pipelines.storage.store import Store
+from pipelines.table import commits
+from pipelines.table.leftovers import Removal
+from pipelines.table.repairs import Due
+from pipelines.table.shard_commit import DataFile, ShardCommit
 from pipelines.types import ImagePrediction, Shard, ShardReceipt
 
 
@@ -93,12 +95,12 @@ def commit_shard(
     """Write a shard's two files and its commit; the loser removes its own files."""
     ids = {"run_id": run_id, "shard_id": shard.shard_id, "attempt": attempt}
     rows = {
-        "annotations": table.annotations_table(predictions, **ids),
-        "images": table.images_table(predictions, **ids),
+        "annotations": commits.annotations_table(predictions, **ids),
+        "images": commits.images_table(predictions, **ids),
     }
     files = {}
     for kind in KINDS:
-        data = table.parquet_bytes(rows[kind], kind, {**predictor, **ids})
+        data = commits.parquet_bytes(rows[kind], kind, {**predictor, **ids})
         name = data_name(kind, run_id, shard.shard_id, attempt)
         store.write(name, data)
         files[kind] = DataFile(
@@ -118,7 +120,7 @@ def commit_shard(
         return commit.receipt(committed_here=True)
     for file in commit.files():
         store.delete(file.name)
-    return table.read_commit(store, run_id, shard.shard_id).receipt(committed_here=False)
+    return commits.read_commit(store, run_id, shard.shard_id).receipt(committed_here=False)
 
 
 def first_commits(store: Store, run_id: str) -> set[str]:
@@ -142,7 +144,7 @@ def remove_own_leftovers(store: Store, run_id: str) -> Removal:
             continue
         commit = None
         with contextlib.suppress(FileNotFoundError):
-            commit = table.read_commit(store, run_id, shard_id)
+            commit = commits.read_commit(store, run_id, shard_id)
         named = {file.name for file in commit.files()} if commit else set()
         for name in sorted(set(names) - named):
             if commit is not None or f"{shard_id}-{driver_id}-" in name:
@@ -188,6 +190,6 @@ CHANGES: Mapping[tuple[Any, str], Any] = {
     (planning, "at_hand"): _planned_again,
     (launch, "_named"): lambda config, _run_id: config,
     (label, "commit_shard"): commit_shard,
-    (steps, "remove_losers"): remove_own_leftovers,
+    (engine, "remove_losers"): remove_own_leftovers,
 }
 """By module and name, what its processes have instead of what is there now."""

@@ -11,12 +11,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from flows import launch, planning
+from flows.commands import launch
 from flows.config import RunConfig
-from flows.observer import Silent
-from pipelines import integrity, label, manifest, retry, storage, table
-from pipelines.manifest import read_plan
-from pipelines.storage import Store
+from flows.run import planning
+from flows.run.observer import Silent
+from pipelines.labeling import shard
+from pipelines.planning import plan as manifest
+from pipelines.planning.plan import read_plan
+from pipelines.storage import store as storage
+from pipelines.storage.store import Store
+from pipelines.table import commits, quarantined, verify
 from pipelines.types import ImagePrediction
 from tests.simulation import cached, checks, collection, commands, earlier
 from tests.simulation.filesystem import SimulatedFileSystem
@@ -54,7 +58,7 @@ class Life:
     scenario: Scenario
     world: World
     network: Network
-    labelled: int = 0
+    labeled: int = 0
     drivers: int = 0
     endings: list[commands.Ended] = field(default_factory=list)
     tries: int = 0
@@ -175,10 +179,10 @@ def _finish(life: Life) -> None:
             raise Broken(f"{TRIES} more tries of {_told(last)} end with {ended.code}: {told}")
     checks.check_whole(life)
     assert repeated is not None
-    before, labelled, writes = dict(life.network.objects.held), life.labelled, life.network.num_writes
+    before, labeled, writes = dict(life.network.objects.held), life.labeled, life.network.num_writes
     ended = _alone(life, repeated)
     assert ended.code == 0, f"a finished run ends with {ended.code} when it is started again: {ended.why}"
-    assert life.labelled == labelled, "a finished run asks the model again"
+    assert life.labeled == labeled, "a finished run asks the model again"
     assert life.network.objects.held == before, "a finished run writes when it is started again"
     assert life.network.num_writes == writes, "a finished run writes when it is started again"
     again = [what for _, who, what in life.world.trace if who == ended.name and re.match("read .*/commits/", what)]
@@ -224,7 +228,7 @@ def _told(order: Order) -> str:
 
 def _label_images(images: Any, job: Any, _predictor: Any, _clock: Any) -> list[ImagePrediction]:
     life = _now[0]
-    life.labelled += 1
+    life.labeled += 1
     life.world.sleep(0.1 * 100 ** life.world.random.random())
     is_retry = "-retry-" in job.run_id
     return [collection.prediction(ref, job.prompts, is_retry) for ref in images]
@@ -271,7 +275,7 @@ def simulation() -> Iterator[None]:
 
 def _replace(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(storage, "open_filesystem", _open_filesystem)
-    patch.setattr(label, "label_images", _label_images)
+    patch.setattr(shard, "label_images", _label_images)
     patch.setattr(planning, "list_batches", _list_batches)
     patch.setattr(planning, "draft_plan", collection.draft_plan)
     patch.setattr(planning, "open_run_runner", commands.open_run_runner)
@@ -284,4 +288,4 @@ def _replace(patch: pytest.MonkeyPatch) -> None:
         now = getattr(module, name)
         patch.setattr(module, name, now)
         SEAMS.own(module, name, lambda process, now=now, before=before: before if process.is_earlier else now)
-    cached.replace(patch, table=table, manifest=manifest, integrity=integrity, retry=retry)
+    cached.replace(patch, table=commits, manifest=manifest, integrity=verify, retry=quarantined)

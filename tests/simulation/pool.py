@@ -1,6 +1,6 @@
 """A pool of simulated replicas: processes on machines of their own, which may outlive their driver.
 
-Handing out, trying again and draining are the product's own (actors.dispatch); so is all that a replica does.
+Handing out, trying again and draining are the product's own (actors.pool.dispatch); so is all that a replica does.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from queue import Empty
 from typing import Any, Self
 
-from actors.config import PoolConfig
-from actors.dispatch import Attempt, Drain, ShardQueue, attempt_ids
-from actors.pool import OnEvent, ShardFailure, summarise_error
+from actors.pool.config import PoolConfig
+from actors.pool.dispatch import Attempt, Drain, ShardQueue, attempt_ids
+from actors.pool.runner import OnEvent, ShardFailure, summarize_error
 from pipelines.types import Shard, ShardReceipt
 from tests.simulation.seams import SEAMS, SimulatedQueue, SimulatedTime
 from tests.simulation.world import Death, Process
@@ -173,7 +173,7 @@ class SimulatedPool:
             yield outcome
             return
         else:
-            failed = [(attempt, "error", summarise_error(outcome))]
+            failed = [(attempt, "error", summarize_error(outcome))]
         for flight, kind, error in failed:
             yield from self._failed(queue, flight, kind, error)
 

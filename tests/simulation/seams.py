@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from flows import signals
+from flows.process import signals
 from tests.simulation.world import EPOCH, Process, Task, World
 
 _PACKAGES = ("pipelines", "flows", "actors")
@@ -295,7 +295,7 @@ def replaced() -> Iterator[pytest.MonkeyPatch]:
                     SEAMS.own(module, name, lambda process: process.driver_id)
         patch.setattr(signals, "signal", _SimulatedSignal())
         _own(patch, signals, "_finishing_s", lambda _process: 0.0)
-        from actors import dispatch
+        from actors.pool import dispatch
 
         _own(patch, dispatch, "_numbers", lambda _process: itertools.count())
         yield patch

@@ -12,13 +12,13 @@ import pytest
 from fsspec.exceptions import FSTimeoutError
 from fsspec.implementations.memory import MemoryFileSystem
 
-from flows.updates import as_planned
+from flows.run.updates import as_planned
 from pipelines.errors import StorageError
-from pipelines.integrity import verify
 from pipelines.layout import data_name
-from pipelines.leftovers import find_leftovers, remove_losers, vacuum
-from pipelines.manifest import require_plan
-from pipelines.retry import quarantined_images
+from pipelines.planning.plan import require_plan
+from pipelines.table.leftovers import find_leftovers, remove_losers, vacuum
+from pipelines.table.quarantined import quarantined_images
+from pipelines.table.verify import verify
 from tests.reliability.small_run import RUN, SmallRun, check_ended, rows, run, write_source
 from tests.reliability.watched_storage import watched
 from tests.simulation.life import live, problems, simulation

@@ -104,4 +104,4 @@ def test_the_simulated_collection_is_labelled_by_the_product_itself() -> None:
     names = set(life.network.objects.held)
     for folder in ("annotations/", "images/", "/commits/shard-00000.json", "/plan.json", "/summary.json"):
         assert any(folder in name for name in names), folder
-    assert life.labelled
+    assert life.labeled

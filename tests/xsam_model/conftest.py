@@ -19,7 +19,7 @@ from transformers import SamConfig
 
 from xsam_model import XSamConfig, XSamForSegmentation, XSamProcessor
 from xsam_model.convert_xsam_to_hf import main as convert
-from xsam_model.untrained import save_untrained
+from xsam_model.testing import save_untrained
 
 GOLDEN_ROOT = Path(__file__).parents[1] / "golden"
 # One where another process runs other tests beside these.

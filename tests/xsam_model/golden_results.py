@@ -5,13 +5,13 @@ import torch
 from pycocotools import mask as coco_mask
 
 from tests.xsam_model.golden_table import MASK_IOU, MASK_PIXELS, SCORES, mask_difference
-from xsam_model.post_processing_panoptic import panoptic_segmentation, semantic_segmentation
-from xsam_model.post_processing_xsam import (
+from xsam_model.post_processing.instances import (
     instance_segmentation,
     interactive_segmentation,
     mask_boxes,
     phrase_segmentation,
 )
+from xsam_model.post_processing.maps import panoptic_segmentation, semantic_segmentation
 
 
 def result_kind(function, task_name=""):

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoProcessor, Qwen3Config
 
-from tests.fork_server import fork_server
+from tests.support.fork_server import fork_server
 from xsam_model import XSamConfig, XSamForSegmentation, XSamProcessor
 from xsam_model.conversion.base_models import read_base_models
 from xsam_model.conversion.checkpoint_keys import ExpectedTensors

@@ -7,7 +7,7 @@ import torch
 from tests.xsam_model.forced_answers import force
 from xsam_model import XSamForSegmentation, XSamProcessor
 from xsam_model.modeling_xsam import number_phrases
-from xsam_model.untrained import build_tokenizer, untrained_tiny_config
+from xsam_model.testing import build_tokenizer, untrained_tiny_config
 
 FEATURES, LOGITS = 2e-5, 1e-4
 

@@ -16,7 +16,7 @@ from tests.xsam_model.conftest import GOLDEN_ROOT, golden_folders
 from tests.xsam_model.golden_results import compare_result, result_kind
 from tests.xsam_model.golden_table import FEATURES, LOGITS, ParityTable, write_document
 from xsam_model import XSamImageFeatures
-from xsam_model.mask_geometry import MaskGeometry
+from xsam_model.post_processing.mask_geometry import MaskGeometry
 
 # Recorded with eager attention. Fused attention adds up in another order, and the pixel decoder enlarges that.
 FUSED_FEATURES = 1e-4

@@ -11,7 +11,7 @@ import torch
 
 from xsam_model import XSamConfig, XSamForSegmentation, XSamImageFeatures
 from xsam_model.convert_xsam_to_hf import from_hf, to_hf
-from xsam_model.untrained import save_untrained, untrained_tiny_config
+from xsam_model.testing import save_untrained, untrained_tiny_config
 
 KEYS = Path(__file__).parents[1] / "golden" / "full_state_dict_keys.tsv"
 BATCH_TOLERANCE = 5e-4

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from xsam_model import XSamImageProcessor, XSamProcessor
 from xsam_model.processing_xsam import add_tokens
-from xsam_model.prompt_templates import QUESTIONS, TASKS, clean_category
+from xsam_model.prompts.templates import QUESTIONS, TASKS, clean_category
 
 
 def words(processor, inputs, row=0):
@@ -187,17 +187,17 @@ def test_canvas_is_zero_outside_the_image_and_the_square_is_padded_with_grey():
     assert (canvas[:, :60] > 2).all()
     assert (canvas[:, 60:] == 0).all()
     # 31 rows are missing: 15 above, 16 below.
-    grey = (127 / 255 - 0.5) / 0.5
-    assert torch.allclose(square[:, :15], torch.tensor(grey))
+    gray = (127 / 255 - 0.5) / 0.5
+    assert torch.allclose(square[:, :15], torch.tensor(gray))
     assert (square[:, 15:45] == 1).all()
-    assert torch.allclose(square[:, 45:], torch.tensor(grey))
+    assert torch.allclose(square[:, 45:], torch.tensor(gray))
 
 
 def test_pil_images_of_any_mode_equal_their_rgb_arrays(picture):
     processor = XSamImageProcessor(vision_size=28, segmentor_size=64)
-    grey = Image.fromarray(picture(40, 60)).convert("L")
-    arrays = processor(np.asarray(grey.convert("RGB")))
-    assert torch.equal(processor(grey)["pixel_values"], arrays["pixel_values"])
+    gray = Image.fromarray(picture(40, 60)).convert("L")
+    arrays = processor(np.asarray(gray.convert("RGB")))
+    assert torch.equal(processor(gray)["pixel_values"], arrays["pixel_values"])
 
 
 def test_prompt_masks_follow_the_canvas_and_never_vanish():

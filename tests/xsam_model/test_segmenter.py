@@ -17,8 +17,8 @@ from xsam_model import (
     XSamProcessor,
     XSamSegmenter,
 )
-from xsam_model.prompt_templates import TASKS
-from xsam_model.untrained import build_tokenizer, untrained_tiny_config
+from xsam_model.prompts.templates import TASKS
+from xsam_model.testing import build_tokenizer, untrained_tiny_config
 
 SIZES = [(64, 48), (40, 60)]
 BOX = [np.zeros(size, dtype=bool) for size in SIZES]

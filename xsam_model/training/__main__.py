@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from xsam_model.training.launch import launch
+from xsam_model.training.loop.launch import launch
 
 
 def main() -> int:

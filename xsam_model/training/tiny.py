@@ -9,8 +9,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from xsam_model.configuration_xsam import XSamConfig
 from xsam_model.image_processing_xsam import XSamImageProcessor
 from xsam_model.processing_xsam import ADDED_TOKENS, XSamProcessor
-from xsam_model.training.wordings import all_wordings
-from xsam_model.untrained import BASE_TOKENS, with_chat_tokens
+from xsam_model.testing import BASE_TOKENS, with_chat_tokens
+from xsam_model.training.samples.wordings import all_wordings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

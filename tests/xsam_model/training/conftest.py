@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from xsam_model import XSamForSegmentation
-from xsam_model.training.batches import BatchBuilder
+from xsam_model.training.samples.batches import BatchBuilder
 from xsam_model.training.tiny import build_processor, train_tokenizer, xsam_tiny_config
 
 torch.set_num_threads(1)

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from xsam_model.training.samples import TrainingSample
+from xsam_model.training.samples.samples import TrainingSample
 
-COLOURS = {"red": (230, 30, 30), "green": (30, 200, 30), "blue": (40, 60, 240), "white": (245, 245, 245)}
-NAMES = tuple(f"{colour} box" for colour in COLOURS)
+COLORS = {"red": (230, 30, 30), "green": (30, 200, 30), "blue": (40, 60, 240), "white": (245, 245, 245)}
+NAMES = tuple(f"{color} box" for color in COLORS)
 _ANSWERS = {"gcgseg": "<p>{}</p> and more. <SEG>", "chat": "It shows a {}."}
 
 
@@ -26,13 +26,13 @@ class Rectangles:
         image = np.full((side, side, 3), 20, dtype=np.uint8)
         chosen = random.permutation(len(NAMES))[:2]
         masks = np.zeros((2, side, side), dtype=np.bool_)
-        for place, colour in enumerate(chosen):
+        for place, color in enumerate(chosen):
             y, x = random.integers(2, side // 4, 2)
             height, width = random.integers(side // 4, half - 4, 2)
             masks[place, y : y + height, place * half + x : min(side, place * half + x + width)] = True
-            image[masks[place]] = COLOURS[NAMES[colour].split()[0]]
+            image[masks[place]] = COLORS[NAMES[color].split()[0]]
         fields = {"image": image, "task": self.task, "source": self.name}
-        names = [NAMES[colour] for colour in chosen]
+        names = [NAMES[color] for color in chosen]
         if self.task in ("vgdseg", "intseg"):
             asked = {"conditions": tuple(names), "visual_prompts": tuple(masks), "labels": np.array([0, 1])}
         elif self.task in ("refseg", "reaseg"):

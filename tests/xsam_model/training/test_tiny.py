@@ -4,7 +4,7 @@ import torch
 from rectangles import NAMES, Rectangles
 
 from xsam_model import XSamForSegmentation, XSamProcessor
-from xsam_model.training.start import start_model
+from xsam_model.training.loop.start import start_model
 from xsam_model.training.tiny import train_tokenizer, xsam_tiny_config
 
 

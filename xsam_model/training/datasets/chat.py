@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xsam_model.prompt_templates import IMAGE_MARK
+from xsam_model.prompts.templates import IMAGE_MARK
 from xsam_model.training.datasets.images import ImageFolder
 from xsam_model.training.datasets.records import (
     MALFORMED,
@@ -20,7 +20,7 @@ from xsam_model.training.datasets.records import (
     clean_text,
     read_json,
 )
-from xsam_model.training.samples import TrainingSample
+from xsam_model.training.samples.samples import TrainingSample
 
 NO_IMAGE = "no image"
 

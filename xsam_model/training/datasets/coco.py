@@ -26,9 +26,9 @@ from xsam_model.training.datasets.records import NOTHING_ANNOTATED, Record, Reco
 from xsam_model.training.datasets.segmentations import (
     Segmentation,
     ignored_pixels,
-    rasterise,
+    rasterize,
 )
-from xsam_model.training.samples import TrainingSample
+from xsam_model.training.samples.samples import TrainingSample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,7 +60,7 @@ class AskInstances:
         """Return the sample: a mask for each object; crowds are ignored where no object is."""
         del random
         size = image.shape[:2]
-        masks = rasterise(record.segmentations, size)
+        masks = rasterize(record.segmentations, size)
         return TrainingSample(
             image=image,
             task=self.task,

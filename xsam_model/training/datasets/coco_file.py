@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xsam_model.prompt_templates import CATEGORY_TASKS, clean_category
+from xsam_model.prompts.templates import CATEGORY_TASKS, clean_category
 from xsam_model.training.datasets.images import ImageFolder
 from xsam_model.training.datasets.records import (
     UNKNOWN_CATEGORY,

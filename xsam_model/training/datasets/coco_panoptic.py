@@ -29,7 +29,7 @@ from xsam_model.training.datasets.records import (
     RecordSource,
     Skipped,
 )
-from xsam_model.training.samples import TrainingSample
+from xsam_model.training.samples.samples import TrainingSample
 
 MISSING_SEGMENTS = "segments image missing"
 UNREADABLE_SEGMENTS = "segments image unreadable"
@@ -144,12 +144,12 @@ def read_segment_ids(path: Path) -> NDArray[np.int64]:
         with Image.open(path) as file:
             if file.mode not in ("RGB", "RGBA"):
                 raise RecordError(UNREADABLE_SEGMENTS, f"{path}: colours are ids, but its mode is {file.mode}")
-            colours = np.asarray(file, dtype=np.int64)
+            colors = np.asarray(file, dtype=np.int64)
     except FileNotFoundError as error:
         raise RecordError(MISSING_SEGMENTS, str(path)) from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise RecordError(UNREADABLE_SEGMENTS, f"{path}: {error}") from error
-    return colours[..., 0] + 256 * colours[..., 1] + 65_536 * colours[..., 2]
+    return colors[..., 0] + 256 * colors[..., 1] + 65_536 * colors[..., 2]
 
 
 def _read_segments(

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xsam_model.prompt_templates import VISUAL_TASKS
+from xsam_model.prompts.templates import VISUAL_TASKS
+from xsam_model.prompts.visual import POINT_RADIUS, SCRIBBLE_RADIUS
 from xsam_model.training.datasets.coco_file import (
     CategoryList,
     CocoImage,
@@ -46,13 +47,12 @@ from xsam_model.training.datasets.records import (
 from xsam_model.training.datasets.segmentations import (
     Segmentation,
     ignored_pixels,
-    rasterise,
+    rasterize,
     read_segmentation,
 )
-from xsam_model.training.samples import TrainingSample
-from xsam_model.training.scenes.prompts import PROMPT_KINDS, draw_prompt
-from xsam_model.training.scenes.textures import opencv
-from xsam_model.visual_prompts import POINT_RADIUS, SCRIBBLE_RADIUS
+from xsam_model.training.samples.samples import TrainingSample
+from xsam_model.training.scenes.art.textures import opencv
+from xsam_model.training.scenes.asked.prompts import PROMPT_KINDS, draw_prompt
 
 _THIN = {"point": POINT_RADIUS, "scribble": SCRIBBLE_RADIUS}
 
@@ -132,7 +132,7 @@ class AskPrompts:
             RecordError: if no object has a pixel.
         """
         size = image.shape[:2]
-        masks = rasterise([one.segmentation for one in record.objects], size)
+        masks = rasterize([one.segmentation for one in record.objects], size)
         seen = [int(place) for place in random.permutation(len(masks)) if masks[place].any()]
         if not seen:
             raise RecordError(NOTHING_ANNOTATED, "no object has a pixel")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xsam_model.prompt_templates import PHRASE_END, PHRASE_START, SEG_TOKEN
+from xsam_model.prompts.templates import PHRASE_END, PHRASE_START, SEG_TOKEN
 from xsam_model.training.datasets.images import ImageFolder
 from xsam_model.training.datasets.records import (
     NOTHING_ANNOTATED,
@@ -32,7 +32,7 @@ from xsam_model.training.datasets.records import (
     read_json,
 )
 from xsam_model.training.datasets.segmentations import Segmentation, read_segmentation
-from xsam_model.training.samples import TrainingSample
+from xsam_model.training.samples.samples import TrainingSample
 
 NOT_IN_CAPTION = "phrase not in its caption"
 Span = tuple[int, int]

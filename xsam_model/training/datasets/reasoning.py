@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xsam_model.prompt_templates import QUESTIONS, REASEG_EXPLAIN_QUESTION, REASEG_PHRASE_QUESTION, SEG_TOKEN
+from xsam_model.prompts.templates import QUESTIONS, REASEG_EXPLAIN_QUESTION, REASEG_PHRASE_QUESTION, SEG_TOKEN
+from xsam_model.prompts.visual import draw_polygon
 from xsam_model.training.datasets.images import ImageFolder
 from xsam_model.training.datasets.records import (
     MALFORMED,
@@ -23,8 +24,7 @@ from xsam_model.training.datasets.records import (
     clean_text,
     read_json,
 )
-from xsam_model.training.samples import TrainingSample
-from xsam_model.visual_prompts import draw_polygon
+from xsam_model.training.samples.samples import TrainingSample
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 TEXTS = ("all", "sentence", "phrase")

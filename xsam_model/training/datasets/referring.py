@@ -25,7 +25,7 @@ from xsam_model.training.datasets.records import (
     read_json,
 )
 from xsam_model.training.datasets.segmentations import Segmentation, read_segmentation
-from xsam_model.training.samples import TrainingSample
+from xsam_model.training.samples.samples import TrainingSample
 
 UNKNOWN_ANNOTATION = "unknown annotation"
 

@@ -91,7 +91,7 @@ def read_box(box: Any) -> Segmentation:
     return Segmentation((_read_polygon([x, y, x + width, y, x + width, y + height, x, y + height]),))
 
 
-def rasterise(segmentations: Sequence[Segmentation], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
+def rasterize(segmentations: Sequence[Segmentation], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
     """Return the masks of an image, bool (N, H, W); N may be 0.
 
     Raises:
@@ -167,4 +167,4 @@ def _lengths(counts: bytes) -> NDArray[np.int64]:
     return numbers
 
 
-__all__ = ["Segmentation", "ignored_pixels", "rasterise", "read_box", "read_segmentation"]
+__all__ = ["Segmentation", "ignored_pixels", "rasterize", "read_box", "read_segmentation"]

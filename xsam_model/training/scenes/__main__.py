@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xsam_model.training.scenes.assets import SPLITS, SceneAssets
+from xsam_model.training.scenes.art.assets import SPLITS, SceneAssets
 from xsam_model.training.scenes.export import export_scenes
 from xsam_model.training.scenes.scene import SceneConfig, make_scene
 from xsam_model.training.scenes.sheet import draw_samples, draw_sheet

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from xsam_model.training.scenes.assets import ScenePool, Sprite
-from xsam_model.training.scenes.colours import paint
-from xsam_model.training.scenes.textures import gradient, opencv, textures
+from xsam_model.training.scenes.art.assets import ScenePool, Sprite
+from xsam_model.training.scenes.art.colors import paint
+from xsam_model.training.scenes.art.textures import gradient, opencv, textures
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -158,7 +158,7 @@ def _cover(
 
 def cut_out(
     sprite: Sprite,
-    colour: str | None,
+    color: str | None,
     random: np.random.Generator,
     side: int,
     length: float,
@@ -189,8 +189,8 @@ def cut_out(
     middle = (drawing.shape[0] - 1) / 2
     offset = np.array(((width - 1) / 2, (height - 1) / 2)) - matrix @ (middle, middle)
     pixels = cv2.warpAffine(drawing, np.column_stack((matrix, offset)), (width, height), flags=cv2.INTER_LINEAR)
-    if colour is not None:
-        pixels = paint(pixels, colour)
+    if color is not None:
+        pixels = paint(pixels, color)
     pixels[..., :3] = np.minimum(pixels[..., :3] * np.float32(random.uniform(0.75, 1.1)), pixels[..., 3:])
     if random.random() < 0.2:
         pixels = cv2.GaussianBlur(pixels, (0, 0), random.uniform(0.3, 0.9) * side / 128)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from xsam_model.training.scenes.assets import SPLITS, SceneAssets, ScenePool, Sprite
-from xsam_model.training.scenes.colours import PAINTS, main_colour, paint_shares
+from xsam_model.training.scenes.art.assets import SPLITS, SceneAssets, ScenePool, Sprite
+from xsam_model.training.scenes.art.colors import PAINTS, main_color, paint_shares
+from xsam_model.training.scenes.art.vocabulary import lookalikes
 from xsam_model.training.scenes.compose import Cutout, DrawnGround, blend_in, cut_out, draw_ground, finish
-from xsam_model.training.scenes.vocabulary import lookalikes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +82,7 @@ class SceneObject:
     synonyms: tuple[str, ...]
     group: str
     style: str
-    colour: str | None
+    color: str | None
     shares: NDArray[np.float32]
     mask: NDArray[np.bool_]
     silhouette: NDArray[np.bool_]
@@ -179,18 +179,18 @@ def _place_objects(
     visible = np.zeros(count + 1, dtype=np.int64)
     needed = np.zeros(count + 1)
     placed: list[_Placed] = []
-    for sprite, colour in _choose_sprites(pool, ground.shows, count, random, config):
+    for sprite, color in _choose_sprites(pool, ground.shows, count, random, config):
         for _ in range(5):
             length = side * math.exp(random.uniform(math.log(config.min_length), math.log(longest)))
             place = random.uniform(0.08, 0.92, 2) * side
-            cutout = cut_out(sprite, colour, random, side, length, (place[0], place[1]))
+            cutout = cut_out(sprite, color, random, side, length, (place[0], place[1]))
             if cutout is None or cutout.solid.sum() < least:
                 continue
             part = owner[cutout.window]
             left = visible - np.bincount(part[cutout.solid], minlength=count + 1)
             if (left[1:] < needed[1:]).any():
                 continue
-            placed.append((sprite, colour, cutout))
+            placed.append((sprite, color, cutout))
             part[cutout.solid] = len(placed)
             visible, area = left, int(cutout.solid.sum())
             visible[len(placed)], needed[len(placed)] = area, max(least, config.min_visible * cutout.full_area)
@@ -218,8 +218,8 @@ def _choose_sprites(
         drawings = repeated if repeated and random.random() < 0.5 else pool.sprites[name]
         sprite = drawings[random.integers(len(drawings))]
         painted = random.random() < config.paint_share * (2 if repeated else 1)
-        colours = tuple(PAINTS)
-        chosen.append((sprite, colours[random.integers(len(colours))] if painted else None))
+        colors = tuple(PAINTS)
+        chosen.append((sprite, colors[random.integers(len(colors))] if painted else None))
         banned |= lookalikes(name)
     return chosen
 
@@ -233,18 +233,18 @@ def _truth(
     for place, (_, _, cutout) in enumerate(placed):
         owner[cutout.window][cutout.solid] = place + 1
     objects = []
-    for place, (sprite, colour, cutout) in enumerate(placed):
+    for place, (sprite, color, cutout) in enumerate(placed):
         silhouette = np.zeros((side, side), dtype=np.bool_)
         silhouette[cutout.window] = cutout.solid
         category = assets.categories[sprite.category]
-        shares = sprite.shares if colour is None else paint_shares(colour)
+        shares = sprite.shares if color is None else paint_shares(color)
         objects.append(
             SceneObject(
                 name=category.name,
                 synonyms=category.synonyms,
                 group=category.group,
                 style=sprite.style,
-                colour=main_colour(shares),
+                color=main_color(shares),
                 shares=shares,
                 mask=owner == place + 1,
                 silhouette=silhouette,

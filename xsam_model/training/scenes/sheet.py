@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 if TYPE_CHECKING:
-    from xsam_model.training.samples import TrainingSample
+    from xsam_model.training.samples.samples import TrainingSample
     from xsam_model.training.scenes.scene import Scene
 
 _COLUMNS, _TEXT_PIXELS = 4, 62
@@ -68,7 +68,7 @@ def paint_masks(scene: Scene) -> np.ndarray:
 
 def describe(scene: Scene) -> str:
     """Name everything in a scene, from the back to the front."""
-    names = [f"{thing.colour} {thing.name}" if thing.colour else thing.name for thing in scene.objects]
+    names = [f"{thing.color} {thing.name}" if thing.color else thing.name for thing in scene.objects]
     stuff = "".join(f" | {region.name}" for region in scene.stuff)
     return f"{scene.seed}: {', '.join(names)}{stuff}"
 

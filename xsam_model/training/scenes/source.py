@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from xsam_model.training.samples import TrainingSample
-from xsam_model.training.scenes.assets import DEFAULT_FOLDER, SceneAssets
+from xsam_model.training.samples.samples import TrainingSample
+from xsam_model.training.scenes.art.assets import DEFAULT_FOLDER, SceneAssets
+from xsam_model.training.scenes.asked.tasks import SCENE_TASKS, AskConfig, ask_scene
 from xsam_model.training.scenes.scene import SceneConfig, make_scene
-from xsam_model.training.scenes.tasks import SCENE_TASKS, AskConfig, ask_scene
 
 _TRIES = 40
 

@@ -9,7 +9,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from xsam_model import XSamProcessor
-from xsam_model.training.batches import BatchBuilder
+from xsam_model.training.samples.batches import BatchBuilder
 
 CATEGORIES = [{"id": 18, "name": "dog"}, {"id": 1, "name": "Person"}, {"id": 90, "name": "wall-other-merged"}]
 WEIGHTS = Path(__file__).parents[4] / "xsam_model" / "weights" / "xsam-tiny"

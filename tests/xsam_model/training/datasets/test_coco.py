@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from xsam_model.training.datasets.coco import instances, visual_prompts
-from xsam_model.training.samples import TrainingSample
+from xsam_model.training.samples.samples import TrainingSample
 
 BOX = [2, 1, 6, 1, 6, 4, 2, 4]
 RANDOM = np.random.default_rng

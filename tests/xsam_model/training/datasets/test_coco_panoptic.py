@@ -16,8 +16,8 @@ def entry(image_id, name=None, width=12, height=8):
 def write_segments(path, ids):
     """Write segment ids as colours: id = red + 256 green + 65536 blue."""
     path.parent.mkdir(exist_ok=True)
-    colours = np.stack([ids % 256, ids // 256 % 256, ids // 65_536], axis=-1).astype(np.uint8)
-    Image.fromarray(colours).save(path)
+    colors = np.stack([ids % 256, ids // 256 % 256, ids // 65_536], axis=-1).astype(np.uint8)
+    Image.fromarray(colors).save(path)
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from xsam_model.training.config import SourceConfig
-from xsam_model.training.sources import BatchPlan
+from xsam_model.training.loop.config import SourceConfig
+from xsam_model.training.samples.sources import BatchPlan
 
 TEXT = (Path(__file__).parents[4] / "docs" / "training.md").read_text(encoding="utf-8")
 SECTION = TEXT.split("### Data in the formats people have")[1].split("\n## ")[0]

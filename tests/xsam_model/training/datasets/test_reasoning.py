@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from xsam_model.prompt_templates import QUESTIONS, REASEG_EXPLAIN_QUESTION
+from xsam_model.prompts.templates import QUESTIONS, REASEG_EXPLAIN_QUESTION
 from xsam_model.training.datasets.reasoning import reasonseg
 
 RANDOM = np.random.default_rng

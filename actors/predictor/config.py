@@ -1,0 +1,69 @@
+"""What a user may set about the model, and where it lies. Loads no torch, so that the command line can read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pipelines.settings import SETTINGS
+
+TINY_MODEL = "xsam-tiny"
+Device = Literal["auto", "cuda", "cpu"]
+Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+RegionSampling = Literal["seeded", "all"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictorConfig:
+    """Which model a replica loads, and which masks it keeps.
+
+    Attributes:
+        path: folder with config, weights, tokenizer and processor, as ``save_pretrained`` writes it, or "xsam-tiny": a
+            small model that comes with the package and knows drawings of everyday things.
+        device: "auto" takes the GPU that the replica was given, else the CPU.
+        dtype: "auto" is bfloat16 on a GPU and float32 on the CPU.
+        attn_implementation: transformers' name, e.g. "sdpa", "eager", "flash_attention_2"; None for its default.
+        min_score: masks below are not kept, in [0, 1). A low floor is right: a threshold is a WHERE clause later.
+        max_masks_per_image: the best so many masks of each image and task are kept.
+        region_sampling: how a visual prompt's mask is read: "seeded" draws 256 of its pixels, always the same ones;
+            "all" takes every pixel.
+        max_new_tokens: longest answer in words: of captions, explanations and chat.
+
+    Raises:
+        ValueError: a value is outside what is allowed.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
+
+    path: str = TINY_MODEL
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+    attn_implementation: str | None = None
+    min_score: float = 0.05
+    max_masks_per_image: int = 100
+    region_sampling: RegionSampling = "seeded"
+    max_new_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if not self.path:
+            raise ValueError("model path is empty; give the folder of a model")
+        if not 0 <= self.min_score < 1:
+            raise ValueError(f"min_score is {self.min_score}; allowed: 0 up to, not including, 1")
+        # So that a rank counts over all tasks of an image: six give masks in one run, and it is an int16.
+        if not 1 <= self.max_masks_per_image <= 5_000:
+            raise ValueError(f"max_masks_per_image is {self.max_masks_per_image}; allowed: 1 to 5000")
+        if not 1 <= self.max_new_tokens <= 100_000:
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; allowed: 1 to 100000")
+
+
+def model_folder(path: str) -> Path:
+    """Return where a model lies on this machine, as an absolute path; loads nothing."""
+    if path != TINY_MODEL:
+        return Path(path).expanduser().absolute()
+    package = find_spec("xsam_model")
+    places = package.submodule_search_locations if package else None
+    assert places, "xsam_model is part of this distribution"
+    return Path(places[0]) / "weights" / TINY_MODEL

@@ -1,0 +1,195 @@
+"""From prompts to conversations with the network: which share one, and what is refused before the network sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.masks import rle
+from pipelines.types import CATEGORY_TASKS, REGION_TASKS, SENTENCE_TASKS, Image, Prompt, Region, RejectedPrompt, Task
+from xsam_model.processing_xsam import TooManyConditionsError, XSamProcessor
+from xsam_model.prompts.visual import draw_region
+from xsam_model.segmenter import Query
+
+_JOINT_TASKS = (*CATEGORY_TASKS, "vgdseg")
+# Of whose categories some may be asked in another conversation: each mask stands for itself.
+_DIVISIBLE_TASKS = ("ovseg", "genseg")
+_CITED_CHARS = 60
+
+
+class Ask(NamedTuple):
+    """What conversations that go through the network together have in common: the task, and whether to explain."""
+
+    task: Task
+    explain: bool
+
+    @property
+    def network_task(self) -> str:
+        """The network's name of the task: it knows categories, and not what becomes of its answer."""
+        return self.task.partition("_")[0]
+
+    @property
+    def is_spoken(self) -> bool:
+        """Whether the answer is the model's own words."""
+        return self.explain or self.task in ("gcgseg", "chat")
+
+
+class Draft(NamedTuple):
+    """Prompts about one image that share a conversation; not checked yet."""
+
+    image: int
+    prompts: tuple[Prompt, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Conversation:
+    """A conversation that the network can have.
+
+    Attributes:
+        image: position of the image in its batch.
+        prompts: what is asked; the network's labels count them.
+        regions: the visual prompts among them, drawn as bool (H, W) masks at the image's size.
+    """
+
+    image: int
+    prompts: tuple[Prompt, ...]
+    regions: tuple[NDArray[np.bool_], ...] = ()
+
+    def query(self, task: Task) -> Query:
+        """Return it as the network takes it."""
+        return Query(image=self.image, conditions=_conditions(task, self.prompts), visual_prompts=self.regions)
+
+
+@lru_cache(maxsize=1000)
+def cut(processor: XSamProcessor, ask: Ask, prompts: tuple[Prompt, ...]) -> tuple[tuple[Prompt, ...], ...]:
+    """Cut categories that do not fit into one conversation into as few as hold them, of about the same length.
+
+    What fits in no way is left whole: `try_words` says why.
+    """
+    parts: list[tuple[Prompt, ...]] = []
+    rest = prompts
+    while rest:
+        # How many fit is found by trying: not far from how many did before.
+        tried = rest[: 2 * len(parts[-1])] if parts else rest
+        num_fitting = _num_fitting(processor, ask, tried)
+        if num_fitting == 0:
+            return (prompts,)
+        parts.append(rest[:num_fitting])
+        rest = rest[num_fitting:]
+    size = -(-len(prompts) // len(parts))
+    even = [prompts[start : start + size] for start in range(0, len(prompts), size)]
+    fits = all(_num_fitting(processor, ask, part) == len(part) for part in even)
+    return tuple(even if fits else parts)
+
+
+def _num_fitting(processor: XSamProcessor, ask: Ask, prompts: Sequence[Prompt]) -> int:
+    try:
+        try_words(processor, ask, prompts)
+    except TooManyConditionsError as error:
+        return error.num_fitting
+    except ValueError:
+        return 0
+    return len(prompts)
+
+
+def drafts(prompts: Sequence[Sequence[Prompt]], processor: XSamProcessor) -> dict[Ask, list[Draft]]:
+    """Sort the prompts of a batch into conversations, image by image.
+
+    Categories of an image, and its regions of vgdseg, share one and compete for each mask, unless there are too many
+    categories; the others stand alone, as the network was trained.
+    """
+    found: dict[Ask, list[Draft]] = {}
+    for image, asked in enumerate(prompts):
+        together: dict[Ask, list[Prompt]] = {}
+        for prompt in asked:
+            ask = Ask(prompt.task, prompt.explain)
+            if prompt.task in _JOINT_TASKS:
+                together.setdefault(ask, []).append(prompt)
+            else:
+                found.setdefault(ask, []).append(Draft(image, (prompt,)))
+        for ask, joint in together.items():
+            whole = tuple(joint)
+            parts = cut(processor, ask, whole) if ask.task in _DIVISIBLE_TASKS else (whole,)
+            found.setdefault(ask, []).extend(Draft(image, part) for part in parts)
+    return found
+
+
+def divided(group: Sequence[Draft]) -> dict[int, dict[str, int]]:
+    """Return, of each image whose categories are in several conversations, which of them each prompt is in."""
+    by_image: dict[int, list[Draft]] = {}
+    for draft in group:
+        if draft.prompts[0].task in _DIVISIBLE_TASKS:
+            by_image.setdefault(draft.image, []).append(draft)
+    return {
+        image: {prompt.prompt_id: part for part, draft in enumerate(parts) for prompt in draft.prompts}
+        for image, parts in by_image.items()
+        if len(parts) > 1
+    }
+
+
+def prepare(draft: Draft, image: Image, processor: XSamProcessor) -> tuple[Conversation | None, list[RejectedPrompt]]:
+    """Draw the regions of a conversation, and try a sentence that came with the image.
+
+    Returns:
+        The conversation, None if nothing of it can be asked; and what cannot be.
+    """
+    good, regions, refused = [], [], []
+    for prompt in draft.prompts:
+        try:
+            if prompt.task in REGION_TASKS:
+                regions.append(_draw(prompt.region or Region(kind="mask"), image.size_hw))
+            elif prompt.source_row >= 0:
+                try_words(processor, Ask(prompt.task, prompt.explain), [prompt])
+        except ValueError as error:
+            refused.append(RejectedPrompt.of(prompt, image.ref.image_id, str(error)))
+        else:
+            good.append(prompt)
+    if not good:
+        return None, refused
+    return Conversation(image=draft.image, prompts=tuple(good), regions=tuple(regions)), refused
+
+
+def _draw(region: Region, size_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    mask = rle.decode(region.mask) if region.mask else None
+    return draw_region(region.kind, region.coordinates, size_hw, mask)
+
+
+def check_prompts(processor: XSamProcessor, prompts: Sequence[Prompt]) -> None:
+    """Try the text prompts that are asked of every image.
+
+    Raises:
+        ValueError: they do not fit the model, e.g. more categories than its text holds (says how many fit), a sentence
+            that is too long (says by how much), or a word that the model reserves for itself.
+    """
+    for ask, group in drafts([prompts], processor).items():
+        for draft in group if ask.task not in REGION_TASKS else ():
+            try_words(processor, ask, draft.prompts)
+
+
+def try_words(processor: XSamProcessor, ask: Ask, prompts: Sequence[Prompt]) -> None:
+    """Write the conversation that text prompts make, without an image; a ValueError says why it cannot be had."""
+    conditions = [_conditions(ask.task, prompts)]
+    try:
+        processor(task=ask.network_task, conditions=conditions, explain=ask.explain, generate=ask.is_spoken)
+    except ValueError as error:
+        about = f"{ask.task} {prompts[0].text[:_CITED_CHARS]!r}: " if len(prompts) == 1 else f"{ask.task}: "
+        message = about + str(error).removeprefix("image 0: ")
+        if isinstance(error, TooManyConditionsError):
+            raise TooManyConditionsError(message, error.num_fitting) from error
+        raise ValueError(message) from error
+
+
+def _conditions(task: Task, prompts: Sequence[Prompt]) -> list[str]:
+    has_words = task in (*CATEGORY_TASKS, *SENTENCE_TASKS)
+    return [prompt.text for prompt in prompts] if has_words else []
+
+
+def batched(items: Sequence[Draft], size: int) -> Iterator[Sequence[Draft]]:
+    """Cut into runs of up to ``size``."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

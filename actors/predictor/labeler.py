@@ -1,0 +1,70 @@
+"""What a replica holds: a loaded predictor and an opened output, labelling one planned shard after another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from actors.predictor.config import PredictorConfig
+from actors.predictor.imports import without_collector
+from pipelines.labeling.shard import LabelJob, label_shard
+from pipelines.storage.store import open_store
+from pipelines.table.commits import read_commit
+from pipelines.types import Care, Predictor, Shard, ShardReceipt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunLabelerFactory:
+    """Builds a RunLabeler where it is called: small, picklable, and without credentials (those are the machine's).
+
+    Attributes:
+        predictor: the model to load.
+        job: what the run asks.
+        output_uri: where the table goes.
+        output_options: its storage options.
+        shards_in_flight: shards that are labelled at once.
+    """
+
+    predictor: PredictorConfig
+    job: LabelJob
+    output_uri: str
+    output_options: Mapping[str, Any] = field(default_factory=dict)
+    shards_in_flight: int = 1
+
+    def __call__(self) -> RunLabeler:
+        """Load the model, check that it takes the run's prompts, find how many images fit, and open the output."""
+        with without_collector():
+            from actors.predictor.predictor import XSamPredictor
+
+        predictor, job = XSamPredictor(self.predictor), self.job
+        predictor.check(job.prompts)
+        if job.config.batch_size is None:
+            found = predictor.find_batch_size(job.prompts, shards=self.shards_in_flight)
+            job = replace(job, config=replace(job.config, batch_size=found))
+        return RunLabeler(predictor, job, self.output_uri, self.output_options)
+
+
+class RunLabeler:
+    """A ShardLabeler on a predictor. Two shards may be under way at once: the predictor is asked from both threads."""
+
+    def __init__(
+        self, predictor: Predictor, job: LabelJob, output_uri: str, output_options: Mapping[str, Any] | None = None
+    ) -> None:
+        self._predictor = predictor
+        self._job = job
+        self._store = open_store(output_uri, output_options)
+
+    def label(self, shard: Shard, attempt: str, care: Care | None = None) -> ShardReceipt:
+        """Label every image of the shard and commit it under the given attempt id, unless another attempt just has."""
+        try:
+            held = read_commit(self._store, self._job.run_id, shard.shard_id, shard.repair)
+        except FileNotFoundError:
+            return label_shard(
+                shard, job=self._job, store=self._store, predictor=self._predictor, attempt=attempt, care=care
+            )
+        return held.receipt(committed_here=False)
+
+    def describe(self) -> Mapping[str, str]:
+        """Return the predictor's facts for provenance."""
+        return self._predictor.describe()

@@ -1,0 +1,273 @@
+"""How well a model does on scenes that nobody trained on: every task against their exact truth.
+
+python -m actors.scenes.evaluate --model DIR --assets DIR --split test --seed 1 --count 160 --core
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from actors.scenes.samples import SceneTest, add_test_options, read_test
+from pipelines.evaluation.map_metrics import Maps, Segment, panoptic_quality
+from pipelines.evaluation.mask_metrics import (
+    FoundMask,
+    TrueMask,
+    grounded_caption_quality,
+    mask_average_precision,
+    referring_iou,
+)
+from pipelines.masks import rle
+from pipelines.types import Rle
+from xsam_model.post_processing.instances import InstanceSegmentation, PhraseSegmentation
+from xsam_model.post_processing.maps import PanopticSegmentation
+from xsam_model.segmenter import XSamResult, XSamSegmenter
+from xsam_model.training.samples.samples import TrainingSample
+
+PROMPT_KINDS = ("point", "scribble", "box", "mask")
+PARTS = ("ov", "vgd", "ref", "int", "gcg", "pan")
+# Phrases that only the place or the size of an object can decide.
+_RELATIVE = re.compile(r"\b(left|right|top|bottom|largest|smallest)\b")
+_MAX_CAPTION_TOKENS = 192
+# As many as COCO's evaluation counts.
+_MAX_INSTANCES = 100
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Question:
+    """One test.
+
+    Attributes:
+        part: of PARTS.
+        ask: runs it and returns its figures.
+        num_sets: how many times `count` scenes it asks about.
+    """
+
+    part: str
+    ask: Callable[[XSamSegmenter, SceneTest], Figures]
+    num_sets: int = 1
+
+
+def evaluate_scenes(
+    segmenter: XSamSegmenter, test: SceneTest, say: Callable[[str], None] = print, *, only: Sequence[str] = PARTS
+) -> Figures:
+    """Run the tests.
+
+    Args:
+        segmenter: the model.
+        test: the scenes.
+        say: gets a line of figures after each test.
+        only: parts to run, of PARTS.
+
+    Returns:
+        Figures in percent by name. ov: mask AP and AP50 of open-vocabulary names (so many at once, and all). vgd: AP
+        and AP50 of visual prompts by kind. ref: referring cIoU (of all phrases; of those that only place or size
+        decides, with and without telling the model which, and how many they are). int: mean IoU of points. gcg: mean
+        IoU of the phrases of a caption that is given; mean IoU and AP50 of those that the model finds to say. pan:
+        panoptic quality of all names, of things and of stuff. NaN where nothing could be tested.
+    """
+    figures: Figures = {}
+    for question in _questions(test):
+        if question.part in only:
+            found = question.ask(segmenter, test)
+            figures |= found
+            say("  ".join(f"{name} {value:.1f}" for name, value in found.items()))
+    return figures
+
+
+def count_scenes(test: SceneTest, only: Sequence[str] = PARTS) -> int:
+    """Return about how many times a scene is asked about."""
+    return test.count * sum(question.num_sets for question in _questions(test) if question.part in only)
+
+
+def _questions(test: SceneTest) -> list[_Question]:
+    return [
+        _Question(part="ov", ask=functools.partial(_names, prefix=f"ov_{test.num_names}_", num_names=test.num_names)),
+        _Question(part="ov", ask=functools.partial(_names, prefix="ov_all_", num_names=test.num_asked)),
+        *(_Question(part="vgd", ask=functools.partial(_visual, kind=kind)) for kind in PROMPT_KINDS),
+        _Question(part="ref", ask=_referring, num_sets=3),
+        _Question(part="int", ask=_interactive),
+        _Question(part="gcg", ask=_given_captions),
+        _Question(part="gcg", ask=_own_captions),
+        _Question(part="pan", ask=_panoptic),
+    ]
+
+
+def _names(segmenter: XSamSegmenter, test: SceneTest, *, prefix: str, num_names: int) -> Figures:
+    return _instances(segmenter, test, prefix, test.samples("ovseg", num_names=num_names))
+
+
+def _visual(segmenter: XSamSegmenter, test: SceneTest, *, kind: str) -> Figures:
+    return _instances(segmenter, test, f"vgd_{kind}_", test.samples("vgdseg", prompt_kinds=(kind,)))
+
+
+def _instances(segmenter: XSamSegmenter, test: SceneTest, prefix: str, samples: Sequence[TrainingSample]) -> Figures:
+    truth: list[TrueMask] = []
+    found: list[FoundMask] = []
+    number = 0
+    for batch in test.batches(samples):
+        for sample, result in zip(batch, _segment(segmenter, batch, threshold=0.0), strict=True):
+            image, names = str(number), sample.conditions
+            number += 1
+            for mask, label in zip(sample.masks, sample.labels, strict=True):
+                truth.append(TrueMask(image_id=image, category=names[label], segmentation=rle.encode(mask)))
+            instances = result.segmentation
+            assert isinstance(instances, InstanceSegmentation)
+            for score, label, dense in zip(*(_numpy(instances.scores, instances.labels, instances.masks)), strict=True):
+                found.append(
+                    FoundMask(image_id=image, category=names[label], segmentation=rle.encode(dense), score=float(score))
+                )
+    precision = mask_average_precision(truth, found)
+    return {f"{prefix}ap": 100 * precision.ap, f"{prefix}ap50": 100 * precision.ap50}
+
+
+def _segment(segmenter: XSamSegmenter, batch: Sequence[TrainingSample], threshold: float = 0.5) -> Sequence[XSamResult]:
+    """Ask what the samples of one task ask."""
+    is_visual = bool(batch[0].visual_prompts)
+    return segmenter.segment(
+        [sample.image for sample in batch],
+        task=batch[0].task,
+        conditions=None if is_visual else [sample.conditions for sample in batch],
+        visual_prompts=[sample.visual_prompts for sample in batch] if is_visual else None,
+        threshold=threshold,
+        top_k=_MAX_INSTANCES,
+    )
+
+
+def _referring(segmenter: XSamSegmenter, test: SceneTest) -> Figures:
+    relative = test.samples("refseg", wanted=lambda sample: _RELATIVE.search(sample.conditions[0]) is not None)
+    # The same question without the word that decides it: what a model scores that does not read it.
+    blind = [replace(sample, conditions=(_RELATIVE.sub("", sample.conditions[0]),)) for sample in relative]
+    groups = (("ref", test.samples("refseg")), ("ref_relative", relative), ("ref_relative_blind", blind))
+    figures = {}
+    for name, group in groups:
+        pairs = [pair for batch in test.batches(group) for pair in _one_mask_each(segmenter, batch)]
+        figures[f"{name}_ciou"] = 100 * referring_iou(pairs).ciou if pairs else float("nan")
+    figures["ref_relative_count"] = float(len(relative))
+    return figures
+
+
+def _interactive(segmenter: XSamSegmenter, test: SceneTest) -> Figures:
+    samples = test.samples("intseg", prompt_kinds=("point",))
+    pairs = [pair for batch in test.batches(samples) for pair in _one_mask_each(segmenter, batch)]
+    ious = referring_iou(pairs)
+    return {"int_point_miou": 100 * ious.giou, "int_point_ciou": 100 * ious.ciou}
+
+
+def _given_captions(segmenter: XSamSegmenter, test: SceneTest) -> Figures:
+    """Mean IoU of the phrases of a caption that is given: how well the named things are found, not what is said."""
+    overlaps = []
+    for (sample,) in test.batches(test.samples("gcgseg"), size=1):
+        (result,) = segmenter.segment([sample.image], task="gcgseg", answer=sample.answer)
+        assert isinstance(result.segmentation, PhraseSegmentation)
+        found = result.segmentation.masks.cpu().numpy()
+        for mask, dense in zip(sample.masks, found, strict=True):
+            overlaps.append(np.sum(mask & dense) / max(1, np.sum(mask | dense)))
+    return {"gcg_given_miou": 100 * float(np.mean(overlaps))}
+
+
+def _own_captions(segmenter: XSamSegmenter, test: SceneTest) -> Figures:
+    """Masks of the captions that the model gives by itself: it has to find what there is to say."""
+    images: list[tuple[list[Rle], list[Rle]]] = []
+    for batch in test.batches(test.samples("gcgseg")):
+        pictures = [sample.image for sample in batch]
+        results = segmenter.segment(pictures, task="gcgseg", max_new_tokens=_MAX_CAPTION_TOKENS)
+        for sample, result in zip(batch, results, strict=True):
+            found: list[Rle] = []
+            if result.segmentation is not None:
+                assert isinstance(result.segmentation, PhraseSegmentation)
+                found = [rle.encode(mask) for mask in result.segmentation.masks.cpu().numpy() if mask.any()]
+            images.append((found, rle.encode_batch(sample.masks)))
+    quality = grounded_caption_quality(images)
+    return {"gcg_miou": 100 * quality.miou, "gcg_ap50": 100 * quality.ap50}
+
+
+def _panoptic(segmenter: XSamSegmenter, test: SceneTest) -> Figures:
+    """Panoptic quality with all names asked; pixels of the picture behind the scene are void."""
+    samples = test.samples("genseg", all_names_share=1.0)
+    maps = (pair for batch in test.batches(samples) for pair in _maps(segmenter, batch, test.stuff_names))
+    quality = panoptic_quality(maps, stuff=test.stuff_names)
+    groups = {"": quality.all, "_things": quality.things, "_stuff": quality.stuff}
+    return {f"pan_pq{name}": 100 * part.pq if part else float("nan") for name, part in groups.items()}
+
+
+def _maps(segmenter: XSamSegmenter, batch: Sequence[TrainingSample], stuff: Sequence[str]) -> Iterator[Maps]:
+    asked = {name for sample in batch for name in sample.conditions}
+    results = segmenter.segment(
+        [sample.image for sample in batch],
+        task="genseg",
+        conditions=[sample.conditions for sample in batch],
+        segmentation="panoptic",
+        stuff=[name for name in stuff if name in asked],
+        threshold=0.0,
+    )
+    for sample, result in zip(batch, results, strict=True):
+        assert isinstance(result.segmentation, PanopticSegmentation)
+        names, ids = sample.conditions, result.segmentation.segmentation.cpu().numpy()
+        found = [Segment(names[part.label], rle.encode(ids == part.id)) for part in result.segmentation.segments]
+        truth = zip(sample.labels, sample.masks, strict=True)
+        yield found, [Segment(names[label], rle.encode(mask)) for label, mask in truth]
+
+
+def _one_mask_each(segmenter: XSamSegmenter, batch: Sequence[TrainingSample]) -> Iterator[tuple[Rle, Rle]]:
+    for sample, result in zip(batch, _segment(segmenter, batch), strict=True):
+        assert isinstance(result.segmentation, PhraseSegmentation)
+        yield rle.encode(sample.masks[0]), rle.encode(result.segmentation.masks[0].cpu().numpy())
+
+
+def _numpy(*tensors: Tensor) -> list[np.ndarray]:
+    return [tensor.cpu().numpy() for tensor in tensors]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m actors.scenes.evaluate", description=(__doc__ or "").splitlines()[0]
+    )
+    add_test_options(parser)
+    parser.add_argument("--only", type=_parts, default=PARTS, help=f"parts to run, of {','.join(PARTS)}")
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0 for its choice")
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    return parser
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    parts = tuple(text.split(","))
+    if unknown := set(parts) - set(PARTS):
+        raise argparse.ArgumentTypeError(f"no such part: {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
+    return parts
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    options = _parser().parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    test = read_test(options)
+    started = time.monotonic()
+    interval = 0.1 if sys.stderr.isatty() else 10.0
+    segmenter = XSamSegmenter.from_pretrained(options.model, device_map="auto")
+    with tqdm(desc="asking", total=count_scenes(test, options.only), unit=" scenes", mininterval=interval) as bar:
+        figures = evaluate_scenes(segmenter, replace(test, on_asked=bar.update), tqdm.write, only=options.only)
+    print(f"{time.monotonic() - started:.0f} s")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
+
+__all__ = ["PARTS", "PROMPT_KINDS", "SceneTest", "count_scenes", "evaluate_scenes", "main"]

@@ -1,0 +1,101 @@
+"""Where a model fails: the scenes that it labels worst, beside their truth, as a sheet to look at.
+
+python -m actors.scenes.failures --model DIR --assets DIR --seed 1 --count 160 --core --output failures.png
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from actors.scenes.samples import SceneTest, add_test_options, read_test
+from pipelines.masks import rle
+from pipelines.masks.drawing import LabeledMask, contact_sheet, draw_masks
+from xsam_model.post_processing.instances import InstanceSegmentation
+from xsam_model.segmenter import XSamSegmenter
+from xsam_model.training.samples.samples import TrainingSample
+
+_SURE, _MOST_DRAWN, _ENLARGED = 0.3, 8, 3
+
+
+def draw_failures(segmenter: XSamSegmenter, test: SceneTest, number: int = 8) -> Image.Image:
+    """Ask the names of `test.num_names` categories, and draw the scenes that went worst.
+
+    Args:
+        segmenter: the model.
+        test: the scenes; all `count` of them are labelled.
+        number: scenes to draw.
+
+    Returns:
+        A sheet: for each scene its truth, and beside it what was found with a score of 0.3 or more.
+    """
+    judged = []
+    for batch in test.batches(test.samples("ovseg", num_names=test.num_names)):
+        results = segmenter.segment(
+            [sample.image for sample in batch],
+            task="ovseg",
+            conditions=[sample.conditions for sample in batch],
+            threshold=_SURE,
+        )
+        for sample, result in zip(batch, results, strict=True):
+            assert isinstance(result.segmentation, InstanceSegmentation)
+            judged.append((_share_found(sample, result.segmentation), sample, result.segmentation))
+    judged.sort(key=lambda one: one[0])
+    pictures = []
+    for share, sample, found in judged[:number]:
+        true = [(mask, int(label), 1.0) for mask, label in zip(sample.masks, sample.labels, strict=True)]
+        pictures.append(("truth", _draw(sample, true)))
+        pictures.append((f"found: {100 * share:.0f} % of the objects", _draw(sample, _best(found))))
+    return contact_sheet(pictures, columns=4)
+
+
+def _best(found: InstanceSegmentation) -> list[tuple[np.ndarray, int, float]]:
+    order = found.scores.argsort(descending=True)[:_MOST_DRAWN].tolist()
+    return [(found.masks[one].cpu().numpy(), int(found.labels[one]), float(found.scores[one])) for one in order]
+
+
+def _share_found(sample: TrainingSample, found: InstanceSegmentation) -> float:
+    """Return the share of the objects that a mask of the right name overlaps by half."""
+    masks, labels = found.masks.cpu().numpy(), found.labels.cpu().numpy()
+    hits = [
+        any(
+            label == true_label and 2 * np.sum(mask & true) > np.sum(mask | true)
+            for mask, label in zip(masks, labels, strict=True)
+        )
+        for true, true_label in zip(sample.masks, sample.labels, strict=True)
+    ]
+    return float(np.mean(hits)) if hits else 1.0
+
+
+def _draw(sample: TrainingSample, masks: Sequence[tuple[np.ndarray, int, float]]) -> Image.Image:
+    def large(array: np.ndarray) -> np.ndarray:
+        return array.repeat(_ENLARGED, 0).repeat(_ENLARGED, 1)
+
+    drawn = [
+        LabeledMask(segmentation=rle.encode(large(mask)), name=sample.conditions[label], score=score, color=label)
+        for mask, label, score in reversed(masks)
+        if mask.any()
+    ]
+    return draw_masks(large(sample.image), drawn)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m actors.scenes.failures", description=(__doc__ or "").splitlines()[0]
+    )
+    add_test_options(parser)
+    parser.add_argument("--output", type=Path, required=True, help="picture to write, .jpg or .png")
+    options = parser.parse_args(arguments)
+    segmenter = XSamSegmenter.from_pretrained(options.model, device_map="auto")
+    draw_failures(segmenter, read_test(options)).save(options.output)
+
+
+if __name__ == "__main__":
+    main()
+
+__all__ = ["draw_failures", "main"]

@@ -1,0 +1,1 @@
+"""Training behind the command line, and a finished output as training data. No Ray."""

@@ -1,0 +1,30 @@
+"""Training behind the command line: the seam between it and xsam_model.training. No Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipelines.errors import UserError
+
+
+class TrainingError(UserError, ValueError):
+    """A run cannot start; the message says what to change in its file."""
+
+
+def train_model(config: Path, output: str | None, max_minutes: float | None, processes: int) -> int:
+    """Run, or go on with, the training that a TOML file describes; see `xsam_model.training.loop.launch`.
+
+    Raises:
+        TrainingError: if the file cannot be read or holds a mistake.
+    """
+    from xsam_model.training.loop.config import read_config
+    from xsam_model.training.loop.launch import launch
+
+    try:
+        read_config(config)
+    except (ValueError, OSError) as error:
+        raise TrainingError(str(error)) from error
+    return launch(config, output, max_minutes, processes)
+
+
+__all__ = ["TrainingError", "train_model"]

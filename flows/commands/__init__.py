@@ -1,0 +1,1 @@
+"""The commands of xsam-label: arguments in, one call, what a person sees out."""

@@ -1,0 +1,209 @@
+"""What a person sees in a terminal: live progress, tables for plan, status and summary. Rendering only."""
+
+from __future__ import annotations
+
+import time
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.status import Status as RichStatus
+from rich.table import Table
+
+from actors.pool.runner import PoolEvent, ShardFailure
+from flows.run.summary import RunSummary
+from flows.run.updates import update_text
+from pipelines.planning.coverage import UpdateCounts
+from pipelines.planning.plan import Plan
+from pipelines.table.verify import VerifyReport
+from pipelines.types import Reason, ShardReceipt, Status
+
+_LINE_INTERVAL_S = 5.0
+
+
+class ConsoleObserver:
+    """Shows a run as it goes: a live bar on a terminal, a line every few seconds elsewhere. A context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._counts: Counter[str] = Counter()
+        self._masks = 0
+        self._images = 0
+        self._left = 0
+        self._started = self._shown = time.monotonic()
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("labelling"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("images"),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[counts]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("label", total=None, rate="starting replicas", counts="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def on_plan(self, plan: Plan, committed: int) -> None:
+        """Set the bar's length."""
+        done = round(plan.num_images * committed / plan.num_shards) if plan.num_shards else 0
+        self._left = plan.num_images - done
+        self._started = self._shown = time.monotonic()
+        self._progress.update(self._task, total=plan.num_images, completed=done)
+        resumed = f", {committed} committed before" if committed else ""
+        self._console.print(
+            f"run [bold]{plan.run_id}[/]: {plan.num_images:,} images in {plan.num_shards:,} shards{resumed}"
+        )
+
+    def on_update(self, update: UpdateCounts) -> None:
+        """Print what an update found."""
+        self._console.print(f"update: {update_text(update)}")
+
+    def on_receipt(self, receipt: ShardReceipt) -> None:
+        """Count a committed shard."""
+        images = sum(receipt.status_counts.values())
+        self._images += images
+        self._counts.update(receipt.status_counts)
+        self._masks += receipt.num_annotations
+        self._progress.update(self._task, advance=images, rate=self._rate(), counts=self._count_text())
+        now = time.monotonic()
+        if not self._console.is_terminal and (now - self._shown >= _LINE_INTERVAL_S or self._images >= self._left):
+            self._shown = now
+            self._console.print(f"  {self._images:,}/{self._left:,} images  {self._rate()}  {self._count_text()}")
+
+    def on_failure(self, failure: ShardFailure) -> None:
+        """Print a shard that was given up."""
+        first = failure.error.splitlines()[0] if failure.error else failure.kind
+        self._console.print(f"[red]{failure.shard_id} failed[/] after {failure.attempts} attempts: {literal(first)}")
+
+    def on_event(self, event: PoolEvent) -> None:
+        """Print what happens to replicas; the rate counts from when the first one is ready."""
+        if event.kind == "replica_started" and not self._images:
+            self._started = time.monotonic()
+        message = literal(event.message.splitlines()[0])
+        self._console.print(f"[dim]{event.kind.replace('_', ' ')}: {message}[/]", highlight=False)
+
+    def _rate(self) -> str:
+        rate = self._images / max(1e-9, time.monotonic() - self._started)
+        return f"{rate:.1f} images/s, {duration(max(0, self._left - self._images) / rate)} left"
+
+    def _count_text(self) -> str:
+        return ", ".join(f"{self._counts[s.value]:,} {s.value}" for s in Status) + f", {self._masks:,} masks"
+
+
+class ListingProgress:
+    """Shows how many images have been listed: beside the spinner on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, console: Console, spinner: RichStatus) -> None:
+        self._console, self._spinner = console, spinner
+        self._started = self._shown = time.monotonic()
+
+    def __call__(self, count: int) -> None:
+        """Show so many."""
+        now = time.monotonic()
+        text = f"{count:,} images listed, {count / max(now - self._started, 1e-9):,.0f}/s"
+        if self._console.is_terminal:
+            self._spinner.update(text)
+        elif now - self._shown > _LINE_INTERVAL_S:
+            self._console.print(text, highlight=False)
+            self._shown = now
+
+
+def literal(text: object) -> str:
+    """Return text that is shown as it is: no markup, and nothing that a terminal would obey, as a key may hold."""
+    return escape("".join(_visible(char) for char in str(text)))
+
+
+def _visible(char: str) -> str:
+    # Line breaks are ours; Cc are control characters, Cf among others those that turn the direction of writing.
+    return char if char == "\n" or unicodedata.category(char) not in ("Cc", "Cf") else f"\\x{ord(char):02x}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them: 42 s, 3 min 20 s, 5 h 10 min."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600:,} h {seconds % 3600 // 60} min"
+
+
+def size(num_bytes: float) -> str:
+    """Return bytes in binary units."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} TiB"
+
+
+def facts_table(title: str, rows: Iterable[tuple[str, object]]) -> Table:
+    """Return a two-column table of names and values."""
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in rows:
+        table.add_row(f"[dim]{name}[/]", literal(value))
+    return table
+
+
+def ledger_rows(ledger: Mapping[str, int], reasons: Mapping[str, int]) -> list[tuple[str, object]]:
+    """Return listed = ok + empty + quarantined, and the reasons, as rows."""
+    rows: list[tuple[str, object]] = [(name, f"{number:,}") for name, number in ledger.items()]
+    order = {reason.value: number for number, reason in enumerate(Reason)}
+    return rows + [(f"  {name}", f"{reasons[name]:,}") for name in sorted(reasons, key=lambda n: order.get(n, 99))]
+
+
+def show_summary(console: Console, summary: RunSummary) -> None:
+    """Print how a run ended."""
+    rows = ledger_rows(summary.ledger, summary.reason_counts)
+    rows.append(("masks", f"{summary.num_annotations:,}"))
+    rows.append(("shards", f"{summary.committed:,} of {summary.shards:,}, {summary.labelled_now:,} labelled now"))
+    at_model = f"all shards together {duration(summary.model_s)} waiting for the model"
+    rows.append(("time", f"{duration(summary.elapsed_s)}; {at_model}"))
+    console.print(facts_table(f"[bold]{summary.run_id}[/] in {literal(summary.output)}", rows))
+    show_rejected(console, summary.rejected_prompts, summary.num_rejected_prompts)
+    for warning in summary.warnings:
+        console.print(f"[yellow]warning:[/] {literal(warning)}", highlight=False)
+    for problem in summary.problems:
+        console.print(f"[red]problem:[/] {literal(problem)}", highlight=False)
+
+
+def show_rejected(console: Console, rejected: list[dict[str, Any]], total: int) -> None:
+    """Print the prompts that could not be asked, by row."""
+    if not total:
+        return
+    console.print(f"[yellow]{total:,} prompts could not be asked:[/]")
+    for row in rejected[:20]:
+        text = f"row {row['row']}: {row['image']} {row['prompt_id']}: {row['reason']}"
+        console.print(f"  {literal(text)}", highlight=False)
+    if total > 20:
+        console.print(f"  and {total - 20:,} more, in summary.json")
+
+
+def show_report(console: Console, report: VerifyReport) -> None:
+    """Print what verify found."""
+    rows = ledger_rows(report.ledger(), report.reason_counts)
+    rows.append(("masks", f"{report.num_annotations:,}"))
+    rows.append(("shards", f"{report.committed:,} of {report.shards:,} committed"))
+    rows.append(("leftovers", f"{len(report.leftovers):,} files that no commit names"))
+    console.print(facts_table(f"[bold]{report.run_id}[/]", rows))
+    for note in report.notes:
+        console.print(f"[yellow]note:[/] {literal(note)}", highlight=False)
+    for problem in report.problems:
+        console.print(f"[red]problem:[/] {literal(problem)}", highlight=False)
+    console.print("[green]whole[/]" if report.ok else "[red]not whole[/]")

@@ -1,0 +1,188 @@
+"""`xsam-label demo`: the main job on example scenes and photographs, with everything embedded."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as ds
+from rich.console import Console
+from rich.table import Table
+
+from flows.commands.launch import launch
+from flows.commands.report import write_report
+from flows.config import ConfigError, parse_config
+from pipelines.evaluation.mask_metrics import AveragePrecision, FoundMask, TrueMask, mask_average_precision
+from pipelines.images.decode import DecodeLimits, decode_image
+from pipelines.masks import rle
+from pipelines.masks.drawing import LabeledMask, contact_sheet, draw_masks
+from pipelines.storage.store import open_store
+from pipelines.table.reader import open_table
+from pipelines.types import ImageRef, Rle
+
+TRUTH_FILE = "instances.json"
+PHOTO_CATEGORIES = ("person", "cat", "dog", "cup", "flower", "rocket", "camera", "sky")
+PHOTO_PHRASE = "the largest object"
+
+_DRAWN_MASKS, _DRAWN_SCORE = 6, 0.3
+
+
+def run_demo(
+    scenes: Path, photos: Path, prompts: Path | None, output: Path, console: Console, *, prefect: bool
+) -> bool:
+    """Label scenes, whose truth is known, and photographs with the model that comes along; then show the table.
+
+    Returns:
+        Whether every picture is accounted for.
+
+    Raises:
+        ConfigError: a folder of pictures does not exist.
+    """
+    for folder in (scenes, photos):
+        if not folder.is_dir():
+            raise ConfigError(f"{folder} is not a folder; run the demo from a checkout, or say where the pictures are")
+    truth = read_truth(scenes / TRUTH_FILE)
+    names = sorted({mask.category for mask in truth})
+    asked: dict[str, Mapping[str, Any]] = {
+        "scenes": {"source": {"uri": str(scenes)}, "categories": names, "caption": True},
+        "photos": {
+            # One output for both, so that one table shows them: no picture of the one has a name of the other's.
+            "source": {"uri": str(photos), "same_collection": True},
+            "categories": PHOTO_CATEGORIES,
+            "phrases": [PHOTO_PHRASE],
+            "prompts": str(prompts) if prompts else None,
+        },
+    }
+    is_complete = True
+    for run_id, values in asked.items():
+        console.rule(f"{run_id}: {values['source']['uri']}")
+        is_complete &= label(run_id, values, output, console, prefect=prefect)
+    console.rule("what the table holds")
+    show_table(output, "scenes", console)
+    ask_table(output, console)
+    precision = scene_precision(output, "scenes", truth)
+    console.print(
+        f"Scenes against their truth, {len(names)} names asked at once: mask AP {100 * precision.ap:.1f}, "
+        f"AP50 {100 * precision.ap50:.1f}. Photographs are new to this model, which learned from drawings."
+    )
+    console.print(f"Look at it: [bold]{draw_overlays(output, list(asked))}[/]")
+    write_report(str(output), output / "report.html", console, overwrite=True)
+    return is_complete
+
+
+def label(run_id: str, values: Mapping[str, Any], output: Path, console: Console, *, prefect: bool) -> bool:
+    """Label one folder as a run of its own; return whether every picture is accounted for."""
+    config = parse_config(
+        {
+            **values,
+            "output": {"uri": str(output), "run_id": run_id},
+            "model": {"max_masks_per_image": 20, "max_new_tokens": 48},
+            "plan": {"images_per_shard": 4},
+            "label": {"batch_size": 4},
+            "pool": {"replicas": 2},
+        },
+        origin="the demo",
+    )
+    return launch(config, console, prefect=prefect).ok
+
+
+def read_truth(path: Path) -> list[TrueMask]:
+    """Read the true masks of scenes from a COCO file whose masks are run lengths; images by file name."""
+    truth = json.loads(path.read_text(encoding="utf-8"))
+    names = {category["id"]: category["name"] for category in truth["categories"]}
+    images = {image["id"]: image["file_name"] for image in truth["images"]}
+    return [
+        TrueMask(
+            image_id=images[entry["image_id"]],
+            category=names[entry["category_id"]],
+            segmentation=rle.from_runs(tuple(entry["segmentation"]["size"]), entry["segmentation"]["counts"]),
+        )
+        for entry in truth["annotations"]
+    ]
+
+
+def scene_precision(output: Path, run_id: str, truth: Sequence[TrueMask]) -> AveragePrecision:
+    """Compare the instances of a run with the truth."""
+    rows = open_table(open_store(str(output)), "annotations", run_id).to_table(filter=ds.field("task") == "ovseg")
+    found = [
+        FoundMask(
+            image_id=row["image_id"],
+            category=row["category_name"],
+            segmentation=_rle(row),
+            score=row["score"],
+        )
+        for row in rows.to_pylist()
+    ]
+    return mask_average_precision(truth, found)
+
+
+def draw_overlays(output: Path, run_ids: Sequence[str]) -> Path | None:
+    """Draw the best masks on every picture and write them as one sheet; None if no picture could be read."""
+    store, limits = open_store(str(output)), DecodeLimits()
+    pictures = []
+    for run_id in run_ids:
+        masks = _masks_to_draw(output, run_id)
+        images = open_table(store, "images", run_id).to_table(filter=ds.field("width").is_valid())
+        for row in images.to_pylist():
+            ref = ImageRef(image_id=row["image_id"], uri=row["uri"])
+            pixels = decode_image(Path(row["uri"]).read_bytes(), ref, limits).pixels
+            pictures.append((row["image_id"], draw_masks(pixels, masks.get(row["image_id"], [])[::-1])))
+    if not pictures:
+        return None
+    contact_sheet(pictures, columns=8).save(output / "overlays.png")
+    return output / "overlays.png"
+
+
+def _masks_to_draw(output: Path, run_id: str) -> dict[str, list[LabeledMask]]:
+    """Return the surest instances of each image, best first; a query that has two names is drawn once."""
+    is_sure = (ds.field("score") >= _DRAWN_SCORE) & ds.field("task").isin(["ovseg", "vgdseg"])
+    masks: dict[str, list[LabeledMask]] = {}
+    for row in open_table(open_store(str(output)), "annotations", run_id).to_table(filter=is_sure).to_pylist():
+        drawn = masks.setdefault(row["image_id"], [])
+        segmentation = _rle(row)
+        if len(drawn) < _DRAWN_MASKS and all(mask.segmentation != segmentation for mask in drawn):
+            color = len(drawn)
+            drawn.append(
+                LabeledMask(segmentation=segmentation, name=row["category_name"], score=row["score"], color=color)
+            )
+    return masks
+
+
+def _rle(row: Mapping[str, Any]) -> Rle:
+    return Rle(size_hw=tuple(row["segmentation"]["size"]), counts=row["segmentation"]["counts"])
+
+
+def show_table(output: Path, run_id: str, console: Console) -> None:
+    """Print the best mask of each picture of a run."""
+    best = ds.field("rank") == 0
+    rows = open_table(open_store(str(output)), "annotations", run_id).to_table(filter=best).to_pylist()
+    table = Table(title=f"the best mask of each picture of run {run_id}, from the annotations table")
+    for name in ("image_id", "task", "category_name", "score", "bbox (x, y, w, h)", "area", "segmentation.counts"):
+        table.add_column(name, no_wrap=True)
+    for row in rows:
+        box = ", ".join(f"{row[f'bbox_{side}']:.0f}" for side in "xywh")
+        counts = row["segmentation"]["counts"]
+        what = (row["image_id"], row["task"], row["category_name"])
+        table.add_row(*what, f"{row['score']:.2f}", box, str(row["area"]), counts[:24])
+    console.print(table)
+
+
+def ask_table(output: Path, console: Console) -> None:
+    """Ask the table a question in SQL, as a data team would; answered where DuckDB is installed."""
+    query = (
+        "SELECT run_id, task, count(*) AS masks, count(DISTINCT image_id) AS images, round(avg(score), 2) AS score\n"
+        f"FROM '{output}/annotations/*/*.parquet' GROUP BY ALL ORDER BY run_id, task"
+    )
+    console.print(f"Ask it with DuckDB:\n[bold]{query}[/]")
+    if importlib.util.find_spec("duckdb") is None:
+        return
+    import duckdb
+
+    answer = duckdb.sql(query)
+    table = Table(*answer.columns)
+    for row in answer.fetchall():
+        table.add_row(*map(str, row))
+    console.print(table)

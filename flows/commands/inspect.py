@@ -1,0 +1,231 @@
+"""Looking at an output, or at what would run, without changing a label: plan, verify, vacuum."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from rich.console import Console
+
+from flows.commands.console import ListingProgress, facts_table, literal, show_rejected, show_report, size
+from flows.config import RunConfig
+from flows.run import planning
+from flows.run.held_runs import held_plans
+from flows.run.summary import rejected_row
+from flows.run.updates import held_runs, is_labeled
+from pipelines.errors import DamagedError, PlanError, some_of
+from pipelines.planning.coverage import UpdateCounts
+from pipelines.planning.plan import Plan, check_no_plan_lost, plan_documents, planned_runs
+from pipelines.planning.registered_runs import registered_problems
+from pipelines.storage.store import Store, open_store
+from pipelines.table.file_checks import check_hashes
+from pipelines.table.foreign import foreign_names
+from pipelines.table.leftovers import vacuum
+from pipelines.table.repairs import Due
+from pipelines.table.verify import VerifyReport, verify
+
+_MAX_BROKEN = 10
+
+
+def show_plan(config: RunConfig, console: Console) -> None:
+    """Print what a run with this config would do; nothing is written.
+
+    Raises:
+        PlanError: the output holds a run with another fingerprint.
+        ConfigError, SourceError, PromptTableError, StorageError: the run could not start.
+    """
+    store = planning.open_output(config)
+    unfinished = _unfinished(config, store)
+    for held, due in unfinished:
+        _show_held(held, due, store, console)
+    if not all(is_labeled(store, held) for held, _ in unfinished):
+        console.print("what is new can be told once these are labelled")
+        return
+    try:
+        with (
+            console.status("listing") as spinner,
+            planning.draft_run(config, ListingProgress(console, spinner)) as draft,
+        ):
+            pass  # counts are all that is shown
+    except DamagedError:
+        if not unfinished:
+            raise
+        console.print("what is new can be told once these are labelled")
+        return
+    if draft.update is not None:
+        console.print(facts_table(f"update of {literal(store.uri)}", _update_rows(draft.update)))
+        if draft.held is not None:
+            if unfinished:
+                console.print("nothing else is left to ask")
+            else:
+                console.print("nothing is left to ask: a run would make no model call and write nothing")
+            return
+    if draft.held is not None:
+        due = planning.left_to_label(store, draft.held, check=config.output.check)
+        _show_held(draft.held, due, store, console)
+        return
+    _show_new(config, draft, store, console)
+
+
+def _show_new(config: RunConfig, draft: planning.Draft, store: Store, console: Console) -> None:
+    plan = draft.plan
+    assert plan is not None, "a draft holds a plan, written or not"
+    rows: list[tuple[str, object]] = [
+        ("images", f"{plan.num_images:,}, {size(plan.num_bytes)} as listed"),
+        ("shards", f"{plan.num_shards:,} of up to {config.plan.images_per_shard:,} images"),
+        ("prompts", _count_prompts(config, plan.num_own_prompts)),
+        ("replicas", f"{config.pool.replicas} ({config.pool.runner})"),
+        ("first", plan.first_uri),
+        ("last", plan.last_uri),
+    ]
+    console.print(facts_table(f"run [bold]{draft.run_id}[/] would be planned in {literal(store.uri)}", rows))
+    show_rejected(console, [rejected_row(r) for r in draft.rejected], len(draft.rejected))
+
+
+def _unfinished(config: RunConfig, store: Store) -> list[tuple[Plan, Due]]:
+    """Return the runs that an update finishes before it asks what is new, each with the shards that it labels."""
+    if not config.incremental or config.output.run_id is not None:
+        return []
+    found = ((plan, planning.left_to_label(store, plan, check=config.output.check)) for plan in held_runs(store))
+    return [(plan, due) for plan, due in found if due.commits]
+
+
+def _update_rows(update: UpdateCounts) -> list[tuple[str, object]]:
+    added = ", ".join(update.added_prompts)
+    return [
+        ("new images", f"{update.new:,}: asked everything"),
+        ("changed", f"{update.changed:,}: asked everything again"),
+        ("known", f"{update.extended:,}: asked what is new" + (f": {added}" if added else "")),
+        ("covered", f"{update.covered:,}: nothing left to ask"),
+        ("gone", f"{update.gone:,} of earlier runs are not listed any more; their rows stay"),
+    ]
+
+
+def _show_held(plan: Plan, due: Due, store: Store, console: Console) -> None:
+    left = len(due.commits)
+    rows: list[tuple[str, object]] = [
+        ("images", f"{plan.num_images:,}, {size(plan.num_bytes)} as listed when it was planned"),
+        ("shards", f"{plan.num_shards:,}, {plan.num_shards - left:,} committed, {left:,} to label"),
+    ]
+    console.print(facts_table(f"run [bold]{plan.run_id}[/] would be resumed in {literal(store.uri)}", rows))
+    for one in due.broken[:_MAX_BROKEN]:
+        what = literal(f"{one.shard_id}: {one.problem}")
+        console.print(f"[yellow]warning:[/] {what}; it would be labelled again", highlight=False)
+    if (more := len(due.broken) - _MAX_BROKEN) > 0:
+        console.print(f"[yellow]warning:[/] {more:,} more committed shards would be labelled again", highlight=False)
+
+
+def _count_prompts(config: RunConfig, num_own: int) -> str:
+    """Say what is asked of every image, and of single ones."""
+    counts = [
+        (len(config.categories), "category", "categories"),
+        (len(config.phrases), "phrase", "phrases"),
+        (len(config.questions) + len(config.chat), "question", "questions"),
+        (int(config.caption), "caption", "captions"),
+    ]
+    common = [f"{number:,} {one if number == 1 else several}" for number, one, several in counts if number]
+    return ", ".join([*common, f"{num_own:,} of single images"])
+
+
+def show_verify(output: str, run_id: str | None, console: Console, *, deep: bool) -> bool:
+    """Verify a run, or all of them; print the reports, and return whether the table is whole.
+
+    Raises:
+        PlanError: there is no such run.
+        StorageError: the output cannot be read.
+    """
+    store = open_store(output)
+    held = _runs_in_order(store)
+    problems = list(registered_problems(store))
+    try:
+        check_no_plan_lost(store)
+    except DamagedError as error:
+        problems.append(str(error))
+    for problem in problems:
+        console.print(f"[red]problem:[/] {literal(problem)}", highlight=False)
+    if problems and not held and run_id is None:
+        console.print("[red]not whole[/]")
+        return False
+    if not held or (run_id is not None and run_id not in held):
+        what = f"run {run_id!r}" if run_id else "run"
+        raise PlanError(f"{output} holds no {what}" + (f"; it holds {', '.join(held)}" if held else ""))
+    reports = [_verify_run(store, one, console, deep=deep) for one in (held if run_id is None else [run_id])]
+    if foreign := foreign_names(store):
+        console.print(f"{len(foreign):,} files that are not ours, and left alone: {literal(some_of(foreign))}")
+    return not problems and all(report.ok for report in reports)
+
+
+def _runs_in_order(store: Store) -> list[str]:
+    """Return the planned runs in the order of planning, or by name where a plan that cannot be read hides that."""
+    try:
+        return list(plan_documents(store))
+    except DamagedError:
+        return planned_runs(store)
+
+
+def _verify_run(store: Store, run_id: str, console: Console, *, deep: bool) -> VerifyReport:
+    with console.status("verifying") as spinner:
+        done = Counter[str]()
+
+        def on_shard(shard_id: str) -> None:
+            done["shards"] += 1
+            spinner.update(f"verifying {literal(run_id)}: {shard_id}, {done['shards']:,} done")
+
+        report = verify(store, run_id, deep=deep, on_shard=on_shard)
+    show_report(console, report)
+    return report
+
+
+def check_output(output: str, console: Console) -> None:
+    """Compare every committed file of an output with the hash in its commit.
+
+    Raises:
+        PlanError: the output holds no run.
+        DamagedError: naming the files that are not what their commits say.
+    """
+    store = open_store(output)
+    plans = plan_documents(store)
+    if not plans:
+        raise PlanError(f"{output} holds no run")
+    with console.status("comparing files with their hashes") as spinner:
+        names = (name for run_id in plans for name in check_hashes(store, run_id))
+        for number, name in enumerate(names, start=1):
+            spinner.update(f"comparing files with their hashes: {number:,}, {literal(name)}")
+
+
+def show_vacuum(output: str, run_id: str | None, console: Console, *, older_than_s: float, dry_run: bool) -> bool:
+    """Remove what nothing names, and print it; return whether all that was to be removed is.
+
+    Raises:
+        PlanError: there is no such run.
+        DamagedError: the plan of a run that has commits is gone.
+    """
+    store, plans = held_plans(output, run_id)
+    check_no_plan_lost(store)
+    removals = [vacuum(store, plan.run_id, older_than_s=older_than_s, dry_run=dry_run) for plan in plans]
+    # What lies beside the runs is found with each of them.
+    removed = sorted({name for removal in removals for name in removal.removed})
+    kept = {name for removal in removals for name in removal.kept}
+    for name in removed:
+        console.print(f"  {literal(name)}")
+    console.print(f"{len(removed):,} leftovers {'found' if dry_run else 'removed'}")
+    if kept:
+        hours = f"{older_than_s / 3600:g} h"
+        console.print(
+            f"{len(kept):,} younger than {hours} left: whoever wrote them may be about to commit them (--older-than)"
+        )
+    for removal in removals:
+        for damage in removal.damaged:
+            console.print(
+                f"[yellow]warning:[/] {literal(damage)}; its shard's files are left alone, and the next run labels it "
+                "again",
+                highlight=False,
+            )
+        for error in removal.failed:
+            console.print(f"[yellow]warning:[/] could not be removed: {literal(str(error))}", highlight=False)
+        for shard_id in removal.broken:
+            console.print(
+                f"[yellow]warning:[/] {shard_id} was committed just now with files that were removed; run it again to "
+                "label it anew",
+                highlight=False,
+            )
+    return not any(removal.failed or removal.broken for removal in removals)

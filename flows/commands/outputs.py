@@ -1,0 +1,187 @@
+"""The commands that look at an output, and change no label: arguments in, one call, a table out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.commands.terminal import OutputArgument, checked_run_id, console, split_names
+from flows.process.streams import outlive_terminal
+
+app = typer.Typer()
+
+RunIdOption = Annotated[
+    str | None, typer.Option(help="Name of the run; by default all of the output's.", callback=checked_run_id)
+]
+CheckOption = Annotated[
+    bool, typer.Option("--check", help="First compare every file with the hash in its commit, which reads all of them.")
+]
+
+
+@app.command()
+def status(
+    output: OutputArgument,
+    run_id: Annotated[
+        str | None, typer.Option(help="One run; by default the last that is not finished.", callback=checked_run_id)
+    ] = None,
+    gpu_price: Annotated[float | None, typer.Option(help="Price of a GPU hour, instead of the config's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Show how far runs are, from commits alone: works from any machine while they go on."""
+    from flows.commands.status import show_status
+
+    _checked(output, False)
+    show_status(output, run_id, console, gpu_price=gpu_price, as_json=as_json)
+
+
+@app.command()
+def verify(
+    output: OutputArgument,
+    run_id: RunIdOption = None,
+    quick: Annotated[bool, typer.Option(help="Only check that files exist with their committed sizes.")] = False,
+) -> None:
+    """Recompute every count and hash from the objects. Exit code 0 only if the table is whole."""
+    from flows.commands.inspect import show_verify
+
+    raise typer.Exit(0 if show_verify(output, run_id, console, deep=not quick) else 1)
+
+
+@app.command()
+def vacuum(
+    output: OutputArgument,
+    run_id: RunIdOption = None,
+    older_than: Annotated[
+        float, typer.Option(min=0, help="Hours since a file was written, if its shard is not committed yet.")
+    ] = 24,
+    dry_run: Annotated[bool, typer.Option(help="Only list what would be removed.")] = False,
+) -> None:
+    """Remove files that no commit names, once they are old enough to be nobody's."""
+    from flows.commands.inspect import show_vacuum
+
+    if not dry_run:
+        outlive_terminal()
+    done = show_vacuum(output, run_id, console, older_than_s=3600 * older_than, dry_run=dry_run)
+    raise typer.Exit(0 if done else 1)
+
+
+@app.command()
+def query(
+    output: OutputArgument,
+    sql: Annotated[str, typer.Argument(help='One SELECT, e.g. "SELECT category_name, count(*) FROM annotations".')],
+    to: Annotated[Path | None, typer.Option(help="New file for all rows: .csv, .json, .jsonl or .parquet.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="How many rows to show.")] = 40,
+    check: CheckOption = False,
+) -> None:
+    """Ask an output in SQL (DuckDB): annotations, images, coverage, runs, all_annotations, all_images."""
+    from flows.commands.query import run_query
+
+    if to is not None:
+        outlive_terminal()
+    _checked(output, check)
+    run_query(output, sql, console, to=to, max_rows=rows)
+
+
+@app.command()
+def report(
+    output: OutputArgument,
+    to: Annotated[Path, typer.Option(help="New file to write the page to.")] = Path("report.html"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+    check: CheckOption = False,
+) -> None:
+    """Write one HTML page that shows an output: pictures with masks, scores, failures, throughput, provenance."""
+    from flows.commands.report import write_report
+
+    outlive_terminal()
+    _checked(output, check)
+    write_report(output, to, console, overwrite=overwrite)
+
+
+@app.command()
+def export(
+    output: OutputArgument,
+    to: Annotated[str, typer.Option(help="New folder, or new .json (coco, label-studio) or .xml (cvat) file.")],
+    format_name: Annotated[str, typer.Option("--format", help="coco, yolo, panoptic, label-studio or cvat.")] = "coco",
+    where: Annotated[
+        str, typer.Option(help='Only masks that fit this SQL condition, e.g. "score >= 0.5 AND area > 100".')
+    ] = "",
+    images_where: Annotated[
+        str, typer.Option(help="Only images that fit this SQL condition, e.g. \"image_id LIKE '2026/%'\".")
+    ] = "",
+    task: Annotated[list[str] | None, typer.Option(help="Whose masks; several times. See docs/export.md.")] = None,
+    categories: Annotated[
+        str | None, typer.Option(help="Only these names, numbered in this order; else all, in order of name.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Shares of the images, e.g. train=0.8,val=0.1,test=0.1.")] = None,
+    empty: Annotated[bool, typer.Option(help="Also images without a mask, which show what is not there.")] = True,
+    copy_images: Annotated[bool, typer.Option("--copy-images", help="Copy the images too (yolo).")] = False,
+    image_url: Annotated[
+        str, typer.Option(help="Where tools load an image: this with its id at the end; else its own URI.")
+    ] = "",
+    check: CheckOption = False,
+) -> None:
+    """Write the table, or a part of it, in another tool's format. The output is only read."""
+    from flows.commands.export import run_export
+    from pipelines.export.splits import Splits
+    from pipelines.export.write import Choice
+
+    outlive_terminal()
+    _checked(output, check)
+    choice = Choice(
+        where=where,
+        images_where=images_where,
+        tasks=tuple(task or ()),
+        categories=tuple(split_names(categories) or ()),
+        splits=Splits.parse(split) if split else Splits(),
+        with_empty=empty,
+        copy_images=copy_images,
+        image_url=image_url,
+    )
+    run_export(output, to, format_name, choice, console)
+
+
+@app.command()
+def evaluate(
+    output: OutputArgument,
+    ground_truth: Annotated[
+        str, typer.Option(help="JSON file: COCO instances, COCO panoptic, or a list of phrases with masks.")
+    ],
+    png_folder: Annotated[
+        str | None, typer.Option(help="Folder of COCO panoptic's maps; by default beside the file, by its name.")
+    ] = None,
+    run_id: RunIdOption = None,
+    count_unasked: Annotated[
+        bool, typer.Option("--count-unasked", help="Count categories that were never asked as not found.")
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="New file to write all figures to.")] = None,
+    plots: Annotated[str | None, typer.Option(help="New folder for plots: precision and recall, categories.")] = None,
+    check: CheckOption = False,
+) -> None:
+    """Measure a run against ground truth: AP, PQ, mIoU, cIoU, by task. Writes nothing into the output."""
+    from flows.commands.evaluate import run_evaluation
+
+    if json_file is not None or plots is not None:
+        outlive_terminal()
+    _checked(output, check)
+    run_evaluation(
+        output,
+        ground_truth,
+        console,
+        png_folder=png_folder,
+        run_id=run_id,
+        count_unasked=count_unasked,
+        json_file=json_file,
+        plots=plots,
+    )
+
+
+def _checked(output: str, check: bool) -> None:
+    """Refuse an output of which a plan was lost; compare files with their hashes, if that is wanted."""
+    from flows.commands.inspect import check_output
+    from pipelines.planning.plan import check_no_plan_lost
+    from pipelines.storage.store import open_store
+
+    check_no_plan_lost(open_store(output))
+    if check:
+        check_output(output, console)

@@ -1,0 +1,101 @@
+"""`xsam-label query`: one SELECT over an output, shown as a table or saved to a new file. The output is only read."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from datetime import date, datetime, time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+
+from flows.commands.console import literal
+from pipelines.errors import PlanError
+from pipelines.query.database import open_database
+from pipelines.query.files import damage_named
+from pipelines.query.select_text import read_statement
+from pipelines.query.user_select import Column, check_result_file, check_select, first_rows, save
+from pipelines.storage.local_files import workplace
+from pipelines.storage.store import open_store
+
+_MAX_CELL = 40
+_PLAIN = (str, int, float, bool, date, datetime, time, Decimal)
+
+
+def run_query(output: str, sql: str, console: Console, *, to: Path | None = None, max_rows: int = 40) -> None:
+    """Answer a query.
+
+    Args:
+        output: path or URI of the output.
+        sql: one SELECT statement over the views of `open_database`.
+        console: where to print.
+        to: new file for the whole result; its extension says how it is written. By default the first rows are printed.
+        max_rows: how many.
+
+    Raises:
+        QueryError: the query is wrong, or the file's extension is not known.
+        PlanError: the output holds no run.
+        StorageError: the output cannot be read, or the file exists or cannot be written.
+    """
+    statement = read_statement(sql)
+    if to is not None:
+        check_result_file(to)
+    store = open_store(output)
+    with damage_named(store), contextlib.ExitStack() as opened:
+        place = None if to is None else opened.enter_context(workplace(to))
+        with console.status("finding the committed files"):
+            connection = opened.enter_context(open_database(store, own_files=statement.own_files, folder=place))
+        if not connection.execute("SELECT 1 FROM runs LIMIT 1").fetchall():
+            raise PlanError(f"{store.uri} holds no run: check the spelling, or label something there first")
+        select = check_select(connection, sql)
+        if to is not None and place is not None:
+            with console.status(f"writing {to}"):
+                count = save(connection, select, to, place)
+            console.print(f"{count:,} rows written to {literal(str(to))}")
+            return
+        with console.status("reading"):
+            rows, is_cut = first_rows(connection, select, max_rows)
+    show_rows(select.columns, rows, console)
+    if is_cut:
+        console.print(f"the first {max_rows:,} rows; --rows shows more, --to FILE saves all")
+
+
+def show_rows(columns: Sequence[Column], rows: Sequence[Sequence[Any]], console: Console) -> None:
+    """Print rows as a table of as many columns as fit, and name the others."""
+    texts = [[shown(value) for value in row] for row in rows]
+    widths = [
+        max([cell_len(column.name), *(cell_len(text[place]) for text in texts)]) + 3
+        for place, column in enumerate(columns)
+    ]
+    fitting = max(1, sum(1 for place in range(len(columns)) if sum(widths[: place + 1]) < console.width))
+    table = Table()
+    for column in columns[:fitting]:
+        justify: Any = "right" if _is_number(column.type) else "left"
+        table.add_column(literal(column.name), justify=justify, overflow="fold")
+    for text in texts:
+        table.add_row(*map(literal, text[:fitting]))
+    console.print(table)
+    if hidden := [column.name for column in columns[fitting:]]:
+        names = literal(", ".join(hidden))
+        console.print(
+            f"{len(hidden)} more columns do not fit: {names}; select those wanted, or save all with --to FILE"
+        )
+
+
+def shown(value: Any) -> str:
+    """Return a value as a table shows it: short, lists and records as JSON."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = str(value) if isinstance(value, _PLAIN) else json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= _MAX_CELL else f"{text[: _MAX_CELL - 1]}…"
+
+
+def _is_number(kind: str) -> bool:
+    return kind.rstrip("0123456789").endswith(("INT", "INTEGER", "FLOAT", "DOUBLE")) or kind.startswith("DECIMAL")

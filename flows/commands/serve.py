@@ -1,0 +1,224 @@
+"""Behind `serve`: a schedule on this machine whose runs label one output, one at a time. Prefect keeps the clock."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from rich.console import Console
+
+from flows.config import ConfigError, RunConfig
+from flows.process.signals import Terminated, finishing_first
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from prefect.runner import Runner
+    from prefect.schedules import Schedule
+    from prefect.states import State
+
+# What Prefect gives a flow run to end by itself before it kills it; a run's last words need some of it.
+_PREFECT_GRACE_S = 30.0
+_DRAIN_GRACE_S = 20.0
+# The scheduler, which looks every few seconds, does not plan what is past.
+_FIRST_AFTER_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timetable:
+    """When runs are due.
+
+    Attributes:
+        cron: five fields, e.g. "0 2 * * *" for every night at two.
+        interval_s: seconds between runs instead; the first is due in ten seconds.
+        timezone: IANA name that cron is meant in, e.g. "Europe/Berlin"; UTC by default.
+
+    Raises:
+        ConfigError: neither or both of cron and interval_s, or one of the values is no such thing.
+    """
+
+    cron: str | None = None
+    interval_s: float | None = None
+    timezone: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is no timetable, before anything is started."""
+        if (self.cron is None) == (self.interval_s is None):
+            raise ConfigError('give one of --cron (e.g. "0 2 * * *") and --interval (seconds)')
+        if self.interval_s is not None and self.interval_s < 1:
+            raise ConfigError(f"--interval is {self.interval_s:g}; allowed: 1 second or more")
+        if self.timezone is not None:
+            _check_timezone(self.timezone)
+        if self.cron is not None:
+            _check_cron(self.cron)
+
+    def schedule(self) -> Schedule:
+        """Return it as Prefect's."""
+        from prefect.schedules import Cron, Interval
+
+        if self.cron is not None:
+            return Cron(self.cron, timezone=self.timezone or "UTC")
+        assert self.interval_s is not None
+        first = datetime.now(UTC) + timedelta(seconds=_FIRST_AFTER_S)
+        return Interval(timedelta(seconds=self.interval_s), anchor_date=first, timezone=self.timezone or "UTC")
+
+    def __str__(self) -> str:
+        """In words."""
+        if self.interval_s is not None:
+            return f"every {self.interval_s:g} s"
+        return f"at {self.cron!r} ({self.timezone or 'UTC'})"
+
+
+def serve(config: RunConfig, timetable: Timetable, name: str, console: Console) -> None:
+    """Register the schedule and run what is due, until SIGTERM or Ctrl-C.
+
+    A run that is due while another goes on is cancelled: what it would have labelled, the next one labels. A run that
+    goes on at SIGTERM is asked to end, has 20 s at most to commit what is in flight, and is resumed by the next.
+
+    Args:
+        config: what every run does; only what the output's earlier runs do not cover.
+        timetable: when.
+        name: of the deployment; one that exists is replaced. Only one `serve` of a name at a time.
+        console: where to say what goes on.
+
+    Raises:
+        ConfigError: a name that Prefect cannot take, or no Prefect server that answers.
+    """
+    if not re.fullmatch(r"[\w. -]+", name):
+        raise ConfigError(f"--name is {name!r}; allowed: letters, digits, spaces, '.', '_' and '-'")
+    with console.status("reaching Prefect"):
+        check_server()
+        runner = register(config, timetable, name)
+    console.print(f"serving label-collection/{name}: runs are due {timetable}; Ctrl-C or SIGTERM ends it")
+    try:
+        _run_until_stopped(runner)
+    except Terminated:
+        console.print("stopped; the schedule is paused until the same command starts it again")
+
+
+def register(config: RunConfig, timetable: Timetable, name: str) -> Runner:
+    """Create or replace the deployment; return what runs it once it is started."""
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+    from prefect.flows import EntrypointType
+    from prefect.runner import Runner
+
+    from flows.label_collection import label_collection
+
+    # Not Runner.add_flow: it pickles the flow, which then no longer finds what its annotations name.
+    deployment: Any = label_collection.to_deployment(
+        name,
+        schedule=timetable.schedule(),
+        paused=False,
+        concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
+        parameters=flow_parameters(config),
+        description=f"Labels {config.source.uri} into {config.output.uri}.",
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+    # No limit on the runner itself: a run that is due meanwhile would wait there for its turn, and not be cancelled.
+    runner = Runner(name=name, limit=None, pause_on_shutdown=True)
+    deployment_id: Any = runner.add_deployment(deployment)
+    _end_dead_runs(deployment_id)
+    return runner
+
+
+def _end_dead_runs(deployment_id: UUID) -> None:
+    """Mark what an earlier `serve` left going on, when its machine died, as crashed: the one place is free then."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
+    from prefect.states import Crashed
+
+    going_on = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
+    with get_client(sync_client=True) as client:
+        for flow_run in client.read_flow_runs(
+            flow_run_filter=FlowRunFilter.model_validate(going_on),
+            deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [deployment_id]}}),
+        ):
+            state: State[Any] = Crashed(
+                message="It ended without a word, with the `serve` that ran it; the next run resumes it."
+            )
+            client.set_flow_run_state(flow_run.id, state)
+
+
+def check_server() -> None:
+    """Make sure that there is a Prefect server: the one that a single run starts by itself has no clock.
+
+    Raises:
+        ConfigError: none is configured, or it does not answer.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.settings import get_current_settings
+
+    url = get_current_settings().api.url
+    if not url:
+        raise ConfigError(
+            "serve needs a Prefect server, which keeps the clock: run `prefect server start`, and set "
+            "PREFECT_API_URL=http://127.0.0.1:4200/api here"
+        )
+    with get_client(sync_client=True) as client:
+        failure = client.api_healthcheck()
+    if failure is not None:
+        raise ConfigError(f"the Prefect server at {url} does not answer ({failure}); start it, or mend PREFECT_API_URL")
+
+
+def flow_parameters(config: RunConfig) -> dict[str, Any]:
+    """Return what a scheduled flow run is given: the config, incremental, ending within the time Prefect leaves it."""
+    drain_grace_s = min(config.pool.drain_grace_s, _DRAIN_GRACE_S)
+    scheduled = replace(config, incremental=True, pool=replace(config.pool, drain_grace_s=drain_grace_s))
+    return {"config": scheduled.to_dict()}
+
+
+def _run_until_stopped(runner: Runner) -> None:
+    """Run what is due; Prefect's own handling of signals, which knows nothing of ours, stays out of the main thread.
+
+    Raises:
+        Terminated: SIGTERM came, and all has ended.
+        KeyboardInterrupt: Ctrl-C came, and all has ended.
+        Exception: what ended the runner.
+    """
+    loop = asyncio.new_event_loop()
+    stop, failures = threading.Event(), list[BaseException]()
+
+    def run() -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_until_complete(runner.start())
+        except BaseException as error:  # noqa: BLE001 - raised in the main thread
+            failures.append(error)
+        finally:
+            stop.set()
+
+    thread = threading.Thread(target=run, name="runner", daemon=True)
+    thread.start()
+    with finishing_first(stop.set, _PREFECT_GRACE_S):
+        try:
+            while not stop.wait(0.2):
+                pass
+        finally:
+            if thread.is_alive():
+                asyncio.run_coroutine_threadsafe(runner.astop(), loop)
+                thread.join()
+    if failures:
+        raise failures[0]
+
+
+def _check_timezone(name: str) -> None:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ConfigError(f'--timezone is {name!r}, which is no time zone; give one like "Europe/Berlin"') from None
+
+
+def _check_cron(cron: str) -> None:
+    from prefect.client.schemas.schedules import CronSchedule
+
+    try:
+        CronSchedule(cron=cron)
+    except ValueError:
+        raise ConfigError(
+            f'--cron is {cron!r}, which is no cron string; give minute, hour, day, month and weekday, e.g. "0 2 * * *"'
+        ) from None

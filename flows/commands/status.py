@@ -1,0 +1,94 @@
+"""`xsam-label status`: how far the runs of an output are, for people and as JSON. Nothing is written."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from rich.console import Console
+from rich.table import Table
+
+from flows.commands.console import duration, facts_table, ledger_rows, literal
+from flows.run.progress import RunLine, RunProgress, chosen_run, read_lines, read_progress
+from pipelines.errors import PlanError
+from pipelines.planning.plan import plan_documents
+from pipelines.storage.store import open_store
+
+
+def show_status(
+    output: str, run_id: str | None, console: Console, *, gpu_price: float | None = None, as_json: bool = False
+) -> None:
+    """Print how far an output's runs are.
+
+    Args:
+        output: path or URI of the output.
+        run_id: one run alone. By default all of them in a line each, where there are several, and the last that is not
+            finished in detail, else the last.
+        console: where to print.
+        gpu_price: of a GPU hour; by default what the run's config says.
+        as_json: print one JSON document instead.
+
+    Raises:
+        PlanError: there is no such run.
+        StorageError: the output cannot be read.
+    """
+    store = open_store(output)
+    with console.status("reading commits"):
+        plans = plan_documents(store)
+        if not plans or (run_id is not None and run_id not in plans):
+            what = f"run {run_id!r}" if run_id else "run"
+            raise PlanError(f"{output} holds no {what}" + (f"; it holds {', '.join(plans)}" if plans else ""))
+        only = run_id or (next(iter(plans)) if len(plans) == 1 else None)
+        lines = [] if only else read_lines(store, plans)
+        progress = read_progress(store, plans[only or chosen_run(lines)], gpu_price=gpu_price)
+    lines = lines or [progress.line]
+    if as_json:
+        document = {"output": store.uri, "runs": [line.to_dict() for line in lines], "run": progress.to_dict()}
+        console.out(json.dumps(document, indent=1), highlight=False)
+        return
+    if len(lines) > 1:
+        console.print(_runs_table(lines))
+        console.print()
+    console.print(facts_table(f"run [bold]{progress.line.run_id}[/] in {literal(store.uri)}", _rows(progress)))
+    for problem in progress.problems:
+        console.print(f"[red]problem:[/] {literal(problem)}", highlight=False)
+
+
+def _runs_table(lines: list[RunLine]) -> Table:
+    table = Table(title="runs in the order of planning", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for name in ("run", "planned at", "state", "images", "done", "masks"):
+        table.add_column(name, justify="right" if name in ("images", "done", "masks") else "left", no_wrap=True)
+    for line in lines:
+        again = f" (again: {line.retry_of})" if line.retry_of else ""
+        done = f"{_percent(line)} %"
+        planned = (line.planned_at or "").removesuffix("+00:00").replace("T", " ")
+        table.add_row(literal(line.run_id + again), planned, line.state, f"{line.images:,}", done, f"{line.masks:,}")
+    return table
+
+
+def _rows(progress: RunProgress) -> list[tuple[str, object]]:
+    line = progress.line
+    rows = ledger_rows({"listed": line.images, **progress.counts}, progress.reasons)
+    rows += [
+        ("masks", f"{line.masks:,}"),
+        ("shards", f"{progress.committed:,} of {progress.shards:,} committed"),
+    ]
+    if progress.waves is not None:
+        rows.append(("waves", f"{progress.waves_done:,} of {progress.waves:,} done, as planned"))
+    rows.append(("done", f"{_percent(line)} %"))
+    if progress.rate is not None:
+        rows.append(
+            ("rate", f"{progress.recent_rate:.1f} images/s in the last hour of work, {progress.rate:.1f} overall")
+        )
+    if progress.left_s is not None:
+        rows.append(("left", f"{duration(progress.left_s)} left at that rate"))
+    if progress.last_commit_at is not None and line.state != "finished":
+        rows.append(("last commit", f"{duration(max(0.0, time.time() - progress.last_commit_at))} ago"))
+    if progress.gpu_hours:
+        cost = "" if progress.cost is None else f", which cost {progress.cost:,.2f}"
+        rows.append(("GPU hours", f"at least {progress.gpu_hours:,.2f} for what is committed{cost}"))
+    return rows
+
+
+def _percent(line: RunLine) -> str:
+    return f"{100 * line.done / line.images:.1f}" if line.images else "100.0"

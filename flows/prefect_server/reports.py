@@ -1,0 +1,283 @@
+"""What a run tells Prefect, and how it does without: labelling never waits for a server, nor ends with one.
+
+What is to be shown is told by a thread of its own, and told again while the server does not answer. A step of the run
+whose bookkeeping fails is done as it is. What never could be told is one warning at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, TypeVar
+from uuid import UUID
+
+import httpx
+from prefect import get_run_logger
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
+from prefect.exceptions import PrefectException
+from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.states import Completed, Failed, State
+
+from actors.pool.runner import PoolEvent, ShardFailure
+from flows.run.summary import RunSummary
+from flows.run.updates import update_text
+from pipelines.planning.coverage import UpdateCounts
+from pipelines.planning.plan import Plan
+from pipelines.redaction import redacted
+from pipelines.types import ShardReceipt
+
+_ARTIFACT_INTERVAL_S = 10.0
+_AGAIN_AFTER_S = 5.0
+_REQUEST_TIMEOUT_S = 10.0
+PATIENCE_S = 10.0
+"""Seconds at a run's end for what has not been told yet."""
+
+_PREFECTS_RETRIES, _RETRIES = 5, 3
+
+_T = TypeVar("_T")
+
+
+def is_prefects(error: BaseException) -> bool:
+    """Say whether an error is one of Prefect's bookkeeping: its server does not answer, or knows nothing of the run."""
+    return isinstance(error, httpx.HTTPError | PrefectException)
+
+
+class Telling:
+    """Tells Prefect what a flow run does, from a thread of its own.
+
+    Attributes:
+        missed: why what was told last could not be told; empty once it could.
+        summary: how the run ended; None until then.
+    """
+
+    def __init__(self) -> None:
+        self.missed = ""
+        self.summary: RunSummary | None = None
+        self.flow_run_id: UUID | None = None
+        self._news = threading.Condition()
+        self._waiting: dict[str, Callable[[], object]] = {}
+        self._thread: threading.Thread | None = None
+        self._deadline: float | None = None
+
+    def begin(self) -> None:
+        """Note which flow run this is; to be called in it."""
+        context = FlowRunContext.get()
+        self.flow_run_id = context.flow_run.id if context and context.flow_run else None
+
+    def tell(self, what: str, call: Callable[[], object]) -> None:
+        """Have something told, again and again until it could be; news of the same kind takes the place of older."""
+        # In the flow run that it is about, which has ended by the time that it can be told.
+        context = contextvars.copy_context()
+        with self._news:
+            self._waiting[what] = partial(context.run, _impatiently, call)
+            self._news.notify()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="tell-prefect", daemon=True)
+            self._thread.start()
+
+    def note(self, error: BaseException) -> None:
+        """Note that Prefect could not be told of something."""
+        self.missed = redacted(f"{type(error).__name__}: {error}").partition("\n")[0]
+
+    def finish(self) -> None:
+        """Wait until all is told, but not much longer than PATIENCE_S."""
+        if self._thread is None:
+            return
+        with self._news:
+            self._deadline = time.monotonic() + PATIENCE_S
+            self._news.notify()
+        self._thread.join(PATIENCE_S + _REQUEST_TIMEOUT_S)
+        self._thread, self._deadline = None, None
+
+    def end(self, summary: RunSummary) -> None:
+        """Tell how a run ended whose flow run could not say so itself."""
+        if self.flow_run_id is None:
+            return
+        self.tell("end", partial(_set_end, self.flow_run_id, summary))
+        self.finish()
+
+    def _run(self) -> None:
+        with contextlib.suppress(_ToldAll):
+            while True:
+                self._tell_one()
+
+    def _tell_one(self) -> None:
+        """Tell the oldest news, once there is any.
+
+        Raises:
+            _ToldAll: all is told, or the time for it has passed.
+        """
+        with self._news:
+            while not self._waiting:
+                if self._deadline is not None:
+                    raise _ToldAll
+                self._news.wait()
+            what, call = next(iter(self._waiting.items()))
+            del self._waiting[what]
+        try:
+            call()
+        except Exception as error:  # noqa: BLE001 - whatever the client raises, the run goes on
+            self.note(error)
+            with self._news:
+                self._waiting.setdefault(what, call)
+                self._news.wait_for(lambda: self._deadline is not None, _AGAIN_AFTER_S)
+            if self._deadline is not None:
+                if time.monotonic() > self._deadline:
+                    raise _ToldAll from None
+                time.sleep(1.0)
+        else:
+            self.missed = ""
+
+
+class _ToldAll(Exception):  # noqa: N818 - no error
+    """There is nothing more to tell, or no more time."""
+
+
+def _impatiently(call: Callable[[], object]) -> None:
+    """Call without a client's own patience, which would keep newer news waiting."""
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: _REQUEST_TIMEOUT_S}):
+        call()
+
+
+def _set_end(flow_run_id: UUID, summary: RunSummary) -> None:
+    state: State[Any] = Completed() if summary.ok else Failed(message="; ".join(summary.problems[:5]))
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(flow_run_id, state, force=True)
+
+
+_current: ContextVar[Telling | None] = ContextVar("telling", default=None)
+
+
+@contextlib.contextmanager
+def telling() -> Iterator[Telling]:
+    """Hold what Prefect is told of the flow runs in this block, and keep a server's absence off the terminal there.
+
+    A flow run proposes its end three times, each with all the tries of its client: they are fewer, where the user has
+    not set them, since its end is told here too.
+    """
+    told = Telling()
+    token = _current.set(told)
+    logging.raiseExceptions = False  # of log lines that cannot be sent
+    logging.getLogger("EventsWorker").setLevel(logging.ERROR)  # counts what it could not send, second by second
+    retries = {} if PREFECT_CLIENT_MAX_RETRIES.value() != _PREFECTS_RETRIES else {PREFECT_CLIENT_MAX_RETRIES: _RETRIES}
+    try:
+        with temporary_settings(retries):
+            yield told
+    finally:
+        _current.reset(token)
+
+
+def current_telling() -> Telling:
+    """Return what tells of the run that is under way."""
+    return _current.get() or Telling()
+
+
+def orchestrated(told: Telling, step: Callable[[], _T], plain: Callable[[], _T]) -> _T:
+    """Do a step as Prefect's task; where Prefect's bookkeeping fails, as it is.
+
+    Args:
+        told: notes the failure.
+        step: the task.
+        plain: what it does; the task may have done it, or part of it, before it failed.
+    """
+    try:
+        return step()
+    except Exception as error:
+        if not is_prefects(error):
+            raise
+        told.note(error)
+        return plain()
+
+
+class PrefectObserver:
+    """Shows a run in Prefect: a progress artifact at most every ten seconds, and log lines."""
+
+    def __init__(self, told: Telling, plan: Plan, committed: int) -> None:
+        self._told = told
+        self._log = get_run_logger()
+        self._total, self._done = max(1, plan.num_shards), committed
+        self._shown = time.monotonic()
+        self._description = f"Committed shards of {plan.run_id}"
+        self._artifact: UUID | None = None
+        self._tell_progress()
+
+    def on_plan(self, plan: Plan, committed: int) -> None:
+        """Log the plan."""
+        self._log.info(
+            "%s: %d images in %d shards, %d committed before", plan.run_id, plan.num_images, plan.num_shards, committed
+        )
+
+    def on_update(self, update: UpdateCounts) -> None:
+        """Log what an update found."""
+        self._log.info("update: %s", update_text(update))
+
+    def on_receipt(self, receipt: ShardReceipt) -> None:
+        """Count a shard."""
+        self._done += 1
+        now = time.monotonic()
+        if now - self._shown >= _ARTIFACT_INTERVAL_S or self._done >= self._total:
+            self._shown = now
+            self._tell_progress()
+        self._log.debug("%s committed by %s: %s", receipt.shard_id, receipt.attempt, dict(receipt.status_counts))
+
+    def on_failure(self, failure: ShardFailure) -> None:
+        """Log a shard that was given up."""
+        self._log.error("%s failed after %d attempts: %s", failure.shard_id, failure.attempts, failure.error)
+
+    def on_event(self, event: PoolEvent) -> None:
+        """Log what happens to replicas."""
+        self._log.info("%s: %s", event.kind, event.message)
+
+    def _tell_progress(self) -> None:
+        self._told.tell("progress", partial(self._show_progress, 100 * self._done / self._total))
+
+    def _show_progress(self, percent: float) -> None:
+        if self._artifact is None:
+            artifact = create_progress_artifact(percent, key="shards-committed", description=self._description)
+            assert isinstance(artifact, UUID), "artifacts are created synchronously where no event loop runs"
+            self._artifact = artifact
+        else:
+            update_progress_artifact(artifact_id=self._artifact, progress=percent)
+
+
+def publish(told: Telling, summary: RunSummary, report: str | None) -> None:
+    """Leave the run's counts and its problems as artifacts, and a link to its report."""
+    told.summary = summary
+    if report is not None:
+        what = f"What {summary.run_id} looks like"
+        told.tell("report", partial(create_link_artifact, report, key="label-collection-report", description=what))
+    rows = [{"what": f"images: {name}", "number": number} for name, number in summary.ledger.items()]
+    rows += [{"what": f"quarantined: {reason}", "number": number} for reason, number in summary.reason_counts.items()]
+    rows.append({"what": "masks", "number": summary.num_annotations})
+    what = f"Images and masks of {summary.run_id}"
+    told.tell("counts", partial(create_table_artifact, rows, key="label-collection-counts", description=what))
+    ended = "Complete" if summary.ok else "Incomplete"
+    counts = ", ".join(f"{number:,} {name}" for name, number in summary.ledger.items())
+    lines = [
+        f"# {ended}: {summary.run_id}",
+        f"Output: `{summary.output}`",
+        f"Images: {counts}. Masks: {summary.num_annotations:,}.",
+        f"{summary.committed} of {summary.shards} shards committed, {summary.labelled_now} of them by this flow run, "
+        f"in {summary.elapsed_s:.1f} s.",
+        *(f"* {problem.splitlines()[0]}" for problem in summary.problems[:50]),
+    ]
+    what = f"{ended}: {counts}; {summary.num_annotations:,} masks"
+    text = "\n\n".join(lines)
+    told.tell("summary", partial(create_markdown_artifact, text, key="label-collection-summary", description=what))
+    told.finish()
+    if told.missed:
+        get_run_logger().warning("Prefect could not be told of all of this run (%s)", told.missed)

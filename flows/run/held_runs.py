@@ -1,0 +1,45 @@
+"""The plans that an output holds: of the run that is asked for, or of all."""
+
+from __future__ import annotations
+
+from flows.config import ConfigError
+from pipelines.errors import PlanError
+from pipelines.planning.plan import Plan, plan_documents, planned_runs, read_plan, retries_by_run
+from pipelines.storage.store import Store, open_store
+
+
+def held_plans(output: str, run_id: str | None, *, by_name: bool = False) -> tuple[Store, list[Plan]]:
+    """Open an output and the plan of one of its runs, or of all in their order, retries among them.
+
+    All are those of planned_runs.
+
+    Raises:
+        PlanError: the output holds no run, or not the one asked for.
+    """
+    store = open_store(output)
+    if run_id is not None:
+        return store, [held_run(output, run_id)[1]]
+    held = (read_plan(store, run) for run in plan_documents(store, by_name=by_name))
+    plans = [plan for plan in held if plan is not None]
+    if not plans:
+        raise PlanError(f"{output} holds no run")
+    return store, plans
+
+
+def held_run(output: str, run_id: str | None) -> tuple[Store, Plan]:
+    """Open an output and the plan of one of its runs; without an id, the one that is no retry.
+
+    Raises:
+        PlanError: the output holds no run, or not the one asked for.
+        ConfigError: it holds several and none was asked for.
+    """
+    store = open_store(output)
+    held = planned_runs(store) if run_id else list(retries_by_run(store))
+    if run_id is None and len(held) > 1:
+        raise ConfigError(f"{output} holds several runs ({', '.join(held)}): say which one with --run-id")
+    chosen = run_id or (held[0] if held else None)
+    plan = read_plan(store, chosen) if chosen else None
+    if plan is None:
+        what = f"run {run_id!r}" if run_id else "run"
+        raise PlanError(f"{output} holds no {what}" + (f"; it holds {', '.join(held)}" if held else ""))
+    return store, plan

@@ -1,0 +1,86 @@
+"""What a run asks of single images: the rows of a table of prompts, or what a retried run asked of them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from flows.config import RunConfig
+from pipelines.errors import SourceError
+from pipelines.planning.prompt_table import PromptTable, read_prompt_table
+from pipelines.storage.store import Store
+from pipelines.table.quarantined import quarantined_images
+from pipelines.types import ImageRef, Prompt, RejectedPrompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnPrompts:
+    """What is asked of single images only.
+
+    Attributes:
+        table: the prompt table, without rows that cannot be asked; None if there is none.
+        retried: the images to label again, with the prompts that they had, read anew each time that they are gone
+            through; None for a run that is no retry.
+        rejected: prompts that were refused before any image was read.
+    """
+
+    table: PromptTable | None = None
+    retried: Iterable[ImageRef] | None = None
+    rejected: tuple[RejectedPrompt, ...] = ()
+
+    def __iter__(self) -> Iterator[tuple[str, Prompt]]:
+        """All prompts, each with the image that it names."""
+        by_image = self.table.by_image.items() if self.table else ()
+        retried = ((ref.image_id, ref.prompts) for ref in self.retried or ())
+        return ((image, prompt) for image, prompts in itertools.chain(by_image, retried) for prompt in prompts)
+
+    def without(self, reasons: Mapping[int, str]) -> OwnPrompts:
+        """Return them without the prompts of these rows, each reported with its reason."""
+        if not reasons:
+            return self
+
+        def kept(prompts: tuple[Prompt, ...]) -> tuple[Prompt, ...]:
+            return tuple(prompt for prompt in prompts if prompt.source_row not in reasons)
+
+        late = [
+            RejectedPrompt.of(prompt, image, reasons[row])
+            for image, prompt in self
+            if (row := prompt.source_row) in reasons
+        ]
+        table, retried = self.table, self.retried
+        return OwnPrompts(
+            table=table and replace(table, by_image={image: kept(own) for image, own in table.by_image.items()}),
+            retried=retried if retried is None else _Without(retried, frozenset(reasons)),
+            rejected=(*self.rejected, *late),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Without:
+    """Images without the prompts of these rows."""
+
+    images: Iterable[ImageRef]
+    rows: frozenset[int]
+
+    def __iter__(self) -> Iterator[ImageRef]:
+        for ref in self.images:
+            yield replace(ref, prompts=tuple(p for p in ref.prompts if p.source_row not in self.rows))
+
+
+def read_own_prompts(config: RunConfig, store: Store) -> OwnPrompts:
+    """Read what is asked of single images; of a retry the quarantined images of the earlier run, with theirs.
+
+    Raises:
+        SourceError, PromptTableError: an unusable table, or nothing to label again.
+    """
+    if config.retry is not None:
+        images = quarantined_images(store, config.retry.run_id, config.retry.reasons)
+        if not images:
+            raise SourceError(f"run {config.retry.run_id} has no quarantined images to label again")
+        return OwnPrompts(retried=images)
+    if not config.prompts:
+        return OwnPrompts()
+    taken = {prompt.prompt_id for prompt in config.common_prompts()}
+    table = read_prompt_table(config.prompts, config.source.client_options, taken=taken)
+    return OwnPrompts(table=table, rejected=table.rejected)

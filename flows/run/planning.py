@@ -1,0 +1,402 @@
+"""From a config to a frozen plan and an opened runner: checks and lists first, writes last. Labels nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from actors.pool.open import open_runner
+from actors.pool.runner import ShardRunner
+from actors.predictor.config import TINY_MODEL, model_folder
+from actors.predictor.imports import without_collector
+from actors.predictor.labeler import RunLabelerFactory
+from flows.config import ConfigError, RunConfig
+from flows.run.own_prompts import OwnPrompts, read_own_prompts
+from flows.run.run_names import check_new_name, first_run, runs_before_retry
+from flows.run.summary import rejected_row, versions
+from flows.run.updates import check_same_collection, is_finished, runs_before_update, update_coverage
+from pipelines.errors import DamagedError
+from pipelines.labeling.shard import LabelJob
+from pipelines.layout import plan_name
+from pipelines.planning.coverage import Coverage, UpdateCounts
+from pipelines.planning.draft import PlanDraft, draft_plan
+from pipelines.planning.fingerprint import check_fingerprint
+from pipelines.planning.plan import (
+    DRIVER_ID,
+    Plan,
+    check_no_plan_lost,
+    plan_documents,
+    read_plan,
+    retries_by_run,
+    write_plan,
+)
+from pipelines.planning.prompt_table import PromptTable, join_prompts
+from pipelines.sources.image_batches import to_batches
+from pipelines.sources.listing import list_batches
+from pipelines.storage.content_hash import content_hash
+from pipelines.storage.store import Store, open_store, probe_create_only
+from pipelines.table.commits import committed_shards
+from pipelines.table.repairs import Due, due_shards
+from pipelines.types import RejectedPrompt
+
+OnListed = Callable[[int], None]
+
+
+def _ignore(_count: int) -> None:
+    """Tell nobody."""
+
+
+def open_output(config: RunConfig) -> Store:
+    """Open the run's output."""
+    return open_store(config.output.uri, config.output.client_options)
+
+
+@contextmanager
+def list_collection(
+    config: RunConfig, own: OwnPrompts, coverage: Coverage | None = None, on_listed: OnListed = _ignore
+) -> Iterator[tuple[PlanDraft, tuple[RejectedPrompt, ...]]]:
+    """List the source, attach the prompts of single images, sort and cut. Nothing is written to the output.
+
+    Args:
+        config: the run.
+        own: what is asked of single images.
+        coverage: what earlier runs have asked, of an update: only what is left is drafted.
+        on_listed: told again and again how many images have been listed so far.
+
+    Yields:
+        The drafted plan, and all prompts of single images that are refused.
+
+    Raises:
+        SourceError: no images, or an unreadable source.
+        PlanError: two images have one id.
+        StorageError: the listing does not fit into the folder for temporary files.
+    """
+    if own.retried is not None:
+        with draft_plan(to_batches(own.retried), config.plan) as draft:
+            yield draft, own.rejected
+        return
+    listed = list_batches(
+        config.source.uri,
+        storage_options=config.source.client_options,
+        image_id_column=config.source.image_id_column,
+        uri_column=config.source.uri_column,
+        image_column=config.source.image_column,
+        image_root=config.source.image_root,
+    )
+    joined = join_prompts(_counted(listed, on_listed), own.table or PromptTable(by_image={}))
+    with draft_plan(joined, config.plan, None if coverage is None else coverage.left) as draft:
+        yield draft, (*own.rejected, *joined.rejected)
+
+
+def _counted(batches: Iterable[pa.RecordBatch], on_listed: OnListed) -> Iterator[pa.RecordBatch]:
+    count = 0
+    for batch in batches:
+        count += batch.num_rows
+        on_listed(count)
+        yield batch
+
+
+def run_fingerprint(config: RunConfig, held: Plan | None) -> dict[str, Any]:
+    """Return the run's fingerprint; reads the model folder and the prompt table to hash them.
+
+    Of an incremental run that is planned already the table is taken to be as it was: its prompts are in the plan.
+
+    Raises:
+        ConfigError: there is no model at the given path.
+        StorageError: the prompt table cannot be read.
+    """
+    folder = model_folder(config.model.path)
+    if not (folder / "config.json").is_file():
+        what = "has no config.json" if folder.is_dir() else "does not exist"
+        raise ConfigError(f"model {config.model.path!r} {what}; give a folder that save_pretrained wrote")
+    if held is not None and config.incremental:
+        prompts = held.fingerprint.get("prompts")
+    else:
+        prompts = content_hash(config.prompts, config.source.client_options) if config.prompts else None
+    return config.fingerprint(model_sha256=content_hash(str(folder)), prompts_sha256=prompts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A run that can be planned or resumed, before anything is written.
+
+    Attributes:
+        run_id, fingerprint: which run.
+        held: the plan that the output holds already; None for a new run.
+        plan: what a new run would label; None where a plan is held.
+        rejected: of a new run, prompts of single images that were refused before any image was read.
+        update: of an update what was found in the listing; if nothing is left to ask, the plan held is the last run's.
+        after: sequence of the last run that the new one follows, as far as it is known.
+    """
+
+    run_id: str
+    fingerprint: Mapping[str, Any]
+    held: Plan | None = None
+    plan: PlanDraft | None = None
+    rejected: tuple[RejectedPrompt, ...] = ()
+    update: UpdateCounts | None = None
+    after: int = 0
+
+
+@contextmanager
+def draft_run(config: RunConfig, on_listed: OnListed = _ignore) -> Iterator[Draft]:
+    """Check everything that can be checked without replicas, and list the collection of a new run; writes nothing.
+
+    Args:
+        config: the run.
+        on_listed: told again and again how many images have been listed so far.
+
+    Yields:
+        The draft; what was listed lies in temporary files until the end.
+
+    Raises:
+        PlanError: the output holds a run with another fingerprint, or two images have one id.
+        ConfigError, SourceError, PromptTableError, StorageError: see run_fingerprint, read_own_prompts, check_model,
+            list_collection, check_new_name, check_same_collection.
+    """
+    store = open_output(config)
+    if config.incremental and config.output.run_id is None:
+        earlier, name = _earlier_runs(config, store)
+        if earlier:
+            with _draft_update(config, store, name, earlier, on_listed) as update:
+                yield update
+            return
+    run_id, held, fingerprint = _find_run(config, store)
+    if held is not None:
+        check_fingerprint(held.run_id, held.fingerprint, fingerprint)
+        yield Draft(run_id=held.run_id, fingerprint=fingerprint, held=held)
+        return
+    retried = config.retry.run_id if config.retry else None
+    if config.output.run_id is not None:
+        check_new_name(run_id, retried)
+    if retried is None:
+        documents = plan_documents(store, by_name=True)
+        check_same_collection(config, store, fingerprint, documents)
+        before = [document.get("sequence", 0) for document in documents.values()]
+    else:
+        before = [plan.sequence for plan in runs_before_retry(store, run_id, retried)]
+    after = max(before, default=0)
+    own = check_model(config, read_own_prompts(config, store))
+    with list_collection(config, own, on_listed=on_listed) as (plan, rejected):
+        yield Draft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, after=after)
+
+
+def _find_run(config: RunConfig, store: Store) -> tuple[str, Plan | None, dict[str, Any]]:
+    """Return the name of the run to resume or to plan, its plan if there is one, and its fingerprint."""
+    run_id = choose_run_id(config, store)
+    held = read_plan(store, run_id) if run_id else None
+    fingerprint = run_fingerprint(config, held)
+    if run_id is None:
+        # A listing that shows no run may be late: the one that would be planned is asked for by name.
+        run_id = first_run(fingerprint)
+        held = read_plan(store, run_id)
+    return run_id, held, fingerprint
+
+
+def _earlier_runs(config: RunConfig, store: Store) -> tuple[list[Plan], str]:
+    """Return the plans that an update follows, in their order, and its name; none for an output's first run."""
+    check_no_plan_lost(store)
+    runs, name = runs_before_update(store)
+    first = first_run(run_fingerprint(config, None))
+    if all(plan.run_id != first for plan in runs) and (held := read_plan(store, first)) is not None:
+        runs = sorted([held, *runs], key=lambda plan: plan.sequence)  # a listing may be late
+    return runs, name
+
+
+@contextmanager
+def _draft_update(
+    config: RunConfig, store: Store, run_id: str, earlier: list[Plan], on_listed: OnListed
+) -> Iterator[Draft]:
+    """List the collection of a run that asks only what is left."""
+    # The number, and not what it asks, names it: of two updates that are planned at once only one can hold.
+    fingerprint = run_fingerprint(config, None)
+    held = {plan.run_id: {"fingerprint": plan.fingerprint, "facts": plan.facts} for plan in earlier}
+    check_same_collection(config, store, fingerprint, held)
+    coverage = update_coverage(config, store, fingerprint, earlier)
+    own = check_model(config, read_own_prompts(config, store))
+    with list_collection(config, own, coverage, on_listed) as (plan, rejected):
+        counts, last = coverage.counts, earlier[-1]
+        if plan.num_images:
+            draft = Draft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, update=counts)
+            yield replace(draft, after=last.sequence)
+        else:
+            yield Draft(run_id=last.run_id, fingerprint=last.fingerprint, held=last, update=counts)
+
+
+def check_model(config: RunConfig, own: OwnPrompts) -> OwnPrompts:
+    """Check that the model can be loaded and takes what is asked, without loading it.
+
+    Returns:
+        The prompts of single images, without sentences that the model does not take.
+
+    Raises:
+        ConfigError: its weights are missing or cut short, there are too many categories, a sentence is too long, or it
+            has no processor.
+    """
+    with without_collector():
+        from actors.predictor import predictor
+
+    try:
+        sentences = (prompt for _, prompt in own if prompt.region is None)
+        reasons = predictor.check_model(config.model, config.common_prompts(), sentences)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model {config.model.path!r} cannot be used for this run: {error}") from error
+    return own.without(reasons)
+
+
+def freeze_plan(config: RunConfig, draft: Draft) -> Plan:
+    """Return the run's frozen plan: the one that the output holds, or the draft, written now.
+
+    Raises:
+        StorageError: the output cannot be written, or does not support create-only puts; nothing was written.
+        PlanError: another driver has just planned the run with another fingerprint, or other images.
+        DamagedError: the run has commits, and its plan is gone: another one could give their shards other images.
+    """
+    if draft.plan is None:
+        assert draft.held is not None, "a draft holds a plan, written or not"
+        return draft.held
+    store = open_output(config)
+    if committed_shards(store, draft.run_id) and not store.exists(plan_name(draft.run_id)):
+        raise DamagedError(
+            f"{store.uri}/{plan_name(draft.run_id)}: missing, although there are commits; restore it from a copy, or "
+            "give another run id or output to label anew"
+        )
+    if not config.output.single_driver:
+        probe_create_only(store)
+    return write_plan(
+        store,
+        draft.run_id,
+        draft.plan,
+        fingerprint=draft.fingerprint,
+        facts=_plan_facts(config, draft),
+        driver_id=DRIVER_ID,
+        after=draft.after,
+        register=draft.update is None and config.retry is None,
+    )
+
+
+class PlannedRun(NamedTuple):
+    """A run that can begin.
+
+    Attributes:
+        plan: its frozen plan.
+        runner: None if no shard is due. Replicas start when it is first asked.
+        update: of an update that was planned now, or has nothing to ask, what was found in the listing.
+        due: the shards to label.
+    """
+
+    plan: Plan
+    runner: ShardRunner | None
+    update: UpdateCounts | None
+    due: Due
+
+
+_at_hand: ContextVar[PlannedRun | None] = ContextVar("run_at_hand", default=None)
+
+
+@contextmanager
+def at_hand(run: PlannedRun) -> Iterator[None]:
+    """Let planned_run yield this run in the block, where it is the one asked for: it is planned and opened once."""
+    token = _at_hand.set(run)
+    try:
+        yield
+    finally:
+        _at_hand.reset(token)
+
+
+@contextmanager
+def planned_run(
+    config: RunConfig, before_writing: Callable[[], None] = lambda: None, on_listed: OnListed = _ignore
+) -> Iterator[PlannedRun]:
+    """Plan or resume a run, and hold its runner open; the plan is written last, once nothing can be refused any more.
+
+    Args:
+        config: the run.
+        before_writing: a last check, made just before the plan is written; what it raises keeps it from being written.
+        on_listed: as for draft_run.
+
+    Raises:
+        ReplicaStartError: the cluster has no room for the replicas.
+        Otherwise as draft_run and freeze_plan do; nothing was written in any of these cases.
+    """
+    held = _at_hand.get()
+    if held is not None and held.plan.run_id == config.output.run_id:
+        yield held
+        return
+    with ExitStack() as stack:
+        with draft_run(config, on_listed) as draft:
+            store, check = open_output(config), config.output.check
+            due = None if draft.held is None else left_to_label(store, draft.held, check=check)
+            is_done = due is not None and not due.commits
+            runner = None if is_done else stack.enter_context(open_run_runner(config, draft.run_id))
+            before_writing()
+            plan = freeze_plan(config, draft)
+        if due is None:
+            due = Due(dict.fromkeys(plan.shard_ids(), 0))
+        yield PlannedRun(plan, runner, draft.update, due)
+
+
+def left_to_label(store: Store, plan: Plan, *, check: bool = False) -> Due:
+    """Return what a planned run has left to label.
+
+    A run whose summary tells of all that is listed is whole: nothing more is read of it. With ``check`` every committed
+    file is read instead.
+    """
+    is_whole = not check and is_finished(store, plan)
+    return Due({}) if is_whole else due_shards(store, plan, hashes=check)
+
+
+def choose_run_id(config: RunConfig, store: Store) -> str | None:
+    """Return the run id given, else that of the one run the output holds, else None. Retries are not counted.
+
+    Raises:
+        ConfigError: the output holds several runs and none is named.
+    """
+    if config.output.run_id:
+        return config.output.run_id
+    held = list(retries_by_run(store, by_name=True))
+    if len(held) > 1:
+        raise ConfigError(
+            f"{store.uri} holds several runs ({', '.join(held)}): say which one with a run id, or run incrementally to "
+            "label what is new"
+        )
+    return held[0] if held else None
+
+
+def _plan_facts(config: RunConfig, draft: Draft) -> dict[str, Any]:
+    return {
+        "planned_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": config.to_dict(),
+        "prompts": [{"prompt_id": p.prompt_id, "task": p.task, "text": p.text} for p in config.common_prompts()],
+        "versions": versions(),
+        "rejected_prompts": [rejected_row(r) for r in draft.rejected],
+        "update": draft.update and asdict(draft.update),
+    }
+
+
+def open_run_runner(config: RunConfig, run_id: str) -> ShardRunner:
+    """Return the runner for this run, to be entered with ``with``; its replicas start when the first shard is asked."""
+    job = LabelJob(
+        run_id=run_id,
+        prompts=config.common_prompts(),
+        config=config.label,
+        source_options=config.source.client_options,
+        allow_http=config.source.allow_http,
+    )
+    # Replicas may have another working directory, and another place for packages.
+    is_packaged = config.model.path == TINY_MODEL
+    store = open_output(config)
+    factory = RunLabelerFactory(
+        predictor=config.model if is_packaged else replace(config.model, path=str(model_folder(config.model.path))),
+        job=job,
+        output_uri=store.root if store.is_local else store.uri,
+        output_options=config.output.client_options,
+        shards_in_flight=config.pool.shards_in_flight_per_replica,
+    )
+    return open_runner(factory, config.pool)

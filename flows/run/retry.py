@@ -1,0 +1,104 @@
+"""Behind `retry`: the config of a run that labels an earlier one's quarantined images again, or goes on with that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from flows.config import ConfigError, RunConfig, merge, parse_config
+from flows.run.held_runs import held_plans
+from flows.run.planning import left_to_label
+from flows.run.run_names import next_retry
+from flows.run.updates import is_labeled, operational
+from pipelines.planning.plan import Plan, check_no_plan_lost, plan_documents, read_plan, retries_by_run
+from pipelines.query.files import readable
+from pipelines.storage.store import Store, open_store
+from pipelines.table.file_checks import check_runs
+from pipelines.table.quarantined import quarantined_images
+
+
+def runs_to_retry(
+    output: str, run_id: str | None, reasons: Sequence[str], overrides: Mapping[str, Any]
+) -> Iterator[RunConfig]:
+    """Yield the configs of all that a retry runs, one by one: what is found next depends on how the one before ended.
+
+    First come retries that ended once and of which something has to be labelled again, then as retry_configs says.
+    """
+    check_no_plan_lost(open_store(output))
+    yield from broken_retries(output, run_id, overrides)
+    yield from retry_configs(output, run_id, reasons, overrides)
+
+
+def broken_retries(output: str, run_id: str | None, overrides: Mapping[str, Any]) -> list[RunConfig]:
+    """Return the configs that mend retries whose committed files are gone or cut short, each as it was planned.
+
+    Args:
+        output, run_id: as for retry_configs.
+        overrides: of these what may differ between a run and its resumption; with output.check files are read too.
+
+    Raises:
+        ConfigError: the values cannot be used.
+    """
+    check = bool(overrides.get("output", {}).get("check"))
+    store, found = open_store(output), list[RunConfig]()
+    retried = retries_by_run(store, by_name=True)
+    for held in retried if run_id is None else [run_id]:
+        for name in next_retry(store, held, retried.get(held, []))[1]:
+            plan = read_plan(store, name)
+            if plan is not None and is_labeled(store, plan) and left_to_label(store, plan, check=check).commits:
+                again = {"output": {"uri": output, "run_id": name}}
+                values = merge(merge(dict(plan.facts["config"]), operational(overrides)), again)
+                found.append(parse_config(values, origin=f"the config that run {name} was planned with"))
+    return found
+
+
+def retry_configs(
+    output: str, run_id: str | None, reasons: Sequence[str], overrides: Mapping[str, Any]
+) -> list[RunConfig]:
+    """Return the configs of the next retries, one for each run with images that are quarantined for such a reason.
+
+    Args:
+        output: where the table is.
+        run_id: the run to retry; by default every run of the output.
+        reasons: of quarantine; any if empty.
+        overrides: plain values laid over the config that a run was planned with: replicas, limits, another model.
+
+    Raises:
+        PlanError: there is no such run.
+        ConfigError: it is a retry itself, or the values cannot be used.
+        StorageError: the output cannot be read, or is damaged.
+    """
+    store, plans = held_plans(output, run_id, by_name=True)
+    if run_id is not None and plans[0].retry_of is not None:
+        raise ConfigError(f"run {run_id} is a retry: name the run that it belongs to, {plans[0].retry_of}")
+    check_runs(store, plan_documents(store))
+    found = (_retry_config(store, output, plan, reasons, overrides) for plan in plans if plan.retry_of is None)
+    return [config for config in found if config is not None]
+
+
+def _retry_config(
+    store: Store, output: str, plan: Plan, reasons: Sequence[str], overrides: Mapping[str, Any]
+) -> RunConfig | None:
+    name, is_new = _next_retry(store, plan.run_id)
+    again = {
+        "output": {"uri": output, "run_id": name},
+        "retry": {"run_id": plan.run_id, "reasons": list(reasons)},
+        "incremental": False,
+    }
+    values = merge(dict(plan.facts["config"]), overrides)
+    config = parse_config(merge(values, again), origin=f"the config that run {plan.run_id} was planned with")
+    if is_new:
+        with readable(store):
+            if not quarantined_images(store, plan.run_id, reasons):
+                return None
+    return config
+
+
+def _next_retry(store: Store, run_id: str) -> tuple[str, bool]:
+    """Return the name of the last retry if it is not complete, else of a new one; and whether it is new."""
+    name, held = next_retry(store, run_id, retries_by_run(store, by_name=True).get(run_id, []))
+    if held:
+        last = read_plan(store, held[-1])
+        if last is not None and not is_labeled(store, last):
+            return last.run_id, False
+    return name, True

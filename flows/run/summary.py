@@ -1,0 +1,198 @@
+"""How a run ended: the summary that people read, that summary.json holds, and that decides the exit code."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from actors.pool.runner import ShardFailure
+from pipelines.errors import DamagedError, UserError
+from pipelines.planning.plan import Plan
+from pipelines.storage.store import Store
+from pipelines.table.run_summary import read_summary
+from pipelines.table.verify import TableSize, VerifyReport
+from pipelines.types import RejectedPrompt
+
+_MAX_REPORTED = 1000
+_MAX_REPORTED_FAILURES = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """How a run ended; also what ``summary.json`` holds.
+
+    Attributes:
+        run_id, output: which run, where.
+        ledger: listed = ok + empty + quarantined.
+        reason_counts: quarantined images by reason.
+        num_annotations: masks in the table.
+        shards, committed: planned and committed shards.
+        num_files, num_bytes: objects of the run's shards, data files and commits.
+        names_sha256: digest of their names and sizes.
+        labelled_now: shards that this invocation labelled; 0 when there was nothing left to do.
+        problems: what verify found wrong, and shards that failed; empty for a good run.
+        warnings: what went wrong and does no harm to the table.
+        rejected_prompts: prompts of single images that could not be asked, with row and reason (the first thousand).
+        num_rejected_prompts: how many there are.
+        elapsed_s, model_s: wall-clock seconds of this invocation; seconds in the model over all committed shards.
+        facts: versions, device, weights, times, and the errors of the shards that failed with their tracebacks.
+    """
+
+    run_id: str
+    output: str
+    ledger: dict[str, int]
+    reason_counts: dict[str, int]
+    num_annotations: int
+    shards: int
+    committed: int
+    num_files: int = 0
+    num_bytes: int = 0
+    names_sha256: str = ""
+    labelled_now: int = 0
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    rejected_prompts: list[dict[str, Any]] = field(default_factory=list)
+    num_rejected_prompts: int = 0
+    elapsed_s: float = 0.0
+    model_s: float = 0.0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every listed image is accounted for and every object is as committed."""
+        return not self.problems
+
+    def tells_all_of(self, plan: Plan, size: TableSize) -> bool:
+        """Whether it is that of a whole run whose objects are listed as they were when it was verified."""
+        is_whole = self.ok and self.shards == self.committed == plan.num_shards
+        return is_whole and self.names_sha256 == size.names_sha256
+
+    def ends_as(self, other: RunSummary | None) -> bool:
+        """Whether another invocation of the run left the same; not if there was none."""
+        names = ("ledger", "committed", "names_sha256", "problems")
+        return other is not None and all(getattr(self, name) == getattr(other, name) for name in names)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> RunSummary:
+        """Read what to_dict returned, perhaps in an earlier version.
+
+        Raises:
+            KeyError: it lacks what a summary holds now.
+        """
+        return cls(**{name: document[name] for name in cls.__slots__ if name != "warnings"}, warnings=[])
+
+
+def told_summary(store: Store, run_id: str) -> RunSummary | None:
+    """Read what an earlier invocation has told; None if none has, another version in other words, or what is damaged.
+
+    Nothing needs a summary: a run without one looks for itself, and writes it again.
+    """
+    try:
+        document = read_summary(store, run_id)
+        return None if document is None else RunSummary.from_dict(document)
+    except (DamagedError, KeyError):
+        return None
+
+
+class RunFailedError(UserError, RuntimeError):
+    """A run ended without every listed image accounted for. What is committed is kept; the same command resumes it."""
+
+    def __init__(self, summary: RunSummary) -> None:
+        problems = "\n".join(f"  {problem}" for problem in summary.problems[:20])
+        super().__init__(
+            f"run {summary.run_id} is not complete:\n{problems}\n{summary.committed} of {summary.shards} shards are "
+            "committed and kept; the same command resumes the run."
+        )
+        self.summary = summary
+
+
+def rejected_row(rejected: RejectedPrompt) -> dict[str, Any]:
+    """Return a refused prompt as plain JSON values."""
+    return {"row": rejected.row, "prompt_id": rejected.prompt_id, "image": rejected.image, "reason": rejected.reason}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what a result depends on."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> Mapping[str, str]:
+    found = {}
+    for name in ("xsam-label", "torch", "transformers", "ray", "prefect", "pyarrow", "pycocotools", "pillow", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def summarize(
+    store: Store,
+    plan: Plan,
+    report: VerifyReport,
+    *,
+    failures: list[ShardFailure],
+    stopped: str,
+    committed_before: int,
+    elapsed_s: float,
+    warnings: Sequence[str] = (),
+) -> RunSummary:
+    """Add up a run from its verify report."""
+    rejected = list(plan.facts.get("rejected_prompts", []))
+    model_s, devices = 0.0, Counter[str]()
+    predictor: dict[str, str] = {}
+    for commit in report.commits:
+        rejected += [dict(row) for row in commit.rejected_prompts]
+        model_s += commit.model_s
+        devices[commit.predictor.get("device", "unknown")] += 1
+        predictor = dict(commit.predictor)
+    rejected.sort(key=lambda row: row["row"])
+    return RunSummary(
+        run_id=plan.run_id,
+        output=store.uri,
+        ledger=report.ledger(),
+        reason_counts=dict(report.reason_counts),
+        num_annotations=report.num_annotations,
+        shards=report.shards,
+        committed=report.committed,
+        num_files=report.size.num_files,
+        num_bytes=report.size.num_bytes,
+        names_sha256=report.size.names_sha256,
+        labelled_now=max(0, report.committed - len(report.broken) - committed_before),
+        problems=[
+            *([stopped] if stopped else []),
+            *report.problems,
+            *(_failure(f) for f in failures),
+        ],
+        warnings=list(warnings),
+        rejected_prompts=rejected[:_MAX_REPORTED],
+        num_rejected_prompts=len(rejected),
+        elapsed_s=round(elapsed_s, 3),
+        model_s=round(model_s, 3),
+        facts={
+            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": versions(),
+            "shards_by_device": dict(devices),
+            "predictor": predictor,
+            "failures": [
+                {"shard_id": f.shard_id, "kind": f.kind, "attempts": f.attempts, "error": f.error}
+                for f in failures[:_MAX_REPORTED_FAILURES]
+            ],
+        },
+    )
+
+
+def _failure(failure: ShardFailure) -> str:
+    """Say what became of a shard in a line; the traceback that follows it is in summary.json."""
+    what = "was not finished" if failure.kind == "unfinished" else f"failed {failure.attempts} times"
+    return f"{failure.shard_id} {what}: {failure.error.partition(chr(10))[0] or failure.kind}"

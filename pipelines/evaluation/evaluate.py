@@ -1,0 +1,181 @@
+"""A run's table against ground truth: the figures of every task that the truth fits.
+
+Reading the truth is in ground_truth.py, reading the table in labeled_run.py, and what is compared with what in
+task_figures.py; here is the whole.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipelines.errors import DamagedError, SourceError, some_of
+from pipelines.evaluation.ground_truth import PHRASE_TASKS, GroundTruth, InstanceTruth, PanopticTruth, PhraseTruth
+from pipelines.evaluation.labeled_run import LabeledRun, read_run, runs_named
+from pipelines.evaluation.task_figures import (
+    Comparison,
+    TaskFigures,
+    instance_figures,
+    map_figures,
+    phrase_figures,
+    visual_prompt_figures,
+)
+from pipelines.masks.rle import RleError
+from pipelines.planning.plan import Plan
+from pipelines.query.files import readable
+from pipelines.storage.store import Store
+from pipelines.types import PANOPTIC_TASKS, Task
+
+__all__ = ["Evaluation", "TaskFigures", "evaluate_output"]
+
+_FITTING: Mapping[type[GroundTruth], tuple[Task, ...]] = {
+    InstanceTruth: ("ovseg", "genseg", "vgdseg"),
+    PanopticTruth: (*PANOPTIC_TASKS, "ovseg_semantic", "genseg_semantic"),
+    PhraseTruth: PHRASE_TASKS,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """A run compared with ground truth.
+
+    Attributes:
+        runs: the runs whose rows were compared.
+        num_images: images that were compared.
+        num_quarantined: how many of them are quarantined: nothing counts as found on them.
+        results: by task and group.
+        notes: what was left out, in words.
+    """
+
+    runs: tuple[str, ...]
+    num_images: int
+    num_quarantined: int
+    results: tuple[TaskFigures, ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return asdict(self)
+
+
+def _unheard(_task: Task, _number: int) -> None: ...
+
+
+def evaluate_output(
+    store: Store,
+    plans: Sequence[Plan],
+    truth: GroundTruth,
+    *,
+    count_unasked: bool = False,
+    on_image: Callable[[Task, int], None] = _unheard,
+) -> Evaluation:
+    """Compare a run with ground truth; nothing is written.
+
+    - Images are matched as ``labeled_run.read_run`` says. Those that only one side has are left out; on quarantined
+      ones nothing counts as found.
+    - Categories are matched by ``category_names.clean_name``. Those that only one side has are left out.
+    - COCO instances: mask AP of ovseg and genseg; of vgdseg by kind of prompt. COCO panoptic: PQ of ``*_panoptic``,
+      mIoU of ``*_semantic``. Lists of phrases: IoU of refseg, reaseg and intseg, and of the masks of gcgseg.
+
+    Args:
+        store: the output.
+        plans: of one run; or of all runs in their order, and then the current rows count.
+        truth: as ``read_ground_truth`` returns it.
+        count_unasked: count the truth's categories that were never asked too, as not found. Not for vgdseg, which is
+            measured where there is a prompt.
+        on_image: told after each image its task and how many of that task have been read.
+
+    Raises:
+        SourceError: truth and run have no image, no task or no category in common, their masks differ in size, or an
+            entry of the truth is broken.
+        StorageError: the output cannot be read.
+    """
+    with readable(store):
+        return _evaluate(store, plans, truth, count_unasked=count_unasked, on_image=on_image)
+
+
+def _evaluate(
+    store: Store,
+    plans: Sequence[Plan],
+    truth: GroundTruth,
+    *,
+    count_unasked: bool,
+    on_image: Callable[[Task, int], None],
+) -> Evaluation:
+    fitting = _FITTING[type(truth)]
+    run = read_run(store, plans, truth.images)
+    runs = runs_named(plans)
+    tasks = [task for task in run.tasks() if task in fitting]
+    if not tasks:
+        raise SourceError(
+            f"{truth.uri} is truth for {', '.join(fitting)}, but {runs} was asked for "
+            f"{', '.join(run.tasks()) or 'nothing'}"
+        )
+    _check_sizes(run, truth.images)
+    comparison = Comparison(run=run, count_unasked=count_unasked, on_image=on_image)
+    comparison.notes.extend(_image_notes(run, plans, len(truth.images)))
+    try:
+        results = tuple(_results(comparison, truth, tasks))
+    except SourceError:
+        raise
+    except RleError as error:  # the truth's masks were checked when they were read
+        raise DamagedError(
+            f"{store.uri}: a mask of {runs} cannot be decoded ({error}); verify names what is damaged"
+        ) from error
+    except ValueError as error:
+        raise SourceError(f"{runs} cannot be compared with {truth.uri}: {error}") from error
+    if not results:
+        raise SourceError(f"{truth.uri} has no entry for what {runs} was asked: {'; '.join(comparison.notes)}")
+    return Evaluation(
+        runs=tuple(plan.run_id for plan in plans),
+        num_images=len(run.images),
+        num_quarantined=sum(image.reason is not None for image in run.images.values()),
+        results=results,
+        notes=tuple(comparison.notes),
+    )
+
+
+def _results(comparison: Comparison, truth: GroundTruth, tasks: list[Task]) -> Iterator[TaskFigures]:
+    if isinstance(truth, PhraseTruth):
+        yield from phrase_figures(comparison, truth, tasks)
+        return
+    for task in tasks:
+        if isinstance(truth, PanopticTruth):
+            yield from map_figures(comparison, truth, task)
+        elif task == "vgdseg":
+            yield from visual_prompt_figures(comparison, truth)
+        else:
+            yield from instance_figures(comparison, truth, task)
+
+
+def _check_sizes(run: LabeledRun, sizes: Mapping[str, tuple[int, int]]) -> None:
+    differ = [
+        (name, image.size_hw)
+        for name, image in run.images.items()
+        if image.size_hw is not None and image.size_hw != sizes[name]
+    ]
+    if differ:
+        name, labeled = differ[0]
+        raise SourceError(
+            f"{len(differ):,} of {len(run.images):,} images have another size in the truth than as labelled, e.g. "
+            f"{name}: {sizes[name][1]} x {sizes[name][0]} pixels there, {labeled[1]} x {labeled[0]} labelled. "
+            "Labels are of the image after EXIF orientation"
+        )
+
+
+def _image_notes(run: LabeledRun, plans: Sequence[Plan], num_true: int) -> Iterator[str]:
+    if len(plans) == 1 and run.num_images < plans[0].num_images:
+        yield f"the run is not finished: {run.num_images:,} of {plans[0].num_images:,} images are labelled"
+    if run.missing:
+        yield (
+            f"{len(run.missing):,} of {num_true:,} images of the truth are not labelled, left out: "
+            f"{some_of(run.missing)}"
+        )
+    if others := run.num_images - len(run.images):
+        yield f"{others:,} of {run.num_images:,} labelled images are not in the truth, left out"
+    reasons = Counter(image.reason for image in run.images.values() if image.reason)
+    if reasons:
+        counts = ", ".join(f"{number:,} {reason}" for reason, number in sorted(reasons.items()))
+        yield f"{reasons.total():,} images are quarantined, so that nothing is found on them: {counts}"

@@ -1,0 +1,266 @@
+"""What an output holds as something to compare with: its images by file name, what was asked, what was found.
+
+Of one run, or of all with the rows that are current. Reads in batches, and keeps only what belongs to the images that
+are wanted.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.errors import SourceError, some_of
+from pipelines.layout import Kind
+from pipelines.planning.plan import Plan
+from pipelines.query.database import open_database, rows_of
+from pipelines.query.row_agreement import check_agreement
+from pipelines.storage.store import Store
+from pipelines.types import TASKS, Prompt, Rle, Status, Task
+
+_ROWS_PER_BATCH = 4096
+_IMAGE_COLUMNS = "image_id, width, height, status, reason, per_prompt"
+_FOUND_COLUMNS = "image_id, prompt_id, category_name, score, segmentation"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabeledImage:
+    """One image.
+
+    Attributes:
+        image_id: its id.
+        size_hw: (height, width) after EXIF orientation, None if it was never decoded.
+        reason: why it is quarantined, None if it is not.
+        rejected: ids of its prompts that could not be asked.
+    """
+
+    image_id: str
+    size_hw: tuple[int, int] | None
+    reason: str | None = None
+    rejected: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One row of ``annotations``."""
+
+    prompt_id: str
+    category: str
+    score: float
+    segmentation: Rle
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabeledRun:
+    """A run, or all runs of an output, as far as the images are among those wanted.
+
+    Attributes:
+        rows: where its rows are read.
+        images: by the file name under which each was wanted, in the order wanted.
+        missing: file names of which the run holds no image.
+        num_images: all images that are committed.
+        common: prompts asked of every image.
+        own: further prompts by ``image_id``.
+    """
+
+    rows: Rows
+    images: Mapping[str, LabeledImage]
+    missing: tuple[str, ...]
+    num_images: int
+    common: tuple[Prompt, ...]
+    own: Mapping[str, tuple[Prompt, ...]]
+
+    def tasks(self) -> list[Task]:
+        """Return what was asked of these images, in the order of TASKS."""
+        asked = {prompt.task for prompt in itertools.chain(self.common, *self.own.values())}
+        return [task for task in TASKS if task in asked]
+
+    def asked(self, image_id: str, task: Task) -> list[Prompt]:
+        """Return the prompts of a task that an image has, those that could not be asked among them."""
+        return [prompt for prompt in (*self.common, *self.own.get(image_id, ())) if prompt.task == task]
+
+    def found(self, task: Task) -> Iterator[tuple[LabeledImage, list[Found]]]:
+        """Yield every image once with all that was found for a task: first those with masks, then the others."""
+        left = {image.image_id: image for image in self.images.values()}
+        for image_id, rows in itertools.groupby(self._rows(task, set(left)), key=lambda row: row["image_id"]):
+            yield left.pop(image_id), [_found(row) for row in rows]
+        for image in left.values():
+            yield image, []
+
+    def _rows(self, task: Task, image_ids: set[str]) -> Iterator[Mapping[str, Any]]:
+        """Read the rows of these images, all of an image one after the other."""
+        wanted = pa.table({"image_id": pa.array(sorted(image_ids), pa.string())})
+        for batch in self.rows.of_wanted("annotations", _FOUND_COLUMNS, wanted, task=task):
+            yield from batch.to_pylist()
+
+
+class Rows:
+    """The rows of one run, or those of all runs that are current, read as SQL does: one reading after the other."""
+
+    def __init__(self, store: Store, run_id: str | None) -> None:
+        """Open the output.
+
+        Raises:
+            StorageError: it cannot be read, or its masks are not those of its images.
+        """
+        self._database, self._run_id = open_database(store), run_id
+        check_agreement(self._database, store, run_id)
+
+    def all_images(self) -> Iterator[pa.RecordBatch]:
+        """Read the row of every image."""
+        return self._read(f"SELECT {_IMAGE_COLUMNS} FROM {rows_of('images', self._run_id)}", [])
+
+    def of_wanted(self, kind: Kind, columns: str, wanted: pa.Table, *, task: Task) -> Iterator[pa.RecordBatch]:
+        """Read what a task has found in images, in the order of their ids."""
+        self._database.register("wanted", wanted)
+        chosen = f"{rows_of(kind, self._run_id)} SEMI JOIN wanted USING (image_id)"
+        return self._read(f"SELECT {columns} FROM {chosen} WHERE task = ? ORDER BY image_id, score DESC", [task])
+
+    def shards_of(self, image_ids: Collection[str]) -> dict[str, set[str]]:
+        """Return the shards of every run that hold some of these images, by run."""
+        self._database.register("wanted", pa.table({"image_id": pa.array(sorted(image_ids), pa.string())}))
+        found: dict[str, set[str]] = {}
+        query = "SELECT DISTINCT run_id, shard_id FROM all_images SEMI JOIN wanted USING (image_id)"
+        for run_id, shard_id in self._database.execute(query).fetchall():
+            found.setdefault(run_id, set()).add(shard_id)
+        return found
+
+    def _read(self, query: str, values: list[str]) -> Iterator[pa.RecordBatch]:
+        yield from self._database.sql(query, params=values).to_arrow_reader(_ROWS_PER_BATCH)
+
+
+def read_run(store: Store, plans: Sequence[Plan], file_names: Collection[str]) -> LabeledRun:
+    """Find the images that are wanted, what was asked of them, and where what was found is read.
+
+    An image is wanted by the file name that equals its ``image_id``; else by the one with the same base name (what
+    follows the last slash), if no other image and no other file name has it.
+
+    Args:
+        store: the output.
+        plans: of one run, whose rows count; or of all runs in their order, and then the current rows do.
+        file_names: with or without folders.
+
+    Raises:
+        SourceError: no image is committed, none is wanted, or a base name stands for several.
+    """
+    rows = Rows(store, plans[0].run_id if len(plans) == 1 else None)
+    exact, alike, num_images, examples = _candidates(rows, file_names)
+    runs = runs_named(plans)
+    if not num_images:
+        raise SourceError(f"{store.uri}: {runs} holds no labelled image yet")
+    images = _match(file_names, exact, alike)
+    if not images:
+        raise SourceError(
+            f"none of the {len(file_names):,} images of the ground truth ({some_of(file_names)}) is among the "
+            f"{num_images:,} labelled images of {runs} ({some_of(examples)}): an image_id must be the "
+            "file_name, or end in the same base name"
+        )
+    ids = {image.image_id for image in images.values()}
+    return LabeledRun(
+        rows=rows,
+        images=images,
+        missing=tuple(name for name in file_names if name not in images),
+        num_images=num_images,
+        common=tuple({p.prompt_id: p for plan in plans for p in _common_prompts(plan)}.values()),
+        own=_own_prompts(store, plans, rows.shards_of(ids), ids),
+    )
+
+
+def runs_named(plans: Sequence[Plan]) -> str:
+    """Say which runs are meant."""
+    return f"run {plans[0].run_id}" if len(plans) == 1 else f"runs {', '.join(plan.run_id for plan in plans)}"
+
+
+def _own_prompts(
+    store: Store, plans: Sequence[Plan], shards: Mapping[str, Collection[str]], image_ids: set[str]
+) -> dict[str, tuple[Prompt, ...]]:
+    """Return the prompts that single images have, as their newest version was asked by all runs together."""
+    versions: dict[str, int] = {}
+    own: dict[str, dict[str, Prompt]] = {}
+    for plan in plans:
+        for ref in (ref for shard in plan.shards(store, shards.get(plan.run_id, ())) for ref in shard.images):
+            if ref.image_id not in image_ids:
+                continue
+            if versions.get(ref.image_id) != ref.version:
+                versions[ref.image_id], own[ref.image_id] = ref.version, {}
+            own[ref.image_id].update((prompt.prompt_id, prompt) for prompt in ref.prompts)
+    return {image_id: tuple(prompts.values()) for image_id, prompts in own.items()}
+
+
+_Candidates = tuple[dict[str, LabeledImage], dict[str, list[LabeledImage]], int, list[str]]
+
+
+def _candidates(rows: Rows, file_names: Collection[str]) -> _Candidates:
+    """Return images by equal name, up to two others by base name, how many there are, and a few of their ids."""
+    exact: dict[str, LabeledImage] = {}
+    alike: dict[str, list[LabeledImage]] = {base_name(name): [] for name in file_names}
+    names, num_images, examples = set(file_names), 0, list[str]()
+    for batch in rows.all_images():
+        ids: list[str] = batch["image_id"].to_pylist()
+        num_images += len(ids)
+        examples += ids[: 3 - len(examples)] if len(examples) < 3 else []
+        wanted = [place for place, name in enumerate(ids) if name in names or base_name(name) in alike]
+        for row in batch.take(pa.array(wanted, pa.int64())).to_pylist():
+            others = alike.get(base_name(row["image_id"]), [])
+            if row["image_id"] in names:
+                exact[row["image_id"]] = _image(row)
+            elif len(others) < 2:
+                others.append(_image(row))
+    return exact, alike, num_images, examples
+
+
+def _match(
+    file_names: Collection[str], exact: Mapping[str, LabeledImage], alike: Mapping[str, Sequence[LabeledImage]]
+) -> dict[str, LabeledImage]:
+    left: dict[str, list[str]] = {}
+    for name in file_names:
+        if name not in exact:
+            left.setdefault(base_name(name), []).append(name)
+    unclear = {base: names for base, names in left.items() if alike[base] and len(names) + len(alike[base]) > 2}
+    if unclear:
+        base, names = next(iter(unclear.items()))
+        ids = [image.image_id for image in alike[base]]
+        raise SourceError(
+            f"{len(unclear):,} base names of the ground truth's {len(file_names):,} images are ambiguous, e.g. {base}: "
+            f"{some_of(names)} in the truth, {some_of(ids)} labelled; write file_name as the image_id"
+        )
+    by_base = {names[0]: alike[base][0] for base, names in left.items() if alike[base]}
+    both = {**exact, **by_base}
+    return {name: both[name] for name in file_names if name in both}
+
+
+def base_name(name: str) -> str:
+    """Return what follows the last slash."""
+    return name.rpartition("/")[2]
+
+
+def _image(row: Mapping[str, Any]) -> LabeledImage:
+    return LabeledImage(
+        image_id=row["image_id"],
+        size_hw=None if row["width"] is None else (row["height"], row["width"]),
+        reason=row["reason"] if row["status"] == Status.QUARANTINED.value else None,
+        rejected=frozenset(entry["prompt_id"] for entry in row["per_prompt"] if entry["rejected"] is not None),
+    )
+
+
+def _found(row: Mapping[str, Any]) -> Found:
+    segmentation = Rle(size_hw=tuple(row["segmentation"]["size"]), counts=row["segmentation"]["counts"])
+    return Found(row["prompt_id"], row["category_name"], row["score"], segmentation)
+
+
+def _common_prompts(plan: Plan) -> tuple[Prompt, ...]:
+    """Return what was asked of every image, as the plan tells."""
+    known: dict[str, Task] = {task: task for task in TASKS}
+    return tuple(
+        Prompt(
+            prompt_id=prompt["prompt_id"],
+            task=known[prompt["task"]],
+            text=prompt["text"],
+            category_id=-1,
+            category_name=prompt["text"],
+        )
+        for prompt in plan.facts.get("prompts", ())
+    )

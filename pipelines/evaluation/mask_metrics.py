@@ -1,0 +1,312 @@
+"""Metrics of masks on COCO RLE: average precision, IoU of referring, interactive and grounded-caption masks.
+
+Pure functions, no files and no tables; maps (PQ, mIoU) are in map_metrics.py. Every metric is a fraction in [0, 1].
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from pipelines.masks import rle
+from pipelines.types import Rle
+
+_IOU_50, _IOU_75 = 0, 5  # positions in COCO's thresholds 0.50, 0.55, ..., 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class TrueMask:
+    """One object of the ground truth.
+
+    Attributes:
+        image_id: the image, any id that sorts (ints or strings, not both); the same in FoundMask.
+        category: its category's name.
+        segmentation: its mask.
+        is_crowd: a region of many such objects (COCO's ``iscrowd``): what is found inside counts neither way.
+    """
+
+    image_id: int | str
+    category: str
+    segmentation: Rle
+    is_crowd: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FoundMask:
+    """One predicted object; score orders the predictions, higher is surer."""
+
+    image_id: int | str
+    category: str
+    segmentation: Rle
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class CategoryPrecision:
+    """Average precision of one category; None where the truth holds none of it, so that precision has no meaning.
+
+    Attributes:
+        category: its name.
+        ap, ap50, ap75: as in AveragePrecision.
+        num_truth: objects in the truth, crowds not counted.
+        num_found: predictions.
+    """
+
+    category: str
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
+    num_truth: int
+    num_found: int
+
+
+@dataclass(frozen=True, slots=True)
+class AveragePrecision:
+    """Mask average precision, and its table by category.
+
+    Attributes:
+        ap: mean over the IoU thresholds 0.50, 0.55, ..., 0.95 and the categories that the truth holds.
+        ap50, ap75: at IoU 0.50 and 0.75 alone.
+        categories: every category of the truth or the predictions, in order of name.
+        curves: precision at the recalls 0, 0.01, ..., 1, whose mean is the figure of that name: "AP", "AP50", "AP75".
+    """
+
+    ap: float
+    ap50: float
+    ap75: float
+    categories: tuple[CategoryPrecision, ...]
+    curves: Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class ReferringIou:
+    """IoU of referring masks: cumulative (sum of intersections / sum of unions), and the mean over expressions."""
+
+    ciou: float
+    giou: float
+
+
+@dataclass(frozen=True, slots=True)
+class InteractiveIou:
+    """IoU of interactive masks: the mean over objects, and cumulative (sum of intersections / sum of unions)."""
+
+    miou: float
+    ciou: float
+
+
+@dataclass(frozen=True, slots=True)
+class GroundedCaptionQuality:
+    """Masks of grounded captions: mean over images of the mean IoU of paired masks, and class-blind AP at IoU 0.50."""
+
+    miou: float
+    ap50: float
+
+
+def mask_average_precision(
+    truth: Sequence[TrueMask], predictions: Sequence[FoundMask], *, max_found_per_image: int = 100
+) -> AveragePrecision:
+    """Return COCO's mask AP, AP50 and AP75, as pycocotools' COCOeval computes them (Lin et al., arXiv:1405.0312).
+
+    In each category predictions are matched greedily, best score first, to the truth of their image; AP is the mean of
+    the precision at 101 recalls. A prediction in a crowd region, or left over in one, is ignored. An image without
+    truth counts: all that is found in it is wrong. Categories without truth are left out of the means. pycocotools
+    adds 2e-16 to a divisor, so a perfect set may get 0.9999999999999998.
+
+    Args:
+        truth: objects of every image that is evaluated.
+        predictions: masks of the same sizes as their image's truth.
+        max_found_per_image: predictions of one category in one image beyond so many, worst first, are left out.
+
+    Raises:
+        ValueError: no truth but crowds, masks of different sizes in one image, or broken RLE.
+    """
+    if all(mask.is_crowd for mask in truth):
+        raise ValueError("average precision needs at least one true mask that is not a crowd")
+    images = {image_id: number for number, image_id in enumerate(_sizes(truth, predictions), start=1)}
+    names = sorted({mask.category for mask in truth} | {mask.category for mask in predictions})
+    numbers = {name: number for number, name in enumerate(names, start=1)}
+    precision = _precision(
+        _coco(truth, images, numbers, [{"iscrowd": int(mask.is_crowd)} for mask in truth]),
+        _coco(predictions, images, numbers, [{"score": float(mask.score), "iscrowd": 0} for mask in predictions]),
+        max_found_per_image,
+    )
+    num_truth = Counter(mask.category for mask in truth if not mask.is_crowd)
+    num_found = Counter(mask.category for mask in predictions)
+    rows = []
+    for index, name in enumerate(names):
+        ap, ap50, ap75 = _ap_values(precision[:, :, index]) if num_truth[name] else (None, None, None)
+        rows.append(CategoryPrecision(name, ap, ap50, ap75, num_truth=num_truth[name], num_found=num_found[name]))
+    held = [index for index, name in enumerate(names) if num_truth[name]]
+    precision = precision[:, :, held]
+    curves = {"AP": precision.mean(axis=(0, 2)), "AP50": precision[_IOU_50].mean(axis=1)}
+    curves["AP75"] = precision[_IOU_75].mean(axis=1)
+    return AveragePrecision(
+        *_ap_values(precision),
+        categories=tuple(rows),
+        curves={name: tuple(curve.tolist()) for name, curve in curves.items()},
+    )
+
+
+def _sizes(truth: Sequence[TrueMask], predictions: Sequence[FoundMask]) -> dict[int | str, tuple[int, int]]:
+    """Return the mask size of every image, by id in order: COCOeval breaks ties of scores by it."""
+    sizes: dict[int | str, tuple[int, int]] = {}
+    masks: list[TrueMask | FoundMask] = [*truth, *predictions]
+    for mask in masks:
+        size_hw = mask.segmentation.size_hw
+        if (known := sizes.setdefault(mask.image_id, size_hw)) != size_hw:
+            raise ValueError(f"image {mask.image_id!r} has masks of different sizes: {known} and {size_hw}")
+    return {image_id: sizes[image_id] for image_id in sorted(sizes)}
+
+
+def _coco(
+    masks: Sequence[TrueMask | FoundMask],
+    images: Mapping[int | str, int],
+    categories: Mapping[str, int],
+    further: Sequence[Mapping[str, Any]],
+) -> COCO:
+    """Return masks as pycocotools' index. Ids count from 1: COCOeval takes a match with id 0 for none."""
+    coco = COCO()
+    annotations = []
+    for number, (mask, fields) in enumerate(zip(masks, further, strict=True), start=1):
+        segmentation = rle.canonical(mask.segmentation)
+        annotations.append(
+            {
+                "id": number,
+                "image_id": images[mask.image_id],
+                "category_id": categories[mask.category],
+                "segmentation": segmentation.to_coco(),
+                "area": rle.area(segmentation),
+                **fields,
+            }
+        )
+    # annToRLE looks the image's size up before it sees that the mask has its own.
+    coco.dataset = {
+        "images": [{"id": number, "height": 0, "width": 0} for number in images.values()],
+        "categories": [{"id": number, "name": name} for name, number in categories.items()],
+        "annotations": annotations,
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    return coco
+
+
+def _precision(truth: COCO, found: COCO, max_found_per_image: int) -> NDArray[np.float64]:
+    """Return COCOeval's precision (10 IoU thresholds, 101 recalls, categories), -1 where a category has no truth."""
+    evaluation = COCOeval(truth, found, "segm")
+    evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+    evaluation.params.maxDets = [max_found_per_image]
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return np.asarray(evaluation.eval["precision"][:, :, :, 0, 0], dtype=np.float64)
+
+
+def _ap_values(precision: NDArray[np.float64]) -> tuple[float, float, float]:
+    return float(precision.mean()), float(precision[_IOU_50].mean()), float(precision[_IOU_75].mean())
+
+
+def referring_iou(
+    pairs: Sequence[tuple[Rle | None, Rle]], *, ignored: Sequence[Rle | None] | None = None
+) -> ReferringIou:
+    """Return cIoU and gIoU of referring or reasoning segmentation (Lai et al., LISA, arXiv:2308.00692, section 4).
+
+    Args:
+        pairs: for each expression the mask found (None: nothing found) and the true one, which may be empty.
+        ignored: for each expression the pixels that are left out of both masks (ReasonSeg's "ignore"), None for none.
+
+    Returns:
+        ciou: sum of intersections / sum of unions. giou: mean of the IoUs, where an empty union (nothing to find and
+        nothing found) counts 1.0. ciou of nothing but empty unions is 1.0 too.
+
+    Raises:
+        ValueError: no pairs, masks of different sizes, or broken RLE.
+    """
+    ciou, mean = _cumulative_and_mean(pairs, ignored)
+    return ReferringIou(ciou=ciou, giou=mean)
+
+
+def interactive_iou(pairs: Sequence[tuple[Rle | None, Rle]]) -> InteractiveIou:
+    """Return mIoU and cIoU of interactive segmentation: one object for each visual prompt (PSALM, arXiv:2403.14598).
+
+    Computed as ``referring_iou``: mIoU here is what is called gIoU there.
+
+    Args:
+        pairs: for each prompt the mask found (None: nothing found) and the true one.
+
+    Raises:
+        ValueError: as ``referring_iou``.
+    """
+    ciou, mean = _cumulative_and_mean(pairs, None)
+    return InteractiveIou(miou=mean, ciou=ciou)
+
+
+def _cumulative_and_mean(
+    pairs: Sequence[tuple[Rle | None, Rle]], ignored: Sequence[Rle | None] | None
+) -> tuple[float, float]:
+    if not pairs:
+        raise ValueError("IoU needs at least one pair of masks")
+    regions = [None] * len(pairs) if ignored is None else ignored
+    counts = [_overlap(found, truth, region) for (found, truth), region in zip(pairs, regions, strict=True)]
+    ious = [_ratio(intersection, union) for intersection, union in counts]
+    return _ratio(sum(i for i, _ in counts), sum(u for _, u in counts)), sum(ious) / len(ious)
+
+
+def _ratio(intersection: int, union: int) -> float:
+    return intersection / union if union else 1.0
+
+
+def _overlap(found: Rle | None, truth: Rle, ignored: Rle | None) -> tuple[int, int]:
+    """Return the pixels of intersection and union outside the ignored ones."""
+    masks = [mask for mask in (found, truth, ignored) if mask is not None]
+    if len({mask.size_hw for mask in masks}) > 1:
+        raise ValueError(f"masks of different sizes have no IoU: {[mask.size_hw for mask in masks]}")
+    if ignored is not None:
+        kept = ~rle.decode(ignored)
+        truth = rle.encode(rle.decode(truth) & kept)
+        found = None if found is None else rle.encode(rle.decode(found) & kept)
+    area = rle.area(truth)
+    if found is None:
+        return 0, area
+    both = [rle.canonical(mask).to_coco() for mask in (found, truth)]
+    intersection = int(coco_mask.area(coco_mask.merge(both, intersect=True)))
+    return intersection, area + rle.area(found) - intersection
+
+
+def grounded_caption_quality(images: Sequence[tuple[Sequence[Rle], Sequence[Rle]]]) -> GroundedCaptionQuality:
+    """Return mask mIoU and AP50 of grounded captions, as GLaMM's evaluation does (arXiv:2311.03356, section 5).
+
+    mIoU: in each image masks are paired one to one, the pair of highest IoU first, until no overlap is left; the mean
+    over its pairs, then over images. A mask without a partner costs nothing there, only in AP50; an image without any
+    pair counts 0. AP50 takes all phrases for one category and all scores for 1.0, at most 100 masks in an image.
+
+    Args:
+        images: for each image the masks found and the true ones, all of one size.
+
+    Raises:
+        ValueError: no true mask at all, masks of different sizes in one image, or broken RLE.
+    """
+    truth = [TrueMask(n, "phrase", mask) for n, (_, wanted) in enumerate(images) for mask in wanted]
+    predictions = [FoundMask(n, "phrase", mask, 1.0) for n, (found, _) in enumerate(images) for mask in found]
+    precision = mask_average_precision(truth, predictions)
+    mious = [_paired_iou(rle.iou(found, wanted)) for found, wanted in images]
+    return GroundedCaptionQuality(miou=sum(mious) / len(mious), ap50=precision.ap50)
+
+
+def _paired_iou(ious: NDArray[np.float64]) -> float:
+    """Pair rows with columns greedily, best first, and return the mean IoU of the pairs; 0 if there are none."""
+    rest, paired = ious.copy(), []
+    while rest.size and (best := rest.max()) > 0:
+        row, column = np.unravel_index(rest.argmax(), rest.shape)
+        paired.append(float(best))
+        rest[row, :] = rest[:, column] = 0
+    return sum(paired) / len(paired) if paired else 0.0

@@ -1,0 +1,97 @@
+"""An evaluation as pictures: precision over recall, and the figure of each category. Drawn by matplotlib."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.errors import SourceError
+from pipelines.evaluation.evaluate import Evaluation, TaskFigures
+
+_MAX_CATEGORIES = 40
+_OF_CATEGORIES = ("AP", "PQ", "IoU")
+
+
+def figure_class() -> Any:
+    """Return matplotlib's Figure.
+
+    Raises:
+        SourceError: it is not installed.
+    """
+    try:
+        return importlib.import_module("matplotlib.figure").Figure
+    except ImportError as error:
+        raise SourceError(
+            f"plots are drawn by matplotlib, which is not there ({error}): pip install 'xsam-label[plots]'"
+        ) from error
+
+
+def write_plots(evaluation: Evaluation, folder: Path) -> list[Path]:
+    """Draw an evaluation into an existing folder.
+
+    ``<task>-precision-recall.png`` where there is AP, ``<task>-categories.png`` where there are figures of categories,
+    each with the group's name after the task's where there is one.
+
+    Returns:
+        The new files, in the order of the results.
+
+    Raises:
+        SourceError: matplotlib is not installed.
+    """
+    files = []
+    for result in evaluation.results:
+        name = f"{result.task}-{result.group}" if result.group else result.task
+        if result.curves:
+            files.append(folder / f"{name}-precision-recall.png")
+            _draw_curves(result, files[-1])
+        shown = next((figure for figure in _OF_CATEGORIES if _has(result, figure)), None)
+        if shown:
+            files.append(folder / f"{name}-categories.png")
+            _draw_categories(result, shown, files[-1])
+    return files
+
+
+def _has(result: TaskFigures, figure: str) -> bool:
+    return any(figures.get(figure) is not None for figures in result.categories.values())
+
+
+def _title(result: TaskFigures) -> str:
+    return f"{result.task} {result.group}".strip()
+
+
+def _draw_curves(result: TaskFigures, path: Path) -> None:
+    canvas = figure_class()(figsize=(5, 4), layout="constrained")
+    axes = canvas.subplots()
+    for name, curve in result.curves.items():
+        axes.plot(np.linspace(0, 1, len(curve)), curve, label=f"{name} {100 * (result.figures[name] or 0):.1f}")
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision", title=_title(result))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower left")
+    canvas.savefig(path, dpi=120)
+
+
+def _draw_categories(result: TaskFigures, figure: str, path: Path) -> None:
+    """Draw a bar for each category, best first; of very many the best and the worst."""
+    values = _values(result.categories, figure)
+    title = f"{_title(result)}: {figure} by category"
+    if len(values) > _MAX_CATEGORIES:
+        title += f" ({_MAX_CATEGORIES // 2} best and worst of {len(values):,})"
+        values = values[: _MAX_CATEGORIES // 2] + values[-_MAX_CATEGORIES // 2 :]
+    canvas = figure_class()(figsize=(6, 1.2 + 0.25 * len(values)), layout="constrained")
+    axes = canvas.subplots()
+    bars = axes.barh(range(len(values)), [value for _, value in values])
+    axes.bar_label(bars, [f"{100 * value:.1f}" for _, value in values], padding=3, fontsize=8)
+    # A dollar sign would begin a formula.
+    axes.set_yticks(range(len(values)), [name[:40].replace("$", r"\$") for name, _ in values], fontsize=8)
+    axes.set(xlim=(0, 1.1), title=title)
+    axes.invert_yaxis()
+    canvas.savefig(path, dpi=120)
+
+
+def _values(categories: Mapping[str, Mapping[str, float | int | None]], figure: str) -> list[tuple[str, float]]:
+    held = [(name, value) for name, figures in categories.items() if (value := figures.get(figure)) is not None]
+    return sorted(held, key=lambda pair: (-pair[1], pair[0]))

@@ -1,0 +1,83 @@
+"""COCO instances: JSON with run-length encoded masks, written a batch at a time; DuckDB makes the entries' text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from pipelines.export.choice import Progress
+from pipelines.export.selection import Selection
+from pipelines.export.splits import split_file
+
+FILE = "instances"
+
+_IMAGES = """
+SELECT '{"id": ' || number || ', "file_name": ' || to_json(image_id) || ', "width": ' || width || ', "height": '
+    || height || ', "coco_url": ' || to_json(url) || '}'
+FROM export_images WHERE split = $split ORDER BY image_id
+"""
+# A float32 as text is the shortest that gives the same float32 again. Rows are sorted before they become text.
+_ANNOTATIONS = """
+SELECT '"image_id": ' || number || ', "category_id": ' || position + 1 || ', "segmentation": ' || to_json(segmentation)
+    || ', "area": ' || area || ', "bbox": [' || bbox_x || ', ' || bbox_y || ', ' || bbox_w || ', ' || bbox_h
+    || '], "iscrowd": 0, "score": ' || score || ', "task": ' || to_json(task)
+    || ', "annotation_id": ' || to_json(annotation_id) || '}'
+FROM (
+    SELECT number, position, segmentation, area, bbox_x, bbox_y, bbox_w, bbox_h, score, task, annotation_id
+    FROM chosen_masks JOIN export_categories USING (category_name)
+    WHERE split = $split ORDER BY image_id, score DESC, annotation_id
+)
+"""
+
+
+def write_coco(selection: Selection, folder: Path, on_masks: Progress) -> list[str]:
+    """Write ``instances.json``, or ``instances_<split>.json`` for each split.
+
+    Ids of images are their numbers; those of annotations count from 1 through all splits, so the files can be put
+    together; those of categories are the positions plus 1.
+    """
+    number = 0
+    for split in selection.splits:
+        with (folder / split_file(FILE, split, ".json")).open("x", encoding="utf-8") as file:
+            file.write("{\n")
+            write_head(file, selection, split)
+            file.write('"annotations": [')
+            separator = "\n"
+            for texts in batches(selection, _ANNOTATIONS, split):
+                entries = [f'{{"id": {number + place}, {text}' for place, text in enumerate(texts, start=1)]
+                file.write(separator + ",\n".join(entries))
+                number += len(entries)
+                separator = ",\n"
+                on_masks(len(entries))
+            file.write("\n]\n}\n")
+    return []
+
+
+def write_head(file: IO[str], selection: Selection, split: str, *, of_maps: bool = False) -> None:
+    """Write the members info, images and categories; these say whether they are things if ``of_maps``."""
+    choice = selection.choice
+    info = {"description": "exported by xsam-label", "where": choice.where, "images_where": choice.images_where}
+    file.write(f'"info": {json.dumps({**info, "split": split, "tasks": selection.tasks})},\n"images": [')
+    separator = "\n"
+    for texts in batches(selection, _IMAGES, split):
+        file.write(separator + ",\n".join(texts))
+        separator = ",\n"
+    categories = [
+        {"id": category.position + 1, "name": category.name, **({"isthing": int(category.is_thing)} if of_maps else {})}
+        for category in selection.categories
+    ]
+    file.write(f'\n],\n"categories": {json.dumps(categories)},\n')
+
+
+def batches(selection: Selection, query: str, split: str) -> Iterator[list[str]]:
+    """Yield the texts of a query of one column, a batch at a time."""
+    batch: list[str] = []
+    for (text,) in selection.rows(query, split):
+        batch.append(text)
+        if len(batch) == 4096:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

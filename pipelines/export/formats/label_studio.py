@@ -1,0 +1,127 @@
+"""Label Studio: tasks with predictions as brush masks, and the labelling config that shows them."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.export.choice import ExportImage, ExportMask, Progress
+from pipelines.export.selection import Selection
+from pipelines.export.splits import split_file
+
+FILE = "tasks"
+
+_WORD_BITS, _LENGTH_BITS = 8, (3, 4, 8, 16)
+_CHANNELS = 4  # the brush's canvas is RGBA
+
+
+def write_label_studio(selection: Selection, folder: Path, on_masks: Progress) -> list[str]:
+    """Write ``tasks.json``, or ``tasks_<split>.json`` for each split, and ``label_config.xml``.
+
+    Masks are predictions, one set for each model version: the model that a run used.
+    """
+    (folder / "label_config.xml").write_text(_config(selection), encoding="utf-8")
+    models = dict(selection.database.execute("SELECT run_id, coalesce(model, run_id) FROM runs").fetchall())
+    for split in selection.splits:
+        with (folder / split_file(FILE, split, ".json")).open("x", encoding="utf-8") as file:
+            file.write("[")
+            separator = "\n"
+            for image in selection.images(split):
+                file.write(separator + json.dumps(_task(image, models)))
+                separator = ",\n"
+                on_masks(len(image.masks))
+            file.write("\n]\n")
+    return []
+
+
+def _config(selection: Selection) -> str:
+    labels = "\n".join(f"    <Label value={quoteattr(category.name)}/>" for category in selection.categories)
+    return (
+        '<View>\n  <Image name="image" value="$image" zoom="true"/>\n'
+        f'  <BrushLabels name="label" toName="image">\n{labels}\n  </BrushLabels>\n</View>\n'
+    )
+
+
+def _task(image: ExportImage, models: Mapping[str, str]) -> dict[str, Any]:
+    by_model: dict[str, list[ExportMask]] = defaultdict(list)
+    for mask in image.masks:
+        by_model[models[mask.run_id]].append(mask)
+    return {
+        "data": {"image": image.url, "image_id": image.image_id},
+        "predictions": [
+            {
+                "model_version": model,
+                "score": _score(max(m.score for m in masks)),
+                "result": [_region(image, m) for m in masks],
+            }
+            for model, masks in sorted(by_model.items())
+        ],
+    }
+
+
+def _region(image: ExportImage, mask: ExportMask) -> dict[str, Any]:
+    return {
+        "id": mask.annotation_id,
+        "from_name": "label",
+        "to_name": "image",
+        "type": "brushlabels",
+        "original_width": image.width,
+        "original_height": image.height,
+        "image_rotation": 0,
+        "score": _score(mask.score),
+        "value": {
+            "format": "rle",
+            "rle": brush_rle(mask.pixels()),
+            "brushlabels": [mask.category_name],
+        },
+    }
+
+
+def _score(score: float) -> float:
+    return round(score, 6)
+
+
+def brush_rle(mask: NDArray[np.bool_]) -> list[int]:
+    """Encode a mask as Label Studio's brush does: the bytes of an RGBA picture, 255 in all channels where it is set.
+
+    A stream of bits: the number of bytes (32), the bits of a value less one (5), four times the bits of a length less
+    one (4 each); then for each stretch of equal bytes a 1, which of the four lengths follows (2), the length less one,
+    and the byte (8). The end is filled with zeros.
+
+    Args:
+        mask: bool (H, W).
+
+    Returns:
+        The stream as bytes, each 0 to 255.
+    """
+    flat = np.ascontiguousarray(mask).reshape(-1)
+    starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
+    lengths = np.diff(starts, append=flat.size).astype(np.int64) * _CHANNELS
+    longest = 1 << _LENGTH_BITS[-1]
+    pieces = -(-lengths // longest)
+    stretches = np.full(int(pieces.sum()), longest, np.int64)
+    stretches[np.cumsum(pieces) - 1] = lengths - (pieces - 1) * longest
+    values = np.repeat(np.where(flat[starts], 255, 0), pieces)
+    sizes = np.searchsorted(1 << np.array(_LENGTH_BITS), stretches)
+    widths = np.array(_LENGTH_BITS)[sizes]
+    codes = ((4 | sizes) << (widths + _WORD_BITS)) | ((stretches - 1) << _WORD_BITS) | values
+    head = [(flat.size * _CHANNELS, 32), (_WORD_BITS - 1, 5), *((bits - 1, 4) for bits in _LENGTH_BITS)]
+    codes = np.concatenate(([code for code, _ in head], codes)).astype(np.uint64)
+    widths = np.concatenate(([bits for _, bits in head], widths + 3 + _WORD_BITS))
+    encoded: list[int] = np.packbits(_bits(codes, widths)).tolist()
+    return encoded
+
+
+def _bits(codes: NDArray[np.uint64], widths: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Return numbers written one after the other, each in its own number of bits, high bits first."""
+    ends = np.cumsum(widths)
+    which = np.repeat(np.arange(widths.size), widths)
+    shift = ends[which] - 1 - np.arange(ends[-1])
+    return ((codes[which] >> shift.astype(np.uint64)) & np.uint64(1)).astype(np.uint8)

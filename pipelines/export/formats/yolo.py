@@ -1,0 +1,157 @@
+"""YOLO segmentation: a text file of polygons for each image, the images beside them, and data.yaml."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import IO, Self
+
+import yaml
+
+from pipelines.errors import StorageError
+from pipelines.export.choice import ExportImage, Progress
+from pipelines.export.formats.file_names import new_file
+from pipelines.export.formats.polygons import opencv, outline
+from pipelines.export.selection import Selection
+from pipelines.sources.fetch import FetchError, fetch
+from pipelines.storage.filesystems import open_filesystem, protocol_of
+from pipelines.types import ImageRef
+
+FILE = "data.yaml"
+MISSING = "images_to_fetch.csv"
+
+_ONLY_SPLIT = "train"
+# Folders of these names are how YOLO finds the labels of an image.
+_RESERVED = ("images", "labels")
+_SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,5}")
+_COPIERS = 16
+_MAX_IMAGE_BYTES, _COPY_TIMEOUT_S = 2**31, 300.0
+
+
+def write_yolo(selection: Selection, folder: Path, on_masks: Progress) -> list[str]:
+    """Write ``labels/<split>/*.txt``, ``images/<split>/*`` and ``data.yaml``; without splits all is ``train``.
+
+    A line is the category's position and the polygon, x and y in turn, as fractions of width and height. Images of this
+    machine are linked to; ``choice.copy_images`` copies all of them; those that are elsewhere and not copied are listed
+    in ``images_to_fetch.csv``, each with the name that it must get.
+
+    Raises:
+        StorageError: an image cannot be copied.
+        SourceError: OpenCV is not installed.
+    """
+    opencv()
+    names = {split: split or _ONLY_SPLIT for split in selection.splits}
+    (folder / FILE).write_text(_description(selection, list(names.values())), encoding="utf-8")
+    with _Pictures(folder, copies=selection.choice.copy_images) as pictures:
+        for split, name in names.items():
+            labels = folder / "labels" / name
+            labels.mkdir(parents=True)
+            (folder / "images" / name).mkdir(parents=True)
+            for image in selection.images(split):
+                path = new_file(labels, image.image_id, ".txt", reserved=_RESERVED)
+                path.write_text("".join(_lines(image)), encoding="ascii")
+                pictures.add(image, folder / "images" / name / path.relative_to(labels))
+                on_masks(len(image.masks))
+    if not pictures.num_missing:
+        return []
+    return [
+        f"{pictures.num_missing:,} images are not files of this machine: {MISSING} says which file each must become; "
+        "--copy-images copies them"
+    ]
+
+
+def _description(selection: Selection, splits: list[str]) -> str:
+    places = {split: f"images/{split}" for split in splits}
+    places = {"train": places.get("train", places[splits[0]]), **places}
+    places.setdefault("val", places["train"])  # the trainer insists on it
+    names = {category.position: category.name for category in selection.categories}
+    text: str = yaml.safe_dump({**places, "names": names}, sort_keys=False, allow_unicode=True)
+    return text
+
+
+def _lines(image: ExportImage) -> Iterator[str]:
+    for mask in image.masks:
+        pixels = mask.pixels()
+        if not pixels.any():
+            continue
+        # The middle of a pixel: cut to whole pixels, as it is drawn again, it is the same one.
+        points = (outline(pixels) + 0.5) / (pixels.shape[1], pixels.shape[0])
+        yield f"{mask.category} {' '.join(f'{value:.6f}' for value in points.reshape(-1).tolist())}\n"
+
+
+class _Pictures:
+    """The image files of an export: links, copies that threads make, or a list. A context manager."""
+
+    def __init__(self, folder: Path, *, copies: bool) -> None:
+        self._folder, self._copies = folder, copies
+        self._threads = ThreadPoolExecutor(_COPIERS)
+        self._running: deque[Future[None]] = deque()
+        self._file: IO[str] | None = None
+        self.num_missing = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._threads.shutdown(cancel_futures=error[0] is not None)
+        if self._file is not None:
+            self._file.close()
+        if error[0] is None:
+            self._wait(0)
+
+    def add(self, image: ExportImage, path: Path) -> None:
+        """Put an image where its label's path says, with a suffix of its own."""
+        path = path.with_suffix(_suffix(image))
+        local = _local_path(image.uri)
+        if self._copies or local:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if self._copies:
+            self._running.append(self._threads.submit(_copy, image, path))
+            self._wait(2 * _COPIERS)
+        elif local:
+            path.symlink_to(local)
+        else:
+            self._list(path.relative_to(self._folder), image.uri)
+
+    def _wait(self, most: int) -> None:
+        while len(self._running) > most:
+            self._running.popleft().result()
+
+    def _list(self, name: Path, uri: str) -> None:
+        if self._file is None:
+            self._file = (self._folder / MISSING).open("x", encoding="utf-8", newline="")
+            csv.writer(self._file).writerow(("file", "uri"))
+        csv.writer(self._file).writerow((name.as_posix(), uri))
+        self.num_missing += 1
+
+
+def _suffix(image: ExportImage) -> str:
+    for name in (image.image_id, image.uri):
+        if _SUFFIX.fullmatch(suffix := PurePosixPath(name.rpartition("/")[2]).suffix):
+            return suffix
+    return ".jpg"
+
+
+def _local_path(uri: str) -> Path | None:
+    """Return the file of this machine that a URI names, None if it names none."""
+    try:
+        if protocol_of(uri, allow_http=True) != "file":
+            return None
+        path = Path(open_filesystem(uri)[1])
+        return path if path.is_file() else None
+    except (StorageError, ValueError, OSError):
+        return None
+
+
+def _copy(image: ExportImage, path: Path) -> None:
+    ref = ImageRef(image_id=image.image_id, uri=image.uri)
+    try:
+        data = fetch(ref, options=None, max_bytes=_MAX_IMAGE_BYTES, timeout_s=_COPY_TIMEOUT_S, allow_http=True)
+    except FetchError as error:
+        raise StorageError(f"{image.image_id} cannot be copied: {error}") from error
+    with path.open("xb") as file:
+        file.write(data)

@@ -1,0 +1,136 @@
+"""An output in the format of another tool, written whole or not at all. The formats are in exports/."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.errors import SourceError, StorageError
+from pipelines.export.choice import Choice, Progress
+from pipelines.export.formats import coco, cvat, label_studio, panoptic, yolo
+from pipelines.export.selection import Selection, open_selection
+from pipelines.export.target import check_target
+from pipelines.query.files import readable
+from pipelines.storage.local_files import publish, workplace
+from pipelines.storage.store import Store
+
+__all__ = ["FORMATS", "Choice", "Export", "export_output"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """How a format is written.
+
+    Attributes:
+        write: fills a folder, and returns what the user is to know, in words.
+        single_file: which of the folder's files may stand alone; None where it is nothing without the others.
+        of_maps: whether it shows maps, in which masks do not overlap.
+    """
+
+    write: Callable[[Selection, Path, Progress], list[str]]
+    single_file: str | None = None
+    of_maps: bool = False
+
+
+FORMATS: Mapping[str, Format] = {
+    "coco": Format(write=coco.write_coco, single_file=f"{coco.FILE}.json"),
+    "yolo": Format(write=yolo.write_yolo),
+    "panoptic": Format(write=panoptic.write_panoptic, of_maps=True),
+    "label-studio": Format(write=label_studio.write_label_studio, single_file=f"{label_studio.FILE}.json"),
+    "cvat": Format(write=cvat.write_cvat, single_file=f"{cvat.FILE}.xml"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """What was written.
+
+    Attributes:
+        path: the new file or folder.
+        num_images, num_masks: by split; one empty name where there are no splits.
+        num_categories: categories.
+        num_quarantined: images that could not be labelled, left out.
+        num_partly_asked: images that were never asked about some of the categories.
+        left_out: masks of other tasks, by task.
+        notes: what the user is to know of it, in words.
+    """
+
+    path: Path
+    num_images: Mapping[str, int]
+    num_masks: Mapping[str, int]
+    num_categories: int
+    num_quarantined: int
+    num_partly_asked: int
+    left_out: Mapping[str, int]
+    notes: tuple[str, ...]
+
+
+def _unheard(_done: int, _total: int) -> None: ...
+
+
+def export_output(
+    store: Store, target: str, format_name: str, choice: Choice, *, on_masks: Callable[[int, int], None] = _unheard
+) -> Export:
+    """Export an output.
+
+    The target is written beside its place and renamed when it is whole. Images that are quarantined are left out.
+
+    Args:
+        store: the output; it is only read.
+        target: local path that does not exist; one that ends like the format's only file (``.json``, ``.xml``) becomes
+            that file, any other a folder.
+        format_name: one of FORMATS.
+        choice: what is exported.
+        on_masks: told how many masks are written, and how many there are.
+
+    Raises:
+        SourceError: unknown format, a wrong condition, or nothing fits the choice. Nothing is written then.
+        StorageError: the target exists or cannot be written, or the output cannot be read. Nothing is left then.
+    """
+    form, path = _format(format_name, choice), check_target(target, store)
+    alone = form.single_file if path.suffix and form.single_file and form.single_file.endswith(path.suffix) else None
+    if alone and choice.splits.shares:
+        raise SourceError(f"{path.name} is one file, but each split has its own; name a folder")
+    with readable(store), workplace(path) as place:
+        selection = open_selection(store, choice, of_maps=form.of_maps, folder=place)
+        whole = place / "whole"
+        whole.mkdir()
+        try:
+            notes = form.write(selection, whole, _counting(sum(selection.num_masks.values()), on_masks))
+        except StorageError:
+            raise
+        except OSError as error:
+            raise StorageError(f"{path} cannot be written: {error}") from error
+        finally:
+            selection.database.close()
+        publish(whole / alone if alone else whole, path)
+    return Export(
+        path=path,
+        num_images=selection.num_images,
+        num_masks=selection.num_masks,
+        num_categories=len(selection.categories),
+        num_quarantined=selection.num_quarantined,
+        num_partly_asked=selection.num_partly_asked,
+        left_out=selection.left_out,
+        notes=tuple(notes),
+    )
+
+
+def _format(name: str, choice: Choice) -> Format:
+    if name not in FORMATS:
+        raise SourceError(f"format {name!r} is none of {', '.join(FORMATS)}")
+    if choice.copy_images and name != "yolo":
+        raise SourceError(f"only yolo takes copies of the images; {name} names them by id and URI")
+    return FORMATS[name]
+
+
+def _counting(total: int, on_masks: Callable[[int, int], None]) -> Progress:
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        on_masks(done, total)
+
+    return count

@@ -1,0 +1,1 @@
+"""Images: encoded bytes to pixels, within bounds, ahead of the model."""

@@ -1,0 +1,295 @@
+"""label_shard: the main path, from a planned shard to its commit. A bad image becomes a row here, never an error."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from pipelines.images.decode import DecodeError, DecodeLimits, decode_image, decoding_bytes
+from pipelines.images.prefetch import Loaded, Loading, prefetch
+from pipelines.labeling.batches import batches, order_by_text
+from pipelines.labeling.isolation import Asked, ModelClock, ask, careful_groups
+from pipelines.masks.regions import check_region
+from pipelines.redaction import redacted
+from pipelines.settings import SETTINGS
+from pipelines.sources.fetch import FetchError, fetch
+from pipelines.storage.store import Store
+from pipelines.table.commits import commit_shard
+from pipelines.types import (
+    Care,
+    Image,
+    ImagePrediction,
+    ImageRef,
+    Predictor,
+    Prompt,
+    Reason,
+    RejectedPrompt,
+    Shard,
+    ShardReceipt,
+    Status,
+)
+
+DEFAULT_BATCH_SIZE = 8
+_MAX_ERROR_CHARS = 2000
+# A client that keeps to the time by itself is let do so: its error says more.
+_CLIENT_GRACE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelConfig:
+    """How a replica works through a shard.
+
+    Attributes:
+        batch_size: images that go through the model together; None for as many as the predictor finds room for on a
+            GPU, and DEFAULT_BATCH_SIZE where nobody finds out.
+        load_threads: threads that fetch and decode ahead of the model.
+        max_bytes_ahead: bytes of fetched and decoded images held at once by one shard.
+        fetch_timeout_s: seconds for one image's transfer.
+        decode_timeout_s: seconds for one image's decoding.
+        decode: limits on what is decoded.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
+
+    batch_size: int | None = None
+    load_threads: int = 4
+    max_bytes_ahead: int = 512 * 2**20
+    fetch_timeout_s: float = 60.0
+    decode_timeout_s: float = 60.0
+    decode: DecodeLimits = field(default_factory=DecodeLimits)
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "load_threads", "max_bytes_ahead", "fetch_timeout_s", "decode_timeout_s"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+
+    @property
+    def images_per_batch(self) -> int:
+        """The batch size that holds."""
+        return self.batch_size or DEFAULT_BATCH_SIZE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelJob:
+    """What every shard of a run has in common.
+
+    Attributes:
+        run_id: the run.
+        prompts: asked of every image; an image's own prompts are asked beside them.
+        config: how to work.
+        source_options: storage options of the images' source.
+        allow_http: whether images may be fetched from the web.
+    """
+
+    run_id: str
+    prompts: tuple[Prompt, ...]
+    config: LabelConfig = field(default_factory=LabelConfig)
+    source_options: Mapping[str, Any] = field(default_factory=dict)
+    allow_http: bool = False
+
+
+def label_shard(
+    shard: Shard, *, job: LabelJob, store: Store, predictor: Predictor, attempt: str, care: Care | None = None
+) -> ShardReceipt:
+    """Label every image of a shard and commit it.
+
+    Args:
+        shard: the planned images.
+        job: what the run asks.
+        store: the output.
+        predictor: the loaded model.
+        attempt: id of this try, unique in the run.
+        care: given once a process has ended over this shard.
+
+    Returns:
+        The receipt of the shard's commit.
+
+    Raises:
+        StorageError: the output cannot be written. Bad images never raise: they become quarantined rows.
+    """
+    started, clock = time.monotonic(), ModelClock()
+    if care is None:
+        outcomes = label_images(shard.images, job, predictor, clock)
+    else:
+        outcomes = label_carefully(shard.images, job, predictor, clock, care)
+    return commit_shard(
+        store,
+        job.run_id,
+        shard,
+        [with_prompts(one, job.prompts) for one in outcomes],
+        attempt=attempt,
+        started=started,
+        model_s=clock.seconds,
+        predictor={**predictor.describe(), "batch_size": str(job.config.images_per_batch)},
+    )
+
+
+def label_images(
+    images: Sequence[ImageRef], job: LabelJob, predictor: Predictor, clock: ModelClock
+) -> list[ImagePrediction]:
+    """Label images, fetched and decoded ahead of the model; return what became of them in the order given."""
+    outcomes: dict[int, ImagePrediction] = {}
+    order = order_by_text(images, job.prompts)
+    positions = iter(order)
+    with closing(load_images((images[position] for position in order), job)) as loaded:
+        for batch in batches(loaded, job.config.images_per_batch, job.config.max_bytes_ahead):
+            for outcome in label_batch(batch, job.prompts, predictor, clock):
+                outcomes[next(positions)] = outcome
+            while batch:
+                batch.pop().release()
+    return [outcomes[position] for position in range(len(images))]
+
+
+def label_carefully(
+    images: Sequence[ImageRef], job: LabelJob, predictor: Predictor, clock: ModelClock, care: Care
+) -> list[ImagePrediction]:
+    """Label images in order, one batch after the other, each noted before it is touched."""
+    outcomes: list[ImagePrediction] = []
+    for group in careful_groups(images, care, job.config.images_per_batch):
+        if lethal := care.lethal.get(group[0].image_id):
+            outcomes.append(quarantined(group[0], lethal.reason, "process", lethal.error))
+            continue
+        care.note([ref.image_id for ref in group])
+        outcomes += label_images(group, job, predictor, clock)
+    care.note([])
+    return outcomes
+
+
+def load_images(images: Iterable[ImageRef], job: LabelJob) -> Generator[Loaded[Image | ImagePrediction], None, None]:
+    """Fetch and decode images in order, in threads that run ahead of whoever takes them."""
+    config = job.config
+    return prefetch(
+        images,
+        lambda loading: load_image(loading, job),
+        threads=config.load_threads,
+        max_bytes=config.max_bytes_ahead,
+        give_up=lambda ref, stage: taking_too_long(ref, stage, config),
+    )
+
+
+def load_image(loading: Loading, job: LabelJob) -> Image | ImagePrediction:
+    """Fetch and decode one image; a failure becomes its quarantined outcome. What is left holds its pixels alone."""
+    loaded = _load_image(loading, job)
+    loading.settle(loaded.pixels.nbytes if isinstance(loaded, Image) else 0)
+    return loaded
+
+
+def _load_image(loading: Loading, job: LabelJob) -> Image | ImagePrediction:
+    ref, config, data = loading.ref, job.config, None
+    try:
+        loading.begin("fetch", config.fetch_timeout_s + _CLIENT_GRACE_S)
+        data = fetch(
+            ref,
+            options=job.source_options,
+            max_bytes=config.decode.max_image_bytes,
+            timeout_s=config.fetch_timeout_s,
+            allow_http=job.allow_http,
+            reserve=loading.reserve,
+        )
+        loading.settle(len(data))
+        loading.begin("decode", config.decode_timeout_s)
+        loading.reserve(decoding_bytes(data, config.decode))
+        return decode_image(data, ref, config.decode)
+    except FetchError as error:
+        return quarantined(ref, error.reason, "fetch", str(error))
+    except DecodeError as error:
+        return quarantined(ref, error.reason, "decode", str(error), num_bytes=len(data) if data is not None else None)
+    except MemoryError:
+        return quarantined(ref, Reason.OUT_OF_MEMORY, "decode", "not enough memory to decode the image")
+
+
+def taking_too_long(ref: ImageRef, stage: str, config: LabelConfig) -> ImagePrediction:
+    """Return the outcome of an image whose fetching or decoding does not come to an end."""
+    if stage == "fetch":
+        return quarantined(ref, Reason.FETCH_TIMEOUT, stage, f"not fetched after {config.fetch_timeout_s:g} s")
+    return quarantined(ref, Reason.DECODE_TIMEOUT, stage, f"not decoded after {config.decode_timeout_s:g} s")
+
+
+def label_batch(
+    batch: Sequence[Loaded[Image | ImagePrediction]],
+    prompts: Sequence[Prompt],
+    predictor: Predictor,
+    clock: ModelClock,
+) -> list[ImagePrediction]:
+    """Ask the model about the decoded images of a batch; those that failed before keep their outcome and place."""
+    images = [item.value for item in batch if isinstance(item.value, Image)]
+    asked: list[list[Prompt]] = []
+    rejected: list[list[RejectedPrompt]] = []
+    for image in images:
+        askable, refused = askable_prompts(image, prompts)
+        asked.append(askable)
+        rejected.append(refused)
+    answers = ask(images, asked, predictor, clock)
+    labeled = iter(
+        [
+            outcome(image, tuple(prompts), tuple(refused), answer)
+            for image, prompts, refused, answer in zip(images, asked, rejected, answers, strict=True)
+        ]
+    )
+    return [item.value if isinstance(item.value, ImagePrediction) else next(labeled) for item in batch]
+
+
+def askable_prompts(image: Image, common: Sequence[Prompt]) -> tuple[list[Prompt], list[RejectedPrompt]]:
+    """Split an image's prompts into those that fit it and those that do not, now that its size is known."""
+    good: list[Prompt] = []
+    refused: list[RejectedPrompt] = []
+    for prompt in image.ref.asked(common):
+        reason = check_region(prompt, image.size_hw)
+        if reason is None:
+            good.append(prompt)
+        else:
+            refused.append(RejectedPrompt.of(prompt, image.ref.image_id, reason))
+    return good, refused
+
+
+def outcome(
+    image: Image, prompts: tuple[Prompt, ...], refused: tuple[RejectedPrompt, ...], asked: Asked
+) -> ImagePrediction:
+    """Turn what the model said of a decoded image into its outcome."""
+    facts: dict[str, Any] = {
+        "size_hw": image.size_hw,
+        "exif_orientation": image.exif_orientation,
+        "num_bytes": image.num_bytes,
+        "content_sha256": image.content_sha256,
+        "decode_ms": image.decode_ms,
+        "model_ms": asked.model_ms,
+        "attempts": asked.attempts,
+    }
+    # By row: a predictor may answer in any order, and rows are not to depend on it.
+    rejected = tuple(sorted(refused + asked.answer.rejected, key=lambda prompt: (prompt.row, prompt.prompt_id)))
+    if asked.reason is not None:
+        return quarantined(image.ref, asked.reason, "model", asked.error or "", rejected=rejected, **facts)
+    not_asked = {r.prompt_id for r in asked.answer.rejected}
+    return ImagePrediction(
+        ref=image.ref,
+        status=Status.OK if asked.answer.masks or asked.answer.captions else Status.EMPTY,
+        masks=asked.answer.masks,
+        captions=asked.answer.captions,
+        prompts=tuple(p for p in prompts if p.prompt_id not in not_asked),
+        rejected=rejected,
+        **facts,
+    )
+
+
+def with_prompts(found: ImagePrediction, common: Sequence[Prompt]) -> ImagePrediction:
+    """Return an outcome that tells which prompts were to be asked, where the image was quarantined before they were."""
+    if found.status != Status.QUARANTINED or found.prompts:
+        return found
+    refused = {rejected.prompt_id for rejected in found.rejected}
+    return replace(found, prompts=tuple(p for p in found.ref.asked(common) if p.prompt_id not in refused))
+
+
+def quarantined(ref: ImageRef, reason: Reason, stage: str, error: str, **facts: Any) -> ImagePrediction:
+    """Return the outcome of an image that could not be labelled; the end of a long error is what matters."""
+    return ImagePrediction(
+        ref=ref,
+        status=Status.QUARANTINED,
+        reason=reason,
+        stage=stage,
+        error=redacted(error)[-_MAX_ERROR_CHARS:],
+        **facts,
+    )

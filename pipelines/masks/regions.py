@@ -1,0 +1,185 @@
+"""One visual prompt: read from loose values, described in a few words, and checked against its image's size.
+
+Pure: no I/O, no pixels.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pipelines.bounded_json import load_json
+from pipelines.masks import rle
+from pipelines.redaction import quoted
+from pipelines.types import REGION_KINDS, Prompt, Region, RegionKind, Rle
+
+_NUMBERS_IN_TEXT = 4
+_MAX_NUMBERS = 100_000
+_MIN_VERTICES = {"point": 1, "scribble": 2, "polygon": 3}
+
+
+def read_region(kind: str, *, coordinates: Any = None, segmentation: Any = None) -> Region:
+    """Read a region from what a table holds.
+
+    Args:
+        kind: point, box, scribble, polygon or mask, in any case.
+        coordinates: absolute pixels, as flat numbers, ``[[x, y], ...]``, or text: a JSON list, or numbers separated by
+            spaces, commas or semicolons. A box is x, y, width, height. Not looked at for a mask.
+        segmentation: COCO RLE, ``{"size": [h, w], "counts": str or run lengths}`` or the same as JSON text; for a mask.
+
+    Raises:
+        ValueError: saying what is wrong: an unknown kind, a wrong number of coordinates, NaN, a box without area, a
+            polygon on one line, an empty or broken mask.
+    """
+    word = kind.strip().lower()
+    known = next((known for known in REGION_KINDS if known == word), None)
+    if known is None:
+        raise ValueError(f"unknown kind {quoted(kind)}; known: {', '.join(REGION_KINDS)}")
+    if known == "mask":
+        return Region(kind=known, mask=_read_mask(segmentation))
+    return Region(kind=known, coordinates=_read_coordinates(known, coordinates))
+
+
+def describe_region(region: Region) -> str:
+    """Return a few words for a region, e.g. ``box 12,30,40,50``: what the table's ``prompt`` column shows."""
+    if region.mask is not None:
+        return "mask in " + ",".join(f"{number:g}" for number in rle.bbox_xywh(region.mask))
+    shown = ",".join(f"{round(number, 1):g}" for number in region.coordinates[:_NUMBERS_IN_TEXT])
+    num_vertices = len(region.coordinates) // 2
+    more = f",... ({num_vertices} points)" if len(region.coordinates) > _NUMBERS_IN_TEXT else ""
+    return f"{region.kind} {shown}{more}"
+
+
+def check_region(prompt: Prompt, size_hw: tuple[int, int]) -> str | None:
+    """Tell why a visual prompt does not fit its image; None if it does, or if the prompt is text.
+
+    Points and scribbles must lie inside the image wholly, its right and lower edges included; of boxes and polygons a
+    part must (what sticks out is cut off); a mask must have the image's size.
+
+    Args:
+        prompt: as read from a table.
+        size_hw: (height, width) of the image in pixels, after EXIF orientation.
+    """
+    region = prompt.region
+    if region is None:
+        return None
+    height, width = size_hw
+    of_image = f"of its image, {width} x {height} pixels (width x height)"
+    if region.mask is not None:
+        mask_height, mask_width = region.mask.size_hw
+        fits = (mask_height, mask_width) == (height, width)
+        return None if fits else f"mask is {mask_width} x {mask_height}, not the size {of_image}"
+    if region.kind in ("point", "scribble"):
+        for x, y in _vertices(region.coordinates):
+            if not (0 <= x <= width and 0 <= y <= height):
+                return f"{region.kind} {x:g},{y:g} lies outside {of_image}"
+        return None
+    left, top, right, bottom = _extent(region)
+    if left >= width or top >= height or right <= 0 or bottom <= 0:
+        return f"{region.kind} lies outside {of_image}"
+    return None
+
+
+def _extent(region: Region) -> tuple[float, float, float, float]:
+    """Return left, top, right, bottom of a box or a polygon."""
+    if region.kind == "box":
+        x, y, width, height = region.coordinates
+        return x, y, x + width, y + height
+    xs, ys = region.coordinates[::2], region.coordinates[1::2]
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def _vertices(coordinates: Sequence[float]) -> Iterator[tuple[float, float]]:
+    return zip(coordinates[::2], coordinates[1::2], strict=True)
+
+
+def _read_coordinates(kind: RegionKind, value: Any) -> tuple[float, ...]:
+    if isinstance(value, str):
+        value = _load_json(value, "coordinates") if value.lstrip().startswith("[") else _split(value)
+    if not value:
+        raise ValueError("has no coordinates")
+    if not isinstance(value, list):
+        raise ValueError(f"coordinates are {type(value).__name__}, not a list of numbers")
+    flat = _flatten(value)
+    if len(flat) > _MAX_NUMBERS:
+        raise ValueError(f"{len(flat):,} coordinates are more than the {_MAX_NUMBERS:,} that a {kind} may have")
+    numbers = _floats(flat)
+    if kind == "box":
+        _check_box(numbers)
+    elif len(numbers) % 2 or len(numbers) < 2 * _MIN_VERTICES[kind]:
+        raise ValueError(f"{kind} needs x, y of at least {_MIN_VERTICES[kind]} point(s); got {len(numbers)} numbers")
+    elif kind == "polygon" and _is_on_one_line(numbers):
+        raise ValueError("polygon has no area: its corners lie on one line")
+    return tuple(numbers)
+
+
+def _check_box(numbers: Sequence[float]) -> None:
+    if len(numbers) != 4:
+        raise ValueError(f"box needs x, y, width, height; got {len(numbers)} numbers")
+    if numbers[2] <= 0 or numbers[3] <= 0:
+        raise ValueError(f"box has no area: width {numbers[2]:g}, height {numbers[3]:g}")
+
+
+def _is_on_one_line(numbers: Sequence[float]) -> bool:
+    (x0, y0), *others = _vertices(numbers)
+    away = next(((x - x0, y - y0) for x, y in others if (x, y) != (x0, y0)), (0.0, 0.0))
+    return all(away[0] * (y - y0) == away[1] * (x - x0) for x, y in others)
+
+
+def _floats(values: Sequence[Any]) -> list[float]:
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        raise ValueError("coordinates hold something that is not a number")
+    try:
+        numbers = [float(value) for value in values]
+    except OverflowError as error:
+        raise ValueError("coordinates hold a number that is too large") from error
+    if not all(math.isfinite(number) for number in numbers):
+        raise ValueError("coordinates hold NaN or infinity")
+    return numbers
+
+
+def _split(text: str) -> list[float]:
+    words = [word for word in re.split(r"[\s,;]+", text) if word]
+    try:
+        return [float(word) for word in words]
+    except ValueError as error:
+        raise ValueError(f"coordinates hold something that is not a number: {quoted(text)}") from error
+
+
+def _flatten(value: list[Any]) -> list[Any]:
+    """Return [x, y, ...] for [[x, y], ...], for COCO's [[x, y, x, y, ...]] and for a list that is flat already."""
+    if not any(isinstance(item, list) for item in value):
+        return value
+    if all(isinstance(item, list) and len(item) == 2 for item in value):
+        return [number for pair in value for number in pair]
+    if len(value) == 1:
+        return list(value[0])
+    raise ValueError("coordinates are neither flat numbers nor pairs of x, y (one polygon to a row)")
+
+
+def _read_mask(value: Any) -> Rle:
+    if isinstance(value, str):
+        value = _load_json(value, "segmentation")
+    if not value:
+        raise ValueError('mask has no segmentation; give {"size": [h, w], "counts": "..."}')
+    if not isinstance(value, Mapping) or not isinstance(value.get("size"), list):
+        raise ValueError('segmentation is not {"size": [h, w], "counts": "..."}')
+    size_hw, counts = tuple(value["size"]), value.get("counts")
+    if isinstance(counts, str):
+        mask = Rle(size_hw=size_hw, counts=counts)
+    elif isinstance(counts, list) and all(isinstance(run, int) for run in counts):
+        mask = rle.from_runs(size_hw, counts)
+    else:
+        raise ValueError("segmentation counts are neither RLE text nor a list of run lengths")
+    if rle.area(mask) == 0:
+        raise ValueError("mask is empty")
+    return mask
+
+
+def _load_json(text: str, column: str) -> Any:
+    try:
+        return load_json(text)
+    except ValueError as error:
+        raise ValueError(f"{column} is not JSON: {error}") from error

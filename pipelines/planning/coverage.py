@@ -1,0 +1,188 @@
+"""What the runs of an output have asked already, image by image and prompt by prompt, and what is left to ask.
+
+Everything is read from plans, which are sorted by image id as the listing is: nothing grows with the collection.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from pipelines.planning.plan import Plan
+from pipelines.planning.plan_files import PlannedImage
+from pipelines.storage.store import Store
+from pipelines.types import MAP_TASKS, ImageRef, Prompt, Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoveringRun:
+    """A finished run whose answers need not be had again.
+
+    Attributes:
+        plan: its plan.
+        prompts: what it asked of every image, but for those that the plan excepts.
+        same_model: whether its answers are those that the model would give now.
+    """
+
+    plan: Plan
+    prompts: tuple[Prompt, ...]
+    same_model: bool
+
+
+@dataclass(slots=True)
+class UpdateCounts:
+    """What an update found, counted while the listing passes by.
+
+    Attributes:
+        new: images that no run has planned.
+        changed: images whose size or version tag is another than when they were planned.
+        extended: unchanged images of which something is asked that was not asked before.
+        covered: unchanged images of which nothing is left to ask.
+        gone: images of earlier runs that are no longer listed; their rows stay.
+        added_prompts: ids of common prompts that unchanged images are asked.
+    """
+
+    new: int = 0
+    changed: int = 0
+    extended: int = 0
+    covered: int = 0
+    gone: int = 0
+    added_prompts: tuple[str, ...] = ()
+
+
+def prompt_key(prompt: Prompt, unit: Hashable = None) -> Hashable:
+    """Return what a prompt is, for telling whether it was asked before: its place in a list or table does not count."""
+    return prompt.prompt_id, prompt.task, prompt.text, prompt.category_name, prompt.explain, prompt.region, unit
+
+
+def common_keys(prompts: Sequence[Prompt]) -> dict[str, Hashable]:
+    """Return the keys of prompts that are asked of every image, by id.
+
+    The categories of a semantic or panoptic task compete for pixels: another list of them is another question.
+    """
+    lists: dict[Task, Hashable] = {
+        task: tuple((prompt.text, prompt.is_thing) for prompt in prompts if prompt.task == task) for task in MAP_TASKS
+    }
+    return {prompt.prompt_id: prompt_key(prompt, lists.get(prompt.task)) for prompt in prompts}
+
+
+@dataclass(slots=True)
+class Coverage:
+    """What is left to ask of a listing.
+
+    Attributes:
+        store: the output.
+        prompts: what is asked of every image.
+        runs: what was asked before, in the order of the runs.
+        counts: filled while the listing passes by.
+    """
+
+    store: Store
+    prompts: tuple[Prompt, ...]
+    runs: Sequence[CoveringRun]
+    counts: UpdateCounts = field(default_factory=UpdateCounts)
+
+    def left(self, refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
+        """Yield the images of which something is left to ask, with just that.
+
+        A quarantined image counts as asked: `retry` is what labels those again. Two images are the same version if
+        their tags are equal, or their sizes where a tag is not known; an image of which neither is known never changes.
+
+        Args:
+            refs: the listing in the order of image ids.
+        """
+        bits = {key: 1 << number for number, key in enumerate(common_keys(self.prompts).values())}
+        asked = [_AskedBy(run, bits) for run in self.runs]
+        held = _Held(heapq.merge(*(_planned(self.store, one) for one in asked), key=lambda pair: pair[1].image_id))
+        added = 0
+        for ref in refs:
+            self.counts.gone += held.skip_to(ref.image_id)
+            before = held.take(ref.image_id)
+            if not before:
+                self.counts.new += 1
+                yield ref
+                continue
+            left, missing = self._left_of(ref, before, all_bits=(1 << len(bits)) - 1)
+            if left is not None:
+                added |= missing
+                yield left
+        self.counts.gone += held.skip_to(None)
+        self.counts.added_prompts = tuple(self._ids(added))
+
+    def _left_of(
+        self, ref: ImageRef, before: Sequence[tuple[_AskedBy, PlannedImage]], *, all_bits: int
+    ) -> tuple[ImageRef | None, int]:
+        """Return what is left to ask of an image that was planned before; and the common prompts left, if unchanged."""
+        version = max(planned.version for _, planned in before)
+        current = [(asked, planned) for asked, planned in before if planned.version == version]
+        if not _is_same(ref, current[-1][1]):
+            self.counts.changed += 1
+            return replace(ref, version=version + 1), 0
+        covered, own = 0, set[Hashable]()
+        for asked, planned in current:
+            if asked.same_model:
+                covered |= asked.bits_of(planned)
+                own.update(map(prompt_key, planned.prompts))
+        missing = all_bits & ~covered
+        prompts = tuple(prompt for prompt in ref.prompts if prompt_key(prompt) not in own)
+        if not missing and not prompts:
+            self.counts.covered += 1
+            return None, 0
+        self.counts.extended += 1
+        common = None if missing == all_bits else tuple(self._ids(missing))
+        return replace(ref, version=version, prompts=prompts, common=common), missing
+
+    def _ids(self, bits: int) -> Iterator[str]:
+        return (prompt.prompt_id for number, prompt in enumerate(self.prompts) if bits >> number & 1)
+
+
+class _AskedBy:
+    """The common prompts of a run as bits among those that are asked now."""
+
+    def __init__(self, run: CoveringRun, bits: dict[Hashable, int]) -> None:
+        self.plan, self.same_model = run.plan, run.same_model
+        self._bits = {prompt_id: bits.get(key, 0) for prompt_id, key in common_keys(run.prompts).items()}
+        self._all = sum(self._bits.values())
+
+    def bits_of(self, planned: PlannedImage) -> int:
+        """Return those that an image was asked."""
+        if planned.common is None:
+            return self._all
+        return sum(self._bits.get(prompt_id, 0) for prompt_id in planned.common)
+
+
+class _Held:
+    """The planned images of all runs in the order of their ids, taken id by id."""
+
+    def __init__(self, planned: Iterable[tuple[_AskedBy, PlannedImage]]) -> None:
+        groups = itertools.groupby(planned, key=lambda pair: pair[1].image_id)
+        self._groups = ((image_id, list(group)) for image_id, group in groups)
+        self._next = next(self._groups, None)
+
+    def skip_to(self, image_id: str | None) -> int:
+        """Pass over the ids before this one, over all for None, and return how many there were."""
+        skipped = 0
+        while self._next is not None and (image_id is None or self._next[0] < image_id):
+            self._next = next(self._groups, None)
+            skipped += 1
+        return skipped
+
+    def take(self, image_id: str) -> list[tuple[_AskedBy, PlannedImage]]:
+        """Return what is held of this id, in the order of the runs."""
+        if self._next is None or self._next[0] != image_id:
+            return []
+        found = self._next[1]
+        self._next = next(self._groups, None)
+        return found
+
+
+def _planned(store: Store, asked: _AskedBy) -> Iterator[tuple[_AskedBy, PlannedImage]]:
+    return ((asked, planned) for planned in asked.plan.planned_images(store))
+
+
+def _is_same(ref: ImageRef, planned: PlannedImage) -> bool:
+    if ref.etag is not None and planned.etag is not None:
+        return ref.etag == planned.etag
+    return ref.num_bytes is None or planned.num_bytes is None or ref.num_bytes == planned.num_bytes

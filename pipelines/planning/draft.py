@@ -1,0 +1,254 @@
+"""A plan before it is in an output: listed images sorted by id and cut into shards, in files of this machine.
+
+Memory does not grow with the collection: what does not fit is sorted on disk, and each shard is written before the next
+is read.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.errors import PlanError, StorageError
+from pipelines.planning.external_sort import sort_batches
+from pipelines.planning.image_digest import ImageDigest
+from pipelines.planning.plan_files import PlanFileWriter, read_shards
+from pipelines.redaction import quoted
+from pipelines.settings import SETTINGS
+from pipelines.sources.image_batches import BATCH_SIZE, to_batches, to_refs
+from pipelines.types import ImageRef, Shard
+
+SHARDS_PER_PART = 256  # at least, but for the last
+_CUT_BYTES = 2**25
+_PLACE = pa.field("place", pa.int64(), nullable=False)  # in the listing, from 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanConfig:
+    """How a collection is cut.
+
+    Attributes:
+        images_per_shard: images in one shard: the unit of work, commit and retry.
+        limit: plan only the first so many images in image_id order; None for all.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
+
+    images_per_shard: int = 500
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.images_per_shard <= 100_000:
+            raise ValueError(f"images_per_shard must be between 1 and 100000, got {self.images_per_shard}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1 (or left out for all images), got {self.limit}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftPart:
+    """One file of a draft: one row group for each of its consecutive shards."""
+
+    path: Path
+    num_shards: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanDraft:
+    """Images sorted by id and cut into shards, as the files that a plan is made of.
+
+    Attributes:
+        parts: the files, in order; they go when the draft is closed.
+        images_per_shard: images in every shard but the last.
+        num_images, num_bytes: totals as listed; num_bytes counts images whose size is known.
+        num_own_prompts: prompts of single images.
+        first_uri, last_uri: of the first and last image in image_id order; None if there are none.
+        images_sha256: digest of the images, however they are cut.
+    """
+
+    parts: tuple[DraftPart, ...]
+    images_per_shard: int
+    images_sha256: str
+    num_images: int = 0
+    num_bytes: int = 0
+    num_own_prompts: int = 0
+    first_uri: str | None = None
+    last_uri: str | None = None
+
+    @property
+    def num_shards(self) -> int:
+        """How many shards there are."""
+        return sum(part.num_shards for part in self.parts)
+
+    def shards(self) -> Iterator[Shard]:
+        """Read the shards in order."""
+        for part in self.parts:
+            yield from read_shards(part.path.read_bytes(), range(part.num_shards))
+
+
+@contextmanager
+def draft_plan(
+    batches: Iterable[pa.RecordBatch],
+    config: PlanConfig,
+    left: Callable[[Iterable[ImageRef]], Iterable[ImageRef]] | None = None,
+) -> Iterator[PlanDraft]:
+    """Sort images by id and cut them into shards; the listing's own order does not matter.
+
+    What does not fit into memory is in the folder for temporary files (TMPDIR): some 30 bytes an image while it is
+    sorted, and then what the plan will take.
+
+    Args:
+        batches: the listing, see image_batches; read once. All have the same columns.
+        config: how to cut.
+        left: given the sorted images, returns those to plan, in the same order; all by default.
+
+    Yields:
+        The draft. Its files are removed at the end.
+
+    Raises:
+        PlanError: two images have one id.
+        StorageError: the folder for temporary files is full or cannot be written.
+    """
+    with tempfile.TemporaryDirectory(prefix="xsam-plan-", ignore_cleanup_errors=True) as temporary:
+        with _explained(temporary):
+            placed = sort_batches(_with_places(batches), "image_id", Path(temporary))
+            images = _unique(_first(placed, config.limit))
+            if left is not None:
+                images = to_batches(left(to_refs(images)))
+            draft = _write_parts(_cut(images, config.images_per_shard), config, Path(temporary))
+        yield draft
+
+
+def plan_shards(refs: Iterable[ImageRef], config: PlanConfig) -> list[Shard]:
+    """Return the shards of a collection that is small enough for memory; otherwise as draft_plan."""
+    with draft_plan(to_batches(refs), config) as draft:
+        return list(draft.shards())
+
+
+def _with_places(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    next_place = 1
+    for batch in batches:
+        places = pa.array(np.arange(next_place, next_place + batch.num_rows))
+        yield batch.append_column(_PLACE, places)
+        next_place += batch.num_rows
+
+
+def _first(batches: Iterable[pa.RecordBatch], limit: int | None) -> Iterator[pa.RecordBatch]:
+    """Yield the first so many rows."""
+    for batch in batches:
+        yield batch if limit is None else batch.slice(0, limit)
+        if limit is not None and (limit := limit - batch.num_rows) <= 0:
+            return
+
+
+def _unique(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield sorted images without their places in the listing.
+
+    Raises:
+        PlanError: an id occurs twice.
+    """
+    before: list[pa.RecordBatch] = []
+    for batch in batches:
+        _refuse_twice(pa.Table.from_batches([*before, batch]))
+        before = [batch.slice(batch.num_rows - 1)]
+        yield batch.drop_columns([_PLACE.name])
+
+
+def _refuse_twice(images: pa.Table) -> None:
+    ids = images["image_id"]
+    if (first := pc.index(pc.equal(ids.slice(1), ids.slice(0, len(ids) - 1)), True).as_py()) < 0:
+        return
+    one, other = sorted(
+        images.slice(first, 2).select(["place", "uri", "image_id"]).to_pylist(), key=itemgetter("place")
+    )
+    raise PlanError(
+        f"image_id {quoted(one['image_id'])} stands for both {one['uri']} and {other['uri']}, images "
+        f"{one['place']:,} and {other['place']:,} of the source; ids must be unique: see source.image_id_column"
+    )
+
+
+def _cut(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
+    """Yield as many rows each time as make one or several whole shards, and at the end what is left."""
+    held, num_rows = list[pa.RecordBatch](), 0
+    for batch in batches:
+        held.append(batch)
+        num_rows += batch.num_rows
+        is_large = sum(one.nbytes for one in held) >= _CUT_BYTES
+        if num_rows >= size and (num_rows >= BATCH_SIZE or is_large):
+            table, num_rows = pa.Table.from_batches(held), num_rows % size
+            yield table.slice(0, table.num_rows - num_rows)
+            held = table.slice(table.num_rows - num_rows).to_batches()
+    if num_rows:
+        yield pa.Table.from_batches(held)
+
+
+def _write_parts(tables: Iterator[pa.Table], config: PlanConfig, folder: Path) -> PlanDraft:
+    """Write images shard after shard and part after part."""
+    totals, parts, next_shard = _Totals(), list[DraftPart](), 0
+    while (first := next(tables, None)) is not None:
+        path, begun = folder / f"part-{len(parts):05d}.parquet", next_shard
+        with PlanFileWriter(path, first.schema, config.images_per_shard) as writer:
+            for images in itertools.chain([first], tables):
+                totals.add(images)
+                next_shard += writer.write(next_shard, images)
+                if next_shard - begun >= SHARDS_PER_PART:
+                    break
+        parts.append(DraftPart(path=path, num_shards=next_shard - begun))
+    return totals.draft(tuple(parts), config)
+
+
+class _Totals:
+    """What is counted while sorted images pass by."""
+
+    def __init__(self) -> None:
+        self._num_images = self._num_bytes = self._num_own_prompts = 0
+        self._first_uri: str | None = None
+        self._last_uri: str | None = None
+        self._digest = ImageDigest()
+
+    def add(self, images: pa.Table) -> None:
+        """Count the next images."""
+        self._digest.add(images)
+        self._num_images += images.num_rows
+        self._num_bytes += pc.sum(images["num_bytes"]).as_py() or 0
+        if "prompts" in images.schema.names:
+            self._num_own_prompts += pc.sum(pc.list_value_length(images["prompts"])).as_py() or 0
+        self._first_uri = self._first_uri or images["uri"][0].as_py()
+        self._last_uri = images["uri"][-1].as_py()
+
+    def draft(self, parts: tuple[DraftPart, ...], config: PlanConfig) -> PlanDraft:
+        """Return the draft of all images that were counted."""
+        return PlanDraft(
+            parts=parts,
+            images_per_shard=config.images_per_shard,
+            images_sha256=self._digest.hexdigest(),
+            num_images=self._num_images,
+            num_bytes=self._num_bytes,
+            num_own_prompts=self._num_own_prompts,
+            first_uri=self._first_uri,
+            last_uri=self._last_uri,
+        )
+
+
+@contextmanager
+def _explained(folder: str) -> Iterator[None]:
+    """Say which folder is full or cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            raise
+        raise StorageError(
+            f"{folder}: the listing cannot be sorted there ({error}); planning needs some 0.1 GB for a million "
+            "images: make room, or set TMPDIR to a folder that has it"
+        ) from error

@@ -1,0 +1,413 @@
+"""The frozen plan of a run: listed images cut into shards, written create-only, and the config's fingerprint.
+
+A resumed run reads the plan and never lists its source again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.errors import DamagedError, PlanError, StorageError
+from pipelines.layout import (
+    PLAN_FORMAT,
+    SCHEMA_VERSION,
+    plan_name,
+    run_folder,
+    shard_name,
+    shard_number,
+    split_commit_name,
+)
+from pipelines.planning.draft import PlanDraft
+from pipelines.planning.fingerprint import check_fingerprint, fingerprint_digest
+from pipelines.planning.plan_files import PlannedImage, read_image_ids, read_planned, read_shards
+from pipelines.planning.registered_runs import register_run, registered_runs
+from pipelines.storage.sealed import BLANK, misfit, seal
+from pipelines.storage.store import Store
+from pipelines.types import Shard
+
+DRIVER_ID = secrets.token_hex(4)
+"""Names this process in plan parts and attempt ids, so that no two drivers ever write one object."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanPart:
+    """One file of the plan: one row group for each of its consecutive shards.
+
+    Attributes:
+        name: relative to the run's folder.
+        num_shards: how many it holds.
+        num_bytes, sha256: of the file; None in plans of earlier versions, which do not say it.
+    """
+
+    name: str
+    num_shards: int
+    num_bytes: int | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The frozen plan of one run, as read from ``plan.json``.
+
+    Attributes:
+        run_id: the run that it belongs to.
+        num_images, num_bytes, num_shards: totals as listed; num_bytes counts images whose size is known.
+        images_per_shard: images in every shard but the last; 0 in plans of earlier versions, which do not say it.
+        fingerprint: everything that can change a row, by name; what a resumed run must match.
+        parts: the files that hold the image lists.
+        images_sha256: digest of the images; None in plans of earlier versions, which do not have it.
+        sequence: its place among its output's runs, from 1 in the order of planning; 0 in plans of earlier versions.
+        facts: config and provenance, for people and for issue reports.
+    """
+
+    run_id: str
+    num_images: int
+    num_bytes: int
+    num_shards: int
+    images_per_shard: int
+    fingerprint: Mapping[str, Any]
+    parts: tuple[PlanPart, ...]
+    images_sha256: str | None = None
+    sequence: int = 0
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def retry_of(self) -> str | None:
+        """The run whose quarantined images this one labels again; None for a run of its own."""
+        return _retry_of(self.fingerprint)
+
+    def shard_ids(self) -> list[str]:
+        """Return all shard ids in order, without reading the image lists."""
+        return [shard_name(number) for number in range(self.num_shards)]
+
+    def images_in(self, shard_id: str) -> int | None:
+        """Return how many images a shard has, without reading the image lists; None if the plan does not say."""
+        if not self.images_per_shard:
+            return None
+        first = shard_number(shard_id) * self.images_per_shard
+        return max(0, min(self.images_per_shard, self.num_images - first))
+
+    def shards(self, store: Store, wanted: Iterable[str] | None = None) -> Iterator[Shard]:
+        """Read the planned shards in order, part by part; only those wanted, all by default."""
+        names = set(self.shard_ids() if wanted is None else wanted)
+        for part, shard_ids in self.shards_by_part():
+            numbers = [number for number, shard_id in enumerate(shard_ids) if shard_id in names]
+            if numbers:
+                with self._part(store, part) as data:
+                    yield from read_shards(data, numbers)
+
+    def shards_by_part(self) -> Iterator[tuple[PlanPart, list[str]]]:
+        """Yield the plan's files in order, with the ids of the shards that each holds; reads nothing."""
+        first = 0
+        for part in self.parts:
+            yield part, [shard_name(first + number) for number in range(part.num_shards)]
+            first += part.num_shards
+
+    def image_ids(self, store: Store, part: PlanPart) -> Iterator[tuple[str, list[str]]]:
+        """Read the ids of a file's shards, each with those of its images; of a plan of any format.
+
+        Raises:
+            DamagedError: the file is not what the plan says.
+        """
+        with self._part(store, part) as data:
+            yield from read_image_ids(data, range(part.num_shards))
+
+    def part_problem(self, store: Store, part: PlanPart) -> str | None:
+        """Say what is wrong with a file's size, without reading it; None if nothing is."""
+        name = f"{run_folder(self.run_id)}/{part.name}"
+        size = store.size(name)
+        if size is None:
+            return f"{store.uri}/{name}: this part of the plan is missing; restore it from a copy"
+        if part.num_bytes is None or size == part.num_bytes:
+            return None
+        return f"{store.uri}/{name}: this part of the plan has {size} bytes, planned {part.num_bytes}"
+
+    def planned_images(self, store: Store) -> Iterator[PlannedImage]:
+        """Read what was planned of each image in image_id order, part by part."""
+        for part in self.parts:
+            with self._part(store, part) as data:
+                yield from read_planned(data)
+
+    @contextmanager
+    def _part(self, store: Store, part: PlanPart) -> Iterator[bytes]:
+        name = f"{store.uri}/{run_folder(self.run_id)}/{part.name}"
+        try:
+            data = store.read(f"{run_folder(self.run_id)}/{part.name}")
+        except FileNotFoundError as error:
+            raise DamagedError(f"{name}: this part of the plan is missing; restore it from a copy") from error
+        if part.sha256 is not None and hashlib.sha256(data).hexdigest() != part.sha256:
+            raise DamagedError(f"{name}: this part of the plan does not have the SHA-256 that the plan states")
+        try:
+            yield data
+        except (pa.ArrowException, ValueError, KeyError, IndexError, OSError) as error:
+            if isinstance(error, StorageError):
+                raise
+            raise DamagedError(f"{name}: what was read is no whole plan file ({error})") from error
+
+
+def write_plan(
+    store: Store,
+    run_id: str,
+    draft: PlanDraft,
+    *,
+    fingerprint: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    driver_id: str,
+    after: int = 0,
+    register: bool = False,
+) -> Plan:
+    """Freeze a plan. Of several drivers that plan one run at once, all end with the first one's plan, or are refused.
+
+    Args:
+        store: the output.
+        run_id: the run.
+        draft: the images, sorted and cut.
+        fingerprint: see fingerprint_digest; JSON values only.
+        facts: anything else worth keeping, JSON values only.
+        driver_id: unique to this process; it is part of the file names.
+        after: sequence of a plan that this one comes after, whether or not a listing shows that one yet.
+        register: whether its name is one that whoever plans next cannot know.
+
+    Returns:
+        The plan that holds: this one, or that of the driver that was first.
+
+    Raises:
+        PlanError: another driver was first, with another fingerprint or other images.
+    """
+    parts = _write_parts(store, run_id, draft, driver_id)
+    document = {
+        "format": PLAN_FORMAT,
+        "schema_version": SCHEMA_VERSION,
+        "run_id": run_id,
+        "driver_id": driver_id,
+        "sequence": max(next_sequence(store), after + 1),
+        "num_images": draft.num_images,
+        "num_bytes": draft.num_bytes,
+        "num_shards": draft.num_shards,
+        "images_per_shard": draft.images_per_shard,
+        "images_sha256": draft.images_sha256,
+        "fingerprint_sha256": fingerprint_digest(fingerprint),
+        "fingerprint": dict(fingerprint),
+        "parts": [{"name": part.name, "num_shards": part.num_shards} for part in parts],
+        # Beside the parts, of which earlier versions take no other keys.
+        "part_checks": {part.name: {"num_bytes": part.num_bytes, "sha256": part.sha256} for part in parts},
+        "facts": dict(facts),
+        **BLANK,
+    }
+    if register:
+        register_run(store, run_id)
+    is_ours = store.create(plan_name(run_id), seal(document))
+    plan = read_plan(store, run_id)
+    if plan is None:
+        raise PlanError(f"{store.uri}: the plan of run {run_id} was removed while it was being written")
+    if not is_ours:
+        for part in set(parts) - set(plan.parts):
+            with suppress(StorageError):  # what may not be removed is a leftover
+                store.delete(f"{run_folder(run_id)}/{part.name}")
+        check_fingerprint(run_id, plan.fingerprint, fingerprint)
+        _check_same_images(store, plan, draft)
+    return plan
+
+
+def _write_parts(store: Store, run_id: str, draft: PlanDraft, driver_id: str) -> list[PlanPart]:
+    """Write the files of a plan under names that no other call uses, of this process either."""
+    parts, unique = [], f"{driver_id}-{secrets.token_hex(4)}"
+    for number, drafted in enumerate(draft.parts):
+        part = PlanPart(name=f"plan-{unique}-{number:05d}.parquet", num_shards=drafted.num_shards)
+        data = drafted.path.read_bytes()
+        store.write(f"{run_folder(run_id)}/{part.name}", data)
+        parts.append(replace(part, num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))
+    return parts
+
+
+def _check_same_images(store: Store, plan: Plan, draft: PlanDraft) -> None:
+    """Refuse to take another driver's plan for this one's: images that only this one has would be left out unsaid."""
+    if plan.images_sha256 is not None:
+        is_same = plan.images_sha256 == draft.images_sha256
+    else:
+        is_same = (plan.num_images, plan.num_bytes) == (draft.num_images, draft.num_bytes)
+    if not is_same:
+        raise PlanError(
+            f"{store.uri}: another driver has just planned run {plan.run_id!r} with other images: {plan.num_images:,} "
+            f"with {plan.num_bytes:,} bytes, here {draft.num_images:,} with {draft.num_bytes:,}. The same command goes "
+            "on with that run"
+        )
+
+
+def read_plan(store: Store, run_id: str, *, oldest: int = PLAN_FORMAT) -> Plan | None:
+    """Read a run's plan; None if the run was never planned.
+
+    Args:
+        store: the output.
+        run_id: the run.
+        oldest: the first format that will do; of format 1 only totals and ids can be read.
+
+    Raises:
+        PlanError: the plan was written by a newer version, or by one whose plans are no longer read.
+        DamagedError: it is not what a plan of this run is.
+    """
+    try:
+        document = _read_document(store, run_id, oldest=oldest)
+    except FileNotFoundError:
+        return None
+    if document["format"] > PLAN_FORMAT:
+        raise _newer(store, run_id, document)
+    checks = document.get("part_checks", {})
+    return Plan(
+        run_id=document["run_id"],
+        num_images=document["num_images"],
+        num_bytes=document["num_bytes"],
+        num_shards=document["num_shards"],
+        images_per_shard=document.get("images_per_shard", 0),
+        fingerprint=document["fingerprint"],
+        parts=tuple(PlanPart(**part, **checks.get(part["name"], {})) for part in document["parts"]),
+        images_sha256=document.get("images_sha256"),
+        sequence=document.get("sequence", 0),
+        facts=document["facts"],
+    )
+
+
+def require_plan(store: Store, run_id: str, *, oldest: int = PLAN_FORMAT) -> Plan:
+    """Read a run's plan, as read_plan does.
+
+    Raises:
+        PlanError: there is no such run, or as read_plan.
+    """
+    plan = read_plan(store, run_id, oldest=oldest)
+    if plan is None:
+        raise PlanError(f"{store.uri} holds no run {run_id!r}")
+    return plan
+
+
+def planned_runs(store: Store, *, by_name: bool = False) -> list[str]:
+    """List the ids of the planned runs in an output, sorted.
+
+    Args:
+        store: the output.
+        by_name: whether also those that a listing does not show yet, as far as they are registered: what is planned
+            depends on them.
+    """
+    names = {*store.folders("_runs"), *(registered_runs(store) if by_name else ())}
+    return [run_id for run_id in sorted(names) if store.exists(plan_name(run_id))]
+
+
+def check_no_plan_lost(store: Store) -> None:
+    """Check that every run with commits has its plan: without it nobody would miss its rows.
+
+    Raises:
+        DamagedError: naming the plans that are missing.
+    """
+    runs = [run for run in store.folders("_runs") if not store.exists(plan_name(run))]
+    lost = [f"{store.uri}/{plan_name(run)}" for run in runs if _is_committed(store, run)]
+    if lost:
+        raise DamagedError(f"{', '.join(lost)}: missing, although there are commits; restore it from a copy")
+
+
+def _is_committed(store: Store, run_id: str) -> bool:
+    return any(split_commit_name(name) for name in store.find(f"{run_folder(run_id)}/commits"))
+
+
+def plan_documents(store: Store, *, by_name: bool = False) -> dict[str, dict[str, Any]]:
+    """Return what the plan of every run says, by run id in the order of planning; plans of every version are read.
+
+    Of two rows about one prompt of one image, the one of the later run is current. The runs are those of planned_runs.
+
+    Raises:
+        PlanError: a newer version planned one of them in another form.
+        DamagedError: one of them is not what a plan of its run is.
+    """
+    found = {run_id: _read_document(store, run_id) for run_id in planned_runs(store, by_name=by_name)}
+    return dict(sorted(found.items(), key=_place))
+
+
+def _read_document(store: Store, run_id: str, *, oldest: int = 1) -> dict[str, Any]:
+    """Read what a plan says, and check that it is one.
+
+    Of a newer version only what is needed to read the rows of its run is looked at.
+
+    Raises:
+        FileNotFoundError: the run was never planned.
+        PlanError: a version planned it whose plans cannot be read here.
+        DamagedError: it is not what a plan of this run is.
+    """
+    document = store.read_json(plan_name(run_id))
+    try:
+        if type(document["format"]) is not int:
+            raise TypeError(f"format is {document['format']!r}")
+        if document["format"] < oldest:
+            raise PlanError(
+                f"{store.uri}: run {run_id} was planned by an older version (plan format {document['format']}), and "
+                "this one cannot go on with it. Its rows stay readable (query, export, report, status and verify); "
+                "give another run id or output to label anew."
+            )
+        _check_document(document, run_id)
+    except PlanError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(document, dict) and type(document.get("format")) is int and document["format"] > PLAN_FORMAT:
+            raise _newer(store, run_id, document) from error
+        raise DamagedError(
+            f"{store.uri}/{plan_name(run_id)}: no plan of run {run_id} ({misfit(document, error)}); restore it from a "
+            "copy"
+        ) from error
+    return dict(document)
+
+
+def _newer(store: Store, run_id: str, document: Mapping[str, Any]) -> PlanError:
+    number = document["format"]
+    return PlanError(f"{store.uri}: run {run_id} was planned by a newer version (plan format {number}); upgrade")
+
+
+def _check_document(document: Mapping[str, Any], run_id: str) -> None:
+    kinds: dict[str, type] = {
+        **dict.fromkeys(("format", "num_images", "num_bytes", "num_shards"), int),
+        **{"run_id": str, "parts": list, "fingerprint": dict, "facts": dict},
+    }
+    for name, kind in kinds.items():
+        if type(document[name]) is not kind:
+            raise TypeError(f"{name} is {document[name]!r}")
+    if document["run_id"] != run_id:
+        raise ValueError(f"it is that of run {document['run_id']}")
+    if sum(part["num_shards"] for part in document["parts"]) != document["num_shards"]:
+        raise ValueError(f"its parts do not hold {document['num_shards']} shards")
+    if document["fingerprint_sha256"] != fingerprint_digest(document["fingerprint"]):
+        raise ValueError("its fingerprint does not have the SHA-256 that it states")
+
+
+def next_sequence(store: Store) -> int:
+    """Return the place that a run planned now takes among the runs of its output."""
+    return 1 + max((document.get("sequence", 0) for document in plan_documents(store).values()), default=0)
+
+
+def _place(item: tuple[str, Mapping[str, Any]]) -> tuple[int, str, int, str]:
+    """Order plans; those of earlier versions have no number, and their retries had none but in their names."""
+    run_id, document = item
+    planned_at = str(document.get("facts", {}).get("planned_at", ""))
+    return document.get("sequence", 0), planned_at, len(run_id), run_id
+
+
+def retries_by_run(store: Store, *, by_name: bool = False) -> dict[str, list[str]]:
+    """Return every planned run that is no retry, with its retries in the order in which they were made.
+
+    Plans of every version are read: the rows of those that cannot be gone on with stay readable. The runs are those of
+    planned_runs.
+    """
+    documents = plan_documents(store, by_name=by_name)
+    retried = {run: _retry_of(plan.get("fingerprint", {})) for run, plan in documents.items()}
+    found: dict[str, list[str]] = {run: [] for run, first in retried.items() if first is None}
+    for run, first in retried.items():
+        if first is not None:
+            found.setdefault(first, []).append(run)
+    return found
+
+
+def _retry_of(fingerprint: Mapping[str, Any]) -> str | None:
+    retry = fingerprint.get("retry")
+    return None if retry is None else str(retry["run_id"])

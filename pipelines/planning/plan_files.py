@@ -1,0 +1,94 @@
+"""The Parquet files of a plan: one row for each planned image with its own prompts, one row group for each shard."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.layout import shard_name
+from pipelines.sources.image_batches import IMAGES, read_prompts, read_rows, to_refs
+from pipelines.types import Prompt, Shard
+
+_SHARD_ID = pa.field("shard_id", pa.string(), nullable=False)
+# Columns whose values come again and again; a dictionary of the others, which differ from row to row, only costs time.
+_REPEATED = (
+    *("shard_id", "source_columns", "version", "common.list.element"),
+    *(f"prompts.list.element.{field.name}" for field in IMAGES.field("prompts").type.value_type),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedImage:
+    """What was planned of one image, as far as it tells whether anything is left to ask of it; as in ImageRef."""
+
+    image_id: str
+    num_bytes: int | None
+    etag: str | None
+    version: int
+    common: tuple[str, ...] | None
+    prompts: tuple[Prompt, ...]
+
+
+class PlanFileWriter:
+    """Writes consecutive shards as one file; entered with ``with``."""
+
+    def __init__(self, path: Path, images: pa.Schema, images_per_shard: int) -> None:
+        """Write to a new local file, with these columns of IMAGES."""
+        self._images_per_shard = images_per_shard
+        self._schema = pa.schema([_SHARD_ID, *(IMAGES.field(name) for name in images.names)])
+        self._writer = pq.ParquetWriter(
+            path, self._schema, compression="zstd", use_dictionary=list(_REPEATED), write_statistics=False
+        )
+
+    def __enter__(self) -> PlanFileWriter:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+        self._writer.close()
+
+    def write(self, first: int, images: pa.Table) -> int:
+        """Write the next shards, from this position in the plan on, and return how many.
+
+        All but the plan's last have to be whole.
+        """
+        numbers = np.arange(images.num_rows) // self._images_per_shard
+        count = int(numbers[-1]) + 1
+        shard_ids = pa.array([shard_name(first + number) for number in range(count)]).take(pa.array(numbers))
+        table = pa.Table.from_arrays([shard_ids, *images.columns], schema=self._schema)
+        self._writer.write_table(table, row_group_size=self._images_per_shard)
+        return count
+
+
+def read_shards(data: bytes, numbers: Iterable[int]) -> Iterator[Shard]:
+    """Read the shards at these positions of a file, in the order given."""
+    file = pq.ParquetFile(io.BytesIO(data))
+    for number in numbers:
+        table = file.read_row_group(number)
+        yield Shard(shard_id=table["shard_id"][0].as_py(), images=tuple(to_refs([table])))
+
+
+def read_image_ids(data: bytes, numbers: Iterable[int]) -> Iterator[tuple[str, list[str]]]:
+    """Read the ids of the shards at these positions of a file, each with those of its images; of every plan format."""
+    file = pq.ParquetFile(io.BytesIO(data))
+    for number in numbers:
+        table = file.read_row_group(number, columns=["shard_id", "image_id"])
+        yield table["shard_id"][0].as_py(), table["image_id"].to_pylist()
+
+
+def read_planned(data: bytes) -> Iterator[PlannedImage]:
+    """Read the images of all shards of a file in order, one shard at a time."""
+    file = pq.ParquetFile(io.BytesIO(data))
+    names = [name for name in PlannedImage.__slots__ if name in file.schema_arrow.names]
+    for number in range(file.num_row_groups):
+        table = file.read_row_group(number, columns=names)
+        for image_id, num_bytes, etag, version, common, prompts in read_rows(table, PlannedImage.__slots__):
+            asked = None if common is None else tuple(common)
+            yield PlannedImage(image_id, num_bytes, etag, version or 1, asked, read_prompts(prompts))

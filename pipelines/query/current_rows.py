@@ -1,0 +1,184 @@
+"""Which rows of an output are current, as SQL: the one place that knows the rule, which docs/query.md states.
+
+Of images that one run alone has labelled nothing is asked; what several have is worked out once, when it is opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import duckdb
+
+from pipelines.table.schema import IMAGES
+from pipelines.types import MAP_TASKS, Status
+
+# Of semantic and panoptic tasks all categories are answered together, so they are replaced together.
+_TABLES = f"""
+CREATE MACRO internal.unit(prompt_id) AS
+CASE WHEN split_part(prompt_id, ':', 1) IN {MAP_TASKS} THEN split_part(prompt_id, ':', 1) ELSE prompt_id END;
+CREATE TABLE internal.several (image_id VARCHAR, newest INTEGER);
+CREATE TABLE internal.replaced (image_id VARCHAR, run_id VARCHAR, wholly BOOLEAN, units VARCHAR[])
+"""
+# Runs whose images lie apart, as those of different nights often do, share none: to see that is cheaper than to group.
+_OVERLAPPING = """
+WITH ranges AS (SELECT run_id, min(image_id) AS low, max(image_id) AS high FROM all_images GROUP BY run_id)
+SELECT DISTINCT a.run_id FROM ranges AS a JOIN ranges AS b
+ON a.run_id <> b.run_id AND a.low <= b.high AND b.low <= a.high
+"""
+_SEVERAL = """
+INSERT INTO internal.several
+SELECT image_id, max(coalesce(image_version, 1)) FROM all_images WHERE run_id IN $runs
+GROUP BY image_id HAVING count(*) > 1
+"""
+_SHARING = "SELECT DISTINCT run_id FROM all_images SEMI JOIN internal.several USING (image_id) WHERE run_id IN $runs"
+# What was asked, and whether it was answered, is the same for most images of a run: the rule is worked out once for
+# each history that some image has, and not for each image.
+_ASKED = """
+to_json(list_transform(per_prompt, lambda entry: entry.prompt_id || CASE WHEN entry.n IS NULL THEN '-' ELSE '+' END))
+"""
+_HISTORIES = f"""
+CREATE TEMP TABLE asked AS
+SELECT md5_number({_ASKED}) AS asked, any_value(per_prompt) AS per_prompt
+FROM all_images SEMI JOIN internal.several USING (image_id) WHERE run_id IN $runs GROUP BY 1;
+CREATE TEMP TABLE histories AS
+SELECT image_id, list_sort(list({{
+    place: place, is_live: coalesce(image_version, 1) = newest, asked: md5_number({_ASKED})
+}})) AS history
+FROM all_images JOIN internal.several USING (image_id) JOIN (SELECT run_id, place FROM runs) USING (run_id)
+WHERE run_id IN $runs GROUP BY image_id
+"""
+_REPLACED = """
+INSERT INTO internal.replaced
+WITH kinds AS MATERIALIZED (
+    SELECT history, row_number() OVER () AS kind FROM (SELECT DISTINCT history FROM histories)
+), rows AS (
+    SELECT kind, unnest(history, recursive := true) FROM kinds
+), units AS (
+    SELECT kind, place, internal.unit(entry.prompt_id) AS unit, bool_and(entry.n IS NOT NULL) AS is_answered
+    FROM (SELECT kind, place, unnest(per_prompt) AS entry FROM rows JOIN asked USING (asked) WHERE is_live)
+    GROUP BY ALL
+), judged AS (
+    SELECT *, row_number() OVER (PARTITION BY kind, unit ORDER BY is_answered DESC, place DESC) > 1 AS is_replaced
+    FROM units
+), lost AS (
+    SELECT kind, place, true AS wholly, NULL AS units FROM rows WHERE NOT is_live
+    UNION ALL
+    SELECT kind, place, bool_and(is_replaced), list(unit) FILTER (is_replaced) FROM judged
+    GROUP BY kind, place HAVING bool_or(is_replaced)
+)
+SELECT image_id, run_id, wholly, units
+FROM lost JOIN kinds USING (kind) JOIN histories USING (history) JOIN (SELECT run_id, place FROM runs) USING (place);
+DROP TABLE asked;
+DROP TABLE histories
+"""
+# What is current of the rows of `images` of runs that share images.
+_KEPT = """
+CREATE VIEW internal.kept AS
+SELECT * EXCLUDE (lost) REPLACE (
+    list_filter(per_prompt, lambda entry: NOT list_contains(lost, internal.unit(entry.prompt_id))) AS per_prompt,
+    list_filter(captions, lambda said: NOT list_contains(lost, internal.unit(said.prompt_id))) AS captions
+)
+FROM (
+    SELECT i.*, coalesce(units, []) AS lost
+    FROM internal.shared_images AS i LEFT JOIN internal.replaced USING (image_id, run_id) WHERE wholly IS NOT TRUE
+)
+"""
+_ANNOTATIONS = """
+CREATE VIEW annotations AS
+FROM internal.own_annotations
+UNION ALL
+SELECT a.* FROM internal.shared_annotations AS a LEFT JOIN internal.replaced AS r USING (image_id, run_id)
+WHERE r.run_id IS NULL OR NOT (wholly OR list_contains(units, internal.unit(prompt_id)))
+"""
+_COVERAGE = """
+CREATE VIEW coverage AS
+SELECT image_id, entry.prompt_id, entry.n, entry.max_score, entry.rejected, status, reason,
+    coalesce(image_version, 1) AS image_version, run_id
+FROM (SELECT *, unnest(per_prompt) AS entry FROM (FROM internal.own_images UNION ALL FROM internal.kept))
+"""
+# Of an image with several current rows: what all of them say together, ...
+_OF_ALL = ("image_id", "status", "num_annotations", "per_prompt", "captions")
+# ... what tells why something is unanswered, and by which run, if anything is; the rest is the last good row's.
+_OF_FAILURE = ("reason", "stage", "error", "run_id", "shard_id", "attempt")
+_MERGED = """
+CREATE VIEW internal.merged AS
+WITH judged AS (
+    SELECT *, status = '{quarantined}' AS has_failed,
+        has_failed AND len(list_filter(per_prompt, lambda entry: entry.rejected IS NULL)) > 0 AS is_open
+    FROM internal.kept SEMI JOIN internal.several USING (image_id) JOIN (SELECT run_id, place FROM runs) USING (run_id)
+), grouped AS (
+    SELECT image_id,
+        bool_or(is_open) OR bool_and(has_failed) AS is_quarantined,
+        flatten(list(per_prompt ORDER BY place)) AS per_prompt,
+        flatten(list(captions ORDER BY place) FILTER (captions IS NOT NULL)) AS captions,
+        arg_max({last}, (NOT has_failed, place)) AS last,
+        arg_max({failure}, (is_open, place)) FILTER (has_failed) AS failure
+    FROM judged GROUP BY image_id
+), counted AS (
+    SELECT *, coalesce(list_sum(list_transform(per_prompt, lambda entry: entry.n)), 0)::INTEGER AS num_annotations,
+        CASE WHEN is_quarantined THEN '{quarantined}'
+            WHEN num_annotations > 0 OR coalesce(len(captions), 0) > 0 THEN '{ok}' ELSE '{empty}' END AS status
+    FROM grouped
+)
+SELECT {columns} FROM counted
+"""
+_IMAGES = """
+CREATE VIEW images AS
+FROM internal.own_images
+UNION ALL FROM (FROM internal.kept ANTI JOIN internal.several USING (image_id))
+UNION ALL FROM internal.merged
+"""
+
+
+def find_replaced(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """Work out which rows have been replaced, into tables of the schema ``internal``.
+
+    Args:
+        connection: with the views ``all_images`` and ``runs``.
+
+    Returns:
+        Ids of the runs that share images with others: the rows of all others are current as they are.
+    """
+    connection.execute(_TABLES)
+    runs = _column(connection.execute(_OVERLAPPING))
+    if runs:
+        connection.execute(_SEVERAL, {"runs": runs})
+        runs = _column(connection.execute(_SHARING, {"runs": runs}))
+    if runs:
+        for statement in _HISTORIES.split(";"):
+            connection.execute(statement, {"runs": runs})
+        connection.execute(_REPLACED)
+    return runs
+
+
+def create_views(connection: duckdb.DuckDBPyConnection) -> None:
+    """Create the views of current rows.
+
+    Args:
+        connection: after find_replaced, with the views ``internal.shared_images`` and ``internal.shared_annotations``
+            of the runs that it returned, and ``internal.own_...`` of the others.
+    """
+    words = {
+        **{status.value: status.value for status in Status},
+        "last": _struct(name for name in IMAGES.names if name not in _OF_ALL),
+        "failure": _struct(_OF_FAILURE),
+        "columns": ", ".join(_merged_column(name) for name in IMAGES.names),
+    }
+    for statement in (_KEPT, _ANNOTATIONS, _COVERAGE, _MERGED.format_map(words), _IMAGES):
+        connection.execute(statement)
+
+
+def _struct(names: Iterable[str]) -> str:
+    return "{" + ", ".join(f"{name}: {name}" for name in names) + "}"
+
+
+def _merged_column(name: str) -> str:
+    if name in _OF_ALL:
+        return name
+    if name in _OF_FAILURE:
+        return f"CASE WHEN is_quarantined THEN failure.{name} ELSE last.{name} END AS {name}"
+    return f"last.{name}"
+
+
+def _column(found: duckdb.DuckDBPyConnection) -> list[str]:
+    return [row[0] for row in found.fetchall()]

@@ -1,0 +1,160 @@
+"""One SELECT that a person wrote: bound to an output, shown in part, or saved whole to a new file."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from pipelines.errors import QueryError, StorageError
+from pipelines.query.database import VIEWS
+from pipelines.query.fence import sql_literal
+from pipelines.query.select_text import read_statement
+from pipelines.storage.local_files import check_new, publish
+
+FILE_FORMATS = {
+    ".csv": "FORMAT csv, HEADER true",
+    ".json": "FORMAT json, ARRAY true",
+    ".jsonl": "FORMAT json, ARRAY false",
+    ".parquet": "FORMAT parquet, COMPRESSION zstd",
+}
+_NESTED = re.compile(r"\]$|^(STRUCT|MAP|UNION|LIST)\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a result: its name and DuckDB's name of its type."""
+
+    name: str
+    type: str
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether its values are lists or records."""
+        return _NESTED.search(self.type) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Select:
+    """A statement that has been checked.
+
+    Attributes:
+        sql: the statement, without a semicolon.
+        columns: of its result.
+    """
+
+    sql: str
+    columns: tuple[Column, ...]
+
+
+def check_select(connection: duckdb.DuckDBPyConnection, sql: str) -> Select:
+    """Check that a text is one statement that only reads, and that all it names is there. It is not run.
+
+    Args:
+        connection: as open_database returns it, with the statement's own files.
+        sql: what a person wrote.
+
+    Raises:
+        QueryError: it is not SQL, names what is not there, is several statements, or would change or write something.
+    """
+    statement = read_statement(sql)
+    with explained_query(connection):
+        # In parentheses even a WITH clause may only read.
+        found = connection.execute(f"DESCRIBE SELECT * FROM (\n{statement.sql}\n)").fetchall()
+    return Select(statement.sql, tuple(Column(name=row[0], type=row[1]) for row in found))
+
+
+def first_rows(connection: duckdb.DuckDBPyConnection, select: Select, count: int) -> tuple[list[tuple[Any, ...]], bool]:
+    """Return the first rows of a result, and whether there are more; no more than those are held.
+
+    Raises:
+        QueryError, StorageError: it fails while it runs.
+    """
+    with explained_query(connection):
+        rows = connection.execute(select.sql).fetchmany(count + 1)
+    return rows[:count], len(rows) > count
+
+
+def save(connection: duckdb.DuckDBPyConnection, select: Select, path: Path, place: Path) -> int:
+    """Write a whole result to a new file, which appears once it is complete; rows are streamed.
+
+    CSV: what is nested is written as JSON. JSON: one array of objects; JSON lines: one object a line.
+
+    Args:
+        connection: as open_database returns it, with ``place`` as its folder.
+        select: what to write.
+        path: the file; its extension, one of FILE_FORMATS, says how it is written.
+        place: its workplace, as whole_files gives it.
+
+    Returns:
+        How many rows were written.
+
+    Raises:
+        QueryError: the file has another extension, or the query fails while it runs.
+        StorageError: the output cannot be read, or the file exists or cannot be written.
+    """
+    check_result_file(path)
+    form, columns = FILE_FORMATS[path.suffix.lower()], "*"
+    if path.suffix.lower() == ".csv" and (nested := [c.name for c in select.columns if c.is_nested]):
+        columns = f"* REPLACE ({', '.join(f'to_json({_quoted(name)}) AS {_quoted(name)}' for name in nested)})"
+    whole = place / f"whole{path.suffix}"
+    with explained_query(connection):
+        sql = f"COPY (SELECT {columns} FROM (\n{select.sql}\n)) TO {sql_literal(str(whole))} ({form})"
+        (count,) = connection.execute(sql).fetchall()[0]
+    publish(whole, path)
+    return int(count)
+
+
+def check_result_file(path: Path) -> None:
+    """Check that a result can be saved to a path, before any work is done.
+
+    Raises:
+        QueryError: its extension is not one of FILE_FORMATS.
+        StorageError: the file exists, or its folder does not.
+    """
+    if path.suffix.lower() not in FILE_FORMATS:
+        raise QueryError(f"{path}: extension {path.suffix!r} is not known; name a file {', '.join(FILE_FORMATS)}")
+    check_new(path)
+
+
+@contextlib.contextmanager
+def explained_query(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Turn what DuckDB says against a query into one message for a person."""
+    try:
+        yield
+    except duckdb.PermissionException as error:
+        raise QueryError(
+            f"{_message(error)}\nOf files, a query reads those of the output and those of this machine that it names "
+            "itself, in quotes: JOIN 'meta.csv', read_csv('meta.csv'), read_parquet(['a.parquet', 'b.parquet'])"
+        ) from error
+    except (duckdb.CatalogException, duckdb.BinderException) as error:
+        raise QueryError(f"{_message(error)}\n{describe_views(connection)}") from error
+    except duckdb.Error as error:
+        if isinstance(error.__cause__, StorageError):
+            raise error.__cause__ from error
+        raise QueryError(_message(error)) from error
+
+
+def _message(error: duckdb.Error) -> str:
+    """Return DuckDB's message with lines counted as the person wrote them, without that of the parenthesis."""
+    return re.sub(r"^LINE (\d+):", lambda found: f"LINE {max(1, int(found[1]) - 1)}:", str(error).strip(), flags=re.M)
+
+
+def describe_views(connection: duckdb.DuckDBPyConnection) -> str:
+    """Say what can be queried: each view with its columns, one line a view."""
+    found = connection.execute(
+        "SELECT table_name, list(column_name ORDER BY column_index) FROM duckdb_columns() "
+        "WHERE schema_name = 'main' AND table_name IN $views GROUP BY 1",
+        {"views": list(VIEWS)},
+    )
+    columns = dict(found.fetchall())
+    return "\n".join(f"{name}: {', '.join(columns[name])}" for name in VIEWS)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,214 @@
+"""Fetch one image's bytes, bounded in size and time, with the reason where it fails."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from fsspec.asyn import AsyncFileSystem, sync
+from fsspec.exceptions import FSTimeoutError
+
+from pipelines.errors import ProtocolError
+from pipelines.redaction import redacted
+from pipelines.sources.files import look_up
+from pipelines.sources.locations import Cell, Span, split_place
+from pipelines.sources.parquet_values import ChangedError, ChunkTooLargeError, Reserve, read_value, take_freely
+from pipelines.storage.client_errors import error_code, explain, is_denied, is_missing
+from pipelines.storage.client_limits import RequestTimeoutError
+from pipelines.storage.filesystems import HTTP_PROTOCOLS, open_filesystem, protocol_of, read_range
+from pipelines.types import ImageRef, Reason
+
+_HEADER_BYTES = 512  # of a tar
+_USUAL_BYTES = 2**22  # read at once of a file whose size nobody knows: most images are smaller
+_WEB_CHUNK_BYTES = 2**18
+_WEB_ERRORS: Mapping[int, type[OSError]] = {
+    401: PermissionError,
+    403: PermissionError,
+    404: FileNotFoundError,
+    410: FileNotFoundError,
+}
+
+
+class FetchError(Exception):
+    """An image's bytes could not be had. ``reason`` is what its row will say; the message holds no secret."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(redacted(message))
+        self.reason = reason
+
+
+def fetch(
+    ref: ImageRef,
+    *,
+    options: Mapping[str, Any] | None,
+    max_bytes: int,
+    timeout_s: float,
+    allow_http: bool = False,
+    reserve: Reserve = take_freely,
+) -> bytes:
+    """Fetch an image's bytes, bounded in size and (for object stores and the web) in time.
+
+    Never more than ``max_bytes`` and one are read, whatever the listing said: the file may have grown since.
+
+    Args:
+        ref: the planned image.
+        options: storage options of its source.
+        max_bytes: refuse anything larger, before transferring it where the size is known.
+        timeout_s: seconds for the whole transfer.
+        allow_http: whether the web may be asked.
+        reserve: asked for room before anything is held.
+
+    Raises:
+        FetchError: with the reason for the image's row.
+    """
+    uri, place = split_place(ref.uri)
+    num_bytes = place.size if isinstance(place, Span) else ref.num_bytes
+    if num_bytes is not None and num_bytes > max_bytes:
+        raise FetchError(Reason.TOO_MANY_BYTES, f"{num_bytes:,} bytes; max_image_bytes is {max_bytes:,}")
+    version = split_place(ref.etag)[0] if ref.etag else None
+    try:
+        fs, path = open_filesystem(uri, options, allow_http=allow_http)
+        if isinstance(place, Cell):
+            data = _read_cell(uri, options, place, version, max_bytes, reserve)
+        elif isinstance(place, Span):
+            reserve(2 * place.size)  # beside what was read, the part of it that is the image
+            data = _read_span(fs, path, place, version, timeout_s)
+        else:
+            is_web = protocol_of(uri, allow_http=allow_http) in HTTP_PROTOCOLS
+            read = _read_web if is_web else _read_start
+            data = _read_whole(partial(read, fs, path, timeout_s=timeout_s), num_bytes, max_bytes, reserve)
+    except FetchError:
+        raise
+    except Exception as error:
+        if place is None and _is_out_of_range(error):
+            return b""
+        raise FetchError(_fetch_reason(error), explain(error, ref.uri)) from error
+    return data
+
+
+def _read_whole(read: Callable[[int], bytes | None], num_bytes: int | None, max_bytes: int, reserve: Reserve) -> bytes:
+    """Read a file of which the listing may have said how large it is.
+
+    One that is larger than was to be expected is read again from the start, once there is room for what is allowed:
+    two parts might be of two versions.
+    """
+    expected = min(max_bytes, _USUAL_BYTES if num_bytes is None else num_bytes)
+    reserve(expected)
+    data = read(expected)
+    if data is None and expected < max_bytes:
+        reserve(max_bytes - expected)
+        data = read(max_bytes)
+    if data is None:
+        raise FetchError(Reason.TOO_MANY_BYTES, f"more than max_image_bytes, {max_bytes:,}")
+    return data
+
+
+def _read_start(fs: Any, path: str, most: int, *, timeout_s: float) -> bytes | None:
+    """Read a file of up to so many bytes; None if it has more, of which one is read."""
+    data = _read(fs, path, (0, most + 1), timeout_s)
+    return None if len(data) > most else data
+
+
+def _read(fs: Any, path: str, part: tuple[int, int], timeout_s: float) -> bytes:
+    """Read the bytes of a file from start up to end, in one request."""
+    if isinstance(fs, AsyncFileSystem):
+        return bytes(sync(fs.loop, fs._cat_file, path, start=part[0], end=part[1], timeout=timeout_s))
+    return read_range(fs, path, *part)
+
+
+def _read_span(fs: Any, path: str, place: Span, version: str | None, timeout_s: float) -> bytes:
+    """Read a part of a file, and make sure that it is the part that was listed."""
+    before = 0 if place.header is None else _HEADER_BYTES
+    if not before and version is not None and look_up(fs, path).etag != version:
+        raise _changed()
+    if before + place.size == 0:
+        return b""
+    try:
+        data = _read(fs, path, (place.offset - before, place.offset + place.size), timeout_s)
+    except Exception as error:
+        if _is_out_of_range(error):
+            raise _changed() from error
+        raise
+    if len(data) != before + place.size or (before and zlib.crc32(data[:before]) != place.header):
+        raise _changed()
+    return data[before:]
+
+
+def _read_cell(
+    uri: str,
+    options: Mapping[str, Any] | None,
+    place: Cell,
+    version: str | None,
+    max_bytes: int,
+    reserve: Reserve,
+) -> bytes:
+    try:
+        value = read_value(uri, options, place.column, place.row, version=version, max_bytes=max_bytes, reserve=reserve)
+    except ChangedError as error:
+        raise _changed() from error
+    except ChunkTooLargeError as error:
+        raise FetchError(Reason.TOO_MANY_BYTES, str(error)) from error
+    if value is None:
+        raise FetchError(Reason.NOT_FOUND, f"row {place.row} holds no image: column {place.column!r} is null")
+    return value
+
+
+def _is_out_of_range(error: Exception) -> bool:
+    """Say whether a store has nothing at the bytes that were asked for, as it says of an empty file."""
+    return error_code(error) in ("InvalidRange", "416") or getattr(error, "code", None) in (416, "416")
+
+
+def _changed() -> FetchError:
+    return FetchError(
+        Reason.FETCH_FAILED, "the file that holds the image has changed since it was listed; plan again, as a new run"
+    )
+
+
+def _read_web(fs: Any, url: str, most: int, *, timeout_s: float) -> bytes | None:
+    data: bytes | None = sync(fs.loop, _stream_web, fs, url, most, timeout=timeout_s)
+    return data
+
+
+async def _stream_web(fs: Any, url: str, most: int) -> bytes | None:
+    """Read what a server sends, of up to so many bytes; None if it is more.
+
+    A server need not say how much it sends, nor heed a range. One that says that it is too much is not read at all.
+    """
+    from aiohttp import InvalidURL, NonHttpUrlClientError
+    from yarl import URL
+
+    session = await fs.set_session()
+    try:
+        request = await session.get(url, headers={"Accept-Encoding": "identity"})
+    except (InvalidURL, NonHttpUrlClientError):
+        # Without the error itself, whose text is the address that a server sent us to, whatever stands in it.
+        raise OSError("it is no address of the web, or the server names one that is none") from None
+    async with request as answer:
+        if answer.status >= 400:
+            # In our own words: those of the client hold the address that the server sent us to, signature and all.
+            kind, place = _WEB_ERRORS.get(answer.status, OSError), answer.url.host
+            sent_on = "" if place == URL(url).host else f" from {place}"
+            raise kind(f"HTTP {answer.status} {answer.reason}{sent_on}")
+        if (answer.content_length or 0) > most:
+            return None
+        data = io.BytesIO()
+        while chunk := await answer.content.read(_WEB_CHUNK_BYTES):
+            if data.tell() + len(chunk) > most:
+                return None
+            data.write(chunk)
+    return data.getvalue()
+
+
+def _fetch_reason(error: Exception) -> Reason:
+    if isinstance(error, ProtocolError):
+        return Reason.NOT_ALLOWED
+    if is_missing(error):
+        return Reason.NOT_FOUND
+    if is_denied(error):
+        return Reason.ACCESS_DENIED
+    if isinstance(error, TimeoutError | FSTimeoutError | RequestTimeoutError):
+        return Reason.FETCH_TIMEOUT
+    return Reason.FETCH_FAILED

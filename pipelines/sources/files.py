@@ -1,0 +1,344 @@
+"""The files of a source: what a folder, bucket prefix or pattern holds, with sizes and versions. Opens none of them."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import posixpath
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from fsspec.utils import glob_translate
+
+from pipelines.errors import SourceError, some_of
+from pipelines.sources.image_batches import BATCH_SIZE
+from pipelines.sources.tabular import readable
+from pipelines.storage.filesystems import odd_part, open_filesystem, protocol_of, read_info
+
+_WILDCARDS = "*?[{"
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
+_MAX_NAMES = 100_000
+_UNKNOWN = (None, None)
+
+
+class ListedFile(NamedTuple):
+    """A file of a source.
+
+    Attributes:
+        path: inside its file system.
+        name: below the source's folder; the file's own name where the source is that file.
+        num_bytes, etag: as listed; None where the listing does not say.
+    """
+
+    path: str
+    name: str
+    num_bytes: int | None
+    etag: str | None
+
+
+class ListedFiles(NamedTuple):
+    """Some of the files of a source.
+
+    Attributes:
+        base: the path of its folder inside its file system, with what separates it from a name.
+        images: image files, column by column: names below the folder, sizes and version tags as in ListedFile.
+        holders: files that may hold images.
+        num_others: how many other files were seen, or such as the source's pattern does not mean.
+    """
+
+    base: str
+    images: tuple[list[str], list[int | None], list[str | None]]
+    holders: list[ListedFile]
+    num_others: int
+
+
+# A file's size and version tag, and with its name below the source's folder what is listed.
+_Facts = tuple[int | None, str | None]
+_Entry = tuple[str, _Facts]
+
+
+def open_source(source: str, storage_options: Mapping[str, Any] | None) -> tuple[Any, str]:
+    """Open the file system behind a source, and return it with the path inside it.
+
+    Raises:
+        SourceError: an unsupported protocol, or no bucket or dataset named.
+    """
+    with readable(source):
+        fs, root = open_filesystem(source, storage_options)
+    if protocol_of(source) in ("s3", "gs") and not root:
+        raise SourceError(f"{source}: names no bucket; give {source.rstrip('/')}//<bucket>/<prefix>")
+    if protocol_of(source) == "hf" and root.strip("/").count("/") < 2:
+        raise SourceError(
+            f"{source}: names no dataset; give hf://datasets/<user>/<name>, with a folder or file behind it"
+        )
+    return fs, root
+
+
+def uri_of(fs: Any, path: str) -> str:
+    """Return how a file of a file system is written in a plan: an absolute path, or a URI."""
+    return path if is_local(fs) else str(fs.unstrip_protocol(path))
+
+
+def has_wildcards(source: str) -> bool:
+    """Say whether a source may be a pattern: it holds a wildcard or a brace."""
+    return any(char in source for char in _WILDCARDS)
+
+
+def find_files(
+    source: str, storage_options: Mapping[str, Any] | None, images: tuple[str, ...], holders: tuple[str, ...]
+) -> Iterator[ListedFiles]:
+    """List the files of a folder, bucket prefix or pattern, linked folders included, in no promised order.
+
+    A pattern holds ``*``, ``**``, ``?``, ``[...]``, ``{a,b}`` or ``{000..123}``; a folder or file whose real name holds
+    these is just that.
+
+    Args:
+        source: path or URI; one file is fine too.
+        storage_options: fsspec options.
+        images: extensions of image files, in lower case.
+        holders: extensions of files that may hold images, in lower case.
+
+    Raises:
+        SourceError: it cannot be listed, or a file that a pattern names without a wildcard is missing.
+    """
+    fs, root = open_source(source, storage_options)
+    with readable(source):
+        pattern = None
+        if has_wildcards(root) and not fs.exists(root):
+            root, pattern = _split_pattern(root)
+            if not root.strip("/") and not is_local(fs) and protocol_of(source) != "memory":
+                raise SourceError(f"{source}: the bucket's name must be written out")
+        choice = _Choice(source, pattern) if pattern else None
+        entries = _lister(fs)(fs, root, choice.max_depth if choice else None, (*images, *holders))
+        first = next(entries, None)
+        base = root.rstrip("/") + "/"
+        if first is not None and not first[0]:  # the source is one file
+            base, name = root[: -len(posixpath.basename(root))], posixpath.basename(root)
+            first = (name, first[1])
+        if first is not None:
+            yield from _gathered(base, itertools.chain([first], entries), choice, images, holders)
+    if choice:
+        choice.check_complete()
+
+
+def _gathered(
+    base: str, entries: Iterable[_Entry], choice: _Choice | None, images: tuple[str, ...], holders: tuple[str, ...]
+) -> Iterator[ListedFiles]:
+    """Tell files apart by their extensions."""
+    names, sizes, etags = found = (list[str](), list[int | None](), list[str | None]())
+    held, num_others = list[ListedFile](), 0
+    for name, (num_bytes, etag) in entries:
+        if choice is not None and not choice.takes(name):
+            num_others += 1
+        elif name.lower().endswith(images):
+            names.append(name)
+            sizes.append(num_bytes)
+            etags.append(etag)
+            if len(names) == BATCH_SIZE:
+                yield ListedFiles(base, found, held, num_others)
+                names, sizes, etags = found = ([], [], [])
+                held, num_others = [], 0
+        elif name.lower().endswith(holders):
+            check_name(base + name)
+            held.append(ListedFile(base + name, name, num_bytes, etag))
+        else:
+            num_others += 1
+    yield ListedFiles(base, found, held, num_others)
+
+
+def look_up(fs: Any, path: str) -> ListedFile:
+    """Return one file's size and version tag, as a listing would."""
+    facts = _local_facts(path, "", os.stat(path)) if is_local(fs) else _facts(read_info(fs, path))
+    return ListedFile(path, posixpath.basename(path), *facts)
+
+
+def is_local(fs: Any) -> bool:
+    """Say whether a file system is this machine's own."""
+    return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
+
+
+def _split_pattern(path: str) -> tuple[str, str]:
+    """Split a path into the folders before its first wildcard and the pattern below them."""
+    parts = path.split("/")
+    first = next(i for i, part in enumerate(parts) if has_wildcards(part))
+    return "/".join(parts[:first]) or "/", "/".join(parts[first:])
+
+
+class _Choice:
+    """Which names a pattern means. Its braces are written out; a name without a wildcard must then be there."""
+
+    def __init__(self, source: str, pattern: str) -> None:
+        self._source = source
+        patterns = _expand_braces(source, pattern)
+        self._missing = {name for name in patterns if not any(char in name for char in "*?[")}
+        self._names = frozenset(self._missing)
+        self._matches: list[Callable[[str], Any]] = [
+            re.compile(glob_translate(wild)).match for wild in patterns if wild not in self._names
+        ]
+        is_deep = any("**" in wild for wild in patterns)
+        self.max_depth = None if is_deep else max(wild.count("/") for wild in patterns) + 1
+
+    def takes(self, name: str) -> bool:
+        """Say whether a name is meant."""
+        if name in self._names:
+            self._missing.discard(name)
+            return True
+        return any(matches(name) for matches in self._matches)
+
+    def check_complete(self) -> None:
+        """Refuse a pattern some of whose names were not there."""
+        if self._missing:
+            raise SourceError(
+                f"{self._source}: {len(self._missing):,} of the {len(self._names):,} files that it names are not "
+                f"there: {some_of(sorted(self._missing))}"
+            )
+
+
+def _expand_braces(source: str, pattern: str) -> list[str]:
+    """Write out ``{a,b}`` and ``{000..123}``; any other brace is just that."""
+    pieces: list[Iterable[str]] = []
+    num_names, end = 1, 0
+    for brace in _BRACES.finditer(pattern):
+        first, last, words = brace.groups()
+        options = words.split(",") if words is not None else _numbers(first, last)
+        num_names *= len(options)
+        if num_names > _MAX_NAMES:
+            raise SourceError(f"{source}: its braces stand for more than {_MAX_NAMES:,} names; use a wildcard (*)")
+        pieces += [[pattern[end : brace.start()]], options]
+        end = brace.end()
+    return ["".join(parts) for parts in itertools.product(*pieces, [pattern[end:]])]
+
+
+def _numbers(first: str, last: str) -> list[str]:
+    """Return the numbers from first to last, as wide as first is written; at most one more than may be."""
+    numbers = range(int(first), int(last) + 1)[: _MAX_NAMES + 1]
+    return [f"{number:0{len(first)}d}" for number in numbers]
+
+
+def _lister(fs: Any) -> Callable[[Any, str, int | None, tuple[str, ...]], Iterator[_Entry]]:
+    """Return what lists a folder down to a depth; of a single file it yields one entry without a name.
+
+    Sizes and version tags are needed of files with the extensions wanted only.
+    """
+    if is_local(fs):
+        return _walk
+    return _pages if hasattr(fs, "call_s3") else _find
+
+
+def _pages(fs: Any, root: str, max_depth: int | None, _wanted: tuple[str, ...]) -> Iterator[_Entry]:
+    """List S3 page by page: fsspec would hold every key of the bucket at once, and keep it."""
+    bucket, key, _ = fs.split_path(root)
+    prefix = f"{key.rstrip('/')}/" if key else ""
+    request: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
+    if max_depth == 1:
+        request["Delimiter"] = "/"
+    is_empty = True
+    while True:
+        page = fs.call_s3("list_objects_v2", **request)
+        for item in page.get("Contents", ()):
+            is_empty = False
+            if not item["Key"].startswith(prefix):
+                raise SourceError(_misnamed(fs, root, f"lists {item['Key']!r}"))
+            if not item["Key"].endswith("/"):  # a folder as consoles make it
+                yield item["Key"][len(prefix) :], (item["Size"], item["ETag"].strip('"'))
+        if not page.get("IsTruncated"):
+            break
+        request["ContinuationToken"] = page["NextContinuationToken"]
+    if is_empty and key:
+        is_odd, info = odd_part(uri_of(fs, root)) is not None, {"type": "nothing"}
+        with contextlib.suppress(OSError if is_odd else FileNotFoundError):
+            info = fs.info(root)
+        if info["type"] == "file":
+            yield "", _facts(info)
+        elif is_odd:
+            raise SourceError(_misnamed(fs, root, "lists nothing"))
+
+
+def _misnamed(fs: Any, root: str, found: str) -> str:
+    """Say that a store takes a prefix for another one, where cutting it off the keys would give wrong names."""
+    uri = uri_of(fs, root)
+    part = odd_part(uri) or "something"
+    return (
+        f"{uri}: asked for this prefix, the store {found}; it holds {part}, which stores take differently: leave it out"
+    )
+
+
+def _find(fs: Any, root: str, max_depth: int | None, _wanted: tuple[str, ...]) -> Iterator[_Entry]:
+    """List another store: one flat listing, or one of a single folder; never a request for each file."""
+    fs.invalidate_cache()  # a process that lists every night must see what is new
+    is_one_folder = {"maxdepth": 1} if max_depth == 1 else {}
+    start = len(root.rstrip("/")) + 1
+    for path, info in fs.find(root, detail=True, **is_one_folder).items():
+        yield path[start:], _facts(info)
+
+
+def _facts(info: Mapping[str, Any]) -> _Facts:
+    """Return a remote file's size and version tag: its ETag; on the Hugging Face Hub the id of what is committed."""
+    tag = str(info.get("ETag") or info.get("etag") or info.get("blob_id") or "")
+    return info.get("size"), tag.strip('"') or None
+
+
+def _walk(_fs: Any, root: str, max_depth: int | None, wanted: tuple[str, ...]) -> Iterator[_Entry]:
+    """List local files folder by folder; only files that are wanted are looked at."""
+    if os.path.isfile(root):
+        yield "", _local_facts(root, "", os.stat(root))
+        return
+    base = root.rstrip("/") + "/"
+    # Each folder as what its files' names begin with, its depth, and the real folders of the links on the way to it.
+    folders: list[tuple[str, int, tuple[str, ...]]] = [("", 1, ())]
+    while folders:
+        prefix, depth, passed = folders.pop()
+        folder = base + prefix
+        with _open_folder(folder) as opened, os.scandir(opened) as entries:
+            for entry in entries:
+                name = entry.name
+                if entry.is_dir():
+                    above = (*passed, os.path.realpath(folder)) if entry.is_symlink() else passed
+                    if depth != max_depth and not (entry.is_symlink() and _leads_back(folder + name, above)):
+                        folders.append((f"{prefix}{name}/", depth + 1, above))
+                elif name.lower().endswith(wanted):
+                    try:
+                        yield prefix + name, _local_facts(folder, name, entry.stat())
+                    except FileNotFoundError:  # a dangling link: listed, so that it is reported
+                        yield prefix + name, _UNKNOWN
+                else:
+                    yield prefix + name, _UNKNOWN
+
+
+@contextlib.contextmanager
+def _open_folder(path: str) -> Iterator[int]:
+    """Open a folder, so that its files are looked up in it and not from the root on: an eighth of a listing's time."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def _local_facts(folder: str, name: str, status: os.stat_result) -> _Facts:
+    """Return a local file's size and version tag."""
+    size = status.st_size
+    if not stat.S_ISREG(status.st_mode):
+        raise SourceError(f"{folder}{name}: not a regular file but a pipe, socket or device; remove or rename it")
+    return size, f"{hex(status.st_mtime_ns)[2:]}-{hex(size)[2:]}"  # in half the time of the format :x
+
+
+def _leads_back(link: str, above: Iterable[str]) -> bool:
+    """Tell whether a linked folder contains its own link or one on the way to it, which would make the walk endless."""
+    target = os.path.realpath(link)
+    return any(folder == target or folder.startswith(target.rstrip("/") + "/") for folder in above)
+
+
+def check_name(path: str) -> None:
+    """Refuse a file whose name no table can hold.
+
+    Raises:
+        SourceError: it is not UTF-8.
+    """
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise SourceError(f"{path!r}: the file's name is not UTF-8, so no table can hold it; rename it") from error

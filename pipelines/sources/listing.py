@@ -1,0 +1,267 @@
+"""Where images come from: the one entrance to every form of source, and folders of image files.
+
+Nothing is fetched here: whether a listed file is an image at all shows when it is decoded.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from pipelines.errors import SourceError
+from pipelines.sources.arrow import list_arrow
+from pipelines.sources.files import (
+    ListedFile,
+    ListedFiles,
+    check_name,
+    find_files,
+    has_wildcards,
+    look_up,
+    open_source,
+    uri_of,
+)
+from pipelines.sources.image_batches import LISTED, file_batch, to_batches, to_refs
+from pipelines.sources.parquet import (
+    SeveralColumnsError,
+    binary_columns,
+    list_rows,
+    parquet_readable,
+    sure_image_columns,
+    text_column,
+)
+from pipelines.sources.parquet_values import open_parquet
+from pipelines.sources.tabular import TABLE_EXTENSIONS, extension_of, readable
+from pipelines.sources.tars import list_tars, refuse_compressed
+from pipelines.sources.uri_lists import URI_COLUMNS, list_coco, list_listed, list_table
+from pipelines.types import ImageRef
+
+__all__ = [
+    "IMAGE_EXTENSIONS",
+    "LIST_EXTENSIONS",
+    "TABLE_EXTENSIONS",
+    "URI_COLUMNS",
+    "SourceError",
+    "list_batches",
+    "list_images",
+]
+
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+LIST_EXTENSIONS = (".txt", ".lst")
+
+_MAX_NAME_CHARS = 2**16
+_COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_HOLDERS = (".tar", ".parquet", ".arrow", *_COMPRESSED_TARS)
+
+
+class _Names(NamedTuple):
+    """What the user says of columns, and of where named images lie."""
+
+    image_id: str | None
+    uri: str | None
+    image: str | None
+    root: str | None
+
+
+def list_images(
+    source: str, *, storage_options: Mapping[str, Any] | None = None, limit: int | None = None, **names: str | None
+) -> Iterator[ImageRef]:
+    """List the images of a source one by one; as list_batches, which is faster.
+
+    Args:
+        source, storage_options, names: as in list_batches.
+        limit: stop after so many.
+    """
+    return itertools.islice(to_refs(list_batches(source, storage_options=storage_options, **names)), limit)
+
+
+def list_batches(
+    source: str,
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    image_id_column: str | None = None,
+    uri_column: str | None = None,
+    image_column: str | None = None,
+    image_root: str | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """List the images of a source.
+
+    Its extension says which form it has, and where that is not enough, what it holds:
+
+    - A folder or bucket prefix: every file below it with an extension of IMAGE_EXTENSIONS in any case, linked folders
+      included. ``image_id`` is the path below the folder. One without image files, but with files that hold images
+      (tar, Parquet or Arrow: one kind of them), is a source of these.
+    - A pattern, e.g. ``s3://bucket/photos/**/*.{jpg,png}`` or ``shard-{000..123}.tar``: the same, of files that match;
+      ``image_id`` is the path below the last folder before the first wildcard.
+    - One image file. ``image_id`` is its name.
+    - A list file (.txt, .lst), a table (.csv, .tsv, .jsonl, .ndjson, .parquet) with a column of URIs, found by name
+      (the first of URI_COLUMNS) or given, or a COCO file (.json): see source_uris.
+    - A tar (.tar), as WebDataset reads it: see source_tars.
+    - A Parquet file with a column of images as bytes: see source_rows. With a column of URIs besides, one of the two
+      must be given.
+    - An Arrow file (.arrow), above all of a folder that ``datasets`` saved: see source_arrow.
+
+    In lists, tables and COCO files a relative URI is relative to ``image_root`` or else to the file's own folder.
+    Folders give size and version tag (S3: ETag; local: modification time and size) from the listing itself, without a
+    request for each file. An image inside a file has that file's version tag, and a URI that ends in its place:
+    see places.
+
+    Args:
+        source: path or URI.
+        storage_options: fsspec options, e.g. ``{"endpoint_url": ...}``.
+        image_id_column: the table's column of image ids; of a tar what source_tars.list_tars says.
+        uri_column: the table's column of URIs.
+        image_column: the table's column of images as bytes.
+        image_root: folder of the images that a list, table or COCO file names.
+
+    Returns:
+        An iterator of batches of image_batches.FILES or LISTED, the same for all: folders in no promised order, the
+        other forms in theirs. Nothing is held of what was listed, so that ids may occur twice: planning, which sorts
+        them, refuses that.
+
+    Raises:
+        SourceError: no images, a source that cannot be read, an unknown column, or a source that may be read in
+            several ways; raised while iterating.
+    """
+    names = _Names(image_id=image_id_column, uri=uri_column, image=image_column, root=image_root)
+    extension = extension_of(source)
+    if extension in LIST_EXTENSIONS:
+        return _listed(source, list_listed(source, storage_options, image_root=image_root))
+    if extension == ".json":
+        return _listed(source, list_coco(source, storage_options, image_root=image_root))
+    if extension == ".parquet":
+        return _list_parquet(source, storage_options, names)
+    if extension in TABLE_EXTENSIONS:
+        return _list_table(source, storage_options, names)
+    return _list_folder(source, storage_options, names)
+
+
+def _listed(source: str, refs: Iterable[ImageRef]) -> Iterator[pa.RecordBatch]:
+    return to_batches(_short_named(source, refs), LISTED)
+
+
+def _short_named(source: str, refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
+    """Pass images on, as long as their names are what a name may be."""
+    for number, ref in enumerate(refs):
+        if len(ref.image_id) > _MAX_NAME_CHARS or len(ref.uri) > _MAX_NAME_CHARS:
+            raise SourceError(
+                f"{source}: image {number:,} (from 0) has an id or a URI of more than {_MAX_NAME_CHARS:,} characters, "
+                f"{ref.image_id[:40]!r}...; see source.image_id_column and source.uri_column"
+            )
+        yield ref
+
+
+def _list_table(source: str, storage_options: Mapping[str, Any] | None, names: _Names) -> Iterator[pa.RecordBatch]:
+    return _listed(
+        source,
+        list_table(
+            source, storage_options, image_id_column=names.image_id, uri_column=names.uri, image_root=names.root
+        ),
+    )
+
+
+def _list_parquet(source: str, storage_options: Mapping[str, Any] | None, names: _Names) -> Iterator[pa.RecordBatch]:
+    """List one Parquet file as what its columns, or those given, say that it is; or those that a pattern means."""
+    fs, path = open_source(source, storage_options)
+    with readable(source):
+        is_pattern = has_wildcards(path) and not fs.exists(path)
+    if is_pattern:
+        yield from _list_folder(source, storage_options, names)
+    elif names.uri is None and (names.image is not None or _holds_images(source, fs, path)):
+        with readable(source):
+            file = look_up(fs, path)
+        yield from _listed(source, _list_inside(fs, ".parquet", [file], names))
+    else:
+        yield from _list_table(source, storage_options, names)
+
+
+def _holds_images(source: str, fs: Any, path: str) -> bool:
+    """Say whether a Parquet file holds images rather than URIs."""
+    with parquet_readable(source):
+        schema = open_parquet(fs, path).schema_arrow
+    uris, images = text_column(schema, URI_COLUMNS), sure_image_columns(schema)
+    if uris is not None and images:
+        raise SourceError(
+            f"{source}: holds both images (column {images[0]}) and URIs (column {uris}): say which with image_column "
+            "or uri_column"
+        )
+    return uris is None and bool(binary_columns(schema))
+
+
+def _list_folder(source: str, storage_options: Mapping[str, Any] | None, names: _Names) -> Iterator[pa.RecordBatch]:
+    """List a folder, a pattern or one file: image files, or else the images inside the files that hold some."""
+    fs, _ = open_source(source, storage_options)
+    holders: dict[str, list[ListedFile]] = {}
+    num_listed = num_others = 0
+    for found in find_files(source, storage_options, IMAGE_EXTENSIONS, _HOLDERS):
+        if found.images[0]:
+            num_listed += len(found.images[0])
+            yield _files(fs, found)
+        for file in found.holders:
+            kind = next(kind for kind in _HOLDERS if file.name.lower().endswith(kind))
+            holders.setdefault(kind, []).append(file)
+        num_others += found.num_others
+    if num_listed:
+        _check_holds_none(source, fs, holders, names)
+    elif len(holders) == 1:
+        ((kind, files),) = holders.items()
+        yield from _listed(source, _list_inside(fs, kind, sorted(files), names))
+    elif holders:
+        raise SourceError(f"{source}: holds {_count(holders)}: {_say_pattern(source, next(iter(holders)))}")
+    else:
+        raise SourceError(
+            f"{source}: no images found: looked for {', '.join(IMAGE_EXTENSIONS)}, and for images inside "
+            f"{', '.join(_HOLDERS[:3])}; {num_others} other files are there. Check the path, or give a list of URIs "
+            f"({', '.join(LIST_EXTENSIONS)}) for files of other names"
+        )
+
+
+def _files(fs: Any, found: ListedFiles) -> pa.RecordBatch:
+    try:
+        return file_batch(uri_of(fs, found.base), *found.images)
+    except UnicodeEncodeError:
+        for name in found.images[0]:
+            check_name(found.base + name)
+        raise
+
+
+def _list_inside(fs: Any, kind: str, files: Sequence[ListedFile], names: _Names) -> Iterator[ImageRef]:
+    """List the images inside files of one kind."""
+    if kind == ".tar":
+        refs = list_tars(fs, files, IMAGE_EXTENSIONS, image_id_column=names.image_id)
+    elif kind in _COMPRESSED_TARS:
+        refs = refuse_compressed(fs, files)
+    else:
+        list_them = list_rows if kind == ".parquet" else list_arrow
+        refs = list_them(fs, files, image_id_column=names.image_id, image_column=names.image)
+    is_empty = True
+    for ref in refs:
+        is_empty = False
+        yield ref
+    if is_empty:
+        first = uri_of(fs, files[0].path)
+        raise SourceError(f"{first}: no images found inside it, nor in {len(files) - 1:,} other {kind} files")
+
+
+def _check_holds_none(source: str, fs: Any, holders: Mapping[str, list[ListedFile]], names: _Names) -> None:
+    """Refuse a folder of image files with more images inside other files: some would be left out unsaid."""
+    for kind, files in holders.items():
+        try:
+            has_images = any(True for _ in _list_inside(fs, kind, sorted(files)[:1], names))
+        except SourceError as error:
+            has_images = isinstance(error, SeveralColumnsError)  # what else cannot be read as images is none
+        if has_images:
+            raise SourceError(
+                f"{source}: holds image files, and {_count(holders)} with images inside: "
+                f"{_say_pattern(source, kind)}, or {source.rstrip('/')}/**/*.{{jpg,png}} for the files"
+            )
+
+
+def _count(holders: Mapping[str, list[ListedFile]]) -> str:
+    return " and ".join(f"{len(files):,} {kind} files" for kind, files in holders.items())
+
+
+def _say_pattern(source: str, kind: str) -> str:
+    return f"say which with a pattern, e.g. {source.rstrip('/')}/**/*{kind}"

@@ -1,0 +1,190 @@
+"""Images that are values of a table: Parquet files with a column of bytes. Their bytes are not read."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.bounded_json import load_json
+from pipelines.errors import SourceError
+from pipelines.redaction import quoted_names
+from pipelines.sources.files import ListedFile, uri_of
+from pipelines.sources.locations import Cell
+from pipelines.sources.parquet_pages import iter_rows
+from pipelines.sources.parquet_values import ChunkTooLargeError, check_chunks, leaf_of, open_parquet
+from pipelines.sources.tabular import columns_json, holds_binary, is_bytes, readable
+from pipelines.sources.uri_lists import id_column
+from pipelines.types import ImageRef
+
+ROW = "__row__"
+IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "content")
+
+
+class SeveralColumnsError(SourceError):
+    """A table holds images, and nothing says in which column."""
+
+
+class RowForm(NamedTuple):
+    """How the rows of a table are read.
+
+    Attributes:
+        image: the column of images.
+        has_path: whether each has a path beside its bytes.
+        image_id: the column of image ids, None for the path; ROW for the row itself.
+    """
+
+    image: str
+    has_path: bool
+    image_id: str | None
+
+    def path(self, values: Mapping[str, Any]) -> str | None:
+        """Return the path beside an image's bytes."""
+        path: str | None = (values.get(self.image) or {}).get("path") if self.has_path else None
+        return path
+
+    def describe(self, file: str, row: int, values: Mapping[str, Any]) -> tuple[str, str | None]:
+        """Return an image's id, and what else its row holds as JSON."""
+        named = values.get(self.image_id) if self.image_id else None
+        path = self.path(values)
+        image_id = str(named) if named is not None else path if path and self.image_id != ROW else f"{file}#{row:08d}"
+        others = {name: value for name, value in values.items() if name not in (self.image, self.image_id)}
+        if path and path != image_id:
+            others[self.image] = {"path": path}
+        return image_id, columns_json(others)
+
+
+def list_rows(
+    fs: Any, files: Iterable[ListedFile], *, image_id_column: str | None = None, image_column: str | None = None
+) -> Iterator[ImageRef]:
+    """List the images of Parquet files, one for each row.
+
+    ``image_id`` is the id column, by default ``image_id``, or else the ``path`` beside the bytes, or else
+    ``<file>#<row>`` with the row in 8 digits. Columns without binary data, and the path where it is not the id, are
+    carried along as far as tabular.columns_json does.
+
+    Args:
+        fs: the file system that holds the files.
+        files: in order.
+        image_id_column: the column of image ids; ROW for ``<file>#<row>``.
+        image_column: the column of images, see row_form.
+
+    Raises:
+        SourceError: a file is broken, has no column of images or several, or too large row groups to read one image.
+    """
+    for file in files:
+        uri = uri_of(fs, file.path)
+        with parquet_readable(uri):
+            table = open_parquet(fs, file.path, streamed=False)
+            schema = table.schema_arrow
+            form = row_form(uri, schema, image_id_column, image_column)
+            check_chunks(table.metadata, leaf_of(schema, form.image))
+            for row, values in enumerate(_rows(fs, file.path, table, form)):
+                place = Cell(form.image, row)
+                image_id, others = form.describe(file.name, row, values)
+                etag = file.etag and f"{file.etag}{place}"
+                yield ImageRef(image_id=image_id, uri=f"{uri}{place}", etag=etag, source_columns=others)
+
+
+_SAY = "An image is a binary value, or a struct with bytes; name its column with image_column"
+
+
+def row_form(uri: str, schema: pa.Schema, image_id_column: str | None, image_column: str | None) -> RowForm:
+    """Return how a table's rows are read.
+
+    The column of images is the one given, else one that Hugging Face's metadata calls Image, else a struct with a
+    binary part ``bytes``, else a binary column with a name of IMAGE_COLUMNS, else the only binary column.
+
+    Raises:
+        SeveralColumnsError: several are alike.
+        SourceError: there is none, or a column that is given is missing or holds something else.
+    """
+    image = _image_column(uri, schema, image_column)
+    plain = [field.name for field in schema if not holds_binary(field.type)]
+    kind = schema.field(image).type
+    has_path = pa.types.is_struct(kind) and kind.get_field_index("path") >= 0
+    return RowForm(image, has_path, ROW if image_id_column == ROW else id_column(uri, plain, image_id_column))
+
+
+def _image_column(uri: str, schema: pa.Schema, given: str | None) -> str:
+    names = quoted_names(schema.names)
+    if given is not None:
+        if given not in schema.names:
+            raise SourceError(f"{uri}: no column {given!r}; it has {names}")
+        if not _has_bytes(schema.field(given).type):
+            raise SourceError(
+                f"{uri}: column {given!r} is {quoted_names([str(schema.field(given).type)])}, no image. {_SAY}"
+            )
+        return given
+    found = sure_image_columns(schema) or binary_columns(schema)
+    if not found:
+        raise SourceError(f"{uri}: no column of images; it has {names}. {_SAY}")
+    if len(found) > 1:
+        raise SeveralColumnsError(
+            f"{uri}: several columns may hold images ({quoted_names(found)}): name one with image_column"
+        )
+    return found[0]
+
+
+def sure_image_columns(schema: pa.Schema) -> list[str]:
+    """Return the columns that say by their type, name or metadata that they hold images: see row_form."""
+    binary = binary_columns(schema)
+    features = _features(schema)
+    structs = [name for name in binary if pa.types.is_struct(schema.field(name).type)]
+    called = [name for name in binary if features.get(name) == "Image"]
+    usual = [name for name in binary if name in IMAGE_COLUMNS and name not in structs]
+    return called or ([] if features else structs) or usual
+
+
+def binary_columns(schema: pa.Schema) -> list[str]:
+    """Return the columns whose values are bytes, or a struct with a binary part ``bytes``."""
+    return [name for name in schema.names if _has_bytes(schema.field(name).type)]
+
+
+def text_column(schema: pa.Schema, names: Sequence[str]) -> str | None:
+    """Return the first of these names that is a column of text."""
+    kinds = {field.name: field.type for field in schema}
+    return next((name for name in names if name in kinds and _is_text(kinds[name])), None)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _has_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        place = kind.get_field_index("bytes")
+        return place >= 0 and _has_bytes(kind.field(place).type)
+    return is_bytes(kind)
+
+
+def _features(schema: pa.Schema) -> dict[str, str]:
+    """Return what Hugging Face's metadata calls the columns."""
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+        features = load_json((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {name: str(kind.get("_type")) for name, kind in features.items() if isinstance(kind, dict)}
+    return {}
+
+
+def _rows(fs: Any, path: str, table: pq.ParquetFile, form: RowForm) -> Iterator[dict[str, Any]]:
+    """Read all that is no binary; of the images their path."""
+    columns = [field.name for field in table.schema_arrow if not holds_binary(field.type)]
+    columns += [f"{form.image}.path"] if form.has_path else []
+    return iter_rows(fs, path, table, columns)
+
+
+@contextlib.contextmanager
+def parquet_readable(uri: str) -> Iterator[None]:
+    """Turn whatever is said against reading a Parquet file into a SourceError."""
+    try:
+        with readable(uri):
+            yield
+    except ChunkTooLargeError as error:
+        raise SourceError(f"{uri}: {error}") from error
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise SourceError(f"{uri}: not a readable Parquet file: {error}") from error

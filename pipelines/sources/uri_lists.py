@@ -1,0 +1,163 @@
+"""Images that a file names by URI: a list, a table, or the ``images`` of a COCO file. The images are not looked at."""
+
+from __future__ import annotations
+
+import itertools
+import posixpath
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import ijson
+
+from pipelines.bounded_json import BoundsError, GuardedFile, JsonGuard
+from pipelines.errors import SourceError
+from pipelines.redaction import quoted, quoted_names, secret_in
+from pipelines.sources.files import open_source, uri_of
+from pipelines.sources.tabular import Lines, columns_json, open_bytes, open_text, read_rows, readable
+from pipelines.storage.filesystems import absolute_uri
+from pipelines.types import ImageRef
+
+URI_COLUMNS = ("uri", "url", "path", "image", "image_uri", "file_name")
+ID_COLUMN = "image_id"
+
+_ENTRY_DEPTH = 2  # of the lists' items in a COCO file
+_COCO_FORM = 'a COCO file is an object with a list "images" of objects that have a file_name'
+
+
+def list_listed(
+    source: str, storage_options: Mapping[str, Any] | None, *, image_root: str | None = None
+) -> Iterator[ImageRef]:
+    """List the images of a list file: one URI a line, blank lines and lines beginning with # skipped.
+
+    ``image_id`` is the URI as written.
+
+    Raises:
+        SourceError: it cannot be read, or names nothing.
+    """
+    resolve = _resolver(source, storage_options, image_root)
+    num_listed = 0
+    with open_text(source, storage_options) as text:
+        for number, line in enumerate(Lines(source, text, is_row=True), start=1):
+            uri = line.strip()
+            if uri and not uri.startswith("#"):
+                num_listed += 1
+                yield ImageRef(image_id=uri, uri=resolve(uri, f"line {number}"))
+    if not num_listed:
+        raise SourceError(f"{source}: no images found: the list names no URI; write one a line")
+
+
+def list_table(
+    source: str,
+    storage_options: Mapping[str, Any] | None,
+    *,
+    image_id_column: str | None = None,
+    uri_column: str | None = None,
+    image_root: str | None = None,
+) -> Iterator[ImageRef]:
+    """List the images of a table with a column of URIs; its other columns are carried along.
+
+    ``image_id`` is the id column, by default ``image_id``, or else the URI as written.
+
+    Raises:
+        SourceError: it cannot be read, a column is missing, or a row has no URI.
+    """
+    resolve = _resolver(source, storage_options, image_root)
+    rows = read_rows(source, storage_options)
+    first = next(rows, None)
+    if first is None:
+        raise SourceError(f"{source}: no images found: the table has no rows")
+    uri_column = _uri_column(source, first, uri_column)
+    image_id_column = id_column(source, first, image_id_column)
+    for number, row in enumerate(itertools.chain([first], rows)):
+        uri = row.get(uri_column)
+        if not isinstance(uri, str) or not uri:
+            raise SourceError(f"{source}: row {number} (from 0) has no URI in column {uri_column!r} but {quoted(uri)}")
+        named = row.get(image_id_column) if image_id_column else None
+        image_id = uri if named is None else str(named)
+        others = {name: value for name, value in row.items() if name not in (uri_column, image_id_column)}
+        uri = resolve(uri, f"row {number} (from 0)")
+        yield ImageRef(image_id=image_id, uri=uri, source_columns=columns_json(others))
+
+
+def list_coco(
+    source: str, storage_options: Mapping[str, Any] | None, *, image_root: str | None = None
+) -> Iterator[ImageRef]:
+    """List the ``images`` of a COCO file, read as a stream: memory does not grow with the file.
+
+    ``image_id`` is the ``file_name`` as written, by which ground truth is matched; the other keys, the number ``id``
+    among them, are carried along.
+
+    Raises:
+        SourceError: it cannot be read, is no JSON, no COCO file, or an image has no file_name.
+    """
+    resolve = _resolver(source, storage_options, image_root)
+    number = -1
+    with open_bytes(source, storage_options) as file:
+        guarded = GuardedFile(file, JsonGuard(_ENTRY_DEPTH))
+        try:
+            for number, entry in enumerate(ijson.items(guarded, "images.item", use_float=True)):
+                name = entry.get("file_name") if isinstance(entry, dict) else None
+                if not isinstance(name, str) or not name:
+                    raise SourceError(f"{source}: image {number} (from 0) has no file_name; {_COCO_FORM}")
+                others = {key: value for key, value in entry.items() if key != "file_name"}
+                uri = resolve(name, f"image {number} (from 0)")
+                yield ImageRef(image_id=name, uri=uri, source_columns=columns_json(others))
+        except BoundsError as error:
+            raise SourceError(f"{source}: {error}; {_COCO_FORM}") from error
+        except (ijson.JSONError, UnicodeDecodeError) as error:
+            what = " ".join(str(error).split())
+            raise SourceError(
+                f"{source}: not a whole JSON document ({what}); one object a line is a table: name it .jsonl"
+            ) from error
+    if number < 0:
+        raise SourceError(f"{source}: no images found: {_COCO_FORM}")
+
+
+def id_column(source: str, columns: Iterable[str], given: str | None) -> str | None:
+    """Return the column of image ids: the one given, else the usual one if it is there.
+
+    Raises:
+        SourceError: the one given is not there.
+    """
+    columns = list(columns)
+    if given is None:
+        return ID_COLUMN if ID_COLUMN in columns else None
+    if given not in columns:
+        raise SourceError(f"{source}: no column {given!r} for image ids; it has {quoted_names(columns)}")
+    return given
+
+
+def _uri_column(source: str, columns: Iterable[str], given: str | None) -> str:
+    columns = list(columns)
+    found = given if given is not None else next((name for name in URI_COLUMNS if name in columns), None)
+    if found is None or found not in columns:
+        wanted = f"column {given!r}" if given is not None else f"column of URIs ({', '.join(URI_COLUMNS)})"
+        raise SourceError(f"{source}: no {wanted}; it has {quoted_names(columns)}. Name it with uri_column")
+    return found
+
+
+def _resolver(
+    source: str, storage_options: Mapping[str, Any] | None, image_root: str | None
+) -> Callable[[str, str], str]:
+    """Return what turns a URI as written, and its place in the source, into an absolute one."""
+    fs, path = open_source(source, storage_options)
+    with readable(source):
+        folder = absolute_uri(image_root) if image_root else uri_of(fs, posixpath.dirname(path))
+    return lambda uri, place: resolve_uri(uri, folder, f"{source}: {place}")
+
+
+def resolve_uri(uri: str, folder: str, place: str) -> str:
+    """Return a URI as written in a source as an absolute one.
+
+    Raises:
+        SourceError: it carries a secret, at the place that is named here.
+    """
+    if secret := secret_in(uri):
+        raise SourceError(
+            f"{place}: the URI carries {secret}, which anyone who sees the table could read, and which may run out "
+            "before the run ends; name the object itself (s3://, gs://) and let the machine have the credentials"
+        )
+    if "://" in uri or uri.startswith(("/", "~")):
+        return uri
+    scheme, separator, path = folder.rpartition("://")
+    return scheme + separator + posixpath.normpath(posixpath.join(path, uri))

@@ -1,0 +1,93 @@
+"""Is a committed file what its commit says? By its size, which costs a listing, or by its hash, which reads it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from pipelines.errors import DamagedError
+from pipelines.storage.store import Store
+from pipelines.table.commits import data_files, read_commits
+from pipelines.table.shard_commit import DataFile, ShardCommit
+
+_READERS = 8
+_MAX_TOLD = 5
+
+
+def size_problem(store: Store, file: DataFile, listed: Mapping[str, int] | None = None) -> str | None:
+    """Say what is wrong with a file's size; None if nothing is.
+
+    Args:
+        store: the output.
+        file: as its commit tells of it.
+        listed: sizes by name, as a listing showed them. One may be late: what it does not show is asked for by name.
+    """
+    if listed is not None and listed.get(file.name) == file.num_bytes:
+        return None
+    size = store.size(file.name)
+    if size is None:
+        return f"{file.name} is missing"
+    return None if size == file.num_bytes else f"{file.name} has {size} bytes, committed {file.num_bytes}"
+
+
+def hash_problem(data: bytes, file: DataFile) -> str | None:
+    """Say whether what was read of a file is not what was committed."""
+    if hashlib.sha256(data).hexdigest() == file.sha256:
+        return None
+    return f"{file.name} does not have the committed SHA-256"
+
+
+def check_sizes(store: Store, run_id: str, commits: Iterable[ShardCommit]) -> None:
+    """Check that the files of a run's commits are there, with their sizes. The commits have to be read before.
+
+    Raises:
+        DamagedError: naming those that are not.
+    """
+    listed = data_files(store, run_id)
+    files = [file for commit in commits for file in commit.files() if listed.get(file.name) != file.num_bytes]
+    with ThreadPoolExecutor(_READERS) as readers:
+        _refuse(store, readers.map(lambda file: size_problem(store, file), files))
+
+
+def check_runs(store: Store, run_ids: Iterable[str]) -> None:
+    """Check the sizes of all committed files of runs.
+
+    Raises:
+        DamagedError: naming those that are missing or have another size, or a commit that is none.
+    """
+    for run_id in run_ids:
+        check_sizes(store, run_id, list(read_commits(store, run_id)))
+
+
+def check_hashes(store: Store, run_id: str) -> Iterator[str]:
+    """Read every committed file of a run, and yield the name of each that is what its commit says.
+
+    Raises:
+        DamagedError: naming those that are not, at the end.
+    """
+    problems: list[str] = []
+    with ThreadPoolExecutor(_READERS) as readers:
+        for commit in read_commits(store, run_id):
+            files = commit.files()
+            for file, problem in zip(files, readers.map(lambda one: content_problem(store, one), files), strict=True):
+                if problem is None:
+                    yield file.name
+                else:
+                    problems.append(problem)
+    _refuse(store, problems)
+
+
+def content_problem(store: Store, file: DataFile) -> str | None:
+    """Read a file, and say what is wrong with it; None if nothing is."""
+    try:
+        return size_problem(store, file) or hash_problem(store.read(file.name), file)
+    except FileNotFoundError:
+        return f"{file.name} is missing"
+
+
+def _refuse(store: Store, found: Iterable[str | None]) -> None:
+    problems = [problem for problem in found if problem is not None]
+    if problems:
+        more = f"; and {len(problems) - _MAX_TOLD} more files" if len(problems) > _MAX_TOLD else ""
+        raise DamagedError(f"{store.uri}: {'; '.join(problems[:_MAX_TOLD])}{more}")

@@ -1,0 +1,128 @@
+"""What a shard's commit object holds, and how it is written and read back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipelines.errors import StorageError
+from pipelines.layout import COMMIT_FORMAT, KINDS, data_name
+from pipelines.storage.sealed import BLANK, seal
+from pipelines.types import ShardReceipt
+
+_SCHEMA_VERSION = "schema_version"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataFile:
+    """One committed Parquet file: name relative to the output, size, SHA-256 and rows."""
+
+    name: str
+    num_bytes: int
+    sha256: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardCommit:
+    """What a shard's commit object holds. Field meanings as in ShardReceipt.
+
+    Attributes:
+        repair: 0 for a shard's first commit, K for the K-th one that took its place since files of the one before were
+            gone or damaged.
+        schema_version: of its files; None in commits of earlier versions, which do not say it.
+    """
+
+    run_id: str
+    shard_id: str
+    attempt: str
+    annotations: DataFile
+    images: DataFile
+    status_counts: Mapping[str, int]
+    reason_counts: Mapping[str, int]
+    rejected_prompts: tuple[Mapping[str, Any], ...] = ()
+    elapsed_s: float = 0.0
+    model_s: float = 0.0
+    committed_at: float = 0.0
+    predictor: Mapping[str, str] = field(default_factory=dict)
+    repair: int = 0
+    schema_version: int | None = None
+
+    def files(self) -> tuple[DataFile, DataFile]:
+        """Return both data files."""
+        return self.annotations, self.images
+
+    def receipt(self, *, committed_here: bool) -> ShardReceipt:
+        """Return the counts that travel back to the driver."""
+        return ShardReceipt(
+            shard_id=self.shard_id,
+            attempt=self.attempt,
+            status_counts=dict(self.status_counts),
+            reason_counts=dict(self.reason_counts),
+            num_annotations=self.annotations.rows,
+            num_rejected_prompts=len(self.rejected_prompts),
+            elapsed_s=self.elapsed_s,
+            model_s=self.model_s,
+            committed_here=committed_here,
+        )
+
+    def to_json(self) -> bytes:
+        """Return the commit object's bytes; they hold the attempt, so they are unique to their writer."""
+        document = {name: getattr(self, name) for name in self.__slots__ if name != "schema_version"}
+        if not self.repair:
+            del document["repair"]  # earlier versions read first commits, and know no such field
+        for kind in KINDS:
+            file: DataFile = document[kind]
+            document[kind] = {name: getattr(file, name) for name in file.__slots__}
+        # Among the predictor's facts, which earlier versions carry along unread; they refuse any other key.
+        version = {} if self.schema_version is None else {_SCHEMA_VERSION: str(self.schema_version)}
+        document["predictor"] = {**self.predictor, **version, **BLANK}
+        return seal({"format": COMMIT_FORMAT, **document})
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> ShardCommit:
+        """Read what a commit object holds.
+
+        Raises:
+            StorageError: a newer version wrote it.
+            AttributeError, KeyError, TypeError, ValueError: it is no commit.
+        """
+        if (found := document.pop("format")) > COMMIT_FORMAT:
+            raise StorageError(f"commit format {found} was written by a newer version; upgrade")
+        files = {kind: DataFile(**document.pop(kind)) for kind in KINDS}
+        rejected = tuple(document.pop("rejected_prompts"))
+        facts = {name: value for name, value in document.pop("predictor").items() if name not in BLANK}
+        version = facts.pop(_SCHEMA_VERSION, None)
+        commit = cls(
+            annotations=files["annotations"],
+            images=files["images"],
+            rejected_prompts=rejected,
+            predictor=facts,
+            schema_version=None if version is None else int(version),
+            **document,
+        )
+        _check_types(commit)
+        return commit
+
+
+def _check_types(commit: ShardCommit) -> None:
+    """Check that what a commit says can be counted with.
+
+    Raises:
+        TypeError, ValueError: naming what cannot.
+    """
+    counts: list[object] = [*commit.status_counts.values(), *commit.reason_counts.values()]
+    for kind, file in zip(KINDS, commit.files(), strict=True):
+        counts += [file.num_bytes, file.rows]
+        if file.name != data_name(kind, commit.run_id, commit.shard_id, commit.attempt, commit.repair):
+            raise ValueError(f"{file.name} is no file of its")
+        if not isinstance(file.sha256, str):
+            raise TypeError(f"the SHA-256 of {file.name} is {file.sha256!r}")
+    if wrong := [count for count in counts if type(count) is not int or count < 0]:
+        raise TypeError(f"{wrong[0]!r} is no count")
+    for seconds in (commit.elapsed_s, commit.model_s, commit.committed_at):
+        if type(seconds) not in (int, float):
+            raise TypeError(f"{seconds!r} is no number of seconds")
+    if not all({"row", "prompt_id", "image", "reason"} <= row.keys() for row in commit.rejected_prompts):
+        raise ValueError("a rejected prompt is not told of whole")

@@ -1,0 +1,290 @@
+"""Is the table whole? verify recomputes every claim from the objects."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.errors import DamagedError
+from pipelines.layout import KINDS, SCHEMA_VERSION, Kind
+from pipelines.planning.plan import Plan, require_plan
+from pipelines.storage.store import Store
+from pipelines.table.commits import commit_files, data_files, inspect_commits
+from pipelines.table.file_checks import hash_problem, size_problem
+from pipelines.table.run_summary import read_summary
+from pipelines.table.schema import SCHEMAS, VERSION_KEY, schema_of
+from pipelines.table.shard_commit import DataFile, ShardCommit
+from pipelines.types import Status
+
+_READERS = 8
+_MENDED_BY_CHECK = "`run --check` labels it again (of a retry `retry --check`)"
+
+
+@dataclass(frozen=True, slots=True)
+class TableSize:
+    """What a run's shards take.
+
+    Attributes:
+        num_files, num_bytes: of data files and commits.
+        names_sha256: digest of their names and sizes: numbers alone may agree by chance, since files of two attempts at
+            one shard are often of one size.
+    """
+
+    num_files: int = 0
+    num_bytes: int = 0
+    names_sha256: str = ""
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """What verify found.
+
+    Attributes:
+        run_id: the run.
+        listed: images in the plan.
+        num_annotations: masks in committed shards.
+        status_counts: images by status, from the commits and (deep) recounted from the rows.
+        reason_counts: quarantined images by reason.
+        shards, committed: planned and committed shards.
+        size: what the run's commits and the files that they name take.
+        commits: the commits that were read, in shard order.
+        problems: every discrepancy in words, naming its object; empty when the table is whole.
+        notes: what is damaged and is mended by the next run, with no row at stake.
+        leftovers: data files of the run that no commit names.
+        broken: committed shards of which a file is gone or cut short, or the commit damaged.
+    """
+
+    run_id: str
+    listed: int = 0
+    num_annotations: int = 0
+    status_counts: Counter[str] = field(default_factory=Counter)
+    reason_counts: Counter[str] = field(default_factory=Counter)
+    shards: int = 0
+    committed: int = 0
+    size: TableSize = TableSize()
+    commits: list[ShardCommit] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    leftovers: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every planned image has its one row and every committed object is as its commit says."""
+        return not self.problems
+
+    def ledger(self) -> dict[str, Any]:
+        """Return listed and its parts: listed = ok + empty + quarantined in a whole table."""
+        return {"listed": self.listed, **{status.value: self.status_counts[status.value] for status in Status}}
+
+
+def verify(
+    store: Store, run_id: str, *, deep: bool = True, on_shard: Callable[[str], None] | None = None
+) -> VerifyReport:
+    """Check a run's invariants against the objects themselves.
+
+    Args:
+        store: the output.
+        run_id: the run.
+        deep: read every file, of the plan too, and check hash, schema, rows and that images match the plan; otherwise
+            one listing checks that the files exist with their committed sizes, and the counts are the commits'.
+        on_shard: called with each shard id when it is done, for progress.
+
+    Raises:
+        PlanError: there is no such run.
+    """
+    report = VerifyReport(run_id=run_id)
+    plan = _read_plan(store, run_id, report)
+    # In this order: whatever a commit names is there by the time of the listing, also while the run goes on. What the
+    # summary vouches for are the commits that were read here, and none that came since.
+    commit_sizes = commit_files(store, run_id)
+    found = dict(inspect_commits(store, run_id, commit_sizes))
+    listed = data_files(store, run_id)
+    sizes = dict(listed)
+    commits = [commit for commit in found.values() if isinstance(commit, ShardCommit)]
+    report.commits, report.committed = commits, len(found)
+    missing = [] if plan is None else sorted(set(plan.shard_ids()) - found.keys())
+    if missing:
+        report.problems.append(f"{len(missing)} planned shards are not committed: {_some(missing)}")
+    for shard_id, commit in found.items():
+        if isinstance(commit, ShardCommit):
+            _count(store, plan, commit, sizes, report)
+        else:
+            report.broken.append(shard_id)
+            report.problems.append(f"{shard_id}: {commit}; {_MENDED_BY_CHECK}")
+    report.leftovers = sorted(sizes)
+    # Without leftovers: a run that could not remove one is not taken for finished, and the next one tries again.
+    report.size = _size({name: size for name, size in listed.items() if name not in sizes}, commit_sizes)
+    if deep:
+        _check_rows(store, plan, commits, report, on_shard)
+    elif plan is not None:
+        report.problems += filter(None, (plan.part_problem(store, part) for part in plan.parts))
+    if plan is not None and not missing and len(commits) == len(found):
+        _check_ledger(report)
+    return report
+
+
+def _read_plan(store: Store, run_id: str, report: VerifyReport) -> Plan | None:
+    """Read plan and summary as far as they are whole. Without its plan the files of a run are checked all the same."""
+    try:
+        read_summary(store, run_id)
+    except DamagedError as error:
+        report.notes.append(f"{error}; nothing needs it, and the next run writes it again")
+    try:
+        plan = require_plan(store, run_id, oldest=1)
+    except DamagedError as error:
+        report.problems.append(str(error))
+        return None
+    report.listed, report.shards = plan.num_images, plan.num_shards
+    return plan
+
+
+def _count(store: Store, plan: Plan | None, commit: ShardCommit, sizes: dict[str, int], report: VerifyReport) -> None:
+    """Add up what a commit says, and look for its files, which are taken out of those that are listed."""
+    if plan is not None:
+        report.problems += _ledger_problems(plan, commit)
+    report.num_annotations += commit.annotations.rows
+    report.status_counts.update(commit.status_counts)
+    report.reason_counts.update(commit.reason_counts)
+    problems = [size_problem(store, file, sizes) for file in commit.files()]
+    for file in commit.files():
+        sizes.pop(file.name, None)
+    if wrong := [problem for problem in problems if problem]:
+        report.broken.append(commit.shard_id)
+        report.problems += [f"{commit.shard_id}: {problem}; the next run labels it again" for problem in wrong]
+
+
+def table_size(store: Store, run_id: str) -> TableSize:
+    """Return what a run's shards take, by listings alone; no object is read."""
+    return _size(data_files(store, run_id), commit_files(store, run_id))
+
+
+def _size(data: Mapping[str, int], commits: Mapping[str, int]) -> TableSize:
+    sizes = {**data, **commits}
+    names = "".join(f"{name}\0{size}\n" for name, size in sorted(sizes.items()))
+    return TableSize(len(sizes), sum(sizes.values()), hashlib.sha256(names.encode(errors="surrogatepass")).hexdigest())
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _ledger_problems(plan: Plan, commit: ShardCommit) -> Iterator[str]:
+    """Yield what does not add up in a shard: its images are ok, empty or quarantined, the last for a reason each."""
+    planned = plan.images_in(commit.shard_id)
+    if planned is not None and planned != sum(commit.status_counts.values()):
+        yield f"{commit.shard_id}: {planned} images planned, but {_sum_of(commit.status_counts)}"
+    if commit.images.rows != sum(commit.status_counts.values()):
+        yield f"{commit.shard_id}: {commit.images.rows} rows committed, but {_sum_of(commit.status_counts)}"
+    quarantined, reasons = commit.status_counts.get(Status.QUARANTINED, 0), sum(commit.reason_counts.values())
+    if quarantined != reasons:
+        yield f"{commit.shard_id}: {quarantined} images quarantined, but {reasons} reasons counted"
+
+
+def _sum_of(counts: Mapping[str, int]) -> str:
+    parts = " + ".join(f"{counts.get(status.value, 0)} {status.value}" for status in Status)
+    return f"{parts} = {sum(counts.values())}"
+
+
+def _check_ledger(report: VerifyReport) -> None:
+    if report.status_counts.total() != report.listed:
+        report.problems.append(f"{report.listed} images listed, but {_sum_of(report.status_counts)}")
+
+
+def _check_rows(
+    store: Store,
+    plan: Plan | None,
+    commits: list[ShardCommit],
+    report: VerifyReport,
+    on_shard: Callable[[str], None] | None,
+) -> None:
+    by_shard = {commit.shard_id: commit for commit in commits}
+    shards = _planned_ids(store, plan, by_shard, report)
+    with ThreadPoolExecutor(_READERS) as readers:
+        # A few at a time: the image lists of a large plan do not fit into memory together.
+        while group := list(islice(shards, 4 * _READERS)):
+            found = readers.map(lambda shard: list(_shard_problems(store, by_shard[shard[0]], shard[1])), group)
+            for (shard_id, _), problems in zip(group, found, strict=True):
+                report.problems += [f"{shard_id}: {problem}" for problem in problems]
+                if on_shard:
+                    on_shard(shard_id)
+
+
+def _planned_ids(
+    store: Store, plan: Plan | None, committed: Collection[str], report: VerifyReport
+) -> Iterator[tuple[str, list[str] | None]]:
+    """Yield every committed shard with the ids of its planned images; None where the plan cannot be read."""
+    if plan is None:
+        yield from ((shard_id, None) for shard_id in committed)
+        return
+    if unplanned := sorted(set(committed) - set(plan.shard_ids())):
+        report.problems.append(f"{len(unplanned)} shards are committed and not planned: {_some(unplanned)}")
+    for part, shard_ids in plan.shards_by_part():
+        left = dict.fromkeys(shard_id for shard_id in shard_ids if shard_id in committed)
+        try:
+            for shard_id, image_ids in plan.image_ids(store, part):
+                if shard_id in left:
+                    del left[shard_id]
+                    yield shard_id, image_ids
+        except DamagedError as error:
+            report.problems.append(str(error))
+        yield from left.items()
+
+
+def _shard_problems(store: Store, commit: ShardCommit, planned: list[str] | None) -> Iterator[str]:
+    """Yield what is wrong between one commit, its two files and the ids of the shard's planned images."""
+    tables: dict[Kind, pa.Table] = {}
+    for kind, file in zip(KINDS, commit.files(), strict=True):
+        problem, table = _read_file(store, kind, file)
+        if problem:
+            yield problem
+        if table is not None:
+            tables[kind] = table
+    if len(tables) < len(KINDS):
+        return
+    images, annotations = tables["images"], tables["annotations"]
+    if planned is not None and images["image_id"].to_pylist() != planned:
+        yield f"{commit.images.name} does not hold exactly one row for each planned image, in order"
+    statuses = Counter(images["status"].to_pylist())
+    if statuses != Counter(dict(commit.status_counts)):
+        yield f"{commit.images.name} counts {dict(statuses)}, committed {dict(commit.status_counts)}"
+    reasons = Counter(filter(None, images["reason"].to_pylist()))
+    if reasons != Counter(dict(commit.reason_counts)):
+        yield f"{commit.images.name} gives reasons {dict(reasons)}, committed {dict(commit.reason_counts)}"
+    masks = Counter(annotations["image_id"].to_pylist())
+    claimed = dict(zip(images["image_id"].to_pylist(), images["num_annotations"].to_pylist(), strict=True))
+    wrong = [image for image in claimed | masks if claimed.get(image) != masks[image]]
+    if wrong:
+        yield f"num_annotations differs from the rows of {commit.annotations.name} for {_some(wrong)}"
+
+
+def _read_file(store: Store, kind: Kind, file: DataFile) -> tuple[str | None, pa.Table | None]:
+    try:
+        data = store.read(file.name)
+    except FileNotFoundError:
+        return None, None  # the listing has already said so
+    if problem := hash_problem(data, file):
+        return f"{problem}; {_MENDED_BY_CHECK}", None
+    table = pq.read_table(io.BytesIO(data))
+    problem = _table_problem(table, kind, file)
+    return problem, None if problem else table
+
+
+def _table_problem(table: pa.Table, kind: Kind, file: DataFile) -> str | None:
+    version = int((table.schema.metadata or {}).get(VERSION_KEY, 0))
+    if version > SCHEMA_VERSION:
+        return f"{file.name} was written by a newer version (table schema {version}); upgrade to verify it"
+    if table.schema != schema_of(SCHEMAS[kind], version):
+        return f"{file.name} has another schema than version {version} of it"
+    if table.num_rows != file.rows:
+        return f"{file.name} has {table.num_rows} rows, committed {file.rows}"
+    return None

@@ -1,0 +1,253 @@
+"""Driver processes and what belongs to them: the command line as a user starts it, a Prefect server, comparable tables.
+
+Whatever is started here leads a session of its own, so that all of it can be found, counted and killed by that id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pytest
+
+from pipelines.layout import Kind
+from pipelines.storage.sealed import BLANK
+from pipelines.storage.store import open_store
+from pipelines.table.reader import open_table
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+# What differs between two runs that label the same: who did it, and how long it took.
+UNSTABLE = ("attempt", "decode_ms", "model_ms")
+
+
+@dataclass
+class Driver:
+    """A running `xsam-label ...`, leader of its own session."""
+
+    process: subprocess.Popen[str]
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def end(self, timeout_s: float = 120) -> tuple[int, str, str]:
+        """Wait for its end and return exit code, standard output and standard error."""
+        out, err = self.process.communicate(timeout=timeout_s)
+        return self.process.returncode, out, err
+
+    def wait_until(self, condition: Callable[[], object], timeout_s: float = 120) -> None:
+        """Wait for a condition that it will bring about; fail if it ends before."""
+        wait_until(lambda: condition() or self.process.poll() is not None, timeout_s)
+        if not condition():
+            raise AssertionError(f"it ended before that: {self.end()}")
+
+    def relatives(self) -> list[psutil.Process]:
+        """Living processes of its session: itself, Ray, replicas, an embedded Prefect server."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess, PermissionError):
+                if os.getsid(process.pid) == self.pid and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def kill_all(self) -> None:
+        """SIGKILL it and everything that belongs to it, at once."""
+        for process in self.relatives():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+def _heed_interrupts() -> None:
+    """Undo what a background job inherits: it ignores Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def driver(*args: object, env: Mapping[str, str], cwd: Path = REPOSITORY) -> Iterator[Driver]:
+    """Run the command line in a process; nothing of it is left when the block ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", *map(str, args)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"PYTHONPATH": str(REPOSITORY), **env},
+        cwd=cwd,
+        start_new_session=True,
+        preexec_fn=_heed_interrupts,  # noqa: PLW1509 - one call that takes no lock
+    )
+    running = Driver(process)
+    try:
+        yield running
+    finally:
+        running.kill_all()
+        process.communicate(timeout=20)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Ended]
+
+
+def command_line(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Return what runs the command line's main function in this process, as the console script does."""
+    from flows.cli import main
+
+    def call(*args: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["xsam-label", *map(str, args)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfd.readouterr()
+        return Ended(int(ended.value.code or 0), out, err)
+
+    return call
+
+
+@dataclass(frozen=True)
+class PrefectServer:
+    """A running `prefect server start`: its address, its home folder and its process, which leads a group."""
+
+    api_url: str
+    home: Path
+    pid: int
+
+    def kill(self) -> None:
+        """SIGKILL it, with all that it started."""
+        os.killpg(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
+    def wait_until_ready(self) -> None:
+        """Wait for its first answer."""
+        log = self.home / "server.log"
+        wait_until(lambda: _answers(f"{self.api_url}/health"), 120, lambda: log.read_text()[-2000:])
+
+    def ask(self, path: str, body: Mapping[str, Any]) -> Any:
+        """POST to the API; a server that is busy (503) is asked again, as Prefect's own client does."""
+        request = urllib.request.Request(
+            f"{self.api_url}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        for pause_s in (0.5, 1, 2, 4, None):
+            try:
+                with urllib.request.urlopen(request, timeout=20) as answer:
+                    return json.loads(answer.read())
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or pause_s is None:
+                    raise
+                time.sleep(pause_s)
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def copy_database(self, home: Path) -> None:
+        """Give another home folder a database that needs no migration, which takes twenty seconds."""
+        home.mkdir(parents=True, exist_ok=True)
+        with (
+            contextlib.closing(sqlite3.connect(self.home / "prefect.db")) as ours,
+            contextlib.closing(sqlite3.connect(home / "prefect.db")) as theirs,
+        ):
+            ours.backup(theirs)
+
+
+# Services that look for what no test waits for, every five seconds: a tenth of a core for each server. And the one
+# that plans the runs of new deployments looks more often.
+_QUIET = {
+    **{
+        f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false"
+        for name in ("CANCELLATION_CLEANUP", "FOREMAN", "LATE_RUNS", "PAUSE_EXPIRATIONS", "TRIGGERS")
+    },
+    "PREFECT_SERVER_SERVICES_CLEANUP_RECONCILER_LOOP_SECONDS": "60",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+}
+
+
+@contextlib.contextmanager
+def prefect_server(home: Path, port: int | None = None) -> Iterator[PrefectServer]:
+    """Run a Prefect server on the loopback address with its database in a folder; it is not ready at once."""
+    home.mkdir(parents=True, exist_ok=True)
+    if port is None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+    env = {**os.environ, **_QUIET, "PREFECT_HOME": str(home), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+    with open(home / "server.log", "wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"],
+            stdout=log,
+            stderr=log,
+            env=env,
+            start_new_session=True,
+        )
+    try:
+        yield PrefectServer(env["PREFECT_API_URL"], home, process.pid)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(20)  # at once where a test has killed it, and waited for it
+
+
+def _answers(url: str) -> bool:
+    with contextlib.suppress(OSError):
+        return urllib.request.urlopen(url, timeout=2).status == 200
+    return False
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float, explain: Callable[[], str] = lambda: "") -> None:
+    """Look every 20 ms until a condition holds; fail with an explanation if it does not in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not so after {timeout_s:g} s: {explain()}")
+        time.sleep(0.02)
+
+
+def committed(output: str, kind: Kind, *, without: tuple[str, ...] = UNSTABLE) -> pa.Table:
+    """Return the committed rows of an output in a fixed order, without the columns that differ from run to run."""
+    table = open_table(open_store(output), kind).to_table()
+    return comparable(table, kind, without=without)
+
+
+def comparable(table: pa.Table, kind: Kind, *, without: tuple[str, ...] = UNSTABLE) -> pa.Table:
+    """Sort rows and drop columns, so that equal labels make equal tables."""
+    key = {"annotations": ["image_id", "rank", "prompt_id"], "images": ["image_id"]}[kind]
+    dropped = table.drop_columns([name for name in without if name in table.column_names])
+    return dropped.sort_by([(name, "ascending") for name in key]).combine_chunks().replace_schema_metadata()
+
+
+def listing(output: Path) -> dict[str, tuple[int, int]]:
+    """Return every file below a folder with its size and modification time."""
+    return {
+        str(path.relative_to(output)): (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in sorted(output.rglob("*"))
+        if path.is_file()
+    }
+
+
+def run_file(output: Path | str, name: str) -> Any:
+    """Read a JSON file of the one run that an output holds, without its checksum."""
+    store = open_store(str(output))
+    (run_id,) = store.folders("_runs")
+    document = store.read_json(f"_runs/{run_id}/{name}")
+    return {key: value for key, value in document.items() if key not in BLANK}

@@ -1,0 +1,1 @@
+"""The layers of the network that transformers does not have, or has slower."""

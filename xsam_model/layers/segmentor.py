@@ -1,0 +1,210 @@
+"""From mask encoder to class and mask logits: connector, pixel decoder, transformer decoder, class head.
+
+Owns only what X-SAM changes; the pixel and transformer decoders are transformers' Mask2Former. Shape letters:
+B images, N decodes (one per `<SEG>`), Q queries, K conditions, C channels, H and W rows and columns of a map.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.models.mask2former.modeling_mask2former import (
+    Mask2FormerPixelDecoder,
+    Mask2FormerPreTrainedModel,
+)
+from transformers.models.sam.modeling_sam import SamPositionalEmbedding, SamVisionEncoder
+
+from xsam_model.configuration_xsam import XSamSegmentorConfig
+from xsam_model.layers.deformable_attention import XSamDeformableAttention
+from xsam_model.layers.mask_encoder_attention import attention_like
+from xsam_model.layers.transformer_decoder import XSamTransformerDecoder
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from transformers import SamVisionConfig
+
+MAX_CLASS_LOGIT = 500.0
+PADDED_CLASS_LOGIT = -1e9
+_SAMPLES = ("heads", "levels", "points")
+
+
+def space_to_depth(features: Tensor, block: int) -> Tensor:
+    """Fold every block x block square of a (B, H, W, C) map into channels.
+
+    Returns:
+        (B, H / block, W / block, block * block * C), channels ordered row in block, column in block, channel.
+    """
+    batch, height, width, channels = features.shape
+    blocks = features.reshape(batch, height // block, block, width // block, block, channels)
+    return blocks.permute(0, 1, 3, 2, 4, 5).reshape(batch, height // block, width // block, -1)
+
+
+def depth_to_space(features: Tensor, block: int) -> Tensor:
+    """Unfold channels of a (B, H, W, C) map into block x block squares.
+
+    The channels are read as column in block, row in block, channel: this is *not* the inverse of `space_to_depth`.
+
+    Returns:
+        (B, H * block, W * block, C / block**2).
+    """
+    batch, height, width, channels = features.shape
+    blocks = features.reshape(batch, height, width, block, block, channels // block**2)
+    return blocks.permute(0, 1, 4, 2, 3, 5).reshape(batch, height * block, width * block, -1)
+
+
+def pad_to_multiple(features: Tensor, multiple: int) -> Tensor:
+    """Zero-pad a (B, H, W, C) map at the bottom and right until both sides are multiples."""
+    height, width = features.shape[1:3]
+    return F.pad(features, (0, 0, 0, -width % multiple, 0, -height % multiple))
+
+
+class XSamChannelNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of a (B, C, H, W) map.
+
+    Rounds as the reference implementation does; see `mask_encoder_attention`.
+    """
+
+    def __init__(self, num_channels: int) -> None:
+        super().__init__(num_channels, eps=1e-6)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W); the statistics are float32."""
+        centered = features.float() - features.float().mean(1, keepdim=True)
+        normal = centered / torch.sqrt(centered.pow(2).mean(1, keepdim=True) + self.eps)
+        return self.weight[:, None, None] * normal.to(features.dtype) + self.bias[:, None, None]
+
+
+class XSamConnectorBranch(nn.Module):
+    """One level of the connector: bottleneck without activation, then a change of scale (X-SAM, sec. 3.2)."""
+
+    def __init__(self, in_channels: int, hidden_channels: int, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        out_channels = int(in_channels * scale)
+        self.model = nn.Sequential(
+            nn.Conv2d(in_channels, hidden_channels, 1, bias=False),
+            XSamChannelNorm(hidden_channels),
+            nn.Conv2d(hidden_channels, hidden_channels, 3, padding=1, bias=False),
+            XSamChannelNorm(hidden_channels),
+            nn.Conv2d(hidden_channels, out_channels, 1, bias=False),
+            XSamChannelNorm(out_channels),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, C / scale, H * scale, W * scale)."""
+        features = pad_to_multiple(features, max(2, round(1 / self.scale)))
+        features = self.model(features.permute(0, 3, 1, 2).contiguous()).permute(0, 2, 3, 1)
+        if self.scale < 1:
+            features = space_to_depth(features, round(1 / self.scale))
+        elif self.scale > 1:
+            features = depth_to_space(features, round(self.scale))
+        return features.permute(0, 3, 1, 2).contiguous()
+
+
+class XSamConnector(nn.Module):
+    """Turns hidden states of the mask encoder, all of one size, into a pyramid."""
+
+    def __init__(self, config: XSamSegmentorConfig, in_channels: int) -> None:
+        super().__init__()
+        self.model = nn.ModuleList(
+            XSamConnectorBranch(in_channels, config.connector_hidden_dim, scale) for scale in config.used_scale_factors
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """One (B, H, W, C) map per branch -> one (B, C_i, H_i, W_i) map per branch, highest resolution first."""
+        return [branch(level) for branch, level in zip(self.model, features, strict=True)]
+
+
+class XSamSegmentor(Mask2FormerPreTrainedModel):
+    """Mask encoder, pixel decoder, transformer decoder and class head."""
+
+    config: XSamSegmentorConfig
+    config_class = XSamSegmentorConfig
+    # It dispatches no attention itself; its mask encoder checks its own configuration.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    # Deformable sampling reads positions to a fraction of a pixel: half precision would move its samples.
+    _keep_in_fp32_modules_strict = ["pixel_decoder"]  # noqa: RUF012
+
+    def __init__(self, config: XSamSegmentorConfig, mask_encoder_config: SamVisionConfig) -> None:
+        super().__init__(config)
+        mask2former = config.to_mask2former()
+        channels = [int(mask_encoder_config.hidden_size / scale) for scale in config.used_scale_factors]
+        # Unused; kept so that a checkpoint of the reference implementation converts both ways without loss.
+        self.shared_image_embedding = SamPositionalEmbedding(mask_encoder_config)
+        self.encoder = SamVisionEncoder(mask_encoder_config)
+        for layer in self.encoder.layers:
+            layer.attn = attention_like(layer.attn, mask_encoder_config, layer.window_size)
+        self.pixel_decoder = Mask2FormerPixelDecoder(mask2former, feature_channels=channels)
+        for layer in self.pixel_decoder.encoder.layers:
+            sizes = (layer.self_attn.d_model, *(getattr(layer.self_attn, f"n_{name}") for name in _SAMPLES))
+            layer.self_attn = XSamDeformableAttention(*sizes)
+        self.decoder = XSamTransformerDecoder(in_features=config.feature_size, config=mask2former)
+        self.logit_scale = nn.Parameter(torch.full([1], config.logit_scale_init))
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, XSamSegmentor):
+            init.constant_(module.logit_scale, self.config.logit_scale_init)
+        elif isinstance(module, SamPositionalEmbedding):
+            init.normal_(module.positional_embedding, std=module.scale)
+        else:
+            super()._init_weights(module)
+
+    def encode(self, pixel_values: Tensor, layers: Collection[int]) -> dict[int, Tensor]:
+        """Run the mask encoder as far as the deepest layer asked for; its neck is never needed.
+
+        Args:
+            pixel_values: (B, 3, S, S), normalised.
+            layers: hidden states to keep: 0 is the patch embedding, i the output of layer i.
+
+        Returns:
+            (B, H, W, C) for each of `layers`.
+        """
+        hidden = self.encoder.patch_embed(pixel_values)
+        if self.encoder.pos_embed is not None:
+            hidden = hidden + self.encoder.pos_embed
+        kept = {0: hidden}
+        for index, layer in enumerate(self.encoder.layers[: max(layers)], start=1):
+            hidden = layer(hidden)
+            if index in layers:
+                kept[index] = hidden
+        return {index: kept[index] for index in layers}
+
+    def decode_pixels(self, pyramid: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Refine the connector's pyramid.
+
+        Args:
+            pyramid: (B, C_i, H_i, W_i), highest resolution first.
+
+        Returns:
+            Feature maps (B, C, H_i, W_i), lowest resolution first, and mask features (B, C, H, W).
+        """
+        dtype = pyramid[0].dtype
+        output = self.pixel_decoder([level.to(self.pixel_decoder.level_embed.dtype) for level in pyramid])
+        return tuple(level.to(dtype) for level in output.multi_scale_features), output.mask_features.to(dtype)
+
+    def classify(self, queries: Tensor, conditions: Tensor, condition_mask: Tensor) -> Tensor:
+        """Score every query against every condition by scaled cosine similarity (X-SAM, sec. 3.2).
+
+        Args:
+            queries: (N, Q, C).
+            conditions: (N, K + 1, C), the latent background last.
+            condition_mask: (N, K + 1) bool, False for padding.
+
+        Returns:
+            (N, Q, K + 1) float32 logits in [-500, 500]; -1e9 where padded.
+        """
+        similarity = F.normalize(queries.float(), dim=-1) @ F.normalize(conditions.float(), dim=-1).transpose(1, 2)
+        logits = (self.logit_scale.float().exp() * similarity).clamp(-MAX_CLASS_LOGIT, MAX_CLASS_LOGIT)
+        return logits.masked_fill(~condition_mask[:, None], PADDED_CLASS_LOGIT)
+
+
+__all__ = ["XSamConnector", "XSamConnectorBranch", "XSamSegmentor"]

@@ -1,0 +1,1 @@
+"""The training run: its config, stages, steps, checkpoints and processes."""

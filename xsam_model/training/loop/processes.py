@@ -1,0 +1,80 @@
+"""What the processes of a run share: a mean, a decision, and when to stop."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor
+
+from xsam_model.training.loop.config import TrainingConfig
+
+
+class Stop:
+    """Says when to stop: at a deadline, or after SIGTERM or Ctrl-C; all processes get the same answer.
+
+    As a context it listens to the signals, and leaves them as they were.
+
+    Args:
+        accelerator: of the run.
+        deadline: in seconds of `time.monotonic`; None for none.
+    """
+
+    def __init__(self, accelerator: Accelerator, deadline: float | None) -> None:
+        self._accelerator, self._deadline, self._asked = accelerator, deadline, False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._before[number] = signal.signal(number, self._ask)
+            except ValueError:  # not the main thread: whoever runs it stops it
+                break
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __call__(self) -> bool:
+        """Say whether to stop; every process must ask after every update."""
+        late = self._deadline is not None and time.monotonic() >= self._deadline
+        return agree(self._accelerator, self._asked or late)
+
+    def _ask(self, *_: object) -> None:
+        self._asked = True
+
+
+def open_accelerator(config: TrainingConfig) -> Accelerator:
+    """Return what knows the devices and processes of a run."""
+    return Accelerator(
+        cpu=config.device == "cpu",
+        mixed_precision="bf16" if config.precision == "bfloat16" else "no",
+        kwargs_handlers=[DistributedDataParallelKwargs()],
+    )
+
+
+def mean_over(accelerator: Accelerator) -> Callable[[Tensor], Tensor]:
+    """Return the mean of a tensor over all processes, without gradient."""
+
+    def mean(value: Tensor) -> Tensor:
+        if accelerator.num_processes == 1:
+            return value
+        return accelerator.reduce(value.detach().clone(), "mean")
+
+    return mean
+
+
+def agree(accelerator: Accelerator, asked: bool) -> bool:
+    """Say whether any process asks."""
+    if accelerator.num_processes == 1:
+        return asked
+    return bool(accelerator.reduce(torch.tensor(float(asked), device=accelerator.device), "sum") > 0)
+
+
+__all__ = ["Stop", "agree", "mean_over", "open_accelerator"]

@@ -1,0 +1,217 @@
+"""The three stages of training (X-SAM, sec. 3.4): what each trains, how fast, and the published settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from xsam_model.training.loop.network import StageKind, XSamTraining
+from xsam_model.training.loop.optimizers import Muon, is_matrix
+from xsam_model.training.losses.point_sampling import PointSampling
+from xsam_model.training.losses.targets import LossWeights
+from xsam_model.training.samples.variation import Variation
+
+# Names of modules within XSamTraining. What a stage does not name stays as it is.
+_TRAINED: dict[str, tuple[str, ...]] = {
+    "encoder": ("model.segmentor.encoder", "token_predictor"),
+    "segmentor": (
+        "model.segmentor.encoder",
+        "model.segmentor.pixel_decoder",
+        "model.segmentor.decoder",
+        "model.seg_connector",
+        "class_predictor",
+        "dense_predictor",
+    ),
+    "alignment": ("model.visual_projector", "model.seg_projector"),
+    "mixed": ("model", "dense_predictor"),
+}
+# What ends in classes or tokens: its rows are as independent of each other as an embedding's.
+_HEADS = ("lm_head.weight", "class_predictor.weight", "dense_predictor.weight", "token_predictor.1.weight")
+_TOWERS = ("model.segmentor.encoder", "model.visual_encoder")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageConfig:
+    """One stage.
+
+    Attributes:
+        kind: "encoder" trains the mask encoder alone to name what its tokens show, which only a model from random
+            weights needs; "segmentor" mask encoder, connector and both decoders with a closed list of classes;
+            "alignment" the two projectors of images with the language model's loss; "mixed" everything with every task.
+        steps: updates of the weights.
+        sources: names of the data sets; all by default.
+        batch_size: samples of one update, over all processes and `accumulation` passes.
+        accumulation: passes whose gradients make one update.
+        learning_rate: its highest value.
+        learning_rate_factors: of parameters whose name within `XSamForSegmentation` begins so; the longest counts.
+        warmup_share: share of the steps in which the learning rate rises, from 0 to 1.
+        schedule: "cosine" to 0, "step" by 0.1 at `milestones` (shares of the steps), or "constant".
+        weight_decay: of weight matrices; norms, biases and embeddings have none.
+        optimizer: "adamw", or "muon" for weight matrices with AdamW for the rest; they share learning rate and decay.
+        betas: of AdamW.
+        clip_norm: greatest norm of the gradient; 0 for any.
+        average_decay: of an exponential moving average of the weights, which is what is saved at the end; 0 for none.
+        weights, points, variation: of the losses, of the masks' points, and of conversations.
+    """
+
+    kind: StageKind
+    steps: int
+    sources: tuple[str, ...] = ()
+    batch_size: int = 64
+    accumulation: int = 1
+    learning_rate: float = 4e-5
+    learning_rate_factors: Mapping[str, float] = field(default_factory=dict)
+    warmup_share: float = 0.03
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    milestones: tuple[float, ...] = (24 / 36, 30 / 36)
+    weight_decay: float = 0.05
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip_norm: float = 1.0
+    average_decay: float = 0.0
+    weights: LossWeights = field(default_factory=LossWeights)
+    points: PointSampling = field(default_factory=PointSampling)
+    variation: Variation = field(default_factory=Variation)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run.
+
+        Raises:
+            ValueError: saying which setting is wrong and what is allowed.
+        """
+        if self.kind not in _TRAINED:
+            raise ValueError(f"unknown kind of stage {self.kind!r}; known: {', '.join(_TRAINED)}")
+        if self.schedule not in ("cosine", "step", "constant"):
+            raise ValueError(f"unknown schedule {self.schedule!r}; known: cosine, step, constant")
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f"unknown optimizer {self.optimizer!r}; known: adamw, muon")
+        for name in ("steps", "batch_size", "accumulation"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        for name in ("warmup_share", "average_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+
+    def learning_rate_at(self, step: int) -> float:
+        """Return the learning rate of an update, 0 being the first, as a share of `learning_rate`."""
+        warmup = math.ceil(self.steps * self.warmup_share)
+        if step < warmup:
+            return (step + 1) / warmup
+        if self.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.steps - warmup)))
+        if self.schedule == "step":
+            return float(0.1 ** sum(step >= share * self.steps for share in self.milestones))
+        return 1.0
+
+
+def published(kind: StageKind, steps: int) -> StageConfig:
+    """Return the settings that the released weights were trained with; `steps` depends on the data.
+
+    Those of the encoder stage, which the released weights had no need of, are ours.
+
+    The towers learn ten times slower than the rest, because they come trained; for a model that starts from random
+    weights set `learning_rate_factors` to nothing.
+    """
+    if kind == "encoder":
+        return StageConfig(kind=kind, steps=steps, learning_rate=1e-3)
+    towers = {name.removeprefix("model."): 0.1 for name in _TOWERS}
+    if kind == "segmentor":
+        return StageConfig(
+            kind=kind, steps=steps, learning_rate=1e-4, learning_rate_factors=towers, schedule="step", clip_norm=0.01
+        )
+    if kind == "alignment":
+        return StageConfig(kind=kind, steps=steps, batch_size=256, accumulation=4, learning_rate=1e-3, weight_decay=0.0)
+    return StageConfig(kind=kind, steps=steps, learning_rate_factors=towers)
+
+
+def read_stage(values: Mapping[str, Any]) -> StageConfig:
+    """Return the published settings of `values["kind"]`, changed as the other values say.
+
+    Raises:
+        ValueError: if a value is missing, unknown or out of its range.
+    """
+    parts = {"weights": LossWeights, "points": PointSampling, "variation": Variation}
+    fields: dict[str, Any] = {}
+    try:
+        base = published(values["kind"], values["steps"])
+        for name, value in values.items():
+            if name in parts:
+                fields[name] = replace(getattr(base, name), **value)
+            else:
+                fields[name] = tuple(value) if isinstance(value, list) else value
+        return replace(base, **fields)
+    except KeyError as error:
+        raise ValueError(f"a stage needs {error}") from None
+    except TypeError as error:
+        raise ValueError(f"a stage cannot be read: {error}") from error
+
+
+def select_parameters(network: XSamTraining) -> None:
+    """Let exactly those parameters learn that the stage trains and that its forward pass uses."""
+    unused = _unused_parameters(network)
+    for name, parameter in network.named_parameters():
+        trained = any(name == part or name.startswith(f"{part}.") for part in _TRAINED[network.kind])
+        parameter.requires_grad_(trained and not name.startswith(unused))
+
+
+def parameter_groups(network: XSamTraining, stage: StageConfig) -> list[dict[str, Any]]:
+    """Return the optimizer's parameter groups, one for each learning-rate factor with and without weight decay.
+
+    Each has `factor`, which the learning rate of every step is multiplied with, and `matrices`, True for the weights
+    that Muon is to train.
+    """
+    groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
+    for module_name, module in network.named_modules():
+        for leaf, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                name = f"{module_name}.{leaf}".removeprefix("model.")
+                factor, decayed = _factor(name, stage.learning_rate_factors), _is_decayed(module, leaf, parameter)
+                matrices = stage.optimizer == "muon" and not name.endswith(_HEADS) and is_matrix(module, parameter)
+                groups.setdefault((factor, decayed, matrices), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "factor": factor,
+            "weight_decay": stage.weight_decay if decayed else 0.0,
+            "matrices": matrices,
+        }
+        for (factor, decayed, matrices), parameters in groups.items()
+    ]
+
+
+def build_optimizer(network: XSamTraining, stage: StageConfig) -> torch.optim.Optimizer:
+    """Return the optimizer of a stage, over the parameters that it trains."""
+    groups = parameter_groups(network, stage)
+    if stage.optimizer == "muon":
+        return Muon(groups, stage.learning_rate, betas=stage.betas)
+    # Rounding differs between the fused and the plain update: one of them must serve all runs of a device.
+    return torch.optim.AdamW(groups, stage.learning_rate, betas=stage.betas, fused=True)
+
+
+def _unused_parameters(network: XSamTraining) -> tuple[str, ...]:
+    """Name what no forward pass reads: kept in checkpoints only because the released weights have it."""
+    config = network.model.config
+    layers, selected = config.vision_config.num_hidden_layers, config.vision_select_layer
+    last = selected if selected >= 0 else layers + 1 + selected
+    encoder = "model.visual_encoder"
+    unused = ["model.segmentor.encoder.neck", "model.segmentor.shared_image_embedding"]
+    unused += [f"{encoder}.{name}" for name in ("head", "post_layernorm")]
+    return (*unused, *(f"{encoder}.encoder.layers.{index}." for index in range(last, layers)))
+
+
+def _factor(name: str, factors: Mapping[str, float]) -> float:
+    named = [prefix for prefix in factors if name == prefix or name.startswith(f"{prefix}.")]
+    return factors[max(named, key=len)] if named else 1.0
+
+
+def _is_decayed(module: nn.Module, leaf: str, parameter: nn.Parameter) -> bool:
+    places = ("embed", "rel_pos", "positional")
+    return parameter.ndim > 1 and not isinstance(module, nn.Embedding) and not any(part in leaf for part in places)
+
+
+__all__ = ["StageConfig", "build_optimizer", "parameter_groups", "published", "read_stage", "select_parameters"]

@@ -1,0 +1,47 @@
+"""The model that a run from scratch starts from: random weights, and a tokenizer that knows the data's words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from xsam_model.modeling_xsam import XSamForSegmentation
+from xsam_model.training.samples.sources import SampleSource
+from xsam_model.training.tiny import build_processor, train_tokenizer, xsam_tiny_config
+
+_SAMPLES_TO_READ = 200
+
+
+def start_model(folder: Path, sources: Sequence[SampleSource], seed: int = 0, size: str = "tiny") -> None:
+    """Write a `from_pretrained` folder of `xsam_tiny_config`; the same sources and seed write the same files.
+
+    Args:
+        folder: must not exist; it is complete when it does.
+        sources: their categories, and the words of some of their samples, are learned by the tokenizer.
+        seed: of the weights, and of the samples that are read.
+        size: one of `tiny.SIZES`.
+    """
+    tokenizer = train_tokenizer(_read_phrases(sources, seed))
+    config = xsam_tiny_config(tokenizer, size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = XSamForSegmentation(config)
+    beside = folder.with_name(f"writing-{folder.name}")
+    model.save_pretrained(str(beside))
+    build_processor(config, tokenizer).save_pretrained(str(beside))
+    beside.rename(folder)
+
+
+def _read_phrases(sources: Sequence[SampleSource], seed: int) -> list[str]:
+    phrases = [name for source in sources for name in source.categories]
+    for source in sources:
+        for number in range(min(_SAMPLES_TO_READ, len(source))):
+            sample = source.draw(number, np.random.default_rng([seed, number]))
+            phrases += [*sample.conditions, *filter(None, (sample.question, sample.answer))]
+    return sorted(set(phrases))
+
+
+__all__ = ["start_model"]

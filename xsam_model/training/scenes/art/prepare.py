@@ -1,0 +1,25 @@
+"""Fetch and prepare the pictures that scenes are made of; `docs/scenes.md` says what comes from where.
+
+python -m xsam_model.training.scenes.art.prepare --output DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from xsam_model.training.scenes.art.assets import DEFAULT_FOLDER
+from xsam_model.training.scenes.art.downloads import prepare_assets
+
+
+def main() -> None:
+    """Fetch and prepare the assets."""
+    parser = argparse.ArgumentParser(description="Fetch and prepare the pictures that scenes are made of.")
+    parser.add_argument("--output", type=Path, default=DEFAULT_FOLDER, help="folder (default: %(default)s)")
+    parser.add_argument("--downloads", type=Path, help="keep what is fetched here, and use what is here already")
+    arguments = parser.parse_args()
+    print(prepare_assets(arguments.output, arguments.downloads))
+
+
+if __name__ == "__main__":
+    main()

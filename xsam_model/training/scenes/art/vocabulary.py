@@ -1,0 +1,135 @@
+"""The vocabulary of the scenes: categories, stuff, groups, plurals, and which names training never sees."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+
+from xsam_model.training.scenes.art import names as scene_names
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(" ".join(name.split()) for name in text.split(","))
+
+
+STUFF_NAMES = _names(scene_names.STUFF)
+SUPERGROUPS = {
+    "animal": ("mammal", "bird", "reptile", "sea animal", "insect", "small animal"),
+    "vehicle": ("land vehicle", "boat", "aircraft"),
+    "food": ("fruit", "vegetable", "meal", "sweet"),
+}
+# Part of what is hashed; chosen so that the most everyday names are trained on.
+_SPLIT = "scenes-49:"
+_LOOKALIKES = tuple(_names(line) for line in scene_names.LOOKALIKES.strip().split("\n"))
+_CORE = frozenset(_names(scene_names.CORE))
+_UNCOUNTED = frozenset(_names(scene_names.UNCOUNTED))
+_PLURALS = {"mouse": "mice", "computer mouse": "computer mice", "knife": "knives", "goose": "geese", "die": "dice"}
+# Read the same in both numbers, but counted.
+_SAME_PLURAL = frozenset({"sheep", "fish", "deer", "moose", "shrimp", "squid", "aircraft"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Category:
+    """A kind of object.
+
+    Attributes:
+        name: as it is asked for, lower case.
+        synonyms: other names of the same, none of them shared with another category.
+        group: its row of the vocabulary: "mammal", "land vehicle", ...
+        drawings: what emojibase calls its drawings; every style draws at least one of them.
+    """
+
+    name: str
+    synonyms: tuple[str, ...] = ()
+    group: str = ""
+    drawings: tuple[str, ...] = ()
+
+
+def curated_categories() -> tuple[Category, ...]:
+    """Return the vocabulary without synonyms, which come with the assets."""
+    categories = []
+    for row in scene_names.CATEGORIES.strip().replace("\n  ", " ").split("\n"):
+        group, _, names = row.partition(":")
+        for entry in names.split(","):
+            name, _, drawings = entry.strip().partition("=")
+            categories.append(Category(name=name, group=group, drawings=tuple((drawings or name).split("+"))))
+    return tuple(categories)
+
+
+def is_held_out(name: str) -> bool:
+    """Whether training never sees a category, a stuff name or a background: one of five, by the hash of its name."""
+    return int.from_bytes(hashlib.sha256((_SPLIT + name).encode()).digest()[:4], "big") % 5 == 0
+
+
+def is_core(name: str) -> bool:
+    """Whether a category belongs to the small vocabulary."""
+    return name in _CORE
+
+
+def lookalikes(name: str) -> frozenset[str]:
+    """Return the names that no scene shows or asks for beside this one, itself included."""
+    return frozenset({name}.union(*(names for names in _LOOKALIKES if name in names)))
+
+
+def group_of(name: str) -> str:
+    """Return the group of a category, "" for a name that is none."""
+    return _groups().get(name, "")
+
+
+@cache
+def _groups() -> dict[str, str]:
+    return {category.name: category.group for category in curated_categories()}
+
+
+def in_group(group: str, name_or_supergroup: str) -> bool:
+    """Whether a category's group is the given one, or part of the given supergroup."""
+    return group == name_or_supergroup or group in SUPERGROUPS.get(name_or_supergroup, ())
+
+
+def is_countable(name: str) -> bool:
+    """Whether "a" and "two" go with a name."""
+    return name in _SAME_PLURAL or name not in _UNCOUNTED
+
+
+def plural(name: str) -> str:
+    """Return the name of several: "two wolves"."""
+    if name in _PLURALS:
+        return _PLURALS[name]
+    if name in _SAME_PLURAL or not is_countable(name):
+        return name
+    if name.endswith(("s", "x", "ch", "sh")):
+        return name + "es"
+    if name.endswith("y") and name[-2] not in "aeiou":
+        return name[:-1] + "ies"
+    if name.endswith("lf"):
+        return name[:-1] + "ves"
+    return name + ("es" if name in {"potato", "tomato", "mango", "flamingo", "mosquito", "tornado"} else "s")
+
+
+def with_article(words: str, name: str) -> str:
+    """Write "a red car", "an owl", "some grapes".
+
+    Args:
+        words: the name, with adjectives before it.
+        name: the name alone.
+    """
+    if not is_countable(name):
+        return f"some {words}"
+    return f"{'an' if words[0] in 'aeiou' and not words.startswith('uni') else 'a'} {words}"
+
+
+__all__ = [
+    "STUFF_NAMES",
+    "SUPERGROUPS",
+    "Category",
+    "curated_categories",
+    "group_of",
+    "in_group",
+    "is_core",
+    "is_countable",
+    "is_held_out",
+    "lookalikes",
+    "plural",
+    "with_article",
+]

@@ -1,0 +1,1 @@
+"""What is asked about scenes, with its exact answer."""

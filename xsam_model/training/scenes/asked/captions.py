@@ -1,0 +1,132 @@
+"""Sentences about a scene with marked phrases, each of which has a mask, and short questions with their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xsam_model.prompts.templates import PHRASE_END, PHRASE_START, SEG_TOKEN
+from xsam_model.training.scenes.art.vocabulary import is_countable, plural, with_article
+from xsam_model.training.scenes.asked.relations import NEAR, SIDE_MARGIN, SceneLayout
+
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_OPENINGS = ("The picture shows {}.", "The image has {}.", "This is a picture of {}.", "We see {}.")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GroundedCaption:
+    """What could be said about a picture.
+
+    Attributes:
+        answer: the caption with its phrases as `<p>phrase</p>`, then one `<SEG>`, as the task gcgseg answers.
+        masks: bool (N, H, W), one for each phrase, in their order: all that the phrase is about.
+    """
+
+    answer: str
+    masks: NDArray[np.bool_]
+
+
+def noun_phrase(layout: SceneLayout, members: Sequence[int], name: str) -> str:
+    """Name all objects of one category: "a red car", "an owl", "two dogs", "some grapes".
+
+    Args:
+        layout: of the scene.
+        members: their places in it.
+        name: what to call them.
+    """
+    colors = {layout.objects[place].color for place in members}
+    color = next(iter(colors)) if len(colors) == 1 else None
+    words = f"{color} {name}" if color else name
+    if len(members) > 1 and is_countable(name):
+        several = f"{color} {plural(name)}" if color else plural(name)
+        return f"{NUMBERS[len(members)]} {several}"
+    return with_article(words, name)
+
+
+def relation(layout: SceneLayout, first: int, second: int) -> str | None:
+    """Say how one object lies to another, None if there is nothing clear to say."""
+    if layout.is_behind(first, second):
+        return "behind"
+    if layout.is_behind(second, first):
+        return "in front of"
+    down, right = layout.centers[second] - layout.centers[first]
+    if abs(right) > max(SIDE_MARGIN, 1.5 * abs(down)):
+        words = "to the left of" if right > 0 else "to the right of"
+    elif abs(down) > max(SIDE_MARGIN, 1.5 * abs(right)):
+        words = "above" if down > 0 else "below"
+    else:
+        return "next to" if layout.gap(first, second) <= NEAR else None
+    return words
+
+
+def grounded_caption(layout: SceneLayout, names: Sequence[str], random: np.random.Generator) -> GroundedCaption | None:
+    """Write a caption that mentions every object, and mostly the surfaces.
+
+    Args:
+        layout: of the scene.
+        names: what to call each object.
+        random: what the order and the wording are drawn from.
+
+    Returns:
+        None if there is nothing to mention.
+    """
+    scene = layout.scene
+    categories = [thing.name for thing in layout.objects]
+    groups = [[i for i, name in enumerate(categories) if name == category] for category in dict.fromkeys(categories)]
+    groups = [groups[place] for place in random.permutation(len(groups))]
+    if not groups and not scene.stuff:
+        return None
+    words: list[str] = []
+    masks: list[NDArray[np.bool_]] = []
+    for members in groups:
+        phrase = noun_phrase(layout, members, names[members[0]])
+        said = relation(layout, groups[0][0], members[0]) if len(masks) == 1 and len(groups[0] + members) == 2 else None
+        marked = f"{PHRASE_START}{phrase}{PHRASE_END}"
+        if said is not None:
+            words[0] = f"{words[0]} {said} {marked}"
+        else:
+            words.append(marked)
+        masks.append(np.any([layout.objects[place].mask for place in members], axis=0))
+    text = _OPENINGS[random.integers(len(_OPENINGS))].format(_listed(words)) if words else ""
+    if scene.stuff and (not words or random.random() < 0.7):
+        surfaces = [f"{PHRASE_START}{region.name}{PHRASE_END}" for region in scene.stuff]
+        text += f"{' ' if text else ''}The background shows {_listed(surfaces)}."
+        masks += [region.mask for region in scene.stuff]
+    return GroundedCaption(answer=f"{text} {SEG_TOKEN}", masks=np.stack(masks))
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def question_and_answer(
+    layout: SceneLayout, names: Sequence[str], absent: str, random: np.random.Generator
+) -> tuple[str, str]:
+    """Ask what a text can answer: how many there are, whether there is one, what there is.
+
+    Args:
+        layout: of the scene.
+        names: what to call each object.
+        absent: the name of a category that the scene has not.
+        random: what is drawn from.
+    """
+    counts = {name: list(names).count(name) for name in names}
+    known = [*counts, absent]
+    name = known[random.integers(len(known))]
+    kind = random.integers(3)
+    if kind == 0 and counts:
+        members = {name: [place for place, other in enumerate(names) if other == name] for name in counts}
+        said = _listed([noun_phrase(layout, places, name) for name, places in members.items()])
+        return "What does the picture show?", f"It shows {said}."
+    if kind == 1 and is_countable(name):
+        number = counts.get(name, 0)
+        verb, noun = ("is", name) if number == 1 else ("are", plural(name))
+        return f"How many {plural(name)} are there?", f"There {verb} {NUMBERS[number]} {noun}."
+    article = with_article(name, name).replace("some ", "any ")
+    return f"Can you see {article} in the picture?", "Yes." if name in counts else "No."
+
+
+__all__ = ["NUMBERS", "GroundedCaption", "grounded_caption", "noun_phrase", "question_and_answer", "relation"]
