@@ -386,7 +386,7 @@ class ShardReceipt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lethal:
+class FatalImage:
     """How an image ended the process that labelled it, with no other under way."""
 
     reason: Reason
@@ -394,31 +394,31 @@ class Lethal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Care:
-    """How to label a shard over which processes have ended, so that the next end tells which image it was.
+class CrashHistory:
+    """How to relabel a shard whose earlier attempts crashed, so that another crash identifies the image.
 
     Attributes:
-        note: told the ids of the images that are about to be fetched, decoded and asked, and of none when those are
-            done. Whom it tells outlives this process.
+        report_in_progress: called with the ids of the images that are about to be fetched, decoded and asked, and with
+            none once they are done. What it calls outlives this process.
         suspects: ids of images that were under way when a process ended: each goes through alone.
-        lethal: images that ended theirs alone, by id: they are quarantined and not touched again.
+        fatal: images that ended theirs alone, by id: they are quarantined and not touched again.
     """
 
-    note: Callable[[Sequence[str]], None]
+    report_in_progress: Callable[[Sequence[str]], None]
     suspects: frozenset[str] = frozenset()
-    lethal: Mapping[str, Lethal] = field(default_factory=dict)
+    fatal: Mapping[str, FatalImage] = field(default_factory=dict)
 
 
 class ShardLabeler(Protocol):
     """Labels and commits one shard: what a replica holds. Safe to call from two threads at once."""
 
-    def label(self, shard: Shard, attempt: str, care: Care | None = None) -> ShardReceipt:
+    def label(self, shard: Shard, attempt: str, crashes: CrashHistory | None = None) -> ShardReceipt:
         """Label every image of the shard and commit it under the given attempt id.
 
         Args:
             shard: what to label.
             attempt: id of this try.
-            care: given once a replica has ended over this shard.
+            crashes: given once a replica has crashed over this shard.
         """
         ...
 

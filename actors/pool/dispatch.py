@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from actors.pool.config import PoolConfig
 from actors.pool.runner import FailureKind, ShardFailure
 from pipelines.planning.plan import DRIVER_ID
-from pipelines.types import Lethal, Reason, Shard
+from pipelines.types import FatalImage, Reason, Shard
 
 # After so many images of one shard have each ended a replica, the images are not to blame.
 MAX_LETHAL_IMAGES = 8
@@ -39,9 +39,9 @@ class Attempt:
         number: 1 for the first try at this shard.
         failures: tries before this one that count against the shard.
         alone: True if an earlier try ended with its replica: this one must share its replica with no other, so that
-            a shard that kills replicas is found out without taking its neighbours along, and labels with care.
+            a shard that kills replicas is found out without taking its neighbours along.
         suspects: ids of images that were under way when an earlier try ended with its replica.
-        lethal: those that were under way twice, the second time alone.
+        fatal: those that were under way twice, the second time alone.
         error: how the try before this one ended.
         not_before: time.monotonic() before which it is not to start.
     """
@@ -52,7 +52,7 @@ class Attempt:
     failures: int = 0
     alone: bool = False
     suspects: frozenset[str] = frozenset()
-    lethal: Mapping[str, Lethal] = field(default_factory=dict)
+    fatal: Mapping[str, FatalImage] = field(default_factory=dict)
     error: str = ""
     not_before: float = 0.0
 
@@ -115,9 +115,9 @@ class ShardQueue:
             not_before, suspects = time.monotonic() + _LOOK_AROUND_S, attempt.suspects | set(under_way)
             again = replace(again, alone=True, suspects=suspects, not_before=not_before)
             if len(under_way) == 1 and attempt.suspects.issuperset(under_way):
-                lethal = Lethal(reason=_ENDS[kind], error=error)
-                again = replace(again, lethal={**attempt.lethal, under_way[0]: lethal})
-        if not under_way or len(again.lethal) > MAX_LETHAL_IMAGES:
+                fatal = FatalImage(reason=_ENDS[kind], error=error)
+                again = replace(again, fatal={**attempt.fatal, under_way[0]: fatal})
+        if not under_way or len(again.fatal) > MAX_LETHAL_IMAGES:
             again = replace(again, failures=attempt.failures + charged)
         if again.failures >= self._max_attempts:
             return self.give_up(attempt, kind, error)

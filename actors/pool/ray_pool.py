@@ -28,7 +28,7 @@ from actors.pool.runner import (
     summarize_error,
 )
 from actors.pool.witness import Witness
-from pipelines.types import Care, Shard, ShardReceipt
+from pipelines.types import CrashHistory, Shard, ShardReceipt
 
 # How often the clocks and stop() are looked at; results are seen as they come.
 _TICK_S = 0.25
@@ -147,15 +147,15 @@ class ReplicaPool:
                     continue
                 attempt = queue.take(idle=not member.flights)
                 if attempt is not None:
-                    ref = member.actor.label.remote(attempt.shard, attempt.attempt_id, self._care(attempt))
+                    ref = member.actor.label.remote(attempt.shard, attempt.attempt_id, self._crash_history(attempt))
                     member.flights[ref] = Flight(attempt, time.monotonic())
                     member.attempts += 1
 
-    def _care(self, attempt: Attempt) -> Care | None:
+    def _crash_history(self, attempt: Attempt) -> CrashHistory | None:
         if not attempt.alone:
             return None
         note = self._witness.note_of(attempt.attempt_id)
-        return Care(note=note, suspects=attempt.suspects, lethal=attempt.lethal)
+        return CrashHistory(report_in_progress=note, suspects=attempt.suspects, fatal=attempt.fatal)
 
     def _poll(self, queue: ShardQueue) -> list[_Outcome]:
         """Wait for news, at most a tick, and answer for all of it before any is yielded.

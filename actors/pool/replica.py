@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from actors.pool.runner import LabelerFactory, summarize_error
-from pipelines.types import Care, ReplicaUnusable, Shard, ShardLabeler, ShardReceipt
+from pipelines.types import CrashHistory, ReplicaUnusable, Shard, ShardLabeler, ShardReceipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +57,11 @@ class Replica:
         """Never return: the reference to this call fails as soon as the process has ended, at work or idle."""
         threading.Event().wait()
 
-    def label(self, shard: Shard, attempt_id: str, care: Care | None) -> ShardReceipt | LabelerError:
+    def label(self, shard: Shard, attempt_id: str, crashes: CrashHistory | None) -> ShardReceipt | LabelerError:
         """Label and commit one shard; an error of the labeler is returned, not raised."""
         if isinstance(self._labeler, LabelerError):
             return self._labeler
         try:
-            return self._labeler.label(shard, attempt_id, care)
+            return self._labeler.label(shard, attempt_id, crashes)
         except (Exception, ReplicaUnusable) as error:  # noqa: BLE001 - here a shard's error becomes its outcome
             return LabelerError(error=summarize_error(error), replica_unusable=isinstance(error, ReplicaUnusable))

@@ -39,7 +39,7 @@ class Ask(NamedTuple):
         return self.explain or self.task in ("gcgseg", "chat")
 
 
-class Draft(NamedTuple):
+class ConversationDraft(NamedTuple):
     """Prompts about one image that share a conversation; not checked yet."""
 
     image: int
@@ -97,13 +97,13 @@ def _num_fitting(processor: XSamProcessor, ask: Ask, prompts: Sequence[Prompt]) 
     return len(prompts)
 
 
-def drafts(prompts: Sequence[Sequence[Prompt]], processor: XSamProcessor) -> dict[Ask, list[Draft]]:
+def drafts(prompts: Sequence[Sequence[Prompt]], processor: XSamProcessor) -> dict[Ask, list[ConversationDraft]]:
     """Sort the prompts of a batch into conversations, image by image.
 
     Categories of an image, and its regions of vgdseg, share one and compete for each mask, unless there are too many
     categories; the others stand alone, as the network was trained.
     """
-    found: dict[Ask, list[Draft]] = {}
+    found: dict[Ask, list[ConversationDraft]] = {}
     for image, asked in enumerate(prompts):
         together: dict[Ask, list[Prompt]] = {}
         for prompt in asked:
@@ -111,17 +111,17 @@ def drafts(prompts: Sequence[Sequence[Prompt]], processor: XSamProcessor) -> dic
             if prompt.task in _JOINT_TASKS:
                 together.setdefault(ask, []).append(prompt)
             else:
-                found.setdefault(ask, []).append(Draft(image, (prompt,)))
+                found.setdefault(ask, []).append(ConversationDraft(image, (prompt,)))
         for ask, joint in together.items():
             whole = tuple(joint)
             parts = cut(processor, ask, whole) if ask.task in _DIVISIBLE_TASKS else (whole,)
-            found.setdefault(ask, []).extend(Draft(image, part) for part in parts)
+            found.setdefault(ask, []).extend(ConversationDraft(image, part) for part in parts)
     return found
 
 
-def divided(group: Sequence[Draft]) -> dict[int, dict[str, int]]:
+def divided(group: Sequence[ConversationDraft]) -> dict[int, dict[str, int]]:
     """Return, of each image whose categories are in several conversations, which of them each prompt is in."""
-    by_image: dict[int, list[Draft]] = {}
+    by_image: dict[int, list[ConversationDraft]] = {}
     for draft in group:
         if draft.prompts[0].task in _DIVISIBLE_TASKS:
             by_image.setdefault(draft.image, []).append(draft)
@@ -132,7 +132,9 @@ def divided(group: Sequence[Draft]) -> dict[int, dict[str, int]]:
     }
 
 
-def prepare(draft: Draft, image: Image, processor: XSamProcessor) -> tuple[Conversation | None, list[RejectedPrompt]]:
+def prepare(
+    draft: ConversationDraft, image: Image, processor: XSamProcessor
+) -> tuple[Conversation | None, list[RejectedPrompt]]:
     """Draw the regions of a conversation, and try a sentence that came with the image.
 
     Returns:
@@ -189,7 +191,7 @@ def _conditions(task: Task, prompts: Sequence[Prompt]) -> list[str]:
     return [prompt.text for prompt in prompts] if has_words else []
 
 
-def batched(items: Sequence[Draft], size: int) -> Iterator[Sequence[Draft]]:
+def batched(items: Sequence[ConversationDraft], size: int) -> Iterator[Sequence[ConversationDraft]]:
     """Cut into runs of up to ``size``."""
     for start in range(0, len(items), size):
         yield items[start : start + size]

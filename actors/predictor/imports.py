@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def without_collector() -> Iterator[None]:
+def garbage_collection_paused() -> Iterator[None]:
     """Look for no garbage in this block.
 
     Importing torch and transformers makes a million objects and hardly any garbage; looking for it took a fifth of the

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from actors.predictor.config import PredictorConfig
-from actors.predictor.imports import without_collector
+from actors.predictor.imports import garbage_collection_paused
 from pipelines.labeling.shard import LabelJob, label_shard
 from pipelines.storage.store import open_store
 from pipelines.table.commits import read_commit
-from pipelines.types import Care, Predictor, Shard, ShardReceipt
+from pipelines.types import CrashHistory, Predictor, Shard, ShardReceipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class RunLabelerFactory:
 
     def __call__(self) -> RunLabeler:
         """Load the model, check that it takes the run's prompts, find how many images fit, and open the output."""
-        with without_collector():
+        with garbage_collection_paused():
             from actors.predictor.predictor import XSamPredictor
 
         predictor, job = XSamPredictor(self.predictor), self.job
@@ -55,13 +55,13 @@ class RunLabeler:
         self._job = job
         self._store = open_store(output_uri, output_options)
 
-    def label(self, shard: Shard, attempt: str, care: Care | None = None) -> ShardReceipt:
+    def label(self, shard: Shard, attempt: str, crashes: CrashHistory | None = None) -> ShardReceipt:
         """Label every image of the shard and commit it under the given attempt id, unless another attempt just has."""
         try:
             held = read_commit(self._store, self._job.run_id, shard.shard_id, shard.repair)
         except FileNotFoundError:
             return label_shard(
-                shard, job=self._job, store=self._store, predictor=self._predictor, attempt=attempt, care=care
+                shard, job=self._job, store=self._store, predictor=self._predictor, attempt=attempt, crashes=crashes
             )
         return held.receipt(committed_here=False)
 

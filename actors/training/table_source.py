@@ -18,7 +18,7 @@ from actors.training.table_records import TABLE_TASKS, Answers, AskTable, Row, r
 from pipelines.errors import StorageError
 from pipelines.images.decode import DEFAULT_LIMITS, DecodeError, decode_image
 from pipelines.query.database import open_database, rows_of
-from pipelines.query.files import readable
+from pipelines.query.files import query_errors
 from pipelines.query.row_agreement import check_agreement
 from pipelines.sources.fetch import FetchError, fetch
 from pipelines.storage.store import open_store
@@ -106,7 +106,7 @@ def table(
     try:
         corrected = read_corrections(corrections, storage_options, skipped) if corrections else Corrections()
         store = open_store(output, storage_options)
-        with readable(store):
+        with query_errors(store):
             database = open_database(store)
             check_agreement(database, store, run_id)
             images = _rows(database, f"SELECT {_IMAGE_COLUMNS} FROM {rows_of('images', run_id)} ORDER BY image_id")

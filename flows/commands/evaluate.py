@@ -15,7 +15,7 @@ from pipelines.evaluation.evaluate import Evaluation, TaskFigures, evaluate_outp
 from pipelines.evaluation.ground_truth import read_ground_truth
 from pipelines.evaluation.plots import figure_class, write_plots
 from pipelines.export.target import check_target
-from pipelines.storage.local_files import check_new, publish, workplace, write_whole
+from pipelines.storage.local_files import check_new, publish, temporary_beside, write_atomically
 from pipelines.types import Task
 
 _MAX_CATEGORIES = 40
@@ -65,7 +65,7 @@ def run_evaluation(
         evaluation = evaluate_output(store, plans, truth, count_unasked=count_unasked, on_image=on_image)
     if json_file is not None:
         document = {"output": store.uri, "ground_truth": ground_truth, **evaluation.to_dict()}
-        write_whole(json_file, (json.dumps(document, indent=1) + "\n").encode())
+        write_atomically(json_file, (json.dumps(document, indent=1) + "\n").encode())
     show_evaluation(evaluation, console)
     if pictures is not None:
         _draw(evaluation, pictures, console)
@@ -73,7 +73,7 @@ def run_evaluation(
 
 
 def _draw(evaluation: Evaluation, target: Path, console: Console) -> None:
-    with workplace(target) as place:
+    with temporary_beside(target) as place:
         whole = place / "whole"
         whole.mkdir()
         files = write_plots(evaluation, whole)

@@ -66,7 +66,7 @@ def show_plan(config: RunConfig, console: Console) -> None:
     _show_new(config, draft, store, console)
 
 
-def _show_new(config: RunConfig, draft: planning.Draft, store: Store, console: Console) -> None:
+def _show_new(config: RunConfig, draft: planning.RunDraft, store: Store, console: Console) -> None:
     plan = draft.plan
     assert plan is not None, "a draft holds a plan, written or not"
     rows: list[tuple[str, object]] = [

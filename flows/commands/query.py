@@ -20,7 +20,7 @@ from pipelines.query.database import open_database
 from pipelines.query.files import damage_named
 from pipelines.query.select_text import read_statement
 from pipelines.query.user_select import Column, check_result_file, check_select, first_rows, save
-from pipelines.storage.local_files import workplace
+from pipelines.storage.local_files import temporary_beside
 from pipelines.storage.store import open_store
 
 _MAX_CELL = 40
@@ -47,7 +47,7 @@ def run_query(output: str, sql: str, console: Console, *, to: Path | None = None
         check_result_file(to)
     store = open_store(output)
     with damage_named(store), contextlib.ExitStack() as opened:
-        place = None if to is None else opened.enter_context(workplace(to))
+        place = None if to is None else opened.enter_context(temporary_beside(to))
         with console.status("finding the committed files"):
             connection = opened.enter_context(open_database(store, own_files=statement.own_files, folder=place))
         if not connection.execute("SELECT 1 FROM runs LIMIT 1").fetchall():

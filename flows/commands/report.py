@@ -12,7 +12,7 @@ from flows.config import ConfigError
 from pipelines.errors import PlanError
 from pipelines.planning.plan import planned_runs
 from pipelines.report.build import ReportConfig, build_report
-from pipelines.storage.local_files import write_whole
+from pipelines.storage.local_files import write_atomically
 from pipelines.storage.store import open_store
 
 
@@ -41,5 +41,5 @@ def write_report(output: str, to: Path, console: Console, *, overwrite: bool = F
     with console.status("reading") as spinner:
         page = build_report(store, ReportConfig(), made_at=datetime.now(UTC), on_step=spinner.update)
     data = page.encode("utf-8")
-    write_whole(to, data, overwrite=overwrite)
+    write_atomically(to, data, overwrite=overwrite)
     console.print(f"{literal(to)}: {size(len(data))}, open it in a browser")

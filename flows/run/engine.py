@@ -15,7 +15,7 @@ from flows.run.breaker import CircuitBreaker
 from flows.run.observer import RunObserver, Several, Silent
 from flows.run.planning import PlannedRun, open_output, planned_run
 from flows.run.report import leave_report
-from flows.run.summary import RunSummary, summarize, told_summary
+from flows.run.summary import RunSummary, read_run_summary, summarize
 from flows.run.updates import configs_to_run
 from pipelines.errors import StorageError
 from pipelines.layout import summary_name
@@ -100,8 +100,8 @@ def finish_run(
         started: time.monotonic() at its beginning.
     """
     store = open_output(config)
-    told = told_summary(store, plan.run_id) if committed_before == plan.num_shards else None
-    if told and told.tells_all_of(plan, table_size(store, plan.run_id)):
+    told = read_run_summary(store, plan.run_id) if committed_before == plan.num_shards else None
+    if told and told.is_current(plan, table_size(store, plan.run_id)):
         return replace(told, output=store.uri, labelled_now=0, elapsed_s=round(time.monotonic() - started, 3))
     removal = remove_losers(store, plan.run_id)
     report = verify(store, plan.run_id, deep=False)
@@ -115,7 +115,7 @@ def finish_run(
         elapsed_s=time.monotonic() - started,
         warnings=[f"a leftover could not be removed, which does no harm: {error}" for error in removal.failed],
     )
-    if summary.labelled_now or not summary.ends_as(told_summary(store, plan.run_id)):
+    if summary.labelled_now or not summary.same_outcome_as(read_run_summary(store, plan.run_id)):
         try:
             store.write(summary_name(plan.run_id), summary_bytes(summary.to_dict()))
         except StorageError as error:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from actors.pool.open import open_runner
 from actors.pool.runner import ShardRunner
 from actors.predictor.config import TINY_MODEL, model_folder
-from actors.predictor.imports import without_collector
+from actors.predictor.imports import garbage_collection_paused
 from actors.predictor.labeler import RunLabelerFactory
 from flows.config import ConfigError, RunConfig
 from flows.run.own_prompts import OwnPrompts, read_own_prompts
@@ -123,7 +123,7 @@ def run_fingerprint(config: RunConfig, held: Plan | None) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
+class RunDraft:
     """A run that can be planned or resumed, before anything is written.
 
     Attributes:
@@ -145,7 +145,7 @@ class Draft:
 
 
 @contextmanager
-def draft_run(config: RunConfig, on_listed: OnListed = _ignore) -> Iterator[Draft]:
+def draft_run(config: RunConfig, on_listed: OnListed = _ignore) -> Iterator[RunDraft]:
     """Check everything that can be checked without replicas, and list the collection of a new run; writes nothing.
 
     Args:
@@ -170,7 +170,7 @@ def draft_run(config: RunConfig, on_listed: OnListed = _ignore) -> Iterator[Draf
     run_id, held, fingerprint = _find_run(config, store)
     if held is not None:
         check_fingerprint(held.run_id, held.fingerprint, fingerprint)
-        yield Draft(run_id=held.run_id, fingerprint=fingerprint, held=held)
+        yield RunDraft(run_id=held.run_id, fingerprint=fingerprint, held=held)
         return
     retried = config.retry.run_id if config.retry else None
     if config.output.run_id is not None:
@@ -184,7 +184,7 @@ def draft_run(config: RunConfig, on_listed: OnListed = _ignore) -> Iterator[Draf
     after = max(before, default=0)
     own = check_model(config, read_own_prompts(config, store))
     with list_collection(config, own, on_listed=on_listed) as (plan, rejected):
-        yield Draft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, after=after)
+        yield RunDraft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, after=after)
 
 
 def _find_run(config: RunConfig, store: Store) -> tuple[str, Plan | None, dict[str, Any]]:
@@ -212,7 +212,7 @@ def _earlier_runs(config: RunConfig, store: Store) -> tuple[list[Plan], str]:
 @contextmanager
 def _draft_update(
     config: RunConfig, store: Store, run_id: str, earlier: list[Plan], on_listed: OnListed
-) -> Iterator[Draft]:
+) -> Iterator[RunDraft]:
     """List the collection of a run that asks only what is left."""
     # The number, and not what it asks, names it: of two updates that are planned at once only one can hold.
     fingerprint = run_fingerprint(config, None)
@@ -223,10 +223,10 @@ def _draft_update(
     with list_collection(config, own, coverage, on_listed) as (plan, rejected):
         counts, last = coverage.counts, earlier[-1]
         if plan.num_images:
-            draft = Draft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, update=counts)
+            draft = RunDraft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, update=counts)
             yield replace(draft, after=last.sequence)
         else:
-            yield Draft(run_id=last.run_id, fingerprint=last.fingerprint, held=last, update=counts)
+            yield RunDraft(run_id=last.run_id, fingerprint=last.fingerprint, held=last, update=counts)
 
 
 def check_model(config: RunConfig, own: OwnPrompts) -> OwnPrompts:
@@ -239,7 +239,7 @@ def check_model(config: RunConfig, own: OwnPrompts) -> OwnPrompts:
         ConfigError: its weights are missing or cut short, there are too many categories, a sentence is too long, or it
             has no processor.
     """
-    with without_collector():
+    with garbage_collection_paused():
         from actors.predictor import predictor
 
     try:
@@ -250,7 +250,7 @@ def check_model(config: RunConfig, own: OwnPrompts) -> OwnPrompts:
     return own.without(reasons)
 
 
-def freeze_plan(config: RunConfig, draft: Draft) -> Plan:
+def freeze_plan(config: RunConfig, draft: RunDraft) -> Plan:
     """Return the run's frozen plan: the one that the output holds, or the draft, written now.
 
     Raises:
@@ -369,7 +369,7 @@ def choose_run_id(config: RunConfig, store: Store) -> str | None:
     return held[0] if held else None
 
 
-def _plan_facts(config: RunConfig, draft: Draft) -> dict[str, Any]:
+def _plan_facts(config: RunConfig, draft: RunDraft) -> dict[str, Any]:
     return {
         "planned_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": config.to_dict(),

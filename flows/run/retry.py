@@ -11,7 +11,7 @@ from flows.run.planning import left_to_label
 from flows.run.run_names import next_retry
 from flows.run.updates import is_labeled, operational
 from pipelines.planning.plan import Plan, check_no_plan_lost, plan_documents, read_plan, retries_by_run
-from pipelines.query.files import readable
+from pipelines.query.files import query_errors
 from pipelines.storage.store import Store, open_store
 from pipelines.table.file_checks import check_runs
 from pipelines.table.quarantined import quarantined_images
@@ -88,7 +88,7 @@ def _retry_config(
     values = merge(dict(plan.facts["config"]), overrides)
     config = parse_config(merge(values, again), origin=f"the config that run {plan.run_id} was planned with")
     if is_new:
-        with readable(store):
+        with query_errors(store):
             if not quarantined_images(store, plan.run_id, reasons):
                 return None
     return config

@@ -67,12 +67,12 @@ class RunSummary:
         """Whether every listed image is accounted for and every object is as committed."""
         return not self.problems
 
-    def tells_all_of(self, plan: Plan, size: TableSize) -> bool:
+    def is_current(self, plan: Plan, size: TableSize) -> bool:
         """Whether it is that of a whole run whose objects are listed as they were when it was verified."""
         is_whole = self.ok and self.shards == self.committed == plan.num_shards
         return is_whole and self.names_sha256 == size.names_sha256
 
-    def ends_as(self, other: RunSummary | None) -> bool:
+    def same_outcome_as(self, other: RunSummary | None) -> bool:
         """Whether another invocation of the run left the same; not if there was none."""
         names = ("ledger", "committed", "names_sha256", "problems")
         return other is not None and all(getattr(self, name) == getattr(other, name) for name in names)
@@ -91,7 +91,7 @@ class RunSummary:
         return cls(**{name: document[name] for name in cls.__slots__ if name != "warnings"}, warnings=[])
 
 
-def told_summary(store: Store, run_id: str) -> RunSummary | None:
+def read_run_summary(store: Store, run_id: str) -> RunSummary | None:
     """Read what an earlier invocation has told; None if none has, another version in other words, or what is damaged.
 
     Nothing needs a summary: a run without one looks for itself, and writes it again.

@@ -8,7 +8,7 @@ from typing import Any
 
 from flows.config import RunConfig, merge, parse_config
 from flows.run.run_names import unlisted_updates
-from flows.run.summary import told_summary
+from flows.run.summary import read_run_summary
 from pipelines.errors import PlanError
 from pipelines.planning.coverage import Coverage, CoveringRun, UpdateCounts
 from pipelines.planning.fingerprint import model_part, source_part
@@ -53,8 +53,8 @@ def is_labeled(store: Store, plan: Plan) -> bool:
 
 def is_finished(store: Store, plan: Plan) -> bool:
     """Say whether a run was verified when it was whole, and the listings of its objects add up as they did then."""
-    told = told_summary(store, plan.run_id)
-    return told is not None and told.tells_all_of(plan, table_size(store, plan.run_id))
+    told = read_run_summary(store, plan.run_id)
+    return told is not None and told.is_current(plan, table_size(store, plan.run_id))
 
 
 def configs_to_run(config: RunConfig, store: Store) -> list[RunConfig]:

@@ -24,7 +24,7 @@ from pipelines.evaluation.task_figures import (
 )
 from pipelines.masks.rle import RleError
 from pipelines.planning.plan import Plan
-from pipelines.query.files import readable
+from pipelines.query.files import query_errors
 from pipelines.storage.store import Store
 from pipelines.types import PANOPTIC_TASKS, Task
 
@@ -92,7 +92,7 @@ def evaluate_output(
             entry of the truth is broken.
         StorageError: the output cannot be read.
     """
-    with readable(store):
+    with query_errors(store):
         return _evaluate(store, plans, truth, count_unasked=count_unasked, on_image=on_image)
 
 

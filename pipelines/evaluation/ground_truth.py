@@ -24,7 +24,7 @@ from pipelines.evaluation.map_metrics import Segment
 from pipelines.images.decode import DEFAULT_LIMITS
 from pipelines.masks import rle
 from pipelines.redaction import quoted
-from pipelines.sources.tabular import readable
+from pipelines.sources.tabular import source_errors
 from pipelines.storage.filesystems import open_filesystem, read_range
 from pipelines.types import Rle, Task
 
@@ -300,7 +300,7 @@ def _read_json(uri: str) -> Any:
 
 
 def _read(uri: str, max_bytes: int = MAX_DOCUMENT_BYTES) -> bytes:
-    with readable(uri):
+    with source_errors(uri):
         fs, path = open_filesystem(uri)
         data = read_range(fs, path, 0, max_bytes + 1)
     if len(data) > max_bytes:

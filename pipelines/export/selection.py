@@ -125,7 +125,7 @@ class Selection:
         """Yield the rows of a query with the parameter ``$split``, a batch in memory at a time.
 
         Raises:
-            duckdb.Error: the table's files cannot be read; see query_files.readable.
+            duckdb.Error: the table's files cannot be read; see query.files.query_errors.
         """
         result = self.database.execute(query, {"split": split})
         while batch := result.fetchmany(_BATCH_ROWS):
@@ -161,7 +161,7 @@ def open_selection(store: Store, choice: Choice, *, of_maps: bool, folder: Path)
     Raises:
         SourceError: a condition is wrong, the output holds no labelled image, or no mask fits.
         StorageError: the output cannot be read.
-        duckdb.Error: its rows cannot be read; see query_files.readable.
+        duckdb.Error: its rows cannot be read; see query.files.query_errors.
     """
     conditions = {"--where": choice.where, "--images-where": choice.images_where}
     own_files = [name for option, text in conditions.items() if text for name in read_condition(option, text)]

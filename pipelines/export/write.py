@@ -11,8 +11,8 @@ from pipelines.export.choice import Choice, Progress
 from pipelines.export.formats import coco, cvat, label_studio, panoptic, yolo
 from pipelines.export.selection import Selection, open_selection
 from pipelines.export.target import check_target
-from pipelines.query.files import readable
-from pipelines.storage.local_files import publish, workplace
+from pipelines.query.files import query_errors
+from pipelines.storage.local_files import publish, temporary_beside
 from pipelines.storage.store import Store
 
 __all__ = ["FORMATS", "Choice", "Export", "export_output"]
@@ -92,7 +92,7 @@ def export_output(
     alone = form.single_file if path.suffix and form.single_file and form.single_file.endswith(path.suffix) else None
     if alone and choice.splits.shares:
         raise SourceError(f"{path.name} is one file, but each split has its own; name a folder")
-    with readable(store), workplace(path) as place:
+    with query_errors(store), temporary_beside(path) as place:
         selection = open_selection(store, choice, of_maps=form.of_maps, folder=place)
         whole = place / "whole"
         whole.mkdir()

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from pipelines.types import Answer, Care, Image, ImageRef, PredictionError, Predictor, Prompt, Reason
+from pipelines.types import Answer, CrashHistory, Image, ImageRef, PredictionError, Predictor, Prompt, Reason
 
 
 class ModelClock:
@@ -66,17 +66,17 @@ def ask(
     return results
 
 
-def careful_groups(images: Sequence[ImageRef], care: Care, size: int) -> Iterator[list[ImageRef]]:
+def groups_after_crashes(images: Sequence[ImageRef], crashes: CrashHistory, size: int) -> Iterator[list[ImageRef]]:
     """Cut a shard's images, in order, into groups of which one is under way at a time.
 
     Args:
         images: of the shard.
-        care: suspects and lethal images stand alone.
+        crashes: suspects and fatal images stand alone.
         size: images of a group at most.
     """
     group: list[ImageRef] = []
     for ref in images:
-        is_alone = ref.image_id in care.suspects or ref.image_id in care.lethal
+        is_alone = ref.image_id in crashes.suspects or ref.image_id in crashes.fatal
         if group and (is_alone or len(group) == size):
             yield group
             group = []

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from pipelines.images.decode import DecodeError, DecodeLimits, decode_image, decoding_bytes
 from pipelines.images.prefetch import Loaded, Loading, prefetch
 from pipelines.labeling.batches import batches, order_by_text
-from pipelines.labeling.isolation import Asked, ModelClock, ask, careful_groups
+from pipelines.labeling.isolation import Asked, ModelClock, ask, groups_after_crashes
 from pipelines.masks.regions import check_region
 from pipelines.redaction import redacted
 from pipelines.settings import SETTINGS
@@ -19,7 +19,7 @@ from pipelines.sources.fetch import FetchError, fetch
 from pipelines.storage.store import Store
 from pipelines.table.commits import commit_shard
 from pipelines.types import (
-    Care,
+    CrashHistory,
     Image,
     ImagePrediction,
     ImageRef,
@@ -93,7 +93,13 @@ class LabelJob:
 
 
 def label_shard(
-    shard: Shard, *, job: LabelJob, store: Store, predictor: Predictor, attempt: str, care: Care | None = None
+    shard: Shard,
+    *,
+    job: LabelJob,
+    store: Store,
+    predictor: Predictor,
+    attempt: str,
+    crashes: CrashHistory | None = None,
 ) -> ShardReceipt:
     """Label every image of a shard and commit it.
 
@@ -103,7 +109,7 @@ def label_shard(
         store: the output.
         predictor: the loaded model.
         attempt: id of this try, unique in the run.
-        care: given once a process has ended over this shard.
+        crashes: given once a process has ended over this shard.
 
     Returns:
         The receipt of the shard's commit.
@@ -112,10 +118,10 @@ def label_shard(
         StorageError: the output cannot be written. Bad images never raise: they become quarantined rows.
     """
     started, clock = time.monotonic(), ModelClock()
-    if care is None:
+    if crashes is None:
         outcomes = label_images(shard.images, job, predictor, clock)
     else:
-        outcomes = label_carefully(shard.images, job, predictor, clock, care)
+        outcomes = label_after_crashes(shard.images, job, predictor, clock, crashes)
     return commit_shard(
         store,
         job.run_id,
@@ -144,18 +150,18 @@ def label_images(
     return [outcomes[position] for position in range(len(images))]
 
 
-def label_carefully(
-    images: Sequence[ImageRef], job: LabelJob, predictor: Predictor, clock: ModelClock, care: Care
+def label_after_crashes(
+    images: Sequence[ImageRef], job: LabelJob, predictor: Predictor, clock: ModelClock, crashes: CrashHistory
 ) -> list[ImagePrediction]:
     """Label images in order, one batch after the other, each noted before it is touched."""
     outcomes: list[ImagePrediction] = []
-    for group in careful_groups(images, care, job.config.images_per_batch):
-        if lethal := care.lethal.get(group[0].image_id):
-            outcomes.append(quarantined(group[0], lethal.reason, "process", lethal.error))
+    for group in groups_after_crashes(images, crashes, job.config.images_per_batch):
+        if fatal := crashes.fatal.get(group[0].image_id):
+            outcomes.append(quarantined(group[0], fatal.reason, "process", fatal.error))
             continue
-        care.note([ref.image_id for ref in group])
+        crashes.report_in_progress([ref.image_id for ref in group])
         outcomes += label_images(group, job, predictor, clock)
-    care.note([])
+    crashes.report_in_progress([])
     return outcomes
 
 

@@ -18,7 +18,7 @@ from pipelines.layout import KINDS, SCHEMA_VERSION, Kind
 from pipelines.planning.plan import plan_documents
 from pipelines.query.current_rows import create_views, find_replaced
 from pipelines.query.fence import fence, harden, sql_literal
-from pipelines.query.files import RunFiles, find_files, make_readable, readable
+from pipelines.query.files import RunFiles, find_files, make_readable, query_errors
 from pipelines.query.select_text import read_statement
 from pipelines.storage.store import Store
 from pipelines.table.schema import SCHEMAS
@@ -97,7 +97,7 @@ def open_database(
     with ThreadPoolExecutor(_RUNS_AT_ONCE) as readers:
         found = readers.map(lambda run: find_files(store, run, plans[run].get("schema_version", 0)), plans)
         held = dict(zip(plans, found, strict=True))
-    with readable(store):
+    with query_errors(store):
         tables = _create_all(connection, store, plans, held)
     if is_fenced:
         fence(connection, [*tables.folders, *([] if folder is None else [str(folder)])], own_files)

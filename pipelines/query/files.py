@@ -72,7 +72,7 @@ def find_files(store: Store, run_id: str, schema_version: int) -> RunFiles:
 
 
 @contextlib.contextmanager
-def readable(store: Store) -> Iterator[None]:
+def query_errors(store: Store) -> Iterator[None]:
     """Turn what DuckDB and pyarrow say against a file of an output into one message.
 
     Raises:

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipelines.masks.drawing import Rgb
 from pipelines.query.database import open_database
-from pipelines.query.files import readable
+from pipelines.query.files import query_errors
 from pipelines.query.row_agreement import check_agreement
 from pipelines.report import charts
 from pipelines.report.colors import CategoryColors, color, css
@@ -82,7 +82,7 @@ def build_report(
         StorageError: the output cannot be read. Images that cannot be read are shown as such.
     """
     on_step("opening the tables")
-    with readable(store), open_database(store) as database:
+    with query_errors(store), open_database(store) as database:
         on_step("counting")
         check_agreement(database, store)
         facts = read_facts(store, database, max_categories=config.listed_categories)

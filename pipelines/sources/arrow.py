@@ -17,10 +17,10 @@ from pipelines.bounded_json import load_json
 from pipelines.errors import SourceError
 from pipelines.sources.arrow_messages import message_facts
 from pipelines.sources.files import ListedFile, is_local, uri_of
-from pipelines.sources.locations import Span
+from pipelines.sources.locations import ByteRange
 from pipelines.sources.parquet import RowForm, row_form
 from pipelines.sources.parquet_values import MAX_CHUNK_BYTES
-from pipelines.sources.tabular import holds_binary, readable
+from pipelines.sources.tabular import holds_binary, source_errors
 from pipelines.sources.uri_lists import resolve_uri
 from pipelines.storage.filesystems import read_range
 from pipelines.types import ImageRef
@@ -54,7 +54,7 @@ def list_arrow(
     """
     for file in _data_files(fs, files):
         uri = uri_of(fs, file.path)
-        with readable(uri), _opened(fs, file.path) as stream:
+        with source_errors(uri), _opened(fs, file.path) as stream:
             try:
                 yield from _list_file(uri, file, stream, image_id_column, image_column)
             except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -77,7 +77,9 @@ def _list_file(
                 row += 1
 
 
-def _ref(uri: str, file: ListedFile, row: int, values: dict[str, Any], where: tuple[RowForm, Span | None]) -> ImageRef:
+def _ref(
+    uri: str, file: ListedFile, row: int, values: dict[str, Any], where: tuple[RowForm, ByteRange | None]
+) -> ImageRef:
     form, span = where
     image_id, others = form.describe(file.name, row, values)
     if span is not None:
@@ -100,7 +102,7 @@ def _values(batch: pa.RecordBatch, form: RowForm) -> list[dict[str, Any]]:
     return rows
 
 
-def _spans(uri: str, column: pa.Array, body: pa.Buffer, start: int) -> list[Span | None]:
+def _spans(uri: str, column: pa.Array, body: pa.Buffer, start: int) -> list[ByteRange | None]:
     """Return where in the file the value of each row lies; None for a null.
 
     Args:
@@ -121,13 +123,13 @@ def _spans(uri: str, column: pa.Array, body: pa.Buffer, start: int) -> list[Span
     _, offsets, data = column.buffers()
     kind = np.int64 if pa.types.is_large_binary(column.type) else np.int32
     if offsets is None or data is None or not data.size:
-        return [None if null else Span(start, 0) for null in is_null]
+        return [None if null else ByteRange(start, 0) for null in is_null]
     if not body.address <= data.address <= data.address + data.size <= body.address + body.size:
         raise SourceError(f"{uri}: {_COMPRESSED}")
     edges = np.frombuffer(offsets, kind, count=column.offset + len(column) + 1)[column.offset :].astype(np.int64)
     edges += start + data.address - body.address
     return [
-        None if null else Span(int(one), int(next_one - one))
+        None if null else ByteRange(int(one), int(next_one - one))
         for null, one, next_one in zip(is_null, edges[:-1], edges[1:], strict=True)
     ]
 
@@ -209,7 +211,7 @@ def _named_files(fs: Any, folder: str) -> frozenset[str] | None:
     """Return the files that a saved dataset is made of; None for a folder that is none."""
     path = f"{folder}/state.json"
     uri = uri_of(fs, path)
-    with readable(uri):
+    with source_errors(uri):
         try:
             state = load_json(read_range(fs, path, 0, _MAX_MESSAGE_BYTES))
         except FileNotFoundError:

@@ -14,7 +14,7 @@ from fsspec.exceptions import FSTimeoutError
 from pipelines.errors import ProtocolError
 from pipelines.redaction import redacted
 from pipelines.sources.files import look_up
-from pipelines.sources.locations import Cell, Span, split_place
+from pipelines.sources.locations import ByteRange, ParquetCell, split_location
 from pipelines.sources.parquet_values import ChangedError, ChunkTooLargeError, Reserve, read_value, take_freely
 from pipelines.storage.client_errors import error_code, explain, is_denied, is_missing
 from pipelines.storage.client_limits import RequestTimeoutError
@@ -64,16 +64,16 @@ def fetch(
     Raises:
         FetchError: with the reason for the image's row.
     """
-    uri, place = split_place(ref.uri)
-    num_bytes = place.size if isinstance(place, Span) else ref.num_bytes
+    uri, place = split_location(ref.uri)
+    num_bytes = place.size if isinstance(place, ByteRange) else ref.num_bytes
     if num_bytes is not None and num_bytes > max_bytes:
         raise FetchError(Reason.TOO_MANY_BYTES, f"{num_bytes:,} bytes; max_image_bytes is {max_bytes:,}")
-    version = split_place(ref.etag)[0] if ref.etag else None
+    version = split_location(ref.etag)[0] if ref.etag else None
     try:
         fs, path = open_filesystem(uri, options, allow_http=allow_http)
-        if isinstance(place, Cell):
+        if isinstance(place, ParquetCell):
             data = _read_cell(uri, options, place, version, max_bytes, reserve)
-        elif isinstance(place, Span):
+        elif isinstance(place, ByteRange):
             reserve(2 * place.size)  # beside what was read, the part of it that is the image
             data = _read_span(fs, path, place, version, timeout_s)
         else:
@@ -119,7 +119,7 @@ def _read(fs: Any, path: str, part: tuple[int, int], timeout_s: float) -> bytes:
     return read_range(fs, path, *part)
 
 
-def _read_span(fs: Any, path: str, place: Span, version: str | None, timeout_s: float) -> bytes:
+def _read_span(fs: Any, path: str, place: ByteRange, version: str | None, timeout_s: float) -> bytes:
     """Read a part of a file, and make sure that it is the part that was listed."""
     before = 0 if place.header is None else _HEADER_BYTES
     if not before and version is not None and look_up(fs, path).etag != version:
@@ -140,7 +140,7 @@ def _read_span(fs: Any, path: str, place: Span, version: str | None, timeout_s: 
 def _read_cell(
     uri: str,
     options: Mapping[str, Any] | None,
-    place: Cell,
+    place: ParquetCell,
     version: str | None,
     max_bytes: int,
     reserve: Reserve,

@@ -15,7 +15,7 @@ from fsspec.utils import glob_translate
 
 from pipelines.errors import SourceError, some_of
 from pipelines.sources.image_batches import BATCH_SIZE
-from pipelines.sources.tabular import readable
+from pipelines.sources.tabular import source_errors
 from pipelines.storage.filesystems import odd_part, open_filesystem, protocol_of, read_info
 
 _WILDCARDS = "*?[{"
@@ -66,7 +66,7 @@ def open_source(source: str, storage_options: Mapping[str, Any] | None) -> tuple
     Raises:
         SourceError: an unsupported protocol, or no bucket or dataset named.
     """
-    with readable(source):
+    with source_errors(source):
         fs, root = open_filesystem(source, storage_options)
     if protocol_of(source) in ("s3", "gs") and not root:
         raise SourceError(f"{source}: names no bucket; give {source.rstrip('/')}//<bucket>/<prefix>")
@@ -105,7 +105,7 @@ def find_files(
         SourceError: it cannot be listed, or a file that a pattern names without a wildcard is missing.
     """
     fs, root = open_source(source, storage_options)
-    with readable(source):
+    with source_errors(source):
         pattern = None
         if has_wildcards(root) and not fs.exists(root):
             root, pattern = _split_pattern(root)

@@ -28,12 +28,12 @@ from pipelines.sources.parquet import (
     SeveralColumnsError,
     binary_columns,
     list_rows,
-    parquet_readable,
+    parquet_errors,
     sure_image_columns,
     text_column,
 )
 from pipelines.sources.parquet_values import open_parquet
-from pipelines.sources.tabular import TABLE_EXTENSIONS, extension_of, readable
+from pipelines.sources.tabular import TABLE_EXTENSIONS, extension_of, source_errors
 from pipelines.sources.tars import list_tars, refuse_compressed
 from pipelines.sources.uri_lists import URI_COLUMNS, list_coco, list_listed, list_table
 from pipelines.types import ImageRef
@@ -165,12 +165,12 @@ def _list_table(source: str, storage_options: Mapping[str, Any] | None, names: _
 def _list_parquet(source: str, storage_options: Mapping[str, Any] | None, names: _Names) -> Iterator[pa.RecordBatch]:
     """List one Parquet file as what its columns, or those given, say that it is; or those that a pattern means."""
     fs, path = open_source(source, storage_options)
-    with readable(source):
+    with source_errors(source):
         is_pattern = has_wildcards(path) and not fs.exists(path)
     if is_pattern:
         yield from _list_folder(source, storage_options, names)
     elif names.uri is None and (names.image is not None or _holds_images(source, fs, path)):
-        with readable(source):
+        with source_errors(source):
             file = look_up(fs, path)
         yield from _listed(source, _list_inside(fs, ".parquet", [file], names))
     else:
@@ -179,7 +179,7 @@ def _list_parquet(source: str, storage_options: Mapping[str, Any] | None, names:
 
 def _holds_images(source: str, fs: Any, path: str) -> bool:
     """Say whether a Parquet file holds images rather than URIs."""
-    with parquet_readable(source):
+    with parquet_errors(source):
         schema = open_parquet(fs, path).schema_arrow
     uris, images = text_column(schema, URI_COLUMNS), sure_image_columns(schema)
     if uris is not None and images:

@@ -19,7 +19,7 @@ _PLACE = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class ByteRange:
     """A range of bytes.
 
     Attributes:
@@ -38,7 +38,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class ParquetCell:
     """A value of a table: the name of its column, and its row from 0."""
 
     column: str
@@ -49,7 +49,7 @@ class Cell:
         return f"#column={quote(self.column, safe='')}&row={self.row}"
 
 
-def split_place(text: str) -> tuple[str, Span | Cell | None]:
+def split_location(text: str) -> tuple[str, ByteRange | ParquetCell | None]:
     """Split a URI, or the version tag of an image, into that of the file and the place inside it.
 
     Returns:
@@ -61,7 +61,7 @@ def split_place(text: str) -> tuple[str, Span | Cell | None]:
     before, parts = text[: found.start()], found.groupdict()
     if parts["offset"] is not None:
         header = None if parts["header"] is None else int(parts["header"], 16)
-        return before, Span(int(parts["offset"]), int(parts["size"]), header)
+        return before, ByteRange(int(parts["offset"]), int(parts["size"]), header)
     if parts["row"] is not None:
-        return before, Cell(unquote(parts["column"]), int(parts["row"]))
+        return before, ParquetCell(unquote(parts["column"]), int(parts["row"]))
     return before, None

@@ -13,10 +13,10 @@ from pipelines.bounded_json import load_json
 from pipelines.errors import SourceError
 from pipelines.redaction import quoted_names
 from pipelines.sources.files import ListedFile, uri_of
-from pipelines.sources.locations import Cell
+from pipelines.sources.locations import ParquetCell
 from pipelines.sources.parquet_pages import iter_rows
 from pipelines.sources.parquet_values import ChunkTooLargeError, check_chunks, leaf_of, open_parquet
-from pipelines.sources.tabular import columns_json, holds_binary, is_bytes, readable
+from pipelines.sources.tabular import columns_json, holds_binary, is_bytes, source_errors
 from pipelines.sources.uri_lists import id_column
 from pipelines.types import ImageRef
 
@@ -77,13 +77,13 @@ def list_rows(
     """
     for file in files:
         uri = uri_of(fs, file.path)
-        with parquet_readable(uri):
+        with parquet_errors(uri):
             table = open_parquet(fs, file.path, streamed=False)
             schema = table.schema_arrow
             form = row_form(uri, schema, image_id_column, image_column)
             check_chunks(table.metadata, leaf_of(schema, form.image))
             for row, values in enumerate(_rows(fs, file.path, table, form)):
-                place = Cell(form.image, row)
+                place = ParquetCell(form.image, row)
                 image_id, others = form.describe(file.name, row, values)
                 etag = file.etag and f"{file.etag}{place}"
                 yield ImageRef(image_id=image_id, uri=f"{uri}{place}", etag=etag, source_columns=others)
@@ -179,10 +179,10 @@ def _rows(fs: Any, path: str, table: pq.ParquetFile, form: RowForm) -> Iterator[
 
 
 @contextlib.contextmanager
-def parquet_readable(uri: str) -> Iterator[None]:
+def parquet_errors(uri: str) -> Iterator[None]:
     """Turn whatever is said against reading a Parquet file into a SourceError."""
     try:
-        with readable(uri):
+        with source_errors(uri):
             yield
     except ChunkTooLargeError as error:
         raise SourceError(f"{uri}: {error}") from error

@@ -18,7 +18,7 @@ from pipelines.bounded_json import load_json
 from pipelines.errors import SourceError, StorageError
 from pipelines.redaction import quoted_names
 from pipelines.sources.parquet_pages import iter_rows
-from pipelines.storage.client_errors import explained
+from pipelines.storage.client_errors import storage_errors
 from pipelines.storage.filesystems import open_filesystem
 
 TABLE_EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -65,10 +65,10 @@ def extension_of(uri: str) -> str:
 
 
 @contextlib.contextmanager
-def readable(uri: str) -> Iterator[None]:
+def source_errors(uri: str) -> Iterator[None]:
     """Turn whatever storage says against reading a location into a SourceError."""
     try:
-        with explained(uri):
+        with storage_errors(uri):
             yield
     except StorageError as error:
         raise SourceError(str(error)) from error
@@ -95,7 +95,7 @@ def open_bytes(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[
     Raises:
         SourceError: it cannot be opened, or not be read inside the ``with``.
     """
-    with readable(uri):
+    with source_errors(uri):
         fs, path = open_filesystem(uri, storage_options)
         with fs.open(path, "rb") as file:
             yield file

@@ -15,8 +15,8 @@ from pipelines.bounded_json import load_json
 from pipelines.errors import SourceError
 from pipelines.redaction import quoted
 from pipelines.sources.files import ListedFile, is_local, uri_of
-from pipelines.sources.locations import Span
-from pipelines.sources.tabular import MAX_COLUMN_CHARS, columns_json, readable
+from pipelines.sources.locations import ByteRange
+from pipelines.sources.tabular import MAX_COLUMN_CHARS, columns_json, source_errors
 from pipelines.sources.tar_headers import Member
 from pipelines.storage.filesystems import read_range
 from pipelines.types import ImageRef
@@ -39,7 +39,7 @@ class _Sample:
     """The members of a tar that have one key and follow one another."""
 
     key: str = ""
-    images: list[tuple[str, Span]] = field(default_factory=list)
+    images: list[tuple[str, ByteRange]] = field(default_factory=list)
     columns: dict[str, Any] = field(default_factory=dict)
 
 
@@ -66,7 +66,7 @@ def list_tars(
     """
     for file in files:
         uri = uri_of(fs, file.path)
-        with readable(uri), _opened(fs, file) as stream:
+        with source_errors(uri), _opened(fs, file) as stream:
             for sample in _samples(uri, stream, file.num_bytes or 0, extensions):
                 base = _sample_id(uri, file.name, sample, image_id_column)
                 for ending, span in sample.images:
@@ -115,7 +115,7 @@ def _samples(uri: str, stream: IO[bytes], num_bytes: int, extensions: tuple[str,
                 )
             if len(sample.images) == _MAX_SAMPLE_IMAGES:
                 raise SourceError(f"{uri}: more than {_MAX_SAMPLE_IMAGES:,} images have the key {quoted(key)}")
-            sample.images.append((ending, Span(member.offset_data, member.size, member.header)))
+            sample.images.append((ending, ByteRange(member.offset_data, member.size, member.header)))
         elif ending in _COLUMN_KINDS and member.type in _REGULAR and member.size <= MAX_COLUMN_CHARS:
             stream.seek(member.offset_data)
             sample.columns[ending] = _read_column(ending, stream.read(member.size))

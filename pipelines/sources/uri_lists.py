@@ -13,7 +13,7 @@ from pipelines.bounded_json import BoundsError, GuardedFile, JsonGuard
 from pipelines.errors import SourceError
 from pipelines.redaction import quoted, quoted_names, secret_in
 from pipelines.sources.files import open_source, uri_of
-from pipelines.sources.tabular import Lines, columns_json, open_bytes, open_text, read_rows, readable
+from pipelines.sources.tabular import Lines, columns_json, open_bytes, open_text, read_rows, source_errors
 from pipelines.storage.filesystems import absolute_uri
 from pipelines.types import ImageRef
 
@@ -141,7 +141,7 @@ def _resolver(
 ) -> Callable[[str, str], str]:
     """Return what turns a URI as written, and its place in the source, into an absolute one."""
     fs, path = open_source(source, storage_options)
-    with readable(source):
+    with source_errors(source):
         folder = absolute_uri(image_root) if image_root else uri_of(fs, posixpath.dirname(path))
     return lambda uri, place: resolve_uri(uri, folder, f"{source}: {place}")
 

@@ -83,7 +83,7 @@ def _explanation(error: BaseException, uri: str) -> str:
 
 
 @contextlib.contextmanager
-def explained(uri: str) -> Iterator[None]:
+def storage_errors(uri: str) -> Iterator[None]:
     """Turn the storage clients' many exceptions into one StorageError with a clear message."""
     try:
         yield

@@ -8,7 +8,7 @@ from typing import Any
 
 import fsspec
 
-from pipelines.storage.client_errors import explained
+from pipelines.storage.client_errors import storage_errors
 from pipelines.storage.filesystems import open_filesystem
 
 
@@ -21,7 +21,7 @@ def content_hash(uri: str, options: Mapping[str, Any] | None = None) -> str:
         StorageError: it cannot be read.
     """
     fs, path = open_filesystem(uri, options)
-    with explained(uri):
+    with storage_errors(uri):
         found = fs.find(path, detail=True) or {path: fs.info(path)}
         listing = tuple(
             (name, info["size"], str(info.get("mtime") or info.get("ETag") or info.get("created")))

@@ -29,7 +29,7 @@ def check_new(target: Path) -> None:
 
 
 @contextlib.contextmanager
-def workplace(target: Path) -> Iterator[Path]:
+def temporary_beside(target: Path) -> Iterator[Path]:
     """Give a new folder beside a target, for nobody else to read, and remove it with all that is still in it.
 
     Raises:
@@ -84,9 +84,9 @@ def _take_name(whole: Path, target: Path) -> None:
         rename_exclusively(str(whole), str(target))
 
 
-def write_whole(target: Path, data: bytes, *, overwrite: bool = False) -> None:
+def write_atomically(target: Path, data: bytes, *, overwrite: bool = False) -> None:
     """Write one file; as `publish`."""
-    with workplace(target) as place:
+    with temporary_beside(target) as place:
         whole = place / "whole"
         try:
             whole.write_bytes(data)

@@ -17,7 +17,7 @@ from typing import Any
 
 from pipelines.errors import DamagedError, ProtocolError, StorageError
 from pipelines.layout import PROBE_PREFIX
-from pipelines.storage.client_errors import error_code, explained
+from pipelines.storage.client_errors import error_code, storage_errors
 from pipelines.storage.client_limits import REQUEST_TIMEOUT_S
 from pipelines.storage.exclusive_names import CLAIM_PREFIX, NO_LINKS, rename_exclusively, sync_folder
 from pipelines.storage.filesystems import (
@@ -70,7 +70,7 @@ class Store:
 
     def _read(self, name: str, **part: int) -> bytes:
         try:
-            with explained(f"{self.uri}/{name}"):
+            with storage_errors(f"{self.uri}/{name}"):
                 return bytes(self.fs.cat_file(self.path(name), **part))
         except StorageError as error:
             if isinstance(error.__cause__, FileNotFoundError):
@@ -92,7 +92,7 @@ class Store:
 
     def write(self, name: str, data: bytes) -> None:
         """Put an object whole; a reader sees all of it or nothing. For names that no other writer uses."""
-        with explained(f"{self.uri}/{name}"):
+        with storage_errors(f"{self.uri}/{name}"):
             if self.is_local:
                 _publish_local(self.path(name), data, create=False)
             else:
@@ -146,7 +146,7 @@ class Store:
         except Exception as error:
             if error_code(error) in _REFUSED_CODES | _CONFLICT_CODES:
                 raise FileExistsError(name) from error
-            with explained(f"{self.uri}/{name}"):
+            with storage_errors(f"{self.uri}/{name}"):
                 raise
 
     def find(self, prefix: str) -> dict[str, int]:
@@ -160,7 +160,7 @@ class Store:
     def _files(self, prefix: str) -> dict[str, int]:
         base = self.path(prefix)
         try:
-            with explained(f"{self.uri}/{prefix}"):
+            with storage_errors(f"{self.uri}/{prefix}"):
                 entries = self.fs.find(base, detail=True)
         except StorageError as error:
             if isinstance(error.__cause__, FileNotFoundError):
@@ -172,7 +172,7 @@ class Store:
     def folders(self, prefix: str) -> list[str]:
         """List the names of the folders directly below a relative folder, sorted; empty if it is missing."""
         try:
-            with explained(f"{self.uri}/{prefix}"):
+            with storage_errors(f"{self.uri}/{prefix}"):
                 entries = self.fs.ls(self.path(prefix), detail=True)
         except StorageError as error:
             if isinstance(error.__cause__, FileNotFoundError):
@@ -182,7 +182,7 @@ class Store:
 
     def exists(self, name: str) -> bool:
         """Say whether an object of this name exists."""
-        with explained(f"{self.uri}/{name}"):
+        with storage_errors(f"{self.uri}/{name}"):
             return bool(self.fs.exists(self.path(name)))
 
     def size(self, name: str) -> int | None:
@@ -195,7 +195,7 @@ class Store:
 
     def _info(self, name: str) -> Mapping[str, Any] | None:
         try:
-            with explained(f"{self.uri}/{name}"):
+            with storage_errors(f"{self.uri}/{name}"):
                 return read_info(self.fs, self.path(name))
         except StorageError as error:
             if isinstance(error.__cause__, FileNotFoundError):
@@ -222,7 +222,7 @@ class Store:
 
     def delete(self, name: str) -> None:
         """Delete an object; deleting a missing one is not an error."""
-        with explained(f"{self.uri}/{name}"), contextlib.suppress(FileNotFoundError):
+        with storage_errors(f"{self.uri}/{name}"), contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self.path(name))
 
     @property

@@ -19,7 +19,7 @@ import pyarrow.dataset as ds
 
 from pipelines.errors import PlanError, StorageError
 from pipelines.planning.plan import plan_documents, read_plan, retries_by_run
-from pipelines.storage.client_errors import explained
+from pipelines.storage.client_errors import storage_errors
 from pipelines.storage.store import Store
 from pipelines.table.commits import held_commits, read_commit
 from pipelines.table.schema import IMAGES
@@ -117,7 +117,7 @@ def _rows(
     def read(shard_id: str) -> pa.Table:
         name = read_commit(store, run_id, shard_id, held[shard_id]).images.name
         try:
-            with explained(f"{store.uri}/{name}"):
+            with storage_errors(f"{store.uri}/{name}"):
                 rows = ds.dataset(store.path(name), schema=IMAGES, filesystem=store.fs, format="parquet")
                 return rows.to_table(columns=list(columns), filter=kept, use_threads=False)
         except pa.ArrowException as error:

@@ -100,10 +100,10 @@ def test_an_image_that_ends_its_replica_is_quarantined_alone(tmp_path: Path, way
 
 
 def test_several_such_images_of_a_shard_are_each_found(tmp_path: Path) -> None:
-    lethal = {"0000.png": "SIGSEGV", "0005.png": "SIGKILL", "0006.png": "SIGSEGV", "0023.png": "SIGKILL"}
-    label(tmp_path, lethal, replicas=2)
+    fatal = {"0000.png": "SIGSEGV", "0005.png": "SIGKILL", "0006.png": "SIGSEGV", "0023.png": "SIGKILL"}
+    label(tmp_path, fatal, replicas=2)
     found = images_by_reason(tmp_path)
-    assert found["replica_died"] == sorted(lethal)
+    assert found["replica_died"] == sorted(fatal)
     assert len(found[None]) == 20
 
 

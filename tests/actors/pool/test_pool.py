@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from actors.pool.config import PoolConfig
 from actors.pool.open import open_runner
 from actors.pool.runner import PoolEvent, ReplicaStartError, ShardFailure
-from pipelines.types import Care, ImageRef, ReplicaUnusable, Shard, ShardReceipt
+from pipelines.types import CrashHistory, ImageRef, ReplicaUnusable, Shard, ShardReceipt
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -37,7 +37,7 @@ class FakeLabeler:
     folder: Path
     behave: Callable[[str, int], None]  # told the shard and how often it was tried before
 
-    def label(self, shard: Shard, attempt: str, care: Care | None = None) -> ShardReceipt:
+    def label(self, shard: Shard, attempt: str, crashes: CrashHistory | None = None) -> ShardReceipt:
         earlier = len(list(self.folder.glob(f"{shard.shard_id}@*")))
         (self.folder / f"{shard.shard_id}@{attempt}@{os.getpid()}").touch()
         self.behave(shard.shard_id, earlier)
@@ -470,7 +470,7 @@ from actors.pool.open import open_runner
 from pipelines.types import Shard, ShardReceipt
 
 class Echo:
-    def label(self, shard, attempt, care=None):
+    def label(self, shard, attempt, crashes=None):
         return ShardReceipt(shard_id=shard.shard_id, attempt=attempt)
     def describe(self):
         import actors.pool.replica

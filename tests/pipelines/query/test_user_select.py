@@ -19,7 +19,7 @@ from pipelines.query.database import open_database
 from pipelines.query.select_text import read_statement
 from pipelines.query.user_select import check_select, first_rows
 from pipelines.query.user_select import save as save_to
-from pipelines.storage.local_files import workplace
+from pipelines.storage.local_files import temporary_beside
 from pipelines.storage.store import open_store
 from tests.support.labeled import box, mask, named, write_output
 
@@ -41,7 +41,7 @@ def rows_of(output: Path, sql: str) -> list[tuple[Any, ...]]:
 
 def save(output: Path, sql: str, path: Path) -> int:
     """Save the answer of a query."""
-    with workplace(path) as place, open_database(open_store(str(output)), folder=place) as connection:
+    with temporary_beside(path) as place, open_database(open_store(str(output)), folder=place) as connection:
         return save_to(connection, check_select(connection, sql), path, place)
 
 

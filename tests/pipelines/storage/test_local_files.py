@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import StorageError
-from pipelines.storage.local_files import publish, workplace, write_whole
+from pipelines.storage.local_files import publish, temporary_beside, write_atomically
 
 
 def test_a_file_is_written_under_its_name_alone(tmp_path: Path) -> None:
-    write_whole(tmp_path / "new.json", b"{}")
+    write_atomically(tmp_path / "new.json", b"{}")
     assert [path.name for path in tmp_path.iterdir()] == ["new.json"]
     assert (tmp_path / "new.json").read_bytes() == b"{}"
 
@@ -20,7 +20,7 @@ def test_what_has_the_name_meanwhile_stays(tmp_path: Path) -> None:
     target = tmp_path / "page.html"
     target.write_text("theirs")
     with pytest.raises(StorageError, match="made by another meanwhile"):
-        write_whole(target, b"ours")
+        write_atomically(target, b"ours")
     assert target.read_text() == "theirs"
     assert list(tmp_path.iterdir()) == [target]
 
@@ -28,7 +28,7 @@ def test_what_has_the_name_meanwhile_stays(tmp_path: Path) -> None:
 def test_a_file_is_replaced_when_that_is_asked_for(tmp_path: Path) -> None:
     target = tmp_path / "page.html"
     target.write_text("old")
-    write_whole(target, b"new", overwrite=True)
+    write_atomically(target, b"new", overwrite=True)
     assert target.read_text() == "new"
     assert list(tmp_path.iterdir()) == [target]
 
@@ -36,7 +36,7 @@ def test_a_file_is_replaced_when_that_is_asked_for(tmp_path: Path) -> None:
 def test_a_folder_takes_the_place_of_nothing(tmp_path: Path) -> None:
     target = tmp_path / "plots"
     target.mkdir()
-    with workplace(target) as place:
+    with temporary_beside(target) as place:
         (place / "whole").mkdir()
         with pytest.raises(StorageError, match="made by another meanwhile"):
             publish(place / "whole", target)
@@ -45,7 +45,7 @@ def test_a_folder_takes_the_place_of_nothing(tmp_path: Path) -> None:
 
 def test_nothing_is_left_of_what_could_not_be_finished(tmp_path: Path) -> None:
     def write_half() -> None:
-        with workplace(tmp_path / "table.parquet") as place:
+        with temporary_beside(tmp_path / "table.parquet") as place:
             (place / "half").write_bytes(b"...")
             raise ZeroDivisionError
 
@@ -56,4 +56,4 @@ def test_nothing_is_left_of_what_could_not_be_finished(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"missing/new.json cannot be written"):
-        write_whole(tmp_path / "missing" / "new.json", b"{}")
+        write_atomically(tmp_path / "missing" / "new.json", b"{}")
