@@ -21,7 +21,6 @@ from pipelines.table.quarantined import quarantined_images
 from pipelines.table.verify import verify
 from tests.reliability.small_run import RUN, SmallRun, check_ended, rows, run, write_source
 from tests.reliability.watched_storage import watched
-from tests.simulation.life import live, problems, simulation
 
 
 class Meddling:
@@ -83,7 +82,7 @@ def test_an_update_goes_on_with_an_unfinished_run_without_the_budget_of_its_plan
     plan, config = require_plan(small.store(), RUN), small.config()
     values = {**config.to_dict(), "pool": {**config.to_dict()["pool"], "budget_s": 3.0, "shard_timeout_s": 60.0}}
     begun = replace(plan, facts={**plan.facts, "config": values})
-    now = replace(config, incremental=True, pool=replace(config.pool, budget_s=None, shard_timeout_s=None))
+    now = config.replace(incremental=True, pool=config.pool.replace(budget_s=None, shard_timeout_s=None))
     assert as_planned(begun, now).pool == now.pool
 
 
@@ -120,12 +119,3 @@ class _Failing(MemoryFileSystem):
     def _check(self, path: str) -> None:
         if f"/images/{RUN}/" in path:
             raise self._error
-
-
-def test_a_plan_of_which_the_last_released_version_removed_a_part_is_told_of() -> None:
-    """What it was to label nobody knows any more: every run says which file is missing, and ends with 1."""
-    with simulation():
-        life = live(4779)
-    (part,) = life.lost_parts
-    assert f"{part}: this part of the plan is missing" in problems(life)
-    assert {ended.code for ended in life.endings[-3:]} == {1}
