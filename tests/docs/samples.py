@@ -53,6 +53,7 @@ def _write_output(uri: Path) -> None:
     uris = {name: str(REPOSITORY / "examples" / "scenes" / Path(name).name) for name in _IMAGES}
     sizes = dict.fromkeys(_IMAGES, _SIZE)
     common = [*names, sky, ground, caption]
-    write_output(uri, found, common=common, said=said, uris=uris, sizes=sizes, run_id="run-1")
+    config = {"source": {"uri": "photos"}, "output": {"uri": str(uri)}, "categories": [name.text for name in names]}
+    write_output(uri, found, common=common, said=said, uris=uris, sizes=sizes, run_id="run-1", config=config)
     again = {first: [mask(names[0], right, 0.6)]}
-    write_output(uri, again, common=names[:1], uris=uris, sizes=sizes, run_id="run-2")
+    write_output(uri, again, common=names[:1], uris=uris, sizes=sizes, run_id="run-2", config=config)
