@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, Self
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from actors.pool.config import PoolConfig
 from actors.predictor.config import PredictorConfig
@@ -21,7 +17,7 @@ from pipelines.errors import UserError
 from pipelines.labeling.shard import LabelConfig
 from pipelines.planning.draft import PlanConfig
 from pipelines.redaction import check_storage_options, secret_in
-from pipelines.settings import SETTINGS
+from pipelines.settings import Settings
 from pipelines.storage.client_limits import REQUEST_TIMEOUT_S, check_request_timeout
 from pipelines.storage.filesystems import absolute_uri, protocol_of
 from pipelines.types import CategoryTask, Prompt, Reason
@@ -58,38 +54,40 @@ def check_run_id(name: str, run_id: str | None) -> None:
 _MAX_RUN_ID = 200
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceConfig:
-    """Where the images are.
-
-    Attributes:
-        uri: a folder or bucket prefix, a pattern, a list file (.txt, .lst), a table (.csv, .tsv, .parquet, .jsonl) of
-            URIs or of images, a COCO file (.json), tar files, or a folder that ``datasets`` saved: docs/sources.md.
-        image_id_column, uri_column: columns of a table source; found by their usual names when left out. Of a tar the
-            first may be ``__key__``, ``__path__`` or a field of the samples' .json, of images in tables ``__row__``.
-        image_column: the column of a table that holds images as bytes; found when left out.
-        image_root: folder of the images that a list, table or COCO file names; its own folder when left out.
-        storage_options: fsspec options without credentials, e.g. endpoint_url.
-        request_timeout_s: seconds for one request to an object store, as for the output; an image's own transfer is
-            under label.fetch_timeout_s too.
-        allow_http: fetch images that a list or table names as http:// or https://.
-        same_collection: the output's earlier runs are of this collection though their source is written otherwise: it
-            has moved, or its ids tell its images apart wherever they are.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
+class SourceConfig(Settings):
+    """Where the images are."""
 
     uri: str
+    """A folder or bucket prefix, a pattern, a list file (.txt, .lst), a table (.csv, .tsv, .parquet, .jsonl) of URIs or
+    of images, a COCO file (.json), tar files, or a folder that ``datasets`` saved: docs/sources.md.
+    """
     image_id_column: str | None = None
+    """Columns of a table source; found by their usual names when left out. Of a tar the first may be ``__key__``,
+    ``__path__`` or a field of the samples' .json, of images in tables ``__row__``.
+    """
     uri_column: str | None = None
+    """Columns of a table source; found by their usual names when left out. Of a tar the first may be ``__key__``,
+    ``__path__`` or a field of the samples' .json, of images in tables ``__row__``.
+    """
     image_column: str | None = None
+    """The column of a table that holds images as bytes; found when left out."""
     image_root: str | None = None
-    storage_options: dict[str, Any] = field(default_factory=dict)
+    """Folder of the images that a list, table or COCO file names; its own folder when left out."""
+    storage_options: dict[str, Any] = Field(default_factory=dict)
+    """Fsspec options without credentials, e.g. endpoint_url."""
     request_timeout_s: float = REQUEST_TIMEOUT_S
+    """Seconds for one request to an object store, as for the output; an image's own transfer is under
+    label.fetch_timeout_s too.
+    """
     allow_http: bool = False
+    """Fetch images that a list or table names as http:// or https://."""
     same_collection: bool = False
+    """The output's earlier runs are of this collection though their source is written otherwise: it has moved, or its
+    ids tell its images apart wherever they are.
+    """
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         if not self.uri:
             raise ValueError("source.uri is empty; give a folder, bucket prefix, glob, list file or table")
         if self.uri_column and self.image_column:
@@ -98,6 +96,7 @@ class SourceConfig:
         _check_uri("source.image_root", self.image_root or "")
         check_storage_options(self.storage_options)
         check_request_timeout("source.request_timeout_s", self.request_timeout_s)
+        return self
 
     @property
     def client_options(self) -> dict[str, Any]:
@@ -105,37 +104,35 @@ class SourceConfig:
         return {**self.storage_options, "request_timeout_s": self.request_timeout_s}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputConfig:
-    """Where the table is written.
-
-    Attributes:
-        uri: folder or bucket prefix; ``annotations/``, ``images/`` and ``_runs/`` lie directly under it.
-        run_id: name of the run; by default the run that the output already holds, or one named after the fingerprint.
-        storage_options: fsspec options without credentials, e.g. endpoint_url.
-        request_timeout_s: seconds for one request to an object store, whatever is tried again within it: one object
-            read, written or removed, or one page of a listing.
-        single_driver: promise that only one driver works on the run, for a store without conditional writes.
-        check: first read all that is committed, and label again what is not what its commit says; by default only sizes
-            are compared, and nothing is read of a run whose summary tells that it is whole.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
+class OutputConfig(Settings):
+    """Where the table is written."""
 
     uri: str
+    """Folder or bucket prefix; ``annotations/``, ``images/`` and ``_runs/`` lie directly under it."""
     run_id: str | None = None
-    storage_options: dict[str, Any] = field(default_factory=dict)
+    """Name of the run; by default the run that the output already holds, or one named after the fingerprint."""
+    storage_options: dict[str, Any] = Field(default_factory=dict)
+    """Fsspec options without credentials, e.g. endpoint_url."""
     request_timeout_s: float = REQUEST_TIMEOUT_S
+    """Seconds for one request to an object store, whatever is tried again within it: one object read, written or
+    removed, or one page of a listing.
+    """
     single_driver: bool = False
+    """Promise that only one driver works on the run, for a store without conditional writes."""
     check: bool = False
+    """First read all that is committed, and label again what is not what its commit says; by default only sizes are
+    compared, and nothing is read of a run whose summary tells that it is whole.
+    """
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         if not self.uri:
             raise ValueError("output.uri is empty; give a folder or bucket prefix")
         check_run_id("output.run_id", self.run_id)
         _check_uri("output.uri", self.uri)
         check_storage_options(self.storage_options)
         check_request_timeout("output.request_timeout_s", self.request_timeout_s)
+        return self
 
     @property
     def client_options(self) -> dict[str, Any]:
@@ -143,123 +140,109 @@ class OutputConfig:
         return {**self.storage_options, "request_timeout_s": self.request_timeout_s}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WaveConfig:
-    """How shards are grouped into Prefect task runs.
-
-    Attributes:
-        max_waves: task runs per flow run at most: servers and the UI suffer from thousands.
-        retries: times a wave with failed shards is tried again; only its uncommitted shards are labelled then.
-        retry_delay_s: seconds before that.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
+class WaveConfig(Settings):
+    """How shards are grouped into Prefect task runs."""
 
     max_waves: int = 200
+    """Task runs per flow run at most: servers and the UI suffer from thousands."""
     retries: int = 1
+    """Times a wave with failed shards is tried again; only its uncommitted shards are labelled then."""
     retry_delay_s: float = 5.0
+    """Seconds before that."""
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         if self.max_waves < 1 or self.retries < 0 or self.retry_delay_s < 0:
             raise ValueError("waves: max_waves must be at least 1, retries and retry_delay_s at least 0")
+        return self
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LimitsConfig:
-    """When a run is not worth going on with.
-
-    Attributes:
-        max_quarantined_share: share of the images, in [0, 1], that may be quarantined; 1 for any.
-        after_images: images that an invocation labels or quarantines before the share counts.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
+class LimitsConfig(Settings):
+    """When a run is not worth going on with."""
 
     max_quarantined_share: float = 0.2
+    """Share of the images, in [0, 1], that may be quarantined; 1 for any."""
     after_images: int = 500
+    """Images that an invocation labels or quarantines before the share counts."""
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         if not 0 <= self.max_quarantined_share <= 1:
             raise ValueError(f"limits: max_quarantined_share is {self.max_quarantined_share}; allowed: 0 to 1")
         if self.after_images < 1:
             raise ValueError(f"limits: after_images is {self.after_images}; allowed: 1 or more")
+        return self
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetryConfig:
-    """Which images of an earlier run to label again, instead of those of the source.
-
-    Attributes:
-        run_id: the run, in the same output.
-        reasons: why they are quarantined; any by default.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
+class RetryConfig(Settings):
+    """Which images of an earlier run to label again, instead of those of the source."""
 
     run_id: str
+    """The run, in the same output."""
     reasons: tuple[str, ...] = ()
+    """Why they are quarantined; any by default."""
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         check_run_id("retry.run_id", self.run_id)
         known = [reason.value for reason in Reason]
         if unknown := [reason for reason in self.reasons if reason not in known]:
             raise ValueError(f"retry.reasons: {', '.join(unknown)} is no reason; allowed: {', '.join(known)}")
+        return self
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunConfig:
-    """One labelling run: what to label, with which prompts and model, to where, on how many replicas.
-
-    Attributes:
-        source: where the images are; in a file, a plain string is its uri.
-        output: where the table goes; in a file, a plain string is its uri.
-        model: the model that every replica loads; in a file, a plain string is its path. By default xsam-tiny, which
-            comes along.
-        categories: names to segment in every image, e.g. ["forklift", "pallet"].
-        task: "ovseg" (open vocabulary) or "genseg" (generic) for instances of the categories; with "_semantic" or
-            "_panoptic" behind it for one label of every pixel.
-        stuff: those categories that are not countable, e.g. ["sky"]: a panoptic task makes one segment of each.
-        phrases: descriptions of one thing each, found in every image (refseg), e.g. ["the man on the left"].
-        questions: sentences that take thinking to answer with a mask (reaseg), e.g. ["What could break?"].
-        explain: have the questions answered in words too.
-        caption: describe every image in words, with a mask for each phrase (gcgseg).
-        chat: questions asked of every image and answered in words alone.
-        prompts: table of regions and sentences for single images, joined to them.
-        incremental: label only what the output's earlier runs do not cover: new or changed images, new prompts.
-            Runs that are not finished are finished first.
-        retry: label quarantined images of an earlier run again; the source is not listed then.
-        report: write an HTML page that shows the output beside the summary, once something was labelled.
-        plan: how the collection is cut into shards.
-        label: how a replica works through a shard.
-        pool: how many replicas there are, and what each is given.
-        waves: how shards are grouped into Prefect task runs.
-        limits: when a run is not worth going on with.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
+class RunConfig(Settings):
+    """One labelling run: what to label, with which prompts and model, to where, on how many replicas."""
 
     source: SourceConfig
+    """Where the images are; in a file, a plain string is its uri."""
     output: OutputConfig
-    model: PredictorConfig = field(default_factory=PredictorConfig)
+    """Where the table goes; in a file, a plain string is its uri."""
+    model: PredictorConfig = Field(default_factory=PredictorConfig)
+    """The model that every replica loads; in a file, a plain string is its path. By default xsam-tiny, which comes
+    along.
+    """
     categories: tuple[str, ...] = ()
+    """Names to segment in every image, e.g. ["forklift", "pallet"]."""
     task: CategoryTask = "ovseg"
+    """"ovseg" (open vocabulary) or "genseg" (generic) for instances of the categories; with "_semantic" or "_panoptic"
+    behind it for one label of every pixel.
+    """
     stuff: tuple[str, ...] = ()
+    """Those categories that are not countable, e.g. ["sky"]: a panoptic task makes one segment of each."""
     phrases: tuple[str, ...] = ()
+    """Descriptions of one thing each, found in every image (refseg), e.g. ["the man on the left"]."""
     questions: tuple[str, ...] = ()
+    """Sentences that take thinking to answer with a mask (reaseg), e.g. ["What could break?"]."""
     explain: bool = False
+    """Have the questions answered in words too."""
     caption: bool = False
+    """Describe every image in words, with a mask for each phrase (gcgseg)."""
     chat: tuple[str, ...] = ()
+    """Questions asked of every image and answered in words alone."""
     prompts: str | None = None
+    """Table of regions and sentences for single images, joined to them."""
     incremental: bool = False
+    """Label only what the output's earlier runs do not cover: new or changed images, new prompts. Runs that are not
+    finished are finished first.
+    """
     retry: RetryConfig | None = None
+    """Label quarantined images of an earlier run again; the source is not listed then."""
     report: bool = False
-    plan: PlanConfig = field(default_factory=PlanConfig)
-    label: LabelConfig = field(default_factory=LabelConfig)
-    pool: PoolConfig = field(default_factory=PoolConfig)
-    waves: WaveConfig = field(default_factory=WaveConfig)
-    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    """Write an HTML page that shows the output beside the summary, once something was labelled."""
+    plan: PlanConfig = Field(default_factory=PlanConfig)
+    """How the collection is cut into shards."""
+    label: LabelConfig = Field(default_factory=LabelConfig)
+    """Batches, loading ahead, time and size limits of an image."""
+    pool: PoolConfig = Field(default_factory=PoolConfig)
+    """How many replicas there are, and what each is given."""
+    waves: WaveConfig = Field(default_factory=WaveConfig)
+    """How many Prefect task runs the shards are grouped into, and how often one is tried again."""
+    limits: LimitsConfig = Field(default_factory=LimitsConfig)
+    """When to stop, since too many images cannot be labelled."""
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         if not (self.categories or self.phrases or self.questions or self.caption or self.chat or self.prompts):
             raise ValueError("nothing to ask: give categories, phrases, questions, caption, chat or prompts")
         _check_uri("prompts", self.prompts or "")
@@ -270,6 +253,7 @@ class RunConfig:
             raise ValueError("explain is set, but there are no questions (rows of the prompts table say it themselves)")
         if self.pool.runner == "ray" and "memory" in (protocol_of(self.output.uri), protocol_of(self.source.uri)):
             raise ValueError('memory:// lives in one process: use it with pool.runner = "in_process"')
+        return self
 
     def common_prompts(self) -> tuple[Prompt, ...]:
         """Return the prompts asked of every image, task by task, each in the order given."""
@@ -319,7 +303,7 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the config as plain JSON values, as it is kept in the plan."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        return self.model_dump(mode="json")
 
 
 _SHORTHANDS = {"source": "uri", "output": "uri", "model": "path"}
@@ -340,17 +324,11 @@ def parse_config(values: Mapping[str, Any], *, origin: str = "config") -> RunCon
         for name, value in values.items()
     }
     try:
-        return _adapter().validate_python(expanded)
+        return RunConfig.model_validate(expanded)
     except ValidationError as error:
         lines = [_explain(dict(item)) for item in error.errors(include_url=False)]
         # Without its cause: that shows what was given, and a mistake may hold a secret.
         raise ConfigError(f"{origin} cannot be used:\n" + "\n".join(f"  {line}" for line in lines)) from None
-
-
-@cache
-def _adapter() -> TypeAdapter[RunConfig]:
-    """Return what checks values; making it takes far longer than using it."""
-    return TypeAdapter(RunConfig)
 
 
 def load_config(path: str | Path) -> RunConfig:
@@ -405,7 +383,7 @@ def merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
 
 def _explain(item: Mapping[str, Any]) -> str:
     place = ".".join(str(part) for part in item["loc"]) or "config"
-    if item["type"] == "unexpected_keyword_argument":
+    if item["type"] == "extra_forbidden":
         return f"{place}: unknown key; see docs/configuration.md for the keys that exist"
     if item["type"] == "missing":
         return f"{place}: missing"

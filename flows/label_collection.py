@@ -10,7 +10,7 @@ from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.states import State
+from prefect.client.schemas.objects import State
 
 from actors.pool.runner import ShardFailure, ShardRunner
 from flows.config import RunConfig

@@ -1,26 +1,26 @@
-"""What pydantic is told of every dataclass of settings: unknown keys are refused, forms show its docstring's words."""
+"""What every class of settings is: frozen, without unknown keys, its fields described for forms by their docstrings."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict
 
 
-def _describe(schema: dict[str, Any], settings: type) -> None:
-    """Give each field of a JSON schema the words that the class's docstring has for it under "Attributes".
+class Settings(BaseModel):
+    """Base of what a person may set.
 
-    Args:
-        schema: of the class; changed in place.
-        settings: the dataclass, with a Google style docstring.
+    Raises:
+        pydantic.ValidationError: a ValueError: an unknown key, a missing field, a wrong type or value.
     """
-    import docstring_parser
 
-    parsed = docstring_parser.parse(settings.__doc__ or "", style=docstring_parser.DocstringStyle.GOOGLE)
-    schema["description"] = parsed.short_description or ""
-    for param in parsed.params:
-        words = " ".join((param.description or "").split())
-        for name in param.arg_name.split(", "):
-            if name in schema["properties"]:
-                schema["properties"][name]["description"] = words[:1].upper() + words[1:]
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,  # what was given may hold a secret
+    )
 
-
-SETTINGS: dict[str, Any] = {"extra": "forbid", "json_schema_extra": _describe}
+    def replace(self, **changes: Any) -> Self:
+        """Return these settings with some of them changed, all of them checked again."""
+        return type(self)(**{**dict(self), **changes})

@@ -73,6 +73,12 @@ class Rle:
     size_hw: tuple[int, int]
     counts: str
 
+    @classmethod
+    def from_coco(cls, segmentation: Mapping[str, Any]) -> Rle:
+        """Return what a value of the table's ``segmentation`` holds, ``{"size": [h, w], "counts": str}``."""
+        height, width = segmentation["size"]
+        return cls((height, width), segmentation["counts"])
+
     def to_coco(self) -> dict[str, Any]:
         """Return ``{"size": [h, w], "counts": str}``: what pycocotools and the table's ``segmentation`` hold."""
         return {"size": list(self.size_hw), "counts": self.counts}

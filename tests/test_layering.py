@@ -1,17 +1,22 @@
-"""The arrows between the packages, as pyproject.toml's import-linter contracts state them."""
+"""The floor plan: which package may import which, as pyproject.toml's import-linter contracts state it; no circles, and
+no folder so full that names alone have to explain it."""
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
 import tomllib
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONTRACTS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+PACKAGES = ("pipelines", "actors", "xsam_model", "flows")
+MAX_MODULES = 14
 
 
 @pytest.mark.timeout(120)
@@ -37,3 +42,40 @@ def test_each_package_has_its_contract() -> None:
     assert forbidden["actors"] >= {"flows", "prefect"}
     assert forbidden["pipelines"] >= {"xsam_model", "actors", "flows", "torch", "transformers", "ray", "prefect"}
     assert forbidden["xsam_model"] >= {"pipelines", "actors", "flows", "ray", "prefect", "pyarrow"}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_module_imports_itself_over_others(package: str) -> None:
+    """Imports inside functions count as well: a circle that is hidden in one is a circle."""
+    modules = {module_name(path): path for path in (REPOSITORY / package).rglob("*.py")}
+    try:
+        TopologicalSorter({name: imported(path, modules) - {name} for name, path in modules.items()}).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' -> '.join(reversed(error.args[1]))}")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_folder_is_crowded(package: str) -> None:
+    folders = [folder for folder in (REPOSITORY / package).rglob("*") if folder.is_dir()]
+    crowded = {
+        str(folder.relative_to(REPOSITORY)): count
+        for folder in (REPOSITORY / package, *folders)
+        if (count := sum(path.name != "__init__.py" for path in folder.glob("*.py"))) > MAX_MODULES
+    }
+    assert crowded == {}
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported(path: Path, modules: dict[str, Path]) -> set[str]:
+    """Return which of these modules a file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {name if name in modules else node.module for name in whole}
+    return names & modules.keys()

@@ -3,70 +3,65 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Literal, Self
 
-from pipelines.settings import SETTINGS
+from pydantic import model_validator
+
+from pipelines.settings import Settings
 
 RunnerKind = Literal["ray", "in_process"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolConfig:
-    """How many replicas label, what each is given, and how patient the pool is with them.
-
-    Attributes:
-        runner: "ray" for actors on one machine or many, "in_process" for one replica in this process. There
-            only shards_in_flight_per_replica, max_attempts_per_shard, max_replica_start_failures, budget_s and
-            drain_grace_s mean anything: a thread can be neither placed nor killed.
-        replicas: loaded models.
-        num_gpus_per_replica: GPUs each replica holds; a fraction shares one, above 1 only whole numbers.
-        num_cpus_per_replica: CPU cores each replica holds. Ray also sets the replica's torch threads to it.
-        shards_in_flight_per_replica: shards one replica works on at once, so that fetching, decoding and writing of
-            one overlap the model's work on another.
-        max_attempts_per_shard: failed attempts (an error, a dead replica, a timeout) after which a shard is given up;
-            those that brought the image closer that ends replicas do not count.
-            With 1 a shard also fails when a neighbour on its replica kills it; from the second attempt on it is alone.
-        max_replica_start_failures: consecutive failed starts after which no more replicas are started.
-        replica_start_timeout_s: seconds a replica may take from being asked for until its model is loaded; on a cluster
-            that is busy or growing this includes waiting for room. While other replicas work it is then asked for anew.
-        shard_timeout_s: seconds an attempt may take before its replica is taken for hung, killed and replaced; None for
-            no limit.
-        budget_s: wall-clock seconds from the first shard handed out after which no more are; None for no limit.
-        drain_grace_s: seconds that shards in flight are given to finish once the budget is spent or stop() was called.
-        recycle_after_shards: attempts after which a replica is replaced by a fresh one; None for never.
-        ray_address: an existing cluster to join from one of its nodes ("auto" or "host:port"); "local" starts Ray on
-            this machine for as long as the runner is open; None takes RAY_ADDRESS where it is set, else "local".
-        gpu_price_per_hour: of one GPU, in any currency: ``status`` then tells what a run has cost so far.
-        wait_for_nodes: True on a cluster that adds nodes on demand: replicas then wait up to replica_start_timeout_s
-            for room. False refuses at once what the cluster's nodes cannot hold.
-
-    Raises:
-        ValueError: a value is outside what is allowed.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
+class PoolConfig(Settings):
+    """How many replicas label, what each is given, and how patient the pool is with them."""
 
     runner: RunnerKind = "ray"
+    """"ray" for actors on one machine or many, "in_process" for one replica in this process. There only
+    shards_in_flight_per_replica, max_attempts_per_shard, max_replica_start_failures, budget_s and drain_grace_s mean
+    anything: a thread can be neither placed nor killed.
+    """
     replicas: int = 1
+    """Loaded models."""
     num_gpus_per_replica: float = 0
+    """GPUs each replica holds; a fraction shares one, above 1 only whole numbers."""
     num_cpus_per_replica: float = 1
+    """CPU cores each replica holds. Ray also sets the replica's torch threads to it."""
     shards_in_flight_per_replica: int = 2
+    """Shards one replica works on at once, so that fetching, decoding and writing of one overlap the model's work on
+    another.
+    """
     max_attempts_per_shard: int = 3
+    """Failed attempts (an error, a dead replica, a timeout) after which a shard is given up; those that brought the
+    image closer that ends replicas do not count. With 1 a shard also fails when a neighbour on its replica kills it;
+    from the second attempt on it is alone.
+    """
     max_replica_start_failures: int = 3
+    """Consecutive failed starts after which no more replicas are started."""
     replica_start_timeout_s: float = 900
+    """Seconds a replica may take from being asked for until its model is loaded; on a cluster that is busy or growing
+    this includes waiting for room. While other replicas work it is then asked for anew.
+    """
     shard_timeout_s: float | None = 6 * 3600
+    """Seconds an attempt may take before its replica is taken for hung, killed and replaced; None for no limit."""
     budget_s: float | None = None
+    """Wall-clock seconds from the first shard handed out after which no more are; None for no limit."""
     drain_grace_s: float = 30
+    """Seconds that shards in flight are given to finish once the budget is spent or stop() was called."""
     recycle_after_shards: int | None = None
+    """Attempts after which a replica is replaced by a fresh one; None for never."""
     ray_address: str | None = None
+    """An existing cluster to join from one of its nodes ("auto" or "host:port"); "local" starts Ray on this machine for
+    as long as the runner is open; None takes RAY_ADDRESS where it is set, else "local".
+    """
     gpu_price_per_hour: float | None = None
+    """Of one GPU, in any currency: ``status`` then tells what a run has cost so far."""
     wait_for_nodes: bool = False
+    """True on a cluster that adds nodes on demand: replicas then wait up to replica_start_timeout_s for room. False
+    refuses at once what the cluster's nodes cannot hold.
+    """
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot work."""
-        if self.runner not in get_args(RunnerKind):
-            raise ValueError(f"runner is {self.runner!r}; allowed: {', '.join(get_args(RunnerKind))}")
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         for name in (
             "replicas",
             "shards_in_flight_per_replica",
@@ -94,3 +89,4 @@ class PoolConfig:
             raise ValueError(
                 f"num_gpus_per_replica is {self.num_gpus_per_replica}; allowed: up to 1, or a whole number above"
             )
+        return self

@@ -201,7 +201,8 @@ class ReplicaPool:
             self._kill(member, "replica_died", f"its labeler calls it unusable: {result.error}")
             return self._failed(queue, attempt, "replica_died", result.error)
         queue.done()
-        return result
+        receipt: ShardReceipt = result
+        return receipt
 
     def _kill_hung(self, queue: ShardQueue) -> list[_Outcome | None]:
         """Kill replicas with a flight past its time, and answer for that flight without waiting for the death."""

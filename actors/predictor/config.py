@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Literal, Self
 
-from pipelines.settings import SETTINGS
+from pydantic import model_validator
+
+from pipelines.settings import Settings
 
 TINY_MODEL = "xsam-tiny"
 Device = Literal["auto", "cuda", "cpu"]
@@ -15,39 +16,32 @@ Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 RegionSampling = Literal["seeded", "all"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PredictorConfig:
-    """Which model a replica loads, and which masks it keeps.
-
-    Attributes:
-        path: folder with config, weights, tokenizer and processor, as ``save_pretrained`` writes it, or "xsam-tiny": a
-            small model that comes with the package and knows drawings of everyday things.
-        device: "auto" takes the GPU that the replica was given, else the CPU.
-        dtype: "auto" is bfloat16 on a GPU and float32 on the CPU.
-        attn_implementation: transformers' name, e.g. "sdpa", "eager", "flash_attention_2"; None for its default.
-        min_score: masks below are not kept, in [0, 1). A low floor is right: a threshold is a WHERE clause later.
-        max_masks_per_image: the best so many masks of each image and task are kept.
-        region_sampling: how a visual prompt's mask is read: "seeded" draws 256 of its pixels, always the same ones;
-            "all" takes every pixel.
-        max_new_tokens: longest answer in words: of captions, explanations and chat.
-
-    Raises:
-        ValueError: a value is outside what is allowed.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
+class PredictorConfig(Settings):
+    """Which model a replica loads, and which masks it keeps."""
 
     path: str = TINY_MODEL
+    """Folder with config, weights, tokenizer and processor, as ``save_pretrained`` writes it, or "xsam-tiny": a small
+    model that comes with the package and knows drawings of everyday things.
+    """
     device: Device = "auto"
+    """"auto" takes the GPU that the replica was given, else the CPU."""
     dtype: Dtype = "auto"
+    """"auto" is bfloat16 on a GPU and float32 on the CPU."""
     attn_implementation: str | None = None
+    """Transformers' name, e.g. "sdpa", "eager", "flash_attention_2"; None for its default."""
     min_score: float = 0.05
+    """Masks below are not kept, in [0, 1). A low floor is right: a threshold is a WHERE clause later."""
     max_masks_per_image: int = 100
+    """The best so many masks of each image and task are kept."""
     region_sampling: RegionSampling = "seeded"
+    """How a visual prompt's mask is read: "seeded" draws 256 of its pixels, always the same ones; "all" takes every
+    pixel.
+    """
     max_new_tokens: int = 512
+    """Longest answer in words: of captions, explanations and chat."""
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         if not self.path:
             raise ValueError("model path is empty; give the folder of a model")
         if not 0 <= self.min_score < 1:
@@ -57,6 +51,7 @@ class PredictorConfig:
             raise ValueError(f"max_masks_per_image is {self.max_masks_per_image}; allowed: 1 to 5000")
         if not 1 <= self.max_new_tokens <= 100_000:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}; allowed: 1 to 100000")
+        return self
 
 
 def model_folder(path: str) -> Path:

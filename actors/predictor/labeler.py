@@ -41,7 +41,7 @@ class RunLabelerFactory:
         predictor.check(job.prompts)
         if job.config.batch_size is None:
             found = predictor.find_batch_size(job.prompts, shards=self.shards_in_flight)
-            job = replace(job, config=replace(job.config, batch_size=found))
+            job = replace(job, config=job.config.replace(batch_size=found))
         return RunLabeler(predictor, job, self.output_uri, self.output_options)
 
 

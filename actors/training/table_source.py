@@ -148,7 +148,8 @@ def _make_records(
 
 
 def _rows(database: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any]]:
-    return database.sql(query).to_arrow_table().to_pylist()
+    rows: list[dict[str, Any]] = database.sql(query).to_arrow_table().to_pylist()
+    return rows
 
 
 def _read_answers(

@@ -111,7 +111,7 @@ def scene_precision(output: Path, run_id: str, truth: Sequence[TrueMask]) -> Ave
         FoundMask(
             image_id=row["image_id"],
             category=row["category_name"],
-            segmentation=_rle(row),
+            segmentation=Rle.from_coco(row["segmentation"]),
             score=row["score"],
         )
         for row in rows.to_pylist()
@@ -142,17 +142,13 @@ def _masks_to_draw(output: Path, run_id: str) -> dict[str, list[LabeledMask]]:
     masks: dict[str, list[LabeledMask]] = {}
     for row in open_table(open_store(str(output)), "annotations", run_id).to_table(filter=is_sure).to_pylist():
         drawn = masks.setdefault(row["image_id"], [])
-        segmentation = _rle(row)
+        segmentation = Rle.from_coco(row["segmentation"])
         if len(drawn) < _DRAWN_MASKS and all(mask.segmentation != segmentation for mask in drawn):
             color = len(drawn)
             drawn.append(
                 LabeledMask(segmentation=segmentation, name=row["category_name"], score=row["score"], color=color)
             )
     return masks
-
-
-def _rle(row: Mapping[str, Any]) -> Rle:
-    return Rle(size_hw=tuple(row["segmentation"]["size"]), counts=row["segmentation"]["counts"])
 
 
 def show_table(output: Path, run_id: str, console: Console) -> None:

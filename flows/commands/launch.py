@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -68,7 +67,7 @@ def _launch_run(config: RunConfig, console: Console, *, prefect: bool) -> RunSum
 
 def _named(config: RunConfig, run_id: str) -> RunConfig:
     """Return the same config for just this run."""
-    return replace(config, output=replace(config.output, run_id=run_id))
+    return config.replace(output=config.output.replace(run_id=run_id))
 
 
 def _reach_prefect() -> AbstractContextManager[Any]:

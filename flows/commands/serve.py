@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -18,9 +18,9 @@ from flows.process.signals import Terminated, finishing_first
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from prefect.client.schemas.objects import State
     from prefect.runner import Runner
     from prefect.schedules import Schedule
-    from prefect.states import State
 
 # What Prefect gives a flow run to end by itself before it kills it; a run's last words need some of it.
 _PREFECT_GRACE_S = 30.0
@@ -104,8 +104,8 @@ def serve(config: RunConfig, timetable: Timetable, name: str, console: Console) 
 def register(config: RunConfig, timetable: Timetable, name: str) -> Runner:
     """Create or replace the deployment; return what runs it once it is started."""
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
-    from prefect.flows import EntrypointType
     from prefect.runner import Runner
+    from prefect.types.entrypoint import EntrypointType
 
     from flows.label_collection import label_collection
 
@@ -168,7 +168,7 @@ def check_server() -> None:
 def flow_parameters(config: RunConfig) -> dict[str, Any]:
     """Return what a scheduled flow run is given: the config, incremental, ending within the time Prefect leaves it."""
     drain_grace_s = min(config.pool.drain_grace_s, _DRAIN_GRACE_S)
-    scheduled = replace(config, incremental=True, pool=replace(config.pool, drain_grace_s=drain_grace_s))
+    scheduled = config.replace(incremental=True, pool=config.pool.replace(drain_grace_s=drain_grace_s))
     return {"config": scheduled.to_dict()}
 
 

@@ -27,10 +27,11 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, Failed
 
 from actors.pool.runner import PoolEvent, ShardFailure
 from flows.run.summary import RunSummary

@@ -389,7 +389,7 @@ def open_run_runner(config: RunConfig, run_id: str) -> ShardRunner:
     is_packaged = config.model.path == TINY_MODEL
     store = open_output(config)
     factory = RunLabelerFactory(
-        predictor=config.model if is_packaged else replace(config.model, path=str(model_folder(config.model.path))),
+        predictor=config.model if is_packaged else config.model.replace(path=str(model_folder(config.model.path))),
         job=job,
         output_uri=store.root if store.is_local else store.uri,
         output_options=config.output.client_options,

@@ -83,7 +83,8 @@ class RunProgress:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         values = dataclasses.asdict(self)
-        return values.pop("line") | values
+        line: dict[str, Any] = values.pop("line")
+        return line | values
 
 
 def read_lines(store: Store, plans: Mapping[str, Mapping[str, Any]]) -> list[RunLine]:

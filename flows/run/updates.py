@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -87,7 +86,7 @@ def as_planned(plan: Plan, config: RunConfig) -> RunConfig:
     Raises:
         ConfigError: a newer version planned it.
     """
-    now = dataclasses.asdict(config)
+    now = config.model_dump()
     again = {**operational(now), "output": {**now["output"], "run_id": plan.run_id}, "incremental": True}
     values = merge(dict(plan.facts["config"]), again)
     values |= {name: now[name] for name in _OPERATIONAL}  # merge leaves what is None now as it was: a budget

@@ -247,8 +247,7 @@ def _image(row: Mapping[str, Any]) -> LabeledImage:
 
 
 def _found(row: Mapping[str, Any]) -> Found:
-    segmentation = Rle(size_hw=tuple(row["segmentation"]["size"]), counts=row["segmentation"]["counts"])
-    return Found(row["prompt_id"], row["category_name"], row["score"], segmentation)
+    return Found(row["prompt_id"], row["category_name"], row["score"], Rle.from_coco(row["segmentation"]))
 
 
 def _common_prompts(plan: Plan) -> tuple[Prompt, ...]:

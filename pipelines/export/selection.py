@@ -142,7 +142,7 @@ def _mask(row: Sequence[Any]) -> ExportMask:
         score=score,
         is_thing=is_thing,
         bbox_xywh=(box[0], box[1], box[2], box[3]),
-        segmentation=Rle(size_hw=(segmentation["size"][0], segmentation["size"][1]), counts=segmentation["counts"]),
+        segmentation=Rle.from_coco(segmentation),
         run_id=run_id,
         file=data_name("annotations", run_id, shard_id, attempt),
     )

@@ -40,4 +40,5 @@ def _tiff_end(data: bytes) -> int:
         return len(data) + 1
     sizes = [(offset, _TIFF_TYPE_BYTES.get(kind, 0) * count) for _, kind, count, offset in entries]
     far_values = [offset + size for offset, size in sizes if size > 4]
-    return max([int(start) + 2 + 12 * int(num_entries), *far_values])
+    ends: list[int] = [int(start) + 2 + 12 * int(num_entries), *far_values]
+    return max(ends)

@@ -8,8 +8,7 @@ import struct
 import time
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +20,11 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
+from pydantic import model_validator
 
 from pipelines.images.cut_short import ends_early
 from pipelines.images.tag_bounds import MAX_EXIF_BYTES, holds_too_much, jpeg_exif
-from pipelines.settings import SETTINGS
+from pipelines.settings import Settings
 from pipelines.types import Image, ImageRef, Reason
 
 # What Pillow raises on files that are broken in one way or another; OSError, SyntaxError and ValueError are its own
@@ -92,28 +92,23 @@ _BAND_PIXELS = 2**19
 _BAND_BYTES = 14  # of each pixel of a band
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecodeLimits:
-    """How large an image may be before it is refused.
-
-    Attributes:
-        max_image_bytes: encoded size. A collection's odd multi-gigabyte file would otherwise fill a fetch thread's
-            memory.
-        max_image_pixels: width times height, read from the header before any pixel is allocated. Decoding takes
-            7 bytes a pixel at its peak, of TIFF 12 and of WebP 16, so the default is worth 1.3 to 2.9 GB. The default
-            is also the most that Pillow itself opens as TIFF, GIF or WebP; a higher limit raises the ceiling of JPEG,
-            PNG and BMP only.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
+class DecodeLimits(Settings):
+    """How large an image may be before it is refused."""
 
     max_image_bytes: int = 200_000_000
+    """Encoded size. A collection's odd multi-gigabyte file would otherwise fill a fetch thread's memory."""
     max_image_pixels: int = 178_956_970
+    """Width times height, read from the header before any pixel is allocated. Decoding takes 7 bytes a pixel at its
+    peak, of TIFF 12 and of WebP 16, so the default is worth 1.3 to 2.9 GB. The default is also the most that Pillow
+    itself opens as TIFF, GIF or WebP; a higher limit raises the ceiling of JPEG, PNG and BMP only.
+    """
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         for name in ("max_image_bytes", "max_image_pixels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        return self
 
 
 DEFAULT_LIMITS = DecodeLimits()

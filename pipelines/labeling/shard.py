@@ -6,7 +6,9 @@ import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, Self
+
+from pydantic import Field, model_validator
 
 from pipelines.images.decode import DecodeError, DecodeLimits, decode_image, decoding_bytes
 from pipelines.images.prefetch import Loaded, Loading, prefetch
@@ -14,7 +16,7 @@ from pipelines.labeling.batches import batches, order_by_text
 from pipelines.labeling.isolation import Asked, ModelClock, ask, groups_after_crashes
 from pipelines.masks.regions import check_region
 from pipelines.redaction import redacted
-from pipelines.settings import SETTINGS
+from pipelines.settings import Settings
 from pipelines.sources.fetch import FetchError, fetch
 from pipelines.storage.store import Store
 from pipelines.table.commits import commit_shard
@@ -38,34 +40,31 @@ _MAX_ERROR_CHARS = 2000
 _CLIENT_GRACE_S = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelConfig:
-    """How a replica works through a shard.
-
-    Attributes:
-        batch_size: images that go through the model together; None for as many as the predictor finds room for on a
-            GPU, and DEFAULT_BATCH_SIZE where nobody finds out.
-        load_threads: threads that fetch and decode ahead of the model.
-        max_bytes_ahead: bytes of fetched and decoded images held at once by one shard.
-        fetch_timeout_s: seconds for one image's transfer.
-        decode_timeout_s: seconds for one image's decoding.
-        decode: limits on what is decoded.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
+class LabelConfig(Settings):
+    """How a replica works through a shard."""
 
     batch_size: int | None = None
+    """Images that go through the model together; None for as many as the predictor finds room for on a GPU, and
+    DEFAULT_BATCH_SIZE where nobody finds out.
+    """
     load_threads: int = 4
+    """Threads that fetch and decode ahead of the model."""
     max_bytes_ahead: int = 512 * 2**20
+    """Bytes of fetched and decoded images held at once by one shard."""
     fetch_timeout_s: float = 60.0
+    """Seconds for one image's transfer."""
     decode_timeout_s: float = 60.0
-    decode: DecodeLimits = field(default_factory=DecodeLimits)
+    """Seconds for one image's decoding."""
+    decode: DecodeLimits = Field(default_factory=DecodeLimits)
+    """Limits on what is decoded."""
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         for name in ("batch_size", "load_threads", "max_bytes_ahead", "fetch_timeout_s", "decode_timeout_s"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive, got {value}")
+        return self
 
     @property
     def images_per_batch(self) -> int:

@@ -14,18 +14,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import model_validator
 
 from pipelines.errors import PlanError, StorageError
 from pipelines.planning.external_sort import sort_batches
 from pipelines.planning.image_digest import ImageDigest
 from pipelines.planning.plan_files import PlanFileWriter, read_shards
 from pipelines.redaction import quoted
-from pipelines.settings import SETTINGS
+from pipelines.settings import Settings
 from pipelines.sources.image_batches import BATCH_SIZE, to_batches, to_refs
 from pipelines.types import ImageRef, Shard
 
@@ -34,25 +35,21 @@ _CUT_BYTES = 2**25
 _PLACE = pa.field("place", pa.int64(), nullable=False)  # in the listing, from 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanConfig:
-    """How a collection is cut.
-
-    Attributes:
-        images_per_shard: images in one shard: the unit of work, commit and retry.
-        limit: plan only the first so many images in image_id order; None for all.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = SETTINGS
+class PlanConfig(Settings):
+    """How a collection is cut."""
 
     images_per_shard: int = 500
+    """Images in one shard: the unit of work, commit and retry."""
     limit: int | None = None
+    """Plan only the first so many images in image_id order; None for all."""
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         if not 1 <= self.images_per_shard <= 100_000:
             raise ValueError(f"images_per_shard must be between 1 and 100000, got {self.images_per_shard}")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1 (or left out for all images), got {self.limit}")
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

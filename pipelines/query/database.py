@@ -145,7 +145,8 @@ def open_polars(store: Store, query: str = "FROM annotations") -> polars.LazyFra
 
     As open_arrow.
     """
-    return _answer(store, query).pl(lazy=True)
+    frame: polars.LazyFrame = _answer(store, query).pl(lazy=True)
+    return frame
 
 
 def _answer(store: Store, query: str) -> duckdb.DuckDBPyRelation:

@@ -148,7 +148,7 @@ def make_readable(
     return {name: f"{objects.protocol}://{name}" for name in objects.sizes}, [f"{objects.protocol}://"]
 
 
-class StoreFileSystem(AbstractFileSystem):
+class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
     """An output's data files for DuckDB, under a protocol of their own.
 
     Opening one asks the store nothing, for its size is known; a read is one request for just its bytes. Names are

@@ -69,7 +69,7 @@ def has_dictionary(column: pq.ColumnChunkMetaData) -> bool:
 
 def _row_bytes(fs: Any, path: str, column: pq.ColumnChunkMetaData, num_rows: int) -> int:
     """Return the bytes that a value of a column may have: no value is larger than the page which it is in."""
-    num_bytes = column.total_uncompressed_size
+    num_bytes: int = column.total_uncompressed_size
     mean = -(-num_bytes // max(1, num_rows))
     if column.physical_type != "BYTE_ARRAY":
         return max(8, mean)

@@ -24,6 +24,21 @@ _NOT_THERE = NO_LINKS | {errno.EINVAL}
 _AT_FDCWD, _RENAME_NOREPLACE, _RENAME_EXCL = -100, 1, 4
 
 
+def take_name(whole: str, path: str) -> None:
+    """Give a whole file the name it is to have, if nothing has that name; it may keep its own beside it.
+
+    Raises:
+        FileExistsError: something has it, or another process is about to give it.
+        OSError: it cannot be given.
+    """
+    try:
+        os.link(whole, path)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        rename_exclusively(whole, path)
+
+
 def rename_exclusively(whole: str, path: str) -> None:
     """Give a whole file another name of its folder's file system, if nothing has that name.
 

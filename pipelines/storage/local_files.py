@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipelines.errors import StorageError
-from pipelines.storage.exclusive_names import NO_LINKS, rename_exclusively
+from pipelines.storage.exclusive_names import take_name
 
 
 def check_new(target: Path) -> None:
@@ -68,20 +68,11 @@ def publish(whole: Path, target: Path, *, overwrite: bool = False) -> None:
         if overwrite:
             whole.replace(target)
         else:
-            _take_name(whole, target)
+            take_name(str(whole), str(target))
     except FileExistsError:
         raise StorageError(f"{target} was made by another meanwhile; it is left as it is") from None
     except OSError as error:
         raise StorageError(f"{target} cannot be written: {error}") from error
-
-
-def _take_name(whole: Path, target: Path) -> None:
-    try:
-        os.link(whole, target)
-    except OSError as error:
-        if error.errno not in NO_LINKS:
-            raise
-        rename_exclusively(str(whole), str(target))
 
 
 def write_atomically(target: Path, data: bytes, *, overwrite: bool = False) -> None:

@@ -19,7 +19,7 @@ from pipelines.errors import DamagedError, ProtocolError, StorageError
 from pipelines.layout import PROBE_PREFIX
 from pipelines.storage.client_errors import error_code, storage_errors
 from pipelines.storage.client_limits import REQUEST_TIMEOUT_S
-from pipelines.storage.exclusive_names import CLAIM_PREFIX, NO_LINKS, rename_exclusively, sync_folder
+from pipelines.storage.exclusive_names import CLAIM_PREFIX, sync_folder, take_name
 from pipelines.storage.filesystems import (
     ALIASES,
     READ_ONLY_PROTOCOLS,
@@ -301,19 +301,10 @@ def _publish_local(path: str, data: bytes, *, create: bool) -> None:
             file.flush()
             os.fsync(file.fileno())
         if create:
-            _take_name(temporary, path)
+            take_name(temporary, path)
         else:
             os.replace(temporary, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
     sync_folder(folder)
-
-
-def _take_name(temporary: str, path: str) -> None:
-    try:
-        os.link(temporary, path)
-    except OSError as error:
-        if error.errno not in NO_LINKS:
-            raise
-        rename_exclusively(temporary, path)

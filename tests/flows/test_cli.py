@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import subprocess
 import sys
@@ -386,7 +385,7 @@ def test_a_flag_outweighs_the_file(
     assert ended.err == "interrupted; what is committed is kept, and the same command resumes the run\n"
     (config,) = seen
     assert config.source.uri == str(arguments[1])
-    assert dataclasses.asdict(config.pool)["replicas"] == 5
+    assert config.pool.replicas == 5
     assert config.pool.shards_in_flight_per_replica == 1
     assert (config.task, config.phrases, config.questions) == ("genseg", ("a man, in red", "the dog"), ("Why, then?",))
     assert config.caption

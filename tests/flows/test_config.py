@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import tomllib
 import traceback
@@ -207,7 +206,7 @@ def test_the_config_of_the_documentation_and_the_example_can_be_used() -> None:
     }
     assert load_config(REPOSITORY / "examples" / "label.toml").prompts == "examples/prompts.csv"
     keys = set(re.findall(r"^\| `(\w+)` ", document, re.MULTILINE))
-    assert keys >= {field.name for field in dataclasses.fields(config)} - {"source", "output", "model"} - TABLES
+    assert keys >= set(type(config).model_fields) - {"source", "output", "model"} - TABLES
     assert [table for table in TABLES if f"| `{table}." not in document] == []
 
 
@@ -242,8 +241,8 @@ def test_how_the_work_is_cut_and_spread_does_not_change_the_fingerprint(tables: 
 def test_every_field_of_the_model_and_of_decoding_was_considered_for_the_fingerprint() -> None:
     config = parse_config(MINIMAL)
     left_out = {"model.path", "model.device", "model.attn_implementation", "decode.max_working_bytes"}
-    fields = {f"model.{field.name}" for field in dataclasses.fields(config.model)}
-    fields |= {f"decode.{field.name}" for field in dataclasses.fields(config.label.decode)}
+    fields = {f"model.{name}" for name in type(config.model).model_fields}
+    fields |= {f"decode.{name}" for name in type(config.label.decode).model_fields}
     assert fields - set(fingerprint(config)) <= left_out
 
 

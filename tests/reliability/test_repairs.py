@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,7 @@ def checked(small: SmallRun) -> Any:
     """`run --check`."""
     config = small.config()
     with as_driver(BrightPredictor()):
-        return engine.run_directly(replace(config, output=replace(config.output, check=True)), Silent())
+        return engine.run_directly(config.replace(output=config.output.replace(check=True)), Silent())
 
 
 def spoil(store: Store, name: str) -> None:

@@ -24,6 +24,21 @@ def run_fingerprint(config: RunConfig, _held: Any) -> dict[str, Any]:
     return dict(_fingerprints[id(config)][1])
 
 
+def flip(data: bytes, place: int, *, is_seen: bool) -> bytes:
+    """Return a Parquet file with another bit at a place; if that is not seen, it is read with another number in it."""
+    after = data[: place // 8] + bytes([data[place // 8] ^ 1 << place % 8]) + data[place // 8 + 1 :]
+    try:
+        table = None if is_seen else read(data)
+    except pa.ArrowInvalid:  # cut short before
+        table = None
+    if table is not None:
+        column = table.column_names.index("score" if "score" in table.column_names else "decode_ms")
+        field = table.schema.field(column)
+        table = table.set_column(column, field, [pa.array([0.123] * table.num_rows, field.type)])
+    flipped[after] = table
+    return after
+
+
 class _ByName:
     """A module with some of its functions replaced."""
 
@@ -51,25 +66,31 @@ def _bound(*kept: dict[Any, Any]) -> None:
             one.clear()
 
 
+flipped: dict[bytes, pa.Table | None] = {}
+"""What is read of files of which a bit has flipped, None for nothing: pyarrow itself is never given such bytes."""
+
+
 def read_table(source: Any, **options: Any) -> pa.Table:
     """pyarrow.parquet.read_table, of bytes in memory."""
     if options or not hasattr(source, "getvalue"):
         return pq.read_table(source, **options)
-    data = source.getvalue()
-    if data not in _tables:
-        _tables[data] = pq.read_table(source)
-    return _tables[data]
+    return read(source.getvalue())
 
 
 def dataset(source: Any, *, filesystem: Any = None, **options: Any) -> ds.Dataset:
     """pyarrow.dataset.dataset, of files of a simulated store: in this thread, each read whole."""
     if filesystem is None:
         return ds.dataset(source, **options)
-    found = [_read(filesystem.cat_file(path)) for path in ([source] if isinstance(source, str) else source)]
+    found = [read(filesystem.cat_file(path)) for path in ([source] if isinstance(source, str) else source)]
     return ds.dataset(pa.concat_tables(found).cast(options["schema"]))
 
 
-def _read(data: bytes) -> pa.Table:
+def read(data: bytes) -> pa.Table:
+    """Return what a Parquet file holds."""
+    if data in flipped:
+        if (found := flipped[data]) is None:
+            raise pa.ArrowInvalid("the file is damaged")
+        return found
     if data not in _tables:
         _tables[data] = pq.read_table(pa.BufferReader(data))
     return _tables[data]
@@ -119,11 +140,11 @@ def _parquet_bytes(build: Callable[..., bytes]) -> Callable[..., bytes]:
     return encode
 
 
-def replace(patch: pytest.MonkeyPatch, *, table: Any, manifest: Any, integrity: Any, retry: Any) -> None:
+def replace(patch: pytest.MonkeyPatch, *, table: Any, reader: Any, manifest: Any, integrity: Any, retry: Any) -> None:
     """Let the product's modules use what is kept here."""
     patch.setattr(retry, "ds", _ByName(ds, dataset=dataset))
     patch.setattr(integrity, "pq", _ByName(pq, read_table=read_table))
-    patch.setattr(table, "ds", _ByName(ds, dataset=dataset))
+    patch.setattr(reader, "ds", _ByName(ds, dataset=dataset))
     patch.setattr(manifest, "read_shards", _read_shards)
     patch.setattr(manifest, "read_planned", _read_planned)
     patch.setattr(manifest, "read_image_ids", _read_image_ids)

@@ -11,15 +11,16 @@ import pyarrow as pa
 from fsspec.exceptions import FSTimeoutError
 
 from pipelines.errors import StorageError
-from pipelines.layout import KINDS
+from pipelines.layout import KINDS, due_commit_of, split_data_name
 from pipelines.planning.plan import Plan, plan_documents, planned_runs, read_plan
 from pipelines.storage.store import Store, open_store
-from pipelines.table.commits import find_commit
+from pipelines.table.commits import find_commit, last_repair
 from pipelines.table.reader import open_table
 from pipelines.table.schema import annotations_table, images_table
 from pipelines.table.verify import verify
 from pipelines.types import Prompt, Shard
-from tests.simulation.collection import prediction
+from tests.simulation import cached
+from tests.simulation.collection import Listing, prediction
 from tests.simulation.network import ROOT, URI, Stored
 
 if TYPE_CHECKING:
@@ -39,12 +40,16 @@ class Watch:
         self._named: dict[str, str] = {}
         self._named_since: dict[str, float] = {}
         self._excused: dict[str, str] = {}
+        self._taken: dict[str, Stored] = {}
 
     def on_change(self, verb: str, path: str, put_at: float) -> None:
         objects = self._life.network.objects
         if verb == "create" and "/commits/" in path:
             self._committed(path)
         elif verb == "delete":
+            actor = self._life.world.actor
+            if "/plan-" in path and actor is not None and actor.is_earlier and not self._life.scenario.is_strict:
+                self._taken[path] = objects.gone[path][0]
             excuse = self._excuse(path, put_at)
             if excuse:
                 self._excused[path] = excuse
@@ -52,6 +57,14 @@ class Watch:
                 self._gap(self._named[path], path)
         elif verb == "write" and path in self._named and path in objects.held:
             self._excused.pop(path, None)
+
+    def restore_parts(self) -> None:
+        """Put back the parts of plans that the last released version has removed, as this one asks for: from a copy."""
+        store, held = self._life.store, self._life.network.objects.held
+        named = {f"{ROOT}/_runs/{plan.run_id}/{part.name}" for plan in _plans(store) for part in plan.parts}
+        for path in sorted(named & self._taken.keys() - held.keys()):
+            held[path] = self._taken[path]
+            self._life.world.note(f"RESTORED: {path}")
 
     def _committed(self, path: str) -> None:
         """Note which commit of a shard holds now, and look for its files."""
@@ -89,21 +102,19 @@ class Watch:
         life.world.note(f"GAP: {commit} names {name}, which is gone ({excuse or 'and nobody may have removed it'})")
 
 
-def damage(life: Life) -> None:
-    """Lose one committed file, or spoil it, or a commit: what disks and people do."""
-    objects, draw = life.network.objects, life.world.random
-    names = [path for path in sorted(objects.held) if "/commits/" in path or path.endswith(".parquet")]
-    names = [path for path in names if "/_runs/" not in path or "/commits/" in path]
-    if not names:
-        return
-    path, how = draw.choice(names), draw.choice(("gone", "gone", "cut short"))
-    life.world.note(f"DAMAGE: {path} is {how}")
-    life.wounds.append(path)
-    if how == "gone" and "/commits/" not in path:
-        objects.delete(path, life.world.now)
-    else:
-        held = objects.held[path]
-        objects.held[path] = Stored(held.data[: len(held.data) // 2], held.at)
+def check_listed(life: Life, listing: Listing) -> None:
+    """Who has listed the source, and ends complete, has labelled what it has listed: called in its process."""
+    task, life.world.current = life.world.current, None  # the truth is looked up at once
+    try:
+        store, wanted = life.store, set(listing.images)
+        plans = _plans(store)
+        found = [
+            {(ref.image_id, ref.num_bytes) for shard in one.shards(store) for ref in shard.images} for one in plans
+        ]
+    finally:
+        life.world.current = task
+    if wanted not in found:
+        life.world.errors.append(f"a run has listed {sorted(wanted)} and ends complete, but planned are {found}")
 
 
 def read_all(life: Life) -> None:
@@ -154,6 +165,10 @@ def _plan(store: Store, run_id: str) -> Plan:
     return plan
 
 
+def _plans(store: Store) -> list[Plan]:
+    return [_plan(store, run_id) for run_id in plan_documents(store)]
+
+
 def check_whole(life: Life) -> None:
     """I1, I2, I4, I5, I8, and that nothing is left out or asked twice."""
     store = life.store
@@ -166,12 +181,26 @@ def check_whole(life: Life) -> None:
             continue
         report = verify(store, run_id)
         assert report.problems == [], f"{run_id}: {report.problems}"
-        if report.leftovers and _is_last(life, plan):
-            raise AssertionError(f"{run_id} is complete, and these files are left: {report.leftovers}")
+        left = [name for name in report.leftovers if not _is_begun_repair(store, name)]
+        if left and _is_last(life, plan):
+            raise AssertionError(f"{run_id} is complete, and these files are left: {left}")
         _check_rows(store, plan)
         if plan.retry_of is None:
             _count(life, plan, asked, sizes)
     _check_covered(life, asked, sizes)
+
+
+def _is_begun_repair(store: Store, name: str) -> bool:
+    """Whether a file is of a repair that nobody has committed yet: its shard may have been whole, and read in part."""
+    split = split_data_name(name)
+    assert split is not None, name
+    return due_commit_of(name) > (last_repair(store, name.split("/")[1], split[0]) or 0)
+
+
+def begun_repairs(store: Store) -> set[str]:
+    """Return the runs in which one lies: until `vacuum` takes it none of their listings are as their summary says."""
+    names = (name for kind in KINDS for name in store.find(kind))
+    return {name.split("/")[1] for name in names if split_data_name(name) and _is_begun_repair(store, name)}
 
 
 def _is_last(life: Life, plan: Plan) -> bool:
@@ -194,9 +223,7 @@ def _check_rows(store: Store, plan: Plan) -> None:
 
 @cache
 def _rows(data: bytes) -> pa.Table:
-    from tests.simulation.cached import _read
-
-    return _read(data).drop_columns(["attempt"]).replace_schema_metadata()
+    return cached.read(data).drop_columns(["attempt"]).replace_schema_metadata()
 
 
 @cache

@@ -8,11 +8,10 @@ again, and a driver labels again what is committed and gone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-SHARDS = (0, 1)
 ATTEMPTS = 2  # of each driver at each shard
 VACUUM = 2  # its number among the workers
 SCAN, WRITE, CREATE, PROVE, REWRITE, DISCARD, SWEEP, DELETE, ENDED = range(9)
@@ -101,7 +100,7 @@ def steps(state: State, rules: Rules) -> Iterator[Step]:
         yield from _work(state, worker, others, rules)
     for place, message in enumerate(state.on_way):
         rest = state._replace(on_way=state.on_way[:place] + state.on_way[place + 1 :])
-        yield f"{message} lands", _land(rest, message)
+        yield f"{message} lands", _plain(_land(rest, message))
     # Whether it passes before a vacuum or in the midst of it makes no difference to what that has looked at.
     if not state.has_aged and state.files and Worker(VACUUM, SWEEP) in state.workers:
         yield "a day passes", state._replace(has_aged=True, old=state.files)
@@ -131,11 +130,11 @@ def _work(state: State, worker: Worker, others: tuple[Worker, ...], rules: Rules
 
 def _scans(state: State, rules: Rules) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield what a driver finds to do: what it does not find in a listing it asks for by name, but for commits."""
-    due = tuple(_due(state, shard, rules) for shard in SHARDS)
+    due = tuple(_due(state, shard, rules) for shard in range(len(state.commits)))
     yield "scans", due
-    for shard in SHARDS:
-        if state.commits[shard] and due[shard] != 0:
-            yield "scans a late listing", tuple(0 if one == shard else due[one] for one in SHARDS)
+    for shard, held in enumerate(state.commits):
+        if held and due[shard] != 0:
+            yield "scans a late listing", (*due[:shard], 0, *due[shard + 1 :])
 
 
 def _due(state: State, shard: int, rules: Rules) -> int:
@@ -146,8 +145,8 @@ def _due(state: State, shard: int, rules: Rules) -> int:
 
 
 def _next_shard(worker: Worker) -> Worker:
-    for shard in SHARDS:
-        if shard > worker.shard and worker.due[shard] >= 0:
+    for shard in range(worker.shard + 1, len(worker.due)):
+        if worker.due[shard] >= 0:
             return worker._replace(phase=WRITE, shard=shard, attempt=0)
     return worker._replace(phase=SWEEP, shard=0, attempt=0, due=(), doomed=())
 
@@ -239,7 +238,7 @@ def _sweeps(state: State, worker: Worker, name: str, then: object, rules: Rules)
     """Yield how a driver at its end, or a vacuum, finds what is nobody's at one shard."""
     assert callable(then)
     shard = worker.shard
-    if shard > SHARDS[-1]:
+    if shard == len(state.commits):
         yield f"{name} ends", then(None)
         return
     held, files = state.commits[shard], sorted(file for file in state.files if file[0] == shard)
@@ -258,27 +257,25 @@ def _sweeps(state: State, worker: Worker, name: str, then: object, rules: Rules)
     yield f"{name} takes {list(doomed)} for leftovers", then(after, state._replace(excused=excused))
 
 
-def check(state: State, rules: Rules) -> None:
-    """Refuse a state that breaks a promise.
+def problems(state: State, rules: Rules) -> Iterator[tuple[int, str]]:
+    """Yield each promise that a state breaks: at which shard, and what.
 
-    Raises:
-        Violation: a commit that holds names a file that is gone, which nobody may have removed; or a run that nothing
-            befalls does not make everything whole.
+    A commit that holds names a file that is gone, which nobody may have removed; or a run that nothing befalls does not
+    make everything whole.
     """
     # A reader may have found any commit that ever held, and is about to read its file: of one that was superseded it
     # may be told that the file is gone, of any other not. That it begins at every moment is why it has no steps.
     for shard, held in enumerate(state.commits):
         file = shard, (held or (-1,))[-1]
         if held and file not in state.files and shard not in state.excused:
-            raise Violation(f"a commit of shard {shard} names attempt {file[1]}, whose file is gone")
+            yield shard, f"a commit names attempt {file[1]}, whose file is gone"
     if not state.workers:
         after = finish(state, rules)
-        for shard in SHARDS:
-            held = after.commits[shard]
+        for shard, held in enumerate(after.commits):
             if not held or (shard, held[-1]) not in after.files:
-                raise Violation(f"shard {shard} is not whole after one more run")
+                yield shard, "it is not whole after one more run"
             if any(file[0] == shard and file[1] != held[-1] for file in after.files):
-                raise Violation(f"shard {shard} has leftovers after one more run")
+                yield shard, "it has leftovers after one more run"
 
 
 def finish(state: State, rules: Rules) -> State:
@@ -291,24 +288,32 @@ def finish(state: State, rules: Rules) -> State:
     return now
 
 
-def explore(rules: Rules | None = None, start: State | None = None) -> int:
+def explore(
+    rules: Rules | None = None, start: State | None = None, on_step: Callable[[State, State], None] | None = None
+) -> int:
     """Visit every state that can be reached, and return how many there are.
+
+    Args:
+        rules: of the protocol; all by default.
+        start: two shards and two faults by default.
+        on_step: called with the states before and after every step.
 
     Raises:
         Violation: with the steps that lead there.
     """
     rules, start = rules or Rules(), start or State()
-    seen, path = {start}, [("", iter(list(steps(start, rules))))]
+    seen, path = {start}, [("", start, iter(list(steps(start, rules))))]
     while path:
-        label, after = next(path[-1][1], ("", None))
+        label, after = next(path[-1][2], ("", None))
         if after is None:
             path.pop()
-        elif after not in seen:
+            continue
+        if on_step is not None:
+            on_step(path[-1][1], after)
+        if after not in seen:
             seen.add(after)
-            path.append((label, steps(after, rules)))
-            try:
-                check(after, rules)
-            except Violation as error:
-                told = "\n".join(f"  {what}" for what, _ in path[1:])
-                raise Violation(f"{error}, after:\n{told}") from None
+            path.append((label, after, steps(after, rules)))
+            for shard, problem in problems(after, rules):
+                told = "\n".join(f"  {what}" for what, *_ in path[1:])
+                raise Violation(f"shard {shard}: {problem}, after:\n{told}")
     return len(seen)

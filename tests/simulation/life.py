@@ -20,13 +20,13 @@ from pipelines.planning import plan as manifest
 from pipelines.planning.plan import read_plan
 from pipelines.storage import store as storage
 from pipelines.storage.store import Store
-from pipelines.table import commits, quarantined, verify
+from pipelines.table import commits, quarantined, reader, verify
 from pipelines.types import ImagePrediction
-from tests.simulation import cached, checks, collection, commands, earlier
+from tests.simulation import cached, checks, collection, commands, damage, earlier
 from tests.simulation.filesystem import SimulatedFileSystem
 from tests.simulation.network import ROOT, URI, Network, Objects
 from tests.simulation.pool import SimulatedPool
-from tests.simulation.scenario import TAKEN_NAMES, Order, Scenario, calm, draw_scenario, renamed
+from tests.simulation.scenario import TAKEN_NAMES, Order, Scenario, calm, draw_scenario, renamed, with_check
 from tests.simulation.seams import SEAMS, replaced
 from tests.simulation.world import World
 
@@ -44,11 +44,13 @@ class Life:
     """A life that is lived.
 
     Attributes:
-        labelled: shards that were given to the model, so far.
+        labeled: shards that were given to the model, so far.
         endings: of every command.
         gaps: commits that named a file that nobody may have removed.
         wounds: what the next run has to mend.
         missed: what readers were told to be missing, by run.
+        flipped: objects of which a bit has flipped, and their bytes since then.
+        num_named: how many of those `verify` was to find, and found.
         tries: how many times the last commands were needed.
     """
 
@@ -64,6 +66,8 @@ class Life:
     gaps: list[str] = field(default_factory=list)
     wounds: list[str] = field(default_factory=list)
     missed: list[tuple[str, str]] = field(default_factory=list)
+    flipped: dict[str, bytes] = field(default_factory=dict)
+    num_named: int = 0
     waits: bool = True
 
     @property
@@ -74,7 +78,8 @@ class Life:
     def story(self) -> str:
         """Tell what happened, for whoever looks into a failure."""
         orders = "\n".join(f"  {order.at:10.2f} s  {_told(order)}" for order in self.scenario.orders)
-        return f"seed {self.seed}, faults {dict(self.scenario.rates)}, commands:\n{orders}\n{self.world.story(60)}"
+        which, rates = f"seed {self.seed} {self.scenario.kind}".rstrip(), dict(self.scenario.rates)
+        return f"{which}, faults {rates}, commands:\n{orders}\n{self.world.story(60)}"
 
 
 _now: list[Life] = []
@@ -91,6 +96,7 @@ def live(seed: int, scenario: Scenario | None = None) -> Life:
     network = Network(world, Objects(), scenario.rates)
     life = Life(seed, scenario, world, network)
     _now[:] = [life]
+    cached.flipped.clear()
     SimulatedPool.is_calm = False
     SEAMS.begin(world)
     watch = checks.Watch(life)
@@ -100,6 +106,8 @@ def live(seed: int, scenario: Scenario | None = None) -> Life:
             world.at(order.at, _begin(life, order, number))
         world.run()
         checks.check_meanwhile(life)
+        damage.check_named(life)
+        watch.restore_parts()
         network.rates, life.waits, SimulatedPool.is_calm = {}, False, True
         _finish(life)
     except Exception as error:
@@ -118,7 +126,7 @@ def _begin(life: Life, order: Order, number: int) -> Callable[[], None]:
                 world.at(10.0, do)  # who asks for what is new knows that there is something old
             return
         if order.verb == "damage":
-            checks.damage(life)
+            (damage.flip if order.flips else damage.damage)(life)
             return
         process, ended = commands.start(world, f"{order.verb}{number}", _command(life, order), order)
         life.endings.append(ended)
@@ -145,21 +153,31 @@ def _is_planned(life: Life) -> bool:
 
 def _command(life: Life, order: Order) -> Callable[[], int]:
     if order.verb == "retry":
-        return lambda: commands.retry({})
+        check = {"output": {"check": True}} if order.has_check else {}
+        budget = {} if order.budget_s is None else {"pool": {"budget_s": order.budget_s}}
+        return lambda: commands.retry({**check, **budget})
     if order.verb == "vacuum":
         return lambda: commands.vacuum(order.older_than_s)
     if order.verb == "read":
         return lambda: commands.reading(lambda: checks.read_all(life))
     assert order.config is not None
     config: RunConfig = order.config
-    return lambda: commands.run(config)
+
+    def run() -> int:
+        code = commands.run(config)
+        process = life.world.current.process  # type: ignore[union-attr]
+        if code == 0 and process.has_listed and order.verb == "run" and not order.is_earlier:
+            checks.check_listed(life, order.listing)
+        return code
+
+    return run
 
 
 def _finish(life: Life) -> None:
     """Run the same commands again: each has to end complete, and then to have nothing to do."""
     repeated = None
     for order in life.scenario.finals:
-        last = replace(order, at=0.0, config=order.config and calm(order.config))
+        last = calm(order)
         if last.config is not None and _is_refused_name(life, last.config):
             last = replace(last, config=renamed(last.config))
         repeated = last if last.config is not None else repeated
@@ -173,14 +191,24 @@ def _finish(life: Life) -> None:
             raise Broken(f"{TRIES} more tries of {_told(last)} end with {ended.code}: {ended.why or problems(life)}")
     checks.check_whole(life)
     assert repeated is not None
+    if repeated.has_check:
+        _check_done(life, repeated)
+    repeated = with_check(repeated, has_check=False)
+    _check_done(life, repeated)
+    name = life.endings[-1].name
+    reads = (re.match("read _runs/([^/]+)/commits/", what) for _, who, what in life.world.trace if who == name)
+    again = [read[0] for read in reads if read and read[1] not in checks.begun_repairs(life.store)]
+    assert not again, f"a finished run is not known as such: {again}"
+
+
+def _check_done(life: Life, repeated: Order) -> None:
+    """Start a finished run once more."""
     before, labeled, writes = dict(life.network.objects.held), life.labeled, life.network.num_writes
     ended = _alone(life, repeated)
     assert ended.code == 0, f"a finished run ends with {ended.code} when it is started again: {ended.why}"
     assert life.labeled == labeled, "a finished run asks the model again"
     assert life.network.objects.held == before, "a finished run writes when it is started again"
     assert life.network.num_writes == writes, "a finished run writes when it is started again"
-    again = [what for _, who, what in life.world.trace if who == ended.name and re.match("read .*/commits/", what)]
-    assert not again, f"a finished run is not known as such: {again}"
 
 
 def _is_refused_name(life: Life, config: RunConfig) -> bool:
@@ -217,7 +245,7 @@ def _told(order: Order) -> str:
     fates = {
         name: value for name in ("sigterm", "kill", "stop", "clock_jump") if (value := getattr(order, name)) is not None
     }
-    return f"{order.verb}{what} {fates or ''}"
+    return f"{order.verb}{what}{' --check' * order.has_check}{' of a bit' * order.flips} {fates or ''}"
 
 
 def _label_images(images: Any, job: Any, _predictor: Any, _clock: Any) -> list[ImagePrediction]:
@@ -231,6 +259,7 @@ def _label_images(images: Any, job: Any, _predictor: Any, _clock: Any) -> list[I
 def _list_batches(*_: Any, **__: Any) -> Any:
     task = SEAMS.world.current
     assert task is not None
+    task.process.has_listed = True
     return task.process.order.listing.batches()
 
 
@@ -282,4 +311,4 @@ def _replace(patch: pytest.MonkeyPatch) -> None:
         now = getattr(module, name)
         patch.setattr(module, name, now)
         SEAMS.own(module, name, lambda process, now=now, before=before: before if process.is_earlier else now)
-    cached.replace(patch, table=commits, manifest=manifest, integrity=verify, retry=quarantined)
+    cached.replace(patch, table=commits, reader=reader, manifest=manifest, integrity=verify, retry=quarantined)

@@ -12,9 +12,10 @@ from flows.config import RunConfig, parse_config
 from tests.simulation.collection import NOTHING_LISTED, SOURCE, Listing
 from tests.simulation.network import FAULTS, URI
 
-_IMAGES = ("a0", "b1", "a2", "m3", "n4", "a5", "m6", "a7")
+IMAGES = ("a0", "b1", "a2", "m3", "n4", "a5", "m6", "a7")
 _RATES = (0.01, 0.03, 0.1, 0.25)
 _FAULTS = sorted({fault for faults in FAULTS.values() for fault in faults})
+_NO_BUDGET_S = 1e9
 NIGHTLY = "nightly"
 TAKEN_NAMES = ("update-1", "update-2", "update-3", "nightly-retry-1")
 """Names that people give their runs, and that updates and retries take for their own."""
@@ -36,6 +37,9 @@ class Order:
         older_than_s: of vacuum.
         is_earlier: whether it is the last released version's.
         stop: when, and for how long, its process does not go on (SIGSTOP).
+        has_check: whether it has ``--check``: of a run its config says the same.
+        flips: of damage, whether it is a bit that flips.
+        budget_s: of a retry, instead of that of the run that it belongs to.
         clock_ahead_s, clock_jump: of its machine: how much, and when it jumps by how much.
     """
 
@@ -50,6 +54,9 @@ class Order:
     is_earlier: bool = False
     clock_ahead_s: float = 0.0
     clock_jump: tuple[float, float] | None = None
+    has_check: bool = False
+    flips: bool = False
+    budget_s: float | None = None
 
 
 @dataclass
@@ -61,12 +68,14 @@ class Scenario:
         finals: what is started one after the other when they are over: each has to end complete.
         rates: of the network's faults, see Network.
         is_strict: whether the last released version is held to the promises too.
+        kind: of further lives, see more_scenarios; empty for the first.
     """
 
     orders: list[Order]
     finals: list[Order]
     rates: Mapping[str, float] = field(default_factory=dict)
     is_strict: bool = False
+    kind: str = ""
 
     def as_released(self) -> Scenario:
         """Return the same life with nothing but the last released version in it."""
@@ -95,7 +104,7 @@ def draw_scenario(seed: int, kind: Kind | None = None, rates: Mapping[str, float
     """
     draw = random.Random(f"scenario {seed}")
     kind = kind or draw.choices(KINDS, (45, 30, 15, 10))[0]
-    first = Listing(tuple((name, 100 + number) for number, name in enumerate(_IMAGES[: draw.randint(1, 6)])))
+    first = Listing(tuple((name, 100 + number) for number, name in enumerate(IMAGES[: draw.randint(1, 6)])))
     base = _base(draw, kind)
     begin = Order("run", 0.0, base, first)
     more: list[Order] = [begin] * draw.choice((0, 0, 1, 1, 2, 3))
@@ -104,12 +113,12 @@ def draw_scenario(seed: int, kind: Kind | None = None, rates: Mapping[str, float
     if kind == "update" or (named and draw.random() < 0.5):
         second = _later(draw, first)
         names = base.categories + (("dark",) if draw.random() < 0.4 else ())
-        update = Order("update", 0.0, _override(base, incremental=True, run_id=None, categories=names), second)
+        update = Order("update", 0.0, override(base, incremental=True, run_id=None, categories=names), second)
         more += [update] * draw.randint(1, 3)
         finals = [begin, update] if named else [update]
     elif kind == "retry" or named:
         if named:  # the run of that name is another one, beside that which is tried again
-            other = Order("run", 0.0, _override(base, run_id=NIGHTLY, categories=("other",)), first)
+            other = Order("run", 0.0, override(base, run_id=NIGHTLY, categories=("other",)), first)
             more, finals = [*more, other], [other, begin]
         again = Order("retry", 0.0, None, first)
         more += [again] * draw.randint(1, 2)
@@ -155,21 +164,34 @@ def _base(draw: random.Random, kind: Kind) -> RunConfig:
     )
 
 
-def _override(base: RunConfig, *, run_id: str | None, **values: Any) -> RunConfig:
+def override(base: RunConfig, *, run_id: str | None, **values: Any) -> RunConfig:
     held = base.to_dict()
     held["output"] = {**held["output"], "run_id": run_id}
     return config_of(**{**held, **values})
 
 
-def calm(config: RunConfig) -> RunConfig:
-    """Return a config for when all is well again: no budget."""
-    held = config.to_dict()
-    return config_of(**{**held, "pool": {**held["pool"], "budget_s": None}})
+def calm(order: Order) -> Order:
+    """Return a command for when all is well again: at once, and without a budget."""
+    if order.verb == "retry":  # a None would leave that of the run that it belongs to
+        return replace(order, at=0.0, budget_s=_NO_BUDGET_S)
+    if order.config is None:
+        return replace(order, at=0.0)
+    held = order.config.to_dict()
+    return replace(order, at=0.0, config=config_of(**{**held, "pool": {**held["pool"], "budget_s": None}}))
+
+
+def with_check(order: Order, has_check: bool = True) -> Order:
+    """Return a command with ``--check``, or without."""
+    if order.config is None:
+        return replace(order, has_check=has_check)
+    held = order.config.to_dict()
+    config = config_of(**{**held, "output": {**held["output"], "check": has_check}})
+    return replace(order, has_check=has_check, config=config)
 
 
 def renamed(config: RunConfig) -> RunConfig:
     """Return the config of who was refused a name."""
-    return _override(config, run_id="mine")
+    return override(config, run_id="mine")
 
 
 def _later(draw: random.Random, first: Listing) -> Listing:
@@ -178,7 +200,7 @@ def _later(draw: random.Random, first: Listing) -> Listing:
     if len(images) > 1 and draw.random() < 0.2:
         images.pop()
     known = {name for name, _ in first.images}
-    fresh = [name for name in _IMAGES if name not in known][: draw.randint(0, 2)]
+    fresh = [name for name in IMAGES if name not in known][: draw.randint(0, 2)]
     return Listing((*images, *((name, 50) for name in fresh)))
 
 

@@ -82,7 +82,7 @@ def test_an_update_goes_on_with_an_unfinished_run_without_the_budget_of_its_plan
     plan, config = require_plan(small.store(), RUN), small.config()
     values = {**config.to_dict(), "pool": {**config.to_dict()["pool"], "budget_s": 3.0, "shard_timeout_s": 60.0}}
     begun = replace(plan, facts={**plan.facts, "config": values})
-    now = replace(config, incremental=True, pool=replace(config.pool, budget_s=None, shard_timeout_s=None))
+    now = config.replace(incremental=True, pool=config.pool.replace(budget_s=None, shard_timeout_s=None))
     assert as_planned(begun, now).pool == now.pool
 
 

@@ -40,6 +40,7 @@ class Process:
         values: its own values of module globals, see Seams.
         is_earlier: whether it runs the last released version.
         order: what it was started for; None for replicas.
+        has_listed: whether it has listed the source.
         on_signal: what Python's signal handler would be; None where there is none.
     """
 
@@ -50,6 +51,7 @@ class Process:
         self.clock_ahead_s = 0.0
         self.started_at = world.now
         self.order: Any = None
+        self.has_listed = False
         self.is_earlier = False
         self.tasks: list[Task] = []
         self.values: dict[Any, Any] = {}

@@ -56,7 +56,7 @@ def small(tmp_path: Path) -> SmallRun:
 def terminate(small: SmallRun, predictor: Terminating, **pool: Any) -> set[str]:
     """Run until SIGTERM has ended it; return what is committed then."""
     config = small.config()
-    config = replace(config, pool=replace(config.pool, **pool))
+    config = config.replace(pool=config.pool.replace(**pool))
     with as_driver(predictor), signals.handled(), pytest.raises(signals.Terminated):
         engine.run_directly(config, Silent())
     return committed_shards(small.store(), RUN)
@@ -122,7 +122,7 @@ def test_a_flow_that_gets_sigterm_while_two_commits_are_on_their_way_is_resumed(
     expected = unbroken_rows(small)
     small = replace(small, output=f"s3://bkt/{secrets.token_hex(4)}")
     config = small.config()
-    config = replace(config, pool=replace(config.pool, drain_grace_s=0.3, shards_in_flight_per_replica=2))
+    config = config.replace(pool=config.pool.replace(drain_grace_s=0.3, shards_in_flight_per_replica=2))
     with slow_proxy(s3.endpoint) as proxy, monkeypatch.context() as patch:
         commits = proxy.add(Rule("PUT", "*/commits/*", "hold", after=1, count=2))
         patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
