@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from flows.config import ConfigError
 from pipelines.errors import PlanError
 from pipelines.planning.plan import Plan, plan_documents, planned_runs, read_plan, retries_by_run
 from pipelines.storage.store import Store, open_store
+
+
+def no_run(output: str, run_id: str | None = None, held: Iterable[str] = ()) -> PlanError:
+    """Return the error that an output holds no run, or not the one asked for among those that it holds."""
+    if names := ", ".join(held):
+        return PlanError(f"{output} holds no run {run_id!r}; it holds {names}")
+    what = f"run {run_id!r}" if run_id else "run"
+    return PlanError(f"{output} holds no {what}: check the spelling, or label something there first")
 
 
 def held_plans(output: str, run_id: str | None) -> tuple[Store, list[Plan]]:
@@ -20,7 +30,7 @@ def held_plans(output: str, run_id: str | None) -> tuple[Store, list[Plan]]:
     held = (read_plan(store, run) for run in plan_documents(store))
     plans = [plan for plan in held if plan is not None]
     if not plans:
-        raise PlanError(f"{output} holds no run")
+        raise no_run(output)
     return store, plans
 
 
@@ -38,6 +48,5 @@ def held_run(output: str, run_id: str | None) -> tuple[Store, Plan]:
     chosen = run_id or (held[0] if held else None)
     plan = read_plan(store, chosen) if chosen else None
     if plan is None:
-        what = f"run {run_id!r}" if run_id else "run"
-        raise PlanError(f"{output} holds no {what}" + (f"; it holds {', '.join(held)}" if held else ""))
+        raise no_run(output, run_id, held)
     return store, plan
