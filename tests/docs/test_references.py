@@ -83,3 +83,25 @@ def test_commands_in_a_line_are_ones_that_exist(path: Path) -> None:
             if not re.search("Missing|requires an argument", str(error)):
                 broken.append(f"{code}: {error}")
     assert not broken
+
+
+def test_the_tree_of_the_readme_is_that_of_the_folders() -> None:
+    (tree,) = re.findall(r"```text\n(xsam_model/.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    told: dict[str, set[str]] = {}
+    package = ""
+    for line in tree.splitlines():
+        names = re.findall(r"(\w+)/(?=\s)", line)
+        if line.startswith(" "):
+            told[package] |= set(names)
+        else:
+            package = names[0]
+            told |= {name: set() for name in names}
+    for package in ("xsam_model", "pipelines", "actors", "flows"):
+        assert told[package] == {path.parent.name for path in (REPOSITORY / package).glob("*/__init__.py")}, package
+    assert all((REPOSITORY / name).is_dir() for name in told)
+
+
+def test_the_list_of_documents_names_each_page() -> None:
+    text = (REPOSITORY / "docs" / "README.md").read_text()
+    pages = {path.name for path in (REPOSITORY / "docs").glob("*.md")} - {"README.md"}
+    assert pages == set(re.findall(r"\]\(([\w-]+\.md)\)", text))
