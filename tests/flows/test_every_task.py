@@ -165,8 +165,8 @@ def test_sql_and_data_frames_read_every_column(summary: RunSummary) -> None:
     assert captions.struct.field("text").null_count() == 0
 
 
-def test_the_queries_of_the_readme_are_answered(summary: RunSummary) -> None:
-    (text,) = re.findall(r"```sql\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+def test_the_queries_of_the_tables_page_are_answered(summary: RunSummary) -> None:
+    (text,) = re.findall(r"```sql\n(.*?)```", (REPOSITORY / "docs/table.md").read_text(), re.DOTALL)
     queries = [query for query in text.replace("demo-out", summary.output).split(";") if query.strip()]
     assert len(queries) == 3
     answers = [duckdb.sql(query) for query in queries]
