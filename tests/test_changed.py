@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def test_a_file_that_is_no_module_touches_those_who_read_it() -> None:
     assert "tests/xsam_model/test_golden.py" in touched("tests/golden/A/config.json")
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 def test_files_that_differ_from_where_a_branch_began_have_changed(tmp_path: Path) -> None:
     def git(*arguments: str) -> None:
         identity = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
