@@ -339,7 +339,8 @@ class ImagePrediction:
         captions: what the model said about it.
         prompts: the prompts that were asked; of a quarantined image those that were to be.
         rejected: prompts that could not be asked.
-        reason, stage, error: why it is quarantined, where (fetch, decode, model), and the message; None otherwise.
+        reason, stage, error: why it is quarantined, where (fetch, decode, model or process), and the message; None
+            otherwise.
         size_hw: (height, width) after EXIF orientation, None if it was never decoded.
         exif_orientation, num_bytes, content_sha256: as in Image, None if unknown.
         decode_ms, model_ms: milliseconds; model_ms is the batch's time divided among its images.

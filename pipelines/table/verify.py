@@ -121,9 +121,9 @@ def verify(
             report.broken.append(shard_id)
             report.problems.append(f"{shard_id}: {commit}; {_MENDED_BY_CHECK}")
     report.leftovers = sorted(sizes)
-    # What the commits name, not what the listing shows. One that is behind lacks files that are found by name, and would
-    # vouch for their absence once they are gone; and a leftover that could not be removed keeps a run from being taken
-    # for finished, so that the next one tries again.
+    # What the commits name, not what the listing shows: one that is behind lacks files that are found by name, and
+    # would vouch for their absence once they are gone. And without leftovers, so that a run that could not remove one is not
+    # taken for finished, and the next one tries again.
     committed_files = {file.name: file.num_bytes for commit in commits for file in commit.files()}
     report.size = _size(committed_files, commit_sizes)
     if deep:
