@@ -122,8 +122,8 @@ def verify(
             report.problems.append(f"{shard_id}: {commit}; {_MENDED_BY_CHECK}")
     report.leftovers = sorted(sizes)
     # What the commits name, not what the listing shows: one that is behind lacks files that are found by name, and
-    # would vouch for their absence once they are gone. And without leftovers, so that a run that could not remove one is not
-    # taken for finished, and the next one tries again.
+    # would vouch for their absence once they are gone. And without leftovers, so that a run that could not remove one
+    # is not taken for finished, and the next one tries again.
     committed_files = {file.name: file.num_bytes for commit in commits for file in commit.files()}
     report.size = _size(committed_files, commit_sizes)
     if deep:
