@@ -5,6 +5,7 @@ _runs/RUN/plan.json, plan-*.parquet            what the run labels; plan.json ma
 _runs/RUN/commits/shard-00000.json             what makes a shard's two files visible
 _runs/RUN/commits/shard-00000.repair-1         what took its place once they were gone or damaged
 _runs/RUN/summary.json, report.html            how the run ended; nothing needs them
+_runs/.run-000001                              the name of a run, found by number where a listing is behind
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ _COMMIT_NAME = re.compile(r"_runs/[^/]+/commits/(?P<shard_id>shard-\d{5,})(\.jso
 _DATA_NAME = re.compile(
     r"(annotations|images)/[^/]+/(?P<shard_id>shard-\d{5,})-(repair-(?P<repair>[1-9]\d*)-)?(?P<attempt>[^/]+)\.parquet"
 )
+_REGISTERED = re.compile(r"_runs/\.run-\d{6,}")
 _OF_RUN = re.compile(r"_runs/[^/]+/(plan\.json|plan-[^/]+\.parquet|summary\.json|report\.html)")
 
 
@@ -37,6 +39,11 @@ def run_folder(run_id: str) -> str:
 def plan_name(run_id: str) -> str:
     """Return the object whose existence means that the run is planned."""
     return f"{run_folder(run_id)}/plan.json"
+
+
+def registered_name(number: int) -> str:
+    """Return the object that holds the id of the output's run of this number, counted from 1."""
+    return f"_runs/.run-{number:06d}"
 
 
 def summary_name(run_id: str) -> str:
@@ -84,6 +91,6 @@ def split_commit_name(name: str) -> tuple[str, int] | None:
 
 def is_ours(name: str) -> bool:
     """Say whether a file of an output's folders has a name that this system gives."""
-    if name.startswith(PROBE_PREFIX) or _OF_RUN.fullmatch(name):
+    if name.startswith(PROBE_PREFIX) or _OF_RUN.fullmatch(name) or _REGISTERED.fullmatch(name):
         return True
     return split_data_name(name) is not None or split_commit_name(name) is not None

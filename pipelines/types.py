@@ -210,7 +210,7 @@ class MaskPrediction:
     Attributes:
         prompt: what was asked. Of a mask for a phrase of a caption: the caption's prompt, with the phrase as its text
             and category_name, and the phrase's position in the caption as its category_id.
-        score: in [0, 1]; what it says depends on the task, see README.md.
+        score: in [0, 1]; what it says depends on the task, see docs/table.md.
         mask_score: in [0, 1]: mean mask probability inside the mask; None where many queries share in each pixel
             (semantic).
         segmentation: RLE at the image's size; never empty.
@@ -339,7 +339,8 @@ class ImagePrediction:
         captions: what the model said about it.
         prompts: the prompts that were asked; of a quarantined image those that were to be.
         rejected: prompts that could not be asked.
-        reason, stage, error: why it is quarantined, where (fetch, decode, model), and the message; None otherwise.
+        reason, stage, error: why it is quarantined, where (fetch, decode, model or process), and the message; None
+            otherwise.
         size_hw: (height, width) after EXIF orientation, None if it was never decoded.
         exif_orientation, num_bytes, content_sha256: as in Image, None if unknown.
         decode_ms, model_ms: milliseconds; model_ms is the batch's time divided among its images.

@@ -1,4 +1,4 @@
-"""An output in the format of another tool, written whole or not at all. The formats are in exports/."""
+"""An output in the format of another tool, written whole or not at all. The formats are in formats/."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def save(connection: duckdb.DuckDBPyConnection, select: Select, path: Path, plac
         connection: as open_database returns it, with ``place`` as its folder.
         select: what to write.
         path: the file; its extension, one of FILE_FORMATS, says how it is written.
-        place: its workplace, as whole_files gives it.
+        place: its temporary folder, as `temporary_beside` of pipelines.storage.local_files gives it.
 
     Returns:
         How many rows were written.

@@ -47,7 +47,7 @@ def list_arrow(
     Args:
         fs: the file system that holds the files.
         files: in order.
-        image_id_column, image_column: see source_rows.list_rows.
+        image_id_column, image_column: see parquet.list_rows.
 
     Raises:
         SourceError: a file is broken, cut short or compressed, has no column of images or several, or a row has none.

@@ -97,21 +97,21 @@ def list_batches(
       ``image_id`` is the path below the last folder before the first wildcard.
     - One image file. ``image_id`` is its name.
     - A list file (.txt, .lst), a table (.csv, .tsv, .jsonl, .ndjson, .parquet) with a column of URIs, found by name
-      (the first of URI_COLUMNS) or given, or a COCO file (.json): see source_uris.
-    - A tar (.tar), as WebDataset reads it: see source_tars.
-    - A Parquet file with a column of images as bytes: see source_rows. With a column of URIs besides, one of the two
+      (the first of URI_COLUMNS) or given, or a COCO file (.json): see uri_lists.
+    - A tar (.tar), as WebDataset reads it: see tars.
+    - A Parquet file with a column of images as bytes: see parquet. With a column of URIs besides, one of the two
       must be given.
-    - An Arrow file (.arrow), above all of a folder that ``datasets`` saved: see source_arrow.
+    - An Arrow file (.arrow), above all of a folder that ``datasets`` saved: see arrow.
 
     In lists, tables and COCO files a relative URI is relative to ``image_root`` or else to the file's own folder.
     Folders give size and version tag (S3: ETag; local: modification time and size) from the listing itself, without a
     request for each file. An image inside a file has that file's version tag, and a URI that ends in its place:
-    see places.
+    see locations.
 
     Args:
         source: path or URI.
         storage_options: fsspec options, e.g. ``{"endpoint_url": ...}``.
-        image_id_column: the table's column of image ids; of a tar what source_tars.list_tars says.
+        image_id_column: the table's column of image ids; of a tar what tars.list_tars says.
         uri_column: the table's column of URIs.
         image_column: the table's column of images as bytes.
         image_root: folder of the images that a list, table or COCO file names.

@@ -108,8 +108,7 @@ def verify(
     # summary vouches for are the commits that were read here, and none that came since.
     commit_sizes = commit_files(store, run_id)
     found = dict(inspect_commits(store, run_id, commit_sizes))
-    listed = data_files(store, run_id)
-    sizes = dict(listed)
+    sizes = data_files(store, run_id)
     commits = [commit for commit in found.values() if isinstance(commit, ShardCommit)]
     report.commits, report.committed = commits, len(found)
     missing = [] if plan is None else sorted(set(plan.shard_ids()) - found.keys())
@@ -122,8 +121,11 @@ def verify(
             report.broken.append(shard_id)
             report.problems.append(f"{shard_id}: {commit}; {_MENDED_BY_CHECK}")
     report.leftovers = sorted(sizes)
-    # Without leftovers: a run that could not remove one is not taken for finished, and the next one tries again.
-    report.size = _size({name: size for name, size in listed.items() if name not in sizes}, commit_sizes)
+    # What the commits name, not what the listing shows: one that is behind lacks files that are found by name, and
+    # would vouch for their absence once they are gone. And without leftovers, so that a run that could not remove one
+    # is not taken for finished, and the next one tries again.
+    committed_files = {file.name: file.num_bytes for commit in commits for file in commit.files()}
+    report.size = _size(committed_files, commit_sizes)
     if deep:
         _check_rows(store, plan, commits, report, on_shard)
     elif plan is not None:
