@@ -433,6 +433,7 @@ def _rows(parts: Sequence[Any], count: int, size_hw: tuple[int, int]) -> PhraseS
     device = parts[0].masks.device if parts else None
     blank = torch.zeros(missing, device=device)
     masks = torch.zeros((missing, *size_hw), dtype=torch.bool, device=device)
+    # Query -1 for rows that no query has made.
     parts = [*parts, PhraseSegmentation(blank, blank, blank, blank.long() - 1, masks)]
     fields = ("scores", "class_scores", "mask_scores", "query_indices", "masks")
     return PhraseSegmentation(**{name: torch.cat([getattr(part, name) for part in parts])[:count] for name in fields})

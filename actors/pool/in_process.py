@@ -80,6 +80,7 @@ class InProcessRunner:
             settled = _settle(queue, attempt, outcome, emit)
             if settled is not None:
                 yield settled
+        # Their threads go on, and may still commit: the next run then finds these shards done.
         yield from (queue.give_up(attempt, "unfinished", drain.reason) for attempt in running.values())
         if drain.reason:
             yield from queue.give_up_waiting(drain.reason)

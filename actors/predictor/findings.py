@@ -158,11 +158,13 @@ def _phrases(decode: Mapping[str, Any], prompts: Sequence[Prompt], min_score: fl
     for phrases in iter_phrases(**decode):
         mask = phrases.mask
         scores = zip(phrases.labels.tolist(), phrases.scores.tolist(), strict=True)
+        # A phrase of a generated caption may be blank.
         kept = {at: score for at, score in scores if at < len(prompts) and score >= min_score and prompts[at].text}
         if kept:
             encoded = _Encoded.of_windowed(mask, size_hw)
             if encoded.area:
                 found |= {at: encoded.found(prompts[at], score, mask.score.item()) for at, score in kept.items()}
+    # Masks come query by query, rows in the order of the prompts.
     yield from (found[at] for at in sorted(found))
 
 

@@ -89,6 +89,7 @@ def llava(annotations: str, images: str, *, name: str = "llava") -> RecordSource
 def _read_turns(turns: Any) -> tuple[tuple[str, str], ...]:
     """Return each question with the answer that follows it, without the image mark."""
     pairs = []
+    # Not strict: a last question without an answer is left out.
     for asked, said in zip(turns[::2], turns[1::2], strict=False):
         if (asked["from"], said["from"]) != ("human", "gpt"):
             raise RecordError(MALFORMED, "turns of human and gpt must alternate")

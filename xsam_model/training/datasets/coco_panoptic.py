@@ -144,6 +144,7 @@ def read_segment_ids(path: Path) -> NDArray[np.int64]:
         with Image.open(path) as file:
             if file.mode not in ("RGB", "RGBA"):
                 raise RecordError(UNREADABLE_SEGMENTS, f"{path}: colours are ids, but its mode is {file.mode}")
+            # Widened, because ids have 24 bits.
             colors = np.asarray(file, dtype=np.int64)
     except FileNotFoundError as error:
         raise RecordError(MISSING_SEGMENTS, str(path)) from error

@@ -136,6 +136,7 @@ class AskPrompts:
         """
         size = image.shape[:2]
         masks = rasterize([one.segmentation for one in record.objects], size)
+        # Permuted, so that max_prompts cuts at random, and a category is prompted by any of its objects.
         seen = [int(place) for place in random.permutation(len(masks)) if masks[place].any()]
         if not seen:
             raise RecordError(NOTHING_ANNOTATED, "no object has a pixel")

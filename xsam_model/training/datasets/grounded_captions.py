@@ -197,6 +197,7 @@ def _read_caption(found: _Found, folder: ImageFolder, skipped: Skipped, lower_ca
         with skipped.unless_usable(f"{phrase or place} of {found.record_id}"):
             span = _find_phrase(caption, phrase, place)
             outline = read_segmentation(value, size)
+            # Parts of one phrase's mask may be listed separately.
             by_span.setdefault(span, []).append(outline)
     spans: list[Span] = []
     for span in sorted(by_span):
@@ -207,6 +208,7 @@ def _read_caption(found: _Found, folder: ImageFolder, skipped: Skipped, lower_ca
         raise RecordError(NOTHING_ANNOTATED, "no phrase with a mask")
     answer = mark_phrases(caption, spans)
     if lower_case:
+        # Of the marks only `<SEG>` has capitals.
         answer = answer.lower().replace(SEG_TOKEN.lower(), SEG_TOKEN)
     return CaptionRecord(
         record_id=found.record_id,

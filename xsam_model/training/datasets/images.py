@@ -29,6 +29,7 @@ _PIL_ERRORS = (
     zlib.error,
     Image.DecompressionBombError,
 )
+# Pillow's modes with at most 8 bits a channel.
 _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 
 

@@ -197,7 +197,7 @@ def read_json(path: str | Path, what: str, second_encoding: str = "utf-8") -> An
     try:
         data = Path(path).read_bytes()
         try:
-            text = data.decode("utf-8-sig")
+            text = data.decode("utf-8-sig")  # with or without a byte order mark
         except UnicodeDecodeError:
             text = data.decode(second_encoding)
         if Path(path).suffix == ".jsonl":

@@ -99,6 +99,7 @@ class SegmentationLoss:
         uniform = points.for_losses(counts, num_levels, amount)
         per_level = len(masks) // num_levels
         level = torch.arange(num_levels, device=masks.device).repeat_interleave(per_level)
+        # By level and mask: a mask's points do not depend on the query that it is matched to.
         return uniform[level * sum(counts) + masks]
 
     def _mask_losses(self, logits: Tensor, targets: Targets, masks: Tensor, uniform: Tensor) -> dict[str, Tensor]:

@@ -89,6 +89,7 @@ class Writer:
         for index in range(sample.num_conditions):
             asked, prompts = sample.conditions[index : index + 1], _own_prompts(sample, place)[index : index + 1]
             mask = sample.masks[sample.labels == index].any(0, keepdims=True)
+            # An empty mask is no target: its phrase is a negative.
             kept = mask[: int(mask.any())]
             text, answer = self._words(sample, prompts or asked, random)
             found.append(

@@ -75,6 +75,7 @@ class StageBatches(Dataset[TrainingBatch]):
         step, part = divmod(number, self._share.accumulation)
         source, indices = self._plan.at(step)
         places = self._share.places(part)
+        # Places count over the whole batch, so that the number of processes changes no sample.
         randoms = [np.random.default_rng([*self._seed, step, place]) for place in places]
         samples = [
             self._sources[source].draw(int(indices[place]), random)
