@@ -38,7 +38,7 @@ class PredictorConfig(Settings):
     pixel.
     """
     max_new_tokens: int = 512
-    """Longest answer in words: of captions, explanations and chat."""
+    """Most tokens of an answer in words: of captions, explanations and chat."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

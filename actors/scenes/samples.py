@@ -91,7 +91,7 @@ class SceneTest:
 def add_test_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that select a model and its test scenes; `read_test` reads them."""
     parser.add_argument("--model", required=True, help="folder of save_pretrained")
-    parser.add_argument("--assets", default=str(DEFAULT_FOLDER), help="folder of scenes.assets")
+    parser.add_argument("--assets", default=str(DEFAULT_FOLDER), help="folder of the scenes' pictures")
     parser.add_argument("--split", default="test", choices=SPLITS)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=160, help="scenes for each test")

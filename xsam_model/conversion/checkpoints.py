@@ -157,9 +157,21 @@ def _open_safetensors(path: Path, files: Mapping[str | None, Path]) -> Checkpoin
 
 
 def _safetensors_dtype(name: str) -> torch.dtype:
-    # Only floating point is accepted later, so integer types need not be told apart.
-    floats = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-    return floats.get(name, torch.uint8 if name == "U8" else torch.int64)
+    return _SAFETENSORS_DTYPES.get(name, torch.uint8)  # of what is refused only the name in the message depends on it
+
+
+_SAFETENSORS_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 
 
 def _check_archive(path: Path) -> None:

@@ -54,7 +54,9 @@ def export_model(model: Path, output: Path, checkpoint: Path | None = None) -> P
 
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m xsam_model.training.export_model", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m xsam_model.training.export_model", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--model", type=Path, required=True, help="folder of the trained model")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--checkpoint", type=Path, help="take the weights of a running stage's checkpoint instead")

@@ -11,7 +11,7 @@ from torch.optim.adamw import adamw
 
 # Coefficients of the odd polynomial a x + b x^3 + c x^5, whose iteration drives singular values towards 1 (K. Jordan,
 # "Muon", 2024).
-_ORTHOGONALISING = (3.4445, -4.7750, 2.0315)
+_ORTHOGONALIZING = (3.4445, -4.7750, 2.0315)
 _ROUNDS = 5
 # An orthogonal update with this root mean square moves weights as far as one of AdamW (J. Liu et al., "Muon is scalable
 # for LLM training", 2025, sec. 2.2), so that both can share a learning rate and a weight decay.
@@ -27,7 +27,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     Returns:
         Matrices of the same shape.
     """
-    a, b, c = _ORTHOGONALISING
+    a, b, c = _ORTHOGONALIZING
     # Transposed if tall, so that the Gram matrix has the smaller side.
     is_tall = matrices.shape[1] > matrices.shape[2]
     found = matrices.transpose(1, 2) if is_tall else matrices

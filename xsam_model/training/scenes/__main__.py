@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=20, help="scenes (default: %(default)s)")
     parser.add_argument("--core", action="store_true", help="the small vocabulary")
     parser.add_argument("--task", help="show what this task asks, instead of everything that scenes show")
-    parser.add_argument("--assets", type=Path, help="folder of scenes.assets; without it a few built-in shapes")
+    parser.add_argument("--assets", type=Path, help="folder of the scenes' pictures; without it a few built-in shapes")
     arguments = parser.parse_args()
     if not (arguments.sheet or arguments.export):
         parser.error("give --sheet, --export, or both")
