@@ -150,7 +150,7 @@ def _read_plan(store: Store, run_id: str, report: VerifyReport) -> Plan | None:
 
 
 def _count(store: Store, plan: Plan | None, commit: ShardCommit, sizes: dict[str, int], report: VerifyReport) -> None:
-    """Add a commit's counts to the report, check its files and take them out of ``sizes``: what is left is leftovers."""
+    """Add a commit's counts to the report, check its files and take them out of ``sizes``: the rest are leftovers."""
     if plan is not None:
         report.problems += _ledger_problems(plan, commit)
     report.num_annotations += commit.annotations.rows
