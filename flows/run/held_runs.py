@@ -1,4 +1,4 @@
-"""The plans that an output holds: of the run that is asked for, or of all."""
+"""Find the plans in an output: that of a given run, or those of all runs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pipelines.storage.store import Store, open_store
 
 
 def held_plans(output: str, run_id: str | None) -> tuple[Store, list[Plan]]:
-    """Open an output and the plan of one of its runs, or of all in their order, retries among them.
+    """Open an output, and read the plan of one run, or those of all runs in order, retries included.
 
     Raises:
-        PlanError: the output holds no run, or not the one asked for.
+        PlanError: the output has no run, or not the one given.
     """
     store = open_store(output)
     if run_id is not None:
@@ -25,11 +25,11 @@ def held_plans(output: str, run_id: str | None) -> tuple[Store, list[Plan]]:
 
 
 def held_run(output: str, run_id: str | None) -> tuple[Store, Plan]:
-    """Open an output and the plan of one of its runs; without an id, the one that is no retry.
+    """Open an output, and read the plan of one run; without an id, that of the only run that is not a retry.
 
     Raises:
-        PlanError: the output holds no run, or not the one asked for.
-        ConfigError: it holds several and none was asked for.
+        PlanError: the output has no run, or not the one given.
+        ConfigError: it has several runs and none was given.
     """
     store = open_store(output)
     held = planned_runs(store) if run_id else list(retries_by_run(store))
