@@ -300,7 +300,7 @@ _at_hand: ContextVar[PlannedRun | None] = ContextVar("run_at_hand", default=None
 
 @contextmanager
 def at_hand(run: PlannedRun) -> Iterator[None]:
-    """Let planned_run yield this run within the block: what the command line has planned the flow need not plan again."""
+    """Let planned_run yield this run within the block, so that the flow does not plan what the command line planned."""
     token = _at_hand.set(run)
     try:
         yield
