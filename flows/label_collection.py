@@ -110,6 +110,7 @@ def _label_in_waves(
     return failures
 
 
+# No task caches or persists results: whether work is done is decided by the commits alone.
 @task(name="plan", task_run_name="plan", cache_policy=NO_CACHE, persist_result=False)
 def plan_run(plan: Callable[[], planning.PlannedRun]) -> planning.PlannedRun:
     """Freeze the plan, or read the frozen one."""

@@ -12,15 +12,18 @@ from typing import IO, Any
 
 import numpy as np
 
+# Annotation files nest a handful of levels; Python's own parser fails at some thousand.
 MAX_DEPTH = 100
 MAX_ENTRY_BYTES = 2**24
 """Limit for a line, a list entry, a string or a number: parsed into Python objects it may take twenty times as much."""
 
+# For documents that are held in memory as a whole, such as a ground truth.
 MAX_DOCUMENT_BYTES = 2**30
 
 _ESCAPED = re.compile(rb"\\.", re.DOTALL)
 # Input is scanned in pieces with NumPy: no Python loop over bytes, and arrays of a bounded size.
 _PIECE_BYTES = 2**18
+# By byte value: how a bracket changes the depth, and whether the byte ends a value.
 _STEP = np.zeros(256, np.int8)
 _STEP[list(b"[{")], _STEP[list(b"]}")] = 1, -1
 _ENDS = np.zeros(256, np.bool_)

@@ -21,8 +21,10 @@ _BEARER = re.compile(r"\b(bearer\s+)[\w.~+/=-]{8,}", re.IGNORECASE)
 # Names are compared in lower case and without separators, so that api-key, API_KEY and apiKey are one.
 _SECRET_WORDS = ("secret", "token", "passw", "passphrase", "credential", "apikey", "accesskey")
 _SECRET_OPTION_WORDS = (*_SECRET_WORDS, "authorization", "connectionstring", "cookie", "signature")
+# Too short to be looked for inside other names: these must be the whole name.
 _SECRET_OPTIONS = ("username", "user", "login", "auth", "pwd", "pass", "sas", "sig", "bearer", "jwt")
 _SECRET_PARAMETERS = ("sig", "sas", "auth", "pwd", "jwt")
+# botocore's signature_version names an algorithm.
 _HARMLESS_OPTIONS = ("signatureversion",)
 _SECRET_VALUE = re.compile(
     r"^\s*(bearer|basic)\s+\S+|\b(account|sharedaccess)key\s*=|\bsharedaccesssignature\s*=|\b(password|pwd)\s*=|"
@@ -33,6 +35,7 @@ _SECRET_VALUE = re.compile(
 
 # A longer text is hardly a message, and matching the patterns over megabytes takes seconds.
 _MAX_END_CHARS = 2**15
+# Room for the note on how much was cut, so that cutting never makes a text longer.
 _MAX_MARK_CHARS = 64
 _MAX_QUOTED = 200
 _MAX_NAMES = 50

@@ -36,6 +36,7 @@ def show_plan(config: RunConfig, console: Console) -> None:
     unfinished = _unfinished(config, store)
     for held, due in unfinished:
         _show_held(held, due, store, console)
+    # What is new depends on how these end, unless only broken shards are left to repair.
     if not all(is_labeled(store, held) for held, _ in unfinished):
         console.print("what is new can be told once these are labelled")
         return

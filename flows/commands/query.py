@@ -47,6 +47,7 @@ def run_query(output: str, sql: str, console: Console, *, to: Path | None = None
         check_result_file(to)
     store = open_store(output)
     with damage_named(store), contextlib.ExitStack() as opened:
+        # DuckDB writes only to this folder (see fence), so the file is complete before it gets its name.
         place = None if to is None else opened.enter_context(temporary_beside(to))
         with console.status("finding the committed files"):
             connection = opened.enter_context(open_database(store, own_files=statement.own_files, folder=place))

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+# Together with the 30 s that shards in flight get by default, less than the 60 s recommended for pods.
 GRACE_S = 20.0
 STOPPED = {
     signal.SIGINT: "interrupted; what is committed is kept, and the same command resumes the run",

@@ -226,6 +226,7 @@ def run_once(
                 committed_before=committed,
                 elapsed_s=time.monotonic() - started,
             )
+        # Inside the block: a deferred SIGTERM may end the process as soon as it is left.
         publish(summary, leave_report(config, summary, observer))
     return summary
 

@@ -28,6 +28,7 @@ from pipelines.sources.tabular import source_errors
 from pipelines.storage.filesystems import open_filesystem, read_range
 from pipelines.types import Rle, Task
 
+# At 40 bytes for each pixel of an outline, drawing takes up to 170 MB.
 _MAX_OUTLINE_PX = 2**22
 PHRASE_TASKS: tuple[Task, ...] = ("refseg", "reaseg", "intseg", "gcgseg")  # the tasks that a list of phrases fits
 
@@ -163,6 +164,7 @@ def read_ground_truth(uri: str, *, png_folder: str | None = None) -> GroundTruth
         }
         names = {entry["id"]: str(entry["name"]) for entry in document["categories"]}
         if len({file_name for file_name, _ in images.values()}) < len(images):
+            # Images are matched by file_name, so it must be unique here, unlike in COCO.
             raise ValueError("several images have one file_name")
         if any("segments_info" in entry for entry in document["annotations"]):
             return _panoptic(uri, document, images, names, png_folder)

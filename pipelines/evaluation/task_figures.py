@@ -235,6 +235,7 @@ def _one_by_one(comparison: Comparison, task: Task, entries: Sequence[_Entry]) -
     wanted = {(image.image_id, prompt.prompt_id) for image, prompt, _ in entries}
     best: dict[tuple[str, str], Found] = {}
     for image, masks in comparison.found(task):
+        # Ascending, so that the best of several masks is the one that stays.
         for found in sorted(masks, key=lambda mask: mask.score):
             if (key := (image.image_id, found.prompt_id)) in wanted:
                 best[key] = found

@@ -68,6 +68,7 @@ _TIFF_BITS_PER_SAMPLE = 258
 _TIFF_PHOTOMETRIC = 262
 _WHITE_IS_ZERO = 0
 
+# Pillow's modes whose values have a known range. Float, 32-bit integer and CIELAB modes are left out.
 _RGB_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"})
 _ONE_BYTE_MODES = frozenset({"1", "L", "P"})
 _GRAY16_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
@@ -221,9 +222,11 @@ def decode_image(
         raise DecodeError(
             Reason.TOO_MANY_PIXELS, f"{width} x {height} pixels; a side may have at most {MAX_IMAGE_SIDE:,}"
         )
+    # Within compressed data 0xFF is followed by 0x00 or a restart marker, so only real markers are counted.
     if isinstance(image, JpegImageFile) and (scans := data.count(_START_OF_SCAN)) > _MAX_JPEG_SCANS:
         raise DecodeError(Reason.CORRUPT, f"JPEG: it has {scans} scans; at most {_MAX_JPEG_SCANS} are decoded")
     if enough_px is not None:
+        # Only JPEG can be decoded at a fraction of its size; the other plugins ignore this.
         image.draft(None, (enough_px, enough_px))
     try:
         pixels, orientation = _load(image)
@@ -319,6 +322,7 @@ def _has_vast_exif(image: ImageFile) -> bool:
 
 
 def _over_white(image: PilImage.Image) -> PilImage.Image:
+    # Pillow converts La (premultiplied alpha) to nothing but LA.
     straight = image.convert("LA") if image.mode == "La" else image
     rgba = straight.convert("RGBA")
     canvas = PilImage.new("RGB", rgba.size, "white")

@@ -200,6 +200,7 @@ def prefetch(
     try:
         for _ in range(threads):
             start_worker()
+        # Twice as many images as threads: threads go on while loaded images wait for their turn.
         for _ in range(2 * threads):
             submit_next()
         while waiting:

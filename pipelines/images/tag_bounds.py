@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 
+# Larger than any real EXIF block, thumbnails and maker notes included.
 MAX_EXIF_BYTES = 2**24
 
 _SLACK_BYTES = 2**16  # some sharing is legitimate

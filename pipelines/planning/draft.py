@@ -134,6 +134,7 @@ def plan_shards(refs: Iterable[ImageRef], config: PlanConfig) -> list[Shard]:
 
 
 def _with_places(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    # Places in the listing are only for the message about an id that occurs twice.
     next_place = 1
     for batch in batches:
         places = pa.array(np.arange(next_place, next_place + batch.num_rows))

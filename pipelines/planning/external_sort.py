@@ -41,6 +41,7 @@ def sort_batches(batches: Iterable[pa.RecordBatch], by: str, folder: Path) -> It
         if num_bytes >= RUN_BYTES:
             runs.append(_write(_sort(held, by), batch.schema, next(paths)))
             held, num_bytes = [], 0
+        # Limits the number of open files; the merged run takes part in the next merge.
         if len(runs) == MAX_RUNS:
             whole = _write(_merge(map(_read, runs), by), batch.schema, next(paths))
             for path in runs:

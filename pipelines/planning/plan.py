@@ -185,6 +185,7 @@ def write_plan(
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
         "driver_id": driver_id,
+        # The listing may not show the run that this one follows.
         "sequence": max(next_sequence(store), after + 1),
         "num_images": draft.num_images,
         "num_bytes": draft.num_bytes,
@@ -225,6 +226,7 @@ def _write_parts(store: Store, run_id: str, draft: PlanDraft, driver_id: str) ->
 
 def _check_same_images(store: Store, plan: Plan, draft: PlanDraft) -> None:
     """Refuse another driver's plan with other images: those that only this driver listed would silently be left out."""
+    # Plans of earlier versions have no digest: totals are all that can be compared.
     if plan.images_sha256 is not None:
         is_same = plan.images_sha256 == draft.images_sha256
     else:

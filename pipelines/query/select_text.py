@@ -16,7 +16,9 @@ import duckdb
 
 from pipelines.errors import QueryError
 
+# Semicolons at the end, with blanks and comments between and after them.
 _END = re.compile(r";(\s|;|--[^\n]*(\n|$))*$")
+# Names that DuckDB reads as a file if they stand in place of a table.
 _TABLE_FILE = re.compile(r"\.(csv|tsv|parquet|json|jsonl|ndjson)(\.(gz|zst))?$", re.IGNORECASE)
 _SELECTS = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
 _FILE_READERS = frozenset(

@@ -30,6 +30,7 @@ from pipelines.types import ImageRef
 _MAGIC = b"ARROW1\0\0"
 _END = b"\xff\xff\xff\xff\0\0\0\0"
 _READ_BYTES = 2**23
+# Rows are converted to Python values in slices: a record batch may have any number of them.
 _ROWS_AT_ONCE = 1024
 _CONTINUATION = b"\xff\xff\xff\xff"
 # Of a message's metadata, which is read whole before anything in it is checked.

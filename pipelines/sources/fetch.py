@@ -68,6 +68,7 @@ def fetch(
     num_bytes = place.size if isinstance(place, ByteRange) else ref.num_bytes
     if num_bytes is not None and num_bytes > max_bytes:
         raise FetchError(Reason.TOO_MANY_BYTES, f"{num_bytes:,} bytes; max_image_bytes is {max_bytes:,}")
+    # The tag of an image inside a file is that of the file, followed by the image's location.
     version = split_location(ref.etag)[0] if ref.etag else None
     try:
         fs, path = open_filesystem(uri, options, allow_http=allow_http)
@@ -199,6 +200,7 @@ async def _stream_web(fs: Any, url: str, most: int) -> bytes | None:
             kind, place = _WEB_ERRORS.get(answer.status, OSError), answer.url.host
             sent_on = "" if place == URL(url).host else f" from {place}"
             raise kind(f"HTTP {answer.status} {answer.reason}{sent_on}")
+        # Before anything of the body is read.
         if (answer.content_length or 0) > most:
             return None
         data = io.BytesIO()

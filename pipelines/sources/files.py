@@ -245,6 +245,7 @@ def _pages(fs: Any, root: str, max_depth: int | None, _wanted: tuple[str, ...]) 
     prefix = f"{key.rstrip('/')}/" if key else ""
     request: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
     if max_depth == 1:
+        # S3 then leaves out what lies in subfolders, instead of listing it to be thrown away here.
         request["Delimiter"] = "/"
     is_empty = True
     while True:
@@ -258,6 +259,7 @@ def _pages(fs: Any, root: str, max_depth: int | None, _wanted: tuple[str, ...]) 
         if not page.get("IsTruncated"):
             break
         request["ContinuationToken"] = page["NextContinuationToken"]
+    # Nothing lies below the prefix: it may be the key of a single object.
     if is_empty and key:
         is_odd, info = odd_part(uri_of(fs, root)) is not None, {"type": "nothing"}
         with contextlib.suppress(OSError if is_odd else FileNotFoundError):

@@ -52,6 +52,7 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", 
 LIST_EXTENSIONS = (".txt", ".lst")
 
 _MAX_NAME_CHARS = 2**16
+# Found only to be refused with advice: no image in them can be read alone.
 _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _HOLDERS = (".tar", ".parquet", ".arrow", *_COMPRESSED_TARS)
 

@@ -20,6 +20,7 @@ MAX_BATCH_ROWS = 4096
 _PYTHON_BYTES = 2**23  # converted to Python values at once, which take several times as much
 
 _SMALL_BYTES = 2**20  # a column chunk up to this size bounds its values well enough without a look at its first page
+# The type and uncompressed size are the first two fields of a page header, and take a few bytes.
 _HEADER_BYTES = 64
 _DICTIONARY_PAGE = 2
 _INTEGER_FIELD = 0x15  # of Thrift's compact protocol: the next field, an int32

@@ -21,6 +21,7 @@ from pipelines.sources.files import look_up
 from pipelines.sources.parquet_pages import has_dictionary, rows_at_once
 from pipelines.storage.filesystems import open_filesystem
 
+# To read one image, the column chunk of its whole row group has to be read.
 MAX_CHUNK_BYTES = 2**29
 
 _HELD_BYTES = 2**28

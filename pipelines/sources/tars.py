@@ -28,6 +28,7 @@ _BLOCK_BYTES = 512
 _NAME = re.compile(r"((?:.*/|)[^./]+)\.([^/]*)\Z")
 _REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _COLUMN_KINDS = ("json", "txt", "cls")
+# A sample is held in memory until its key ends.
 _MAX_SAMPLE_IMAGES = 10_000
 _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 # A gap up to this size is read through: that is cheaper than another request.
@@ -152,6 +153,7 @@ def _members(uri: str, stream: IO[bytes], num_bytes: int) -> Iterator[Member]:
     if kind := next((kind for magic, kind in _COMPRESSIONS.items() if start.startswith(magic)), None):
         raise SourceError(f"{uri}: {_say_compressed(kind)}")
     try:
+        # surrogateescape: a name that is not UTF-8 is then reported by name, not as a broken tar.
         with tarfile.open(fileobj=stream, mode="r:", errors="surrogateescape", tarinfo=Member) as tar:
             kept: list[tarfile.TarInfo] = vars(tar)["members"]  # tarfile keeps every member unless this is emptied
             while (member := cast(Member | None, tar.next())) is not None:

@@ -95,6 +95,7 @@ def list_coco(
     with open_bytes(source, storage_options) as file:
         guarded = GuardedFile(file, JsonGuard(_ENTRY_DEPTH))
         try:
+            # use_float: ijson's default is Decimal, which cannot be written as JSON.
             for number, entry in enumerate(ijson.items(guarded, "images.item", use_float=True)):
                 name = entry.get("file_name") if isinstance(entry, dict) else None
                 if not isinstance(name, str) or not name:

@@ -19,6 +19,7 @@ BLANK: Mapping[str, str] = {SEAL: "sha256", _DIGEST: _ZEROS}
 # Searched in the bytes, not in the parsed document, since any damaged byte counts. A JSON string cannot imitate it:
 # inside one these quotes are escaped.
 _WHOLE = re.compile(rb'"sealed": "sha256",\s*"sealed_sha256": "([0-9a-f]{64})"')
+# Part of a seal without the whole means that the seal itself is damaged.
 _TRACE = re.compile(rb'"sealed(_sha256)?":')
 
 

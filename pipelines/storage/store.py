@@ -128,6 +128,7 @@ class Store:
             # A read that ended early must not count as a lost race: the files of a commit that did land would go.
             if held != data and data.startswith(held):
                 raise StorageError(f"{self.uri}/{name}: read {len(held)} of {len(data)} bytes back; try again")
+            # The bytes name their writer, so equal ones are our own: from a put whose answer was lost.
             return held == data
         claim = f"{PurePosixPath(name).parent}/{CLAIM_PREFIX}{PurePosixPath(name).name}"
         if self.is_local and os.path.exists(self.path(claim)):
@@ -260,6 +261,7 @@ def open_store(uri: str, options: Mapping[str, Any] | None = None) -> Store:
 
 def _check_output_name(uri: str) -> None:
     """Refuse an output whose objects a listing would not show, or not under the names they were written with."""
+    # Lone surrogates are how Python represents file names that are not UTF-8.
     if "\0" in uri or any("\ud800" <= char <= "\udfff" for char in uri):
         raise StorageError(f"{uri!r}: an output's name must be UTF-8 without null characters; give another")
     if part := odd_part(uri):
@@ -267,6 +269,7 @@ def _check_output_name(uri: str) -> None:
             f"{uri!r}: an output's name must not hold {part}, which stores write and list under different names; give "
             "one without it"
         )
+    # s3fs takes ?versionId= inside a key for a version of the object before it.
     if protocol_of(uri) == "s3" and "?versionId=" in uri:
         raise StorageError(
             f"{uri!r}: an output's name must not end in ?versionId=..., which means one object's version"
@@ -285,6 +288,7 @@ def probe_create_only(store: Store) -> None:
     Raises:
         StorageError: the store cannot be written, or accepts the second put.
     """
+    # A new name each time: an object left by an earlier probe would refuse both puts.
     name = f"{PROBE_PREFIX}{secrets.token_hex(8)}"
     try:
         store.create(name, b"first")

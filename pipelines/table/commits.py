@@ -170,6 +170,7 @@ def parquet_bytes(table: pa.Table, kind: Kind, facts: Mapping[str, str]) -> byte
 
     zstd, dictionaries for repetitive columns, a page index, and a bloom filter on image_id for look-ups of one image.
     """
+    # A dictionary pays only where values repeat: ids, URIs and run lengths differ from row to row.
     repeated = {
         "annotations": ["task", "prompt_id", "prompt", "category_name", "run_id", "shard_id", "attempt", "source"],
         "images": ["status", "reason", "stage", "run_id", "shard_id", "attempt"],
@@ -235,6 +236,7 @@ def read_commit(store: Store, run_id: str, shard_id: str, repair: int = 0) -> Sh
     document = store.read_json(name)
     try:
         commit = ShardCommit.from_document(document)
+        # A commit copied from another shard is valid, checksum included.
         if (commit.run_id, commit.shard_id, commit.repair) != (run_id, shard_id, repair):
             raise ValueError(f"it is that of {commit.shard_id} of run {commit.run_id}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -276,6 +276,7 @@ def _read_file(store: Store, kind: Kind, file: DataFile) -> tuple[str | None, pa
         return None, None  # already reported from the listing
     if problem := hash_problem(data, file):
         return f"{problem}; {_MENDED_BY_CHECK}", None
+    # Only after the hash: pyarrow is not given bytes other than those that were written.
     table = pq.read_table(io.BytesIO(data))
     problem = _table_problem(table, kind, file)
     return problem, None if problem else table

@@ -18,6 +18,7 @@ from pipelines.export.splits import split_file
 
 FILE = "tasks"
 
+# The values that Label Studio's own encoder uses; the stream's header states them.
 _WORD_BITS, _LENGTH_BITS = 8, (3, 4, 8, 16)
 _CHANNELS = 4  # the brush's canvas is RGBA
 

@@ -80,6 +80,7 @@ def _lines(image: ExportImage) -> Iterator[str]:
             continue
         # The centre of a pixel: truncated to whole pixels when it is drawn again, it is the same pixel.
         points = (outline(pixels) + 0.5) / (pixels.shape[1], pixels.shape[0])
+        # Six decimals are less than a tenth of a pixel even on the longest side that is decoded.
         yield f"{mask.category} {' '.join(f'{value:.6f}' for value in points.reshape(-1).tolist())}\n"
 
 
