@@ -100,6 +100,7 @@ def _reach_prefect() -> AbstractContextManager[Any]:
         return nullcontext()
     _check_home(settings.home)
     servers: list[EmbeddedServer] = []
+    # Settings made in this process would not reach the server's process otherwise.
     variables = settings.to_environment_variables(exclude_unset=True)
     timeout_s = PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value()
     try:

@@ -63,6 +63,7 @@ def label_shards(
     # Commits are looked up again: another driver, or an earlier try of this wave, may have made some of them.
     held = held_commits(store, plan.run_id)
     todo = {shard_id: repair for shard_id, repair in due.items() if held.get(shard_id, -1) < repair}
+    # A generator: parts of the plan are read as the runner takes shards, not all at once.
     shards = (replace(shard, repair=todo[shard.shard_id]) for shard in plan.shards(store, todo))
     failures: list[ShardFailure] = []
     num_left = len(todo)
@@ -117,6 +118,7 @@ def finish_run(
         elapsed_s=time.monotonic() - started,
         warnings=[f"a leftover could not be removed, which does no harm: {error}" for error in removal.failed],
     )
+    # An unchanged summary is not written again: a finished run that is run again writes nothing.
     if summary.labelled_now or not summary.same_outcome_as(read_run_summary(store, plan.run_id)):
         try:
             store.write(summary_name(plan.run_id), summary_bytes(summary.to_dict()))

@@ -181,6 +181,7 @@ def draft_run(config: RunConfig, on_listed: OnListed = _ignore) -> Iterator[RunD
         check_same_collection(config, store, fingerprint, plan_documents(store))
     before = runs_before_retry(store, run_id, retried) if retried else ()
     after = max((plan.sequence for plan in before), default=0)
+    # Before the listing, which may take long.
     own = check_model(config, read_own_prompts(config, store))
     with list_collection(config, own, on_listed=on_listed) as (plan, rejected):
         yield RunDraft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, after=after)
@@ -266,6 +267,7 @@ def freeze_plan(config: RunConfig, draft: RunDraft) -> Plan:
             f"{store.uri}/{plan_name(draft.run_id)}: missing, although there are commits; restore it from a copy, or "
             "give another run id or output to label anew"
         )
+    # A single driver, as promised, needs no conditional writes.
     if not config.output.single_driver:
         probe_create_only(store)
     return write_plan(
@@ -332,6 +334,7 @@ def planned_run(
             store, check = open_output(config), config.output.check
             due = None if draft.held is None else left_to_label(store, draft.held, check=check)
             is_done = due is not None and not due.commits
+            # Before the plan is written: a cluster without room for the replicas leaves no plan behind.
             runner = None if is_done else stack.enter_context(open_run_runner(config, draft.run_id))
             before_writing()
             plan = freeze_plan(config, draft)

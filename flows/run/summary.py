@@ -150,6 +150,7 @@ def summarize(
     warnings: Sequence[str] = (),
 ) -> RunSummary:
     """Summarise a run from its verify report."""
+    # Prompts are rejected twice: by planning, and by shards, once an image's size is known.
     rejected = list(plan.facts.get("rejected_prompts", []))
     model_s, devices = 0.0, Counter[str]()
     predictor: dict[str, str] = {}

@@ -184,6 +184,7 @@ def _own_prompts(
         for ref in (ref for shard in plan.shards(store, shards.get(plan.run_id, ())) for ref in shard.images):
             if ref.image_id not in image_ids:
                 continue
+            # Plans come in order, so another version is a newer one: what was asked of earlier ones is history.
             if versions.get(ref.image_id) != ref.version:
                 versions[ref.image_id], own[ref.image_id] = ref.version, {}
             own[ref.image_id].update((prompt.prompt_id, prompt) for prompt in ref.prompts)
@@ -222,6 +223,7 @@ def _match(
     for name in file_names:
         if name not in exact:
             left.setdefault(base_name(name), []).append(name)
+    # One name and one image are a match; one more of either is ambiguous.
     unclear = {base: names for base, names in left.items() if alike[base] and len(names) + len(alike[base]) > 2}
     if unclear:
         base, names = next(iter(unclear.items()))

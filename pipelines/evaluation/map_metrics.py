@@ -164,7 +164,9 @@ def _add_image(tallies: Mapping[str, _Tally], found: Sequence[Segment], truth: S
         mask, target = found[f - 1], truth[t - 1]
         if target.is_crowd or mask.category != target.category:
             continue
+        # Column 0: the found segment's void pixels do not count.
         union = found_areas[f] + true_areas[t] - overlaps[f, t] - overlaps[f, 0]
+        # No other pair of either segment can pass, so no assignment problem has to be solved.
         if (iou := overlaps[f, t] / union) > MIN_IOU:
             tallies[mask.category].matched += 1
             tallies[mask.category].iou_sum += float(iou)
@@ -200,6 +202,7 @@ def semantic_iou(images: Iterable[Maps]) -> SemanticIou:
         found, truth = (_non_empty(segments) for segments in image)
         overlaps = _overlaps(found, truth)
         for f, mask in enumerate(found, start=1):
+            # From column 1 on: pixels without truth are left out.
             num_found[mask.category] += int(overlaps[f, 1:].sum())
             same = [t for t, target in enumerate(truth, start=1) if target.category == mask.category]
             both[mask.category] += int(overlaps[f, same].sum())

@@ -146,6 +146,7 @@ def mask_average_precision(
     for index, name in enumerate(names):
         ap, ap50, ap75 = _ap_values(precision[:, :, index]) if num_truth[name] else (None, None, None)
         rows.append(CategoryPrecision(name, ap, ap50, ap75, num_truth=num_truth[name], num_found=num_found[name]))
+    # COCOeval gives -1 for categories without truth, which must not enter a mean.
     held = [index for index, name in enumerate(names) if num_truth[name]]
     precision = precision[:, :, held]
     curves = {"AP": precision.mean(axis=(0, 2)), "AP50": precision[_IOU_50].mean(axis=1)}

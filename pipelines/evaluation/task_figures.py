@@ -209,6 +209,7 @@ def _entries_by_task(comparison: Comparison, truth: PhraseTruth) -> dict[Task, l
         image = comparison.run.images.get(entry.file_name)
         if image is None or entry.task == "gcgseg":
             continue
+        # An entry without a task may be asked for by prompts of several tasks.
         prompts = [
             prompt
             for task in ((entry.task,) if entry.task else _ASKED_ONE_BY_ONE)
@@ -258,6 +259,7 @@ def _caption_figures(comparison: Comparison, truth: PhraseTruth) -> Iterator[Tas
     for entry in truth.phrases:
         if entry.task == "gcgseg" and entry.file_name in comparison.run.images:
             masks = true.setdefault(comparison.run.images[entry.file_name].image_id, [])
+            # An entry with an empty mask only makes its image count: whatever is found there is wrong.
             masks += [entry.segmentation] if rle.area(entry.segmentation) else []
     if not any(true.values()):
         return

@@ -102,6 +102,7 @@ class Selection:
 
     def images(self, split: str) -> Iterator[ExportImage]:
         """Yield the images of a split with their masks, in the order of image_id."""
+        # LEFT JOIN keeps images without masks; ordering by id last makes an export reproducible.
         rows = self.rows(
             """
             SELECT i.image_id, i.number, i.uri, i.url, i.width, i.height, m.annotation_id, m.task, m.score, m.is_thing,

@@ -54,6 +54,7 @@ class Splits:
 
     def sql(self) -> str:
         """Return an SQL expression for the name of an image's split, over its ``image_id``."""
+        # The last split takes the rest, so that rounding of the shares leaves no image out.
         *first, last = self.names
         edge, cases = 0.0, ""
         for name, (_, share) in zip(first, self.shares, strict=False):

@@ -203,8 +203,10 @@ def _load_image(loading: Loading, job: LabelJob) -> Image | ImagePrediction:
             allow_http=job.allow_http,
             reserve=loading.reserve,
         )
+        # The expected size was reserved; what came may be less.
         loading.settle(len(data))
         loading.begin("decode", config.decode_timeout_s)
+        # Waits for room while only the encoded bytes are held.
         loading.reserve(decoding_bytes(data, config.decode))
         return decode_image(data, ref, config.decode)
     except FetchError as error:

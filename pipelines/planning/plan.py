@@ -339,9 +339,10 @@ def _read_document(store: Store, run_id: str, *, oldest: int = 1) -> dict[str, A
                 "give another run id or output to label anew."
             )
         _check_document(document, run_id)
-    except PlanError:
+    except PlanError:  # a ValueError, too, and already what the user needs to know
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # A newer plan may lack what this version expects: it is not damaged.
         if isinstance(document, dict) and type(document.get("format")) is int and document["format"] > PLAN_FORMAT:
             raise _newer(store, run_id, document) from error
         raise DamagedError(

@@ -77,6 +77,7 @@ def read_prompt_table(
     columns: dict[str, None] = {}
     number = -1
     for number, raw in enumerate(read_rows(uri, storage_options)):
+        # Collected from all rows: in JSON lines each row may have others.
         columns.update(dict.fromkeys(raw))
         image, prompt_id = _image_of(raw), _text(raw.get("prompt_id"))
         try:

@@ -99,6 +99,7 @@ def rate_chart(work: Sequence[Work]) -> Chart | None:
     rates = [0.0] * _RATE_BINS
     for shard in work:
         first, last = (shard.started_at - start) / step_s, max((shard.ended_at - start) / step_s, 1e-6)
+        # An attempt of no measurable length still counts, in one bin.
         first = min(first, last - 1e-9)
         for number in range(int(first), min(_RATE_BINS - 1, int(last)) + 1):
             overlap = min(last, number + 1) - max(first, number)

@@ -84,6 +84,7 @@ def read_facts(store: Store, database: duckdb.DuckDBPyConnection, *, max_categor
         "SELECT coalesce(reason, 'unknown'), count(*) FROM images WHERE status = 'quarantined' "
         "GROUP BY 1 ORDER BY 2 DESC, 1"
     ).fetchall()
+    # Scores are read once: all figures by category or score are made from these counts.
     database.execute(
         f"""
         CREATE OR REPLACE TEMP TABLE report_scores AS

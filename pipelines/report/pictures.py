@@ -176,6 +176,7 @@ def _draw(
         picture = draw_masks(np.asarray(small), masks, with_names=False)
         _ring_small(picture, card, color_of)
     else:
+        # thumbnail works in place, and other cards share this image.
         picture = small.copy()
     picture.thumbnail((side, side), PILImage.Resampling.BOX)
     buffer = io.BytesIO()

@@ -228,6 +228,7 @@ def _named_files(fs: Any, folder: str) -> frozenset[str] | None:
         except ValueError as error:
             raise SourceError(f"{uri}: not JSON ({error}); save the dataset again") from error
     try:
+        # With an indices mapping the dataset's rows are a selection of the files' rows, in another order.
         if state.get("_indices_data_files"):
             raise SourceError(f"{uri}: the dataset was saved with an indices mapping; save it again (flatten_indices)")
         return frozenset(entry["filename"] for entry in state["_data_files"])

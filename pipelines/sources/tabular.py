@@ -154,6 +154,7 @@ def _csv_rows(uri: str, storage_options: Mapping[str, Any] | None, delimiter: st
                         "quote fields that contain the delimiter"
                     )
                 if fields:
+                    # A line may leave out fields at its end: they are empty.
                     padded = [*fields, *[""] * (len(columns) - len(fields))]
                     yield {name: value or None for name, value in zip(columns, padded, strict=True)}
         except csv.Error as error:

@@ -120,6 +120,7 @@ def _rows(
         name = read_commit(store, run_id, shard_id, held[shard_id]).images.name
         try:
             with storage_errors(f"{store.uri}/{name}"):
+                # With the schema given, columns that files of earlier versions lack are read as nulls.
                 rows = ds.dataset(store.path(name), schema=IMAGES, filesystem=store.fs, format="parquet")
                 return rows.to_table(columns=list(columns), filter=kept, use_threads=False)
         except pa.ArrowException as error:

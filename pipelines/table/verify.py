@@ -254,6 +254,7 @@ def _shard_problems(store: Store, commit: ShardCommit, planned: list[str] | None
     if len(tables) < len(KINDS):
         return
     images, annotations = tables["images"], tables["annotations"]
+    # In order, too: retries merge plans and rows as sorted streams.
     if planned is not None and images["image_id"].to_pylist() != planned:
         yield f"{commit.images.name} does not hold exactly one row for each planned image, in order"
     statuses = Counter(images["status"].to_pylist())
