@@ -7,15 +7,26 @@ WORKERS ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 INSTALL = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt
 
-.PHONY: help demo test lint chaos bench clean
+.PHONY: help demo test quick changed lint chaos bench clean
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
 
 demo: .venv/run.stamp ## Label the example photographs into demo-out/, on this machine, without a GPU
 	$(BIN)/xsam-label demo
 
+# Files are given to whichever process is free; a process runs all of a file.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# What a change is compared with, by `make changed`.
+SINCE ?= main
+
 test: .venv/test.stamp ## Run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+quick: .venv/test.stamp ## Run the tests that need no server, no Ray and no minute, and tell what they cover
+	$(PYTEST) -m "not slow" $(foreach package,xsam_model pipelines actors flows,--cov $(package)) --cov-report= --cov-fail-under=85
+
+changed: .venv/test.stamp ## Run the tests that a change touches, since main or SINCE=COMMIT
+	$(PYTEST) --changed $(SINCE)
 
 lint: .venv/test.stamp ## Check style, types and the layering of the packages
 	$(BIN)/ruff check .

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 PICTURE = Path(__file__).parents[1] / "docs" / "measured.png"
@@ -27,6 +28,8 @@ def draw(figures: dict[str, dict[str, float]], path: Path) -> None:
     Raises:
         KeyError: a section is missing; run its benchmark first.
     """
+    from matplotlib.figure import Figure
+
     canvas = Figure(figsize=(12, 3.2), layout="constrained")
     prompts, replicas, rle, costs = canvas.subplots(1, 4, width_ratios=(1, 1, 1, 1.3))
     ratio = " : reference procedure"

@@ -8,7 +8,8 @@ from __future__ import annotations
 import signal
 import sys
 import traceback
-from typing import Any, NoReturn
+from importlib.metadata import version as version_of
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -21,12 +22,26 @@ app = typer.Typer(
     help="Label image collections with X-SAM: Parquet tables of COCO RLE masks, committed exactly once.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 app.add_typer(labeling.app)
 app.add_typer(outputs.app)
 
 _INTERRUPTED = 128 + signal.SIGINT
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"xsam-label {version_of('xsam-label')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _before_any_command(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Take the options that come before a command."""
 
 
 def console_script() -> None:

@@ -6,6 +6,7 @@ _runs/RUN/plan.json, plan-*.parquet            the plan: what the run labels; a 
 _runs/RUN/commits/shard-00000.json             the commit: makes a shard's two files part of the table
 _runs/RUN/commits/shard-00000.repair-1         a repair: supersedes a commit whose files are gone or damaged
 _runs/RUN/summary.json, report.html            how the run ended; for people, the table does not depend on them
+_runs/.run-000001                              the id of a run, found by number where a listing lags
 
 Dataset readers (pyarrow, Spark, DuckDB) skip names that begin with an underscore, so that they see data files only.
 """
@@ -29,6 +30,7 @@ _COMMIT_NAME = re.compile(r"_runs/[^/]+/commits/(?P<shard_id>shard-\d{5,})(\.jso
 _DATA_NAME = re.compile(
     r"(annotations|images)/[^/]+/(?P<shard_id>shard-\d{5,})-(repair-(?P<repair>[1-9]\d*)-)?(?P<attempt>[^/]+)\.parquet"
 )
+_REGISTERED = re.compile(r"_runs/\.run-\d{6,}")
 _OF_RUN = re.compile(r"_runs/[^/]+/(plan\.json|plan-[^/]+\.parquet|summary\.json|report\.html)")
 
 
@@ -40,6 +42,11 @@ def run_folder(run_id: str) -> str:
 def plan_name(run_id: str) -> str:
     """Return the name of a run's plan, relative to the output. The run is planned once this object exists."""
     return f"{run_folder(run_id)}/plan.json"
+
+
+def registered_name(number: int) -> str:
+    """Return the object that holds the id of the output's run of this number, counted from 1."""
+    return f"_runs/.run-{number:06d}"
 
 
 def summary_name(run_id: str) -> str:
@@ -91,6 +98,6 @@ def split_commit_name(name: str) -> tuple[str, int] | None:
 
 def is_ours(name: str) -> bool:
     """Return whether a name in an output is one that this system gives; others are left alone."""
-    if name.startswith(PROBE_PREFIX) or _OF_RUN.fullmatch(name):
+    if name.startswith(PROBE_PREFIX) or _OF_RUN.fullmatch(name) or _REGISTERED.fullmatch(name):
         return True
     return split_data_name(name) is not None or split_commit_name(name) is not None

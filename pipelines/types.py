@@ -211,7 +211,7 @@ class MaskPrediction:
     Attributes:
         prompt: what was asked. Of a mask for a phrase of a caption: the caption's prompt, with the phrase as its text
             and category_name, and the phrase's position in the caption as its category_id.
-        score: in [0, 1]; its meaning depends on the task, see README.md.
+        score: in [0, 1]; its meaning depends on the task, see docs/table.md.
         mask_score: in [0, 1]: mean mask probability inside the mask; None for semantic tasks, where each pixel combines
             many queries.
         segmentation: RLE at the image's size; never empty.

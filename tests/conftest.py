@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,13 @@ import pytest
 
 from pipelines.storage.store import Store, open_store
 from tests.support.seaweed import S3Server, seaweed
+
+TOUCHED = pytest.StashKey[dict[Path, bool]]()
+
+# Modules and tests stay until the end: the garbage collector need not look among them, now or while the tests run.
+gc.disable()
+# Rewriting the assertions of all tests takes as long as all else of their collection: it is done once.
+sys.dont_write_bytecode = False
 
 # Files that take a minute or more, the longest first.
 SLOW = (
@@ -32,10 +41,72 @@ SLOW = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest, so that the processes that run the tests, a file at a time, end together."""
+# What a test asks for, by the name of a fixture or by the value of a parameter, and makes it a slow one.
+SLOW_TO_START = {"s3", "s3_server", "s3_environment", "ray", "prefect", "make_prefect_home"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--changed",
+        metavar="COMMIT",
+        help="only tests that are touched by what differs from where this branch left COMMIT; a slow one is if its "
+        "module has changed or imports what has",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if since := config.getoption("changed"):
+        from tests.support.changed import changed_files, touched_tests
+
+        try:
+            config.stash[TOUCHED] = touched_tests(changed_files(since))
+        except ValueError as error:
+            raise pytest.UsageError(f"--changed: {error}") from error
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import what a change does not touch."""
+    touched = config.stash.get(TOUCHED, None)
+    is_test = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    return True if touched is not None and is_test and collection_path not in touched else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what is slow, and begin with what takes longest: processes that run a file at a time end together."""
     places = {Path(__file__).parent / name: place for place, name in enumerate(SLOW)}
     items.sort(key=lambda item: places.get(item.path, len(SLOW)))
+    for item in items:
+        if item.path in places or SLOW_TO_START & _asked_for(item):
+            item.add_marker("slow")
+    touched = config.stash.get(TOUCHED, None)
+    if touched is not None:
+        left = [item for item in items if item.get_closest_marker("slow") and not touched[item.path]]
+        items[:] = [item for item in items if item not in set(left)]
+        config.hook.pytest_deselected(items=left)
+
+
+def _asked_for(item: pytest.Item) -> set[str]:
+    """Return the fixtures of a test, and those of its parameters that are words."""
+    callspec = getattr(item, "callspec", None)
+    words = {value for value in callspec.params.values() if isinstance(value, str)} if callspec else set()
+    return words | set(getattr(item, "fixturenames", ()))
+
+
+def pytest_collection_finish() -> None:
+    """Set the garbage collector to work on what the tests will make."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A change that touches no test is no failure."""
+    if TOUCHED in session.config.stash and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+        session.exitstatus = pytest.ExitCode.OK
+
+
+def pytest_unconfigure() -> None:
+    """Let the interpreter's end find all again: libraries in C++ complain of what it leaves."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,12 +9,13 @@ from rich.console import Console
 from flows.commands.console import ListingProgress, facts_table, literal, show_rejected, show_report, size
 from flows.config import RunConfig
 from flows.run import planning
-from flows.run.held_runs import held_plans
+from flows.run.held_runs import held_plans, no_run
 from flows.run.summary import rejected_row
 from flows.run.updates import held_runs, is_labeled
-from pipelines.errors import DamagedError, PlanError, some_of
+from pipelines.errors import DamagedError, some_of
 from pipelines.planning.coverage import UpdateCounts
 from pipelines.planning.plan import Plan, check_no_plan_lost, plan_documents, planned_runs
+from pipelines.planning.registered_runs import registered_problems
 from pipelines.storage.store import Store, open_store
 from pipelines.table.file_checks import check_hashes
 from pipelines.table.foreign import foreign_names
@@ -135,22 +136,22 @@ def show_verify(output: str, run_id: str | None, console: Console, *, deep: bool
     """
     store = open_store(output)
     held = _runs_in_order(store)
-    is_whole = True
+    problems = list(registered_problems(store))
     try:
         check_no_plan_lost(store)
     except DamagedError as error:
-        is_whole = False
-        console.print(f"[red]problem:[/] {literal(str(error))}", highlight=False)
-        if not held and run_id is None:
-            console.print("[red]not whole[/]")
-            return False
+        problems.append(str(error))
+    for problem in problems:
+        console.print(f"[red]problem:[/] {literal(problem)}", highlight=False)
+    if problems and not held and run_id is None:
+        console.print("[red]not whole[/]")
+        return False
     if not held or (run_id is not None and run_id not in held):
-        what = f"run {run_id!r}" if run_id else "run"
-        raise PlanError(f"{output} holds no {what}" + (f"; it holds {', '.join(held)}" if held else ""))
+        raise no_run(output, run_id, held)
     reports = [_verify_run(store, one, console, deep=deep) for one in (held if run_id is None else [run_id])]
     if foreign := foreign_names(store):
         console.print(f"{len(foreign):,} files that are not ours, and left alone: {literal(some_of(foreign))}")
-    return is_whole and all(report.ok for report in reports)
+    return not problems and all(report.ok for report in reports)
 
 
 def _runs_in_order(store: Store) -> list[str]:
@@ -184,7 +185,7 @@ def check_output(output: str, console: Console) -> None:
     store = open_store(output)
     plans = plan_documents(store)
     if not plans:
-        raise PlanError(f"{output} holds no run")
+        raise no_run(output)
     with console.status("comparing files with their hashes") as spinner:
         names = (name for run_id in plans for name in check_hashes(store, run_id))
         for number, name in enumerate(names, start=1):

@@ -53,7 +53,12 @@ def vacuum(
     output: OutputArgument,
     run_id: RunIdOption = None,
     older_than: Annotated[
-        float, typer.Option(min=0, help="Hours since a file was written, if its shard is not committed yet.")
+        float,
+        typer.Option(
+            min=0,
+            metavar="HOURS",
+            help="Hours, as a number, since a file was written, if its shard is not committed yet.",
+        ),
     ] = 24,
     dry_run: Annotated[bool, typer.Option(help="Only list what would be removed.")] = False,
 ) -> None:

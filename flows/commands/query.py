@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.commands.console import literal
-from pipelines.errors import PlanError
+from flows.run.held_runs import no_run
 from pipelines.query.database import open_database
 from pipelines.query.files import damage_named
 from pipelines.query.select_text import read_statement
@@ -52,7 +52,7 @@ def run_query(output: str, sql: str, console: Console, *, to: Path | None = None
         with console.status("finding the committed files"):
             connection = opened.enter_context(open_database(store, own_files=statement.own_files, folder=place))
         if not connection.execute("SELECT 1 FROM runs LIMIT 1").fetchall():
-            raise PlanError(f"{store.uri} holds no run: check the spelling, or label something there first")
+            raise no_run(store.uri)
         select = check_select(connection, sql)
         if to is not None and place is not None:
             with console.status(f"writing {to}"):

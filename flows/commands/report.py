@@ -9,7 +9,7 @@ from rich.console import Console
 
 from flows.commands.console import literal, size
 from flows.config import ConfigError
-from pipelines.errors import PlanError
+from flows.run.held_runs import no_run
 from pipelines.planning.plan import planned_runs
 from pipelines.report.build import ReportConfig, build_report
 from pipelines.storage.local_files import write_atomically
@@ -37,7 +37,7 @@ def write_report(output: str, to: Path, console: Console, *, overwrite: bool = F
         raise ConfigError(f"{what}; name the file to write, e.g. report.html")
     store = open_store(output)
     if not planned_runs(store):
-        raise PlanError(f"{output} holds no run")
+        raise no_run(output)
     with console.status("reading") as spinner:
         page = build_report(store, ReportConfig(), made_at=datetime.now(UTC), on_step=spinner.update)
     data = page.encode("utf-8")

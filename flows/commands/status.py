@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.commands.console import duration, facts_table, ledger_rows, literal
+from flows.run.held_runs import no_run
 from flows.run.progress import RunLine, RunProgress, chosen_run, read_lines, read_progress
-from pipelines.errors import PlanError
 from pipelines.planning.plan import plan_documents
 from pipelines.storage.store import open_store
 
@@ -36,8 +36,7 @@ def show_status(
     with console.status("reading commits"):
         plans = plan_documents(store)
         if not plans or (run_id is not None and run_id not in plans):
-            what = f"run {run_id!r}" if run_id else "run"
-            raise PlanError(f"{output} holds no {what}" + (f"; it holds {', '.join(plans)}" if plans else ""))
+            raise no_run(output, run_id, plans)
         only = run_id or (next(iter(plans)) if len(plans) == 1 else None)
         lines = [] if only else read_lines(store, plans)
         progress = read_progress(store, plans[only or chosen_run(lines)], gpu_price=gpu_price)

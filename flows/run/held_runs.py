@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from flows.config import ConfigError
 from pipelines.errors import PlanError
 from pipelines.planning.plan import Plan, plan_documents, planned_runs, read_plan, retries_by_run
 from pipelines.storage.store import Store, open_store
 
 
-def held_plans(output: str, run_id: str | None) -> tuple[Store, list[Plan]]:
+def no_run(output: str, run_id: str | None = None, held: Iterable[str] = ()) -> PlanError:
+    """Return the error for an output that has no run, or not the one given among those that it has."""
+    if names := ", ".join(held):
+        return PlanError(f"{output} holds no run {run_id!r}; it holds {names}")
+    what = f"run {run_id!r}" if run_id else "run"
+    return PlanError(f"{output} holds no {what}: check the spelling, or label something there first")
+
+
+def held_plans(output: str, run_id: str | None, *, by_name: bool = False) -> tuple[Store, list[Plan]]:
     """Open an output, and read the plan of one run, or those of all runs in order, retries included.
+
+    All are those of planned_runs.
 
     Raises:
         PlanError: the output has no run, or not the one given.
@@ -17,10 +29,10 @@ def held_plans(output: str, run_id: str | None) -> tuple[Store, list[Plan]]:
     store = open_store(output)
     if run_id is not None:
         return store, [held_run(output, run_id)[1]]
-    held = (read_plan(store, run) for run in plan_documents(store))
+    held = (read_plan(store, run) for run in plan_documents(store, by_name=by_name))
     plans = [plan for plan in held if plan is not None]
     if not plans:
-        raise PlanError(f"{output} holds no run")
+        raise no_run(output)
     return store, plans
 
 
@@ -38,6 +50,5 @@ def held_run(output: str, run_id: str | None) -> tuple[Store, Plan]:
     chosen = run_id or (held[0] if held else None)
     plan = read_plan(store, chosen) if chosen else None
     if plan is None:
-        what = f"run {run_id!r}" if run_id else "run"
-        raise PlanError(f"{output} holds no {what}" + (f"; it holds {', '.join(held)}" if held else ""))
+        raise no_run(output, run_id, held)
     return store, plan

@@ -178,9 +178,12 @@ def draft_run(config: RunConfig, on_listed: OnListed = _ignore) -> Iterator[RunD
     if config.output.run_id is not None:
         check_new_name(run_id, retried)
     if retried is None:
-        check_same_collection(config, store, fingerprint, plan_documents(store))
-    before = runs_before_retry(store, run_id, retried) if retried else ()
-    after = max((plan.sequence for plan in before), default=0)
+        documents = plan_documents(store, by_name=True)
+        check_same_collection(config, store, fingerprint, documents)
+        before = [document.get("sequence", 0) for document in documents.values()]
+    else:
+        before = [plan.sequence for plan in runs_before_retry(store, run_id, retried)]
+    after = max(before, default=0)
     # Before the listing, which may take long.
     own = check_model(config, read_own_prompts(config, store))
     with list_collection(config, own, on_listed=on_listed) as (plan, rejected):
@@ -278,6 +281,7 @@ def freeze_plan(config: RunConfig, draft: RunDraft) -> Plan:
         facts=_plan_facts(config, draft),
         driver_id=DRIVER_ID,
         after=draft.after,
+        register=draft.update is None and config.retry is None,
     )
 
 
@@ -361,7 +365,7 @@ def choose_run_id(config: RunConfig, store: Store) -> str | None:
     """
     if config.output.run_id:
         return config.output.run_id
-    held = list(retries_by_run(store))
+    held = list(retries_by_run(store, by_name=True))
     if len(held) > 1:
         raise ConfigError(
             f"{store.uri} holds several runs ({', '.join(held)}): say which one with a run id, or run incrementally to "

@@ -42,7 +42,7 @@ def broken_retries(output: str, run_id: str | None, overrides: Mapping[str, Any]
     """
     check = bool(overrides.get("output", {}).get("check"))
     store, found = open_store(output), list[RunConfig]()
-    retried = retries_by_run(store)
+    retried = retries_by_run(store, by_name=True)
     for held in retried if run_id is None else [run_id]:
         for name in next_retry(store, held, retried.get(held, []))[1]:
             plan = read_plan(store, name)
@@ -69,7 +69,7 @@ def retry_configs(
         ConfigError: the run is a retry itself, or the values cannot be used.
         StorageError: the output cannot be read, or is damaged.
     """
-    store, plans = held_plans(output, run_id)
+    store, plans = held_plans(output, run_id, by_name=True)
     if run_id is not None and plans[0].retry_of is not None:
         raise ConfigError(f"run {run_id} is a retry: name the run that it belongs to, {plans[0].retry_of}")
     check_runs(store, plan_documents(store))
@@ -97,7 +97,7 @@ def _retry_config(
 
 def _next_retry(store: Store, run_id: str) -> tuple[str, bool]:
     """Return the name of the last retry if that is incomplete, else of a new one, and whether it is new."""
-    name, held = next_retry(store, run_id, retries_by_run(store).get(run_id, []))
+    name, held = next_retry(store, run_id, retries_by_run(store, by_name=True).get(run_id, []))
     if held:
         last = read_plan(store, held[-1])
         if last is not None and not is_labeled(store, last):

@@ -39,7 +39,8 @@ def held_runs(store: Store) -> list[Plan]:
 
 def runs_before_update(store: Store) -> tuple[list[Plan], str]:
     """Return the plans as held_runs does, and the name of the incremental run that follows exactly these."""
-    listed = [plan for run_id in plan_documents(store) if (plan := read_plan(store, run_id)) is not None]
+    documents = plan_documents(store, by_name=True)
+    listed = [plan for run_id in documents if (plan := read_plan(store, run_id)) is not None]
     others, name = unlisted_updates(store, [plan.run_id for plan in listed])
     # A stable sort: plans of earlier versions, which have no number, keep the order of the listing.
     plans = sorted((*listed, *others), key=lambda plan: plan.sequence)

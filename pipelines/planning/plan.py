@@ -27,6 +27,7 @@ from pipelines.layout import (
 from pipelines.planning.draft import PlanDraft
 from pipelines.planning.fingerprint import check_fingerprint, fingerprint_digest
 from pipelines.planning.plan_files import PlannedImage, read_image_ids, read_planned, read_shards
+from pipelines.planning.registered_runs import register_run, registered_runs
 from pipelines.storage.sealed import BLANK, misfit, seal
 from pipelines.storage.store import Store
 from pipelines.types import Shard
@@ -160,6 +161,7 @@ def write_plan(
     facts: Mapping[str, Any],
     driver_id: str,
     after: int = 0,
+    register: bool = False,
 ) -> Plan:
     """Freeze a plan. If several drivers plan the same run at once, the first one's plan holds for all of them.
 
@@ -171,6 +173,7 @@ def write_plan(
         facts: anything else worth keeping, JSON values only.
         driver_id: unique to this process; it is part of the file names.
         after: sequence number of a plan that this one must follow, even if no listing shows that plan yet.
+        register: whether to record the run's id under a number, because whoever plans next cannot know its name.
 
     Returns:
         The plan that holds: this one, or that of the driver that was first.
@@ -200,6 +203,8 @@ def write_plan(
         "facts": dict(facts),
         **BLANK,
     }
+    if register:
+        register_run(store, run_id)
     is_ours = store.create(plan_name(run_id), seal(document))
     plan = read_plan(store, run_id)
     if plan is None:
@@ -284,9 +289,16 @@ def require_plan(store: Store, run_id: str, *, oldest: int = PLAN_FORMAT) -> Pla
     return plan
 
 
-def planned_runs(store: Store) -> list[str]:
-    """List the ids of the planned runs in an output, sorted."""
-    return [run_id for run_id in store.folders("_runs") if store.exists(plan_name(run_id))]
+def planned_runs(store: Store, *, by_name: bool = False) -> list[str]:
+    """List the ids of the planned runs in an output, sorted.
+
+    Args:
+        store: the output.
+        by_name: whether also those that a listing does not show yet, as far as they are registered: what is planned
+            depends on them.
+    """
+    names = {*store.folders("_runs"), *(registered_runs(store) if by_name else ())}
+    return [run_id for run_id in sorted(names) if store.exists(plan_name(run_id))]
 
 
 def check_no_plan_lost(store: Store) -> None:
@@ -305,16 +317,17 @@ def _is_committed(store: Store, run_id: str) -> bool:
     return any(split_commit_name(name) for name in store.find(f"{run_folder(run_id)}/commits"))
 
 
-def plan_documents(store: Store) -> dict[str, dict[str, Any]]:
+def plan_documents(store: Store, *, by_name: bool = False) -> dict[str, dict[str, Any]]:
     """Return the parsed plan of every run, of any version, by run id in the order of planning.
 
-    The order matters: of two rows about one prompt of one image, the one of the later run is current.
+    The order matters: of two rows about one prompt of one image, the one of the later run is current. The runs are
+    those of planned_runs.
 
     Raises:
         PlanError: a newer version wrote one of them in a form that cannot be read.
         DamagedError: one of them is not a valid plan of its run.
     """
-    found = {run_id: _read_document(store, run_id) for run_id in planned_runs(store)}
+    found = {run_id: _read_document(store, run_id) for run_id in planned_runs(store, by_name=by_name)}
     return dict(sorted(found.items(), key=_place))
 
 
@@ -386,12 +399,14 @@ def _place(item: tuple[str, Mapping[str, Any]]) -> tuple[int, str, int, str]:
     return document.get("sequence", 0), planned_at, len(run_id), run_id
 
 
-def retries_by_run(store: Store) -> dict[str, list[str]]:
+def retries_by_run(store: Store, *, by_name: bool = False) -> dict[str, list[str]]:
     """Return every planned run that is not a retry, with its retries in the order of planning.
 
-    Plans of every version are read: the rows of runs that this version cannot resume stay readable.
+    Plans of every version are read: the rows of runs that this version cannot resume stay readable. The runs are those
+    of planned_runs.
     """
-    retried = {run: _retry_of(plan.get("fingerprint", {})) for run, plan in plan_documents(store).items()}
+    documents = plan_documents(store, by_name=by_name)
+    retried = {run: _retry_of(plan.get("fingerprint", {})) for run, plan in documents.items()}
     found: dict[str, list[str]] = {run: [] for run, first in retried.items() if first is None}
     for run, first in retried.items():
         if first is not None:

@@ -82,9 +82,13 @@ def _explanation(error: BaseException, uri: str) -> str:
         scheme = uri.partition("://")[0].lower()
         advice = _ADDRESS_SETTINGS.get(ALIASES.get(scheme, scheme), "the address")
         return f"{uri}: the server does not answer ({error}); check {advice} and the network"
-    if isinstance(error, RequestTimeoutError):
-        return f"{uri}: {error}; check the endpoint and the network, or set a larger request_timeout_s"
-    return f"{uri}: {kind}: {error}"
+    if isinstance(error, NotADirectoryError):
+        what = "a part of this path is a file, not a folder; give a folder"
+    elif isinstance(error, RequestTimeoutError):
+        what = f"{error}; check the endpoint and the network, or set a larger request_timeout_s"
+    else:
+        what = f"{kind}: {error}"
+    return f"{uri}: {what}"
 
 
 @contextlib.contextmanager

@@ -108,8 +108,7 @@ def verify(
     # every file that a commit read here names. What is committed in between appears as leftovers, not as damage.
     commit_sizes = commit_files(store, run_id)
     found = dict(inspect_commits(store, run_id, commit_sizes))
-    listed = data_files(store, run_id)
-    sizes = dict(listed)
+    sizes = data_files(store, run_id)
     commits = [commit for commit in found.values() if isinstance(commit, ShardCommit)]
     report.commits, report.committed = commits, len(found)
     missing = [] if plan is None else sorted(set(plan.shard_ids()) - found.keys())
@@ -122,9 +121,11 @@ def verify(
             report.broken.append(shard_id)
             report.problems.append(f"{shard_id}: {commit}; {_MENDED_BY_CHECK}")
     report.leftovers = sorted(sizes)
-    # Leftovers are left out of the size that the summary records: if one could not be removed, the sizes differ and the
-    # next run looks again, and tries again to remove it.
-    report.size = _size({name: size for name, size in listed.items() if name not in sizes}, commit_sizes)
+    # The files that commits name, not those that the listing shows: a listing that lags lacks files that are found by
+    # name, and the summary would then vouch for their absence once they are gone. Leftovers are left out: if one could
+    # not be removed, the sizes differ, and the next run looks again and tries again to remove it.
+    committed_files = {file.name: file.num_bytes for commit in commits for file in commit.files()}
+    report.size = _size(committed_files, commit_sizes)
     if deep:
         _check_rows(store, plan, commits, report, on_shard)
     elif plan is not None:

@@ -1,10 +1,11 @@
-"""The whole system, small: a tiny real X-SAM, photographs, one Prefect server a session.
+"""The whole system, small: a tiny real X-SAM, photographs, and a Prefect server for the tests that ask for it.
 
 Prefect is imported by fixtures only: it reads its settings once, and its home must be a temporary folder by then.
 """
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image as PILImage
 
 from flows.config import RunConfig, merge, parse_config
-from tests.support.drivers import Command, Ended, PrefectServer, command_line, prefect_server  # noqa: F401
+from tests.support.drivers import Command, Ended, PrefectServer, command_line, migrated_home, prefect_server  # noqa: F401
 from tests.support.seaweed import S3Server
 
 CATEGORIES = ("car", "tree", "traffic light")
@@ -32,24 +33,28 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
-def starting_prefect(_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """A Prefect server that starts while the tests begin: its first start takes half a minute."""
-    with prefect_server(tmp_path_factory.mktemp("prefect-server")) as server:
-        yield server
+@pytest.fixture(scope="session")
+def make_prefect_home(_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Make a home folder for a Prefect server, with a database that is migrated once for all processes that test."""
+    ours = tmp_path_factory.getbasetemp()
+    template = (ours.parent if "PYTEST_XDIST_WORKER" in os.environ else ours) / "migrated.db"
+    return lambda home: migrated_home(home, template)
 
 
 @pytest.fixture(scope="session")
-def prefect(starting_prefect: PrefectServer) -> Iterator[PrefectServer]:
+def prefect(
+    make_prefect_home: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[PrefectServer]:
     """A Prefect server; flows of this process run on it."""
-    starting_prefect.wait_until_ready()
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    with prefect_server(make_prefect_home(tmp_path_factory.mktemp("prefect-server"))) as server:
+        server.wait_until_ready()
+        from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    with temporary_settings({PREFECT_API_URL: starting_prefect.api_url}):
-        yield starting_prefect
-        from prefect.logging.handlers import APILogWorker
+        with temporary_settings({PREFECT_API_URL: server.api_url}):
+            yield server
+            from prefect.logging.handlers import APILogWorker
 
-        APILogWorker.drain_all(timeout=10)
+            APILogWorker.drain_all(timeout=10)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,26 @@ def test_commands_and_flags_are_those_promised() -> None:
         for name, command in commands.items()
     }
     assert flags == FLAGS
+
+
+def test_before_a_command_come_the_version_and_completion() -> None:
+    main = typer.main.get_command(app)
+    flags = {flag for parameter in main.params for flag in parameter.opts if flag.startswith("-")}
+    assert flags == {"--version", "--install-completion", "--show-completion"}
+
+
+def test_the_version_is_that_of_the_package(cli: Cli) -> None:
+    ended = cli("--version")
+    assert (ended.code, ended.out, ended.err) == (0, f"xsam-label {version('xsam-label')}\n", "")
+
+
+@pytest.mark.parametrize(("words", "completed"), [("ex", "export"), ("export --imag", "--image-url")])
+def test_a_shell_completes_commands_and_options(words: str, completed: str) -> None:
+    asked = {"_XSAM_LABEL_COMPLETE": "complete_bash", "COMP_WORDS": f"xsam-label {words}"}
+    asked["COMP_CWORD"] = str(len(words.split()))
+    script = Path(sys.executable).parent / "xsam-label"
+    ended = subprocess.run([script], env=dict(os.environ) | asked, capture_output=True, text=True, check=True)
+    assert completed in ended.stdout.split()
 
 
 def test_importing_the_command_line_loads_nothing_heavy_and_help_is_quick() -> None:

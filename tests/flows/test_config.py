@@ -1,4 +1,4 @@
-"""RunConfig: what is refused and how, what makes two runs the same, and that where a run is done changes no row."""
+"""RunConfig: what is refused and how, and what makes two runs the same."""
 
 from __future__ import annotations
 
@@ -11,14 +11,10 @@ from typing import Any
 import pytest
 
 from flows.config import ConfigError, RunConfig, load_config, merge, parse_config
-from flows.run import engine
-from flows.run.observer import Silent
 from flows.run.own_prompts import OwnPrompts
 from flows.run.planning import list_collection
-from pipelines.layout import KINDS
-from tests.flows.conftest import MakeConfig
 from tests.support.containers import parquet_bytes
-from tests.support.drivers import REPOSITORY, UNSTABLE, committed
+from tests.support.drivers import REPOSITORY
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -278,42 +274,3 @@ def test_one_source_may_be_written_in_several_ways(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir("below")
     assert forms("../photos") == here != forms("photos")
     assert len(forms("s3://bkt/photos", "s3://bkt/photos/", "s3a://bkt/photos")) == 1
-
-
-@pytest.mark.parametrize(
-    ("runner", "images_per_shard"), [("in_process", 1), ("in_process", 4), ("in_process", 100), ("ray", 4)]
-)
-def test_where_and_in_which_pieces_it_runs_changes_no_row(
-    request: pytest.FixtureRequest,
-    make_config: MakeConfig,
-    tmp_path: Path,
-    reference: Path,
-    runner: str,
-    images_per_shard: int,
-) -> None:
-    if runner == "ray":
-        request.getfixturevalue("ray")
-    config = make_config(pool={"runner": runner}, plan={"images_per_shard": images_per_shard}, label={"batch_size": 1})
-    assert engine.run_directly(config, Silent()).ok
-    for kind in KINDS:
-        without = (*UNSTABLE, "shard_id")
-        assert committed(str(tmp_path / "output"), kind, without=without) == committed(
-            str(reference), kind, without=without
-        )
-
-
-@pytest.fixture(scope="module")
-def reference(model: Path, photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same collection labelled in shards of three."""
-    output = tmp_path_factory.mktemp("reference") / "output"
-    values = {
-        "source": str(photographs),
-        "output": str(output),
-        "model": {"path": str(model), "max_masks_per_image": 10},
-        "categories": ["car", "tree", "traffic light"],
-        "plan": {"images_per_shard": 3},
-        "label": {"batch_size": 1},
-        "pool": {"runner": "in_process"},
-    }
-    engine.run_directly(parse_config(values), Silent())
-    return output

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import polars
 import pytest
 from pycocotools import mask as coco
 
@@ -152,6 +151,8 @@ def test_a_plan_tells_of_them_before_anything_is_labelled(make: Make) -> None:
 
 
 def test_sql_and_data_frames_read_every_column(summary: RunSummary) -> None:
+    import polars
+
     store = open_store(summary.output)
     for kind in KINDS:
         ours, pattern = open_table(store, kind).to_table(), f"{summary.output}/{kind}/**/*.parquet"
@@ -165,8 +166,8 @@ def test_sql_and_data_frames_read_every_column(summary: RunSummary) -> None:
     assert captions.struct.field("text").null_count() == 0
 
 
-def test_the_queries_of_the_readme_are_answered(summary: RunSummary) -> None:
-    (text,) = re.findall(r"```sql\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+def test_the_queries_of_the_tables_page_are_answered(summary: RunSummary) -> None:
+    (text,) = re.findall(r"```sql\n(.*?)```", (REPOSITORY / "docs/table.md").read_text(), re.DOTALL)
     queries = [query for query in text.replace("demo-out", summary.output).split(";") if query.strip()]
     assert len(queries) == 3
     answers = [duckdb.sql(query) for query in queries]

@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import polars
 import pytest
 from pycocotools import mask as coco
 
 from flows.config import parse_config
 from flows.run import engine
 from flows.run.observer import Silent
+from pipelines.layout import KINDS
 from pipelines.storage.store import Store, open_store
 from pipelines.table.reader import open_table
 from pipelines.table.verify import verify
 from tests.flows.conftest import CATEGORIES, MakeConfig
-from tests.support.drivers import PrefectServer, comparable, run_file
+from tests.support.drivers import UNSTABLE, PrefectServer, committed, comparable, run_file
 from tests.support.seaweed import S3Server
 
 pytestmark = pytest.mark.timeout(180)
@@ -138,6 +138,8 @@ def test_prefect_shows_the_run_its_waves_and_its_artifacts(labeled: Labelled) ->
 
 
 def test_sql_and_data_frames_read_the_output_by_glob(make_config: MakeConfig, tmp_path: Path) -> None:
+    import polars
+
     summary = engine.run_directly(make_config(), Silent())
     output = tmp_path / "output"
     store = open_store(str(output))
@@ -170,3 +172,42 @@ def test_a_flow_called_again_goes_on_with_its_run_though_no_listing_shows_it(
     assert store.folders("_runs") == [first["run_id"]]
     report = verify(store, first["run_id"])
     assert (report.problems, report.leftovers) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("runner", "images_per_shard"), [("in_process", 1), ("in_process", 4), ("in_process", 100), ("ray", 4)]
+)
+def test_where_and_in_which_pieces_it_runs_changes_no_row(
+    request: pytest.FixtureRequest,
+    make_config: MakeConfig,
+    tmp_path: Path,
+    reference: Path,
+    runner: str,
+    images_per_shard: int,
+) -> None:
+    if runner == "ray":
+        request.getfixturevalue("ray")
+    config = make_config(pool={"runner": runner}, plan={"images_per_shard": images_per_shard}, label={"batch_size": 1})
+    assert engine.run_directly(config, Silent()).ok
+    for kind in KINDS:
+        without = (*UNSTABLE, "shard_id")
+        assert committed(str(tmp_path / "output"), kind, without=without) == committed(
+            str(reference), kind, without=without
+        )
+
+
+@pytest.fixture(scope="module")
+def reference(model: Path, photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same collection labelled in shards of three."""
+    output = tmp_path_factory.mktemp("reference") / "output"
+    values = {
+        "source": str(photographs),
+        "output": str(output),
+        "model": {"path": str(model), "max_masks_per_image": 10},
+        "categories": ["car", "tree", "traffic light"],
+        "plan": {"images_per_shard": 3},
+        "label": {"batch_size": 1},
+        "pool": {"runner": "in_process"},
+    }
+    engine.run_directly(parse_config(values), Silent())
+    return output

@@ -85,13 +85,14 @@ class TestKilledDriver:
         return folder / "run.toml"
 
     @pytest.fixture(scope="class")
-    def story(self, config_file: Path, prefect: PrefectServer, ray: str) -> dict[str, dict[str, bytes]]:
+    def story(
+        self, config_file: Path, prefect: PrefectServer, make_prefect_home: Callable[[Path], Path], ray: str
+    ) -> dict[str, dict[str, bytes]]:
         """The commits that stood after each chapter."""
         output = config_file.parent / "table"
         env = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PREFECT_API_URL")}
         env["OMP_NUM_THREADS"] = "1"  # as a replica of one CPU has: more would add in another order
-        embedded = {**env, "PREFECT_HOME": str(config_file.parent / "prefect-home")}
-        prefect.copy_database(config_file.parent / "prefect-home")
+        embedded = {**env, "PREFECT_HOME": str(make_prefect_home(config_file.parent / "prefect-home"))}
         served = {**env, "PREFECT_API_URL": prefect.api_url}
 
         def start(environment: dict[str, str], *flags: str) -> Driver:
@@ -306,7 +307,7 @@ def test_an_incomplete_run_exits_with_1_and_names_its_problem(
 
 def test_two_drivers_at_once_end_well_with_one_committed_copy(
     s3_environment: S3Server,
-    starting_prefect: PrefectServer,
+    prefect: PrefectServer,
     model: Path,
     photographs: Path,
     fresh_bucket_prefix: str,
@@ -316,8 +317,7 @@ def test_two_drivers_at_once_end_well_with_one_committed_copy(
     (tmp_path / "run.toml").write_text("plan = { images_per_shard = 1 }\n")
     arguments = ["run", "-c", tmp_path / "run.toml", "--source", photographs, "--output", output, "--model", model]
     arguments += ["--categories", "car,tree", "--runner", "in_process"]
-    starting_prefect.wait_until_ready()
-    env = {**os.environ, "PREFECT_API_URL": starting_prefect.api_url}
+    env = {**os.environ, "PREFECT_API_URL": prefect.api_url}
     with driver(*arguments, env=env) as one, driver(*arguments, env=env) as other:
         ends = [one.end(), other.end()]
     assert [(code, err) for code, _, err in ends] == [(0, "")] * 2

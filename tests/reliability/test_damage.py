@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from fsspec.exceptions import FSTimeoutError
 
+from pipelines.planning.registered_runs import registered_problems
 from pipelines.storage.store import open_store
 from pipelines.table.verify import verify
 from tests.reliability.small_run import LONG, RUN, SmallRun, run
@@ -239,6 +240,12 @@ SUMMARY_DAMAGE: Mapping[str, Damage] = {
     "a summary with counts in words": changed(SUMMARY, lambda summary: summary.update(ledger="all")),
     "a summary with another number": changed(SUMMARY, lambda summary: summary.update(num_annotations=7_000)),
 }
+REGISTERED = "_runs/.run-000001"
+REGISTERED_DAMAGE: Mapping[str, Damage] = {
+    "a registered run that is {}": replaced(REGISTERED, b"{}"),
+    "a registered run cut short": replaced(REGISTERED, half),
+    "a registered run of another name": changed(REGISTERED, lambda held: held.update(run_id="run-2")),
+}
 
 
 def shown(damage: Mapping[str, Damage], every: int = 1) -> Any:
@@ -259,6 +266,17 @@ def test_verify_names_each_damaged_object_and_what_is_wrong_with_it(
     lines = [line for line in ended.out.splitlines() if line.startswith("problem:") and name in line]
     assert lines, ended
     assert "not whole" in ended.out
+
+
+@shown(REGISTERED_DAMAGE)
+def test_verify_names_a_registered_run_that_cannot_be_read(damage: Damage, whole: Whole, tmp_path: Path) -> None:
+    """Its rows are whole, and the next run would be refused."""
+    output = whole.copy(tmp_path)
+    name = damage(output)
+    ended = command("verify", output)
+    assert ended.code == 1, ended
+    assert any(line.startswith("problem:") and name in line for line in ended.out.splitlines()), ended
+    assert name in ask(whole, output, ("run", "--no-prefect")).errors
 
 
 SEES_SIZES = ("query", "export", "report", "evaluate")
@@ -283,7 +301,7 @@ def test_commands_that_read_name_the_damaged_object_in_one_line(damage: Damage, 
             assert set(tmp_path.iterdir()) == before
 
 
-@shown({**PART_DAMAGE, **SUMMARY_DAMAGE})
+@shown({**PART_DAMAGE, **SUMMARY_DAMAGE, **REGISTERED_DAMAGE})
 def test_commands_that_read_do_without_what_they_do_not_need(damage: Damage, whole: Whole, tmp_path: Path) -> None:
     output = whole.copy(tmp_path)
     name = damage(output)
@@ -304,6 +322,7 @@ EVERY_DAMAGE = {
     **FILE_DAMAGE,
     **CONTENT_DAMAGE,
     **SUMMARY_DAMAGE,
+    **REGISTERED_DAMAGE,
 }
 GRID = [
     pytest.param(damage, command_name, id=f"{command_name}, {name}")
@@ -486,8 +505,9 @@ def test_verify_finds_every_flipped_bit(whole: Whole, tmp_path: Path, capsys: py
         damaged[place] ^= 1 << chance.randrange(8)
         path.write_bytes(damaged)
         report, name = verify(store, RUN), str(path.relative_to(output))
-        assert any(name in told for told in (*report.problems, *report.notes)), (name, place, report.problems)
-        assert report.ok == (path.name == "summary.json")
+        told = (*report.problems, *report.notes, *registered_problems(store))
+        assert any(name in one for one in told), (name, place, told)
+        assert report.ok == (name in (SUMMARY, REGISTERED))
         path.write_bytes(data)
     assert verify(store, RUN).ok
     with capsys.disabled():

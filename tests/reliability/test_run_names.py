@@ -21,9 +21,10 @@ from flows.run import engine, planning
 from flows.run.observer import Silent
 from flows.run.retry import retry_configs
 from flows.run.summary import RunSummary
-from pipelines.errors import PlanError
-from pipelines.layout import plan_name, run_folder
-from pipelines.planning.plan import plan_documents, read_plan
+from pipelines.errors import DamagedError, PlanError
+from pipelines.layout import plan_name, registered_name, run_folder
+from pipelines.planning.plan import plan_documents, planned_runs, read_plan
+from pipelines.planning.registered_runs import register_run, registered_runs
 from pipelines.query.database import open_database
 from pipelines.storage.store import Store, open_store
 from pipelines.table.verify import verify
@@ -160,6 +161,69 @@ def test_an_update_follows_runs_that_no_listing_shows_yet(nightly: Nightly) -> N
     plans = plan_documents(nightly.store)
     assert list(plans) == [first.run_id, "update-2", "update-3"]
     assert [plan["sequence"] for plan in plans.values()] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("first", [{"output": {"run_id": "spring"}}, {}], ids=["a name of its own", "another config"])
+def test_an_update_follows_a_run_whose_name_it_cannot_know_and_that_no_listing_shows_yet(
+    nightly: Nightly, first: dict[str, Any]
+) -> None:
+    """Neither the number of an update nor its own configuration leads to that name: it asked all of it again."""
+    predictor = BrightPredictor()
+    with watched(nightly.small.output, LateListing()):
+        assert nightly.run(**first).ok
+        nightly.add_image("0007.png")
+        second = nightly.run(predictor, categories=["light"])
+        nightly.add_image("0008.png")
+        third = nightly.run(predictor, categories=["light"])
+    assert [second.run_id, third.run_id] == ["update-2", "update-3"]
+    assert asked(predictor) == {"0007.png": 1, "0008.png": 1}
+    assert [plan["sequence"] for plan in plan_documents(nightly.store).values()] == [1, 2, 3]
+
+
+def test_the_one_run_of_an_output_is_resumed_though_no_listing_shows_it_and_it_has_a_name_of_its_own(
+    nightly: Nightly,
+) -> None:
+    with watched(nightly.small.output, LateListing()):
+        assert not nightly.run(output={"run_id": "spring"}, incremental=False, pool={"budget_s": 1e-9}).ok
+        assert nightly.run(incremental=False).run_id == "spring"
+    assert list(plan_documents(nightly.store)) == ["spring"]
+
+
+def test_another_source_is_refused_though_no_listing_shows_the_run_of_the_first(nightly: Nightly, moved: Path) -> None:
+    with watched(nightly.small.output, LateListing()):
+        nightly.run(output={"run_id": "spring"})
+        with pytest.raises(PlanError, match="run 'spring' of another source"):
+            nightly.run(source={"uri": str(moved)}, output={"run_id": "summer"}, incremental=False)
+
+
+def test_a_run_of_a_name_of_its_own_is_retried_though_no_listing_shows_it(
+    nightly: Nightly, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (Path(nightly.small.source) / "0001.png").write_bytes(b"no image")
+    assert nightly.run(output={"run_id": "spring"}).ledger["quarantined"] == 1
+    monkeypatch.setattr(Store, "folders", lambda _store, _prefix: [])
+    (config,) = retry_configs(nightly.small.output, None, [], {})
+    assert config.output.run_id == "spring-retry-1"
+
+
+def test_a_name_that_was_taken_by_a_driver_that_died_before_its_plan_stands_for_no_run(nightly: Nightly) -> None:
+    store = nightly.store
+    register_run(store, "dead")
+    for _ in range(2):
+        register_run(store, "spring")
+    assert list(registered_runs(store)) == ["dead", "spring"]
+    assert planned_runs(store, by_name=True) == []
+    assert nightly.run(output={"run_id": "spring"}, incremental=False).ok
+    assert nightly.run().run_id == "spring"
+    assert list(registered_runs(store)) == ["dead", "spring"]
+
+
+@pytest.mark.parametrize("held", ["", '{"run_id": "spr', '{"run_id": "../spring"}', '{"run_id": 3}', "[]"])
+def test_a_name_that_cannot_be_read_is_told_of_and_not_passed_over(nightly: Nightly, held: str) -> None:
+    nightly.run(output={"run_id": "spring"})
+    nightly.store.write(registered_name(1), held.encode())
+    with pytest.raises(DamagedError, match=rf"{registered_name(1)}: .*restore it from a copy, or write "):
+        nightly.run()
 
 
 def test_an_update_follows_one_that_a_listing_shows_later_than_the_next(

@@ -265,5 +265,7 @@ def _check_covered(life: Life, asked: Any, sizes: Any) -> None:
         assert not missing, f"{image_id} was never asked {missing}"
     if any(order.is_earlier and order.verb == "update" for order in life.scenario.orders):
         return  # of two updates at once the last released version let the later one ask again
+    if "stale" in life.scenario.rates and any(order.is_earlier for order in life.scenario.orders):
+        return  # its runs are not registered, so that a listing that is behind hides them
     twice = {key: prompts for key, prompts in asked.items() if max(prompts.values()) > 1}
     assert not twice, f"asked twice: {twice}"

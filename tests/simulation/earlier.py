@@ -31,7 +31,7 @@ from pipelines.layout import (
     split_data_name,
 )
 from pipelines.planning.fingerprint import check_fingerprint, fingerprint_digest
-from pipelines.planning.plan import Plan, next_sequence, plan_documents, read_plan
+from pipelines.planning.plan import Plan, next_sequence, plan_documents, read_plan, retries_by_run
 from pipelines.storage.store import Store
 from pipelines.table import commits
 from pipelines.table.leftovers import Removal
@@ -49,6 +49,7 @@ def write_plan(
     facts: Mapping[str, Any],
     driver_id: str,
     after: int = 0,
+    register: bool = False,
 ) -> Plan:
     """Freeze a plan; names of parts are unique to the driver, and the loser removes its own by name."""
     names = []
@@ -183,6 +184,8 @@ CHANGES: Mapping[tuple[Any, str], Any] = {
     (planning, "left_to_label"): left_to_label,
     (planning, "_find_run"): find_run,
     (planning, "_earlier_runs"): listed_runs,
+    (planning, "plan_documents"): lambda store, by_name: plan_documents(store),
+    (planning, "retries_by_run"): lambda store, by_name: retries_by_run(store),
     (planning, "check_new_name"): lambda _run_id, _retried: None,
     (planning, "at_hand"): _planned_again,
     (launch, "_named"): lambda config, _run_id: config,

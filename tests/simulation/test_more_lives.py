@@ -90,18 +90,19 @@ def test_a_rule_that_is_taken_away_is_missed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     take_away(monkeypatch)
-    seed, problem = _first_broken(kind)
+    seed = _first_broken(kind, told)
     with capsys.disabled():
         print(f"\n{take_away.__name__}: missed in life {seed + 1}")
-    assert re.search(told, problem)
 
 
-def _first_broken(kind: str) -> tuple[int, str]:
+def _first_broken(kind: str, told: str) -> int:
+    """Return the first life that breaks in just this way: without a rule some break in others first."""
     for seed in range(MAX_LIVES):
         try:
             live(seed, DRAWS[kind](seed))
         except Broken as error:
-            return seed, str(error).partition("\n")[0]
+            if re.search(told, str(error).partition("\n")[0]):
+                return seed
     pytest.fail(f"nothing is missed in {MAX_LIVES} lives")
 
 

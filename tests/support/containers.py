@@ -6,7 +6,7 @@ import io
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +20,9 @@ from pipelines.table.reader import open_table
 from pipelines.types import ImageRef
 from tests.support.fakes import BrightPredictor, half_bright, png, text_prompt
 from tests.support.labeled import RUN, plan_run
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 def picture(number: int) -> bytes:
@@ -49,6 +52,16 @@ def parquet_bytes(columns: Mapping[str, Any], **options: Any) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer, **options)
     return buffer.getvalue()
+
+
+def dataset(pictures: Mapping[str, bytes], **columns: list[int]) -> Dataset:
+    """A dataset of the `datasets` library: images by their names without the suffix, and columns beside them."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    features = {"image": datasets.Image(), **{name: datasets.Value("int64") for name in columns}}
+    images = [{"bytes": data, "path": f"{name}.png"} for name, data in pictures.items()]
+    return datasets.Dataset.from_dict({"image": images, **columns}, features=datasets.Features(features))
 
 
 def content(ref: ImageRef, max_bytes: int = 10**6) -> bytes:

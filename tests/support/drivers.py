@@ -6,11 +6,12 @@ Whatever is started here leads a session of its own, so that all of it can be fo
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
@@ -160,18 +161,32 @@ class PrefectServer:
                 time.sleep(pause_s)
         raise AssertionError("unreachable: the last try returns or raises")
 
-    def copy_database(self, home: Path) -> None:
-        """Give another home folder a database that needs no migration, which takes twenty seconds."""
-        home.mkdir(parents=True, exist_ok=True)
-        with (
-            contextlib.closing(sqlite3.connect(self.home / "prefect.db")) as ours,
-            contextlib.closing(sqlite3.connect(home / "prefect.db")) as theirs,
-        ):
-            ours.backup(theirs)
+
+def migrated_home(home: Path, template: Path) -> Path:
+    """Make a home folder of Prefect whose database is migrated already, which costs a new one many seconds.
+
+    Args:
+        home: the folder.
+        template: a database that the first of all processes to come here makes, and the others wait for.
+
+    Returns:
+        ``home``.
+    """
+    with open(template.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not template.exists():
+            making = template.with_suffix(".home")
+            env = {**os.environ, "PREFECT_HOME": str(making), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+            command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
+            subprocess.run(command, env=env, check=True, capture_output=True, timeout=120)
+            (making / "prefect.db").rename(template)
+    home.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(template, home / "prefect.db")
+    return home
 
 
-# Services that look for what no test waits for, every five seconds: a tenth of a core for each server. And the one
-# that plans the runs of new deployments looks more often.
+# Services that look for what no test waits for, every five seconds: a tenth of a core for each server. The one that
+# plans the runs of new deployments looks more often. No test has a block, whose types are registered at a start.
 _QUIET = {
     **{
         f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false"
@@ -180,6 +195,7 @@ _QUIET = {
     "PREFECT_SERVER_SERVICES_CLEANUP_RECONCILER_LOOP_SECONDS": "60",
     "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
 }
 
 

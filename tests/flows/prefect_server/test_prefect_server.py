@@ -45,14 +45,14 @@ def small(tmp_path: Path) -> SmallRun:
 
 
 @pytest.fixture
-def own_server(prefect: PrefectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PrefectServer]:
+def own_server(
+    make_prefect_home: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[PrefectServer]:
     """A server that may be killed; its clients, and we, soon give it up."""
     from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
     monkeypatch.setattr("flows.prefect_server.reports.PATIENCE_S", 2.0)
-    home = tmp_path / "prefect-home"
-    prefect.copy_database(home)
-    with prefect_server(home) as server:
+    with prefect_server(make_prefect_home(tmp_path / "prefect-home")) as server:
         server.wait_until_ready()
         with temporary_settings({PREFECT_API_URL: server.api_url, PREFECT_CLIENT_MAX_RETRIES: 1}):
             yield server
@@ -112,11 +112,11 @@ def test_a_server_that_comes_back_is_told_the_rest(own_server: PrefectServer, sm
 
 
 def test_the_embedded_server_ends_with_a_driver_that_is_killed(
-    prefect: PrefectServer, model: Path, photographs: Path, tmp_path: Path
+    make_prefect_home: Callable[[Path], Path], model: Path, photographs: Path, tmp_path: Path
 ) -> None:
-    prefect.copy_database(tmp_path / "home")
+    home = make_prefect_home(tmp_path / "home")
     env = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    env |= {**PROXY, "PREFECT_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    env |= {**PROXY, "PREFECT_HOME": str(home), "OMP_NUM_THREADS": "1"}
     arguments = ["--source", photographs, "--output", tmp_path / "out", "--model", model, "--categories", "car"]
     with driver("run", *arguments, "--runner", "in_process", env=env) as running:
         running.wait_until(lambda: list(tmp_path.glob("out/_runs/*/plan.json")), 150)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import polars
 import pytest
 
 from pipelines.query.database import VIEWS, open_arrow, open_database, open_polars
@@ -48,6 +47,8 @@ def test_every_view_of_an_output_can_be_queried(where: str, tmp_path) -> None:
 
 
 def test_the_same_views_are_there_for_arrow_and_polars(store: Store) -> None:
+    import polars
+
     found = {"a": [mask(CAT, box(0, 0, 2, 2), 0.9), mask(DOG, box(1, 1, 2, 2), 0.4)], "b": []}
     write_output(store.uri, found, common=[CAT, DOG])
     table = open_arrow(store).read_all()

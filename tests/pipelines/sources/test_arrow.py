@@ -4,27 +4,23 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
 import fsspec
 import pyarrow as pa
 import pytest
 
 from pipelines.errors import SourceError
 from pipelines.sources.fetch import FetchError
-from tests.support.containers import content, listed, picture
+from tests.support.containers import content, dataset, listed, picture
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
-@pytest.fixture(autouse=True)
-def quiet() -> None:
-    datasets.disable_progress_bars()
-
-
-def dataset(count: int, *, first: int = 0) -> datasets.Dataset:
-    features = {"image": datasets.Image(), "label": datasets.Value("int64")}
+def numbered(count: int, *, first: int = 0) -> Dataset:
     rows = range(first, first + count)
-    images = [{"bytes": picture(number), "path": f"{number}.png"} for number in rows]
-    return datasets.Dataset.from_dict({"image": images, "label": list(rows)}, features=datasets.Features(features))
+    return dataset({str(number): picture(number) for number in rows}, label=list(rows))
 
 
 def write_arrow(path: Path, columns: dict, *, is_file: bool = False, **options) -> Path:
@@ -36,7 +32,7 @@ def write_arrow(path: Path, columns: dict, *, is_file: bool = False, **options) 
 
 
 def test_a_saved_dataset_is_a_source(tmp_path: Path) -> None:
-    dataset(7).save_to_disk(tmp_path / "set", num_shards=2)
+    numbered(7).save_to_disk(tmp_path / "set", num_shards=2)
     refs = listed(tmp_path / "set")
     assert list(refs) == [f"{number}.png" for number in range(7)]
     assert [content(ref) for ref in refs.values()] == [picture(number) for number in range(7)]
@@ -45,15 +41,17 @@ def test_a_saved_dataset_is_a_source(tmp_path: Path) -> None:
 
 
 def test_all_splits_of_a_saved_dataset_are_a_source_or_one_of_them(tmp_path: Path) -> None:
-    splits = {"train": dataset(3), "test": dataset(2, first=3)}
-    datasets.DatasetDict(splits).save_to_disk(tmp_path)
+    from datasets import DatasetDict
+
+    splits = {"train": numbered(3), "test": numbered(2, first=3)}
+    DatasetDict(splits).save_to_disk(tmp_path)
     assert sorted(listed(tmp_path)) == [f"{number}.png" for number in range(5)]
     assert list(listed(tmp_path / "test")) == ["3.png", "4.png"]
     assert list(listed(f"{tmp_path}/{{train,test}}/*.arrow")) == ["3.png", "4.png", "0.png", "1.png", "2.png"]
 
 
 def test_what_datasets_keeps_beside_a_saved_dataset_is_no_part_of_it(tmp_path: Path) -> None:
-    dataset(2).save_to_disk(tmp_path)
+    numbered(2).save_to_disk(tmp_path)
     shutil.copy(tmp_path / "data-00000-of-00001.arrow", tmp_path / "cache-1234.arrow")
     shutil.copy(tmp_path / "data-00000-of-00001.arrow", tmp_path / "tmp1234.arrow")
     assert list(listed(tmp_path)) == ["0.png", "1.png"]
@@ -63,7 +61,7 @@ def test_what_datasets_keeps_beside_a_saved_dataset_is_no_part_of_it(tmp_path: P
 
 
 def test_a_dataset_written_as_parquet_is_a_source(tmp_path: Path) -> None:
-    dataset(5).to_parquet(tmp_path / "train-00000-of-00001.parquet")
+    numbered(5).to_parquet(tmp_path / "train-00000-of-00001.parquet")
     refs = listed(tmp_path)
     assert list(refs) == [f"{number}.png" for number in range(5)]
     assert [content(ref) for ref in refs.values()] == [picture(number) for number in range(5)]
@@ -83,7 +81,7 @@ def test_arrow_streams_and_files_with_plain_values_are_read_from_their_bytes(
 
 
 def test_a_remote_dataset_gives_the_same_images(tmp_path: Path) -> None:
-    dataset(7).save_to_disk(tmp_path / "set", num_shards=2)
+    numbered(7).save_to_disk(tmp_path / "set", num_shards=2)
     fs = fsspec.filesystem("memory")
     try:
         fs.put(str(tmp_path / "set"), "/remote/", recursive=True)
@@ -150,7 +148,9 @@ def test_a_compressed_arrow_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_dataset_without_a_column_of_images_or_a_broken_state_says_so(tmp_path: Path) -> None:
-    datasets.Dataset.from_dict({"n": [1]}).save_to_disk(tmp_path)
+    from datasets import Dataset
+
+    Dataset.from_dict({"n": [1]}).save_to_disk(tmp_path)
     with pytest.raises(SourceError, match="no column of images; it has n"):
         listed(tmp_path)
     (tmp_path / "state.json").write_text(json.dumps({"_indices_data_files": [{"filename": "i.arrow"}]}))

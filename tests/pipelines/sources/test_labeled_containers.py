@@ -10,13 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 import fsspec
 import pytest
 
 from pipelines.sources.fetch import FetchError
 from pipelines.sources.listing import list_images
-from tests.support.containers import content, label_all, listed, parquet_bytes, picture, tar_bytes
+from tests.support.containers import content, dataset, label_all, listed, parquet_bytes, picture, tar_bytes
 from tests.support.seaweed import S3Server
 
 PICTURES = {f"{number:03d}": picture(number) for number in range(8)}
@@ -76,10 +75,7 @@ def test_a_coco_file_is_labelled_and_a_file_that_it_names_but_is_not_there_is_a_
 
 
 def test_a_saved_dataset_is_labelled_row_by_row(tmp_path: Path) -> None:
-    datasets.disable_progress_bars()
-    images = [{"bytes": data, "path": f"{name}.png"} for name, data in PICTURES.items()]
-    features = datasets.Features({"image": datasets.Image()})
-    datasets.Dataset.from_dict({"image": images}, features=features).save_to_disk(tmp_path / "in", num_shards=3)
+    dataset(PICTURES).save_to_disk(tmp_path / "in", num_shards=3)
     rows = label_all(f"{tmp_path}/in", str(tmp_path / "out"))
     check_rows(rows, {f"{name}.png": data for name, data in PICTURES.items()})
 
@@ -188,10 +184,7 @@ def test_an_object_that_was_put_anew_gives_no_image_under_a_wrong_id(bucket) -> 
 
 
 def test_a_saved_dataset_in_a_bucket_is_read_where_it_lies(bucket, tmp_path: Path) -> None:
-    datasets.disable_progress_bars()
     uri, put = bucket
-    images = [{"bytes": data, "path": f"{name}.png"} for name, data in PICTURES.items()]
-    features = datasets.Features({"image": datasets.Image()})
-    datasets.Dataset.from_dict({"image": images}, features=features).save_to_disk(tmp_path / "set")
+    dataset(PICTURES).save_to_disk(tmp_path / "set")
     put({path.name: path.read_bytes() for path in (tmp_path / "set").iterdir()})
     check_rows(label_all(uri, f"{uri}-out"), {f"{name}.png": data for name, data in PICTURES.items()})

@@ -237,3 +237,9 @@ def test_missing_credentials_are_explained() -> None:
         pass
 
     assert "set AWS_ACCESS_KEY_ID" in explain(NoCredentialsError(), "s3://b/p")
+
+
+def test_a_path_that_goes_through_a_file_is_told_as_that(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"file/out/_runs: a part of this path is a file, not a folder"):
+        open_store(str(tmp_path / "file/out")).find("_runs")
