@@ -294,8 +294,8 @@ def planned_runs(store: Store, *, by_name: bool = False) -> list[str]:
 
     Args:
         store: the output.
-        by_name: whether also those that a listing does not show yet, as far as they are registered: what is planned
-            depends on them.
+        by_name: whether to include registered runs that a listing does not show yet; needed where a plan depends on
+            all runs before it.
     """
     names = {*store.folders("_runs"), *(registered_runs(store) if by_name else ())}
     return [run_id for run_id in sorted(names) if store.exists(plan_name(run_id))]
