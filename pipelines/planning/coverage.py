@@ -95,7 +95,7 @@ class Coverage:
         Args:
             refs: the listing in the order of image ids.
         """
-        # Common prompts as bits of an integer: a set built for each of millions of images would take far longer.
+        # Common prompts as bits of an integer, which is cheaper than a set for each of millions of images.
         bits = {key: 1 << number for number, key in enumerate(common_keys(self.prompts).values())}
         asked = [_AskedBy(run, bits) for run in self.runs]
         held = _Held(heapq.merge(*(_planned(self.store, one) for one in asked), key=lambda pair: pair[1].image_id))

@@ -59,7 +59,7 @@ def _map(image: ExportImage, things: Mapping[int, int]) -> tuple[NDArray[np.uint
         if mask.segmentation.size_hw != ids.shape:
             raise SourceError(f"{image.image_id}: mask {mask.annotation_id} is of another size than its image")
         free = mask.pixels() & (ids == 0)
-        # panoptic evaluators fail on a listed segment that has no pixel in the map.
+        # Panoptic evaluators fail on a listed segment that has no pixel in the map.
         if not free.any():
             continue
         ids[free] = number
