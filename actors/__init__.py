@@ -1,1 +1,1 @@
-"""Where labelling runs: the predictor that joins network and data, Ray replicas, the pool. Never imports prefect."""
+"""Runs the model over shards: the predictor, the replicas that hold it, and the pool of replicas. No prefect."""

@@ -1,4 +1,4 @@
-"""Where `python -m actors.evaluate_scenes` lay until 0.1.0: it is `python -m actors.scenes.evaluate` now."""
+"""Compatibility with 0.1.0: `python -m actors.evaluate_scenes` runs `actors.scenes.evaluate`."""
 
 from actors.scenes.evaluate import main
 

@@ -1,4 +1,4 @@
-"""Where `python -m actors.scene_failures` lay until 0.1.0: it is `python -m actors.scenes.failures` now."""
+"""Compatibility with 0.1.0: `python -m actors.scene_failures` runs `actors.scenes.failures`."""
 
 from actors.scenes.failures import main
 

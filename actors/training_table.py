@@ -1,4 +1,4 @@
-"""Where the factory `actors.training_table:table` of training configs lay until 0.1.0."""
+"""Compatibility with 0.1.0: the factory `actors.training_table:table` in configs of training runs."""
 
 from actors.training.table_source import table
 

@@ -1,6 +1,6 @@
-"""X-SAM on Hugging Face conventions: text and visual prompts in, masks and words out.
+"""X-SAM by Hugging Face conventions: takes text and visual prompts, returns masks and text.
 
-Knows PyTorch, transformers, NumPy and Pillow, and nothing of the rest of this project.
+Depends on PyTorch, transformers, NumPy and Pillow, and on nothing else of this project.
 """
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor

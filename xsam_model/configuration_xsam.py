@@ -1,4 +1,4 @@
-"""Sizes, token ids and layer choices of X-SAM. Defaults describe the full 4.6 B model; no weights, no behaviour."""
+"""Configuration of X-SAM: sizes, token ids and layer choices. Defaults describe the full 4.6 B model."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ _NUM_FEATURE_LEVELS = 3
 
 @strict
 class XSamSegmentorConfig(PreTrainedConfig):
-    """Sizes of everything between the mask encoder and the masks (X-SAM, sec. 3.2).
+    """Configuration of everything between the mask encoder and the masks (X-SAM, sec. 3.2).
 
     Args:
         select_layers: hidden states of the mask encoder that feed the connector, 0 being the patch embedding; one may
             feed several branches. Only the last `num_feature_levels` are used.
-        connector_scale_factors: how much each connector branch enlarges its map; cut in the same way.
+        connector_scale_factors: upsampling factor of each connector branch; only the last `num_feature_levels` are
+            used.
         connector_hidden_dim: channels inside a connector branch.
         num_feature_levels: number of feature maps, always 3.
         decoder_layers: number of mask predictions, one more than there are decoder layers.
-        logit_scale_init: natural logarithm of the initial class temperature.
+        logit_scale_init: natural logarithm of the initial factor of class logits.
 
     The remaining fields are those of `Mask2FormerConfig`.
     """
@@ -31,11 +32,12 @@ class XSamSegmentorConfig(PreTrainedConfig):
     model_type = "xsam_segmentor"
     base_config_key = "segmentor_config"
 
+    # Four values as in the reference implementation's configuration, which cuts them to the last three as well.
     select_layers: list[int] | tuple[int, ...] = (6, 12, 18, 24)
     connector_scale_factors: list[int | float] | tuple[int | float, ...] = (4, 2, 1, 0.5)
     connector_hidden_dim: int = 512
     num_feature_levels: int = _NUM_FEATURE_LEVELS
-    logit_scale_init: float = 2.6592600369327783
+    logit_scale_init: float = 2.6592600369327783  # ln(1 / 0.07)
     feature_size: int = 256
     mask_feature_size: int = 256
     hidden_dim: int = 256
@@ -64,7 +66,7 @@ class XSamSegmentorConfig(PreTrainedConfig):
 
     @property
     def used_layers(self) -> tuple[int, ...]:
-        """Mask encoder hidden states in use, highest resolution first."""
+        """Hidden states of the mask encoder in use, highest resolution first."""
         return tuple(self.select_layers)[-self.num_feature_levels :]
 
     @property
@@ -73,7 +75,7 @@ class XSamSegmentorConfig(PreTrainedConfig):
         return tuple(self.connector_scale_factors)[-self.num_feature_levels :]
 
     def to_mask2former(self) -> Mask2FormerConfig:
-        """Return the same sizes as transformers' `Mask2FormerConfig`; its backbone part is not used."""
+        """Return these sizes as a `Mask2FormerConfig` of transformers, whose backbone part is not used."""
         names = (
             "feature_size mask_feature_size hidden_dim encoder_feedforward_dim encoder_layers decoder_layers "
             "num_attention_heads dim_feedforward num_queries feature_strides common_stride dropout "
@@ -87,19 +89,19 @@ class XSamConfig(PreTrainedConfig):
     """Configuration of `XSamForSegmentation`.
 
     Args:
-        vision_config: tower whose tokens the language model reads (default SigLIP2 so400m, 384 pixels).
+        vision_config: vision tower, whose tokens the language model reads (default SigLIP2 so400m, 384 pixels).
         mask_encoder_config: SAM image encoder (default ViT-L, 1024 pixels).
         text_config: language model; any `model_type` that `AutoModelForCausalLM` knows (default Phi-3 mini 4k).
         segmentor_config: connector, pixel decoder and transformer decoder.
         vision_select_layer: hidden state of the vision tower in use; -2 leaves out the last layer.
         mask_encoder_select_layer: hidden state of the mask encoder that becomes language tokens.
-        token_downsample: side of the square of mask encoder patches that makes one language token.
+        token_downsample: side of the square of mask encoder patches that one language token covers.
         projector_hidden_act: activation of the three projectors.
         image_token_index, region_token_index: negative pseudo ids in `input_ids`, outside the vocabulary.
         seg_token_id, phrase_start_token_id, phrase_end_token_id: vocabulary ids of `<SEG>`, `<p>` and `</p>`.
-        region_num_points: points that stand for a visual prompt.
-        region_sampling: "seeded" draws that many pixels of a prompt with a fixed seed; "all" uses every pixel.
-        region_sampling_seed: the seed.
+        region_num_points: most points that represent a visual prompt.
+        region_sampling: "seeded" draws so many pixels of a prompt with a fixed seed; "all" uses every pixel.
+        region_sampling_seed: the seed of the draw.
         initializer_range: standard deviation of the projectors' initial weights.
     """
 
@@ -126,6 +128,8 @@ class XSamConfig(PreTrainedConfig):
                 "global_attn_indexes": [5, 11, 17, 23],
             },
         ),
+        # 32,011 tokens of Phi-3 and the three of X-SAM: the embeddings shrink from the base model's 32,064 rows. The
+        # sliding window matters, since a conversation with some 130 categories is longer than that.
         "text_config": SubConfigSpec(
             config_class=AutoConfig, model_type="phi3", init_kwargs={"vocab_size": 32014, "sliding_window": 2047}
         ),
@@ -136,6 +140,7 @@ class XSamConfig(PreTrainedConfig):
     mask_encoder_config: Any = None
     text_config: Any = None
     segmentor_config: Any = None
+    # Layers of the released weights; their outputs are taken without any final norm.
     vision_select_layer: int = -2
     mask_encoder_select_layer: int = -2
     token_downsample: int = 2
@@ -153,7 +158,7 @@ class XSamConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
-        # SAM's own default, 1e-10, would leave an untrained encoder blind.
+        # SAM's default of 1e-10 would leave an untrained encoder without any signal.
         if self.mask_encoder_config.initializer_range < 1e-6:
             self.mask_encoder_config.initializer_range = self.initializer_range
         for name in ("image_token_index", "region_token_index"):
@@ -162,14 +167,16 @@ class XSamConfig(PreTrainedConfig):
 
     @property
     def num_image_tokens(self) -> int:
-        """Language tokens that one image becomes: those of the vision tower, then those of the mask encoder."""
+        """Number of language tokens of one image: those of the vision tower, then those of the mask encoder."""
         vision, mask = self.vision_config, self.mask_encoder_config
+        # Rounded up, as the network pads an odd number of patches.
         grid = -(-(mask.image_size // mask.patch_size) // self.token_downsample)
         return (vision.image_size // vision.patch_size) ** 2 + grid**2
 
     @property
     def max_text_length(self) -> int:
-        """Text tokens that may stand beside one image: what the reference implementation allows."""
+        """Most text tokens in a conversation about one image."""
+        # The reference implementation's formula, which counts patches as a fraction: 2,319 for the released weights.
         vision, mask = self.vision_config, self.mask_encoder_config
         grid = mask.image_size // mask.patch_size // self.token_downsample
         return int(self.text_config.max_position_embeddings - (vision.image_size / vision.patch_size) ** 2 - grid**2)

@@ -1,4 +1,4 @@
-"""Command: a checkpoint of the reference implementation -> a `from_pretrained` folder, and back.
+"""Converts a checkpoint of the reference implementation to a `from_pretrained` folder, and back.
 
     python -m xsam_model.convert_xsam_to_hf --checkpoint pytorch_model.bin --text-model DIR --vision-model DIR \\
         --mask-encoder DIR --output DIR
@@ -51,13 +51,13 @@ class Conversion:
     """What to convert and how.
 
     Attributes:
-        checkpoint: file of weights, see `open_checkpoint`.
+        checkpoint: weight file, see `open_checkpoint`.
         text_model, vision_model, mask_encoder: folders of the base models, see `read_base_models`.
-        output: folder to write; missing or empty.
+        output: folder to write; must be missing or empty.
         config: JSON file with fields of `XSamConfig`, or None.
-        dtype: one of `DTYPES`; "auto" leaves every tensor as it is.
-        max_shard_size: most bytes of one file, as "2GB".
-        ignore_unexpected: leave out keys that the model has no use for.
+        dtype: one of `DTYPES`; "auto" keeps the dtype of every tensor.
+        max_shard_size: most bytes in one file, such as "2GB".
+        ignore_unexpected: leave out keys that the model does not use instead of refusing them.
     """
 
     checkpoint: Path
@@ -71,7 +71,7 @@ class Conversion:
     ignore_unexpected: bool = False
 
     def command(self) -> str:
-        """Return the command line without the folders that only this machine knows."""
+        """Return the command line for the model card, without the paths of this machine."""
         words = ["python", "-m", "xsam_model.convert_xsam_to_hf"]
         for name in ("checkpoint", "text_model", "vision_model", "mask_encoder", "output", "config"):
             path = getattr(self, name)
@@ -86,7 +86,7 @@ def convert(conversion: Conversion, tell: Callable[[str], None] = print) -> None
 
     Args:
         conversion: what to convert.
-        tell: takes what the user should know.
+        tell: receives notices for the user.
 
     Raises:
         CheckpointError: if something does not fit; the output is untouched.
@@ -120,12 +120,12 @@ def convert(conversion: Conversion, tell: Callable[[str], None] = print) -> None
 
 
 def revert(folder: Path, output: Path, tell: Callable[[str], None] = print) -> None:
-    """Write one file with the reference implementation's names.
+    """Write one weight file with the names of the reference implementation.
 
     Args:
-        folder: of `from_pretrained`.
+        folder: `from_pretrained` folder.
         output: file to write, .bin or .safetensors; must not exist.
-        tell: takes what the user should know.
+        tell: receives notices for the user.
 
     Raises:
         CheckpointError: if something does not fit; the output is untouched.
@@ -152,7 +152,7 @@ def _targets(
     targets = {}
     for name, source in names.items():
         found = checkpoint.tensors[source].dtype
-        # What the network computes in float32 is not rounded on the way.
+        # Modules that compute in float32 keep float32 weights: rounding them here could not be undone.
         keep = chosen is not None and name in expected.full_precision and found.itemsize > chosen.itemsize
         targets[name] = TensorInfo(expected.shapes[name], found if keep or chosen is None else chosen)
     return targets
@@ -170,6 +170,7 @@ def _notices(report: KeyReport, checkpoint: Checkpoint, expected: ExpectedTensor
 
 
 def _main_dtype(targets: dict[str, TensorInfo]) -> torch.dtype:
+    # By bytes, not by tensors: norms are many and small.
     weights: Counter[torch.dtype] = Counter()
     for info in targets.values():
         weights[info.dtype] += info.nbytes
@@ -198,7 +199,7 @@ def _facts(
 
 
 def _base_name(folder: Path) -> str:
-    """Return "owner/model" for a folder of the Hugging Face cache, else the folder's name."""
+    """Return "owner/model" for a folder in the Hugging Face cache, else the folder's name."""
     cached = _HUB_CACHE.search(f"{folder.resolve().as_posix()}/")
     return f"{cached[1]}/{cached[2]}" if cached else folder.resolve().name
 
@@ -260,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        0 if the output was written, 2 if not, 130 if interrupted; then nothing is left behind.
+        0 if the output was written, 2 if it could not be, 130 if interrupted; a failure leaves nothing behind.
     """
     options = vars(_parse(arguments))
     try:
@@ -278,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # Being asked to end is cleaned up after like Ctrl-C.
+    # SIGTERM raises KeyboardInterrupt too, so that the temporary folder is removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())
 

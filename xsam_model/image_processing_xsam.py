@@ -1,4 +1,4 @@
-"""Geometry and normalisation of both image towers, and of the prompt masks that follow the mask encoder's geometry."""
+"""Resizes and normalises images for both towers, and scales visual prompts to the mask encoder's canvas."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-_BAND_PIXELS = 2**21  # of the padded square at a time, four bytes each
+_BAND_PIXELS = 2**21  # pixels of the padded square held at once; Pillow keeps four bytes for each
 SIZE_KEYS = ("original_sizes", "scaled_sizes")
 
 
 class XSamImageProcessor(BaseImageProcessor):
-    """Makes the two inputs that X-SAM needs of every image.
+    """Makes the two inputs that X-SAM needs for every image.
 
-    The vision tower sees the whole image, padded to a square with its mean colour and resized. The mask encoder sees
-    it resized to a longest side, normalised, then padded with zeros at the bottom and right to a square canvas.
+    For the vision tower the image is centred in a square of the mean colour and resized. For the mask encoder its
+    longest side is resized to the canvas, then it is normalised, then padded with zeros at the bottom and right.
 
     Args:
-        vision_size: side of the vision tower's input, pixels.
-        vision_mean, vision_std: its normalisation, per channel of RGB in [0, 1].
-        segmentor_size: side of the mask encoder's canvas, pixels.
-        segmentor_mean, segmentor_std: its normalisation.
+        vision_size: side of the vision tower's input in pixels.
+        vision_mean, vision_std: normalisation of that input, per RGB channel of values in [0, 1].
+        segmentor_size: side of the mask encoder's canvas in pixels.
+        segmentor_mean, segmentor_std: normalisation of the canvas.
     """
 
     model_input_names = ["pixel_values", "segmentor_pixel_values"]  # noqa: RUF012  (a plain attribute of the parent)
@@ -53,7 +53,7 @@ class XSamImageProcessor(BaseImageProcessor):
     def preprocess(
         self, images: Sequence[NDArray[np.uint8] | Image.Image], return_tensors: str | None = "pt", **_: Any
     ) -> BatchFeature:
-        """Prepare images of any sizes.
+        """Prepare images of any size.
 
         Args:
             images: uint8 (H, W, 3) RGB arrays in 0-255, or PIL images; a single one is a batch of one.
@@ -61,16 +61,17 @@ class XSamImageProcessor(BaseImageProcessor):
 
         Returns:
             `pixel_values` (B, 3, V, V) and `segmentor_pixel_values` (B, 3, S, S) float32; `original_sizes` and
-            `scaled_sizes`: lists of (height, width), the latter on the canvas before padding.
+            `scaled_sizes`: lists of (height, width), the latter on the canvas without its padding.
 
         Raises:
-            ValueError: if an array is not uint8 (H, W, 3), a PIL image has more than 8 bits, or there are no pixels.
+            ValueError: if an array is not uint8 (H, W, 3), a PIL image has more than 8 bits a channel, or an image has
+                no pixels.
         """
         if isinstance(images, Image.Image | np.ndarray):
             images = [images]
         vision_inputs, segmentor_inputs, sizes = [], [], []
         for index, image in enumerate(images):
-            # One after the other: a picture takes four bytes a pixel beside its array.
+            # One image at a time: its PIL copy takes four bytes a pixel in addition to the array.
             picture = _to_picture(image, index)
             vision_inputs.append(self._vision_input(picture))
             segmentor_inputs.append(self._segmentor_input(picture))
@@ -85,20 +86,20 @@ class XSamImageProcessor(BaseImageProcessor):
         return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=list(SIZE_KEYS))
 
     def scaled_size(self, size_hw: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of an image on the canvas: the longest side fills it, the other is rounded half up."""
+        """Return (height, width) of an image on the canvas: its longest side fills it, the other is rounded half up."""
         scale = self.segmentor_size / max(size_hw)
         height, width = (max(1, int(side * scale + 0.5)) for side in size_hw)
         return height, width
 
     def scale_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Carry a mask from its image to the canvas.
+        """Scale a mask from its image to the canvas.
 
         Args:
             mask: bool (H, W) at the image's original size, not empty.
 
         Returns:
-            bool (S, S), by nearest neighbour. A mask too small to survive keeps the one pixel at its centre, so that
-            it is never empty.
+            bool (S, S), by nearest neighbour. A mask too small to survive that keeps the pixel at its centre, so that
+            the result is never empty.
         """
         height, width = self.scaled_size((mask.shape[0], mask.shape[1]))
         canvas = np.zeros((self.segmentor_size, self.segmentor_size), dtype=np.bool_)
@@ -110,11 +111,13 @@ class XSamImageProcessor(BaseImageProcessor):
         return canvas
 
     def _vision_input(self, picture: Image.Image) -> NDArray[np.float32]:
+        # Truncated, not rounded, as in the reference implementation: 127 for a mean of 0.5.
         fill = tuple(int(mean * 255) for mean in self.vision_mean)
         return _normalize(_resize_square(picture, self.vision_size, fill), self.vision_mean, self.vision_std)
 
     def _segmentor_input(self, picture: Image.Image) -> NDArray[np.float32]:
         height, width = self.scaled_size((picture.height, picture.width))
+        # Padded after normalising, so that padding is 0 for the network: the mean colour, not black.
         canvas = np.zeros((3, self.segmentor_size, self.segmentor_size), dtype=np.float32)
         scaled = picture.resize((width, height), Image.Resampling.BILINEAR)
         canvas[:, :height, :width] = _normalize(scaled, self.segmentor_mean, self.segmentor_std)
@@ -122,10 +125,10 @@ class XSamImageProcessor(BaseImageProcessor):
 
 
 def _resize_square(picture: Image.Image, size: int, fill: tuple[int, ...]) -> Image.Image:
-    """Return a picture padded to a square, in its middle, and resized to (size, size), without making the square.
+    """Return a picture centred in a square and resized to (size, size), without ever holding the whole square.
 
-    Pillow resizes rows first and then columns, and rounds in between, so that a few rows of the square at a time give
-    the same pixels: its rows of fill are fill at any width.
+    Pillow resizes first along rows, then along columns, and rounds in between. Resizing the rows of the square in bands
+    therefore gives the same pixels bit for bit; rows of padding stay the fill colour at any width.
     """
     side = max(picture.size)
     left, top = ((side - length) // 2 for length in picture.size)
@@ -141,7 +144,7 @@ def _resize_square(picture: Image.Image, size: int, fill: tuple[int, ...]) -> Im
 
 def _to_picture(image: NDArray[np.uint8] | Image.Image, index: int) -> Image.Image:
     if isinstance(image, Image.Image):
-        # Modes I and F hold more than 8 bits, which a conversion would cut off at 255.
+        # Modes I and F hold more than 8 bits; converting them would clip at 255.
         if image.mode[0] in "IF" or 0 in image.size:
             raise ValueError(f"image {index} must have pixels of 8 bits, got mode {image.mode} and size {image.size}")
         return image.convert("RGB")
@@ -154,8 +157,8 @@ def _to_picture(image: NDArray[np.uint8] | Image.Image, index: int) -> Image.Ima
 
 
 def _normalize(picture: Image.Image, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
-    """RGB picture -> (3, H, W) float32."""
-    # Channels first before the arithmetic, which is slow along an axis of three.
+    """RGB picture -> normalised (3, H, W) float32."""
+    # Channels first, because arithmetic along a last axis of length three is slow.
     pixels = np.asarray(picture).transpose(2, 0, 1).astype(np.float32, order="C")
     pixels /= np.float32(255)
     pixels -= np.array(mean, dtype=np.float32)[:, None, None]

@@ -1,9 +1,9 @@
-"""X-SAM: two image towers, a language model that reads both, and a segmentor that it conditions (X-SAM, sec. 3).
+"""The X-SAM network: two image towers, a language model that reads both, and a segmentor that it conditions.
 
 Owns the towers, the projectors, the splicing of images and regions into text, the generation of answers, and the
-pooling of conditions and `<SEG>`; the segmentor is in `modeling_xsam_segmentor`. Shape letters: I images, B
-conversations, L text tokens, T tokens after the image is spliced in, N decodes (one per `<SEG>`), Q queries, K
-conditions, R regions, E channels of the language model, C channels of the segmentor.
+pooling of conditions and `<SEG>`; the segmentor is in `layers.segmentor`. Shape letters: I images, B conversations, L
+text tokens, T tokens after the image is spliced in, N decodes (one per `<SEG>`), Q queries, K conditions, R regions, E
+channels of the language model, C channels of the segmentor.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _NO_GROUP = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class XSamImageFeatures:
-    """What images are to the network, whatever is asked of them; reusable for several prompts.
+    """Features of images that do not depend on what is asked; reusable for any number of prompts.
 
     Attributes:
         vision_tokens (`torch.Tensor` of shape `(I, V, E)`): language tokens of the vision tower.
         segmentor_tokens (`torch.Tensor` of shape `(I, S, E)`): language tokens of the mask encoder, row by row.
         multi_scale_features (`tuple` of `torch.Tensor` of shape `(I, C, H_i, W_i)`): lowest resolution first.
-        mask_features (`torch.Tensor` of shape `(I, C, H, W)`): what queries are compared with to make masks.
+        mask_features (`torch.Tensor` of shape `(I, C, H, W)`): features whose product with queries gives mask logits.
     """
 
     vision_tokens: torch.Tensor
@@ -51,7 +51,7 @@ class XSamImageFeatures:
     mask_features: torch.Tensor
 
     def language_tokens(self, dtype: torch.dtype) -> torch.Tensor:
-        """(I, V + S, E): an image as the language model reads it."""
+        """Return images as the language model reads them, (I, V + S, E)."""
         return torch.cat([self.vision_tokens, self.segmentor_tokens], dim=1).to(dtype)
 
 
@@ -60,18 +60,18 @@ class XSamOutput(ModelOutput):
     """Output of `XSamForSegmentation`.
 
     Attributes:
-        class_logits (`torch.Tensor` of shape `(N, Q, K + 1)`, float32): the last column is the latent background;
-            columns of padding are -1e9. Softmax over the columns gives probabilities.
-        mask_logits (`torch.Tensor` of shape `(N, Q, H, W)`): on the canvas of the mask encoder at reduced resolution,
-            padding included; positive inside a mask.
-        condition_mask (`torch.Tensor` of shape `(N, K + 1)`, bool): False for columns of padding.
+        class_logits (`torch.Tensor` of shape `(N, Q, K + 1)`, float32): the last column is the learned background;
+            padding columns are -1e9. Softmax over the columns gives probabilities.
+        mask_logits (`torch.Tensor` of shape `(N, Q, H, W)`): for the whole canvas of the mask encoder, padding
+            included, at reduced resolution; positive inside a mask.
+        condition_mask (`torch.Tensor` of shape `(N, K + 1)`, bool): False for padding columns.
         conversation_indices (`torch.Tensor` of shape `(N,)`, int64): conversation that each decode belongs to, in
-            rising order. With one `<SEG>` in every conversation this is `0 .. B - 1`.
+            ascending order. With one `<SEG>` in every conversation this is `0 .. B - 1`.
         image_indices (`torch.Tensor` of shape `(N,)`, int64): image that each decode belongs to.
         condition_embeddings (`torch.Tensor` of shape `(B, K + 1, C)`): pooled conditions, background last.
         seg_embeddings (`torch.Tensor` of shape `(N, C)`): projected hidden state at each `<SEG>`.
-        image_features (`XSamImageFeatures`): give it back to `forward` to ask more of the same images.
-        sequences (`tuple` of `torch.Tensor` of shape `(S,)`, *only of `generate`*): ids of each generated answer, its
+        image_features (`XSamImageFeatures`): pass them to `forward` to ask more about the same images.
+        sequences (`tuple` of `torch.Tensor` of shape `(S,)`, *only from `generate`*): ids of each generated answer, its
             stop token included.
         inputs_embeds (`torch.Tensor` of shape `(B, T, E)`, *only with `output_hidden_states`*): spliced sequence.
         sequence_cond_ids, sequence_seg_ids (`torch.Tensor` of shape `(B, T)`, *only with `output_hidden_states`*):
@@ -102,7 +102,7 @@ class XSamOutput(ModelOutput):
 
 
 class XSamProjector(nn.Module):
-    """Two linear layers with an activation between them."""
+    """An MLP of two linear layers with an activation between them."""
 
     def __init__(self, in_features: int, out_features: int, activation: str) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class XSamProjector(nn.Module):
 
 
 class XSamPreTrainedModel(PreTrainedModel):
-    """Loading, saving and initial weights."""
+    """Base class for loading, saving and initialising weights."""
 
     config: XSamConfig
     config_class = XSamConfig
@@ -129,11 +129,11 @@ class XSamPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, device_map: Any = None, **options: Any) -> Any:
-        """Load weights as every model of transformers does, but onto one device.
+        """Load weights as `PreTrainedModel.from_pretrained` does, but onto a single device.
 
         Args:
-            args, options: as of `PreTrainedModel.from_pretrained`.
-            device_map: a device, {"": device}, or "auto": the accelerator, if there is one.
+            args, options: as for `PreTrainedModel.from_pretrained`.
+            device_map: a device, {"": device}, or "auto" for the accelerator if there is one, else the CPU.
 
         Raises:
             ValueError: if the device map splits the model, whose parts read each other's weights.
@@ -153,7 +153,7 @@ def _one_device(device_map: Any) -> Any:
 
 
 class XSamForSegmentation(XSamPreTrainedModel):
-    """X-SAM: `forward` for an answer that is given, in one pass; `generate` for one that the model is to find.
+    """X-SAM: `forward` segments with a given answer, in one pass; `generate` lets the model find its own answer.
 
     ```python
     model = XSamForSegmentation.from_pretrained(folder).eval()
@@ -171,6 +171,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
             mask._attn_implementation = "sdpa"
         activation, channels = config.projector_hidden_act, config.segmentor_config.hidden_dim
         token_channels = mask.hidden_size * config.token_downsample**2
+        # Attributes are named as in the reference implementation, so that its checkpoints need hardly any renaming.
         self.visual_encoder = AutoModel.from_config(vision)
         self.segmentor = XSamSegmentor(config.segmentor_config, mask)
         self.llm = AutoModelForCausalLM.from_config(text)
@@ -191,7 +192,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
         self.llm.set_input_embeddings(value)
 
     def encode_images(self, pixel_values: Tensor, segmentor_pixel_values: Tensor) -> XSamImageFeatures:
-        """Run everything that depends on the images alone.
+        """Run everything that depends only on the images.
 
         Args:
             pixel_values: (B, 3, S, S) normalised squares for the vision tower.
@@ -212,17 +213,17 @@ class XSamForSegmentation(XSamPreTrainedModel):
         )
 
     def read_images(self, features: XSamImageFeatures, token_ids: Tensor) -> XSamImagePrefix | None:
-        """Let the language model read images, for all that will be asked of them by `forward`.
+        """Compute the prefix (KV) cache of images in the language model, for conversations in `forward`.
 
-        Worth it where an image is asked more than once: each further conversation then costs its own text alone.
+        Worth it if an image is asked about more than once: each further conversation then costs only its own text.
 
         Args:
-            features: of `encode_images`.
-            token_ids: (P,) int64, of the text before the image, the same in all of these conversations.
+            features: features from `encode_images`.
+            token_ids: (P,) int64, ids of the text before the image, the same in all of these conversations.
 
         Returns:
-            The prefix; None if the language model cannot share one: its keys depend on the length of a conversation
-            (RoPE that is scaled by length), or its attention does not reach from the question to the whole image.
+            The prefix, or None if the language model cannot share one: because its keys depend on the length of the
+            conversation (RoPE scaled by length), or its attention window is not longer than the prefix.
         """
         text = self.config.text_config
         length = len(token_ids) + features.vision_tokens.shape[1] + features.segmentor_tokens.shape[1]
@@ -232,21 +233,22 @@ class XSamForSegmentation(XSamPreTrainedModel):
         before = self.get_input_embeddings()(token_ids.to(self.device))
         tokens = features.language_tokens(before.dtype)
         embeds = torch.cat([before.expand(len(tokens), -1, -1), tokens], dim=1)
+        # With its configuration the cache keeps no more than the sliding window, which the prefix is shorter than.
         cache = DynamicCache(config=text)
         self.llm.base_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
         return XSamImagePrefix.of(token_ids, cache)
 
     def _read_behind(self, prefix: XSamImagePrefix, texts: list[Tensor], images: Tensor) -> Tensor:
-        """Read texts (L, E) behind the images that they are about; return their hidden states, (B, L, E)."""
+        """Run the language model on texts (L, E) after the prefixes of their images; return hidden states (B, L, E)."""
         window = self.config.text_config.sliding_window
-        # Other kernels take no mask but their own: there each text has a row of its own.
+        # Packing needs a mask that only sdpa accepts in this form; elsewhere each text has a row of its own.
         takes_masks = self.llm.config._attn_implementation == "sdpa"
         packed = PackedTexts.of(
             texts,
             images.tolist(),
             num_before=prefix.num_tokens,
             window=window,
-            # Longer rows would spend more on looking past each other than they save.
+            # In longer rows the masked-out pairs of texts would cost more than the shared prefix saves.
             row_length=prefix.num_tokens if takes_masks else 0,
         )
         hidden = self.llm.base_model(
@@ -261,11 +263,11 @@ class XSamForSegmentation(XSamPreTrainedModel):
     def encode_canvases(
         self, segmentor_pixel_values: Tensor, layers: Collection[int] = ()
     ) -> tuple[dict[int, Tensor], tuple[Tensor, ...], Tensor]:
-        """Run mask encoder, connector and pixel decoder: what of the images does not need the language model.
+        """Run mask encoder, connector and pixel decoder, which do not need the language model.
 
         Args:
             segmentor_pixel_values: (B, 3, M, M) normalised canvases.
-            layers: hidden states of the mask encoder to return: 0 is the patch embedding.
+            layers: hidden states of the mask encoder to return; 0 is the patch embedding.
 
         Returns:
             The hidden states (B, H, W, C), and multi-scale features and mask features as in `XSamImageFeatures`.
@@ -275,8 +277,9 @@ class XSamForSegmentation(XSamPreTrainedModel):
         return maps, *self.segmentor.decode_pixels(self.seg_connector([maps[layer] for layer in used]))
 
     def _encode_vision(self, pixel_values: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, V, channels), leaving out what comes after the selected layer."""
+        """Run the vision tower up to the selected layer: (B, 3, S, S) -> (B, V, channels)."""
         layer = self.config.vision_select_layer
+        # Of towers whose parts are not known here, all layers are run and one hidden state is taken.
         if not isinstance(self.visual_encoder, SiglipVisionModel):
             return self.visual_encoder(pixel_values, output_hidden_states=True).hidden_states[layer]
         if layer < 0:
@@ -306,26 +309,26 @@ class XSamForSegmentation(XSamPreTrainedModel):
         """Segment images by the conditions in their conversations.
 
         Args:
-            input_ids: (B, L) int64 with one image pseudo id per row and one region pseudo id per visual prompt.
-            attention_mask: (B, L), 0 for padding, which is on the right.
-            cond_ids: (B, L) number of the condition that a token belongs to, -1 for none.
-            seg_ids: (B, L) number of the `<SEG>` at a token, -1 for none.
+            input_ids: (B, L) int64, with one image pseudo id per row and one region pseudo id per visual prompt.
+            attention_mask: (B, L), 0 for padding, which must be on the right.
+            cond_ids: (B, L), number of the condition that a token belongs to, -1 for none.
+            seg_ids: (B, L), number of the `<SEG>` at a token, -1 for none.
             pixel_values: (I, 3, S, S) for the vision tower. Not needed with `image_features`.
             segmentor_pixel_values: (I, 3, M, M) for the mask encoder. Not needed with `image_features`.
             vprompt_masks: (R, M, M) bool, masks of the visual prompts in the order of their pseudo ids.
             region_points: for each region (P, 2) (row, column) in [0, 1], instead of choosing them from the masks.
-            image_features: `encode_images` of the same images.
+            image_features: result of `encode_images` for the same images.
             image_indices: (B,) int64, image that each conversation is about; by default 0 .. B - 1.
             output_hidden_states: also return intermediate values.
-            region_images: (R,) int64, image that each region is looked up in, -1 for a zero vector; by default that of
-                its conversation.
+            region_images: (R,) int64, image whose features each region is sampled from, -1 for a zero vector; by
+                default that of its conversation.
             language_only: stop after the language model: no `<SEG>` is needed, and only `image_features`,
                 `image_indices` and `language_hidden_state` are returned.
-            image_prefix: `read_images` of the same images: they are not read again. Positions of hidden states and
-                groups then count from behind the image.
+            image_prefix: result of `read_images` for the same images, which are then not read again. Positions in
+                hidden states and groups then count from the first token after the image.
 
         Raises:
-            ValueError: if images, regions or `<SEG>` do not fit the token ids.
+            ValueError: if images, regions or `<SEG>` do not match the token ids.
         """
         features = self._features(image_features, pixel_values, segmentor_pixel_values)
         images = _check_images(image_indices, features, input_ids)
@@ -334,6 +337,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
             input_ids, attention_mask.bool(), cond_ids, seg_ids, features, images, regions, image_prefix
         )
         cond_ids, seg_ids = _pad_groups(rows)
+        # Refused before the language model runs, which is the expensive part.
         missing = (seg_ids < 0).all(1).nonzero()[:, 0].tolist()
         if missing and not language_only:
             raise ValueError(f"conversations {missing} have no <SEG>, so there is nothing to decode")
@@ -368,25 +372,25 @@ class XSamForSegmentation(XSamPreTrainedModel):
         max_new_tokens: int = 512,
         logits_processor: LogitsProcessorList | None = None,
     ) -> XSamOutput:
-        """Let the model answer, greedily, and decode what it answers.
+        """Generate answers greedily, and segment what they name.
 
-        As in the reference implementation, conditions are the phrases of the answer if it has any, else those of the
-        question; an answer with no or several `<SEG>` has no masks.
+        As in the reference implementation, the conditions are the phrases of the answer if it has any, else those of
+        the question; an answer without exactly one `<SEG>` has no masks.
 
         Args:
-            input_ids, attention_mask, cond_ids, seg_ids: as for `forward`, ending where the answer is to begin. Any
-                `<SEG>` of earlier turns is left alone.
+            input_ids, attention_mask, cond_ids, seg_ids: as for `forward`, ending where the answer begins. `<SEG>` of
+                earlier turns are not decoded.
             pixel_values, segmentor_pixel_values, vprompt_masks, region_points, image_features, image_indices: as for
                 `forward`.
             stop_token_ids: tokens that end an answer; by default those of the language model's generation config.
-            max_new_tokens: longest answer. It is shorter where the language model's positions end before.
-            logits_processor: changes to the language model's choice, e.g. to force an answer.
+            max_new_tokens: longest answer in tokens; shorter if the language model runs out of positions.
+            logits_processor: modifies the language model's logits, e.g. to force an answer.
 
         Returns:
-            As of `forward`, with `sequences`; a conversation whose answer has no masks has no decode.
+            As from `forward`, with `sequences`; a conversation whose answer has no masks has no decode.
 
         Raises:
-            ValueError: if images or regions do not fit the token ids, or there is no room for an answer.
+            ValueError: if images or regions do not match the token ids, or there is no room for an answer.
         """
         features = self._features(image_features, pixel_values, segmentor_pixel_values)
         images = _check_images(image_indices, features, input_ids)
@@ -405,16 +409,16 @@ class XSamForSegmentation(XSamPreTrainedModel):
         max_new_tokens: int,
         logits_processor: LogitsProcessorList | None,
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return for each row the ids of its answer (S,) and the hidden states of row and answer (T + S - 1, E).
+        """Return for each row the ids of its answer (S,), and the hidden states of row and answer (T + S - 1, E).
 
-        The last token of an answer is never read by the language model, so it has no hidden state.
+        The last token of an answer is never fed to the language model, so it has no hidden state.
         """
         lengths = [len(row.embeds) for row in rows]
         longest = max(lengths)
         room = self.config.text_config.max_position_embeddings - longest
         if room < 1:
             raise ValueError(f"a conversation of {longest} tokens leaves no room for an answer")
-        # Padding on the left, so that all answers begin at one position.
+        # Padded on the left, so that all answers begin at the same position.
         embeds = torch.stack([nn.functional.pad(row.embeds, (0, 0, longest - len(row.embeds), 0)) for row in rows])
         reach = (
             torch.arange(longest, device=embeds.device)
@@ -422,6 +426,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
         )
         stops = self.llm.generation_config.eos_token_id if stop_token_ids is None else list(stop_token_ids)
         steps: list[Tensor] = []
+        # A hook, because `output_hidden_states` would keep the states of every layer, and only the last are needed.
         hook = self.llm.base_model.register_forward_hook(lambda *call: steps.append(call[2].last_hidden_state))
         try:
             answers = self.llm.generate(
@@ -432,6 +437,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
                 num_beams=1,
                 use_cache=True,
                 eos_token_id=stops,
+                # `generate` needs one to fill rows that end early; `_until_stop` cuts it off again.
                 pad_token_id=self.config.text_config.pad_token_id or 0,
                 logits_processor=logits_processor,
             )
@@ -447,7 +453,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
         return ids, kept
 
     def _with_answer(self, row: _Sequence, answer: Tensor) -> _Sequence:
-        """Number the phrases and the `<SEG>` of a generated answer, without its last token, as `generate` says."""
+        """Append a generated answer to a row's groups, without its last token; `generate` says which phrases count."""
         config, ids = self.config, answer[:-1]
         starts, ends = ids == config.phrase_start_token_id, ids == config.phrase_end_token_id
         cond_ids = row.cond_ids
@@ -455,9 +461,10 @@ class XSamForSegmentation(XSamPreTrainedModel):
         if max(phrases, default=_NO_GROUP) != _NO_GROUP:
             cond_ids = torch.full_like(cond_ids, _NO_GROUP)
         is_seg = ids == config.seg_token_id
+        # 0 at the only `<SEG>` after subtracting 1 below; -1 everywhere if there are none or several.
         is_decoded = is_seg & (is_seg.sum() == 1)
         return _Sequence(
-            embeds=row.embeds,
+            embeds=row.embeds,  # not extended: decoding needs the hidden states alone, which `_speak` returns
             cond_ids=torch.cat([cond_ids, cond_ids.new_tensor(phrases)]),
             seg_ids=torch.cat([torch.full_like(row.seg_ids, _NO_GROUP), is_decoded.long() - 1]),
         )
@@ -472,7 +479,8 @@ class XSamForSegmentation(XSamPreTrainedModel):
         *,
         every_prediction: bool = False,
     ) -> XSamOutput:
-        """From hidden states (B, T, E) and groups (B, T) to class and mask logits, and those of the layers before."""
+        """Decode hidden states (B, T, E) with groups (B, T) into class and mask logits; optionally of every layer."""
+        # Projected before pooling, as in the reference implementation: the projector is not linear.
         projected = self.llm_projector(hidden)
         conditions, condition_mask = self._pool_conditions(projected, cond_ids)
         conversations, positions = (seg_ids >= 0).nonzero(as_tuple=True)
@@ -525,7 +533,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
         points: Sequence[Tensor] | None,
         region_images: Tensor | None = None,
     ) -> Tensor | None:
-        """Return (R, E), one embedding per region pseudo id, or None where there is none (X-SAM, sec. 3.3)."""
+        """Return (R, E), one embedding per region pseudo id, or None if there are none (X-SAM, sec. 3.3)."""
         config = self.config
         counts = (input_ids == config.region_token_index).sum(1)
         if points is None and masks is not None:
@@ -540,6 +548,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
             raise ValueError(f"the text has {int(counts.sum())} regions, but {num_regions} visual prompts were given")
         if not points:
             return None
+        # The canvas is square, so its tokens are too.
         side = round(features.segmentor_tokens.shape[1] ** 0.5)
         sources = images.repeat_interleave(counts) if region_images is None else region_images
         regions = features.segmentor_tokens.new_zeros(num_regions, features.segmentor_tokens.shape[2])
@@ -561,14 +570,15 @@ class XSamForSegmentation(XSamPreTrainedModel):
         regions: Tensor | None,
         prefix: XSamImagePrefix | None = None,
     ) -> list[_Sequence]:
-        """Put images and regions where their pseudo ids are, and leave out padding: for each row of (B, L) ids one.
+        """Replace pseudo ids by images and regions and drop padding: one sequence for each row of (B, L) ids.
 
-        With a prefix rows begin behind the image.
+        With a prefix, sequences begin after the image.
         """
         config = self.config
         is_image = (input_ids == config.image_token_index) & valid
         if not torch.equal(is_image.sum(1), torch.ones_like(is_image[:, 0], dtype=torch.long)):
             raise ValueError(f"every conversation needs exactly one image, got {is_image.sum(1).tolist()}")
+        # Pseudo ids are negative: clamped to any valid id here, and replaced below.
         embeds = self.get_input_embeddings()(input_ids.clamp(min=0))
         if regions is not None:
             embeds = embeds.clone()
@@ -602,11 +612,14 @@ class XSamForSegmentation(XSamPreTrainedModel):
         batch, _, channels = projected.shape
         counts = cond_ids.amax(1) + 1
         num_conditions = int(counts.amax())
+        # Only the tokens of conditions are gathered, which are few compared to those of the image.
         rows, positions = (cond_ids >= 0).nonzero(as_tuple=True)
+        # Sums in float32: index_add_ in bfloat16 stops growing at 256 equal summands.
         tokens = projected[rows, positions].float()
         groups = rows * num_conditions + cond_ids[rows, positions]
         sums = tokens.new_zeros(batch * num_conditions, channels).index_add_(0, groups, tokens)
         sizes = tokens.new_zeros(batch * num_conditions).index_add_(0, groups, torch.ones_like(tokens[:, 0]))
+        # Padded conditions have no tokens: they become zeros, and are masked.
         pooled = (sums / sizes.clamp(min=1)[:, None]).to(projected.dtype).view(batch, num_conditions, channels)
         background = self.bg_embeds.weight.expand(batch, 1, -1)
         real = torch.arange(num_conditions, device=counts.device) < counts[:, None]
@@ -616,7 +629,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Sequence:
-    """One conversation as the language model reads it, without padding: (T, E) embeddings and (T,) groups."""
+    """One conversation as the language model reads it, without padding: embeddings (T, E) and groups (T,)."""
 
     embeds: Tensor
     cond_ids: Tensor
@@ -633,7 +646,7 @@ def _pad_groups(rows: Sequence[_Sequence]) -> tuple[Tensor, Tensor]:
 
 
 def _check_prefix(prefix: XSamImagePrefix, input_ids: Tensor, places: Sequence[int]) -> None:
-    """Check that conversations, whose images are at these places, begin with the text that the prefix was read with."""
+    """Check that all conversations, with images at these places, begin with the text of the prefix."""
     length = len(prefix.token_ids)
     is_other = [place != length for place in places]
     if not any(is_other):
@@ -658,13 +671,15 @@ def _check_images(indices: Tensor | None, features: XSamImageFeatures, input_ids
 
 
 def _until_stop(answer: Tensor, stops: Tensor) -> Tensor:
-    """Cut a generated row after its first stop token; what follows is padding."""
+    """Cut a generated row after its first stop token; the rest is padding."""
     stopped = torch.isin(answer, stops).nonzero()
     return answer[: int(stopped[0]) + 1] if len(stopped) else answer
 
 
 def number_phrases(starts: Sequence[bool], ends: Sequence[bool]) -> list[int]:
-    """Number the phrases of a generated answer, `<p>` and `</p>` included; what is nested or not closed is none.
+    """Number the phrases of a generated answer, `<p>` and `</p>` included.
+
+    Generated text may be malformed: of nested `<p>` the last one counts, and a phrase that is not closed is none.
 
     Args:
         starts, ends: for each token whether it is `<p>` or `</p>`.

@@ -1,4 +1,4 @@
-"""Images and conditions in, model inputs out; logits in, masks at original size out."""
+"""XSamProcessor prepares images and prompts for the model, and turns its logits into masks at original size."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _MARKS = re.compile(f"({IMAGE_MARK}|{REGION_MARK})")
 
 
 class XSamInputs(BatchFeature):
-    """What the processor returns: model inputs, and sizes for post-processing."""
+    """Output of the processor: model inputs, and sizes for post-processing."""
 
     def for_model(self) -> dict[str, Any]:
         """Return the arguments of `XSamForSegmentation.forward`."""
@@ -61,16 +61,16 @@ def add_tokens(tokenizer: Any) -> int:
     """Add `<SEG>`, `<p>` and `</p>` to a base tokenizer, in the order that the weights expect.
 
     Returns:
-        How many were new.
+        The number of tokens that were new.
     """
     return tokenizer.add_tokens(list(ADDED_TOKENS), special_tokens=True)
 
 
 class TooManyConditionsError(ValueError):
-    """Conditions that do not fit into one conversation.
+    """There are more conditions than fit into one conversation.
 
     Attributes:
-        num_fitting: how many of them do, from the first; 0 if not even that one.
+        num_fitting: how many of them fit, counted from the first; 0 if not even that one does.
     """
 
     def __init__(self, message: str, num_fitting: int) -> None:
@@ -83,10 +83,10 @@ class XSamProcessor(ProcessorMixin):
 
     Args:
         image_processor: `XSamImageProcessor`.
-        tokenizer: the language model's tokenizer with the tokens of `add_tokens`.
+        tokenizer: tokenizer of the language model, with the tokens of `add_tokens`.
         max_text_length: most text tokens in one conversation, `XSamConfig.max_text_length`.
         image_token_index, region_token_index: pseudo ids, as in `XSamConfig`.
-        chat_format: how the language model marks who speaks, one of `CHAT_FORMATS`: "phi3" or "qwen3".
+        chat_format: how the language model marks turns, one of `CHAT_FORMATS`: "phi3" or "qwen3".
 
     Raises:
         ValueError: if the tokenizer lacks a token that conversations need, or the chat format is unknown.
@@ -115,7 +115,7 @@ class XSamProcessor(ProcessorMixin):
         self._seg_id, self._start_id, self._end_id = (vocabulary[token] for token in ADDED_TOKENS)
         chat = CHAT_FORMATS[chat_format]
         user, end, assistant = (re.escape(mark) for mark in (chat.user.strip(), chat.end, chat.assistant.lstrip()))
-        # Questions, answers and the line breaks after answers are tokenised apart.
+        # The weights were trained with questions, answers and the line breaks after answers tokenised separately.
         self._turns = re.compile(f"(?<={end})(\n)(?={user}|$)|(?<={assistant})")
 
     @property
@@ -141,18 +141,18 @@ class XSamProcessor(ProcessorMixin):
         """Prepare one conversation for each image.
 
         Args:
-            images: uint8 (H, W, 3) RGB arrays or PIL images, of any sizes. Without them only text and visual prompts
-                are prepared: for images that are encoded already.
+            images: uint8 (H, W, 3) RGB arrays or PIL images, of any size. Without them only text and visual prompts are
+                prepared, for images that are already encoded.
             task: one of genseg, ovseg, vgdseg, refseg, reaseg, intseg, gcgseg, chat.
             conditions: for each image its categories (genseg, ovseg), phrases (refseg, reaseg) or question (chat).
             visual_prompts: for each image its prompts (vgdseg, intseg) as bool (H, W) masks at the image's size.
-            question: wording to use instead of the task's, `{}` standing for the conditions.
-            answer: wording to use instead of the task's; gcgseg, chat and explanations have none, so they need it or
+            question: wording to use instead of the task's, with `{}` for the conditions.
+            answer: wording to use instead of the task's. gcgseg, chat and explanations have none, so they need one or
                 `generate`.
-            explain: ask for an explanation beside the mask (reaseg).
+            explain: ask for an explanation in addition to the mask (reaseg).
             generate: end where the answer begins, for `XSamForSegmentation.generate`.
-            text: whole conversations instead of question and answer, one for each image or one for all, from
-                `<|user|>` on, with one `<image>` and a `<region>` for each visual prompt.
+            text: whole conversations instead of question and answer, one for each image or one for all, starting with
+                `<|user|>`, with one `<image>` and one `<region>` for each visual prompt.
             return_tensors: "pt", "np" or None.
 
         Returns:
@@ -162,9 +162,9 @@ class XSamProcessor(ProcessorMixin):
             lists of (height, width).
 
         Raises:
-            ValueError: if conditions and images do not fit, a phrase holds a special token, a prompt mask is empty or
-                of another size than its image, an option is missing or contradicts another, or a conversation is too
-                long.
+            ValueError: if conditions and images do not match, a phrase contains a special token, a prompt mask is empty
+                or differs in size from its image, an option is missing or contradicts another, or a conversation is
+                too long.
         """
         features = {} if images is None else self.image_processor(images, return_tensors="np")
         sizes = features.get("original_sizes")
@@ -182,7 +182,7 @@ class XSamProcessor(ProcessorMixin):
             groups = prompts if task in VISUAL_TASKS else _per_image(conditions, count, "conditions")
             rows: list[list[int]] = []
             for index, group in enumerate(groups):
-                # Most batches ask the same of all their images.
+                # Most batches ask all images the same, which is then tokenised once.
                 is_same = index > 0 and task not in VISUAL_TASKS and list(group) == list(groups[index - 1])
                 rows.append(rows[-1] if is_same else self._encode_group(wording, group, index))
         else:
@@ -201,7 +201,7 @@ class XSamProcessor(ProcessorMixin):
     def _scale_masks(
         self, prompts: Sequence[Sequence[NDArray[np.bool_]]], sizes: Sequence[tuple[int, int]] | None
     ) -> NDArray[np.bool_]:
-        """Carry all visual prompts to the canvas: (R, side, side)."""
+        """Scale all visual prompts to the canvas: (R, side, side)."""
         canvases = []
         for index, masks in enumerate(prompts):
             for mask in masks:
@@ -210,7 +210,7 @@ class XSamProcessor(ProcessorMixin):
         return np.stack(canvases)
 
     def _encode_group(self, wording: Wording, group: Sequence[Any], index: int) -> list[int]:
-        """Write and tokenise the conversation about one image; errors say which image."""
+        """Write and tokenise the conversation about one image; errors name the image."""
         try:
             return self._encode_checked(wording, group)
         except TooManyConditionsError as error:
@@ -226,6 +226,7 @@ class XSamProcessor(ProcessorMixin):
         fits = f"{excess} more than the {self.max_text_length} that fit beside an image"
         if len(group) < 2:
             raise ValueError(f"the conversation has {len(ids)} text tokens, {fits}. Say it in fewer words.")
+        # Bisection: only tokenising tells how many conditions fit.
         low, high = 0, len(group)
         while high - low > 1:
             middle = (low + high) // 2
@@ -238,11 +239,16 @@ class XSamProcessor(ProcessorMixin):
         )
 
     def _encode(self, text: str, check: bool = True) -> list[int]:
-        """Tokenise a conversation piece by piece: some tokenizers treat the first word of a text differently."""
+        """Tokenise a conversation.
+
+        Turns, and the text between pseudo tokens, are tokenised separately as in training: some tokenizers treat the
+        first word of a text differently.
+        """
         marks = {IMAGE_MARK: self.image_token_index, REGION_MARK: self.region_token_index}
+        # As in the reference implementation's training and evaluation; its demo leaves BOS out.
         bos = self.tokenizer.bos_token_id
         ids = [] if bos is None else [bos]
-        # A finished answer is followed by a line break of its own.
+        # In training a line break follows every finished answer.
         text = text + "\n" if text.endswith(CHAT_FORMATS[self.chat_format].end) else text
         for turn in filter(None, self._turns.split(text)):
             for piece in [turn] if turn == "\n" else _MARKS.split(turn):
@@ -276,7 +282,7 @@ class XSamProcessor(ProcessorMixin):
         return data
 
     def token_groups(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Number the phrases, from `<p>` to `</p>` both included, and the `<SEG>`s of one conversation.
+        """Number the phrases of one conversation, `<p>` and `</p>` included, and its `<SEG>` tokens.
 
         Args:
             ids: (L,) token ids.
@@ -288,6 +294,7 @@ class XSamProcessor(ProcessorMixin):
             ValueError: if phrases are nested or not closed.
         """
         starts, ends, segs = (np.cumsum(ids == token) for token in (self._start_id, self._end_id, self._seg_id))
+        # Shifted by one token, so that `</p>` itself still counts as inside its phrase.
         closed = np.concatenate([[0], ends[:-1]])
         depth = starts - closed
         if (ends > starts).any() or (depth > 1).any() or starts[-1] != ends[-1]:
@@ -295,7 +302,7 @@ class XSamProcessor(ProcessorMixin):
         return np.where(depth == 1, starts - 1, -1), np.where(ids == self._seg_id, segs - 1, -1)
 
     def geometry(self, scaled_size: Sequence[int], original_size: Sequence[int]) -> MaskGeometry:
-        """Return where an image of these (height, width) sizes lies on the canvas."""
+        """Return the position of an image with these (height, width) sizes on the canvas."""
         return MaskGeometry(
             canvas_size=self.image_processor.segmentor_size,
             scaled_size=(int(scaled_size[0]), int(scaled_size[1])),
@@ -314,11 +321,11 @@ class XSamProcessor(ProcessorMixin):
         """Return the instances of every decode (genseg, ovseg, vgdseg), best score first.
 
         Args:
-            outputs: of the model.
-            scaled_sizes, original_sizes: (height, width) of the image of each decode, as the processor returned them.
-            threshold: least score, in [0, 1].
-            top_k: candidates per image, the number of queries by default.
-            num_conditions: conditions of each decode, read from `outputs` by default.
+            outputs: outputs of the model.
+            scaled_sizes, original_sizes: (height, width) of the image of each decode, as returned by the processor.
+            threshold: lowest score, in [0, 1].
+            top_k: number of candidates per image; by default the number of queries.
+            num_conditions: number of conditions of each decode; read from `outputs` by default.
         """
         decodes = self._decodes(outputs, scaled_sizes, original_sizes, num_conditions)
         return [instance_segmentation(**decode, threshold=threshold, top_k=top_k) for decode in decodes]
@@ -341,11 +348,11 @@ class XSamProcessor(ProcessorMixin):
         threshold: float = 0.5,
         **options: Any,
     ) -> list[PanopticSegmentation]:
-        """Return segments that do not overlap (genseg, ovseg); arguments as for instances.
+        """Return the panoptic segmentation of each decode (genseg, ovseg); other arguments as for instances.
 
         Args:
-            stuff: for each decode the positions of its conditions that are stuff: one segment of each at the most.
-            options: see `post_processing_panoptic.panoptic_segmentation`.
+            stuff: for each decode the positions of its conditions that are stuff, which have at most one segment each.
+            options: see `post_processing.maps.panoptic_segmentation`.
         """
         decodes = self._decodes(outputs, scaled_sizes, original_sizes)
         return [
@@ -370,10 +377,10 @@ class XSamProcessor(ProcessorMixin):
         prompt_masks: Sequence[NDArray[np.bool_]],
         threshold: float = 0.5,
     ) -> list[PhraseSegmentation]:
-        """Return the mask that each decode's visual prompt, the first, stands for (intseg); arguments as for instances.
+        """Return the mask for the first visual prompt of each decode (intseg); other arguments as for instances.
 
         Args:
-            prompt_masks: for each decode its visual prompt as a bool (H, W) mask at the image's original size.
+            prompt_masks: for each decode its visual prompt, a bool (H, W) mask at the image's original size.
         """
         decodes = self._decodes(outputs, scaled_sizes, original_sizes, [1] * len(prompt_masks))
         return [
@@ -400,7 +407,7 @@ class XSamProcessor(ProcessorMixin):
     def decode_arguments(
         self, outputs: XSamOutput, index: int, scaled_size: Sequence[int], original_size: Sequence[int]
     ) -> dict[str, Any]:
-        """Return what every post-processing function takes, of decode `index`: logits, geometry, `num_conditions`."""
+        """Return the arguments of the post-processing functions for one decode: logits, geometry, `num_conditions`."""
         return {
             "class_logits": outputs.class_logits[index],
             "mask_logits": outputs.mask_logits[index],

@@ -1,7 +1,7 @@
-"""XSamSegmenter: images and prompts in, masks and words out. The model and its processor under one roof.
+"""XSamSegmenter combines the model and its processor: takes images and prompts, returns masks and text.
 
-`encode` runs what depends on the images alone, once; `ask` puts questions of one task to encoded images; `segment` does
-both and post-processes, for whole images at a time.
+`encode` runs what depends only on the images, once; `ask` asks encoded images the questions of one task; `segment` does
+both and post-processes the results.
 """
 
 from __future__ import annotations
@@ -34,19 +34,20 @@ if TYPE_CHECKING:
 
 Segmentation = InstanceSegmentation | SemanticSegmentation | PanopticSegmentation | PhraseSegmentation
 SegmentationKind = Literal["instance", "semantic", "panoptic"]
-# Tasks whose conditions share one conversation and compete for each mask; the others ask them one by one, as trained.
+# Tasks whose conditions share a conversation and compete for each mask; other tasks ask one at a time, as in training.
 _JOINT_TASKS = (*CATEGORY_TASKS, "vgdseg")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EncodedImages:
-    """Images that can be asked any number of questions.
+    """Encoded images, which can be asked any number of questions.
 
     Attributes:
-        features: of the network.
-        original_sizes, scaled_sizes: (height, width) of each, in the file and on the mask encoder's canvas.
+        features: features of the network.
+        original_sizes, scaled_sizes: (height, width) of each image, originally and on the mask encoder's canvas.
         is_reused: whether more than one conversation about an image will follow.
-        prefixes: what the language model has made of them, by the text before them; filled by `XSamSegmenter.ask`.
+        prefixes: cached image prefixes of the language model, by the ids of the text before the image; filled by
+            `XSamSegmenter.ask`.
     """
 
     features: XSamImageFeatures
@@ -65,7 +66,7 @@ class Query:
 
     Attributes:
         image: position of the image.
-        conditions: categories, phrases or the question, as `XSamProcessor` takes them for one image.
+        conditions: categories, phrases or the question, as in `XSamProcessor` for one image.
         visual_prompts: bool (H, W) masks at the image's original size.
     """
 
@@ -76,14 +77,14 @@ class Query:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Replies:
-    """What the network says to several queries of one task.
+    """The network's replies to several queries of one task.
 
     Attributes:
         outputs: logits of each decode.
-        decodes: for each query its decode in `outputs`, None where the model's own answer asked for no masks.
-        captions: for each query what was said, by the model or for it; empty where nothing but the task's own answer.
+        decodes: for each query its decode in `outputs`; None if the generated answer has no masks.
+        captions: for each query the generated or given answer; empty for the task's fixed answer.
         scaled_sizes, original_sizes: (height, width) of the image of each decode, for post-processing.
-        computed: when the network is done with them, where it works beside the host.
+        computed: on a GPU, the event at which the network has finished them.
     """
 
     outputs: XSamOutput
@@ -96,13 +97,13 @@ class Replies:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class XSamResult:
-    """What `XSamSegmenter.segment` finds on one image.
+    """Result of `XSamSegmenter.segment` for one image.
 
     Attributes:
         segmentation: `InstanceSegmentation`, `SemanticSegmentation` or `PanopticSegmentation` for categories;
             `InstanceSegmentation` for vgdseg; else `PhraseSegmentation` with one row for each condition, visual prompt
-            or phrase of the caption. A row that found nothing has an empty mask and score 0. None for chat.
-        captions: what the model said: one for gcgseg, whose phrases are the rows; one for each question of chat and of
+            or phrase of the caption. A row for which nothing was found has an empty mask and score 0. None for chat.
+        captions: generated text: one for gcgseg, whose phrases are the rows; one for each question of chat and of
             reasoning with an explanation; else none.
     """
 
@@ -119,35 +120,36 @@ class XSamSegmenter:
     result.segmentation.masks  # (1, H, W) bool
     ```
 
-    Several threads may use it: the network works for one of them at a time.
+    Thread-safe: the network serves one thread at a time, while others prepare inputs or read results.
     """
 
     def __init__(self, model: XSamForSegmentation, processor: XSamProcessor) -> None:
         self.model = model.eval()
         self.processor = processor
+        # Held while the network computes, on a GPU only while its kernels are queued.
         self._turn = threading.Lock()
         self._streams = DeviceStreams(model.device)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **model_options: Any) -> XSamSegmenter:
-        """Load model and processor from a folder or a repository.
+        """Load model and processor from a folder or a hub repository.
 
         Args:
-            folder: as `from_pretrained` of transformers takes it.
-            model_options: for the model's `from_pretrained`: `dtype`, `device_map`, `attn_implementation`, ...
+            folder: as for `from_pretrained` of transformers.
+            model_options: options of the model's `from_pretrained`: `dtype`, `device_map`, `attn_implementation`, ...
         """
         model = XSamForSegmentation.from_pretrained(folder, **model_options)
         return cls(model, XSamProcessor.from_pretrained(folder))
 
     @torch.inference_mode()
     def encode(self, images: Sequence[NDArray[np.uint8] | Image.Image], *, is_reused: bool = False) -> EncodedImages:
-        """Run what depends on the images alone.
+        """Run what depends only on the images.
 
         Args:
-            images: uint8 (H, W, 3) RGB arrays or PIL images, of any sizes.
-            is_reused: more than one conversation about an image will follow, perhaps in several calls of `ask`: the
-                language model then reads the images once for all of them. What it has made of an image is kept as long
-                as the answer (the released model in bfloat16: 0.7 GB for each image).
+            images: uint8 (H, W, 3) RGB arrays or PIL images, of any size.
+            is_reused: more than one conversation about an image will follow, perhaps in several calls of `ask`. The
+                language model then reads each image once and caches its prefix in the returned object (the released
+                model in bfloat16: 0.7 GB for each image).
 
         Raises:
             ValueError: if one is not such an image.
@@ -176,14 +178,15 @@ class XSamSegmenter:
         generate: bool | None = None,
         max_new_tokens: int = 512,
     ) -> Replies:
-        """Put questions of one task to encoded images, all in one pass of the network.
+        """Ask encoded images the questions of one task, all in one pass of the network.
 
         Args:
-            images: as `encode` returned them.
+            images: images from `encode`.
             task, question, answer, explain: as for `XSamProcessor`.
-            queries: at least one; several may be about one image.
-            generate: let the model find its answer; by default where there is none: gcgseg, chat, and explanations.
-            max_new_tokens: longest answer.
+            queries: at least one; several may be about the same image.
+            generate: let the model generate its answer; by default if none is fixed or given: gcgseg, chat and
+                explanations.
+            max_new_tokens: longest answer in tokens.
 
         Raises:
             ValueError: as `XSamProcessor` does.
@@ -216,6 +219,7 @@ class XSamSegmenter:
             else:
                 outputs = self.model(**arguments, image_prefix=self._prefix(images, queries, inputs["input_ids"]))
             computed = self._streams.mark()
+        # Reading these on the network's own stream would wait for whatever other threads have queued there since.
         with self._streams.beside(computed):
             conversations = outputs.conversation_indices.tolist()
             spoken = None if outputs.sequences is None else [ids.tolist() for ids in outputs.sequences]
@@ -237,20 +241,22 @@ class XSamSegmenter:
         )
 
     def beside(self, replies: Replies) -> AbstractContextManager[None]:
-        """Read replies, inside, beside what the network was given after them; see `DeviceStreams.beside`.
+        """Return a context in which replies are read while the GPU runs later batches; see `DeviceStreams.beside`.
 
-        Only worth it where several threads use the network. Without a GPU it changes nothing.
+        Worth it only if several threads use the network. Does nothing without a GPU.
         """
         return self._streams.beside(replies.computed)
 
     def _prefix(self, images: EncodedImages, queries: Sequence[Query], input_ids: Tensor) -> XSamImagePrefix | None:
-        """Return what the language model has made of the images, if that serves more than one conversation."""
+        """Return the prefix cache of the images, or None if it would serve only one conversation each."""
         if not images.is_reused and not _ask_again(queries):
             return None
         places = (input_ids == self.model.config.image_token_index).int().argmax(1)
         before = input_ids[0, : places[0]]
+        # One prefix serves conversations only if the text before the image is the same in all of them.
         if not (input_ids[:, : places[0] + 1] == input_ids[0, : places[0] + 1]).all():
             return None
+        # The caller holds the lock, so no other thread reads the same images at the same time.
         key = tuple(before.tolist())
         if key not in images.prefixes:
             images.prefixes[key] = self.model.read_images(images.features, before)
@@ -274,19 +280,20 @@ class XSamSegmenter:
         max_new_tokens: int = 512,
         batch_size: int = 8,
     ) -> list[XSamResult]:
-        """Ask one task of every image.
+        """Segment images by the prompts of one task.
 
-        Categories of an image (genseg, ovseg), and its visual prompts for vgdseg, are asked together and compete for
-        each mask. Phrases, questions and the visual prompts of intseg are asked one by one.
+        The categories of an image (genseg, ovseg), and its visual prompts for vgdseg, are asked together and compete
+        for each mask. Phrases, questions and the visual prompts of intseg are asked one by one.
 
         Args:
-            images: uint8 (H, W, 3) RGB arrays or PIL images, or what `encode` returned.
+            images: uint8 (H, W, 3) RGB arrays or PIL images, or the result of `encode`.
             task, question, answer, explain: as for `XSamProcessor`.
             conditions: for each image its categories, phrases (refseg, reaseg) or questions (chat).
             visual_prompts: for each image its prompts (vgdseg, intseg) as bool (H, W) masks at the image's size.
-            segmentation: what categories are to give: "instance", "semantic" or "panoptic".
-            stuff: those conditions that are stuff, not things: "panoptic" makes one segment of each.
-            threshold: least score of an instance or a panoptic segment, and of the candidates of intseg, in [0, 1].
+            segmentation: kind of segmentation by categories: "instance", "semantic" or "panoptic".
+            stuff: conditions that are stuff, not things; "panoptic" makes one segment of each.
+            threshold: lowest score of an instance or of an intseg candidate, in [0, 1]; the class score of a panoptic
+                segment must exceed it.
             top_k: most instances of an image, before the threshold; by default as many as the model has queries.
             generate, max_new_tokens: as for `ask`.
             batch_size: conversations that go through the language model together.
@@ -295,7 +302,7 @@ class XSamSegmenter:
             One result for each image.
 
         Raises:
-            ValueError: if prompts do not fit the images or the task.
+            ValueError: if prompts do not match the images or the task.
         """
         if segmentation != "instance" and task not in CATEGORY_TASKS:
             raise ValueError(
@@ -344,8 +351,8 @@ class XSamSegmenter:
         """Post-process replies, each at the original size of its image; arguments as for `ask` and `segment`.
 
         Returns:
-            For each query what was found; None where the model's own answer asked for no masks. Of a referring,
-            reasoning or interactive query always one row.
+            For each query its segmentation; None if the generated answer has no masks. The result of a referring,
+            reasoning or interactive query always has one row.
         """
         processor, outputs = self.processor, replies.outputs
         sizes = (replies.scaled_sizes, replies.original_sizes)
@@ -357,7 +364,7 @@ class XSamSegmenter:
         elif task not in _JOINT_TASKS:
             found = processor.post_process_phrase_segmentation(outputs, *sizes)
             if task != "gcgseg":
-                # The model's own answer may name several phrases, but one thing was asked.
+                # A generated answer may name several phrases, but only one thing was asked for.
                 phrases = zip(found, replies.original_sizes, strict=True)
                 found = [_rows([one], 1, size) for one, size in phrases]
         elif segmentation == "semantic":
@@ -380,7 +387,7 @@ def _queries(
     conditions: Sequence[Sequence[str]] | None,
     visual_prompts: Sequence[Sequence[NDArray[np.bool_]]] | None,
 ) -> list[Query]:
-    """Cut what is asked of each image into conversations."""
+    """Split the prompts of each image into conversations."""
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
     if task == "gcgseg":
@@ -403,7 +410,7 @@ def _queries(
 
 
 def _ask_again(queries: Sequence[Query]) -> bool:
-    """Say whether several queries are about one image."""
+    """Return whether several queries are about the same image."""
     return len({query.image for query in queries}) < len(queries)
 
 
@@ -421,11 +428,12 @@ def _result(
 
 
 def _rows(parts: Sequence[Any], count: int, size_hw: tuple[int, int]) -> PhraseSegmentation:
-    """Join `PhraseSegmentation`s into `count` rows: more are cut off, missing ones have empty masks and score 0."""
+    """Join `PhraseSegmentation`s into `count` rows: surplus rows are dropped, missing ones are empty with score 0."""
     missing = max(0, count - sum(map(len, parts)))
     device = parts[0].masks.device if parts else None
     blank = torch.zeros(missing, device=device)
     masks = torch.zeros((missing, *size_hw), dtype=torch.bool, device=device)
+    # Query -1 for rows that no query has made.
     parts = [*parts, PhraseSegmentation(blank, blank, blank, blank.long() - 1, masks)]
     fields = ("scores", "class_scores", "mask_scores", "query_indices", "masks")
     return PhraseSegmentation(**{name: torch.cat([getattr(part, name) for part in parts])[:count] for name in fields})

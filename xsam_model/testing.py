@@ -1,6 +1,6 @@
-"""A small X-SAM with random weights that runs in milliseconds on one core: for the demo, tests and dry runs.
+"""Builds a small X-SAM with random weights that runs in milliseconds on one core: for the demo, tests and dry runs.
 
-Its masks mean nothing, but they are finite, not empty, and the same for the same seed wherever they are made.
+Its masks mean nothing, but they are finite, not empty, and the same for the same seed on every machine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from xsam_model.processing_xsam import ADDED_TOKENS, XSamProcessor, add_tokens
 BASE_TOKENS = ("<unk>", "<s>", "</s>")
 _CHAT_TOKENS = ("<|endoftext|>", "<|assistant|>", "<|system|>", "<|end|>", "<|user|>")
 
-# Untrained mask logits are about 1e-3: undecided at every pixel. This brings them to about 1.
+# Untrained mask logits are about 1e-3, which is undecided at every pixel. This brings them to about 1.
 _MASK_LOGIT_GAIN = 1000.0
 
 _VISION = {
@@ -81,7 +81,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 def with_chat_tokens(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     """Add the chat tokens of Phi-3 and the tokens of X-SAM to a tokenizer that has `BASE_TOKENS`."""
-    # As in Phi-3, white space after a chat token belongs to it.
+    # In Phi-3's tokenizer, white space after a chat token belongs to the token.
     chat = [AddedToken(token, rstrip=True, normalized=False, special=True) for token in _CHAT_TOKENS]
     tokenizer.add_special_tokens(chat)
     fast = PreTrainedTokenizerFast(
@@ -97,10 +97,10 @@ def with_chat_tokens(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 
 
 def untrained_tiny_config(**overrides: Any) -> XSamConfig:
-    """Return sizes of about a million parameters: 256 pixel canvas, 112 pixel vision tower, 32 queries.
+    """Return a configuration of about a million parameters: 256 pixel canvas, 112 pixel vision tower, 32 queries.
 
     Args:
-        overrides: fields of `XSamConfig` to set instead.
+        overrides: fields of `XSamConfig` that replace these.
     """
     tokenizer = build_tokenizer()
     names = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -128,15 +128,16 @@ def save_untrained(
 
     Args:
         folder: created if missing.
-        seed: of the weights; the same seed writes the same bytes of weights.
+        seed: seed of the weights; the same seed writes the same bytes.
         config: sizes; `untrained_tiny_config()` by default.
-        tokenizer: that the config's token ids are of; `build_tokenizer()` by default.
+        tokenizer: the tokenizer of the config's token ids; `build_tokenizer()` by default.
 
     Returns:
         The folder.
     """
     folder = Path(folder)
     config = untrained_tiny_config() if config is None else config
+    # Leaves the caller's random state alone.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = XSamForSegmentation(config)

@@ -1,4 +1,4 @@
-"""Where tiny models with random weights were made until 0.1.0: it is `xsam_model.testing` now."""
+"""Compatibility with 0.1.0: the small models with random weights of `xsam_model.testing`."""
 
 from xsam_model.testing import build_tokenizer, save_untrained, untrained_tiny_config
 

@@ -1,1 +1,1 @@
-"""What labels shards: replicas on Ray or one in this process, from the same queue. Knows nothing of models."""
+"""Distributes shards over replicas, on Ray or in this process, with retries. Knows nothing about models."""

@@ -1,4 +1,4 @@
-"""Joining a Ray cluster or starting one on this machine, and refusing what it cannot hold.
+"""Joins a Ray cluster or starts Ray on this machine, and refuses more replicas than the cluster has room for.
 
 Imports ray only where it is used: Ray reads part of its environment once, when it is first imported."""
 
@@ -19,41 +19,41 @@ from tempfile import TemporaryDirectory
 from actors.pool.config import PoolConfig
 from actors.pool.runner import ReplicaStartError
 
-# Only shards' references and receipts pass through it.
+# Small, because only shard references and receipts pass through the object store, never pixels or masks.
 _OBJECT_STORE_BYTES = 200 * 2**20
 _CONNECT_TIMEOUT_S = 10
 _SHORT_PLACE = "/tmp"
-# A socket's name has room for 107 bytes, on macOS 103; Ray's own part, /ray/session_.../sockets/..., takes up to 68.
+# A socket path has room for 107 bytes, 103 on macOS, of which Ray's /ray/session_.../sockets/... takes up to 68.
 _MAX_FOLDER_BYTES = 35
 _private_folder: TemporaryDirectory[str] | None = None
 
 
 def prepare_environment(config: PoolConfig) -> None:
-    """Set what Ray must find in the environment when it is imported; leave what the user has set.
+    """Set the environment variables that Ray reads when it is imported; those that the user has set are kept.
 
-    A Ray that is started here then asks for a token, its own default, and binds the loopback address alone, where it
+    Ray started on this machine then requires a token, which is its default, and binds to the loopback address only; it
     would otherwise listen on every interface.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if "ray" not in sys.modules and not _address(config):
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if "RAY_AUTH_TOKEN_PATH" not in os.environ:
-            # Ray itself would keep one in the home folder, which need not be there or writable.
+            # Left alone, Ray keeps its token in the home folder, which may be missing or read-only.
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        # The name is about other systems; on Linux too it means "one machine only".
+        # Despite its name this applies on Linux too: "0" keeps Ray to one machine, on the loopback address.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 def connect(config: PoolConfig) -> bool:
-    """Make sure that this process is connected to Ray and that the cluster can hold the replicas.
+    """Connect this process to Ray and check that the cluster has room for the replicas.
 
     Returns:
-        Whether Ray was initialised here, so that the caller is to shut it down; False if the process already was
-        connected.
+        True if Ray was initialised here, which makes the caller responsible for shutting it down; False if the process
+        was already connected.
 
     Raises:
-        ReplicaStartError: the cluster cannot be joined; or its nodes cannot hold the replicas, and
-            config.wait_for_nodes is False.
+        ReplicaStartError: the cluster cannot be joined, or it lacks room for the replicas and config.wait_for_nodes is
+            False.
     """
     import ray
 
@@ -64,6 +64,7 @@ def connect(config: PoolConfig) -> bool:
         if not config.wait_for_nodes:
             check_room(config)
     except BaseException:
+        # Ctrl-C included: the caller cannot shut down what it was never told about.
         if initialized_here:
             ray.shutdown()
         raise
@@ -71,16 +72,17 @@ def connect(config: PoolConfig) -> bool:
 
 
 def check_room(config: PoolConfig) -> None:
-    """Refuse more replicas than the nodes that are up could ever hold, whatever else runs on them.
+    """Refuse more replicas than the live nodes could hold if nothing else ran on them.
 
     Raises:
-        ReplicaStartError: says what was asked and what there is.
+        ReplicaStartError: names the resources asked for and those that exist.
     """
     import ray
 
     needs = {"CPU": config.num_cpus_per_replica, "GPU": config.num_gpus_per_replica}
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    # Ray counts in steps of 1e-4, so that ten replicas of 0.1 fit one GPU.
+    # Ray counts resources in steps of 1e-4, so ten replicas of 0.1 fit one GPU even if the quotient rounds below 10.
+    # By node, because a replica cannot be spread over two. One that needs nothing of a resource fits without limit.
     room_by_node = [
         min((math.floor(node.get(name, 0) / need + 1e-4) for name, need in needs.items() if need > 0), default=math.inf)
         for node in nodes
@@ -97,6 +99,7 @@ def check_room(config: PoolConfig) -> None:
 
 
 def _address(config: PoolConfig) -> str | None:
+    # Ray jobs have RAY_ADDRESS set, which is how a driver finds the cluster that it was submitted to.
     address = config.ray_address or os.environ.get("RAY_ADDRESS")
     return None if address == "local" else address
 
@@ -117,7 +120,7 @@ def _initialize(config: PoolConfig) -> None:
             ray.init(
                 address="local",
                 _temp_dir=_short_folder(),
-                include_dashboard=False,
+                include_dashboard=False,  # which takes 2 s more to start
                 object_store_memory=_OBJECT_STORE_BYTES,
                 log_to_driver=False,
                 logging_level="WARNING",
@@ -125,10 +128,10 @@ def _initialize(config: PoolConfig) -> None:
 
 
 def _short_folder() -> str | None:
-    """Return a private folder for Ray's sockets where the usual one has too long a name; None where it has not.
+    """Return a private folder for Ray's sockets if the usual folder's path is too long for them, else None.
 
     Raises:
-        ReplicaStartError: there is no place for one.
+        ReplicaStartError: no such folder can be created.
     """
     global _private_folder  # noqa: PLW0603 - one for the process, which removes it at its end
     usual = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or _SHORT_PLACE
@@ -143,16 +146,17 @@ def _short_folder() -> str | None:
             f"{usual!r} is too long a name for the folder of Ray's sockets, at most {_MAX_FOLDER_BYTES} bytes, and "
             f"{_SHORT_PLACE} cannot be used ({error}); set RAY_TMPDIR to a folder with a short name"
         ) from error
-    # Ray opens its own folder to all users of the machine: it is inside the private one.
+    # Ray makes its own folder accessible to every user of the machine, so it goes inside the private one.
     return os.path.join(_private_folder.name, "r")
 
 
 def _check_reachable(address: str) -> None:
-    """Refuse an address where nothing listens: Ray itself would go on trying for many minutes."""
+    """Refuse an address where nothing listens, which Ray itself would keep retrying for many minutes."""
     if address == "auto":
         return
     host, _, port = address.rpartition(":")
     try:
+        # An IPv6 address is written in brackets before a port.
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
     except (OSError, ValueError) as error:
         raise ReplicaStartError(f"the Ray cluster at {address!r} cannot be reached: {error}") from error
@@ -160,7 +164,8 @@ def _check_reachable(address: str) -> None:
 
 @contextmanager
 def _keeping_sigterm_handler() -> Iterator[None]:
-    """Put back a SIGTERM handler that the caller had installed: ray.init replaces it."""
+    """Restore the caller's SIGTERM handler, which ray.init replaces and ray.shutdown does not bring back."""
+    # Python lets only the main thread set signal handlers.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -174,9 +179,10 @@ def _keeping_sigterm_handler() -> Iterator[None]:
 
 @contextmanager
 def _packages_importable() -> Iterator[None]:
-    """Let the workers of a local Ray import these packages from a source checkout, whatever the working directory."""
+    """Put a source checkout on PYTHONPATH while a local Ray starts, so that its workers can import these packages."""
     root = str(Path(__file__).resolve().parents[2])
     before = os.environ.get("PYTHONPATH")
+    # An installed package, in site-packages or dist-packages, is importable anyway.
     if not root.endswith("-packages"):
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, before)))
     try:

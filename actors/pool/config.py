@@ -1,4 +1,4 @@
-"""What a user may set about where labelling runs. Loads neither torch nor ray, so that the command line can read it."""
+"""Settings of the replica pool. Imports neither torch nor ray, which keeps the command line quick to start."""
 
 from __future__ import annotations
 
@@ -74,12 +74,14 @@ class PoolConfig(Settings):
                 raise ValueError(f"{name} is {value}; allowed: 1 or more")
         for name in ("replica_start_timeout_s", "shard_timeout_s", "budget_s"):
             value = getattr(self, name)
+            # "not > 0" instead of "<= 0" also refuses NaN, which compares false with everything.
             if value is not None and not value > 0:
                 raise ValueError(f"{name} is {value}; allowed: more than 0 seconds")
         for name in ("drain_grace_s", "num_gpus_per_replica", "num_cpus_per_replica", "gpu_price_per_hour"):
             value = getattr(self, name)
             if value is not None and not (value >= 0 and math.isfinite(value)):
                 raise ValueError(f"{name} is {value}; allowed: 0 or more")
+        # A Ray Client (ray://) would tie the whole run to this process's connection; the driver runs in the cluster.
         if self.ray_address is not None and "://" in self.ray_address:
             raise ValueError(
                 f"ray_address is {self.ray_address!r}; allowed: auto, local or host:port of the cluster's head, "

@@ -1,6 +1,6 @@
-"""What both runners share: which shard to try next, how often, under which attempt id, and when to stop handing out.
+"""The shard queue and the drain clock that both runners share: retries, attempt ids, and when to stop handing out.
 
-Knows nothing of replicas, threads or Ray."""
+Knows nothing about replicas, threads or Ray."""
 
 from __future__ import annotations
 
@@ -15,35 +15,39 @@ from actors.pool.runner import FailureKind, ShardFailure
 from pipelines.planning.plan import DRIVER_ID
 from pipelines.types import FatalImage, Reason, Shard
 
-# After so many images of one shard have each ended a replica, the images are not to blame.
+# If this many images of one shard have each ended a replica, the cause is hardly the images any more: from here on
+# further attempts count against the shard.
 MAX_LETHAL_IMAGES = 8
 
+# Failures in which the replica ended, with the reason in the table of an image that is found to be lethal.
 _ENDS: Mapping[FailureKind, Reason] = {"replica_died": Reason.REPLICA_DIED, "timeout": Reason.REPLICA_HUNG}
-# The ends of other replicas on the same machine are known by then.
+# Wait before a retry: a lost machine ends all its replicas at once, and the retry must not go to one whose death has
+# not been reported yet.
 _LOOK_AROUND_S = 1.0
+# One counter for the whole process, because a second runner has the same DRIVER_ID and must not reuse an attempt id.
 _numbers = itertools.count()
 
 
 def attempt_ids() -> Iterator[str]:
-    """Yield ids that nobody else yields: the driver's own id, a dash, and a number that runs on in this process."""
+    """Yield attempt ids that are unique across drivers: the driver's id, a dash, and a number unique in the process."""
     return (f"{DRIVER_ID}-{number}" for number in _numbers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Attempt:
-    """One try at one shard.
+    """One attempt at labelling a shard.
 
     Attributes:
         shard: what to label.
-        attempt_id: the id under which it commits; empty while it waits.
-        number: 1 for the first try at this shard.
-        failures: tries before this one that count against the shard.
-        alone: True if an earlier try ended with its replica: this one must share its replica with no other, so that
-            a shard that kills replicas is found out without taking its neighbours along.
-        suspects: ids of images that were under way when an earlier try ended with its replica.
-        fatal: those that were under way twice, the second time alone.
-        error: how the try before this one ended.
-        not_before: time.monotonic() before which it is not to start.
+        attempt_id: the id under which it commits; empty while it waits in the queue.
+        number: 1 for the first attempt at this shard.
+        failures: earlier attempts that count against the shard.
+        alone: True if an earlier attempt's replica died or hung. This attempt then shares its replica with no other, so
+            that a shard that kills replicas takes no neighbours with it.
+        suspects: ids of images that were in progress when the replica of an earlier attempt died or hung.
+        fatal: images that were in progress at two such ends, alone at the second, by id.
+        error: how the previous attempt ended.
+        not_before: earliest start, on the clock of time.monotonic().
     """
 
     shard: Shard
@@ -58,7 +62,7 @@ class Attempt:
 
 
 class ShardQueue:
-    """The shards of one map call: those waiting for another try, then the caller's iterable, pulled only on demand."""
+    """The shards of one map call: retries first, then the caller's iterable, from which shards are pulled on demand."""
 
     def __init__(self, shards: Iterable[Shard], ids: Iterator[str], max_outstanding: int, max_attempts: int) -> None:
         self._source: Iterator[Shard] | None = iter(shards)
@@ -69,25 +73,27 @@ class ShardQueue:
         self._outstanding = 0
 
     def has_more(self) -> bool:
-        """Say whether there is, or may be, something left to hand out; pulls a shard to find out if there is room."""
+        """Return whether anything is, or may be, left to hand out; pulls a shard to find out if there is room."""
+        # While there is no room to pull, the iterable may or may not be exhausted: it counts as having more.
         return bool(self._waiting) or self._pull() or self._source is not None
 
     def take(self, *, idle: bool) -> Attempt | None:
-        """Return the next attempt to start, or None if there is nothing for this replica now.
+        """Return the next attempt to start, or None if there is none that this replica may take now.
 
         Args:
-            idle: whether the replica that asks is doing nothing else.
+            idle: whether the replica is working on nothing else.
         """
         fitting = self._next_fitting(idle)
         if fitting is None and self._pull():
             fitting = self._next_fitting(idle)
         if fitting is None:
             return None
+        # Attempts compare by identity (eq=False), so this removes no other.
         self._waiting.remove(fitting)
         return replace(fitting, attempt_id=next(self._ids))
 
     def done(self) -> None:
-        """Note that an attempt has succeeded, which makes room for another shard."""
+        """Record that an attempt has succeeded, which makes room for another shard."""
         self._outstanding -= 1
 
     def failed(
@@ -99,21 +105,24 @@ class ShardQueue:
         charged: bool = True,
         under_way: Sequence[str] = (),
     ) -> ShardFailure | None:
-        """Put a failed attempt back in the queue, or return the failure if the shard has used up its attempts.
+        """Queue another attempt, or return the failure if the shard has used up its attempts.
 
-        A try that ended with its replica while images were under way does not count: the next one knows more.
+        An attempt whose replica died or hung does not count if its images in progress are known: the next attempt is
+        closer to the image that is to blame.
 
         Args:
             attempt: the attempt that failed.
-            kind: how.
+            kind: how it failed.
             error: what happened.
-            charged: False if the shard cannot be to blame, so that the try does not count against it.
-            under_way: ids of the images that it was working on, as far as known.
+            charged: False if the shard cannot be to blame; the attempt then does not count against it.
+            under_way: ids of the images in progress when it failed, as far as they are known.
         """
+        # A new id for every attempt: one that was given up may still be running, and may commit under its own.
         again = replace(attempt, attempt_id="", number=attempt.number + 1, error=error)
         if charged and kind in _ENDS:
             not_before, suspects = time.monotonic() + _LOOK_AROUND_S, attempt.suspects | set(under_way)
             again = replace(again, alone=True, suspects=suspects, not_before=not_before)
+            # Condemning an image takes two ends, so that one lost machine condemns none.
             if len(under_way) == 1 and attempt.suspects.issuperset(under_way):
                 fatal = FatalImage(reason=_ENDS[kind], error=error)
                 again = replace(again, fatal={**attempt.fatal, under_way[0]: fatal})
@@ -125,16 +134,17 @@ class ShardQueue:
         return None
 
     def give_up(self, attempt: Attempt, kind: FailureKind, error: str) -> ShardFailure:
-        """Return the failure of a shard that is not to be tried again."""
+        """Return the failure of a shard that will not be tried again."""
         self._outstanding -= 1
         return ShardFailure(shard_id=attempt.shard.shard_id, attempts=attempt.number, error=error, kind=kind)
 
     def give_up_waiting(self, reason: str) -> list[ShardFailure]:
-        """Return the failures of everything that waits for another try and will not get one."""
+        """Return the failures of all shards that wait for an attempt and will not get one."""
         failures = []
         while self._waiting:
             attempt = self._waiting.popleft()
             error = f"{reason}; its attempt before: {attempt.error}" if attempt.error else reason
+            # A waiting attempt is numbered for its next start, so one fewer has been made.
             tried = replace(attempt, number=attempt.number - 1)
             failures.append(self.give_up(tried, "unfinished", error))
         return failures
@@ -145,7 +155,7 @@ class ShardQueue:
         return next((attempt for attempt in waiting if idle or not attempt.alone), None)
 
     def _pull(self) -> bool:
-        """Take one shard from the iterable if there is room and it has one; say whether it did."""
+        """Pull one shard from the iterable if there is room and one is left; return whether it did."""
         if self._source is None or self._outstanding >= self._max_outstanding:
             return False
         try:
@@ -158,15 +168,15 @@ class ShardQueue:
 
 
 class Drain:
-    """When one map call stops handing out shards, and when it stops waiting for those in flight.
+    """Decides when a map call stops handing out shards, and when it stops waiting for those in flight.
 
     Args:
-        config: budget and grace.
-        budget_since: time.monotonic() from when the budget counts.
+        config: budget and grace period.
+        budget_since: when the budget started, on the clock of time.monotonic().
 
     Attributes:
-        reason: why shards are no longer handed out; empty while they are.
-        over: whether the time given to the shards in flight has passed too.
+        reason: why no more shards are handed out; empty while they are.
+        over: whether the grace period of the shards in flight has ended too.
     """
 
     def __init__(self, config: PoolConfig, budget_since: float) -> None:
@@ -178,7 +188,7 @@ class Drain:
         self._draining_since = 0.0
 
     def update(self, *, stopped: bool) -> bool:
-        """Look at the clock; return True the one time that draining begins."""
+        """Check the clock; return True only on the call at which draining begins."""
         now = time.monotonic()
         if self.reason:
             self.over = now - self._draining_since >= self._grace_s

@@ -1,4 +1,4 @@
-"""Whether the Ray cluster that a driver belongs to is still there: Ray itself waits for ever, or ends the process."""
+"""Notices that the driver's Ray cluster is gone, where Ray itself would wait for ever or end the process."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import time
 
 import ray
 
-# Well below the 60 s after which Ray ends a driver that has lost the head, and more than a restart takes.
+# Well below the 60 s after which Ray ends a driver that has lost the head, but longer than a head takes to restart.
 LOST_AFTER_S = 20.0
 _LOOK_EVERY_S = 2.0
 _CONNECT_TIMEOUT_S = 5.0
 
 
 class HeadWatch:
-    """Looks from a thread of its own, which Ray may block, for the head and for this machine's node.
+    """Watches the head and this machine's node from threads of its own.
 
     Attributes:
-        lost: what is gone, for people; empty while all is there.
+        lost: which of them is gone, as a message for people; empty while both are there.
     """
 
     def __init__(self) -> None:
@@ -27,15 +27,17 @@ class HeadWatch:
         self._head = ray.get_runtime_context().gcs_address
         self._ended = threading.Event()
         self._seen = {"head": time.monotonic(), "node": time.monotonic()}
+        # Two threads, because asking Ray may block for ever once the head is gone: the second only reads the clock.
         threading.Thread(target=self._look, name="watch-head", daemon=True).start()
         threading.Thread(target=self._judge, name="judge-head", daemon=True).start()
 
     def close(self) -> None:
-        """Look no longer."""
+        """Stop watching."""
         self._ended.set()
 
     def _look(self) -> None:
         while not self._ended.wait(_LOOK_EVERY_S):
+            # A plain connection first, with a timeout that ray.nodes() does not have.
             if _listens(self._head):
                 self._seen["head"] = time.monotonic()
                 if _is_alive(self._node_id):

@@ -1,4 +1,4 @@
-"""One replica inside this process, on a few threads: for laptops, tests and debuggers. No ray."""
+"""Runs one replica in this process, on a few threads: for laptops, tests and debuggers. No ray."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from actors.pool.dispatch import Attempt, Drain, ShardQueue, attempt_ids
 from actors.pool.runner import LabelerFactory, OnEvent, PoolEvent, ReplicaStartError, ShardFailure, summarize_error
 from pipelines.types import ReplicaUnusable, Shard, ShardLabeler, ShardReceipt
 
+# How often stop() and the budget are checked while no attempt finishes.
 _TICK_S = 0.2
-# How long threads that still label are waited for at the end.
+# How long close() waits for threads that are still labelling.
 _CLOSE_S = 1.0
 
 _Outcome = tuple[Attempt, ShardReceipt | BaseException]
 
 
 class InProcessRunner:
-    """Labels shards on threads of this process, with one labeler: a ShardRunner.
+    """A ShardRunner with one labeler on threads of this process.
 
-    A thread cannot be killed: an attempt that hangs is only abandoned when the run drains, and a labeler that raises
+    Threads cannot be killed. An attempt that hangs is abandoned only when the run drains, and a labeler that raises
     ReplicaUnusable ends the map call with a ReplicaStartError.
 
     Args:
         labeler_factory: builds the labeler.
-        config: see PoolConfig for what applies here.
+        config: PoolConfig says which of its settings apply here.
     """
 
     def __init__(self, labeler_factory: LabelerFactory, config: PoolConfig) -> None:
@@ -43,7 +44,7 @@ class InProcessRunner:
         self._budget_since: float | None = None
 
     def __enter__(self) -> Self:
-        """Return the runner; the labeler is built when it is first needed."""
+        """Return the runner; the labeler is built on first use."""
         return self
 
     def __exit__(
@@ -53,12 +54,14 @@ class InProcessRunner:
         self.close()
 
     def map(self, shards: Iterable[Shard], on_event: OnEvent | None = None) -> Iterator[ShardReceipt | ShardFailure]:
-        """Label shards and yield what became of each: see ShardRunner.map."""
+        """Label shards and yield the outcome of each; see ShardRunner.map."""
         emit = on_event or (lambda _event: None)
         slots = self._config.shards_in_flight_per_replica
         queue = ShardQueue(shards, self._ids, slots, self._config.max_attempts_per_shard)
+        # The budget covers the whole run, so it counts from the first map call.
         self._budget_since = self._budget_since or time.monotonic()
         drain = Drain(self._config, self._budget_since)
+        # A queue of this call's own: attempts abandoned by an earlier call must not report to this one.
         outcomes: SimpleQueue[_Outcome] = SimpleQueue()
         running: dict[str, Attempt] = {}
         while True:
@@ -77,12 +80,13 @@ class InProcessRunner:
             settled = _settle(queue, attempt, outcome, emit)
             if settled is not None:
                 yield settled
+        # Their threads go on, and may still commit: the next run then finds these shards done.
         yield from (queue.give_up(attempt, "unfinished", drain.reason) for attempt in running.values())
         if drain.reason:
             yield from queue.give_up_waiting(drain.reason)
 
     def describe(self) -> Mapping[str, str]:
-        """Return the labeler's facts, building it first if need be: see ShardRunner.describe."""
+        """Return the labeler's facts, building it first if necessary; see ShardRunner.describe."""
         return dict(self._ready_labeler(lambda _event: None).describe())
 
     def stop(self) -> None:
@@ -90,10 +94,10 @@ class InProcessRunner:
         self._stopping = True
 
     def close(self) -> None:
-        """Let the threads end after what they are doing, and forget the labeler."""
+        """Let the threads finish their attempts and end, and release the labeler."""
         for _ in self._threads:
             self._tasks.put(None)
-        # A thread that the end of the process meets inside a library of C++ takes the process down with an abort.
+        # A daemon thread that is still inside a C++ library when the interpreter shuts down aborts the process.
         deadline = time.monotonic() + _CLOSE_S
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -103,7 +107,7 @@ class InProcessRunner:
     def _start(self, attempt: Attempt, outcomes: SimpleQueue[_Outcome], emit: OnEvent) -> None:
         self._ready_labeler(emit)
         while len(self._threads) < self._config.shards_in_flight_per_replica:
-            # Daemons, so that an abandoned attempt does not keep the process from ending.
+            # Daemon threads, so that an abandoned attempt does not keep the process alive.
             thread = threading.Thread(target=self._work, name=f"label-{len(self._threads)}", daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -138,11 +142,12 @@ class InProcessRunner:
 def _settle(
     queue: ShardQueue, attempt: Attempt, outcome: ShardReceipt | BaseException, emit: OnEvent
 ) -> ShardReceipt | ShardFailure | None:
-    """Answer for one finished attempt; None if its shard will be tried again."""
+    """Return the outcome of a finished attempt, or None if its shard will be tried again."""
     if isinstance(outcome, ShardReceipt):
         queue.done()
         return outcome
     if isinstance(outcome, ReplicaUnusable):
+        # On Ray the replica would be replaced; this process cannot be.
         raise ReplicaStartError(f"this process can do no more work: {summarize_error(outcome)}") from outcome
     error = summarize_error(outcome)
     failure = queue.failed(attempt, "error", error)

@@ -1,4 +1,4 @@
-"""Which runner a config asks for: the one place that knows them all. None of them is loaded before it is chosen."""
+"""Opens the shard runner that a config asks for, and imports no other."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from actors.pool.runner import LabelerFactory, ShardRunner
 
 
 def open_runner(labeler_factory: LabelerFactory, config: PoolConfig) -> ShardRunner:
-    """Return the runner that the config asks for, to be entered with ``with``.
+    """Return the runner that the config asks for; enter it with ``with``.
 
     Args:
-        labeler_factory: builds the labeler, model and all, in the process that will use it; must be picklable, e.g. a
-            functools.partial of a module's function.
+        labeler_factory: builds the labeler, with its model, in the process that will use it; must be picklable, e.g. a
+            functools.partial of a module-level function.
         config: where and how to run.
     """
     if config.runner == "in_process":
@@ -20,6 +20,7 @@ def open_runner(labeler_factory: LabelerFactory, config: PoolConfig) -> ShardRun
         return InProcessRunner(labeler_factory, config)
     from actors.pool.cluster import prepare_environment
 
+    # Before the next import, which imports ray: some of its variables count only then.
     prepare_environment(config)
     from actors.pool.ray_pool import ReplicaPool
 

@@ -1,6 +1,7 @@
-"""Labels shards on Ray actors: bounded in flight, shards tried again when a replica dies, a watchdog and a budget.
+"""Labels shards on Ray actors, with a bound on shards in flight, retries, a watchdog for hung replicas and a budget.
 
-The driver owns every retry: Ray restarts no actor and repeats no task. Only references and receipts travel."""
+The driver owns every retry: Ray restarts no actor and repeats no task. Only shard references and receipts travel
+between driver and replicas."""
 
 from __future__ import annotations
 
@@ -30,18 +31,18 @@ from actors.pool.runner import (
 from actors.pool.witness import Witness
 from pipelines.types import CrashHistory, Shard, ShardReceipt
 
-# How often the clocks and stop() are looked at; results are seen as they come.
+# How often the clocks and stop() are checked; results are handled as soon as they arrive.
 _TICK_S = 0.25
 
 _Outcome = ShardReceipt | ShardFailure
 
 
 class ReplicaPool:
-    """Labels shards on Ray actors: a ShardRunner.
+    """A ShardRunner on Ray actors.
 
     Args:
         labeler_factory: builds the labeler in the actor's process; must be picklable.
-        config: how many replicas, what each needs, and the limits.
+        config: number of replicas, resources of each, and limits.
     """
 
     def __init__(self, labeler_factory: LabelerFactory, config: PoolConfig) -> None:
@@ -55,7 +56,7 @@ class ReplicaPool:
         self._budget_since: float | None = None
 
     def __enter__(self) -> Self:
-        """Connect to Ray: see ShardRunner. Replicas are started when they are first needed."""
+        """Connect to Ray; see ShardRunner. Replicas are started on first use."""
         self._owns_ray = connect(self._config)
         self._head = HeadWatch()
         return self
@@ -67,17 +68,19 @@ class ReplicaPool:
         self.close()
 
     def map(self, shards: Iterable[Shard], on_event: OnEvent | None = None) -> Iterator[ShardReceipt | ShardFailure]:
-        """Label shards and yield what became of each: see ShardRunner.map."""
+        """Label shards and yield the outcome of each; see ShardRunner.map."""
         config = self._config
         self._replicas.on_event = on_event
         self._replicas.forgive()
         room = config.replicas * config.shards_in_flight_per_replica
         queue = ShardQueue(shards, self._ids, room, config.max_attempts_per_shard)
+        # The budget covers the whole run, so it counts from the first map call.
         self._budget_since = self._budget_since or time.monotonic()
         drain = Drain(config, self._budget_since)
         try:
             while self._goes_on(queue, drain):
                 if not drain.reason:
+                    # At the end of the queue a fresh replica would load its model for nothing.
                     if queue.has_more():
                         self._replicas.recycle()
                         self._replicas.start_missing()
@@ -89,7 +92,7 @@ class ReplicaPool:
             self._abandon_in_flight()
 
     def describe(self) -> Mapping[str, str]:
-        """Return the labeler's facts from the first replica that is ready: see ShardRunner.describe."""
+        """Return the labeler's facts from the first replica that is ready; see ShardRunner.describe."""
         while self._replicas.facts is None:
             self._check_head()
             self._replicas.start_missing()
@@ -105,13 +108,13 @@ class ReplicaPool:
         self._stopping = True
 
     def close(self) -> None:
-        """Kill the replicas, and shut Ray down if it was started here."""
+        """Kill the replicas, and shut Ray down if this pool started it."""
         lost = ""
         if self._head is not None:
             self._head.close()
             lost = self._head.lost
         if lost:
-            # Asking what is gone to end the replicas would take for ever; they end by themselves.
+            # A head that is gone would never answer the request to kill replicas; they end by themselves.
             self._replicas.members.clear()
         elif ray.is_initialized():
             self._replicas.close()
@@ -121,7 +124,7 @@ class ReplicaPool:
             ray.shutdown()
 
     def _goes_on(self, queue: ShardQueue, drain: Drain) -> bool:
-        """Whether the map call has something to start or to wait for."""
+        """Return whether the map call still has shards to start or to wait for."""
         self._check_head()
         in_flight = self._num_in_flight()
         if drain.update(stopped=self._stopping):
@@ -132,6 +135,7 @@ class ReplicaPool:
 
     def _check_head(self) -> None:
         if self._head is not None and self._head.lost:
+            # Nothing in flight can be waited for or killed any more, so the cleanup of map() must find nothing to do.
             for member in self._replicas.members:
                 member.flights.clear()
             raise ClusterLostError(f"{self._head.lost}; the same command resumes the run, on a new one")
@@ -140,7 +144,8 @@ class ReplicaPool:
         return sum(len(member.flights) for member in self._replicas.members)
 
     def _submit(self, queue: ShardQueue) -> None:
-        """Hand shards to the replicas that have room, the idle ones first."""
+        """Hand shards to replicas that have room, idle ones first."""
+        # One shard for each replica and round, or the first replica would take all that it can hold of a short queue.
         for _ in range(self._config.shards_in_flight_per_replica):
             for member in sorted(self._replicas.members, key=lambda member: len(member.flights)):
                 if not self._replicas.takes_more(member):
@@ -152,23 +157,26 @@ class ReplicaPool:
                     member.attempts += 1
 
     def _crash_history(self, attempt: Attempt) -> CrashHistory | None:
+        # Only attempts that follow a crash report to the witness, which is a round trip before every batch.
         if not attempt.alone:
             return None
         note = self._witness.note_of(attempt.attempt_id)
         return CrashHistory(report_in_progress=note, suspects=attempt.suspects, fatal=attempt.fatal)
 
     def _poll(self, queue: ShardQueue) -> list[_Outcome]:
-        """Wait for news, at most a tick, and answer for all of it before any is yielded.
+        """Wait up to a tick for finished calls, and settle all of them before any outcome is yielded.
 
-        Nothing is yielded between looking for results and looking at the watchdog's clock, so that a caller who takes
-        long over an outcome makes no replica look hung.
+        Nothing is yielded between collecting results and checking the watchdog's clock. A caller that takes long over
+        an outcome therefore does not make a replica look hung.
         """
         owners = {ref: member for member in self._replicas.members for ref in member.flights}
         owners |= {member.ready_ref: member for member in self._replicas.members if member.starting}
+        # Only of ready replicas: while one starts, its death also fails ready_ref, and counts as a failed start.
         owners |= {member.end_ref: member for member in self._replicas.members if member.ready}
         refs = list(owners)
         if not refs:
             return []
+        # The first call returns as soon as one reference is done, and reports only that; the second collects the rest.
         ray.wait(refs, timeout=_TICK_S)
         news, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         outcomes: list[_Outcome | None] = []
@@ -185,12 +193,12 @@ class ReplicaPool:
         return [outcome for outcome in outcomes if outcome is not None]
 
     def _settle(self, member: Member, ref: Any, queue: ShardQueue) -> _Outcome | None:
-        """Answer for one finished flight; None if its shard will be tried again."""
+        """Return the outcome of a finished flight, or None if its shard will be tried again."""
         attempt = member.flights.pop(ref).attempt
         try:
             result = ray.get(ref)
         except RayTaskError as error:
-            # The labeler's own errors come back as LabelerError: this one struck on the way in or out.
+            # The labeler's own errors return as LabelerError, so this one arose in passing arguments or the result.
             return self._failed(queue, attempt, "error", summarize_error(error))
         except RayError as error:
             death = self._replicas.died(member, error)
@@ -205,7 +213,7 @@ class ReplicaPool:
         return receipt
 
     def _kill_hung(self, queue: ShardQueue) -> list[_Outcome | None]:
-        """Kill replicas with a flight past its time, and answer for that flight without waiting for the death."""
+        """Kill replicas with an overdue flight, and settle that flight without waiting for the replica's death."""
         limit_s = self._config.shard_timeout_s
         if limit_s is None:
             return []
@@ -213,6 +221,7 @@ class ReplicaPool:
         for member in self._replicas.members:
             overdue = [ref for ref, flight in member.flights.items() if time.monotonic() - flight.since > limit_s]
             for ref in overdue:
+                # Taken off first: the reference will fail too when the replica dies, and must not be settled twice.
                 attempt = member.flights.pop(ref).attempt
                 message = f"{attempt.shard.shard_id} was not finished after {limit_s:g} s"
                 self._kill(member, "replica_hung", message)
@@ -220,7 +229,7 @@ class ReplicaPool:
         return outcomes
 
     def _kill(self, member: Member, kind: EventKind, message: str) -> None:
-        """Kill a replica over one flight; the others on it are not to blame."""
+        """Kill a replica because of one flight; its other flights are not to blame."""
         if not member.retired:
             member.blameless = True
             self._replicas.retire(member)
@@ -229,6 +238,7 @@ class ReplicaPool:
     def _failed(
         self, queue: ShardQueue, attempt: Attempt, kind: FailureKind, error: str, *, charged: bool = True
     ) -> ShardFailure | None:
+        # The witness knows only attempts that ran alone; a replica that was killed for another's sake proves nothing.
         ended_here = charged and kind != "error" and attempt.alone
         under_way = self._witness.under_way(attempt.attempt_id) if ended_here else ()
         failure = queue.failed(attempt, kind, error, charged=charged, under_way=under_way)
@@ -245,7 +255,7 @@ class ReplicaPool:
         yield from queue.give_up_waiting(reason)
 
     def _abandon_in_flight(self) -> None:
-        """Kill what still works on a shard that nobody waits for, so that the next map call finds free replicas."""
+        """Kill replicas that work on shards nobody waits for any more, so that the next map call finds free ones."""
         for member in self._replicas.members:
             if member.flights:
                 self._replicas.retire(member)

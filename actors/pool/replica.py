@@ -1,4 +1,4 @@
-"""What runs inside a Ray actor: one labeler, its model loaded once. Knows nothing of the pool that owns it."""
+"""The replica, which is what runs inside a Ray actor: one labeler with its loaded model. Knows nothing of the pool."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipelines.types import CrashHistory, ReplicaUnusable, Shard, ShardLabeler, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaFacts:
-    """Where a ready replica runs, and what its labeler says of itself."""
+    """Where a ready replica runs, and its labeler's facts for provenance."""
 
     host: str
     pid: int
@@ -23,11 +23,11 @@ class ReplicaFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelerError:
-    """An error of the labeler, as text: the error itself may not survive the journey to the driver.
+    """An error of the labeler as text, because the exception itself may fail to unpickle on the driver.
 
     Attributes:
         error: type and message, then the end of the traceback.
-        replica_unusable: whether the replica has to be replaced.
+        replica_unusable: whether the replica must be replaced.
     """
 
     error: str
@@ -35,13 +35,15 @@ class LabelerError:
 
 
 class Replica:
-    """One loaded model. Becomes an actor in replica_set.py.
+    """One loaded model. replicas.py makes it a Ray actor.
 
     Args:
-        labeler_factory: builds the labeler; runs here, in the actor's process.
+        labeler_factory: builds the labeler; called in the actor's process.
     """
 
     def __init__(self, labeler_factory: LabelerFactory) -> None:
+        # Kept for ready() instead of raised: Ray never restarts an actor whose constructor raises, so the driver has to
+        # replace it anyway, and can then name the cause.
         try:
             self._labeler: ShardLabeler | LabelerError = labeler_factory()
         except Exception as error:  # noqa: BLE001 - the driver tells it better than Ray does
@@ -54,14 +56,15 @@ class Replica:
         return ReplicaFacts(host=socket.gethostname(), pid=os.getpid(), labeler=dict(self._labeler.describe()))
 
     def stay(self) -> None:
-        """Never return: the reference to this call fails as soon as the process has ended, at work or idle."""
+        """Never return. The reference to this call fails as soon as the process ends, whether it was busy or idle."""
         threading.Event().wait()
 
     def label(self, shard: Shard, attempt_id: str, crashes: CrashHistory | None) -> ShardReceipt | LabelerError:
-        """Label and commit one shard; an error of the labeler is returned, not raised."""
+        """Label and commit one shard; an error of the labeler is returned instead of raised."""
         if isinstance(self._labeler, LabelerError):
             return self._labeler
         try:
+            # ReplicaUnusable is not an Exception, and so must be named beside it.
             return self._labeler.label(shard, attempt_id, crashes)
         except (Exception, ReplicaUnusable) as error:  # noqa: BLE001 - here a shard's error becomes its outcome
             return LabelerError(error=summarize_error(error), replica_unusable=isinstance(error, ReplicaUnusable))

@@ -1,4 +1,4 @@
-"""The replicas of one pool as Ray actors: started, replaced, recycled, killed. Knows nothing of queues and retries."""
+"""Starts, replaces, recycles and kills the Ray actors of one pool. Knows nothing about queues and retries."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipelines.redaction import redacted
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Flight:
-    """An attempt that a replica works on, since a time on the monotonic clock."""
+    """An attempt in progress on a replica, and its start on the monotonic clock."""
 
     attempt: Attempt
     since: float
@@ -31,16 +31,16 @@ class Member:
     """The driver's view of one replica.
 
     Attributes:
-        number: running number, for messages.
-        actor: its handle.
+        number: serial number, for messages.
+        actor: handle of the actor.
         ready_ref: resolves to ReplicaFacts once the model is loaded.
-        end_ref: never resolves, and fails once its process has ended.
-        since: when it was asked for, on the monotonic clock.
+        end_ref: never resolves; fails once the process has ended.
+        since: when it was requested, on the monotonic clock.
         facts: None until it is ready.
-        flights: what it works on, by the reference that resolves to the outcome.
+        flights: attempts in progress, by the reference that resolves to the outcome.
         attempts: attempts given to it so far.
-        retired: True once it is dead or killed; it stays a member until its last flight is answered for.
-        blameless: True if it was killed over something that none of its remaining flights did.
+        retired: True once it is dead or killed; it stays a member until its last flight is settled.
+        blameless: True if it was killed for a reason that none of its remaining flights caused.
     """
 
     number: int
@@ -60,12 +60,12 @@ class Member:
 
     @property
     def starting(self) -> bool:
-        """Whether its model is still being loaded."""
+        """Whether it is still waiting for room or loading its model."""
         return self.facts is None and not self.retired
 
     @property
     def ready(self) -> bool:
-        """Whether it can work."""
+        """Whether its model is loaded and it is alive."""
         return self.facts is not None and not self.retired
 
 
@@ -73,9 +73,9 @@ class ReplicaSet:
     """Keeps config.replicas actors alive, as far as they can be started.
 
     Attributes:
-        members: replicas that are starting, ready, or dead with flights still to be answered for.
-        on_event: told what happens to replicas; None for nobody.
-        facts: what the first ready labeler says of itself; None until then.
+        members: replicas that are starting, ready, or dead with flights still to be settled.
+        on_event: receives the events of replicas; None to drop them.
+        facts: the first ready labeler's facts for provenance; None until then.
     """
 
     def __init__(self, labeler_factory: LabelerFactory, config: PoolConfig) -> None:
@@ -90,19 +90,19 @@ class ReplicaSet:
         self._last_end = 0.0
 
     def emit(self, kind: EventKind, message: str) -> None:
-        """Report an event to whoever listens."""
+        """Pass an event to on_event, if it is set."""
         if self.on_event is not None:
             self.on_event(PoolEvent(kind, message))
 
     def forgive(self) -> None:
-        """Forget earlier failed starts: what was missing may be there by now."""
+        """Reset the count of failed starts, since their cause may have gone by now."""
         self._failures = 0
 
     def start_missing(self) -> None:
-        """Ask for as many replicas as are missing, unless starting them keeps failing.
+        """Request as many replicas as are missing, unless starts keep failing.
 
         Raises:
-            ReplicaStartError: it keeps failing and no replica is left.
+            ReplicaStartError: starts keep failing and no replica is left.
         """
         self.members = [member for member in self.members if member.flights or not member.retired]
         alive = sum(not member.retired for member in self.members)
@@ -114,11 +114,12 @@ class ReplicaSet:
             self._start()
 
     def settle_start(self, member: Member) -> None:
-        """Take in that a replica is ready, or that it failed to start."""
+        """Handle a replica that has become ready or has failed to start."""
         try:
             answer = ray.get(member.ready_ref)
         except RayError as error:
-            # One lost machine ends many at once: it counts once.
+            # A lost machine ends many starting replicas at once, which is one failed start: only a replica requested
+            # after the last such end counts again.
             counted, self._last_end = member.since > self._last_end, time.monotonic()
             self._start_failed(member, in_one_line(error), counted=counted)
             return
@@ -131,14 +132,14 @@ class ReplicaSet:
         self.emit("replica_started", f"{member} is ready after {time.monotonic() - member.since:.1f} s")
 
     def settle_end(self, member: Member) -> None:
-        """Take in that a replica has ended, whether or not it had something to do."""
+        """Handle the death of a replica, busy or idle."""
         try:
             ray.get(member.end_ref)
         except RayError as error:
             self.died(member, error)
 
     def died(self, member: Member, error: RayError) -> str:
-        """Retire a replica that has ended, unless that is known; return how it ended."""
+        """Retire a dead replica, unless it is retired already, and return how it died."""
         death = f"{member} died: {in_one_line(error)}"
         if not member.retired:
             self.retire(member)
@@ -146,9 +147,10 @@ class ReplicaSet:
         return death
 
     def give_up_slow_starts(self) -> None:
-        """Kill replicas that are not ready in the time they are given.
+        """Kill replicas that are not ready within config.replica_start_timeout_s.
 
-        While others work this is no failure: a lost node's replicas wait for room until a node comes back.
+        This counts as a failed start only if no other replica is ready: after a node is lost, its replicas wait for
+        room until another node joins.
         """
         limit_s = self._config.replica_start_timeout_s
         others_work = any(member.ready for member in self.members)
@@ -158,7 +160,7 @@ class ReplicaSet:
                 self._start_failed(member, cause, counted=not others_work)
 
     def recycle(self) -> None:
-        """Retire idle replicas that have done their share of attempts."""
+        """Retire idle replicas that have made config.recycle_after_shards attempts."""
         share = self._config.recycle_after_shards
         for member in self.members:
             if share is not None and member.ready and member.attempts >= share and not member.flights:
@@ -166,7 +168,7 @@ class ReplicaSet:
                 self.emit("replica_recycled", f"{member} is replaced after {member.attempts} attempts")
 
     def takes_more(self, member: Member) -> bool:
-        """Whether a replica may be given another shard."""
+        """Return whether a replica may be given another shard."""
         share = self._config.recycle_after_shards
         return (
             member.ready
@@ -176,7 +178,7 @@ class ReplicaSet:
         )
 
     def retire(self, member: Member) -> None:
-        """Kill a replica, if it is not dead already."""
+        """Kill a replica, unless it is dead already."""
         if not member.retired:
             member.retired = True
             ray.kill(member.actor, no_restart=True)
@@ -192,7 +194,9 @@ class ReplicaSet:
         actor_class = ray.remote(Replica).options(
             num_cpus=config.num_cpus_per_replica,
             num_gpus=config.num_gpus_per_replica,
-            max_concurrency=config.shards_in_flight_per_replica + 1,  # and one in `stay`
+            max_concurrency=config.shards_in_flight_per_replica + 1,  # one thread waits in `stay`
+            # The driver retries instead of Ray: a lost node is noticed only after some 15 s, by which time Ray's own
+            # retries are used up, and a new attempt needs a new attempt id.
             max_restarts=0,
             max_task_retries=0,
         )
@@ -208,7 +212,7 @@ class ReplicaSet:
 
 
 def in_one_line(error: RayError) -> str:
-    """Return Ray's explanation of a death, many coloured and indented lines, as one line of at most 1000 characters."""
+    """Return Ray's report of a death, many coloured and indented lines, as one line of at most 1000 characters."""
     return " ".join(redacted(re.sub(r"\x1b\[\d+m", "", str(error))).split())[:1000]
 
 

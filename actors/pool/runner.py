@@ -1,6 +1,6 @@
-"""What labels shards, as the flow sees it: one interface, its events and failures.
+"""ShardRunner, the interface through which a flow labels shards, with its events and failures.
 
-Imports neither ray nor torch; in_process.py and ray_pool.py implement it, and open.py chooses between them."""
+Imports neither ray nor torch. in_process.py and ray_pool.py implement it, and open.py chooses between them."""
 
 from __future__ import annotations
 
@@ -34,33 +34,34 @@ _MAX_ERROR_CHARS = 4000
 
 
 class ReplicaStartError(UserError, RuntimeError):
-    """There is no replica to work with and none can be started; the message carries the cause."""
+    """No replica is available and none can be started; the message carries the cause."""
 
 
 class ClusterLostError(RuntimeError):
-    """The cluster that the replicas ran on is gone; what is committed stays committed."""
+    """The cluster that the replicas ran on is gone; committed shards stay committed."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolEvent:
-    """Something worth a log line that happened to a replica or a shard; its message holds no secret."""
+    """An event of a replica or a shard that is worth a log line; secrets in its message are redacted."""
 
     kind: EventKind
     message: str
 
     def __post_init__(self) -> None:
+        # In one place, because messages carry errors of every library.
         object.__setattr__(self, "message", redacted(self.message))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardFailure:
-    """A shard that a map call handed out and could not get labelled.
+    """A shard that a map call took and could not get labelled.
 
     Attributes:
         shard_id: the shard.
-        attempts: attempts made.
-        error: what happened last: a line of summary, then the end of its traceback where there is one; no secret.
-        kind: error (the labeler raised), replica_died, timeout (its replica was taken for hung), or unfinished (the
+        attempts: number of attempts made.
+        error: the last error: a one-line summary, then the end of its traceback if there is one; secrets are redacted.
+        kind: error (the labeler raised), replica_died, timeout (its replica was considered hung), or unfinished (the
             budget was spent or stop() was called before it could be labelled).
     """
 
@@ -77,7 +78,7 @@ OnEvent = Callable[[PoolEvent], None]
 
 
 class ShardRunner(Protocol):
-    """Labels shards somewhere. A context manager: what it needs is started on entering and released on leaving."""
+    """Labels shards, wherever its replicas run. A context manager: entering acquires resources, leaving frees them."""
 
     def __enter__(self) -> Self:
         """Connect to where the replicas will run.
@@ -94,25 +95,25 @@ class ShardRunner(Protocol):
         ...
 
     def map(self, shards: Iterable[Shard], on_event: OnEvent | None = None) -> Iterator[ShardReceipt | ShardFailure]:
-        """Label shards and yield what became of each as it finishes, in any order. One map call at a time.
+        """Label shards and yield the outcome of each as it finishes, in any order. One map call at a time.
 
-        Shards are taken from the iterable only when there is room: at most replicas x shards_in_flight_per_replica
-        are taken and not yet answered for. When the budget is spent or stop() was called, those that were taken and
-        could not be finished are yielded as failures of kind "unfinished", and the rest stays in the iterable.
-        Leaving the iterator early abandons what is in flight.
+        A shard is taken from the iterable only when there is room: at most replicas x shards_in_flight_per_replica
+        shards are taken and have no outcome yet. When the budget is spent or stop() was called, the shards taken but
+        not finished are yielded as failures of kind "unfinished", and the rest stays in the iterable. Leaving the
+        iterator early abandons the shards in flight.
 
         Args:
             shards: what to label; need not have a length.
-            on_event: called in the caller's thread with what happens to replicas and shards on the way.
+            on_event: called in the caller's thread with the events of replicas and shards.
 
         Raises:
             ReplicaStartError: no replica could be started; carries the cause.
-            ClusterLostError: there is nothing left that could label.
+            ClusterLostError: the cluster is gone, so that nothing can label any more.
         """
         ...
 
     def describe(self) -> Mapping[str, str]:
-        """Return the labeler's facts for provenance, from the first replica that is ready; waits for it.
+        """Return the labeler's facts for provenance, waiting for the first replica that is ready.
 
         Raises:
             ReplicaStartError: no replica could be started; carries the cause.
@@ -120,16 +121,17 @@ class ShardRunner(Protocol):
         ...
 
     def stop(self) -> None:
-        """Hand out no more shards, in this map call or a later one. May be called from a signal handler."""
+        """Hand out no more shards, in this map call or any later one. May be called from a signal handler."""
         ...
 
     def close(self) -> None:
-        """End the replicas, with whatever they are doing. Safe to call twice."""
+        """End the replicas, whatever they are doing. Safe to call twice."""
         ...
 
 
 def summarize_error(error: BaseException) -> str:
-    """Return type and message of an error in one line, then the end of its traceback."""
+    """Return the type and message of an error, then the end of its traceback, with secrets redacted."""
     summary = "".join(traceback.format_exception_only(error)).strip()
+    # Redact before cutting: a cut could leave half of a secret, which no pattern recognises.
     trace = redacted("".join(traceback.format_exception(error)).strip())
     return f"{redacted(summary)[:_MAX_ERROR_CHARS]}\n{trace[-_MAX_ERROR_CHARS:]}"

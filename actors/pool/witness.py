@@ -1,4 +1,4 @@
-"""Remembers which images each replica has under way, where the end of a replica does not reach it."""
+"""A Ray actor on the driver's node that outlives replicas and remembers which images each attempt was working on."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.pool.replicas import in_one_line
 
+# The witness does nothing but read and write a dictionary: an answer that takes longer will not come.
 _ANSWER_S = 30
 
 
 class _Notes:
-    """What the actor holds: by attempt the ids of the images under way."""
+    """The actor's state: the ids of the images in progress, by attempt."""
 
     def __init__(self) -> None:
         self._under_way: dict[str, tuple[str, ...]] = {}
@@ -30,13 +31,14 @@ class _Notes:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Tells the witness what an attempt is about to touch: returns once it knows. Travels to the replica."""
+    """Reports to the witness, from within a replica, which images an attempt is about to work on."""
 
     witness: Any
     attempt_id: str
 
     def __call__(self, image_ids: Sequence[str]) -> None:
-        """Note the ids; an attempt whose witness is gone goes on without."""
+        """Report the ids and wait until the witness has them; without a witness the attempt goes on."""
+        # Waiting is the point: an image that ends the process at once must have been reported before.
         try:
             ray.get(self.witness.note.remote(self.attempt_id, list(image_ids)), timeout=_ANSWER_S)
         except RayError:
@@ -44,20 +46,21 @@ class Note:
 
 
 class Witness:
-    """A Ray actor beside the driver, started when it is first needed: only attempts that are under suspicion note."""
+    """The driver's handle on the witness actor, which is started by the first attempt that follows a crash."""
 
     def __init__(self) -> None:
         self._actor: Any = None
 
     def note_of(self, attempt_id: str) -> Note:
-        """Return what an attempt tells the witness with."""
+        """Return the callable with which an attempt reports its images, starting the actor if necessary."""
         if self._actor is None:
+            # Pinned to the driver's node: a node that is lost with its replicas must not take the witness along.
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             self._actor = ray.remote(_Notes).options(num_cpus=0, scheduling_strategy=here).remote()
         return Note(self._actor, attempt_id)
 
     def under_way(self, attempt_id: str) -> tuple[str, ...]:
-        """Return the ids of the images that an attempt had under way when it ended; none if it never told."""
+        """Return the ids of the images in progress when an attempt ended; none if it never reported any."""
         if self._actor is None:
             return ()
         try:

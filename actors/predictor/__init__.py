@@ -1,1 +1,1 @@
-"""The seam between the network and the data: images and prompts in, RLE masks and words out. No Ray."""
+"""The predictor, between the network and the data: takes images and prompts, returns RLE masks and text. No Ray."""

@@ -1,4 +1,4 @@
-"""What a user may set about the model, and where it lies. Loads no torch, so that the command line can read it."""
+"""Settings of the model, and the folder it is in. Imports no torch, which keeps the command line quick to start."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class PredictorConfig(Settings):
             raise ValueError("model path is empty; give the folder of a model")
         if not 0 <= self.min_score < 1:
             raise ValueError(f"min_score is {self.min_score}; allowed: 0 up to, not including, 1")
-        # So that a rank counts over all tasks of an image: six give masks in one run, and it is an int16.
+        # The rank column is an int16 and counts over all tasks of an image, of which up to six give masks in one run.
         if not 1 <= self.max_masks_per_image <= 5_000:
             raise ValueError(f"max_masks_per_image is {self.max_masks_per_image}; allowed: 1 to 5000")
         if not 1 <= self.max_new_tokens <= 100_000:
@@ -55,9 +55,10 @@ class PredictorConfig(Settings):
 
 
 def model_folder(path: str) -> Path:
-    """Return where a model lies on this machine, as an absolute path; loads nothing."""
+    """Return a model's folder on this machine as an absolute path, without loading anything."""
     if path != TINY_MODEL:
         return Path(path).expanduser().absolute()
+    # Finds the package without importing it, which would load torch.
     package = find_spec("xsam_model")
     places = package.submodule_search_locations if package else None
     assert places, "xsam_model is part of this distribution"

@@ -1,4 +1,4 @@
-"""From prompts to conversations with the network: which share one, and what is refused before the network sees it."""
+"""Groups prompts into conversations with the network, and rejects prompts that the network could not be asked."""
 
 from __future__ import annotations
 
@@ -17,30 +17,31 @@ from xsam_model.prompts.visual import draw_region
 from xsam_model.segmenter import Query
 
 _JOINT_TASKS = (*CATEGORY_TASKS, "vgdseg")
-# Of whose categories some may be asked in another conversation: each mask stands for itself.
+# Their categories may be spread over several conversations, because every mask stands by itself. Panoptic and semantic
+# maps give each pixel to one category, so there all categories must compete in one conversation.
 _DIVISIBLE_TASKS = ("ovseg", "genseg")
 _CITED_CHARS = 60
 
 
 class Ask(NamedTuple):
-    """What conversations that go through the network together have in common: the task, and whether to explain."""
+    """What the conversations of one forward pass have in common: the task, and whether to explain the answer."""
 
     task: Task
     explain: bool
 
     @property
     def network_task(self) -> str:
-        """The network's name of the task: it knows categories, and not what becomes of its answer."""
+        """The network's name of the task, e.g. "ovseg" for ovseg_panoptic: the kind of map is post-processing."""
         return self.task.partition("_")[0]
 
     @property
     def is_spoken(self) -> bool:
-        """Whether the answer is the model's own words."""
+        """Whether the model generates its answer instead of being given a fixed one."""
         return self.explain or self.task in ("gcgseg", "chat")
 
 
 class ConversationDraft(NamedTuple):
-    """Prompts about one image that share a conversation; not checked yet."""
+    """Prompts about one image that share a conversation, not validated yet."""
 
     image: int
     prompts: tuple[Prompt, ...]
@@ -48,12 +49,12 @@ class ConversationDraft(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Conversation:
-    """A conversation that the network can have.
+    """A validated conversation about one image.
 
     Attributes:
         image: position of the image in its batch.
-        prompts: what is asked; the network's labels count them.
-        regions: the visual prompts among them, drawn as bool (H, W) masks at the image's size.
+        prompts: what is asked; the network's labels are positions in it.
+        regions: the visual prompts among them, rasterised as bool (H, W) masks at the image's size.
     """
 
     image: int
@@ -61,20 +62,20 @@ class Conversation:
     regions: tuple[NDArray[np.bool_], ...] = ()
 
     def query(self, task: Task) -> Query:
-        """Return it as the network takes it."""
+        """Return the conversation as a query for XSamSegmenter.ask."""
         return Query(image=self.image, conditions=_conditions(task, self.prompts), visual_prompts=self.regions)
 
 
 @lru_cache(maxsize=1000)
 def cut(processor: XSamProcessor, ask: Ask, prompts: tuple[Prompt, ...]) -> tuple[tuple[Prompt, ...], ...]:
-    """Cut categories that do not fit into one conversation into as few as hold them, of about the same length.
+    """Split categories over as few conversations as hold them, of about equal length.
 
-    What fits in no way is left whole: `try_words` says why.
+    A list with a category that fits into no conversation is returned whole; `try_words` then says what is wrong.
     """
     parts: list[tuple[Prompt, ...]] = []
     rest = prompts
     while rest:
-        # How many fit is found by trying: not far from how many did before.
+        # Tokenising is the only way to know how many fit. About as many will as last time, so twice that is enough.
         tried = rest[: 2 * len(parts[-1])] if parts else rest
         num_fitting = _num_fitting(processor, ask, tried)
         if num_fitting == 0:
@@ -98,10 +99,10 @@ def _num_fitting(processor: XSamProcessor, ask: Ask, prompts: Sequence[Prompt]) 
 
 
 def drafts(prompts: Sequence[Sequence[Prompt]], processor: XSamProcessor) -> dict[Ask, list[ConversationDraft]]:
-    """Sort the prompts of a batch into conversations, image by image.
+    """Group the prompts of a batch into conversations, image by image.
 
-    Categories of an image, and its regions of vgdseg, share one and compete for each mask, unless there are too many
-    categories; the others stand alone, as the network was trained.
+    The categories of an image share a conversation and compete for each mask, unless there are too many of them; so do
+    its regions of vgdseg. Every other prompt has a conversation of its own, as in the network's training.
     """
     found: dict[Ask, list[ConversationDraft]] = {}
     for image, asked in enumerate(prompts):
@@ -120,7 +121,7 @@ def drafts(prompts: Sequence[Sequence[Prompt]], processor: XSamProcessor) -> dic
 
 
 def divided(group: Sequence[ConversationDraft]) -> dict[int, dict[str, int]]:
-    """Return, of each image whose categories are in several conversations, which of them each prompt is in."""
+    """Return, for each image whose categories span several conversations, the conversation of each prompt_id."""
     by_image: dict[int, list[ConversationDraft]] = {}
     for draft in group:
         if draft.prompts[0].task in _DIVISIBLE_TASKS:
@@ -135,16 +136,17 @@ def divided(group: Sequence[ConversationDraft]) -> dict[int, dict[str, int]]:
 def prepare(
     draft: ConversationDraft, image: Image, processor: XSamProcessor
 ) -> tuple[Conversation | None, list[RejectedPrompt]]:
-    """Draw the regions of a conversation, and try a sentence that came with the image.
+    """Validate a draft: rasterise its regions, and tokenise a sentence that came with the image.
 
     Returns:
-        The conversation, None if nothing of it can be asked; and what cannot be.
+        The conversation, or None if none of its prompts can be asked; and the prompts that cannot.
     """
     good, regions, refused = [], [], []
     for prompt in draft.prompts:
         try:
             if prompt.task in REGION_TASKS:
                 regions.append(_draw(prompt.region or Region(kind="mask"), image.size_hw))
+            # Prompts asked of every image were tried when the replica started; those of a table only in part.
             elif prompt.source_row >= 0:
                 try_words(processor, Ask(prompt.task, prompt.explain), [prompt])
         except ValueError as error:
@@ -162,11 +164,11 @@ def _draw(region: Region, size_hw: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def check_prompts(processor: XSamProcessor, prompts: Sequence[Prompt]) -> None:
-    """Try the text prompts that are asked of every image.
+    """Check that the text prompts asked of every image fit the model.
 
     Raises:
-        ValueError: they do not fit the model, e.g. more categories than its text holds (says how many fit), a sentence
-            that is too long (says by how much), or a word that the model reserves for itself.
+        ValueError: they do not, e.g. there are more categories than fit into its text (says how many do), a sentence is
+            too long (says by how much), or a prompt contains a token that the model reserves.
     """
     for ask, group in drafts([prompts], processor).items():
         for draft in group if ask.task not in REGION_TASKS else ():
@@ -174,11 +176,12 @@ def check_prompts(processor: XSamProcessor, prompts: Sequence[Prompt]) -> None:
 
 
 def try_words(processor: XSamProcessor, ask: Ask, prompts: Sequence[Prompt]) -> None:
-    """Write the conversation that text prompts make, without an image; a ValueError says why it cannot be had."""
+    """Tokenise the conversation of text prompts, without an image; raises ValueError if it cannot be asked."""
     conditions = [_conditions(ask.task, prompts)]
     try:
         processor(task=ask.network_task, conditions=conditions, explain=ask.explain, generate=ask.is_spoken)
     except ValueError as error:
+        # The processor speaks of images in a batch; here one conversation without an image is tried.
         about = f"{ask.task} {prompts[0].text[:_CITED_CHARS]!r}: " if len(prompts) == 1 else f"{ask.task}: "
         message = about + str(error).removeprefix("image 0: ")
         if isinstance(error, TooManyConditionsError):
@@ -192,6 +195,6 @@ def _conditions(task: Task, prompts: Sequence[Prompt]) -> list[str]:
 
 
 def batched(items: Sequence[ConversationDraft], size: int) -> Iterator[Sequence[ConversationDraft]]:
-    """Cut into runs of up to ``size``."""
+    """Yield consecutive batches of up to ``size`` drafts."""
     for start in range(0, len(items), size):
         yield items[start : start + size]

@@ -1,4 +1,4 @@
-"""From the network's answers to rows in the making: dense masks become RLE here, one at a time, and are dropped."""
+"""Turns the network's output into mask predictions and captions, encoding one dense mask at a time as RLE."""
 
 from __future__ import annotations
 
@@ -35,20 +35,21 @@ from xsam_model.post_processing.mask_geometry import MAX_CHUNK_PIXELS, WindowedM
 from xsam_model.prompts import answers
 
 _SEMANTIC_TASKS = ("ovseg_semantic", "genseg_semantic")
+# From this intersection over union on, masks of two conversations count as the same object.
 _SAME_MASK_IOU = 0.8
 _INSTANCE_TASKS = ("ovseg", "genseg", "vgdseg")
 
 
 @dataclass(slots=True)
 class Findings:
-    """What was found on one image so far."""
+    """What has been found in one image so far."""
 
     masks: dict[Task, list[MaskPrediction]] = field(default_factory=dict)
     captions: list[Caption] = field(default_factory=list)
     rejected: list[RejectedPrompt] = field(default_factory=list)
 
     def answer(self, max_masks: int) -> Answer:
-        """Return it all, of each task only the best masks."""
+        """Return all captions and rejected prompts, and the ``max_masks`` best masks of each task."""
         kept = [mask for found in self.masks.values() for mask in ranked(found)[:max_masks]]
         return Answer(masks=tuple(kept), captions=tuple(self.captions), rejected=tuple(self.rejected))
 
@@ -61,9 +62,10 @@ def find_masks(
     Args:
         task: what was asked.
         decode: from ``XSamProcessor.decode_arguments``.
-        conversation: what was said; of a caption, its prompts are the phrases.
-        min_score: masks below are not kept; empty ones never are.
-        max_chunk_pixels: pixels of mask logits enlarged together where a map needs all of them.
+        conversation: what was asked; for a generated caption its prompts are the phrases.
+        min_score: masks with a lower score are dropped; empty masks always are.
+        max_chunk_pixels: mask logits upsampled at once for a panoptic or semantic map, which needs those of all
+            queries, in pixels.
 
     Raises:
         FloatingPointError: the scores are not finite.
@@ -73,11 +75,11 @@ def find_masks(
         found = _instances(decode, prompts, min_score)
     elif task in PANOPTIC_TASKS:
         stuff = [label for label, prompt in enumerate(prompts) if prompt.is_thing is False]
-        # Every query takes part, so that a higher min_score leaves out rows and moves no outline.
+        # With threshold 0 every query competes for pixels: a higher min_score then drops rows but moves no outline.
         panoptic = panoptic_segmentation(**decode, stuff=stuff, threshold=0.0, max_chunk_pixels=max_chunk_pixels)
         found = _segments(panoptic.segmentation, panoptic.segments, prompts, min_score)
     elif task in _SEMANTIC_TASKS:
-        # Fewer pixels at once would mean enlarging every query again and again.
+        # Smaller chunks hold fewer categories, and every further chunk upsamples all queries again.
         semantic = semantic_segmentation(**decode, max_chunk_pixels=max(MAX_CHUNK_PIXELS, max_chunk_pixels))
         found = _segments(semantic.labels, semantic.segments, prompts, min_score)
     elif task == "intseg":
@@ -90,17 +92,18 @@ def find_masks(
 
 
 def without_doubles(masks: Sequence[MaskPrediction], parts: Mapping[str, int]) -> list[MaskPrediction]:
-    """Leave out what another conversation has found too, under another category and with a better score.
+    """Drop masks that another conversation has found too, with a better score.
 
-    Categories of one conversation compete for each mask; those of different ones do so here.
+    Categories of one conversation compete for each mask inside the network; those of different conversations do here.
 
     Args:
-        masks: of one image and task.
-        parts: for each prompt_id its conversation.
+        masks: masks of one image and task.
+        parts: the conversation of each prompt_id.
 
     Returns:
-        The masks that stay, best score first.
+        The remaining masks, best score first.
     """
+    # In the same order as rows are ranked, so that ties are broken alike on every run.
     best_first = ranked(masks)
     overlaps = rle.iou([mask.segmentation for mask in best_first], [mask.segmentation for mask in best_first])
     part = np.array([parts[mask.prompt.prompt_id] for mask in best_first])
@@ -113,7 +116,7 @@ def without_doubles(masks: Sequence[MaskPrediction], parts: Mapping[str, int]) -
 
 
 def read_caption(prompt: Prompt, said: answers.Caption) -> Caption | None:
-    """Return what the model said, None if it said nothing."""
+    """Return the generated text as a caption, or None if it is blank."""
     if not said.text.strip():
         return None
     phrases = tuple(CaptionPhrase(text=phrase.text, start=phrase.start, end=phrase.end) for phrase in said.phrases)
@@ -121,7 +124,7 @@ def read_caption(prompt: Prompt, said: answers.Caption) -> Caption | None:
 
 
 def phrase_prompts(prompt: Prompt, said: answers.Caption) -> tuple[Prompt, ...]:
-    """Return a prompt for each phrase of a caption, all with the caption's id."""
+    """Return one prompt for each phrase of a caption, all with the caption's prompt_id."""
     return tuple(
         replace(prompt, text=phrase.text, category_name=phrase.text, category_id=number)
         for number, phrase in enumerate(said.phrases)
@@ -129,7 +132,7 @@ def phrase_prompts(prompt: Prompt, said: answers.Caption) -> tuple[Prompt, ...]:
 
 
 def _instances(decode: Mapping[str, Any], prompts: Sequence[Prompt], min_score: float) -> Iterator[MaskPrediction]:
-    """Encode mask by mask, one for all labels of a query."""
+    """Encode the mask of each query once, and yield it for every label of the query."""
     size_hw = decode["geometry"].original_size
     for instances in iter_instances(**decode, threshold=min_score):
         encoded = _Encoded.of_windowed(instances.mask, size_hw)
@@ -141,7 +144,7 @@ def _instances(decode: Mapping[str, Any], prompts: Sequence[Prompt], min_score: 
 def _segments(
     labels: torch.Tensor, segments: Sequence[Segment], prompts: Sequence[Prompt], min_score: float
 ) -> Iterator[MaskPrediction]:
-    """Encode the segments of a map, one after the other."""
+    """Encode the segments of a map one by one."""
     ids = labels.cpu().numpy()
     for segment in segments:
         if segment.score >= min_score:
@@ -149,22 +152,24 @@ def _segments(
 
 
 def _phrases(decode: Mapping[str, Any], prompts: Sequence[Prompt], min_score: float) -> Iterator[MaskPrediction]:
-    """Encode mask by mask, one for each prompt; where the model's own answer names more or fewer, the first count."""
+    """Encode one mask for each prompt; of a generated answer that names more phrases, the first ones count."""
     found: dict[int, MaskPrediction] = {}
     size_hw = decode["geometry"].original_size
     for phrases in iter_phrases(**decode):
         mask = phrases.mask
         scores = zip(phrases.labels.tolist(), phrases.scores.tolist(), strict=True)
+        # A phrase of a generated caption may be blank.
         kept = {at: score for at, score in scores if at < len(prompts) and score >= min_score and prompts[at].text}
         if kept:
             encoded = _Encoded.of_windowed(mask, size_hw)
             if encoded.area:
                 found |= {at: encoded.found(prompts[at], score, mask.score.item()) for at, score in kept.items()}
+    # Masks come query by query, rows in the order of the prompts.
     yield from (found[at] for at in sorted(found))
 
 
 def _one(found: PhraseSegmentation, prompt: Prompt, min_score: float) -> Iterator[MaskPrediction]:
-    """Encode the mask of a region."""
+    """Encode the one mask that a visual prompt stands for (intseg)."""
     score = found.scores.item()
     if score >= min_score and prompt.text:
         encoded = _Encoded.of(found.masks[0].cpu().numpy())
@@ -184,6 +189,7 @@ class _Encoded:
 
     @classmethod
     def of_windowed(cls, mask: WindowedMask, size_hw: tuple[int, int]) -> _Encoded:
+        # From a GPU only the positions where the mask changes are copied, which is all that RLE needs.
         if mask.inside.device.type != "cpu":
             return cls.of_changes(mask.changes(size_hw[0]).numpy(), size_hw)
         inside, top_left = mask.inside.numpy(), (mask.top, mask.left)
@@ -192,7 +198,7 @@ class _Encoded:
 
     @classmethod
     def of_changes(cls, changes: NDArray[np.int64], size_hw: tuple[int, int]) -> _Encoded:
-        """Encode what `WindowedMask.changes` returns: a column ends what it began, so that they come in pairs."""
+        """Encode what `WindowedMask.changes` returns: pairs of start and end, as every run ends within its column."""
         starts, ends = changes[::2], changes[1::2]
         box = (0.0, 0.0, 0.0, 0.0)
         if len(starts):
@@ -213,7 +219,7 @@ class _Encoded:
 
 
 def _box(inside: NDArray[np.bool_], top_left: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Return the box (x, y, w, h) around the pixels of a window, in pixels of its mask; zeros where there are none."""
+    """Return the box (x, y, w, h) around the set pixels of a window, in image pixels; zeros if no pixel is set."""
     rows, columns = (np.flatnonzero(inside.any(axis)) for axis in (1, 0))
     if not len(rows):
         return (0.0, 0.0, 0.0, 0.0)

@@ -1,4 +1,4 @@
-"""The garbage collector stays out of the way where much is imported."""
+"""Pauses the garbage collector during heavy imports."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def garbage_collection_paused() -> Iterator[None]:
-    """Look for no garbage in this block.
+    """Pause garbage collection inside this block.
 
-    Importing torch and transformers makes a million objects and hardly any garbage; looking for it took a fifth of the
-    time.
+    Importing torch and transformers creates a million objects and hardly any garbage; collecting took a fifth of the
+    import time.
     """
     was_enabled = gc.isenabled()
     gc.disable()

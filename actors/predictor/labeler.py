@@ -1,4 +1,4 @@
-"""What a replica holds: a loaded predictor and an opened output, labelling one planned shard after another."""
+"""RunLabeler, which a replica holds: labels shards with a loaded predictor and commits them to an opened output."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from pipelines.types import CrashHistory, Predictor, Shard, ShardReceipt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunLabelerFactory:
-    """Builds a RunLabeler where it is called: small, picklable, and without credentials (those are the machine's).
+    """Builds a RunLabeler in the process that calls it.
+
+    Small and picklable, and free of credentials: every machine has its own.
 
     Attributes:
-        predictor: the model to load.
+        predictor: settings of the model to load.
         job: what the run asks.
-        output_uri: where the table goes.
-        output_options: its storage options.
-        shards_in_flight: shards that are labelled at once.
+        output_uri: where the table is written.
+        output_options: storage options of the output.
+        shards_in_flight: number of shards labelled at once.
     """
 
     predictor: PredictorConfig
@@ -33,7 +35,8 @@ class RunLabelerFactory:
     shards_in_flight: int = 1
 
     def __call__(self) -> RunLabeler:
-        """Load the model, check that it takes the run's prompts, find how many images fit, and open the output."""
+        """Load the model, check the run's prompts against it, choose the batch size, and open the output."""
+        # Imported here, not at the top: the driver pickles this factory without loading torch.
         with garbage_collection_paused():
             from actors.predictor.predictor import XSamPredictor
 
@@ -46,7 +49,7 @@ class RunLabelerFactory:
 
 
 class RunLabeler:
-    """A ShardLabeler on a predictor. Two shards may be under way at once: the predictor is asked from both threads."""
+    """A ShardLabeler on a predictor. May label two shards at once, calling the predictor from both threads."""
 
     def __init__(
         self, predictor: Predictor, job: LabelJob, output_uri: str, output_options: Mapping[str, Any] | None = None
@@ -56,7 +59,7 @@ class RunLabeler:
         self._store = open_store(output_uri, output_options)
 
     def label(self, shard: Shard, attempt: str, crashes: CrashHistory | None = None) -> ShardReceipt:
-        """Label every image of the shard and commit it under the given attempt id, unless another attempt just has."""
+        """Label and commit a shard under the given attempt id, unless another attempt has committed it meanwhile."""
         try:
             held = read_commit(self._store, self._job.run_id, shard.shard_id, shard.repair)
         except FileNotFoundError:

@@ -1,6 +1,6 @@
-"""XSamPredictor: the seam between the network and the data. Images and prompts in, RLE masks and words out. No Ray.
+"""XSamPredictor answers prompts about images with RLE masks and text, by one loaded X-SAM. No Ray.
 
-Which prompts share a conversation is in ``conversations``, what becomes of the network's answers in ``findings``.
+``conversations`` decides which prompts share a conversation; ``findings`` turns the network's output into predictions.
 """
 
 from __future__ import annotations
@@ -39,21 +39,22 @@ from xsam_model.segmenter import EncodedImages, Replies, XSamSegmenter
 
 _AUTO_DTYPE = {"cuda": "bfloat16", "cpu": "float32"}
 
-# Mask logits enlarged together. On the CPU few enough that their memory, 8 MiB, is used again and again: larger blocks
-# go back to the system each time, and faulting their pages in again costs more than the arithmetic.
+# Mask logits upsampled at once. On the CPU so few that their 8 MiB stay allocated between chunks: larger blocks go back
+# to the system each time, and faulting their pages in again costs more than the arithmetic.
 _CHUNK_PIXELS = {"cuda": 2**25, "cpu": 2**21}
 
-# Conversations that go through the language model together where it has read their images before: each is but its text.
+# Conversations in one pass of the language model if it has cached prefixes of their images: each adds just its text.
 _SHARING_CONVERSATIONS = 16
 
+# Sentences of a prompt table that are checked when a run is planned; more would make planning slow.
 MAX_TRIED = 20_000
 
 
 class XSamPredictor:
-    """A loaded X-SAM: pipelines.types.Predictor on xsam_model.
+    """A pipelines.types.Predictor on a loaded X-SAM.
 
-    From several threads, one batch is prepared or read out while the network computes another: it works for one of them
-    at a time.
+    Several threads may call it. The network serves one of them at a time; meanwhile the others prepare their batches or
+    read out their masks.
 
     Attributes:
         segmenter: the network with its processor.
@@ -71,7 +72,7 @@ class XSamPredictor:
         dtype = _AUTO_DTYPE[self._device.type] if config.dtype == "auto" else config.dtype
         options = {"attn_implementation": config.attn_implementation} if config.attn_implementation else {}
         folder = model_folder(config.path)
-        # A pickle of weights may hold a program.
+        # Safetensors only: unpickling weights can execute code.
         model = XSamForSegmentation.from_pretrained(
             folder, dtype=getattr(torch, dtype), use_safetensors=True, **options
         )
@@ -79,8 +80,8 @@ class XSamPredictor:
         if self._device.type == "cpu":
             keep_freed_memory()
         elif dtype != "float32":
-            # The pixel decoder is float32 all the same. What it is given was rounded to 8 bits or 11; in TF32 the
-            # factors of its products are rounded to 11, and sums are not. A setting of the whole process.
+            # The pixel decoder stays float32. Its inputs were rounded to the 8 or 11 significant bits of half precision
+            # anyway; TF32 rounds the factors of its products to 11 and sums in float32. Set for the whole process.
             torch.set_float32_matmul_precision("high")
         self.segmenter = XSamSegmenter(model.to(self._device), XSamProcessor.from_pretrained(folder))
         self._facts = {
@@ -92,19 +93,20 @@ class XSamPredictor:
         }
 
     def describe(self) -> Mapping[str, str]:
-        """Return facts for provenance: weights hash, device, dtype, library versions."""
+        """Return facts for provenance: hash of the weights, device, dtype, library versions."""
         return self._facts
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        """Try the text prompts that every image of a run will be asked; see check_prompts."""
+        """Check the text prompts that every image of a run will be asked; see check_prompts."""
         check_prompts(self.segmenter.processor, prompts)
 
     def find_batch_size(self, prompts: Sequence[Prompt], *, shards: int = 1) -> int | None:
-        """Find how many images fit on the GPU together, by asking about made-up ones; None on a CPU.
+        """Measure how many images fit on the GPU at once, with images of noise; None on a CPU.
 
         Args:
-            prompts: asked of every image; answers in words, whose length nobody knows, are not tried.
-            shards: shards in flight, each of which has a batch of its own.
+            prompts: prompts asked of every image; those with a generated answer are left out, since its length is
+                unknown.
+            shards: number of shards in flight, each with a batch of its own.
         """
         if self._device.type != "cuda":
             return None
@@ -120,26 +122,28 @@ class XSamPredictor:
             try:
                 self.predict([image] * count, [asked] * count)
             except PredictionError as error:
+                # Other errors, such as scores that are not finite, do not change the memory that was needed.
                 if error.reason is Reason.OUT_OF_MEMORY:
                     return None
             return torch.cuda.max_memory_allocated(self._device) - before
 
         def free_bytes() -> int:
+            # Blocks that torch caches are free for batches too, but the driver counts them as used.
             torch.cuda.empty_cache()
             return torch.cuda.mem_get_info(self._device)[0]
 
         return find_batch_size(peak_bytes, free_bytes, shards=shards)
 
     def predict(self, images: Sequence[Image], prompts: Sequence[Sequence[Prompt]]) -> list[Answer]:
-        """Answer every image's prompts; see pipelines.types.Predictor.
+        """Answer the prompts of every image; see pipelines.types.Predictor.
 
-        The images are encoded once, whatever is asked of them. All categories of an image are asked together, and so
-        are its regions of vgdseg: they compete for each mask. Every other prompt is asked alone. As many conversations
-        as there are images go through the language model together, and more where they share what it has read of them.
+        Images are encoded once, whatever is asked about them. All categories of an image are asked together and compete
+        for each mask; so do its regions of vgdseg. Every other prompt is asked alone. The language model takes as many
+        conversations at once as there are images, and more if they share cached image prefixes.
 
         Raises:
             PredictionError: out of memory, or scores that are not finite.
-            ReplicaUnusable: a CUDA error that leaves the process without a working device.
+            ReplicaUnusable: a CUDA error that leaves this process without a working device.
         """
         findings = [Findings() for _ in images]
         try:
@@ -151,7 +155,7 @@ class XSamPredictor:
             raise PredictionError(Reason.NON_FINITE_SCORES, str(error)) from error
         except RuntimeError as error:
             if "CUDA error" in str(error):
-                # Such an error sticks to its process: every later batch would fail for it.
+                # CUDA errors are sticky: every later batch of this process would fail too.
                 raise ReplicaUnusable(f"batch of {len(images)}: {error}") from error
             raise
         return [found.answer(self._config.max_masks_per_image) for found in findings]
@@ -160,8 +164,9 @@ class XSamPredictor:
     def _ask_all(
         self, images: Sequence[Image], prompts: Sequence[Sequence[Prompt]], findings: Sequence[Findings]
     ) -> None:
-        """Encode the images once, and have one conversation after the other about them; add to ``findings``."""
+        """Encode the images once, hold all conversations about them, and add the results to ``findings``."""
         drafted = drafts(prompts, self.segmenter.processor)
+        # Generated answers do not count: `generate` reads the image itself, without a shared prefix.
         quiet = Counter(draft.image for ask, group in drafted.items() if not ask.is_spoken for draft in group)
         is_reused = max(quiet.values(), default=0) > 1
         encoded = self.segmenter.encode([image.pixels for image in images], is_reused=is_reused)
@@ -186,7 +191,7 @@ class XSamPredictor:
         conversations: Sequence[Conversation],
         findings: Sequence[Findings],
     ) -> None:
-        """Have conversations of one kind in one pass; add what is said and found to ``findings``."""
+        """Hold conversations of one kind in one pass, and add their captions and masks to ``findings``."""
         replies = self.segmenter.ask(
             encoded,
             ask.network_task,
@@ -194,6 +199,7 @@ class XSamPredictor:
             explain=ask.explain,
             max_new_tokens=self._config.max_new_tokens,
         )
+        # Masks are computed lazily: they must be consumed in here, on this thread's own stream.
         with self.segmenter.beside(replies):
             for conversation, decode, said in zip(conversations, replies.decodes, replies.captions, strict=True):
                 found, about = findings[conversation.image], conversation
@@ -217,19 +223,19 @@ class XSamPredictor:
 
 
 def check_model(config: PredictorConfig, prompts: Sequence[Prompt], sentences: Iterable[Prompt] = ()) -> dict[int, str]:
-    """Try a run's text prompts on the model's processor, and see that its weight files are whole, without loading them.
+    """Check a run's text prompts with the model's processor, and that its weight files are whole, without loading them.
 
     Args:
         config: which model.
-        prompts: asked of every image.
-        sentences: those of the prompt table; the first MAX_TRIED of them, so that planning stays quick. The others are
-            tried when they are asked.
+        prompts: prompts asked of every image.
+        sentences: sentences of the prompt table. The first MAX_TRIED are checked here, which keeps planning quick; the
+            others when they are asked.
 
     Returns:
-        Why sentences cannot be asked, by their row.
+        For each sentence that cannot be asked, the reason, by its row.
 
     Raises:
-        ValueError: the prompts do not fit the model (see check_prompts), or a weight file is cut short or damaged.
+        ValueError: the prompts do not fit the model (see check_prompts), or a weight file is truncated or damaged.
         OSError: the folder holds no processor, or no weights.
     """
     folder = model_folder(config.path)
@@ -238,6 +244,7 @@ def check_model(config: PredictorConfig, prompts: Sequence[Prompt], sentences: I
         raise FileNotFoundError(f"{folder} holds no *.safetensors")
     for file in weights:
         try:
+            # Opening reads the header alone and compares the sizes in it with that of the file.
             with safe_open(file, framework="pt"):
                 pass
         except SafetensorError as error:

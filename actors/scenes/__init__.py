@@ -1,1 +1,1 @@
-"""How well a model does on scenes that nobody trained on."""
+"""Evaluates models on synthetic scenes that no training has seen."""

@@ -1,4 +1,4 @@
-"""How well a model does on scenes that nobody trained on: every task against their exact truth.
+"""Evaluate a model on unseen synthetic scenes: every task against their exact ground truth.
 
 python -m actors.scenes.evaluate --model DIR --assets DIR --split test --seed 1 --count 160 --core
 """
@@ -38,10 +38,10 @@ from xsam_model.training.samples.samples import TrainingSample
 
 PROMPT_KINDS = ("point", "scribble", "box", "mask")
 PARTS = ("ov", "vgd", "ref", "int", "gcg", "pan")
-# Phrases that only the place or the size of an object can decide.
+# Words of phrases that only the position or the size of an object decides.
 _RELATIVE = re.compile(r"\b(left|right|top|bottom|largest|smallest)\b")
 _MAX_CAPTION_TOKENS = 192
-# As many as COCO's evaluation counts.
+# COCO's evaluation counts the 100 best detections of an image.
 _MAX_INSTANCES = 100
 
 Figures = dict[str, float]
@@ -52,9 +52,9 @@ class _Question:
     """One test.
 
     Attributes:
-        part: of PARTS.
-        ask: runs it and returns its figures.
-        num_sets: how many times `count` scenes it asks about.
+        part: one of PARTS.
+        ask: runs the test and returns its figures.
+        num_sets: how many sets of `count` scenes it asks about.
     """
 
     part: str
@@ -70,15 +70,15 @@ def evaluate_scenes(
     Args:
         segmenter: the model.
         test: the scenes.
-        say: gets a line of figures after each test.
-        only: parts to run, of PARTS.
+        say: receives a line of figures after each test.
+        only: which of PARTS to run.
 
     Returns:
-        Figures in percent by name. ov: mask AP and AP50 of open-vocabulary names (so many at once, and all). vgd: AP
-        and AP50 of visual prompts by kind. ref: referring cIoU (of all phrases; of those that only place or size
-        decides, with and without telling the model which, and how many they are). int: mean IoU of points. gcg: mean
-        IoU of the phrases of a caption that is given; mean IoU and AP50 of those that the model finds to say. pan:
-        panoptic quality of all names, of things and of stuff. NaN where nothing could be tested.
+        Figures in percent by name, NaN if nothing could be tested. ov: mask AP and AP50 of open-vocabulary segmentation
+        with `test.num_names` names asked at once, and with all. vgd: AP and AP50 of visual prompts by kind. ref:
+        referring cIoU of all phrases; of those that only position or size decides, with and without the deciding word;
+        and the number of the latter. int: mean IoU and cIoU of point prompts. gcg: mean IoU of the phrases of a given
+        caption; mean IoU and AP50 of those of generated captions. pan: panoptic quality of all names, things and stuff.
     """
     figures: Figures = {}
     for question in _questions(test):
@@ -90,7 +90,7 @@ def evaluate_scenes(
 
 
 def count_scenes(test: SceneTest, only: Sequence[str] = PARTS) -> int:
-    """Return about how many times a scene is asked about."""
+    """Return about how many scenes will be asked about, each test's scenes counted anew."""
     return test.count * sum(question.num_sets for question in _questions(test) if question.part in only)
 
 
@@ -120,6 +120,7 @@ def _instances(segmenter: XSamSegmenter, test: SceneTest, prefix: str, samples: 
     found: list[FoundMask] = []
     number = 0
     for batch in test.batches(samples):
+        # Average precision ranks all candidates, however low their scores.
         for sample, result in zip(batch, _segment(segmenter, batch, threshold=0.0), strict=True):
             image, names = str(number), sample.conditions
             number += 1
@@ -136,7 +137,7 @@ def _instances(segmenter: XSamSegmenter, test: SceneTest, prefix: str, samples: 
 
 
 def _segment(segmenter: XSamSegmenter, batch: Sequence[TrainingSample], threshold: float = 0.5) -> Sequence[XSamResult]:
-    """Ask what the samples of one task ask."""
+    """Segment a batch of samples of one task."""
     is_visual = bool(batch[0].visual_prompts)
     return segmenter.segment(
         [sample.image for sample in batch],
@@ -150,7 +151,7 @@ def _segment(segmenter: XSamSegmenter, batch: Sequence[TrainingSample], threshol
 
 def _referring(segmenter: XSamSegmenter, test: SceneTest) -> Figures:
     relative = test.samples("refseg", wanted=lambda sample: _RELATIVE.search(sample.conditions[0]) is not None)
-    # The same question without the word that decides it: what a model scores that does not read it.
+    # The same phrases without the deciding word: the score of a model that ignores it.
     blind = [replace(sample, conditions=(_RELATIVE.sub("", sample.conditions[0]),)) for sample in relative]
     groups = (("ref", test.samples("refseg")), ("ref_relative", relative), ("ref_relative_blind", blind))
     figures = {}
@@ -169,7 +170,7 @@ def _interactive(segmenter: XSamSegmenter, test: SceneTest) -> Figures:
 
 
 def _given_captions(segmenter: XSamSegmenter, test: SceneTest) -> Figures:
-    """Mean IoU of the phrases of a caption that is given: how well the named things are found, not what is said."""
+    """Return the mean IoU of the phrases of given captions, which tests the grounding and not the captioning."""
     overlaps = []
     for (sample,) in test.batches(test.samples("gcgseg"), size=1):
         (result,) = segmenter.segment([sample.image], task="gcgseg", answer=sample.answer)
@@ -181,7 +182,7 @@ def _given_captions(segmenter: XSamSegmenter, test: SceneTest) -> Figures:
 
 
 def _own_captions(segmenter: XSamSegmenter, test: SceneTest) -> Figures:
-    """Masks of the captions that the model gives by itself: it has to find what there is to say."""
+    """Return the quality of the masks of generated captions, for which the model has to find what there is to say."""
     images: list[tuple[list[Rle], list[Rle]]] = []
     for batch in test.batches(test.samples("gcgseg")):
         pictures = [sample.image for sample in batch]
@@ -197,7 +198,7 @@ def _own_captions(segmenter: XSamSegmenter, test: SceneTest) -> Figures:
 
 
 def _panoptic(segmenter: XSamSegmenter, test: SceneTest) -> Figures:
-    """Panoptic quality with all names asked; pixels of the picture behind the scene are void."""
+    """Return the panoptic quality with all names asked; pixels of the background picture are void."""
     samples = test.samples("genseg", all_names_share=1.0)
     maps = (pair for batch in test.batches(samples) for pair in _maps(segmenter, batch, test.stuff_names))
     quality = panoptic_quality(maps, stuff=test.stuff_names)

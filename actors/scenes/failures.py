@@ -1,4 +1,4 @@
-"""Where a model fails: the scenes that it labels worst, beside their truth, as a sheet to look at.
+"""Draw the scenes that a model labels worst, each beside its ground truth, on one sheet.
 
 python -m actors.scenes.failures --model DIR --assets DIR --seed 1 --count 160 --core --output failures.png
 """
@@ -23,15 +23,15 @@ _SURE, _MOST_DRAWN, _ENLARGED = 0.3, 8, 3
 
 
 def draw_failures(segmenter: XSamSegmenter, test: SceneTest, number: int = 8) -> Image.Image:
-    """Ask the names of `test.num_names` categories, and draw the scenes that went worst.
+    """Label scenes with `test.num_names` category names, and draw those with the smallest share of objects found.
 
     Args:
         segmenter: the model.
         test: the scenes; all `count` of them are labelled.
-        number: scenes to draw.
+        number: how many scenes to draw.
 
     Returns:
-        A sheet: for each scene its truth, and beside it what was found with a score of 0.3 or more.
+        A sheet with the ground truth of each scene, and beside it the masks found with a score of 0.3 or more.
     """
     judged = []
     for batch in test.batches(test.samples("ovseg", num_names=test.num_names)):
@@ -59,7 +59,7 @@ def _best(found: InstanceSegmentation) -> list[tuple[np.ndarray, int, float]]:
 
 
 def _share_found(sample: TrainingSample, found: InstanceSegmentation) -> float:
-    """Return the share of the objects that a mask of the right name overlaps by half."""
+    """Return the share of objects for which a mask of the right name has an IoU above one half."""
     masks, labels = found.masks.cpu().numpy(), found.labels.cpu().numpy()
     hits = [
         any(
@@ -77,7 +77,7 @@ def _draw(sample: TrainingSample, masks: Sequence[tuple[np.ndarray, int, float]]
 
     drawn = [
         LabeledMask(segmentation=rle.encode(large(mask)), name=sample.conditions[label], score=score, color=label)
-        for mask, label, score in reversed(masks)
+        for mask, label, score in reversed(masks)  # the best on top
         if mask.any()
     ]
     return draw_masks(large(sample.image), drawn)

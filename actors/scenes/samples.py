@@ -1,4 +1,4 @@
-"""Which scenes a model is tested on, and how far the test is: drawing, batches, progress. No model, no metrics."""
+"""Draws and batches the scenes that a model is tested on, and reports progress. No model, no metrics."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from xsam_model.training.scenes.asked.tasks import AskConfig
 from xsam_model.training.scenes.scene import SceneConfig
 from xsam_model.training.scenes.source import SceneSource
 
+# Part of each sample's seed: results are comparable over time only while a task keeps its number.
 _TASK_NUMBERS = {"ovseg": 1, "vgdseg": 2, "refseg": 3, "intseg": 4, "gcgseg": 5, "genseg": 6}
-# Scenes drawn for each one that is wanted, at most.
+# Most scenes drawn for each one wanted; without a limit a condition that hardly any scene meets would never end.
 _MAX_DRAWS = 30
 
 
@@ -26,17 +27,17 @@ def _nobody_asks(_count: int) -> None: ...
 
 @dataclass(frozen=True, kw_only=True)
 class SceneTest:
-    """Which scenes to test on; the same fields give the same scenes.
+    """Selects the scenes to test on; the same fields give the same scenes.
 
     Attributes:
-        assets: pictures.
-        split: one of `scenes.assets.SPLITS`.
-        seed: of the scenes; training never draws from these splits.
-        count: scenes for each question.
+        assets: pictures that scenes are composed of.
+        split: one of `scenes.art.assets.SPLITS`. Training draws from "train" alone.
+        seed: seed of the scenes.
+        count: number of scenes for each test.
         scene: how scenes look.
         num_names: names asked at once in the shorter of the two open-vocabulary tests.
         batch_size: images that go through the model together.
-        on_asked: told how many scenes have just been asked about; by default nobody is.
+        on_asked: called with the number of scenes just asked about.
     """
 
     assets: SceneAssets
@@ -50,7 +51,7 @@ class SceneTest:
 
     @property
     def num_asked(self) -> int:
-        """How many names of objects may be asked for."""
+        """Number of object names that may be asked for."""
         return len(self.assets.pool(self.split, self.scene.core_only).asked)
 
     @property
@@ -61,15 +62,15 @@ class SceneTest:
     def samples(
         self, task: str, *, wanted: Callable[[TrainingSample], bool] | None = None, **asked: Any
     ) -> list[TrainingSample]:
-        """Draw scenes with their questions.
+        """Draw scenes with their prompts.
 
         Args:
-            task: what is asked.
-            wanted: which samples to take; further scenes are drawn until there are `count`.
+            task: which task's prompts.
+            wanted: condition on samples; scenes are drawn until `count` of them meet it.
             asked: fields of `AskConfig`.
 
         Returns:
-            `count` samples; fewer where hardly any is wanted.
+            `count` samples; fewer if hardly any scene meets the condition.
         """
         config = AskConfig(nothing_present_share=0.0, synonym_share=0.0, **asked)
         source = SceneSource(self.assets, task, self.split, self.scene, config)
@@ -79,7 +80,7 @@ class SceneTest:
         return list(itertools.islice((one for one in drawn if wanted is None or wanted(one)), self.count))
 
     def batches(self, samples: Sequence[TrainingSample], size: int | None = None) -> Iterator[Sequence[TrainingSample]]:
-        """Cut samples into batches of `size`, by default `batch_size`; a batch counts as asked once it is left."""
+        """Yield batches of `size` samples, by default `batch_size`; a batch is reported when the next is taken."""
         step = size or self.batch_size
         for start in range(0, len(samples), step):
             batch = samples[start : start + step]
@@ -88,7 +89,7 @@ class SceneTest:
 
 
 def add_test_options(parser: argparse.ArgumentParser) -> None:
-    """Let a command say which model is tested on which scenes; `read_test` reads what was said."""
+    """Add the options that select a model and its test scenes; `read_test` reads them."""
     parser.add_argument("--model", required=True, help="folder of save_pretrained")
     parser.add_argument("--assets", default=str(DEFAULT_FOLDER), help="folder of scenes.assets")
     parser.add_argument("--split", default="test", choices=SPLITS)
@@ -99,7 +100,7 @@ def add_test_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read_test(options: argparse.Namespace) -> SceneTest:
-    """Return the scenes that a command's options name."""
+    """Return the test scenes that a command's options select."""
     return SceneTest(
         assets=SceneAssets.load(options.assets),
         split=options.split,

@@ -1,1 +1,1 @@
-"""Training behind the command line, and a finished output as training data. No Ray."""
+"""Training from the command line, and output tables as training data. No Ray."""

@@ -1,8 +1,8 @@
-"""What a person has corrected in an output table: a CSV, TSV, JSON lines or Parquet file beside it.
+"""Reads a person's corrections of an output table from a CSV, TSV, JSON lines or Parquet file.
 
-Columns: `annotation_id` says which mask; `drop` (true, yes, 1) takes it away, `category_name` gives it another name,
-`segmentation` another shape: COCO run lengths or polygons, as JSON text or as they are. A row without annotation_id but
-with `image_id`, `category_name` and `segmentation` adds a mask that was missed. A row that changes nothing confirms.
+Columns: `annotation_id` selects a mask. `drop` (true, yes, 1) removes it, `category_name` renames it, `segmentation`
+replaces its shape: COCO run lengths or polygons, as JSON text or as they are. A row without annotation_id but with
+`image_id`, `category_name` and `segmentation` adds a missed mask. A row that changes nothing confirms its mask.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _YES, _NO = ("true", "yes", "1", "x"), ("false", "no", "0", "", "none")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What is to become of one mask.
+    """A correction of one mask.
 
     Attributes:
-        drop: it is wrong.
-        category_name: its new name; None to leave it.
-        segmentation: its new shape, as `read_segmentation` takes it; None to leave it.
+        drop: whether to remove it.
+        category_name: its new name; None to keep the old one.
+        segmentation: its new shape, as `read_segmentation` takes it; None to keep the old one.
     """
 
     drop: bool = False
@@ -37,7 +37,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Addition:
-    """A mask that was missed."""
+    """A mask that the model missed."""
 
     category_name: str
     segmentation: Any
@@ -45,11 +45,11 @@ class Addition:
 
 @dataclass(frozen=True, slots=True)
 class Corrections:
-    """All of a file.
+    """The corrections of one file.
 
     Attributes:
-        changes: by annotation_id.
-        added: by image_id.
+        changes: corrected masks by annotation_id.
+        added: missed masks by image_id.
     """
 
     changes: dict[str, Change] = field(default_factory=dict)
@@ -57,10 +57,10 @@ class Corrections:
 
 
 def read_corrections(uri: str, storage_options: Mapping[str, Any] | None, skipped: Skipped) -> Corrections:
-    """Read a file of corrections; rows that say nothing clear are counted in `skipped`.
+    """Read a file of corrections; rows that cannot be understood are counted in `skipped`.
 
     Raises:
-        ValueError: if it cannot be read, or has none of the columns that name a mask or an image.
+        ValueError: if it cannot be read, or has no column that identifies a mask or an image.
     """
     found = Corrections()
     for number, row in enumerate(read_rows(uri, storage_options)):
@@ -81,7 +81,8 @@ def read_corrections(uri: str, storage_options: Mapping[str, Any] | None, skippe
 
 
 def _shape(value: Any) -> Any:
-    """Return a segmentation as `read_segmentation` takes it, checked; None where there is none."""
+    """Return a validated segmentation as `read_segmentation` takes it; None for an empty field."""
+    # Checked here by itself; that it fits its image is checked once the table's row is known.
     shape = json.loads(value) if isinstance(value, str) and value.strip() else value or None
     if shape is not None:
         read_segmentation(shape)

@@ -1,4 +1,4 @@
-"""One labelled image of an output table as training samples: asked, found, corrected."""
+"""Makes training samples of the labelled images of an output table, with corrections applied."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from xsam_model.training.datasets.records import NOTHING_ANNOTATED, Record, Reco
 from xsam_model.training.datasets.segmentations import Segmentation, ignored_pixels, rasterize, read_segmentation
 from xsam_model.training.samples.samples import TrainingSample
 
-# Which rows of the table each task is trained with.
+# The tasks whose rows each training task uses.
 TABLE_TASKS: Mapping[str, tuple[str, ...]] = {
     "ovseg": CATEGORY_TASKS,
     "genseg": CATEGORY_TASKS,
@@ -30,12 +30,12 @@ QUARANTINED = "quarantined when it was labelled"
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TableRecord(Record):
-    """One labelled image: what was asked of it, and what was found.
+    """One labelled image with the prompts that were asked about it and the masks that were found.
 
     Attributes:
         conditions: categories, phrases or questions; those without a mask are negatives.
-        segmentations, labels: masks, and which condition each belongs to.
-        ignored: masks that are too uncertain to learn from, either way.
+        segmentations, labels: masks, and the position of each one's condition.
+        ignored: masks too uncertain to be positives or negatives; their pixels are excluded from the loss.
     """
 
     conditions: tuple[str, ...]
@@ -46,7 +46,7 @@ class TableRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskTable:
-    """Asks of an image what it was labelled with."""
+    """Makes a sample that asks an image the prompts it was labelled with."""
 
     source: str
     task: str
@@ -68,7 +68,7 @@ class AskTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One mask of the table, corrected."""
+    """One mask of the table, with its correction applied."""
 
     prompt_id: str
     category_id: int
@@ -79,11 +79,11 @@ class Row:
 
 @dataclass(slots=True)
 class Answers:
-    """What was found in one image.
+    """The masks found in one image.
 
     Attributes:
-        rows: its masks.
-        named: name of each prompt with a mask, those included that a person has dropped.
+        rows: the masks that were not dropped.
+        named: name of each prompt that has a mask, dropped ones included: a dropped mask makes its prompt a negative.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -96,13 +96,13 @@ def read_labeled(
     """Return the records of one image: one, or for gcgseg one for each caption.
 
     Args:
-        image: its row of `images`.
-        answers: what was found in it.
+        image: its row of the `images` table.
+        answers: the masks found in it.
         task: one of `TABLE_TASKS`.
         additions: masks that a person has added.
 
     Raises:
-        RecordError: if it was never labelled, or nothing of the task was asked.
+        RecordError: if the image was quarantined, or was asked nothing of the task.
     """
     if image["status"] == Status.QUARANTINED:
         raise RecordError(QUARANTINED)
@@ -112,6 +112,7 @@ def read_labeled(
     added = [(one.category_name, read_segmentation(one.segmentation, size)) for one in additions]
     rows = [(row.name, row.segmentation) for row in answers.rows if row.is_certain] + added
     ignored = [row.segmentation for row in answers.rows if not row.is_certain]
+    # Names that training writes alike, as "wall-other-merged" and "wall", must become one condition.
     clean = clean_category if task in ("ovseg", "genseg") else clean_text
     asked = [*_asked(image, answers, task), *(name for name, _ in rows)]
     places = {name: place for place, name in enumerate(dict.fromkeys(clean(clean_text(name)) for name in asked))}
@@ -131,12 +132,15 @@ def read_labeled(
 
 
 def _asked(image: Mapping[str, Any], answers: Answers, task: str) -> Iterator[str]:
-    """Yield the name of every prompt that is to be asked again; of phrases not those that only uncertain masks have."""
+    """Yield the name of every prompt to ask in training, except for phrases all of whose masks are uncertain.
+
+    A category whose masks are all uncertain is asked all the same; the pixels of these masks are ignored.
+    """
     certain = {row.prompt_id for row in answers.rows if row.is_certain}
     uncertain = {row.prompt_id for row in answers.rows} - certain
     for prompt in image["per_prompt"]:
         prompt_id = prompt["prompt_id"]
-        # Prompts without a mask are in no row: those asked of every image have their text in their id.
+        # No row names a prompt without a mask, but the id of one asked of every image contains its text.
         kind, _, text = prompt_id.partition(":")
         name = answers.named.get(prompt_id) or (text if kind in TABLE_TASKS[task] else None)
         if prompt["rejected"] is None and name and (task in ("ovseg", "genseg") or prompt_id not in uncertain):
@@ -148,7 +152,7 @@ def _read_captions(image: Mapping[str, Any], answers: Answers, size: tuple[int, 
     for caption in image["captions"] or ():
         if caption["task"] != "gcgseg":
             continue
-        clean_text(caption["text"])
+        clean_text(caption["text"])  # only for its check: spans of phrases count characters of the text as it is
         masks: dict[int, list[Segmentation]] = {}
         for row in answers.rows:
             if row.prompt_id == caption["prompt_id"] and row.is_certain:

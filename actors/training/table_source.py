@@ -1,6 +1,6 @@
-"""A finished output table as training data: label, correct, train again.
+"""Opens a finished output table as training data: label, correct, train again.
 
-What a person has corrected comes in a table of its own, keyed by annotation_id; the output itself is never changed.
+Corrections come from a file of their own, keyed by annotation_id; the output itself is never changed.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _IMAGE_COLUMNS = "image_id, uri, width, height, content_sha256, status, per_prom
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableImages:
-    """Reads the images of a table where they were read when it was made.
+    """Reads the images of a table from the locations that they were labelled at.
 
     Attributes:
-        options: storage options of the source, without credentials.
+        options: storage options of the image source, without credentials.
         hashes: SHA-256 of the bytes that were labelled, by URI.
     """
 
@@ -51,7 +51,7 @@ class TableImages:
         """Return an image, uint8 (H, W, 3), RGB, EXIF orientation applied.
 
         Raises:
-            RecordError: if it cannot be fetched or decoded, or is no longer the one that was labelled.
+            RecordError: if it cannot be fetched or decoded, or has changed since it was labelled.
         """
         ref = ImageRef(image_id=uri, uri=uri)
         try:
@@ -63,6 +63,7 @@ class TableImages:
             raise RecordError(MISSING_IMAGE, str(error)) from error
         except DecodeError as error:
             raise RecordError(UNREADABLE_IMAGE, str(error)) from error
+        # The masks belong to the bytes that were labelled; an image without a recorded hash is taken as it is.
         if self.hashes.get(uri, image.content_sha256) != image.content_sha256:
             raise RecordError(CHANGED, uri)
         return image.pixels
@@ -83,21 +84,21 @@ def table(
 
     Args:
         output: its folder or prefix.
-        task: "ovseg" and "genseg" are trained with the names that were asked of each image, "refseg" with its phrases,
-            "reaseg" with its questions, "gcgseg" with what the model said. Names without a mask are negatives.
-        min_score: 0 to 1. Masks below it are neither right nor wrong: their pixels are ignored, and phrases that have
-            no better one are not asked. Masks that a person has corrected count whatever their score.
-        corrections: CSV, TSV, JSON lines or Parquet; see `actors.training.corrections`.
-        run_id: of one run; by default the rows that are current of all.
-        storage_options, source_options: of the output and of the images, as fsspec takes them; no credentials.
-        name: of the source; "table-<task>" by default.
+        task: "ovseg" and "genseg" train with the names asked of each image, "refseg" with its phrases, "reaseg" with
+            its questions, "gcgseg" with the generated captions. Names without a mask are negatives.
+        min_score: 0 to 1. Masks with a lower score are neither positives nor negatives: their pixels are ignored, and
+            phrases without a better mask are not asked. Masks that a person has corrected count whatever their score.
+        corrections: CSV, TSV, JSON lines or Parquet file; see `actors.training.corrections`.
+        run_id: use the rows of this run; by default the current rows of all runs.
+        storage_options, source_options: fsspec options of the output and of the images; no credentials.
+        name: name of the source; "table-<task>" by default.
 
     Returns:
         A source with one sample for each image (gcgseg: for each caption), bool masks (H, W). All rows are held in
-        memory, the images are read as they are drawn.
+        memory; images are read as they are drawn.
 
     Raises:
-        ValueError: if a setting is out of range, the output holds no shard, or nothing is usable.
+        ValueError: if a setting is out of range, the output holds no committed shard, or no record is usable.
     """
     if task not in TABLE_TASKS or not 0 <= min_score <= 1:
         known = ", ".join(TABLE_TASKS)
@@ -138,7 +139,7 @@ def _make_records(
     corrections: Corrections,
     skipped: Skipped,
 ) -> list[Any]:
-    """Return the records of all images that can be used; their class depends on the task."""
+    """Return the records of all usable images; their class depends on the task."""
     records: list[Any] = []
     for image in images:
         with skipped.unless_usable(image["image_id"]):
@@ -160,7 +161,7 @@ def _read_answers(
     corrections: Corrections,
     skipped: Skipped,
 ) -> dict[str, Answers]:
-    """Return what was found in each image, by image_id, the best mask of an image first."""
+    """Return the masks of each image, by image_id, best first."""
     annotations = rows_of("annotations", run_id)
     tasks = ", ".join(f"'{name}'" for name in TABLE_TASKS[task])
     query = f"SELECT {_ANNOTATION_COLUMNS} FROM {annotations} WHERE task IN ({tasks}) ORDER BY image_id, rank"
@@ -184,6 +185,7 @@ def _read_answers(
                         segmentation=outline,
                     )
                 )
+    # Over all tasks: a correction of another task's mask is not an unknown one.
     ids = _rows(database, f"SELECT annotation_id FROM {annotations}") if corrections.changes else []
     known = {row["annotation_id"] for row in ids}
     for missing in corrections.changes.keys() - known:
@@ -192,7 +194,7 @@ def _read_answers(
 
 
 def _redrawn(outline: Segmentation, change: Change, annotation_id: str, skipped: Skipped) -> tuple[Segmentation, bool]:
-    """Return the new shape of a mask, and True; the old one and False where the new one is broken."""
+    """Return the corrected shape and True, or the old shape and False if the corrected one is invalid."""
     try:
         return read_segmentation(change.segmentation, outline.size_hw), True
     except RecordError as error:

@@ -1,4 +1,4 @@
-"""Training behind the command line: the seam between it and xsam_model.training. No Ray."""
+"""Starts training from the command line, by xsam_model.training. No Ray."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pipelines.errors import UserError
 
 
 class TrainingError(UserError, ValueError):
-    """A run cannot start; the message says what to change in its file."""
+    """A training run cannot start; the message says what to change in its file."""
 
 
 def train_model(config: Path, output: str | None, max_minutes: float | None, processes: int) -> int:
-    """Run, or go on with, the training that a TOML file describes; see `xsam_model.training.loop.launch`.
+    """Run or resume the training that a TOML file describes; see `xsam_model.training.loop.launch`.
 
     Raises:
         TrainingError: if the file cannot be read or holds a mistake.

@@ -1,1 +1,1 @@
-"""Parts of `python -m xsam_model.convert_xsam_to_hf`: reading and checking checkpoints, writing folders of weights."""
+"""Implementation of `python -m xsam_model.convert_xsam_to_hf`: reads and checks checkpoints, writes model folders."""

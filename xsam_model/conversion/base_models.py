@@ -1,4 +1,4 @@
-"""Configuration and processor of a checkpoint, put together from the folders of its base models."""
+"""Builds the configuration and the processor of a checkpoint from the folders of its base models."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from xsam_model.processing_xsam import ADDED_TOKENS, XSamProcessor, add_tokens
 CONFIG_FILE = "config.json"
 _PREPROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 _VISION_TYPES, _MASK_TYPES = ("siglip", "siglip_vision_model"), ("sam", "sam_vision_model")
-# Facts about a file or its author, not about the network.
+# Fields that describe a file, not the network.
 _PROVENANCE = ("_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version")
-_BILINEAR = 2
+_BILINEAR = 2  # PIL's code
 _PARTS = ("vision_config", "mask_encoder_config", "text_config", "segmentor_config")
 
 
@@ -32,13 +32,14 @@ def read_base_models(
     """Build what the reference implementation builds from the same folders.
 
     Args:
-        text_model: holds config.json and the files of a tokenizer, to which X-SAM's tokens are added.
-        vision_model: holds config.json of a SigLIP model or of its vision tower, perhaps preprocessor_config.json.
-        mask_encoder: the same of a SAM model or its image encoder.
-        overrides: fields of `XSamConfig`, those of its parts in dictionaries of their own.
+        text_model: holds config.json and tokenizer files; X-SAM's tokens are added to the tokenizer.
+        vision_model: holds config.json of a SigLIP model or of its vision tower, and optionally
+            preprocessor_config.json.
+        mask_encoder: the same for a SAM model or its image encoder.
+        overrides: fields of `XSamConfig`, with those of its sub-configurations in nested dictionaries.
 
     Returns:
-        Configuration, processor, and what the user should know.
+        Configuration, processor, and notices for the user.
 
     Raises:
         CheckpointError: if a file is missing, unreadable or of another kind of model, or a field is unknown.
@@ -77,7 +78,7 @@ def read_base_models(
 
 
 def set_dtype(config: XSamConfig, dtype: torch.dtype) -> None:
-    """Note the type of the weights in a configuration and all its parts."""
+    """Record the dtype of the weights in a configuration and all its parts."""
     for part in (config, *(getattr(config, name) for name in _PARTS)):
         part.dtype = dtype
 
@@ -86,7 +87,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read an object from a JSON file.
 
     Raises:
-        CheckpointError: if the file is missing or holds anything else.
+        CheckpointError: if the file is missing, unreadable, or holds anything but an object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -106,6 +107,7 @@ def _read_config(folder: Path, argument: str) -> PreTrainedConfig:
     if kind not in CONFIG_MAPPING:
         raise CheckpointError(f"{argument}: {folder / CONFIG_FILE} is of model_type {kind!r}, unknown to transformers")
     try:
+        # Code in a model folder is never run, nor is anything fetched.
         return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, TypeError, LookupError) as error:
         raise CheckpointError(f"{argument}: {folder / CONFIG_FILE} cannot be used: {error}") from error
@@ -121,7 +123,7 @@ def _read_tower(folder: Path, argument: str, kinds: tuple[str, str]) -> PreTrain
 
 
 def _read_tokenizer(folder: Path) -> Any:
-    # A folder without a configuration is a mistake that reads better than the tokenizer's complaint about it.
+    # For a wrong folder "config.json does not exist" says more than the tokenizer's own error.
     _read_config(folder, "--text-model")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
@@ -152,6 +154,7 @@ def _build_config(fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> XS
         config = XSamConfig(**merged)
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"the configuration cannot be used: {error}") from error
+    # Sub-configurations accept any field, so those that a fresh one does not know must be misspelt.
     for name in _PARTS:
         fresh = type(getattr(config, name))()
         strange = [field for field in overrides.get(name, {}) if not hasattr(fresh, field) and field != "model_type"]
@@ -161,7 +164,7 @@ def _build_config(fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> XS
 
 
 def _read_preprocessor(folder: Path, tower: str, size: int, notices: list[str]) -> dict[str, Any]:
-    """Return the image processor's arguments for one tower."""
+    """Return the arguments of the image processor for one tower."""
     arguments: dict[str, Any] = {f"{tower}_size": size}
     if not any((folder / name).is_file() for name in _PREPROCESSOR_FILES):
         return arguments

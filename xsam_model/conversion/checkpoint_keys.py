@@ -1,4 +1,4 @@
-"""Names of the reference checkpoint and of `XSamForSegmentation`, and what to say where a checkpoint does not fit."""
+"""Maps tensor names between reference checkpoints and `XSamForSegmentation`, and explains why one does not fit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Shape = tuple[int, ...]
 KEY_MAP = {"visual_encoder.vision_model.": "visual_encoder."}
 MAX_LISTED = 20
 
-# Buffers of old versions of transformers, which every model works out by itself.
+# Buffers that old versions of transformers saved and that models compute by themselves.
 _DERIVED = (".position_ids", ".rotary_emb.inv_freq")
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _WRAPPERS = ("module.", "model.", "_orig_mod.", "base_model.")
@@ -28,7 +28,7 @@ _STAGES = {
     "a stage-1 checkpoint, the segmentor alone": {"segmentor", "seg_connector"},
     "a stage-2 checkpoint, the projectors alone": {"visual_projector", "seg_projector"},
 }
-# First part of a key -> the argument that its sizes come from.
+# Prefix of a key -> the argument that determines its sizes.
 _SOURCES = {"visual_encoder": "--vision-model", "segmentor.encoder": "--mask-encoder", "llm": "--text-model"}
 _CONFIGURED = ("segmentor.", "seg_connector.")
 
@@ -51,12 +51,12 @@ def _rename(key: str, prefixes: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpectedTensors:
-    """What a model of some configuration needs.
+    """The tensors that a model of some configuration needs.
 
     Attributes:
-        shapes: of all its tensors, by our names, in the model's order.
+        shapes: shapes of all tensors, by our names, in the model's order.
         optional: tensors that are tied to another one.
-        vocabulary: tensors with one row per token, which a checkpoint may have more of.
+        vocabulary: tensors with one row per token; a checkpoint may have more rows.
         full_precision: tensors that stay float32 whatever the model is cast to.
     """
 
@@ -67,7 +67,7 @@ class ExpectedTensors:
 
     @classmethod
     def of(cls, config: XSamConfig) -> ExpectedTensors:
-        """Build the model without memory and look at it.
+        """Read them off a model that is built on the meta device, without memory for weights.
 
         Raises:
             CheckpointError: if no model can be built from the configuration.
@@ -92,13 +92,13 @@ class ExpectedTensors:
 
 @dataclass(kw_only=True)
 class KeyReport:
-    """How the tensors of a checkpoint differ from those that are needed, by the checkpoint's names.
+    """Differences between the tensors of a checkpoint and those needed, by the checkpoint's names.
 
     Attributes:
         missing, unexpected: names.
         misshaped: name -> what is there and what is needed.
-        derived: unexpected tensors that do not matter.
-        shrunk: tensors with more rows than the vocabulary.
+        derived: unexpected buffers that models compute by themselves.
+        shrunk: tensors with more rows than the vocabulary, which are cut.
     """
 
     missing: list[str] = field(default_factory=list)
@@ -108,7 +108,7 @@ class KeyReport:
     shrunk: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """Describe what is wrong, at most `MAX_LISTED` names of each kind; nothing if all is well."""
+        """Describe what does not fit, with at most `MAX_LISTED` names of each kind; empty if everything does."""
         misshaped = [f"{name}: {what}" for name, what in self.misshaped.items()]
         kinds = {"missing": self.missing, "unexpected": self.unexpected, "mis-shaped": misshaped}
         return [line for kind, names in kinds.items() for line in _listed(kind, names)]
@@ -126,9 +126,9 @@ def compare(checkpoint: Checkpoint, expected: ExpectedTensors, *, reference_name
     """Compare every key and shape.
 
     Args:
-        checkpoint: may have more rows than the vocabulary.
+        checkpoint: the checkpoint; may have more rows than the vocabulary.
         expected: what the model needs.
-        reference_names: whether the checkpoint has the reference implementation's names, or ours.
+        reference_names: whether the checkpoint uses the names of the reference implementation, not ours.
     """
     rename = from_hf if reference_names else dict
     needed: dict[str, Shape] = rename(expected.shapes)
@@ -166,12 +166,12 @@ def check_report(
     """Refuse a checkpoint that does not fit.
 
     Args:
-        report: of `compare`.
+        report: result of `compare`.
         checkpoint, expected: what was compared.
-        ignore_unexpected: accept keys that the model has no use for.
+        ignore_unexpected: accept keys that the model does not use.
 
     Raises:
-        CheckpointError: with every name, and the cause where it is plain to see.
+        CheckpointError: lists the names, and the likely cause if there is one.
     """
     if not (report.missing or report.misshaped or (report.unexpected and not ignore_unexpected)):
         return
@@ -181,7 +181,7 @@ def check_report(
 
 
 def _hint(report: KeyReport, checkpoint: Checkpoint, expected: ExpectedTensors) -> str:
-    """Name the likely cause, most telling sign first."""
+    """Return the likely cause, judged by the most specific sign; empty if there is none."""
     found = checkpoint.tensors.keys()
     theirs = from_hf(expected.shapes)
     known = found & (theirs.keys() | expected.shapes.keys())
@@ -207,7 +207,7 @@ def _hint(report: KeyReport, checkpoint: Checkpoint, expected: ExpectedTensors) 
 
 
 def _too_few_rows(report: KeyReport, checkpoint: Checkpoint, expected: ExpectedTensors) -> bool:
-    """Whether nothing is wrong but the number of tokens."""
+    """Return whether only the number of tokens is wrong."""
     rows = from_hf({name: expected.shapes[name] for name in expected.vocabulary})
     found = {name: checkpoint.tensors.get(name) for name in report.misshaped}
     others = report.missing or report.unexpected
@@ -218,7 +218,7 @@ def _too_few_rows(report: KeyReport, checkpoint: Checkpoint, expected: ExpectedT
 
 def _source_hint(report: KeyReport) -> str:
     names = list(report.misshaped) or [*report.missing, *report.unexpected]
-    # Projectors and connector take their sizes from the towers, so a tower is named alone.
+    # Projectors and connector are sized by the towers: if a tower does not fit, it alone is to blame.
     owners = {source for name in names for part, source in _SOURCES.items() if name.startswith(f"{part}.")}
     if not owners and any(name.startswith(_CONFIGURED) for name in names):
         owners = {"--config"}

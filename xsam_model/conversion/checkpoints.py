@@ -1,4 +1,4 @@
-"""Weights files, opened without running anything that is in them: pickles of torch, safetensors, our own folders.
+"""Opens weight files without executing anything in them: torch pickles, safetensors, and `from_pretrained` folders.
 
 Knows files, not what their tensors are for.
 """
@@ -31,32 +31,32 @@ _UNREAD_PICKLE = re.compile(r"WeightsUnpickler error:\s*([^\n]+)")
 
 
 class CheckpointError(ValueError):
-    """What cannot be converted, in words for the person who asked for it."""
+    """A conversion is not possible; the message tells the user why."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Shape and type of a tensor that has not been read."""
+    """Shape and dtype of a tensor that has not been read."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its elements."""
+        """Size of its elements in bytes."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Tensors by name, on disk.
+    """Named tensors on disk.
 
     Attributes:
-        path: of the file or folder.
-        tensors: what is there, in the file's order.
-        others: entries that are no dense tensors, with what they are.
-        load: reads tensors by name, on the CPU. They may be views of the file, whose pages stay in memory until the
-            tensors are dropped.
+        path: file or folder.
+        tensors: its tensors, in the order of the file.
+        others: entries that are not dense tensors, with a description of each.
+        load: reads tensors by name, on the CPU. They may be views of the mapped file, whose pages stay in memory until
+            the tensors are dropped.
     """
 
     path: Path
@@ -66,18 +66,19 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Open a file of weights: .safetensors, or what `torch.save` wrote, flat or under "state_dict".
+    """Open a weight file: .safetensors, or a state dict from `torch.save`, flat or under "state_dict".
 
     Args:
-        path: the file. Nothing is executed that it may contain, and tensors stay on disk, except for the format that
-            torch wrote before 1.6, which has to be read whole.
+        path: the file. Nothing in it is executed, and tensors stay on disk, except for the format that torch wrote
+            before 1.6, which must be read whole.
 
     Raises:
-        CheckpointError: if the file is missing, empty, cut short, no checkpoint, or holds code or no tensors.
+        CheckpointError: if the file is missing, empty, truncated, not a checkpoint, or holds code or no tensors.
     """
     start = _first_bytes(path)
     if start.startswith(_GIT_LFS):
         raise CheckpointError(f"{path} is a Git LFS pointer, not the weights: fetch them with `git lfs pull`")
+    # Safetensors begin with the length of a JSON header in eight bytes, then the header.
     if path.suffix == ".safetensors" or start[8:10] == b'{"':
         return _open_safetensors(path, {None: path})
     if start.startswith(_ZIP):
@@ -95,7 +96,7 @@ def open_folder(folder: Path) -> Checkpoint:
     """Open the weights of a `from_pretrained` folder, in one file or sharded.
 
     Raises:
-        CheckpointError: if there are none, or a file is missing or cut short.
+        CheckpointError: if there are none, or a file is missing or truncated.
     """
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is no folder" if folder.exists() else f"{folder} does not exist")
@@ -106,6 +107,7 @@ def open_folder(folder: Path) -> Checkpoint:
         return _open_safetensors(folder, {None: folder / WEIGHTS_FILE})
     try:
         places = json.loads(index.read_text())["weight_map"]
+        # The bare name: an index must not lead outside its folder.
         files = {name: folder / Path(file).name for name, file in places.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index} is no index of weights: {error!r}") from error
@@ -125,7 +127,7 @@ def _first_bytes(path: Path) -> bytes:
 
 
 def _open_safetensors(path: Path, files: Mapping[str | None, Path]) -> Checkpoint:
-    """Open files by the tensors that are expected in them; the key None stands for whatever is in its file."""
+    """Open files, given by the tensors expected in them; the key None stands for any tensors."""
     places: dict[str, Path] = {}
     tensors: dict[str, TensorInfo] = {}
     for file in dict.fromkeys(files.values()):
@@ -155,6 +157,7 @@ def _open_safetensors(path: Path, files: Mapping[str | None, Path]) -> Checkpoin
 
 
 def _safetensors_dtype(name: str) -> torch.dtype:
+    # Only floating point is accepted later, so integer types need not be told apart.
     floats = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
     return floats.get(name, torch.uint8 if name == "U8" else torch.int64)
 
@@ -165,7 +168,7 @@ def _check_archive(path: Path) -> None:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError) as error:
         raise CheckpointError(f"{path} is cut short or damaged: fetch it again ({error})") from error
-    # Read in place, a compressed record would be taken for numbers.
+    # Records are mapped into memory as they are, so the bytes of a compressed one would be taken for numbers.
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise CheckpointError(f"{path} is a compressed archive, which torch does not write: unpack it first")
     if not any(entry.filename.endswith("data.pkl") for entry in entries):
@@ -175,7 +178,7 @@ def _check_archive(path: Path) -> None:
 def _unpickle(path: Path, *, mmap: bool) -> Any:
     try:
         with warnings.catch_warnings():
-            # torch is surprised at pickles of others, which are refused anyway.
+            # torch warns about pickles that it did not write, which are refused anyway.
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (
@@ -201,14 +204,14 @@ def _unreadable(path: Path, error: Exception) -> str:
         )
     if isinstance(error, EOFError) or _TRUNCATED.search(reason):
         return f"{path} is cut short or damaged: fetch it again ({reason.splitlines()[0]})"
-    # torch goes on to recommend running what is in the file.
+    # Cut torch's message, which goes on to recommend executing what is in the file.
     unread = _UNREAD_PICKLE.search(reason)
     detail = unread[1] if unread else reason.splitlines()[0]
     return f"{path} is no checkpoint that could be read without running what is in it ({detail})"
 
 
 def _from_pickle(path: Path, read: Callable[[], Any]) -> Checkpoint:
-    """`read` is called again for every load: what is mapped into memory is let go of in between."""
+    """Make a checkpoint of a pickle; `read` is called again for every load, to release mapped memory in between."""
     entries = _state_dict(read())
     if entries is None:
         raise CheckpointError(f"{path} holds no state dict, but {_name(read())}")

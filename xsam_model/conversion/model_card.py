@@ -1,4 +1,4 @@
-"""README.md of a converted model, for people and for the Hugging Face hub."""
+"""Writes the model card (README.md) of a converted model, for people and for the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -79,16 +79,16 @@ To be filled in before publishing: the licence of these weights, and those of th
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What a model card says about one model.
+    """The facts about one model that its card states.
 
     Attributes:
-        num_parameters, num_bytes: of all weights.
-        dtype: of most weights.
-        vision_size, mask_size: sides of the towers' inputs, pixels.
-        max_text_length: tokens.
-        bases: (part, name) of every base model; a name "owner/model" is one on the hub.
-        checkpoint, sha256: name of the file that was converted, and its hash.
-        command: what was typed.
+        num_parameters, num_bytes: totals of all weights.
+        dtype: dtype of most weights.
+        vision_size, mask_size: sides of the towers' inputs in pixels.
+        max_text_length: most text tokens in a conversation.
+        bases: (part, name) of every base model; a name "owner/model" is a hub repository.
+        checkpoint, sha256: name and hash of the converted file.
+        command: the command line of the conversion.
     """
 
     num_parameters: int

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and never in place of others."""
+"""Writes files and folders that appear whole or not at all, and never overwrites anything."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 from xsam_model.conversion.checkpoints import CheckpointError
 
-# Configuration, tokenizer and model card, generously.
+# A generous allowance for configuration, tokenizer and model card.
 _OTHER_BYTES = 64 * 2**20
 
 
 def check_new_folder(output: Path) -> None:
-    """Refuse a folder that exists and is not empty, and anything that is no folder.
+    """Refuse a folder that is not empty, and anything that exists and is not a folder.
 
     Raises:
-        CheckpointError: saying which.
+        CheckpointError: says which it is.
     """
     if output.exists() and not output.is_dir():
         raise CheckpointError(f"--output: {output} is a file; a folder is to be written")
@@ -38,11 +38,11 @@ def check_new_file(output: Path) -> None:
 
 @contextmanager
 def new_output(output: Path, num_bytes: int) -> Iterator[Path]:
-    """Lend a path beside the output to write to; it becomes the output at the end, or is removed on any exception.
+    """Provide a temporary path to write to, which becomes the output at the end or is removed on any exception.
 
     Args:
         output: file or folder; its parents are created at the end.
-        num_bytes: of the weights, for which there must be space.
+        num_bytes: size of the weights, for which there must be free space.
 
     Raises:
         CheckpointError: if there is too little space.
@@ -52,7 +52,8 @@ def new_output(output: Path, num_bytes: int) -> Iterator[Path]:
     free = shutil.disk_usage(place).free
     if free < num_bytes + _OTHER_BYTES:
         raise CheckpointError(f"--output: {num_bytes + _OTHER_BYTES:,} bytes are needed, {free:,} are free in {place}")
-    # The name is made private to this process; what is written inside has the usual permissions.
+    # On the same file system as the output, so that the final rename is atomic. mkdtemp makes only the outer folder
+    # private; what is written inside has the usual permissions.
     temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=place))
     try:
         yield temporary / output.name

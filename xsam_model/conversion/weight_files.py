@@ -1,4 +1,4 @@
-"""Weights on their way to disk: sharded safetensors for us, one file for the reference implementation."""
+"""Writes converted weights to disk: sharded safetensors for us, one file for the reference implementation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from xsam_model.conversion.checkpoints import INDEX_FILE, Checkpoint, CheckpointError, TensorInfo
 
-# A checkpoint is opened anew for every part of it, which lets go of the memory behind what was copied.
+# A checkpoint is opened anew for each of at most 32 parts, which releases the mapped memory of what was copied.
 _PART_BYTES, _MOST_PARTS = 32 * 2**20, 32
 _HASH_BYTES = 8 * 2**20
 _LARGE = 10**9
@@ -34,10 +34,10 @@ def hash_file(path: Path) -> str:
 
 
 def plan_shards(targets: Mapping[str, TensorInfo], shard_size: str) -> StateDictSplit:
-    """Assign tensors to files of at most `shard_size`, such as "2GB", in order.
+    """Assign tensors in order to files of at most `shard_size`, such as "2GB".
 
     Raises:
-        CheckpointError: if that is no size.
+        CheckpointError: if `shard_size` is not a size.
     """
     try:
         return split_state_dict_into_shards_factory(
@@ -57,23 +57,23 @@ def write_shards(
     plan: StateDictSplit,
     folder: Path,
 ) -> None:
-    """Write weights as `from_pretrained` reads them, holding one shard in memory at a time.
+    """Write weights for `from_pretrained`, holding one shard in memory at a time.
 
     Args:
-        checkpoint: where tensors come from.
+        checkpoint: source of the tensors.
         names: name to write -> name in the checkpoint.
-        targets: name to write -> shape and type to write; rows beyond the shape are left out.
-        plan: of `plan_shards`.
+        targets: name to write -> shape and dtype to write; rows beyond the shape are left out.
+        plan: result of `plan_shards`.
         folder: an existing folder.
 
     Raises:
-        CheckpointError: if a number is not finite, or too large for its new type.
+        CheckpointError: if a value is not finite, or too large for its new dtype.
     """
     with _progress("writing", plan.metadata["total_size"]) as bar:
         for file, held in plan.filename_to_tensors.items():
             tensors = dict(_converted(checkpoint, [(name, names[name]) for name in held], targets, bar.update))
             _save_safetensors(tensors, folder / file)
-            # Else the last shard would still be there while the next is read.
+            # Otherwise this shard would stay in memory while the next one is read.
             del tensors
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
@@ -93,7 +93,7 @@ def write_single(
 
 
 def _save_safetensors(tensors: dict[str, Tensor], path: Path) -> None:
-    # The library makes files that nobody else may read.
+    # The library creates files that only their owner may read; keep the usual permissions instead.
     path.touch()
     mode = path.stat().st_mode
     save_file(tensors, path, metadata={"format": "pt"})
@@ -112,7 +112,7 @@ def _converted(
         for name, source in group:
             converted = _convert(source, tensors.pop(source), targets[name])
             storage = converted.untyped_storage()
-            # Files of weights want every tensor to own its memory, and the whole of it.
+            # Safetensors refuses tensors that share memory, and torch.save would write the whole storage of a view.
             if storage.nbytes() != converted.nbytes or storage.data_ptr() in taken:
                 converted = converted.clone()
             taken.add(storage.data_ptr())
@@ -145,12 +145,12 @@ def _convert(source: str, tensor: Tensor, target: TensorInfo) -> Tensor:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    # Needs no memory for a mask, and NaN spreads to both ends.
+    # Allocates no mask, unlike isfinite on the whole tensor; NaN propagates to minimum and maximum.
     return tensor.numel() == 0 or all(bool(torch.isfinite(end)) for end in torch.aminmax(tensor))
 
 
 def _progress(what: str, total: int) -> tqdm:
-    """Return a bar with rate and time left, on a terminal or where it will take long."""
+    """Return a progress bar, shown on a terminal or if there are at least `_LARGE` bytes."""
     shown = sys.stderr.isatty() or total >= _LARGE
     interval = 0.1 if sys.stderr.isatty() else 10.0
     return tqdm(desc=what, total=total, unit="B", unit_scale=True, disable=not shown, mininterval=interval)

@@ -1,1 +1,1 @@
-"""The layers of the network that transformers does not have, or has slower."""
+"""Network layers that transformers lacks, or implements more slowly."""

@@ -1,8 +1,8 @@
 """Deformable attention (Zhu et al. 2021, sec. 4.1) of the pixel decoder, in less time and memory.
 
-transformers looks the samples of all levels up, keeps them all, and weights their copy. Here each level is summed as
-soon as it is looked up, and looked up again for its gradient: no tensor of all samples ever exists. On a CPU that needs
-no gradient, a sum of bilinear samples is one of rows of a table: each sample weights the four pixels around it.
+transformers samples all levels, keeps all samples, and weights a copy of them. Here each level is summed as soon as it
+is sampled, and sampled again in the backward pass, so that no tensor of all samples ever exists. On a CPU without
+gradients bilinear sampling becomes a weighted sum of table rows: each sample weights the four pixels around it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention,
 )
 
+# Codes of interpolation and padding mode in aten.grid_sampler_2d_backward.
 _BILINEAR, _ZEROS = 0, 0
+# Zeros around a map: cells are clamped to -2 .. size, and a sample reads the pixels of its cell and of the next.
 _BORDER = 2
 
 
 class _WeightedSamples(torch.autograd.Function):
-    """Sum over levels and points of weight times bilinear sample; the arguments of `weighted_samples` by level."""
+    """Sum of weighted bilinear samples over levels and points; takes the arguments of `weighted_samples` by level."""
 
     @staticmethod
     def forward(ctx: Any, grids: Tensor, weights: Tensor, *maps: Tensor) -> Tensor:
@@ -39,7 +41,7 @@ class _WeightedSamples(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
-        """Return the gradients of grids, weights and maps."""
+        """Return the gradients of grids, weights and maps, sampling the maps again instead of keeping the samples."""
         grids, weights, *maps = ctx.saved_tensors
         above = gradients[0][..., None, :]
         grid_gradients, weight_gradients = torch.empty_like(grids), torch.empty_like(weights)
@@ -58,28 +60,29 @@ def _sample(level_map: Tensor, grid: Tensor) -> Tensor:
 
 
 def weighted_samples(values: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
-    """Look several maps up at points and sum what is found there, weighted.
+    """Sample feature maps bilinearly at points of every level, and return the weighted sums.
 
     Args:
-        values: (B, S, heads, D) floating point: the maps' pixels row by row, level after level.
+        values: (B, S, heads, D) floating point: the pixels of the maps row by row, level after level.
         shapes: (height, width) of each level; their areas add up to S.
-        locations: (B, Q, heads, L, P, 2), (x, y) in [0, 1] from edge to edge; what lies outside a map is 0.
+        locations: (B, Q, heads, L, P, 2), (x, y) in [0, 1] from edge to edge; outside of a map samples are 0.
         weights: (B, Q, heads, L, P).
 
     Returns:
-        (B, Q, heads * D) in the dtype of `values`; arithmetic is float32 at least.
+        (B, Q, heads * D) in the dtype of `values`; computed in float32 or better.
     """
     batch, _, heads, channels = values.shape
+    # Positions are fractions of a pixel: half precision would move the samples.
     dtype = torch.promote_types(values.dtype, torch.float32)
     if values.device.type == "cpu" and not (
         torch.is_grad_enabled() and any(part.requires_grad for part in (values, locations, weights))
     ):
         table = _pixel_table(tuple(shapes), heads, weights.shape[-1])
-        # One image at a time: what a step has written is still in the cache for the next.
+        # One image at a time: what one step writes is then still in the CPU's cache for the next.
         images = zip(values.to(dtype), locations.to(dtype), weights.to(dtype), strict=True)
         return torch.stack([table.sum_samples(*image) for image in images]).to(values.dtype)
     with torch.autocast(values.device.type, enabled=False):
-        # Queries last: the long axis is the one that is read in a row.
+        # Queries last, so that memory is read along the longest axis.
         grids = (2 * locations.to(dtype) - 1).permute(3, 0, 2, 4, 1, 5).flatten(1, 2)
         by_level = weights.to(dtype).permute(3, 0, 2, 4, 1).flatten(1, 2)
         parts = values.to(dtype).split([height * width for height, width in shapes], dim=1)
@@ -93,16 +96,16 @@ def weighted_samples(values: Tensor, shapes: Sequence[tuple[int, int]], location
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _PixelTable:
-    """The pixels of all levels as rows, and where the N = heads * L * P samples of a query find theirs.
+    """Layout of all levels' pixels as rows of one table, and indices for the N = heads * L * P samples of a query.
 
-    Two zeros around every map: what lies outside it needs no case of its own.
+    A border of zeros around every map makes samples outside it need no special case.
 
     Attributes:
         shapes: (height, width) of each level.
-        heads: rows of one pixel, one after the other.
+        heads: number of consecutive rows of one pixel, one for each head.
         sizes: float (2, N), width and height of the map of each sample.
         ends: the same as int32.
-        first, down: int32 (N,), row of its map's pixel (0, 0), and rows between that and pixel (1, 0).
+        first, down: int32 (N,), table row of pixel (0, 0) of the sample's map, and rows from there to pixel (1, 0).
     """
 
     shapes: tuple[tuple[int, int], ...]
@@ -127,16 +130,18 @@ class _PixelTable:
         for place, size, end in zip(locations.flatten(1, 3).unbind(-1), self.sizes, self.ends, strict=True):
             at = (place * size).sub_(0.5)
             low = at.floor()
-            # A place that is no number becomes the least integer, and its weight makes the sum no number.
+            # A NaN location becomes the smallest integer, which is clamped; its weight still makes the sum NaN.
             cells.append(torch.minimum(low.to(torch.int32).clamp_(min=-_BORDER), end))
             shares.append(at.sub_(low))
         row = cells[1].mul_(self.down).add_(cells[0].mul_(self.heads)).add_(self.first)
         right, below = shares
         weights = weights.flatten(1)
+        # Bilinear weights of the four pixels, as differences where that saves products.
         lower = weights * below
         upper = weights - lower
         lower_right, upper_right = lower * right, upper * right
         rows = self._rows(values)
+        # One bag for each query and head. embedding_bag sums weighted rows without writing the samples to memory.
         starts = torch.arange(0, row.numel(), row.shape[1] // self.heads, dtype=torch.int32)
 
         def pixels(weights: Tensor) -> Tensor:
@@ -153,7 +158,7 @@ class _PixelTable:
         return summed.view(len(weights), -1)
 
     def _rows(self, values: Tensor) -> Tensor:
-        """(S, heads, D) -> (rows, D)."""
+        """Copy the maps into a table with their borders: (S, heads, D) -> (rows, D)."""
         around = [_with_border(shape) for shape in self.shapes]
         areas = [height * width for height, width in around]
         table = values.new_zeros(sum(areas), *values.shape[1:])
@@ -170,7 +175,7 @@ def _with_border(shape: tuple[int, int]) -> tuple[int, int]:
 
 @lru_cache(maxsize=16)
 def _pixel_table(shapes: tuple[tuple[int, int], ...], heads: int, points: int) -> _PixelTable:
-    """Lay out the levels' pixels."""
+    """Build the table layout for levels of these shapes."""
     around = [_with_border(shape) for shape in shapes]
     areas = torch.tensor([0, *(height * width for height, width in around[:-1])])
     widths = torch.tensor([width for _, width in around])
@@ -192,7 +197,7 @@ def _pixel_table(shapes: tuple[tuple[int, int], ...], heads: int, points: int) -
 
 
 class XSamDeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention):
-    """transformers' module with its weights, and `weighted_samples` instead of its sampling."""
+    """The module of transformers with the same weights, sampling by `weighted_samples`."""
 
     def forward(
         self,
@@ -207,15 +212,15 @@ class XSamDeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformable
         """Attend to a few points around each pixel, at every level.
 
         Args:
-            hidden_states: (B, Q, C), from which points and weights follow.
+            hidden_states: (B, Q, C), from which sampling offsets and weights are computed.
             attention_mask: not used.
-            encoder_hidden_states: (B, S, C), what is looked up.
+            encoder_hidden_states: (B, S, C), the features to sample.
             position_embeddings: (B, Q, C), added to `hidden_states`.
             reference_points: (B, Q, L, 2), (x, y) in [0, 1].
             spatial_shapes_list: (height, width) of each level.
 
         Returns:
-            (B, Q, C), and the weights (B, Q, heads, L, P).
+            (B, Q, C), and the attention weights (B, Q, heads, L, P).
         """
         assert encoder_hidden_states is not None
         assert reference_points is not None
@@ -225,7 +230,7 @@ class XSamDeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformable
         offsets = self.sampling_offsets(queries).unflatten(2, (heads, levels, points, 2))
         weights = self.attention_weights(queries).unflatten(2, (heads, levels * points)).softmax(-1)
         weights = weights.unflatten(3, (levels, points))
-        # Sizes and reference points written out for each sample: short axes that repeat are slow to go through.
+        # Sizes and reference points are expanded to every sample, because broadcasting over short axes is slow.
         sizes = reference_points.new_tensor([[width, height] for height, width in spatial_shapes_list])
         around = reference_points[:, :, None, :, None].expand_as(offsets).flatten(2)
         locations = (offsets.flatten(2) / sizes[:, None].expand(offsets.shape[2:]).flatten()).add_(around)

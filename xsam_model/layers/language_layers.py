@@ -1,9 +1,9 @@
-"""Phi-3's layers in fewer passes over memory, with transformers' weights.
+"""Phi-3's layers in fewer passes over memory, with the weights of transformers.
 
-On a GPU the language model's matrix products take hardly longer than what lies between them, which reads and writes the
-whole batch again and again (benchmarks/RESULTS.md). Here a norm is one kernel, queries and keys are rotated (RoPE,
-Su et al. 2021) together, in three steps instead of sixteen, and texts longer than the window of attention are attended
-to without a mask of all pairs.
+On a GPU the matrix products of the language model take hardly longer than the operations between them, which read and
+write the whole batch again and again (benchmarks/RESULTS.md). Here a norm is one kernel, queries and keys are rotated
+(RoPE, Su et al. 2021) together, in three steps instead of sixteen, and texts longer than the attention window need no
+mask of all pairs of tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class XSamPhi3RMSNorm(Phi3RMSNorm):
-    """Root mean square norm whose statistics are float32, rounded once."""
+    """Root mean square norm with float32 statistics, rounded only once, at the end."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
@@ -33,7 +33,7 @@ class XSamPhi3RMSNorm(Phi3RMSNorm):
 
 
 class XSamPhi3Attention(Phi3Attention):
-    """Causal attention; with a gradient it is transformers' own."""
+    """Causal attention for inference; where gradients are needed, that of transformers."""
 
     def forward(
         self,
@@ -45,22 +45,25 @@ class XSamPhi3Attention(Phi3Attention):
     ) -> tuple[Tensor, Tensor | None]:
         """Attend from each token to those before it.
 
-        With ``is_right_padded`` among the options, the mask is taken to say no more than that, and is not read.
+        The option ``is_right_padded`` promises that the mask hides nothing but padding on the right; texts longer than
+        the window are then attended to without reading it.
 
         Args:
             hidden_states: (B, L, C).
             position_embeddings: cosines and sines of the tokens' angles, (1 or B, L, rotated channels) each.
-            attention_mask: as the chosen attention of transformers takes it.
-            past_key_values: what was read before, and is added to.
-            options: for the chosen attention.
+            attention_mask: as the attention implementation of transformers takes it.
+            past_key_values: cache of earlier tokens, to which these are added.
+            options: for the attention implementation.
 
         Returns:
-            (B, L, C), and the weights where the chosen attention returns them.
+            (B, L, C), and the attention weights if the implementation returns them.
         """
         is_right_padded = options.pop("is_right_padded", False)
+        # `rotate` writes into preallocated memory, which autograd does not support.
         if torch.is_grad_enabled():
             return super().forward(hidden_states, position_embeddings, attention_mask, past_key_values, **options)
         num_queries, num_keys = self.config.num_attention_heads, self.num_key_value_heads
+        # Queries and keys lie side by side in the product, so one call rotates both.
         heads = self.qkv_proj(hidden_states).unflatten(-1, (-1, self.head_dim))
         rotated = rotate(heads[..., : num_queries + num_keys, :], *position_embeddings)
         query, key = (part.transpose(1, 2) for part in rotated.split((num_queries, num_keys), dim=2))
@@ -78,16 +81,17 @@ class XSamPhi3Attention(Phi3Attention):
 
 
 def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turn pairs of channels, the i-th of the first half with the i-th of the second, by the angle of their token.
+    """Rotate pairs of channels, the i-th of the first half with the i-th of the second, by the angle of their token.
 
     Args:
         heads: (B, L, heads, D).
-        cosines, sines: (1 or B, L, R), both halves alike; channels beyond R are left as they are.
+        cosines, sines: (1 or B, L, R), the same in both halves of R; channels beyond R are copied unchanged.
 
     Returns:
         (B, L, heads, D), contiguous.
     """
     size = cosines.shape[-1]
+    # Half of the sines is enough, since both halves are the same.
     cosines, sines = cosines[:, :, None], sines[:, :, None, : size // 2]
     rotated = torch.empty_like(heads, memory_format=torch.contiguous_format)
     torch.mul(heads[..., :size], cosines, out=rotated[..., :size])
@@ -100,17 +104,17 @@ def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
 
 
 def attend_in_window(query: Tensor, key: Tensor, value: Tensor, window: int, scale: float) -> Tensor:
-    """Attend from each token to itself and those before it, `window` tokens in all.
+    """Attend from each token to itself and those before it, `window` tokens in all (sliding-window attention).
 
-    Fused kernels know the order of tokens by themselves, but no window: they would read a mask of all pairs, which
-    keeps the fastest of them from being taken. The first tokens do not feel the window; for so many at a time of the
-    others the mask has one window of columns more.
+    Fused kernels support causal order without a mask, but no window: they would need a mask of all pairs, with which
+    torch does not choose the fastest of them. Here the first `window` queries, which the window does not limit, go
+    without a mask; the others follow in blocks of `window` queries, each with a mask over at most twice as many keys.
 
     Args:
         query: (B, heads, L, D).
-        key, value: (B, key heads, L, D), each for as many neighbouring query heads.
+        key, value: (B, key heads, L, D); consecutive query heads share a key head.
         window: at least 1.
-        scale: of the products of query and key.
+        scale: factor of the products of query and key.
 
     Returns:
         (B, L, heads, D).
@@ -138,14 +142,16 @@ def attend_in_window(query: Tensor, key: Tensor, value: Tensor, window: int, sca
 
 
 def read_right_padded(model: nn.Module, embeds: Tensor) -> Tensor:
-    """Return the last hidden states of texts of which no token looks ahead: padding behind them need not be masked.
+    """Return the last hidden states of right-padded texts, without an attention mask.
+
+    In a causal model no token attends to the padding after it, so there is nothing to mask.
 
     Args:
-        model: a language model of transformers, without its head.
+        model: a causal language model of transformers, without its head.
         embeds: (B, L, C), padded on the right.
 
     Returns:
-        (B, L, C); what stands at padding has no meaning.
+        (B, L, C); states of padding have no meaning.
     """
     has_our_layers = any(isinstance(module, XSamPhi3Attention) for module in model.modules())
     options = {"is_right_padded": True} if has_our_layers else {}
@@ -154,8 +160,9 @@ def read_right_padded(model: nn.Module, embeds: Tensor) -> Tensor:
 
 
 def use_language_layers(model: nn.Module) -> None:
-    """Let Phi-3's layers in a model compute as here; any other model stays as it is."""
+    """Replace the layers of a Phi-3 model by those above; any other model is left alone."""
     forms: dict[type[nn.Module], type[nn.Module]] = {Phi3RMSNorm: XSamPhi3RMSNorm, Phi3Attention: XSamPhi3Attention}
+    # Changing the class keeps parameters and their names, so that checkpoints load unchanged.
     for module in model.modules():
         module.__class__ = forms.get(type(module), type(module))
 

@@ -1,7 +1,7 @@
-"""Attention of the mask encoder: queries see how many rows and columns away a key lies (Li et al. 2022, sec. 4.1).
+"""Attention of the mask encoder with decomposed relative positions (Li et al. 2022, sec. 4.1).
 
-Two forms with the weights of transformers' modules: one that rounds as the reference implementation does, and one
-without a tensor of positions for every pair of query and key.
+Two implementations with the weights of transformers' modules: an eager one that rounds as the reference implementation
+does, and a fused one that needs no tensor of relative positions for every pair of query and key.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ if TYPE_CHECKING:
     from transformers import SamVisionConfig
 
 
-# Fused kernels copy queries, keys and values whose channels are no multiple of it.
+# Fused kernels copy queries, keys and values to pad them if their channels are not a multiple of this.
 _CHANNEL_MULTIPLE = 8
 
 
 class XSamVisionAttention(SamVisionAttention):
     """Eager attention of the mask encoder that rounds as the reference implementation does.
 
-    transformers adds the two relative positions to each other first. The difference, in the last bit, is 1e-4 in the
-    mask logits, and the decoder attends where those are positive: one of them close to 0 would change everything.
+    transformers adds the row and column terms to each other before adding them to the scores. The difference is in the
+    last bit here but grows to 1e-4 in the mask logits, and the decoder attends where those are positive: a single logit
+    near 0 that changes its sign would change all later layers.
     """
 
     def forward(self, hidden_states: Tensor, output_attentions: bool | None = None) -> tuple[Tensor, Tensor]:  # noqa: ARG002
@@ -39,6 +40,7 @@ class XSamVisionAttention(SamVisionAttention):
             grid = query.unflatten(1, size)
             rows = torch.einsum("bhwc,hkc->bhwk", grid, self.get_rel_pos(height, height, self.rel_pos_h))
             columns = torch.einsum("bhwc,wkc->bhwk", grid, self.get_rel_pos(width, width, self.rel_pos_w))
+            # One after the other: the order of these additions is what this class is for.
             placed = weights.unflatten(2, size).unflatten(1, size) + rows[..., None] + columns[..., None, :]
             weights = placed.flatten(3, 4).flatten(1, 2)
         weights = weights.softmax(-1, dtype=torch.float32).to(query.dtype)
@@ -47,12 +49,12 @@ class XSamVisionAttention(SamVisionAttention):
 
 
 class XSamVisionSdpaAttention(SamVisionSdpaAttention):
-    """Fused attention that takes relative positions as further channels.
+    """Fused attention with relative positions as extra channels.
 
-    The position of a pair is the sum of what the query says to the key's row and to its column. Both are inner
-    products with one-hot vectors: appended to query and key, they make the whole weight one inner product, which fused
+    The bias of a pair is a term of the query for the key's row plus one for its column. Both are inner products with
+    one-hot vectors: appended to query and key, they turn score and bias into a single inner product, which fused
     kernels compute without a mask. transformers writes a mask of H * W by H * W for every head and image, and a mask
-    that has a gradient rules fused kernels out in training.
+    with a gradient rules out fused kernels in training.
     """
 
     def forward(self, hidden_states: Tensor, output_attentions: bool | None = None) -> tuple[Tensor, None]:  # noqa: ARG002
@@ -69,15 +71,17 @@ class XSamVisionSdpaAttention(SamVisionSdpaAttention):
             nothing = query.new_zeros(1).expand(*query.shape[:-1], places.shape[-1] - height - width)
             scaled = torch.cat((scaled, to_rows, to_columns, nothing), -1)
             key = torch.cat((key, places.expand(*key.shape[:-1], -1)), -1)
-            # Fused kernels want as many channels of values as of queries.
+            # Fused kernels require values to have as many channels as queries.
             value = F.pad(value, (0, places.shape[-1]))
         query, key, value = (part.flatten(1, 2).transpose(1, 2) for part in (scaled, key, value))
+        # Scale 1, because only the content channels are to be scaled, and `scaled` has that already.
         attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)
         attended = attended[..., :channels].transpose(1, 2).reshape(*hidden_states.shape[:3], -1)
         return self.proj(attended), None
 
     def _positions(self, size: int, table: Tensor) -> Tensor:
-        """Return what `table` holds for every pair of rows, or of columns: (size, size, C)."""
+        """Return the relative position embedding of every pair of rows, or of columns: (size, size, C)."""
+        # A table of another size has to be interpolated, which transformers does.
         if len(table) != 2 * size - 1:
             return self.get_rel_pos(size, size, table)
         places = torch.arange(size, device=table.device)
@@ -85,20 +89,21 @@ class XSamVisionSdpaAttention(SamVisionSdpaAttention):
 
 
 def _places(height: int, width: int, padding: int, like: Tensor) -> Tensor:
-    """Return which row and which column each place is in, one-hot, and zeros behind: (H, W, 1, H + W + padding)."""
+    """Return row and column of each position as one-hot vectors, padded with zeros: (H, W, 1, H + W + padding)."""
     rows = torch.eye(height, dtype=like.dtype, device=like.device)[:, None].expand(-1, width, -1)
     columns = torch.eye(width, dtype=like.dtype, device=like.device).expand(height, -1, -1)
     return F.pad(torch.cat((rows, columns), -1), (0, padding))[:, :, None]
 
 
 def attention_like(layer: SamVisionAttention, config: SamVisionConfig, window_size: int) -> SamVisionAttention:
-    """Return our form of transformers' attention layer, with new weights; any other layer as it is.
+    """Return the implementation above for a layer of transformers, with new weights; any other layer unchanged.
 
     Args:
-        layer: of transformers.
-        config: of the mask encoder.
-        window_size: tokens of a window's side, 0 for the whole canvas.
+        layer: attention layer of transformers.
+        config: configuration of the mask encoder.
+        window_size: side of an attention window in tokens, 0 for global attention.
     """
+    # Exact types, because the fused class of transformers is a subclass of the eager one.
     if type(layer) is SamVisionAttention:
         return XSamVisionAttention(config, window_size)
     if type(layer) is SamVisionSdpaAttention:

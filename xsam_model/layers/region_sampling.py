@@ -1,4 +1,4 @@
-"""From the mask of a visual prompt to one feature vector: choice of points, bilinear look-up, maximum."""
+"""Turns the mask of a visual prompt into one feature vector: sample points, read features bilinearly, max-pool."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Looking up every pixel of a large mask at once would need points x channels floats.
+# Sampling every pixel of a large mask at once would need points x channels floats.
 _POINTS_PER_LOOKUP = 4096
 
 
 def choose_region_points(
     mask: Tensor, max_points: int = 256, how: Literal["seeded", "all"] = "seeded", seed: int = 0
 ) -> Tensor:
-    """Choose the pixels that stand for a visual prompt.
+    """Choose the pixels that represent a visual prompt.
 
-    The reference implementation draws them at random at every call. Here the draw depends on the mask and the seed
-    alone, so that the same prompt always gives the same answer.
+    The reference implementation draws them anew at every call. Here the draw depends only on the mask and the seed, so
+    that the same prompt always gives the same answer.
 
     Args:
         mask: (H, W) bool or 0/1, on the canvas of the mask encoder.
-        max_points: at most this many points ("seeded" only).
+        max_points: most points to choose ("seeded" only).
         how: "seeded" for a fixed random subset, "all" for every pixel.
-        seed: of the subset.
+        seed: seed of the subset.
 
     Returns:
         (P, 2) float32 (row / H, column / W) on the mask's device, at least one point.
@@ -39,21 +39,25 @@ def choose_region_points(
     if len(pixels) == 0:
         raise ValueError("a visual prompt's mask is empty: it has no pixel to look at")
     if how == "seeded" and len(pixels) > max_points:
+        # Drawn on the CPU, because generators of other devices give other numbers for the same seed.
         chosen = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))[:max_points]
         pixels = pixels[chosen.to(pixels.device)]
+    # No half pixel is added, as in the reference implementation.
     return pixels.float() / torch.tensor(mask.shape, dtype=torch.float32, device=mask.device)
 
 
 def pool_region_features(feature_map: Tensor, region_points: Sequence[Tensor]) -> Tensor:
-    """Look the points of each region up in a feature map and keep each channel's maximum.
+    """Sample a feature map at the points of each region, and max-pool over the points.
 
     Args:
         feature_map: (C, H, W).
-        region_points: for each region (P, 2) (row, column) in [0, 1], corners of the map at its outer samples.
+        region_points: for each region (P, 2) (row, column) in [0, 1], where 0 and 1 are the centres of the outer
+            pixels.
 
     Returns:
         (R, C) in the dtype of `feature_map`.
     """
+    # Sampled in float32 and rounded back, as the reference implementation does.
     image = feature_map[None].float()
     pooled = []
     for points in region_points:

@@ -1,7 +1,7 @@
-"""From mask encoder to class and mask logits: connector, pixel decoder, transformer decoder, class head.
+"""The segmentor: mask encoder, connector, pixel decoder, transformer decoder and class head.
 
-Owns only what X-SAM changes; the pixel and transformer decoders are transformers' Mask2Former. Shape letters:
-B images, N decodes (one per `<SEG>`), Q queries, K conditions, C channels, H and W rows and columns of a map.
+Contains only what X-SAM changes; the pixel decoder and the transformer decoder are transformers' Mask2Former. Shape
+letters: B images, N decodes (one per `<SEG>`), Q queries, K conditions, C channels, H and W rows and columns of a map.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ if TYPE_CHECKING:
 
     from transformers import SamVisionConfig
 
+# Both as in the reference implementation.
 MAX_CLASS_LOGIT = 500.0
 PADDED_CLASS_LOGIT = -1e9
 _SAMPLES = ("heads", "levels", "points")
 
 
 def space_to_depth(features: Tensor, block: int) -> Tensor:
-    """Fold every block x block square of a (B, H, W, C) map into channels.
+    """Fold every block x block square of a (B, H, W, C) map into channels (pixel unshuffle).
 
     Returns:
-        (B, H / block, W / block, block * block * C), channels ordered row in block, column in block, channel.
+        (B, H / block, W / block, block * block * C), channels ordered by row in the block, column in it, and channel.
     """
     batch, height, width, channels = features.shape
     blocks = features.reshape(batch, height // block, block, width // block, block, channels)
@@ -45,9 +46,10 @@ def space_to_depth(features: Tensor, block: int) -> Tensor:
 
 
 def depth_to_space(features: Tensor, block: int) -> Tensor:
-    """Unfold channels of a (B, H, W, C) map into block x block squares.
+    """Unfold channels of a (B, H, W, C) map into block x block squares (pixel shuffle).
 
-    The channels are read as column in block, row in block, channel: this is *not* the inverse of `space_to_depth`.
+    Channels are ordered by column in the block, row in it, and channel, as the released weights expect. This is
+    *not* the inverse of `space_to_depth`, nor the order of `torch.nn.PixelShuffle`.
 
     Returns:
         (B, H * block, W * block, C / block**2).
@@ -64,23 +66,24 @@ def pad_to_multiple(features: Tensor, multiple: int) -> Tensor:
 
 
 class XSamChannelNorm(nn.LayerNorm):
-    """Layer normalisation over the channels of a (B, C, H, W) map.
+    """Layer normalisation over the channels of a (B, C, H, W) map, rounded as in the reference implementation.
 
-    Rounds as the reference implementation does; see `mask_encoder_attention`.
+    `mask_encoder_attention` says why the rounding matters.
     """
 
     def __init__(self, num_channels: int) -> None:
         super().__init__(num_channels, eps=1e-6)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W); the statistics are float32."""
+        """(B, C, H, W) -> (B, C, H, W), with float32 statistics."""
         centered = features.float() - features.float().mean(1, keepdim=True)
         normal = centered / torch.sqrt(centered.pow(2).mean(1, keepdim=True) + self.eps)
+        # Cast back before the affine part, not after it.
         return self.weight[:, None, None] * normal.to(features.dtype) + self.bias[:, None, None]
 
 
 class XSamConnectorBranch(nn.Module):
-    """One level of the connector: bottleneck without activation, then a change of scale (X-SAM, sec. 3.2)."""
+    """One level of the connector: a bottleneck without activations, then a pixel shuffle (X-SAM, sec. 3.2)."""
 
     def __init__(self, in_channels: int, hidden_channels: int, scale: float) -> None:
         super().__init__()
@@ -97,6 +100,7 @@ class XSamConnectorBranch(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, C / scale, H * scale, W * scale)."""
+        # Of no effect for an even number of patches, as in the released weights.
         features = pad_to_multiple(features, max(2, round(1 / self.scale)))
         features = self.model(features.permute(0, 3, 1, 2).contiguous()).permute(0, 2, 3, 1)
         if self.scale < 1:
@@ -107,7 +111,7 @@ class XSamConnectorBranch(nn.Module):
 
 
 class XSamConnector(nn.Module):
-    """Turns hidden states of the mask encoder, all of one size, into a pyramid."""
+    """Turns hidden states of the mask encoder, all of one resolution, into a feature pyramid."""
 
     def __init__(self, config: XSamSegmentorConfig, in_channels: int) -> None:
         super().__init__()
@@ -125,18 +129,18 @@ class XSamSegmentor(Mask2FormerPreTrainedModel):
 
     config: XSamSegmentorConfig
     config_class = XSamSegmentorConfig
-    # It dispatches no attention itself; its mask encoder checks its own configuration.
+    # This class dispatches no attention itself, so it accepts all; the mask encoder checks its own configuration.
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
-    # Deformable sampling reads positions to a fraction of a pixel: half precision would move its samples.
+    # Deformable attention samples at fractions of a pixel: half precision would move its samples.
     _keep_in_fp32_modules_strict = ["pixel_decoder"]  # noqa: RUF012
 
     def __init__(self, config: XSamSegmentorConfig, mask_encoder_config: SamVisionConfig) -> None:
         super().__init__(config)
         mask2former = config.to_mask2former()
         channels = [int(mask_encoder_config.hidden_size / scale) for scale in config.used_scale_factors]
-        # Unused; kept so that a checkpoint of the reference implementation converts both ways without loss.
+        # Unused; kept so that checkpoints of the reference implementation convert both ways without loss.
         self.shared_image_embedding = SamPositionalEmbedding(mask_encoder_config)
         self.encoder = SamVisionEncoder(mask_encoder_config)
         for layer in self.encoder.layers:
@@ -159,11 +163,11 @@ class XSamSegmentor(Mask2FormerPreTrainedModel):
             super()._init_weights(module)
 
     def encode(self, pixel_values: Tensor, layers: Collection[int]) -> dict[int, Tensor]:
-        """Run the mask encoder as far as the deepest layer asked for; its neck is never needed.
+        """Run the mask encoder up to the deepest layer asked for; its neck is never needed.
 
         Args:
             pixel_values: (B, 3, S, S), normalised.
-            layers: hidden states to keep: 0 is the patch embedding, i the output of layer i.
+            layers: hidden states to return: 0 is the patch embedding, i the output of layer i.
 
         Returns:
             (B, H, W, C) for each of `layers`.
@@ -179,7 +183,7 @@ class XSamSegmentor(Mask2FormerPreTrainedModel):
         return {index: kept[index] for index in layers}
 
     def decode_pixels(self, pyramid: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Refine the connector's pyramid.
+        """Run the pixel decoder on the connector's pyramid.
 
         Args:
             pyramid: (B, C_i, H_i, W_i), highest resolution first.
@@ -187,16 +191,17 @@ class XSamSegmentor(Mask2FormerPreTrainedModel):
         Returns:
             Feature maps (B, C, H_i, W_i), lowest resolution first, and mask features (B, C, H, W).
         """
+        # In and out of float32, which the pixel decoder keeps in a half-precision model.
         dtype = pyramid[0].dtype
         output = self.pixel_decoder([level.to(self.pixel_decoder.level_embed.dtype) for level in pyramid])
         return tuple(level.to(dtype) for level in output.multi_scale_features), output.mask_features.to(dtype)
 
     def classify(self, queries: Tensor, conditions: Tensor, condition_mask: Tensor) -> Tensor:
-        """Score every query against every condition by scaled cosine similarity (X-SAM, sec. 3.2).
+        """Compute class logits: scaled cosine similarity of every query and every condition (X-SAM, sec. 3.2).
 
         Args:
             queries: (N, Q, C).
-            conditions: (N, K + 1, C), the latent background last.
+            conditions: (N, K + 1, C), the learned background embedding last.
             condition_mask: (N, K + 1) bool, False for padding.
 
         Returns:

@@ -1,7 +1,7 @@
-"""From the pixel decoder's maps and `<SEG>` embeddings to queries and mask logits.
+"""The transformer decoder: from feature maps of the pixel decoder and `<SEG>` embeddings to queries and mask logits.
 
-`forward` gives the last prediction alone, with everything that depends on an image alone computed once for all that is
-asked of it; `every_prediction` gives all of them, as training needs them.
+`forward` returns only the last prediction, and computes what depends on an image alone once for all decodes of it.
+`every_prediction` returns the prediction of every layer, which training needs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class XSamTransformerDecoder(Mask2FormerTransformerModule):
-    """Mask2Former's transformer decoder whose initial queries are shifted by the `<SEG>` embedding."""
+    """Mask2Former's transformer decoder, with the `<SEG>` embedding added to the initial queries."""
 
     def forward(
         self,
@@ -33,23 +33,25 @@ class XSamTransformerDecoder(Mask2FormerTransformerModule):
         seg_embeddings: Tensor,
         images: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Decode queries.
+        """Decode queries and mask logits.
 
-        What the masked attention of a layer looks at is a prediction at its own, lower resolution: mask features are
-        resized before they meet the queries, which is the same as after, for both are linear.
+        The attention mask of a layer is a mask prediction at that layer's lower resolution. Mask features are resized
+        before the product with the queries instead of after it; both are linear, so the result is the same.
 
         Args:
             multi_scale_features: (I, C, H_i, W_i) each, lowest resolution first.
             mask_features: (I, C, H, W).
-            seg_embeddings: (N, C), added to every query's features.
-            images: (N,) int64, the image of each.
+            seg_embeddings: (N, C), added to the features of every query.
+            images: (N,) int64, the image of each decode.
 
         Returns:
-            Normalised queries (N, Q, C), and mask logits (N, Q, H, W).
+            Queries (N, Q, C) after the final layer norm, and mask logits (N, Q, H, W).
         """
+        # Images that nothing is decoded of, such as those whose answer has no `<SEG>`, are left out.
         used, images, counts = images.unique(return_inverse=True, return_counts=True)
         if len(used) < len(mask_features):
             multi_scale_features, mask_features = [level[used] for level in multi_scale_features], mask_features[used]
+        # Sorted by image for the products below, and put back at the end.
         order = images.argsort(stable=True)
         by_image = _Grouped(images[order], counts)
         tokens, positions = self._memories(multi_scale_features)
@@ -60,8 +62,9 @@ class XSamTransformerDecoder(Mask2FormerTransformerModule):
         places = self.queries_embedder.weight
         hidden = self.queries_features.weight + seg_embeddings[order, None]
         for layer, level in zip(self.decoder.layers, cycle(range(len(tokens)))):
+            # The logit is at least 0 where the probability is at least 0.5, without computing a sigmoid.
             seen = by_image.product(self._mask_embeddings(hidden), small[level]) >= 0
-            seen |= ~seen.any(-1, keepdim=True)  # a query that sees nothing looks everywhere
+            seen |= ~seen.any(-1, keepdim=True)  # a query with an empty mask attends everywhere
             hidden = _decode_layer(layer, hidden, places, tokens[level], positions[level], seen, by_image)
         queries, back = self.decoder.layernorm(hidden), order.argsort()
         masks = by_image.product(self._mask_embeddings(hidden), mask_features.flatten(2))
@@ -73,15 +76,16 @@ class XSamTransformerDecoder(Mask2FormerTransformerModule):
         mask_features: Tensor,
         seg_embeddings: Tensor,
     ) -> Mask2FormerMaskedAttentionDecoderOutput:
-        """Decode queries and return what each layer predicts.
+        """Decode queries and return the predictions before the first and after every layer.
 
         Args:
             multi_scale_features: (N, C, H_i, W_i) each, lowest resolution first.
             mask_features: (N, C, H, W).
-            seg_embeddings: (N, C), added to every query's features.
+            seg_embeddings: (N, C), added to the features of every query.
 
         Returns:
-            `masks_queries_logits` and `intermediate_hidden_states` (normalised queries) of every prediction, in order.
+            `masks_queries_logits` and `intermediate_hidden_states` (queries after the final layer norm) of every
+            prediction, in order.
         """
         tokens, positions = self._memories(multi_scale_features)
         return self.decoder(
@@ -95,9 +99,10 @@ class XSamTransformerDecoder(Mask2FormerTransformerModule):
         )
 
     def _memories(self, multi_scale_features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """(I, C, H_i, W_i) each -> tokens (I, H_i * W_i, C) each, and their positions (1, H_i * W_i, C)."""
+        """(I, C, H_i, W_i) each -> tokens (I, H_i * W_i, C) each, and their position embeddings (1, H_i * W_i, C)."""
         tokens, positions = [], []
         for level, level_map in enumerate(multi_scale_features):
+            # Sine positions depend on the size of the map alone, so one serves all images.
             shape = torch.Size((1, *level_map.shape[1:]))
             position = self.position_embedder(shape, level_map.device, level_map.dtype, None)
             projected = self.input_projections[level](level_map).flatten(2) + self.level_embed.weight[level][:, None]
@@ -106,12 +111,15 @@ class XSamTransformerDecoder(Mask2FormerTransformerModule):
         return tokens, positions
 
     def _mask_embeddings(self, hidden: Tensor) -> Tensor:
-        """(N, Q, C) -> (N, Q, C): what is compared with mask features."""
+        """Queries (N, Q, C) -> mask embeddings (N, Q, C), whose product with mask features gives mask logits."""
         return self.decoder.mask_predictor.mask_embedder(self.decoder.layernorm(hidden))
 
 
 class _Grouped:
-    """Decodes in the order of their images: where all images have as many, those of one are rows of one product."""
+    """Batches decodes by image: if all images have equally many, those of one image share one matrix product.
+
+    Decodes must be sorted by image.
+    """
 
     def __init__(self, images: Tensor, counts: Tensor) -> None:
         self._images, self._num_images = images, len(counts)
@@ -122,7 +130,7 @@ class _Grouped:
         return rows.reshape(self._num_images, -1, *rows.shape[2:]) if self._is_even else rows
 
     def spread(self, per_image: Tensor) -> Tensor:
-        """(I, ...) -> what stands beside folded rows: the same, or (N, ...)."""
+        """(I, ...) -> the operand for folded rows: unchanged if rows are folded, else repeated to (N, ...)."""
         return per_image if self._is_even else per_image[self._images]
 
     def product(self, rows: Tensor, per_image: Tensor) -> Tensor:
@@ -139,16 +147,16 @@ def _decode_layer(  # noqa: PLR0917  (what a layer of the decoder sees)
     seen: Tensor,
     by_image: _Grouped,
 ) -> Tensor:
-    """Masked cross-attention, self-attention and MLP.
+    """Run one decoder layer: masked cross-attention, self-attention and MLP.
 
     Args:
         layer: holds the weights.
-        hidden: (N, Q, C).
+        hidden: (N, Q, C), the queries.
         places: (Q, C), position embeddings of the queries.
-        tokens: (I, T, C), of the images.
+        tokens: (I, T, C), tokens of the images.
         positions: (1, T, C), their position embeddings.
-        seen: (N, Q, T) bool, what each query may look at.
-        by_image: whose decodes are whose.
+        seen: (N, Q, T) bool, tokens that each query may attend to.
+        by_image: which decodes are of which image.
     """
 
     def look(hidden: Tensor) -> Tensor:
@@ -156,6 +164,7 @@ def _decode_layer(  # noqa: PLR0917  (what a layer of the decoder sees)
         weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
         given = (by_image.fold(hidden + places), tokens + positions, tokens)
         query, key, value = (F.linear(x, w, b) for x, w, b in zip(given, weights, biases, strict=True))
+        # Keys and values are projected once an image and repeated only then.
         key, value = by_image.spread(key), by_image.spread(value)
         found = _attend(query, key, value, attention.num_heads, by_image.fold(seen))
         return attention.out_proj(found.view_as(hidden))
@@ -178,7 +187,7 @@ def _decode_layer(  # noqa: PLR0917  (what a layer of the decoder sees)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, num_heads: int, seen: Tensor | None = None) -> Tensor:
-    """(B, Q, C), (B, T, C), (B, T, C) and perhaps (B, Q, T) bool -> (B, Q, C)."""
+    """Multi-head attention: (B, Q, C), (B, T, C), (B, T, C) and optionally (B, Q, T) bool -> (B, Q, C)."""
     query, key, value = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
     mask = None if seen is None else seen[:, None]
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)

@@ -1,1 +1,1 @@
-"""From logits to masks at the original size of an image, in bounded memory."""
+"""Post-processing: from logits to masks at the original size of an image, in bounded memory."""

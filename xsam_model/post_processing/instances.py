@@ -1,8 +1,9 @@
-"""From logits to masks of conditions at the original size of an image, in bounded memory.
+"""From logits to the masks of conditions: instances, phrases and visual prompts, at the original size of an image.
 
-Instances (genseg, ovseg, vgdseg), the best mask of each phrase (refseg, reaseg, gcgseg), the mask of one visual prompt
-(intseg); maps that give every pixel one label are in `post_processing_panoptic`. Works on one image at a time; only
-queries that can still be part of the result are enlarged, one by one, and only where their mask can be.
+Instances are for genseg, ovseg and vgdseg, the best mask of each phrase for refseg, reaseg and gcgseg, and the mask of
+one visual prompt for intseg; panoptic and semantic maps are in `maps`. Works on one image at a time in bounded memory:
+mask logits are upsampled only for queries that can still be part of the result, one by one, and only where the mask can
+be.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InstanceSegmentation:
-    """Instances of one image, or a part of them.
+    """Instances of one image.
 
     Attributes:
         scores: (N,) float32 in [0, 1]: class probability times mask score.
         mask_scores: (N,) float32 in [0, 1]: mean mask probability inside the mask, 0 for an empty mask.
         labels: (N,) int64, position of the category or visual prompt among the image's conditions.
-        query_indices: (N,) int64, query that made the mask; one query may answer to several labels.
+        query_indices: (N,) int64, query that predicted the mask; one query may have several labels.
         masks: (N, H, W) bool at the original size of the image.
     """
 
@@ -43,13 +44,13 @@ class InstanceSegmentation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PhraseSegmentation:
-    """One mask for each condition of one image, in their order.
+    """One mask for each condition of one image, in the order of the conditions.
 
     Attributes:
         scores: (K,) float32 in [0, 1]: class score times mask score.
         class_scores: (K,) float32 in [0, 1]: the query's probability of being the condition.
         mask_scores: (K,) float32 in [0, 1]: mean mask probability inside the mask, 0 for an empty mask.
-        query_indices: (K,) int64, query that made the mask; one query may answer to several conditions.
+        query_indices: (K,) int64, query that predicted the mask; one query may belong to several conditions.
         masks: (K, H, W) bool at the original size of the image; they may overlap.
     """
 
@@ -63,9 +64,9 @@ class PhraseSegmentation:
         return len(self.scores)
 
     def id_map(self) -> Tensor:
-        """(H, W) int32: 1 for the first condition's mask and so on, later ones over earlier ones; 255 for none.
+        """Return the map of the reference implementation: (H, W) int32.
 
-        The map that the reference implementation returns.
+        1 for the first condition's mask, 2 for the second and so on; later masks cover earlier ones; 255 for no mask.
         """
         ids = torch.full(self.masks.shape[1:], 255, dtype=torch.int32, device=self.masks.device)
         for position, mask in enumerate(self.masks):
@@ -75,10 +76,10 @@ class PhraseSegmentation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QueryInstances:
-    """The instances that share a query's mask.
+    """The instances that share the mask of one query.
 
     Attributes:
-        mask: of the query.
+        mask: mask of the query.
         scores: (n,) float32 in [0, 1], on the CPU: class probability times mask score.
         labels: (n,) int64, on the CPU: position of the category or visual prompt among the image's conditions.
     """
@@ -97,26 +98,28 @@ def iter_instances(
     threshold: float = 0.0,
     top_k: int | None = None,
 ) -> Iterator[QueryInstances]:
-    """Yield the instances of one image query by query, so that each mask can be encoded and dropped.
+    """Yield the instances of one image query by query, so that each mask can be encoded and dropped before the next.
 
     Args:
-        class_logits: (Q, K + 1), background last; columns of padding before it are ignored.
-        mask_logits: (Q, h, w) on the reduced canvas.
+        class_logits: (Q, K + 1), background last; padding columns before it are ignored.
+        mask_logits: (Q, h, w) at the resolution of the decoder, for the whole canvas.
         geometry: sizes of canvas and image.
-        num_conditions: conditions of this image; all K by default.
-        threshold: in [0, 1]. Instances with a smaller score are left out. Above 0 no empty mask is ever returned; at
-            0 all candidates are.
-        top_k: how many pairs of query and category with the highest class score are candidates; Q by default.
+        num_conditions: number of conditions of this image; all K by default.
+        threshold: in [0, 1]. Instances with a lower score are left out. Above 0 no mask is ever empty; at 0 all
+            candidates are returned.
+        top_k: number of candidates, the pairs of query and category with the highest class scores; Q by default.
 
     Yields:
-        Each query once that has an instance, in no particular order.
+        Every query that has an instance, once, in no particular order.
 
     Raises:
-        FloatingPointError: if a logit is not finite: the masks would mean nothing.
+        FloatingPointError: if a logit is not finite, which would make the masks meaningless.
     """
     check_finite(class_logits, mask_logits)
     candidates = _candidates(class_logits, num_conditions, threshold, top_k)
+    # On the host, where the loop below decides; the masks alone stay on the device.
     class_scores, labels, queries = (part.cpu() for part in candidates)
+    # By query, so that each mask is upsampled once for all of its labels.
     queries, order = queries.sort(stable=True)
     asked, counts = (part.tolist() for part in queries.unique_consecutive(return_counts=True))
     by_query = zip(class_scores[order].split(counts), labels[order].split(counts), strict=True)
@@ -163,12 +166,12 @@ def instance_segmentation(
 def _candidates(
     class_logits: Tensor, num_conditions: int | None, threshold: float, top_k: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return class score, label and query (M,) of the best pairs, best first, that can still pass the threshold."""
+    """Return class score, label and query (M,) of the candidates that can pass the threshold, best first."""
     probabilities = class_probabilities(class_logits, num_conditions)
     num_queries, count = probabilities.shape
     scores = probabilities.flatten()
     best, indices = scores.topk(min(num_queries if top_k is None else top_k, len(scores)))
-    # A mask score is below 1, so a pair whose class score is too small cannot recover.
+    # The mask score that multiplies it is below 1, so a class score below the threshold cannot pass any more.
     passing = best >= threshold
     best, indices = best[passing], indices[passing]
     return best, indices % max(count, 1), indices // max(count, 1)
@@ -181,12 +184,12 @@ def iter_phrases(
     *,
     num_conditions: int | None = None,
 ) -> Iterator[QueryInstances]:
-    """Yield what `phrase_segmentation` returns query by query, so that each mask can be encoded and dropped.
+    """Yield the results of `phrase_segmentation` query by query, so that each mask can be encoded and dropped.
 
     Arguments as for `phrase_segmentation`. Every condition is yielded once.
 
     Raises:
-        FloatingPointError: if a logit is not finite: the masks would mean nothing.
+        FloatingPointError: if a logit is not finite, which would make the masks meaningless.
     """
     check_finite(class_logits, mask_logits)
     class_scores, queries = (part.cpu() for part in class_probabilities(class_logits, num_conditions).max(0))
@@ -195,7 +198,7 @@ def iter_phrases(
 
 
 def _masks_of(queries: Tensor, mask_logits: Tensor, geometry: MaskGeometry) -> Iterator[tuple[WindowedMask, Tensor]]:
-    """Yield each query's mask once, with the conditions (n,) that it is the mask of; `queries` (K,): of each one."""
+    """Yield the mask of each distinct query in `queries`, (K,) by condition, with the conditions (n,) that share it."""
     for mask in geometry.iter_masks(mask_logits, list(dict.fromkeys(queries.tolist()))):
         yield mask, (queries == mask.query).nonzero()[:, 0]
 
@@ -207,19 +210,19 @@ def phrase_segmentation(
     *,
     num_conditions: int | None = None,
 ) -> PhraseSegmentation:
-    """Return the mask of the query that most probably is each condition: for phrases that name one thing.
+    """Return for each condition the mask of its most probable query: for phrases that name one thing.
 
-    As the reference implementation does, every phrase gets a mask, whether it is in the image or not: the scores
-    tell.
+    As in the reference implementation every phrase gets a mask, even one for something that the image does not show;
+    only the scores tell them apart.
 
     Args:
-        class_logits: (Q, K + 1), background last; columns of padding before it are ignored.
-        mask_logits: (Q, h, w) on the reduced canvas.
+        class_logits: (Q, K + 1), background last; padding columns before it are ignored.
+        mask_logits: (Q, h, w) at the resolution of the decoder, for the whole canvas.
         geometry: sizes of canvas and image.
-        num_conditions: conditions of this image; all K by default. 0 gives an empty result.
+        num_conditions: number of conditions of this image; all K by default. 0 gives an empty result.
 
     Raises:
-        FloatingPointError: if a logit is not finite: the masks would mean nothing.
+        FloatingPointError: if a logit is not finite, which would make the masks meaningless.
     """
     check_finite(class_logits, mask_logits)
     device = mask_logits.device
@@ -243,27 +246,27 @@ def interactive_segmentation(
     num_conditions: int | None = None,
     threshold: float = 0.5,
 ) -> PhraseSegmentation:
-    """Return the one mask that a visual prompt asks for.
+    """Return the one mask that a visual prompt stands for (interactive segmentation).
 
-    As the reference implementation does: of the masks with at least `threshold` as score, or of the best one where
-    there is none, the one whose bounding box overlaps most with the prompt's.
+    As in the reference implementation, the candidates are the masks with a score of at least `threshold`, or else the
+    one with the best score; of these the mask is returned whose bounding box has the highest IoU with the prompt's.
 
     Args:
-        class_logits: (Q, 2) of the one prompt, background last; columns of padding before it are ignored.
-        mask_logits: (Q, h, w) on the reduced canvas.
+        class_logits: (Q, 2) of the one prompt, background last; padding columns before it are ignored.
+        mask_logits: (Q, h, w) at the resolution of the decoder, for the whole canvas.
         geometry: sizes of canvas and image.
-        prompt_mask: (H, W) bool at the original size of the image. The reference implementation compares with what is
-            left of the prompt on the canvas, `geometry.restore_mask(vprompt_mask)`, whose box may be a little smaller
-            or larger; give that for its very choice.
-        num_conditions: 1, needed where columns were padded.
-        threshold: least score, in [0, 1].
+        prompt_mask: (H, W) bool at the original size of the image. The reference implementation uses the prompt as it
+            was scaled to the canvas and back, `geometry.restore_mask(vprompt_mask)`, whose box may be slightly smaller
+            or larger; pass that to reproduce its choice exactly.
+        num_conditions: 1; needed if class_logits have padding columns.
+        threshold: lowest score of a candidate, in [0, 1].
 
     Returns:
-        One mask (K = 1). Where several boxes overlap equally, that of the reference implementation's choice.
+        One mask (K = 1). Ties between boxes are broken as in the reference implementation.
 
     Raises:
-        FloatingPointError: if a logit is not finite: the masks would mean nothing.
-        ValueError: if there is not exactly one condition, or the prompt has another size than the image.
+        FloatingPointError: if a logit is not finite, which would make the masks meaningless.
+        ValueError: if there is not exactly one condition, or the prompt differs in size from the image.
     """
     check_finite(class_logits, mask_logits)
     device, probabilities = mask_logits.device, class_probabilities(class_logits, num_conditions).cpu()
@@ -272,12 +275,12 @@ def interactive_segmentation(
     if tuple(prompt_mask.shape) != geometry.original_size:
         raise ValueError(f"prompt mask of {tuple(prompt_mask.shape)}, but the image has {geometry.original_size}")
     class_scores, queries = probabilities[:, 0].sort(descending=True, stable=True)
-    # Score, mask score and box of each query; -1 where it could not win.
+    # Score, mask score and box of each query; -1 for a query that could not win.
     ratings = class_scores.new_full((len(queries), 6), -1.0)
     best = 0.0
     masks_in_turn = geometry.iter_masks(mask_logits, queries.tolist())
     for class_score in class_scores:
-        # A score is at most the class score, so that none that follows can pass or be the best.
+        # Class scores fall, and a score is at most its class score: no later query can pass or be the best.
         if class_score < min(threshold, best):
             break
         mask = next(masks_in_turn)
@@ -289,7 +292,8 @@ def interactive_segmentation(
         best = max(best, score.item())
     overlaps = box_ious(ratings[:, 2:], mask_boxes(prompt_mask[None] > 0).cpu())
     overlaps = overlaps.masked_fill(ratings[:, 0] < min(threshold, best), -1.0)
-    # The reference implementation takes the first of equal boxes in this order, which is none but always the same.
+    # The reference implementation takes the first of equal boxes in the order of an unsorted topk, which is arbitrary
+    # but reproducible. With tiny models all boxes may be the whole image, so that this order alone decides.
     order = probabilities[:, 0].topk(len(queries), sorted=False).indices
     winner = order[overlaps[order].argmax()][None]
     masks = torch.zeros((1, *geometry.original_size), dtype=torch.bool, device=device)

@@ -1,7 +1,7 @@
-"""From logits to maps that give every pixel of an image one label: panoptic and semantic, in bounded memory.
+"""From logits to panoptic and semantic maps, which give every pixel of an image one label, in bounded memory.
 
-Works on one image at a time. No two full maps of logits of all queries or categories exist together: each pixel
-remembers only its best value so far and whose it is.
+Works on one image at a time. The full-size logits of all queries or categories never exist together: for each pixel
+only its best value so far and the owner of that value are kept.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Segment:
         label: position of the category among the image's conditions.
         is_thing: whether it is one object; False for stuff and in semantic maps.
         score: in [0, 1]. Panoptic: class score times mask score. Semantic: see `semantic_segmentation`.
-        area: pixels; at least 1.
-        class_score: in [0, 1], the probability of the category, which is the score in the reference implementation.
-            None in semantic maps, where all queries have their share in each pixel.
+        area: number of pixels, at least 1.
+        class_score: in [0, 1], probability of the category, which the reference implementation returns as the score.
+            None in semantic maps, where all queries contribute to each pixel.
         mask_score: in [0, 1], mean mask probability over the segment's pixels. None in semantic maps.
     """
 
@@ -48,7 +48,7 @@ class PanopticSegmentation:
 
     Attributes:
         segmentation: (H, W) int32 at the original size of the image: the segment's id, 0 for void.
-        segments: in the order of their queries, ids from 1.
+        segments: ordered by query, with ids from 1.
     """
 
     segmentation: Tensor
@@ -61,8 +61,8 @@ class SemanticSegmentation:
 
     Attributes:
         labels: (H, W) int64 at the original size of the image: position of the category among the image's conditions;
-            -1 everywhere if there are none.
-        segments: one for each category that has pixels, by label; `id` and `label` are the same.
+            -1 everywhere if there are no conditions.
+        segments: one for each category that has pixels, ordered by label; `id` equals `label`.
     """
 
     labels: Tensor
@@ -70,19 +70,21 @@ class SemanticSegmentation:
 
 
 class _Contest:
-    """The best value of each pixel so far, and who has it: an argmax over maps that come one after the other."""
+    """A running argmax over maps: keeps the best value of each pixel so far, and its owner."""
 
     def __init__(self, size: tuple[int, int], device: torch.device) -> None:
+        # Below every value, so that the first map owns all pixels, those with value 0 included.
         self.best = torch.full(size, -1.0, device=device)
         self.owner = torch.full(size, -1, dtype=torch.int32, device=device)
 
     def enter(self, values: Tensor, owner: int) -> None:
-        """Let (H, W) values of at least 0 compete; the earlier of two equal ones wins."""
+        """Enter an owner's (H, W) values, at least 0; of two equal values the earlier one wins."""
         self.owner.masked_fill_(values > self.best, owner)
         torch.maximum(self.best, values, out=self.best)
 
     def results(self, count: int, max_chunk_pixels: int) -> tuple[Tensor, Tensor]:
-        """Return pixels (count,) int64 and the sum of the best values over them (count,) float64, by owner."""
+        """Return the pixels of each owner, (count,) int64, and the sum of its values over them, (count,) float64."""
+        # In chunks, because bincount takes its weights as float64. Sums of millions of pixels would round in float32.
         areas = torch.zeros(count, dtype=torch.int64, device=self.best.device)
         sums = torch.zeros(count, dtype=torch.float64, device=self.best.device)
         parts = (self.owner.flatten().split(max_chunk_pixels), self.best.flatten().split(max_chunk_pixels))
@@ -105,29 +107,29 @@ def panoptic_segmentation(  # noqa: PLR0913  (each is a choice of its own)
     id_policy: Literal["unique", "reference"] = "unique",
     max_chunk_pixels: int = MAX_CHUNK_PIXELS,
 ) -> PanopticSegmentation:
-    """Divide an image among the queries that are sure of their category (Mask2Former's inference).
+    """Panoptic segmentation: divide an image among the queries that are sure of their category (as in Mask2Former).
 
-    Each pixel goes to the query with the highest product of class and mask probability. A query whose own mask was
-    mostly taken by others gets nothing, and its pixels are void.
+    Each pixel goes to the query with the highest product of class and mask probability. A query that loses most of its
+    own mask to others gets no segment, and the pixels that it won are void.
 
     Args:
-        class_logits: (Q, K + 1), background last; columns of padding before it are ignored.
-        mask_logits: (Q, h, w) on the reduced canvas.
+        class_logits: (Q, K + 1), background last; padding columns before it are ignored.
+        mask_logits: (Q, h, w) at the resolution of the decoder, for the whole canvas.
         geometry: sizes of canvas and image.
-        num_conditions: conditions of this image; all K by default.
-        stuff: positions of the conditions whose segments are fused into one, as sky or grass.
-        threshold: in [0, 1]. Queries whose class score is not greater take no part. The reference implementation
-            evaluates with 0 and shows pictures with 0.5.
+        num_conditions: number of conditions of this image; all K by default.
+        stuff: positions of the conditions whose segments are fused into one, such as sky or grass.
+        threshold: in [0, 1]. Only queries with a higher class score take part. The reference implementation evaluates
+            with 0 and draws pictures with 0.5.
         mask_threshold: in [0, 1]. A query's own mask is where its product is at least this.
-        overlap_threshold: in [0, 1]. A query must have won more pixels than this share of its own mask's.
-        id_policy: "unique" gives each segment an id of its own and adds up the parts of fused ones: class and mask
-            score are means over pixels. "reference" repeats the reference implementation: an entry for each query, and
-            where stuff is fused into an earlier segment, counting goes on from that one's id, so that different
-            segments may share an id and a region of the map.
-        max_chunk_pixels: pixels of mask logits to hold at once; at least one mask is.
+        overlap_threshold: in [0, 1]. The pixels that a query wins must exceed this share of the area of its own mask.
+        id_policy: "unique" gives each segment an id of its own and fuses the parts of stuff: scores are means over
+            pixels. "reference" reproduces the reference implementation: one entry for each query, and after stuff is
+            fused into an earlier segment, ids continue from that one's, so that different segments may share an id and
+            a region of the map.
+        max_chunk_pixels: most mask logits to hold at once, in pixels; at least one mask is held.
 
     Raises:
-        FloatingPointError: if a logit is not finite: the masks would mean nothing.
+        FloatingPointError: if a logit is not finite, which would make the masks meaningless.
         ValueError: if the id policy is unknown.
     """
     if id_policy not in ("unique", "reference"):
@@ -141,13 +143,14 @@ def panoptic_segmentation(  # noqa: PLR0913  (each is a choice of its own)
     queries = (class_scores > threshold).nonzero()[:, 0]
     class_scores, labels = class_scores[queries], labels[queries]
     if not (class_scores >= mask_threshold).any():
-        return PanopticSegmentation(void, ())  # no product can reach the threshold, so no query has a mask of its own
+        return PanopticSegmentation(void, ())  # no product can reach the threshold, so every query's own mask is empty
     contest = _Contest(geometry.original_size, mask_logits.device)
     own_areas = torch.zeros_like(queries)
     position = 0
     for _, logits in geometry.iter_enlarged(mask_logits, queries, max_chunk_pixels):
         for probability in logits.sigmoid_():
             products = probability.mul_(class_scores[position])
+            # As in the reference implementation, the own mask is cut from the products, not from mask probabilities.
             own_areas[position] = (products >= mask_threshold).sum()
             contest.enter(products, position)
             position += 1
@@ -172,17 +175,18 @@ def panoptic_segmentation(  # noqa: PLR0913  (each is a choice of its own)
 
 
 def _number(parts: list[Segment], id_policy: str) -> list[int]:
-    """Return each part's id: of a class of stuff all parts have the same."""
+    """Return the id of each part; all parts of one stuff category have the same."""
     ids: list[int] = []
     of_stuff: dict[int, int] = {}
     for part in parts:
+        # Counting on from the last id, which may be that of earlier stuff, is what lets the reference repeat ids.
         last = 0 if not ids else ids[-1] if id_policy == "reference" else max(ids)
         ids.append(last + 1 if part.is_thing else of_stuff.setdefault(part.label, last + 1))
     return ids
 
 
 def _fuse(parts: list[Segment]) -> list[Segment]:
-    """Add up parts with the same id."""
+    """Merge parts with the same id."""
     fused: dict[int, Segment] = {}
     for part in parts:
         fused[part.id] = _add(fused[part.id], part) if part.id in fused else part
@@ -205,22 +209,22 @@ def semantic_segmentation(
     num_conditions: int | None = None,
     max_chunk_pixels: int = MAX_CHUNK_PIXELS,
 ) -> SemanticSegmentation:
-    """Give each pixel the category with the highest sum, over all queries, of class times mask probability.
+    """Semantic segmentation: give each pixel the category with the highest sum of class times mask probability.
 
-    As the reference implementation does, probabilities are added up on the canvas, before the second resize. The score
-    of a segment, which the reference implementation does not have, is the mean of that sum over its pixels; queries
-    that agree add up, so it is capped at 1.
+    The sum is over all queries. As in the reference implementation it is formed on the canvas, before the second
+    resize. The score of a segment, which the reference implementation lacks, is the mean of that sum over its pixels;
+    several queries may exceed 1 together, so it is capped there.
 
     Args:
-        class_logits: (Q, K + 1), background last; columns of padding before it are ignored.
-        mask_logits: (Q, h, w) on the reduced canvas.
+        class_logits: (Q, K + 1), background last; padding columns before it are ignored.
+        mask_logits: (Q, h, w) at the resolution of the decoder, for the whole canvas.
         geometry: sizes of canvas and image.
-        num_conditions: conditions of this image; all K by default.
-        max_chunk_pixels: pixels of category maps to hold at once; at least one map is, and a quarter as much of mask
-            logits. Categories that do not fit together cost a further pass over the queries.
+        num_conditions: number of conditions of this image; all K by default.
+        max_chunk_pixels: most category maps to hold at once, in pixels; at least one map is held, and a quarter as many
+            mask logits. Each further chunk of categories costs another pass over all queries.
 
     Raises:
-        FloatingPointError: if a logit is not finite: the labels would mean nothing.
+        FloatingPointError: if a logit is not finite, which would make the labels meaningless.
     """
     check_finite(class_logits, mask_logits)
     probabilities = class_probabilities(class_logits, num_conditions)
@@ -235,6 +239,7 @@ def semantic_segmentation(
         first, last = int(chunk[0]), int(chunk[-1]) + 1
         maps = torch.zeros((last - first, *geometry.scaled_size), device=mask_logits.device)
         for start in range(0, num_queries, step):
+            # Sigmoid before the second resize, as in the reference implementation; after it, labels could differ.
             masks = geometry.enlarge_to_canvas(mask_logits[start : start + step]).sigmoid()
             weights = probabilities[start : start + step, first:last]
             maps.flatten(1).addmm_(weights.T, masks.flatten(1))

@@ -1,7 +1,7 @@
-"""Where an image lies on the mask encoder's canvas, and the way back: logits to masks of the image's size.
+"""Maps mask logits from the mask encoder's canvas back to the original image, in bounded memory.
 
-Owns the two resizes, and that little is enlarged at once: a mask only where it can be, maps of all masks in chunks.
-What masks mean is in the `post_processing` modules.
+Owns the two bilinear resizes, and bounds how much is upsampled at once: single masks only in the window where they can
+be, maps of all masks in chunks. Scores and labels are up to `instances` and `maps`.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# Float pixels enlarged together: 2**25 are 128 MiB of logits, and about three times that at the peak.
+# Logits upsampled at once, float32: 2**25 take 128 MiB, and about three times that at the peak.
 MAX_CHUNK_PIXELS = 2**25
-# Of the weights that enlarge masks: of one side of an image 4 bytes for each of its pixels and each cell of the canvas.
+# Limit of the cached resize weights: those of one image side take 4 bytes x its pixels x the decoder's cells.
 MAX_KEPT_BYTES = 2**26
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WindowedMask:
-    """A mask in the part of its image where it can be.
+    """A mask in the window of its image outside which it has no pixels.
 
     Attributes:
-        query: that made it.
+        query: query that predicted it.
         top, left: row and column of the window's first pixel in the image.
-        inside: bool (h, w), the mask in its window; no pixel outside belongs to it. (0, 0) where no pixel can.
+        inside: bool (h, w), the mask in its window; (0, 0) if it can have no pixels.
         score: float32 scalar in [0, 1], on the CPU: mean mask probability inside the mask, 0 for an empty mask.
-        companions: the masks that were enlarged together with this one, where that is how it was made.
-        place: of this mask among them.
+        companions: the masks that were upsampled together with this one, if any were.
+        place: position of this mask among them.
     """
 
     query: int
@@ -51,14 +51,15 @@ class WindowedMask:
     place: int = 0
 
     def changes(self, height: int) -> Tensor:
-        """Return where the mask begins and ends, reading the image of this height column by column: all that RLE needs.
+        """Return where runs of the mask start and end, column by column in an image of this height, as RLE needs it.
 
-        Found where the mask is, so that of a mask on a GPU its few changes are copied to the host, and no pixel; and
-        for all its companions at once.
+        Computed on the mask's device, so that only these positions are copied from a GPU to the host and no pixels; for
+        all companions at once.
 
         Returns:
-            (n,) int64 on the CPU, rising, positions in the image. One that occurs twice is no change: the mask ends at
-            the bottom of a column and goes on at the top of the next.
+            (n,) int64 on the CPU, ascending, column-major positions in the image, starts and ends in turn. A run ends
+            at the bottom of its column even if the mask continues at the top of the next, where the same position is
+            then also a start.
         """
         if self.companions is not None:
             return self.companions.changes[self.place]
@@ -67,49 +68,56 @@ class WindowedMask:
         return ((column + self.left) * height + row + self.top).cpu()
 
     def paste(self, mask: Tensor) -> None:
-        """Set the pixels of a (H, W) bool mask of the image that belong to this one."""
+        """Set this mask's pixels in a (H, W) bool mask of the whole image."""
         height, width = self.inside.shape
         mask[self.top : self.top + height, self.left : self.left + width] |= self.inside
 
 
 @dataclass(frozen=True, eq=False)
 class _WholeMasks:
-    """Masks of one image, bool (n, H, W)."""
+    """Masks of one image at full size, bool (n, H, W)."""
 
     inside: Tensor
 
     @cached_property
     def changes(self) -> tuple[Tensor, ...]:
-        """What `WindowedMask.changes` returns, of each mask: found in one step, and copied to the host in one."""
+        """The results of `WindowedMask.changes` for all masks, computed in one step and copied to the host in one."""
         count, height, width = self.inside.shape
         columns = F.pad(self.inside.transpose(1, 2).to(torch.uint8), (1, 1))
         places = (columns[..., 1:] != columns[..., :-1]).flatten().nonzero()[:, 0]
-        # A column has one place more than pixels: above the first, between any two, below the last.
+        # A column of H pixels has H + 1 places for a change: above the first, between any two, below the last.
         places_of_a_mask = width * (height + 1)
         counts = (places // places_of_a_mask).bincount(minlength=count)
         places = places % places_of_a_mask
+        # Counts and positions in one tensor, because every copy waits for the device.
         found = torch.cat([counts, places - places // (height + 1)]).cpu()
         return found[count:].split(found[:count].tolist())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskGeometry:
-    """Where an image lies on the mask encoder's canvas: sizes are (height, width) in pixels."""
+    """Position of an image on the mask encoder's canvas.
+
+    Attributes:
+        canvas_size: side of the square canvas in pixels.
+        scaled_size: (height, width) of the image on the canvas, from its top left corner; the rest is padding.
+        original_size: (height, width) of the image itself.
+    """
 
     canvas_size: int
     scaled_size: tuple[int, int]
     original_size: tuple[int, int]
 
     def enlarge(self, mask_logits: Tensor) -> Tensor:
-        """(N, h, w) logits on the reduced canvas -> (N, H, W) float32 logits on the original image.
+        """(N, h, w) logits of the decoder -> (N, H, W) float32 logits on the original image.
 
-        The two resizes, to the canvas and from its used part to the image, are those that the network was trained
-        with; one resize would move the outline.
+        Resizes twice, to the canvas and from its used part to the image, as the reference implementation does; a single
+        resize would move the outlines.
         """
         return self.enlarge_to_image(self.enlarge_to_canvas(mask_logits))
 
     def enlarge_to_canvas(self, values: Tensor) -> Tensor:
-        """(N, h, w) values on the reduced canvas -> (N, *scaled_size) float32, the canvas without its padding."""
+        """(N, h, w) values at decoder resolution -> (N, *scaled_size) float32, the canvas without its padding."""
         side = (self.canvas_size, self.canvas_size)
         canvas = F.interpolate(values[None].float(), side, mode="bilinear", align_corners=False)[0]
         return canvas[:, : self.scaled_size[0], : self.scaled_size[1]]
@@ -119,20 +127,21 @@ class MaskGeometry:
         return F.interpolate(values[None], self.original_size, mode="bilinear", align_corners=False)[0]
 
     def restore_mask(self, mask: Tensor) -> Tensor:
-        """(S, S) mask on the whole canvas, as the model reads visual prompts -> (H, W) bool on the image, nearest."""
+        """(S, S) mask on the whole canvas, as visual prompts are -> (H, W) bool on the image, by nearest neighbour."""
         used = mask[None, None, : self.scaled_size[0], : self.scaled_size[1]].float()
         return F.interpolate(used, self.original_size, mode="nearest")[0, 0] > 0
 
     def iter_enlarged(
         self, mask_logits: Tensor, queries: Tensor | Sequence[int], max_chunk_pixels: int = MAX_CHUNK_PIXELS
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield chunks of queries (n,) in the given order with their enlarged logits (n, H, W) float32.
+        """Yield chunks of queries (n,) in the given order with their upsampled logits (n, H, W) float32.
 
         Args:
-            mask_logits: (Q, h, w) on the reduced canvas.
-            queries: which to enlarge.
-            max_chunk_pixels: pixels to hold at once; at least one mask is.
+            mask_logits: (Q, h, w) at the resolution of the decoder, for the whole canvas.
+            queries: which to upsample.
+            max_chunk_pixels: most pixels to hold at once; at least one mask is held.
         """
+        # Each mask exists on the canvas and on the image, whichever is larger.
         pixels = max(self.original_size[0] * self.original_size[1], self.canvas_size**2)
         chosen = torch.as_tensor(queries, dtype=torch.long, device=mask_logits.device)
         # Splitting nothing would still yield one chunk, of nothing.
@@ -140,23 +149,23 @@ class MaskGeometry:
             yield chunk, self.enlarge(mask_logits[chunk])
 
     def iter_masks(self, mask_logits: Tensor, queries: Sequence[int]) -> Iterator[WindowedMask]:
-        """Yield the masks of queries in the given order: pixels whose enlarged logit is positive.
+        """Yield the masks of queries in the given order: the pixels whose upsampled logit is positive.
 
         Args:
-            mask_logits: (Q, h, w) on the reduced canvas.
-            queries: which masks.
+            mask_logits: (Q, h, w) at the resolution of the decoder, for the whole canvas.
+            queries: which masks to yield.
         """
         if not len(queries):
             return iter(())
-        # An accelerator enlarges many masks sooner than it is told of their windows one by one.
+        # A GPU upsamples many whole masks faster than the host can tell it the window of each.
         is_host = mask_logits.device.type == "cpu"
         return self.iter_windowed(mask_logits, queries) if is_host else self.iter_whole(mask_logits, queries)
 
     def iter_windowed(self, mask_logits: Tensor, queries: Sequence[int]) -> Iterator[WindowedMask]:
         """Yield masks one by one, each in its window; arguments as for `iter_masks`.
 
-        An enlarged logit is a mean of the cells around it, weighted, so that a mask is never far from its positive
-        cells. Only there are logits enlarged, by both resizes at once.
+        An upsampled logit is a weighted mean of the cells around it, so a mask never reaches far beyond its positive
+        cells. Only that window is upsampled, with the weights of both resizes multiplied into one.
         """
         chosen = mask_logits[torch.as_tensor(queries, device=mask_logits.device)].float()
         in_rows, in_columns = ((chosen > 0).any(side).cpu().numpy() for side in (2, 1))
@@ -169,17 +178,18 @@ class MaskGeometry:
             weights, across = rows.weights[down.pixels, down.cells], columns.weights[right.pixels, right.cells]
             enlarged = weights @ logits[down.cells, right.cells] @ across.T
             inside = enlarged > 0
+            # The 1e-6 is the reference implementation's: an empty mask scores 0.
             score = _probabilities(enlarged).sum() / (inside.count_nonzero() + 1e-6)
-            del enlarged  # or it would be held while the caller reads this mask
+            del enlarged  # otherwise kept alive while the caller reads this mask
             yield WindowedMask(query, down.pixels.start, right.pixels.start, inside, score.cpu())
             del inside
 
     def iter_whole(
         self, mask_logits: Tensor, queries: Sequence[int], max_chunk_pixels: int = MAX_CHUNK_PIXELS
     ) -> Iterator[WindowedMask]:
-        """Yield masks that were enlarged together, the whole image being the window; arguments as for `iter_enlarged`.
+        """Yield masks upsampled together, each in a window of the whole image; arguments as for `iter_enlarged`.
 
-        Few steps on the device for many masks, and for all of them one wait for their scores.
+        Needs few kernels for many masks, and waits for the device once for all scores of a chunk.
         """
         rest = iter(queries)
         for _, enlarged in self.iter_enlarged(mask_logits, queries, max_chunk_pixels):
@@ -193,12 +203,12 @@ class MaskGeometry:
 
 
 def _probabilities(enlarged: Tensor) -> Tensor:
-    """Logits -> probabilities inside the mask, 0 outside: quicker than to collect those inside."""
+    """Logits -> probabilities inside the mask, 0 outside; faster than gathering those inside."""
     return F.threshold(enlarged, 0.0, -torch.inf).sigmoid_()
 
 
 def check_finite(class_logits: Tensor, mask_logits: Tensor) -> None:
-    """Raise FloatingPointError if a logit is not finite: the masks would mean nothing."""
+    """Raise FloatingPointError if a logit is not finite, which would make the masks meaningless."""
     if not (torch.isfinite(class_logits).all() and torch.isfinite(mask_logits).all()):
         raise FloatingPointError("class or mask logits are not finite")
 
@@ -206,14 +216,14 @@ def check_finite(class_logits: Tensor, mask_logits: Tensor) -> None:
 def class_probabilities(class_logits: Tensor, num_conditions: int | None = None) -> Tensor:
     """(Q, K + 1) logits, background last -> (Q, num_conditions) float32 probabilities of the real conditions."""
     if num_conditions is not None:
-        # Padding takes no part, so that a batch rounds as its images do alone.
+        # Padding is removed before the softmax, so that probabilities in a batch round as for the image alone.
         class_logits = torch.cat([class_logits[:, :num_conditions], class_logits[:, -1:]], dim=1)
     return class_logits.float().softmax(-1)[:, :-1]
 
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """Pixels of one side of the image, and the cells that they are made of."""
+    """A range of pixels along one image side, and the decoder cells that they are interpolated from."""
 
     pixels: slice
     cells: slice
@@ -221,11 +231,11 @@ class _Window:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Enlarging:
-    """How cells of the reduced canvas become pixels of the image, along one side.
+    """Both resizes combined along one image side, as weights from decoder cells to image pixels.
 
     Attributes:
-        weights: float32 (pixels, cells): what each pixel takes of each cell.
-        first, last: int64 (pixels,), the first and the last cell that a pixel takes of; neither ever falls.
+        weights: float32 (pixels, cells), weight of each cell in each pixel.
+        first, last: int64 (pixels,), first and last cell with a weight in the pixel; both are non-decreasing.
     """
 
     weights: Tensor
@@ -234,15 +244,15 @@ class _Enlarging:
 
     @property
     def num_bytes(self) -> int:
-        """What it holds."""
+        """Memory of the arrays."""
         return self.weights.nbytes + self.first.nbytes + self.last.nbytes
 
     def window(self, is_positive: NDArray[np.bool_]) -> _Window:
-        """Return the pixels that take of a cell between the first and the last of those that are marked."""
+        """Return the range of pixels that depend on any cell from the first marked one to the last."""
         marked = np.flatnonzero(is_positive)
         if len(marked):
             start, stop = self.last.searchsorted(marked[0], "left"), self.first.searchsorted(marked[-1], "right")
-            # Cells of the canvas's padding are part of no pixel.
+            # Empty if all marked cells are in the padding of the canvas, which no pixel depends on.
             if start < stop:
                 return _Window(
                     slice(int(start), int(stop)), slice(int(self.first[start]), int(self.last[stop - 1]) + 1)
@@ -251,7 +261,7 @@ class _Enlarging:
 
 
 class _KeptEnlargings:
-    """Those that were used last, as many as fit into so many bytes: images of one size come together. Thread-safe."""
+    """A thread-safe LRU cache of resize weights, limited in bytes. It pays because images of one size come together."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -259,12 +269,13 @@ class _KeptEnlargings:
         self._lock = threading.Lock()
 
     def get(self, cells: int, canvas: int, used: int, pixels: int, device: torch.device) -> _Enlarging:
-        """Return what `_enlarging` does."""
+        """Return the weights for these sizes; see `_enlarging`."""
         key = (cells, canvas, used, pixels, device)
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
+        # Outside the lock: two threads may both compute the same weights, but none waits for the other.
         made = _enlarging(*key)
         with self._lock:
             self._kept[key] = made
@@ -274,12 +285,12 @@ class _KeptEnlargings:
 
     @property
     def num_bytes(self) -> int:
-        """What is kept."""
+        """Memory of all cached weights."""
         return sum(one.num_bytes for one in self._kept.values())
 
 
 def _enlarging(cells: int, canvas: int, used: int, pixels: int, device: torch.device) -> _Enlarging:
-    """Combine the resize from `cells` to the canvas with that from its `used` part to the image's pixels."""
+    """Combine the resize from `cells` to the canvas with the one from its `used` part to the image's pixels."""
     low, high, share = _bilinear(cells, canvas)
     below, above, part = _bilinear(used, pixels)
     of_canvas = torch.zeros(canvas, cells)
@@ -294,7 +305,10 @@ _KEPT = _KeptEnlargings(MAX_KEPT_BYTES)
 
 
 def _bilinear(size: int, new_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the two places that each new one lies between, and how far it is from the first, as torch resizes."""
+    """Return the two source positions around each target position, and its distance from the first.
+
+    Computed in float32 as in torch's bilinear `interpolate` with align_corners=False.
+    """
     centers = (torch.arange(new_size, dtype=torch.float32) + 0.5) * torch.tensor(size / new_size) - 0.5
     centers.clamp_(min=0)
     low = centers.long().clamp(max=size - 1)

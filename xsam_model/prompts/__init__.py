@@ -1,1 +1,1 @@
-"""Prompts and answers: the words around conditions, regions as masks, and what generated text says."""
+"""Prompts and answers: wordings around conditions, visual prompts as masks, and the parsing of generated text."""

@@ -1,4 +1,4 @@
-"""Generated text without its marks: what the model said, and where in it the phrases are that it has segmented."""
+"""Parses generated answers into plain text and the positions of their grounded phrases."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _ANNOUNCEMENT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class CaptionPhrase:
-    """A phrase that the model has grounded.
+    """A grounded phrase of a caption.
 
     Attributes:
         text: the phrase.
-        start, end: where it stands in the caption, as for slicing: `caption.text[start:end] == text`.
+        start, end: its position in the caption: `caption.text[start:end] == text`.
     """
 
     text: str
@@ -33,11 +33,11 @@ class CaptionPhrase:
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """What the model said about an image.
+    """A generated answer as plain text.
 
     Attributes:
-        text: without marks, and without the words that only announce the masks ("It is <SEG>.").
-        phrases: in the order of their masks; numbered as the conditions of the conversation.
+        text: the answer without special tokens and without sentences that only announce masks ("It is <SEG>.").
+        phrases: its grounded phrases, in the order of their masks and of the conditions of the conversation.
     """
 
     text: str
@@ -45,14 +45,14 @@ class Caption:
 
 
 def read_caption(raw: str, special_tokens: Sequence[str]) -> Caption:
-    """Read a generated answer.
+    """Parse a generated answer.
 
-    A sentence with `<SEG>` says nothing about the image and is left out; of one that holds a phrase as well, only the
-    token.
+    A sentence with `<SEG>` says nothing about the image and is left out, unless it contains a phrase; then only the
+    token is.
 
     Args:
-        raw: the answer as decoded, special tokens included.
-        special_tokens: the tokenizer's, all of which are dropped.
+        raw: the decoded answer, special tokens included.
+        special_tokens: special tokens of the tokenizer, all of which are dropped.
     """
     marks = "|".join(re.escape(token) for token in {*special_tokens, PHRASE_START, PHRASE_END, SEG_TOKEN})
     text, start = "", None
@@ -66,6 +66,7 @@ def read_caption(raw: str, special_tokens: Sequence[str]) -> Caption:
             start = None
         elif not re.fullmatch(marks, piece):
             words = re.sub(r"\s+", " ", piece)
+            # Dropped marks may leave two spaces in a row.
             text += words.lstrip() if not text or text.endswith(" ") else words
     return Caption(text.rstrip(), tuple(phrases))
 

@@ -1,4 +1,4 @@
-"""The words around the conditions: one fixed wording per task, out of those the weights were trained with."""
+"""Prompt templates: one fixed wording for each task, among those that the weights were trained with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SEG_TOKEN, PHRASE_START, PHRASE_END = "<SEG>", "<p>", "</p>"
 TASKS = ("genseg", "ovseg", "vgdseg", "refseg", "reaseg", "intseg", "gcgseg", "chat")
 CATEGORY_TASKS = ("genseg", "ovseg")
 VISUAL_TASKS = ("vgdseg", "intseg")
-# Their answers are the model's own words, so they must be generated, or given.
+# They have no fixed answer, so it must be generated or given.
 SPOKEN_TASKS = ("gcgseg", "chat")
 
 _CATEGORIES = (
@@ -29,11 +29,12 @@ QUESTIONS = {
     "reaseg": "{} Please segment the image.",
     "intseg": "Could you provide segmentation masks for this image according to the specified regions: {}? "
     "Please respond with the segmentation masks.",
+    # "the this" is what the weights were trained with.
     "gcgseg": "Can you provide a brief description of the this image? "
     "Please output interleaved segmentation masks for the corresponding phrases.",
     "chat": "{}",
 }
-# Instead of QUESTIONS["reaseg"]: for a condition that is no sentence, and to be told why.
+# Instead of QUESTIONS["reaseg"]: for a condition that is not a sentence, and to ask for an explanation.
 REASEG_PHRASE_QUESTION = "Can you segment {} in this image? Please output the segmentation mask."
 REASEG_EXPLAIN_QUESTION = "{} Please explain why and output the corresponding segmentation mask."
 ANSWERS = {
@@ -48,12 +49,12 @@ ANSWERS = {
 
 @dataclass(frozen=True, slots=True)
 class ChatFormat:
-    """How a language model marks who speaks.
+    """How a language model marks the turns of a conversation.
 
     Attributes:
-        user: before a question.
-        end: after a question or an answer.
-        assistant: between the end of a question and its answer.
+        user: text before a question.
+        end: text after a question or an answer.
+        assistant: text between the end of a question and its answer.
         stops: tokens that end a generated answer.
     """
 
@@ -63,7 +64,7 @@ class ChatFormat:
     stops: tuple[str, ...]
 
     def question(self, text: str) -> str:
-        """Write the first turn of a conversation about an image, up to where the answer begins."""
+        """Return a conversation about an image up to where the answer begins."""
         return f"{self.user}{IMAGE_MARK}\n{text}{self.end}{self.assistant}"
 
 
@@ -76,7 +77,8 @@ CHAT_FORMATS = {
 
 
 def clean_category(name: str) -> str:
-    """Write a category as the training data did: "wall-other-merged" -> "wall", "Cell-Phone" -> "cell phone"."""
+    """Write a category as in the training data: "wall-other-merged" -> "wall", "Cell-Phone" -> "cell phone"."""
+    # Suffixes of COCO's stuff categories.
     for suffix in ("-merged", "-other", "-stuff"):
         name = name.replace(suffix, "")
     return " ".join(name.replace("-", " ").lower().split())
@@ -84,14 +86,14 @@ def clean_category(name: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wording:
-    """What is said around the conditions of a conversation.
+    """The text of a conversation around its conditions.
 
     Attributes:
         task: one of `TASKS`.
         question, answer: wordings to use instead of the task's; `{}` in the question stands for the conditions.
         explain: ask for an explanation (reaseg).
-        generate: stop where the answer begins, for the model to give its own.
-        chat: the language model's marks.
+        generate: stop where the answer begins, for the model to generate it.
+        chat: how the language model marks turns.
     """
 
     task: str
@@ -102,11 +104,11 @@ class Wording:
     chat: ChatFormat = CHAT_FORMATS["phi3"]
 
     def __post_init__(self) -> None:
-        """Refuse wordings that make no conversation.
+        """Refuse inconsistent wordings.
 
         Raises:
-            ValueError: if the task is unknown, options contradict each other, or the answer is missing or has not
-                exactly one `<SEG>`.
+            ValueError: if the task is unknown, options contradict each other, or the answer is missing or does not
+                have exactly one `<SEG>`.
         """
         if self.task not in TASKS:
             raise ValueError(f"unknown task {self.task!r}; known: {', '.join(TASKS)}")
@@ -124,19 +126,19 @@ class Wording:
 
     @property
     def spoken(self) -> str:
-        """The answer that is given to the model."""
+        """The fixed or given answer, without generation."""
         return ANSWERS[self.task] if self.answer is None else self.answer
 
     def conversation(self, conditions: Sequence[Any], reserved: Sequence[str]) -> str:
-        """Write the whole conversation about one image.
+        """Return the text of the whole conversation about one image.
 
         Args:
-            conditions: categories, phrases, the question (chat), or anything countable for visual prompts.
-            reserved: strings that no condition may contain, because the tokenizer gives them a meaning of their own.
+            conditions: categories, phrases, the question (chat), or the visual prompts, which are only counted.
+            reserved: strings that no condition may contain, because they are tokens with a meaning of their own.
 
         Raises:
-            ValueError: if conditions are missing, one is blank or holds a reserved string, there are several where the
-                task takes one, or the question has no place for them.
+            ValueError: if conditions are missing, one is blank or contains a reserved string, there are several for a
+                task that takes one, or the question has no `{}` for them.
         """
         asked = self.chat.question(self._asked(conditions, reserved))
         return asked if self.generate else asked + self.spoken + self.chat.end
@@ -178,6 +180,7 @@ def _phrase(task: str, condition: str, reserved: Sequence[str]) -> str:
     if task in CATEGORY_TASKS:
         phrase = clean_category(condition)
     else:
+        # As in training: referring phrases are lower-cased, reasoning questions are not.
         phrase = condition.strip().lower() if task == "refseg" else condition.strip()
     if not phrase:
         raise ValueError(f"condition {condition!r} is blank")

@@ -1,7 +1,7 @@
-"""Visual prompts as masks: points, boxes, scribbles and polygons drawn at the original resolution of their image.
+"""Draws visual prompts as masks: points, boxes, scribbles and polygons at the original resolution of their image.
 
-Coordinates are absolute pixels, x to the right and y down, origin at the top left corner; pixel (row r, column c)
-has its centre at x = c, y = r. Masks are bool (height, width).
+Coordinates are absolute pixels, x to the right and y down from the top left corner; the pixel in row r and column c has
+its centre at x = c, y = r. Masks are bool (height, width).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+# Radii in pixels of the original image, as in the training of the released weights.
 POINT_RADIUS = 10
 SCRIBBLE_RADIUS = 5
 _TILE_SIDE = 256
@@ -31,7 +32,7 @@ def draw_region(
 
     Args:
         kind: "point", "box", "scribble", "polygon" or "mask".
-        coordinates: flat numbers. point: x, y of one or several points. box: x, y, width, height. scribble and
+        coordinates: flat list of numbers. point: x, y of one or more points. box: x, y, width, height. scribble and
             polygon: x, y of each vertex in order. mask: none.
         size_hw: (height, width) of the image.
         mask: bool (height, width), for kind "mask" only.
@@ -40,7 +41,7 @@ def draw_region(
         bool (height, width), never empty.
 
     Raises:
-        ValueError: if the kind is unknown, the numbers do not make a region, or it lies outside the image.
+        ValueError: if the kind is unknown, the coordinates do not form a region, or it lies outside the image.
     """
     if kind == "mask":
         return check_mask(mask, size_hw)
@@ -96,14 +97,14 @@ def draw_scribble(
 
 
 def draw_box(box_xywh: Sequence[float], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
-    """Fill a COCO box, cut at the image's edges: every pixel that the box touches.
+    """Fill a COCO box, clipped to the image: every pixel that the box touches.
 
     Args:
         box_xywh: x and y of the top left corner, width and height; (0, 0, W, H) is the whole image.
         size_hw: (height, width) of the image.
 
     Raises:
-        ValueError: if the box has no area or does not meet the image.
+        ValueError: if the box has no area or does not intersect the image.
     """
     if len(box_xywh) != 4:
         raise ValueError(f"box needs x, y, width, height; got {len(box_xywh)} numbers")
@@ -120,10 +121,10 @@ def draw_box(box_xywh: Sequence[float], size_hw: tuple[int, int]) -> NDArray[np.
 
 
 def draw_polygon(vertices: Sequence[tuple[float, float]], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
-    """Fill a polygon by the even-odd rule, its outline included; parts outside the image are cut off.
+    """Fill a polygon by the even-odd rule, its outline included, clipped to the image.
 
     Raises:
-        ValueError: if there are fewer than three vertices, they lie on a line, or no part is inside the image.
+        ValueError: if there are fewer than three vertices, they are collinear, or no part is inside the image.
     """
     if len(vertices) < 3:
         raise ValueError(f"polygon needs at least three x, y vertices, got {len(vertices)}")
@@ -142,7 +143,7 @@ def check_mask(mask: NDArray[np.bool_] | None, size_hw: tuple[int, int]) -> NDAr
     """Return a mask prompt as bool (height, width).
 
     Raises:
-        ValueError: if it is missing, empty, or not of the image's size.
+        ValueError: if it is missing, empty, or differs in size from the image.
     """
     if mask is None:
         raise ValueError("a prompt of kind mask needs a mask")
@@ -171,7 +172,7 @@ def _add_disc(mask: NDArray[np.bool_], x: float, y: float, radius: float) -> Non
 def _add_stroke(mask: NDArray[np.bool_], start: tuple[float, float], end: tuple[float, float], radius: float) -> None:
     """Set every pixel whose centre is within `radius` of the segment from `start` to `end`.
 
-    Tile by tile, and only in those that the stroke can reach: each pixel that is looked at takes some 30 bytes.
+    Works in tiles, and only in those that the stroke can reach, because each pixel examined takes some 30 bytes.
     """
     (x0, y0), (x1, y1) = start, end
     top, bottom = max(0, math.floor(min(y0, y1) - radius)), min(mask.shape[0], math.ceil(max(y0, y1) + radius) + 1)
@@ -179,6 +180,7 @@ def _add_stroke(mask: NDArray[np.bool_], start: tuple[float, float], end: tuple[
     for row in range(top, bottom, _TILE_SIDE):
         for column in range(left, right, _TILE_SIDE):
             middle = (column + _TILE_SIDE / 2, row + _TILE_SIDE / 2)
+            # No pixel of a tile is further than its side from its middle.
             if _distance(*middle, start, end) <= radius + _TILE_SIDE:
                 window = mask[row : min(row + _TILE_SIDE, bottom), column : min(column + _TILE_SIDE, right)]
                 _add_to_window(window, (column, row), start, end, radius)
@@ -195,13 +197,14 @@ def _add_to_window(
     (x0, y0), (x1, y1), (left, top) = start, end, corner
     rows, columns = np.ogrid[top : top + window.shape[0], left : left + window.shape[1]]
     dx, dy = x1 - x0, y1 - y0
+    # A disc is a stroke of length 0: its divisor becomes 1, and `along` is 0 everywhere.
     along = ((columns - x0) * dx + (rows - y0) * dy) / (dx * dx + dy * dy or 1.0)
     along = np.clip(along, 0.0, 1.0)
     window |= (columns - x0 - along * dx) ** 2 + (rows - y0 - along * dy) ** 2 <= radius**2
 
 
 def _distance(x: float, y: float, start: tuple[float, float], end: tuple[float, float]) -> float:
-    """Return how far a place is from a segment."""
+    """Return the distance of a point from a segment."""
     (x0, y0), (x1, y1) = start, end
     dx, dy = x1 - x0, y1 - y0
     along = min(1.0, max(0.0, ((x - x0) * dx + (y - y0) * dy) / (dx * dx + dy * dy or 1.0)))

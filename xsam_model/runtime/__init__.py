@@ -1,1 +1,1 @@
-"""What the network asks of the machine: streams of a device, memory of the host."""
+"""Machine-level tuning for the network: CUDA streams and host memory allocation."""

@@ -1,7 +1,8 @@
-"""What a GPU does beside the network: copies to it, and the reading of what the network has found.
+"""CUDA streams for copying inputs and reading results while the network computes.
 
-Kernels of one stream wait for all that it was given before. Of a network that several threads use in turn that is the
-next batch too: results that are read on its own stream come one batch late, and meanwhile the GPU runs dry.
+Work in a stream waits for everything queued there before it. If several threads use a network in turn, the next batch
+may be queued before the results of the last one are read; on the network's own stream they would then arrive one batch
+late, and meanwhile the GPU runs idle.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-# Small kernels between the network's large ones: they are to go first.
+# A higher priority, since these are small kernels that should not queue behind the network's large ones.
 _READING_PRIORITY = -1
 
 
 class DeviceStreams:
-    """The streams beside the network's, which is the current one; without a GPU everything happens in turn."""
+    """Side streams of a GPU; the network runs on the current stream. Without a GPU everything happens in turn."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -30,16 +31,18 @@ class DeviceStreams:
         self._of_thread = threading.local()
 
     def copy(self, tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
-        """Begin to copy to the device; the function that is returned is called before use, on the network's stream."""
+        """Start copying tensors to the device; call the returned function on the network's stream to get the copies."""
         if self._copies is None:
             return lambda: [tensor.to(self._device) for tensor in tensors]
         with torch.cuda.stream(self._copies):
+            # Copies from pageable memory would block the calling thread.
             copies = [tensor.pin_memory().to(self._device, non_blocking=True) for tensor in tensors]
             there = self._copies.record_event()
 
         def copied() -> list[Tensor]:
             stream = torch.cuda.current_stream(self._device)
             stream.wait_event(there)
+            # Otherwise the allocator could reuse a copy's memory for the next one while the network still reads it.
             for copy in copies:
                 copy.record_stream(stream)
             return copies
@@ -47,14 +50,15 @@ class DeviceStreams:
         return copied
 
     def mark(self) -> torch.cuda.Event | None:
-        """Return a mark behind all that the network was given so far; None without a GPU."""
+        """Return an event after everything that the network was given so far; None without a GPU."""
         return None if self._copies is None else torch.cuda.current_stream(self._device).record_event()
 
     @contextmanager
     def beside(self, mark: torch.cuda.Event | None) -> Iterator[None]:
-        """Compute, inside, on a stream of the calling thread that waits for the mark and for nothing behind it.
+        """Run a block on a stream of the calling thread that waits for the mark, but for nothing queued after it.
 
-        What was computed before the mark must be held, and what is computed here be copied to the host, before it ends.
+        Inside the block, keep references to what was computed before the mark, and copy results to the host before it
+        ends.
         """
         if mark is None:
             yield

@@ -1,1 +1,1 @@
-"""Training of X-SAM: samples, batches, losses, the three stages and the loop. Inference needs nothing of it."""
+"""Training of X-SAM: samples, batches, losses, stages and the training loop. Inference does not import it."""

@@ -10,7 +10,11 @@ from xsam_model.training.loop.launch import launch
 
 
 def main() -> int:
-    """Return 0 if the run is complete, 3 if it stopped before its end and can be resumed, 2 if it could not start."""
+    """Run the command.
+
+    Returns:
+        0 if the run is complete, 3 if it stopped early and can be resumed, 2 if it could not start.
+    """
     parser = argparse.ArgumentParser(prog="python -m xsam_model.training", description="Train X-SAM.")
     parser.add_argument("--config", "-c", type=Path, required=True, help="TOML file with the run's settings.")
     parser.add_argument("--output", help="Folder of the run, instead of the file's.")

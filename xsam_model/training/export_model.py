@@ -1,4 +1,4 @@
-"""A trained model as a folder to ship: weights in half precision, computed in full.
+"""Export a trained model as a folder to ship: weights stored in half precision, computed in full.
 
 python -m xsam_model.training.export_model --model runs/tiny/2-mixed/model --output DIR
 python -m xsam_model.training.export_model --model runs/tiny/1-segmentor/model \\
@@ -19,20 +19,20 @@ from xsam_model.training.loop.checkpointing import read_weights
 
 
 def export_model(model: Path, output: Path, checkpoint: Path | None = None) -> Path:
-    """Write a `from_pretrained` folder of half the size.
+    """Write a `from_pretrained` folder with float16 weights, half the size of the original.
 
     Args:
         model: folder of a trained model.
         output: folder, created if missing.
-        checkpoint: of a stage that started from `model`; its weights are taken instead, the moving average if there is
-            one.
+        checkpoint: checkpoint of a stage that started from `model`, whose weights are exported instead; its moving
+            average, if it has one.
 
     Returns:
-        The output. Its configuration says float32, so that the weights are widened when they are loaded: on a CPU
-        half precision would be slow.
+        The output folder. Its configuration says float32, so that the weights are widened when they are loaded: half
+        precision is slow on a CPU.
 
     Raises:
-        ValueError: if a weight does not fit float16, or the checkpoint is none of this model.
+        ValueError: if a weight does not fit float16, or the checkpoint is of another model.
     """
     network = XSamForSegmentation.from_pretrained(model, dtype=torch.float32)
     if checkpoint is not None:
@@ -44,6 +44,7 @@ def export_model(model: Path, output: Path, checkpoint: Path | None = None) -> P
     if broken := [name for name, value in state.items() if not torch.isfinite(value).all()]:
         raise ValueError(f"these weights do not fit float16: {', '.join(broken[:8])}")
     network.save_pretrained(output, state_dict=state)
+    # save_pretrained has written the dtype of the weights; that of the computation is to be float32.
     config = json.loads((output / "config.json").read_text())
     config["dtype"] = "float32"
     (output / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

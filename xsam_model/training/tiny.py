@@ -1,4 +1,4 @@
-"""A small X-SAM that learns from scratch on two CPU cores: its sizes, its tokenizer, its processor."""
+"""xsam-tiny, a small X-SAM that learns from scratch on two CPU cores: its sizes, its tokenizer, its processor."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerFast
 
-# What both sizes have in common.
+# Settings that both sizes share.
 _VISION = {"model_type": "siglip_vision_model", "hidden_size": 128, "intermediate_size": 512}
 _VISION |= {"num_attention_heads": 4, "patch_size": 16}
 _MASK_ENCODER = {"patch_size": 8, "window_size": 8, "output_channels": 16, "num_pos_feats": 8}
@@ -25,7 +25,7 @@ _LANGUAGE = {"model_type": "phi3", "num_attention_heads": 4, "initializer_range"
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {
-        # The last layer sees the whole canvas: language tokens and the coarsest map are made of it.
+        # Language tokens and the coarsest feature map come from the last layer, whose attention is global.
         "mask_encoder_select_layer": -1,
         "vision_config": {**_VISION, "num_hidden_layers": 3, "image_size": 96},
         "mask_encoder_config": {
@@ -75,7 +75,7 @@ SIZES: dict[str, dict[str, Any]] = {
             "hidden_size": 192,
             "intermediate_size": 512,
             "num_hidden_layers": 3,
-            # 100 + 256 image tokens, and some five for each of 350 names.
+            # 100 + 256 image tokens, and about five for each of 350 names.
             "max_position_embeddings": 2560,
             "sliding_window": 2559,
         },
@@ -109,14 +109,14 @@ _COMMON_WORDS = (
 
 
 def train_tokenizer(phrases: Iterable[str] = (), vocab_size: int = 2048) -> PreTrainedTokenizerFast:
-    """Learn a byte-level BPE vocabulary from category names, all wordings of prompts, and common words.
+    """Train a byte-level BPE tokenizer on category names, all prompt wordings, and common words.
 
-    Known words become one token or few; whatever else falls back to parts of words and in the end to single bytes, so
-    that nothing is unknown. The same phrases give the same tokenizer.
+    Known words become one or a few tokens; anything else falls back to sub-words and finally to single bytes, so that
+    no text is unknown. The same phrases give the same tokenizer.
 
     Args:
         phrases: names and phrases of the training data, in any order.
-        vocab_size: most tokens, before those of chat and of X-SAM.
+        vocab_size: most tokens, before the chat tokens and those of X-SAM are added.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -128,7 +128,7 @@ def train_tokenizer(phrases: Iterable[str] = (), vocab_size: int = 2048) -> PreT
         special_tokens=list(BASE_TOKENS),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
-    # A phrase stands at the start of its piece of text, or after a space.
+    # A phrase occurs at the start of its piece of text or after a space, which byte-level BPE makes part of the word.
     words = sorted({word for phrase in phrases for word in (phrase.lower(), f" {phrase.lower()}")})
     common = [form for word in _COMMON_WORDS.split() for form in (word, f" {word}")]
     tokenizer.train_from_iterator([*all_wordings(), *words, *common], trainer)
@@ -138,13 +138,13 @@ def train_tokenizer(phrases: Iterable[str] = (), vocab_size: int = 2048) -> PreT
 def xsam_tiny_config(
     tokenizer: PreTrainedTokenizerFast | None = None, size: str = "tiny", **overrides: Any
 ) -> XSamConfig:
-    """Return a configuration with random weights in mind.
+    """Return the configuration of a small model that is trained from random weights.
 
     Args:
-        tokenizer: of `train_tokenizer`; one of wordings and common words alone by default.
-        size: "tiny" has 3.4 million parameters, a 128 pixel canvas and 20 queries, for a CPU; "tiny-256" 11 million, a
-            256 pixel canvas and 32 queries.
-        overrides: fields of `XSamConfig` to set instead.
+        tokenizer: result of `train_tokenizer`; by default one trained on wordings and common words alone.
+        size: "tiny" has 3.4 million parameters, a 128 pixel canvas and 20 queries, for a CPU; "tiny-256" has 11
+            million, a 256 pixel canvas and 32 queries.
+        overrides: fields of `XSamConfig` that replace these.
     """
     tokenizer = train_tokenizer() if tokenizer is None else tokenizer
     special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
@@ -160,7 +160,7 @@ def xsam_tiny_config(
 
 
 def build_processor(config: XSamConfig, tokenizer: PreTrainedTokenizerFast) -> XSamProcessor:
-    """Return the processor for a model of these sizes."""
+    """Return the processor for a model with this configuration."""
     return XSamProcessor(
         XSamImageProcessor(
             vision_size=config.vision_config.image_size, segmentor_size=config.mask_encoder_config.image_size

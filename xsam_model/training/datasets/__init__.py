@@ -1,1 +1,1 @@
-"""Readers for the data formats that people have, as sources of training samples; each module owns one format."""
+"""Readers of common dataset formats, as sources of training samples; one module for each format."""

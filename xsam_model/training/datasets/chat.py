@@ -1,4 +1,4 @@
-"""LLaVA's conversations about images: questions and answers in words alone."""
+"""LLaVA conversations about images: questions and answers in text, without masks."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ NO_IMAGE = "no image"
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ChatRecord(Record):
-    """An image with pairs of a question and its answer."""
+    """An image with pairs of question and answer."""
 
     turns: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskChat:
-    """Asks one of the questions of a conversation."""
+    """Makes a sample of one question of a conversation, drawn at random."""
 
     source: str
 
@@ -52,20 +52,20 @@ class AskChat:
 
 
 def llava(annotations: str, images: str, *, name: str = "llava") -> RecordSource[ChatRecord]:
-    """Open conversations.
+    """Open LLaVA conversations.
 
     Args:
         annotations: JSON file (or .jsonl), a list of `{"id", "image", "conversations": [{"from", "value"}, ...]}` with
             turns of "human" and "gpt", e.g. `llava_v1_5_mix665k.json`. Records without an image are left out.
-        images: folder that their images are named in.
-        name: of the source.
+        images: folder that image names are relative to.
+        name: name of the source.
 
     Returns:
-        A source whose samples have one question and its answer, chosen at random among those of the conversation, and
-        no mask. Earlier turns are not told, so a question that needs them stands alone.
+        A source whose samples have one question of a conversation, chosen at random, its answer, and no mask. Earlier
+        turns are not included, even if the question refers to them.
 
     Raises:
-        ValueError: if a file or folder is missing or of another form, or nothing is usable.
+        ValueError: if a file or folder is missing or in another format, or nothing is usable.
     """
     folder, skipped = ImageFolder(images), Skipped()
     records = []
@@ -87,8 +87,9 @@ def llava(annotations: str, images: str, *, name: str = "llava") -> RecordSource
 
 
 def _read_turns(turns: Any) -> tuple[tuple[str, str], ...]:
-    """Return each question with the answer that follows it; the image's mark is left out."""
+    """Return each question with the answer that follows it, without the image mark."""
     pairs = []
+    # Not strict: a last question without an answer is left out.
     for asked, said in zip(turns[::2], turns[1::2], strict=False):
         if (asked["from"], said["from"]) != ("human", "gpt"):
             raise RecordError(MALFORMED, "turns of human and gpt must alternate")

@@ -1,4 +1,4 @@
-"""COCO's instances as categories to segment. Panoptic annotations and visual prompts are in modules of their own."""
+"""COCO instances as categories to segment. Panoptic annotations and visual prompts are in modules of their own."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class InstancesRecord(Record):
 
     Attributes:
         segmentations: one for each object.
-        labels: place of each object's category in the list.
-        ignored: crowds, and the boxes of objects whose own outline is broken.
+        labels: position of each object's category in the list.
+        ignored: crowds, and the boxes of objects whose segmentation is invalid.
     """
 
     segmentations: tuple[Segmentation, ...]
@@ -48,7 +48,7 @@ class InstancesRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskInstances:
-    """Asks for all categories of an image of `InstancesRecord`."""
+    """Makes a sample that asks for all categories about an `InstancesRecord`."""
 
     source: str
     task: str
@@ -57,7 +57,7 @@ class AskInstances:
     def __call__(
         self, record: InstancesRecord, image: NDArray[np.uint8], random: np.random.Generator
     ) -> TrainingSample:
-        """Return the sample: a mask for each object; crowds are ignored where no object is."""
+        """Return the sample: a mask for each object; pixels of crowds are ignored unless an object covers them."""
         del random
         size = image.shape[:2]
         masks = rasterize(record.segmentations, size)
@@ -75,22 +75,22 @@ class AskInstances:
 def instances(
     annotations: str, images: str, *, task: str = "genseg", name: str | None = None, empty_images: bool = False
 ) -> RecordSource[InstancesRecord]:
-    """Open COCO instances: every object of every category of the file is asked for.
+    """Open COCO instances; samples ask for every category of the file.
 
     Args:
         annotations: JSON file, e.g. `instances_train2017.json`.
         images: folder of its images.
         task: "genseg" or "ovseg".
-        name: of the source; "coco-instances-<task>" by default.
-        empty_images: whether images without an object are samples, where every category is absent. Right only if
-            somebody looked for all of them.
+        name: name of the source; "coco-instances-<task>" by default.
+        empty_images: whether images without objects are samples in which every category is absent. Correct only if all
+            categories were annotated exhaustively in them.
 
     Returns:
         A source whose samples have a bool mask (H, W) for each object. Pixels of crowds, and of the boxes of objects
-        whose own outline is broken, are ignored.
+        whose segmentation is invalid, are ignored.
 
     Raises:
-        ValueError: if the task is another one, a file or folder is missing or of another form, or nothing is usable.
+        ValueError: if the task is another one, a file or folder is missing or in another format, or nothing is usable.
     """
     check_category_task(task)
     document = read_coco(annotations, "images", "annotations", "categories")
@@ -120,7 +120,7 @@ def instances(
 def read_instances(
     image_id: Any, image: CocoImage, entries: list[Any], categories: CategoryList, skipped: Skipped
 ) -> InstancesRecord:
-    """Read the objects of an image, and count those that cannot be used."""
+    """Read the objects of an image, counting unusable ones in `skipped`."""
     found: list[Segmentation] = []
     labels: list[int] = []
     ignored: list[Segmentation] = []

@@ -1,4 +1,4 @@
-"""The parts of a COCO file that several readers need: its lists, categories, images, and what belongs to each image."""
+"""Parts of COCO files that several readers share: lists, categories, images, and annotations by image."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from xsam_model.training.datasets.segmentations import Segmentation, read_box, r
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CategoryList:
-    """The closed list of a data set.
+    """The closed category list of a data set.
 
     Attributes:
-        names: as `clean_category` writes them, each once, in the order of their ids.
-        places: of each id among the names.
-        stuff: ids of categories that are not countable.
+        names: distinct names as `clean_category` writes them, in the order of their ids.
+        places: position of each id among the names; ids may share one.
+        stuff: ids of stuff categories.
     """
 
     names: tuple[str, ...]
@@ -35,7 +35,7 @@ class CategoryList:
     stuff: frozenset[int] = frozenset()
 
     def place(self, category_id: Any) -> int:
-        """Return the place of a category among the names.
+        """Return the position of a category among the names.
 
         Raises:
             RecordError: if there is no such category.
@@ -47,7 +47,7 @@ class CategoryList:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CocoImage:
-    """One entry of `images`: its file is there."""
+    """One entry of `images` whose file exists."""
 
     file_name: str
     size_hw: tuple[int, int]
@@ -57,17 +57,17 @@ def read_coco(path: str | Path, *lists: str) -> dict[str, list[Any]]:
     """Read a COCO file.
 
     Args:
-        path: of the file.
-        lists: that it must hold.
+        path: path of the file.
+        lists: names of the lists that it must contain.
 
     Raises:
-        ValueError: if it is missing, no JSON, or lacks a list.
+        ValueError: if it is missing, not JSON, or lacks a list.
     """
     return check_lists(read_json(path, "a COCO file"), path, *lists)
 
 
 def check_lists(document: Any, path: object, *lists: str) -> dict[str, list[Any]]:
-    """Return the lists of a COCO document that is read already.
+    """Return the lists of a parsed COCO document.
 
     Raises:
         ValueError: if it lacks one.
@@ -82,7 +82,7 @@ def read_categories(entries: list[Any], path: object) -> CategoryList:
     """Read `categories`.
 
     Raises:
-        ValueError: if there is none, or one has no id or no usable name.
+        ValueError: if the list is empty, or one has no id or no usable name.
     """
     try:
         named = {int(entry["id"]): clean_category(clean_text(entry["name"])) for entry in entries}
@@ -99,14 +99,15 @@ def read_image(entry: Any, folder: ImageFolder) -> CocoImage:
     """Read an entry of `images`.
 
     Raises:
-        RecordError: if its file is missing; or what Python raises where it is malformed.
+        RecordError: if its file is missing.
+        LookupError, TypeError, ValueError: if the entry is malformed.
     """
     height, width = int(entry["height"]), int(entry["width"])
     return CocoImage(file_name=folder.require(entry["file_name"]), size_hw=(height, width))
 
 
 def read_images(entries: list[Any], folder: ImageFolder, skipped: Skipped) -> dict[Any, CocoImage]:
-    """Return the usable images by id, and count the others."""
+    """Return the usable images by id, counting the others in `skipped`."""
     found = {}
     for number, entry in enumerate(entries):
         known_id = entry.get("id", f"image {number}") if isinstance(entry, dict) else f"image {number}"
@@ -118,7 +119,10 @@ def read_images(entries: list[Any], folder: ImageFolder, skipped: Skipped) -> di
 def group_by_image(
     annotations: list[Any], listed: list[Any], usable: Mapping[Any, CocoImage], skipped: Skipped
 ) -> dict[Any, list[Any]]:
-    """Return the annotations of each usable image, and count those of images that are not listed."""
+    """Return the annotations of each usable image, counting those of unlisted images in `skipped`.
+
+    Annotations of listed but unusable images are not counted: their image is already.
+    """
     ids = {entry.get("id") for entry in listed if isinstance(entry, dict) and isinstance(entry.get("id"), int | str)}
     groups: dict[Any, list[Any]] = {image_id: [] for image_id in usable}
     for number, entry in enumerate(annotations):
@@ -133,10 +137,10 @@ def group_by_image(
 def read_outline(
     entry: Mapping[str, Any], size_hw: tuple[int, int], ignored: list[Segmentation]
 ) -> Segmentation | None:
-    """Read an annotation's mask; that of a crowd goes to `ignored`, and None is returned.
+    """Read an annotation's mask; for a crowd append it to `ignored` and return None.
 
     Raises:
-        RecordError: if it is broken. Then its box is in `ignored`, where it has one: something is there.
+        RecordError: if it is invalid. Its box is then appended to `ignored` if it has one, since something is there.
     """
     try:
         outline = read_segmentation(entry.get("segmentation"), size_hw)
@@ -150,15 +154,15 @@ def read_outline(
 
 
 def annotation_id(entry: Any, number: int) -> str:
-    """Return how reports call an annotation."""
+    """Return the name of an annotation in reports."""
     return f"annotation {entry['id'] if isinstance(entry, dict) and 'id' in entry else f'number {number}'}"
 
 
 def check_category_task(task: str) -> None:
-    """Refuse a task that asks for no categories.
+    """Refuse a task that does not ask for categories.
 
     Raises:
-        ValueError: naming those that do.
+        ValueError: names those that do.
     """
     if task not in CATEGORY_TASKS:
         raise ValueError(f"task must be one of {', '.join(CATEGORY_TASKS)}, got {task!r}")

@@ -1,4 +1,4 @@
-"""COCO's panoptic annotations as categories to segment: things one by one, stuff as a whole."""
+"""COCO panoptic annotations as categories to segment: one mask for each thing, one for each category of stuff."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class PanopticRecord(Record):
     """An image with its segments.
 
     Attributes:
-        segments_image: file name of the picture of segment ids.
-        segments: pairs of a segment's id and the place of its category in the list.
+        segments_image: file name of the PNG of segment ids.
+        segments: pairs of segment id and position of its category in the list.
     """
 
     segments_image: str
@@ -50,7 +50,7 @@ class PanopticRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskSegments:
-    """Asks for all categories of an image of `PanopticRecord`."""
+    """Makes a sample that asks for all categories about a `PanopticRecord`."""
 
     source: str
     task: str
@@ -59,7 +59,7 @@ class AskSegments:
     folder: Path
 
     def __call__(self, record: PanopticRecord, image: NDArray[np.uint8], random: np.random.Generator) -> TrainingSample:
-        """Return the sample: a mask for each thing and one for each kind of stuff; all else is ignored."""
+        """Return the sample: a mask for each thing and one for each category of stuff; all other pixels are ignored."""
         del random
         ids = read_segment_ids(self.folder / record.segments_image)
         if ids.shape != image.shape[:2]:
@@ -91,21 +91,21 @@ class AskSegments:
 def panoptic(
     annotations: str, images: str, segments: str, *, task: str = "genseg", name: str | None = None
 ) -> RecordSource[PanopticRecord]:
-    """Open COCO panoptic annotations: things one by one, stuff as a whole.
+    """Open COCO panoptic annotations.
 
     Args:
         annotations: JSON file, e.g. `panoptic_train2017.json`.
         images: folder of its images.
         segments: folder of the PNG files whose colours are segment ids: red + 256 green + 65,536 blue.
         task: "genseg" or "ovseg".
-        name: of the source; "coco-panoptic-<task>" by default.
+        name: name of the source; "coco-panoptic-<task>" by default.
 
     Returns:
         A source whose samples have a bool mask (H, W) for each thing, and one for each category of stuff
         (`"isthing": 0`). Pixels of no segment, of crowds and of unknown categories are ignored.
 
     Raises:
-        ValueError: if the task is another one, a file or folder is missing or of another form, or nothing is usable.
+        ValueError: if the task is another one, a file or folder is missing or in another format, or nothing is usable.
     """
     check_category_task(task)
     document = read_coco(annotations, "images", "annotations", "categories")
@@ -135,15 +135,16 @@ def panoptic(
 
 
 def read_segment_ids(path: Path) -> NDArray[np.int64]:
-    """Return the ids of a panoptic PNG: int64 (H, W), 0 where no segment is.
+    """Return the segment ids of a panoptic PNG, int64 (H, W), 0 for no segment.
 
     Raises:
-        RecordError: if it is missing, broken, or no RGB picture.
+        RecordError: if it is missing, broken, or not an RGB image.
     """
     try:
         with Image.open(path) as file:
             if file.mode not in ("RGB", "RGBA"):
                 raise RecordError(UNREADABLE_SEGMENTS, f"{path}: colours are ids, but its mode is {file.mode}")
+            # Widened, because ids have 24 bits.
             colors = np.asarray(file, dtype=np.int64)
     except FileNotFoundError as error:
         raise RecordError(MISSING_SEGMENTS, str(path)) from error

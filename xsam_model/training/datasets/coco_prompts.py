@@ -1,14 +1,14 @@
-"""Visual prompts on COCO's instances, for vgdseg and intseg: drawn from each object's mask, or brought along.
+"""Visual prompts on COCO instances, for vgdseg and intseg: read from the file, or drawn from the masks of objects.
 
-Three forms of file are read. Their field names are those that the public readers use (looked up in wanghao9610/X-SAM,
+Three file formats are read. Their field names are those of the public readers (wanghao9610/X-SAM,
 `xsam/xsam/dataset/vgdseg_dataset.py` and `intseg_dataset.py`):
 
-* COCO instances: an object with `images`, `annotations`, `categories`; an annotation may bring prompts as below.
+* COCO instances: an object with `images`, `annotations`, `categories`; annotations may have prompts as below.
 * PSALM's COCO-Interactive (`coco_interactive_train_psalm.json`): a list of `{"image", "image_info", "anns"}`, whose
   annotations have `point_visual_prompt_mask`, `scribble_...`, `box_...` and `mask_visual_prompt_mask`. Points and
-  scribbles are thin there: both readers enlarge them by discs, of radius 10 and 5.
+  scribbles are thin there: both readers dilate them by discs, of radius 10 and 5.
 * X-SAM's COCO-VGD (`vgdseg_annotations`): a list of `{"image_file", "image_id", "image_size", "annotations"}`, whose
-  annotations have `"visual_prompts": {"point_visual_prompt": ..., "scribble_visual_prompt": ..., ...}`, drawn in full.
+  annotations have `"visual_prompts": {"point_visual_prompt": ..., "scribble_visual_prompt": ..., ...}` at full size.
 """
 
 from __future__ import annotations
@@ -59,18 +59,18 @@ _THIN = {"point": POINT_RADIUS, "scribble": SCRIBBLE_RADIUS}
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class BroughtPrompt:
-    """A visual prompt of a file.
+    """A visual prompt read from a file.
 
     Attributes:
         region: its pixels.
-        radius: of the discs around each of them; 0 where it is drawn in full.
+        radius: radius of the disc by which it is dilated; 0 if it is drawn at full size.
     """
 
     region: Segmentation
     radius: int = 0
 
     def mask(self, size_hw: tuple[int, int]) -> NDArray[np.bool_]:
-        """Return its pixels, bool (H, W)."""
+        """Return the prompt as a mask, bool (H, W)."""
         mask = self.region.mask(size_hw)
         if not self.radius:
             return mask
@@ -81,7 +81,7 @@ class BroughtPrompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PromptedObject:
-    """An object: its mask, its category, and the prompts that come with it by kind."""
+    """An object: its mask, its category, and its prompts from the file by kind."""
 
     segmentation: Segmentation
     category: str
@@ -90,7 +90,7 @@ class PromptedObject:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PromptsRecord(Record):
-    """An image with objects to prompt, and what is to be ignored."""
+    """An image with objects to prompt, and regions to ignore."""
 
     objects: tuple[PromptedObject, ...]
     ignored: tuple[Segmentation, ...] = ()
@@ -98,13 +98,13 @@ class PromptsRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskPrompts:
-    """Prompts some objects of an image.
+    """Makes a sample that prompts some objects of an image.
 
     Attributes:
         source: name of the data set.
         task: "vgdseg" or "intseg".
-        kinds: of prompts, each as likely.
-        max_prompts: most prompts of a sample.
+        kinds: kinds of prompts, equally likely.
+        max_prompts: most prompts in a sample.
     """
 
     source: str
@@ -113,7 +113,7 @@ class AskPrompts:
     max_prompts: int = 5
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be asked.
+        """Refuse invalid settings.
 
         Raises:
             ValueError: if the task or a kind is unknown, or a number is out of range.
@@ -126,13 +126,17 @@ class AskPrompts:
             raise ValueError(f"max_prompts must be 1 or more, got {self.max_prompts}")
 
     def __call__(self, record: PromptsRecord, image: NDArray[np.uint8], random: np.random.Generator) -> TrainingSample:
-        """Return the sample. vgdseg: one prompt for each category, all objects of it true; intseg: one for each object.
+        """Return the sample.
+
+        For vgdseg it has one prompt for each category, which stands for all objects of it; for intseg one for each
+        object.
 
         Raises:
             RecordError: if no object has a pixel.
         """
         size = image.shape[:2]
         masks = rasterize([one.segmentation for one in record.objects], size)
+        # Permuted, so that max_prompts cuts at random, and a category is prompted by any of its objects.
         seen = [int(place) for place in random.permutation(len(masks)) if masks[place].any()]
         if not seen:
             raise RecordError(NOTHING_ANNOTATED, "no object has a pixel")
@@ -158,6 +162,7 @@ class AskPrompts:
         kind = self.kinds[int(random.integers(len(self.kinds)))]
         if kind in thing.prompts:
             prompt = thing.prompts[kind].mask(mask.shape)
+            # One that is empty at this size is replaced by a drawn one, like one that is missing.
             if prompt.any():
                 return prompt
         return draw_prompt(kind, mask, random)
@@ -173,24 +178,24 @@ def visual_prompts(
     categories: str | None = None,
     name: str | None = None,
 ) -> RecordSource[PromptsRecord]:
-    """Open objects to be prompted with points, scribbles, boxes and masks.
+    """Open objects that are prompted with points, scribbles, boxes and masks.
 
     Args:
-        annotations: JSON file in one of the three forms above. Prompts that it brings are used as they are; where it
-            has none of the kind drawn, the prompt is drawn from the object's mask.
+        annotations: JSON file in one of the three formats above. Prompts in it are used as they are; if an object has
+            none of the chosen kind, the prompt is drawn from its mask.
         images: folder of its images.
         task: "vgdseg" or "intseg".
-        kinds: of prompts, some of `PROMPT_KINDS`.
-        max_prompts: most prompts of a sample.
-        categories: COCO file with the names of the categories, for the two forms that have only their numbers.
-        name: of the source; "coco-<task>" by default.
+        kinds: kinds of prompts, some of `PROMPT_KINDS`.
+        max_prompts: most prompts in a sample.
+        categories: COCO file with category names, for the two formats that have only category ids.
+        name: name of the source; "coco-<task>" by default.
 
     Returns:
-        A source whose samples have a bool (H, W) prompt for each of some categories (vgdseg), and masks of all objects
-        of these, or for each of some objects (intseg), and the masks of these. Crowds are ignored.
+        A source whose samples have bool (H, W) prompts for some categories and the masks of all their objects (vgdseg),
+        or prompts for some objects and their masks (intseg). Pixels of crowds are ignored.
 
     Raises:
-        ValueError: if a setting is unknown, a file or folder is missing or of another form, or nothing is usable.
+        ValueError: if a setting is unknown, a file or folder is missing or in another format, or nothing is usable.
     """
     name = name or f"coco-{task}"
     ask = AskPrompts(source=name, task=task, kinds=tuple(kinds), max_prompts=max_prompts)
@@ -211,7 +216,7 @@ def visual_prompts(
 def _read_file(
     path: str, names: str | None, folder: ImageFolder, skipped: Skipped
 ) -> tuple[CategoryList | None, list[tuple[Any, CocoImage, list[Any]]]]:
-    """Return the categories, None if only their numbers are known, and id, image and annotations of each image."""
+    """Return the categories (None if only ids are known), and id, image and annotations of each image."""
     known = read_categories(read_coco(names, "categories")["categories"], names) if names else None
     document = read_json(path, "objects with visual prompts")
     if not isinstance(document, dict):
@@ -228,7 +233,7 @@ def _read_file(
 def _listed_images(
     document: list[Any], folder: ImageFolder, skipped: Skipped
 ) -> list[tuple[Any, CocoImage, list[Any]]]:
-    """Return id, image and annotations of the two forms that are lists of images."""
+    """Return id, image and annotations of each image, for the two formats that are lists of images."""
     found = []
     for number, entry in enumerate(document):
         with skipped.unless_usable(f"record {number}"):
@@ -264,7 +269,7 @@ def _read_objects(
 
 
 def _read_prompts(entry: Mapping[str, Any], size_hw: tuple[int, int]) -> dict[str, BroughtPrompt]:
-    """Return the prompts that an annotation brings, by kind."""
+    """Return the prompts of an annotation, by kind."""
     found = {}
     drawn = entry.get("visual_prompts") or {}
     for kind in PROMPT_KINDS:

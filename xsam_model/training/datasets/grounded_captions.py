@@ -1,6 +1,6 @@
-"""GranD-f: captions whose phrases have masks (grounded conversation generation), in the three forms of its four files.
+"""GranD-f: captions whose phrases have masks (grounded conversation generation), in the three formats of its files.
 
-The forms, as the public readers take them (mbzuai-oryx/groundingLMM, `dataset/gcg_datasets/GranDf_gcg_ds.py`;
+The formats, according to the public readers (mbzuai-oryx/groundingLMM, `dataset/gcg_datasets/GranDf_gcg_ds.py`;
 wanghao9610/X-SAM, `xsam/xsam/dataset/gcgseg_dataset.py`):
 
 * GranDf_HA and OpenPsgGCG: a list of `{"file_name", "caption", "groundings": {phrase: {"token_positives": [start, end],
@@ -44,7 +44,7 @@ class CaptionRecord(Record):
 
     Attributes:
         answer: the caption with its phrases marked, and `<SEG>`.
-        phrases: the parts of each marked phrase's mask, in the order of the caption.
+        phrases: for each marked phrase the parts of its mask, in the order of the caption.
     """
 
     answer: str
@@ -53,7 +53,7 @@ class CaptionRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskCaption:
-    """Asks for the caption of an image, with one mask for each phrase."""
+    """Makes a sample that asks for the caption of an image, with one mask for each phrase."""
 
     source: str
 
@@ -74,7 +74,7 @@ class AskCaption:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Found:
-    """One caption of a file before its phrases are read: pairs of a phrase or its place, and a segmentation."""
+    """One caption of a file before its phrases are parsed, each as (phrase or None, position or None, segmentation)."""
 
     record_id: str
     file_name: Any
@@ -89,17 +89,18 @@ def grandf(
     """Open grounded captions.
 
     Args:
-        annotations: JSON file in one of the three forms above, which it is told from by what it holds.
+        annotations: JSON file in one of the three formats above, recognised by its content.
         images: folder of its images.
-        lower_case: write captions as X-SAM was trained with them; False to leave them as they are.
-        name: of the source; give each file its own.
+        lower_case: lower-case captions, as in X-SAM's training; False to leave them as they are.
+        name: name of the source; give each file its own.
 
     Returns:
-        A source whose samples have the caption as their answer, `<p>phrase</p>` in its order and `<SEG>` at its end,
-        and one bool mask (H, W) for each phrase, the union of its parts. Of phrases that overlap the first is marked.
+        A source whose samples have the caption as their answer, with phrases marked as `<p>phrase</p>` and `<SEG>` at
+        the end, and one bool mask (H, W) for each phrase, the union of its parts. Of overlapping phrases only the first
+        is marked.
 
     Raises:
-        ValueError: if a file or folder is missing or of another form, or nothing is usable.
+        ValueError: if a file or folder is missing or in another format, or nothing is usable.
     """
     folder, skipped = ImageFolder(images), Skipped()
     records = []
@@ -117,11 +118,11 @@ def grandf(
 
 
 def mark_phrases(caption: str, spans: list[Span]) -> str:
-    """Return a caption as an answer.
+    """Return a caption as an answer, with its phrases marked and `<SEG>` at the end.
 
     Args:
         caption: plain text.
-        spans: start and end of each phrase in characters, in order and without overlaps.
+        spans: start and end of each phrase in characters, in ascending order and without overlaps.
     """
     parts, last = [], 0
     for start, end in spans:
@@ -196,15 +197,18 @@ def _read_caption(found: _Found, folder: ImageFolder, skipped: Skipped, lower_ca
         with skipped.unless_usable(f"{phrase or place} of {found.record_id}"):
             span = _find_phrase(caption, phrase, place)
             outline = read_segmentation(value, size)
+            # Parts of one phrase's mask may be listed separately.
             by_span.setdefault(span, []).append(outline)
     spans: list[Span] = []
     for span in sorted(by_span):
+        # `<p>` cannot be nested.
         if not spans or span[0] >= spans[-1][1]:
             spans.append(span)
     if not spans:
         raise RecordError(NOTHING_ANNOTATED, "no phrase with a mask")
     answer = mark_phrases(caption, spans)
     if lower_case:
+        # Of the marks only `<SEG>` has capitals.
         answer = answer.lower().replace(SEG_TOKEN.lower(), SEG_TOKEN)
     return CaptionRecord(
         record_id=found.record_id,
@@ -216,7 +220,7 @@ def _read_caption(found: _Found, folder: ImageFolder, skipped: Skipped, lower_ca
 
 
 def _find_phrase(caption: str, phrase: str | None, place: Any) -> Span:
-    """Return start and end of a phrase: where the file says, if it stands there, else where it is found first."""
+    """Return start and end of a phrase: the position in the file if it is correct, else the first occurrence."""
     start, end = (int(number) for number in place) if place is not None else (-1, -1)
     words = None if phrase is None else phrase.strip('"').strip().lower()
     if 0 <= start < end <= len(caption) and words in (None, caption[start:end].lower()):

@@ -1,4 +1,4 @@
-"""Images in folders: whether they are there, and their pixels upright in RGB."""
+"""Reads images from folders: checks that they exist, and returns upright RGB pixels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from xsam_model.training.datasets.records import MISSING_IMAGE, UNREADABLE_IMAGE, RecordError
 
-# What Pillow raises on broken files; most of its parsers raise the first three.
+# Exceptions that Pillow's parsers raise on broken files, most often the first three.
 _PIL_ERRORS = (
     OSError,
     SyntaxError,
@@ -29,20 +29,21 @@ _PIL_ERRORS = (
     zlib.error,
     Image.DecompressionBombError,
 )
+# Pillow's modes with at most 8 bits a channel.
 _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 
 
 def open_image(path: str | Path) -> NDArray[np.uint8]:
-    """Return an image's pixels.
+    """Return the pixels of an image.
 
     Args:
-        path: of a file in any format that Pillow reads.
+        path: path of a file in any format that Pillow reads.
 
     Returns:
-        uint8 (H, W, 3), RGB, 0 to 255, EXIF orientation applied, white behind transparent pixels.
+        uint8 (H, W, 3), RGB, 0 to 255, with EXIF orientation applied and transparent pixels on white.
 
     Raises:
-        RecordError: if the file is missing, broken, or its pixels have no agreed range of 8 bits.
+        RecordError: if the file is missing or broken, or its pixel format has no defined conversion to 8 bits.
     """
     try:
         with Image.open(path) as file:
@@ -62,10 +63,10 @@ def open_image(path: str | Path) -> NDArray[np.uint8]:
 
 
 class ImageFolder:
-    """A folder of images, which records name by their path in it.
+    """A folder of images, to which the image paths of records are relative.
 
     Args:
-        path: of the folder.
+        path: path of the folder.
 
     Raises:
         ValueError: if there is no such folder.
@@ -78,14 +79,14 @@ class ImageFolder:
         self._listings: dict[Path, frozenset[str]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the listings, which only opening needs."""
+        """Leave out the listings, which are needed only while a source is opened."""
         return {"path": self.path, "_listings": {}}
 
     def require(self, name: str) -> str:
-        """Return the name of an image if it is there; each folder is listed once.
+        """Return the name of an image if it exists. Each folder is listed once, instead of one lookup for each file.
 
         Raises:
-            RecordError: if it is not.
+            RecordError: if it does not exist.
         """
         if not isinstance(name, str) or not name:
             raise RecordError(MISSING_IMAGE, f"no file name: {name!r}")
@@ -97,7 +98,7 @@ class ImageFolder:
         return name
 
     def open(self, name: str) -> NDArray[np.uint8]:
-        """Return an image, as `open_image`.
+        """Return the pixels of an image; see `open_image`.
 
         Raises:
             RecordError: if it cannot be read.

@@ -1,4 +1,4 @@
-"""Reading pickles that hold plain data, and nothing else: a pickle may otherwise run any program when it is opened."""
+"""Reads pickles of plain data only, because an unrestricted pickle may execute any code when it is opened."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 _ALLOWED: dict[str, type] = {"set": set, "frozenset": frozenset, "OrderedDict": OrderedDict}
-_MODULES = ("builtins", "__builtin__", "collections")
+_MODULES = ("builtins", "__builtin__", "collections")  # the second is Python 2's name of the first
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Knows no classes but containers: numbers, text, lists, tuples and dictionaries need none."""
+    """Allows no classes but a few containers; numbers, text, lists, tuples and dictionaries need none."""
 
     def find_class(self, module_name: str, global_name: str) -> type:
         if module_name in _MODULES and global_name in _ALLOWED:
@@ -22,13 +22,13 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def read_plain_pickle(path: str | Path) -> Any:
-    """Return what a pickle holds: numbers, text, None, and lists, tuples, sets and dictionaries of these.
+    """Return the content of a pickle: numbers, text, None, and lists, tuples, sets and dictionaries of these.
 
     Args:
-        path: of the file. Bytes of Python 2 are read as UTF-8 text.
+        path: path of the file. Byte strings of Python 2 are decoded as UTF-8.
 
     Raises:
-        ValueError: if it is missing, broken, or names anything else, which is never loaded.
+        ValueError: if it is missing, broken, or refers to any other class, which is never loaded.
     """
     try:
         data = Path(path).read_bytes()
@@ -36,7 +36,7 @@ def read_plain_pickle(path: str | Path) -> Any:
         raise ValueError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     try:
         return _PlainUnpickler(io.BytesIO(data), encoding="utf-8", errors="replace").load()
-    # A broken pickle raises whatever its operations on the wrong values do.
+    # The operations of a broken pickle on wrong values may raise almost anything.
     except (pickle.UnpicklingError, *_BROKEN) as error:
         raise ValueError(
             f"{path}: not a pickle of plain data ({error}); nothing but numbers, text and containers is loaded from "

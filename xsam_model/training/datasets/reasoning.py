@@ -1,4 +1,4 @@
-"""ReasonSeg of LISA: pictures with a question each, drawn in labelme, and explanations of some answers."""
+"""LISA's ReasonSeg: images annotated with labelme, each with a question, and explanations of some answers."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ Outline = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ReasoningRecord(Record):
-    """An image with a question in one or several wordings.
+    """An image with a question in one or more wordings.
 
     Attributes:
         texts: the wordings.
         is_sentence: whether they are sentences, not phrases.
         targets, ignored: outlines, x and y of the vertices.
-        query, explanation: a question of its own with the answer in words; None for none.
+        query, explanation: a separate question and its answer in words; None for none.
     """
 
     texts: tuple[str, ...]
@@ -53,7 +53,7 @@ class ReasoningRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskReasoning:
-    """Asks one wording of a question, or asks for the explanation with probability `explain_share`."""
+    """Makes a sample of one wording of a question, or with probability `explain_share` of its explanation."""
 
     source: str
     explain_share: float
@@ -61,10 +61,10 @@ class AskReasoning:
     def __call__(
         self, record: ReasoningRecord, image: NDArray[np.uint8], random: np.random.Generator
     ) -> TrainingSample:
-        """Return the sample: one mask of all that answers the question.
+        """Return the sample, with one mask of everything that answers the question.
 
         Raises:
-            RecordError: if no pixel does.
+            RecordError: if the mask is empty.
         """
         target, ignore = _paint(record, image.shape[:2])
         if not target.any():
@@ -98,19 +98,19 @@ def reasonseg(
     """Open ReasonSeg.
 
     Args:
-        folder: one split, with NAME.jpg and NAME.json for each picture. The JSON has `text` (a list of wordings),
-            `is_sentence`, and `shapes`, each with `label` ("target", "ignore", "flag") and `points`.
-        explanations: `explanatory/train.json`: a list of `{"image", "query", "outputs"}`; None for none.
+        folder: folder of one split, with NAME.jpg and NAME.json for each image. The JSON has `text` (a list of
+            wordings), `is_sentence`, and `shapes`, each with `label` ("target", "ignore", "flag") and `points`.
+        explanations: `explanatory/train.json`, a list of `{"image", "query", "outputs"}`; None for none.
         explain_share: share of the samples with an explanation that ask for it.
-        texts: "sentence" or "phrase" to leave out the other kind, "all" for both.
-        name: of the source.
+        texts: "sentence" or "phrase" to use only one kind, "all" for both.
+        name: name of the source.
 
     Returns:
-        A source whose samples have one question and one bool mask (H, W). Larger shapes are drawn first, as LISA does,
-        so that a target inside an ignored region counts and an ignored region inside a target does not.
+        A source whose samples have one question and one bool mask (H, W). As in LISA larger shapes are drawn first, so
+        that a target inside an ignored region counts and an ignored region inside a target does not.
 
     Raises:
-        ValueError: if a setting is out of range, the folder or file is missing or of another form, or nothing is
+        ValueError: if a setting is out of range, the folder or file is missing or in another format, or nothing is
             usable.
     """
     if texts not in TEXTS or not 0 <= explain_share <= 1:
@@ -125,6 +125,7 @@ def reasonseg(
     for stem in (os.path.splitext(file)[0] for file in names if file.endswith(".json")):
         with skipped.unless_usable(stem):
             image = images.require(pictures.get(stem, f"{stem}.jpg"))
+            # Not all of ReasonSeg's files are UTF-8.
             record = _read_record(stem, image, read_json(images.path / f"{stem}.json", "labelme", "cp1252"), explained)
             if texts == "all" or record.is_sentence == (texts == "sentence"):
                 records.append(record)
@@ -139,7 +140,7 @@ def reasonseg(
 
 
 def _read_explanations(path: str, skipped: Skipped) -> dict[str, tuple[str | None, str]]:
-    """Return query and explanation by the image's name without extension."""
+    """Return query and explanation by image name without extension."""
     found = {}
     for number, entry in enumerate(as_list(read_json(path, "explanations"), path, "explanations")):
         with skipped.unless_usable(f"explanation {number}"):
@@ -181,7 +182,7 @@ def _read_outline(points: Any) -> Outline:
 
 
 def _paint(record: ReasoningRecord, size_hw: tuple[int, int]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return the pixels of the targets, and those to be ignored: bool (H, W)."""
+    """Return the pixels of the targets and those to ignore, bool (H, W) each."""
     shapes = [(_draw(one, size_hw), True) for one in record.targets]
     shapes += [(_draw(one, size_hw), False) for one in record.ignored]
     target, ignore = (np.zeros(size_hw, dtype=np.bool_) for _ in range(2))
@@ -198,7 +199,7 @@ def _draw(outline: Outline, size_hw: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def _question(text: str, is_sentence: bool) -> str | None:
-    """Return the wording where the text's end does not show what it is; None to draw one of the task's."""
+    """Return the wording if the end of the text contradicts `is_sentence`; None to let the task choose by the end."""
     if text.endswith(_ENDS) == is_sentence:
         return None
     return QUESTIONS["reaseg"] if is_sentence else REASEG_PHRASE_QUESTION

@@ -1,6 +1,7 @@
-"""What all readers share: records that make samples one by one, and what becomes of those that cannot be used.
+"""RecordSource, on which all readers are built: records that become samples one by one.
 
-A bad record never ends a run: at opening it is left out and counted, at drawing another one takes its place.
+A bad record never ends a run: when a source is opened, it is left out and counted; when it is drawn, another one takes
+its place.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ UNKNOWN_IMAGE = "unknown image"
 NOTHING_ANNOTATED = "nothing annotated"
 RESERVED_WORDS = "reserved words in a text"
 
-# What reading a record of unexpected shape raises.
+# Exceptions of code that reads a record with unexpected structure.
 _SHAPE_ERRORS = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
 _TRIES = 100
 _IDS_SHOWN = 5
-# Marks of the conversation itself: no text about an image may hold them.
+# Special tokens of the conversation itself, which no text about an image may contain.
 _RESERVED = re.compile(r"<image>|<region>|<SEG>|</?p>|</?s>|<unk>|</?think>|</?tool_\w+>|<\|[^<>|]*\|>")
 _logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class RecordError(ValueError):
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
+        # Both arguments, so that the error can be unpickled when a worker process raises it.
         super().__init__(reason, detail)
         self.reason, self.detail = reason, detail
 
@@ -54,7 +56,7 @@ class RecordError(ValueError):
 
 
 class Skipped:
-    """Counts the records that are left out, by reason."""
+    """Collects the records that are left out, by reason."""
 
     def __init__(self) -> None:
         self._ids: dict[str, list[str]] = {}
@@ -65,7 +67,7 @@ class Skipped:
 
     @contextmanager
     def unless_usable(self, record_id: object) -> Iterator[None]:
-        """Count the record instead of failing, where the block that reads it finds it unusable."""
+        """Count the record instead of failing if the block that reads it finds it unusable."""
         try:
             yield
         except RecordError as error:
@@ -74,7 +76,7 @@ class Skipped:
             self.add(MALFORMED, record_id)
 
     def by_reason(self) -> dict[str, tuple[str, ...]]:
-        """Return the ids of what was left out, in order."""
+        """Return the ids of the records left out, in order."""
         return {reason: tuple(ids) for reason, ids in self._ids.items()}
 
     def __str__(self) -> str:
@@ -86,12 +88,12 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Record:
-    """What is known of one sample before its image is opened.
+    """What is known about one sample before its image is opened.
 
     Attributes:
-        record_id: for reports.
-        image: what the source's `open_image` takes.
-        size_hw: (height, width) that the annotations are for; None where they do not say.
+        record_id: id for reports.
+        image: argument of the source's `open_image`.
+        size_hw: (height, width) that the annotations are for; None if they do not say.
     """
 
     record_id: str
@@ -103,19 +105,19 @@ R = TypeVar("R", bound=Record)
 
 
 class RecordSource(Generic[R]):
-    """Records as a `sources.SampleSource`: held in memory, their images opened as they are drawn.
+    """A `sources.SampleSource` of records that are held in memory; images are opened as they are drawn.
 
     Args:
-        name: of the data set.
+        name: name of the data set.
         where: file or folder that it was read from, for messages.
-        records: what can be drawn.
-        skipped: what was left out while they were read; reported here, once.
-        open_image: gives the image of a record, uint8 (H, W, 3); raises RecordError. Must be picklable.
-        make: makes the sample of a record and its image; raises ValueError where it cannot. Must be picklable.
+        records: the usable records.
+        skipped: records left out while reading; reported here, once.
+        open_image: returns the image of a record, uint8 (H, W, 3); raises RecordError. Must be picklable.
+        make: makes a sample from a record and its image; raises ValueError if it cannot. Must be picklable.
         categories: see `sources.SampleSource`.
 
     Attributes:
-        skipped: ids of what was left out, by reason; those that turn out to be bad when they are drawn are added.
+        skipped: ids of the records left out, by reason; records found bad when they are drawn are added.
 
     Raises:
         ValueError: if there is no record.
@@ -146,14 +148,14 @@ class RecordSource(Generic[R]):
         return len(self._records)
 
     def draw(self, index: int, random: np.random.Generator) -> TrainingSample:
-        """Return the sample of a record, of another one that `random` chooses where that one cannot be used.
+        """Return the sample of a record, or if that cannot be used of another one that `random` chooses.
 
         Args:
             index: 0 to `len(self) - 1`.
-            random: what the record leaves open is drawn from.
+            random: source of all random choices about the sample.
 
         Raises:
-            ValueError: if many records, one after the other, cannot be used.
+            ValueError: if none of many records tried can be used.
         """
         for _ in range(_TRIES):
             record = self._records[index]
@@ -182,20 +184,20 @@ def _check_size(image: NDArray[np.uint8], size_hw: tuple[int, int] | None) -> No
 
 
 def read_json(path: str | Path, what: str, second_encoding: str = "utf-8") -> Any:
-    """Read a JSON file, or one of JSON lines (.jsonl) as a list.
+    """Read a JSON file, or a file of JSON lines (.jsonl) as a list.
 
     Args:
-        path: of the file.
-        what: it should hold, for messages.
-        second_encoding: of a file that is not UTF-8.
+        path: path of the file.
+        what: what it should contain, for messages.
+        second_encoding: encoding to try if the file is not UTF-8.
 
     Raises:
-        ValueError: if it is missing or no JSON.
+        ValueError: if it is missing or not JSON.
     """
     try:
         data = Path(path).read_bytes()
         try:
-            text = data.decode("utf-8-sig")
+            text = data.decode("utf-8-sig")  # with or without a byte order mark
         except UnicodeDecodeError:
             text = data.decode(second_encoding)
         if Path(path).suffix == ".jsonl":
@@ -208,10 +210,10 @@ def read_json(path: str | Path, what: str, second_encoding: str = "utf-8") -> An
 
 
 def as_list(document: Any, path: object, what: str) -> list[Any]:
-    """Return what a JSON file holds if it is a list.
+    """Return the content of a JSON file if it is a list.
 
     Raises:
-        ValueError: if it is not, saying `what` was expected.
+        ValueError: if it is not; says that `what` was expected.
     """
     if not isinstance(document, list):
         raise ValueError(f"{path}: expected {what}, a list of records; found {type(document).__name__}")
@@ -219,10 +221,10 @@ def as_list(document: Any, path: object, what: str) -> list[Any]:
 
 
 def clean_text(value: Any) -> str:
-    """Return a text about an image without white space around it.
+    """Return a text about an image without surrounding white space.
 
     Raises:
-        RecordError: if it is no text, blank, or holds a mark that conversations are built with.
+        RecordError: if it is not text, blank, or contains a special token of conversations.
     """
     if not isinstance(value, str) or not value.strip():
         raise RecordError(MALFORMED, f"no text: {value!r}")

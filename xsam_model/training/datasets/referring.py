@@ -1,4 +1,4 @@
-"""RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO: sentences, each true of one object of an image (or of several, or none)."""
+"""RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO: referring expressions for one object of an image (or several, or none)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ UNKNOWN_ANNOTATION = "unknown annotation"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sentence:
-    """What is said, and the objects that it is true of, none for a sentence about nothing."""
+    """A referring expression and the objects that it refers to; none if it refers to nothing in the image."""
 
     text: str
     objects: tuple[Segmentation, ...]
@@ -40,14 +40,14 @@ class Sentence:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SentencesRecord(Record):
-    """Sentences about one image."""
+    """Referring expressions for one image."""
 
     sentences: tuple[Sentence, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskSentences:
-    """Asks for some sentences of an image, each with one mask or none."""
+    """Makes a sample of some expressions for an image, with the masks of the objects that each refers to."""
 
     source: str
     sentences: int
@@ -84,18 +84,18 @@ def refcoco(
     Args:
         refs: `refs(unc).p`, `refs(umd).p`, `refs(google).p`, or the same list as JSON. Each record has `ref_id`,
             `image_id`, `split`, `ann_id` (gRefCOCO: several, or -1 for none) and `sentences` with their text in `sent`.
-            Pickles are read as plain data: one that names any class is refused.
-        instances: `instances.json` beside it, with the outlines.
+            Pickles are read as plain data: one that refers to a class is refused.
+        instances: `instances.json` from the same folder, with the segmentations.
         images: folder of the images, COCO's `train2014`.
-        split: "train", "val", "testA", ...: as the file says.
-        sentences: 1 to make each sentence a sample; more to make each image one, with up to so many of its sentences.
-        name: of the source; "refcoco-<folder of the refs>" by default.
+        split: "train", "val", "testA", ..., as in the file.
+        sentences: 1 to make one sample of each sentence; more to make one of each image, with up to so many sentences.
+        name: name of the source; "refcoco-<folder of the refs>" by default.
 
     Returns:
-        A source whose samples have a condition for each sentence, and bool masks (H, W) of what it is true of.
+        A source whose samples have a condition for each sentence, and bool masks (H, W) of the objects it refers to.
 
     Raises:
-        ValueError: if a file or folder is missing or of another form, no record is of the split, or none is usable.
+        ValueError: if a file or folder is missing or in another format, the split has no record, or none is usable.
     """
     if sentences < 1:
         raise ValueError(f"sentences must be 1 or more, got {sentences}")
@@ -116,12 +116,13 @@ def refcoco(
 def _read_sentences(
     refs: list[dict[str, Any]], instances: str, folder: ImageFolder, skipped: Skipped
 ) -> tuple[dict[Any, CocoImage], dict[Any, list[Sentence]]]:
-    """Return the usable images by id, and what is said of each."""
+    """Return the usable images by id, and the sentences about each."""
     document = read_coco(instances, "images", "annotations")
     wanted = {ref["image_id"] for ref in refs}
+    # instances.json lists the images of all splits; those of others need not be there.
     entries = [one for one in document["images"] if isinstance(one, dict) and one.get("id") in wanted]
     usable = read_images(entries, folder, skipped)
-    # What was said of an image that cannot be used is left out with it, and counted as one.
+    # Sentences about an unusable image are left out with it, and counted as one.
     left_out = {one["id"] for one in entries} - usable.keys()
     outlines = {one["id"]: one for one in document["annotations"] if isinstance(one, dict) and "id" in one}
     by_image: dict[Any, list[Sentence]] = {}
@@ -137,7 +138,7 @@ def _of_split(path: str, split: str) -> list[dict[str, Any]]:
     """Return the records of a split.
 
     Raises:
-        ValueError: if there is none, or a record is no object with a split and an image.
+        ValueError: if there are none, or a record has no split and image.
     """
     refs = as_list(read_json(path, "refs") if path.endswith(".json") else read_plain_pickle(path), path, "refs")
     for number, ref in enumerate(refs):
@@ -150,7 +151,7 @@ def _of_split(path: str, split: str) -> list[dict[str, Any]]:
 
 
 def _read_ref(ref: Mapping[str, Any], images: Mapping[Any, CocoImage], outlines: Mapping[Any, Any]) -> list[Sentence]:
-    """Return the different sentences of a record, which share their objects."""
+    """Return the distinct sentences of a record, which refer to the same objects."""
     if ref["image_id"] not in images:
         raise RecordError(UNKNOWN_IMAGE, f"image_id {ref['image_id']!r}")
     size = images[ref["image_id"]].size_hw

@@ -1,4 +1,4 @@
-"""Masks as annotation files write them: COCO polygons and run lengths, checked when read, rasterised when drawn."""
+"""Segmentations of annotation files: COCO polygons and run lengths, validated when read, rasterised when drawn."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from pycocotools import mask as coco_mask
 
 from xsam_model.training.datasets.records import MALFORMED, OTHER_SIZE, RecordError
 
-# Beyond any image, and far enough below what makes pycocotools allocate without bounds.
+# Beyond any image, but far below the coordinates for which pycocotools would allocate without bounds.
 _MAX_COORDINATE = 100_000
 _MAX_PIXELS = 2**31 - 1
+# COCO's text of run lengths: characters from "0" on carry five bits, a flag for more to come, and in the last a sign.
 _FIRST_CHAR, _MORE, _SIGN, _MAX_CHARS = 48, 32, 16, 7
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segmentation:
-    """A mask that takes little memory: the union of its parts.
+    """A mask in compact form, as the union of its parts.
 
     Attributes:
         polygons: float64 (2 n,) each, x and y of the vertices in turn, absolute pixels.
-        runs: COCO's compressed run lengths, checked against their size.
-        size_hw: (height, width) of the runs; None for polygons alone.
+        runs: COCO's compressed run lengths, validated against their size.
+        size_hw: (height, width) of the runs; None if there are only polygons.
     """
 
     polygons: tuple[NDArray[np.float64], ...] = ()
@@ -33,16 +34,16 @@ class Segmentation:
     size_hw: tuple[int, int] | None = None
 
     def mask(self, size_hw: tuple[int, int]) -> NDArray[np.bool_]:
-        """Rasterise as pycocotools does.
+        """Rasterise the mask with pycocotools.
 
         Args:
             size_hw: (height, width) of the image.
 
         Returns:
-            bool (H, W); empty where polygons lie outside the image.
+            bool (H, W); empty if all polygons lie outside the image.
 
         Raises:
-            RecordError: if the runs are of another size.
+            RecordError: if the runs have another size.
         """
         if self.size_hw not in (None, tuple(size_hw)):
             raise RecordError(OTHER_SIZE, f"a mask of (height, width) {self.size_hw} for an image of {size_hw}")
@@ -54,16 +55,16 @@ class Segmentation:
 
 
 def read_segmentation(value: Any, size_hw: tuple[int, int] | None = None) -> Segmentation:
-    """Read what COCO calls a segmentation.
+    """Read a COCO `segmentation` field.
 
     Args:
         value: a list of polygons, each a flat list of x and y; run lengths, `{"size": [h, w], "counts": ...}` with
             counts compressed (text or bytes) or as a list; or a list of such run lengths.
-        size_hw: (height, width) of the image, which run lengths must be of; None if it is not known.
+        size_hw: (height, width) of the image, which run lengths must have; None if unknown.
 
     Raises:
-        RecordError: if it is neither, a polygon has fewer than three vertices or numbers that are not finite, or the
-            runs do not cover their size exactly.
+        RecordError: if it is none of these, a polygon has fewer than three vertices or coordinates that are not finite
+            or beyond any image, or the runs do not add up to their size.
     """
     parts = [value] if isinstance(value, dict) else value
     if not isinstance(parts, list) or not parts:
@@ -77,10 +78,10 @@ def read_segmentation(value: Any, size_hw: tuple[int, int] | None = None) -> Seg
 
 
 def read_box(box: Any) -> Segmentation:
-    """Read a COCO box, x, y, width and height, as the polygon around it.
+    """Read a COCO box (x, y, width, height) as a polygon.
 
     Raises:
-        RecordError: if it is none, or has no area.
+        RecordError: if it is not a box, or has no area.
     """
     try:
         x, y, width, height = (float(number) for number in box)
@@ -95,14 +96,14 @@ def rasterize(segmentations: Sequence[Segmentation], size_hw: tuple[int, int]) -
     """Return the masks of an image, bool (N, H, W); N may be 0.
 
     Raises:
-        RecordError: if one is of another size.
+        RecordError: if one has another size.
     """
     masks = [one.mask(size_hw) for one in segmentations]
     return np.stack(masks) if masks else np.zeros((0, *size_hw), dtype=np.bool_)
 
 
 def ignored_pixels(ignored: Sequence[Segmentation], masks: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
-    """Return the pixels to be ignored, those of no true mask: bool (H, W), None if there are none."""
+    """Return the pixels to ignore that no ground-truth mask covers, bool (H, W); None if nothing is ignored."""
     if not ignored:
         return None
     size = masks.shape[1:]
@@ -123,7 +124,7 @@ def _read_polygon(numbers: Any) -> NDArray[np.float64]:
 
 
 def _read_runs(value: Mapping[str, Any]) -> tuple[tuple[int, int], bytes]:
-    """Return the size and the compressed counts of run lengths that cover exactly their size."""
+    """Return size and compressed counts of run lengths, after checking that they add up to the size."""
     try:
         height, width = (int(side) for side in value["size"])
         counts = value["counts"]
@@ -145,12 +146,13 @@ def _read_runs(value: Mapping[str, Any]) -> tuple[tuple[int, int], bytes]:
 
 
 def _lengths(counts: bytes) -> NDArray[np.int64]:
-    """Unpack COCO's text of run lengths: five bits a character, low ones first, as differences two places apart.
+    """Decode COCO's text of run lengths: five bits a character, low bits first, as differences two places apart.
 
-    pycocotools would read behind the end of a broken text, and leave what short runs do not cover uninitialised.
+    Decoded here to validate it: pycocotools reads beyond the end of a broken text, and leaves pixels that the runs do
+    not cover uninitialised.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if it is not such a text.
     """
     codes = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - _FIRST_CHAR
     if not codes.size or codes.min() < 0 or codes.max() > 2 * _MORE - 1 or codes[-1] & _MORE:

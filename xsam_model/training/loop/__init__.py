@@ -1,1 +1,1 @@
-"""The training run: its config, stages, steps, checkpoints and processes."""
+"""The training run: configuration, stages, steps, checkpoints and processes."""

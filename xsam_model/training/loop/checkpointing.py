@@ -1,4 +1,7 @@
-"""Checkpoints of a running stage: written beside, then renamed, so that a kill leaves the one before."""
+"""Saves and restores checkpoints of a stage, and keeps the moving average of its weights.
+
+A checkpoint is written under a temporary name and then renamed, so that a kill leaves the previous one intact.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +19,17 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 _STATE_FILE = "progress.json"
-# Accelerate's names.
+# File names that accelerate chooses.
 _WEIGHTS_FILE, _AVERAGE_FILE = "model.safetensors", "custom_checkpoint_0.pkl"
 
 
 class MovingAverage:
-    """Exponential moving average of the parameters that learn.
+    """Exponential moving average of the trainable parameters.
 
     Args:
-        network: whose parameters.
-        decay: share of the old average that each update keeps, 0 to 1. Early on it is less, so that the first random
-            weights are soon forgotten.
+        network: the network whose parameters are averaged.
+        decay: share of the old average that each update keeps, 0 to 1. It is smaller in early updates, so that the
+            first random weights are soon forgotten.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -37,25 +40,25 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the present weights in."""
+        """Update the average with the current weights."""
         self._updates += 1
         decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
         torch._foreach_lerp_(self._averages, [one.detach() for one in self._parameters], 1 - decay)
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Exchange the average with the weights; a second call puts both back."""
+        """Swap the average with the weights; a second call swaps them back."""
         for average, parameter in zip(self._averages, self._parameters, strict=True):
             kept = parameter.detach().clone()
             parameter.copy_(average)
             average.copy_(kept)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that is needed to go on: `averages` by name of the parameter, and `updates`."""
+        """Return the state to resume from: `averages` by parameter name, and `updates`."""
         return {"averages": dict(zip(self._names, self._averages, strict=True)), "updates": self._updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Resume from a state."""
         averages: dict[str, Tensor] = state["averages"]
         for name, mine in zip(self._names, self._averages, strict=True):
             mine.copy_(averages[name])
@@ -63,10 +66,10 @@ class MovingAverage:
 
 
 def read_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """Return the model's weights in a checkpoint, by name; their moving average, where the stage has one.
+    """Return the model's weights in a checkpoint by name, or their moving average if the stage keeps one.
 
     Raises:
-        ValueError: if the folder is no checkpoint of a stage.
+        ValueError: if the folder is not a checkpoint of a stage.
     """
     try:
         state = load_file(checkpoint / _WEIGHTS_FILE)
@@ -82,28 +85,31 @@ class Checkpoints:
     """The checkpoints of one stage.
 
     Args:
-        folder: theirs alone.
-        accelerator: knows weights, optimizer, random states and what else is registered.
-        settings: of the stage, as JSON has them: a checkpoint of other settings is refused.
-        keep: how many of the last are kept.
+        folder: folder that holds nothing but these checkpoints.
+        accelerator: saves and loads weights, optimizer, random states and registered objects.
+        settings: settings of the stage as JSON values; a checkpoint with other settings is refused.
+        keep: number of checkpoints to keep, the newest ones.
     """
 
     def __init__(self, folder: Path, accelerator: Accelerator, settings: dict[str, Any], keep: int) -> None:
         self._folder, self._accelerator, self._keep = folder, accelerator, keep
+        # Through JSON once, which turns tuples into lists, to compare equal with settings read from a checkpoint.
         self._settings = json.loads(json.dumps(settings))
 
     def save(self, step: int, seconds: float) -> None:
-        """Write the state after `step` updates; every process must call it.
+        """Save the state after `step` updates; every process must call this.
 
         Args:
-            step: updates so far.
-            seconds: spent on the stage so far.
+            step: number of updates so far.
+            seconds: time spent on the stage so far.
         """
         final, beside = self._folder / f"step-{step:08d}", self._folder / f"writing-{step:08d}"
+        # A step may be due twice: by count or time, and as the last one.
         if final.is_dir():
             return
         self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
+            # Left behind by a run that was killed while it wrote.
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
         self._accelerator.wait_for_everyone()
@@ -112,16 +118,17 @@ class Checkpoints:
         if self._accelerator.is_main_process:
             state = {"step": step, "seconds": seconds, "settings": self._settings}
             (beside / _STATE_FILE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+            # Only now, after all processes have written their parts, does it count as a checkpoint.
             beside.rename(final)
             for old in self._all()[: -self._keep]:
                 shutil.rmtree(old)
         self._accelerator.wait_for_everyone()
 
     def restore(self) -> tuple[int, float]:
-        """Go on from the last checkpoint.
+        """Restore the latest checkpoint.
 
         Returns:
-            Updates and seconds so far; 0 and 0 if there is no checkpoint.
+            Number of updates and seconds so far; 0 and 0 if there is no checkpoint.
 
         Raises:
             ValueError: if it was written with other settings.

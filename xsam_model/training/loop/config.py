@@ -1,4 +1,4 @@
-"""TrainingConfig: one training run from start to end, read from a TOML file."""
+"""TrainingConfig describes a whole training run, and is read from a TOML file."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class SourceConfig:
     """A data set.
 
     Attributes:
-        factory: what makes it, "package.module:name"; returns a `SampleSource`.
-        arguments: for the factory.
+        factory: function that opens it, "package.module:name"; returns a `SampleSource`.
+        arguments: keyword arguments of the factory.
     """
 
     factory: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def open(self) -> SampleSource:
-        """Make the source.
+        """Call the factory.
 
         Raises:
             ValueError: if there is no such factory.
@@ -41,26 +41,26 @@ class SourceConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingConfig:
-    """A run: stages one after the other, each starting from the model that the one before saved.
+    """A training run: a sequence of stages, each starting from the model that the previous one saved.
 
     Attributes:
         output: folder for checkpoints, metrics and models.
-        model: folder of a model to start from, as `save_pretrained` writes it; "tiny" or "tiny-256" for a small one
+        model: folder of the model to start from, as `save_pretrained` writes it; "tiny" or "tiny-256" for a small one
             with random weights, see `tiny.xsam_tiny_config`.
         sources: data sets.
-        stages: in order.
-        seed: of everything that is random.
-        device: "cpu", or "auto" for what accelerate finds.
+        stages: stages in order.
+        seed: seed of everything random.
+        device: "cpu", or "auto" for the device that accelerate finds.
         precision: "float32", or "bfloat16" for autocast.
-        gradient_checkpointing: recompute activations instead of keeping them.
-        threads: of each process on the CPU; 0 for torch's choice.
-        workers: processes that make batches, for each training process; 0 for none.
-        resampling_threshold: of `sources.balanced_sizes`.
+        gradient_checkpointing: recompute activations instead of storing them.
+        threads: CPU threads of each process; 0 for torch's default.
+        workers: data loading processes for each training process; 0 for none.
+        resampling_threshold: threshold of `sources.balanced_sizes`.
         checkpoint_every_steps, checkpoint_every_minutes: how often to save; 0 for never. A run always saves when it
             stops.
-        keep_checkpoints: how many of the last are kept.
-        log_every_steps: how often metrics are written.
-        max_minutes: after which the run saves and stops, to be resumed by the same command; 0 for never.
+        keep_checkpoints: number of checkpoints to keep, the newest ones.
+        log_every_steps: how often to write metrics, in updates.
+        max_minutes: time after which the run saves and stops, to be resumed by the same command; 0 for no limit.
     """
 
     output: str
@@ -81,10 +81,10 @@ class TrainingConfig:
     max_minutes: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be run.
+        """Refuse invalid settings.
 
         Raises:
-            ValueError: saying which setting is wrong and what is allowed.
+            ValueError: says which setting is wrong and what is allowed.
         """
         if not self.sources or not self.stages:
             raise ValueError("a run needs at least one of [[sources]] and one of [[stages]]")
@@ -97,12 +97,12 @@ class TrainingConfig:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
 
     def stage_folder(self, number: int) -> Path:
-        """Return the folder of a stage, 0 being the first; it holds `model` once the stage is complete."""
+        """Return the folder of a stage, counted from 0; it contains `model` once the stage is complete."""
         return Path(self.output) / f"{number + 1}-{self.stages[number].kind}"
 
     @property
     def is_complete(self) -> bool:
-        """Whether the last stage's model is there."""
+        """Whether the model of the last stage exists."""
         return (self.stage_folder(len(self.stages) - 1) / "model").is_dir()
 
 
@@ -110,7 +110,7 @@ def read_config(path: Path, **overrides: Any) -> TrainingConfig:
     """Read a run from a TOML file; `overrides` that are not None replace its values.
 
     Raises:
-        ValueError: if the file is no TOML, or a setting is missing, unknown or out of its range.
+        ValueError: if the file is not TOML, or a setting is missing, unknown or out of range.
         OSError: if the file cannot be read.
     """
     try:

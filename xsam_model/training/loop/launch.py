@@ -1,4 +1,4 @@
-"""Start a run in this process, or in several on this machine."""
+"""Launches a training run in this process, or in several processes on this machine."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from pathlib import Path
 
 from xsam_model.training.loop.config import read_config
 
-STOPPED = 3
+STOPPED = 3  # exit code of a run that saved, stopped, and can be resumed
 
 
 def launch(config: Path, output: str | None = None, max_minutes: float | None = None, processes: int = 1) -> int:
-    """Run, or go on with, the training that a file describes.
+    """Run or resume the training that a file describes.
 
     Args:
         config: TOML file of a `TrainingConfig`.
-        output, max_minutes: instead of the file's, unless None.
-        processes: with more than one, this starts them by torch's elastic launcher and waits; `accelerate launch`
-            or `torchrun` may start them as well.
+        output, max_minutes: replace the file's values, unless None.
+        processes: if more than one, they are started by torch's elastic launcher and waited for; `accelerate launch`
+            or `torchrun` may start them instead.
 
     Returns:
-        0 if the run is complete, `STOPPED` if it stopped before its end and the same call goes on.
+        0 if the run is complete, `STOPPED` if it stopped early; the same call then resumes it.
 
     Raises:
         ValueError: if the file holds a mistake.
         OSError: if it cannot be read.
     """
     settings = read_config(config, output=output, max_minutes=max_minutes)
+    # With WORLD_SIZE set, this is one of the processes that a launcher has started.
     if processes > 1 and "WORLD_SIZE" not in os.environ:
         if code := _launch_several(config, output, max_minutes, processes, on_cpu=settings.device == "cpu"):
             return code
@@ -37,7 +38,7 @@ def launch(config: Path, output: str | None = None, max_minutes: float | None = 
     from xsam_model.training.loop.trainer import train
 
     finished = train(settings, _say) is not None
-    # A launcher takes any other code for a failure.
+    # Elastic launchers treat every other code as a failure.
     return 0 if finished or "TORCHELASTIC_RUN_ID" in os.environ else STOPPED
 
 
@@ -46,6 +47,7 @@ def _launch_several(config: Path, output: str | None, max_minutes: float | None,
     command += ["-m", "xsam_model.training", "--config", str(config)]
     command += [] if output is None else ["--output", output]
     command += [] if max_minutes is None else ["--max-minutes", str(max_minutes)]
+    # One thread for each process unless the user says otherwise: two processes of one are faster than one of two.
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     if on_cpu:
         environment["ACCELERATE_USE_CPU"] = "true"
@@ -56,7 +58,7 @@ def _launch_several(config: Path, output: str | None, max_minutes: float | None,
             asked.append(number)
             launcher.send_signal(signal.SIGTERM)
 
-        # The launcher hands it on: every process saves and stops.
+        # The launcher forwards SIGTERM, upon which every process saves and stops.
         before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             code = launcher.wait()
@@ -67,11 +69,12 @@ def _launch_several(config: Path, output: str | None, max_minutes: float | None,
 
 
 def _say(line: str) -> None:
-    """Print a line; who read them may be gone, and training goes on."""
+    """Print a line. If standard output is closed, as when a terminal goes away, training continues silently."""
     try:
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
     except OSError:
+        # Otherwise later lines, and the interpreter's last flush, would fail again.
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
 

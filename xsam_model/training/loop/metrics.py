@@ -1,4 +1,4 @@
-"""What a run reports: a CSV file, TensorBoard where it is installed, and a line with rate and remaining time."""
+"""Reports metrics of a run: a CSV file, TensorBoard if it is installed, and lines with rate and remaining time."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ COLUMNS = (
 
 
 class Metrics:
-    """Rows of one stage, one every few steps; losses are weighted, and means over all processes and the steps since
-    the row before, or since the run was resumed.
+    """Writes the metrics of one stage, one row every few steps.
+
+    Losses are weighted, and averaged over all processes and the steps since the previous row or since the run was
+    resumed.
 
     Args:
-        folder: gets `metrics.csv`, and TensorBoard's files in `tensorboard/`.
-        stage: its name.
-        first_step: rows of later steps, which a killed run has left, are removed.
+        folder: receives `metrics.csv`, and TensorBoard's files in `tensorboard/`.
+        stage: name of the stage.
+        first_step: rows of later steps, left over by a killed run, are removed.
     """
 
     def __init__(self, folder: Path, stage: str, first_step: int) -> None:
@@ -34,7 +36,7 @@ class Metrics:
         self._board = _open_board(folder / "tensorboard", first_step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Write one row; values of unknown names are left out, missing ones are empty."""
+        """Write one row; values with unknown names are left out, missing values are empty."""
         row = {name: f"{value:.6g}" for name, value in values.items() if name in COLUMNS}
         self._write([{**row, "stage": self._stage, "step": str(step)}], "a")
         for name, value in values.items():
@@ -50,7 +52,7 @@ class Metrics:
 
 
 def progress_line(stage: str, step: int, steps: int, values: Mapping[str, float]) -> str:
-    """Write one line: where the stage is, its losses, its rate and what remains."""
+    """Return a line with the stage's progress, losses, rate and remaining time."""
     losses = " ".join(f"{name} {values[name]:.3f}" for name in COLUMNS[7:] if name in values)
     rate = values["samples_per_second"]
     remaining = (steps - step) * values["samples"] / max(step, 1) / max(rate, 1e-9)

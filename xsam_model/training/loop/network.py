@@ -1,4 +1,4 @@
-"""The network in training: forward pass to losses, with heads that exist in training alone."""
+"""XSamTraining wraps the network for training: a forward pass to losses, with heads that only training has."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ CLOSED_KINDS: tuple[StageKind, ...] = ("encoder", "segmentor")
 
 
 class XSamTraining(nn.Module):
-    """X-SAM with what a stage adds to it; a call returns the losses of a batch.
+    """X-SAM with the heads and losses of a stage; a call returns the losses of a batch.
 
     Args:
-        model: what is trained, and saved.
-        kind: stage, see `stages`.
-        num_classes: of the closed heads; 0 for none.
-        weights, sampling: of the losses.
+        model: the model that is trained and saved.
+        kind: kind of stage, see `stages`.
+        num_classes: number of closed classes; 0 for none.
+        weights, sampling: weights of the losses, and sampling of their points.
         average: mean over all processes, see `SegmentationLoss`.
     """
 
@@ -60,7 +60,7 @@ class XSamTraining(nn.Module):
             self.dense_predictor = nn.Conv2d(channels, num_classes + 1, 1)
 
     def forward(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """Return the weighted losses of a batch by name: their sum is to be minimised. Float32 scalars."""
+        """Return the weighted losses of a batch by name, float32 scalars; their sum is minimised."""
         if self.kind == "encoder":
             return {"tokens": self._tokens(batch)}
         if self.kind == "segmentor":
@@ -78,15 +78,16 @@ class XSamTraining(nn.Module):
         return losses
 
     def _tokens(self, batch: TrainingBatch) -> Tensor:
-        """Name what each token of the mask encoder shows: cross-entropy with the classes' shares of its area."""
+        """Return the loss of the encoder stage: cross-entropy of each token with the classes' shares of its area."""
         last = self.model.config.mask_encoder_config.num_hidden_layers
         canvases = batch.inputs["segmentor_pixel_values"]
         hidden = self.model.segmentor.encode(canvases.to(self.model.dtype), {last})[last]
         logits = self.token_predictor(hidden).float()
         shares = F.adaptive_avg_pool2d(batch.targets.masks.float(), (hidden.shape[1], hidden.shape[2]))
         truth = torch.zeros_like(logits)
+        # Objects of the same class add up their shares.
         truth.movedim(3, 1).index_put_((batch.targets.decodes, batch.class_ids), shares, accumulate=True)
-        # Surfaces and things may share a pixel at their border by rounding alone.
+        # The background has the rest. Overlaps of surfaces and things by rounding at borders could make it negative.
         truth[..., -1] = (1 - truth.sum(-1)).clamp(min=0)
         weights = torch.ones_like(truth[0, 0, 0])
         weights[-1] = self.weights.background
@@ -95,8 +96,9 @@ class XSamTraining(nn.Module):
         return -(weighted * logits.log_softmax(-1)).sum() / average(weighted.sum()).clamp(min=1e-6)
 
     def _closed(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """Train the segmentor alone with a closed list of classes (X-SAM, sec. 3.4, stage 1)."""
+        """Return the losses of the segmentor alone, with a closed list of classes (X-SAM, sec. 3.4, stage 1)."""
         _, maps, mask_features = self.model.encode_canvases(**batch.inputs)
+        # Without a language model there is no `<SEG>` embedding to add to the queries.
         shift = mask_features.new_zeros(len(mask_features), self.model.config.segmentor_config.hidden_dim)
         decoded = self.model.segmentor.decoder.every_prediction(maps, mask_features, shift)
         queries = torch.stack(decoded.intermediate_hidden_states).transpose(1, 2)
@@ -107,8 +109,9 @@ class XSamTraining(nn.Module):
         return losses
 
     def _class_logits(self, output: XSamOutput, batch: TrainingBatch) -> Tensor:
-        """Score the queries of every decoder level: (L, N, Q, K + 1)."""
+        """Return class logits of the queries of every decoder level, (L, N, Q, K + 1)."""
         conditions, mask = output.condition_embeddings[output.conversation_indices], output.condition_mask
+        # Referring tasks have one phrase a conversation: those of the whole batch are scored, the others as negatives.
         if batch.shared_columns is not None:
             phrases = output.condition_embeddings[:, 0]
             background = output.condition_embeddings[:1, -1]
@@ -127,9 +130,13 @@ class XSamTraining(nn.Module):
         return language_loss(hidden, labels, self.model.llm.get_output_embeddings(), **self._average)
 
     def _dense(self, maps: Tensor, batch: TrainingBatch) -> Tensor:
-        """Name the category of every place of the finest feature map: (N, C, H, W), class background counting less."""
+        """Return the dense loss, which names the category at every place of the finest feature map, (N, C, H, W).
+
+        Helps a model from random weights to learn names; the background counts less.
+        """
         logits = self.dense_predictor(maps).float()
         background = logits.shape[1] - 1
+        # Maximum, not mean: an object smaller than a cell of the map still names it.
         places = F.adaptive_max_pool2d(batch.targets.masks[:, None].float(), logits.shape[-2:])[:, 0]
         shown = places > 0
         values = torch.where(shown, batch.class_ids[:, None, None] + 1, 0)
@@ -138,12 +145,12 @@ class XSamTraining(nn.Module):
         painted = empty.scatter_reduce(0, indices, values, "amax")
         covered = empty.scatter_reduce(0, indices, shown.long(), "amax") > 0
         truth = torch.where(painted > 0, painted - 1, background)
-        # What a mask without a class covers is neither background nor anything else.
+        # A place covered only by a mask without a class is neither background nor a known class.
         weights = torch.where(painted > 0, 1.0, torch.where(covered, 0.0, self.weights.background))
-        # A picture of which no class is known may show any of them.
+        # An image without any known class may show all of them, so nothing in it counts as background.
         classes = torch.bincount(batch.targets.decodes[batch.class_ids >= 0], minlength=len(logits))
         weights = weights * (classes > 0)[:, None, None]
-        # All processes take part in this mean, whatever their pictures show.
+        # Every process must take part in this mean, even with all weights 0, or the others would wait for it for ever.
         entropy = F.cross_entropy(logits, truth, reduction="none") * weights
         average = self._average.get("average", lambda value: value)
         return self.weights.dense * entropy.sum() / average(weights.sum()).clamp(min=1e-6)
@@ -153,12 +160,13 @@ class XSamTraining(nn.Module):
 
 
 def splice_labels(labels: Tensor | None, input_ids: Tensor, image_token: int, num_image_tokens: int) -> Tensor:
-    """Move the labels of a text to where its tokens are once the image is spliced in.
+    """Move the labels of text tokens to their positions after the image is spliced in.
 
     Args:
         labels: (B, L) ids, `IGNORED_TOKEN` at the image and before it.
-        input_ids: (B, L) with one `image_token` in each row.
-        num_image_tokens: positions that it becomes.
+        input_ids: (B, L), with one `image_token` in each row.
+        image_token: pseudo id of the image.
+        num_image_tokens: number of positions that the image takes.
 
     Returns:
         (B, L + num_image_tokens - 1).

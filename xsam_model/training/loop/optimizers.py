@@ -1,4 +1,4 @@
-"""The optimizers of a stage: AdamW for everything, or Muon for weight matrices and AdamW for the rest."""
+"""Muon, an optimizer for weight matrices, with AdamW for all other parameters."""
 
 from __future__ import annotations
 
@@ -9,26 +9,29 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-# Of the odd polynomial a x + b x^3 + c x^5 that drives singular values towards 1 (K. Jordan, "Muon", 2024).
+# Coefficients of the odd polynomial a x + b x^3 + c x^5, whose iteration drives singular values towards 1 (K. Jordan,
+# "Muon", 2024).
 _ORTHOGONALISING = (3.4445, -4.7750, 2.0315)
 _ROUNDS = 5
-# An orthogonal update of this root mean square moves weights as far as one of AdamW does (J. Liu et al., "Muon is
-# scalable for LLM training", 2025, sec. 2.2), so that both share a learning rate and a weight decay.
+# An orthogonal update with this root mean square moves weights as far as one of AdamW (J. Liu et al., "Muon is scalable
+# for LLM training", 2025, sec. 2.2), so that both can share a learning rate and a weight decay.
 _ROOT_MEAN_SQUARE = 0.2
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """Return matrices with the same singular vectors and singular values between about 0.7 and 1.2.
+    """Make matrices nearly orthogonal: keep their singular vectors, and bring singular values to about 0.7 to 1.2.
 
     Args:
         matrices: (N, rows, columns) float32.
 
     Returns:
-        The same shape.
+        Matrices of the same shape.
     """
     a, b, c = _ORTHOGONALISING
+    # Transposed if tall, so that the Gram matrix has the smaller side.
     is_tall = matrices.shape[1] > matrices.shape[2]
     found = matrices.transpose(1, 2) if is_tall else matrices
+    # The Frobenius norm bounds the singular values by 1, where the iteration converges.
     found = found / found.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(_ROUNDS):
         gram = found @ found.transpose(1, 2)
@@ -37,18 +40,18 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose updates are made orthogonal, for weight matrices; AdamW for every other parameter.
+    """SGD with momentum whose updates are made orthogonal, for weight matrices; AdamW for every other parameter.
 
-    All singular directions of a matrix learn equally fast, which small networks that start from random weights need
-    fewer steps for. Convolutions count as matrices of one row for each output channel.
+    All singular directions of a matrix learn equally fast, so that small networks need fewer steps from random weights.
+    A convolution counts as a matrix with one row for each output channel.
 
     Args:
-        groups: parameter groups; those with `matrices` set to True hold weight matrices alone.
+        groups: parameter groups; those with `matrices` set to True must hold only weight matrices.
         lr: learning rate of both.
-        betas: of AdamW.
-        momentum: of Muon, with Nesterov's look-ahead.
-        eps: of AdamW.
-        weight_decay: of groups that set none, decoupled.
+        betas: betas of AdamW.
+        momentum: momentum of Muon, with Nesterov's look-ahead.
+        eps: epsilon of AdamW.
+        weight_decay: decoupled weight decay of groups that do not set their own.
     """
 
     def __init__(
@@ -65,7 +68,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Change the weights once."""
+        """Update the weights once."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
@@ -73,6 +76,7 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _step_matrices(self, parameters: Sequence[Tensor], group: dict[str, Any]) -> None:
+        # Matrices of the same shape are orthogonalised in one batch.
         by_shape: dict[tuple[int, int], list[Tensor]] = {}
         for parameter in parameters:
             by_shape.setdefault((parameter.shape[0], parameter[0].numel()), []).append(parameter)
@@ -84,7 +88,7 @@ class Muon(torch.optim.Optimizer):
                 parameter.add_(update.reshape(parameter.shape), alpha=-rate)
 
     def _momentum(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
-        """Take the gradient into the running mean, and look ahead by one step."""
+        """Update the running mean with the gradient, and return Nesterov's look-ahead."""
         state, gradient = self.state[parameter], parameter.grad
         assert gradient is not None
         if not state:
@@ -121,7 +125,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def is_matrix(module: nn.Module, parameter: Tensor) -> bool:
-    """Say whether a parameter is what Muon is made for: the weight matrix of a linear map or a convolution."""
+    """Return whether Muon applies to a parameter: the weight matrix of a linear layer or a convolution."""
     return isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d) and parameter.ndim > 1
 
 

@@ -1,4 +1,4 @@
-"""What the processes of a run share: a mean, a decision, and when to stop."""
+"""What the processes of a run agree on: means, decisions, and when to stop."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from xsam_model.training.loop.config import TrainingConfig
 
 
 class Stop:
-    """Says when to stop: at a deadline, or after SIGTERM or Ctrl-C; all processes get the same answer.
+    """Tells all processes alike when to stop: at a deadline, or after SIGTERM or Ctrl-C.
 
-    As a context it listens to the signals, and leaves them as they were.
+    Inside its context it handles these signals; on leaving, the previous handlers are restored.
 
     Args:
-        accelerator: of the run.
-        deadline: in seconds of `time.monotonic`; None for none.
+        accelerator: accelerator of the run.
+        deadline: on the clock of `time.monotonic`; None for none.
     """
 
     def __init__(self, accelerator: Accelerator, deadline: float | None) -> None:
@@ -33,7 +33,7 @@ class Stop:
         for number in (signal.SIGTERM, signal.SIGINT):
             try:
                 self._before[number] = signal.signal(number, self._ask)
-            except ValueError:  # not the main thread: whoever runs it stops it
+            except ValueError:  # not in the main thread, where signals cannot be handled; the caller stops the run
                 break
         return self
 
@@ -42,7 +42,7 @@ class Stop:
             signal.signal(number, handler)
 
     def __call__(self) -> bool:
-        """Say whether to stop; every process must ask after every update."""
+        """Return whether to stop; every process must call this after every update."""
         late = self._deadline is not None and time.monotonic() >= self._deadline
         return agree(self._accelerator, self._asked or late)
 
@@ -51,7 +51,7 @@ class Stop:
 
 
 def open_accelerator(config: TrainingConfig) -> Accelerator:
-    """Return what knows the devices and processes of a run."""
+    """Return the accelerator that manages the devices and processes of a run."""
     return Accelerator(
         cpu=config.device == "cpu",
         mixed_precision="bf16" if config.precision == "bfloat16" else "no",
@@ -60,7 +60,7 @@ def open_accelerator(config: TrainingConfig) -> Accelerator:
 
 
 def mean_over(accelerator: Accelerator) -> Callable[[Tensor], Tensor]:
-    """Return the mean of a tensor over all processes, without gradient."""
+    """Return a function that averages a tensor over all processes, without gradient."""
 
     def mean(value: Tensor) -> Tensor:
         if accelerator.num_processes == 1:
@@ -71,7 +71,7 @@ def mean_over(accelerator: Accelerator) -> Callable[[Tensor], Tensor]:
 
 
 def agree(accelerator: Accelerator, asked: bool) -> bool:
-    """Say whether any process asks."""
+    """Return on every process whether any process asks."""
     if accelerator.num_processes == 1:
         return asked
     return bool(accelerator.reduce(torch.tensor(float(asked), device=accelerator.device), "sum") > 0)

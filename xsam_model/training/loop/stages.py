@@ -1,4 +1,4 @@
-"""The three stages of training (X-SAM, sec. 3.4): what each trains, how fast, and the published settings."""
+"""The stages of training (X-SAM, sec. 3.4): which parameters each trains, and its settings, published ones included."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xsam_model.training.losses.point_sampling import PointSampling
 from xsam_model.training.losses.targets import LossWeights
 from xsam_model.training.samples.variation import Variation
 
-# Names of modules within XSamTraining. What a stage does not name stays as it is.
+# Modules of XSamTraining that each stage trains; all others are frozen.
 _TRAINED: dict[str, tuple[str, ...]] = {
     "encoder": ("model.segmentor.encoder", "token_predictor"),
     "segmentor": (
@@ -30,33 +30,36 @@ _TRAINED: dict[str, tuple[str, ...]] = {
     "alignment": ("model.visual_projector", "model.seg_projector"),
     "mixed": ("model", "dense_predictor"),
 }
-# What ends in classes or tokens: its rows are as independent of each other as an embedding's.
+# Matrices with one row for each class or token. Like an embedding's, the rows are independent of each other, so Muon
+# must not mix them.
 _HEADS = ("lm_head.weight", "class_predictor.weight", "dense_predictor.weight", "token_predictor.1.weight")
 _TOWERS = ("model.segmentor.encoder", "model.visual_encoder")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageConfig:
-    """One stage.
+    """Settings of one stage.
 
     Attributes:
-        kind: "encoder" trains the mask encoder alone to name what its tokens show, which only a model from random
-            weights needs; "segmentor" mask encoder, connector and both decoders with a closed list of classes;
-            "alignment" the two projectors of images with the language model's loss; "mixed" everything with every task.
-        steps: updates of the weights.
+        kind: "encoder" trains only the mask encoder, to name what its tokens show, which only a model from random
+            weights needs; "segmentor" trains mask encoder, connector and both decoders with a closed list of classes;
+            "alignment" trains the two image projectors with the language model's loss; "mixed" trains everything on
+            every task.
+        steps: number of updates of the weights.
         sources: names of the data sets; all by default.
-        batch_size: samples of one update, over all processes and `accumulation` passes.
-        accumulation: passes whose gradients make one update.
-        learning_rate: its highest value.
-        learning_rate_factors: of parameters whose name within `XSamForSegmentation` begins so; the longest counts.
-        warmup_share: share of the steps in which the learning rate rises, from 0 to 1.
+        batch_size: samples in one update, over all processes and `accumulation` passes.
+        accumulation: forward passes whose gradients make one update.
+        learning_rate: highest learning rate.
+        learning_rate_factors: factors for parameters by the beginning of their name within `XSamForSegmentation`; the
+            longest match counts.
+        warmup_share: share of the steps in which the learning rate rises, 0 to 1.
         schedule: "cosine" to 0, "step" by 0.1 at `milestones` (shares of the steps), or "constant".
-        weight_decay: of weight matrices; norms, biases and embeddings have none.
+        weight_decay: decay of weight matrices; norms, biases and embeddings have none.
         optimizer: "adamw", or "muon" for weight matrices with AdamW for the rest; they share learning rate and decay.
-        betas: of AdamW.
-        clip_norm: greatest norm of the gradient; 0 for any.
-        average_decay: of an exponential moving average of the weights, which is what is saved at the end; 0 for none.
-        weights, points, variation: of the losses, of the masks' points, and of conversations.
+        betas: betas of AdamW.
+        clip_norm: largest norm of the gradient; 0 for no limit.
+        average_decay: decay of an exponential moving average of the weights, which is saved at the end; 0 for none.
+        weights, points, variation: weights of the losses, sampling of mask points, variation of conversations.
     """
 
     kind: StageKind
@@ -79,10 +82,10 @@ class StageConfig:
     variation: Variation = field(default_factory=Variation)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be run.
+        """Refuse invalid settings.
 
         Raises:
-            ValueError: saying which setting is wrong and what is allowed.
+            ValueError: says which setting is wrong and what is allowed.
         """
         if self.kind not in _TRAINED:
             raise ValueError(f"unknown kind of stage {self.kind!r}; known: {', '.join(_TRAINED)}")
@@ -98,7 +101,7 @@ class StageConfig:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
 
     def learning_rate_at(self, step: int) -> float:
-        """Return the learning rate of an update, 0 being the first, as a share of `learning_rate`."""
+        """Return the learning rate of an update, counted from 0, as a share of `learning_rate`."""
         warmup = math.ceil(self.steps * self.warmup_share)
         if step < warmup:
             return (step + 1) / warmup
@@ -110,12 +113,12 @@ class StageConfig:
 
 
 def published(kind: StageKind, steps: int) -> StageConfig:
-    """Return the settings that the released weights were trained with; `steps` depends on the data.
+    """Return the settings with which the released weights were trained; `steps` depends on the data.
 
-    Those of the encoder stage, which the released weights had no need of, are ours.
+    The encoder stage is not a published one; its settings are ours.
 
-    The towers learn ten times slower than the rest, because they come trained; for a model that starts from random
-    weights set `learning_rate_factors` to nothing.
+    The towers learn ten times slower than the rest, because they start from pretrained weights; for a model from random
+    weights set `learning_rate_factors` to {}.
     """
     if kind == "encoder":
         return StageConfig(kind=kind, steps=steps, learning_rate=1e-3)
@@ -130,10 +133,10 @@ def published(kind: StageKind, steps: int) -> StageConfig:
 
 
 def read_stage(values: Mapping[str, Any]) -> StageConfig:
-    """Return the published settings of `values["kind"]`, changed as the other values say.
+    """Return the published settings of `values["kind"]`, updated with the other values.
 
     Raises:
-        ValueError: if a value is missing, unknown or out of its range.
+        ValueError: if a value is missing, unknown or out of range.
     """
     parts = {"weights": LossWeights, "points": PointSampling, "variation": Variation}
     fields: dict[str, Any] = {}
@@ -152,7 +155,7 @@ def read_stage(values: Mapping[str, Any]) -> StageConfig:
 
 
 def select_parameters(network: XSamTraining) -> None:
-    """Let exactly those parameters learn that the stage trains and that its forward pass uses."""
+    """Make exactly those parameters trainable that the stage trains and its forward pass uses."""
     unused = _unused_parameters(network)
     for name, parameter in network.named_parameters():
         trained = any(name == part or name.startswith(f"{part}.") for part in _TRAINED[network.kind])
@@ -160,10 +163,9 @@ def select_parameters(network: XSamTraining) -> None:
 
 
 def parameter_groups(network: XSamTraining, stage: StageConfig) -> list[dict[str, Any]]:
-    """Return the optimizer's parameter groups, one for each learning-rate factor with and without weight decay.
+    """Return the optimizer's parameter groups, by learning-rate factor, weight decay and use of Muon.
 
-    Each has `factor`, which the learning rate of every step is multiplied with, and `matrices`, True for the weights
-    that Muon is to train.
+    Each has a `factor` for the learning rate of every step, and `matrices`, True for weights that Muon trains.
     """
     groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
     for module_name, module in network.named_modules():
@@ -185,16 +187,19 @@ def parameter_groups(network: XSamTraining, stage: StageConfig) -> list[dict[str
 
 
 def build_optimizer(network: XSamTraining, stage: StageConfig) -> torch.optim.Optimizer:
-    """Return the optimizer of a stage, over the parameters that it trains."""
+    """Return the optimizer of a stage for the parameters that it trains."""
     groups = parameter_groups(network, stage)
     if stage.optimizer == "muon":
         return Muon(groups, stage.learning_rate, betas=stage.betas)
-    # Rounding differs between the fused and the plain update: one of them must serve all runs of a device.
+    # Fused always: it rounds differently from the plain update, and a resumed run must repeat the same bits.
     return torch.optim.AdamW(groups, stage.learning_rate, betas=stage.betas, fused=True)
 
 
 def _unused_parameters(network: XSamTraining) -> tuple[str, ...]:
-    """Name what no forward pass reads: kept in checkpoints only because the released weights have it."""
+    """Return prefixes of parameters that no forward pass reads and that exist only because the released weights do.
+
+    Data-parallel training needs a gradient of every parameter that is trained.
+    """
     config = network.model.config
     layers, selected = config.vision_config.num_hidden_layers, config.vision_select_layer
     last = selected if selected >= 0 else layers + 1 + selected
@@ -210,6 +215,7 @@ def _factor(name: str, factors: Mapping[str, float]) -> float:
 
 
 def _is_decayed(module: nn.Module, leaf: str, parameter: nn.Parameter) -> bool:
+    # Position embeddings are parameters of other modules, so they are known by their names.
     places = ("embed", "rel_pos", "positional")
     return parameter.ndim > 1 and not isinstance(module, nn.Embedding) and not any(part in leaf for part in places)
 

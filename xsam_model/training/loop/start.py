@@ -1,4 +1,4 @@
-"""The model that a run from scratch starts from: random weights, and a tokenizer that knows the data's words."""
+"""Creates the model that a run from scratch starts from: random weights, and a tokenizer trained on the data."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from xsam_model.modeling_xsam import XSamForSegmentation
 from xsam_model.training.samples.sources import SampleSource
 from xsam_model.training.tiny import build_processor, train_tokenizer, xsam_tiny_config
 
-_SAMPLES_TO_READ = 200
+_SAMPLES_TO_READ = 200  # of each source, for the tokenizer
 
 
 def start_model(folder: Path, sources: Sequence[SampleSource], seed: int = 0, size: str = "tiny") -> None:
     """Write a `from_pretrained` folder of `xsam_tiny_config`; the same sources and seed write the same files.
 
     Args:
-        folder: must not exist; it is complete when it does.
-        sources: their categories, and the words of some of their samples, are learned by the tokenizer.
-        seed: of the weights, and of the samples that are read.
+        folder: must not exist; appears only when it is complete.
+        sources: the tokenizer learns their categories and the words of some of their samples.
+        seed: seed of the weights, and of the samples that are read.
         size: one of `tiny.SIZES`.
     """
     tokenizer = train_tokenizer(_read_phrases(sources, seed))
     config = xsam_tiny_config(tokenizer, size)
+    # Leaves the caller's random state alone.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = XSamForSegmentation(config)

@@ -1,10 +1,10 @@
-"""The training loop, resumable to the bit, on one device, several GPUs, or several CPU processes.
+"""The training loop: resumable bit for bit, on one device, several GPUs, or several CPU processes.
 
-It runs on accelerate and not on Ray Train: a stage is one lock-step data-parallel program, which needs no scheduler of
-its own; accelerate brings precision, gradient reduction and sharded optimizers for the full-size model, is what users
-of transformers know (`accelerate launch`), and keeps this package free of Ray. Every sample and every random point is
-a function of seed, stage, step and place in the batch, whatever the number of processes and workers. Only negatives
-that samples lend each other (phrases, visual prompts) stay within a process.
+It runs on accelerate and not on Ray Train: a stage is one lock-step data-parallel program, which needs no scheduler;
+accelerate brings mixed precision, gradient reduction and sharded optimizers for the full-size model, is what users of
+transformers know (`accelerate launch`), and keeps this package free of Ray. Every sample and every random point is a
+function of seed, stage, step and place in the batch, whatever the number of processes and workers. Only negatives that
+samples lend each other (phrases, visual prompts) stay within a process.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _HEADS_FILE = "training_heads.safetensors"
 
 
 def train(config: TrainingConfig, say: Callable[[str], None] = print) -> Path | None:
-    """Run all stages, or go on where an earlier call stopped.
+    """Run all stages, or resume where an earlier call stopped.
 
     Args:
-        config: of the run.
-        say: takes lines of progress, in the main process alone.
+        config: the run.
+        say: receives lines of progress, in the main process only.
 
     Returns:
-        Folder of the trained model, or None if the run stopped before its end.
+        Folder of the trained model, or None if the run stopped early.
     """
     deadline = time.monotonic() + 60 * config.max_minutes if config.max_minutes else None
     if config.threads:
@@ -61,6 +61,7 @@ def train(config: TrainingConfig, say: Callable[[str], None] = print) -> Path | 
     model_folder = folder / "start" if config.model in SIZES else Path(config.model)
     if config.model in SIZES and accelerator.is_main_process and not model_folder.is_dir():
         start_model(model_folder, sources, config.seed, config.model)
+    # The other processes read what the main process has just written.
     accelerator.wait_for_everyone()
     for number, stage in enumerate(config.stages):
         stage_folder = config.stage_folder(number)
@@ -76,19 +77,19 @@ def train(config: TrainingConfig, say: Callable[[str], None] = print) -> Path | 
 
 
 class StageRun:
-    """One stage, from its last checkpoint to its end or to the time that it must stop.
+    """One stage, from its latest checkpoint to its end or until it is told to stop.
 
     Args:
-        config: of the run.
-        number: of the stage, from 0.
-        sources: all of the run's.
+        config: the run.
+        number: number of the stage, from 0.
+        sources: all sources of the run.
         accelerator: shared by all stages.
-        model_folder: where to start from.
-        folder: of the stage.
+        model_folder: folder of the model to start from.
+        folder: folder of the stage.
 
     Attributes:
-        step: updates so far.
-        network: what is trained, unwrapped.
+        step: number of updates so far.
+        network: the network being trained, not wrapped by the accelerator.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class StageRun:
     ) -> None:
         self._config, self._stage, self._folder = config, config.stages[number], folder
         self._accelerator, stage = accelerator, config.stages[number]
+        # The heads that only training has are initialised at random.
         torch.manual_seed(config.seed + 1000 * number)
         chosen = [source for source in sources if not stage.sources or source.name in stage.sources]
         classes = tuple(dict.fromkeys(name for source in chosen for name in source.categories))
@@ -121,13 +123,14 @@ class StageRun:
         select_parameters(self.network)
         optimizer = build_optimizer(self.network, stage)
         if accelerator.ddp_handler is not None:
-            # A batch of one task does not reach the parameters of the others.
+            # A batch has one task, and does not use the parameters of other tasks.
             accelerator.ddp_handler.find_unused_parameters = stage.kind == "mixed"
         self._wrapped, self._optimizer = accelerator.prepare(self.network.train(), optimizer)
         self._average = MovingAverage(self.network, stage.average_decay) if stage.average_decay else None
         if self._average is not None:
             accelerator.register_for_checkpointing(self._average)
         self._batches = self._open_batches(number, chosen, classes, model.config.region_num_points)
+        # Everything that a resumed run must have in common with the one before to reach the same weights.
         settings = json.loads(json.dumps({**asdict(stage), "seed": config.seed, "data": [s.name for s in chosen]}))
         self._checkpoints = Checkpoints(folder / "checkpoints", accelerator, settings, config.keep_checkpoints)
         self.step, self._seconds = self._checkpoints.restore()
@@ -159,10 +162,10 @@ class StageRun:
         return StageBatches(sources, builder, plan, share, seed)
 
     def run(self, say: Callable[[str], None], stop: Stop) -> bool:
-        """Train until the end or until `stop` says so; a checkpoint is written in both cases.
+        """Train to the end or until `stop` says so; either way a checkpoint is written.
 
         Returns:
-            Whether the stage is complete; its model is then saved.
+            Whether the stage is complete; if so, its model is saved.
         """
         config, stage, name = self._config, self._stage, self._folder.name
         metrics = Metrics(self._folder, name, self.step) if self._accelerator.is_main_process else None
@@ -193,18 +196,20 @@ class StageRun:
         return True
 
     def update(self, parts: Sequence[TrainingBatch]) -> None:
-        """Change the weights once, by the gradients of `accumulation` batches."""
+        """Update the weights once, with the gradients of `accumulation` batches."""
         stage, accelerator = self._stage, self._accelerator
         for group in self._optimizer.param_groups:
             group["lr"] = stage.learning_rate * stage.learning_rate_at(self.step) * group["factor"]
         kept: dict[str, Tensor] = {}
         for number, part in enumerate(parts, start=1):
+            # Processes exchange gradients only with the last pass, once for the whole update.
             with nullcontext() if number == len(parts) else accelerator.no_sync(self._wrapped):
                 losses = self._wrapped(part.to(accelerator.device))
                 total = torch.stack([loss.float() for loss in losses.values()]).sum()
                 accelerator.backward(total / len(parts))
             for name, value in {**losses, "total": total}.items():
                 kept[name] = kept.get(name, 0) + value.detach().float() / len(parts)
+        # Called without a limit too, because it returns the norm that is reported.
         limit = stage.clip_norm if stage.clip_norm else float("inf")
         norm = accelerator.clip_grad_norm_(self._wrapped.parameters(), limit)
         self._optimizer.step()
@@ -215,7 +220,7 @@ class StageRun:
         self._window.append({**kept, "gradient_norm": torch.as_tensor(norm).detach().float()})
 
     def _summary(self, rate: float) -> dict[str, float]:
-        """Return the means since the last call, over all processes."""
+        """Return the means over all processes and the steps since the last call."""
         names = list(dict.fromkeys(name for row in self._window for name in row))
         means = torch.stack([torch.stack([row[name] for row in self._window if name in row]).mean() for name in names])
         means = mean_over(self._accelerator)(means)
@@ -230,14 +235,15 @@ class StageRun:
         }
 
     def _is_due(self, seconds: float) -> bool:
-        """Say whether a checkpoint is to be written; the main process's clock counts."""
+        """Return whether a checkpoint is due, the same on all processes."""
+        # Steps are the same everywhere, but clocks are not: processes must agree, since all of them have to save.
         config = self._config
         due = config.checkpoint_every_steps > 0 and self.step % config.checkpoint_every_steps == 0
         late = config.checkpoint_every_minutes > 0 and seconds > 60 * config.checkpoint_every_minutes
         return due or agree(self._accelerator, late)
 
     def _save_model(self) -> None:
-        """Write the trained model as `from_pretrained` reads it; the heads of training stand beside it."""
+        """Write the trained model for `from_pretrained`, and the training-only heads to a file beside it."""
         if self._average is not None:
             self._average.swap()
         state = self._accelerator.get_state_dict(self._wrapped)
@@ -254,12 +260,13 @@ class StageRun:
         if self._average is not None:
             self._average.swap()
         self._accelerator.wait_for_everyone()
+        # The accelerator serves all stages: without this the next one's checkpoints would hold this one's objects too.
         self._accelerator.free_memory()
         self._accelerator._custom_objects.clear()
 
 
 def _load_heads(network: XSamTraining, file: Path) -> None:
-    """Take over the training-only heads of the stage before, as far as they have the same classes."""
+    """Load the training-only heads of the previous stage, as far as they have as many classes."""
     if file.is_file():
         own = network.state_dict()
         fitting = {

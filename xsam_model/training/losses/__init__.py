@@ -1,1 +1,1 @@
-"""Which query answers for which true mask, and what each mistake costs."""
+"""Losses: matching of queries to ground-truth masks, and the costs of classes, masks and words."""

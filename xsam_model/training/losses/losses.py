@@ -1,4 +1,4 @@
-"""Losses of X-SAM (sec. 3.4): classes, masks and dice at every decoder level, and the language model's answers."""
+"""Losses of X-SAM (sec. 3.4): class, mask and dice losses at every decoder level, and the language loss of answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from xsam_model.training.losses.matching import match, pair_costs
 from xsam_model.training.losses.point_sampling import PointSampling, RandomPoints, read_at, uncertain_points
 from xsam_model.training.losses.targets import LossWeights, Targets
 
-IGNORED_TOKEN = -100
+IGNORED_TOKEN = -100  # the label that transformers and torch's cross-entropy leave out
 
 
 def _no_other_process(value: Tensor) -> Tensor:
@@ -22,13 +22,13 @@ def _no_other_process(value: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SegmentationLoss:
-    """Set prediction loss of a batch of decodes.
+    """Set prediction loss (as in DETR and Mask2Former) of a batch of decodes.
 
     Attributes:
-        weights: of its parts.
-        sampling: of points.
+        weights: weights of its parts.
+        sampling: sampling of the points at which masks are compared.
         average: mean of a tensor over all processes. Every sum is divided by such a mean, so that the gradient, which
-            is averaged over processes too, is that of the whole batch in one process.
+            is averaged over processes too, equals that of the whole batch in one process.
     """
 
     weights: LossWeights = field(default_factory=LossWeights)
@@ -38,12 +38,12 @@ class SegmentationLoss:
     def __call__(
         self, class_logits: Tensor, mask_logits: Tensor, targets: Targets, points: RandomPoints
     ) -> dict[str, Tensor]:
-        """Return `classes`, `mask` and `dice`: weighted, summed over levels, float32 scalars.
+        """Return the losses `classes`, `mask` and `dice`, weighted and summed over levels, float32 scalars.
 
         Args:
             class_logits: (L, N, Q, K + 1) of every decoder level, the background in the last column.
             mask_logits: (L, N, Q, H, W).
-            targets: true masks; there may be none.
+            targets: ground-truth masks; there may be none.
             points: random points of each decode.
         """
         counts = targets.counts(class_logits.shape[1])
@@ -65,6 +65,7 @@ class SegmentationLoss:
         if not most:
             return match(class_logits.new_zeros(levels, decodes, queries, 0), counts)
         where = points.for_matching(self.sampling.num_points)
+        # All levels are read at the same points, in one call: levels and queries are channels of one map.
         merged = mask_logits.transpose(0, 1).flatten(1, 2).float()
         point_logits = read_at(merged, where).unflatten(1, (levels, queries)).transpose(0, 1)
         slots = torch.cat([torch.arange(count, device=where.device) for count in counts])
@@ -83,13 +84,14 @@ class SegmentationLoss:
         background = logits.shape[-1] - 1
         truth = torch.full(logits.shape[:-1], background, dtype=torch.long, device=logits.device)
         truth[places] = labels
+        # Most queries match nothing, and would outweigh those that do.
         weights = torch.where(truth == background, self.weights.background, 1.0)
         entropy = F.cross_entropy(logits.float().flatten(0, 2), truth.flatten(), reduction="none").view_as(truth)
         number = self.average(weights.sum((1, 2))).clamp(min=1e-6)
         return self.weights.classes * ((entropy * weights).sum((1, 2)) / number).sum()
 
     def _uniform(self, points: RandomPoints, counts: list[int], masks: Tensor, num_levels: int) -> Tensor:
-        """Return the random numbers of each matched pair: (pairs, numbers, 2)."""
+        """Return the random numbers of each matched pair, (pairs, numbers, 2)."""
         sampling = self.sampling
         amount = sampling.num_candidates + sampling.num_points - sampling.num_uncertain
         if not len(masks):
@@ -97,11 +99,13 @@ class SegmentationLoss:
         uniform = points.for_losses(counts, num_levels, amount)
         per_level = len(masks) // num_levels
         level = torch.arange(num_levels, device=masks.device).repeat_interleave(per_level)
+        # By level and mask: a mask's points do not depend on the query that it is matched to.
         return uniform[level * sum(counts) + masks]
 
     def _mask_losses(self, logits: Tensor, targets: Targets, masks: Tensor, uniform: Tensor) -> dict[str, Tensor]:
-        """Return sums over all pairs: (P, H, W) logits against their true masks."""
+        """Return mask and dice loss of (P, H, W) logits against their ground-truth masks, summed over all pairs."""
         if not len(masks):
+            # Keeps the graph connected: data-parallel training expects a gradient for every parameter.
             nothing = logits.sum() * 0.0
             return {"mask": nothing, "dice": nothing}
         where = uncertain_points(logits.detach(), uniform, self.sampling)
@@ -119,10 +123,10 @@ class SegmentationLoss:
 
 
 def cross_entropy_at_points(logits: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
-    """Mean binary cross-entropy of each mask.
+    """Return the mean binary cross-entropy of each mask.
 
     Args:
-        logits, truth, weights: (M, P); truth in [0, 1]; weights 0 where a point does not count.
+        logits, truth, weights: (M, P); truth in [0, 1]; weights 0 for points that do not count.
 
     Returns:
         (M,).
@@ -132,7 +136,7 @@ def cross_entropy_at_points(logits: Tensor, truth: Tensor, weights: Tensor) -> T
 
 
 def dice_at_points(logits: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
-    """Dice loss of each mask, 1 - (2 |A B| + 1) / (|A| + |B| + 1): (M, P) -> (M,)."""
+    """Return the dice loss of each mask, 1 - (2 |A B| + 1) / (|A| + |B| + 1): (M, P) -> (M,)."""
     inside, truth = logits.sigmoid() * weights, truth * weights
     return 1 - (2 * (inside * truth).sum(1) + 1) / (inside.sum(1) + truth.sum(1) + 1)
 
@@ -140,12 +144,12 @@ def dice_at_points(logits: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
 def language_loss(
     hidden: Tensor, labels: Tensor, head: torch.nn.Module, average: Callable[[Tensor], Tensor] = _no_other_process
 ) -> Tensor:
-    """Cross-entropy of the next token, where it belongs to an answer.
+    """Return the next-token cross-entropy over the tokens of answers.
 
     Args:
         hidden: (B, T, E) after the language model's final norm.
-        labels: (B, T) id of the token at each position, `IGNORED_TOKEN` where nothing is to be learned.
-        head: from E to the vocabulary; applied to the positions in question alone.
+        labels: (B, T) id of the token at each position, `IGNORED_TOKEN` where nothing is learned.
+        head: output head from E to the vocabulary; applied only to the positions that predict an answer token.
         average: mean of a tensor over all processes.
 
     Returns:

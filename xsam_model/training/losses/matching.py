@@ -1,4 +1,4 @@
-"""Which query answers for which true mask: Hungarian matching, all decodes and decoder levels at once."""
+"""Hungarian matching of queries to ground-truth masks, for all decodes and decoder levels at once."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def pair_costs(
     class_logits: Tensor, point_logits: Tensor, labels: Tensor, point_targets: Tensor, point_weights: Tensor,
     weights: LossWeights,
 ) -> Tensor:  # fmt: skip
-    """Return the cost of every query for every true mask (Mask2Former, sec. 3; X-SAM, sec. 3.4).
+    """Return the matching cost of every query and ground-truth mask (Mask2Former, sec. 3; X-SAM, sec. 3.4).
 
     Args:
         class_logits: (N, Q, K + 1).
         point_logits: (N, Q, P) mask logits at points.
-        labels: (N, T) column of each true mask.
-        point_targets: (N, T, P) true masks at the same points, 0 to 1.
-        point_weights: (N, P), 0 where a point does not count.
-        weights: of class probability, binary cross-entropy and dice.
+        labels: (N, T) column of the class logits of each ground-truth mask.
+        point_targets: (N, T, P) ground-truth masks at the same points, 0 to 1.
+        point_weights: (N, P), 0 for points that do not count.
+        weights: weights of class probability, binary cross-entropy and dice.
 
     Returns:
         (N, Q, T) float32.
@@ -34,6 +34,7 @@ def pair_costs(
     named = probability.gather(2, labels[:, None].expand(-1, queries, -1))
     logits, targets = point_logits.float(), (point_targets.float() * point_weights[:, None]).transpose(1, 2)
     number = point_weights.sum(1).clamp(min=1)[:, None, None]
+    # BCE(x, t) = softplus(x) - x t: summed over points, all pairs of query and mask are one matrix product.
     outside = (F.softplus(logits) * point_weights[:, None]).sum(2, keepdim=True)
     cross_entropy = (outside - logits @ targets) / number
     inside = logits.sigmoid() * point_weights[:, None]
@@ -43,17 +44,17 @@ def pair_costs(
 
 @torch.no_grad()
 def match(costs: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Assign queries to true masks so that the total cost is least, for every level and decode.
+    """Assign queries to ground-truth masks at the lowest total cost, for every level and decode.
 
     Args:
         costs: (L, N, Q, T); columns from a decode's count on are padding.
-        counts: true masks of each decode.
+        counts: number of ground-truth masks of each decode.
 
     Returns:
-        Level, decode, query and true mask (its place in `Targets`) of each pair: (P,) int64 each, on the device of
-        `costs`, level by level and in a level decode by decode. A decode with more true masks than queries
-        leaves some out.
+        Level, decode, query and ground-truth mask (position in `Targets`) of each pair: (P,) int64 each, on the device
+        of `costs`, ordered by level, then decode. A decode with more masks than queries leaves some out.
     """
+    # The solver raises an error for NaN.
     matrices = costs.nan_to_num(1e6, 1e6, -1e6).cpu().numpy()
     starts = [sum(counts[:index]) for index in range(len(counts))]
     pairs: list[tuple[int, int, int, int]] = []

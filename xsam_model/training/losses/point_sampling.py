@@ -1,4 +1,4 @@
-"""Masks read at points instead of pixels (Mask2Former, sec. 3.3): look-up, and the choice of uncertain points."""
+"""Samples masks at points instead of all pixels (Mask2Former, sec. 3.3), mostly where predictions are uncertain."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PointSampling:
-    """How many points stand for a mask; defaults as X-SAM was trained (Mask2Former, sec. 4.1).
+    """How many points represent a mask; defaults as in X-SAM's training (Mask2Former, sec. 4.1).
 
     Attributes:
-        num_points: points of each mask.
-        oversample: candidates for each point; the uncertain ones among them are kept.
-        importance: share of the points that is chosen by uncertainty, the rest being uniform; 0 to 1.
+        num_points: points of each mask; the default is 112 x 112.
+        oversample: candidates for each point, of which the most uncertain are kept.
+        importance: share of the points chosen by uncertainty, 0 to 1; the rest are uniform.
     """
 
     num_points: int = 12544
@@ -25,33 +25,33 @@ class PointSampling:
     importance: float = 0.75
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be sampled.
+        """Refuse invalid numbers.
 
         Raises:
-            ValueError: if a number is out of its range.
+            ValueError: if a number is out of range.
         """
         if self.num_points < 1 or self.oversample < 1 or not 0 <= self.importance <= 1:
             raise ValueError(f"need num_points >= 1, oversample >= 1 and importance in [0, 1], got {self}")
 
     @property
     def num_candidates(self) -> int:
-        """Points among which the uncertain ones are chosen."""
+        """Number of candidates from which the uncertain points are chosen."""
         return int(self.num_points * self.oversample)
 
     @property
     def num_uncertain(self) -> int:
-        """Points that are chosen by uncertainty."""
+        """Number of points chosen by uncertainty."""
         return int(self.num_points * self.importance)
 
 
 def read_at(maps: Tensor, points: Tensor) -> Tensor:
-    """Read maps at points, bilinearly; beyond the outer pixels' centres they go on as they are.
+    """Sample maps at points bilinearly; beyond the centres of the outer pixels their values continue.
 
-    Mask2Former's code reads zeros out there, which on small maps makes every outer edge look undecided.
+    Mask2Former's code reads zeros there, which on small maps makes every outer edge look undecided.
 
     Args:
         maps: (N, C, H, W) floating point.
-        points: (N, P, 2), (x, y) in [0, 1], 0 and 1 being the outer edges of the outer pixels.
+        points: (N, P, 2), (x, y) in [0, 1], where 0 and 1 are the outer edges of the outer pixels.
 
     Returns:
         (N, C, P) in the dtype of `maps`.
@@ -62,12 +62,12 @@ def read_at(maps: Tensor, points: Tensor) -> Tensor:
 
 @torch.no_grad()
 def uncertain_points(logits: Tensor, uniform: Tensor, sampling: PointSampling) -> Tensor:
-    """Choose points for the mask losses: most where a mask is undecided, the rest anywhere.
+    """Choose points for the mask losses: most where the prediction is uncertain, the rest anywhere.
 
     Args:
         logits: (M, H, W) mask logits.
         uniform: (M, num_candidates + num_points - num_uncertain, 2) random numbers in [0, 1).
-        sampling: how many.
+        sampling: how many points of each kind.
 
     Returns:
         (M, num_points, 2), (x, y) in [0, 1].
@@ -80,22 +80,22 @@ def uncertain_points(logits: Tensor, uniform: Tensor, sampling: PointSampling) -
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class RandomPoints:
-    """Random points that depend on each decode's key alone: not on the batch around it, nor on the process it is in.
+    """Random points that depend only on the key of each decode, not on its batch or process.
 
     Attributes:
         keys: one integer for each decode.
-        device: where the points are needed.
+        device: device of the points.
     """
 
     keys: Sequence[int]
     device: torch.device
 
     def for_matching(self, num_points: int) -> Tensor:
-        """Return (N, num_points, 2) in [0, 1)."""
+        """Return the points of every decode, (N, num_points, 2) in [0, 1)."""
         return torch.stack([self._draw(key, 0, (num_points, 2)) for key in self.keys])
 
     def for_losses(self, counts: Sequence[int], num_levels: int, num_points: int) -> Tensor:
-        """Return (num_levels * sum(counts), num_points, 2) in [0, 1): level by level, for each decode its masks."""
+        """Return the points of every mask, (num_levels * sum(counts), num_points, 2) in [0, 1), by level and decode."""
         parts = [
             self._draw(key, 1, (num_levels, count, num_points, 2))
             for key, count in zip(self.keys, counts, strict=True)
@@ -104,6 +104,7 @@ class RandomPoints:
         return torch.cat(parts, dim=1).flatten(0, 1)
 
     def _draw(self, key: int, purpose: int, shape: tuple[int, ...]) -> Tensor:
+        # Two streams for each key, so that matching and losses draw different points.
         generator = torch.Generator(self.device).manual_seed(2 * key + purpose)
         return torch.rand(shape, generator=generator, device=self.device)
 

@@ -1,4 +1,4 @@
-"""What the masks of a batch should be, and how much each part of the loss weighs: what matching and losses share."""
+"""Ground-truth masks of a batch, and the weights of the losses; shared by matching and losses."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Targets:
-    """True masks of a batch of decodes.
+    """Ground-truth masks of a batch of decodes.
 
     Attributes:
-        masks: (M, S, S) bool on the canvas of the mask encoder, decode by decode.
+        masks: (M, S, S) bool on the canvas of the mask encoder, ordered by decode.
         labels: (M,) int64, column of the class logits that each mask belongs to.
-        decodes: (M,) int64, rising: the decode that each mask belongs to.
-        valid: (N, S, S) bool, False where a pixel is neither inside nor outside; None if all are valid.
+        decodes: (M,) int64, ascending: the decode that each mask belongs to.
+        valid: (N, S, S) bool, False for pixels that the losses ignore; None if all pixels count.
     """
 
     masks: Tensor
@@ -25,19 +25,19 @@ class Targets:
     valid: Tensor | None = None
 
     def counts(self, num_decodes: int) -> list[int]:
-        """Return how many masks each decode has."""
+        """Return the number of masks of each decode."""
         return torch.bincount(self.decodes, minlength=num_decodes).tolist()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossWeights:
-    """How much each loss counts, in matching too; defaults as X-SAM was trained.
+    """Weights of the losses, also used in matching; defaults as in X-SAM's training.
 
     Attributes:
-        classes, mask, dice: of class cross-entropy, binary cross-entropy of masks, and dice.
-        background: weight of queries that no true mask is matched to, within the class cross-entropy.
-        language: of the language model's cross-entropy.
-        dense: of the training-only category of every pixel.
+        classes, mask, dice: weights of class cross-entropy, binary cross-entropy of masks, and dice loss.
+        background: weight of unmatched queries within the class cross-entropy.
+        language: weight of the language model's cross-entropy.
+        dense: weight of the training-only dense loss, the category of every pixel.
     """
 
     classes: float = 2.0

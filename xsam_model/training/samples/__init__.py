@@ -1,1 +1,1 @@
-"""From data sets to batches: what is asked about an image, in which words, with which true answer."""
+"""From data sets to training batches: what is asked about an image, in which words, with which correct answer."""

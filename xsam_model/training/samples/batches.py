@@ -1,4 +1,4 @@
-"""From samples to the tensors of one training step: conversations, canvases, true masks, answers to learn."""
+"""Builds the tensors of one training step from samples: token ids, canvases, ground-truth masks, answer labels."""
 
 from __future__ import annotations
 
@@ -25,18 +25,20 @@ _PHRASE_TASKS = ("refseg", "reaseg")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainingBatch:
-    """One step's tensors. B conversations, each with one decode except in chat; I images; M true masks; S canvas side.
+    """The tensors of one step.
+
+    B conversations, each with one decode except in chat; I images; M ground-truth masks; S canvas side.
 
     Attributes:
-        task, source: of every sample in it.
-        inputs: arguments of `XSamForSegmentation.forward`; of the closed stage `segmentor_pixel_values` alone.
-        targets: true masks; their labels are columns of the class logits, or closed classes in the closed stage.
-        class_ids: (M,) int64, closed class of each mask, -1 where it has none.
-        token_labels: (B, L) int64, the answer's token ids, `IGNORED_TOKEN` elsewhere. None in the closed stage.
-        shared_columns: (B, B) bool, for phrases that are scored against all phrases of the batch: False where one is
-            no negative, because it is the same. None where each conversation has conditions of its own.
-        keys: of the random points of each decode.
-        num_samples: samples in it.
+        task, source: task and source of every sample.
+        inputs: arguments of `XSamForSegmentation.forward`; in a closed stage only `segmentor_pixel_values`.
+        targets: ground-truth masks; labels are columns of the class logits, or closed classes in a closed stage.
+        class_ids: (M,) int64, closed class of each mask, -1 for none.
+        token_labels: (B, L) int64, token ids of the answer, `IGNORED_TOKEN` elsewhere. None in a closed stage.
+        shared_columns: (B, B) bool, for phrases that are scored against all phrases of the batch: False for a phrase
+            that is not a negative because it means the same. None if each conversation has its own conditions.
+        keys: keys of the random points of each decode.
+        num_samples: number of samples.
     """
 
     task: str
@@ -56,14 +58,14 @@ class TrainingBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchBuilder:
-    """Makes batches for one stage.
+    """Builds batches for one stage.
 
     Attributes:
-        processor: of the model.
-        variation: of conversations.
-        classes: names of the closed class heads, in their order; may be empty.
-        closed: whether the stage has no language: masks are labelled with `classes`.
-        num_region_points: points that stand for a visual prompt, `XSamConfig.region_num_points`.
+        processor: processor of the model.
+        variation: how conversations vary.
+        classes: names of the closed classes, in the order of the heads; may be empty.
+        closed: whether the stage has no language, and masks are labelled with `classes`.
+        num_region_points: points that represent a visual prompt, `XSamConfig.region_num_points`.
     """
 
     processor: XSamProcessor
@@ -73,11 +75,11 @@ class BatchBuilder:
     num_region_points: int = 256
 
     def build(self, samples: Sequence[TrainingSample], randoms: Sequence[np.random.Generator]) -> TrainingBatch:
-        """Make a batch.
+        """Build a batch.
 
         Args:
-            samples: of one source.
-            randoms: one for each sample, which every choice about it is drawn from.
+            samples: samples of one source.
+            randoms: one generator for each sample, from which all choices about it are drawn.
 
         Raises:
             ValueError: if the samples have several tasks, or a closed stage meets a mask without a class.
@@ -97,6 +99,7 @@ class BatchBuilder:
         shared = None
         if samples[0].task in _PHRASE_TASKS and self.variation.shared_phrases:
             shared = _shared_columns(conversations)
+            # Column i of the shared class logits is the phrase of conversation i.
             targets = replace(targets, labels=targets.decodes.clone())
         return TrainingBatch(
             task=samples[0].task,
@@ -111,7 +114,7 @@ class BatchBuilder:
         )
 
     def _closed(self, samples: Sequence[TrainingSample], randoms: Sequence[np.random.Generator]) -> TrainingBatch:
-        """Make a batch without language, whose masks are labelled with closed classes."""
+        """Build a batch without language, with masks labelled by closed classes."""
         silent = [
             Conversation(image=place, masks=sample.masks, labels=sample.labels, class_names=class_names(sample))
             for place, sample in enumerate(samples)
@@ -179,8 +182,8 @@ class BatchBuilder:
         return targets, torch.tensor([known.get(clean_category(name), -1) for name in names], dtype=torch.long)
 
     def _token_labels(self, inputs: dict[str, Any], answers: Sequence[str]) -> Tensor:
-        """Label the tokens of the answers, the mark that ends each one included (X-SAM, sec. 3.4)."""
-        # The processor tokenises an answer, and the line break after it, apart from what comes before.
+        """Return labels for the tokens of the answers, end marks included (X-SAM, sec. 3.4)."""
+        # The processor tokenises an answer, and the line break after it, separately, so counting from the end finds it.
         after, *counts = (
             len(self.processor.tokenizer.encode(text, add_special_tokens=False)) for text in ("\n", *answers)
         )
@@ -191,8 +194,9 @@ class BatchBuilder:
 
 
 def _shared_columns(conversations: Sequence[Conversation]) -> Tensor:
-    """Return (B, B) bool: which phrases each conversation is scored against; itself always."""
+    """Return which phrases each conversation is scored against, (B, B) bool; always its own."""
 
+    # Another phrase with the same words, or for the same masks of the same image, would be a false negative.
     def same(one: Conversation, other: Conversation) -> bool:
         if one.conditions[0].strip().lower() == other.conditions[0].strip().lower():
             return True
@@ -204,6 +208,7 @@ def _shared_columns(conversations: Sequence[Conversation]) -> Tensor:
 
 def _prompt_mask(samples: Sequence[TrainingSample], prompt: Prompt) -> NDArray[np.bool_]:
     if prompt.sample is None:
+        # Never looked at, since its feature is a zero vector, but the processor refuses empty masks.
         return np.ones((1, 1), dtype=np.bool_)
     return samples[prompt.sample].visual_prompts[prompt.prompt]
 

@@ -1,4 +1,4 @@
-"""What is said about each sample of a batch, and which true masks belong to it: no tensors yet."""
+"""Writes the conversations about the samples of a batch, with their ground-truth masks, as text and arrays."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from xsam_model.prompts.templates import CATEGORY_TASKS, CHAT_FORMATS, VISUAL_TA
 from xsam_model.training.samples.samples import TrainingSample
 from xsam_model.training.samples.variation import Prompt, Variation, choose_prompts, choose_wording, vary_categories
 
-# Asked one by one, as inference does: each condition is a conversation of its own about the same image.
+# Asked one by one, as in inference: each condition is a conversation of its own about the same image.
 SINGLE_TASKS = ("refseg", "reaseg", "intseg")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Conversation:
-    """A question about one image of a batch, and the true answer.
+    """A question about one image of a batch, and the correct answer.
 
     Attributes:
-        image: place of the sample.
-        text: all that is said.
-        answer: the part of it that the model is to learn, its end mark included.
+        image: position of the sample in the batch.
+        text: the whole conversation.
+        answer: the part of it that the model learns, its end mark included.
         conditions: phrases in it, in order.
         prompts: visual prompts in it, in order.
-        masks: bool (M, H, W), true masks.
-        labels: int64 (M,), which condition each belongs to.
-        class_names: category of each mask, "" where it has none.
+        masks: bool (M, H, W), ground-truth masks.
+        labels: int64 (M,), the condition that each mask belongs to.
+        class_names: category of each mask, "" for none.
     """
 
     image: int
@@ -47,9 +47,9 @@ class Writer:
     """Writes the conversations of a batch.
 
     Attributes:
-        variation: how much they vary.
-        chat_format: of the processor.
-        reserved: strings that no condition may hold.
+        variation: how conversations vary.
+        chat_format: chat format of the processor.
+        reserved: strings that no condition may contain.
     """
 
     variation: Variation
@@ -57,7 +57,7 @@ class Writer:
     reserved: tuple[str, ...] = ()
 
     def converse(self, samples: Sequence[TrainingSample], randoms: Sequence[np.random.Generator]) -> list[Conversation]:
-        """Return the conversations about all samples, sample by sample, choices drawn from each one's generator."""
+        """Return the conversations about all samples in order; choices are drawn from the generator of each sample."""
         found: list[Conversation] = []
         for place, random in enumerate(randoms):
             single = samples[place].task in SINGLE_TASKS
@@ -65,7 +65,7 @@ class Writer:
         return found
 
     def _all(self, samples: Sequence[TrainingSample], place: int, random: np.random.Generator) -> Conversation:
-        """Ask for all conditions of a sample together."""
+        """Ask for all conditions of a sample in one conversation."""
         sample = vary_categories(samples[place], self.variation, random)
         prompts, labels = _own_prompts(sample, place), sample.labels
         if sample.task == "vgdseg":
@@ -84,11 +84,12 @@ class Writer:
         )
 
     def _one_by_one(self, sample: TrainingSample, place: int, random: np.random.Generator) -> list[Conversation]:
-        """Ask for each condition of a sample alone; its masks are one."""
+        """Ask for each condition of a sample in a conversation of its own, with the union of its masks as the truth."""
         found = []
         for index in range(sample.num_conditions):
             asked, prompts = sample.conditions[index : index + 1], _own_prompts(sample, place)[index : index + 1]
             mask = sample.masks[sample.labels == index].any(0, keepdims=True)
+            # An empty mask is no target: its phrase is a negative.
             kept = mask[: int(mask.any())]
             text, answer = self._words(sample, prompts or asked, random)
             found.append(
@@ -106,7 +107,7 @@ class Writer:
         return found
 
     def _words(self, sample: TrainingSample, conditions: Sequence[Any], random: np.random.Generator) -> tuple[str, str]:
-        """Return a conversation, and the answer in it."""
+        """Return the text of a conversation, and the answer in it."""
         explain = sample.task == "reaseg" and sample.answer is not None and sample.question is None
         question, answer = choose_wording(sample, conditions, self.variation, random)
         words: dict[str, Any] = {"task": sample.task, "question": question, "explain": explain}
@@ -116,14 +117,14 @@ class Writer:
 
 
 def class_names(sample: TrainingSample) -> tuple[str, ...]:
-    """Return the category of each mask of a sample, "" where the task knows none."""
+    """Return the category of each mask of a sample, "" if its task has no categories."""
     if sample.task not in CATEGORY_TASKS and not (sample.task == "vgdseg" and sample.conditions):
         return ("",) * len(sample.labels)
     return tuple(sample.conditions[label] for label in sample.labels)
 
 
 def without_empty_masks(sample: TrainingSample) -> TrainingSample:
-    """Leave out masks without a pixel."""
+    """Return a sample without its empty masks."""
     kept = sample.masks.any((1, 2))
     return sample if kept.all() else replace(sample, masks=sample.masks[kept], labels=sample.labels[kept])
 

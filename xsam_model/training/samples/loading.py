@@ -1,4 +1,4 @@
-"""The batches of a stage in order, made in worker processes: each a function of seed, stage and step alone."""
+"""Loads the batches of a stage in worker processes; each depends only on seed, stage and step."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from torch.utils.data import DataLoader, Dataset
 from xsam_model.training.samples.batches import BatchBuilder, TrainingBatch
 from xsam_model.training.samples.sources import BatchPlan, SampleSource
 
-# Forked from a process with threads, as of Ray or gRPC, a worker may die at once: they start from a clean server.
+# A worker forked from a process with threads, such as those of Ray or gRPC, may die at once; a fork server has none.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _WORKERS: dict[str, Any] = {"prefetch_factor": 4, "multiprocessing_context": _CONTEXT}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Share:
-    """Which part of every batch one forward pass of one process takes.
+    """The part of every batch that one forward pass of one process takes.
 
     Attributes:
-        batch_size: samples of one update.
-        accumulation: forward passes of one update.
-        num_processes, process: how many there are, and which one this is.
+        batch_size: samples in one update.
+        accumulation: forward passes in one update.
+        num_processes, process: number of processes, and the number of this one.
     """
 
     batch_size: int
@@ -38,7 +38,7 @@ class Share:
         """Refuse parts of different sizes.
 
         Raises:
-            ValueError: if the batch cannot be divided.
+            ValueError: if the batch cannot be divided evenly.
         """
         if self.batch_size % (self.accumulation * self.num_processes):
             raise ValueError(
@@ -47,21 +47,21 @@ class Share:
             )
 
     def places(self, part: int) -> range:
-        """Return the places in the batch that this process takes in the given pass of an update."""
+        """Return the places in the batch that this process takes in the given forward pass of an update."""
         size = self.batch_size // (self.accumulation * self.num_processes)
         first = (part * self.num_processes + self.process) * size
         return range(first, first + size)
 
 
 class StageBatches(Dataset[TrainingBatch]):
-    """Batches by number: `accumulation` of them make one update.
+    """A data set of batches by number; `accumulation` of them make one update.
 
     Args:
-        sources: of the stage.
-        builder: of the stage.
+        sources: sources of the stage.
+        builder: builder of the stage.
         plan: which samples make each update.
-        share: what this process takes of it.
-        seed: of everything drawn; a sequence of integers.
+        share: the part that this process takes.
+        seed: seed of everything drawn, a sequence of integers.
     """
 
     def __init__(
@@ -71,10 +71,11 @@ class StageBatches(Dataset[TrainingBatch]):
         self._share, self._seed = share, list(seed)
 
     def __getitem__(self, number: int) -> TrainingBatch:
-        """Make a batch."""
+        """Build the batch with this number."""
         step, part = divmod(number, self._share.accumulation)
         source, indices = self._plan.at(step)
         places = self._share.places(part)
+        # Places count over the whole batch, so that the number of processes changes no sample.
         randoms = [np.random.default_rng([*self._seed, step, place]) for place in places]
         samples = [
             self._sources[source].draw(int(indices[place]), random)
@@ -88,11 +89,11 @@ class StageBatches(Dataset[TrainingBatch]):
         options: dict[str, Any] = {}
         if workers:
             options = {**_WORKERS, "worker_init_fn": _one_thread}
-            # The server imports torch and transformers once, for the workers of all stages.
+            # The fork server imports torch and transformers once, instead of every worker of every stage.
             _CONTEXT.set_forkserver_preload([__name__])
         yield from DataLoader(
             self,
-            batch_size=None,
+            batch_size=None,  # items are batches already
             sampler=numbers,
             num_workers=workers,
             collate_fn=_as_it_is,

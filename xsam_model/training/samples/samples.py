@@ -1,4 +1,4 @@
-"""TrainingSample: one image, what is asked of it, and the true answer. What every data set gives, and batches take."""
+"""TrainingSample, which every data set produces and batches consume: one image, its prompts and the correct answer."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ def _no_labels() -> NDArray[np.int64]:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainingSample:
-    """One image with one conversation about it.
+    """One image with the prompts of one task.
 
     Attributes:
         image: uint8 (H, W, 3) RGB, 0 to 255.
-        task: one of `prompt_templates.TASKS`.
-        conditions: categories, phrases or the question, as `XSamProcessor` takes them for one image. May hold
-            categories that the image does not show. Empty for gcgseg. For visual prompts empty, or the category of each
-            prompt: the model never reads it, but prompts borrowed from other images must not be of the same category.
+        task: one of `prompts.templates.TASKS`.
+        conditions: categories, phrases or the question, as for `XSamProcessor` and one image. May include categories
+            that the image does not show. Empty for gcgseg. For visual prompts empty, or the category of each prompt,
+            which the model never reads but which keeps prompts of the same category from being borrowed as negatives.
         visual_prompts: bool (H, W), each with at least one pixel; vgdseg and intseg only.
         question, answer: wordings to use instead of the task's. `{}` in the question stands for the conditions. The
-            answer has exactly one `<SEG>` except in chat; gcgseg, chat and explanations need one, because these tasks
-            have no fixed answer, and that of gcgseg marks its phrases as `<p>phrase</p>`.
-        masks: bool (N, H, W), true masks; N may be 0, and is in chat.
-        labels: int64 (N,), which condition each mask belongs to, 0 for the first: position among `conditions`, among
-            `visual_prompts`, or among the marked phrases of the answer (gcgseg). Several masks may share a condition,
-            and conditions without a mask are negatives.
-        ignore: bool (H, W), pixels that are neither inside nor outside any mask; None for none.
-        source: name of the data set; batches and resampling go by it.
+            answer has exactly one `<SEG>` except in chat. gcgseg, chat and explanations need an answer, because these
+            tasks have no fixed one; that of gcgseg marks its phrases as `<p>phrase</p>`.
+        masks: bool (N, H, W), ground-truth masks; N may be 0, as it is in chat.
+        labels: int64 (N,), the condition that each mask belongs to, from 0: position among `conditions`, among
+            `visual_prompts`, or among the marked phrases of the answer (gcgseg). Several masks may share a condition;
+            conditions without a mask are negatives.
+        ignore: bool (H, W), pixels that the losses ignore; None for none.
+        source: name of the data set, by which batches are formed and sources resampled.
     """
 
     image: NDArray[np.uint8]
@@ -48,10 +48,10 @@ class TrainingSample:
     source: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse what could not be trained on.
+        """Refuse inconsistent samples.
 
         Raises:
-            ValueError: if arrays do not fit each other, the task is unknown, or labels name no condition.
+            ValueError: if arrays do not match each other, the task is unknown, or a label refers to no condition.
         """
         if self.task not in TASKS:
             raise ValueError(f"unknown task {self.task!r}; known: {', '.join(TASKS)}")
@@ -77,7 +77,7 @@ class TrainingSample:
 
     @property
     def num_conditions(self) -> int:
-        """How many conditions `labels` can name."""
+        """Number of conditions that `labels` can refer to."""
         if self.task == "gcgseg":
             return (self.answer or "").count(PHRASE_START)
         return len(self.visual_prompts if self.task in VISUAL_TASKS else self.conditions)

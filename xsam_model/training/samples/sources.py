@@ -1,4 +1,4 @@
-"""Where samples come from, and which of them make each batch: one source a batch, small sources more often."""
+"""SampleSource, the interface of data sets, and the plan of batches: one source a batch, small sources more often."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from xsam_model.training.samples.samples import TrainingSample
 
 
 class SampleSource(Protocol):
-    """A data set of one task. Must be picklable: it is read in worker processes.
+    """A data set of one task. Must be picklable, because worker processes read it.
 
     Attributes:
-        name: of the data set.
-        categories: every category name that its samples may hold; empty if it has no closed list.
+        name: name of the data set.
+        categories: every category name that its samples may contain; empty if it has no closed list.
     """
 
     name: str
     categories: tuple[str, ...]
 
     def __len__(self) -> int:
-        """Return how many samples make one epoch."""
+        """Return the number of samples in one epoch."""
         ...
 
     def draw(self, index: int, random: np.random.Generator) -> TrainingSample:
@@ -33,32 +33,32 @@ class SampleSource(Protocol):
 
         Args:
             index: 0 to `len(self) - 1`.
-            random: for augmentation, or for a whole made-up sample; the same for the same seed, step and place in the
-                batch.
+            random: source of all random choices, or of a whole synthetic sample; in the same state for the same seed,
+                step and place in the batch.
         """
         ...
 
 
 def balanced_sizes(sizes: Sequence[int], threshold: float = 0.1) -> list[int]:
-    """Return how many samples of each source make one epoch: more than it has, where it is small (X-SAM, sec. 3.4).
+    """Return the number of samples of each source in one epoch, with small sources repeated (X-SAM, sec. 3.4).
 
-    A source with the share f of all samples is repeated max(1, sqrt(threshold / f)) times.
+    A source that has a share f of all samples is repeated max(1, sqrt(threshold / f)) times.
     """
     total = sum(sizes)
     return [int(size * max(1.0, math.sqrt(threshold * total / size))) for size in sizes]
 
 
 class BatchPlan:
-    """Which samples make each batch, as a function of its number alone: nothing to save, nothing to replay.
+    """Determines the samples of each batch from its number alone, so that resuming needs no saved state.
 
-    In every epoch each source gives `balanced_sizes` samples in an order of its own, cut into batches, and the batches
-    of all sources are shuffled. What does not fill a batch is left out, but for a source smaller than one.
+    In every epoch each source yields `balanced_sizes` samples in a random order, cut into batches, and the batches of
+    all sources are shuffled. A remainder that does not fill a batch is left out, except for a source smaller than one.
 
     Args:
-        sizes: samples of each source.
-        batch_size: samples of a batch, over all processes.
-        threshold: of `balanced_sizes`; 0 to repeat nothing.
-        seed: of every order.
+        sizes: number of samples of each source.
+        batch_size: samples in a batch, over all processes.
+        threshold: threshold of `balanced_sizes`; 0 to repeat nothing.
+        seed: seed of every order.
 
     Raises:
         ValueError: if there is no source, or one is empty.
@@ -92,6 +92,7 @@ class BatchPlan:
         source = int(sources[place])
         first = int(firsts[place]) * self._batch_size
         order = orders[source]
+        # A source that is smaller than a batch starts again.
         return source, order[np.arange(first, first + self._batch_size) % len(order)]
 
     def _draw_epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64], list[NDArray[np.int64]]]:

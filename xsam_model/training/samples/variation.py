@@ -1,4 +1,4 @@
-"""How a sample is asked this time: which categories and in what order, which borrowed prompts, in which words."""
+"""Random variation of prompts in training: choice and order of categories, borrowed visual prompts, wordings."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Variation:
     """How much conversations vary (X-SAM, sec. 4.1, and its published training code).
 
     Attributes:
-        all_categories_share: share of samples that are asked for every category; the others for those that the image
-            shows and a random number of those that it does not.
-        max_categories: most categories in one question; those that the image shows come first.
-        borrowed_prompts_share: share of samples with visual prompts of other images, which match nothing here.
-        max_borrowed_prompts: most of them.
-        fixed_wording_share: share of samples with the wording that inference uses; the others have any.
+        all_categories_share: share of samples that are asked for every category; the others are asked for those that
+            the image shows and a random number of others.
+        max_categories: most categories in one question; those that the image shows take precedence.
+        borrowed_prompts_share: share of samples with visual prompts borrowed from other images as negatives.
+        max_borrowed_prompts: most borrowed prompts in a sample.
+        fixed_wording_share: share of samples with the wording that inference uses; the others have any wording.
         shared_phrases: whether phrases of other conversations in a batch are negatives.
     """
 
@@ -36,12 +36,12 @@ class Variation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
-    """A visual prompt that a sample is asked with.
+    """A reference to a visual prompt.
 
     Attributes:
-        sample: place in the batch of the sample that it belongs to, and whose image it is looked up in; None for no
-            image at all.
-        prompt: its place among that sample's prompts.
+        sample: position in the batch of the sample that it belongs to, whose image its feature is sampled from; None
+            for no image.
+        prompt: its position among that sample's prompts.
     """
 
     sample: int | None
@@ -49,7 +49,7 @@ class Prompt:
 
 
 def vary_categories(sample: TrainingSample, variation: Variation, random: np.random.Generator) -> TrainingSample:
-    """Shuffle the categories of a sample, and leave some of those out that the image does not show."""
+    """Shuffle the categories of a sample, and leave out some of those that the image does not show."""
     if sample.task not in CATEGORY_TASKS:
         return sample
     present = np.unique(sample.labels)
@@ -63,6 +63,7 @@ def vary_categories(sample: TrainingSample, variation: Variation, random: np.ran
     place = np.full(len(sample.conditions), -1, dtype=np.int64)
     place[order] = np.arange(len(order))
     labels = place[sample.labels]
+    # A category beyond max_categories is not asked for, so its masks are no targets.
     asked = labels >= 0
     return replace(
         sample,
@@ -75,19 +76,19 @@ def vary_categories(sample: TrainingSample, variation: Variation, random: np.ran
 def choose_prompts(
     samples: Sequence[TrainingSample], place: int, variation: Variation, random: np.random.Generator
 ) -> tuple[list[Prompt], np.ndarray]:
-    """Choose the visual prompts of a vgdseg sample: its own, and some borrowed from other images, shuffled.
+    """Choose the visual prompts of a vgdseg sample: its own and some borrowed from other images, shuffled.
 
-    A borrowed prompt is of a category that this sample does not have, as far as the samples say. Where the batch has
-    none to lend, the negative has no image: its feature is zero.
+    A borrowed prompt is of a category that this sample does not have, as far as the samples say. If the batch has none
+    to lend, negatives have no image and a zero feature.
 
     Args:
         samples: the whole batch.
-        place: of the sample in it.
-        variation: how many.
-        random: of this sample.
+        place: position of the sample in it.
+        variation: how often prompts are borrowed, and how many.
+        random: generator of this sample.
 
     Returns:
-        The prompts, and for each of the sample's own its place among them: int64.
+        The prompts, and for each of the sample's own prompts its position among them, int64.
     """
     sample = samples[place]
     prompts = [Prompt(sample=place, prompt=index) for index in range(len(sample.visual_prompts))]
@@ -111,18 +112,19 @@ def choose_prompts(
 def choose_wording(
     sample: TrainingSample, conditions: Sequence[object], variation: Variation, random: np.random.Generator
 ) -> tuple[str | None, str | None]:
-    """Return the question and the answer of a conversation.
+    """Choose the wordings of question and answer of a conversation.
 
     Args:
-        sample: its own wordings come first.
+        sample: its own wordings take precedence.
         conditions: what is asked for.
         variation: how often the fixed wording is drawn.
-        random: of this sample.
+        random: generator of this sample.
 
     Returns:
         Question and answer, None for that of the task.
     """
     question, answer = sample.question, sample.answer
+    # A reaseg sample with an answer of its own is an explanation, which is asked for in its own wording.
     if question is None and not (sample.task == "reaseg" and answer is not None):
         texts = [text for text in conditions if isinstance(text, str)]
         question = draw(questions(sample.task, texts), variation.fixed_wording_share, random)

@@ -1,4 +1,4 @@
-"""Several wordings of every task, for training alone: a model that has read only one would not know another."""
+"""Additional wordings of every task, for training only: a model trained on a single one would not understand others."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ _MORE_ANSWERS = (
 
 
 def questions(task: str, conditions: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the wordings of a question, the fixed one of `prompt_templates` first.
+    """Return the wordings of a question, the fixed one of `prompts.templates` first.
 
     Args:
-        task: one of `prompt_templates.TASKS`.
-        conditions: what is asked for; reaseg words a phrase in another way than a sentence.
+        task: one of `prompts.templates.TASKS`.
+        conditions: what is asked for; reaseg has other wordings for phrases than for sentences.
     """
     if task == "reaseg" and not all(text.strip().endswith((".", "?", "!")) for text in conditions):
         return (REASEG_PHRASE_QUESTION, *_PHRASES)
@@ -69,17 +69,17 @@ def questions(task: str, conditions: Sequence[str] = ()) -> tuple[str, ...]:
 
 
 def answers(task: str) -> tuple[str, ...]:
-    """Return the wordings of an answer, the fixed one first; none where the answer is the sample's own."""
+    """Return the wordings of an answer, the fixed one first; none for tasks without a fixed answer."""
     if task not in ANSWERS:
         return ()
     return (ANSWERS[task], *(text for text in _MORE_ANSWERS if text != ANSWERS[task]))
 
 
 def draw(wordings: Sequence[str], fixed_share: float, random: np.random.Generator) -> str | None:
-    """Draw a wording: the fixed one, which inference uses, with probability `fixed_share`, else any.
+    """Draw a wording: with probability `fixed_share` the first one, which inference uses, else any of them.
 
     Returns:
-        None if there is nothing to draw from.
+        The wording; None if there is nothing to draw from.
     """
     if not wordings:
         return None
@@ -87,7 +87,7 @@ def draw(wordings: Sequence[str], fixed_share: float, random: np.random.Generato
 
 
 def all_wordings() -> list[str]:
-    """Return every question and answer, for a tokenizer to learn."""
+    """Return every question and answer, for training a tokenizer."""
     asked = [text for task in QUESTIONS for text in (*questions(task, ["?"]), *questions(task, ["a"]))]
     return list(dict.fromkeys([*asked, *_MORE_ANSWERS, *ANSWERS.values()]))
 

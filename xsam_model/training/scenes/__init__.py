@@ -1,1 +1,1 @@
-"""Scenes: pictures with exact truth, made as they are needed, and everything that can be asked about them."""
+"""Synthetic scenes with exact ground truth, generated on demand, and everything that can be asked about them."""

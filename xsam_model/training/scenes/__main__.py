@@ -1,4 +1,4 @@
-"""Shows scenes: python -m xsam_model.training.scenes --sheet out.jpg --seed 0."""
+"""Shows or exports scenes: python -m xsam_model.training.scenes --sheet out.jpg --seed 0."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xsam_model.training.scenes.source import SceneSource
 
 
 def main() -> None:
-    """Write a sheet of scenes with their truth."""
+    """Write a sheet of scenes with their ground truth, export them, or both."""
     parser = argparse.ArgumentParser(description="Show scenes, their masks and what could be asked about them.")
     parser.add_argument("--sheet", type=Path, help="picture to write, .jpg or .png")
     parser.add_argument("--export", type=Path, help="folder to write the pictures and their truth (COCO) to")

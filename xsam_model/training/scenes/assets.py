@@ -1,4 +1,4 @@
-"""Where `python -m xsam_model.training.scenes.assets` lay until 0.1.0: it is `...scenes.art.prepare` now."""
+"""Compatibility with 0.1.0: `python -m xsam_model.training.scenes.assets` runs `...scenes.art.prepare`."""
 
 from xsam_model.training.scenes.art.assets import SceneAssets
 from xsam_model.training.scenes.art.prepare import main

@@ -1,4 +1,4 @@
-"""Puts a scene's picture together: the ground with its surfaces, and objects in z-order with exact visible masks."""
+"""Composes the picture of a scene: the ground with its surfaces, and objects in z-order with exact visible masks."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from xsam_model.training.scenes.art.textures import gradient, opencv, textures
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
-# What stands upright behind the others; all other surfaces lie below.
+# Surfaces that stand upright above the horizon; all others lie below it.
 _UPRIGHT = frozenset({"sky", "night sky", "brick wall", "stone wall", "foliage"})
-_MARGIN = 4
+_MARGIN = 4  # pixels around a turned drawing, for interpolation and blur
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DrawnGround:
-    """What is behind the objects.
+    """The background of a scene.
 
     Attributes:
         pixels: uint8 (H, W, 3) RGB.
         stuff: names of the surfaces in it.
-        regions: int8 (H, W), which surface each pixel belongs to, -1 for none.
-        name: of the picture.
-        shows: names that the picture shows by itself.
+        regions: int8 (H, W), position in `stuff` of each pixel's surface, -1 for none.
+        name: name of the background picture.
+        shows: names of things that the picture itself shows.
     """
 
     pixels: Pixels
@@ -40,13 +40,13 @@ class DrawnGround:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Cutout:
-    """A drawing, turned and scaled, at its place in the picture.
+    """A transformed drawing at its place in the picture.
 
     Attributes:
-        pixels: uint8 (h, w, 4), RGB multiplied by alpha; wholly inside the picture.
-        solid: bool (h, w), where it counts as the object: at least half opaque.
+        pixels: uint8 (h, w, 4), RGB multiplied by alpha; entirely inside the picture.
+        solid: bool (h, w), pixels that belong to the object, which are at least half opaque.
         top, left: row and column of its first pixel.
-        full_area: pixels of the whole object, parts outside the picture included.
+        full_area: area of the whole object in pixels, parts outside the picture included.
     """
 
     pixels: Pixels
@@ -63,12 +63,12 @@ class Cutout:
 
 
 def draw_ground(pool: ScenePool, random: np.random.Generator, side: int, stuff_share: float) -> DrawnGround:
-    """Draw a photograph or a gradient, and on it perhaps surfaces: a horizon, an upper half, a lower half, a patch.
+    """Draw a photograph or a gradient, and with some probability surfaces above or below a horizon, or in a patch.
 
     Args:
-        pool: what may be used.
-        random: what it is drawn from.
-        side: pixels of height and width.
+        pool: grounds and surfaces that may be used.
+        random: source of all choices.
+        side: height and width in pixels.
         stuff_share: share of scenes with surfaces.
     """
     if random.random() < 0.12:
@@ -110,7 +110,7 @@ def _crop(picture: Pixels, random: np.random.Generator, side: int) -> Pixels:
 
 
 def _vary(pixels: Pixels, random: np.random.Generator) -> Pixels:
-    """Change light, contrast and the balance of the colours."""
+    """Vary brightness, contrast and colour balance."""
     levels = np.arange(256, dtype=np.float32)
     gains = random.uniform(0.7, 1.15) * random.uniform(0.9, 1.1, 3)
     middle = random.uniform(90, 150)
@@ -119,7 +119,7 @@ def _vary(pixels: Pixels, random: np.random.Generator) -> Pixels:
 
 
 def _horizon(random: np.random.Generator, side: int) -> NDArray[np.float32]:
-    """Return the row where the ground begins in each column: (side,) float32."""
+    """Return the row of the horizon in each column, (side,) float32."""
     columns = np.linspace(0, 1, side, dtype=np.float32)
     level = random.uniform(0.3, 0.7) + random.uniform(-0.1, 0.1) * columns
     waves = random.uniform(0, 0.05, 2)[:, None] * np.sin(
@@ -129,7 +129,7 @@ def _horizon(random: np.random.Generator, side: int) -> NDArray[np.float32]:
 
 
 def _patch(random: np.random.Generator, side: int) -> Mask:
-    """Return a wavy round patch."""
+    """Return the mask of a round patch with a wavy edge."""
     rows, columns = np.ogrid[:side, :side]
     y, x = random.uniform(0.25, 0.85, 2) * side
     height, width = random.uniform(0.16, 0.36, 2) * side
@@ -164,18 +164,18 @@ def cut_out(
     length: float,
     place: tuple[float, float],
 ) -> Cutout | None:
-    """Turn, flip, stretch, scale, light and perhaps blur a drawing.
+    """Rotate, flip, shear, scale and light a drawing, and sometimes blur it.
 
     Args:
         sprite: the drawing.
-        colour: to paint it in, None to leave it.
-        random: what is drawn from.
-        side: pixels of the picture's height and width.
-        length: of the object's longer side, pixels.
+        color: colour to paint it in, None to keep its own.
+        random: source of all choices.
+        side: height and width of the picture in pixels.
+        length: longer side of the object in pixels.
         place: row and column of its centre.
 
     Returns:
-        None if too little of it is inside the picture.
+        The cutout; None if too little of it is inside the picture.
     """
     cv2 = opencv()
     drawing = next((level for level in reversed(sprite.levels) if level.shape[0] >= length), sprite.levels[0])
@@ -191,6 +191,7 @@ def cut_out(
     pixels = cv2.warpAffine(drawing, np.column_stack((matrix, offset)), (width, height), flags=cv2.INTER_LINEAR)
     if color is not None:
         pixels = paint(pixels, color)
+    # Colours are multiplied by alpha, so brightening must not exceed it.
     pixels[..., :3] = np.minimum(pixels[..., :3] * np.float32(random.uniform(0.75, 1.1)), pixels[..., 3:])
     if random.random() < 0.2:
         pixels = cv2.GaussianBlur(pixels, (0, 0), random.uniform(0.3, 0.9) * side / 128)
@@ -210,13 +211,14 @@ def blend_in(picture: Pixels, cutout: Cutout, shadow: tuple[float, float] | None
     Args:
         picture: uint8 (H, W, 3) RGB, changed.
         cutout: the object.
-        shadow: how dark its shadow is, in [0, 1], and how far down it falls, pixels; None for no shadow.
+        shadow: darkness of its shadow, in [0, 1], and how far down it falls, in pixels; None for no shadow.
     """
     rows, columns = cutout.window
     if shadow is not None:
         _cast_shadow(picture, cutout, *shadow)
     behind = picture[rows, columns].astype(np.uint16)
     see_through = 255 - cutout.pixels[..., 3:].astype(np.uint16)
+    # Colours are multiplied by alpha already, so they are added as they are; 127 rounds the division to the nearest.
     picture[rows, columns] = np.minimum((behind * see_through + 127) // 255 + cutout.pixels[..., :3], 255)
 
 
@@ -232,7 +234,7 @@ def _cast_shadow(picture: Pixels, cutout: Cutout, darkness: float, drop: float) 
 
 
 def finish(picture: Pixels, random: np.random.Generator) -> Pixels:
-    """Change the light of the whole picture, and sometimes blur it or add grain."""
+    """Vary the light of the whole picture, and sometimes blur it or add grain."""
     cv2 = opencv()
     levels = np.arange(256, dtype=np.float32)
     table = (levels - 128) * random.uniform(0.85, 1.1) + 128 + random.uniform(-16, 16)
@@ -241,6 +243,7 @@ def finish(picture: Pixels, random: np.random.Generator) -> Pixels:
         picture = cv2.GaussianBlur(picture, (0, 0), random.uniform(0.3, 0.8) * picture.shape[0] / 128)
     if random.random() < 0.3:
         strength = int(random.integers(2, 12))
+        # Added and subtracted with OpenCV, which saturates where uint8 arithmetic of NumPy wraps around.
         grain = random.integers(0, 2 * strength + 1, picture.shape, dtype=np.uint8)
         picture = cv2.subtract(cv2.add(picture, grain), np.full_like(picture, strength))
     return picture

@@ -1,4 +1,4 @@
-"""Scenes as a folder of pictures with a COCO file of their truth: for the demo, and for any tool that reads COCO."""
+"""Exports scenes as a folder of pictures with a COCO file of their ground truth, for the demo and for COCO tools."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ TRUTH_FILE = "instances.json"
 
 
 def export_scenes(scenes: Sequence[Scene], folder: Path, names: Sequence[str] = ()) -> Path:
-    """Write pictures and the masks of their objects.
+    """Write the pictures of scenes and the masks of their objects.
 
     Args:
-        scenes: of any sizes.
-        folder: created if missing; pictures are `scene-<number>.png`.
-        names: categories to list beside those that the scenes show.
+        scenes: scenes of any sizes.
+        folder: created if missing; pictures are named `scene-<number>.png`.
+        names: categories to list in addition to those that the scenes show.
 
     Returns:
-        The COCO instances file: masks as uncompressed RLE, column by column.
+        Path of the COCO instances file, with masks as uncompressed RLE.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shown = {thing.name for scene in scenes for thing in scene.objects}
@@ -57,7 +57,7 @@ def export_scenes(scenes: Sequence[Scene], folder: Path, names: Sequence[str] = 
 
 
 def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
-    """Return COCO's uncompressed counts of a bool (H, W) mask: runs of 0 and 1 in turn, column by column, 0 first."""
+    """Return COCO's uncompressed counts of a bool (H, W) mask: column-major runs of 0 and 1 in turn, 0 first."""
     flat = mask.ravel(order="F")
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     runs = np.diff(np.concatenate([[0], changes, [len(flat)]])).tolist()

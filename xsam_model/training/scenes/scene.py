@@ -1,6 +1,6 @@
-"""Scenes: pictures of named objects on named ground whose truth is exact, each a function of its seed alone.
+"""Generates scenes: pictures of named objects and surfaces with exact ground truth, each determined by its seed.
 
-What is asked about a scene is in `tasks`.
+Questions about a scene are in `asked`.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ class SceneConfig:
     """How scenes look.
 
     Attributes:
-        side_pixels: height and width.
-        min_objects, max_objects: objects that are tried for; some find no place.
+        side_pixels: height and width in pixels.
+        min_objects, max_objects: number of objects to place; some may find no room.
         min_length, max_length: longer side of an object, as a share of the picture's side.
-        repeat_share: share of further objects that are of a category that is there already.
-        paint_share: share of objects that are painted in one colour; twice that among objects of one category.
+        repeat_share: share of further objects that repeat a category of the scene.
+        paint_share: share of objects that are painted in one colour; doubled for an object of a repeated category.
         stuff_share: share of scenes with drawn surfaces.
-        min_visible: objects are never hidden more than this; what would be is not drawn.
-        min_area: least visible part of an object, as a share of the picture.
-        effects: shadows, blur, grain and changes of light.
-        core_only: the small vocabulary.
+        min_visible: least visible share of an object; a later object that would hide more of it is not placed.
+        min_area: least visible area of an object, as a share of the picture.
+        effects: whether to add shadows, blur, grain and changes of light.
+        core_only: use only the small vocabulary.
     """
 
     side_pixels: int = 128
@@ -48,10 +48,10 @@ class SceneConfig:
     core_only: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what makes no scenes.
+        """Refuse invalid settings.
 
         Raises:
-            ValueError: if a range is empty or a share lies outside [0, 1].
+            ValueError: if a range is empty or a share is outside [0, 1].
         """
         if not 0 <= self.min_objects <= self.max_objects:
             raise ValueError(f"need 0 <= min_objects <= max_objects, got {self.min_objects} and {self.max_objects}")
@@ -64,18 +64,18 @@ class SceneConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SceneObject:
-    """An object that a scene shows.
+    """An object in a scene.
 
     Attributes:
         name: its category.
-        synonyms: other names of it.
-        group: the category's group: "mammal", "land vehicle", ...
-        style: who drew it.
-        colour: of `scenes.colours.COLOURS`, None if it has no clear one.
-        shares: float32 (11,), which share of it each colour makes.
-        mask: bool (H, W), what is to be seen of it. No two objects share a pixel.
-        silhouette: bool (H, W), all of it that lies in the picture, what others hide included.
-        z: its place from the back, 0 first.
+        synonyms: other names of the category.
+        group: group of the category: "mammal", "land vehicle", ...
+        style: art style of the drawing.
+        color: one of `art.colors.COLORS`, None if it has no clear colour.
+        shares: float32 (11,), share of each colour in it.
+        mask: bool (H, W), its visible pixels. No two objects share a pixel.
+        silhouette: bool (H, W), all its pixels in the picture, those hidden by others included.
+        z: position from back to front, from 0.
     """
 
     name: str
@@ -91,11 +91,11 @@ class SceneObject:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StuffRegion:
-    """A drawn surface that a scene shows.
+    """A drawn surface in a scene.
 
     Attributes:
-        name: of `vocabulary.STUFF_NAMES`, once in a scene.
-        mask: bool (H, W), what is to be seen of it.
+        name: one of `art.vocabulary.STUFF_NAMES`; each occurs at most once in a scene.
+        mask: bool (H, W), its visible pixels.
     """
 
     name: str
@@ -104,15 +104,16 @@ class StuffRegion:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Scene:
-    """A picture and all that is true of it.
+    """A picture with its complete ground truth.
 
     Attributes:
         pixels: uint8 (H, W, 3) RGB.
-        objects: from the back to the front.
-        stuff: drawn surfaces. What is neither object nor surface has no name.
-        ground: name of the picture behind.
-        shown_by_ground: names that the picture behind shows without a mask; they are neither drawn nor asked for.
-        seed, split: what it was made from.
+        objects: objects from back to front.
+        stuff: drawn surfaces. Pixels that are neither object nor surface have no name.
+        ground: name of the background picture.
+        shown_by_ground: names of things in the background picture, which have no mask; scenes neither draw nor ask for
+            them.
+        seed, split: what the scene was made from.
     """
 
     pixels: NDArray[np.uint8]
@@ -128,19 +129,20 @@ def make_scene(seed: int, assets: SceneAssets, split: str = "train", config: Sce
     """Make a scene.
 
     Args:
-        seed: 0 or more. Of two splits, the same seed gives different scenes.
+        seed: 0 or more. The same seed gives different scenes in different splits.
         assets: pictures and names.
         split: one of `SPLITS`, see `SceneAssets.pool`.
-        config: how it looks.
+        config: how the scene looks.
 
     Returns:
-        The same scene for the same arguments, as far as the versions of NumPy and OpenCV are the same.
+        The same scene for the same arguments, with the same versions of NumPy and OpenCV.
 
     Raises:
-        ValueError: if the split is unknown or the assets hold nothing for it.
+        ValueError: if the split is unknown or the assets have nothing for it.
     """
     config = config or SceneConfig()
     pool = assets.pool(split, config.core_only)
+    # A generator for each part: settings of one, such as effects, then do not change the others.
     ground_random, object_random, light_random = (
         np.random.default_rng([seed, SPLITS[split], part]) for part in range(3)
     )
@@ -170,10 +172,11 @@ _Placed = tuple[Sprite, str | None, Cutout]
 def _place_objects(
     pool: ScenePool, ground: DrawnGround, random: np.random.Generator, config: SceneConfig
 ) -> list[_Placed]:
-    """Find a place for every object, from the back to the front, so that none is hidden too much."""
+    """Place objects from back to front so that none is hidden too much; those that find no place are left out."""
     side = config.side_pixels
     least = config.min_area * side * side
     count = int(random.integers(config.min_objects, config.max_objects + 1))
+    # Crowded scenes get smaller objects, so that more of them find a place.
     longest = config.max_length if count < 4 else max(config.min_length, 0.75 * config.max_length)
     owner = np.zeros((side, side), dtype=np.uint8)
     visible = np.zeros(count + 1, dtype=np.int64)
@@ -194,6 +197,7 @@ def _place_objects(
             part[cutout.solid] = len(placed)
             visible, area = left, int(cutout.solid.sum())
             visible[len(placed)], needed[len(placed)] = area, max(least, config.min_visible * cutout.full_area)
+            # An object cut off by the picture's edge cannot need more pixels than it has.
             needed[len(placed)] = min(needed[len(placed)], area)
             break
     return placed
@@ -202,7 +206,7 @@ def _place_objects(
 def _choose_sprites(
     pool: ScenePool, shown: tuple[str, ...], count: int, random: np.random.Generator, config: SceneConfig
 ) -> list[tuple[Sprite, str | None]]:
-    """Choose what to draw, and in which colours: no two categories that could be taken for each other."""
+    """Choose drawings and their colours, without two categories that could be confused with each other."""
     banned = frozenset[str]().union(*(lookalikes(name) for name in shown))
     names = tuple(pool.sprites)
     chosen: list[tuple[Sprite, str | None]] = []
@@ -227,7 +231,7 @@ def _choose_sprites(
 def _truth(
     placed: list[_Placed], ground: DrawnGround, assets: SceneAssets, config: SceneConfig
 ) -> tuple[tuple[SceneObject, ...], tuple[StuffRegion, ...]]:
-    """Return what is to be seen of every object and surface."""
+    """Return every object and surface with its visible pixels."""
     side = config.side_pixels
     owner = np.zeros((side, side), dtype=np.uint8)
     for place, (_, _, cutout) in enumerate(placed):

@@ -1,4 +1,4 @@
-"""A sheet of scenes to look at: each picture beside its masks, and underneath what it shows."""
+"""Draws sheets of scenes to look at: each picture beside its masks, with its contents as text underneath."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STUFF_HUES = ((110, 130, 110), (130, 110, 90), (100, 110, 140))
 
 
 def draw_sheet(scenes: Sequence[Scene]) -> Image.Image:
-    """Draw scenes of one size, their masks and the names of what they show."""
+    """Draw scenes of one size with their masks and the names of their objects and surfaces."""
     return _sheet([(scene.pixels, paint_masks(scene)) for scene in scenes], [describe(scene) for scene in scenes])
 
 
@@ -37,10 +37,10 @@ def _sheet(pairs: Sequence[tuple[np.ndarray, np.ndarray]], notes: Sequence[str])
 
 
 def draw_samples(samples: Sequence[TrainingSample]) -> Image.Image:
-    """Draw training samples: visual prompts shine in the picture, masks are coloured by what they answer.
+    """Draw training samples, with visual prompts highlighted and masks coloured by condition.
 
     Args:
-        samples: all of one size.
+        samples: samples of one size.
     """
     pairs, notes = [], []
     for sample in samples:
@@ -57,7 +57,7 @@ def draw_samples(samples: Sequence[TrainingSample]) -> Image.Image:
 
 
 def paint_masks(scene: Scene) -> np.ndarray:
-    """Colour objects brightly and surfaces darkly: uint8 (H, W, 3)."""
+    """Draw the masks of objects in bright and those of surfaces in dark colours, uint8 (H, W, 3)."""
     painted = np.zeros_like(scene.pixels)
     for hue, region in zip(_STUFF_HUES, scene.stuff, strict=False):
         painted[region.mask] = hue
@@ -67,7 +67,7 @@ def paint_masks(scene: Scene) -> np.ndarray:
 
 
 def describe(scene: Scene) -> str:
-    """Name everything in a scene, from the back to the front."""
+    """List everything in a scene, from back to front."""
     names = [f"{thing.color} {thing.name}" if thing.color else thing.name for thing in scene.objects]
     stuff = "".join(f" | {region.name}" for region in scene.stuff)
     return f"{scene.seed}: {', '.join(names)}{stuff}"

@@ -1,4 +1,4 @@
-"""The tasks of scenes as sources of training samples: as many as are asked for, made on the spot."""
+"""SceneSource, an endless source of training samples for one task, generated on demand."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _TRIES = 40
 
 
 class SceneSource:
-    """An endless data set of one task, as `sources.SampleSource`: scenes made as they are asked for.
+    """An endless data set of one task, a `sources.SampleSource` that generates a scene for every sample.
 
     Args:
-        assets: pictures and names; pickled as a folder's name where they were loaded from one.
-        task: one of `prompt_templates.TASKS`.
-        split: one of `scenes.assets.SPLITS`.
+        assets: pictures and names; pickled as the folder's name if they were loaded from one.
+        task: one of `prompts.templates.TASKS`.
+        split: one of `art.assets.SPLITS`.
         scenes, questions: how scenes look and what is asked.
-        size: how many samples are called an epoch.
+        size: number of samples that count as an epoch.
     """
 
     def __init__(
@@ -45,18 +45,18 @@ class SceneSource:
         self._size = size
 
     def __len__(self) -> int:
-        """Return how many samples are called an epoch."""
+        """Return the number of samples that count as an epoch."""
         return self._size
 
     def draw(self, index: int, random: np.random.Generator) -> TrainingSample:
         """Return a sample of a new scene.
 
         Args:
-            index: says nothing: all of the sample comes from `random`.
-            random: the same gives the same sample.
+            index: not used; the sample depends only on `random`.
+            random: in the same state it gives the same sample.
 
         Raises:
-            RuntimeError: if no scene can be asked this task: their config leaves nothing to ask about.
+            RuntimeError: if the settings of scenes leave nothing to ask about for this task.
         """
         del index
         for _ in range(_TRIES):
@@ -81,10 +81,10 @@ def scenes(
     """Open the scenes of one task.
 
     Args:
-        task: one of `prompt_templates.TASKS`.
-        assets: folder of the pictures; that of `scenes.assets` by default. "builtin" for the few that need none.
-        split: one of `scenes.assets.SPLITS`.
-        size: samples of one epoch: their ratio is how often each source's turn comes.
+        task: one of `prompts.templates.TASKS`.
+        assets: folder of the pictures, by default `art.assets.DEFAULT_FOLDER`; "builtin" for a few that need no folder.
+        split: one of `art.assets.SPLITS`.
+        size: number of samples in an epoch, which sets how often this source is chosen among several.
         scene, ask: fields of `SceneConfig` and `AskConfig`.
     """
     pictures = SceneAssets.builtin() if assets == "builtin" else SceneAssets.load(assets or DEFAULT_FOLDER)

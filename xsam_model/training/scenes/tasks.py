@@ -1,4 +1,4 @@
-"""Where `ask_scene` lay until 0.1.0."""
+"""Compatibility with 0.1.0: `ask_scene` and `AskConfig` of `scenes.asked.tasks`."""
 
 from xsam_model.training.scenes.asked.tasks import AskConfig, ask_scene
 

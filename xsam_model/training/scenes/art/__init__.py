@@ -1,1 +1,1 @@
-"""What scenes are made of: drawings, grounds, surfaces, and their names."""
+"""The material of scenes: drawings, background pictures, surfaces, and their names."""

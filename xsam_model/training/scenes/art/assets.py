@@ -1,7 +1,7 @@
-"""Pictures that scenes are made of: drawings of objects, grounds, and which of them each split may use.
+"""Loads the pictures that scenes are composed of, and decides which of them each split may use.
 
-`python -m xsam_model.training.scenes.art.prepare --output DIR` fetches and prepares them; `docs/scenes.md` says what
-comes from where under which licence.
+`python -m xsam_model.training.scenes.art.prepare --output DIR` fetches and prepares them; `docs/scenes.md` lists their
+origins and licences.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from xsam_model.training.scenes.art.shapes import SHAPE_NAMES, SHAPE_STYLES, dra
 from xsam_model.training.scenes.art.textures import opencv
 from xsam_model.training.scenes.art.vocabulary import STUFF_NAMES, Category, curated_categories, is_core, is_held_out
 
-# Part of every seed, so no two splits share a scene.
+# The numbers are part of every seed, so that no two splits share a scene.
 SPLITS = {"train": 0, "test": 1, "unseen_categories": 2, "unseen_style": 3}
 HELD_OUT_STYLES = ("noto", "outline")
 PARTS = ("train", "test")
 DEFAULT_FOLDER = Path.home() / ".cache" / "xsam-label" / "scenes"
-# Drawings are kept in these sizes too, so that small objects are sharp and not jagged.
+# Drawings are kept at several sizes: scaling a large one far down in one step would make small objects jagged.
 _LEVELS = (128, 64, 32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sprite:
-    """A drawing of one object on nothing.
+    """A drawing of one object on a transparent background.
 
     Attributes:
         category: what it shows.
-        style: who drew it: "fluent-3d", "noto", ...
-        levels: the drawing in sides of 128, 64 and 32 pixels: uint8 (side, side, 4), RGB multiplied by alpha.
-        shares: float32 (11,), which share of it each colour makes, see `scenes.colours`.
+        style: its art style: "fluent-3d", "noto", ...
+        levels: the drawing at sides of 128, 64 and 32 pixels, uint8 (side, side, 4), RGB multiplied by alpha.
+        shares: float32 (11,), share of each colour in it, see `color_shares`.
     """
 
     category: str
@@ -49,12 +49,12 @@ class Sprite:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Ground:
-    """A picture behind the objects.
+    """A background picture.
 
     Attributes:
-        name: of its file.
+        name: name of its file.
         pixels: uint8 (H, W, 3) RGB.
-        shows: categories and stuff that it shows by itself: scenes on it neither draw them nor ask for them.
+        shows: categories and stuff that it shows itself; scenes on it neither draw nor ask for them.
     """
 
     name: str
@@ -64,13 +64,14 @@ class Ground:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ScenePool:
-    """What the scenes of one split are made of.
+    """The material of the scenes of one split.
 
     Attributes:
-        sprites: for each category that is drawn its drawings.
-        grounds: pictures behind.
+        sprites: the drawings of each category that is drawn.
+        grounds: background pictures.
         stuff: names of drawn surfaces.
-        asked: names of objects that may be asked for: those drawn, and where nothing is trained on them all others.
+        asked: names of objects that may be asked for: those drawn; in "unseen_categories" all others too, as
+            distractors.
         asked_stuff: the same for surfaces.
     """
 
@@ -82,13 +83,13 @@ class ScenePool:
 
 
 class SceneAssets:
-    """Drawings, grounds and names.
+    """All drawings, background pictures and names.
 
     Args:
         categories: every category with its synonyms.
-        sprites: drawings; of categories that are listed.
-        grounds: pictures behind the objects.
-        folder, parts: where they were loaded from, if anywhere: pickled assets are only this, and load again.
+        sprites: drawings of these categories.
+        grounds: background pictures.
+        folder, parts: what they were loaded from, if anything; pickled assets consist of this alone and load again.
     """
 
     def __init__(
@@ -105,21 +106,21 @@ class SceneAssets:
         self._pools: dict[tuple[str, bool], ScenePool] = {}
 
     def __reduce__(self) -> Any:
-        """Pickle as a folder's name where there is one: every process loads the pictures once."""
+        """Pickle only the folder's name if there is one, so that every process loads the pictures once."""
         if self._source is not None:
             return _load, self._source
         return SceneAssets, (tuple(self.categories.values()), self.sprites, self.grounds)
 
     @classmethod
     def load(cls, folder: str | Path = DEFAULT_FOLDER, parts: Sequence[str] = PARTS) -> SceneAssets:
-        """Load prepared assets, once in a process.
+        """Load prepared assets, once in each process.
 
         Args:
-            folder: where the command of this module has put them.
-            parts: "train" holds all that training may see, "test" the rest.
+            folder: folder that `art.prepare` wrote.
+            parts: "train" contains everything that training may see, "test" the rest.
 
         Raises:
-            FileNotFoundError: if they are not there.
+            FileNotFoundError: if they are missing.
         """
         return _load(str(folder), tuple(parts))
 
@@ -149,7 +150,7 @@ class SceneAssets:
 
     @classmethod
     def builtin(cls) -> SceneAssets:
-        """Return a few drawn shapes on gradients: no download, for tests and first tries."""
+        """Return a few drawn shapes on gradients, which need no download: for tests and first tries."""
         known = {category.name: category for category in curated_categories()}
         synonyms = {"car": ("automobile",), "tent": ("canopy",), "box": ("package",), "balloon": ("inflated ball",)}
         categories = [
@@ -159,16 +160,16 @@ class SceneAssets:
         return cls(categories, sprites, [Ground(name=name, pixels=pixels) for name, pixels in draw_grounds().items()])
 
     def pool(self, split: str, core_only: bool = False) -> ScenePool:
-        """Return what scenes of a split may use.
+        """Return the material of a split.
 
         Args:
             split: one of `SPLITS`. "train": categories, styles, surfaces and grounds that are not held out. "test": the
                 same on held-out grounds. "unseen_categories": held-out categories and surfaces on held-out grounds.
                 "unseen_style": trained categories in held-out styles on held-out grounds.
-            core_only: the small vocabulary.
+            core_only: use only the small vocabulary.
 
         Raises:
-            ValueError: if the split is unknown, or the assets hold nothing for it.
+            ValueError: if the split is unknown, or the assets have nothing for it.
         """
         if (split, core_only) not in self._pools:
             self._pools[split, core_only] = self._make_pool(split, core_only)
@@ -205,7 +206,7 @@ def _load(folder: str, parts: tuple[str, ...]) -> SceneAssets:
 
 
 def make_sprite(category: str, style: str, pixels: NDArray[np.uint8]) -> Sprite:
-    """Make a drawing from its largest size: uint8 (128, 128, 4), RGB multiplied by alpha."""
+    """Make a sprite from its drawing at full size, uint8 (128, 128, 4), RGB multiplied by alpha."""
     cv2 = opencv()
     smaller = [cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA) for side in _LEVELS[1:]]
     return Sprite(category=category, style=style, levels=(pixels, *smaller), shares=color_shares(smaller[-1]))
@@ -217,7 +218,7 @@ def save_assets(
     sprites: dict[tuple[str, str], list[NDArray[np.uint8]]],
     grounds: Sequence[Ground],
 ) -> None:
-    """Write assets so that `SceneAssets.load` finds them; what training must not see goes to a file of its own."""
+    """Write assets for `SceneAssets.load`, with everything that training must not see in a file of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = [asdict(category) for category in categories]
     (folder / "categories.json").write_text(json.dumps(texts, indent=0, ensure_ascii=False))

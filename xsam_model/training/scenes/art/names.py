@@ -1,6 +1,6 @@
-"""The words of the scenes, as plain tables. `vocabulary` reads them."""
+"""The vocabulary of scenes as plain tables, which `vocabulary` parses."""
 
-# group: names. "name=drawing+drawing" where emojibase calls the drawings differently.
+# One group a line: "group: name, name". "name=drawing+drawing" if emojibase has other names for the drawings.
 CATEGORIES = """
 mammal: monkey=monkey face+monkey, gorilla, orangutan, dog=dog face+dog, poodle, wolf, fox, raccoon, cat=cat face+cat,
   lion, tiger=tiger face+tiger, leopard, horse=horse face+horse, moose, unicorn, zebra, deer, cow=cow face+cow,
@@ -72,7 +72,7 @@ STUFF = """
     sky, night sky, grass, water, sand, snow, road, brick wall, wooden floor, soil, stone wall, tiled floor, foliage,
     carpet, gravel, lava
 """
-# A line for each set of kinds of one another, or alike when small.
+# Each line lists categories that are kinds of one another, or look alike when small.
 LOOKALIKES = """
     car, taxi, police car, racing car, pickup truck, ambulance
     delivery truck, fire truck, pickup truck, ambulance
@@ -130,7 +130,7 @@ LOOKALIKES = """
     bikini, shorts, jeans
     dress, kimono, coat, t-shirt
 """
-# Familiar, distinct and readable when small: for training without a GPU.
+# Familiar categories, distinct and recognisable when small: for training without a GPU.
 CORE = """
     monkey, dog, cat, lion, horse, cow, pig, giraffe, elephant, rabbit, bear, panda, penguin, duck, owl, flamingo,
     parrot, frog, turtle, snake, fish, octopus, crab, butterfly, bee, ladybug, snail, rose, sunflower, pine tree,
@@ -141,14 +141,14 @@ CORE = """
     sneaker, crown, top hat, glasses, backpack, trumpet, guitar, drum, laptop, television, camera, light bulb, alarm
     clock, book, envelope, pencil, scissors, bucket, hammer, bed, chair, toilet, key, fire extinguisher
 """
-# Spoken of with "some", whether there is one or several.
+# Used with "some" instead of "a", whether there is one or several.
 UNCOUNTED = """
     moose, deer, sheep, fish, shrimp, squid, grapes, cherries, blueberries, corn, broccoli, garlic, peanuts, bread,
     pancakes, cheese, bacon, french fries, popcorn, butter, salad, sushi, spaghetti, chocolate, candy, pudding,
     honey, milk, coffee, wine, beer, bubble tea, champagne, soda, chopsticks, fire, skis, jeans, gloves, socks,
     shorts, glasses, sunglasses, goggles, maracas, headphones, scissors, dna, toilet paper, soap, yarn, thread
 """
-# Short names in emojibase that say less, more or something else than the picture shows.
+# Names in emojibase that say less, more or something else than the drawing shows.
 NOT_SYNONYMS = """
     ewe, sauropod, flipper, bug, cooking, red apple, red car, orange, birthday, hocho, boat, truck, scooter, shirt,
     locked, android, iphone, email, date, art, dart, direct hit, snowman with snow, hourglass done, closed book,

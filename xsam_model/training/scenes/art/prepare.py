@@ -1,4 +1,4 @@
-"""Fetch and prepare the pictures that scenes are made of; `docs/scenes.md` says what comes from where.
+"""Fetch and prepare the pictures that scenes are composed of; `docs/scenes.md` lists their origins.
 
 python -m xsam_model.training.scenes.art.prepare --output DIR
 """

@@ -1,4 +1,4 @@
-"""Built-in pictures: a few objects drawn with Pillow in three styles, and grounds, for scenes without any download."""
+"""Draws built-in pictures with Pillow, a few objects in three styles and backgrounds, for scenes without downloads."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from xsam_model.training.scenes.art.textures import gradient
 
 SHAPE_STYLES = ("flat", "shaded", "outline")
 _SIDE = 128
-_FINE = 4
-# For each name its parts: what is drawn, corners or box in hundredths of the side, colour.
+_FINE = 4  # supersampling: Pillow draws without anti-aliasing
+# The parts of each object: shape, corners or box in hundredths of the side, colour.
 _SHAPES: dict[str, tuple[tuple[str, tuple[int, ...], tuple[int, int, int]], ...]] = {
     "coin": (("ellipse", (4, 4, 96, 96), (226, 180, 40)), ("ellipse", (20, 20, 80, 80), (246, 214, 92))),
     "box": (("rectangle", (6, 14, 94, 92), (188, 136, 80)), ("rectangle", (42, 14, 58, 92), (230, 196, 140))),
@@ -66,7 +66,7 @@ SHAPE_NAMES = tuple(_SHAPES)
 
 
 def draw_shape(name: str, style: str) -> NDArray[np.uint8]:
-    """Draw an object: uint8 (128, 128, 4), RGB multiplied by alpha."""
+    """Draw an object, uint8 (128, 128, 4), RGB multiplied by alpha."""
     picture = Image.new("RGBA", (_SIDE * _FINE, _SIDE * _FINE))
     canvas = ImageDraw.Draw(picture)
     scale = _SIDE * _FINE / 100
@@ -90,7 +90,7 @@ def draw_shape(name: str, style: str) -> NDArray[np.uint8]:
 
 
 def draw_grounds() -> dict[str, NDArray[np.uint8]]:
-    """Return grounds by name, each uint8 (256, 256, 3)."""
+    """Return background pictures by name, each uint8 (256, 256, 3)."""
     return {f"gradient {number}": gradient(1000 + number) for number in range(8)}
 
 

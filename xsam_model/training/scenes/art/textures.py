@@ -1,4 +1,4 @@
-"""Drawn surfaces: grass, water, bricks, ... for stuff, and soft gradients for empty ground. No pictures are needed."""
+"""Draws textures of surfaces (grass, water, bricks, ...) for stuff, and soft gradients for backgrounds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _Shades = NDArray[np.float32]
 
 @cache
 def opencv() -> Any:
-    """Return OpenCV, which only training needs, without threads of its own: scenes are made in many processes.
+    """Import OpenCV, which only training needs, and turn off its threads, since scenes are made in many processes.
 
     Raises:
         ImportError: if it is not installed.
@@ -31,13 +31,13 @@ def opencv() -> Any:
 
 
 def noise(random: np.random.Generator, cells: tuple[int, int], octaves: int = 3, side: int = TEXTURE_SIDE) -> _Shades:
-    """Return smooth noise, float32 (side, side) in [0, 1].
+    """Return smooth value noise, float32 (side, side) in [0, 1].
 
     Args:
-        random: what it is drawn from.
-        cells: bumps along height and width; few are broad, different ones make streaks.
-        octaves: each has twice the bumps and half the height of the one before.
-        side: pixels.
+        random: source of the noise.
+        cells: number of bumps along height and width; fewer are broader, different numbers make streaks.
+        octaves: number of octaves, each with twice the frequency and half the amplitude of the previous one.
+        side: height and width in pixels.
     """
     cv2 = opencv()
     total = np.zeros((side, side), dtype=np.float32)
@@ -49,7 +49,7 @@ def noise(random: np.random.Generator, cells: tuple[int, int], octaves: int = 3,
 
 
 def blend(shades: _Shades, *colors: tuple[int, int, int]) -> _Shades:
-    """Map shades in [0, 1] to a ramp of colours: float32 (side, side, 3)."""
+    """Map shades in [0, 1] to a ramp of colours, float32 (side, side, 3)."""
     stops = np.linspace(0, 1, len(colors))
     return np.stack([np.interp(shades, stops, channel) for channel in zip(*colors, strict=True)], axis=-1).astype(
         np.float32
@@ -62,7 +62,7 @@ def _rows_and_columns() -> tuple[_Shades, _Shades]:
 
 
 def _blocks(random: np.random.Generator, height: int, width: int, shift: float, joint: int) -> tuple[_Shades, _Shades]:
-    """Lay bricks, planks or tiles: a random shade for each, and 0 in the joints."""
+    """Lay out bricks, planks or tiles; return a random shade for each, and a mask that is 0 in the joints."""
     rows, columns = _rows_and_columns()
     row = rows // height
     columns = columns + row * shift * width
@@ -72,7 +72,10 @@ def _blocks(random: np.random.Generator, height: int, width: int, shift: float, 
 
 
 def _cells(random: np.random.Generator, count: int) -> tuple[_Shades, _Shades]:
-    """Cut the plane into stones: a random shade for each, and how far from its edge, in [0, 1]."""
+    """Divide the plane into stones (Voronoi cells); return a random shade for each, and the distance from its edge.
+
+    Both are float32 (side, side) in [0, 1].
+    """
     rows, columns = _rows_and_columns()
     step = TEXTURE_SIDE / count
     best, second = np.full((2, TEXTURE_SIDE, TEXTURE_SIDE), 1e9, dtype=np.float32)
@@ -204,7 +207,7 @@ _TEXTURES: dict[str, Callable[[np.random.Generator], _Shades]] = {
 
 @cache
 def textures(name: str) -> tuple[Pixels, ...]:
-    """Return the variants of a stuff's surface, each uint8 (256, 256, 3) RGB, the same every time."""
+    """Return the variants of a surface, each uint8 (256, 256, 3) RGB, the same every time."""
     seeds = [int.from_bytes(name.encode()[:8], "big"), len(name)]
     drawn = (_TEXTURES[name](np.random.default_rng([*seeds, variant])) for variant in range(VARIANTS))
     return tuple(np.clip(picture, 0, 255).astype(np.uint8) for picture in drawn)
@@ -212,7 +215,7 @@ def textures(name: str) -> tuple[Pixels, ...]:
 
 @cache
 def gradient(number: int) -> Pixels:
-    """Return soft ground of two or three random colours, uint8 (256, 256, 3) RGB, the same for the same number."""
+    """Return a soft gradient of two or three random colours, uint8 (256, 256, 3) RGB, fixed for each number."""
     random = np.random.default_rng([7, number])
     colors = [tuple(int(value) for value in random.integers(20, 236, 3)) for _ in range(int(random.integers(2, 4)))]
     shades = noise(random, (2, 2), int(random.integers(1, 4)))

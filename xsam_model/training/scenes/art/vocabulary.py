@@ -1,4 +1,4 @@
-"""The vocabulary of the scenes: categories, stuff, groups, plurals, and which names training never sees."""
+"""The vocabulary of scenes: categories, stuff, groups, plurals, and which names are held out from training."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ SUPERGROUPS = {
     "vehicle": ("land vehicle", "boat", "aircraft"),
     "food": ("fruit", "vegetable", "meal", "sweet"),
 }
-# Part of what is hashed; chosen so that the most everyday names are trained on.
+# Prefix of what is hashed, chosen so that the most common names are trained on.
 _SPLIT = "scenes-49:"
 _LOOKALIKES = tuple(_names(line) for line in scene_names.LOOKALIKES.strip().split("\n"))
 _CORE = frozenset(_names(scene_names.CORE))
 _UNCOUNTED = frozenset(_names(scene_names.UNCOUNTED))
 _PLURALS = {"mouse": "mice", "computer mouse": "computer mice", "knife": "knives", "goose": "geese", "die": "dice"}
-# Read the same in both numbers, but counted.
+# The same in singular and plural, but countable.
 _SAME_PLURAL = frozenset({"sheep", "fish", "deer", "moose", "shrimp", "squid", "aircraft"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Category:
-    """A kind of object.
+    """A category of objects.
 
     Attributes:
-        name: as it is asked for, lower case.
-        synonyms: other names of the same, none of them shared with another category.
-        group: its row of the vocabulary: "mammal", "land vehicle", ...
-        drawings: what emojibase calls its drawings; every style draws at least one of them.
+        name: name in prompts, lower case.
+        synonyms: other names of it, none of which another category has.
+        group: its group in the vocabulary: "mammal", "land vehicle", ...
+        drawings: names of its drawings in emojibase.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Category:
 
 
 def curated_categories() -> tuple[Category, ...]:
-    """Return the vocabulary without synonyms, which come with the assets."""
+    """Return all categories without synonyms, which come with the assets."""
     categories = []
     for row in scene_names.CATEGORIES.strip().replace("\n  ", " ").split("\n"):
         group, _, names = row.partition(":")
@@ -58,22 +58,22 @@ def curated_categories() -> tuple[Category, ...]:
 
 
 def is_held_out(name: str) -> bool:
-    """Whether training never sees a category, a stuff name or a background: one of five, by the hash of its name."""
+    """Return whether training never sees a category, stuff name or background: one in five, by the hash of its name."""
     return int.from_bytes(hashlib.sha256((_SPLIT + name).encode()).digest()[:4], "big") % 5 == 0
 
 
 def is_core(name: str) -> bool:
-    """Whether a category belongs to the small vocabulary."""
+    """Return whether a category belongs to the small vocabulary."""
     return name in _CORE
 
 
 def lookalikes(name: str) -> frozenset[str]:
-    """Return the names that no scene shows or asks for beside this one, itself included."""
+    """Return the names that no scene shows or asks for together with this one, itself included."""
     return frozenset({name}.union(*(names for names in _LOOKALIKES if name in names)))
 
 
 def group_of(name: str) -> str:
-    """Return the group of a category, "" for a name that is none."""
+    """Return the group of a category, "" for an unknown name."""
     return _groups().get(name, "")
 
 
@@ -83,17 +83,17 @@ def _groups() -> dict[str, str]:
 
 
 def in_group(group: str, name_or_supergroup: str) -> bool:
-    """Whether a category's group is the given one, or part of the given supergroup."""
+    """Return whether a category's group is the given one, or part of the given supergroup."""
     return group == name_or_supergroup or group in SUPERGROUPS.get(name_or_supergroup, ())
 
 
 def is_countable(name: str) -> bool:
-    """Whether "a" and "two" go with a name."""
+    """Return whether a name takes "a" and "two"."""
     return name in _SAME_PLURAL or name not in _UNCOUNTED
 
 
 def plural(name: str) -> str:
-    """Return the name of several: "two wolves"."""
+    """Return the plural of a name, as in "two wolves"."""
     if name in _PLURALS:
         return _PLURALS[name]
     if name in _SAME_PLURAL or not is_countable(name):
@@ -108,7 +108,7 @@ def plural(name: str) -> str:
 
 
 def with_article(words: str, name: str) -> str:
-    """Write "a red car", "an owl", "some grapes".
+    """Add the article: "a red car", "an owl", "some grapes".
 
     Args:
         words: the name, with adjectives before it.

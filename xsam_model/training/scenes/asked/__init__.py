@@ -1,1 +1,1 @@
-"""What is asked about scenes, with its exact answer."""
+"""Questions about scenes of every task, with exact answers."""

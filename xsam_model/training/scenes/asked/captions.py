@@ -1,4 +1,4 @@
-"""Sentences about a scene with marked phrases, each of which has a mask, and short questions with their answers."""
+"""Writes grounded captions of scenes, and short questions with their answers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _OPENINGS = ("The picture shows {}.", "The image has {}.", "This is a picture of
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GroundedCaption:
-    """What could be said about a picture.
+    """A caption with a mask for each of its phrases.
 
     Attributes:
-        answer: the caption with its phrases as `<p>phrase</p>`, then one `<SEG>`, as the task gcgseg answers.
-        masks: bool (N, H, W), one for each phrase, in their order: all that the phrase is about.
+        answer: the caption with its phrases as `<p>phrase</p>`, followed by one `<SEG>`, as an answer of gcgseg.
+        masks: bool (N, H, W), for each phrase in order the union of the objects that it refers to.
     """
 
     answer: str
@@ -30,12 +30,12 @@ class GroundedCaption:
 
 
 def noun_phrase(layout: SceneLayout, members: Sequence[int], name: str) -> str:
-    """Name all objects of one category: "a red car", "an owl", "two dogs", "some grapes".
+    """Return a noun phrase for all objects of one category: "a red car", "an owl", "two dogs", "some grapes".
 
     Args:
-        layout: of the scene.
-        members: their places in it.
-        name: what to call them.
+        layout: layout of the scene.
+        members: positions of the objects in the scene.
+        name: name to use for them.
     """
     colors = {layout.objects[place].color for place in members}
     color = next(iter(colors)) if len(colors) == 1 else None
@@ -47,7 +47,7 @@ def noun_phrase(layout: SceneLayout, members: Sequence[int], name: str) -> str:
 
 
 def relation(layout: SceneLayout, first: int, second: int) -> str | None:
-    """Say how one object lies to another, None if there is nothing clear to say."""
+    """Return the spatial relation of one object to another, or None if there is no clear one."""
     if layout.is_behind(first, second):
         return "behind"
     if layout.is_behind(second, first):
@@ -63,15 +63,15 @@ def relation(layout: SceneLayout, first: int, second: int) -> str | None:
 
 
 def grounded_caption(layout: SceneLayout, names: Sequence[str], random: np.random.Generator) -> GroundedCaption | None:
-    """Write a caption that mentions every object, and mostly the surfaces.
+    """Write a caption that mentions every object, and in most cases the surfaces.
 
     Args:
-        layout: of the scene.
-        names: what to call each object.
-        random: what the order and the wording are drawn from.
+        layout: layout of the scene.
+        names: name to use for each object.
+        random: source of order and wording.
 
     Returns:
-        None if there is nothing to mention.
+        The caption; None if there is nothing to mention.
     """
     scene = layout.scene
     categories = [thing.name for thing in layout.objects]
@@ -105,13 +105,13 @@ def _listed(words: Sequence[str]) -> str:
 def question_and_answer(
     layout: SceneLayout, names: Sequence[str], absent: str, random: np.random.Generator
 ) -> tuple[str, str]:
-    """Ask what a text can answer: how many there are, whether there is one, what there is.
+    """Return a question with an answer in words: how many there are, whether there is one, or what there is.
 
     Args:
-        layout: of the scene.
-        names: what to call each object.
-        absent: the name of a category that the scene has not.
-        random: what is drawn from.
+        layout: layout of the scene.
+        names: name to use for each object.
+        absent: name of a category that the scene does not have.
+        random: source of all choices.
     """
     counts = {name: list(names).count(name) for name in names}
     known = [*counts, absent]

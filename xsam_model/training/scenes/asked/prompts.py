@@ -1,4 +1,4 @@
-"""Visual prompts drawn as an annotator would: a point, a scribble, a box or a rough mask of an object."""
+"""Draws visual prompts for an object as an annotator would: a point, a scribble, a box or a rough mask."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ from xsam_model.prompts.visual import POINT_RADIUS, SCRIBBLE_RADIUS, draw_box, d
 from xsam_model.training.scenes.art.textures import opencv
 
 PROMPT_KINDS = ("point", "scribble", "box", "mask")
-# The radii of `visual_prompts` are meant for photographs of about this side; scenes are smaller.
+# The radii of `prompts.visual` are meant for photographs of about this side; scenes are smaller.
 _USUAL_SIDE = 640
+# Smaller parts of an object get no point of their own, as in the reference implementation's training data.
 _LEAST_PIXELS = 5
 Mask = NDArray[np.bool_]
 
 
 def draw_prompt(kind: str, mask: Mask, random: np.random.Generator) -> Mask:
-    """Draw a visual prompt of an object.
+    """Draw a visual prompt for an object.
 
-    A point lies on the object, one for each of its parts; a scribble is a wavy diagonal of a box like the object's, and
-    mostly on the object; a box is up to a tenth smaller or larger than the object's; a mask is the object's, smoothed.
+    Points lie on the object, one for each of its connected parts. A scribble is a wavy diagonal of a box within the
+    object's bounding box, and mostly on the object. A box is up to a tenth smaller or larger than the bounding box. A
+    mask is that of the object, smoothed.
 
     Args:
         kind: one of `PROMPT_KINDS`.
-        mask: bool (H, W), what is to be seen of the object; at least one pixel.
-        random: what is drawn from.
+        mask: bool (H, W), visible pixels of the object; at least one.
+        random: source of all choices.
 
     Returns:
         bool (H, W), never empty.
@@ -44,7 +46,7 @@ def draw_prompt(kind: str, mask: Mask, random: np.random.Generator) -> Mask:
 
 
 def _radius(usual: float, mask: Mask, random: np.random.Generator) -> float:
-    """Scale a radius to the picture, up to twice: people's pictures have many sizes, and their discs one."""
+    """Scale a radius to the picture, times 1 to 2: photographs vary in size, but prompts on them have one radius."""
     return max(1.0, usual * max(mask.shape) / _USUAL_SIDE * random.uniform(1, 2))
 
 
@@ -60,13 +62,13 @@ def _points(mask: Mask, random: np.random.Generator) -> Mask:
 
 
 def bounding_box(mask: Mask) -> tuple[int, int, int, int]:
-    """Return the COCO box of a mask that is not empty: x, y, width, height."""
+    """Return the COCO box of a non-empty mask: x, y, width, height."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return int(columns[0]), int(rows[0]), int(columns[-1] - columns[0] + 1), int(rows[-1] - rows[0] + 1)
 
 
 def _scribble(mask: Mask, random: np.random.Generator) -> Mask:
-    """Draw strokes until one is mostly on the object; a point if none is."""
+    """Draw scribbles until one is mostly on the object; fall back to a point."""
     x, y, width, height = bounding_box(mask)
     side = max(mask.shape)
     radius = max(1.0, 0.6 * _radius(SCRIBBLE_RADIUS, mask, random))

@@ -1,4 +1,4 @@
-"""Questions that need a thought: what could be eaten, what flies. Each with what answers it, and what leaves doubt."""
+"""Reasoning questions, such as what could be eaten or what flies, with the categories that answer each."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from xsam_model.training.scenes.scene import SceneObject
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reason:
-    """One way in which things belong together.
+    """A property by which objects answer a question.
 
     Attributes:
-        questions: wordings, each a sentence.
-        explanation: said of what answers it: "can be eaten".
+        questions: wordings of the question, each a sentence.
+        explanation: predicate of the objects that answer it: "can be eaten".
         groups: groups or supergroups of categories that answer it.
-        names: further categories that do.
-        doubtful: groups and categories of which people would disagree: where one is present, nothing is asked.
+        names: further categories that answer it.
+        doubtful: groups and categories on which people would disagree; the question is not asked if one is present.
     """
 
     questions: tuple[str, ...]
@@ -28,11 +28,11 @@ class Reason:
     doubtful: tuple[str, ...] = ()
 
     def answers(self, name: str, group: str) -> bool:
-        """Whether a category answers the question."""
+        """Return whether a category answers the question."""
         return name in self.names or (name not in self.doubtful and any(in_group(group, key) for key in self.groups))
 
     def is_doubtful(self, name: str, group: str) -> bool:
-        """Whether people would disagree about a category."""
+        """Return whether people would disagree about a category."""
         return not self.answers(name, group) and any(name == key or in_group(group, key) for key in self.doubtful)
 
 
@@ -240,15 +240,15 @@ REASONS = (
 
 
 def answering(reason: Reason, objects: Sequence[SceneObject], shown: Sequence[str] = ()) -> list[int] | None:
-    """Find what answers a question.
+    """Find the objects that answer a question.
 
     Args:
         reason: the question.
-        objects: of the scene.
-        shown: names that the photograph behind shows by itself.
+        objects: objects of the scene.
+        shown: names of things that the background photograph shows.
 
     Returns:
-        The places of all objects that answer it; None if one leaves doubt, or the photograph holds an answer.
+        Positions of all objects that answer it; None if one is doubtful, or the photograph shows an answer.
     """
     groups = [(name, group_of(name)) for name in shown]
     if any(reason.answers(*item) or reason.is_doubtful(*item) for item in groups):

@@ -1,4 +1,4 @@
-"""Phrases that are true of exactly one object of a scene: by colour, place, size, neighbours and what hides what."""
+"""Referring phrases that are true of exactly one object: by colour, position, size, neighbours and occlusion."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from xsam_model.training.scenes.art.textures import opencv
 from xsam_model.training.scenes.art.vocabulary import group_of, in_group
 from xsam_model.training.scenes.scene import Scene, SceneObject
 
-# Shares of the picture's side. Between the two of a pair nothing is said: people would disagree.
+# Shares of the picture's side. At gaps between NEAR and APART nothing is said, because people would disagree.
 SIDE_MARGIN = 0.12
 NEAR, APART = 0.04, 0.14
-# One is "larger" from this ratio of areas on.
+# An object counts as larger from this ratio of areas on.
 SIZE_RATIO = 1.5
-# "Behind" needs this share of the smaller silhouette to lie over the other.
+# An object counts as behind another that hides at least this share of the smaller silhouette of the two.
 OVERLAP_SHARE = 0.04
-# Groups with a noun of their own that nothing outside them is called by.
+# Groups whose name is a noun that nothing outside the group is called by.
 GROUP_NOUNS = ("animal", "bird", "vehicle", "boat", "aircraft", "ball", "musical instrument")
 
 
 @dataclass(frozen=True, slots=True)
 class ReferringPhrase:
-    """Words for one object.
+    """A phrase that refers to one object.
 
     Attributes:
         text: "the red car", "the dog on the left", ...
-        target: the object's place in the scene.
+        target: position of the object in the scene.
         kind: "name", "colour", "side", "size", "near", "behind", "in front" or "group".
     """
 
@@ -40,11 +40,11 @@ class ReferringPhrase:
 
 
 class SceneLayout:
-    """Where the objects of a scene are, measured on their visible masks.
+    """Spatial layout of the objects of a scene, measured on their visible masks.
 
     Attributes:
-        areas: int64 (N,), visible pixels.
-        centres: float64 (N, 2), row and column of their mean, as shares of the side.
+        areas: int64 (N,), numbers of visible pixels.
+        centers: float64 (N, 2), row and column of the centroids, as shares of the side.
     """
 
     def __init__(self, scene: Scene) -> None:
@@ -56,14 +56,14 @@ class SceneLayout:
         self._distances: dict[int, NDArray[np.float32]] = {}
 
     def gap(self, first: int, second: int) -> float:
-        """Return the least distance between the visible pixels of two objects, as a share of the side."""
+        """Return the smallest distance between visible pixels of two objects, as a share of the side."""
         if first not in self._distances:
             apart = (~self.objects[first].mask).astype(np.uint8)
             self._distances[first] = opencv().distanceTransform(apart, 2, 5)
         return float(self._distances[first][self.objects[second].mask].min()) / self.side
 
     def is_behind(self, first: int, second: int) -> bool:
-        """Whether the second object clearly hides a part of the first."""
+        """Return whether the second object clearly hides a part of the first."""
         a, b = self.objects[first], self.objects[second]
         if a.z > b.z:
             return False
@@ -71,7 +71,7 @@ class SceneLayout:
         return bool(hidden >= OVERLAP_SHARE * min(a.silhouette.sum(), b.silhouette.sum()))
 
     def touches(self, first: int, second: int) -> bool:
-        """Whether the whole shapes of two objects share a pixel."""
+        """Return whether the silhouettes of two objects share a pixel."""
         return bool((self.objects[first].silhouette & self.objects[second].silhouette).any())
 
 
@@ -84,8 +84,8 @@ def referring_phrases(layout: SceneLayout, names: Sequence[str]) -> list[Referri
     """Return every phrase that is true of one object and of no other.
 
     Args:
-        layout: of the scene.
-        names: what to call each object; the same for all of one category.
+        layout: layout of the scene.
+        names: name to use for each object; the same for all of one category.
     """
     phrases: list[ReferringPhrase] = []
     for category in dict.fromkeys(thing.name for thing in layout.objects):
@@ -102,7 +102,7 @@ def referring_phrases(layout: SceneLayout, names: Sequence[str]) -> list[Referri
 
 
 def has_color_alone(objects: Sequence[SceneObject], members: Sequence[int], target: int) -> bool:
-    """Whether one of several objects has a clear colour that none of the others has any of."""
+    """Return whether one of several objects has a clear colour that all others lack."""
     color = objects[target].color
     others = [objects[place].shares for place in members if place != target]
     return color is not None and all(lacks_color(shares, color) for shares in others)
@@ -115,7 +115,7 @@ def _by_color(objects: Sequence[SceneObject], members: Sequence[int], name: str)
 
 
 def _by_side(layout: SceneLayout, members: Sequence[int], name: str) -> Iterator[ReferringPhrase]:
-    """The outermost of several, or the only one if it is in the outer third."""
+    """Yield phrases for the outermost of several objects, or for a single one if it is in the outer third."""
     for axis, sides in ((1, ("on the left", "on the right")), (0, ("at the top", "at the bottom"))):
         places = layout.centers[list(members), axis]
         order = np.argsort(places)
@@ -141,7 +141,7 @@ def _by_size(layout: SceneLayout, members: Sequence[int], name: str, kind: str) 
 
 
 def _by_neighbor(layout: SceneLayout, members: Sequence[int], names: Sequence[str]) -> Iterator[ReferringPhrase]:
-    """One of a category beside, behind or before the only one of another."""
+    """Yield phrases for one object of a category next to, behind or in front of the only one of another category."""
     categories = [thing.name for thing in layout.objects]
     name = names[members[0]]
     for anchor, category in enumerate(categories):
@@ -155,16 +155,17 @@ def _by_neighbor(layout: SceneLayout, members: Sequence[int], names: Sequence[st
             ("behind", "behind", [layout.is_behind(place, anchor) for place in members]),
             ("in front of", "in front", [layout.is_behind(anchor, place) for place in members]),
         ):
+            # No other member may touch the anchor at all, or which one is behind it would be in doubt.
             touching = [place for place in members if layout.touches(place, anchor)]
             if sum(holds) == 1 and touching == [members[holds.index(True)]]:
                 yield ReferringPhrase(f"the {name} {words} the {names[anchor]}", touching[0], kind)
 
 
 def _by_group(layout: SceneLayout) -> Iterator[ReferringPhrase]:
-    """The only animal, the largest vehicle, the smallest object of all."""
+    """Yield phrases such as "the animal", "the largest vehicle" and "the smallest object"."""
     shown = layout.scene.shown_by_ground
     for noun in GROUP_NOUNS:
-        # The photograph behind may show one too.
+        # The background photograph may show another one.
         if any(in_group(group_of(name), noun) for name in shown):
             continue
         members = [place for place, thing in enumerate(layout.objects) if in_group(thing.group, noun)]

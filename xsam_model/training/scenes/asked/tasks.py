@@ -1,4 +1,4 @@
-"""What is asked about scenes: every task of X-SAM, with its true answer, as training samples."""
+"""Asks every task of X-SAM about scenes, and returns training samples with exact answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from xsam_model.training.scenes.asked.questions import REASONS, answering
 from xsam_model.training.scenes.asked.relations import SceneLayout, referring_phrases
 from xsam_model.training.scenes.scene import Scene, SceneObject, StuffRegion
 
-# How often a phrase of each kind is chosen, relative to the others that are true.
+# Relative frequency of each kind of phrase among those that are true in a scene.
 _PHRASE_WEIGHTS = {"name": 1, "colour": 3, "side": 3, "size": 3, "near": 3, "behind": 4, "in front": 4, "group": 1}
 
 
@@ -27,16 +27,16 @@ class AskConfig:
     """How questions vary.
 
     Attributes:
-        max_absent: most names in a list of categories that the picture does not show.
+        max_absent: most absent categories in a list of names.
         all_names_share: share of lists with every name that may be asked for.
-        num_names: exactly so many names of objects in every list of ovseg, fewer where there are not so many, and no
-            surfaces: for tests that are to be compared. None to vary as the fields above say.
-        nothing_present_share: share of questions whose answer is nothing: lists of absent names, phrases for absent
+        num_names: exact number of object names in every list of ovseg (fewer if there are not so many), without
+            surfaces, which makes tests comparable. None to vary as the fields above say.
+        nothing_present_share: share of questions with an empty answer: lists of absent names, phrases for absent
             objects, questions that nothing answers, prompts on empty ground.
-        synonym_share: share of categories that are called by another name (not in genseg, whose list is closed).
-        explain_share: share of reasoning questions that ask why.
-        max_phrases: most phrases of refseg for one scene, each a conversation of its own; fewer where fewer are true.
-        prompt_kinds: kinds of visual prompts, each as likely.
+        synonym_share: share of categories that are asked by a synonym (not in genseg, whose list is closed).
+        explain_share: share of reasoning questions that ask for an explanation.
+        max_phrases: most refseg phrases for one scene, each a conversation of its own; fewer if fewer are true.
+        prompt_kinds: kinds of visual prompts, equally likely.
     """
 
     max_absent: int = 20
@@ -49,7 +49,7 @@ class AskConfig:
     prompt_kinds: tuple[str, ...] = PROMPT_KINDS
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be asked.
+        """Refuse invalid settings.
 
         Raises:
             ValueError: if a kind of prompt is unknown or there is none.
@@ -60,7 +60,7 @@ class AskConfig:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Asked:
-    """A scene that is about to be asked about."""
+    """A scene with everything that is needed to ask about it."""
 
     scene: Scene
     pool: ScenePool
@@ -75,7 +75,7 @@ class _Asked:
         return items[int(self.random.integers(len(items)))]
 
     def names(self) -> list[str]:
-        """What to call each object: all of one category the same."""
+        """Return the name to use for each object, the same for all of one category."""
         called = {thing.name: self.call(thing.name) for thing in self.scene.objects}
         return [called[thing.name] for thing in self.scene.objects]
 
@@ -84,7 +84,7 @@ class _Asked:
         return self.choose(synonyms) if synonyms and self.chance(self.config.synonym_share) else name
 
     def absent(self, with_stuff: bool) -> list[str]:
-        """Return all names that the scene shows nothing of, nor anything like it, in random order."""
+        """Return, in random order, all names of which the scene shows neither an instance nor a look-alike."""
         scene = self.scene
         shown = [thing.name for thing in scene.objects] + [*scene.shown_by_ground]
         banned = frozenset[str]().union(*(lookalikes(name) for name in shown))
@@ -116,7 +116,7 @@ def _ovseg(asked: _Asked) -> TrainingSample | None:
 
 
 def _categories(asked: _Asked, task: str, with_stuff: bool, called: Callable[[str], str]) -> TrainingSample | None:
-    """Ask for names: an object is a mask each, a surface one mask."""
+    """Ask for categories by name, with a mask for each object and one for each surface."""
     items: list[SceneObject | StuffRegion] = [*asked.scene.objects, *(asked.scene.stuff if with_stuff else ())]
     if asked.chance(asked.config.nothing_present_share):
         items = []
@@ -139,7 +139,7 @@ def _categories(asked: _Asked, task: str, with_stuff: bool, called: Callable[[st
 
 
 def _refseg(asked: _Asked) -> TrainingSample | None:
-    """Ask for objects by phrases that are true of one alone, sometimes for one that is not there."""
+    """Ask for objects by phrases that are true of only one, sometimes for one that is absent."""
     if asked.chance(asked.config.nothing_present_share):
         absent = asked.absent(with_stuff=False)
         return asked.sample("refseg", [], [], conditions=(f"the {asked.call(absent[0])}",)) if absent else None
@@ -148,7 +148,7 @@ def _refseg(asked: _Asked) -> TrainingSample | None:
         return None
     objects = asked.scene.objects
     categories = [thing.name for thing in objects]
-    # Where there are several of a kind, the words beside the name decide.
+    # Prefer targets of which there are several of a kind: only there do the words beside the name matter.
     several = [categories.count(categories[phrase.target]) > 1 for phrase in phrases]
     weights = np.array([_PHRASE_WEIGHTS[phrase.kind] for phrase in phrases]) * np.where(several, 3.0, 1.0)
     number = min(asked.config.max_phrases, len(phrases))
@@ -158,7 +158,7 @@ def _refseg(asked: _Asked) -> TrainingSample | None:
 
 
 def _reaseg(asked: _Asked) -> TrainingSample | None:
-    """Ask a question; the answer is one mask of all that answers it."""
+    """Ask a reasoning question; the truth is one mask of all objects that answer it."""
     objects = asked.scene.objects
     nothing = asked.chance(asked.config.nothing_present_share)
     for place in asked.random.permutation(len(REASONS)):
@@ -185,7 +185,7 @@ def _definite(name: str, count: int) -> str:
 
 
 def _gcgseg(asked: _Asked) -> TrainingSample | None:
-    """Ask for a caption; a mask for each of its phrases."""
+    """Ask for a caption, with a mask for each of its phrases."""
     caption = grounded_caption(SceneLayout(asked.scene), asked.names(), asked.random)
     if caption is None:
         return None
@@ -193,7 +193,7 @@ def _gcgseg(asked: _Asked) -> TrainingSample | None:
 
 
 def _vgdseg(asked: _Asked) -> TrainingSample | None:
-    """Prompt one object of each category; the truth is all objects of the category."""
+    """Prompt one object of each category; the truth are all objects of that category."""
     objects = asked.scene.objects
     if not objects:
         return None
@@ -218,7 +218,7 @@ def _vgdseg(asked: _Asked) -> TrainingSample | None:
 
 
 def _empty_prompt(asked: _Asked) -> NDArray[np.bool_] | None:
-    """Draw a point or a scribble on nothing that has a name, None where there is hardly any such place."""
+    """Draw a point or a scribble on unnamed background, or return None if there is too little of it."""
     items: list[SceneObject | StuffRegion] = [*asked.scene.objects, *asked.scene.stuff]
     free = ~np.any([item.mask for item in items], axis=0)
     if free.mean() < 0.1:
@@ -228,7 +228,7 @@ def _empty_prompt(asked: _Asked) -> NDArray[np.bool_] | None:
 
 
 def _intseg(asked: _Asked) -> TrainingSample | None:
-    """Prompt one object; the truth is this one."""
+    """Prompt one object; the truth is that object alone."""
     objects = asked.scene.objects
     if not objects:
         return None
@@ -238,7 +238,7 @@ def _intseg(asked: _Asked) -> TrainingSample | None:
 
 
 def _chat(asked: _Asked) -> TrainingSample | None:
-    """Ask what only words answer."""
+    """Ask a question that is answered in words, without masks."""
     absent = asked.absent(with_stuff=False)
     if not absent:
         return None
@@ -271,16 +271,16 @@ def ask_scene(
     """Ask one task about a scene.
 
     Args:
-        scene: what is asked about.
-        task: one of `prompt_templates.TASKS`.
-        assets: what the scene was made of; names that it does not show come from its split's pool.
-        random: what the question is drawn from.
+        scene: the scene.
+        task: one of `prompts.templates.TASKS`.
+        assets: assets that the scene was made from; absent names come from the pool of its split.
+        random: source of all choices about the question.
         config: how questions vary.
         core_only: as in the scene's `SceneConfig`.
 
     Returns:
-        A sample whose source is "scenes-<task>", None if there is nothing to ask. Reasoning questions have one mask of
-        all that answers them, and captions one of each phrase.
+        A sample whose source is "scenes-<task>", or None if there is nothing to ask. Reasoning questions have one mask
+        of everything that answers them, captions one for each phrase.
 
     Raises:
         ValueError: if the task is unknown.
