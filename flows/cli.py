@@ -1,4 +1,7 @@
-"""The command line, `xsam-label ...`, and how it ends: exit codes, errors in words. Torch, ray, prefect load late."""
+"""The command line `xsam-label`: runs a command, and turns errors into messages and exit codes.
+
+torch, ray and prefect take seconds to import, so commands import them when they need them.
+"""
 
 from __future__ import annotations
 
@@ -38,11 +41,11 @@ def _before_any_command(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Take the options that come before a command."""
+    """Handle the options before a command."""
 
 
 def console_script() -> None:
-    """Run the command line, and end this process with it."""
+    """Run the command line, and make sure that the process ends with it."""
     try:
         main()
     except SystemExit as end:
@@ -51,7 +54,7 @@ def console_script() -> None:
 
 
 def main() -> None:
-    """Run the command line; an error that a user can mend is one message and exit code 2, not a traceback."""
+    """Run the command line; an error that the user can fix becomes one message and exit code 2, not a traceback."""
     prepare_environment()
     with streams.guarded():
         _run()
@@ -61,14 +64,14 @@ def _run() -> NoReturn:
     try:
         with signals.handled():
             code = app(standalone_mode=False)
-        if code == _INTERRUPTED:  # what typer makes of Ctrl-C
+        if code == _INTERRUPTED:  # typer returns this for Ctrl-C instead of raising
             raise KeyboardInterrupt
         sys.exit(code)
     except signals.Terminated:
         _stopped(signal.SIGTERM)
     except (typer.Abort, KeyboardInterrupt):
         _stopped(signal.SIGINT)
-    except Exception as error:  # noqa: BLE001  (told in words, or as a traceback without secrets)
+    except Exception as error:  # noqa: BLE001  (shown as a message, or as a traceback without secrets)
         if (usage := _usage_error(error)) is not None:
             usage.show()
             sys.exit(usage.exit_code)
@@ -80,9 +83,9 @@ def _run() -> NoReturn:
             sys.exit(1)
         from flows.commands.console import literal
 
-        # What follows the first line of a replica's error is its traceback.
+        # After the first line, a replica's error continues with its traceback.
         text = str(error) if type(error).__name__ != "ReplicaStartError" else str(error).partition("\n")[0]
-        if isinstance(error, DamagedError) and "/plan" not in text:  # a plan is restored by hand
+        if isinstance(error, DamagedError) and "/plan" not in text:  # a plan can only be restored by hand
             text += "; `xsam-label verify` names what is damaged, `run --check` and `retry --check` label it again"
         errors.print(f"[red]error:[/] {literal(redacted(text))}")
         sys.exit(2)
@@ -94,7 +97,10 @@ def _stopped(number: signal.Signals) -> NoReturn:
 
 
 def _usage_error(error: Exception) -> Any:
-    """Return a mistake in the arguments as typer's own click or the click package raise it; None for anything else."""
+    """Return the error if it is a usage error of typer's bundled click or of the click package; None otherwise.
+
+    By its attributes, since the two packages' classes are not related.
+    """
     return error if hasattr(error, "show") and hasattr(error, "exit_code") else None
 
 

@@ -1,4 +1,4 @@
-"""RunConfig: everything a run is told, composed of each layer's own config; read from TOML, YAML or Python."""
+"""The configuration of a run (RunConfig), composed of each layer's own config, and how it is read from TOML or YAML."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def _check_uri(name: str, uri: str) -> None:
 
 
 def check_run_id(name: str, run_id: str | None) -> None:
-    """Refuse what is no name of a folder everywhere; a retry adds a few letters to it.
+    """Check that a run id can be a folder name on every store.
 
     Raises:
-        ValueError: naming the setting and what is allowed.
+        ValueError: it cannot; the message names the setting and what is allowed.
     """
     if run_id is None:
         return
@@ -51,6 +51,7 @@ def check_run_id(name: str, run_id: str | None) -> None:
         raise ValueError(f"{name} has {len(run_id.encode())} bytes; allowed: {_MAX_RUN_ID}")
 
 
+# File names may have 255 bytes, and a retry appends "-retry-N" to the id.
 _MAX_RUN_ID = 200
 
 
@@ -100,7 +101,7 @@ class SourceConfig(Settings):
 
     @property
     def client_options(self) -> dict[str, Any]:
-        """What its files are opened with."""
+        """The storage options for opening the source's files, with the request timeout."""
         return {**self.storage_options, "request_timeout_s": self.request_timeout_s}
 
 
@@ -136,7 +137,7 @@ class OutputConfig(Settings):
 
     @property
     def client_options(self) -> dict[str, Any]:
-        """What its objects are opened with."""
+        """The storage options for opening the output, with the request timeout."""
         return {**self.storage_options, "request_timeout_s": self.request_timeout_s}
 
 
@@ -266,11 +267,11 @@ class RunConfig(Settings):
         )
 
     def fingerprint(self, *, model_sha256: str, prompts_sha256: str | None) -> dict[str, Any]:
-        """Return everything that can change a row, by name.
+        """Return every setting that can change a row, by name.
 
-        How the work is cut and spread (shards, batches, replicas, threads) is left out on purpose: it may change
-        between a run and its resumption. Masks then agree up to rounding between batch sizes, devices and
-        numbers of torch threads.
+        Settings for dividing the work (shards, batches, replicas, threads) are left out on purpose: they may change
+        between a run and its resumption. Masks then agree up to rounding between batch sizes, devices and numbers of
+        torch threads.
         """
         retry = {"retry": {"run_id": self.retry.run_id, "reasons": sorted(self.retry.reasons)}} if self.retry else {}
         return {
@@ -278,7 +279,7 @@ class RunConfig(Settings):
             "source": absolute_uri(self.source.uri),
             "source.image_id_column": self.source.image_id_column,
             "source.uri_column": self.source.uri_column,
-            # Left out where they are not set, as they were before they could be.
+            # Left out unless set: plans of versions that did not have these settings keep their fingerprint.
             **({"source.image_column": self.source.image_column} if self.source.image_column else {}),
             **({"source.image_root": absolute_uri(self.source.image_root)} if self.source.image_root else {}),
             "limit": self.plan.limit,
@@ -302,7 +303,7 @@ class RunConfig(Settings):
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the config as plain JSON values, as it is kept in the plan."""
+        """Return the config as plain JSON values, as the plan stores it."""
         return self.model_dump(mode="json")
 
 
@@ -310,14 +311,15 @@ _SHORTHANDS = {"source": "uri", "output": "uri", "model": "path"}
 
 
 def parse_config(values: Mapping[str, Any], *, origin: str = "config") -> RunConfig:
-    """Check plain values and build the config.
+    """Validate plain values and build the config.
 
     Args:
         values: as read from a file; ``source``, ``output`` and ``model`` may be plain strings.
-        origin: what to call them in errors, e.g. the file's name.
+        origin: where the values come from, for errors, e.g. the file's name.
 
     Raises:
-        ConfigError: unknown key, missing field, wrong type or value: every one is listed, with its place.
+        ConfigError: unknown keys, missing fields, wrong types or values; the message lists all of them with their
+            places.
     """
     expanded = {
         name: {_SHORTHANDS[name]: value} if name in _SHORTHANDS and isinstance(value, str) else value
@@ -327,7 +329,7 @@ def parse_config(values: Mapping[str, Any], *, origin: str = "config") -> RunCon
         return RunConfig.model_validate(expanded)
     except ValidationError as error:
         lines = [_explain(dict(item)) for item in error.errors(include_url=False)]
-        # Without its cause: that shows what was given, and a mistake may hold a secret.
+        # Without its cause, which shows the values given: even a mistaken one may be a secret.
         raise ConfigError(f"{origin} cannot be used:\n" + "\n".join(f"  {line}" for line in lines)) from None
 
 
@@ -335,13 +337,13 @@ def load_config(path: str | Path) -> RunConfig:
     """Read a config from a .toml, .yaml or .yml file.
 
     Raises:
-        ConfigError: the file is missing, cannot be parsed, or holds something unusable.
+        ConfigError: the file is missing, cannot be parsed, or is not a valid config.
     """
     return parse_config(read_values(path), origin=str(path))
 
 
 def read_values(path: str | Path) -> dict[str, Any]:
-    """Read the plain values of a config file, unchecked.
+    """Read the plain values of a config file, without validating them.
 
     Raises:
         ConfigError: the file is missing or cannot be parsed.
@@ -368,13 +370,13 @@ def read_values(path: str | Path) -> dict[str, Any]:
 
 
 def merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay overrides over plain values, table by table; a None override leaves the value as it is."""
+    """Apply overrides to plain values, table by table; a None override leaves the value as it is."""
     merged = dict(values)
     for name, value in overrides.items():
         if isinstance(value, Mapping):
             below = {} if merged.get(name) is None else merged[name]
             below = {_SHORTHANDS[name]: below} if name in _SHORTHANDS and isinstance(below, str) else below
-            # What should be a table and is not stays as it is, for parse_config to refuse by name.
+            # A value that should be a table but is not is kept, so that parse_config reports it by name.
             merged[name] = merge(below, value) if isinstance(below, Mapping) else below
         elif value is not None:
             merged[name] = value

@@ -1,4 +1,8 @@
-"""The flow: plan, waves of shards, verify, summary. Prefect shows and retries; the commits decide what is done."""
+"""The Prefect flow: plan, label waves of shards, verify, summarise.
+
+Prefect shows progress and retries waves. What is done is decided by the commits in the output alone: Prefect's states,
+caches and results are never relied on.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +71,7 @@ def _label_run(config: RunConfig, told: Telling) -> RunSummary:
         planned: list[planning.PlannedRun] = []
 
         def plan() -> planning.PlannedRun:
-            """Plan once, also where Prefect's bookkeeping fails after that."""
+            """Plan only once, even if Prefect's bookkeeping fails afterwards and the step is called again."""
             if not planned:
                 planned.append(stack.enter_context(planning.planned_run(config)))
             return planned[0]
@@ -95,7 +99,7 @@ def _label_in_waves(
     *,
     told: Telling,
 ) -> list[ShardFailure]:
-    """Label what is due wave by wave; none is begun once the run is to stop."""
+    """Label the due shards wave by wave; no wave is begun once the run is to stop."""
     failures: list[ShardFailure] = []
     waves = engine.cut_waves(list(run.due.commits), config)
     for number, shard_ids in enumerate(waves, start=1):
@@ -106,6 +110,7 @@ def _label_in_waves(
     return failures
 
 
+# No task caches or persists results: whether work is done is decided by the commits alone.
 @task(name="plan", task_run_name="plan", cache_policy=NO_CACHE, persist_result=False)
 def plan_run(plan: Callable[[], planning.PlannedRun]) -> planning.PlannedRun:
     """Freeze the plan, or read the frozen one."""
@@ -113,7 +118,7 @@ def plan_run(plan: Callable[[], planning.PlannedRun]) -> planning.PlannedRun:
 
 
 class WaveFailedError(RuntimeError):
-    """Shards of a wave are not labelled; raised so that Prefect shows it, and tries it again where that can help."""
+    """Shards of a wave were not labelled; raised so that Prefect shows it, and retries the wave if that can help."""
 
     def __init__(self, failures: list[ShardFailure], num_left: int) -> None:
         first = [f"{f.shard_id}: {f.error.splitlines()[0]}" for f in failures[:5]]
@@ -124,7 +129,7 @@ class WaveFailedError(RuntimeError):
 
 
 def _is_wave_failure(_task: Any, _run: Any, state: State[Any]) -> bool:
-    """Say whether trying a wave again can help; replicas that cannot start were tried often enough by the pool."""
+    """Return whether retrying a wave can help; replicas that cannot start were retried often enough by the pool."""
     error = state.result(raise_on_failure=False)
     return isinstance(error, WaveFailedError) and error.can_retry
 
@@ -138,11 +143,12 @@ def label_wave(
     breaker: CircuitBreaker,
     due: Mapping[str, int],
 ) -> int:
-    """Label the shards of a wave whose due commits are not there yet.
+    """Label the shards of a wave that are not committed yet.
 
     Raises:
         WaveFailedError: some could not be labelled.
     """
+    # A retried wave looks at the commits again, so it labels only what is left.
     store = planning.open_output(config)
     failures, num_left = engine.label_shards(runner, store, plan, due, observer, breaker)
     if failures or num_left:
@@ -151,7 +157,7 @@ def label_wave(
 
 
 def _run_wave(told: Telling, label: str, config: RunConfig, *work: Any) -> list[ShardFailure]:
-    """Run a wave under its retries; one that fails for good does not keep the following waves from running."""
+    """Run a wave with its retries; a wave that fails for good does not prevent the following ones."""
     wave = label_wave.with_options(
         task_run_name=f"wave {label}",
         retries=config.waves.retries,
@@ -169,7 +175,7 @@ def _run_wave(told: Telling, label: str, config: RunConfig, *work: Any) -> list[
 def verify_run(
     config: RunConfig, plan: Plan, *, failures: list[ShardFailure], stopped: str, committed_before: int, started: float
 ) -> RunSummary:
-    """Remove losers, check the ledger, write the summary."""
+    """Remove losers, check that every image is accounted for, and write the summary."""
     return engine.finish_run(
         config, plan, failures=failures, stopped=stopped, committed_before=committed_before, started=started
     )

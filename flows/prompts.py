@@ -1,4 +1,4 @@
-"""What a run asks of every image: names and sentences of a config, checked and turned into prompts. Pure."""
+"""Turn a config's category names and sentences into the prompts asked of every image."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ CAPTION_ID = "gcgseg:caption"
 
 
 def check_names(what: str, names: Sequence[str]) -> None:
-    """Refuse what cannot be told apart.
+    """Check that names are not blank and occur only once, since prompt ids are made from them.
 
     Raises:
-        ValueError: one is blank, or given twice.
+        ValueError: a name is blank, or given twice.
     """
     stripped = [name.strip() for name in names]
     if not all(stripped):
@@ -23,10 +23,10 @@ def check_names(what: str, names: Sequence[str]) -> None:
 
 
 def check_stuff(task: Task, categories: Collection[str], stuff: Sequence[str]) -> None:
-    """Refuse stuff that no category is, and stuff where the task makes no difference.
+    """Check that stuff names are categories, and that the task distinguishes stuff from things.
 
     Raises:
-        ValueError: saying which, and what is allowed.
+        ValueError: they are not, or it does not; the message says what is allowed.
     """
     check_names("stuff", stuff)
     if stuff and task not in PANOPTIC_TASKS:
@@ -38,7 +38,7 @@ def check_stuff(task: Task, categories: Collection[str], stuff: Sequence[str]) -
 def named_prompts(
     task: Task, names: Sequence[str], *, stuff: Collection[str] = (), explain: bool = False
 ) -> list[Prompt]:
-    """Return one prompt of a task for each name or sentence, in the order given; their ids are ``<task>:<text>``."""
+    """Return a prompt for each name or sentence of a task, in the order given, with the ids ``<task>:<text>``."""
     not_things = {name.strip() for name in stuff}
     return [
         Prompt(

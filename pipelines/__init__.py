@@ -1,1 +1,1 @@
-"""The data: sources, plans, decoding, RLE, the Parquet table and its commits. No torch, no ray, no prefect."""
+"""The data pipeline: sources, plans, decoding, RLE, the Parquet table and its commits. No torch, no ray, no prefect."""

@@ -1,7 +1,7 @@
-"""JSON that other people wrote, looked over before a parser sees it.
+"""Limits on untrusted JSON, checked before it is parsed: nesting depth, and the bytes of one value or entry.
 
-A parser's memory may grow with the square of the depth, and Python's stack ends at some thousand levels. What is looked
-at here is brackets and quotes alone: whether it is JSON at all is for the parser to say.
+Deep nesting can take a parser memory that grows with the square of the depth, or overflow Python's stack. Only
+brackets and quotes are looked at here; whether the text is valid JSON is left to the parser.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ from typing import IO, Any
 
 import numpy as np
 
+# Annotation files nest a handful of levels; Python's own parser fails at some thousand.
 MAX_DEPTH = 100
 MAX_ENTRY_BYTES = 2**24
-"""Of a line, an entry of a list, a text or a number: as Python values they may take twenty times as much."""
+"""Limit for a line, a list entry, a string or a number: parsed into Python objects it may take twenty times as much."""
 
+# For documents that are held in memory as a whole, such as a ground truth.
 MAX_DOCUMENT_BYTES = 2**30
 
 _ESCAPED = re.compile(rb"\\.", re.DOTALL)
+# Input is scanned in pieces with NumPy: no Python loop over bytes, and arrays of a bounded size.
 _PIECE_BYTES = 2**18
+# By byte value: how a bracket changes the depth, and whether the byte ends a value.
 _STEP = np.zeros(256, np.int8)
 _STEP[list(b"[{")], _STEP[list(b"]}")] = 1, -1
 _ENDS = np.zeros(256, np.bool_)
@@ -28,15 +32,15 @@ _QUOTE = ord('"')
 
 
 class BoundsError(ValueError):
-    """JSON is nested too deeply, or holds too large a value."""
+    """JSON is nested too deeply, or contains too large a value."""
 
 
 class JsonGuard:
-    """Watches JSON pass by, piece by piece.
+    """Checks a stream of JSON against the limits, piece by piece.
 
     Args:
-        entry_depth: brackets around an entry, whose bytes are bounded: 2 for the items of a list in an object; None
-            where texts and numbers alone are.
+        entry_depth: nesting depth at which entries are limited in bytes, e.g. 2 for the items of a list in an object;
+            None to limit strings and numbers only.
     """
 
     def __init__(self, entry_depth: int | None = None) -> None:
@@ -46,10 +50,10 @@ class JsonGuard:
         self._of_value = self._of_entry = 0  # bytes so far
 
     def feed(self, piece: bytes) -> None:
-        """Look at the next bytes.
+        """Check the next bytes.
 
         Raises:
-            BoundsError: saying what is too much.
+            BoundsError: a limit is exceeded; the message says which.
         """
         for start in range(0, len(piece), _PIECE_BYTES):
             self._feed(piece[start : start + _PIECE_BYTES])
@@ -60,7 +64,7 @@ class JsonGuard:
         quotes = np.flatnonzero(codes == _QUOTE)
         steps = _STEP[codes]
         places = np.flatnonzero(steps)
-        # Odd behind the quote that opens a text, and up to the one that closes it.
+        # A bracket inside a string is not structure: behind an opening quote the number of quotes so far is odd.
         in_text = (np.searchsorted(quotes, places) + self._is_text) % 2 == 1
         depths = np.cumsum(steps[places[~in_text]], dtype=np.int64) + self._depth
         if depths.max(initial=0) > MAX_DEPTH:
@@ -75,7 +79,10 @@ class JsonGuard:
 
     @staticmethod
     def _longer(num_bytes: int, more: int, is_same: bool, what: str) -> int:
-        """Return how many bytes something has now; whole pieces are counted."""
+        """Return the size of a value or entry that may span pieces, counted in whole pieces.
+
+        A piece with anything else in it resets the count, so that only what is longer than a piece is measured.
+        """
         if not is_same:
             return 0
         if num_bytes + more > MAX_ENTRY_BYTES:
@@ -83,7 +90,7 @@ class JsonGuard:
         return num_bytes + more
 
     def _without_escapes(self, piece: bytes) -> bytes:
-        """Return the bytes with blanks for what a backslash escapes."""
+        """Replace escape sequences by blanks, so that an escaped quote does not count as one."""
         if self._is_escaped:
             piece, self._is_escaped = b" " + piece[1:], False
         if b"\\" in piece:
@@ -93,16 +100,16 @@ class JsonGuard:
 
 
 class GuardedFile:
-    """A file of JSON that is read through a guard: for parsers that read streams."""
+    """A file object that checks JSON as it is read, for parsers that read streams."""
 
     def __init__(self, file: IO[bytes], guard: JsonGuard) -> None:
         self._file, self._guard = file, guard
 
     def read(self, size: int = -1) -> bytes:
-        """Read up to so many bytes.
+        """Read up to ``size`` bytes.
 
         Raises:
-            BoundsError: as JsonGuard.feed.
+            BoundsError: as for JsonGuard.feed.
         """
         data = self._file.read(size)
         self._guard.feed(data)
@@ -114,9 +121,10 @@ def load_json(text: str | bytes) -> Any:
 
     Raises:
         BoundsError: it is nested too deeply.
-        ValueError: it is no JSON.
+        ValueError: it is not valid JSON.
     """
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    # Fewer brackets than the limit cannot nest deeper than it: most documents need no scan.
     if data.count(b"[") + data.count(b"{") > MAX_DEPTH:
         JsonGuard().feed(data)
     return json.loads(text)

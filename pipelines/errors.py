@@ -1,4 +1,4 @@
-"""What a person can mend: the errors that every command tells in one line, without a traceback."""
+"""Errors that the user can fix: every command prints them as one line, without a traceback."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pipelines.redaction import redacted
 
 
 class UserError(Exception):
-    """What was asked cannot be done; the message says what is wrong, where, and what to do about it."""
+    """The request cannot be carried out; the message says what is wrong, where, and what to do about it."""
 
 
 class StorageError(UserError, OSError):
@@ -19,22 +19,22 @@ class StorageError(UserError, OSError):
 
 
 class DamagedError(StorageError):
-    """An object of an output does not hold what it must; the message names it."""
+    """An object of an output is damaged: missing, truncated or not what it should be; the message names it."""
 
 
 class ProtocolError(StorageError):
-    """A URI's protocol is none of those that may be used here."""
+    """A URI's protocol is not supported, or not allowed here."""
 
 
 class SourceError(UserError, ValueError):
-    """An input cannot be used; the message says what is wrong, where, and what to do, and holds no secret."""
+    """An input (source, prompts, ground truth) cannot be used; the message says why and what to do, without secrets."""
 
     def __init__(self, message: str) -> None:
         super().__init__(redacted(message))
 
 
 class PromptTableError(SourceError):
-    """A prompt table that cannot be used as a whole; the message says what is missing."""
+    """A prompt table cannot be used as a whole; the message says what is missing."""
 
 
 class QueryError(SourceError):
@@ -46,6 +46,6 @@ class PlanError(UserError, ValueError):
 
 
 def some_of(names: Iterable[str]) -> str:
-    """Return a few names to recognize the others by."""
+    """Join the first three names with commas, and add an ellipsis if there are more."""
     every = list(names)
     return ", ".join(every[:3]) + (", ..." if len(every) > 3 else "")

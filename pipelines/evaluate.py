@@ -1,4 +1,4 @@
-"""Where `evaluate_output` lay until 0.1.0: it is in `pipelines.evaluation.evaluate` now."""
+"""The documented address of `evaluate_output` up to version 0.1.0; it is defined in `pipelines.evaluation.evaluate`."""
 
 from pipelines.evaluation.evaluate import evaluate_output
 

@@ -1,4 +1,4 @@
-"""Where `read_ground_truth` lay until 0.1.0: it is in `pipelines.evaluation.ground_truth` now."""
+"""The address of `read_ground_truth` up to version 0.1.0; it is defined in `pipelines.evaluation.ground_truth`."""
 
 from pipelines.evaluation.ground_truth import read_ground_truth
 

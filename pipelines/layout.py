@@ -1,11 +1,14 @@
-"""Where everything lies in an output, and the numbers of its three formats: names only, nothing is read or written.
+"""The names of all objects in an output, and the versions of its three formats. Nothing is read or written here.
 
-annotations/RUN/shard-00000-ATTEMPT.parquet    masks; images/RUN/... likewise, one row an image
-_runs/RUN/plan.json, plan-*.parquet            what the run labels; plan.json makes it so
-_runs/RUN/commits/shard-00000.json             what makes a shard's two files visible
-_runs/RUN/commits/shard-00000.repair-1         what took its place once they were gone or damaged
-_runs/RUN/summary.json, report.html            how the run ended; nothing needs them
-_runs/.run-000001                              the name of a run, found by number where a listing is behind
+annotations/RUN/shard-00000-ATTEMPT.parquet    one row per mask
+images/RUN/shard-00000-ATTEMPT.parquet         one row per image
+_runs/RUN/plan.json, plan-*.parquet            the plan: what the run labels; a run is planned once plan.json exists
+_runs/RUN/commits/shard-00000.json             the commit: makes a shard's two files part of the table
+_runs/RUN/commits/shard-00000.repair-1         a repair: supersedes a commit whose files are gone or damaged
+_runs/RUN/summary.json, report.html            how the run ended; for people, the table does not depend on them
+_runs/.run-000001                              the id of a run, found by number where a listing lags
+
+Dataset readers (pyarrow, Spark, DuckDB) skip names that begin with an underscore, so that they see data files only.
 """
 
 from __future__ import annotations
@@ -16,12 +19,12 @@ from typing import Literal
 PLAN_FORMAT = 2
 COMMIT_FORMAT = 1
 SCHEMA_VERSION = 3
-"""Of the columns; it changes with any of them, and CHANGELOG.md says what changed."""
+"""Version of the table's columns; CHANGELOG.md says what changed with each."""
 
 Kind = Literal["annotations", "images"]
 KINDS: tuple[Kind, Kind] = ("annotations", "images")
 PROBE_PREFIX = "_runs/.probe-"
-# What people and other programs put into an output's folders (.DS_Store, _SUCCESS, part-0.parquet) has other names.
+# Matched in full: people and other programs put files of their own into these folders (.DS_Store, _SUCCESS).
 # Repairs do not end in .json, so that versions that know nothing of them leave them alone.
 _COMMIT_NAME = re.compile(r"_runs/[^/]+/commits/(?P<shard_id>shard-\d{5,})(\.json|\.repair-(?P<repair>[1-9]\d*))")
 _DATA_NAME = re.compile(
@@ -37,7 +40,7 @@ def run_folder(run_id: str) -> str:
 
 
 def plan_name(run_id: str) -> str:
-    """Return the object whose existence means that the run is planned."""
+    """Return the name of a run's plan, relative to the output. The run is planned once this object exists."""
     return f"{run_folder(run_id)}/plan.json"
 
 
@@ -47,50 +50,54 @@ def registered_name(number: int) -> str:
 
 
 def summary_name(run_id: str) -> str:
-    """Return the object that holds a run's summary, relative to the output."""
+    """Return the name of a run's summary, relative to the output."""
     return f"{run_folder(run_id)}/summary.json"
 
 
 def shard_name(number: int) -> str:
-    """Return the id of the shard with this position in the plan."""
+    """Return the id of the shard at a position in the plan."""
     return f"shard-{number:05d}"
 
 
 def shard_number(shard_id: str) -> int:
-    """Return the position in the plan of the shard with this id."""
+    """Return a shard's position in the plan."""
     return int(shard_id.rpartition("-")[2])
 
 
 def data_name(kind: Kind, run_id: str, shard_id: str, attempt: str, repair: int = 0) -> str:
-    """Return the attempt-unique name of a shard's data file, relative to the output; that of a repair says which."""
+    """Return the name of a shard's data file, relative to the output: unique to the attempt, with the repair's number.
+
+    The number keeps the files of a repair from being taken for losers before it commits, though the commit that it is
+    to supersede may look whole.
+    """
     return f"{kind}/{run_id}/{shard_id}-{f'repair-{repair}-' if repair else ''}{attempt}.parquet"
 
 
 def due_commit_of(name: str) -> int:
-    """Return which commit a data file was written for: 0 for the first, K for the K-th repair."""
+    """Return which commit of its shard a data file was written for: 0 for the first, K for the K-th repair."""
     found = _DATA_NAME.fullmatch(name)
     return int((found and found["repair"]) or 0)
 
 
 def split_data_name(name: str) -> tuple[str, str] | None:
-    """Return (shard_id, attempt) of a data file's name; None for a name that no data file has."""
+    """Split a data file's name into (shard_id, attempt); None if it is not the name of a data file."""
     found = _DATA_NAME.fullmatch(name)
     return (found["shard_id"], found["attempt"]) if found else None
 
 
 def commit_name(run_id: str, shard_id: str, repair: int = 0) -> str:
-    """Return the name of a shard's first commit object, or of one of its repairs, relative to the output."""
+    """Return the name of a shard's first commit, or of one of its repairs, relative to the output."""
     return f"{run_folder(run_id)}/commits/{shard_id}.{f'repair-{repair}' if repair else 'json'}"
 
 
 def split_commit_name(name: str) -> tuple[str, int] | None:
-    """Return (shard_id, repair) of a commit object's name; None for a name that no commit has."""
+    """Split a commit's name into (shard_id, repair); None if it is not the name of a commit."""
     found = _COMMIT_NAME.fullmatch(name)
     return (found["shard_id"], int(found["repair"] or 0)) if found else None
 
 
 def is_ours(name: str) -> bool:
-    """Say whether a file of an output's folders has a name that this system gives."""
+    """Return whether a name in an output is one that this system gives; others are left alone."""
     if name.startswith(PROBE_PREFIX) or _OF_RUN.fullmatch(name) or _REGISTERED.fullmatch(name):
         return True
     return split_data_name(name) is not None or split_commit_name(name) is not None

@@ -1,4 +1,4 @@
-"""Where `read_plan` lay until 0.1.0: it is in `pipelines.planning.plan` now."""
+"""The documented address of `read_plan` up to version 0.1.0; it is defined in `pipelines.planning.plan`."""
 
 from pipelines.planning.plan import read_plan
 

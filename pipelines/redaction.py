@@ -1,4 +1,4 @@
-"""What is secret in a text, an address or a config: hidden where errors are stored or shown, refused where given."""
+"""Keep secrets out of what is stored or shown: hide them in messages, and refuse them in URIs and configs."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ _WEB = ("http", "https")
 # Stores whose keys may hold a question mark; an address of anything else ends where its query begins.
 _STORES = ("s3", "s3a", "gs", "gcs", "hf", "file", "local", "memory")
 _HIDDEN = "(hidden)"
-# Written so that none takes longer than the text is long: a server chooses what stands in it.
+# All patterns run in linear time: a server chooses the text, and backtracking would let it stall the run.
 _ADDRESS = re.compile(r"\b([a-z][a-z0-9+.-]{0,30})://([^\s\"<>]*)", re.IGNORECASE)
 _CLOSING = "'\"`)]},.;:"
 _PARAMETER = re.compile(r"(?<=[?&])([^\s=?&'\"<>]+)=[^\s&'\"<>]*")
 _HEADER = re.compile(r"((?:authorization|cookie)['\"]?\s*[:=]\s*['\"]?)[^'\"\n]+", re.IGNORECASE)
 _BEARER = re.compile(r"\b(bearer\s+)[\w.~+/=-]{8,}", re.IGNORECASE)
-# Names are compared in lower case, without what joins their words.
+# Names are compared in lower case and without separators, so that api-key, API_KEY and apiKey are one.
 _SECRET_WORDS = ("secret", "token", "passw", "passphrase", "credential", "apikey", "accesskey")
 _SECRET_OPTION_WORDS = (*_SECRET_WORDS, "authorization", "connectionstring", "cookie", "signature")
+# Too short to be looked for inside other names: these must be the whole name.
 _SECRET_OPTIONS = ("username", "user", "login", "auth", "pwd", "pass", "sas", "sig", "bearer", "jwt")
 _SECRET_PARAMETERS = ("sig", "sas", "auth", "pwd", "jwt")
+# botocore's signature_version names an algorithm.
 _HARMLESS_OPTIONS = ("signatureversion",)
 _SECRET_VALUE = re.compile(
     r"^\s*(bearer|basic)\s+\S+|\b(account|sharedaccess)key\s*=|\bsharedaccesssignature\s*=|\b(password|pwd)\s*=|"
@@ -31,8 +33,9 @@ _SECRET_VALUE = re.compile(
 )
 
 
-# A text longer than both ends together is no message any more, and looking through megabytes takes seconds.
+# A longer text is hardly a message, and matching the patterns over megabytes takes seconds.
 _MAX_END_CHARS = 2**15
+# Room for the note on how much was cut, so that cutting never makes a text longer.
 _MAX_MARK_CHARS = 64
 _MAX_QUOTED = 200
 _MAX_NAMES = 50
@@ -41,12 +44,12 @@ _QUOTING.maxlevel, _QUOTING.maxstring, _QUOTING.maxother = 3, 60, 60
 
 
 def redacted(text: str) -> str:
-    """Return a text with nothing of its addresses but scheme, host and path, and without headers that let one in.
+    """Return a text without secrets: URLs keep scheme, host and path only, and credentials in headers are hidden.
 
-    Of a text of more than some 64,000 characters only the two ends are kept: what was raised, and where.
+    For everything that is stored or shown: a client's error names the URL that it was redirected to, and with the
+    signature in that URL anyone who reads the error could read the object.
 
-    For whatever is stored or shown: an error of a client names the address that it was sent on to, and a signature
-    in it opens the object to everyone who reads the error.
+    Of a text of more than about 64,000 characters only the beginning and end are kept: where it was raised, and what.
     """
     text = _ADDRESS.sub(_bare, _shortened(text))
     text = _PARAMETER.sub(lambda found: f"{found[1]}={_HIDDEN}" if _is_parameter(found[1]) else found[0], text)
@@ -55,7 +58,7 @@ def redacted(text: str) -> str:
 
 
 def _shortened(text: str) -> str:
-    """Leave out the middle of a long text, from between two words to the end of a line: secrets are left out whole."""
+    """Cut the middle out of a long text, at a word and a line boundary: half a secret would not be recognised."""
     if len(text) <= 2 * _MAX_END_CHARS + _MAX_MARK_CHARS:
         return text
     start, end = text[:_MAX_END_CHARS], text[-_MAX_END_CHARS:].partition("\n")[2]
@@ -64,7 +67,7 @@ def _shortened(text: str) -> str:
 
 
 def quoted(value: object) -> str:
-    """Return a value that somebody handed in as a message quotes it: as Python writes it, and not at any length."""
+    """Return the repr of an input value for use in a message, shortened if it is long."""
     if isinstance(value, str | bytes):
         more = "" if len(value) <= _MAX_QUOTED else f"... ({len(value):,} in all)"
         return f"{value[:_MAX_QUOTED]!r}{more}"
@@ -73,7 +76,7 @@ def quoted(value: object) -> str:
 
 
 def quoted_names(names: Iterable[str]) -> str:
-    """Return names as messages list them: the first of many, and none at any length."""
+    """Join names for use in a message: at most the first 50, each shortened if it is long."""
     every = list(names)
     shown = [name if len(name) <= _MAX_QUOTED else f"{name[:_MAX_QUOTED]}..." for name in every[:_MAX_NAMES]]
     more = len(every) - len(shown)
@@ -83,6 +86,7 @@ def quoted_names(names: Iterable[str]) -> str:
 def _bare(found: re.Match[str]) -> str:
     scheme, rest = found[1], found[2]
     if scheme.lower() not in _STORES:
+        # The query goes, but not the quotes and brackets that close the sentence around the address.
         address = re.split(r"[?#]", rest, maxsplit=1)[0]
         rest = address if address == rest else address + rest[len(rest.rstrip(_CLOSING)) :]
     host, slash, path = rest.partition("/")
@@ -90,7 +94,7 @@ def _bare(found: re.Match[str]) -> str:
 
 
 def secret_in(uri: str) -> str | None:
-    """Say in words what secret a URI carries; None if it carries none, as far as can be seen."""
+    """Return a description of the secret that a URI contains; None if none is recognised."""
     if "://" not in uri:
         return None
     try:
@@ -99,7 +103,7 @@ def secret_in(uri: str) -> str | None:
         return None
     if "@" in parts.netloc:
         return "a user name or password"
-    # A question mark in a key of an object store is just that.
+    # Keys of an object store may contain a question mark: there it does not begin a query.
     if parts.scheme not in _WEB:
         return None
     names = (name for part in (parts.query, parts.fragment) for name, _ in parse_qsl(part, keep_blank_values=True))
@@ -107,15 +111,16 @@ def secret_in(uri: str) -> str | None:
 
 
 def shown_name(name: str) -> str:
-    """Return the name of an image, which may be an address, as it is unless it carries a secret."""
+    """Return an image's name for display: unchanged, or redacted if it is a URL with a secret."""
     return name if secret_in(name) is None else redacted(name)
 
 
 def check_storage_options(options: Mapping[str, Any]) -> None:
-    """Refuse credentials in a config: it ends up in plans, logs and flow-run parameters.
+    """Refuse credentials in storage options, which end up in plans, logs and flow-run parameters.
 
     Raises:
-        ValueError: naming the offending option, never its value, and the environment variables to use instead.
+        ValueError: an option holds a credential; the message names the option, never its value, and the environment
+            variables to use instead.
     """
     given = list(_all_options(options))
     if found := sorted({name for name, value in given if _is_option(name) and value not in (None, "", False)}):
@@ -132,7 +137,7 @@ def check_storage_options(options: Mapping[str, Any]) -> None:
 
 
 def _all_options(options: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the options of every depth: client_kwargs takes credentials too, and headers may be pairs in a list."""
+    """Yield options at every depth: client_kwargs takes credentials too, and headers may be a list of pairs."""
     if isinstance(options, Mapping):
         for key, value in options.items():
             yield str(key), value

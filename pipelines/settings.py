@@ -1,4 +1,4 @@
-"""What every class of settings is: frozen, without unknown keys, its fields described for forms by their docstrings."""
+"""The base class of all settings: frozen, no unknown keys, and the fields' docstrings describe them in forms."""
 
 from __future__ import annotations
 
@@ -22,5 +22,6 @@ class Settings(BaseModel):
     )
 
     def replace(self, **changes: Any) -> Self:
-        """Return these settings with some of them changed, all of them checked again."""
+        """Return a copy with some settings changed, and all of them validated again."""
+        # Not model_copy(update=...), which validates nothing.
         return type(self)(**{**dict(self), **changes})

@@ -1,4 +1,4 @@
-"""The nouns of the pipeline and the one protocol (Predictor) that a model must meet. No I/O, no behaviour."""
+"""The pipeline's data types, and the protocols for a model (Predictor) and for what labels shards. No I/O here."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TASKS: tuple[Task, ...] = (*CATEGORY_TASKS, *SENTENCE_TASKS, *REGION_TASKS, "gcg
 
 
 class Status(StrEnum):
-    """What became of a planned image. Every planned image ends in exactly one of these."""
+    """The outcome of a planned image; every planned image gets exactly one."""
 
     OK = "ok"
     EMPTY = "empty"
@@ -75,12 +75,12 @@ class Rle:
 
     @classmethod
     def from_coco(cls, segmentation: Mapping[str, Any]) -> Rle:
-        """Return what a value of the table's ``segmentation`` holds, ``{"size": [h, w], "counts": str}``."""
+        """Read a value of the table's ``segmentation`` column, ``{"size": [h, w], "counts": str}``."""
         height, width = segmentation["size"]
         return cls((height, width), segmentation["counts"])
 
     def to_coco(self) -> dict[str, Any]:
-        """Return ``{"size": [h, w], "counts": str}``: what pycocotools and the table's ``segmentation`` hold."""
+        """Return ``{"size": [h, w], "counts": str}``, the form of pycocotools and of the ``segmentation`` column."""
         return {"size": list(self.size_hw), "counts": self.counts}
 
 
@@ -113,10 +113,10 @@ class Prompt:
             their label; of a phrase in a caption its position there.
         category_name: the category or phrase, or the label of the prompt table's row.
         region: the visual prompt of REGION_TASKS; None for text.
-        is_thing: of a category of PANOPTIC_TASKS whether it is countable, else one segment holds all of it; None where
-            the task does not tell.
+        is_thing: for a category of PANOPTIC_TASKS, whether it is countable (a thing) or one segment holds all of it
+            (stuff); None for other tasks.
         explain: ask for an explanation in words beside the mask (reaseg).
-        source_row: zero-based row of the prompt table that it came from, -1 for none.
+        source_row: zero-based row of the prompt table that it came from, -1 if it did not come from one.
     """
 
     prompt_id: str
@@ -141,8 +141,8 @@ class ImageRef:
         etag: version tag as listed, None where the source does not say.
         source_columns: further columns of a table source as a JSON object, None where there are none.
         prompts: regions and sentences asked of this image alone.
-        common: ids of those prompts of the run's common ones that are asked of this image; None for all.
-        version: 1 when an output plans the image for the first time, one more whenever it has changed since.
+        common: ids of the run's common prompts that are asked of this image; None for all of them.
+        version: 1 when an output plans the image for the first time, and one more each time it has changed since.
     """
 
     image_id: str
@@ -155,7 +155,7 @@ class ImageRef:
     version: int = 1
 
     def asked(self, common: Sequence[Prompt]) -> tuple[Prompt, ...]:
-        """Return all that is asked of this image: its part of a run's common prompts, then its own."""
+        """Return all prompts asked of this image: the run's common ones, as far as they apply, then its own."""
         if self.common is None:
             return (*common, *self.prompts)
         wanted = set(self.common)
@@ -169,7 +169,8 @@ class Shard:
     Attributes:
         shard_id: its name in the plan.
         images: in the plan's order.
-        repair: which commit is due: 0 for the first, K for the K-th repair of a shard whose committed files are gone.
+        repair: which commit is due: 0 for the first, K for the K-th repair of a shard whose committed files are lost or
+            damaged.
     """
 
     shard_id: str
@@ -205,14 +206,14 @@ class Image:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskPrediction:
-    """One mask that the model found for a prompt; the dense mask is already gone.
+    """One mask that the model found for a prompt, run-length encoded; no dense mask is kept.
 
     Attributes:
         prompt: what was asked. Of a mask for a phrase of a caption: the caption's prompt, with the phrase as its text
             and category_name, and the phrase's position in the caption as its category_id.
-        score: in [0, 1]; what it says depends on the task, see docs/table.md.
-        mask_score: in [0, 1]: mean mask probability inside the mask; None where many queries share in each pixel
-            (semantic).
+        score: in [0, 1]; its meaning depends on the task, see docs/table.md.
+        mask_score: in [0, 1]: mean mask probability inside the mask; None for semantic tasks, where each pixel combines
+            many queries.
         segmentation: RLE at the image's size; never empty.
         bbox_xywh: COCO box of the mask, absolute pixels.
         area: pixels in the mask.
@@ -228,11 +229,11 @@ class MaskPrediction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionPhrase:
-    """A phrase of a caption that the model has grounded.
+    """A phrase of a caption for which the model found a mask.
 
     Attributes:
         text: the phrase.
-        start, end: its place in the caption in characters (Unicode code points), as for slicing: the phrase is
+        start, end: its position in the caption in characters (Unicode code points): the phrase is
             ``caption.text[start:end]``.
     """
 
@@ -248,7 +249,7 @@ class Caption:
     Attributes:
         prompt: what was asked.
         text: plain text; never blank.
-        phrases: those that it grounded, in their order; a phrase's position is the category_id of its mask (gcgseg).
+        phrases: the phrases it grounded, in order; a phrase's index is the category_id of its mask (gcgseg).
     """
 
     prompt: Prompt
@@ -258,7 +259,7 @@ class Caption:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RejectedPrompt:
-    """A prompt of a single image that could not be asked, with the reason; its image is labelled with the others.
+    """A prompt of a single image that could not be asked, with the reason; the image's other prompts are asked.
 
     Attributes:
         row: zero-based row of the prompt table.
@@ -274,13 +275,13 @@ class RejectedPrompt:
 
     @classmethod
     def of(cls, prompt: Prompt, image: str, reason: str) -> RejectedPrompt:
-        """Return the report that a prompt of an image cannot be asked, and why; it holds no secret."""
+        """Report that a prompt of an image cannot be asked, and why; secrets are redacted."""
         return cls(row=prompt.source_row, prompt_id=prompt.prompt_id, image=shown_name(image), reason=redacted(reason))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a predictor says about one image: masks in no particular order, words, and prompts it could not ask."""
+    """A predictor's answer for one image: masks in any order, captions, and the prompts it had to reject."""
 
     masks: tuple[MaskPrediction, ...] = ()
     captions: tuple[Caption, ...] = ()
@@ -288,14 +289,14 @@ class Answer:
 
 
 class ReplicaUnusable(BaseException):
-    """Raised by a labeler whose process can do no more work, as after a sticky CUDA error: its replica is replaced.
+    """Raised by a labeler whose process cannot go on, e.g. after a sticky CUDA error: its replica is replaced.
 
-    Not an Exception, so that it passes the border at which an error becomes one image's quarantine.
+    Not an Exception, so that ``except Exception`` does not turn it into the quarantine of one image.
     """
 
 
 class PredictionError(Exception):
-    """The model failed on a batch in a way that has its own reason, e.g. out of memory."""
+    """The model failed on a batch for a known reason, e.g. out of memory."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
@@ -303,9 +304,9 @@ class PredictionError(Exception):
 
 
 class Predictor(Protocol):
-    """A loaded model: images and prompts in, RLE masks and words out.
+    """A loaded model: takes images and prompts, returns RLE masks and captions.
 
-    Called from several threads at once, one for each shard.
+    Called from several threads at once, one for each shard in progress.
     """
 
     def predict(self, images: Sequence[Image], prompts: Sequence[Sequence[Prompt]]) -> list[Answer]:
@@ -319,7 +320,7 @@ class Predictor(Protocol):
             One Answer for each image.
 
         Raises:
-            PredictionError: with the reason, where the model knows it; any other exception counts as "model failed".
+            PredictionError: the model knows why it failed. Any other exception counts as Reason.MODEL_FAILED.
         """
         ...
 
@@ -330,17 +331,17 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImagePrediction:
-    """The outcome of one planned image, whatever became of it: one row of ``images``, its masks in ``annotations``.
+    """The outcome of one planned image: its row in ``images`` and its masks in ``annotations``.
 
     Attributes:
         ref: the planned image.
         status: ok (at least one mask or caption), empty (asked, nothing found) or quarantined.
         masks: its masks.
         captions: what the model said about it.
-        prompts: the prompts that were asked; of a quarantined image those that were to be.
+        prompts: the prompts that were asked, or, if it is quarantined, were to be asked.
         rejected: prompts that could not be asked.
-        reason, stage, error: why it is quarantined, where (fetch, decode, model or process), and the message; None
-            otherwise.
+        reason, stage, error: why it is quarantined, in which stage (fetch, decode, model, process), and the message;
+            None otherwise.
         size_hw: (height, width) after EXIF orientation, None if it was never decoded.
         exif_orientation, num_bytes, content_sha256: as in Image, None if unknown.
         decode_ms, model_ms: milliseconds; model_ms is the batch's time divided among its images.
@@ -367,11 +368,11 @@ class ImagePrediction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardReceipt:
-    """What travels back from a replica: counts and names, never data.
+    """What a replica reports about a labelled shard: counts and names, never data.
 
     Attributes:
         shard_id: the shard that was labelled.
-        attempt: the attempt that holds the commit (another's, if it won the race).
+        attempt: the attempt whose commit holds (another one, if that was first).
         status_counts: images by status.
         reason_counts: quarantined images by reason.
         num_annotations: masks committed.
@@ -394,7 +395,7 @@ class ShardReceipt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FatalImage:
-    """How an image ended the process that labelled it, with no other under way."""
+    """How an image crashed or hung the process that was labelling it alone."""
 
     reason: Reason
     error: str
@@ -402,13 +403,13 @@ class FatalImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CrashHistory:
-    """How to relabel a shard whose earlier attempts crashed, so that another crash identifies the image.
+    """How to relabel a shard whose earlier attempts crashed, so that another crash identifies the image at fault.
 
     Attributes:
         report_in_progress: called with the ids of the images that are about to be fetched, decoded and asked, and with
-            none once they are done. What it calls outlives this process.
-        suspects: ids of images that were under way when a process ended: each goes through alone.
-        fatal: images that ended theirs alone, by id: they are quarantined and not touched again.
+            none once they are done. The receiver must outlive this process.
+        suspects: ids of images in progress when a process crashed: each is labelled alone.
+        fatal: images that crashed a process alone, by id: they are quarantined without being touched again.
     """
 
     report_in_progress: Callable[[Sequence[str]], None]
@@ -424,8 +425,8 @@ class ShardLabeler(Protocol):
 
         Args:
             shard: what to label.
-            attempt: id of this try.
-            crashes: given once a replica has crashed over this shard.
+            attempt: id of this attempt.
+            crashes: given if earlier attempts at this shard crashed their replica.
         """
         ...
 

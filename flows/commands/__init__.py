@@ -1,1 +1,1 @@
-"""The commands of xsam-label: arguments in, one call, what a person sees out."""
+"""The commands of xsam-label: each parses its arguments, makes one call, and shows the result."""

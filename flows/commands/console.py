@@ -1,4 +1,4 @@
-"""What a person sees in a terminal: live progress, tables for plan, status and summary. Rendering only."""
+"""Terminal output: live progress, and tables for plan, status and summary. Rendering only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LINE_INTERVAL_S = 5.0
 
 
 class ConsoleObserver:
-    """Shows a run as it goes: a live bar on a terminal, a line every few seconds elsewhere. A context manager."""
+    """Shows a run's progress: a live bar on a terminal, a line every few seconds elsewhere. A context manager."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -60,7 +60,7 @@ class ConsoleObserver:
         self._progress.stop()
 
     def on_plan(self, plan: Plan, committed: int) -> None:
-        """Set the bar's length."""
+        """Print the plan, and set the length of the bar."""
         done = round(plan.num_images * committed / plan.num_shards) if plan.num_shards else 0
         self._left = plan.num_images - done
         self._started = self._shown = time.monotonic()
@@ -71,7 +71,7 @@ class ConsoleObserver:
         )
 
     def on_update(self, update: UpdateCounts) -> None:
-        """Print what an update found."""
+        """Print what an incremental run found."""
         self._console.print(f"update: {update_text(update)}")
 
     def on_receipt(self, receipt: ShardReceipt) -> None:
@@ -92,7 +92,7 @@ class ConsoleObserver:
         self._console.print(f"[red]{failure.shard_id} failed[/] after {failure.attempts} attempts: {literal(first)}")
 
     def on_event(self, event: PoolEvent) -> None:
-        """Print what happens to replicas; the rate counts from when the first one is ready."""
+        """Print what happens to replicas; the rate is measured from when the first one is ready."""
         if event.kind == "replica_started" and not self._images:
             self._started = time.monotonic()
         message = literal(event.message.splitlines()[0])
@@ -107,14 +107,14 @@ class ConsoleObserver:
 
 
 class ListingProgress:
-    """Shows how many images have been listed: beside the spinner on a terminal, a line every few seconds elsewhere."""
+    """Shows how many images have been listed: beside the spinner on a terminal, else a line every few seconds."""
 
     def __init__(self, console: Console, spinner: RichStatus) -> None:
         self._console, self._spinner = console, spinner
         self._started = self._shown = time.monotonic()
 
     def __call__(self, count: int) -> None:
-        """Show so many."""
+        """Show the number of images listed so far."""
         now = time.monotonic()
         text = f"{count:,} images listed, {count / max(now - self._started, 1e-9):,.0f}/s"
         if self._console.is_terminal:
@@ -125,17 +125,20 @@ class ListingProgress:
 
 
 def literal(text: object) -> str:
-    """Return text that is shown as it is: no markup, and nothing that a terminal would obey, as a key may hold."""
+    """Escape a text for display: no markup, and no control characters that a terminal would obey.
+
+    Keys of images may contain either.
+    """
     return escape("".join(_visible(char) for char in str(text)))
 
 
 def _visible(char: str) -> str:
-    # Line breaks are ours; Cc are control characters, Cf among others those that turn the direction of writing.
+    # Line breaks come from our own messages. Cc: control characters; Cf: e.g. those that change the writing direction.
     return char if char == "\n" or unicodedata.category(char) not in ("Cc", "Cf") else f"\\x{ord(char):02x}"
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as people say them: 42 s, 3 min 20 s, 5 h 10 min."""
+    """Format seconds: 42 s, 3 min 20 s, 5 h 10 min."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"
@@ -145,7 +148,7 @@ def duration(seconds: float) -> str:
 
 
 def size(num_bytes: float) -> str:
-    """Return bytes in binary units."""
+    """Format a number of bytes in binary units."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if num_bytes < 1024:
             return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
@@ -162,7 +165,7 @@ def facts_table(title: str, rows: Iterable[tuple[str, object]]) -> Table:
 
 
 def ledger_rows(ledger: Mapping[str, int], reasons: Mapping[str, int]) -> list[tuple[str, object]]:
-    """Return listed = ok + empty + quarantined, and the reasons, as rows."""
+    """Return rows with the counts of listed, ok, empty and quarantined images, and the reasons of the last."""
     rows: list[tuple[str, object]] = [(name, f"{number:,}") for name, number in ledger.items()]
     order = {reason.value: number for number, reason in enumerate(Reason)}
     return rows + [(f"  {name}", f"{reasons[name]:,}") for name in sorted(reasons, key=lambda n: order.get(n, 99))]
@@ -184,7 +187,7 @@ def show_summary(console: Console, summary: RunSummary) -> None:
 
 
 def show_rejected(console: Console, rejected: list[dict[str, Any]], total: int) -> None:
-    """Print the prompts that could not be asked, by row."""
+    """Print the rejected prompts, by row."""
     if not total:
         return
     console.print(f"[yellow]{total:,} prompts could not be asked:[/]")

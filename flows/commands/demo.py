@@ -1,4 +1,4 @@
-"""`xsam-label demo`: the main job on example scenes and photographs, with everything embedded."""
+"""`xsam-label demo`: label example scenes and photographs with the packaged model, and show the resulting table."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _DRAWN_MASKS, _DRAWN_SCORE = 6, 0.3
 def run_demo(
     scenes: Path, photos: Path, prompts: Path | None, output: Path, console: Console, *, prefect: bool
 ) -> bool:
-    """Label scenes, whose truth is known, and photographs with the model that comes along; then show the table.
+    """Label scenes, for which there is ground truth, and photographs with the packaged model; then show the table.
 
     Returns:
-        Whether every picture is accounted for.
+        Whether every image is accounted for.
 
     Raises:
-        ConfigError: a folder of pictures does not exist.
+        ConfigError: a folder of images does not exist.
     """
     for folder in (scenes, photos):
         if not folder.is_dir():
@@ -49,7 +49,7 @@ def run_demo(
     asked: dict[str, Mapping[str, Any]] = {
         "scenes": {"source": {"uri": str(scenes)}, "categories": names, "caption": True},
         "photos": {
-            # One output for both, so that one table shows them: no picture of the one has a name of the other's.
+            # One output for both, so that one table shows them; no image in one folder has a name used in the other.
             "source": {"uri": str(photos), "same_collection": True},
             "categories": PHOTO_CATEGORIES,
             "phrases": [PHOTO_PHRASE],
@@ -74,7 +74,7 @@ def run_demo(
 
 
 def label(run_id: str, values: Mapping[str, Any], output: Path, console: Console, *, prefect: bool) -> bool:
-    """Label one folder as a run of its own; return whether every picture is accounted for."""
+    """Label one folder as a run of its own; return whether every image is accounted for."""
     config = parse_config(
         {
             **values,
@@ -90,7 +90,7 @@ def label(run_id: str, values: Mapping[str, Any], output: Path, console: Console
 
 
 def read_truth(path: Path) -> list[TrueMask]:
-    """Read the true masks of scenes from a COCO file whose masks are run lengths; images by file name."""
+    """Read the true masks of scenes from a COCO file with uncompressed RLE; images are identified by file name."""
     truth = json.loads(path.read_text(encoding="utf-8"))
     names = {category["id"]: category["name"] for category in truth["categories"]}
     images = {image["id"]: image["file_name"] for image in truth["images"]}
@@ -120,7 +120,7 @@ def scene_precision(output: Path, run_id: str, truth: Sequence[TrueMask]) -> Ave
 
 
 def draw_overlays(output: Path, run_ids: Sequence[str]) -> Path | None:
-    """Draw the best masks on every picture and write them as one sheet; None if no picture could be read."""
+    """Draw the best masks on every image and save them as one contact sheet; None if no image could be read."""
     store, limits = open_store(str(output)), DecodeLimits()
     pictures = []
     for run_id in run_ids:
@@ -137,7 +137,7 @@ def draw_overlays(output: Path, run_ids: Sequence[str]) -> Path | None:
 
 
 def _masks_to_draw(output: Path, run_id: str) -> dict[str, list[LabeledMask]]:
-    """Return the surest instances of each image, best first; a query that has two names is drawn once."""
+    """Return the most confident instances of each image, best first; a mask found under two names is drawn once."""
     is_sure = (ds.field("score") >= _DRAWN_SCORE) & ds.field("task").isin(["ovseg", "vgdseg"])
     masks: dict[str, list[LabeledMask]] = {}
     for row in open_table(open_store(str(output)), "annotations", run_id).to_table(filter=is_sure).to_pylist():
@@ -152,7 +152,7 @@ def _masks_to_draw(output: Path, run_id: str) -> dict[str, list[LabeledMask]]:
 
 
 def show_table(output: Path, run_id: str, console: Console) -> None:
-    """Print the best mask of each picture of a run."""
+    """Print the best mask of each image of a run."""
     best = ds.field("rank") == 0
     rows = open_table(open_store(str(output)), "annotations", run_id).to_table(filter=best).to_pylist()
     table = Table(title=f"the best mask of each picture of run {run_id}, from the annotations table")
@@ -167,7 +167,7 @@ def show_table(output: Path, run_id: str, console: Console) -> None:
 
 
 def ask_table(output: Path, console: Console) -> None:
-    """Ask the table a question in SQL, as a data team would; answered where DuckDB is installed."""
+    """Print an SQL query over the table's files, and its answer if DuckDB is installed."""
     query = (
         "SELECT run_id, task, count(*) AS masks, count(DISTINCT image_id) AS images, round(avg(score), 2) AS score\n"
         f"FROM '{output}/annotations/*/*.parquet' GROUP BY ALL ORDER BY run_id, task"

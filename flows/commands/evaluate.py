@@ -1,4 +1,4 @@
-"""`xsam-label evaluate`: a run against ground truth, printed and kept as JSON. The output is only read."""
+"""`xsam-label evaluate`: compare a run with ground truth, print the figures and save them. The output is only read."""
 
 from __future__ import annotations
 
@@ -32,28 +32,28 @@ def run_evaluation(
     json_file: Path | None = None,
     plots: str | None = None,
 ) -> Evaluation:
-    """Compare a run with a file of ground truth and print the figures.
+    """Compare a run with a ground truth file and print the figures.
 
     Args:
         output: path or URI of the output.
         ground_truth, png_folder: as for `read_ground_truth`.
         console: where to print.
-        run_id: one run; by default the rows that are current of all.
+        run_id: one run; by default the current rows of all runs.
         count_unasked: as for `evaluate_output`.
-        json_file: new file to write everything to.
-        plots: new local folder for pictures.
+        json_file: new file to write all figures to.
+        plots: new local folder for plots.
 
     Raises:
         PlanError: there is no such run.
-        SourceError, StorageError: truth and run cannot be read, or not be compared; the JSON file or the folder of
-            plots exists, its folder does not, or matplotlib is not installed. Nothing is written then.
+        SourceError, StorageError: truth or run cannot be read, or they cannot be compared; the JSON file or the plots'
+            folder exists or has no parent folder; or matplotlib is not installed. In these cases nothing is written.
     """
     if json_file is not None:
         check_new(json_file)
     store, plans = held_plans(output, run_id)
     pictures = None if plots is None else check_target(plots, store)
     if pictures is not None:
-        figure_class()  # said before the comparison, which may take long
+        figure_class()  # raises if matplotlib is missing: before the comparison, which may take long
     with console.status("reading the ground truth") as spinner:
         truth = read_ground_truth(ground_truth, png_folder=png_folder)
 
@@ -85,7 +85,7 @@ def _draw(evaluation: Evaluation, target: Path, console: Console) -> None:
 
 
 def show_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Print the figures of every task, in percent, their categories, and what was left out."""
+    """Print the figures of every task in percent, those of its categories, and what was left out."""
     tables: dict[tuple[str, ...], Table] = {}
     for result in evaluation.results:
         names = tuple(result.figures)
@@ -120,7 +120,7 @@ def _table(title: str, columns: tuple[str, ...]) -> Table:
 
 
 def _shown(value: float | int | None) -> str:
-    """Return fractions in percent, counts as they are."""
+    """Format fractions as percentages, and counts as they are."""
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{100 * value:.1f}"

@@ -1,4 +1,4 @@
-"""`xsam-label export`: an output in another tool's format, with progress and a ledger of what was left out."""
+"""`xsam-label export`: write an output in another tool's format, with progress, and print what was left out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SHOWN_EVERY_S = 0.2
 
 
 def run_export(output: str, target: str, format_name: str, choice: Choice, console: Console) -> Export:
-    """Export an output and print what was written.
+    """Export an output, and print what was written.
 
     Args:
         output: path or URI of the output.
@@ -24,7 +24,7 @@ def run_export(output: str, target: str, format_name: str, choice: Choice, conso
         console: where to print.
 
     Raises:
-        SourceError, StorageError: as ``export_output``. Nothing is written then.
+        SourceError, StorageError: as for ``export_output``; nothing is written.
     """
     started = time.monotonic()
     with console.status("finding what is to be exported") as spinner:

@@ -1,4 +1,4 @@
-"""Looking at an output, or at what would run, without changing a label: plan, verify, vacuum."""
+"""The commands `plan`, `verify`, `vacuum` and the option `--check`: inspect an output without changing a label."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ def show_plan(config: RunConfig, console: Console) -> None:
     """Print what a run with this config would do; nothing is written.
 
     Raises:
-        PlanError: the output holds a run with another fingerprint.
+        PlanError: the output has a run with another fingerprint.
         ConfigError, SourceError, PromptTableError, StorageError: the run could not start.
     """
     store = planning.open_output(config)
     unfinished = _unfinished(config, store)
     for held, due in unfinished:
         _show_held(held, due, store, console)
+    # What is new depends on how these end, unless only broken shards are left to repair.
     if not all(is_labeled(store, held) for held, _ in unfinished):
         console.print("what is new can be told once these are labelled")
         return
@@ -45,7 +46,7 @@ def show_plan(config: RunConfig, console: Console) -> None:
             console.status("listing") as spinner,
             planning.draft_run(config, ListingProgress(console, spinner)) as draft,
         ):
-            pass  # counts are all that is shown
+            pass  # only the counts are shown, so the draft's files may go
     except DamagedError:
         if not unfinished:
             raise
@@ -82,7 +83,7 @@ def _show_new(config: RunConfig, draft: planning.RunDraft, store: Store, console
 
 
 def _unfinished(config: RunConfig, store: Store) -> list[tuple[Plan, Due]]:
-    """Return the runs that an update finishes before it asks what is new, each with the shards that it labels."""
+    """Return the runs that an incremental run would finish first, each with its due shards."""
     if not config.incremental or config.output.run_id is not None:
         return []
     found = ((plan, planning.left_to_label(store, plan, check=config.output.check)) for plan in held_runs(store))
@@ -115,7 +116,7 @@ def _show_held(plan: Plan, due: Due, store: Store, console: Console) -> None:
 
 
 def _count_prompts(config: RunConfig, num_own: int) -> str:
-    """Say what is asked of every image, and of single ones."""
+    """Describe how many prompts are asked of every image, and of single images."""
     counts = [
         (len(config.categories), "category", "categories"),
         (len(config.phrases), "phrase", "phrases"),
@@ -127,7 +128,7 @@ def _count_prompts(config: RunConfig, num_own: int) -> str:
 
 
 def show_verify(output: str, run_id: str | None, console: Console, *, deep: bool) -> bool:
-    """Verify a run, or all of them; print the reports, and return whether the table is whole.
+    """Verify one run or all runs, print the reports, and return whether the table is whole.
 
     Raises:
         PlanError: there is no such run.
@@ -154,7 +155,7 @@ def show_verify(output: str, run_id: str | None, console: Console, *, deep: bool
 
 
 def _runs_in_order(store: Store) -> list[str]:
-    """Return the planned runs in the order of planning, or by name where a plan that cannot be read hides that."""
+    """Return the planned runs in the order of planning, or sorted by name if a damaged plan hides that order."""
     try:
         return list(plan_documents(store))
     except DamagedError:
@@ -178,8 +179,8 @@ def check_output(output: str, console: Console) -> None:
     """Compare every committed file of an output with the hash in its commit.
 
     Raises:
-        PlanError: the output holds no run.
-        DamagedError: naming the files that are not what their commits say.
+        PlanError: the output has no run.
+        DamagedError: files do not match their commits; the message names them.
     """
     store = open_store(output)
     plans = plan_documents(store)
@@ -192,16 +193,16 @@ def check_output(output: str, console: Console) -> None:
 
 
 def show_vacuum(output: str, run_id: str | None, console: Console, *, older_than_s: float, dry_run: bool) -> bool:
-    """Remove what nothing names, and print it; return whether all that was to be removed is.
+    """Remove files that nothing refers to, and print them; return whether everything could be removed.
 
     Raises:
         PlanError: there is no such run.
-        DamagedError: the plan of a run that has commits is gone.
+        DamagedError: the plan of a run with commits is missing.
     """
     store, plans = held_plans(output, run_id)
     check_no_plan_lost(store)
     removals = [vacuum(store, plan.run_id, older_than_s=older_than_s, dry_run=dry_run) for plan in plans]
-    # What lies beside the runs is found with each of them.
+    # Temporary files and probes belong to no run, and are found again with each one.
     removed = sorted({name for removal in removals for name in removal.removed})
     kept = {name for removal in removals for name in removal.kept}
     for name in removed:

@@ -1,4 +1,4 @@
-"""The commands that label and train, and what they are told: arguments in, one call, a table out."""
+"""The commands that label and train (`run`, `plan`, `retry`, `serve`, `train`, `demo`) and their options."""
 
 from __future__ import annotations
 

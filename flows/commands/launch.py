@@ -1,4 +1,4 @@
-"""Start a run from the command line: plan first, so that mistakes show at once, then the flow under live progress."""
+"""Start a run from the command line: plan it first, so that mistakes show at once, then run the flow with progress."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def launch(config: RunConfig, console: Console, *, prefect: bool) -> RunSummary:
 
     Args:
         config: the run.
-        console: where to show it.
-        prefect: as a Prefect flow, or the same steps directly.
+        console: where to show progress and summary.
+        prefect: whether to run as a Prefect flow, or the same steps directly.
 
     Raises:
         ConfigError, SourceError, PlanError, StorageError, ReplicaStartError: the run could not start; nothing was
@@ -50,6 +50,7 @@ def _launch_run(config: RunConfig, console: Console, *, prefect: bool) -> RunSum
         with console.status("planning") as spinner:
 
             def before_writing() -> None:
+                # Prefect is started while a failure still leaves nothing written.
                 if prefect:
                     spinner.update("starting Prefect")
                     stack.enter_context(_reach_prefect())
@@ -57,7 +58,7 @@ def _launch_run(config: RunConfig, console: Console, *, prefect: bool) -> RunSum
             run = stack.enter_context(planning.planned_run(config, before_writing, ListingProgress(console, spinner)))
         observer = Several(stack.enter_context(ConsoleObserver(console)))
         stack.enter_context(observed_by(observer))
-        # Listed, compared and planned once: what follows takes this run, by its name, and looks for no other.
+        # Everything below takes the run planned here, by its name: planning again could find another.
         stack.enter_context(planning.at_hand(run))
         config = as_planned(run.plan, config) if config.incremental else _named(config, run.plan.run_id)
         summary = _flow(config, observer, console) if prefect else engine.run_directly(config, observer)
@@ -66,18 +67,18 @@ def _launch_run(config: RunConfig, console: Console, *, prefect: bool) -> RunSum
 
 
 def _named(config: RunConfig, run_id: str) -> RunConfig:
-    """Return the same config for just this run."""
+    """Return the config with the run's name."""
     return config.replace(output=config.output.replace(run_id=run_id))
 
 
 def _reach_prefect() -> AbstractContextManager[Any]:
-    """Reach the Prefect server of PREFECT_API_URL, or start an embedded one.
+    """Check that the Prefect server of PREFECT_API_URL answers, or start an embedded one.
 
     Returns:
-        The settings that the flow is to run under.
+        A context manager with the settings under which the flow is to run.
 
     Raises:
-        ConfigError: it does not answer, or cannot be started.
+        ConfigError: the server does not answer, or cannot be started.
     """
     from prefect.client.orchestration import get_client
     from prefect.settings import (
@@ -99,6 +100,7 @@ def _reach_prefect() -> AbstractContextManager[Any]:
         return nullcontext()
     _check_home(settings.home)
     servers: list[EmbeddedServer] = []
+    # Settings made in this process would not reach the server's process otherwise.
     variables = settings.to_environment_variables(exclude_unset=True)
     timeout_s = PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value()
     try:
@@ -113,10 +115,10 @@ def _reach_prefect() -> AbstractContextManager[Any]:
 
 
 def _check_home(home: Path) -> None:
-    """Check that the embedded server can write its folder, before it is started and waited for.
+    """Check that the embedded server can write to its folder, before waiting for it to start.
 
     Raises:
-        ConfigError: it cannot.
+        ConfigError: the folder cannot be written.
     """
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -130,7 +132,7 @@ def _check_home(home: Path) -> None:
 
 
 def _flow(config: RunConfig, observer: RunObserver, console: Console) -> RunSummary:
-    """Run as a Prefect flow; a server that goes away meanwhile costs its picture of the run, and not the run."""
+    """Run as a Prefect flow. If the server goes away meanwhile, Prefect's record is incomplete, but the run goes on."""
     from flows.label_collection import label_collection
     from flows.prefect_server.reports import is_prefects, telling
 
@@ -143,6 +145,7 @@ def _flow(config: RunConfig, observer: RunObserver, console: Console) -> RunSumm
             if not is_prefects(error):
                 raise
             told.note(error)
+            # The flow may have ended, and only its bookkeeping failed; otherwise it is continued without Prefect.
             summary = told.summary or engine.run_directly(config, observer)
             told.end(summary)
     if told.missed:

@@ -1,4 +1,4 @@
-"""The commands that look at an output, and change no label: arguments in, one call, a table out."""
+"""The commands that read an output (`status`, `verify`, `query`, `report`, `export`, `evaluate`), and `vacuum`."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def evaluate(
 
 
 def _checked(output: str, check: bool) -> None:
-    """Refuse an output of which a plan was lost; compare files with their hashes, if that is wanted."""
+    """Refuse an output with a lost plan; with ``check``, compare all files with their hashes, too."""
     from flows.commands.inspect import check_output
     from pipelines.planning.plan import check_no_plan_lost
     from pipelines.storage.store import open_store

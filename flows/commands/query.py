@@ -1,4 +1,4 @@
-"""`xsam-label query`: one SELECT over an output, shown as a table or saved to a new file. The output is only read."""
+"""`xsam-label query`: run a SELECT over an output, and show the result or save it to a new file."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ _PLAIN = (str, int, float, bool, date, datetime, time, Decimal)
 
 
 def run_query(output: str, sql: str, console: Console, *, to: Path | None = None, max_rows: int = 40) -> None:
-    """Answer a query.
+    """Run a query, and print the first rows of its result or save all of them.
 
     Args:
         output: path or URI of the output.
         sql: one SELECT statement over the views of `open_database`.
         console: where to print.
-        to: new file for the whole result; its extension says how it is written. By default the first rows are printed.
-        max_rows: how many.
+        to: new file for the whole result, in the format of its extension; by default the first rows are printed.
+        max_rows: number of rows to print.
 
     Raises:
-        QueryError: the query is wrong, or the file's extension is not known.
-        PlanError: the output holds no run.
+        QueryError: the query is invalid, or the file's extension is not known.
+        PlanError: the output has no run.
         StorageError: the output cannot be read, or the file exists or cannot be written.
     """
     statement = read_statement(sql)
@@ -47,6 +47,7 @@ def run_query(output: str, sql: str, console: Console, *, to: Path | None = None
         check_result_file(to)
     store = open_store(output)
     with damage_named(store), contextlib.ExitStack() as opened:
+        # DuckDB writes only to this folder (see fence), so the file is complete before it gets its name.
         place = None if to is None else opened.enter_context(temporary_beside(to))
         with console.status("finding the committed files"):
             connection = opened.enter_context(open_database(store, own_files=statement.own_files, folder=place))
@@ -66,7 +67,7 @@ def run_query(output: str, sql: str, console: Console, *, to: Path | None = None
 
 
 def show_rows(columns: Sequence[Column], rows: Sequence[Sequence[Any]], console: Console) -> None:
-    """Print rows as a table of as many columns as fit, and name the others."""
+    """Print rows as a table with as many columns as fit, and name the other columns."""
     texts = [[shown(value) for value in row] for row in rows]
     widths = [
         max([cell_len(column.name), *(cell_len(text[place]) for text in texts)]) + 3
@@ -88,7 +89,7 @@ def show_rows(columns: Sequence[Column], rows: Sequence[Sequence[Any]], console:
 
 
 def shown(value: Any) -> str:
-    """Return a value as a table shows it: short, lists and records as JSON."""
+    """Format a value for a table: shortened, with lists and structs as JSON."""
     if value is None:
         return ""
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""`xsam-label report`: one page that shows an output, which is only read."""
+"""`xsam-label report`: write an HTML page that shows an output. The output is only read."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def write_report(output: str, to: Path, console: Console, *, overwrite: bool = F
     Args:
         output: path or URI of the output.
         to: file to write.
-        console: where to tell what is done.
-        overwrite: replace the file if it exists.
+        console: where to print progress.
+        overwrite: whether to replace the file if it exists.
 
     Raises:
         ConfigError: the file exists, or its folder does not.
-        PlanError: the output holds no run.
-        StorageError: it cannot be read, or the file not be written. There is no file then.
+        PlanError: the output has no run.
+        StorageError: the output cannot be read, or the file cannot be written; there is no file then.
     """
     if to.exists() and not overwrite:
         raise ConfigError(f"{to} exists already; name a new file, or add --overwrite")

@@ -1,4 +1,4 @@
-"""Behind `serve`: a schedule on this machine whose runs label one output, one at a time. Prefect keeps the clock."""
+"""The command `serve`: label one output on a schedule, on this machine, one run at a time. Prefect keeps the clock."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from prefect.runner import Runner
     from prefect.schedules import Schedule
 
-# What Prefect gives a flow run to end by itself before it kills it; a run's last words need some of it.
+# Prefect gives a flow run 30 s to end by itself before it kills it. Shards in flight may use 20 s of them; verifying
+# and writing the summary need the rest.
 _PREFECT_GRACE_S = 30.0
 _DRAIN_GRACE_S = 20.0
-# The scheduler, which looks every few seconds, does not plan what is past.
+# Prefect's scheduler looks every few seconds and ignores times that are past, so the first run is due a little later.
 _FIRST_AFTER_S = 10.0
 
 
@@ -35,11 +36,11 @@ class Timetable:
 
     Attributes:
         cron: five fields, e.g. "0 2 * * *" for every night at two.
-        interval_s: seconds between runs instead; the first is due in ten seconds.
-        timezone: IANA name that cron is meant in, e.g. "Europe/Berlin"; UTC by default.
+        interval_s: seconds between runs, instead of cron; the first run is due in ten seconds.
+        timezone: IANA time zone of cron, e.g. "Europe/Berlin"; UTC by default.
 
     Raises:
-        ConfigError: neither or both of cron and interval_s, or one of the values is no such thing.
+        ConfigError: neither or both of cron and interval_s are given, or a value is invalid.
     """
 
     cron: str | None = None
@@ -47,7 +48,7 @@ class Timetable:
     timezone: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is no timetable, before anything is started."""
+        """Validate the values, before anything is started."""
         if (self.cron is None) == (self.interval_s is None):
             raise ConfigError('give one of --cron (e.g. "0 2 * * *") and --interval (seconds)')
         if self.interval_s is not None and self.interval_s < 1:
@@ -58,7 +59,7 @@ class Timetable:
             _check_cron(self.cron)
 
     def schedule(self) -> Schedule:
-        """Return it as Prefect's."""
+        """Convert to Prefect's schedule."""
         from prefect.schedules import Cron, Interval
 
         if self.cron is not None:
@@ -68,48 +69,48 @@ class Timetable:
         return Interval(timedelta(seconds=self.interval_s), anchor_date=first, timezone=self.timezone or "UTC")
 
     def __str__(self) -> str:
-        """In words."""
+        """Return the timetable in words."""
         if self.interval_s is not None:
             return f"every {self.interval_s:g} s"
         return f"at {self.cron!r} ({self.timezone or 'UTC'})"
 
 
 def serve(config: RunConfig, timetable: Timetable, name: str, console: Console) -> None:
-    """Register the schedule and run what is due, until SIGTERM or Ctrl-C.
+    """Register the schedule and start runs when they are due, until SIGTERM or Ctrl-C.
 
-    A run that is due while another goes on is cancelled: what it would have labelled, the next one labels. A run that
-    goes on at SIGTERM is asked to end, has 20 s at most to commit what is in flight, and is resumed by the next.
+    A run that is due while another one is going on is cancelled; the next one labels what it would have labelled. At
+    SIGTERM the current run is asked to stop, gets at most 20 s to commit shards in flight, and is resumed by the next.
 
     Args:
-        config: what every run does; only what the output's earlier runs do not cover.
-        timetable: when.
-        name: of the deployment; one that exists is replaced. Only one `serve` of a name at a time.
-        console: where to say what goes on.
+        config: the config of every run; each labels only what the output's earlier runs do not cover.
+        timetable: when runs are due.
+        name: name of the deployment; an existing one is replaced. Only one `serve` may use a name at a time.
+        console: where to print status messages.
 
     Raises:
-        ConfigError: a name that Prefect cannot take, or no Prefect server that answers.
+        ConfigError: the name is not valid in Prefect, or no Prefect server answers.
     """
     if not re.fullmatch(r"[\w. -]+", name):
         raise ConfigError(f"--name is {name!r}; allowed: letters, digits, spaces, '.', '_' and '-'")
     with console.status("reaching Prefect"):
         check_server()
         runner = register(config, timetable, name)
-    console.print(f"serving label-collection/{name}: runs are due {timetable}; Ctrl-C or SIGTERM ends it")
+    console.print(f"serving label-collection/{name}: a run starts {timetable}; stop with Ctrl-C or SIGTERM")
     try:
         _run_until_stopped(runner)
     except Terminated:
-        console.print("stopped; the schedule is paused until the same command starts it again")
+        console.print("stopped; the schedule is paused, and the same command resumes it")
 
 
 def register(config: RunConfig, timetable: Timetable, name: str) -> Runner:
-    """Create or replace the deployment; return what runs it once it is started."""
+    """Create or replace the deployment, and return the runner that executes its runs once started."""
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
     from prefect.runner import Runner
     from prefect.types.entrypoint import EntrypointType
 
     from flows.label_collection import label_collection
 
-    # Not Runner.add_flow: it pickles the flow, which then no longer finds what its annotations name.
+    # Not Runner.add_flow: it pickles the flow, whose annotations then can no longer be resolved.
     deployment: Any = label_collection.to_deployment(
         name,
         schedule=timetable.schedule(),
@@ -119,7 +120,7 @@ def register(config: RunConfig, timetable: Timetable, name: str) -> Runner:
         description=f"Labels {config.source.uri} into {config.output.uri}.",
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
-    # No limit on the runner itself: a run that is due meanwhile would wait there for its turn, and not be cancelled.
+    # No limit on the runner itself: a run that is due meanwhile would wait there for its turn, not be cancelled.
     runner = Runner(name=name, limit=None, pause_on_shutdown=True)
     deployment_id: Any = runner.add_deployment(deployment)
     _end_dead_runs(deployment_id)
@@ -127,7 +128,7 @@ def register(config: RunConfig, timetable: Timetable, name: str) -> Runner:
 
 
 def _end_dead_runs(deployment_id: UUID) -> None:
-    """Mark what an earlier `serve` left going on, when its machine died, as crashed: the one place is free then."""
+    """Mark runs that died with an earlier `serve` as crashed, because they would hold the only concurrency slot."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
     from prefect.states import Crashed
@@ -139,13 +140,13 @@ def _end_dead_runs(deployment_id: UUID) -> None:
             deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [deployment_id]}}),
         ):
             state: State[Any] = Crashed(
-                message="It ended without a word, with the `serve` that ran it; the next run resumes it."
+                message="The `serve` process that ran this ended unexpectedly; the next run resumes it."
             )
             client.set_flow_run_state(flow_run.id, state)
 
 
 def check_server() -> None:
-    """Make sure that there is a Prefect server: the one that a single run starts by itself has no clock.
+    """Check that there is a Prefect server; the embedded one of a single run has no scheduler.
 
     Raises:
         ConfigError: none is configured, or it does not answer.
@@ -166,19 +167,21 @@ def check_server() -> None:
 
 
 def flow_parameters(config: RunConfig) -> dict[str, Any]:
-    """Return what a scheduled flow run is given: the config, incremental, ending within the time Prefect leaves it."""
+    """Return the parameters of a scheduled flow run: the config, made incremental and able to stop in time."""
     drain_grace_s = min(config.pool.drain_grace_s, _DRAIN_GRACE_S)
     scheduled = config.replace(incremental=True, pool=config.pool.replace(drain_grace_s=drain_grace_s))
     return {"config": scheduled.to_dict()}
 
 
 def _run_until_stopped(runner: Runner) -> None:
-    """Run what is due; Prefect's own handling of signals, which knows nothing of ours, stays out of the main thread.
+    """Run the runner in a thread of its own until a signal comes.
+
+    In the main thread Prefect would install signal handlers of its own, in place of ours.
 
     Raises:
-        Terminated: SIGTERM came, and all has ended.
-        KeyboardInterrupt: Ctrl-C came, and all has ended.
-        Exception: what ended the runner.
+        Terminated: SIGTERM came, and everything has ended.
+        KeyboardInterrupt: Ctrl-C came, and everything has ended.
+        Exception: the error that ended the runner.
     """
     loop = asyncio.new_event_loop()
     stop, failures = threading.Event(), list[BaseException]()
@@ -196,6 +199,7 @@ def _run_until_stopped(runner: Runner) -> None:
     thread.start()
     with finishing_first(stop.set, _PREFECT_GRACE_S):
         try:
+            # With a timeout, so that signals are handled while waiting.
             while not stop.wait(0.2):
                 pass
         finally:

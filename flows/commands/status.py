@@ -1,4 +1,4 @@
-"""`xsam-label status`: how far the runs of an output are, for people and as JSON. Nothing is written."""
+"""`xsam-label status`: show the progress of an output's runs, as tables or JSON. Nothing is written."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from pipelines.storage.store import open_store
 def show_status(
     output: str, run_id: str | None, console: Console, *, gpu_price: float | None = None, as_json: bool = False
 ) -> None:
-    """Print how far an output's runs are.
+    """Print the progress of an output's runs.
 
     Args:
         output: path or URI of the output.
-        run_id: one run alone. By default all of them in a line each, where there are several, and the last that is not
-            finished in detail, else the last.
+        run_id: the run to show. By default all runs are shown in brief, if there are several, and in detail the last
+            unfinished one, or else the last.
         console: where to print.
-        gpu_price: of a GPU hour; by default what the run's config says.
-        as_json: print one JSON document instead.
+        gpu_price: price of a GPU hour; by default that of the run's config.
+        as_json: whether to print one JSON document instead.
 
     Raises:
         PlanError: there is no such run.

@@ -1,4 +1,4 @@
-"""What all commands share: the two streams of a terminal, the output that they name, lists of names."""
+"""What all commands share: the consoles for standard output and error, and the parsing of common arguments."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from rich.console import Console
 
 OutputArgument = Annotated[str, typer.Argument(help="Folder or bucket prefix that holds the table.")]
 
+# Into a pipe or file, 120 columns: rich would assume a terminal of 80 and cut tables to it.
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout and sys.stdout.isatty() else 120)
 errors = Console(highlight=False, soft_wrap=True, stderr=True)
 
 
 def split_names(text: str | None) -> list[str] | None:
-    """Return names that are separated by commas; None if none were given."""
+    """Split comma-separated names; None if none were given."""
     return None if text is None else [name.strip() for name in text.split(",")]
 
 
 def checked_run_id(run_id: str | None) -> str | None:
-    """Return the name of a run as it was given.
+    """Check a run id given on the command line, and return it.
 
     Raises:
-        typer.BadParameter: no run can have it; a path would lead out of the output.
+        typer.BadParameter: it is not a valid run id. A path, for example, would lead out of the output.
     """
     from flows.config import check_run_id
 

@@ -1,1 +1,1 @@
-"""Prefect's side of a run: its embedded server, what it is told, and what it keeps of the log."""
+"""The connection to Prefect: an embedded server, reports of runs, and redaction of the logs that it keeps."""

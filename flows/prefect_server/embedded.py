@@ -1,6 +1,6 @@
-"""The Prefect server of a run that names none: in a process of its own, which ends with the run's, however that ends.
+"""Run a Prefect server for a run without one, in a child process that ends with the driver, even if that is killed.
 
-Prefect would start one by itself, on the same database, but that one stays for ever when this process is killed.
+Prefect would start a server by itself, on the same database, but that one stays for ever if the driver is killed.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from typing import Any
 
 _HOST = "127.0.0.1"
-# What its services are given to come to their end.
+# Time for the server's services to shut down.
 _END_S = 5.0
 _TICK_S = 0.1
 
 
 class EmbeddedServerError(RuntimeError):
-    """The server did not start."""
+    """The embedded server did not start."""
 
 
 @dataclass
@@ -34,15 +34,15 @@ class EmbeddedServer:
     """A running server.
 
     Attributes:
-        api_url: its address, as PREFECT_API_URL has it.
-        process: its process; the end of its standard input is the end of the server.
+        api_url: its address, in the form of PREFECT_API_URL.
+        process: its process; closing its standard input ends the server.
     """
 
     api_url: str
     process: subprocess.Popen[bytes]
 
     def stop(self) -> None:
-        """End it, and wait until it has ended. Safe to call twice."""
+        """Stop the server and wait until it has ended. May be called twice."""
         assert self.process.stdin is not None
         with contextlib.suppress(OSError):
             self.process.stdin.close()
@@ -58,21 +58,22 @@ _running: list[EmbeddedServer] = []
 
 
 def embedded_server(settings: Mapping[str, str], timeout_s: float) -> EmbeddedServer:
-    """Return this process's server, started on a free port of the loopback address; it is stopped when this one ends.
+    """Return this process's server, started on a free loopback port if necessary; it stops when this process ends.
 
     Args:
-        settings: Prefect's, as environment variables.
-        timeout_s: seconds until it must answer; the first start of all makes its database.
+        settings: Prefect settings, as environment variables.
+        timeout_s: seconds within which it must answer; the very first start creates its database.
 
     Raises:
-        EmbeddedServerError: it ended, or does not answer in time.
+        EmbeddedServerError: the server ended, or does not answer in time.
         OSError: its process cannot be started.
     """
+    # The socket is opened here and inherited: a port that was only looked up could be taken before the server binds it.
     if _running and _running[0].process.poll() is None:
         return _running[0]
     with socket.create_server((_HOST, 0)) as listening:
         process = subprocess.Popen(
-            # Without the folder of this file as a place of modules.
+            # -P: do not put this file's folder on sys.path, where its modules could shadow others.
             [sys.executable, "-P", __file__, str(listening.fileno())],
             stdin=subprocess.PIPE,
             pass_fds=[listening.fileno()],
@@ -96,7 +97,7 @@ def _wait_until_healthy(server: EmbeddedServer, timeout_s: float) -> None:
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             raise EmbeddedServerError(f"it did not answer in {timeout_s:g} s")
-        # It takes connections from the beginning, and answers them once it is ready.
+        # The socket accepts connections from the start, and the server answers once it is ready: hence the timeout.
         with contextlib.suppress(OSError), direct.open(f"{server.api_url}/health", timeout=min(left_s, 1.0)):
             return
         time.sleep(_TICK_S)
@@ -104,7 +105,7 @@ def _wait_until_healthy(server: EmbeddedServer, timeout_s: float) -> None:
 
 
 def _serve(descriptor: int) -> None:
-    """Be the server, on a socket that listens already, until standard input ends."""
+    """Run the server on a socket that is already listening, until standard input ends."""
     threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
     import uvicorn
     from prefect.server.api.server import create_app
@@ -117,7 +118,10 @@ def _serve(descriptor: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """Wait for the end of a pipe that only the parent holds, which comes even if it is killed."""
+    """End this process when the parent does: only the parent holds the other end of standard input's pipe.
+
+    The pipe is closed by the kernel even if the parent is killed with SIGKILL.
+    """
     with contextlib.suppress(OSError):
         while os.read(0, 1024):
             pass

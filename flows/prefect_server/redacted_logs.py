@@ -1,4 +1,4 @@
-"""What Prefect keeps of a run's log: tracebacks too, with the texts of every cause, and so with no secret of theirs."""
+"""Redact secrets from the logs of flow and task runs, which Prefect stores with full tracebacks and all causes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 
 
 class _Redacting(logging.Filter):
-    """Replaces a record's message, and its traceback, by what may be kept of them."""
+    """Redacts a record's message and its traceback."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = redacted(record.getMessage()), None
@@ -21,7 +21,7 @@ class _Redacting(logging.Filter):
 
 
 def redact_run_logs() -> None:
-    """Keep secrets out of the logs of flow runs and task runs of this process; calling it again changes nothing."""
+    """Redact the logs of this process's flow runs and task runs; calling it again changes nothing."""
     for name in _RUN_LOGGERS:
         logger = logging.getLogger(name)
         if not any(isinstance(held, _Redacting) for held in logger.filters):

@@ -1,7 +1,7 @@
-"""What a run tells Prefect, and how it does without: labelling never waits for a server, nor ends with one.
+"""Report a run to Prefect, without ever letting labelling wait for its server or fail with it.
 
-What is to be shown is told by a thread of its own, and told again while the server does not answer. A step of the run
-whose bookkeeping fails is done as it is. What never could be told is one warning at the end.
+A thread of its own sends the reports, and retries while the server does not answer. If Prefect's bookkeeping of a step
+fails, the step is run without Prefect. Reports that could never be delivered become one warning at the end.
 """
 
 from __future__ import annotations
@@ -41,27 +41,29 @@ from pipelines.planning.plan import Plan
 from pipelines.redaction import redacted
 from pipelines.types import ShardReceipt
 
+# Each update is a request to the server.
 _ARTIFACT_INTERVAL_S = 10.0
 _AGAIN_AFTER_S = 5.0
 _REQUEST_TIMEOUT_S = 10.0
 PATIENCE_S = 10.0
-"""Seconds at a run's end for what has not been told yet."""
+"""Seconds at a run's end for delivering the remaining reports."""
 
+# Prefect's default, by which a setting of the user's is recognised, and the number used in its place.
 _PREFECTS_RETRIES, _RETRIES = 5, 3
 
 _T = TypeVar("_T")
 
 
 def is_prefects(error: BaseException) -> bool:
-    """Say whether an error is one of Prefect's bookkeeping: its server does not answer, or knows nothing of the run."""
+    """Return whether an error is of Prefect's bookkeeping: its server does not answer, or does not know the run."""
     return isinstance(error, httpx.HTTPError | PrefectException)
 
 
 class Telling:
-    """Tells Prefect what a flow run does, from a thread of its own.
+    """Sends reports about a flow run to Prefect, from a thread of its own.
 
     Attributes:
-        missed: why what was told last could not be told; empty once it could.
+        missed: why the last report could not be delivered; empty if it was.
         summary: how the run ended; None until then.
     """
 
@@ -75,13 +77,13 @@ class Telling:
         self._deadline: float | None = None
 
     def begin(self) -> None:
-        """Note which flow run this is; to be called in it."""
+        """Record the current flow run; to be called inside it."""
         context = FlowRunContext.get()
         self.flow_run_id = context.flow_run.id if context and context.flow_run else None
 
     def tell(self, what: str, call: Callable[[], object]) -> None:
-        """Have something told, again and again until it could be; news of the same kind takes the place of older."""
-        # In the flow run that it is about, which has ended by the time that it can be told.
+        """Queue a report, to be retried until it is delivered; a newer one of the same kind replaces an older one."""
+        # Prefect's calls find their flow run in the context, and this one may have ended when they are made.
         context = contextvars.copy_context()
         with self._news:
             self._waiting[what] = partial(context.run, _impatiently, call)
@@ -91,11 +93,11 @@ class Telling:
             self._thread.start()
 
     def note(self, error: BaseException) -> None:
-        """Note that Prefect could not be told of something."""
+        """Record that something could not be reported."""
         self.missed = redacted(f"{type(error).__name__}: {error}").partition("\n")[0]
 
     def finish(self) -> None:
-        """Wait until all is told, but not much longer than PATIENCE_S."""
+        """Wait until all reports are delivered, but not much longer than PATIENCE_S."""
         if self._thread is None:
             return
         with self._news:
@@ -105,7 +107,7 @@ class Telling:
         self._thread, self._deadline = None, None
 
     def end(self, summary: RunSummary) -> None:
-        """Tell how a run ended whose flow run could not say so itself."""
+        """Report how a run ended, if its flow run could not set its final state itself."""
         if self.flow_run_id is None:
             return
         self.tell("end", partial(_set_end, self.flow_run_id, summary))
@@ -117,10 +119,10 @@ class Telling:
                 self._tell_one()
 
     def _tell_one(self) -> None:
-        """Tell the oldest news, once there is any.
+        """Wait for a report, and send the oldest.
 
         Raises:
-            _ToldAll: all is told, or the time for it has passed.
+            _ToldAll: everything is delivered after ``finish`` was called, or the time for it is over.
         """
         with self._news:
             while not self._waiting:
@@ -134,7 +136,7 @@ class Telling:
         except Exception as error:  # noqa: BLE001 - whatever the client raises, the run goes on
             self.note(error)
             with self._news:
-                self._waiting.setdefault(what, call)
+                self._waiting.setdefault(what, call)  # a newer report may have been queued meanwhile
                 self._news.wait_for(lambda: self._deadline is not None, _AGAIN_AFTER_S)
             if self._deadline is not None:
                 if time.monotonic() > self._deadline:
@@ -145,11 +147,11 @@ class Telling:
 
 
 class _ToldAll(Exception):  # noqa: N818 - no error
-    """There is nothing more to tell, or no more time."""
+    """There is nothing left to report, or no time left."""
 
 
 def _impatiently(call: Callable[[], object]) -> None:
-    """Call without a client's own patience, which would keep newer news waiting."""
+    """Call without Prefect's own retries, during which newer reports would have to wait."""
     with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: _REQUEST_TIMEOUT_S}):
         call()
 
@@ -165,15 +167,15 @@ _current: ContextVar[Telling | None] = ContextVar("telling", default=None)
 
 @contextlib.contextmanager
 def telling() -> Iterator[Telling]:
-    """Hold what Prefect is told of the flow runs in this block, and keep a server's absence off the terminal there.
+    """Report the flow runs in this block, and keep messages about an absent server off the terminal.
 
-    A flow run proposes its end three times, each with all the tries of its client: they are fewer, where the user has
-    not set them, since its end is told here too.
+    A flow run proposes its final state three times, each with all retries of its client. Their number is reduced,
+    unless the user has set it, since the final state is also reported from here.
     """
     told = Telling()
     token = _current.set(told)
-    logging.raiseExceptions = False  # of log lines that cannot be sent
-    logging.getLogger("EventsWorker").setLevel(logging.ERROR)  # counts what it could not send, second by second
+    logging.raiseExceptions = False  # logging would print a traceback for every line that cannot be sent
+    logging.getLogger("EventsWorker").setLevel(logging.ERROR)  # logs every second how many events it could not send
     retries = {} if PREFECT_CLIENT_MAX_RETRIES.value() != _PREFECTS_RETRIES else {PREFECT_CLIENT_MAX_RETRIES: _RETRIES}
     try:
         with temporary_settings(retries):
@@ -183,17 +185,18 @@ def telling() -> Iterator[Telling]:
 
 
 def current_telling() -> Telling:
-    """Return what tells of the run that is under way."""
+    """Return the reporter of the current run; outside of any, one that nobody waits for."""
     return _current.get() or Telling()
 
 
 def orchestrated(told: Telling, step: Callable[[], _T], plain: Callable[[], _T]) -> _T:
-    """Do a step as Prefect's task; where Prefect's bookkeeping fails, as it is.
+    """Run a step as a Prefect task, or without Prefect if its bookkeeping fails.
 
     Args:
-        told: notes the failure.
+        told: records the failure.
         step: the task.
-        plain: what it does; the task may have done it, or part of it, before it failed.
+        plain: the same work without Prefect. The task may have done some or all of it already, so it must be
+            repeatable.
     """
     try:
         return step()
@@ -205,7 +208,7 @@ def orchestrated(told: Telling, step: Callable[[], _T], plain: Callable[[], _T])
 
 
 class PrefectObserver:
-    """Shows a run in Prefect: a progress artifact at most every ten seconds, and log lines."""
+    """Shows a run in Prefect: a progress artifact, updated at most every ten seconds, and log lines."""
 
     def __init__(self, told: Telling, plan: Plan, committed: int) -> None:
         self._told = told
@@ -223,7 +226,7 @@ class PrefectObserver:
         )
 
     def on_update(self, update: UpdateCounts) -> None:
-        """Log what an update found."""
+        """Log what an incremental run found."""
         self._log.info("update: %s", update_text(update))
 
     def on_receipt(self, receipt: ShardReceipt) -> None:
@@ -256,7 +259,7 @@ class PrefectObserver:
 
 
 def publish(told: Telling, summary: RunSummary, report: str | None) -> None:
-    """Leave the run's counts and its problems as artifacts, and a link to its report."""
+    """Publish the run's counts and problems as artifacts, and a link to its report."""
     told.summary = summary
     if report is not None:
         what = f"What {summary.run_id} looks like"

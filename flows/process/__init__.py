@@ -1,1 +1,1 @@
-"""This process: its environment, its two streams, and the signals that end it."""
+"""The driver's process: its environment, its standard streams, and the signals that end it."""

@@ -1,4 +1,4 @@
-"""SIGTERM lets a run finish what is in flight; on the command line it and Ctrl-C end a run in time even if it hangs."""
+"""Handle SIGTERM and Ctrl-C: let shards in flight commit first, and end the process in time even if closing hangs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+# Together with the 30 s that shards in flight get by default, less than the 60 s recommended for pods.
 GRACE_S = 20.0
 STOPPED = {
     signal.SIGINT: "interrupted; what is committed is kept, and the same command resumes the run",
@@ -19,33 +20,34 @@ STOPPED = {
 
 
 class Terminated(BaseException):
-    """SIGTERM, as an exception that no handler of ordinary errors stops."""
+    """Raised on SIGTERM; a BaseException, so that ``except Exception`` does not stop it."""
 
 
-# Seconds that the block of finishing_first which is open now may take after SIGTERM.
+# Grace period of the finishing_first block that is open now, seconds; 0 if none is.
 _finishing_s = 0.0
 
 
 @dataclass
 class Termination:
-    """Whether SIGTERM has come: why the run stops, for people; empty until then."""
+    """Records whether SIGTERM has come: ``reason`` is the message for the user, empty until then."""
 
     reason: str = ""
 
 
 @contextlib.contextmanager
 def finishing_first(stop: Callable[[], object], grace_s: float) -> Iterator[Termination]:
-    """Let SIGTERM call ``stop`` in this block, and heed it only at the block's end; a second one is heeded at once.
+    """Defer SIGTERM to the end of this block, and call ``stop`` when it comes; a second SIGTERM takes effect at once.
 
-    What heeding means is up to the handler that was there before: of ``handled``, of Prefect, or Python's own, which
-    ends the process. In another thread than the main one, and while another such block is open, nothing changes.
+    At the end of the block the signal is raised again for the handler that was installed before: that of ``handled``,
+    Prefect's, or Python's default, which ends the process. Outside of the main thread, and inside another such block,
+    this does nothing.
 
     Args:
-        stop: asks what goes on in the block to come to its end; runs in a signal handler.
-        grace_s: seconds that this may take.
+        stop: asks the work in the block to finish; called in a signal handler.
+        grace_s: seconds that finishing may take.
 
     Yields:
-        What tells whether SIGTERM has come.
+        The record of whether SIGTERM has come.
     """
     global _finishing_s  # noqa: PLW0603 - signals belong to the process
     termination = Termination()
@@ -55,7 +57,7 @@ def finishing_first(stop: Callable[[], object], grace_s: float) -> Iterator[Term
 
     def on_sigterm(_number: int, _frame: object) -> None:
         termination.reason = "stopped: SIGTERM came; the same command resumes the run"
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before)  # the next SIGTERM is not deferred
         stop()
 
     before = signal.signal(signal.SIGTERM, on_sigterm)
@@ -71,15 +73,15 @@ def finishing_first(stop: Callable[[], object], grace_s: float) -> Iterator[Term
 
 @contextlib.contextmanager
 def handled() -> Iterator[None]:
-    """Raise Terminated on SIGTERM, and end the process GRACE_S after a signal is heeded if closing takes longer.
+    """Raise Terminated on SIGTERM, and force the process to end if closing takes longer than GRACE_S after a signal.
 
-    Closing can hang where a signal went to the whole process group: Ray or an embedded Prefect server is gone before
-    this process has said good-bye to it. To be entered in the main thread.
+    Closing can hang if the signal went to the whole process group: then Ray or the embedded Prefect server is gone
+    before this process has disconnected from it. Must be entered in the main thread.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     before = signal.signal(signal.SIGTERM, _raise_terminated)
-    # Python writes each signal's number there, whoever's handler is installed: Prefect puts its own in place.
+    # Python writes each signal's number to this pipe no matter whose handler is installed; Prefect installs its own.
     old_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     threading.Thread(target=_end_in_time, args=(reader,), name="end-in-time", daemon=True).start()
     try:
@@ -95,13 +97,14 @@ def _raise_terminated(_number: int, _frame: object) -> None:
 
 
 def _end_in_time(reader: int) -> None:
-    """Wait for a signal to stop, or for the end of the pipe: what was to be ended has ended then."""
+    """Start a timer at each signal that stops the process; at the end of the pipe the block has ended: cancel them."""
     timers: list[threading.Timer] = []
     num_sigterms = 0
     while data := os.read(reader, 1):
         if data[0] in STOPPED:
             number = signal.Signals(data[0])
             num_sigterms += number == signal.SIGTERM
+            # Only the first SIGTERM grants the time to finish; a second one or Ctrl-C is meant to end the run now.
             finishes = number == signal.SIGTERM and num_sigterms == 1
             timer = threading.Timer(GRACE_S + (_finishing_s if finishes else 0.0), _end_now, [number])
             timer.daemon = True
@@ -113,20 +116,21 @@ def _end_in_time(reader: int) -> None:
 
 
 def _end_now(number: signal.Signals) -> None:
-    with contextlib.suppress(Exception):  # a terminal that is gone
+    with contextlib.suppress(Exception):  # the terminal may be gone
         print(STOPPED[number], file=sys.stderr, flush=True)
+    # Not sys.exit: in this thread it would end only the thread, and exit handlers are what may hang.
     os._exit(128 + number)
 
 
 def end_in_time(code: int) -> None:
-    """End the process GRACE_S from now at the latest: libraries may still be trying to deliver what nobody takes.
+    """Force the process to end GRACE_S from now: exit handlers of libraries may wait for a server that is gone.
 
     Args:
-        code: its exit code.
+        code: the exit code.
     """
 
     def end() -> None:
-        with contextlib.suppress(Exception):  # a terminal that is gone
+        with contextlib.suppress(Exception):  # the terminal may be gone
             sys.stdout.flush()
         os._exit(code)
 
@@ -136,15 +140,16 @@ def end_in_time(code: int) -> None:
 
 
 def start_unharmed(start: Callable[[], object]) -> None:
-    """Run something that starts processes, so that Ctrl-C in a terminal, which reaches them too, does not end them.
+    """Call a function that starts processes, and protect these from Ctrl-C, which a terminal sends to the whole group.
 
     Raises:
-        Exception: what it raised.
+        Exception: whatever the function raises.
     """
     failures: list[Exception] = []
 
     def run() -> None:
-        # Processes inherit the mask of the thread that starts them.
+        # Child processes inherit the signal mask of the thread that starts them. In a thread of its own, because in the
+        # main thread Ctrl-C would be blocked for this process, too.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             start()
@@ -154,6 +159,7 @@ def start_unharmed(start: Callable[[], object]) -> None:
     context = contextvars.copy_context()
     thread = threading.Thread(target=lambda: context.run(run), name="start", daemon=True)
     thread.start()
+    # With a timeout, so that Ctrl-C is handled while waiting.
     while thread.is_alive():
         thread.join(0.1)
     if failures:

@@ -1,4 +1,4 @@
-"""The two streams of a terminal, which may go away: a pipe that nobody reads, a full disk, a connection that is cut."""
+"""Survive the loss of standard output and error: a closed pipe, a full disk, a lost connection."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO, cast
 
-_PIPE_CLOSED = 128 + signal.SIGPIPE  # as of a tool that the signal ends
+_PIPE_CLOSED = 128 + signal.SIGPIPE  # the exit code of a tool that SIGPIPE ends
 _CANNOT_WRITE = 2
 
 
 class OutputGoneError(BaseException):
-    """Nobody takes what a command prints; as Terminated, no handler of ordinary errors stops it."""
+    """Standard output can no longer be written; a BaseException, like Terminated."""
 
 
 class _Stream:
-    """A text stream of this process; from the first failure on what is written to it is dropped.
+    """A standard stream that drops everything written to it after the first failure.
 
     Attributes:
-        failure: the error of that first one.
+        failure: the first error; None until then.
     """
 
     def __init__(self, stream: TextIO, on_failure: Callable[[OSError], None] | None = None) -> None:
@@ -31,20 +31,20 @@ class _Stream:
         self.failure: OSError | None = None
 
     def __getattr__(self, name: str) -> Any:
-        """Be the stream in all else."""
+        """Delegate everything else to the stream."""
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write a text, or drop it."""
+        """Write a text, or drop it after a failure."""
         self._do(lambda: self._stream.write(text))
         return len(text)
 
     def writelines(self, lines: Any) -> None:
-        """Write texts, or drop them."""
+        """Write texts, or drop them after a failure."""
         self.write("".join(lines))
 
     def flush(self) -> None:
-        """Hand over what was written, or drop it."""
+        """Flush the stream, or do nothing after a failure."""
         self._do(self._stream.flush)
 
     def _do(self, action: Callable[[], object]) -> None:
@@ -58,7 +58,7 @@ class _Stream:
             self._on_failure(self.failure)
 
     def _drop(self) -> None:
-        """Let the descriptor lead nowhere, for what still stands in a buffer, here or in a library."""
+        """Redirect the descriptor to the null device, so that flushing buffers, here or in a library, succeeds."""
         with contextlib.suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
@@ -67,17 +67,17 @@ class _Stream:
 
 
 class _Output:
-    """What becomes of a command whose standard output fails."""
+    """Decides what happens to a command whose standard output fails."""
 
     def __init__(self) -> None:
         self.is_outlived = False
         self._is_told = False
 
     def on_failure(self, error: OSError) -> None:
-        """End the command in its main thread, once; or say that it goes on without.
+        """Once, end the command from its main thread, or warn that it goes on without standard output.
 
         Raises:
-            OutputGoneError: standard output is what the command is for.
+            OutputGoneError: the command only prints, so there is no point in going on.
         """
         if self._is_told or not (self.is_outlived or threading.current_thread() is threading.main_thread()):
             return
@@ -95,16 +95,17 @@ _output = _Output()
 
 
 def outlive_terminal() -> None:
-    """Let this command come to its end without its standard output: it does more than print."""
+    """Let this command finish even if its standard output is lost, because it does more than print."""
     _output.is_outlived = True
 
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Keep a standard stream that fails from ending what goes on in this block, which ends in SystemExit.
+    """Guard the standard streams within this block, which ends in SystemExit.
 
-    A command that only prints ends then with 141, as one that SIGPIPE ends, or with one message and 2 where it is not
-    a pipe that was closed. One that has called ``outlive_terminal`` goes on, and its exit code is its own.
+    If standard output fails, a command that only prints ends: with exit code 141, like a tool that SIGPIPE ends, if a
+    pipe was closed, or else with a message and 2. A command that has called ``outlive_terminal`` goes on and keeps its
+    own exit code.
     """
     global _output  # streams belong to the process
     _output, before = _Output(), (sys.stdout, sys.stderr)
@@ -124,12 +125,12 @@ def guarded() -> Iterator[None]:
 
 
 def _nowhere() -> TextIO:
-    """Return a stream for a descriptor that was closed from the beginning; no other file gets its number then."""
+    """Return a null stream for a descriptor that was closed from the start; its number is then taken, too."""
     return open(os.devnull, "w")
 
 
 def _say_failure(error: OSError | None) -> int:
-    """Say why a command ends, unless its reader has had enough; return its exit code."""
+    """Print why a command ends, unless its reader closed the pipe, and return its exit code."""
     if error is not None and error.errno == errno.EPIPE:
         return _PIPE_CLOSED
     print(f"error: standard output cannot be written: {error}", file=sys.stderr, flush=True)

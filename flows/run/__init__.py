@@ -1,1 +1,1 @@
-"""One run of an output, planned and labelled to its end, with Prefect or without; and which runs an output needs."""
+"""Plan and carry out a run, with or without Prefect, and decide which runs an output needs."""

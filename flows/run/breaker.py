@@ -1,4 +1,4 @@
-"""Stops a run of which too many images cannot be labelled: then it is hardly the images."""
+"""Stop a run if too many of its images are quarantined, since then the images are hardly the cause."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pipelines.types import ShardReceipt, Status
 
 
 class CircuitBreaker:
-    """Counts the images that this invocation labelled or quarantined.
+    """Counts the images that this invocation labelled or quarantined, and says when to stop.
 
     Args:
-        limits: when to open.
+        limits: the limits at which to stop.
 
     Attributes:
         reason: why the run is to stop; empty while it may go on.
@@ -25,7 +25,7 @@ class CircuitBreaker:
         self._reasons: Counter[str] = Counter()
 
     def add(self, receipt: ShardReceipt) -> bool:
-        """Count a shard; return True the one time that the limit is passed."""
+        """Count a shard; return True once, when the limit is exceeded."""
         self._images.update(receipt.status_counts)
         self._reasons.update(receipt.reason_counts)
         seen, bad = self._images.total(), self._images[Status.QUARANTINED]

@@ -1,4 +1,4 @@
-"""The steps of a run as plain functions: cut into waves, label a wave, finish. The Prefect flow calls these."""
+"""The steps of a run as plain functions: cut shards into waves, label, finish. Used with and without Prefect."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ from pipelines.table.run_summary import summary_bytes
 from pipelines.table.verify import VerifyReport, table_size, verify
 from pipelines.types import ShardReceipt
 
+# A wave ends when its last shard does, and replicas idle until then: with several shards to a slot that is little.
 _SHARDS_PER_SLOT_AND_WAVE = 4
 
 
 def cut_waves(shard_ids: list[str], config: RunConfig) -> list[list[str]]:
-    """Group shards into waves: enough of them to show progress, never more than max_waves."""
+    """Group shards into waves, at most max_waves of them, and each large enough to keep all replicas busy."""
     slots = config.pool.replicas * config.pool.shards_in_flight_per_replica
     size = max(math.ceil(len(shard_ids) / config.waves.max_waves), slots * _SHARDS_PER_SLOT_AND_WAVE)
     return [shard_ids[start : start + size] for start in range(0, len(shard_ids), size)]
@@ -45,22 +46,24 @@ def label_shards(
     observer: RunObserver,
     breaker: CircuitBreaker,
 ) -> tuple[list[ShardFailure], int]:
-    """Label the shards whose due commit is not there yet, until too many images cannot be labelled.
+    """Label the shards that are not committed yet, and stop if too many images are quarantined.
 
     Args:
-        runner: labels them.
+        runner: labels the shards.
         store: the output.
-        plan: the run's.
-        due: which shards, each with the number of the commit that is due.
-        observer: told what becomes of each.
-        breaker: counts images that cannot be labelled.
+        plan: the run's plan.
+        due: the shards, each with the number of the commit that is due.
+        observer: notified of the outcome of each shard.
+        breaker: counts quarantined images.
 
     Returns:
-        The failures, and how many shards were not tried because the budget was spent or the run was to stop.
+        The failures, and the number of shards that were not tried because the budget was spent or the run was to stop.
         Their images stay unlabelled until the run is resumed.
     """
+    # Commits are looked up again: another driver, or an earlier try of this wave, may have made some of them.
     held = held_commits(store, plan.run_id)
     todo = {shard_id: repair for shard_id, repair in due.items() if held.get(shard_id, -1) < repair}
+    # A generator: parts of the plan are read as the runner takes shards, not all at once.
     shards = (replace(shard, repair=todo[shard.shard_id]) for shard in plan.shards(store, todo))
     failures: list[ShardFailure] = []
     num_left = len(todo)
@@ -86,18 +89,18 @@ def finish_run(
     committed_before: int,
     started: float,
 ) -> RunSummary:
-    """Remove losers, verify, and write the summary; a run that had nothing to do writes nothing.
+    """Remove losers, verify, and write the summary; if there was nothing to do, nothing is written.
 
-    What an earlier invocation has verified and told is not read again as long as the listings of the run's data files
-    and commits add up to the same.
+    If an earlier invocation has verified the run, and the listings of its data files and commits have not changed
+    since, its summary is used and nothing is read again.
 
     Args:
         config: the run's config.
         plan: its plan.
         failures: shards that were given up.
-        stopped: why the run was ended before its end; empty if it was not.
-        committed_before: shards that were committed, and whole, when this invocation began.
-        started: time.monotonic() at its beginning.
+        stopped: why the run was stopped early; empty if it was not.
+        committed_before: number of shards that were committed and whole when this invocation began.
+        started: time.monotonic() when it began.
     """
     store = open_output(config)
     told = read_run_summary(store, plan.run_id) if committed_before == plan.num_shards else None
@@ -115,6 +118,7 @@ def finish_run(
         elapsed_s=time.monotonic() - started,
         warnings=[f"a leftover could not be removed, which does no harm: {error}" for error in removal.failed],
     )
+    # An unchanged summary is not written again: a finished run that is run again writes nothing.
     if summary.labelled_now or not summary.same_outcome_as(read_run_summary(store, plan.run_id)):
         try:
             store.write(summary_name(plan.run_id), summary_bytes(summary.to_dict()))
@@ -124,11 +128,11 @@ def finish_run(
 
 
 def run_directly(config: RunConfig, observer: RunObserver) -> RunSummary:
-    """Run without Prefect: the same steps in one go.
+    """Run without Prefect.
 
     Raises:
-        As label_collection does, except that an incomplete run returns its summary with the problems, and that what
-        SIGTERM does at the end is up to the handler that was there before.
+        The same errors as label_collection, except that an incomplete run returns its summary with the problems, and
+        that SIGTERM is handled, at the end, by whatever handler was installed before.
     """
     for one in configs_to_run(config, open_output(config)):
         summary = _run_one(one, observer)
@@ -155,7 +159,7 @@ def _label_at_once(
 
 
 Label = Callable[[RunConfig, PlannedRun, ShardRunner, RunObserver, CircuitBreaker, Termination], list[ShardFailure]]
-"""Labels what is due of a run and returns the failures; hands out no more once the breaker or SIGTERM has a reason."""
+"""Labels the due shards of a run and returns the failures; starts no more once the breaker or SIGTERM has a reason."""
 
 
 def run_once(
@@ -168,25 +172,25 @@ def run_once(
     started: float,
     publish: Callable[[RunSummary, str | None], None] = lambda _summary, _report: None,
 ) -> RunSummary:
-    """Label what is due of a planned run, and finish it.
+    """Label the due shards of a planned run, and finish it.
 
-    Once there is a plan, storage that fails ends the run incomplete, to be resumed: what is committed stays committed.
+    Once there is a plan, failing storage ends the run as incomplete, to be resumed; what is committed stays committed.
 
     Args:
         config: the run's config.
-        run: its plan, its runner, and what is due.
-        observer: told of everything.
-        label: labels what is due, and returns the failures.
+        run: its plan, its runner and its due shards.
+        observer: notified of everything that happens.
+        label: labels the due shards and returns the failures.
         finish: finish_run, or a task around it.
         started: time.monotonic() at the beginning.
-        publish: told the summary and where the report is, before SIGTERM is heeded.
+        publish: called with the summary and the report's URI, before a deferred SIGTERM takes effect.
 
     Raises:
         ReplicaStartError: no replica can be started, and no shard of the run is committed.
     """
     plan, committed = run.plan, run.plan.num_shards - len(run.due.commits)
     counted = _Counting()
-    observer = Several(Several(observer), counted)  # apart: who counts tells nobody that another has failed
+    observer = Several(Several(observer), counted)  # nested, so that the counter is not the one told of a failure
     if run.update is not None:
         observer.on_update(run.update)
     observer.on_plan(plan, committed)
@@ -201,10 +205,11 @@ def run_once(
             try:
                 failures = label(config, run, run.runner, observer, breaker, sigterm)
             except (StorageError, ReplicaStartError, ClusterLostError) as error:
+                # With nothing committed the run could not start (exit code 2); otherwise it ends incomplete (1).
                 if isinstance(error, ReplicaStartError) and not committed + counted.shards:
                     raise
                 stopped = f"stopped: {_first_line(error)}"
-            run.runner.close()  # its machines are free while the table is verified
+            run.runner.close()  # frees its machines while the table is verified
         stopped = stopped or breaker.reason or sigterm.reason
         try:
             summary = finish(
@@ -223,18 +228,19 @@ def run_once(
                 committed_before=committed,
                 elapsed_s=time.monotonic() - started,
             )
+        # Inside the block: a deferred SIGTERM may end the process as soon as it is left.
         publish(summary, leave_report(config, summary, observer))
     return summary
 
 
 class _Counting(Silent):
-    """Counts the shards that were committed."""
+    """Counts committed shards."""
 
     def __init__(self) -> None:
         self.shards = 0
 
     def on_receipt(self, receipt: ShardReceipt) -> None:  # noqa: ARG002
-        """Count one."""
+        """Count a shard."""
         self.shards += 1
 
 

@@ -1,4 +1,4 @@
-"""The plans that an output holds: of the run that is asked for, or of all."""
+"""Find the plans in an output: that of a given run, or those of all runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipelines.storage.store import Store, open_store
 
 
 def no_run(output: str, run_id: str | None = None, held: Iterable[str] = ()) -> PlanError:
-    """Return the error that an output holds no run, or not the one asked for among those that it holds."""
+    """Return the error for an output that has no run, or not the one given among those that it has."""
     if names := ", ".join(held):
         return PlanError(f"{output} holds no run {run_id!r}; it holds {names}")
     what = f"run {run_id!r}" if run_id else "run"
@@ -19,12 +19,12 @@ def no_run(output: str, run_id: str | None = None, held: Iterable[str] = ()) -> 
 
 
 def held_plans(output: str, run_id: str | None, *, by_name: bool = False) -> tuple[Store, list[Plan]]:
-    """Open an output and the plan of one of its runs, or of all in their order, retries among them.
+    """Open an output, and read the plan of one run, or those of all runs in order, retries included.
 
     All are those of planned_runs.
 
     Raises:
-        PlanError: the output holds no run, or not the one asked for.
+        PlanError: the output has no run, or not the one given.
     """
     store = open_store(output)
     if run_id is not None:
@@ -37,11 +37,11 @@ def held_plans(output: str, run_id: str | None, *, by_name: bool = False) -> tup
 
 
 def held_run(output: str, run_id: str | None) -> tuple[Store, Plan]:
-    """Open an output and the plan of one of its runs; without an id, the one that is no retry.
+    """Open an output, and read the plan of one run; without an id, that of the only run that is not a retry.
 
     Raises:
-        PlanError: the output holds no run, or not the one asked for.
-        ConfigError: it holds several and none was asked for.
+        PlanError: the output has no run, or not the one given.
+        ConfigError: it has several runs and none was given.
     """
     store = open_store(output)
     held = planned_runs(store) if run_id else list(retries_by_run(store))

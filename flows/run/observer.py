@@ -1,4 +1,4 @@
-"""Who is told what happens during a run: an interface, and the observer of the run that is under way."""
+"""Observers of a run: the interface, how several are combined, and the observer of the current run."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _log = logging.getLogger(__name__)
 
 
 class RunObserver(Protocol):
-    """Hears of everything that a person watching a run would want to see. Called in the driver's main thread."""
+    """Is notified of everything that someone watching a run wants to see. Called in the driver's main thread."""
 
     def on_plan(self, plan: Plan, committed: int) -> None:
-        """The plan stands; so many of its shards were committed before."""
+        """The run is planned; ``committed`` of its shards were committed before."""
         ...
 
     def on_update(self, update: UpdateCounts) -> None:
-        """The listing was compared with what earlier runs have asked."""
+        """An incremental run has compared the listing with what earlier runs asked."""
         ...
 
     def on_receipt(self, receipt: ShardReceipt) -> None:
@@ -37,7 +37,7 @@ class RunObserver(Protocol):
         ...
 
     def on_event(self, event: PoolEvent) -> None:
-        """Something happened to a replica or a shard on the way."""
+        """Something else happened to a replica or a shard."""
         ...
 
 
@@ -61,7 +61,7 @@ class Silent:
 
 
 class Several:
-    """Tells several observers. One that raises is not worth a run: it is spoken of once, and told on."""
+    """Notifies several observers. If one raises, that is reported once; it is still notified, and the run goes on."""
 
     def __init__(self, *observers: RunObserver) -> None:
         self._observers = observers
@@ -91,14 +91,14 @@ class Several:
         for number, observer in enumerate(self._observers):
             try:
                 tell(observer)
-            # Whatever an observer of anyone's raises; rich ends the process where it finds a pipe closed.
+            # Any observer may raise anything; rich raises SystemExit when it finds a closed pipe.
             except (Exception, SystemExit) as error:  # noqa: BLE001
                 if number not in self._raised:
                     self._raised.add(number)
                     self._tell_of(number, error)
 
     def _tell_of(self, number: int, error: BaseException) -> None:
-        """Say that an observer raised: to the others, and where there is none to the log."""
+        """Report an observer's failure to the others, or to the log if there are none."""
         name = type(self._observers[number]).__name__
         what = redacted(f"{type(error).__name__}: {error}")
         message = f"{name} raised {what}; the run goes on, and is not told of it again"
@@ -117,7 +117,7 @@ _current: ContextVar[RunObserver | None] = ContextVar("observer", default=None)
 
 @contextlib.contextmanager
 def observed_by(observer: RunObserver) -> Iterator[None]:
-    """Let an observer hear of the runs inside this block; a flow's parameters cannot carry it."""
+    """Make this the observer of the runs in this block; it cannot be passed as a parameter of the flow."""
     token = _current.set(observer)
     try:
         yield
@@ -126,5 +126,5 @@ def observed_by(observer: RunObserver) -> Iterator[None]:
 
 
 def current_observer() -> RunObserver:
-    """Return the observer of the run that is under way."""
+    """Return the observer of the current run; a silent one if there is none."""
     return _current.get() or Silent()

@@ -1,4 +1,4 @@
-"""What a run asks of single images: the rows of a table of prompts, or what a retried run asked of them."""
+"""The prompts of single images: from the rows of a prompt table, or for a retry those of the earlier run."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pipelines.types import ImageRef, Prompt, RejectedPrompt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnPrompts:
-    """What is asked of single images only.
+    """The prompts of single images.
 
     Attributes:
-        table: the prompt table, without rows that cannot be asked; None if there is none.
-        retried: the images to label again, with the prompts that they had, read anew each time that they are gone
-            through; None for a run that is no retry.
-        rejected: prompts that were refused before any image was read.
+        table: the prompt table, without rejected rows; None if there is none.
+        retried: the images to label again, with the prompts they had; each iteration reads them again. None if the run
+            is not a retry.
+        rejected: prompts that were rejected before any image was read.
     """
 
     table: PromptTable | None = None
@@ -30,13 +30,13 @@ class OwnPrompts:
     rejected: tuple[RejectedPrompt, ...] = ()
 
     def __iter__(self) -> Iterator[tuple[str, Prompt]]:
-        """All prompts, each with the image that it names."""
+        """Yield all prompts, each with the image that its row names."""
         by_image = self.table.by_image.items() if self.table else ()
         retried = ((ref.image_id, ref.prompts) for ref in self.retried or ())
         return ((image, prompt) for image, prompts in itertools.chain(by_image, retried) for prompt in prompts)
 
     def without(self, reasons: Mapping[int, str]) -> OwnPrompts:
-        """Return them without the prompts of these rows, each reported with its reason."""
+        """Return a copy without the prompts of some rows, which are added to ``rejected`` with their reasons."""
         if not reasons:
             return self
 
@@ -58,7 +58,7 @@ class OwnPrompts:
 
 @dataclass(frozen=True, slots=True)
 class _Without:
-    """Images without the prompts of these rows."""
+    """Images without the prompts of some rows; as iterable again and again as the images themselves."""
 
     images: Iterable[ImageRef]
     rows: frozenset[int]
@@ -69,10 +69,10 @@ class _Without:
 
 
 def read_own_prompts(config: RunConfig, store: Store) -> OwnPrompts:
-    """Read what is asked of single images; of a retry the quarantined images of the earlier run, with theirs.
+    """Read the prompts of single images; for a retry the quarantined images of the earlier run with their prompts.
 
     Raises:
-        SourceError, PromptTableError: an unusable table, or nothing to label again.
+        SourceError, PromptTableError: the table cannot be used, or there is nothing to label again.
     """
     if config.retry is not None:
         images = quarantined_images(store, config.retry.run_id, config.retry.reasons)

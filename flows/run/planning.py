@@ -1,4 +1,4 @@
-"""From a config to a frozen plan and an opened runner: checks and lists first, writes last. Labels nothing."""
+"""Plan a run: from a config to a frozen plan and an open runner. Everything is checked and listed before any write."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ OnListed = Callable[[int], None]
 
 
 def _ignore(_count: int) -> None:
-    """Tell nobody."""
+    """Do nothing."""
 
 
 def open_output(config: RunConfig) -> Store:
@@ -61,20 +61,20 @@ def open_output(config: RunConfig) -> Store:
 def list_collection(
     config: RunConfig, own: OwnPrompts, coverage: Coverage | None = None, on_listed: OnListed = _ignore
 ) -> Iterator[tuple[PlanDraft, tuple[RejectedPrompt, ...]]]:
-    """List the source, attach the prompts of single images, sort and cut. Nothing is written to the output.
+    """List the source, attach the prompts of single images, sort, and cut into shards. Writes nothing to the output.
 
     Args:
         config: the run.
-        own: what is asked of single images.
-        coverage: what earlier runs have asked, of an update: only what is left is drafted.
-        on_listed: told again and again how many images have been listed so far.
+        own: the prompts of single images.
+        coverage: for an incremental run, what earlier runs have asked: only the rest is drafted.
+        on_listed: called repeatedly with the number of images listed so far.
 
     Yields:
-        The drafted plan, and all prompts of single images that are refused.
+        The drafted plan, and all rejected prompts of single images.
 
     Raises:
         SourceError: no images, or an unreadable source.
-        PlanError: two images have one id.
+        PlanError: two images have the same id.
         StorageError: the listing does not fit into the folder for temporary files.
     """
     if own.retried is not None:
@@ -105,7 +105,8 @@ def _counted(batches: Iterable[pa.RecordBatch], on_listed: OnListed) -> Iterator
 def run_fingerprint(config: RunConfig, held: Plan | None) -> dict[str, Any]:
     """Return the run's fingerprint; reads the model folder and the prompt table to hash them.
 
-    Of an incremental run that is planned already the table is taken to be as it was: its prompts are in the plan.
+    For an incremental run that is already planned the table's planned hash is used: its prompts are in the plan, and
+    the table may have changed since for the next run.
 
     Raises:
         ConfigError: there is no model at the given path.
@@ -127,12 +128,13 @@ class RunDraft:
     """A run that can be planned or resumed, before anything is written.
 
     Attributes:
-        run_id, fingerprint: which run.
-        held: the plan that the output holds already; None for a new run.
-        plan: what a new run would label; None where a plan is held.
-        rejected: of a new run, prompts of single images that were refused before any image was read.
-        update: of an update what was found in the listing; if nothing is left to ask, the plan held is the last run's.
-        after: sequence of the last run that the new one follows, as far as it is known.
+        run_id, fingerprint: identify the run.
+        held: the plan that the output already has; None for a new run.
+        plan: what a new run would label; None if there is a plan already.
+        rejected: rejected prompts of single images; empty if there is a plan already.
+        update: for an incremental run, what was found in the listing; if nothing is left to ask, ``held`` is the last
+            run's plan.
+        after: sequence number of the last known run that the new one follows.
     """
 
     run_id: str
@@ -150,13 +152,13 @@ def draft_run(config: RunConfig, on_listed: OnListed = _ignore) -> Iterator[RunD
 
     Args:
         config: the run.
-        on_listed: told again and again how many images have been listed so far.
+        on_listed: called repeatedly with the number of images listed so far.
 
     Yields:
-        The draft; what was listed lies in temporary files until the end.
+        The draft; its listing is in temporary files that are removed at the end.
 
     Raises:
-        PlanError: the output holds a run with another fingerprint, or two images have one id.
+        PlanError: the output has a run with another fingerprint, or two images have the same id.
         ConfigError, SourceError, PromptTableError, StorageError: see run_fingerprint, read_own_prompts, check_model,
             list_collection, check_new_name, check_same_collection.
     """
@@ -182,30 +184,31 @@ def draft_run(config: RunConfig, on_listed: OnListed = _ignore) -> Iterator[RunD
     else:
         before = [plan.sequence for plan in runs_before_retry(store, run_id, retried)]
     after = max(before, default=0)
+    # Before the listing, which may take long.
     own = check_model(config, read_own_prompts(config, store))
     with list_collection(config, own, on_listed=on_listed) as (plan, rejected):
         yield RunDraft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, after=after)
 
 
 def _find_run(config: RunConfig, store: Store) -> tuple[str, Plan | None, dict[str, Any]]:
-    """Return the name of the run to resume or to plan, its plan if there is one, and its fingerprint."""
+    """Return the id of the run to resume or to plan, its plan if there is one, and its fingerprint."""
     run_id = choose_run_id(config, store)
     held = read_plan(store, run_id) if run_id else None
     fingerprint = run_fingerprint(config, held)
     if run_id is None:
-        # A listing that shows no run may be late: the one that would be planned is asked for by name.
+        # The listing shows no run, but it may lag: look the run up under the name that it would get.
         run_id = first_run(fingerprint)
         held = read_plan(store, run_id)
     return run_id, held, fingerprint
 
 
 def _earlier_runs(config: RunConfig, store: Store) -> tuple[list[Plan], str]:
-    """Return the plans that an update follows, in their order, and its name; none for an output's first run."""
+    """Return the plans that an incremental run follows, in order, and its name; no plans for an output's first run."""
     check_no_plan_lost(store)
     runs, name = runs_before_update(store)
     first = first_run(run_fingerprint(config, None))
     if all(plan.run_id != first for plan in runs) and (held := read_plan(store, first)) is not None:
-        runs = sorted([held, *runs], key=lambda plan: plan.sequence)  # a listing may be late
+        runs = sorted([held, *runs], key=lambda plan: plan.sequence)  # a run that the listing does not show yet
     return runs, name
 
 
@@ -213,8 +216,8 @@ def _earlier_runs(config: RunConfig, store: Store) -> tuple[list[Plan], str]:
 def _draft_update(
     config: RunConfig, store: Store, run_id: str, earlier: list[Plan], on_listed: OnListed
 ) -> Iterator[RunDraft]:
-    """List the collection of a run that asks only what is left."""
-    # The number, and not what it asks, names it: of two updates that are planned at once only one can hold.
+    """Draft an incremental run: list the collection, and keep only what is left to ask."""
+    # It is named by its number, not by its fingerprint, so that of two planned at once only one can hold.
     fingerprint = run_fingerprint(config, None)
     held = {plan.run_id: {"fingerprint": plan.fingerprint, "facts": plan.facts} for plan in earlier}
     check_same_collection(config, store, fingerprint, held)
@@ -230,14 +233,14 @@ def _draft_update(
 
 
 def check_model(config: RunConfig, own: OwnPrompts) -> OwnPrompts:
-    """Check that the model can be loaded and takes what is asked, without loading it.
+    """Check, without loading it, that the model can be loaded and accepts the prompts.
 
     Returns:
-        The prompts of single images, without sentences that the model does not take.
+        The prompts of single images, without sentences that the model does not accept.
 
     Raises:
-        ConfigError: its weights are missing or cut short, there are too many categories, a sentence is too long, or it
-            has no processor.
+        ConfigError: the weights are missing or truncated, there are too many categories, a sentence is too long, or the
+            model has no processor.
     """
     with garbage_collection_paused():
         from actors.predictor import predictor
@@ -251,12 +254,12 @@ def check_model(config: RunConfig, own: OwnPrompts) -> OwnPrompts:
 
 
 def freeze_plan(config: RunConfig, draft: RunDraft) -> Plan:
-    """Return the run's frozen plan: the one that the output holds, or the draft, written now.
+    """Return the run's frozen plan: the one that the output has, or the draft, which is written now.
 
     Raises:
         StorageError: the output cannot be written, or does not support create-only puts; nothing was written.
-        PlanError: another driver has just planned the run with another fingerprint, or other images.
-        DamagedError: the run has commits, and its plan is gone: another one could give their shards other images.
+        PlanError: another driver has just planned the run with another fingerprint or other images.
+        DamagedError: the run has commits but its plan is missing; a new plan could assign other images to their shards.
     """
     if draft.plan is None:
         assert draft.held is not None, "a draft holds a plan, written or not"
@@ -267,6 +270,7 @@ def freeze_plan(config: RunConfig, draft: RunDraft) -> Plan:
             f"{store.uri}/{plan_name(draft.run_id)}: missing, although there are commits; restore it from a copy, or "
             "give another run id or output to label anew"
         )
+    # A single driver, as promised, needs no conditional writes.
     if not config.output.single_driver:
         probe_create_only(store)
     return write_plan(
@@ -282,12 +286,12 @@ def freeze_plan(config: RunConfig, draft: RunDraft) -> Plan:
 
 
 class PlannedRun(NamedTuple):
-    """A run that can begin.
+    """A run that is ready to begin.
 
     Attributes:
         plan: its frozen plan.
-        runner: None if no shard is due. Replicas start when it is first asked.
-        update: of an update that was planned now, or has nothing to ask, what was found in the listing.
+        runner: labels its shards; None if no shard is due. Replicas start when it gets the first shard.
+        update: what was found in the listing, if an incremental run was planned now or has nothing to ask.
         due: the shards to label.
     """
 
@@ -302,7 +306,7 @@ _at_hand: ContextVar[PlannedRun | None] = ContextVar("run_at_hand", default=None
 
 @contextmanager
 def at_hand(run: PlannedRun) -> Iterator[None]:
-    """Let planned_run yield this run in the block, where it is the one asked for: it is planned and opened once."""
+    """Let planned_run yield this run within the block, so that the flow does not plan what the command line planned."""
     token = _at_hand.set(run)
     try:
         yield
@@ -314,16 +318,16 @@ def at_hand(run: PlannedRun) -> Iterator[None]:
 def planned_run(
     config: RunConfig, before_writing: Callable[[], None] = lambda: None, on_listed: OnListed = _ignore
 ) -> Iterator[PlannedRun]:
-    """Plan or resume a run, and hold its runner open; the plan is written last, once nothing can be refused any more.
+    """Plan or resume a run, and keep its runner open; the plan is written last, once everything has been checked.
 
     Args:
         config: the run.
-        before_writing: a last check, made just before the plan is written; what it raises keeps it from being written.
+        before_writing: a last check just before the plan is written; if it raises, no plan is written.
         on_listed: as for draft_run.
 
     Raises:
         ReplicaStartError: the cluster has no room for the replicas.
-        Otherwise as draft_run and freeze_plan do; nothing was written in any of these cases.
+        Others as for draft_run and freeze_plan. In all these cases nothing was written.
     """
     held = _at_hand.get()
     if held is not None and held.plan.run_id == config.output.run_id:
@@ -334,6 +338,7 @@ def planned_run(
             store, check = open_output(config), config.output.check
             due = None if draft.held is None else left_to_label(store, draft.held, check=check)
             is_done = due is not None and not due.commits
+            # Before the plan is written: a cluster without room for the replicas leaves no plan behind.
             runner = None if is_done else stack.enter_context(open_run_runner(config, draft.run_id))
             before_writing()
             plan = freeze_plan(config, draft)
@@ -343,20 +348,20 @@ def planned_run(
 
 
 def left_to_label(store: Store, plan: Plan, *, check: bool = False) -> Due:
-    """Return what a planned run has left to label.
+    """Return the shards that a planned run has left to label.
 
-    A run whose summary tells of all that is listed is whole: nothing more is read of it. With ``check`` every committed
-    file is read instead.
+    If the run's summary matches the listing of its objects, the run is complete and nothing more is read. With
+    ``check`` every committed file is read instead.
     """
     is_whole = not check and is_finished(store, plan)
     return Due({}) if is_whole else due_shards(store, plan, hashes=check)
 
 
 def choose_run_id(config: RunConfig, store: Store) -> str | None:
-    """Return the run id given, else that of the one run the output holds, else None. Retries are not counted.
+    """Return the configured run id, or else that of the only run in the output, or else None. Retries do not count.
 
     Raises:
-        ConfigError: the output holds several runs and none is named.
+        ConfigError: the output has several runs and none is named.
     """
     if config.output.run_id:
         return config.output.run_id
@@ -381,7 +386,7 @@ def _plan_facts(config: RunConfig, draft: RunDraft) -> dict[str, Any]:
 
 
 def open_run_runner(config: RunConfig, run_id: str) -> ShardRunner:
-    """Return the runner for this run, to be entered with ``with``; its replicas start when the first shard is asked."""
+    """Return the runner for a run, a context manager; its replicas start when it gets the first shard."""
     job = LabelJob(
         run_id=run_id,
         prompts=config.common_prompts(),
@@ -389,7 +394,8 @@ def open_run_runner(config: RunConfig, run_id: str) -> ShardRunner:
         source_options=config.source.client_options,
         allow_http=config.source.allow_http,
     )
-    # Replicas may have another working directory, and another place for packages.
+    # A relative model path is made absolute, because replicas may have another working directory. The packaged model
+    # keeps its name, because their packages may be installed elsewhere.
     is_packaged = config.model.path == TINY_MODEL
     store = open_output(config)
     factory = RunLabelerFactory(

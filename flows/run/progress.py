@@ -1,4 +1,4 @@
-"""How far the runs of an output are, from plans, commits and summaries alone: read at any time, from any machine."""
+"""Report the progress of an output's runs from plans, commits and summaries alone, at any time and from any machine."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ RECENT_S = 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunLine:
-    """One run in a line.
+    """The state of one run in brief.
 
     Attributes:
-        run_id, sequence, retry_of: which run, its place in the order of planning, and the run that it labels again.
-        planned_at: ISO 8601, None if the plan does not say.
+        run_id: the run.
+        sequence: its number in the order of planning.
+        retry_of: the run whose quarantined images it labels again; None if it is not a retry.
+        planned_at: ISO 8601; None if the plan does not record it.
         state: "finished", "unfinished" or "not begun".
-        images, done: listed, and labelled or quarantined.
-        masks: committed.
+        images, done: listed images, and those of them that are labelled or quarantined.
+        masks: committed masks.
     """
 
     run_id: str
@@ -49,20 +51,21 @@ class RunLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunProgress:
-    """One run as its commits tell.
+    """The progress of one run, from its commits.
 
     Attributes:
-        line: the run in a line.
-        counts: images by status; reasons: quarantined images by reason.
-        shards, committed: of the plan.
-        waves, waves_done: of the plan as it was planned; None where its config cannot be read any more.
-        rate: images a second over the time in which any shard was being labelled; None before the first commit.
-        recent_rate: the same of the shards committed in the last RECENT_S before the last commit.
-        left_s: seconds that the rest takes at the recent rate; None where nothing is left or no rate is known.
-        last_commit_at: seconds since 1970.
-        gpu_hours: what committed shards kept busy, see replica_seconds, times the GPUs of a replica.
-        cost: that times the price of a GPU hour; None where no price is known.
-        problems: as the summary tells, if an invocation of the run has ended and none has committed anything since.
+        line: the run in brief.
+        counts: images by status.
+        reasons: quarantined images by reason.
+        shards, committed: planned and committed shards.
+        waves, waves_done: waves as planned, and complete ones; None if this version cannot read the planned config.
+        rate: images per second over the time in which any shard was being labelled; None before the first commit.
+        recent_rate: the same for shards committed in the last RECENT_S before the last commit.
+        left_s: seconds that the rest takes at the recent rate; None if nothing is left or no rate is known.
+        last_commit_at: seconds since the epoch.
+        gpu_hours: busy time of replicas, see replica_seconds, times GPUs per replica.
+        cost: gpu_hours times the price of a GPU hour; None if no price is known.
+        problems: those in the summary, if no shard has been committed since it was written.
     """
 
     line: RunLine
@@ -88,22 +91,22 @@ class RunProgress:
 
 
 def read_lines(store: Store, plans: Mapping[str, Mapping[str, Any]]) -> list[RunLine]:
-    """Read every run in a line; of one that has ended its summary is read instead of its commits, if it tells of all.
+    """Read the state of every run in brief; from its summary if that covers all its commits, else from the commits.
 
     Args:
         store: the output.
-        plans: what plan_documents returns.
+        plans: as plan_documents returns them.
     """
     return [_line(store, plan) for plan in plans.values()]
 
 
 def read_progress(store: Store, plan: Mapping[str, Any], *, gpu_price: float | None = None) -> RunProgress:
-    """Read all commits of a run.
+    """Read the progress of a run from all its commits.
 
     Args:
         store: the output.
-        plan: of the run, as plan_documents returns it.
-        gpu_price: price of a GPU hour; by default what the plan's config says.
+        plan: the run's plan, as plan_documents returns it.
+        gpu_price: price of a GPU hour; by default that of the planned config.
     """
     config = _config(plan)
     commits = list(read_commits(store, plan["run_id"]))
@@ -137,22 +140,23 @@ def read_progress(store: Store, plan: Mapping[str, Any], *, gpu_price: float | N
 
 
 def chosen_run(lines: Sequence[RunLine]) -> str:
-    """Return the run to look at where none is named: the last that is not finished, else the last."""
+    """Return the run to show if none is named: the last unfinished one, or else the last."""
     unfinished = [line for line in lines if line.state != "finished"]
     return (unfinished or lines)[-1].run_id
 
 
 def replica_seconds(spans: Iterable[tuple[float, float]], shards_in_flight: int) -> float:
-    """Return for how long replicas were busy at least, all of them together.
+    """Return a lower bound of the time that all replicas together were busy, seconds.
 
-    While c shards are under way, at least c / shards_in_flight replicas, rounded up, work on them. That is exact while
-    every replica has all of its shards in flight. Not in it: loading of models, replicas that wait, attempts that
-    failed, and shards that are not committed yet.
+    While c shards are in progress, at least c / shards_in_flight replicas (rounded up) work on them; that is exact as
+    long as every replica has all its slots in use. Not included are loading models, idle replicas, failed attempts, and
+    shards that are not committed yet.
 
     Args:
-        spans: from when until when each committed shard was labelled, seconds.
-        shards_in_flight: that one replica works on at once.
+        spans: beginning and end of the labelling of each committed shard, seconds.
+        shards_in_flight: number of shards that a replica works on at once.
     """
+    # A sweep over beginnings and ends in order of time; at equal times ends come first, since -1 sorts before 1.
     changes = sorted(change for start, end in spans for change in ((start, 1), (end, -1)))
     total, under_way, before = 0.0, 0, 0.0
     for at, change in changes:
@@ -162,7 +166,7 @@ def replica_seconds(spans: Iterable[tuple[float, float]], shards_in_flight: int)
 
 
 def _rate(commits: Sequence[ShardCommit]) -> float | None:
-    """Return images a second over the time in which any of these shards was under way: pauses do not count."""
+    """Return images per second over the time in which any of these shards was in progress; pauses do not count."""
     busy_s, until = 0.0, -math.inf
     for start, end in sorted(_spans(commits)):
         busy_s += max(0.0, end - max(start, until))
@@ -181,7 +185,7 @@ def _gpu_hours(commits: Sequence[ShardCommit], config: RunConfig) -> float:
 
 
 def _waves(plan: Mapping[str, Any], config: RunConfig, committed: set[str]) -> tuple[int, int]:
-    """Return how many waves a run was planned as, and how many are committed to the last shard."""
+    """Return the number of waves as planned, and how many of them are completely committed."""
     waves = cut_waves([shard_name(number) for number in range(plan["num_shards"])], config)
     return len(waves), sum(committed.issuperset(wave) for wave in waves)
 

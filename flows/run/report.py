@@ -1,4 +1,4 @@
-"""The report that a run leaves beside its summary."""
+"""Write a run's HTML report beside its summary."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pipelines.report.build import ReportConfig, build_report
 
 
 def leave_report(config: RunConfig, summary: RunSummary, observer: RunObserver) -> str | None:
-    """Write a run's report beside its summary, if the config asks for it and this invocation has finished the run.
+    """Write a run's report beside its summary, if the config asks for it and this invocation has completed the run.
 
-    What goes wrong is told to the observer and not raised: the run is labelled.
+    Errors are reported to the observer and not raised, since the run itself has succeeded.
 
     Returns:
         The report's URI; None if none was written.
@@ -29,7 +29,7 @@ def leave_report(config: RunConfig, summary: RunSummary, observer: RunObserver) 
         store = open_output(config)
         page = build_report(store, ReportConfig(), made_at=datetime.now(UTC))
         store.write(name, page.encode("utf-8"))
-    except Exception as error:  # noqa: BLE001  (a picture of the labels is not worth the run)
+    except Exception as error:  # noqa: BLE001  (a report is not worth failing a run)
         observer.on_event(PoolEvent("report_failed", f"no report was written: {type(error).__name__}: {error}"))
         return None
     return Path(store.path(name)).as_uri() if store.is_local else f"{store.uri}/{name}"

@@ -1,4 +1,4 @@
-"""Behind `retry`: the config of a run that labels an earlier one's quarantined images again, or goes on with that."""
+"""The command `retry`: configs of runs that label quarantined images again, or resume such a run."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from pipelines.table.quarantined import quarantined_images
 def runs_to_retry(
     output: str, run_id: str | None, reasons: Sequence[str], overrides: Mapping[str, Any]
 ) -> Iterator[RunConfig]:
-    """Yield the configs of all that a retry runs, one by one: what is found next depends on how the one before ended.
+    """Yield the configs of all runs that a retry needs, one by one, since each depends on how the previous one ended.
 
-    First come retries that ended once and of which something has to be labelled again, then as retry_configs says.
+    First come completed retries with broken shards, then those of retry_configs.
     """
     check_no_plan_lost(open_store(output))
     yield from broken_retries(output, run_id, overrides)
@@ -30,11 +30,12 @@ def runs_to_retry(
 
 
 def broken_retries(output: str, run_id: str | None, overrides: Mapping[str, Any]) -> list[RunConfig]:
-    """Return the configs that mend retries whose committed files are gone or cut short, each as it was planned.
+    """Return the configs that repair completed retries with broken shards, each as it was planned.
 
     Args:
         output, run_id: as for retry_configs.
-        overrides: of these what may differ between a run and its resumption; with output.check files are read too.
+        overrides: as for retry_configs, but only settings that may change when a run is resumed are applied; with
+            output.check, files are read, too.
 
     Raises:
         ConfigError: the values cannot be used.
@@ -55,17 +56,17 @@ def broken_retries(output: str, run_id: str | None, overrides: Mapping[str, Any]
 def retry_configs(
     output: str, run_id: str | None, reasons: Sequence[str], overrides: Mapping[str, Any]
 ) -> list[RunConfig]:
-    """Return the configs of the next retries, one for each run with images that are quarantined for such a reason.
+    """Return the configs of the next retries, one for each run with images quarantined for one of the reasons.
 
     Args:
-        output: where the table is.
+        output: the output.
         run_id: the run to retry; by default every run of the output.
-        reasons: of quarantine; any if empty.
-        overrides: plain values laid over the config that a run was planned with: replicas, limits, another model.
+        reasons: reasons of quarantine to retry; empty for all.
+        overrides: plain values applied to the config that a run was planned with: replicas, limits, another model.
 
     Raises:
         PlanError: there is no such run.
-        ConfigError: it is a retry itself, or the values cannot be used.
+        ConfigError: the run is a retry itself, or the values cannot be used.
         StorageError: the output cannot be read, or is damaged.
     """
     store, plans = held_plans(output, run_id, by_name=True)
@@ -95,7 +96,7 @@ def _retry_config(
 
 
 def _next_retry(store: Store, run_id: str) -> tuple[str, bool]:
-    """Return the name of the last retry if it is not complete, else of a new one; and whether it is new."""
+    """Return the name of the last retry if that is incomplete, else of a new one, and whether it is new."""
     name, held = next_retry(store, run_id, retries_by_run(store, by_name=True).get(run_id, []))
     if held:
         last = read_plan(store, held[-1])

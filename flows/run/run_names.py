@@ -1,6 +1,6 @@
-"""How runs are named, and names that are not for people: those of updates and retries.
+"""The names of runs, and the names reserved for incremental runs (update-N) and retries (NAME-retry-N).
 
-A name is asked of the store, not looked for in a listing: a listing may be late, and would hide who has it.
+Whether a name is taken is asked of the store by that name: a listing may lag, and not show the run that has it.
 """
 
 from __future__ import annotations
@@ -16,23 +16,28 @@ from pipelines.planning.fingerprint import fingerprint_digest
 from pipelines.planning.plan import Plan, read_plan
 from pipelines.storage.store import Store
 
-# Whatever the case: on some disks two names that differ in it are one.
+# Case is ignored, because on some file systems names that differ only in case are the same.
 _UPDATE = re.compile(r"update-(\d+)", re.IGNORECASE)
 _RETRY = re.compile(r"(.+)-retry-(\d+)", re.IGNORECASE)
 
 
 def first_run(fingerprint: Mapping[str, Any]) -> str:
-    """Return the name of an output's first run, unless it is given one."""
+    """Return the default name of an output's first run: it follows from the fingerprint, so it can be looked up."""
     return f"run-{fingerprint_digest(fingerprint)[:12]}"
 
 
 def unlisted_updates(store: Store, held: Iterable[str]) -> tuple[list[Plan], str]:
-    """Return the plans under the names of updates that are not among those held, and the first name that nobody has.
+    """Return the plans of incremental runs that a listing does not show yet, and the first free name of such a run.
 
-    A listing does not show those plans yet, or not those before later ones. An update that takes that name follows all
-    plans that were seen, and no other: if another driver takes it first, it is that one's.
+    The run that gets this name follows exactly the plans seen here: if another driver creates a plan under it first,
+    this driver's is refused.
+
+    Args:
+        store: the output.
+        held: ids of the runs that the listing shows.
     """
     names = {name.lower() for name in held}
+    # The first run of an output has no number, so numbers begin at 2. A listing may lack one and show a later one.
     number = _next_number(_UPDATE, names, least=2)
     between = (f"update-{one}" for one in range(2, number) if f"update-{one}" not in names)
     found = [plan for name in between if (plan := read_plan(store, name)) is not None]
@@ -43,11 +48,11 @@ def unlisted_updates(store: Store, held: Iterable[str]) -> tuple[list[Plan], str
 
 
 def next_retry(store: Store, run_id: str, held: Iterable[str]) -> tuple[str, list[str]]:
-    """Return the name of the next retry of a run, and all its retries: those held, and any that come after them."""
+    """Return the name of a run's next retry, and all its retries: those in ``held``, and later ones found by name."""
     retries = list(held)
     number = _next_number(re.compile(rf"{re.escape(run_id)}-retry-(\d+)"), retries, least=1)
     while store.exists(plan_name(name := f"{run_id}-retry-{number}")):
-        # A person's run of an earlier version may have the name: it is passed over.
+        # In an earlier version users could give a run such a name; it is skipped.
         retries += [name] if _retry_of(store, name) == run_id else []
         number += 1
     return name, retries
@@ -57,12 +62,12 @@ def _retry_of(store: Store, name: str) -> str | None:
     try:
         plan = read_plan(store, name)
     except PlanError:
-        return None  # planned by another version, whose runs are not gone on with
+        return None  # planned by another version, whose runs this one does not resume
     return None if plan is None else plan.retry_of
 
 
 def runs_before_retry(store: Store, run_id: str, retry_of: str) -> Iterator[Plan]:
-    """Yield the plans that a retry comes after: the run's, and that of the retry before it, by their names."""
+    """Yield the plans that a retry follows, looked up by name: that of the run, and that of the retry before it."""
     match = _RETRY.fullmatch(run_id)
     before = [f"{retry_of}-retry-{int(match[2]) - 1}"] if match is not None else []
     return (plan for name in (retry_of, *before) if (plan := read_plan(store, name)) is not None)
@@ -74,14 +79,14 @@ def _next_number(pattern: re.Pattern[str], names: Iterable[str], *, least: int) 
 
 
 def check_new_name(run_id: str, retry_of: str | None) -> None:
-    """Refuse to plan a run under a name that an update or a retry takes for its own.
+    """Refuse to plan a run under a name reserved for incremental runs or retries.
 
     Args:
-        run_id: as the config gives it.
-        retry_of: the run that it labels again; None for a run of its own.
+        run_id: the configured run id.
+        retry_of: the run that it labels again; None if it is not a retry.
 
     Raises:
-        ConfigError: saying whose name it is.
+        ConfigError: the name is reserved; the message says for what.
     """
     if _UPDATE.fullmatch(run_id):
         raise ConfigError(

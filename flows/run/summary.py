@@ -1,4 +1,4 @@
-"""How a run ended: the summary that people read, that summary.json holds, and that decides the exit code."""
+"""The summary of a run: shown to the user, stored as summary.json, and the basis of the exit code."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ _MAX_REPORTED_FAILURES = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
-    """How a run ended; also what ``summary.json`` holds.
+    """How a run ended; also the content of ``summary.json``.
 
     Attributes:
-        run_id, output: which run, where.
-        ledger: listed = ok + empty + quarantined.
+        run_id, output: the run and its output.
+        ledger: numbers of listed, ok, empty and quarantined images; listed = ok + empty + quarantined.
         reason_counts: quarantined images by reason.
         num_annotations: masks in the table.
         shards, committed: planned and committed shards.
-        num_files, num_bytes: objects of the run's shards, data files and commits.
+        num_files, num_bytes: number and size of the run's data files and commits.
         names_sha256: digest of their names and sizes.
-        labelled_now: shards that this invocation labelled; 0 when there was nothing left to do.
-        problems: what verify found wrong, and shards that failed; empty for a good run.
-        warnings: what went wrong and does no harm to the table.
-        rejected_prompts: prompts of single images that could not be asked, with row and reason (the first thousand).
-        num_rejected_prompts: how many there are.
-        elapsed_s, model_s: wall-clock seconds of this invocation; seconds in the model over all committed shards.
-        facts: versions, device, weights, times, and the errors of the shards that failed with their tracebacks.
+        labelled_now: shards that this invocation labelled; 0 if there was nothing left to do.
+        problems: what verify found wrong, and shards that failed; empty if the run succeeded.
+        warnings: problems that do no harm to the table.
+        rejected_prompts: the first thousand prompts of single images that could not be asked, with row and reason.
+        num_rejected_prompts: number of all of them.
+        elapsed_s: wall-clock seconds of this invocation.
+        model_s: seconds in the model over all committed shards.
+        facts: versions, device, weights, times, and the errors of failed shards with their tracebacks.
     """
 
     run_id: str
@@ -64,16 +65,16 @@ class RunSummary:
 
     @property
     def ok(self) -> bool:
-        """Whether every listed image is accounted for and every object is as committed."""
+        """Whether every listed image is accounted for and every object matches its commit."""
         return not self.problems
 
     def is_current(self, plan: Plan, size: TableSize) -> bool:
-        """Whether it is that of a whole run whose objects are listed as they were when it was verified."""
+        """Whether the run was complete and its objects are still listed with the same names and sizes."""
         is_whole = self.ok and self.shards == self.committed == plan.num_shards
         return is_whole and self.names_sha256 == size.names_sha256
 
     def same_outcome_as(self, other: RunSummary | None) -> bool:
-        """Whether another invocation of the run left the same; not if there was none."""
+        """Whether another invocation of the run ended in the same state; False if there was none."""
         names = ("ledger", "committed", "names_sha256", "problems")
         return other is not None and all(getattr(self, name) == getattr(other, name) for name in names)
 
@@ -83,18 +84,19 @@ class RunSummary:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> RunSummary:
-        """Read what to_dict returned, perhaps in an earlier version.
+        """Read the values of to_dict, possibly written by an earlier version.
 
         Raises:
-            KeyError: it lacks what a summary holds now.
+            KeyError: a value that a summary has now is missing.
         """
+        # Warnings are about one invocation, such as a leftover that it could not remove, and are not carried on.
         return cls(**{name: document[name] for name in cls.__slots__ if name != "warnings"}, warnings=[])
 
 
 def read_run_summary(store: Store, run_id: str) -> RunSummary | None:
-    """Read what an earlier invocation has told; None if none has, another version in other words, or what is damaged.
+    """Read the summary an earlier invocation left; None if there is none, or none that this version can read.
 
-    Nothing needs a summary: a run without one looks for itself, and writes it again.
+    Nothing depends on it: without a summary, a run looks at its objects themselves, and writes the summary again.
     """
     try:
         document = read_summary(store, run_id)
@@ -104,7 +106,7 @@ def read_run_summary(store: Store, run_id: str) -> RunSummary | None:
 
 
 class RunFailedError(UserError, RuntimeError):
-    """A run ended without every listed image accounted for. What is committed is kept; the same command resumes it."""
+    """A run ended with listed images unaccounted for. What is committed is kept; the same command resumes the run."""
 
     def __init__(self, summary: RunSummary) -> None:
         problems = "\n".join(f"  {problem}" for problem in summary.problems[:20])
@@ -116,12 +118,12 @@ class RunFailedError(UserError, RuntimeError):
 
 
 def rejected_row(rejected: RejectedPrompt) -> dict[str, Any]:
-    """Return a refused prompt as plain JSON values."""
+    """Return a rejected prompt as plain JSON values."""
     return {"row": rejected.row, "prompt_id": rejected.prompt_id, "image": rejected.image, "reason": rejected.reason}
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what a result depends on."""
+    """Return the versions of the packages that results depend on."""
     return dict(_versions())
 
 
@@ -147,7 +149,8 @@ def summarize(
     elapsed_s: float,
     warnings: Sequence[str] = (),
 ) -> RunSummary:
-    """Add up a run from its verify report."""
+    """Summarise a run from its verify report."""
+    # Prompts are rejected twice: by planning, and by shards, once an image's size is known.
     rejected = list(plan.facts.get("rejected_prompts", []))
     model_s, devices = 0.0, Counter[str]()
     predictor: dict[str, str] = {}
@@ -193,6 +196,6 @@ def summarize(
 
 
 def _failure(failure: ShardFailure) -> str:
-    """Say what became of a shard in a line; the traceback that follows it is in summary.json."""
+    """Describe a shard's failure in one line; summary.json has the traceback."""
     what = "was not finished" if failure.kind == "unfinished" else f"failed {failure.attempts} times"
     return f"{failure.shard_id} {what}: {failure.error.partition(chr(10))[0] or failure.kind}"

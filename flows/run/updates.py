@@ -1,4 +1,4 @@
-"""Which runs bring an output up to date: those that are not finished, and one of all that is new."""
+"""Incremental runs: which runs bring an output up to date (unfinished ones first, then one for everything new)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from pipelines.storage.store import Store
 from pipelines.table.commits import committed_shards
 from pipelines.table.verify import table_size
 
-# What may differ between a run and its resumption, and what a machine needs to reach its storage.
+# Settings that do not change a row and may differ when a run is resumed, and those that a machine needs to reach its
+# storage.
 _OPERATIONAL = ("pool", "waves", "limits", "report")
 _OPERATIONAL_PARTS = {
     "output": ("storage_options", "request_timeout_s", "single_driver", "check"),
@@ -26,32 +27,33 @@ _OPERATIONAL_PARTS = {
 
 
 def held_runs(store: Store) -> list[Plan]:
-    """Return the plans of all runs of an output that are no retries, in the order of planning.
+    """Return the plans of all runs of an output except retries, in the order of planning.
 
-    Updates that a listing does not show yet are found by their names.
+    Incremental runs that a listing does not show yet are found by name.
 
     Raises:
-        PlanError: another version wrote one.
+        PlanError: a plan was written by another version.
     """
     return runs_before_update(store)[0]
 
 
 def runs_before_update(store: Store) -> tuple[list[Plan], str]:
-    """Return the plans as held_runs does, and the name of the update that follows just these."""
+    """Return the plans as held_runs does, and the name of the incremental run that follows exactly these."""
     documents = plan_documents(store, by_name=True)
     listed = [plan for run_id in documents if (plan := read_plan(store, run_id)) is not None]
     others, name = unlisted_updates(store, [plan.run_id for plan in listed])
-    plans = sorted((*listed, *others), key=lambda plan: plan.sequence)  # as they were listed where it is equal
+    # A stable sort: plans of earlier versions, which have no number, keep the order of the listing.
+    plans = sorted((*listed, *others), key=lambda plan: plan.sequence)
     return [plan for plan in plans if plan.retry_of is None], name
 
 
 def is_labeled(store: Store, plan: Plan) -> bool:
-    """Say whether every shard of a run is committed."""
+    """Return whether every shard of a run is committed."""
     return len(committed_shards(store, plan.run_id)) >= plan.num_shards
 
 
 def is_finished(store: Store, plan: Plan) -> bool:
-    """Say whether a run was verified when it was whole, and the listings of its objects add up as they did then."""
+    """Return whether a run was verified as complete, and its objects are still listed as they were then."""
     told = read_run_summary(store, plan.run_id)
     return told is not None and told.is_current(plan, table_size(store, plan.run_id))
 
@@ -59,8 +61,8 @@ def is_finished(store: Store, plan: Plan) -> bool:
 def configs_to_run(config: RunConfig, store: Store) -> list[RunConfig]:
     """Return the configs of the runs that a config asks for, in the order in which to run them.
 
-    One that is not incremental, or names its run, is a run as it stands. Otherwise runs that are not finished come
-    first, each as it was planned, and then the update.
+    A config that is not incremental, or names its run, asks for that run only. Otherwise unfinished runs come first,
+    each as it was planned, and then the incremental run.
     """
     if not config.incremental or config.output.run_id is not None:
         return [config]
@@ -69,9 +71,10 @@ def configs_to_run(config: RunConfig, store: Store) -> list[RunConfig]:
 
 
 def operational(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of a config's values may differ between a run and its resumption, as far as it is given.
+    """Return those of a config's plain values that may differ when a run is resumed.
 
-    A part that is no table has none of it: a source's short form, or what parse_config refuses by name.
+    A part that is not a table contributes nothing: it is the short form of a source, or an error that parse_config
+    reports by name.
     """
     found: dict[str, Any] = {name: values[name] for name in _OPERATIONAL if name in values}
     values = {name: value for name, value in values.items() if isinstance(value, Mapping)}
@@ -82,33 +85,32 @@ def operational(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_planned(plan: Plan, config: RunConfig) -> RunConfig:
-    """Return the config that goes on with a planned run: all that it asks is as planned, how it runs as configured now.
+    """Return the config that resumes a planned run: what it asks as planned, how it runs as configured now.
 
     Raises:
-        ConfigError: a newer version planned it.
+        ConfigError: the run was planned by a newer version.
     """
     now = config.model_dump()
     again = {**operational(now), "output": {**now["output"], "run_id": plan.run_id}, "incremental": True}
     values = merge(dict(plan.facts["config"]), again)
-    values |= {name: now[name] for name in _OPERATIONAL}  # merge leaves what is None now as it was: a budget
+    values |= {name: now[name] for name in _OPERATIONAL}  # merge would keep a planned budget where now there is none
     return parse_config(values, origin=f"the config that run {plan.run_id} was planned with")
 
 
 def check_same_collection(
     config: RunConfig, store: Store, fingerprint: Mapping[str, Any], held: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Refuse to plan a run of another source than the output's runs: an id that both have would stand for one image.
+    """Refuse to plan a run whose source differs from that of the output's runs: equal ids would be taken for one image.
 
-    What is said to be the same collection stays so: runs before one that was planned with source.same_collection are
-    of its source.
+    A run planned with source.same_collection vouches for all runs before it, so those are not compared.
 
     Args:
-        config, fingerprint: of the run to plan.
+        config, fingerprint: those of the run to plan.
         store: the output.
-        held: fingerprint and facts of its runs, by run id in the order of planning.
+        held: fingerprint and facts of the output's runs, by run id in the order of planning.
 
     Raises:
-        PlanError: naming both sources.
+        PlanError: the sources differ; the message names both.
     """
     if config.source.same_collection:
         return
@@ -134,10 +136,10 @@ def _another_source(store: Store, run_id: str, theirs: Mapping[str, Any], ours: 
 
 
 def update_coverage(config: RunConfig, store: Store, fingerprint: Mapping[str, Any], runs: list[Plan]) -> Coverage:
-    """Return what is left for an update to ask, to be given the listing.
+    """Return the coverage of earlier runs, which reduces a listing to what an incremental run has left to ask.
 
     Raises:
-        PlanError: one of the runs is not finished: another driver is at work on it.
+        PlanError: one of the runs is unfinished, because another driver is working on it.
     """
     if unfinished := [plan.run_id for plan in runs if not is_labeled(store, plan)]:
         raise PlanError(
@@ -160,7 +162,7 @@ def update_coverage(config: RunConfig, store: Store, fingerprint: Mapping[str, A
 
 
 def update_text(update: UpdateCounts) -> str:
-    """Return what an update found in the listing, in a line."""
+    """Describe in one line what an incremental run found in the listing."""
     added = f" ({len(update.added_prompts):,} prompts)" if update.added_prompts else ""
     return (
         f"{update.new:,} new images, {update.changed:,} changed, {update.extended:,} asked something new{added}, "

@@ -1,4 +1,4 @@
-"""A run against ground truth: the figures of every task, and their plots."""
+"""Evaluate a run against ground truth: metrics for every task, and plots of them."""
 
 from pipelines.evaluation.evaluate import evaluate_output
 

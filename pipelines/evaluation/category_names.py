@@ -1,4 +1,4 @@
-"""Which category of a run is which of a ground truth: their names, however they are spelled."""
+"""Match the categories of a run with those of a ground truth by name, tolerating differences in spelling."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Self
 
 from pipelines.errors import SourceError, some_of
 
+# COCO panoptic appends these to the names of merged and stuff categories.
 _SUFFIXES = ("-merged", "-other", "-stuff")
 
 
 def clean_name(name: str) -> str:
-    """Return a name as it is compared: "wall-other-merged" as "wall", "Cell-Phone" as "cell phone"."""
+    """Normalise a name for comparison: "wall-other-merged" to "wall", "Cell-Phone" to "cell phone"."""
     for suffix in _SUFFIXES:
         name = name.replace(suffix, "")
     return " ".join(name.replace("-", " ").lower().split())
@@ -20,7 +21,7 @@ def clean_name(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CountedNames:
-    """The categories that count, by `clean_name`, each as the truth spells it."""
+    """The categories that are evaluated, by `clean_name`, with the truth's spelling."""
 
     by_clean_name: Mapping[str, str]
 
@@ -29,11 +30,11 @@ class CountedNames:
         """Find the categories that truth and run have in common.
 
         Args:
-            task: for messages.
-            true: the truth's categories. Those that are the same once cleaned become one, named as the first.
-            asked: names that were asked.
-            count_unasked: let the truth's other categories count too.
-            notes: what is left out is added here.
+            task: the task, for messages.
+            true: the truth's categories. Those with the same clean name are merged under the first spelling.
+            asked: the names that the run asked.
+            count_unasked: whether to include categories of the truth that were never asked.
+            notes: messages about what is left out are appended here.
 
         Raises:
             SourceError: there is no category in common.
@@ -59,5 +60,5 @@ class CountedNames:
         return cls({key: name for key, name in known.items() if count_unasked or key in wanted})
 
     def get(self, name: str) -> str | None:
-        """Return the truth's spelling of a name; None if it does not count."""
+        """Return the truth's spelling of a name; None if the category is not evaluated."""
         return self.by_clean_name.get(clean_name(name))

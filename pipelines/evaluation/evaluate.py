@@ -1,7 +1,7 @@
-"""A run's table against ground truth: the figures of every task that the truth fits.
+"""Evaluate a run's table against ground truth, for every task that the truth fits.
 
-Reading the truth is in ground_truth.py, reading the table in labeled_run.py, and what is compared with what in
-task_figures.py; here is the whole.
+This module ties together ground_truth.py (reads the truth), labeled_run.py (reads the table) and task_figures.py
+(compares the two, task by task).
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _FITTING: Mapping[type[GroundTruth], tuple[Task, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """A run compared with ground truth.
+    """The evaluation of a run.
 
     Attributes:
         runs: the runs whose rows were compared.
         num_images: images that were compared.
-        num_quarantined: how many of them are quarantined: nothing counts as found on them.
-        results: by task and group.
-        notes: what was left out, in words.
+        num_quarantined: those of them that are quarantined; nothing counts as found on them.
+        results: figures by task and group.
+        notes: messages about what was left out.
     """
 
     runs: tuple[str, ...]
@@ -73,19 +73,19 @@ def evaluate_output(
 ) -> Evaluation:
     """Compare a run with ground truth; nothing is written.
 
-    - Images are matched as ``labeled_run.read_run`` says. Those that only one side has are left out; on quarantined
-      ones nothing counts as found.
+    - Images are matched as described in ``labeled_run.read_run``. Images that only one side has are left out; on
+      quarantined ones nothing counts as found.
     - Categories are matched by ``category_names.clean_name``. Those that only one side has are left out.
-    - COCO instances: mask AP of ovseg and genseg; of vgdseg by kind of prompt. COCO panoptic: PQ of ``*_panoptic``,
+    - COCO instances: mask AP of ovseg and genseg, and of vgdseg by kind of prompt. COCO panoptic: PQ of ``*_panoptic``,
       mIoU of ``*_semantic``. Lists of phrases: IoU of refseg, reaseg and intseg, and of the masks of gcgseg.
 
     Args:
         store: the output.
-        plans: of one run; or of all runs in their order, and then the current rows count.
+        plans: the plan of one run, or those of all runs in order, to evaluate the current rows.
         truth: as ``read_ground_truth`` returns it.
-        count_unasked: count the truth's categories that were never asked too, as not found. Not for vgdseg, which is
-            measured where there is a prompt.
-        on_image: told after each image its task and how many of that task have been read.
+        count_unasked: whether categories of the truth that were never asked count as not found. Not for vgdseg, which
+            is evaluated only where there is a prompt.
+        on_image: called after each image with its task and the number of that task's images read so far.
 
     Raises:
         SourceError: truth and run have no image, no task or no category in common, their masks differ in size, or an

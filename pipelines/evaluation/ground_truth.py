@@ -1,6 +1,6 @@
-"""Files of ground truth: COCO instances, COCO panoptic with its PNG folder, and lists of phrases with their masks.
+"""Read ground truth: COCO instances, COCO panoptic with its folder of PNGs, and lists of phrases with masks.
 
-Reading only. Masks of COCO files are turned into RLE image by image, when asked for.
+Masks of COCO files are converted to RLE lazily, image by image.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from pipelines.sources.tabular import source_errors
 from pipelines.storage.filesystems import open_filesystem, read_range
 from pipelines.types import Rle, Task
 
+# At 40 bytes for each pixel of an outline, drawing takes up to 170 MB.
 _MAX_OUTLINE_PX = 2**22
-PHRASE_TASKS: tuple[Task, ...] = ("refseg", "reaseg", "intseg", "gcgseg")  # what a list of phrases is truth for
+PHRASE_TASKS: tuple[Task, ...] = ("refseg", "reaseg", "intseg", "gcgseg")  # the tasks that a list of phrases fits
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,8 @@ class InstanceTruth:
     Attributes:
         uri: where it was read.
         images: (height, width) of every image by its ``file_name``.
-        categories: all names, in the file's order, whether an image shows them or not.
-        entries: the file's annotations by ``file_name``, each with its category's name in the place of its id.
+        categories: all category names, in the file's order, including those without an object.
+        entries: the file's annotations by ``file_name``, each with its category's name added.
     """
 
     uri: str
@@ -58,10 +59,10 @@ class InstanceTruth:
     entries: Mapping[str, Sequence[Mapping[str, Any]]]
 
     def objects(self, file_name: str) -> list[TrueObject]:
-        """Return the objects of an image; none where the file lists none.
+        """Return the objects of an image; empty if the file lists none.
 
         Raises:
-            SourceError: a mask is broken, or of another size than its image.
+            SourceError: a mask is broken, or differs in size from its image.
         """
         objects = []
         for entry in self.entries.get(file_name, ()):
@@ -79,8 +80,8 @@ class PanopticTruth:
         uri: where it was read.
         png_folder: folder of the maps; a pixel holds its segment's id as R + 256 G + 65536 B, 0 for void.
         images: (height, width) of every image by its ``file_name``.
-        categories: whether it is a thing, by name.
-        entries: the file's annotation of each ``file_name``; its segments have their category's name, not its id.
+        categories: for each category name, whether it is a thing.
+        entries: the file's annotation of each ``file_name``, with the category's name added to its segments.
     """
 
     uri: str
@@ -90,10 +91,10 @@ class PanopticTruth:
     entries: Mapping[str, Mapping[str, Any]]
 
     def segments(self, file_name: str) -> list[Segment]:
-        """Return the segments of an image, which do not overlap; what none covers is void.
+        """Return the segments of an image, which do not overlap; uncovered pixels are void.
 
         Raises:
-            SourceError: the map is missing, no PNG, of another size, or holds an id that the file does not list.
+            SourceError: the map is missing, not a PNG, of another size, or contains an id that the file does not list.
         """
         entry = self.entries[file_name]
         uri = f"{self.png_folder.rstrip('/')}/{entry['file_name']}"
@@ -113,10 +114,10 @@ class TruePhrase:
 
     Attributes:
         file_name: its image.
-        task: of PHRASE_TASKS; None where the entry does not say: refseg, reaseg or intseg.
-        phrase, prompt_id: what was asked, as text or by id; one is None.
-        segmentation: its mask; empty if there is nothing to find.
-        ignored: pixels that count neither way, None for none.
+        task: one of PHRASE_TASKS; None if the entry does not say, which means refseg, reaseg or intseg.
+        phrase, prompt_id: what was asked, by text or by id; the other one is None.
+        segmentation: the true mask; empty if there is nothing to find.
+        ignored: pixels that count neither as right nor as wrong; None for none.
     """
 
     file_name: str
@@ -129,7 +130,7 @@ class TruePhrase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhraseTruth:
-    """A list of phrases: where it was read, (height, width) of its images by ``file_name``, and its entries."""
+    """A list of phrases: its URI, (height, width) of its images by ``file_name``, and its entries."""
 
     uri: str
     images: Mapping[str, tuple[int, int]]
@@ -140,14 +141,14 @@ GroundTruth = InstanceTruth | PanopticTruth | PhraseTruth
 
 
 def read_ground_truth(uri: str, *, png_folder: str | None = None) -> GroundTruth:
-    """Read a file of ground truth; what it holds says which of the three forms it has.
+    """Read a ground truth file; the form is recognised by its content.
 
     Args:
         uri: path or URI of a JSON file.
-        png_folder: folder of the maps of COCO panoptic; by default the file's own name without ``.json``, beside it.
+        png_folder: folder of the maps of COCO panoptic; by default beside the file, with its name without ``.json``.
 
     Raises:
-        SourceError: it cannot be read, is not JSON, has none of the three forms, or an entry is broken.
+        SourceError: the file cannot be read, is not JSON, has none of the three forms, or has a broken entry.
     """
     document = _read_json(uri)
     if isinstance(document, list):
@@ -163,6 +164,7 @@ def read_ground_truth(uri: str, *, png_folder: str | None = None) -> GroundTruth
         }
         names = {entry["id"]: str(entry["name"]) for entry in document["categories"]}
         if len({file_name for file_name, _ in images.values()}) < len(images):
+            # Images are matched by file_name, so it must be unique here, unlike in COCO.
             raise ValueError("several images have one file_name")
         if any("segments_info" in entry for entry in document["annotations"]):
             return _panoptic(uri, document, images, names, png_folder)
@@ -186,7 +188,7 @@ def _instances(uri: str, document: Mapping[str, Any], images: _Images, names: Ma
 def _panoptic(
     uri: str, document: Mapping[str, Any], images: _Images, names: Mapping[Any, str], png_folder: str | None
 ) -> PanopticTruth:
-    """Keep only images with a map: the others have no truth."""
+    """Read COCO panoptic; images without a map are dropped, since nothing is known about them."""
     things = {names[entry["id"]]: bool(entry["isthing"]) for entry in document["categories"]}
     entries = {}
     for entry in document["annotations"]:
@@ -233,15 +235,15 @@ def _phrase(entry: Mapping[str, Any]) -> TruePhrase:
 
 
 def read_mask(segmentation: Any, size_hw: tuple[int, int] | None) -> Rle:
-    """Return any of COCO's masks as RLE.
+    """Convert a mask in any of COCO's forms to RLE.
 
     Args:
         segmentation: RLE, compressed or as run lengths; polygons as lists of x, y in absolute pixels; None for an
             empty mask.
-        size_hw: (height, width) of the image; needed for all but RLE.
+        size_hw: (height, width) of the image; required unless the mask is RLE.
 
     Raises:
-        ValueError: it is none of these or broken, or its size is missing or differs from the image's.
+        ValueError: the mask is broken or of no known form, or its size is missing or differs from the image's.
     """
     if isinstance(segmentation, Mapping):
         own = tuple(int(side) for side in segmentation["size"])
@@ -249,7 +251,7 @@ def read_mask(segmentation: Any, size_hw: tuple[int, int] | None) -> Rle:
             raise ValueError(f"its mask is {_size(own)}, but its image {_size(size_hw)}")
         counts = segmentation["counts"]
         mask = Rle((own[0], own[1]), counts) if isinstance(counts, str) else rle.from_runs((own[0], own[1]), counts)
-        return rle.canonical(mask)
+        return rle.canonical(mask)  # also checks it, so that a broken mask is reported with its entry
     if size_hw is None:
         raise ValueError("a mask that is no RLE needs height and width beside it")
     if not segmentation:
@@ -262,21 +264,22 @@ def read_mask(segmentation: Any, size_hw: tuple[int, int] | None) -> Rle:
 
 
 def _check_outlines(polygons: Sequence[Sequence[float]]) -> None:
-    """Refuse polygons that go far around: drawing them takes 40 bytes for each pixel of their outlines.
+    """Refuse polygons with very long outlines: pycocotools takes 40 bytes for each pixel of them.
 
     Raises:
-        ValueError: saying how long they are; or a coordinate is no number.
+        ValueError: the outlines are too long, or a coordinate is not a number.
     """
     length = 0.0
     for polygon in polygons:
         corners = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
         length += float(np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1).sum())
+    # Not "length >": that would let NaN through.
     if not length <= _MAX_OUTLINE_PX:
         raise ValueError(f"its polygons have an outline of {length:,.0f} pixels; at most {_MAX_OUTLINE_PX:,} are drawn")
 
 
 def _read_ids(uri: str, size_hw: tuple[int, int]) -> NDArray[np.int32]:
-    """Return the segment ids of the map of an image of this size: int32 (H, W)."""
+    """Read the segment ids of a panoptic map, int32 (H, W), and check its size against the image's."""
     data = _read(uri, DEFAULT_LIMITS.max_image_bytes)
     try:
         with PILImage.open(io.BytesIO(data)) as image:
@@ -310,7 +313,7 @@ def _read(uri: str, max_bytes: int = MAX_DOCUMENT_BYTES) -> bytes:
 
 @contextlib.contextmanager
 def _explained(uri: str, what: str) -> Iterator[None]:
-    """Say which entry of a file is broken, and how."""
+    """Raise a SourceError that names the broken entry in place of the exceptions of reading it."""
     try:
         yield
     except SourceError:

@@ -1,7 +1,7 @@
-"""What an output holds as something to compare with: its images by file name, what was asked, what was found.
+"""Read a run, or the current rows of all runs, for comparison with ground truth.
 
-Of one run, or of all with the rows that are current. Reads in batches, and keeps only what belongs to the images that
-are wanted.
+Images are found by file name, with what was asked of them and what was found. Rows are read in batches, and only those
+of the wanted images are kept.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _FOUND_COLUMNS = "image_id, prompt_id, category_name, score, segmentation"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabeledImage:
-    """One image.
+    """One labelled image.
 
     Attributes:
         image_id: its id.
-        size_hw: (height, width) after EXIF orientation, None if it was never decoded.
-        reason: why it is quarantined, None if it is not.
+        size_hw: (height, width) after EXIF orientation; None if it was never decoded.
+        reason: why it is quarantined; None if it is not.
         rejected: ids of its prompts that could not be asked.
     """
 
@@ -55,15 +55,15 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabeledRun:
-    """A run, or all runs of an output, as far as the images are among those wanted.
+    """A run, or all runs of an output together, restricted to the wanted images.
 
     Attributes:
-        rows: where its rows are read.
-        images: by the file name under which each was wanted, in the order wanted.
-        missing: file names of which the run holds no image.
-        num_images: all images that are committed.
+        rows: reads the rows.
+        images: the images by the file name under which they were wanted, in that order.
+        missing: file names for which the run has no image.
+        num_images: number of all committed images.
         common: prompts asked of every image.
-        own: further prompts by ``image_id``.
+        own: prompts of single images, by ``image_id``.
     """
 
     rows: Rows
@@ -74,16 +74,16 @@ class LabeledRun:
     own: Mapping[str, tuple[Prompt, ...]]
 
     def tasks(self) -> list[Task]:
-        """Return what was asked of these images, in the order of TASKS."""
+        """Return the tasks that were asked of these images, in the order of TASKS."""
         asked = {prompt.task for prompt in itertools.chain(self.common, *self.own.values())}
         return [task for task in TASKS if task in asked]
 
     def asked(self, image_id: str, task: Task) -> list[Prompt]:
-        """Return the prompts of a task that an image has, those that could not be asked among them."""
+        """Return an image's prompts of a task, including those that could not be asked."""
         return [prompt for prompt in (*self.common, *self.own.get(image_id, ())) if prompt.task == task]
 
     def found(self, task: Task) -> Iterator[tuple[LabeledImage, list[Found]]]:
-        """Yield every image once with all that was found for a task: first those with masks, then the others."""
+        """Yield every image once with what was found for a task: first images with masks, then the others."""
         left = {image.image_id: image for image in self.images.values()}
         for image_id, rows in itertools.groupby(self._rows(task, set(left)), key=lambda row: row["image_id"]):
             yield left.pop(image_id), [_found(row) for row in rows]
@@ -91,20 +91,20 @@ class LabeledRun:
             yield image, []
 
     def _rows(self, task: Task, image_ids: set[str]) -> Iterator[Mapping[str, Any]]:
-        """Read the rows of these images, all of an image one after the other."""
+        """Read the rows of some images, grouped by image."""
         wanted = pa.table({"image_id": pa.array(sorted(image_ids), pa.string())})
         for batch in self.rows.of_wanted("annotations", _FOUND_COLUMNS, wanted, task=task):
             yield from batch.to_pylist()
 
 
 class Rows:
-    """The rows of one run, or those of all runs that are current, read as SQL does: one reading after the other."""
+    """Reads the rows of one run, or the current rows of all runs, by SQL; only one reader may be active at a time."""
 
     def __init__(self, store: Store, run_id: str | None) -> None:
         """Open the output.
 
         Raises:
-            StorageError: it cannot be read, or its masks are not those of its images.
+            StorageError: it cannot be read, or its masks and images do not belong together.
         """
         self._database, self._run_id = open_database(store), run_id
         check_agreement(self._database, store, run_id)
@@ -114,13 +114,13 @@ class Rows:
         return self._read(f"SELECT {_IMAGE_COLUMNS} FROM {rows_of('images', self._run_id)}", [])
 
     def of_wanted(self, kind: Kind, columns: str, wanted: pa.Table, *, task: Task) -> Iterator[pa.RecordBatch]:
-        """Read what a task has found in images, in the order of their ids."""
+        """Read a task's rows for the images of the table ``wanted``, in the order of image ids."""
         self._database.register("wanted", wanted)
         chosen = f"{rows_of(kind, self._run_id)} SEMI JOIN wanted USING (image_id)"
         return self._read(f"SELECT {columns} FROM {chosen} WHERE task = ? ORDER BY image_id, score DESC", [task])
 
     def shards_of(self, image_ids: Collection[str]) -> dict[str, set[str]]:
-        """Return the shards of every run that hold some of these images, by run."""
+        """Return, for each run, the shards that contain any of the given images."""
         self._database.register("wanted", pa.table({"image_id": pa.array(sorted(image_ids), pa.string())}))
         found: dict[str, set[str]] = {}
         query = "SELECT DISTINCT run_id, shard_id FROM all_images SEMI JOIN wanted USING (image_id)"
@@ -133,18 +133,18 @@ class Rows:
 
 
 def read_run(store: Store, plans: Sequence[Plan], file_names: Collection[str]) -> LabeledRun:
-    """Find the images that are wanted, what was asked of them, and where what was found is read.
+    """Find the wanted images in a run, with the prompts asked of them.
 
-    An image is wanted by the file name that equals its ``image_id``; else by the one with the same base name (what
-    follows the last slash), if no other image and no other file name has it.
+    A file name matches the image whose ``image_id`` equals it, or else the image with the same base name (the part
+    after the last slash), if no other image and no other file name has that base name.
 
     Args:
         store: the output.
-        plans: of one run, whose rows count; or of all runs in their order, and then the current rows do.
-        file_names: with or without folders.
+        plans: the plan of one run, or those of all runs in order, to use the current rows.
+        file_names: names of the wanted images, with or without folders.
 
     Raises:
-        SourceError: no image is committed, none is wanted, or a base name stands for several.
+        SourceError: no image is committed, none of the wanted images is found, or a base name is ambiguous.
     """
     rows = Rows(store, plans[0].run_id if len(plans) == 1 else None)
     exact, alike, num_images, examples = _candidates(rows, file_names)
@@ -170,20 +170,21 @@ def read_run(store: Store, plans: Sequence[Plan], file_names: Collection[str]) -
 
 
 def runs_named(plans: Sequence[Plan]) -> str:
-    """Say which runs are meant."""
+    """Return a phrase that names the runs, for messages."""
     return f"run {plans[0].run_id}" if len(plans) == 1 else f"runs {', '.join(plan.run_id for plan in plans)}"
 
 
 def _own_prompts(
     store: Store, plans: Sequence[Plan], shards: Mapping[str, Collection[str]], image_ids: set[str]
 ) -> dict[str, tuple[Prompt, ...]]:
-    """Return the prompts that single images have, as their newest version was asked by all runs together."""
+    """Return the prompts of single images that all runs together asked of each image's newest version."""
     versions: dict[str, int] = {}
     own: dict[str, dict[str, Prompt]] = {}
     for plan in plans:
         for ref in (ref for shard in plan.shards(store, shards.get(plan.run_id, ())) for ref in shard.images):
             if ref.image_id not in image_ids:
                 continue
+            # Plans come in order, so another version is a newer one: what was asked of earlier ones is history.
             if versions.get(ref.image_id) != ref.version:
                 versions[ref.image_id], own[ref.image_id] = ref.version, {}
             own[ref.image_id].update((prompt.prompt_id, prompt) for prompt in ref.prompts)
@@ -194,7 +195,10 @@ _Candidates = tuple[dict[str, LabeledImage], dict[str, list[LabeledImage]], int,
 
 
 def _candidates(rows: Rows, file_names: Collection[str]) -> _Candidates:
-    """Return images by equal name, up to two others by base name, how many there are, and a few of their ids."""
+    """Return images by exact name, others by base name (two at most), the number of all images, and a few example ids.
+
+    Two are enough to see that a base name is ambiguous.
+    """
     exact: dict[str, LabeledImage] = {}
     alike: dict[str, list[LabeledImage]] = {base_name(name): [] for name in file_names}
     names, num_images, examples = set(file_names), 0, list[str]()
@@ -219,6 +223,7 @@ def _match(
     for name in file_names:
         if name not in exact:
             left.setdefault(base_name(name), []).append(name)
+    # One name and one image are a match; one more of either is ambiguous.
     unclear = {base: names for base, names in left.items() if alike[base] and len(names) + len(alike[base]) > 2}
     if unclear:
         base, names = next(iter(unclear.items()))
@@ -233,7 +238,7 @@ def _match(
 
 
 def base_name(name: str) -> str:
-    """Return what follows the last slash."""
+    """Return the part of a name after the last slash."""
     return name.rpartition("/")[2]
 
 
@@ -251,7 +256,7 @@ def _found(row: Mapping[str, Any]) -> Found:
 
 
 def _common_prompts(plan: Plan) -> tuple[Prompt, ...]:
-    """Return what was asked of every image, as the plan tells."""
+    """Return the prompts asked of every image, from the plan's facts."""
     known: dict[str, Task] = {task: task for task in TASKS}
     return tuple(
         Prompt(

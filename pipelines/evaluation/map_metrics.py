@@ -1,6 +1,6 @@
-"""Metrics of whole maps given as disjoint COCO RLE segments: panoptic quality and semantic IoU, in [0, 1].
+"""Metrics of segmentation maps, given as disjoint COCO RLE segments: panoptic quality and semantic IoU, in [0, 1].
 
-Pure functions, no files and no tables; metrics of single masks are in metrics.py.
+Pure functions without I/O. Metrics of single masks are in mask_metrics.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pipelines.masks import rle
 from pipelines.types import Rle
 
 MIN_IOU = 0.5
-"""Segments match above this, exclusively: then a segment has one partner at most."""
+"""Segments match if their IoU is greater than this; then each has at most one partner, since segments are disjoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,8 @@ class Segment:
 
     Attributes:
         category: its category's name.
-        segmentation: its pixels; an empty mask is no segment.
-        is_crowd: of a true segment, that it is a region of many such objects (COCO's ``iscrowd``).
+        segmentation: its pixels; segments with an empty mask are dropped.
+        is_crowd: whether a true segment is a region of many such objects (COCO's ``iscrowd``).
     """
 
     category: str
@@ -35,18 +35,18 @@ class Segment:
 
 
 Maps = tuple[Sequence[Segment], Sequence[Segment]]
-"""Of one image: the segments found, and the true ones."""
+"""The found and the true segments of one image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Panoptic quality as the mean over categories, or of one category: pq = sq * rq for a single one.
+    """Panoptic quality of one category, for which pq = sq * rq, or the mean over categories.
 
     Attributes:
         pq: panoptic quality, sum of the IoU of matches / (matches + (unmatched found + unmatched true) / 2).
         sq: segmentation quality, mean IoU of the matches, 0 without a match.
         rq: recognition quality, the F1 score of finding segments.
-        num_categories: how many the mean is over.
+        num_categories: number of categories in the mean.
     """
 
     pq: float
@@ -57,7 +57,7 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class CategoryQuality:
-    """Panoptic quality of one category, and what it was counted from."""
+    """Panoptic quality of one category, and the counts behind it."""
 
     category: str
     quality: Quality
@@ -68,7 +68,7 @@ class CategoryQuality:
 
 @dataclass(frozen=True, slots=True)
 class PanopticQuality:
-    """Panoptic quality over all categories, things and stuff alone (None where there are none), and by category."""
+    """Panoptic quality over all categories, over things and stuff separately (None without any), and by category."""
 
     all: Quality
     things: Quality | None
@@ -78,7 +78,7 @@ class PanopticQuality:
 
 @dataclass(frozen=True, slots=True)
 class CategoryIou:
-    """Semantic IoU of one category over all images; None where the truth has no pixel of it."""
+    """Semantic IoU of one category over all images; None if the truth has no pixel of it."""
 
     category: str
     iou: float | None
@@ -87,7 +87,7 @@ class CategoryIou:
 
 @dataclass(frozen=True, slots=True)
 class SemanticIou:
-    """Mean over the categories that the truth holds of the IoU over all images, and that of each category."""
+    """Mean IoU over the categories that the truth contains, and the IoU of each category, over all images."""
 
     miou: float
     categories: tuple[CategoryIou, ...]
@@ -113,18 +113,19 @@ class _Tally:
 def panoptic_quality(images: Iterable[Maps], *, stuff: Collection[str]) -> PanopticQuality:
     """Return PQ, SQ and RQ (Kirillov et al., arXiv:1801.00868), by the rules of panopticapi.
 
-    - A found and a true segment of one category match at IoU > 0.5; void pixels (true segments cover the others) do
+    - A found and a true segment of the same category match if IoU > 0.5; void pixels, which no true segment covers, do
       not count in the union.
-    - A found segment without a match is ignored if more than half of it is void or crowd of its category.
-    - A crowd needs no match. Of several crowds of a category in an image panopticapi looks at the last; here all count.
-    - Categories with nothing found or true but what is ignored are left out of the means.
+    - An unmatched found segment is ignored if more than half of it is void or crowd of its category.
+    - A crowd needs no match. If an image has several crowds of a category, panopticapi uses the last one; here all
+      count.
+    - Categories for which everything found or true is ignored are left out of the means.
 
     Args:
-        images: for each image the segments found and the true ones.
-        stuff: names of the categories that are stuff; all others are things.
+        images: for each image the found and the true segments.
+        stuff: names of the stuff categories; all others are things.
 
     Raises:
-        ValueError: nothing to compare, segments that overlap, masks of different sizes in one image, or broken RLE.
+        ValueError: nothing to compare, overlapping segments, masks of different sizes in one image, or broken RLE.
     """
     tallies: dict[str, _Tally] = defaultdict(_Tally)
     for found, truth in images:
@@ -155,7 +156,7 @@ def _mean(rows: Sequence[CategoryQuality]) -> Quality | None:
 
 
 def _add_image(tallies: Mapping[str, _Tally], found: Sequence[Segment], truth: Sequence[Segment]) -> None:
-    """Count one image; overlaps[f, t] are the pixels of found segment f in true segment t, number 0 being none."""
+    """Count one image. overlaps[f, t] is the number of pixels in found segment f and true segment t; 0 means none."""
     overlaps = _overlaps(found, truth)
     found_areas, true_areas = overlaps.sum(axis=1), overlaps.sum(axis=0)
     matched_found, matched_true = set(), set()
@@ -163,7 +164,9 @@ def _add_image(tallies: Mapping[str, _Tally], found: Sequence[Segment], truth: S
         mask, target = found[f - 1], truth[t - 1]
         if target.is_crowd or mask.category != target.category:
             continue
+        # Column 0: the found segment's void pixels do not count.
         union = found_areas[f] + true_areas[t] - overlaps[f, t] - overlaps[f, 0]
+        # No other pair of either segment can pass, so no assignment problem has to be solved.
         if (iou := overlaps[f, t] / union) > MIN_IOU:
             tallies[mask.category].matched += 1
             tallies[mask.category].iou_sum += float(iou)
@@ -182,15 +185,15 @@ def _add_image(tallies: Mapping[str, _Tally], found: Sequence[Segment], truth: S
 def semantic_iou(images: Iterable[Maps]) -> SemanticIou:
     """Return mIoU from one confusion matrix over the pixels of all images, as detectron2 and others compute it.
 
-    IoU of a category: pixels found and true / pixels found or true. Pixels that no true segment covers are left out;
-    true pixels for which nothing is found are misses. Crowds are pixels of their category like all others. Categories
-    without a true pixel are left out of the mean.
+    The IoU of a category is pixels found and true / pixels found or true. Pixels that no true segment covers are left
+    out; true pixels for which nothing is found are misses. Crowds count like other segments of their category.
+    Categories without a true pixel are left out of the mean.
 
     Args:
-        images: for each image the segments found and the true ones; several may have the same category.
+        images: for each image the found and the true segments; several may have the same category.
 
     Raises:
-        ValueError: no true pixel, segments that overlap, masks of different sizes in one image, or broken RLE.
+        ValueError: no true pixel, overlapping segments, masks of different sizes in one image, or broken RLE.
     """
     both: dict[str, int] = defaultdict(int)
     num_found: dict[str, int] = defaultdict(int)
@@ -199,6 +202,7 @@ def semantic_iou(images: Iterable[Maps]) -> SemanticIou:
         found, truth = (_non_empty(segments) for segments in image)
         overlaps = _overlaps(found, truth)
         for f, mask in enumerate(found, start=1):
+            # From column 1 on: pixels without truth are left out.
             num_found[mask.category] += int(overlaps[f, 1:].sum())
             same = [t for t, target in enumerate(truth, start=1) if target.category == mask.category]
             both[mask.category] += int(overlaps[f, same].sum())
@@ -216,20 +220,21 @@ def _non_empty(segments: Sequence[Segment]) -> list[Segment]:
 
 
 def _overlaps(found: Sequence[Segment], truth: Sequence[Segment]) -> NDArray[np.int64]:
-    """Return shared pixels, int64 (1 + found, 1 + truth); row and column 0 stand for pixels in no segment."""
+    """Return numbers of shared pixels, int64 (1 + found, 1 + truth); row and column 0 are pixels in no segment."""
     sizes = {segment.segmentation.size_hw for segment in (*found, *truth)}
     if len(sizes) > 1:
         raise ValueError(f"segments of one image have different sizes: {sorted(sizes)}")
     if not sizes:
         return np.zeros((1, 1), np.int64)
     size_hw = sizes.pop()
+    # Each pixel's pair of segments as one number: a single bincount gives all overlaps, at the cost of one pass.
     joint = _numbered(found, size_hw) * (len(truth) + 1) + _numbered(truth, size_hw)
     shape = (len(found) + 1, len(truth) + 1)
     return np.bincount(joint.ravel(), minlength=shape[0] * shape[1]).reshape(shape)
 
 
 def _numbered(segments: Sequence[Segment], size_hw: tuple[int, int]) -> NDArray[np.int64]:
-    """Return a map int64 (H, W) of segment numbers from 1, 0 where there is none."""
+    """Return a map, int64 (H, W), of segment numbers from 1; 0 where there is no segment."""
     numbers = np.zeros(size_hw, np.int64)
     for number, segment in enumerate(segments, start=1):
         mask = rle.decode(segment.segmentation)

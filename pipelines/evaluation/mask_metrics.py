@@ -1,6 +1,6 @@
-"""Metrics of masks on COCO RLE: average precision, IoU of referring, interactive and grounded-caption masks.
+"""Metrics of masks given as COCO RLE: average precision, and IoU for referring, interactive and grounded-caption masks.
 
-Pure functions, no files and no tables; maps (PQ, mIoU) are in map_metrics.py. Every metric is a fraction in [0, 1].
+Pure functions without I/O; every metric is a fraction in [0, 1]. Metrics of maps (PQ, mIoU) are in map_metrics.py.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class TrueMask:
     """One object of the ground truth.
 
     Attributes:
-        image_id: the image, any id that sorts (ints or strings, not both); the same in FoundMask.
+        image_id: the image: any sortable id (ints or strings, not both), also used in FoundMask.
         category: its category's name.
         segmentation: its mask.
-        is_crowd: a region of many such objects (COCO's ``iscrowd``): what is found inside counts neither way.
+        is_crowd: whether it is a region of many such objects (COCO's ``iscrowd``): predictions inside it are ignored.
     """
 
     image_id: int | str
@@ -43,7 +43,7 @@ class TrueMask:
 
 @dataclass(frozen=True, slots=True)
 class FoundMask:
-    """One predicted object; score orders the predictions, higher is surer."""
+    """One predicted object; a higher score means more confidence."""
 
     image_id: int | str
     category: str
@@ -53,13 +53,13 @@ class FoundMask:
 
 @dataclass(frozen=True, slots=True)
 class CategoryPrecision:
-    """Average precision of one category; None where the truth holds none of it, so that precision has no meaning.
+    """Average precision of one category; None if the truth has no object of it.
 
     Attributes:
         category: its name.
         ap, ap50, ap75: as in AveragePrecision.
-        num_truth: objects in the truth, crowds not counted.
-        num_found: predictions.
+        num_truth: number of true objects, without crowds.
+        num_found: number of predictions.
     """
 
     category: str
@@ -72,13 +72,13 @@ class CategoryPrecision:
 
 @dataclass(frozen=True, slots=True)
 class AveragePrecision:
-    """Mask average precision, and its table by category.
+    """Mask average precision, overall and by category.
 
     Attributes:
-        ap: mean over the IoU thresholds 0.50, 0.55, ..., 0.95 and the categories that the truth holds.
-        ap50, ap75: at IoU 0.50 and 0.75 alone.
-        categories: every category of the truth or the predictions, in order of name.
-        curves: precision at the recalls 0, 0.01, ..., 1, whose mean is the figure of that name: "AP", "AP50", "AP75".
+        ap: mean over the IoU thresholds 0.50, 0.55, ..., 0.95 and the categories in the truth.
+        ap50, ap75: at IoU 0.50 and 0.75 only.
+        categories: every category of the truth or the predictions, sorted by name.
+        curves: for "AP", "AP50" and "AP75" the precision at recalls 0, 0.01, ..., 1, whose mean is that figure.
     """
 
     ap: float
@@ -106,7 +106,7 @@ class InteractiveIou:
 
 @dataclass(frozen=True, slots=True)
 class GroundedCaptionQuality:
-    """Masks of grounded captions: mean over images of the mean IoU of paired masks, and class-blind AP at IoU 0.50."""
+    """Masks of grounded captions: mean over images of the mean IoU of paired masks, and class-agnostic AP50."""
 
     miou: float
     ap50: float
@@ -117,18 +117,18 @@ def mask_average_precision(
 ) -> AveragePrecision:
     """Return COCO's mask AP, AP50 and AP75, as pycocotools' COCOeval computes them (Lin et al., arXiv:1405.0312).
 
-    In each category predictions are matched greedily, best score first, to the truth of their image; AP is the mean of
-    the precision at 101 recalls. A prediction in a crowd region, or left over in one, is ignored. An image without
-    truth counts: all that is found in it is wrong. Categories without truth are left out of the means. pycocotools
-    adds 2e-16 to a divisor, so a perfect set may get 0.9999999999999998.
+    In each category predictions are matched greedily, best score first, to the truth of their image; AP is the mean
+    precision at 101 recalls. Predictions that match a crowd region are ignored. In an image without truth every
+    prediction is wrong. Categories without truth are left out of the means. pycocotools adds 2e-16 to a divisor, so a
+    perfect result may be 0.9999999999999998.
 
     Args:
-        truth: objects of every image that is evaluated.
-        predictions: masks of the same sizes as their image's truth.
-        max_found_per_image: predictions of one category in one image beyond so many, worst first, are left out.
+        truth: the objects of all evaluated images.
+        predictions: masks with the same sizes as their image's truth.
+        max_found_per_image: the number of predictions, best first, that count for each category and image.
 
     Raises:
-        ValueError: no truth but crowds, masks of different sizes in one image, or broken RLE.
+        ValueError: no truth except crowds, masks of different sizes in one image, or broken RLE.
     """
     if all(mask.is_crowd for mask in truth):
         raise ValueError("average precision needs at least one true mask that is not a crowd")
@@ -146,6 +146,7 @@ def mask_average_precision(
     for index, name in enumerate(names):
         ap, ap50, ap75 = _ap_values(precision[:, :, index]) if num_truth[name] else (None, None, None)
         rows.append(CategoryPrecision(name, ap, ap50, ap75, num_truth=num_truth[name], num_found=num_found[name]))
+    # COCOeval gives -1 for categories without truth, which must not enter a mean.
     held = [index for index, name in enumerate(names) if num_truth[name]]
     precision = precision[:, :, held]
     curves = {"AP": precision.mean(axis=(0, 2)), "AP50": precision[_IOU_50].mean(axis=1)}
@@ -158,7 +159,7 @@ def mask_average_precision(
 
 
 def _sizes(truth: Sequence[TrueMask], predictions: Sequence[FoundMask]) -> dict[int | str, tuple[int, int]]:
-    """Return the mask size of every image, by id in order: COCOeval breaks ties of scores by it."""
+    """Return the mask size of every image, sorted by id, since COCOeval breaks ties of scores by the images' order."""
     sizes: dict[int | str, tuple[int, int]] = {}
     masks: list[TrueMask | FoundMask] = [*truth, *predictions]
     for mask in masks:
@@ -174,7 +175,7 @@ def _coco(
     categories: Mapping[str, int],
     further: Sequence[Mapping[str, Any]],
 ) -> COCO:
-    """Return masks as pycocotools' index. Ids count from 1: COCOeval takes a match with id 0 for none."""
+    """Build pycocotools' index of masks. Ids count from 1, because COCOeval treats a match with id 0 as no match."""
     coco = COCO()
     annotations = []
     for number, (mask, fields) in enumerate(zip(masks, further, strict=True), start=1):
@@ -189,7 +190,7 @@ def _coco(
                 **fields,
             }
         )
-    # annToRLE looks the image's size up before it sees that the mask has its own.
+    # Sizes are dummies: annToRLE looks them up, but then uses the mask's own.
     coco.dataset = {
         "images": [{"id": number, "height": 0, "width": 0} for number in images.values()],
         "categories": [{"id": number, "name": name} for name, number in categories.items()],
@@ -201,10 +202,11 @@ def _coco(
 
 
 def _precision(truth: COCO, found: COCO, max_found_per_image: int) -> NDArray[np.float64]:
-    """Return COCOeval's precision (10 IoU thresholds, 101 recalls, categories), -1 where a category has no truth."""
+    """Return COCOeval's precision (10 IoU thresholds, 101 recalls, categories); -1 for categories without truth."""
     evaluation = COCOeval(truth, found, "segm")
     evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
     evaluation.params.maxDets = [max_found_per_image]
+    # summarize() is not called: it would look for maxDets 100 and give -1 for any other limit.
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.evaluate()
         evaluation.accumulate()
@@ -221,12 +223,12 @@ def referring_iou(
     """Return cIoU and gIoU of referring or reasoning segmentation (Lai et al., LISA, arXiv:2308.00692, section 4).
 
     Args:
-        pairs: for each expression the mask found (None: nothing found) and the true one, which may be empty.
-        ignored: for each expression the pixels that are left out of both masks (ReasonSeg's "ignore"), None for none.
+        pairs: for each expression the found mask (None: nothing found) and the true one, which may be empty.
+        ignored: for each expression the pixels to leave out of both masks (ReasonSeg's "ignore"), None for none.
 
     Returns:
         ciou: sum of intersections / sum of unions. giou: mean of the IoUs, where an empty union (nothing to find and
-        nothing found) counts 1.0. ciou of nothing but empty unions is 1.0 too.
+        nothing found) counts as 1.0. If all unions are empty, ciou is 1.0, too.
 
     Raises:
         ValueError: no pairs, masks of different sizes, or broken RLE.
@@ -238,13 +240,13 @@ def referring_iou(
 def interactive_iou(pairs: Sequence[tuple[Rle | None, Rle]]) -> InteractiveIou:
     """Return mIoU and cIoU of interactive segmentation: one object for each visual prompt (PSALM, arXiv:2403.14598).
 
-    Computed as ``referring_iou``: mIoU here is what is called gIoU there.
+    Computed as in ``referring_iou``, where mIoU is called gIoU.
 
     Args:
-        pairs: for each prompt the mask found (None: nothing found) and the true one.
+        pairs: for each prompt the found mask (None: nothing found) and the true one.
 
     Raises:
-        ValueError: as ``referring_iou``.
+        ValueError: as for ``referring_iou``.
     """
     ciou, mean = _cumulative_and_mean(pairs, None)
     return InteractiveIou(miou=mean, ciou=ciou)
@@ -266,7 +268,7 @@ def _ratio(intersection: int, union: int) -> float:
 
 
 def _overlap(found: Rle | None, truth: Rle, ignored: Rle | None) -> tuple[int, int]:
-    """Return the pixels of intersection and union outside the ignored ones."""
+    """Return the numbers of pixels in the intersection and the union, without ignored pixels."""
     masks = [mask for mask in (found, truth, ignored) if mask is not None]
     if len({mask.size_hw for mask in masks}) > 1:
         raise ValueError(f"masks of different sizes have no IoU: {[mask.size_hw for mask in masks]}")
@@ -285,12 +287,12 @@ def _overlap(found: Rle | None, truth: Rle, ignored: Rle | None) -> tuple[int, i
 def grounded_caption_quality(images: Sequence[tuple[Sequence[Rle], Sequence[Rle]]]) -> GroundedCaptionQuality:
     """Return mask mIoU and AP50 of grounded captions, as GLaMM's evaluation does (arXiv:2311.03356, section 5).
 
-    mIoU: in each image masks are paired one to one, the pair of highest IoU first, until no overlap is left; the mean
-    over its pairs, then over images. A mask without a partner costs nothing there, only in AP50; an image without any
-    pair counts 0. AP50 takes all phrases for one category and all scores for 1.0, at most 100 masks in an image.
+    mIoU: in each image masks are paired one to one, the pair with the highest IoU first, until no overlap is left; it
+    is the mean over an image's pairs, then over images. Unpaired masks lower only AP50; an image without any pair
+    counts as 0. AP50 treats all phrases as one category and all scores as 1.0, with at most 100 masks per image.
 
     Args:
-        images: for each image the masks found and the true ones, all of one size.
+        images: for each image the found and the true masks, all of the same size.
 
     Raises:
         ValueError: no true mask at all, masks of different sizes in one image, or broken RLE.
@@ -303,7 +305,7 @@ def grounded_caption_quality(images: Sequence[tuple[Sequence[Rle], Sequence[Rle]
 
 
 def _paired_iou(ious: NDArray[np.float64]) -> float:
-    """Pair rows with columns greedily, best first, and return the mean IoU of the pairs; 0 if there are none."""
+    """Pair rows with columns greedily, best first, and return the mean IoU of the pairs; 0 without any pair."""
     rest, paired = ious.copy(), []
     while rest.size and (best := rest.max()) > 0:
         row, column = np.unravel_index(rest.argmax(), rest.shape)

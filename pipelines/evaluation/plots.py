@@ -1,4 +1,4 @@
-"""An evaluation as pictures: precision over recall, and the figure of each category. Drawn by matplotlib."""
+"""Plot an evaluation with matplotlib: precision over recall, and the figure of each category."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _OF_CATEGORIES = ("AP", "PQ", "IoU")
 
 
 def figure_class() -> Any:
-    """Return matplotlib's Figure.
+    """Import matplotlib's Figure class. It draws without pyplot, whose global state needs a display backend.
 
     Raises:
-        SourceError: it is not installed.
+        SourceError: matplotlib is not installed.
     """
     try:
         return importlib.import_module("matplotlib.figure").Figure
@@ -31,10 +31,10 @@ def figure_class() -> Any:
 
 
 def write_plots(evaluation: Evaluation, folder: Path) -> list[Path]:
-    """Draw an evaluation into an existing folder.
+    """Write the plots of an evaluation to an existing folder.
 
-    ``<task>-precision-recall.png`` where there is AP, ``<task>-categories.png`` where there are figures of categories,
-    each with the group's name after the task's where there is one.
+    ``<task>-precision-recall.png`` for tasks with AP, ``<task>-categories.png`` for tasks with figures by category,
+    with the group's name, if any, after the task's.
 
     Returns:
         The new files, in the order of the results.
@@ -75,7 +75,7 @@ def _draw_curves(result: TaskFigures, path: Path) -> None:
 
 
 def _draw_categories(result: TaskFigures, figure: str, path: Path) -> None:
-    """Draw a bar for each category, best first; of very many the best and the worst."""
+    """Draw a bar for each category, best first; of many categories only the best and the worst."""
     values = _values(result.categories, figure)
     title = f"{_title(result)}: {figure} by category"
     if len(values) > _MAX_CATEGORIES:
@@ -85,7 +85,7 @@ def _draw_categories(result: TaskFigures, figure: str, path: Path) -> None:
     axes = canvas.subplots()
     bars = axes.barh(range(len(values)), [value for _, value in values])
     axes.bar_label(bars, [f"{100 * value:.1f}" for _, value in values], padding=3, fontsize=8)
-    # A dollar sign would begin a formula.
+    # matplotlib would read the text between two dollar signs as a formula.
     axes.set_yticks(range(len(values)), [name[:40].replace("$", r"\$") for name, _ in values], fontsize=8)
     axes.set(xlim=(0, 1.1), title=title)
     axes.invert_yaxis()

@@ -1,4 +1,4 @@
-"""What is compared with what, task by task: rows of a run and a ground truth in, figures out."""
+"""Compute the figures of each task from the rows of a run and a ground truth: which is compared with which, and how."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from pipelines.masks import rle
 from pipelines.types import PANOPTIC_TASKS, REGION_KINDS, SENTENCE_TASKS, Prompt, Rle, Task
 
 Figures = Mapping[str, float | int | None]
-"""Figures by name: float fractions in [0, 1] and int counts; None where there is nothing that they could be of."""
+"""Figures by name: float fractions in [0, 1] and int counts; None where a figure is undefined."""
 
 _ASKED_ONE_BY_ONE: tuple[Task, ...] = ("refseg", "reaseg", "intseg")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFigures:
-    """What was measured of one task, or of one group in it.
+    """The figures of one task, or of one group within it.
 
     Attributes:
-        task: what was asked.
-        group: kind of the visual prompts (vgdseg, intseg), "things" or "stuff" (panoptic); empty for all of the task.
+        task: the task.
+        group: kind of visual prompt (vgdseg, intseg), "things" or "stuff" (panoptic); empty for the whole task.
         figures: the task's figures.
-        categories: figures by category, in order of name; empty where the task has none.
-        curves: precision at the recalls 0, 0.01, ..., 1 by name of the figure that is its mean; empty where the task
-            has none.
+        categories: figures by category, sorted by name; empty if the task has none.
+        curves: precision at recalls 0, 0.01, ..., 1, by the name of the figure that is its mean; empty if the task has
+            none.
     """
 
     task: Task
@@ -48,13 +48,13 @@ class TaskFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What all tasks share.
+    """What the comparisons of all tasks share.
 
     Attributes:
         run: the run.
-        count_unasked: count categories of the truth that were never asked.
-        on_image: told after each image its task and how many of that task have been read.
-        notes: gets in words what is left out.
+        count_unasked: whether categories of the truth that were never asked count.
+        on_image: called after each image with its task and the number of that task's images read so far.
+        notes: messages about what is left out are appended here.
     """
 
     run: LabeledRun
@@ -69,7 +69,7 @@ class Comparison:
             self.on_image(task, number)
 
     def names(self, task: Task, true: Sequence[str]) -> CountedNames:
-        """Return the categories that count, of a task whose categories are asked of every image."""
+        """Return the evaluated categories of a task whose categories are asked of every image."""
         asked = [prompt.text for prompt in self.run.common if prompt.task == task]
         return CountedNames.of(task, true, asked, self.count_unasked, self.notes)
 
@@ -88,7 +88,7 @@ def instance_figures(comparison: Comparison, truth: InstanceTruth, task: Task) -
 
 
 def visual_prompt_figures(comparison: Comparison, truth: InstanceTruth) -> Iterator[TaskFigures]:
-    """Yield the mask AP of vgdseg by kind of prompt: in each image of the categories that such a prompt asks for."""
+    """Yield the mask AP of vgdseg by kind of prompt; in each image only the categories that such a prompt asks for."""
     prompts = _visual_prompts(comparison, "vgdseg")
     labels = [prompt.category_name for prompt in prompts.values()]
     names = CountedNames.of("vgdseg", truth.categories, labels, False, comparison.notes)
@@ -114,7 +114,7 @@ def visual_prompt_figures(comparison: Comparison, truth: InstanceTruth) -> Itera
 
 
 def _visual_prompts(comparison: Comparison, task: Task) -> dict[tuple[str, str], Prompt]:
-    """Return prompts by image_id and prompt_id, without those that could not be asked."""
+    """Return a task's prompts by image_id and prompt_id, without those that could not be asked."""
     images = comparison.run.images.values()
     every = [(image, prompt) for image in images for prompt in comparison.run.asked(image.image_id, task)]
     asked = {(image.image_id, p.prompt_id): p for image, p in every if p.prompt_id not in image.rejected}
@@ -147,9 +147,9 @@ def _precision(task: Task, group: str, precision: AveragePrecision) -> TaskFigur
 
 
 def map_figures(comparison: Comparison, truth: PanopticTruth, task: Task) -> Iterator[TaskFigures]:
-    """Yield PQ, SQ and RQ of a panoptic task, of all and of things and stuff alone; or mIoU of a semantic one.
+    """Yield PQ, SQ and RQ of a panoptic task (all, things, stuff), or mIoU of a semantic one.
 
-    Images are read, compared and dropped one after the other.
+    Images are read, compared and dropped one by one.
     """
     names = comparison.names(task, list(truth.categories))
     maps = _map_pairs(comparison, truth, task, names)
@@ -189,7 +189,7 @@ def _map_pairs(comparison: Comparison, truth: PanopticTruth, task: Task, names: 
 
 
 def phrase_figures(comparison: Comparison, truth: PhraseTruth, tasks: Sequence[Task]) -> Iterator[TaskFigures]:
-    """Yield cIoU and gIoU of refseg and reaseg, cIoU and mIoU of intseg in all and by kind, mIoU and AP50 of gcgseg."""
+    """Yield cIoU and gIoU of refseg and reaseg, cIoU and mIoU of intseg (all and by kind), mIoU and AP50 of gcgseg."""
     asked = _entries_by_task(comparison, truth)
     for task in tasks:
         if task == "gcgseg":
@@ -202,13 +202,14 @@ _Entry = tuple[LabeledImage, Prompt, TruePhrase]
 
 
 def _entries_by_task(comparison: Comparison, truth: PhraseTruth) -> dict[Task, list[_Entry]]:
-    """Return the truth's entries of labelled images with the prompts that ask for them."""
+    """Return the truth's entries for labelled images, by task, each with a prompt that asks for it."""
     asked: dict[Task, list[_Entry]] = {}
     num_unasked = 0
     for entry in truth.phrases:
         image = comparison.run.images.get(entry.file_name)
         if image is None or entry.task == "gcgseg":
             continue
+        # An entry without a task may be asked for by prompts of several tasks.
         prompts = [
             prompt
             for task in ((entry.task,) if entry.task else _ASKED_ONE_BY_ONE)
@@ -235,6 +236,7 @@ def _one_by_one(comparison: Comparison, task: Task, entries: Sequence[_Entry]) -
     wanted = {(image.image_id, prompt.prompt_id) for image, prompt, _ in entries}
     best: dict[tuple[str, str], Found] = {}
     for image, masks in comparison.found(task):
+        # Ascending, so that the best of several masks is the one that stays.
         for found in sorted(masks, key=lambda mask: mask.score):
             if (key := (image.image_id, found.prompt_id)) in wanted:
                 best[key] = found
@@ -252,11 +254,12 @@ def _one_by_one(comparison: Comparison, task: Task, entries: Sequence[_Entry]) -
 
 
 def _caption_figures(comparison: Comparison, truth: PhraseTruth) -> Iterator[TaskFigures]:
-    """Compare masks alone: which phrase of the caption each has does not matter."""
+    """Compare only the masks: to which phrase of the caption each belongs does not matter."""
     true: dict[str, list[Rle]] = {}
     for entry in truth.phrases:
         if entry.task == "gcgseg" and entry.file_name in comparison.run.images:
             masks = true.setdefault(comparison.run.images[entry.file_name].image_id, [])
+            # An entry with an empty mask only makes its image count: whatever is found there is wrong.
             masks += [entry.segmentation] if rle.area(entry.segmentation) else []
     if not any(true.values()):
         return

@@ -1,1 +1,1 @@
-"""An output in the formats of other tools: what is chosen, and where it is written."""
+"""Export an output to the formats of other tools (COCO, YOLO, COCO panoptic, Label Studio, CVAT)."""

@@ -1,4 +1,4 @@
-"""The nouns of an export: what is asked for, and the images, masks and categories that it gets."""
+"""The data types of an export: the user's choice, and the images, masks and categories that are exported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipelines.masks import rle
 from pipelines.types import Rle
 
 Progress = Callable[[int], None]
-"""Told how many masks have been written since it was told last."""
+"""Called with the number of masks written since the last call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,15 +22,15 @@ class Choice:
     """What to export.
 
     Attributes:
-        where: SQL condition on a mask: columns of ``annotations``, and width, height, num_bytes and source_columns of
-            its image. An image without such a mask is still exported.
-        images_where: SQL condition on an image: columns of ``images``.
-        tasks: whose masks; empty for what suits the format.
-        categories: names in the order of their numbers; empty for all that are found, in order of name.
-        splits: of the images.
-        with_empty: also images without a mask.
-        copy_images: copy the images too (yolo).
-        image_url: what the images' ids are appended to where tools are to load them; empty for their own URIs.
+        where: SQL condition on masks, over the columns of ``annotations`` and width, height, num_bytes and
+            source_columns of the image. An image none of whose masks fits is still exported.
+        images_where: SQL condition on images, over the columns of ``images``.
+        tasks: tasks whose masks are exported; empty for those that suit the format.
+        categories: category names in the order of their numbers; empty for all that are found, sorted by name.
+        splits: how images are divided into splits.
+        with_empty: whether to export images without a mask, too.
+        copy_images: whether to copy the image files, too (yolo).
+        image_url: prefix from which tools load images, followed by the image_id; empty for the images' own URIs.
     """
 
     where: str = ""
@@ -45,7 +45,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class ExportCategory:
-    """A category: its name, its position from 0, whether it is a thing (panoptic tasks alone say so), and its masks."""
+    """A category: name, position from 0, whether it is a thing (known for panoptic tasks only), number of masks."""
 
     name: str
     position: int
@@ -55,9 +55,9 @@ class ExportCategory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportMask:
-    """One chosen row of ``annotations``: fields as its columns, ``category`` the position of its category.
+    """One exported row of ``annotations``; fields are its columns, and ``category`` is its category's position.
 
-    ``file`` is the name of the data file that holds it, relative to the output.
+    ``file`` is the name of the data file that contains it, relative to the output.
     """
 
     annotation_id: str
@@ -75,7 +75,7 @@ class ExportMask:
         """Decode the mask: bool (H, W), Fortran-contiguous.
 
         Raises:
-            DamagedError: it is damaged.
+            DamagedError: the mask is damaged.
         """
         try:
             return rle.decode(self.segmentation)
@@ -87,9 +87,9 @@ class ExportMask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportImage:
-    """One chosen image with its chosen masks, best first.
+    """One exported image with its exported masks, best first.
 
-    ``number`` stands for it where ids are numbers, ``uri`` is where it was read, ``url`` where tools are to load it.
+    ``number`` is its id in formats with numeric ids, ``uri`` where it was read from, ``url`` where tools load it from.
     """
 
     image_id: str

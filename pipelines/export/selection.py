@@ -1,6 +1,6 @@
-"""What of an output is exported: images and masks that fit the conditions, streamed in the order of image_id.
+"""Select the images and masks to export by the user's conditions, and stream them in the order of image_id.
 
-Only counts and category names are held here; DuckDB holds the chosen images, and spills what outgrows its limit.
+Only counts and category names are held in Python; DuckDB holds the chosen images, and spills beyond its memory limit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from pipelines.storage.store import Store
 from pipelines.types import CATEGORY_TASKS, MAP_TASKS, Rle
 
 _BATCH_ROWS = 4096
-_MEMORY_LIMIT, _MAX_THREADS = "1GB", 4  # each thread of DuckDB's wants some 125 MB
+_MEMORY_LIMIT, _MAX_THREADS = "1GB", 4  # each of DuckDB's threads needs about 125 MB
+# In the statements below a condition is followed by a line break: it may end in a comment.
 
 _IMAGES = f"""
 CREATE TEMP TABLE export_images AS
@@ -71,17 +72,17 @@ WHERE coalesce(num_answered, 0) < (SELECT count(*) FROM wanted)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """An opened choice.
+    """The selected images and masks.
 
     Attributes:
-        database: where the tables export_images and export_categories and the view chosen_masks are.
-        choice: what was asked for.
-        tasks: whose masks it holds.
-        categories: all of them, by position.
-        num_images, num_masks: by split.
-        num_quarantined: images that are left out because they could not be labelled.
-        num_partly_asked: images that were never asked about some of the categories, so that nothing is known of those.
-        left_out: masks of other tasks, by task.
+        database: contains the tables export_images and export_categories and the view chosen_masks.
+        choice: the user's choice.
+        tasks: tasks whose masks are selected.
+        categories: all categories, by position.
+        num_images, num_masks: counts by split.
+        num_quarantined: images left out because they could not be labelled.
+        num_partly_asked: images that were never asked about some of the categories, so nothing is known about those.
+        left_out: number of masks of other tasks, by task.
     """
 
     database: duckdb.DuckDBPyConnection
@@ -101,6 +102,7 @@ class Selection:
 
     def images(self, split: str) -> Iterator[ExportImage]:
         """Yield the images of a split with their masks, in the order of image_id."""
+        # LEFT JOIN keeps images without masks; ordering by id last makes an export reproducible.
         rows = self.rows(
             """
             SELECT i.image_id, i.number, i.uri, i.url, i.width, i.height, m.annotation_id, m.task, m.score, m.is_thing,
@@ -149,17 +151,17 @@ def _mask(row: Sequence[Any]) -> ExportMask:
 
 
 def open_selection(store: Store, choice: Choice, *, of_maps: bool, folder: Path) -> Selection:
-    """Find what is exported.
+    """Select what is to be exported.
 
     Args:
         store: the output.
-        choice: what is asked for.
-        of_maps: whether the format shows maps: of tasks it takes the panoptic one by default, else those whose masks
+        choice: the user's choice.
+        of_maps: whether the format shows maps: it then takes the panoptic task by default, else all tasks whose masks
             are found one by one.
-        folder: existing folder for what outgrows the memory.
+        folder: existing folder for data that does not fit into memory.
 
     Raises:
-        SourceError: a condition is wrong, the output holds no labelled image, or no mask fits.
+        SourceError: a condition is invalid, the output has no labelled image, or no mask fits.
         StorageError: the output cannot be read.
         duckdb.Error: its rows cannot be read; see query.files.query_errors.
     """
@@ -216,7 +218,7 @@ def _open(store: Store, database: duckdb.DuckDBPyConnection, choice: Choice, of_
 
 
 def _num_partly_asked(database: duckdb.DuckDBPyConnection) -> int:
-    """Count images of which another run's categories were not asked; one run asks all of its images the same."""
+    """Count the images that were not asked about all categories; with a single run there are none."""
     (runs,) = database.execute("SELECT count(*) FROM runs").fetchall()[0]
     if runs < 2:
         return 0
@@ -225,7 +227,7 @@ def _num_partly_asked(database: duckdb.DuckDBPyConnection) -> int:
 
 
 def _tasks(store: Store, choice: Choice, held: Mapping[str, int], of_maps: bool) -> tuple[str, ...]:
-    """Return whose masks are exported."""
+    """Return the tasks whose masks are exported."""
     if choice.tasks:
         if unknown := [task for task in choice.tasks if task not in held]:
             raise SourceError(f"{store.uri} holds no masks of {some_of(unknown)}; it holds {', '.join(held) or 'none'}")
@@ -252,13 +254,13 @@ def _tasks(store: Store, choice: Choice, held: Mapping[str, int], of_maps: bool)
 
 
 def _conditioned(database: duckdb.DuckDBPyConnection, option: str, statement: str) -> None:
-    """Execute a statement that holds a user's condition."""
+    """Execute a statement that contains a user's condition, and name its option if the condition is invalid."""
     try:
         database.execute(statement)
     except (duckdb.IOException, duckdb.OutOfMemoryException):
         raise
     except duckdb.Error as error:
-        if type(error) is duckdb.Error:  # what DuckDB says of bytes that make no sense; mistakes in SQL have classes
+        if type(error) is duckdb.Error:  # invalid bytes in a file; mistakes in SQL have classes of their own
             raise
         what = str(error).partition("\nLINE ")[0].strip()
         raise SourceError(f"{option} is no SQL condition that can be used: {what}") from error

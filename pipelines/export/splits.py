@@ -1,4 +1,4 @@
-"""Which split an image belongs to, and its number: functions of its id alone, so that later images change neither."""
+"""An image's split and number, computed from its id alone, so that neither changes when images are added."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Self
 
 from pipelines.errors import SourceError
 
-# 52 and 53 bits, which every JSON reader keeps exactly.
+# 52 bits for the split's position and 53 for the number, which doubles, and thus JSON readers, represent exactly.
 _POSITION = "(('0x' || sha256('split:' || image_id)[:13])::UBIGINT::DOUBLE / 4503599627370496)"
 NUMBER = "(('0x' || sha256(image_id)[:14])::UBIGINT >> 3)"
 """SQL of an image's number: the first 53 bits of the SHA-256 of its id."""
@@ -18,7 +18,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """Shares of the images by name of the split; they sum to 1. None at all: everything is one."""
+    """Names of splits with their shares of the images, which sum to 1; empty if images are not split."""
 
     shares: tuple[tuple[str, float], ...] = ()
 
@@ -27,7 +27,7 @@ class Splits:
         """Read ``train=0.8,val=0.1,test=0.1``.
 
         Raises:
-            SourceError: it is not of that form, a name is given twice, or the shares do not sum to 1.
+            SourceError: the text has another form, a name occurs twice, or the shares do not sum to 1.
         """
         shares = []
         for part in text.split(","):
@@ -49,11 +49,12 @@ class Splits:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the splits; one empty name if there are none."""
+        """Names of the splits; one empty name if images are not split."""
         return tuple(name for name, _ in self.shares) or ("",)
 
     def sql(self) -> str:
-        """Return SQL of the name of an image's split, from its ``image_id``."""
+        """Return an SQL expression for the name of an image's split, over its ``image_id``."""
+        # The last split takes the rest, so that rounding of the shares leaves no image out.
         *first, last = self.names
         edge, cases = 0.0, ""
         for name, (_, share) in zip(first, self.shares, strict=False):
@@ -63,5 +64,5 @@ class Splits:
 
 
 def split_file(stem: str, split: str, suffix: str) -> str:
-    """Return the name of a split's file: ``instances_train.json``, or ``instances.json`` where there are no splits."""
+    """Return the name of a split's file: ``instances_train.json``, or ``instances.json`` if images are not split."""
     return f"{stem}_{split}{suffix}" if split else f"{stem}{suffix}"

@@ -1,4 +1,4 @@
-"""Where an export may be written."""
+"""Check where an export may be written."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _OF_THE_TABLE = ("annotations", "images", "_runs")
 
 
 def check_target(uri: str, store: Store) -> Path:
-    """Return the path of a target that may be written.
+    """Check that an export's target can be written, and return its path.
 
     Args:
         uri: path of a file or folder that does not exist yet.
         store: the output that is exported.
 
     Raises:
-        StorageError: it exists, is no local path, its folder does not exist, or it lies inside the table.
+        StorageError: the target exists, is not a local path, has no parent folder, or lies inside the table.
     """
     if protocol_of(uri) != "file":
         raise StorageError(f"{uri}: exports are written to this machine's disks; name a local path, and copy it then")

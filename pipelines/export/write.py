@@ -1,4 +1,4 @@
-"""An output in the format of another tool, written whole or not at all. The formats are in formats/."""
+"""Export an output to another tool's format, atomically. The formats themselves are in export/formats/."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Format:
     """How a format is written.
 
     Attributes:
-        write: fills a folder, and returns what the user is to know, in words.
-        single_file: which of the folder's files may stand alone; None where it is nothing without the others.
-        of_maps: whether it shows maps, in which masks do not overlap.
+        write: fills a folder, and returns notes for the user.
+        single_file: the file of the folder that can be used alone; None if none can.
+        of_maps: whether the format shows maps, in which masks do not overlap.
     """
 
     write: Callable[[Selection, Path, Progress], list[str]]
@@ -44,16 +44,16 @@ FORMATS: Mapping[str, Format] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
-    """What was written.
+    """The result of an export.
 
     Attributes:
         path: the new file or folder.
-        num_images, num_masks: by split; one empty name where there are no splits.
-        num_categories: categories.
-        num_quarantined: images that could not be labelled, left out.
+        num_images, num_masks: counts by split; under one empty name if images are not split.
+        num_categories: number of categories.
+        num_quarantined: images left out because they could not be labelled.
         num_partly_asked: images that were never asked about some of the categories.
-        left_out: masks of other tasks, by task.
-        notes: what the user is to know of it, in words.
+        left_out: number of masks of other tasks, by task.
+        notes: notes for the user.
     """
 
     path: Path
@@ -74,19 +74,20 @@ def export_output(
 ) -> Export:
     """Export an output.
 
-    The target is written beside its place and renamed when it is whole. Images that are quarantined are left out.
+    The export is written to a temporary folder beside the target and renamed once complete. Quarantined images are left
+    out.
 
     Args:
         store: the output; it is only read.
-        target: local path that does not exist; one that ends like the format's only file (``.json``, ``.xml``) becomes
-            that file, any other a folder.
+        target: local path that does not exist yet. If it has the extension of the format's single file (``.json``,
+            ``.xml``) that file is written, otherwise a folder.
         format_name: one of FORMATS.
         choice: what is exported.
-        on_masks: told how many masks are written, and how many there are.
+        on_masks: called with the number of masks written so far and their total.
 
     Raises:
-        SourceError: unknown format, a wrong condition, or nothing fits the choice. Nothing is written then.
-        StorageError: the target exists or cannot be written, or the output cannot be read. Nothing is left then.
+        SourceError: unknown format, an invalid condition, or nothing fits the choice; nothing is written.
+        StorageError: the target exists or cannot be written, or the output cannot be read; nothing is left behind.
     """
     form, path = _format(format_name, choice), check_target(target, store)
     alone = form.single_file if path.suffix and form.single_file and form.single_file.endswith(path.suffix) else None

@@ -1,1 +1,1 @@
-"""Images: encoded bytes to pixels, within bounds, ahead of the model."""
+"""Decode images within limits on size, time and memory, ahead of the model."""

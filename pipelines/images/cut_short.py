@@ -1,4 +1,4 @@
-"""Whether a file that no decoder could read lacks its end, by its format's own bookkeeping."""
+"""Tell truncated image files from corrupt ones by their format's structure: a decoder's exception often does not."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+# Bytes of a value by TIFF field type: BYTE, ASCII, SHORT, LONG, RATIONAL, ... (TIFF 6.0, section 2).
 _TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 
 
 def ends_early(data: bytes, plugin: type[ImageFile]) -> bool:
-    """Tell whether a file that Pillow could not read lacks its end, by its format's own bookkeeping."""
+    """Return whether a file that Pillow could not read lacks its end, judged by its format's structure."""
     if plugin is JpegImageFile:
         return data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda")  # no end of image after the last scan
+    # Not endswith: other data may follow the last chunk.
     if plugin is PngImageFile:
         return b"IEND" not in data[-4096:]
     if plugin is WebPImageFile:
@@ -30,7 +32,7 @@ def ends_early(data: bytes, plugin: type[ImageFile]) -> bool:
 
 
 def _tiff_end(data: bytes) -> int:
-    """Return where the first directory of a classic TIFF and the values that it points to end, in bytes."""
+    """Return the byte offset where the first directory of a classic TIFF and the values it points to end."""
     order = "<" if data[:2] == b"II" else ">"
     try:
         (start,) = struct.unpack_from(f"{order}I", data, 4)
@@ -39,6 +41,7 @@ def _tiff_end(data: bytes) -> int:
     except struct.error:
         return len(data) + 1
     sizes = [(offset, _TIFF_TYPE_BYTES.get(kind, 0) * count) for _, kind, count, offset in entries]
+    # Values of up to four bytes stand in the entry itself, in place of an offset.
     far_values = [offset + size for offset, size in sizes if size > 4]
     ends: list[int] = [int(start) + 2 + 12 * int(num_entries), *far_values]
     return max(ends)

@@ -1,4 +1,4 @@
-"""Encoded bytes to one RGB image, or a typed reason why not. Does no I/O and keeps no state: safe from any thread."""
+"""Decode an encoded image to RGB, or say for which reason it cannot be. No I/O and no state: safe from any thread."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from pipelines.images.tag_bounds import MAX_EXIF_BYTES, holds_too_much, jpeg_exi
 from pipelines.settings import Settings
 from pipelines.types import Image, ImageRef, Reason
 
-# What Pillow raises on files that are broken in one way or another; OSError, SyntaxError and ValueError are its own
-# words for it, the others escape from its parsers. DecompressionBombError is neither of these.
+# Exceptions that Pillow raises on broken files: OSError, SyntaxError and ValueError deliberately, the others escape
+# from its parsers. DecompressionBombError derives from none of them.
 _PIL_ERRORS = (
     OSError,
     SyntaxError,
@@ -47,7 +47,7 @@ _PIL_ERRORS = (
 )
 
 # The plugin is chosen here, not by PIL.Image.open, which would hide why a file is broken ("cannot identify"), try
-# formats that we do not offer, and hold every caller to one process-wide pixel limit.
+# formats that are not offered, and impose one process-wide pixel limit.
 _SIGNATURES: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (b"\xff\xd8\xff", JpegImageFile),
     (b"\x89PNG\r\n\x1a\n", PngImageFile),
@@ -61,23 +61,25 @@ _SIGNATURES: tuple[tuple[bytes, type[ImageFile]], ...] = (
 )
 
 MAX_IMAGE_SIDE = 2**16
-"""The model sees an image as a square: of a longer strip nothing would be left, for a hundred megabytes and more."""
+"""The model sees an image padded to a square: a longer strip would shrink to nothing, at 100 MB and more of memory."""
 
 _EXIF_ORIENTATION = 0x0112
 _TIFF_BITS_PER_SAMPLE = 258
 _TIFF_PHOTOMETRIC = 262
 _WHITE_IS_ZERO = 0
 
+# Pillow's modes whose values have a known range. Float, 32-bit integer and CIELAB modes are left out.
 _RGB_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"})
 _ONE_BYTE_MODES = frozenset({"1", "L", "P"})
 _GRAY16_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 
-# A progressive JPEG has some ten. Each takes a pass over all of its pixels: thousands of them, a few bytes each, would
-# keep a thread busy for hours.
+# A progressive JPEG has about ten scans. Each is a pass over all pixels, and may be only a few bytes: a small file with
+# thousands of them would keep a thread busy for hours.
 _MAX_JPEG_SCANS = 100
 _START_OF_SCAN = b"\xff\xda"
 
-# How the pixels as they are stored lie in an upright image, by its EXIF orientation: views of (H, W, 3).
+# For each EXIF orientation, the view of an upright (H, W, 3) array that has the layout of the stored pixels. Decoded
+# pixels are written through it, so that turning them takes no second array.
 _UPRIGHT: Mapping[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     2: lambda upright: upright[:, ::-1],
     3: lambda upright: upright[::-1, ::-1],
@@ -88,6 +90,7 @@ _UPRIGHT: Mapping[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     8: lambda upright: upright.transpose(1, 0, 2)[:, ::-1],
 }
 _SIDES_SWAPPED = (5, 6, 7, 8)
+# Pixels are converted in bands of rows: converting takes some 14 bytes a pixel, which bands keep from adding up.
 _BAND_PIXELS = 2**19
 _BAND_BYTES = 14  # of each pixel of a band
 
@@ -115,15 +118,15 @@ DEFAULT_LIMITS = DecodeLimits()
 
 
 class DecodeError(Exception):
-    """An image that cannot be decoded.
+    """An image cannot be decoded.
 
     Attributes:
-        reason: which of the closed list of reasons.
-        message: what exactly is wrong, for a person.
+        reason: one of the closed list of reasons.
+        message: details for a person.
     """
 
     def __init__(self, reason: Reason, message: str) -> None:
-        """Keep the reason beside the message."""
+        """Create the error; both values go to Exception, so that it survives pickling between processes."""
         super().__init__(reason, message)
         self.reason = reason
         self.message = message
@@ -134,10 +137,10 @@ class DecodeError(Exception):
 
 
 def peek_size(data: bytes) -> tuple[int, int]:
-    """Read an image's size from its header; no pixel is decoded.
+    """Read an image's size from its header, without decoding pixels.
 
     Args:
-        data: an encoded image, whole or at least its first kilobytes (WebP and TIFF: whole).
+        data: an encoded image, or at least its first kilobytes (WebP and TIFF: all of it).
 
     Returns:
         (width, height) in pixels. An EXIF orientation of 5-8 may still swap the two.
@@ -150,17 +153,17 @@ def peek_size(data: bytes) -> tuple[int, int]:
 
 
 def decoding_bytes(data: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> int:
-    """Return about how many bytes decoding takes at its peak beside the encoded image; no pixel is decoded.
+    """Estimate the peak memory of decoding an image, in bytes beside the encoded ones, without decoding pixels.
 
-    Measured for each format and mode (tests/reliability/test_bounds_images.py). It holds the image as Pillow keeps it,
-    the pixels that are returned, and between them what the decoder needs.
+    Measured for each format and mode (tests/reliability/test_bounds_images.py): the image as Pillow holds it, the
+    pixels returned, and the decoder's own buffers.
 
     Args:
         data: an encoded image.
-        limits: what is refused takes nothing.
+        limits: an image that they refuse takes no memory.
 
     Raises:
-        DecodeError: as peek_size.
+        DecodeError: as for peek_size.
     """
     image = _open(data)
     num_pixels = image.size[0] * image.size[1]
@@ -171,9 +174,9 @@ def decoding_bytes(data: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> int:
         case WebPImageFile():
             of_pixel = 16
         case TiffImageFile():
-            of_pixel = held + 8  # turned upright as it is read, or decoded in one strip of 16 bit
+            of_pixel = held + 8  # Pillow turns it upright while loading, or decodes one strip of 16 bits
         case JpegImageFile() if data.count(_START_OF_SCAN) > 1:
-            of_pixel = held + max(3, 2 * len(image.getbands()))  # all coefficients
+            of_pixel = held + max(3, 2 * len(image.getbands()))  # progressive: all coefficients, two bytes each
         case GifImageFile():
             of_pixel = 8
         case _:
@@ -184,18 +187,18 @@ def decoding_bytes(data: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> int:
 def decode_image(
     data: bytes, ref: ImageRef, limits: DecodeLimits = DEFAULT_LIMITS, *, enough_px: int | None = None
 ) -> Image:
-    """Decode JPEG, PNG, WebP, TIFF, BMP or GIF bytes; the content decides, never the file's name.
+    """Decode a JPEG, PNG, WebP, TIFF, BMP or GIF; the format is told by the content, never by the file's name.
 
-    Of an animation or a multi-page file the first frame is taken. Transparent pixels show white behind them, as a
-    viewer does: what lies hidden under them is often garbage. 16 bit grey is scaled to 8 bit (65535 becomes 255);
-    of 16 bit colour the high byte is kept. CMYK is converted without a colour profile. Float, 32 bit integer and
-    CIELAB pixels are refused, for their white point is anyone's guess.
+    The first frame of an animation or multi-page file is taken. Transparent pixels are blended onto white, as viewers
+    do: the colour stored under them is often garbage. 16-bit grey is scaled to 8 bits (65535 becomes 255); of 16-bit
+    colour the high byte is kept. CMYK is converted without a colour profile. Float, 32-bit integer and CIELAB pixels
+    are refused, since nothing says which value is white.
 
     Args:
         data: the encoded image.
         ref: the reference that it was fetched from.
         limits: sizes above which it is refused.
-        enough_px: decode a JPEG at 1/2, 1/4 or 1/8 of its size, as long as neither side gets shorter than this.
+        enough_px: decode a JPEG at 1/2, 1/4 or 1/8 of its size, as long as neither side becomes shorter than this.
 
     Returns:
         An Image with pixels uint8 (height, width, 3), RGB, 0-255, C-contiguous and writable, its EXIF orientation
@@ -219,9 +222,11 @@ def decode_image(
         raise DecodeError(
             Reason.TOO_MANY_PIXELS, f"{width} x {height} pixels; a side may have at most {MAX_IMAGE_SIDE:,}"
         )
+    # Within compressed data 0xFF is followed by 0x00 or a restart marker, so only real markers are counted.
     if isinstance(image, JpegImageFile) and (scans := data.count(_START_OF_SCAN)) > _MAX_JPEG_SCANS:
         raise DecodeError(Reason.CORRUPT, f"JPEG: it has {scans} scans; at most {_MAX_JPEG_SCANS} are decoded")
     if enough_px is not None:
+        # Only JPEG can be decoded at a fraction of its size; the other plugins ignore this.
         image.draft(None, (enough_px, enough_px))
     try:
         pixels, orientation = _load(image)
@@ -253,7 +258,7 @@ def _open(data: bytes) -> ImageFile:
 
 
 def _check_tags(data: bytes, plugin: type[ImageFile]) -> None:
-    """Refuse an image whose tags Pillow would read on opening it, and that hold far more than it does."""
+    """Refuse an image whose tags claim far more bytes than the file has: Pillow would copy them all on opening it."""
     block = data if plugin is TiffImageFile else jpeg_exif(data) if plugin is JpegImageFile else b""
     if holds_too_much(block) or (plugin is JpegImageFile and len(block) > MAX_EXIF_BYTES):
         raise DecodeError(Reason.CORRUPT, f"{plugin.format}: its tags claim far more bytes than there are")
@@ -266,7 +271,7 @@ def _plugin(data: bytes) -> type[ImageFile] | None:
 
 
 def _load(image: ImageFile) -> tuple[NDArray[np.uint8], int]:
-    """Return RGB pixels, upright, and the EXIF orientation as found."""
+    """Return upright RGB pixels, and the EXIF orientation as found."""
     if image.mode not in _RGB_MODES | _GRAY16_MODES:
         raise DecodeError(Reason.UNSUPPORTED_MODE, f"pixels of mode {image.mode} have no agreed 8 bit range")
     # A PNG may keep its EXIF behind the pixels, so it is read after loading; loading a TIFF turns it upright and
@@ -281,7 +286,6 @@ def _load(image: ImageFile) -> tuple[NDArray[np.uint8], int]:
     rows = max(1, _BAND_PIXELS // width)
     for top in range(0, height, rows):
         bottom = min(height, top + rows)
-        # What is converted takes some 14 bytes a pixel: little is at once.
         as_found[top:bottom] = _rgb(image, image.crop((0, top, width, bottom)))
     return pixels, left if found is None else found
 
@@ -306,8 +310,9 @@ def _orientation(image: ImageFile) -> int:
 
 
 def _has_vast_exif(image: ImageFile) -> bool:
-    """Say whether an image's EXIF block is larger than any real one, or its tags hold far more than it does."""
+    """Return whether an image's EXIF block is larger than any real one, or its tags claim far more than it has."""
     block = image.info.get("exif") or b""
+    # ImageMagick stores a PNG's EXIF as hex digits in a text chunk, behind three header lines; Pillow reads that, too.
     if not block and isinstance(text := image.info.get("Raw profile type exif"), str):
         try:
             block = bytes.fromhex("".join(text.split("\n")[3:]))
@@ -317,6 +322,7 @@ def _has_vast_exif(image: ImageFile) -> bool:
 
 
 def _over_white(image: PilImage.Image) -> PilImage.Image:
+    # Pillow converts La (premultiplied alpha) to nothing but LA.
     straight = image.convert("LA") if image.mode == "La" else image
     rgba = straight.convert("RGBA")
     canvas = PilImage.new("RGB", rgba.size, "white")
@@ -326,6 +332,7 @@ def _over_white(image: PilImage.Image) -> PilImage.Image:
 
 def _gray_from_16_bit(image: ImageFile, band: PilImage.Image) -> PilImage.Image:
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    # Pillow unpacks 12-bit samples into 16 bits without scaling them.
     top = 4095 if tags.get(_TIFF_BITS_PER_SAMPLE) == (12,) else 65535
     table = np.minimum((np.arange(65536) * 255 + top // 2) // top, 255).astype(np.uint8)
     if tags.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO:
@@ -334,7 +341,8 @@ def _gray_from_16_bit(image: ImageFile, band: PilImage.Image) -> PilImage.Image:
 
 
 def _decode_error(error: Exception, data: bytes, plugin: type[ImageFile]) -> DecodeError:
-    """Translate what Pillow raised into a reason."""
+    """Translate an exception of Pillow into a reason."""
+    # Pillow has no exception classes for these cases: its messages, and the file itself, have to tell.
     words = str(error).lower()
     if isinstance(error, PilImage.DecompressionBombError):
         reason = Reason.TOO_MANY_PIXELS

@@ -1,4 +1,4 @@
-"""Load images in threads ahead of the model, in order, bounded in the bytes held at once and in each one's time."""
+"""Load images in threads ahead of the model, in order, within a byte budget and with a timeout for each image."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 
 class ByteBudget:
-    """Bytes that may be held at once by images between fetch and the end of their batch.
+    """Limits the bytes held at once by images, from their fetch to the end of their batch.
 
-    The image that the consumer waits for is never made to wait, so the budget cannot deadlock; one image larger than
-    the whole budget passes alone.
+    The image that the consumer waits for never has to wait for the budget, so it cannot deadlock, and a single image
+    larger than the whole budget gets through.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -30,13 +30,14 @@ class ByteBudget:
         self._changed = threading.Condition()
 
     def reserve(self, position: int, num_bytes: int) -> None:
-        """Take bytes for the image at this position; waits until they fit or the consumer waits for just this image."""
+        """Take bytes for the image at a position; blocks until they fit or the consumer waits for this very image."""
         with self._changed:
+            # "<=", not "==": images before the awaited one are already due, e.g. when everything is wound up.
             self._changed.wait_for(lambda: position <= self._awaited or self._held + num_bytes <= self._max_bytes)
             self._held += num_bytes
 
     def await_position(self, position: int) -> None:
-        """Say which image the consumer needs next."""
+        """Record which image the consumer needs next."""
         with self._changed:
             self._awaited = position
             self._changed.notify_all()
@@ -50,12 +51,12 @@ class ByteBudget:
 
 @dataclass(slots=True, eq=False)
 class Loading:
-    """One image on its way: what its loader is given to say what it is about to do.
+    """One image being loaded; its loader reports stages and reserves bytes through it.
 
     Attributes:
         ref: the image.
-        stage: what is being done, e.g. "fetch"; empty before anything is.
-        num_bytes: bytes that it holds.
+        stage: the current stage, e.g. "fetch"; empty before the first.
+        num_bytes: bytes reserved for it.
     """
 
     ref: ImageRef
@@ -66,11 +67,14 @@ class Loading:
     _deadline: float | None = None
 
     def begin(self, stage: str, timeout_s: float) -> None:
-        """Begin a stage that may take so long; the loader need not heed that, for the consumer does."""
+        """Begin a stage with a time limit, which the consumer enforces; the loader need not watch it."""
         self.stage, self._deadline = stage, time.monotonic() + timeout_s
 
     def reserve(self, num_bytes: int) -> None:
-        """Take bytes before they are allocated; waits until they may be. The stage's time stands still meanwhile."""
+        """Take bytes from the budget before they are allocated; blocks until they fit.
+
+        The stage's clock stops meanwhile: waiting for other images is no fault of this one.
+        """
         deadline, self._deadline = self._deadline, None
         since = time.monotonic()
         self.budget.reserve(self.position, num_bytes)
@@ -79,19 +83,19 @@ class Loading:
             self._deadline = deadline + time.monotonic() - since
 
     def settle(self, num_bytes: int) -> None:
-        """Say how many bytes it still holds, and give back what it took beyond."""
+        """Record how many bytes the image still holds, and give the rest back."""
         given_back, self.num_bytes = self.num_bytes - num_bytes, num_bytes
         self.budget.release(given_back)
 
     def seconds_left(self) -> float | None:
-        """Return how long its stage may still take; None while its time does not run."""
+        """Return the seconds that the stage has left; None while its clock is stopped."""
         deadline = self._deadline
         return None if deadline is None else deadline - time.monotonic()
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded(Generic[T]):
-    """One loaded image: what the loader returned, and the bytes it holds until ``release`` is called."""
+    """One loaded image: the loader's return value, and the bytes it holds until ``release`` is called."""
 
     ref: ImageRef
     value: T
@@ -99,13 +103,13 @@ class Loaded(Generic[T]):
     budget: ByteBudget
 
     def release(self) -> None:
-        """Give its bytes back once the value is no longer referenced."""
+        """Give its bytes back; to be called once the value is no longer referenced."""
         self.budget.release(self.num_bytes)
 
 
 @dataclass(slots=True, eq=False)
 class _Task(Generic[T]):
-    """An image in the hands of a worker, until it is loaded or given up, whichever is first."""
+    """An image being loaded by a worker, until it is loaded or given up, whichever comes first."""
 
     loading: Loading
     load: Callable[[Loading], T]
@@ -117,7 +121,7 @@ class _Task(Generic[T]):
     is_given_up: bool = False
 
     def run(self) -> bool:
-        """Load it; say whether somebody still waits for it."""
+        """Load the image; return whether the consumer still waits for it."""
         self.worker = threading.current_thread()
         values: list[T] = []
         error = None
@@ -127,6 +131,7 @@ class _Task(Generic[T]):
             error = caught
         with self.changed:
             self.is_done = True
+            # Under the lock, so that exactly one side settles the bytes: the consumer has moved on without them.
             if self.is_given_up:
                 values.clear()
                 self.loading.budget.release(self.loading.num_bytes)
@@ -136,7 +141,7 @@ class _Task(Generic[T]):
             return True
 
     def wait(self) -> bool:
-        """Wait until it is loaded; False if its time is over before, and then nobody will ever have its value."""
+        """Wait until the image is loaded; False if its time runs out first, and then its value is discarded."""
         with self.changed:
             while not self.is_done:
                 left = self.loading.seconds_left()
@@ -147,9 +152,9 @@ class _Task(Generic[T]):
             return True
 
 
-# How often the clock of a stage is looked at; what is loaded is seen as it comes.
+# How often a stage's clock is checked while waiting. A finished image wakes the consumer at once.
 _TICK_S = 0.5
-# How long threads that are at an image which nobody wants any more are waited for.
+# How long to wait, when the consumer stops early, for threads that are still loading.
 _CLOSE_S = 5.0
 
 
@@ -163,14 +168,14 @@ def prefetch(
 ) -> Generator[Loaded[T], None, None]:
     """Yield every image in order, loaded by threads that run ahead of the consumer.
 
-    A thread that is at one image for too long cannot be ended: it is left alone with it, and another takes its place.
+    A thread that hangs in one image cannot be killed: it is abandoned with that image, and a new one takes its place.
 
     Args:
         refs: the images.
-        load: fetches and decodes one image; says so, and reserves bytes, before it does.
-        threads: loader threads; at most twice as many images are under way or waiting.
-        max_bytes: bytes held by images that are not yet released.
-        give_up: returns the value of an image whose stage, named here, took too long.
+        load: fetches and decodes one image; reports its stages and reserves bytes beforehand.
+        threads: loader threads; at most twice as many images are being loaded or waiting to be consumed.
+        max_bytes: limit on the bytes of images that are not yet released.
+        give_up: returns the value of an image whose stage, the second argument, took too long.
 
     Raises:
         Whatever ``load`` raises, at that image's turn.
@@ -182,7 +187,7 @@ def prefetch(
     numbered = enumerate(refs)
 
     def start_worker() -> None:
-        # Daemons, so that a hung one does not keep the process from ending.
+        # Daemon threads, so that a hung one does not keep the process from exiting.
         worker = threading.Thread(target=_work, args=(tasks,), name="prefetch", daemon=True)
         workers.add(worker)
         worker.start()
@@ -195,6 +200,7 @@ def prefetch(
     try:
         for _ in range(threads):
             start_worker()
+        # Twice as many images as threads: threads go on while loaded images wait for their turn.
         for _ in range(2 * threads):
             submit_next()
         while waiting:
@@ -211,9 +217,9 @@ def prefetch(
                 loaded = Loaded(loading.ref, give_up(loading.ref, loading.stage), 0, budget)
             submit_next()
             yield loaded
-            del loaded, task
+            del loaded, task  # or this frame would keep the pixels until the next image is loaded
     finally:
-        budget.await_position(1 << 62)  # nobody waits any more: let the threads under way run out
+        budget.await_position(1 << 62)  # beyond any image: lets every thread that waits for bytes go on and finish
         with contextlib.suppress(Empty):
             while True:
                 tasks.get_nowait()
@@ -224,8 +230,8 @@ def prefetch(
 
 
 def _work(tasks: SimpleQueue[_Task[T] | None]) -> None:
-    """Load what is handed out, until there is no more, or until a task was given up and another worker took over."""
+    """Load images from the queue until it ends, or until this worker's image was given up and another took over."""
     while (task := tasks.get()) is not None:
         if not task.run():
             return
-        del task
+        del task  # while this thread waits in get(), it would keep the last image alive

@@ -1,37 +1,40 @@
-"""How much the tags of a TIFF, or of an EXIF block, hold: the values of many tags may be one and the same bytes.
+"""Detect TIFF and EXIF directories whose tags claim far more bytes than the file has.
 
-Pillow copies every value of a directory when it opens one; what a small file says of itself may be gigabytes.
+Many tags may point to the same bytes, and Pillow copies the value of each when it opens a directory: a small file could
+so take gigabytes.
 """
 
 from __future__ import annotations
 
 import struct
 
+# Larger than any real EXIF block, thumbnails and maker notes included.
 MAX_EXIF_BYTES = 2**24
 
-_SLACK_BYTES = 2**16  # tags may share some values
+_SLACK_BYTES = 2**16  # some sharing is legitimate
+# Bytes of a value by field type, BigTIFF's (16 to 18) included.
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _EXIF_START = b"Exif\0\0"
 _APP1, _START_OF_SCAN, _END_OF_IMAGE = 0xE1, 0xDA, 0xD9
 
 
 def holds_too_much(block: bytes) -> bool:
-    """Say whether the tags of a block's first directory hold far more bytes than the block: they share them.
+    """Return whether the tags of a block's first directory claim far more bytes than the block has.
 
     Args:
-        block: a TIFF file, or an EXIF block, with or without its first six bytes.
+        block: a TIFF file, or an EXIF block with or without its six-byte prefix.
     """
     return _value_bytes(block.removeprefix(_EXIF_START)) > 2 * len(block) + _SLACK_BYTES
 
 
 def jpeg_exif(data: bytes) -> bytes:
-    """Return the EXIF block of a JPEG, which may go on over many segments; cut off behind MAX_EXIF_BYTES."""
+    """Return the EXIF block of a JPEG, joined from all its segments, and cut off soon after MAX_EXIF_BYTES."""
     found, num_bytes, position = list[bytes](), 0, 2
     while data[position : position + 1] == b"\xff" and num_bytes <= MAX_EXIF_BYTES:
         marker = data[position + 1 : position + 2]
         if not marker or marker[0] in (_START_OF_SCAN, _END_OF_IMAGE):
             break
-        if marker[0] == 0xFF:  # filling
+        if marker[0] == 0xFF:  # fill bytes are allowed before a marker
             position += 1
             continue
         length = int.from_bytes(data[position + 2 : position + 4], "big")
@@ -43,7 +46,7 @@ def jpeg_exif(data: bytes) -> bytes:
 
 
 def _value_bytes(block: bytes) -> int:
-    """Return how many bytes the values of the first directory have that lie elsewhere in the block."""
+    """Return the total bytes that the first directory's tags claim outside the directory itself."""
     order = "<" if block[:2] == b"II" else ">"
     is_big = block[2:4] in (b"+\0", b"\0+")
     start_form, count_form, entry_form, inline = ("Q", "Q", "HHQQ", 8) if is_big else ("I", "H", "HHII", 4)

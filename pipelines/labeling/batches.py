@@ -1,4 +1,4 @@
-"""Which images of a shard go through the model together: those with texts of about the same length, within a budget."""
+"""Group a shard's images into batches: images with about the same amount of text together, within a byte budget."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Iterator, Sequence
 from pipelines.images.prefetch import Loaded
 from pipelines.types import Image, ImagePrediction, ImageRef, Prompt
 
-# Texts whose lengths differ by less are alike: some 60 tokens, where an image alone is 1,800.
+# Lengths in the same bucket of this size count as equal: some 60 tokens, little beside the 1,800 of an image.
 _ALIKE_CHARS = 256
 
 
 def order_by_text(images: Sequence[ImageRef], prompts: Sequence[Prompt]) -> list[int]:
-    """Return the positions of images so that those of which about the same amount of text is asked come together.
+    """Return the positions of a shard's images, ordered so that images with similar amounts of text are neighbours.
 
-    Every text of a batch is padded to the longest. Images that are asked the same stay in order, which containers are
-    read in.
+    Every text of a batch is padded to the longest, so mixed lengths waste compute. The sort is stable: images with
+    equal lengths keep their order, in which tars and tables are read sequentially.
 
     Args:
-        images: of a shard.
-        prompts: asked of every image.
+        images: the images of a shard.
+        prompts: the prompts asked of every image.
     """
     common = sum(len(prompt.text) for prompt in prompts)
 
@@ -35,10 +35,10 @@ def order_by_text(images: Sequence[ImageRef], prompts: Sequence[Prompt]) -> list
 def batches(
     loaded: Iterator[Loaded[Image | ImagePrediction]], size: int, max_bytes: int
 ) -> Iterator[list[Loaded[Image | ImagePrediction]]]:
-    """Group in order, so that each group holds up to ``size`` decoded images and any number of failed ones.
+    """Group images in order, up to ``size`` decoded ones to a group and any number of failed ones.
 
-    A group also ends with the image that fills its bytes: nothing is released before, and the next one would pass the
-    budget unheeded, for the consumer waits for it.
+    A group also ends with the image that brings it to ``max_bytes``. Its bytes are only released after it is answered,
+    and the image that the consumer waits for is always let through: a larger group would overrun the budget.
     """
     group: list[Loaded[Image | ImagePrediction]] = []
     decoded = held = 0
@@ -46,7 +46,7 @@ def batches(
         group.append(item)
         decoded += isinstance(item.value, Image)
         held += item.num_bytes
-        del item
+        del item  # otherwise this frame would keep the pixels alive while the batch is answered
         if decoded == size or held >= max_bytes:
             yield group
             group, decoded, held = [], 0, 0

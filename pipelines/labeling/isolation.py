@@ -1,4 +1,4 @@
-"""Find the image at fault when the model fails on a batch, or its process ends: only that one is quarantined."""
+"""Find the image at fault when the model fails on a batch or its process crashes, so that only that one is lost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipelines.types import Answer, CrashHistory, Image, ImageRef, PredictionErr
 
 
 class ModelClock:
-    """Seconds spent in the predictor, added up over a shard."""
+    """Adds up the seconds spent in the predictor for a shard."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -19,7 +19,7 @@ class ModelClock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """The model's answer for one image, or why there is none, with the tries and milliseconds it took."""
+    """The model's answer for one image, or why there is none, with the number of tries and the milliseconds it took."""
 
     answer: Answer = field(default_factory=Answer)
     reason: Reason | None = None
@@ -31,14 +31,14 @@ class Asked:
 def ask(
     images: Sequence[Image], prompts: Sequence[Sequence[Prompt]], predictor: Predictor, clock: ModelClock
 ) -> list[Asked]:
-    """Ask the model about images together; on failure in halves, until what makes it fail stands alone.
+    """Ask the model about images together; on failure, split them in halves until the image at fault is alone.
 
     Returns:
         One Asked for each image, in order.
     """
     todo = [i for i, asked in enumerate(prompts) if asked]
     results = [Asked() for _ in images]
-    # A stack, since a closure that calls itself would keep the pixels until the garbage collector comes by.
+    # A stack, not a recursive closure: that is a reference cycle, and keeps the pixels until garbage is collected.
     waiting = [(todo, 1)] if todo else []
     while waiting:
         indices, tries = waiting.pop()
@@ -50,7 +50,7 @@ def ask(
             failure = cause.reason, str(cause)
         except MemoryError:
             failure = Reason.OUT_OF_MEMORY, "the model ran out of host memory"
-        except Exception:  # noqa: BLE001 - the border where a failing image is told from a failing run
+        except Exception:  # noqa: BLE001 - one image's failure must not become the run's
             failure = Reason.MODEL_FAILED, traceback.format_exc()
         elapsed = time.perf_counter() - started
         clock.seconds += elapsed
@@ -67,12 +67,12 @@ def ask(
 
 
 def groups_after_crashes(images: Sequence[ImageRef], crashes: CrashHistory, size: int) -> Iterator[list[ImageRef]]:
-    """Cut a shard's images, in order, into groups of which one is under way at a time.
+    """Cut a shard's images, in order, into groups that are labelled one after the other.
 
     Args:
-        images: of the shard.
-        crashes: suspects and fatal images stand alone.
-        size: images of a group at most.
+        images: the images of the shard.
+        crashes: its suspects and fatal images each form a group of their own.
+        size: the largest number of images in a group.
     """
     group: list[ImageRef] = []
     for ref in images:

@@ -1,4 +1,4 @@
-"""label_shard: the main path, from a planned shard to its commit. A bad image becomes a row here, never an error."""
+"""Label one shard, from its plan to its commit. Bad images become quarantined rows, never exceptions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from pipelines.types import (
 
 DEFAULT_BATCH_SIZE = 8
 _MAX_ERROR_CHARS = 2000
-# A client that keeps to the time by itself is let do so: its error says more.
+# The client enforces the fetch timeout itself where it can, with a better error; this is the margin it gets.
 _CLIENT_GRACE_S = 1.0
 
 
@@ -68,18 +68,18 @@ class LabelConfig(Settings):
 
     @property
     def images_per_batch(self) -> int:
-        """The batch size that holds."""
+        """The batch size in effect."""
         return self.batch_size or DEFAULT_BATCH_SIZE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelJob:
-    """What every shard of a run has in common.
+    """What all shards of a run have in common.
 
     Attributes:
         run_id: the run.
-        prompts: asked of every image; an image's own prompts are asked beside them.
-        config: how to work.
+        prompts: asked of every image, besides the image's own prompts.
+        config: batch size, threads, timeouts and limits.
         source_options: storage options of the images' source.
         allow_http: whether images may be fetched from the web.
     """
@@ -107,8 +107,8 @@ def label_shard(
         job: what the run asks.
         store: the output.
         predictor: the loaded model.
-        attempt: id of this try, unique in the run.
-        crashes: given once a process has ended over this shard.
+        attempt: id of this attempt, unique in the run.
+        crashes: given if earlier attempts at this shard crashed their process.
 
     Returns:
         The receipt of the shard's commit.
@@ -136,7 +136,7 @@ def label_shard(
 def label_images(
     images: Sequence[ImageRef], job: LabelJob, predictor: Predictor, clock: ModelClock
 ) -> list[ImagePrediction]:
-    """Label images, fetched and decoded ahead of the model; return what became of them in the order given."""
+    """Label images, with fetching and decoding running ahead of the model; return their outcomes in the order given."""
     outcomes: dict[int, ImagePrediction] = {}
     order = order_by_text(images, job.prompts)
     positions = iter(order)
@@ -144,6 +144,7 @@ def label_images(
         for batch in batches(loaded, job.config.images_per_batch, job.config.max_bytes_ahead):
             for outcome in label_batch(batch, job.prompts, predictor, clock):
                 outcomes[next(positions)] = outcome
+            # Drop each image before its bytes are given back, or loaders would allocate more than the budget.
             while batch:
                 batch.pop().release()
     return [outcomes[position] for position in range(len(images))]
@@ -152,7 +153,10 @@ def label_images(
 def label_after_crashes(
     images: Sequence[ImageRef], job: LabelJob, predictor: Predictor, clock: ModelClock, crashes: CrashHistory
 ) -> list[ImagePrediction]:
-    """Label images in order, one batch after the other, each noted before it is touched."""
+    """Label images one group after the other, and report each group before it is touched.
+
+    Nothing is fetched ahead across groups: if the process crashes again, the last report names the only suspects.
+    """
     outcomes: list[ImagePrediction] = []
     for group in groups_after_crashes(images, crashes, job.config.images_per_batch):
         if fatal := crashes.fatal.get(group[0].image_id):
@@ -165,7 +169,7 @@ def label_after_crashes(
 
 
 def load_images(images: Iterable[ImageRef], job: LabelJob) -> Generator[Loaded[Image | ImagePrediction], None, None]:
-    """Fetch and decode images in order, in threads that run ahead of whoever takes them."""
+    """Fetch and decode images in order, in threads that run ahead of the consumer."""
     config = job.config
     return prefetch(
         images,
@@ -177,7 +181,11 @@ def load_images(images: Iterable[ImageRef], job: LabelJob) -> Generator[Loaded[I
 
 
 def load_image(loading: Loading, job: LabelJob) -> Image | ImagePrediction:
-    """Fetch and decode one image; a failure becomes its quarantined outcome. What is left holds its pixels alone."""
+    """Fetch and decode one image; a failure becomes its quarantined outcome.
+
+    A wrapper, so that the encoded bytes (a local variable of the inner call) are gone before only the pixels' size is
+    settled as held.
+    """
     loaded = _load_image(loading, job)
     loading.settle(loaded.pixels.nbytes if isinstance(loaded, Image) else 0)
     return loaded
@@ -195,8 +203,10 @@ def _load_image(loading: Loading, job: LabelJob) -> Image | ImagePrediction:
             allow_http=job.allow_http,
             reserve=loading.reserve,
         )
+        # The expected size was reserved; what came may be less.
         loading.settle(len(data))
         loading.begin("decode", config.decode_timeout_s)
+        # Waits for room while only the encoded bytes are held.
         loading.reserve(decoding_bytes(data, config.decode))
         return decode_image(data, ref, config.decode)
     except FetchError as error:
@@ -208,7 +218,7 @@ def _load_image(loading: Loading, job: LabelJob) -> Image | ImagePrediction:
 
 
 def taking_too_long(ref: ImageRef, stage: str, config: LabelConfig) -> ImagePrediction:
-    """Return the outcome of an image whose fetching or decoding does not come to an end."""
+    """Return the outcome of an image whose fetching or decoding timed out."""
     if stage == "fetch":
         return quarantined(ref, Reason.FETCH_TIMEOUT, stage, f"not fetched after {config.fetch_timeout_s:g} s")
     return quarantined(ref, Reason.DECODE_TIMEOUT, stage, f"not decoded after {config.decode_timeout_s:g} s")
@@ -220,7 +230,7 @@ def label_batch(
     predictor: Predictor,
     clock: ModelClock,
 ) -> list[ImagePrediction]:
-    """Ask the model about the decoded images of a batch; those that failed before keep their outcome and place."""
+    """Ask the model about the decoded images of a batch; images that failed before keep their outcome and position."""
     images = [item.value for item in batch if isinstance(item.value, Image)]
     asked: list[list[Prompt]] = []
     rejected: list[list[RejectedPrompt]] = []
@@ -239,7 +249,7 @@ def label_batch(
 
 
 def askable_prompts(image: Image, common: Sequence[Prompt]) -> tuple[list[Prompt], list[RejectedPrompt]]:
-    """Split an image's prompts into those that fit it and those that do not, now that its size is known."""
+    """Split an image's prompts into those that fit it and rejected ones, now that its size is known."""
     good: list[Prompt] = []
     refused: list[RejectedPrompt] = []
     for prompt in image.ref.asked(common):
@@ -254,7 +264,7 @@ def askable_prompts(image: Image, common: Sequence[Prompt]) -> tuple[list[Prompt
 def outcome(
     image: Image, prompts: tuple[Prompt, ...], refused: tuple[RejectedPrompt, ...], asked: Asked
 ) -> ImagePrediction:
-    """Turn what the model said of a decoded image into its outcome."""
+    """Turn the model's answer for a decoded image into its outcome."""
     facts: dict[str, Any] = {
         "size_hw": image.size_hw,
         "exif_orientation": image.exif_orientation,
@@ -264,7 +274,7 @@ def outcome(
         "model_ms": asked.model_ms,
         "attempts": asked.attempts,
     }
-    # By row: a predictor may answer in any order, and rows are not to depend on it.
+    # Sorted, since a predictor may answer in any order and a rerun must give the same rows.
     rejected = tuple(sorted(refused + asked.answer.rejected, key=lambda prompt: (prompt.row, prompt.prompt_id)))
     if asked.reason is not None:
         return quarantined(image.ref, asked.reason, "model", asked.error or "", rejected=rejected, **facts)
@@ -281,7 +291,7 @@ def outcome(
 
 
 def with_prompts(found: ImagePrediction, common: Sequence[Prompt]) -> ImagePrediction:
-    """Return an outcome that tells which prompts were to be asked, where the image was quarantined before they were."""
+    """Add the prompts that were to be asked to the outcome of an image that was quarantined before they were."""
     if found.status != Status.QUARANTINED or found.prompts:
         return found
     refused = {rejected.prompt_id for rejected in found.rejected}
@@ -289,7 +299,7 @@ def with_prompts(found: ImagePrediction, common: Sequence[Prompt]) -> ImagePredi
 
 
 def quarantined(ref: ImageRef, reason: Reason, stage: str, error: str, **facts: Any) -> ImagePrediction:
-    """Return the outcome of an image that could not be labelled; the end of a long error is what matters."""
+    """Return the outcome of an image that could not be labelled. Of a long error the end is kept, as of a traceback."""
     return ImagePrediction(
         ref=ref,
         status=Status.QUARANTINED,

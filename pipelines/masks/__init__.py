@@ -1,1 +1,1 @@
-"""Masks: run-length encoding, regions that ask for one, and pictures of them."""
+"""Masks: run-length encoding, visual prompts (regions), and drawing."""

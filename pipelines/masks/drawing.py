@@ -1,4 +1,4 @@
-"""Pictures of masks on their images: for people to look at, never read back."""
+"""Draw masks on their images, for people to look at."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pipelines.masks import rle
 from pipelines.types import Rle
 
 _OPACITY = 0.45
+# Hues this fraction of the colour circle apart stay well separated, however many there are.
 _GOLDEN_RATIO = 0.618034
 _CAPTION_HEIGHT = 22
 _GAP = 6
@@ -26,10 +27,10 @@ Rgb = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabeledMask:
-    """One mask to draw: its RLE at the image's size, what it is called, its score and its colour.
+    """One mask to draw: its RLE at the image's size, name, score and colour.
 
     Attributes:
-        color: RGB, 0-255, or the number of a colour (see ``color_of``).
+        color: RGB, 0-255, or a colour's number, see ``color_of``.
     """
 
     segmentation: Rle
@@ -44,18 +45,18 @@ class LabeledMask:
 
 
 def color_of(number: int) -> Rgb:
-    """Return an RGB colour, 0-255, well apart from those of neighbouring numbers."""
+    """Return the RGB colour, 0-255, of a number; neighbouring numbers have clearly different colours."""
     red, green, blue = colorsys.hsv_to_rgb((number * _GOLDEN_RATIO) % 1.0, 0.75, 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def draw_masks(pixels: NDArray[np.uint8], masks: Sequence[LabeledMask], *, with_names: bool = True) -> PILImage.Image:
-    """Tint masks on an image, outline them and write their names.
+    """Draw masks on an image: tinted, outlined and labelled with their names.
 
     Args:
         pixels: uint8 (H, W, 3) RGB.
         masks: at the image's size; later ones are drawn over earlier ones.
-        with_names: whether names and scores are written over them.
+        with_names: whether to write names and scores.
 
     Raises:
         ValueError: a mask has another size than the image.
@@ -87,7 +88,7 @@ def _write_names(picture: PILImage.Image, masks: Sequence[LabeledMask]) -> None:
 def contact_sheet(
     pictures: Sequence[tuple[str, PILImage.Image]], *, columns: int = 4, cell: int = 320
 ) -> PILImage.Image:
-    """Lay captioned pictures out in a grid, each scaled to fit a square cell of ``cell`` pixels.
+    """Arrange captioned pictures in a grid, each scaled to fit a square cell of ``cell`` pixels.
 
     Raises:
         ValueError: there are no pictures.
@@ -109,7 +110,7 @@ def contact_sheet(
 
 
 def _eroded(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
-    """Take a border of so many pixels off a mask; the image's own edge does not count as a border."""
+    """Erode a mask by some pixels; the image's own edge does not count as the mask's border."""
     inner = mask.copy()
     for shift in range(1, pixels + 1):
         inner[shift:] &= mask[:-shift]

@@ -1,6 +1,6 @@
-"""One visual prompt: read from loose values, described in a few words, and checked against its image's size.
+"""Visual prompts (regions): parse them from table values, describe them, and check them against an image's size.
 
-Pure: no I/O, no pixels.
+No I/O, and no pixels are needed.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from pipelines.redaction import quoted
 from pipelines.types import REGION_KINDS, Prompt, Region, RegionKind, Rle
 
 _NUMBERS_IN_TEXT = 4
+# Drawing a region takes time and memory with its coordinates; no real outline has nearly as many.
 _MAX_NUMBERS = 100_000
 _MIN_VERTICES = {"point": 1, "scribble": 2, "polygon": 3}
 
 
 def read_region(kind: str, *, coordinates: Any = None, segmentation: Any = None) -> Region:
-    """Read a region from what a table holds.
+    """Parse a region from a table's values.
 
     Args:
         kind: point, box, scribble, polygon or mask, in any case.
         coordinates: absolute pixels, as flat numbers, ``[[x, y], ...]``, or text: a JSON list, or numbers separated by
-            spaces, commas or semicolons. A box is x, y, width, height. Not looked at for a mask.
+            spaces, commas or semicolons. A box is x, y, width, height. Ignored for a mask.
         segmentation: COCO RLE, ``{"size": [h, w], "counts": str or run lengths}`` or the same as JSON text; for a mask.
 
     Raises:
-        ValueError: saying what is wrong: an unknown kind, a wrong number of coordinates, NaN, a box without area, a
-            polygon on one line, an empty or broken mask.
+        ValueError: an unknown kind, a wrong number of coordinates, NaN, a box without area, a polygon on one line, or
+            an empty or broken mask; the message says which.
     """
     word = kind.strip().lower()
     known = next((known for known in REGION_KINDS if known == word), None)
@@ -43,7 +44,7 @@ def read_region(kind: str, *, coordinates: Any = None, segmentation: Any = None)
 
 
 def describe_region(region: Region) -> str:
-    """Return a few words for a region, e.g. ``box 12,30,40,50``: what the table's ``prompt`` column shows."""
+    """Describe a region in a few words, e.g. ``box 12,30,40,50``, for the table's ``prompt`` column."""
     if region.mask is not None:
         return "mask in " + ",".join(f"{number:g}" for number in rle.bbox_xywh(region.mask))
     shown = ",".join(f"{round(number, 1):g}" for number in region.coordinates[:_NUMBERS_IN_TEXT])
@@ -53,10 +54,10 @@ def describe_region(region: Region) -> str:
 
 
 def check_region(prompt: Prompt, size_hw: tuple[int, int]) -> str | None:
-    """Tell why a visual prompt does not fit its image; None if it does, or if the prompt is text.
+    """Explain why a visual prompt does not fit its image; None if it does, or if the prompt is text.
 
-    Points and scribbles must lie inside the image wholly, its right and lower edges included; of boxes and polygons a
-    part must (what sticks out is cut off); a mask must have the image's size.
+    Points and scribbles must lie entirely inside the image, its right and lower edges included. Boxes and polygons must
+    overlap it (the rest is clipped). A mask must have the image's size.
 
     Args:
         prompt: as read from a table.
@@ -124,6 +125,7 @@ def _check_box(numbers: Sequence[float]) -> None:
 
 def _is_on_one_line(numbers: Sequence[float]) -> bool:
     (x0, y0), *others = _vertices(numbers)
+    # The direction to the first corner that differs; cross products with it are zero for points on the same line.
     away = next(((x - x0, y - y0) for x, y in others if (x, y) != (x0, y0)), (0.0, 0.0))
     return all(away[0] * (y - y0) == away[1] * (x - x0) for x, y in others)
 
@@ -149,7 +151,7 @@ def _split(text: str) -> list[float]:
 
 
 def _flatten(value: list[Any]) -> list[Any]:
-    """Return [x, y, ...] for [[x, y], ...], for COCO's [[x, y, x, y, ...]] and for a list that is flat already."""
+    """Flatten [[x, y], ...] or COCO's [[x, y, x, y, ...]] to [x, y, ...]; a flat list is returned as it is."""
     if not any(isinstance(item, list) for item in value):
         return value
     if all(isinstance(item, list) and len(item) == 2 for item in value):

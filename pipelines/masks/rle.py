@@ -1,6 +1,6 @@
-"""COCO run-length encoding: the one codec between dense masks and the table's ``segmentation``.
+"""COCO run-length encoding: converts between dense masks and the table's ``segmentation``.
 
-Pixels are read down the columns, and runs of zeros and ones are counted in turn, zeros first:
+Pixels are read column by column, and runs of zeros and ones are counted alternately, zeros first:
 
     mask (H=3, W=4)      read in this order      counts
       . # # .              0  3  6  9             zeros 3   . . .
@@ -9,8 +9,8 @@ Pixels are read down the columns, and runs of zeros and ones are counted in turn
                                                   ones  1   #
 
 COCO packs the counts 3 4 4 1 into ASCII, each as its difference from the count two places before it, five bits a
-character, low bits first. Strings equal those of pycocotools, byte for byte. Nothing here decodes into more memory
-than the mask itself, and nothing trusts a string from outside: counts that do not fit their size are an RleError.
+character, low bits first. The strings are byte for byte those of pycocotools. Decoding takes no more memory than the
+mask itself, and strings from outside are not trusted: counts that do not fit their size raise an RleError.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _MAX_PIXELS = 2**29 - 1
 
 
 class RleError(ValueError):
-    """A size and a string of counts that are no mask; the message says why."""
+    """A size and a string of counts do not form a valid mask; the message says why."""
 
 
 def encode(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> Rle:
     """Encode one mask.
 
-    Neither layout is copied; a column-major mask (the transpose of a contiguous (W, H) array) is a little faster.
+    No memory layout is copied; a column-major mask (the transpose of a contiguous (W, H) array) is a little faster.
 
     Args:
-        mask: bool or uint8 (H, W); any non-zero pixel is set.
+        mask: bool or uint8 (H, W); any non-zero pixel counts as set.
 
     Returns:
         Its RLE, the same for every memory layout.
@@ -54,15 +54,16 @@ def encode(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> Rle:
     if mask.dtype not in (np.bool_, np.uint8):
         raise ValueError(f"a mask is bool or uint8, got {mask.dtype}")
     height, width = mask.shape
+    # No bool view of uint8: bytes other than 0 and 1 are not valid bools.
     starts = _run_starts(np.not_equal(mask, 0) if mask.dtype == np.uint8 else mask.view(np.bool_))
     return _pack((height, width), np.diff(starts, append=mask.size))
 
 
 def encode_window(inside: NDArray[np.bool_], top_left: tuple[int, int], size_hw: tuple[int, int]) -> Rle:
-    """Encode a mask of which one window is given: what lies outside is not set. Only the window is read.
+    """Encode a mask given as a window of it; all pixels outside the window are unset.
 
     Args:
-        inside: bool (h, w), the window; of any size, none included.
+        inside: bool (h, w), the window; may be empty.
         top_left: row and column of its first pixel in the mask.
         size_hw: height and width of the mask.
 
@@ -77,7 +78,8 @@ def encode_window(inside: NDArray[np.bool_], top_left: tuple[int, int], size_hw:
     (top, left), (height, width), (rows, columns) = top_left, size_hw, inside.shape
     if min(height, width) < 1 or min(top, left) < 0 or top + rows > height or left + columns > width:
         raise ValueError(f"a window of {rows} x {columns} at {top_left} does not lie in a mask of {height} x {width}")
-    # Every column ends what it began, so that each change has a place of its own.
+    # Each column is closed at its end (the extra row), so that its changes do not depend on the next column. Where a
+    # run goes on in the next column, from_changes drops the end and the beginning again.
     is_change = np.zeros((rows + 1, columns), np.bool_)
     if rows:
         is_change[0], is_change[-1] = inside[0], inside[-1]
@@ -87,11 +89,11 @@ def encode_window(inside: NDArray[np.bool_], top_left: tuple[int, int], size_hw:
 
 
 def from_changes(changes: NDArray[np.int64], size_hw: tuple[int, int]) -> Rle:
-    """Pack the positions at which a mask begins and ends, read down the columns.
+    """Encode a mask given by the positions where its runs begin and end, counted column by column.
 
     Args:
-        changes: int64, rising. What reaches the bottom of a column may go on at the top of the next: a position that
-            occurs twice, as an end and as a beginning, is no change.
+        changes: int64, ascending. A position that occurs twice is the end of one run and the beginning of the next, as
+            at the bottom of a column and the top of the next one; the two runs are joined.
         size_hw: height and width of the mask.
 
     Raises:
@@ -108,17 +110,17 @@ def from_changes(changes: NDArray[np.int64], size_hw: tuple[int, int]) -> Rle:
 
 
 def encode_batch(masks_nhw: NDArray[np.bool_] | NDArray[np.uint8]) -> list[Rle]:
-    """Encode masks bool or uint8 (N, H, W), one after another: no copy of the whole stack is made."""
+    """Encode masks, bool or uint8 (N, H, W), one after another, without copying the whole stack."""
     if masks_nhw.ndim != 3:
         raise ValueError(f"a batch of masks is (N, H, W), got shape {masks_nhw.shape}")
     return [encode(mask) for mask in masks_nhw]
 
 
 def from_runs(size_hw: tuple[int, int], runs: ArrayLike) -> Rle:
-    """Pack run lengths, zeros first (COCO's uncompressed ``counts``).
+    """Encode run lengths, zeros first (COCO's uncompressed ``counts``).
 
     Raises:
-        ValueError: runs that are no integers, negative, or do not sum to H * W, or more than 536,870,911 pixels.
+        ValueError: runs that are not integers, are negative or do not sum to H * W, or more than 536,870,911 pixels.
     """
     try:
         lengths = np.asarray(runs, dtype=np.int64).reshape(-1)
@@ -132,8 +134,8 @@ def to_runs(rle: Rle) -> NDArray[np.int64]:
     """Return the run lengths of an RLE, int64 (R,), zeros first, checked to sum to H * W.
 
     Raises:
-        RleError: a size that is not two positive integers, a character that RLE does not know, a string cut short,
-            a negative run, or runs that do not cover the mask exactly.
+        RleError: a size that is not two positive integers, an invalid character, a truncated string, a negative run, or
+            runs that do not cover the mask exactly.
     """
     codes = np.frombuffer(rle.counts.encode("utf-8"), np.uint8).astype(np.int64) - _FIRST_CHAR
     if codes.size == 0:
@@ -149,7 +151,10 @@ def to_runs(rle: Rle) -> NDArray[np.int64]:
         raise RleError("RLE counts hold a number of more than 35 bits")
     place = np.arange(codes.size) - np.repeat(first, num_chars)
     runs = np.add.reduceat((codes & 31) << (5 * place), first)
+    # Counts are in two's complement, five bits to a character; the sign is the top bit of the last one.
     runs -= np.where(codes[is_last] & _SIGN, np.int64(1) << (5 * num_chars), 0)
+    # Undo the differences to the count two before, from the fourth count on: zeros and ones each add up separately, but
+    # the first count takes no part.
     runs[1::2] = np.cumsum(runs[1::2])
     runs[2::2] = np.cumsum(runs[2::2])
     _check(rle.size_hw, runs)
@@ -169,11 +174,11 @@ def decode(rle: Rle) -> NDArray[np.bool_]:
 
 
 def scaled(rle: Rle, size_hw: tuple[int, int]) -> Rle:
-    """Return the mask at another size: each pixel is that of the mask at its centre. The mask is never decoded.
+    """Resize a mask by nearest neighbour, taken at pixel centres, without decoding it.
 
     Args:
         rle: a mask of any size.
-        size_hw: height and width to bring it to, pixels.
+        size_hw: height and width of the result, pixels.
 
     Raises:
         RleError: as ``to_runs``.
@@ -186,12 +191,16 @@ def scaled(rle: Rle, size_hw: tuple[int, int]) -> Rle:
 
 
 def area(rle: Rle) -> int:
-    """Count the pixels of the mask. Raises RleError as ``to_runs``."""
+    """Count the mask's pixels.
+
+    Raises:
+        RleError: as for ``to_runs``.
+    """
     return int(to_runs(rle)[1::2].sum())
 
 
 def bbox_xywh(rle: Rle) -> tuple[float, float, float, float]:
-    """Return the smallest COCO box (x, y, w, h) around the mask, absolute pixels; all zeros for an empty mask.
+    """Return the COCO bounding box (x, y, w, h) of the mask in absolute pixels; all zeros for an empty mask.
 
     Raises:
         RleError: as ``to_runs``.
@@ -205,7 +214,7 @@ def bbox_xywh(rle: Rle) -> tuple[float, float, float, float]:
         return (0.0, 0.0, 0.0, 0.0)
     left, top = np.divmod(starts[is_filled], height)
     right, bottom = np.divmod(ends[is_filled] - 1, height)
-    if (left < right).any():  # a run that goes on in the next column touches both edges
+    if (left < right).any():  # a run that continues in the next column touches the bottom and the top edge
         y0, y1 = 0, height - 1
     else:
         y0, y1 = int(top.min()), int(bottom.max())
@@ -221,7 +230,7 @@ def iou(
     Args:
         detections: masks of one image.
         truths: masks of the same image.
-        is_crowd: for each truth, whether it is a crowd: then the union is the detection alone, as in COCO.
+        is_crowd: for each truth, whether it is a crowd: then the detection's area replaces the union, as in COCO.
 
     Raises:
         ValueError: masks of different sizes, or as ``to_runs``.
@@ -243,8 +252,8 @@ def _run_starts(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
         flat = mask.T.reshape(-1)
         changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     else:
-        # Row-major pixels: compare whole rows with the row above, columns' tops with the bottom of the column
-        # before, and sort the few changes. Transposing the mask would cost more than all of this.
+        # Row-major pixels: compare each row with the row above, and each column's top with the bottom of the column
+        # before; then sort the few changes. Transposing the mask would cost more than the whole encoding.
         is_change = np.zeros((height, width), np.bool_)
         np.not_equal(mask[1:], mask[:-1], out=is_change[1:])
         np.not_equal(mask[0, 1:], mask[-1, :-1], out=is_change[0, 1:])
@@ -255,7 +264,7 @@ def _run_starts(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def _pack(size_hw: tuple[int, int], runs: NDArray[np.int64]) -> Rle:
-    """Return run lengths as COCO's string.
+    """Pack run lengths into COCO's string.
 
     Raises:
         ValueError: more than 536,870,911 pixels.
@@ -278,10 +287,10 @@ def _check(size_hw: tuple[int, int], runs: NDArray[np.int64]) -> None:
 
 
 def canonical(rle: Rle) -> Rle:
-    """Return the RLE without empty runs inside, which pycocotools' iou takes for the end of the mask."""
+    """Return the RLE without empty runs inside it, which pycocotools' iou mistakes for the end of the mask."""
     runs = to_runs(rle)
     if (runs[1:] > 0).all():
         return rle
-    # An odd number of changes at one place is a change.
+    # An empty run puts two changes at one position. An even number of them cancels out, an odd number is one change.
     places, counts = np.unique(np.cumsum(runs[:-1]), return_counts=True)
     return from_changes(places[counts % 2 == 1], rle.size_hw)

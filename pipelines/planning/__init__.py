@@ -1,1 +1,1 @@
-"""What a run labels, frozen before it begins: images cut into shards, their own prompts, the config's fingerprint."""
+"""Plan a run: freeze, before it begins, the images in shards, their own prompts and the config's fingerprint."""

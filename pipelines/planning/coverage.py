@@ -1,6 +1,7 @@
-"""What the runs of an output have asked already, image by image and prompt by prompt, and what is left to ask.
+"""Incremental runs: find what earlier runs of an output have not asked yet, by image and prompt.
 
-Everything is read from plans, which are sorted by image id as the listing is: nothing grows with the collection.
+What was asked is read from the plans. They are sorted by image id, as the listing is, so all are merged as streams and
+memory does not grow with the collection.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from pipelines.types import MAP_TASKS, ImageRef, Prompt, Task
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoveringRun:
-    """A finished run whose answers need not be had again.
+    """A finished run, whose prompts need not be asked again of unchanged images.
 
     Attributes:
         plan: its plan.
-        prompts: what it asked of every image, but for those that the plan excepts.
-        same_model: whether its answers are those that the model would give now.
+        prompts: its common prompts, asked of every image unless the plan restricts them for that image.
+        same_model: whether it used the model and settings of now, so that its answers still stand.
     """
 
     plan: Plan
@@ -33,15 +34,15 @@ class CoveringRun:
 
 @dataclass(slots=True)
 class UpdateCounts:
-    """What an update found, counted while the listing passes by.
+    """What an incremental run found, counted while the listing is compared.
 
     Attributes:
         new: images that no run has planned.
-        changed: images whose size or version tag is another than when they were planned.
-        extended: unchanged images of which something is asked that was not asked before.
-        covered: unchanged images of which nothing is left to ask.
+        changed: images whose size or version tag has changed since they were planned.
+        extended: unchanged images with prompts that were not asked of them before.
+        covered: unchanged images with nothing left to ask.
         gone: images of earlier runs that are no longer listed; their rows stay.
-        added_prompts: ids of common prompts that unchanged images are asked.
+        added_prompts: ids of the common prompts that unchanged images are asked in addition.
     """
 
     new: int = 0
@@ -53,14 +54,15 @@ class UpdateCounts:
 
 
 def prompt_key(prompt: Prompt, unit: Hashable = None) -> Hashable:
-    """Return what a prompt is, for telling whether it was asked before: its place in a list or table does not count."""
+    """Return what identifies a prompt when asking whether it was asked before; its place in a list does not count."""
     return prompt.prompt_id, prompt.task, prompt.text, prompt.category_name, prompt.explain, prompt.region, unit
 
 
 def common_keys(prompts: Sequence[Prompt]) -> dict[str, Hashable]:
-    """Return the keys of prompts that are asked of every image, by id.
+    """Return the keys of common prompts by prompt id.
 
-    The categories of a semantic or panoptic task compete for pixels: another list of them is another question.
+    The categories of a semantic or panoptic task compete for pixels, so the whole list is part of each one's key: with
+    another list it is another question.
     """
     lists: dict[Task, Hashable] = {
         task: tuple((prompt.text, prompt.is_thing) for prompt in prompts if prompt.task == task) for task in MAP_TASKS
@@ -70,13 +72,13 @@ def common_keys(prompts: Sequence[Prompt]) -> dict[str, Hashable]:
 
 @dataclass(slots=True)
 class Coverage:
-    """What is left to ask of a listing.
+    """Reduces a listing to what earlier runs have not asked.
 
     Attributes:
         store: the output.
-        prompts: what is asked of every image.
-        runs: what was asked before, in the order of the runs.
-        counts: filled while the listing passes by.
+        prompts: the common prompts of the new run.
+        runs: earlier runs, in order.
+        counts: complete once the listing has been consumed.
     """
 
     store: Store
@@ -85,14 +87,15 @@ class Coverage:
     counts: UpdateCounts = field(default_factory=UpdateCounts)
 
     def left(self, refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
-        """Yield the images of which something is left to ask, with just that.
+        """Yield the images with something left to ask, reduced to just that.
 
-        A quarantined image counts as asked: `retry` is what labels those again. Two images are the same version if
-        their tags are equal, or their sizes where a tag is not known; an image of which neither is known never changes.
+        A quarantined image counts as asked; `retry` labels those again. An image is unchanged if its version tag is
+        equal, or its size where a tag is missing; if neither is known it counts as unchanged.
 
         Args:
             refs: the listing in the order of image ids.
         """
+        # Common prompts as bits of an integer, which is cheaper than a set for each of millions of images.
         bits = {key: 1 << number for number, key in enumerate(common_keys(self.prompts).values())}
         asked = [_AskedBy(run, bits) for run in self.runs]
         held = _Held(heapq.merge(*(_planned(self.store, one) for one in asked), key=lambda pair: pair[1].image_id))
@@ -114,8 +117,12 @@ class Coverage:
     def _left_of(
         self, ref: ImageRef, before: Sequence[tuple[_AskedBy, PlannedImage]], *, all_bits: int
     ) -> tuple[ImageRef | None, int]:
-        """Return what is left to ask of an image that was planned before; and the common prompts left, if unchanged."""
+        """Return what is left to ask of an image planned before (None: nothing), and the common prompts left, as bits.
+
+        The bits are 0 for a changed image, which is asked everything without any prompt being new.
+        """
         version = max(planned.version for _, planned in before)
+        # Answers about an earlier version of the image are history: they say nothing about what it shows now.
         current = [(asked, planned) for asked, planned in before if planned.version == version]
         if not _is_same(ref, current[-1][1]):
             self.counts.changed += 1
@@ -139,7 +146,7 @@ class Coverage:
 
 
 class _AskedBy:
-    """The common prompts of a run as bits among those that are asked now."""
+    """A run's common prompts, as bits among the new run's common prompts."""
 
     def __init__(self, run: CoveringRun, bits: dict[Hashable, int]) -> None:
         self.plan, self.same_model = run.plan, run.same_model
@@ -147,14 +154,14 @@ class _AskedBy:
         self._all = sum(self._bits.values())
 
     def bits_of(self, planned: PlannedImage) -> int:
-        """Return those that an image was asked."""
+        """Return the common prompts that an image was asked."""
         if planned.common is None:
             return self._all
         return sum(self._bits.get(prompt_id, 0) for prompt_id in planned.common)
 
 
 class _Held:
-    """The planned images of all runs in the order of their ids, taken id by id."""
+    """The planned images of all runs, grouped by image id and consumed in the order of ids."""
 
     def __init__(self, planned: Iterable[tuple[_AskedBy, PlannedImage]]) -> None:
         groups = itertools.groupby(planned, key=lambda pair: pair[1].image_id)
@@ -162,7 +169,7 @@ class _Held:
         self._next = next(self._groups, None)
 
     def skip_to(self, image_id: str | None) -> int:
-        """Pass over the ids before this one, over all for None, and return how many there were."""
+        """Skip the ids before this one (all of them for None), and return how many were skipped."""
         skipped = 0
         while self._next is not None and (image_id is None or self._next[0] < image_id):
             self._next = next(self._groups, None)
@@ -170,7 +177,7 @@ class _Held:
         return skipped
 
     def take(self, image_id: str) -> list[tuple[_AskedBy, PlannedImage]]:
-        """Return what is held of this id, in the order of the runs."""
+        """Return what earlier runs planned for this id, in the order of the runs."""
         if self._next is None or self._next[0] != image_id:
             return []
         found = self._next[1]

@@ -1,7 +1,7 @@
-"""A plan before it is in an output: listed images sorted by id and cut into shards, in files of this machine.
+"""Draft a plan in local temporary files: sort listed images by id and cut them into shards.
 
-Memory does not grow with the collection: what does not fit is sorted on disk, and each shard is written before the next
-is read.
+Memory does not grow with the collection: images are sorted on disk where they do not fit, and each shard is written
+before the next is read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from pipelines.settings import Settings
 from pipelines.sources.image_batches import BATCH_SIZE, to_batches, to_refs
 from pipelines.types import ImageRef, Shard
 
-SHARDS_PER_PART = 256  # at least, but for the last
+SHARDS_PER_PART = 256  # at least; the last part may have fewer
+# Rows are gathered up to this size before they are cut into shards: rows with long texts must not fill the memory.
 _CUT_BYTES = 2**25
 _PLACE = pa.field("place", pa.int64(), nullable=False)  # in the listing, from 1
 
@@ -54,7 +55,7 @@ class PlanConfig(Settings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DraftPart:
-    """One file of a draft: one row group for each of its consecutive shards."""
+    """One file of a draft, with one row group for each of its shards."""
 
     path: Path
     num_shards: int
@@ -62,15 +63,15 @@ class DraftPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanDraft:
-    """Images sorted by id and cut into shards, as the files that a plan is made of.
+    """Images sorted by id and cut into shards, in the files that the plan will consist of.
 
     Attributes:
-        parts: the files, in order; they go when the draft is closed.
+        parts: the files, in order; they are removed when the draft is closed.
         images_per_shard: images in every shard but the last.
         num_images, num_bytes: totals as listed; num_bytes counts images whose size is known.
         num_own_prompts: prompts of single images.
         first_uri, last_uri: of the first and last image in image_id order; None if there are none.
-        images_sha256: digest of the images, however they are cut.
+        images_sha256: digest of the images, independent of how they are cut into shards.
     """
 
     parts: tuple[DraftPart, ...]
@@ -84,7 +85,7 @@ class PlanDraft:
 
     @property
     def num_shards(self) -> int:
-        """How many shards there are."""
+        """The number of shards."""
         return sum(part.num_shards for part in self.parts)
 
     def shards(self) -> Iterator[Shard]:
@@ -99,21 +100,21 @@ def draft_plan(
     config: PlanConfig,
     left: Callable[[Iterable[ImageRef]], Iterable[ImageRef]] | None = None,
 ) -> Iterator[PlanDraft]:
-    """Sort images by id and cut them into shards; the listing's own order does not matter.
+    """Sort images by id and cut them into shards; the order of the listing does not matter.
 
-    What does not fit into memory is in the folder for temporary files (TMPDIR): some 30 bytes an image while it is
-    sorted, and then what the plan will take.
+    What does not fit into memory lies in the folder for temporary files (TMPDIR): about 30 bytes per image while it is
+    sorted, and afterwards as much as the plan will take.
 
     Args:
-        batches: the listing, see image_batches; read once. All have the same columns.
+        batches: the listing, see image_batches; read once. All batches have the same columns.
         config: how to cut.
-        left: given the sorted images, returns those to plan, in the same order; all by default.
+        left: given the sorted images, returns those to plan, in the same order; by default all are planned.
 
     Yields:
         The draft. Its files are removed at the end.
 
     Raises:
-        PlanError: two images have one id.
+        PlanError: two images have the same id.
         StorageError: the folder for temporary files is full or cannot be written.
     """
     with tempfile.TemporaryDirectory(prefix="xsam-plan-", ignore_cleanup_errors=True) as temporary:
@@ -127,12 +128,13 @@ def draft_plan(
 
 
 def plan_shards(refs: Iterable[ImageRef], config: PlanConfig) -> list[Shard]:
-    """Return the shards of a collection that is small enough for memory; otherwise as draft_plan."""
+    """Return the shards of a collection small enough to be held in memory; arguments and errors as for draft_plan."""
     with draft_plan(to_batches(refs), config) as draft:
         return list(draft.shards())
 
 
 def _with_places(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    # Places in the listing are only for the message about an id that occurs twice.
     next_place = 1
     for batch in batches:
         places = pa.array(np.arange(next_place, next_place + batch.num_rows))
@@ -141,7 +143,7 @@ def _with_places(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def _first(batches: Iterable[pa.RecordBatch], limit: int | None) -> Iterator[pa.RecordBatch]:
-    """Yield the first so many rows."""
+    """Yield the first ``limit`` rows."""
     for batch in batches:
         yield batch if limit is None else batch.slice(0, limit)
         if limit is not None and (limit := limit - batch.num_rows) <= 0:
@@ -149,13 +151,14 @@ def _first(batches: Iterable[pa.RecordBatch], limit: int | None) -> Iterator[pa.
 
 
 def _unique(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yield sorted images without their places in the listing.
+    """Check that sorted images have different ids, and drop the column with their places in the listing.
 
     Raises:
         PlanError: an id occurs twice.
     """
     before: list[pa.RecordBatch] = []
     for batch in batches:
+        # With the last row of the batch before: equal ids may be parted by a batch's end.
         _refuse_twice(pa.Table.from_batches([*before, batch]))
         before = [batch.slice(batch.num_rows - 1)]
         yield batch.drop_columns([_PLACE.name])
@@ -175,7 +178,7 @@ def _refuse_twice(images: pa.Table) -> None:
 
 
 def _cut(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
-    """Yield as many rows each time as make one or several whole shards, and at the end what is left."""
+    """Regroup rows into tables of one or more whole shards each, and a last one with the rest."""
     held, num_rows = list[pa.RecordBatch](), 0
     for batch in batches:
         held.append(batch)
@@ -190,7 +193,7 @@ def _cut(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
 
 
 def _write_parts(tables: Iterator[pa.Table], config: PlanConfig, folder: Path) -> PlanDraft:
-    """Write images shard after shard and part after part."""
+    """Write images to part files, shard by shard."""
     totals, parts, next_shard = _Totals(), list[DraftPart](), 0
     while (first := next(tables, None)) is not None:
         path, begun = folder / f"part-{len(parts):05d}.parquet", next_shard
@@ -205,7 +208,7 @@ def _write_parts(tables: Iterator[pa.Table], config: PlanConfig, folder: Path) -
 
 
 class _Totals:
-    """What is counted while sorted images pass by."""
+    """Totals over the images of a draft, collected while they are written."""
 
     def __init__(self) -> None:
         self._num_images = self._num_bytes = self._num_own_prompts = 0
@@ -214,7 +217,7 @@ class _Totals:
         self._digest = ImageDigest()
 
     def add(self, images: pa.Table) -> None:
-        """Count the next images."""
+        """Add the next images."""
         self._digest.add(images)
         self._num_images += images.num_rows
         self._num_bytes += pc.sum(images["num_bytes"]).as_py() or 0
@@ -224,7 +227,7 @@ class _Totals:
         self._last_uri = images["uri"][-1].as_py()
 
     def draft(self, parts: tuple[DraftPart, ...], config: PlanConfig) -> PlanDraft:
-        """Return the draft of all images that were counted."""
+        """Return the draft of all images added."""
         return PlanDraft(
             parts=parts,
             images_per_shard=config.images_per_shard,
@@ -239,7 +242,7 @@ class _Totals:
 
 @contextmanager
 def _explained(folder: str) -> Iterator[None]:
-    """Say which folder is full or cannot be written."""
+    """Raise a StorageError that names the folder if it is full or read-only."""
     try:
         yield
     except OSError as error:

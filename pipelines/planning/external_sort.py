@@ -1,6 +1,6 @@
-"""Record batches in the order of one column, in bounded memory: sorted runs on disk, merged piece by piece.
+"""External merge sort of Arrow record batches by one column, in bounded memory: sorted runs on disk, then merged.
 
-DuckDB sorts too, but needs more memory the more there is to sort: with 200 MB it fails somewhere between 30 and 100
+Not DuckDB's sort: that needs more memory the more there is to sort, and with 200 MB fails somewhere between 30 and 100
 million images.
 """
 
@@ -13,21 +13,22 @@ from pathlib import Path
 
 import pyarrow as pa
 
+# A merge holds MAX_RUNS * PIECE_BYTES = 64 MiB, and has that many files open, within the usual limit of 1,024.
 RUN_BYTES = 32 << 20  # sorted at once, in memory
-PIECE_BYTES = 256 << 10  # of each run in memory while they are merged
-MAX_RUNS = 256  # files that are open at once
+PIECE_BYTES = 256 << 10  # read at a time from each run while they are merged
+MAX_RUNS = 256  # merged at once; more are merged in several passes
 
 
 def sort_batches(batches: Iterable[pa.RecordBatch], by: str, folder: Path) -> Iterator[pa.RecordBatch]:
-    """Sort batches of one schema.
+    """Sort batches that have the same schema.
 
     Args:
         batches: read once.
-        by: a string column without nulls; compared by its UTF-8 bytes, whose order is that of Python's strings.
-        folder: for what does not fit into memory; some files stay.
+        by: a string column without nulls; compared by its UTF-8 bytes, the same order as that of Python's strings.
+        folder: for runs on disk; some files stay there.
 
     Yields:
-        All rows in ascending order; of equal keys any may come first.
+        All rows in ascending order; the order of rows with equal keys is not defined.
 
     Raises:
         OSError: the folder is full or cannot be written.
@@ -40,6 +41,7 @@ def sort_batches(batches: Iterable[pa.RecordBatch], by: str, folder: Path) -> It
         if num_bytes >= RUN_BYTES:
             runs.append(_write(_sort(held, by), batch.schema, next(paths)))
             held, num_bytes = [], 0
+        # Limits the number of open files; the merged run takes part in the next merge.
         if len(runs) == MAX_RUNS:
             whole = _write(_merge(map(_read, runs), by), batch.schema, next(paths))
             for path in runs:
@@ -49,7 +51,7 @@ def sort_batches(batches: Iterable[pa.RecordBatch], by: str, folder: Path) -> It
 
 
 def _sort(batches: Sequence[pa.RecordBatch], by: str) -> Iterator[pa.RecordBatch]:
-    """Sort in memory, and yield in pieces."""
+    """Sort batches in memory, and yield the result in pieces of about PIECE_BYTES."""
     if batches:
         table = pa.Table.from_batches(batches).combine_chunks().sort_by(by)
         piece = max(1, table.num_rows * PIECE_BYTES // max(1, table.nbytes))
@@ -70,7 +72,11 @@ def _read(path: Path) -> Iterator[pa.RecordBatch]:
 
 
 def _merge(runs: Iterable[Iterator[pa.RecordBatch]], by: str) -> Iterator[pa.RecordBatch]:
-    """Merge sorted runs: each time all that comes no later than some run's whole piece."""
+    """Merge sorted runs.
+
+    In each step, whatever is not greater than the smallest last key of the pieces in memory is taken from all of them
+    and sorted: nothing still on disk can come before it.
+    """
     pieces = [(piece, rest) for rest in runs if (piece := next(rest, None)) is not None]
     while pieces:
         last = min(piece[by][-1].as_py() for piece, _ in pieces)

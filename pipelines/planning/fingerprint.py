@@ -1,4 +1,4 @@
-"""The fingerprint of a run: everything that can change a row, by name; a resume under another config is refused."""
+"""The fingerprint of a run: every setting that can change a row. Resuming with another fingerprint is refused."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ def fingerprint_digest(fingerprint: Mapping[str, Any]) -> str:
 
 
 def check_fingerprint(run_id: str, planned: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> None:
-    """Refuse to resume a run under another config.
+    """Refuse to resume a run with another config.
 
     Raises:
-        PlanError: naming each field that differs with both values.
+        PlanError: the fingerprints differ; the message gives each differing field with both values.
     """
+    # Through JSON, as the planned one went: otherwise a tuple would differ from the list that it was stored as.
     theirs, ours = dict(planned), json.loads(json.dumps(dict(fingerprint)))
     differing = [name for name in sorted(theirs | ours) if theirs.get(name) != ours.get(name)]
     if differing:
@@ -33,12 +34,12 @@ def check_fingerprint(run_id: str, planned: Mapping[str, Any], fingerprint: Mapp
 
 
 def model_part(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what decides how a prompt is answered, whichever it is: the model, and the limits on images."""
+    """Return the fields that affect how any prompt is answered: the model, and the limits on images."""
     return {name: value for name, value in fingerprint.items() if name.split(".")[0] in ("model", "decode")}
 
 
 def source_part(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what decides which image an id stands for: the source, and how its images are named; what is set of it."""
+    """Return the fields that decide which image an id stands for: the source settings, without those not set."""
     return {name: value for name, value in fingerprint.items() if name.split(".")[0] == "source" and value is not None}
 
 

@@ -1,4 +1,4 @@
-"""A digest of what was planned: equal for two plans of the same images, however their listings came in batches."""
+"""A digest of planned images, by which two plans can be compared without reading either again."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from pipelines.sources.image_batches import IMAGES
 
 
 class ImageDigest:
-    """The SHA-256 of images in their order: ids, URIs, sizes, version tags, versions and what is asked of each.
+    """The SHA-256 over images in order: ids, URIs, sizes, version tags, versions and prompts.
 
-    It is over values, not bytes of Arrow: a column that is left out is one of nulls, and batches may be cut anywhere.
+    It is computed over values, not over Arrow's bytes: it does not depend on where batches were cut, and a missing
+    column equals a column of nulls.
     """
 
     def __init__(self) -> None:
@@ -28,10 +29,11 @@ class ImageDigest:
             else:
                 chunks = [pa.nulls(images.num_rows, field.type)]
             for chunk in chunks:
+                # Where no image has changed, the listing has no versions: all are 1.
                 stream.add(chunk.fill_null(1) if field.name == "version" else chunk)
 
     def hexdigest(self) -> str:
-        """Return the digest of all images that were added."""
+        """Return the hex digest of all images added."""
         whole = hashlib.sha256()
         for field, stream in zip(IMAGES, self._streams, strict=True):
             whole.update(f"{field.name}\0".encode())
@@ -40,10 +42,11 @@ class ImageDigest:
 
 
 class _Stream:
-    """The values of a column, and of those below it, as streams of bytes to which chunks are added."""
+    """Hashes of a column's values, and recursively of the columns nested in it, fed chunk by chunk."""
 
     def __init__(self, kind: pa.DataType) -> None:
-        self._parts = [hashlib.sha256() for _ in range(3)]  # which are null, how long each is, the values themselves
+        # Apart, so that chunks may end anywhere: which values are null, how long each is, and the values themselves.
+        self._parts = [hashlib.sha256() for _ in range(3)]
         below = [kind.value_type] if pa.types.is_list(kind) else []
         below = [field.type for field in kind] if pa.types.is_struct(kind) else below
         self._below = [_Stream(one) for one in below]
@@ -63,6 +66,7 @@ class _Stream:
             lengths.update(pc.list_value_length(held).to_numpy())
             self._below[0].add(held.flatten())
         elif pa.types.is_string(held.type):
+            # The bytes of all strings at once; slices of an array share its buffers, hence the offset.
             _, offsets, text = held.buffers()
             ends = np.frombuffer(offsets, np.int32)[held.offset : held.offset + len(held) + 1]
             lengths.update(np.diff(ends).tobytes())
@@ -72,11 +76,12 @@ class _Stream:
             data.update(numbers.tobytes())
 
     def finish(self, whole: hashlib._Hash) -> None:
-        """Add to the digest of all columns."""
+        """Add this column's hashes to the digest of all columns."""
         for part in self._parts:
             whole.update(part.digest())
         for stream in self._below:
             stream.finish(whole)
 
 
+# Arrow packs bools into bits, which NumPy cannot take as they are.
 _NUMBERS = {pa.bool_(): pa.uint8()}

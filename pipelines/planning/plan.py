@@ -1,6 +1,6 @@
-"""The frozen plan of a run: listed images cut into shards, written create-only, and the config's fingerprint.
+"""The frozen plan of a run: the listed images in shards, and the config's fingerprint, written create-only.
 
-A resumed run reads the plan and never lists its source again.
+A resumed run reads the plan and never lists its source again, so it labels the same images whatever has changed there.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from pipelines.storage.store import Store
 from pipelines.types import Shard
 
 DRIVER_ID = secrets.token_hex(4)
-"""Names this process in plan parts and attempt ids, so that no two drivers ever write one object."""
+"""Identifies this process in plan parts and attempt ids, so that two drivers never write the same object."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class PlanPart:
     Attributes:
         name: relative to the run's folder.
         num_shards: how many it holds.
-        num_bytes, sha256: of the file; None in plans of earlier versions, which do not say it.
+        num_bytes, sha256: of the file; None in plans of earlier versions, which do not record them.
     """
 
     name: str
@@ -59,11 +59,11 @@ class Plan:
     Attributes:
         run_id: the run that it belongs to.
         num_images, num_bytes, num_shards: totals as listed; num_bytes counts images whose size is known.
-        images_per_shard: images in every shard but the last; 0 in plans of earlier versions, which do not say it.
-        fingerprint: everything that can change a row, by name; what a resumed run must match.
+        images_per_shard: images in every shard but the last; 0 in plans of earlier versions, which do not record it.
+        fingerprint: every setting that can change a row, by name; a resumed run must match it.
         parts: the files that hold the image lists.
-        images_sha256: digest of the images; None in plans of earlier versions, which do not have it.
-        sequence: its place among its output's runs, from 1 in the order of planning; 0 in plans of earlier versions.
+        images_sha256: digest of the images; None in plans of earlier versions, which do not record it.
+        sequence: its number among the output's runs, from 1 in the order of planning; 0 in plans of earlier versions.
         facts: config and provenance, for people and for issue reports.
     """
 
@@ -80,7 +80,7 @@ class Plan:
 
     @property
     def retry_of(self) -> str | None:
-        """The run whose quarantined images this one labels again; None for a run of its own."""
+        """The run whose quarantined images this one labels again; None if this run is not a retry."""
         return _retry_of(self.fingerprint)
 
     def shard_ids(self) -> list[str]:
@@ -88,14 +88,14 @@ class Plan:
         return [shard_name(number) for number in range(self.num_shards)]
 
     def images_in(self, shard_id: str) -> int | None:
-        """Return how many images a shard has, without reading the image lists; None if the plan does not say."""
+        """Return how many images a shard has, without reading the image lists; None if the plan does not record it."""
         if not self.images_per_shard:
             return None
         first = shard_number(shard_id) * self.images_per_shard
         return max(0, min(self.images_per_shard, self.num_images - first))
 
     def shards(self, store: Store, wanted: Iterable[str] | None = None) -> Iterator[Shard]:
-        """Read the planned shards in order, part by part; only those wanted, all by default."""
+        """Read planned shards in order, part by part: those wanted, by default all."""
         names = set(self.shard_ids() if wanted is None else wanted)
         for part, shard_ids in self.shards_by_part():
             numbers = [number for number, shard_id in enumerate(shard_ids) if shard_id in names]
@@ -104,23 +104,23 @@ class Plan:
                     yield from read_shards(data, numbers)
 
     def shards_by_part(self) -> Iterator[tuple[PlanPart, list[str]]]:
-        """Yield the plan's files in order, with the ids of the shards that each holds; reads nothing."""
+        """Yield the plan's files in order, each with the ids of its shards, without reading them."""
         first = 0
         for part in self.parts:
             yield part, [shard_name(first + number) for number in range(part.num_shards)]
             first += part.num_shards
 
     def image_ids(self, store: Store, part: PlanPart) -> Iterator[tuple[str, list[str]]]:
-        """Read the ids of a file's shards, each with those of its images; of a plan of any format.
+        """Read the shard ids of a plan file, each with its image ids; works for plans of any format.
 
         Raises:
-            DamagedError: the file is not what the plan says.
+            DamagedError: the file does not match the plan.
         """
         with self._part(store, part) as data:
             yield from read_image_ids(data, range(part.num_shards))
 
     def part_problem(self, store: Store, part: PlanPart) -> str | None:
-        """Say what is wrong with a file's size, without reading it; None if nothing is."""
+        """Describe what is wrong with the size of a plan file, without reading it; None if nothing is."""
         name = f"{run_folder(self.run_id)}/{part.name}"
         size = store.size(name)
         if size is None:
@@ -130,7 +130,7 @@ class Plan:
         return f"{store.uri}/{name}: this part of the plan has {size} bytes, planned {part.num_bytes}"
 
     def planned_images(self, store: Store) -> Iterator[PlannedImage]:
-        """Read what was planned of each image in image_id order, part by part."""
+        """Read what was planned for each image, in image_id order, part by part."""
         for part in self.parts:
             with self._part(store, part) as data:
                 yield from read_planned(data)
@@ -163,7 +163,7 @@ def write_plan(
     after: int = 0,
     register: bool = False,
 ) -> Plan:
-    """Freeze a plan. Of several drivers that plan one run at once, all end with the first one's plan, or are refused.
+    """Freeze a plan. If several drivers plan the same run at once, the first one's plan holds for all of them.
 
     Args:
         store: the output.
@@ -172,8 +172,8 @@ def write_plan(
         fingerprint: see fingerprint_digest; JSON values only.
         facts: anything else worth keeping, JSON values only.
         driver_id: unique to this process; it is part of the file names.
-        after: sequence of a plan that this one comes after, whether or not a listing shows that one yet.
-        register: whether its name is one that whoever plans next cannot know.
+        after: sequence number of a plan that this one must follow, even if no listing shows that plan yet.
+        register: whether to record the run's id under a number, because whoever plans next cannot know its name.
 
     Returns:
         The plan that holds: this one, or that of the driver that was first.
@@ -181,12 +181,14 @@ def write_plan(
     Raises:
         PlanError: another driver was first, with another fingerprint or other images.
     """
+    # Parts first: once plan.json exists, everything that it names is there.
     parts = _write_parts(store, run_id, draft, driver_id)
     document = {
         "format": PLAN_FORMAT,
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
         "driver_id": driver_id,
+        # The listing may not show the run that this one follows.
         "sequence": max(next_sequence(store), after + 1),
         "num_images": draft.num_images,
         "num_bytes": draft.num_bytes,
@@ -196,7 +198,7 @@ def write_plan(
         "fingerprint_sha256": fingerprint_digest(fingerprint),
         "fingerprint": dict(fingerprint),
         "parts": [{"name": part.name, "num_shards": part.num_shards} for part in parts],
-        # Beside the parts, of which earlier versions take no other keys.
+        # Not within the parts: earlier versions refuse keys there that they do not know.
         "part_checks": {part.name: {"num_bytes": part.num_bytes, "sha256": part.sha256} for part in parts},
         "facts": dict(facts),
         **BLANK,
@@ -209,7 +211,7 @@ def write_plan(
         raise PlanError(f"{store.uri}: the plan of run {run_id} was removed while it was being written")
     if not is_ours:
         for part in set(parts) - set(plan.parts):
-            with suppress(StorageError):  # what may not be removed is a leftover
+            with suppress(StorageError):  # a part that cannot be removed is a leftover for vacuum
                 store.delete(f"{run_folder(run_id)}/{part.name}")
         check_fingerprint(run_id, plan.fingerprint, fingerprint)
         _check_same_images(store, plan, draft)
@@ -217,7 +219,7 @@ def write_plan(
 
 
 def _write_parts(store: Store, run_id: str, draft: PlanDraft, driver_id: str) -> list[PlanPart]:
-    """Write the files of a plan under names that no other call uses, of this process either."""
+    """Write the files of a plan under names unique to this call, so that the loser of a race removes only its own."""
     parts, unique = [], f"{driver_id}-{secrets.token_hex(4)}"
     for number, drafted in enumerate(draft.parts):
         part = PlanPart(name=f"plan-{unique}-{number:05d}.parquet", num_shards=drafted.num_shards)
@@ -228,7 +230,8 @@ def _write_parts(store: Store, run_id: str, draft: PlanDraft, driver_id: str) ->
 
 
 def _check_same_images(store: Store, plan: Plan, draft: PlanDraft) -> None:
-    """Refuse to take another driver's plan for this one's: images that only this one has would be left out unsaid."""
+    """Refuse another driver's plan with other images: those that only this driver listed would silently be left out."""
+    # Plans of earlier versions have no digest: totals are all that can be compared.
     if plan.images_sha256 is not None:
         is_same = plan.images_sha256 == draft.images_sha256
     else:
@@ -247,11 +250,11 @@ def read_plan(store: Store, run_id: str, *, oldest: int = PLAN_FORMAT) -> Plan |
     Args:
         store: the output.
         run_id: the run.
-        oldest: the first format that will do; of format 1 only totals and ids can be read.
+        oldest: the oldest format that is acceptable; of format 1 only totals and ids can be read.
 
     Raises:
         PlanError: the plan was written by a newer version, or by one whose plans are no longer read.
-        DamagedError: it is not what a plan of this run is.
+        DamagedError: the object is not a valid plan of this run.
     """
     try:
         document = _read_document(store, run_id, oldest=oldest)
@@ -278,7 +281,7 @@ def require_plan(store: Store, run_id: str, *, oldest: int = PLAN_FORMAT) -> Pla
     """Read a run's plan, as read_plan does.
 
     Raises:
-        PlanError: there is no such run, or as read_plan.
+        PlanError: there is no such run; otherwise as for read_plan.
     """
     plan = read_plan(store, run_id, oldest=oldest)
     if plan is None:
@@ -291,18 +294,18 @@ def planned_runs(store: Store, *, by_name: bool = False) -> list[str]:
 
     Args:
         store: the output.
-        by_name: whether also those that a listing does not show yet, as far as they are registered: what is planned
-            depends on them.
+        by_name: whether to include registered runs that a listing does not show yet; needed where a plan depends on
+            all runs before it.
     """
     names = {*store.folders("_runs"), *(registered_runs(store) if by_name else ())}
     return [run_id for run_id in sorted(names) if store.exists(plan_name(run_id))]
 
 
 def check_no_plan_lost(store: Store) -> None:
-    """Check that every run with commits has its plan: without it nobody would miss its rows.
+    """Check that every run with commits has its plan; otherwise its rows would silently be left out.
 
     Raises:
-        DamagedError: naming the plans that are missing.
+        DamagedError: plans are missing; the message names them.
     """
     runs = [run for run in store.folders("_runs") if not store.exists(plan_name(run))]
     lost = [f"{store.uri}/{plan_name(run)}" for run in runs if _is_committed(store, run)]
@@ -315,27 +318,28 @@ def _is_committed(store: Store, run_id: str) -> bool:
 
 
 def plan_documents(store: Store, *, by_name: bool = False) -> dict[str, dict[str, Any]]:
-    """Return what the plan of every run says, by run id in the order of planning; plans of every version are read.
+    """Return the parsed plan of every run, of any version, by run id in the order of planning.
 
-    Of two rows about one prompt of one image, the one of the later run is current. The runs are those of planned_runs.
+    The order matters: of two rows about one prompt of one image, the one of the later run is current. The runs are
+    those of planned_runs.
 
     Raises:
-        PlanError: a newer version planned one of them in another form.
-        DamagedError: one of them is not what a plan of its run is.
+        PlanError: a newer version wrote one of them in a form that cannot be read.
+        DamagedError: one of them is not a valid plan of its run.
     """
     found = {run_id: _read_document(store, run_id) for run_id in planned_runs(store, by_name=by_name)}
     return dict(sorted(found.items(), key=_place))
 
 
 def _read_document(store: Store, run_id: str, *, oldest: int = 1) -> dict[str, Any]:
-    """Read what a plan says, and check that it is one.
+    """Read and check a parsed plan.
 
-    Of a newer version only what is needed to read the rows of its run is looked at.
+    Of a plan of a newer version only what is needed to read the rows of its run is checked.
 
     Raises:
         FileNotFoundError: the run was never planned.
-        PlanError: a version planned it whose plans cannot be read here.
-        DamagedError: it is not what a plan of this run is.
+        PlanError: it was planned by a version whose plans cannot be read here.
+        DamagedError: the object is not a valid plan of this run.
     """
     document = store.read_json(plan_name(run_id))
     try:
@@ -348,9 +352,10 @@ def _read_document(store: Store, run_id: str, *, oldest: int = 1) -> dict[str, A
                 "give another run id or output to label anew."
             )
         _check_document(document, run_id)
-    except PlanError:
+    except PlanError:  # a ValueError, too, and already what the user needs to know
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # A newer plan may lack what this version expects: it is not damaged.
         if isinstance(document, dict) and type(document.get("format")) is int and document["format"] > PLAN_FORMAT:
             raise _newer(store, run_id, document) from error
         raise DamagedError(
@@ -382,22 +387,23 @@ def _check_document(document: Mapping[str, Any], run_id: str) -> None:
 
 
 def next_sequence(store: Store) -> int:
-    """Return the place that a run planned now takes among the runs of its output."""
+    """Return the sequence number for the next run to be planned in an output."""
     return 1 + max((document.get("sequence", 0) for document in plan_documents(store).values()), default=0)
 
 
 def _place(item: tuple[str, Mapping[str, Any]]) -> tuple[int, str, int, str]:
-    """Order plans; those of earlier versions have no number, and their retries had none but in their names."""
+    """Return the sort key of a plan: plans of earlier versions have no sequence number, but a time and a name."""
     run_id, document = item
     planned_at = str(document.get("facts", {}).get("planned_at", ""))
+    # The name's length before the name, so that NAME-retry-10 comes after NAME-retry-9.
     return document.get("sequence", 0), planned_at, len(run_id), run_id
 
 
 def retries_by_run(store: Store, *, by_name: bool = False) -> dict[str, list[str]]:
-    """Return every planned run that is no retry, with its retries in the order in which they were made.
+    """Return every planned run that is not a retry, with its retries in the order of planning.
 
-    Plans of every version are read: the rows of those that cannot be gone on with stay readable. The runs are those of
-    planned_runs.
+    Plans of every version are read: the rows of runs that this version cannot resume stay readable. The runs are those
+    of planned_runs.
     """
     documents = plan_documents(store, by_name=by_name)
     retried = {run: _retry_of(plan.get("fingerprint", {})) for run, plan in documents.items()}

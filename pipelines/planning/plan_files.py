@@ -1,4 +1,7 @@
-"""The Parquet files of a plan: one row for each planned image with its own prompts, one row group for each shard."""
+"""Read and write the Parquet files of a plan: a row for each planned image, a row group for each shard.
+
+A shard is a row group so that a driver that resumes reads only the shards that are left.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from pipelines.sources.image_batches import IMAGES, read_prompts, read_rows, to_
 from pipelines.types import Prompt, Shard
 
 _SHARD_ID = pa.field("shard_id", pa.string(), nullable=False)
-# Columns whose values come again and again; a dictionary of the others, which differ from row to row, only costs time.
+# Columns with repetitive values. The values of the others differ from row to row: dictionaries would only cost time.
 _REPEATED = (
     *("shard_id", "source_columns", "version", "common.list.element"),
     *(f"prompts.list.element.{field.name}" for field in IMAGES.field("prompts").type.value_type),
@@ -25,7 +28,7 @@ _REPEATED = (
 
 @dataclass(frozen=True, slots=True)
 class PlannedImage:
-    """What was planned of one image, as far as it tells whether anything is left to ask of it; as in ImageRef."""
+    """The part of a planned image that tells whether anything is left to ask of it. Fields as in ImageRef."""
 
     image_id: str
     num_bytes: int | None
@@ -36,10 +39,10 @@ class PlannedImage:
 
 
 class PlanFileWriter:
-    """Writes consecutive shards as one file; entered with ``with``."""
+    """Writes consecutive shards to one file; a context manager."""
 
     def __init__(self, path: Path, images: pa.Schema, images_per_shard: int) -> None:
-        """Write to a new local file, with these columns of IMAGES."""
+        """Create a new local file with those columns of IMAGES that ``images`` has."""
         self._images_per_shard = images_per_shard
         self._schema = pa.schema([_SHARD_ID, *(IMAGES.field(name) for name in images.names)])
         self._writer = pq.ParquetWriter(
@@ -55,9 +58,11 @@ class PlanFileWriter:
         self._writer.close()
 
     def write(self, first: int, images: pa.Table) -> int:
-        """Write the next shards, from this position in the plan on, and return how many.
+        """Write the next shards and return how many they are.
 
-        All but the plan's last have to be whole.
+        Args:
+            first: position in the plan of the first of them.
+            images: whole shards, but for the plan's last.
         """
         numbers = np.arange(images.num_rows) // self._images_per_shard
         count = int(numbers[-1]) + 1
@@ -68,7 +73,7 @@ class PlanFileWriter:
 
 
 def read_shards(data: bytes, numbers: Iterable[int]) -> Iterator[Shard]:
-    """Read the shards at these positions of a file, in the order given."""
+    """Read the shards at some positions within a file, in the order given."""
     file = pq.ParquetFile(io.BytesIO(data))
     for number in numbers:
         table = file.read_row_group(number)
@@ -76,7 +81,7 @@ def read_shards(data: bytes, numbers: Iterable[int]) -> Iterator[Shard]:
 
 
 def read_image_ids(data: bytes, numbers: Iterable[int]) -> Iterator[tuple[str, list[str]]]:
-    """Read the ids of the shards at these positions of a file, each with those of its images; of every plan format."""
+    """Read shard ids at some positions within a file, each with its image ids; works for every plan format."""
     file = pq.ParquetFile(io.BytesIO(data))
     for number in numbers:
         table = file.read_row_group(number, columns=["shard_id", "image_id"])
@@ -84,7 +89,7 @@ def read_image_ids(data: bytes, numbers: Iterable[int]) -> Iterator[tuple[str, l
 
 
 def read_planned(data: bytes) -> Iterator[PlannedImage]:
-    """Read the images of all shards of a file in order, one shard at a time."""
+    """Read all images of a file in order, with one shard in memory at a time."""
     file = pq.ParquetFile(io.BytesIO(data))
     names = [name for name in PlannedImage.__slots__ if name in file.schema_arrow.names]
     for number in range(file.num_row_groups):

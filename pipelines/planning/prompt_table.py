@@ -1,6 +1,6 @@
-"""Prompts of single images from a table, regions and sentences: read, checked row by row, joined to the listed images.
+"""Read prompts of single images (regions and sentences) from a table, and join them to the listed images.
 
-A bad row costs only itself: it ends among the rejected with its reason, and its image is labelled with the others.
+Rows are checked one by one: a bad row is rejected with a reason, and its image is labelled with its other prompts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from pipelines.types import REGION_TASKS, SENTENCE_TASKS, Prompt, Region, Reject
 _IMAGE_COLUMNS = ("image_id", "uri")
 _WHAT_COLUMNS = ("kind", "text")
 _TEXT_KIND = "text"
-_MAX_TEXT_CHARS = 2**16  # no model takes nearly as many
+_MAX_TEXT_CHARS = 2**16  # far more than any model takes
+# What a flag may look like: CSV has no booleans, and 1.0 is what pandas makes of 1 in a column with gaps.
 _YES, _NO = ("true", "yes", "1", "1.0"), ("", "false", "no", "0", "0.0")
 
 
@@ -31,9 +32,9 @@ class PromptTable:
     """The prompts of a table.
 
     Attributes:
-        by_image: accepted prompts by the image_id, or else the URI, that their row names, as written.
-        rejected: rows that make no prompt, in order.
-        num_rows: rows read, good and bad.
+        by_image: accepted prompts by the image_id (or else the URI) in their row, as written.
+        rejected: rows that are not valid prompts, in order.
+        num_rows: rows read, valid or not.
     """
 
     by_image: Mapping[str, tuple[Prompt, ...]]
@@ -76,6 +77,7 @@ def read_prompt_table(
     columns: dict[str, None] = {}
     number = -1
     for number, raw in enumerate(read_rows(uri, storage_options)):
+        # Collected from all rows: in JSON lines each row may have others.
         columns.update(dict.fromkeys(raw))
         image, prompt_id = _image_of(raw), _text(raw.get("prompt_id"))
         try:
@@ -95,10 +97,10 @@ def read_prompt_table(
 
 
 class JoinedImages(Iterator[pa.RecordBatch]):
-    """Images with their own prompts attached, in the order they came; made by ``join_prompts``."""
+    """Batches of images with their own prompts attached, in unchanged order; made by ``join_prompts``."""
 
     def __init__(self, batches: Iterable[pa.RecordBatch], table: PromptTable) -> None:
-        """Nothing is read from batches until the first is asked for."""
+        """Prepare the join; nothing is read from ``batches`` until the first one is asked for."""
         self._batches = iter(batches)
         self._prompts = dict(table.by_image)
         self._named = pa.array(self._prompts, pa.string())
@@ -106,7 +108,7 @@ class JoinedImages(Iterator[pa.RecordBatch]):
         self._is_exhausted = False
 
     def __next__(self) -> pa.RecordBatch:
-        """Return the next images; without any prompts of their own, in the whole table, as they are."""
+        """Return the next batch; unchanged if the prompt table is empty."""
         try:
             batch = next(self._batches)
         except StopIteration:
@@ -123,6 +125,7 @@ class JoinedImages(Iterator[pa.RecordBatch]):
     def _prompts_of(self, image_id: str, uri: str) -> list[Prompt]:
         by_id: dict[str, Prompt] = {}
         for key in (image_id, uri):
+            # Popped, so that what is left at the end are the prompts whose image is not in the collection.
             for prompt in self._prompts.pop(key, ()):
                 if by_id.setdefault(prompt.prompt_id, prompt) is not prompt:
                     reason = "prompt_id is used twice for this image, once by its image_id and once by its URI"
@@ -131,10 +134,10 @@ class JoinedImages(Iterator[pa.RecordBatch]):
 
     @property
     def rejected(self) -> tuple[RejectedPrompt, ...]:
-        """Prompts that could not be joined, above all those whose image is not in the collection, by row.
+        """Prompts that could not be joined, mostly because their image is not in the collection, sorted by row.
 
         Raises:
-            RuntimeError: images are still left, so it cannot be known yet.
+            RuntimeError: not all images have been read, so it is not known yet.
         """
         if not self._is_exhausted:
             raise RuntimeError("rejected prompts are known once all images have been read")
@@ -161,7 +164,8 @@ def join_prompts(batches: Iterable[pa.RecordBatch], table: PromptTable) -> Joine
 
 
 def _group(prompts: Sequence[tuple[str, Prompt]]) -> dict[str, tuple[Prompt, ...]]:
-    """Number the labels of all prompts, and gather the prompts of each image."""
+    """Number the labels of all prompts, and group the prompts by image."""
+    # Sorted, so that numbers do not depend on the order of rows.
     names = sorted({prompt.category_name for _, prompt in prompts})
     numbers = {name: number for number, name in enumerate(names)}
     by_image: dict[str, list[Prompt]] = {}
@@ -193,7 +197,11 @@ def _text(value: Any) -> str:
 
 
 def _read_row(raw: Mapping[str, Any], number: int) -> Prompt:
-    """Read one row, its label not numbered yet; a ValueError says what is wrong with it."""
+    """Read one row; the label is not numbered yet.
+
+    Raises:
+        ValueError: the row is not a valid prompt; the message says why.
+    """
     prompt_id, text, kind = _text(raw.get("prompt_id")), _text(raw.get("text")).strip(), _text(raw.get("kind")).strip()
     if not _image_of(raw):
         raise ValueError("names no image: image_id and uri are empty")
@@ -226,7 +234,7 @@ def _read_row(raw: Mapping[str, Any], number: int) -> Prompt:
 
 
 def _task(raw: Mapping[str, Any], allowed: Sequence[Task], what: str) -> Task:
-    """Return the task of a row; the first of those allowed where it names none."""
+    """Return the task that a row names; by default the first of those allowed."""
     word = _text(raw.get("task")).strip().lower() or allowed[0]
     found = next((task for task in allowed if task == word), None)
     if found is None:

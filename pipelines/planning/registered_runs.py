@@ -1,8 +1,8 @@
-"""The names of an output's runs, found by number: a listing that is behind does not hide them from whoever plans.
+"""Register the ids of an output's runs under numbers, so that planning finds runs that a listing does not show yet.
 
-A run whose name nobody can know registers it before its plan is created: ``_runs/.run-000001``, ``_runs/.run-000002``,
-each create-only and never removed. Updates and retries do not, since their names hold numbers already; nor did runs of
-earlier versions.
+A run whose name cannot be guessed is registered before its plan is created: ``_runs/.run-000001``,
+``_runs/.run-000002``, each create-only and never removed. Incremental runs and retries are not, since their names are
+numbered already; nor were runs of earlier versions.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from pipelines.storage.store import Store
 
 
 def registered_runs(store: Store) -> Iterator[str]:
-    """Yield the ids of registered runs, whether or not they were planned then, without listing anything.
+    """Yield the ids of registered runs, planned or not, without listing anything.
 
     Raises:
-        DamagedError: one of them cannot be read.
+        DamagedError: a registration is damaged.
     """
+    # Numbers are given without gaps and never freed, so the first that is missing ends the search.
     for number in itertools.count(1):
         if (run_id := _read(store, number)) is None:
             return
@@ -29,7 +30,7 @@ def registered_runs(store: Store) -> Iterator[str]:
 
 
 def registered_problems(store: Store) -> Iterator[str]:
-    """Say what is wrong with each of them that cannot be read."""
+    """Yield a description of every damaged registration."""
     for number in itertools.count(1):
         try:
             if _read(store, number) is None:
@@ -39,16 +40,16 @@ def registered_problems(store: Store) -> Iterator[str]:
 
 
 def register_run(store: Store, run_id: str) -> None:
-    """Let a run be found by whoever plans after it; does nothing if it is registered.
+    """Register a run, so that all who plan after it find it; does nothing if it is registered already.
 
     Raises:
-        StorageError: the output cannot be written, or a name that was registered before cannot be read.
+        StorageError: the output cannot be written, or an earlier registration cannot be read.
     """
     held = list(registered_runs(store))
     if run_id in held:
         return
     number = len(held) + 1
-    # Two drivers of one run write the same bytes, and have both registered it.
+    # The bytes are the same for two drivers of one run, so create tells both that theirs are there.
     while not store.create(registered_name(number), seal({"run_id": run_id, **BLANK})):
         number += 1
 

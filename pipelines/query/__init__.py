@@ -1,4 +1,4 @@
-"""An output as an SQL database, and what a person's SQL may do in it."""
+"""Query an output with SQL: views of its rows for DuckDB, pyarrow and Polars, and limits on what a statement may do."""
 
 from pipelines.query.database import open_arrow, open_database, open_polars
 

@@ -1,6 +1,7 @@
-"""Which rows of an output are current, as SQL: the one place that knows the rule, which docs/query.md states.
+"""The rule of which rows of an output are current, in SQL. docs/query.md states it; only this module implements it.
 
-Of images that one run alone has labelled nothing is asked; what several have is worked out once, when it is opened.
+Images labelled by a single run need no rule. For those labelled by several, the replaced rows are worked out once, when
+the output is opened, so that queries only join with the few that there are.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ import duckdb
 from pipelines.table.schema import IMAGES
 from pipelines.types import MAP_TASKS, Status
 
-# Of semantic and panoptic tasks all categories are answered together, so they are replaced together.
+# All categories of a semantic or panoptic task compete for pixels, so they are replaced together: as one unit.
 _TABLES = f"""
 CREATE MACRO internal.unit(prompt_id) AS
 CASE WHEN split_part(prompt_id, ':', 1) IN {MAP_TASKS} THEN split_part(prompt_id, ':', 1) ELSE prompt_id END;
 CREATE TABLE internal.several (image_id VARCHAR, newest INTEGER);
 CREATE TABLE internal.replaced (image_id VARCHAR, run_id VARCHAR, wholly BOOLEAN, units VARCHAR[])
 """
-# Runs whose images lie apart, as those of different nights often do, share none: to see that is cheaper than to group.
+# Cheap first test: runs whose ranges of image ids do not overlap, as is common for different nights, share no image.
 _OVERLAPPING = """
 WITH ranges AS (SELECT run_id, min(image_id) AS low, max(image_id) AS high FROM all_images GROUP BY run_id)
 SELECT DISTINCT a.run_id FROM ranges AS a JOIN ranges AS b
@@ -31,8 +32,8 @@ SELECT image_id, max(coalesce(image_version, 1)) FROM all_images WHERE run_id IN
 GROUP BY image_id HAVING count(*) > 1
 """
 _SHARING = "SELECT DISTINCT run_id FROM all_images SEMI JOIN internal.several USING (image_id) WHERE run_id IN $runs"
-# What was asked, and whether it was answered, is the same for most images of a run: the rule is worked out once for
-# each history that some image has, and not for each image.
+# Most images of a run were asked the same and answered alike. So the rule is evaluated once for each distinct history
+# (runs, prompts, answered or not), not for each image.
 _ASKED = """
 to_json(list_transform(per_prompt, lambda entry: entry.prompt_id || CASE WHEN entry.n IS NULL THEN '-' ELSE '+' END))
 """
@@ -71,7 +72,7 @@ FROM lost JOIN kinds USING (kind) JOIN histories USING (history) JOIN (SELECT ru
 DROP TABLE asked;
 DROP TABLE histories
 """
-# What is current of the rows of `images` of runs that share images.
+# The rows of `images` of runs that share images, without what later runs have replaced.
 _KEPT = """
 CREATE VIEW internal.kept AS
 SELECT * EXCLUDE (lost) REPLACE (
@@ -96,9 +97,9 @@ SELECT image_id, entry.prompt_id, entry.n, entry.max_score, entry.rejected, stat
     coalesce(image_version, 1) AS image_version, run_id
 FROM (SELECT *, unnest(per_prompt) AS entry FROM (FROM internal.own_images UNION ALL FROM internal.kept))
 """
-# Of an image with several current rows: what all of them say together, ...
+# An image with several current rows becomes one row. These columns combine all of them; ...
 _OF_ALL = ("image_id", "status", "num_annotations", "per_prompt", "captions")
-# ... what tells why something is unanswered, and by which run, if anything is; the rest is the last good row's.
+# ... these come from the row that failed, if a prompt is unanswered because of it; all others from the last good row.
 _OF_FAILURE = ("reason", "stage", "error", "run_id", "shard_id", "attempt")
 _MERGED = """
 CREATE VIEW internal.merged AS
@@ -131,13 +132,13 @@ UNION ALL FROM internal.merged
 
 
 def find_replaced(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    """Work out which rows have been replaced, into tables of the schema ``internal``.
+    """Work out which rows have been replaced, and store that in tables of the schema ``internal``.
 
     Args:
-        connection: with the views ``all_images`` and ``runs``.
+        connection: has the views ``all_images`` and ``runs``.
 
     Returns:
-        Ids of the runs that share images with others: the rows of all others are current as they are.
+        Ids of the runs that share images with other runs. All rows of the remaining runs are current.
     """
     connection.execute(_TABLES)
     runs = _column(connection.execute(_OVERLAPPING))
@@ -155,8 +156,8 @@ def create_views(connection: duckdb.DuckDBPyConnection) -> None:
     """Create the views of current rows.
 
     Args:
-        connection: after find_replaced, with the views ``internal.shared_images`` and ``internal.shared_annotations``
-            of the runs that it returned, and ``internal.own_...`` of the others.
+        connection: find_replaced has been called; the views ``internal.shared_images`` and
+            ``internal.shared_annotations`` show the runs that it returned, ``internal.own_...`` the other runs.
     """
     words = {
         **{status.value: status.value for status in Status},

@@ -1,7 +1,7 @@
-"""An output as an SQL database: DuckDB views over its committed files, for DuckDB, pyarrow and Polars.
+"""Open an output as an SQL database: DuckDB views over its committed files, for DuckDB, pyarrow and Polars.
 
-Nothing is written. Whole committed shards only, whoever is writing at the moment. Which rows are current:
-pipelines/query/current_rows.py.
+Nothing is written to the output. Only whole committed shards are visible, no matter who is writing at the moment. Which
+rows are current is defined in pipelines/query/current_rows.py.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ RUNS = pa.schema(
         pa.field("annotations", pa.int64(), nullable=False),
     ]
 )
+# DuckDB's threads wait for an object store most of the time, so there may be more of them than cores.
 _REQUESTS_AT_ONCE = 16
+# Few: each of them reads its run's commits in many threads already.
 _RUNS_AT_ONCE = 4
 
 
@@ -60,37 +62,37 @@ def open_database(
 ) -> duckdb.DuckDBPyConnection:
     """Open an output for SQL.
 
-    Views, all of whole committed shards:
+    These views show whole committed shards:
 
-    - ``annotations``: the current rows, of the columns of schema.ANNOTATIONS. Of a prompt that several runs have asked
-      of an image, the last answer is current; a run that could not answer (quarantined) replaces no answer; of an
-      image that has changed only what was asked since is current.
-    - ``images``: one row for each image, of the columns of schema.IMAGES; ``per_prompt``, ``captions``,
-      ``num_annotations`` and ``status`` of what is current, of all runs together. It is quarantined if anything that
-      was asked of it is unanswered because it was quarantined.
+    - ``annotations``: the current rows, with the columns of schema.ANNOTATIONS. If several runs asked an image the same
+      prompt, the last answer is current; a run that could not answer (quarantined) replaces no answer; for an image
+      that has changed, only what was asked since then is current.
+    - ``images``: one row for each image, with the columns of schema.IMAGES; ``per_prompt``, ``captions``,
+      ``num_annotations`` and ``status`` combine what is current of all runs. An image is quarantined if any prompt is
+      unanswered because a run quarantined it.
     - ``coverage``: one row for each image and prompt: image_id, prompt_id, n, max_score, rejected, status, reason,
       image_version, run_id.
-    - ``runs``: one row for each run, of the columns of RUNS; ``place`` is their order, from 1.
+    - ``runs``: one row for each run, with the columns of RUNS; ``place`` is their order, from 1.
     - ``all_annotations``, ``all_images``: the rows of every run.
 
-    The views show what was committed when it was opened. A table too large for memory goes through temporary files.
+    The views show what was committed when the output was opened. Tables too large for memory spill to temporary files.
 
-    DuckDB's own locks are on: statements open the output's files and those named here, no others; no setting can be
-    changed, no extension loaded. Tables may be registered and created: they live in memory.
+    DuckDB's own locks are on: statements can open the output's files and those given here, but no others; no setting
+    can be changed and no extension loaded. Tables may be registered and created; they live in memory.
 
     Args:
         store: the output.
-        own_files: further files of this machine that statements may read, e.g. ["meta.csv"], as they write them.
-        memory_limit: how much memory DuckDB may take, e.g. "4GB"; four fifths of the machine's by default.
-        max_threads: of DuckDB's; by default as many as there are cores, and more for a store of objects.
-        folder: existing folder for temporary files, in which results may be written too. Without one nothing is
-            written but temporary files, in a private folder that is removed when the process ends.
-        is_fenced: whether the locks are on. Without them a statement may read and write all that the process may:
-            for statements of your own alone.
+        own_files: further local files that statements may read, e.g. ["meta.csv"], spelled as the statements do.
+        memory_limit: limit on DuckDB's memory, e.g. "4GB"; by default four fifths of the machine's.
+        max_threads: number of DuckDB's threads; by default the number of cores, or more for an object store.
+        folder: existing folder for temporary files, in which statements may write results, too. Without it only
+            temporary files are written, to a private folder that is removed when the process ends.
+        is_fenced: whether the locks are on. Without them a statement may read and write whatever the process may: only
+            for trusted statements.
 
     Raises:
-        StorageError: it cannot be read.
-        QueryError: there is no such file.
+        StorageError: the output cannot be read.
+        QueryError: one of ``own_files`` does not exist.
     """
     connection = _connect(store, memory_limit, max_threads, folder)
     plans = plan_documents(store)
@@ -99,6 +101,7 @@ def open_database(
         held = dict(zip(plans, found, strict=True))
     with query_errors(store):
         tables = _create_all(connection, store, plans, held)
+    # Last: from here on no setting can be changed and no other file opened.
     if is_fenced:
         fence(connection, [*tables.folders, *([] if folder is None else [str(folder)])], own_files)
     return connection
@@ -124,27 +127,24 @@ def _create_all(
 
 
 def rows_of(kind: Kind, run_id: str | None) -> str:
-    """Return what a SELECT names after FROM to read the rows of one run, or without one those that are current."""
+    """Return the SQL to put after FROM for the rows of one run, or for the current rows if ``run_id`` is None."""
     return kind if run_id is None else f"(FROM all_{kind} WHERE run_id = {sql_literal(run_id)})"
 
 
 def open_arrow(store: Store, query: str = "FROM annotations") -> pa.RecordBatchReader:
-    """Open a view, or the result of any SELECT over the views of open_database, for pyarrow, batch by batch.
+    """Return the result of a SELECT over the views of open_database, as a pyarrow reader of record batches.
 
-    Files of this machine that the SELECT names are read too.
+    The SELECT may also read local files that it names.
 
     Raises:
-        QueryError: it is not one SELECT statement that only reads, or names a file that is not there.
+        QueryError: the query is not a single SELECT that only reads, or names a file that does not exist.
         StorageError: the output cannot be read.
     """
     return _answer(store, query).to_arrow_reader()
 
 
 def open_polars(store: Store, query: str = "FROM annotations") -> polars.LazyFrame:
-    """Open a view, or the result of any SELECT over the views of open_database, for Polars, which reads what it needs.
-
-    As open_arrow.
-    """
+    """Return the result of a SELECT over the views of open_database as a Polars LazyFrame; otherwise as open_arrow."""
     frame: polars.LazyFrame = _answer(store, query).pl(lazy=True)
     return frame
 
@@ -170,7 +170,7 @@ def _connect(
 
 
 class _Tables:
-    """Views over data files, by run; ``folders`` are where they lie, as DuckDB names it."""
+    """Creates views over the data files of runs; ``folders`` are the files' folders as DuckDB names them."""
 
     def __init__(
         self,
@@ -186,20 +186,25 @@ class _Tables:
             self.create(f"internal.no_{kind}", SCHEMAS[kind].empty_table())
 
     def create(self, name: str, rows: pa.Table) -> None:
-        """Create a table that holds rows."""
+        """Create a table with the given rows."""
         self._connection.register("rows_to_keep", rows)
         self._connection.execute(f"CREATE TABLE {name} AS FROM rows_to_keep")
         self._connection.unregister("rows_to_keep")
 
     def create_view(self, name: str, kind: Kind, runs: Collection[str]) -> None:
-        """Create the view of some runs' files; those of every schema version apart, for DuckDB takes one for all."""
+        """Create a view of some runs' files.
+
+        Files of different schema versions are read by separate calls, because read_parquet applies the first file's
+        schema to all of them.
+        """
         paths: dict[int, list[str]] = {}
         for run_id in (run_id for run_id in self._held if run_id in runs):
             for version, files in self._held[run_id].files[kind].items():
                 paths.setdefault(version, []).extend(sql_literal(self._paths[file.name]) for file in files)
+        # The empty table comes first: it gives the view its columns even where no run has a file.
         parts = [f"SELECT * FROM internal.no_{kind}"]
         for version, found in paths.items():
-            # Those of a run that an earlier version began and a later one ended may be of either: not all commits say.
+            # A run begun by an earlier version and finished by a later one may hold both; its commits need not say.
             by_name = ", union_by_name = true" if version < SCHEMA_VERSION else ""
             if found:
                 parts.append(f"SELECT * FROM read_parquet([{', '.join(found)}], hive_partitioning = false{by_name})")
@@ -210,7 +215,7 @@ class _Tables:
 
 
 def _run(place: int, plan: Mapping[str, Any], held: RunFiles) -> dict[str, Any]:
-    """Return a run's row."""
+    """Return a run's row of the view ``runs``."""
     facts, fingerprint = plan.get("facts", {}), plan.get("fingerprint", {})
     retry = fingerprint.get("retry")
     return {

@@ -1,4 +1,4 @@
-"""What a database connection may touch: DuckDB's own locks, and a private folder for what outgrows its memory."""
+"""Restrict what a database connection can touch, by DuckDB's own locks and a private folder for spilled data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import duckdb
 
 from pipelines.errors import QueryError, StorageError
 
-# Nothing is looked for on the web, nor among the variables of a Python program; no code is loaded.
+# No look-up of names among Python variables, no extension fetched from the web or loaded, no secrets stored on disk.
 _SETTINGS = """
 SET python_enable_replacements = false;
 SET autoinstall_known_extensions = false;
@@ -23,19 +23,20 @@ SET autoload_known_extensions = false;
 SET allow_community_extensions = false;
 SET allow_persistent_secrets = false
 """
+# lock_configuration last: it also forbids the statement to undo any of this.
 _LOCKS = "SET enable_external_access = false; SET lock_configuration = true"
 
 
 def harden(connection: duckdb.DuckDBPyConnection, spill: Path | None) -> None:
-    """Make a new connection load and look for nothing by itself, and spill to a private folder.
+    """Keep a new connection from loading or looking up anything by itself, and let it spill to a private folder.
 
     Args:
-        connection: nothing has been run on it yet.
-        spill: new folder for temporary files, which the caller removes; by default one below a folder of this process
-            that is removed when it ends.
+        connection: a connection on which nothing has been run yet.
+        spill: a folder to create for temporary files, which the caller removes; by default one below a folder of this
+            process that is removed when the process ends.
 
     Raises:
-        StorageError: there is no place for such a folder.
+        StorageError: the folder cannot be created.
     """
     connection.execute(_SETTINGS)
     try:
@@ -49,18 +50,18 @@ def harden(connection: duckdb.DuckDBPyConnection, spill: Path | None) -> None:
 
 
 def fence(connection: duckdb.DuckDBPyConnection, folders: Collection[str], own_files: Collection[str]) -> None:
-    """Lock a connection for good: beside some files it opens nothing, and no setting can be changed.
+    """Lock a connection permanently: it can open no files but those given, and change no settings.
 
-    DuckDB does not tell reading from writing here. That a person's statement only reads is checked by select_text, and
-    files of a store that is not local are opened by a file system that refuses to write.
+    DuckDB's locks do not distinguish reading from writing. That a user's statement only reads is checked in
+    select_text, and files of remote stores are opened by a file system that refuses to write.
 
     Args:
-        connection: with all its views.
+        connection: the connection, with all its views.
         folders: folders and protocols (``name://``) whose files may be opened.
-        own_files: names and patterns of files of this machine that may be opened, as statements write them.
+        own_files: names and patterns of local files that may be opened, spelled as the statements do.
 
     Raises:
-        QueryError: there is no file of such a name.
+        QueryError: a name or pattern matches no file.
     """
     files, more = [], []
     for name in own_files:
@@ -68,6 +69,7 @@ def fence(connection: duckdb.DuckDBPyConnection, folders: Collection[str], own_f
             more.append(name)
             files.append(name)
             continue
+        # DuckDB compares both the name as written and the paths that a pattern expands to.
         found = [path for (path,) in connection.execute("SELECT file FROM glob($name)", {"name": name}).fetchall()]
         if not found and not os.path.exists(name):
             raise QueryError(f'No files found that match the pattern "{name}"')
@@ -79,11 +81,14 @@ def fence(connection: duckdb.DuckDBPyConnection, folders: Collection[str], own_f
 
 @cache
 def _private_folder(pid: int) -> str:
-    """Make this process' folder, of a name that nobody can guess and for nobody else to read."""
+    """Create this process's temporary folder, with an unguessable name and readable by this user only.
+
+    Cached by process id, so that a forked process gets one of its own.
+    """
     folder = tempfile.mkdtemp(prefix="xsam-label-query-")
 
     def remove() -> None:
-        if os.getpid() == pid:  # not a fork of it
+        if os.getpid() == pid:  # a forked process inherits this handler, and must leave its parent's folder alone
             shutil.rmtree(folder, ignore_errors=True)
 
     atexit.register(remove)
@@ -95,5 +100,5 @@ def _list(texts: Collection[str]) -> str:
 
 
 def sql_literal(text: str) -> str:
-    """Return a text as SQL writes it."""
+    """Return a text as an SQL string literal."""
     return "'" + text.replace("'", "''") + "'"

@@ -1,4 +1,4 @@
-"""Which files hold an output's committed rows, and how DuckDB opens them: by name, never by a pattern or a listing."""
+"""Find the files with an output's committed rows, and let DuckDB open them by name, never by pattern or listing."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from pipelines.table.commits import read_commits
 from pipelines.table.file_checks import check_sizes, content_problem
 from pipelines.table.shard_commit import DataFile
 
-_MAX_SEARCHED = 2**28  # bytes that are read to find which file DuckDB means
+_MAX_SEARCHED = 2**28  # bytes read at most to find the damaged file when DuckDB does not name it
 _WRITTEN_ONCE = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFiles:
-    """What a run has committed.
+    """The committed files and counts of a run.
 
     Attributes:
-        files: its data files of each table, by the version of their schema; those without rows left out.
-        committed_shards: how many.
+        files: data files of each table by schema version, without files that have no rows.
+        committed_shards: number of committed shards.
         status_counts: images by status.
-        num_annotations: masks.
+        num_annotations: number of masks.
     """
 
     files: Mapping[Kind, Mapping[int, Sequence[DataFile]]]
@@ -50,10 +50,10 @@ def find_files(store: Store, run_id: str, schema_version: int) -> RunFiles:
     Args:
         store: the output.
         run_id: the run.
-        schema_version: of the table when the run was planned; what a commit says of its own files comes first.
+        schema_version: the table's version when the run was planned, used where a commit does not state its own.
 
     Raises:
-        DamagedError: a commit is none, or a file is missing or has another size than its commit says.
+        DamagedError: a commit is damaged, or a file is missing or differs in size from its commit.
     """
     commits, counts = list(read_commits(store, run_id)), Counter[str]()
     check_sizes(store, run_id, commits)
@@ -73,7 +73,7 @@ def find_files(store: Store, run_id: str, schema_version: int) -> RunFiles:
 
 @contextlib.contextmanager
 def query_errors(store: Store) -> Iterator[None]:
-    """Turn what DuckDB and pyarrow say against a file of an output into one message.
+    """Raise one StorageError in place of the exceptions of DuckDB and pyarrow about a file of the output.
 
     Raises:
         StorageError: a file cannot be read.
@@ -88,16 +88,16 @@ def query_errors(store: Store) -> Iterator[None]:
 
 @contextlib.contextmanager
 def damage_named(store: Store) -> Iterator[None]:
-    """Tell an error of a user's query that a damaged file of the output has caused as that, and name the file.
+    """If an error of a user's query is caused by a damaged file of the output, say so and name the file.
 
     Raises:
-        StorageError: a file cannot be read. Any other error is raised as it is.
+        StorageError: a file is damaged. Any other error is raised unchanged.
     """
     try:
         yield
     except ValueError as error:
         cause = error.__cause__
-        # What DuckDB says of bytes that make no sense is of no class of its own; mistakes in SQL are.
+        # DuckDB reports invalid bytes in a file as its base class; mistakes in SQL have classes of their own.
         if type(cause) is not duckdb.Error and not isinstance(cause, duckdb.IOException | duckdb.InternalException):
             raise
         if (problem := _first_problem(store)) is None:
@@ -117,7 +117,7 @@ def _told(store: Store, error: BaseException | None, problem: str | None) -> str
 
 
 def _first_problem(store: Store) -> str | None:
-    """Say which file is not what its commit says, as far as some of them can be read for that; None if none is."""
+    """Return a description of the first file that does not match its commit; None if none is found within the limit."""
     left = _MAX_SEARCHED
     try:
         files = (file for run in planned_runs(store) for commit in read_commits(store, run) for file in commit.files())
@@ -135,13 +135,13 @@ def _first_problem(store: Store) -> str | None:
 def make_readable(
     connection: duckdb.DuckDBPyConnection, store: Store, files: Iterable[DataFile]
 ) -> tuple[dict[str, str], list[str]]:
-    """Let a connection read files of an output.
+    """Give a connection access to files of an output.
 
     Returns:
-        The paths by which DuckDB opens them, by name; and the folders or protocols in which all of them lie.
+        The path under which DuckDB opens each file, by name; and the folders or protocols that contain them all.
     """
     if store.is_local:
-        # A path that names a file is no pattern to DuckDB, whatever stands in it.
+        # DuckDB tries a path as a file first, so wildcards in a name do no harm.
         return {file.name: store.path(file.name) for file in files}, [store.path(kind) for kind in KINDS]
     objects = StoreFileSystem(store, {file.name: file.num_bytes for file in files})
     connection.register_filesystem(objects)
@@ -151,8 +151,8 @@ def make_readable(
 class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
     """An output's data files for DuckDB, under a protocol of their own.
 
-    Opening one asks the store nothing, for its size is known; a read is one request for just its bytes. Names are
-    never taken for patterns, whatever stands in them.
+    Opening a file takes no request, since its size is known from the commit; a read is one request for exactly its
+    bytes. Names are never interpreted as patterns.
     """
 
     cachable = False
@@ -164,30 +164,30 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has n
         self.store, self.sizes = store, dict(sizes)
 
     def glob(self, path: str, **_: Any) -> list[str]:
-        """Return the path: it is no pattern."""
+        """Return the path itself, since no path is a pattern."""
         return [path]
 
     def exists(self, path: str, **_: Any) -> bool:
-        """Say whether a file is one of the output's."""
+        """Return whether a file is one of the output's."""
         return self._name(path) in self.sizes
 
     def isdir(self, path: str) -> bool:  # noqa: ARG002
-        """Say whether something is a folder: nothing is."""
+        """Return False: there are no folders."""
         return False
 
     def size(self, path: str) -> int:
-        """Return a file's bytes."""
+        """Return a file's size in bytes."""
         return self.sizes[self._name(path)]
 
     def modified(self, path: str) -> datetime:  # noqa: ARG002
-        """Return when a file was written: all at once, for data files never change."""
+        """Return the same time for all files: data files never change, and DuckDB only asks to notice changes."""
         return _WRITTEN_ONCE
 
     def open(self, path: str, mode: str = "rb", **_: Any) -> io.RawIOBase:
         """Open a file for reading.
 
         Raises:
-            PermissionError: for writing.
+            PermissionError: the mode is not "rb".
         """
         if mode != "rb":
             raise PermissionError(f"{path}: an output is read, never written")
@@ -198,7 +198,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has n
 
 
 class _StoredFile(io.RawIOBase):
-    """An object of which every read is one request."""
+    """A file object over a stored object; every read is one request."""
 
     def __init__(self, store: Store, name: str, size: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""Do the rows of masks and those of images belong together? A few sums by shard say so, without a hash of any file.
+"""Check that the rows of masks and of images belong together, by a few sums for each shard instead of file hashes.
 
-One flipped bit in an id parts an image from its masks: whoever joins the two tables would leave those out in silence.
+A flipped bit in an id separates an image from its masks, and a join of the two tables would silently drop them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from pipelines.query.fence import sql_literal
 from pipelines.storage.store import Store
 
 _MAX_TOLD = 3
-# Each image adds the hash of its id as often as it has masks: the sums are equal if the ids and the numbers are.
+# The hash of each image's id is added once for each of its masks, on both sides: the sums agree if ids and counts do.
+# HUGEINT, since 64-bit hashes times millions of masks overflow a BIGINT.
 _DIFFERENT = """
 WITH said AS (
     SELECT run_id, shard_id, attempt, sum(hash(image_id)::HUGEINT * num_annotations) AS masks
@@ -31,15 +32,16 @@ SELECT count(*) FROM (FROM all_annotations WHERE {of_run}) ANTI JOIN all_images 
 
 
 def check_agreement(database: duckdb.DuckDBPyConnection, store: Store, run_id: str | None = None) -> None:
-    """Check that every mask is of an image that has a row, and every image has as many masks as its row says.
+    """Check that every mask belongs to an image with a row, and that every image has as many masks as its row says.
 
     Args:
-        database: of the output, as query.open_database returns it.
+        database: the output's database, as query.open_database returns it.
         store: the output.
         run_id: one run; by default all of them.
 
     Raises:
-        DamagedError: naming the files of which one is damaged, and how many masks have no image.
+        DamagedError: they do not; the message names the pairs of files of which one is damaged, and says how many masks
+            have no image.
         duckdb.Error: the rows cannot be read.
     """
     of_run = "true" if run_id is None else f"run_id = {sql_literal(run_id)}"

@@ -1,6 +1,7 @@
-"""SQL that a person wrote, as DuckDB's own parser reads it: that it only reads, which files it names, what it is.
+"""Check users' SQL by its syntax tree: that it is a single statement that only reads, and which files it names.
 
-Nothing is run here, and nothing is looked up: what is not there is found when it is bound.
+DuckDB's own parser does the parsing, so that nothing can mean one thing here and another when it runs. Nothing is run
+or looked up: unknown names are reported when the statement is bound.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import duckdb
 
 from pipelines.errors import QueryError
 
+# Semicolons at the end, with blanks and comments between and after them.
 _END = re.compile(r";(\s|;|--[^\n]*(\n|$))*$")
+# Names that DuckDB reads as a file if they stand in place of a table.
 _TABLE_FILE = re.compile(r"\.(csv|tsv|parquet|json|jsonl|ndjson)(\.(gz|zst))?$", re.IGNORECASE)
 _SELECTS = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
 _FILE_READERS = frozenset(
@@ -25,14 +28,15 @@ _FILE_READERS = frozenset(
         *("parquet_schema", "parquet_metadata", "parquet_file_metadata", "parquet_kv_metadata"),
     }
 )
-# Of all functions that give tables, those that read values, files or the catalog and do nothing else.
+# The table functions that only read values, files or the catalog. A list of what is allowed, not of what is forbidden:
+# a new version of DuckDB may bring functions that do more.
 _READING_FUNCTIONS = _FILE_READERS | {
     *("range", "generate_series", "repeat", "repeat_row", "unnest", "json_each", "json_tree", "histogram"),
     *("histogram_values", "summary", "duckdb_columns", "duckdb_functions", "duckdb_settings", "duckdb_tables"),
     *("duckdb_types", "duckdb_views", "pragma_table_info", "pragma_version", "icu_calendar_names"),
     *("pg_timezone_names",),
 }
-# Where something was written is not what was written.
+# Positions in the text, which differ between two spellings of the same statement.
 _PLACES = ("query_location", "query_location_length")
 
 
@@ -41,8 +45,8 @@ class Statement:
     """One SELECT statement that only reads.
 
     Attributes:
-        sql: its text, without a semicolon.
-        own_files: names and patterns of the files that it reads, as they stand in it.
+        sql: its text, without a semicolon at the end.
+        own_files: names and patterns of the local files that it reads, as written in it.
     """
 
     sql: str
@@ -53,8 +57,8 @@ def read_statement(sql: str) -> Statement:
     """Check that a text is one statement that only reads.
 
     Raises:
-        QueryError: it is not SQL, is several statements, would change or write something, or reads what lies elsewhere
-            than on this machine.
+        QueryError: it is not SQL, is several statements, would change or write something, or reads files that are not
+            local.
     """
     with duckdb.connect(config={"threads": 1}) as parser:
         try:
@@ -72,14 +76,14 @@ def read_statement(sql: str) -> Statement:
 
 
 def read_condition(option: str, text: str) -> tuple[str, ...]:
-    """Check that a text is one condition, and no more than that, wherever it is put between parentheses.
+    """Check that a text is exactly one condition, so that it can be put into a statement in parentheses.
 
     Args:
-        option: what to call it in errors, e.g. ``--where``.
-        text: what a person wrote. Subqueries are held to the rules of a query.
+        option: its name in errors, e.g. ``--where``.
+        text: the user's condition. Subqueries are subject to the rules of read_statement.
 
     Returns:
-        Names and patterns of the files that its subqueries read.
+        Names and patterns of the local files that its subqueries read.
 
     Raises:
         QueryError: it is anything else.
@@ -87,7 +91,8 @@ def read_condition(option: str, text: str) -> tuple[str, ...]:
     with duckdb.connect(config={"threads": 1}) as parser:
         (bare,) = _trees(parser, "SELECT 1 WHERE true")
         try:
-            # Alone it is all of a WHERE clause, and in parentheses it means the same: so it ends nothing that we began.
+            # It must be all of a WHERE clause on its own, and mean the same in parentheses. A text that closes the
+            # parenthesis, adds clauses or begins a comment fails one of the two.
             alone = _trees(parser, f"SELECT 1 WHERE {text}\n")
             within = _trees(parser, f"SELECT 1 WHERE (\n{text}\n)")
             is_one = len(alone) == 1 and alone == within
@@ -111,7 +116,7 @@ def _kinds(statements: list[Any]) -> str:
 
 
 def _trees(parser: duckdb.DuckDBPyConnection, sql: str) -> list[dict[str, Any]]:
-    """Return the syntax tree of each statement, without places."""
+    """Return the syntax tree of each statement, without text positions."""
     ((text,),) = parser.execute("SELECT json_serialize_sql($sql)", {"sql": sql}).fetchall()
     try:
         found = json.loads(text, object_hook=_without_places)
@@ -129,15 +134,17 @@ def _without_places(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def _own_files(tree: dict[str, Any]) -> tuple[str, ...]:
-    """Return the files that a tree reads.
+    """Return the local files that a statement reads, from its syntax tree.
 
     Raises:
-        QueryError: it does anything else than to read.
+        QueryError: the statement does anything but read.
     """
     parts = list(_parts(tree))
+    # Names of WITH clauses: a table of such a name is no file, even if it looks like one.
     common = {entry["key"] for part in parts if "cte_map" in part for entry in part["cte_map"]["map"]}
     names: list[str] = []
     for part in parts:
+        # A node with a WITH map that is no query is an INSERT, UPDATE or the like inside a WITH clause.
         if "cte_map" in part and part["type"] not in _SELECTS:
             raise QueryError(f"a query only reads, and {part['type'].partition('_')[0]} does more; nothing was run")
         if part.get("type") == "BASE_TABLE":
@@ -152,7 +159,7 @@ def _own_files(tree: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _read_by(function: dict[str, Any]) -> list[str]:
-    """Return the files that a table function reads, as far as they are named by texts: others stay locked."""
+    """Return the files that a table function reads if they are string literals; computed names stay locked out."""
     name = str(function["qualified_name"]["path"][-1]).lower()
     if name not in _READING_FUNCTIONS:
         raise QueryError(
@@ -165,7 +172,7 @@ def _read_by(function: dict[str, Any]) -> list[str]:
 
 
 def _texts(expression: dict[str, Any]) -> list[str]:
-    """Return a text that is written out, or those of a list of such."""
+    """Return the string literals of an expression: a single one, or those of a list."""
     if expression["class"] == "CONSTANT":
         return [expression["literal"]["text"]] if expression["literal"]["kind"] == "STRING" else []
     if expression["class"] == "FUNCTION" and expression["function_name"] == "list_value":
@@ -174,7 +181,7 @@ def _texts(expression: dict[str, Any]) -> list[str]:
 
 
 def _parts(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield every object of a tree, itself too."""
+    """Yield every node of a tree, the tree itself included."""
     left: list[Any] = [tree]
     while left:
         part = left.pop()

@@ -1,4 +1,4 @@
-"""One SELECT that a person wrote: bound to an output, shown in part, or saved whole to a new file."""
+"""Run a user's SELECT on an output: check it, return its first rows, or save the whole result to a new file."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _NESTED = re.compile(r"\]$|^(STRUCT|MAP|UNION|LIST)\b")
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a result: its name and DuckDB's name of its type."""
+    """A column of a result: its name, and DuckDB's name for its type."""
 
     name: str
     type: str
 
     @property
     def is_nested(self) -> bool:
-        """Whether its values are lists or records."""
+        """Whether its values are lists, structs or maps."""
         return _NESTED.search(self.type) is not None
 
 
@@ -44,8 +44,8 @@ class Select:
     """A statement that has been checked.
 
     Attributes:
-        sql: the statement, without a semicolon.
-        columns: of its result.
+        sql: the statement, without a semicolon at the end.
+        columns: the columns of its result.
     """
 
     sql: str
@@ -53,27 +53,27 @@ class Select:
 
 
 def check_select(connection: duckdb.DuckDBPyConnection, sql: str) -> Select:
-    """Check that a text is one statement that only reads, and that all it names is there. It is not run.
+    """Check, without running it, that a text is one statement that only reads and that everything it names exists.
 
     Args:
         connection: as open_database returns it, with the statement's own files.
-        sql: what a person wrote.
+        sql: the user's statement.
 
     Raises:
-        QueryError: it is not SQL, names what is not there, is several statements, or would change or write something.
+        QueryError: it is not SQL, names something unknown, is several statements, or would change or write something.
     """
     statement = read_statement(sql)
     with explained_query(connection):
-        # In parentheses even a WITH clause may only read.
+        # As a subquery, in which DuckDB itself allows no statement of a WITH clause to write.
         found = connection.execute(f"DESCRIBE SELECT * FROM (\n{statement.sql}\n)").fetchall()
     return Select(statement.sql, tuple(Column(name=row[0], type=row[1]) for row in found))
 
 
 def first_rows(connection: duckdb.DuckDBPyConnection, select: Select, count: int) -> tuple[list[tuple[Any, ...]], bool]:
-    """Return the first rows of a result, and whether there are more; no more than those are held.
+    """Return the first rows of a result, and whether there are more; the others are not fetched.
 
     Raises:
-        QueryError, StorageError: it fails while it runs.
+        QueryError, StorageError: the statement fails while it runs.
     """
     with explained_query(connection):
         rows = connection.execute(select.sql).fetchmany(count + 1)
@@ -83,19 +83,19 @@ def first_rows(connection: duckdb.DuckDBPyConnection, select: Select, count: int
 def save(connection: duckdb.DuckDBPyConnection, select: Select, path: Path, place: Path) -> int:
     """Write a whole result to a new file, which appears once it is complete; rows are streamed.
 
-    CSV: what is nested is written as JSON. JSON: one array of objects; JSON lines: one object a line.
+    In CSV, nested values are written as JSON. JSON is one array of objects, JSON lines one object per line.
 
     Args:
         connection: as open_database returns it, with ``place`` as its folder.
-        select: what to write.
-        path: the file; its extension, one of FILE_FORMATS, says how it is written.
-        place: its temporary folder, as `temporary_beside` of pipelines.storage.local_files gives it.
+        select: the statement.
+        path: the file; its extension, one of FILE_FORMATS, determines the format.
+        place: a temporary folder beside the file, see local_files.temporary_beside.
 
     Returns:
-        How many rows were written.
+        The number of rows written.
 
     Raises:
-        QueryError: the file has another extension, or the query fails while it runs.
+        QueryError: the extension is not one of FILE_FORMATS, or the query fails while it runs.
         StorageError: the output cannot be read, or the file exists or cannot be written.
     """
     check_result_file(path)
@@ -111,10 +111,10 @@ def save(connection: duckdb.DuckDBPyConnection, select: Select, path: Path, plac
 
 
 def check_result_file(path: Path) -> None:
-    """Check that a result can be saved to a path, before any work is done.
+    """Check, before any work is done, that a result can be saved to a path.
 
     Raises:
-        QueryError: its extension is not one of FILE_FORMATS.
+        QueryError: the extension is not one of FILE_FORMATS.
         StorageError: the file exists, or its folder does not.
     """
     if path.suffix.lower() not in FILE_FORMATS:
@@ -124,7 +124,7 @@ def check_result_file(path: Path) -> None:
 
 @contextlib.contextmanager
 def explained_query(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """Turn what DuckDB says against a query into one message for a person."""
+    """Raise a QueryError with a clear message in place of DuckDB's exceptions about a query."""
     try:
         yield
     except duckdb.PermissionException as error:
@@ -141,12 +141,12 @@ def explained_query(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
 
 
 def _message(error: duckdb.Error) -> str:
-    """Return DuckDB's message with lines counted as the person wrote them, without that of the parenthesis."""
+    """Return DuckDB's message with line numbers as in the user's text, without the line of the opening parenthesis."""
     return re.sub(r"^LINE (\d+):", lambda found: f"LINE {max(1, int(found[1]) - 1)}:", str(error).strip(), flags=re.M)
 
 
 def describe_views(connection: duckdb.DuckDBPyConnection) -> str:
-    """Say what can be queried: each view with its columns, one line a view."""
+    """Describe what can be queried: each view with its columns, one view per line."""
     found = connection.execute(
         "SELECT table_name, list(column_name ORDER BY column_index) FROM duckdb_columns() "
         "WHERE schema_name = 'main' AND table_name IN $views GROUP BY 1",

@@ -1,1 +1,1 @@
-"""One HTML page that shows an output: `build` makes it of facts (aggregates), samples, pictures and charts."""
+"""Build an HTML page that shows an output, from facts (aggregates), samples, pictures and charts."""

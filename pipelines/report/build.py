@@ -1,4 +1,4 @@
-"""A report from its parts: reads an output, and returns one HTML page that needs nothing else."""
+"""Build the report of an output: a single, self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class ReportConfig:
     """How much a report shows: by default a page of one or two megabytes.
 
     Attributes:
-        listed_categories: told apart in the table of categories.
-        shown_categories: of these, with pictures.
-        samples: how many pictures.
-        pictures: how they are made.
+        listed_categories: number of categories in the table of categories.
+        shown_categories: how many of these are shown with pictures.
+        samples: numbers of pictures.
+        pictures: how pictures are made.
     """
 
     listed_categories: int = 60
@@ -54,7 +54,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """A card with its picture, as the page shows it."""
+    """A card with its picture and legend, as the template shows it."""
 
     card: Card
     picture: Picture
@@ -70,16 +70,16 @@ def build_report(
     made_at: datetime,
     on_step: Callable[[str], None] = lambda _: None,
 ) -> str:
-    """Show an output's current rows as one HTML page: no script, and nothing that is loaded from elsewhere.
+    """Build one HTML page that shows an output's current rows, without scripts and without external resources.
 
     Args:
         store: the output; it is only read.
         config: how much is shown.
-        made_at: told on the page.
-        on_step: told what is being done.
+        made_at: time shown on the page.
+        on_step: called with a description of each step, for progress.
 
     Raises:
-        StorageError: the output cannot be read. Images that cannot be read are shown as such.
+        StorageError: the output cannot be read. Images that cannot be read are shown as placeholders.
     """
     on_step("opening the tables")
     with query_errors(store), open_database(store) as database:
@@ -103,7 +103,7 @@ def build_report(
 
 
 def _color(card: Card, mask: Mask, colors: CategoryColors) -> Rgb:
-    """Return a mask's colour: its category's; on a caption that of its phrase."""
+    """Return a mask's colour: that of its category, or on a card with a caption that of its phrase."""
     return color(mask.category_id) if card.said is not None else colors.of(mask.category)
 
 
@@ -168,9 +168,9 @@ def _render(
 
 
 def _ledger(facts: Facts) -> dict[str, int]:
-    """Return listed = ok + empty + quarantined + left.
+    """Return the counts of listed = ok + empty + quarantined + left.
 
-    Several runs may list the same images: of those only labelled images are counted.
+    Several runs may list the same images, so with more than one run only labelled images are counted.
     """
     left = facts.runs[0].left if len(facts.runs) == 1 else 0
     labeled = sum(facts.counts.values())
@@ -210,5 +210,5 @@ def _percent(share: float) -> str:
 
 
 def _moment(text: str | None) -> str:
-    """Return an ISO 8601 time as people read it."""
+    """Return an ISO 8601 time in a readable form."""
     return "" if text is None else text.replace("T", " ").replace("+00:00", " UTC")

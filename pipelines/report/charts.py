@@ -1,4 +1,4 @@
-"""The geometry of a report's charts: histograms and rates as rectangles and marks, to be drawn as SVG."""
+"""Lay out a report's charts (histograms and rates) as rectangles and ticks, which the template draws as SVG."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pipelines.report.run_facts import Work
 WIDTH, HEIGHT = 360, 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 8, 10, 24
 _RATE_BINS = 60
-_SHORT_RUN_S = 600
+_SHORT_RUN_S = 600  # times of shorter runs are shown with seconds
 _GAP = 1.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """One bar: its rectangle in the chart's units, and what it stands for."""
+    """One bar: its rectangle in the chart's units, and its label."""
 
     x: float
     y: float
@@ -29,7 +29,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
-    """A mark on an axis: its place, and its text."""
+    """A tick on an axis: its position and its text."""
 
     at: float
     text: str
@@ -37,12 +37,13 @@ class Tick:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """A bar chart, to be drawn in a box of WIDTH x HEIGHT.
+    """A bar chart in a box of WIDTH x HEIGHT.
 
     Attributes:
-        summary: what it shows, for those who cannot see it.
+        summary: a description for screen readers.
         bars: the bars.
-        x_ticks, y_ticks: marks below and on the left; x_name: what stands below.
+        x_ticks, y_ticks: ticks at the bottom and on the left.
+        x_name: label of the x axis.
     """
 
     summary: str
@@ -55,14 +56,14 @@ class Chart:
 def histogram(
     counts: Sequence[int], labels: Sequence[str], ticks: Sequence[tuple[float, str]], *, of: str, x_name: str
 ) -> Chart:
-    """Lay a histogram out.
+    """Lay out a histogram.
 
     Args:
-        counts: of each bin.
-        labels: what each bin holds.
-        ticks: (edge, text) of the lower axis; edge 0 is the left one of the first bin.
+        counts: count of each bin.
+        labels: label of each bin.
+        ticks: (edge, text) on the x axis; edge 0 is the left edge of the first bin.
         of: what is counted, e.g. "masks".
-        x_name: what the bins are.
+        x_name: label of the x axis.
     """
     step = (WIDTH - _LEFT - _RIGHT) / max(1, len(counts))
     named = [f"{label}: {count:,} {of}" for label, count in zip(labels, counts, strict=True)]
@@ -78,7 +79,7 @@ def histogram(
 
 
 def sparkline(counts: Sequence[int], width: float, height: float) -> tuple[Bar, ...]:
-    """Lay a histogram out without axes in a box of its own."""
+    """Lay out a small histogram without axes in a box of the given size."""
     step, most = width / max(1, len(counts)), max(counts, default=0) or 1
     return tuple(
         Bar(x=number * step, y=height * (1 - count / most), width=step - 1, height=height * count / most, label="")
@@ -87,9 +88,9 @@ def sparkline(counts: Sequence[int], width: float, height: float) -> tuple[Bar, 
 
 
 def rate_chart(work: Sequence[Work]) -> Chart | None:
-    """Lay out how many images a second were labelled over a run; None if nothing was.
+    """Lay out the images labelled per second over the time of a run; None if none were labelled.
 
-    A shard's images are spread evenly over the time that its attempt took.
+    A shard's images are spread evenly over the time of its attempt, since only its beginning and end are known.
     """
     if not work:
         return None
@@ -98,6 +99,7 @@ def rate_chart(work: Sequence[Work]) -> Chart | None:
     rates = [0.0] * _RATE_BINS
     for shard in work:
         first, last = (shard.started_at - start) / step_s, max((shard.ended_at - start) / step_s, 1e-6)
+        # An attempt of no measurable length still counts, in one bin.
         first = min(first, last - 1e-9)
         for number in range(int(first), min(_RATE_BINS - 1, int(last)) + 1):
             overlap = min(last, number + 1) - max(first, number)
@@ -137,7 +139,10 @@ def _y_ticks(most: float, *, whole: bool) -> tuple[Tick, ...]:
 
 
 def _nice(most: float) -> float:
-    """Return the least of 1, 2, 4, 6, 8, 10 times a power of ten that is not below, but for a hundredth."""
+    """Return the end of an axis: the least of 1, 2, 4, 6, 8, 10 times a power of ten that is at least ``most``.
+
+    A hundredth less is accepted, so that rounding does not double an axis.
+    """
     if most <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(most))
@@ -145,7 +150,7 @@ def _nice(most: float) -> float:
 
 
 def _short(value: float) -> str:
-    """Return a number in few characters: 950, 12k, 1.5M."""
+    """Format a number in few characters: 950, 12k, 1.5M."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= size:
             return f"{value / size:.3g}{unit}"

@@ -1,6 +1,6 @@
-"""What a report says in numbers of all runs together: the ledger, categories, distributions.
+"""Compute a report's numbers over all runs: the ledger, categories, distributions.
 
-Aggregates only: what is read into Python is bounded by the number of runs, shards, reasons and shown categories.
+DuckDB aggregates: what is read into Python is bounded by the number of runs, shards, reasons and shown categories.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pipelines.types import Status
 
 SCORE_BINS = 20
 AREA_EDGES = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
-"""Shares of the image's pixels; the first bin also holds what is smaller."""
+"""Edges of bins in shares of the image's pixels; the first bin includes smaller masks."""
 MASK_EDGES = (0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 100)
-"""Masks of an image, each the least of its bin; the last bin has no end."""
+"""Lower edges of bins in masks per image; the last bin is open-ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,10 +27,10 @@ class Category:
     """The current masks of one category of one task.
 
     Attributes:
-        task, name: which; of captions the name is the phrase.
-        masks: how many.
-        mean_score: of them.
-        score_counts: masks by score, SCORE_BINS bins of one width from 0 to 1.
+        task, name: the task and the category; for captions the phrase.
+        masks: number of masks.
+        mean_score: mean of their scores.
+        score_counts: masks by score, in SCORE_BINS bins of equal width from 0 to 1.
     """
 
     task: str
@@ -42,16 +42,18 @@ class Category:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """An output in numbers, of current rows.
+    """The numbers of an output, over its current rows.
 
     Attributes:
-        runs: in the order of planning.
-        counts: images by status; reasons: quarantined images by reason, most first.
-        masks: all of them; num_categories: pairs of task and category among them.
-        categories: those with most masks.
-        score_counts: masks by score, SCORE_BINS bins from 0 to 1.
-        image_counts: images that are not quarantined by their number of masks, by MASK_EDGES.
-        area_counts: masks by their share of the image, between AREA_EDGES.
+        runs: the runs, in the order of planning.
+        counts: images by status.
+        reasons: quarantined images by reason, the most frequent first.
+        masks: number of masks.
+        num_categories: number of different pairs of task and category.
+        categories: the categories with the most masks.
+        score_counts: masks by score, in SCORE_BINS bins from 0 to 1.
+        image_counts: images that are not quarantined, by number of masks, in bins of MASK_EDGES.
+        area_counts: masks by their share of the image, in bins of AREA_EDGES.
     """
 
     runs: tuple[RunFacts, ...]
@@ -66,15 +68,15 @@ class Facts:
 
 
 def read_facts(store: Store, database: duckdb.DuckDBPyConnection, *, max_categories: int) -> Facts:
-    """Count.
+    """Compute the numbers of an output.
 
     Args:
         store: the output.
-        database: of the same output; see pipelines.query.database.
-        max_categories: how many categories are told apart.
+        database: the same output's database, see pipelines.query.database.
+        max_categories: number of categories to list.
 
     Raises:
-        StorageError: it cannot be read.
+        StorageError: the output cannot be read.
     """
     current = dict(database.execute("SELECT run_id, count(*) FROM annotations GROUP BY 1").fetchall())
     counts = dict(database.execute("SELECT status, count(*) FROM images GROUP BY 1").fetchall())
@@ -82,6 +84,7 @@ def read_facts(store: Store, database: duckdb.DuckDBPyConnection, *, max_categor
         "SELECT coalesce(reason, 'unknown'), count(*) FROM images WHERE status = 'quarantined' "
         "GROUP BY 1 ORDER BY 2 DESC, 1"
     ).fetchall()
+    # Scores are read once: all figures by category or score are made from these counts.
     database.execute(
         f"""
         CREATE OR REPLACE TEMP TABLE report_scores AS
@@ -128,7 +131,7 @@ def _categories(database: duckdb.DuckDBPyConnection, most: int) -> tuple[Categor
 
 
 def _image_counts(database: duckdb.DuckDBPyConnection, labeled: int) -> tuple[int, ...]:
-    """Count images by their number of masks; those without any have no row in ``annotations``."""
+    """Count images by number of masks; those without any have no row in ``annotations``, and are the difference."""
     edges = [edge - 0.5 for edge in MASK_EDGES]
     found = _bins(
         database,
@@ -142,7 +145,8 @@ def _image_counts(database: duckdb.DuckDBPyConnection, labeled: int) -> tuple[in
 
 
 def _area_counts(database: duckdb.DuckDBPyConnection) -> tuple[int, ...]:
-    # Sizes come from the images: beside the run lengths they would have to be read with them.
+    # Width and height come from `images`: the size in `segmentation` lies in one column with the run lengths, which are
+    # most of the table's bytes and would be read along with it.
     rows = f"""
         SELECT {_bin_of("a.area / (i.width::DOUBLE * i.height)", AREA_EDGES[:-1])}, count(*)
         FROM annotations AS a JOIN all_images AS i USING (image_id, run_id) WHERE i.width * i.height > 0 GROUP BY 1
@@ -151,7 +155,7 @@ def _area_counts(database: duckdb.DuckDBPyConnection) -> tuple[int, ...]:
 
 
 def _bin_of(value: str, edges: Sequence[float]) -> str:
-    """Return SQL for the number of a value's bin, by the bins' least values; what is less is in the first."""
+    """Return an SQL expression for a value's bin, given the bins' lower edges; smaller values are in the first bin."""
     inner = " + ".join(f"({value} >= {edge})::INT" for edge in edges[1:])
     return f"({inner})"
 

@@ -1,6 +1,6 @@
-"""The pictures of a report: images fetched side by side, decoded once, made small, masks drawn, as data URIs.
+"""Draw a report's pictures: fetch images in parallel, decode each once, shrink it, draw its masks, make data URIs.
 
-An image that cannot be shown is a placeholder with the reason; nothing here fails because of one.
+An image that cannot be shown becomes a placeholder with the reason; it never makes the report fail.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from pipelines.sources.fetch import FetchError, fetch
 from pipelines.types import ImageRef
 
 _OVERSAMPLING = 2  # masks are drawn at twice the size, so that their edges are smooth
+# Larger images are decoded one at a time: several at once could take gigabytes.
 _LARGE_PIXELS = 20_000_000
 _QUALITY = 76
-_SMALL_SHARE = 0.002  # of the picture: smaller masks are ringed
+_SMALL_SHARE = 0.002  # masks with a smaller share of the picture get a ring around them
 _RING_PX = 7
 
 _one_large_image = threading.Lock()
@@ -37,7 +38,7 @@ _one_large_image = threading.Lock()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """How the images of a run are fetched: its storage options, and whether the web may be asked."""
+    """How the images of a run are fetched: its storage options, and whether http:// and https:// are allowed."""
 
     options: Mapping[str, Any] = field(default_factory=dict)
     allow_http: bool = False
@@ -48,9 +49,9 @@ class PictureConfig:
     """How pictures are made.
 
     Attributes:
-        side_px: longest side of a picture.
-        threads: images that are fetched side by side.
-        timeout_s: for fetching one image.
+        side_px: length of a picture's longer side, pixels.
+        threads: number of images fetched in parallel.
+        timeout_s: seconds for fetching one image.
         limits: larger images are not shown.
     """
 
@@ -62,12 +63,12 @@ class PictureConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """What a card shows: a picture, or why there is none.
+    """A card's picture, or the reason why there is none.
 
     Attributes:
         uri: the picture as a data URI; None if there is none.
-        width, height: its pixels.
-        missing: why there is none, or why its masks are not drawn.
+        width, height: its size in pixels.
+        missing: why there is no picture, or why its masks are not drawn.
     """
 
     uri: str | None = None
@@ -83,17 +84,17 @@ def draw_cards(
     config: PictureConfig,
     on_image: Callable[[int, int], None] = lambda *_: None,
 ) -> list[Picture]:
-    """Draw cards; each image is read once, whatever number of cards show it.
+    """Draw cards; each image is read once, no matter how many cards show it.
 
     Args:
-        cards: what to draw.
-        access: by run_id.
-        color_of: the colour of a mask on a card.
+        cards: the cards.
+        access: how to fetch images, by run_id.
+        color_of: returns the colour of a mask on a card.
         config: sizes and limits.
-        on_image: told how many images are done, of how many.
+        on_image: called with the number of images done and their total.
 
     Returns:
-        One picture for each card, in their order.
+        One picture for each card, in order.
     """
     places: dict[str, list[int]] = {}
     for place, card in enumerate(cards):
@@ -134,8 +135,8 @@ def _draw_image(
 
 
 def _read_small(row: ImageRow, access: Access, config: PictureConfig) -> tuple[PILImage.Image, bool]:
-    """Read an image at the size for drawing, and say whether it has changed since it was labelled."""
-    ref = ImageRef(image_id=row.image_id, uri=row.uri)  # without its size, which may be another now
+    """Read an image at the size for drawing, and return whether it has changed since it was labelled."""
+    ref = ImageRef(image_id=row.image_id, uri=row.uri)  # without the listed size, which may have changed
     data = fetch(
         ref,
         options=access.options,
@@ -150,7 +151,7 @@ def _read_small(row: ImageRow, access: Access, config: PictureConfig) -> tuple[P
         small = PILImage.fromarray(image.pixels)
         small.thumbnail((side, side), PILImage.Resampling.BOX, reducing_gap=2.0)
     has_other_bytes = row.content_sha256 is not None and image.content_sha256 != row.content_sha256
-    # The header's size is that before the image is turned upright.
+    # Sorted, because the header gives the size before EXIF orientation, and the row the size after it.
     has_other_size = row.width is not None and sorted((row.width, row.height or 0)) != sorted((width, height))
     return small, has_other_bytes or has_other_size
 
@@ -175,6 +176,7 @@ def _draw(
         picture = draw_masks(np.asarray(small), masks, with_names=False)
         _ring_small(picture, card, color_of)
     else:
+        # thumbnail works in place, and other cards share this image.
         picture = small.copy()
     picture.thumbnail((side, side), PILImage.Resampling.BOX)
     buffer = io.BytesIO()
@@ -184,7 +186,7 @@ def _draw(
 
 
 def _ring_small(picture: PILImage.Image, card: Card, color_of: Callable[[Card, Mask], Rgb]) -> None:
-    """Draw a ring around masks that would be overlooked."""
+    """Draw a ring around small masks, which would otherwise be overlooked."""
     draw = ImageDraw.Draw(picture)
     for mask in card.masks:
         height, width = mask.segmentation.size_hw

@@ -1,4 +1,4 @@
-"""What a report says of one run: its counts, when its shards were labelled, and where its rows come from."""
+"""Collect a report's facts about one run: its counts, when its shards were labelled, and the origin of its rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAX_PROMPTS = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """A shard's labelling as its commit tells: so many images between two moments, seconds since 1970."""
+    """The labelling of one shard, from its commit: beginning and end in seconds since the epoch, number of images."""
 
     started_at: float
     ended_at: float
@@ -29,21 +29,24 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
-    """One run.
+    """The facts about one run.
 
     Attributes:
-        run_id, retry_of: which, and the run whose quarantined images it labels again.
-        planned_at, first_at, last_at: ISO 8601; when its first shard was begun and its last one committed.
-        listed, shards, committed: of its plan.
-        counts: images by status; reasons: quarantined images by reason.
-        masks, current_masks: committed, and those that no later run has replaced.
-        work: of each commit.
+        run_id: the run.
+        retry_of: the run whose quarantined images it labels again; None if it is not a retry.
+        planned_at, first_at, last_at: ISO 8601 times of planning, of the first shard's beginning, of the last commit.
+        listed, shards, committed: numbers of listed images, planned shards and committed shards.
+        counts: images by status.
+        reasons: quarantined images by reason.
+        masks, current_masks: committed masks, and those of them that no later run has replaced.
+        work: the labelling of each committed shard.
         origin: source, model, weights, device, times and so on, by name, as text.
-        versions: of packages.
-        prompts: asked of every image, by task (the first of them); num_prompts: how many there are.
-        config: as planned, JSON.
+        versions: package versions.
+        prompts: the first of the prompts asked of every image, by task.
+        num_prompts: number of all these prompts.
+        config: the planned config, as JSON.
         source_options, allow_http: how its images are fetched.
-        problems: as its summary tells.
+        problems: problems recorded in its summary.
     """
 
     run_id: str
@@ -70,7 +73,7 @@ class RunFacts:
 
     @property
     def left(self) -> int:
-        """Listed images that are not labelled yet."""
+        """Number of listed images that are not labelled yet."""
         return self.listed - sum(self.counts.values())
 
 
@@ -79,8 +82,8 @@ def read_run_facts(store: Store, plan: Mapping[str, Any], current_masks: int) ->
 
     Args:
         store: the output.
-        plan: of the run, as plan_documents returns it.
-        current_masks: how many of its masks no later run has replaced.
+        plan: the run's plan, as plan_documents returns it.
+        current_masks: number of its masks that no later run has replaced.
 
     Raises:
         StorageError: a commit cannot be read.
@@ -139,7 +142,7 @@ def _origin(
     predictors: Mapping[str, Counter[str]],
     summary: Mapping[str, Any],
 ) -> dict[str, str]:
-    """Return where a run's rows come from: what is known, each as text; where shards differ, with their numbers."""
+    """Return what is known about the origin of a run's rows, as text; values that differ by shard have their counts."""
     known: dict[str, Any] = {
         "source": fingerprint.get("source"),
         "model": (config.get("model") or {}).get("path"),

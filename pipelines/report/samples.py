@@ -1,7 +1,7 @@
-"""Which images and masks a report shows: small samples, the same ones for the same rows.
+"""Choose the images and masks that a report shows: small samples, the same ones for the same rows.
 
-An annotation_id is a hash, so the least ones are a sample that anyone can draw again; images are sampled by the MD5 of
-their ids.
+An annotation_id is a hash, so the smallest ids are a reproducible random sample; images are sampled by the MD5 of their
+ids.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipelines.report.facts import Category
 from pipelines.report.words import Said, current_words
 from pipelines.types import Rle
 
-# For each mask shown, so that many masks of one image or category leave room for others.
+# Candidates read for each mask shown, so that others are left when many are of the same image or category.
 _CANDIDATES_OF_CATEGORY = 10
 _CANDIDATES = 40
 _MASKS_OF_A_CATEGORY = 12
@@ -42,7 +42,7 @@ class Mask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRow:
-    """What ``images`` says of an image that is shown."""
+    """The columns of ``images`` for an image that is shown."""
 
     image_id: str
     uri: str
@@ -61,8 +61,8 @@ class Card:
 
     Attributes:
         image: the image.
-        masks: to draw on it, best first.
-        said: words about it.
+        masks: masks to draw on it, best first.
+        said: what the model said about it.
     """
 
     image: ImageRow
@@ -72,7 +72,7 @@ class Card:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
-    """All pictures of a report, by where they are shown."""
+    """All cards of a report, by section."""
 
     by_category: tuple[tuple[Category, tuple[Card, ...]], ...]
     highest: tuple[Card, ...]
@@ -83,7 +83,7 @@ class Samples:
     quarantined: tuple[Card, ...]
 
     def groups(self) -> list[tuple[Card, ...]]:
-        """Return the cards, place by place."""
+        """Return the cards, section by section."""
         others = (self.highest, self.lowest, self.doubtful, self.said, self.empty, self.quarantined)
         return [*(cards for _, cards in self.by_category), *others]
 
@@ -93,10 +93,11 @@ class SampleSizes:
     """How many pictures are shown.
 
     Attributes:
-        per_category: for each category with pictures.
-        scores: of the highest scores, the lowest, and those most in doubt.
-        said: images with words about them.
-        empty, quarantined: images; of the quarantined ones at most so many for each reason.
+        per_category: pictures for each shown category.
+        scores: masks with the highest scores, with the lowest, and with those nearest to 0.5, each.
+        said: images with a caption or answer.
+        empty: images without a mask.
+        quarantined: quarantined images for each reason.
     """
 
     per_category: int = 4
@@ -107,12 +108,12 @@ class SampleSizes:
 
 
 def draw_samples(database: duckdb.DuckDBPyConnection, categories: Sequence[Category], sizes: SampleSizes) -> Samples:
-    """Choose what is shown.
+    """Choose the samples.
 
     Args:
-        database: of the output; see pipelines.query.database.
-        categories: those that are shown with pictures.
-        sizes: how much is shown.
+        database: the output's database, see pipelines.query.database.
+        categories: the categories shown with pictures.
+        sizes: how many pictures to choose.
     """
     of_categories = _of_categories(database, categories, sizes.per_category)
     highest = _by_score(database, "score DESC", sizes.scores)
@@ -148,7 +149,7 @@ class _Pick(NamedTuple):
 
 
 class _Shown:
-    """The rows of all that is shown, as cards."""
+    """The rows of everything that is shown, from which cards are made."""
 
     def __init__(self, rows: Mapping[str, ImageRow], masks: Sequence[Mask]) -> None:
         self._rows, self._masks = rows, {mask.annotation_id: mask for mask in masks}
@@ -157,18 +158,18 @@ class _Shown:
             self._of_image.setdefault(mask.image_id, []).append(mask)
 
     def single(self, picks: Iterable[_Pick]) -> tuple[Card, ...]:
-        """Return each mask on its image."""
+        """Return a card for each mask."""
         return tuple(Card(image=self._rows[p.image_id], masks=(self._masks[p.annotation_id],)) for p in picks)
 
     def of_category(self, category: Category, picks: Iterable[_Pick]) -> tuple[Card, ...]:
-        """Return the images of a category's picks, with all of its masks on them."""
+        """Return a card for each image among a category's picks, with all of the category's masks."""
         key = (category.task, category.name)
         ids = [pick.image_id for pick in picks if (pick.task, pick.category) == key]
         masks = {i: tuple(mask for mask in self._of_image[i] if (mask.task, mask.category) == key) for i in ids}
         return tuple(Card(image=self._rows[i], masks=masks[i]) for i in ids)
 
     def spoken(self, said: Iterable[Said]) -> tuple[Card, ...]:
-        """Return images that were spoken of, with the masks of the caption's phrases."""
+        """Return a card for each caption or answer, with the masks of a caption's phrases."""
 
         def grounded(words: Said) -> tuple[Mask, ...]:
             masks = self._of_image.get(words.image_id, ())
@@ -177,7 +178,7 @@ class _Shown:
         return tuple(Card(image=self._rows[words.image_id], masks=grounded(words), said=words) for words in said)
 
     def bare(self, image_ids: Iterable[str]) -> tuple[Card, ...]:
-        """Return images without masks."""
+        """Return a card without masks for each image."""
         return tuple(Card(image=self._rows[image_id]) for image_id in image_ids)
 
 
@@ -191,7 +192,10 @@ ORDER BY reason, md5(image_id), image_id
 
 
 def _of_categories(database: duckdb.DuckDBPyConnection, categories: Sequence[Category], number: int) -> list[_Pick]:
-    """Choose masks of each category, one of an image: those with the least ids."""
+    """Choose masks of each category, those with the smallest ids, at most one from an image.
+
+    First only the ids, then the rows of those few: the aggregate must not carry the run lengths of all masks.
+    """
     least = database.execute(
         f"""
         SELECT task, category_name, min(annotation_id, {number * _CANDIDATES_OF_CATEGORY}) FROM annotations
@@ -221,7 +225,7 @@ def _picks(database: duckdb.DuckDBPyConnection, query: str, values: list[Any]) -
 
 
 def _spread(picks: Iterable[_Pick], number: int, *, per_category: int) -> list[_Pick]:
-    """Take the first, one of an image; of a category only so many, unless there are no others."""
+    """Take the first picks, one per image, and at most ``per_category`` of a category unless too few others exist."""
     taken, passed = list[_Pick](), list[_Pick]()
     images, categories = set[str](), Counter[tuple[str, str]]()
     for pick in picks:
@@ -262,7 +266,7 @@ def _shortened(text: str | None) -> str | None:
 
 
 def _masks(database: duckdb.DuckDBPyConnection, image_ids: set[str], annotation_ids: set[str]) -> list[Mask]:
-    """Read masks of some images, best first: of each category the best, and those asked for by their ids."""
+    """Read masks of some images, best first: the best of each category, and those with the given ids."""
     rows = database.execute(
         f"""
         SELECT annotation_id, image_id, task, category_name, category_id, prompt_id, score,

@@ -1,4 +1,4 @@
-"""What the model said of some images: current captions and answers, cut at their grounded phrases."""
+"""Read current captions and answers for a report, cut at their grounded phrases."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ORDER BY image_id, said.task = 'gcgseg' DESC, said.prompt_id
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phrase:
-    """A stretch of a caption; ``number`` is that of the grounded phrase, None for what lies between two."""
+    """A stretch of a caption; ``number`` is that of a grounded phrase, None for the text between phrases."""
 
     text: str
     number: int | None
@@ -25,7 +25,7 @@ class Phrase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """What the model said about an image: the prompt's task and question, and its words in stretches."""
+    """What the model said about an image: the prompt's id and task, and the text in stretches."""
 
     image_id: str
     prompt_id: str
@@ -34,11 +34,11 @@ class Said:
 
 
 def current_words(database: duckdb.DuckDBPyConnection, number: int) -> list[Said]:
-    """Choose images that the model spoke of, and the current words about each: its caption, else the first.
+    """Choose images with captions or answers, and return a current one for each: a caption if there is one.
 
     Args:
-        database: of the output; see pipelines.query.database.
-        number: how many images.
+        database: the output's database, see pipelines.query.database.
+        number: number of images.
     """
     query = "SELECT image_id FROM all_images WHERE len(captions) > 0 GROUP BY 1 ORDER BY md5(image_id), 1 LIMIT ?"
     ids = [row[0] for row in database.execute(query, [number]).fetchall()]
@@ -51,7 +51,7 @@ def current_words(database: duckdb.DuckDBPyConnection, number: int) -> list[Said
 
 
 def _stretches(text: str, phrases: Sequence[Mapping[str, Any]]) -> tuple[Phrase, ...]:
-    """Cut a caption at its phrases; one that lies in another, or outside of the text, is left out."""
+    """Cut a caption at its phrases; phrases that overlap an earlier one or lie outside the text are left out."""
     found, place = list[Phrase](), 0
     for phrase in sorted(phrases, key=lambda p: (p["start"], p["end"])):
         start, end = phrase["start"], min(phrase["end"], len(text))

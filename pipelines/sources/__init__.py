@@ -1,1 +1,1 @@
-"""Where images come from: folders, buckets, lists, tars, tables, the web; and one image's bytes from any of them."""
+"""Sources of images: list folders, buckets, lists, tars and tables, and fetch one image's bytes from any of them."""

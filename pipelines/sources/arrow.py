@@ -1,6 +1,6 @@
-"""Images inside Arrow files, above all the folders that ``datasets`` saves: listed with where their bytes lie.
+"""List images inside Arrow files, mostly folders saved by Hugging Face ``datasets``, as byte ranges of the files.
 
-Arrow keeps a value's bytes together and as they are, so that a plain range of the file is the image.
+Uncompressed Arrow stores the bytes of a value contiguously and unchanged, so an image is a plain range of the file.
 """
 
 from __future__ import annotations
@@ -25,11 +25,15 @@ from pipelines.sources.uri_lists import resolve_uri
 from pipelines.storage.filesystems import read_range
 from pipelines.types import ImageRef
 
+# A file (as opposed to a stream) begins with the magic; the stream that follows is the same. Its end is marked by an
+# empty message: a continuation mark and length 0.
 _MAGIC = b"ARROW1\0\0"
 _END = b"\xff\xff\xff\xff\0\0\0\0"
 _READ_BYTES = 2**23
+# Rows are converted to Python values in slices: a record batch may have any number of them.
 _ROWS_AT_ONCE = 1024
 _CONTINUATION = b"\xff\xff\xff\xff"
+# Of a message's metadata, which is read whole before anything in it is checked.
 _MAX_MESSAGE_BYTES = 2**26
 _COMPRESSED = "compressed, so that no image in it can be read alone; write it without compression"
 
@@ -37,20 +41,21 @@ _COMPRESSED = "compressed, so that no image in it can be read alone; write it wi
 def list_arrow(
     fs: Any, files: Iterable[ListedFile], *, image_id_column: str | None = None, image_column: str | None = None
 ) -> Iterator[ImageRef]:
-    """List the images of Arrow files (IPC streams or files, not compressed), one for each row.
+    """List the images of uncompressed Arrow files (IPC streams or files), one for each row.
 
-    Of a folder with a ``state.json``, as ``save_to_disk`` writes it, the files named there are its data; files that
-    begin with ``cache-`` are none. Ids, columns and the choice of the column are those of Parquet files. A row without
-    bytes but with a path is the image at that path. Local files are mapped into memory; others are read once as a
-    whole, a record batch at a time.
+    In a folder with a ``state.json``, as ``save_to_disk`` writes it, only the files named there are data; in other
+    folders files whose names begin with ``cache-`` are not. Ids, carried columns and the choice of the image column are
+    as for Parquet files. A row with a path but no bytes is the image at that path. Local files are memory-mapped;
+    remote ones are read once from start to end, one record batch at a time.
 
     Args:
         fs: the file system that holds the files.
-        files: in order.
+        files: the files, in order.
         image_id_column, image_column: see parquet.list_rows.
 
     Raises:
-        SourceError: a file is broken, cut short or compressed, has no column of images or several, or a row has none.
+        SourceError: a file is broken, truncated or compressed, has no column of images or several, or a row has neither
+            bytes nor a path.
     """
     for file in _data_files(fs, files):
         uri = uri_of(fs, file.path)
@@ -58,8 +63,9 @@ def list_arrow(
             try:
                 yield from _list_file(uri, file, stream, image_id_column, image_column)
             except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+                # Arrow reports broken files as a bare OSError without a number; any other is of the storage.
                 if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
-                    raise  # storage's own, not Arrow's
+                    raise
                 raise SourceError(f"{uri}: not a readable Arrow file, or cut short: {error}") from error
 
 
@@ -93,7 +99,7 @@ def _ref(
 
 
 def _values(batch: pa.RecordBatch, form: RowForm) -> list[dict[str, Any]]:
-    """Return the rows without bytes; of the images their path."""
+    """Return the rows without binary columns; of the image column only the path."""
     plain = [field.name for field in batch.schema if not holds_binary(field.type)]
     rows: list[dict[str, Any]] = batch.select(plain).to_pylist() if plain else [{} for _ in range(batch.num_rows)]
     if form.has_path:
@@ -103,16 +109,16 @@ def _values(batch: pa.RecordBatch, form: RowForm) -> list[dict[str, Any]]:
 
 
 def _spans(uri: str, column: pa.Array, body: pa.Buffer, start: int) -> list[ByteRange | None]:
-    """Return where in the file the value of each row lies; None for a null.
+    """Return the byte range of each row's value in the file; None for a null.
 
     Args:
-        uri: of the file, for errors.
-        column: of a record batch.
+        uri: the file's URI, for errors.
+        column: the image column of a record batch.
         body: the record batch's bytes.
         start: their offset in the file.
 
     Raises:
-        SourceError: the values do not lie one after the other, or not in the file.
+        SourceError: the column's type does not store values contiguously, or they are not stored in the file as such.
     """
     is_null = column.is_null().to_numpy(zero_copy_only=False)
     if pa.types.is_struct(column.type):
@@ -124,6 +130,7 @@ def _spans(uri: str, column: pa.Array, body: pa.Buffer, start: int) -> list[Byte
     kind = np.int64 if pa.types.is_large_binary(column.type) else np.int32
     if offsets is None or data is None or not data.size:
         return [None if null else ByteRange(start, 0) for null in is_null]
+    # Values outside the message's body were decompressed into a buffer of their own.
     if not body.address <= data.address <= data.address + data.size <= body.address + body.size:
         raise SourceError(f"{uri}: {_COMPRESSED}")
     edges = np.frombuffer(offsets, kind, count=column.offset + len(column) + 1)[column.offset :].astype(np.int64)
@@ -135,11 +142,12 @@ def _spans(uri: str, column: pa.Array, body: pa.Buffer, start: int) -> list[Byte
 
 
 def _batches(uri: str, stream: pa.NativeFile) -> Iterator[tuple[pa.RecordBatch, pa.Buffer, int]]:
-    """Read record batches, each with its body and where that begins in the file."""
+    """Read record batches, each with its body and the body's offset in the file."""
     if stream.read(len(_MAGIC)) != _MAGIC:
         stream.seek(0)
     messages = pa.ipc.MessageReader.open_stream(stream)
     schema = None
+    # Message by message, not through RecordBatchStreamReader, which does not tell where a batch lies in the file.
     with contextlib.suppress(StopIteration):
         while True:
             _check_next(uri, stream)
@@ -150,7 +158,7 @@ def _batches(uri: str, stream: pa.NativeFile) -> Iterator[tuple[pa.RecordBatch, 
                 raise SourceError(f"{uri}: holds a {message.type}, which is not read here; write it as Parquet")
             else:
                 batch = pa.ipc.read_record_batch(message, schema)
-                batch.validate(full=True)  # offsets are trusted from here on
+                batch.validate(full=True)  # its offsets come from outside, and are used unchecked from here on
                 yield batch, message.body, stream.tell() - message.body.size
     end = stream.tell()
     stream.seek(max(0, end - len(_END)))
@@ -159,13 +167,14 @@ def _batches(uri: str, stream: pa.NativeFile) -> Iterator[tuple[pa.RecordBatch, 
 
 
 def _check_next(uri: str, stream: pa.NativeFile) -> None:
-    """Look at the next message before Arrow does, which unpacks it, and of a remote file takes it into memory.
+    """Check the next message before Arrow reads it, which would decompress it and hold a remote one in memory.
 
     Raises:
-        SourceError: it is compressed, or larger than is read from afar.
+        SourceError: it is compressed, or too large to be read from remote storage.
     """
     start = stream.tell()
     prefix = stream.read(8)
+    # Before Arrow 0.15 messages had no continuation mark in front of their length.
     length = int.from_bytes(prefix[4:] if prefix[:4] == _CONTINUATION else prefix[:4], "little")
     is_local_file = isinstance(stream, pa.MemoryMappedFile)
     facts = message_facts(stream.read(length)) if length <= _MAX_MESSAGE_BYTES else None
@@ -173,7 +182,7 @@ def _check_next(uri: str, stream: pa.NativeFile) -> None:
     if length > _MAX_MESSAGE_BYTES:
         raise SourceError(f"{uri}: not a readable Arrow file: at byte {start:,} it claims {length:,} bytes of metadata")
     if facts is None:
-        return  # for Arrow to say what it is
+        return  # let Arrow report what is wrong with it
     if facts.is_compressed:
         raise SourceError(f"{uri}: {_COMPRESSED}")
     if facts.body_bytes > MAX_CHUNK_BYTES and not is_local_file:
@@ -194,7 +203,7 @@ def _opened(fs: Any, path: str) -> Iterator[pa.NativeFile]:
 
 
 def _data_files(fs: Any, files: Iterable[ListedFile]) -> list[ListedFile]:
-    """Leave out what lies beside a dataset's own files: the folder's state names them."""
+    """Leave out files that are not data of a saved dataset, such as caches of ``map`` and ``filter``."""
     named: dict[str, frozenset[str] | None] = {}
     kept = []
     for file in files:
@@ -208,7 +217,7 @@ def _data_files(fs: Any, files: Iterable[ListedFile]) -> list[ListedFile]:
 
 
 def _named_files(fs: Any, folder: str) -> frozenset[str] | None:
-    """Return the files that a saved dataset is made of; None for a folder that is none."""
+    """Return the names of a saved dataset's data files; None if the folder is not a saved dataset."""
     path = f"{folder}/state.json"
     uri = uri_of(fs, path)
     with source_errors(uri):
@@ -219,6 +228,7 @@ def _named_files(fs: Any, folder: str) -> frozenset[str] | None:
         except ValueError as error:
             raise SourceError(f"{uri}: not JSON ({error}); save the dataset again") from error
     try:
+        # With an indices mapping the dataset's rows are a selection of the files' rows, in another order.
         if state.get("_indices_data_files"):
             raise SourceError(f"{uri}: the dataset was saved with an indices mapping; save it again (flatten_indices)")
         return frozenset(entry["filename"] for entry in state["_data_files"])

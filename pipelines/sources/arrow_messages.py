@@ -1,25 +1,28 @@
-"""What an Arrow message says of itself, read from its metadata alone: before anything of its body is."""
+"""Read the size and compression of an Arrow IPC message from its metadata, before any of its body is read.
+
+pyarrow does not expose either before it has read the message, so the flatbuffer is read here, by Arrow's Message.fbs.
+"""
 
 from __future__ import annotations
 
 import struct
 from typing import NamedTuple
 
-# Places of fields in the tables of Arrow's flatbuffers.
+# Numbers of fields in the tables Message and RecordBatch, and of RecordBatch in the union of headers.
 _HEADER_TYPE, _HEADER, _BODY_LENGTH = 1, 2, 3
 _RECORD_BATCH = 3
 _COMPRESSION = 3
 
 
 class MessageFacts(NamedTuple):
-    """Bytes of a message's body, and whether the buffers in it are compressed."""
+    """The size of a message's body in bytes, and whether its buffers are compressed."""
 
     body_bytes: int
     is_compressed: bool
 
 
 def message_facts(metadata: bytes) -> MessageFacts | None:
-    """Read a message's metadata; None if it is none.
+    """Read a message's metadata; None if it is not valid.
 
     Args:
         metadata: the flatbuffer between a message's length and its body.
@@ -39,7 +42,11 @@ def message_facts(metadata: bytes) -> MessageFacts | None:
 
 
 def _field(metadata: bytes, table: int, number: int) -> int:
-    """Return where a field of a table lies; 0 if it is left out."""
+    """Return the offset of a table's field; 0 if the field is absent.
+
+    A table begins with the distance back to its vtable, which holds its own size, the table's, and then for each field
+    the offset in the table, 0 for an absent one.
+    """
     (back,) = struct.unpack_from("<i", metadata, table)
     fields = table - back
     if fields < 0:

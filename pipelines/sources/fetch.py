@@ -1,4 +1,4 @@
-"""Fetch one image's bytes, bounded in size and time, with the reason where it fails."""
+"""Fetch one image's bytes within limits on size and time; a failure has the reason for the image's row."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipelines.storage.filesystems import HTTP_PROTOCOLS, open_filesystem, proto
 from pipelines.types import ImageRef, Reason
 
 _HEADER_BYTES = 512  # of a tar
-_USUAL_BYTES = 2**22  # read at once of a file whose size nobody knows: most images are smaller
+_USUAL_BYTES = 2**22  # first read of a file of unknown size: most images are smaller
 _WEB_CHUNK_BYTES = 2**18
 _WEB_ERRORS: Mapping[int, type[OSError]] = {
     401: PermissionError,
@@ -33,7 +33,7 @@ _WEB_ERRORS: Mapping[int, type[OSError]] = {
 
 
 class FetchError(Exception):
-    """An image's bytes could not be had. ``reason`` is what its row will say; the message holds no secret."""
+    """An image's bytes could not be fetched. ``reason`` goes into its row; the message contains no secret."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(redacted(message))
@@ -49,32 +49,33 @@ def fetch(
     allow_http: bool = False,
     reserve: Reserve = take_freely,
 ) -> bytes:
-    """Fetch an image's bytes, bounded in size and (for object stores and the web) in time.
+    """Fetch an image's bytes, limited in size and (for object stores and the web) in time.
 
-    Never more than ``max_bytes`` and one are read, whatever the listing said: the file may have grown since.
+    At most ``max_bytes`` + 1 are read, whatever size the listing gave: the file may have grown since.
 
     Args:
         ref: the planned image.
         options: storage options of its source.
         max_bytes: refuse anything larger, before transferring it where the size is known.
         timeout_s: seconds for the whole transfer.
-        allow_http: whether the web may be asked.
-        reserve: asked for room before anything is held.
+        allow_http: whether http:// and https:// are allowed.
+        reserve: called with a number of bytes before they are allocated; may block until there is room.
 
     Raises:
-        FetchError: with the reason for the image's row.
+        FetchError: the image cannot be fetched, for the reason given.
     """
     uri, place = split_location(ref.uri)
     num_bytes = place.size if isinstance(place, ByteRange) else ref.num_bytes
     if num_bytes is not None and num_bytes > max_bytes:
         raise FetchError(Reason.TOO_MANY_BYTES, f"{num_bytes:,} bytes; max_image_bytes is {max_bytes:,}")
+    # The tag of an image inside a file is that of the file, followed by the image's location.
     version = split_location(ref.etag)[0] if ref.etag else None
     try:
         fs, path = open_filesystem(uri, options, allow_http=allow_http)
         if isinstance(place, ParquetCell):
             data = _read_cell(uri, options, place, version, max_bytes, reserve)
         elif isinstance(place, ByteRange):
-            reserve(2 * place.size)  # beside what was read, the part of it that is the image
+            reserve(2 * place.size)  # the bytes read, and the slice of them that is the image
             data = _read_span(fs, path, place, version, timeout_s)
         else:
             is_web = protocol_of(uri, allow_http=allow_http) in HTTP_PROTOCOLS
@@ -83,6 +84,7 @@ def fetch(
     except FetchError:
         raise
     except Exception as error:
+        # Stores refuse any range of an empty object: that image has zero bytes, which decoding reports.
         if place is None and _is_out_of_range(error):
             return b""
         raise FetchError(_fetch_reason(error), explain(error, ref.uri)) from error
@@ -90,10 +92,10 @@ def fetch(
 
 
 def _read_whole(read: Callable[[int], bytes | None], num_bytes: int | None, max_bytes: int, reserve: Reserve) -> bytes:
-    """Read a file of which the listing may have said how large it is.
+    """Read a whole file, whose size the listing may have given.
 
-    One that is larger than was to be expected is read again from the start, once there is room for what is allowed:
-    two parts might be of two versions.
+    If it is larger than expected, it is read again from the start, once there is room for the largest allowed size. It
+    is not continued where the first read ended, since the two parts might be of different versions.
     """
     expected = min(max_bytes, _USUAL_BYTES if num_bytes is None else num_bytes)
     reserve(expected)
@@ -107,20 +109,24 @@ def _read_whole(read: Callable[[int], bytes | None], num_bytes: int | None, max_
 
 
 def _read_start(fs: Any, path: str, most: int, *, timeout_s: float) -> bytes | None:
-    """Read a file of up to so many bytes; None if it has more, of which one is read."""
+    """Read a file of up to ``most`` bytes; None if it is larger, which reading one byte more shows."""
     data = _read(fs, path, (0, most + 1), timeout_s)
     return None if len(data) > most else data
 
 
 def _read(fs: Any, path: str, part: tuple[int, int], timeout_s: float) -> bytes:
-    """Read the bytes of a file from start up to end, in one request."""
+    """Read the part of a file from start up to end (exclusive), in one request."""
     if isinstance(fs, AsyncFileSystem):
         return bytes(sync(fs.loop, fs._cat_file, path, start=part[0], end=part[1], timeout=timeout_s))
     return read_range(fs, path, *part)
 
 
 def _read_span(fs: Any, path: str, place: ByteRange, version: str | None, timeout_s: float) -> bytes:
-    """Read a part of a file, and make sure that it is the part that was listed."""
+    """Read a byte range of a file, and check that it is still the one that was listed.
+
+    A tar member is checked by its header, which is read along with it. Other ranges need a request for the file's
+    version tag.
+    """
     before = 0 if place.header is None else _HEADER_BYTES
     if not before and version is not None and look_up(fs, path).etag != version:
         raise _changed()
@@ -157,7 +163,7 @@ def _read_cell(
 
 
 def _is_out_of_range(error: Exception) -> bool:
-    """Say whether a store has nothing at the bytes that were asked for, as it says of an empty file."""
+    """Return whether an error means that a file has no bytes in the requested range; any range of an empty file has."""
     return error_code(error) in ("InvalidRange", "416") or getattr(error, "code", None) in (416, "416")
 
 
@@ -173,25 +179,28 @@ def _read_web(fs: Any, url: str, most: int, *, timeout_s: float) -> bytes | None
 
 
 async def _stream_web(fs: Any, url: str, most: int) -> bytes | None:
-    """Read what a server sends, of up to so many bytes; None if it is more.
+    """Read up to ``most`` bytes from a web server; None if it sends more.
 
-    A server need not say how much it sends, nor heed a range. One that says that it is too much is not read at all.
+    The bytes are counted as they come, since a server need neither announce a length nor honour a range. An answer
+    that announces too large a length is not read at all.
     """
     from aiohttp import InvalidURL, NonHttpUrlClientError
     from yarl import URL
 
     session = await fs.set_session()
     try:
+        # Without compression, or a small answer could unpack to any size.
         request = await session.get(url, headers={"Accept-Encoding": "identity"})
     except (InvalidURL, NonHttpUrlClientError):
-        # Without the error itself, whose text is the address that a server sent us to, whatever stands in it.
+        # The original error is dropped: its text is the address of a redirect, which may contain secrets.
         raise OSError("it is no address of the web, or the server names one that is none") from None
     async with request as answer:
         if answer.status >= 400:
-            # In our own words: those of the client hold the address that the server sent us to, signature and all.
+            # A message of our own: the client's contains the address of the redirect, with its signature.
             kind, place = _WEB_ERRORS.get(answer.status, OSError), answer.url.host
             sent_on = "" if place == URL(url).host else f" from {place}"
             raise kind(f"HTTP {answer.status} {answer.reason}{sent_on}")
+        # Before anything of the body is read.
         if (answer.content_length or 0) > most:
             return None
         data = io.BytesIO()

@@ -1,6 +1,6 @@
-"""Images to be labelled as Arrow record batches: what goes from a listing through the sort into the files of a plan.
+"""Images as Arrow record batches: the form in which they pass from a listing through the sort into a plan's files.
 
-A column that no image of a collection needs is left out, and stands for null throughout: see ImageRef's defaults.
+A column that no image of a collection needs is left out; it then counts as null throughout, see ImageRef's defaults.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pipelines.types import ImageRef, Prompt, Region, Rle
 
 BATCH_SIZE = 8192
+# Long texts end a batch earlier: 8,192 rows that each carry a megabyte would not fit into memory.
 BATCH_CHARS = 2**24
 _PROMPTS = pa.list_(
     pa.struct(
@@ -25,7 +26,7 @@ _PROMPTS = pa.list_(
             pa.field("category_name", pa.string()),
             pa.field("explain", pa.bool_()),
             pa.field("source_row", pa.int64()),
-            pa.field("kind", pa.string()),  # null for a sentence, and so are those below
+            pa.field("kind", pa.string()),  # this and the following are null for a sentence
             pa.field("coordinates", pa.list_(pa.float64())),
             pa.field("mask_size", pa.list_(pa.int32())),
             pa.field("mask_counts", pa.string()),
@@ -43,13 +44,13 @@ FILES = pa.schema(
 LISTED = FILES.append(pa.field("source_columns", pa.string()))
 IMAGES = (
     LISTED.append(pa.field("prompts", _PROMPTS))
-    .append(pa.field("common", pa.list_(pa.string())))  # null for all
-    .append(pa.field("version", pa.int32()))  # null for the first
+    .append(pa.field("common", pa.list_(pa.string())))  # null: all of them
+    .append(pa.field("version", pa.int32()))  # null: version 1
 )
 
 
 def to_batches(refs: Iterable[ImageRef], schema: pa.Schema = IMAGES) -> Iterator[pa.RecordBatch]:
-    """Gather images into batches with these columns of IMAGES; lazy, and one batch at least."""
+    """Gather images into batches with the columns of ``schema``, lazily; yields at least one batch, if empty."""
     chunk, num_chars, is_empty = list[ImageRef](), 0, True
     for ref in refs:
         chunk.append(ref)
@@ -85,8 +86,8 @@ def file_batch(
     """Return files below a folder as a batch of FILES.
 
     Args:
-        base_uri: what comes before each name to make its URI.
-        names: of the files below the folder: their image ids.
+        base_uri: prepended to each name to form its URI.
+        names: paths of the files below the folder, which become their image ids.
         num_bytes, etags: as in ImageRef.
 
     Raises:
@@ -100,7 +101,7 @@ def file_batch(
 
 
 def with_prompts(batch: pa.RecordBatch, prompts: Sequence[Sequence[Prompt]]) -> pa.RecordBatch:
-    """Return a batch of FILES or LISTED with a column of own prompts, given for each image."""
+    """Add a column with each image's own prompts to a batch of FILES or LISTED."""
     own = pa.array([_prompt_rows(one) for one in prompts], _PROMPTS)
     return batch.append_column(IMAGES.field("prompts"), own)
 
@@ -123,13 +124,13 @@ def to_refs(batches: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[ImageRef]:
 
 
 def read_rows(batch: pa.RecordBatch | pa.Table, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    """Yield the values of these columns row by row; None for a column that was left out."""
+    """Yield the values of some columns row by row; None for a column that was left out."""
     held, nothing = set(batch.schema.names), [None] * batch.num_rows
     return zip(*(batch[name].to_pylist() if name in held else nothing for name in names), strict=True)
 
 
 def read_prompts(rows: Iterable[Mapping[str, Any]] | None) -> tuple[Prompt, ...]:
-    """Return an image's own prompts from its value in the column of that name."""
+    """Return an image's own prompts from its value in the column ``prompts``."""
     return tuple(map(_prompt, rows)) if rows else ()
 
 

@@ -1,6 +1,6 @@
-"""Where images come from: the one entrance to every form of source, and folders of image files.
+"""List the images of a source of any form: the entry point to the other modules, and folders of image files.
 
-Nothing is fetched here: whether a listed file is an image at all shows when it is decoded.
+Nothing is fetched: whether a listed file really is an image turns out when it is decoded.
 """
 
 from __future__ import annotations
@@ -52,12 +52,13 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", 
 LIST_EXTENSIONS = (".txt", ".lst")
 
 _MAX_NAME_CHARS = 2**16
+# Found only to be refused with advice: no image in them can be read alone.
 _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _HOLDERS = (".tar", ".parquet", ".arrow", *_COMPRESSED_TARS)
 
 
 class _Names(NamedTuple):
-    """What the user says of columns, and of where named images lie."""
+    """Column names and the image folder as the user gave them."""
 
     image_id: str | None
     uri: str | None
@@ -68,11 +69,11 @@ class _Names(NamedTuple):
 def list_images(
     source: str, *, storage_options: Mapping[str, Any] | None = None, limit: int | None = None, **names: str | None
 ) -> Iterator[ImageRef]:
-    """List the images of a source one by one; as list_batches, which is faster.
+    """List the images of a source one by one. list_batches does the same faster.
 
     Args:
-        source, storage_options, names: as in list_batches.
-        limit: stop after so many.
+        source, storage_options, names: as for list_batches.
+        limit: the largest number of images to list.
     """
     return itertools.islice(to_refs(list_batches(source, storage_options=storage_options, **names)), limit)
 
@@ -88,42 +89,42 @@ def list_batches(
 ) -> Iterator[pa.RecordBatch]:
     """List the images of a source.
 
-    Its extension says which form it has, and where that is not enough, what it holds:
+    The form is told by the extension, or by the content where that is not enough:
 
     - A folder or bucket prefix: every file below it with an extension of IMAGE_EXTENSIONS in any case, linked folders
-      included. ``image_id`` is the path below the folder. One without image files, but with files that hold images
-      (tar, Parquet or Arrow: one kind of them), is a source of these.
-    - A pattern, e.g. ``s3://bucket/photos/**/*.{jpg,png}`` or ``shard-{000..123}.tar``: the same, of files that match;
+      included. ``image_id`` is the path below the folder. A folder without image files, but with files that contain
+      images (tar, Parquet or Arrow, only one kind of them), is a source of these.
+    - A pattern, e.g. ``s3://bucket/photos/**/*.{jpg,png}`` or ``shard-{000..123}.tar``: the same for matching files;
       ``image_id`` is the path below the last folder before the first wildcard.
     - One image file. ``image_id`` is its name.
     - A list file (.txt, .lst), a table (.csv, .tsv, .jsonl, .ndjson, .parquet) with a column of URIs, found by name
-      (the first of URI_COLUMNS) or given, or a COCO file (.json): see uri_lists.
-    - A tar (.tar), as WebDataset reads it: see tars.
-    - A Parquet file with a column of images as bytes: see parquet. With a column of URIs besides, one of the two
-      must be given.
-    - An Arrow file (.arrow), above all of a folder that ``datasets`` saved: see arrow.
+      (the first of URI_COLUMNS) or given, or a COCO file (.json): see the module uri_lists.
+    - A tar (.tar), as WebDataset reads it: see the module tars.
+    - A Parquet file with a column of images as bytes: see the module parquet. If it has a column of URIs as well, one
+      of the two must be given.
+    - An Arrow file (.arrow), mostly of a folder saved by ``datasets``: see the module arrow.
 
-    In lists, tables and COCO files a relative URI is relative to ``image_root`` or else to the file's own folder.
+    In lists, tables and COCO files a relative URI is relative to ``image_root``, by default the file's own folder.
     Folders give size and version tag (S3: ETag; local: modification time and size) from the listing itself, without a
-    request for each file. An image inside a file has that file's version tag, and a URI that ends in its place:
-    see locations.
+    request for each file. An image inside a file has that file's version tag, and a URI that ends in its location
+    there: see the module locations.
 
     Args:
         source: path or URI.
         storage_options: fsspec options, e.g. ``{"endpoint_url": ...}``.
-        image_id_column: the table's column of image ids; of a tar what tars.list_tars says.
+        image_id_column: the table's column of image ids; for tars see tars.list_tars.
         uri_column: the table's column of URIs.
         image_column: the table's column of images as bytes.
         image_root: folder of the images that a list, table or COCO file names.
 
     Returns:
-        An iterator of batches of image_batches.FILES or LISTED, the same for all: folders in no promised order, the
-        other forms in theirs. Nothing is held of what was listed, so that ids may occur twice: planning, which sorts
-        them, refuses that.
+        An iterator of batches with the columns of image_batches.FILES or LISTED, the same in all batches. Folders come
+        in unspecified order, other forms in their own. Ids are not checked for duplicates, since nothing of the listing
+        is kept; planning sorts them and refuses duplicates.
 
     Raises:
-        SourceError: no images, a source that cannot be read, an unknown column, or a source that may be read in
-            several ways; raised while iterating.
+        SourceError: no images, a source that cannot be read, an unknown column, or an ambiguous source; raised while
+            iterating.
     """
     names = _Names(image_id=image_id_column, uri=uri_column, image=image_column, root=image_root)
     extension = extension_of(source)
@@ -143,7 +144,7 @@ def _listed(source: str, refs: Iterable[ImageRef]) -> Iterator[pa.RecordBatch]:
 
 
 def _short_named(source: str, refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
-    """Pass images on, as long as their names are what a name may be."""
+    """Pass images on, and refuse ids and URIs that are too long to be any."""
     for number, ref in enumerate(refs):
         if len(ref.image_id) > _MAX_NAME_CHARS or len(ref.uri) > _MAX_NAME_CHARS:
             raise SourceError(
@@ -163,7 +164,7 @@ def _list_table(source: str, storage_options: Mapping[str, Any] | None, names: _
 
 
 def _list_parquet(source: str, storage_options: Mapping[str, Any] | None, names: _Names) -> Iterator[pa.RecordBatch]:
-    """List one Parquet file as what its columns, or those given, say that it is; or those that a pattern means."""
+    """List one Parquet file, as images or URIs depending on its columns and the ones given; or those of a pattern."""
     fs, path = open_source(source, storage_options)
     with source_errors(source):
         is_pattern = has_wildcards(path) and not fs.exists(path)
@@ -178,7 +179,7 @@ def _list_parquet(source: str, storage_options: Mapping[str, Any] | None, names:
 
 
 def _holds_images(source: str, fs: Any, path: str) -> bool:
-    """Say whether a Parquet file holds images rather than URIs."""
+    """Return whether a Parquet file contains images rather than URIs."""
     with parquet_errors(source):
         schema = open_parquet(fs, path).schema_arrow
     uris, images = text_column(schema, URI_COLUMNS), sure_image_columns(schema)
@@ -191,7 +192,7 @@ def _holds_images(source: str, fs: Any, path: str) -> bool:
 
 
 def _list_folder(source: str, storage_options: Mapping[str, Any] | None, names: _Names) -> Iterator[pa.RecordBatch]:
-    """List a folder, a pattern or one file: image files, or else the images inside the files that hold some."""
+    """List a folder, a pattern or one file: its image files, or if it has none, the images inside its other files."""
     fs, _ = open_source(source, storage_options)
     holders: dict[str, list[ListedFile]] = {}
     num_listed = num_others = 0
@@ -246,12 +247,12 @@ def _list_inside(fs: Any, kind: str, files: Sequence[ListedFile], names: _Names)
 
 
 def _check_holds_none(source: str, fs: Any, holders: Mapping[str, list[ListedFile]], names: _Names) -> None:
-    """Refuse a folder of image files with more images inside other files: some would be left out unsaid."""
+    """Refuse a folder with image files that has images inside other files, too: those would silently be left out."""
     for kind, files in holders.items():
         try:
             has_images = any(True for _ in _list_inside(fs, kind, sorted(files)[:1], names))
         except SourceError as error:
-            has_images = isinstance(error, SeveralColumnsError)  # what else cannot be read as images is none
+            has_images = isinstance(error, SeveralColumnsError)  # any other error: it contains no readable images
         if has_images:
             raise SourceError(
                 f"{source}: holds image files, and {_count(holders)} with images inside: "

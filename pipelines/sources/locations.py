@@ -1,8 +1,8 @@
-"""Where an image lies inside a larger file, written at the end of the file's URI. Reads nothing.
+"""The location of an image inside a larger file, written as a fragment at the end of the file's URI.
 
-``...tar#offset=1024&size=9731&header=5d3c0a11`` a range of bytes; with ``header``: the tar member of that header
-``...parquet#column=image&row=17``               a row of a column of binary values
-``...#whole``                                    the whole file, for one whose real name ends like one of the above
+``...tar#offset=1024&size=9731&header=5d3c0a11`` a byte range; with ``header``, the CRC-32 of the tar header before it
+``...parquet#column=image&row=17``               a row of a binary column
+``...#whole``                                    the whole file: for a file whose real name ends like one of the above
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _PLACE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """A range of bytes.
+    """A byte range of a file.
 
     Attributes:
         offset, size: in bytes.
-        header: CRC-32 of the 512 bytes before it, which are its header in a tar; None where there is none.
+        header: CRC-32 of the 512 bytes before the range, a tar member's header; None outside of tars.
     """
 
     offset: int
@@ -32,28 +32,28 @@ class ByteRange:
     header: int | None = None
 
     def __str__(self) -> str:
-        """Return what stands behind the file's URI."""
+        """Return the fragment to append to the file's URI."""
         header = "" if self.header is None else f"&header={self.header:08x}"
         return f"#offset={self.offset}&size={self.size}{header}"
 
 
 @dataclass(frozen=True, slots=True)
 class ParquetCell:
-    """A value of a table: the name of its column, and its row from 0."""
+    """A value of a Parquet file: the name of its column, and its row from 0."""
 
     column: str
     row: int
 
     def __str__(self) -> str:
-        """Return what stands behind the file's URI."""
+        """Return the fragment to append to the file's URI."""
         return f"#column={quote(self.column, safe='')}&row={self.row}"
 
 
 def split_location(text: str) -> tuple[str, ByteRange | ParquetCell | None]:
-    """Split a URI, or the version tag of an image, into that of the file and the place inside it.
+    """Split an image's URI or version tag into that of the file and the location inside it.
 
     Returns:
-        What is before the place, and the place; None for a whole file.
+        The file's part, and the location, None for a whole file.
     """
     found = _PLACE.search(text) if "#" in text else None
     if found is None:

@@ -1,4 +1,4 @@
-"""Images that are values of a table: Parquet files with a column of bytes. Their bytes are not read."""
+"""List images that are values of a binary column in Parquet files, without reading their bytes."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "b
 
 
 class SeveralColumnsError(SourceError):
-    """A table holds images, and nothing says in which column."""
+    """A table has several columns that may hold images, and nothing tells which is meant."""
 
 
 class RowForm(NamedTuple):
-    """How the rows of a table are read.
+    """How a table's rows are read as images.
 
     Attributes:
         image: the column of images.
-        has_path: whether each has a path beside its bytes.
-        image_id: the column of image ids, None for the path; ROW for the row itself.
+        has_path: whether its values have a ``path`` beside the bytes.
+        image_id: the column of image ids; None for the path; ROW for the row number.
     """
 
     image: str
@@ -42,12 +42,12 @@ class RowForm(NamedTuple):
     image_id: str | None
 
     def path(self, values: Mapping[str, Any]) -> str | None:
-        """Return the path beside an image's bytes."""
+        """Return the path beside an image's bytes, None if there is none."""
         path: str | None = (values.get(self.image) or {}).get("path") if self.has_path else None
         return path
 
     def describe(self, file: str, row: int, values: Mapping[str, Any]) -> tuple[str, str | None]:
-        """Return an image's id, and what else its row holds as JSON."""
+        """Return an image's id, and the other columns of its row as JSON."""
         named = values.get(self.image_id) if self.image_id else None
         path = self.path(values)
         image_id = str(named) if named is not None else path if path and self.image_id != ROW else f"{file}#{row:08d}"
@@ -62,18 +62,19 @@ def list_rows(
 ) -> Iterator[ImageRef]:
     """List the images of Parquet files, one for each row.
 
-    ``image_id`` is the id column, by default ``image_id``, or else the ``path`` beside the bytes, or else
-    ``<file>#<row>`` with the row in 8 digits. Columns without binary data, and the path where it is not the id, are
-    carried along as far as tabular.columns_json does.
+    ``image_id`` comes from the id column (by default ``image_id``), or else from the ``path`` beside the bytes, or else
+    it is ``<file>#<row>`` with the row in 8 digits. Columns without binary data, and the path if it is not the id, are
+    carried along within the limits of tabular.columns_json.
 
     Args:
         fs: the file system that holds the files.
-        files: in order.
+        files: the files, in order.
         image_id_column: the column of image ids; ROW for ``<file>#<row>``.
         image_column: the column of images, see row_form.
 
     Raises:
-        SourceError: a file is broken, has no column of images or several, or too large row groups to read one image.
+        SourceError: a file is broken, has no column of images or several, or has row groups too large to read a single
+            image from.
     """
     for file in files:
         uri = uri_of(fs, file.path)
@@ -93,14 +94,14 @@ _SAY = "An image is a binary value, or a struct with bytes; name its column with
 
 
 def row_form(uri: str, schema: pa.Schema, image_id_column: str | None, image_column: str | None) -> RowForm:
-    """Return how a table's rows are read.
+    """Find out how a table's rows are to be read.
 
-    The column of images is the one given, else one that Hugging Face's metadata calls Image, else a struct with a
-    binary part ``bytes``, else a binary column with a name of IMAGE_COLUMNS, else the only binary column.
+    The column of images is the one given, else the one with the feature Image in Hugging Face's metadata, else a struct
+    with a binary field ``bytes``, else a binary column named as in IMAGE_COLUMNS, else the only binary column.
 
     Raises:
-        SeveralColumnsError: several are alike.
-        SourceError: there is none, or a column that is given is missing or holds something else.
+        SeveralColumnsError: several columns qualify equally.
+        SourceError: none qualifies, or a column that was given is missing or of the wrong type.
     """
     image = _image_column(uri, schema, image_column)
     plain = [field.name for field in schema if not holds_binary(field.type)]
@@ -130,22 +131,23 @@ def _image_column(uri: str, schema: pa.Schema, given: str | None) -> str:
 
 
 def sure_image_columns(schema: pa.Schema) -> list[str]:
-    """Return the columns that say by their type, name or metadata that they hold images: see row_form."""
+    """Return the columns that are images by their metadata, type or name, see row_form."""
     binary = binary_columns(schema)
     features = _features(schema)
     structs = [name for name in binary if pa.types.is_struct(schema.field(name).type)]
     called = [name for name in binary if features.get(name) == "Image"]
     usual = [name for name in binary if name in IMAGE_COLUMNS and name not in structs]
+    # Metadata that exists and calls no column an Image is believed: a struct with bytes may then be audio.
     return called or ([] if features else structs) or usual
 
 
 def binary_columns(schema: pa.Schema) -> list[str]:
-    """Return the columns whose values are bytes, or a struct with a binary part ``bytes``."""
+    """Return the columns whose values are bytes, or structs with a binary field ``bytes``."""
     return [name for name in schema.names if _has_bytes(schema.field(name).type)]
 
 
 def text_column(schema: pa.Schema, names: Sequence[str]) -> str | None:
-    """Return the first of these names that is a column of text."""
+    """Return the first of some names that is a text column; None if none is."""
     kinds = {field.name: field.type for field in schema}
     return next((name for name in names if name in kinds and _is_text(kinds[name])), None)
 
@@ -164,7 +166,7 @@ def _has_bytes(kind: pa.DataType) -> bool:
 
 
 def _features(schema: pa.Schema) -> dict[str, str]:
-    """Return what Hugging Face's metadata calls the columns."""
+    """Return the feature types of the columns in Hugging Face's metadata; empty without such metadata."""
     with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
         features = load_json((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {name: str(kind.get("_type")) for name, kind in features.items() if isinstance(kind, dict)}
@@ -172,7 +174,7 @@ def _features(schema: pa.Schema) -> dict[str, str]:
 
 
 def _rows(fs: Any, path: str, table: pq.ParquetFile, form: RowForm) -> Iterator[dict[str, Any]]:
-    """Read all that is no binary; of the images their path."""
+    """Read all columns without binary data; of the image column only the path."""
     columns = [field.name for field in table.schema_arrow if not holds_binary(field.type)]
     columns += [f"{form.image}.path"] if form.has_path else []
     return iter_rows(fs, path, table, columns)
@@ -180,7 +182,7 @@ def _rows(fs: Any, path: str, table: pq.ParquetFile, form: RowForm) -> Iterator[
 
 @contextlib.contextmanager
 def parquet_errors(uri: str) -> Iterator[None]:
-    """Turn whatever is said against reading a Parquet file into a SourceError."""
+    """Raise a SourceError in place of any exception from reading a Parquet file."""
     try:
         with source_errors(uri):
             yield

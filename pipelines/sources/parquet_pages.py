@@ -1,7 +1,8 @@
-"""How many rows of a Parquet file may be read together: what is stored once may stand for many rows.
+"""Estimate how many rows of a Parquet file can be read at once within a memory limit.
 
-A dictionary holds a value once, however many rows have it, and a delta encoding what a value has beside the one before:
-a small file may unfold to any size. Reads footers, and the first bytes of a page.
+A dictionary stores a value once, however many rows have it, and delta encoding stores only how a value differs from the
+one before. So a small file may expand to any size, and its footer does not say to which. Only footers and the first
+bytes of a page are read here.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from pipelines.storage.filesystems import read_range
 
 MAX_BATCH_BYTES = 2**26
 MAX_BATCH_ROWS = 4096
-_PYTHON_BYTES = 2**23  # turned into Python values at once
+_PYTHON_BYTES = 2**23  # converted to Python values at once, which take several times as much
 
-_SMALL_BYTES = 2**20  # of a column: what it holds is bound enough, and its first page need not be asked
+_SMALL_BYTES = 2**20  # a column chunk up to this size bounds its values well enough without a look at its first page
+# The type and uncompressed size are the first two fields of a page header, and take a few bytes.
 _HEADER_BYTES = 64
 _DICTIONARY_PAGE = 2
 _INTEGER_FIELD = 0x15  # of Thrift's compact protocol: the next field, an int32
@@ -26,13 +28,13 @@ _DELTA = "DELTA_BYTE_ARRAY"
 
 
 def rows_at_once(fs: Any, path: str, group: pq.RowGroupMetaData, names: Collection[str]) -> int:
-    """Return how many rows of a row group may be read together, one at least, so that they stay in MAX_BATCH_BYTES.
+    """Return how many rows of a row group can be read at once within MAX_BATCH_BYTES, at least one.
 
     Args:
         fs: the file system of the file.
-        path: inside it.
+        path: its path there.
         group: the row group.
-        names: of the columns that are read, or of one part of a struct.
+        names: the columns to read, or ``column.field`` for one field of a struct.
     """
     within = tuple(f"{name}." for name in names)
     columns = [group.column(number) for number in range(group.num_columns)]
@@ -42,13 +44,13 @@ def rows_at_once(fs: Any, path: str, group: pq.RowGroupMetaData, names: Collecti
 
 
 def iter_rows(fs: Any, path: str, table: pq.ParquetFile, columns: Collection[str]) -> Iterator[dict[str, Any]]:
-    """Yield a file's rows as {column: value}, row group by row group, a few at a time.
+    """Yield a file's rows as {column: value}, with a limited number in memory at a time.
 
     Args:
         fs: the file system of the file.
-        path: inside it.
+        path: its path there.
         table: the open file.
-        columns: to read, as Arrow names them; of a struct also one part alone.
+        columns: the columns to read, or ``column.field`` for one field of a struct.
     """
     for number in range(table.num_row_groups):
         group = table.metadata.row_group(number)
@@ -63,12 +65,12 @@ def iter_rows(fs: Any, path: str, table: pq.ParquetFile, columns: Collection[str
 
 
 def has_dictionary(column: pq.ColumnChunkMetaData) -> bool:
-    """Say whether some values of a column are stored in a dictionary."""
+    """Return whether some values of a column chunk are stored in a dictionary."""
     return any("DICTIONARY" in encoding for encoding in column.encodings)
 
 
 def _row_bytes(fs: Any, path: str, column: pq.ColumnChunkMetaData, num_rows: int) -> int:
-    """Return the bytes that a value of a column may have: no value is larger than the page which it is in."""
+    """Return an upper estimate of the bytes of one value of a column, since no value is larger than its page."""
     num_bytes: int = column.total_uncompressed_size
     mean = -(-num_bytes // max(1, num_rows))
     if column.physical_type != "BYTE_ARRAY":
@@ -79,9 +81,10 @@ def _row_bytes(fs: Any, path: str, column: pq.ColumnChunkMetaData, num_rows: int
 
 
 def _dictionary_bytes(fs: Any, path: str, column: pq.ColumnChunkMetaData) -> int | None:
-    """Return the size of the column's dictionary page, uncompressed; None if it has none. Footers do not tell."""
+    """Return the uncompressed size of a column chunk's dictionary page, read from its header; None if it has none."""
     if not has_dictionary(column) and not column.has_dictionary_page:
         return None
+    # Some writers leave the dictionary's offset out and let data_page_offset point to the dictionary.
     start = column.data_page_offset
     if column.has_dictionary_page and 0 < column.dictionary_page_offset < start:
         start = column.dictionary_page_offset
@@ -93,7 +96,7 @@ def _dictionary_bytes(fs: Any, path: str, column: pq.ColumnChunkMetaData) -> int
 
 
 def _read_integer(header: io.BytesIO) -> int | None:
-    """Read the next field of a page's header, a zigzag varint; None if it is something else."""
+    """Read the next field of a page header as a zigzag varint; None if it is not an int32 that follows directly."""
     if header.read(1) != bytes([_INTEGER_FIELD]):
         return None
     value = shift = 0

@@ -1,7 +1,7 @@
-"""Single values of a Parquet file's binary column, with what was read for them kept for their neighbours.
+"""Read single values of a binary column in a Parquet file, and cache the column chunk for neighbouring rows.
 
-Of a file its footer is read, and then of the row group only the column asked for. Thread-safe; one per process. Nothing
-is read under a lock that readers of another file wait for, and readers of one file wait for each other only so long.
+Only the footer is read, and the requested column of the row group. The cache is shared by all threads of the process.
+Its lock is never held while reading, so a file that hangs delays only its own readers, and those only for a while.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from pipelines.sources.files import look_up
 from pipelines.sources.parquet_pages import has_dictionary, rows_at_once
 from pipelines.storage.filesystems import open_filesystem
 
+# To read one image, the column chunk of its whole row group has to be read.
 MAX_CHUNK_BYTES = 2**29
 
 _HELD_BYTES = 2**28
 _HELD_FILES = 16
 _READ_BYTES = 2**23
-_ROW_BYTES = 8  # what a row takes while it is read, whatever it holds: a small file may have any number of nulls
+_ROW_BYTES = 8  # memory of a row even if it is null: a small file may hold any number of nulls
 _SLACK_BYTES = 2**24
-# A reader that has not come to its end after so long is left alone with the file that it has open.
+# After waiting so long for another reader of a file, a reader opens the file anew.
 _STALLED_S = 20.0
 
 
 Reserve = Callable[[int], None]
-"""Told how many bytes more are about to be held, before they are; may wait until there is room for them."""
+"""Called with a number of bytes before they are allocated; may block until there is room for them."""
 
 
 def take_freely(_num_bytes: int) -> None:
@@ -41,22 +42,23 @@ def take_freely(_num_bytes: int) -> None:
 
 
 class ChangedError(OSError):
-    """A file is not the one that was listed."""
+    """A file has changed since it was listed."""
 
 
 class ChunkTooLargeError(ValueError):
-    """A row group, or one of its values, holds more bytes than are read for one value."""
+    """A row group, or one of its values, is larger than the limit for reading one value."""
 
 
 def open_parquet(fs: Any, path: str, *, streamed: bool = True, unique: str | None = None) -> pq.ParquetFile:
-    """Open a Parquet file for reading parts of it.
+    """Open a Parquet file to read parts of it.
 
     Args:
         fs: its file system.
-        path: inside it.
-        streamed: read columns piece by piece, for those that are large; else the columns of a row group together.
-        unique: the column, as Parquet counts them, of which equal values are to be held once.
+        path: its path there.
+        streamed: whether to read columns piece by piece, which suits large ones, or those of a row group together.
+        unique: a leaf column to read as a dictionary, so that equal values are held once.
     """
+    # No block cache: pyarrow asks for exact ranges, and a cache would read further ahead and keep it.
     file = fs.open(path, "rb", cache_type="none")
     unfolded = [unique] if unique else None
     return pq.ParquetFile(
@@ -65,7 +67,7 @@ def open_parquet(fs: Any, path: str, *, streamed: bool = True, unique: str | Non
 
 
 def leaf_of(schema: pa.Schema, column: str) -> str:
-    """Return the name, as Parquet counts columns, of the bytes in a column: itself, or its part ``bytes``.
+    """Return the leaf column (in Parquet's sense) with a column's bytes: itself, or the field ``bytes`` of a struct.
 
     Raises:
         KeyError: there is no such column.
@@ -74,10 +76,10 @@ def leaf_of(schema: pa.Schema, column: str) -> str:
 
 
 def check_chunks(metadata: pq.FileMetaData, leaf: str, group: int | None = None) -> None:
-    """Check that row groups, one or all, are small enough for reading single values.
+    """Check that one row group, or all of them, are small enough for reading single values.
 
     Raises:
-        ChunkTooLargeError: saying how large, and what to do.
+        ChunkTooLargeError: one is not; the message gives its size and what to do.
         pa.ArrowInvalid: the file is broken: a row group lacks the column.
     """
     for number in range(metadata.num_row_groups) if group is None else (group,):
@@ -105,7 +107,7 @@ def _too_large(what: str) -> ChunkTooLargeError:
 
 @dataclass(slots=True, eq=False)
 class _OpenFile:
-    """A file, opened when it is first needed. What is read of it is read under its lock."""
+    """A file that is opened when first needed, and read under its lock, by one thread at a time."""
 
     uri: str
     options: Mapping[str, Any] | None
@@ -127,12 +129,12 @@ class _OpenFile:
         return self.table
 
     def check_version(self) -> None:
-        """Check that the file is the one that was listed."""
+        """Check that the file has not changed since it was listed."""
         if self.version is not None and look_up(self.fs, self.path).etag != self.version:
             raise ChangedError(f"{self.uri}: has changed since it was listed; plan again, as a new run")
 
     def place(self, row: int) -> tuple[int, int]:
-        """Return the row group of a row, and its place there."""
+        """Return a row's row group and its position there."""
         num_rows = self.open().metadata.num_rows
         if not 0 <= row < num_rows:
             raise IndexError(f"it has {num_rows:,} rows, and none of number {row:,}")
@@ -140,10 +142,12 @@ class _OpenFile:
         return group, row - (int(self.ends[group - 1]) if group else 0)
 
     def read(self, group: int, leaf: str) -> pa.ChunkedArray:
-        """Return a row group's values of one column; where they unfold, equal ones are held once."""
+        """Return a row group's values of one leaf column, with equal values held once if they would expand too much."""
         table = self.open()
         check_chunks(table.metadata, leaf, group)
         column = _chunk(table.metadata, leaf, group)
+        # Read plainly first; give that up once more than about twice the stored size appears. Then many rows share
+        # their values, and reading the column as a dictionary holds each of them once.
         is_folded = has_dictionary(column)
         most = min(MAX_CHUNK_BYTES, 2 * column.total_uncompressed_size + _SLACK_BYTES if is_folded else MAX_CHUNK_BYTES)
         found = self._unfold(table, group, leaf, most)
@@ -153,13 +157,13 @@ class _OpenFile:
                 found = table.read_row_group(group, columns=[leaf], use_threads=False).column(0)
         if found is None:
             raise _too_large(f"the images of row group {group} unfold to more than {most:,} bytes")
-        self.check_version()  # it may have been overwritten while it was open
+        self.check_version()  # again: the file may have been overwritten while it was open
         if pa.types.is_struct(found.type):
             return pa.chunked_array([part.field("bytes") for part in found.chunks])
         return found
 
     def _unfold(self, table: pq.ParquetFile, group: int, leaf: str, most: int) -> pa.ChunkedArray | None:
-        """Read values as they are; None as soon as they are seen to be more than so many bytes."""
+        """Read values without sharing equal ones; None as soon as they exceed ``most`` bytes."""
         size = rows_at_once(self.fs, self.path, table.metadata.row_group(group), [leaf])
         batches, num_bytes = list[pa.RecordBatch](), 0
         for batch in table.iter_batches(batch_size=size, row_groups=[group], columns=[leaf], use_threads=False):
@@ -170,7 +174,7 @@ class _OpenFile:
         return pa.chunked_array([batch.column(0) for batch in batches])
 
     def close(self) -> None:
-        """Close the file, unless somebody reads it: then it is closed when they are done with it."""
+        """Close the file, unless another thread is reading it: then it is closed when that one drops it."""
         if self.lock.acquire(blocking=False):
             try:
                 if self.table is not None:
@@ -185,7 +189,7 @@ _Place = tuple[Any, int, str]
 
 @dataclass(slots=True, eq=False)
 class _Cache:
-    """Open files, and what was read of them. The lock is for these two alone, and held for no longer than to look."""
+    """Open files, and column chunks read from them. The lock guards the two dicts only, and is never held for I/O."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     files: OrderedDict[Any, _OpenFile] = field(default_factory=OrderedDict)
@@ -193,9 +197,9 @@ class _Cache:
 
     @contextlib.contextmanager
     def file(self, key: Any) -> Iterator[_OpenFile]:
-        """Give a file to one reader at a time.
+        """Lend a file to one reader at a time.
 
-        Who finds it in the hands of a reader that does not come to an end opens it anew: that one may never do so.
+        If another reader does not return it in time, the file is opened anew, since that reader may hang for ever.
         """
         while True:
             file = self._held_file(key)
@@ -223,14 +227,14 @@ class _Cache:
         return found
 
     def held(self, place: _Place) -> pa.ChunkedArray | None:
-        """Return what was read of a place; None if nothing is kept."""
+        """Return a cached column chunk; None if it is not cached."""
         with self.lock:
             if (chunk := self.chunks.get(place)) is not None:
                 self.chunks.move_to_end(place)
             return chunk
 
     def keep(self, place: _Place, chunk: pa.ChunkedArray) -> None:
-        """Keep what was read, and let go of what was not asked for longest."""
+        """Cache a column chunk, and drop the least recently used ones."""
         with self.lock:
             self.chunks.pop(place, None)
             while self.chunks and sum(held.nbytes for held in self.chunks.values()) + chunk.nbytes > _HELD_BYTES:
@@ -243,7 +247,7 @@ _CACHE = _Cache()
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """What tells open files apart."""
+    """The identity of an open file; ``parts`` are its constructor's arguments, of which options are not hashable."""
 
     uri: str
     options: str
@@ -263,25 +267,25 @@ def read_value(
 ) -> bytes | None:
     """Return one binary value of a Parquet file.
 
-    Some 256 MB of neighbouring values are kept in this process; a single row group may be larger, and passes alone.
+    About 256 MB of column chunks are cached for neighbouring rows; a single larger one is kept alone.
 
     Args:
-        uri: of the file.
+        uri: the file's URI.
         options: fsspec options.
-        column: binary, or a struct with a binary part ``bytes``.
-        row: from 0.
+        column: a binary column, or a struct with a binary field ``bytes``.
+        row: the row, from 0.
         version: the file's version tag as listed; None for any.
-        max_bytes: of the value; any by default.
-        reserve: asked for what is about to be read.
+        max_bytes: limit on the value's size; none by default.
+        reserve: called with the number of bytes about to be read.
 
     Returns:
         The value, None for a null.
 
     Raises:
         ChangedError: the file has another version.
-        ChunkTooLargeError: its row group is too large, or the value.
+        ChunkTooLargeError: its row group or the value is too large.
         KeyError, IndexError: there is no such column or row.
-        pa.ArrowException: it is no Parquet file.
+        pa.ArrowException: it is not a Parquet file.
     """
     key = _Key(uri, repr(options), version, (uri, options, version))
     with _CACHE.file(key) as file:
@@ -290,11 +294,11 @@ def read_value(
         leaf = leaf_of(file.open().schema_arrow, column)
     values = _CACHE.held((key, group, leaf))
     if values is None:
-        # Not while the file is held: who waits for room may wait for an image that waits for the file.
+        # Reserve before the file is taken: room may only come free once an image is loaded that waits for this file.
         check_chunks(metadata, leaf, group)
         reserve(_chunk(metadata, leaf, group).total_uncompressed_size)
         with _CACHE.file(key) as file:
-            values = _CACHE.held((key, group, leaf))  # by a neighbour meanwhile
+            values = _CACHE.held((key, group, leaf))  # another thread may have read it meanwhile
             if values is None:
                 values = file.read(group, leaf)
                 _CACHE.keep((key, group, leaf), values)
@@ -302,7 +306,7 @@ def read_value(
 
 
 def _bytes_of(value: pa.Scalar, row: int, max_bytes: int | None) -> bytes | None:
-    """Return a value's bytes, which are copied only if they are not too many."""
+    """Return a value's bytes; its size is checked before they are copied."""
     if not value.is_valid:
         return None
     if isinstance(value, pa.DictionaryScalar):

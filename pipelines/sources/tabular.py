@@ -1,4 +1,4 @@
-"""Rows of the tables that people hand in: CSV, TSV, JSON lines and Parquet. Knows no column's meaning."""
+"""Read users' tables row by row: CSV, TSV, JSON lines and Parquet. Columns have no meaning here."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from pipelines.storage.filesystems import open_filesystem
 TABLE_EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 MAX_ROW_CHARS = 2**24
-"""Of a line of text, and of a row of CSV: a mask's RLE may be long, but as Python values a row takes many times it."""
+"""Limit for a text line or CSV row. A mask's RLE may be long, but Python values take many times the text's memory."""
 
 MAX_COLUMN_CHARS, MAX_COLUMNS_CHARS = 2**16, 2**18
-"""Of a further column's JSON that is carried along, and of all of a row's."""
+"""Limits for the JSON of one carried column, and of all carried columns of a row."""
 
 
 def read_rows(uri: str, storage_options: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
     """Read a table row by row.
 
-    CSV and TSV: UTF-8, the first line names the columns, every value is a string. JSON lines: one object a line, blank
-    lines skipped. Parquet: columns that hold binary data anywhere are left out.
+    CSV and TSV: UTF-8, the first line names the columns, every value is a string. JSON lines: one object per line,
+    blank lines are skipped. Parquet: columns with binary data at any depth are left out.
 
     Args:
-        uri: path or URI; its extension says which kind of table it is.
+        uri: path or URI; its extension tells the format.
         storage_options: fsspec options.
 
     Returns:
@@ -60,13 +60,13 @@ def read_rows(uri: str, storage_options: Mapping[str, Any] | None = None) -> Ite
 
 
 def extension_of(uri: str) -> str:
-    """Return the extension of a URI's last part in lower case, with its dot; empty for a folder."""
+    """Return the extension of a URI in lower case, with its dot; empty for a folder."""
     return "" if uri.endswith("/") else PurePosixPath(uri).suffix.lower()
 
 
 @contextlib.contextmanager
 def source_errors(uri: str) -> Iterator[None]:
-    """Turn whatever storage says against reading a location into a SourceError."""
+    """Raise a SourceError in place of any exception from reading a storage location."""
     try:
         with storage_errors(uri):
             yield
@@ -76,10 +76,10 @@ def source_errors(uri: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_text(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[IO[str]]:
-    """Open a UTF-8 text file, with or without byte order mark; line ends are left as they are.
+    """Open a UTF-8 text file, with or without a byte order mark; line endings are not translated.
 
     Raises:
-        SourceError: it cannot be opened, or turns out not to be UTF-8.
+        SourceError: the file cannot be opened, or turns out not to be UTF-8.
     """
     try:
         with open_bytes(uri, storage_options) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
@@ -90,10 +90,10 @@ def open_text(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[I
 
 @contextlib.contextmanager
 def open_bytes(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[IO[bytes]]:
-    """Open a file.
+    """Open a binary file.
 
     Raises:
-        SourceError: it cannot be opened, or not be read inside the ``with``.
+        SourceError: the file cannot be opened, or reading it inside the ``with`` fails.
     """
     with source_errors(uri):
         fs, path = open_filesystem(uri, storage_options)
@@ -102,10 +102,11 @@ def open_bytes(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[
 
 
 class Lines:
-    """The lines of a text, of which not even one is read beyond its bounds.
+    """The lines of a text file, with a limit on the size of a row; not even one line is read beyond it.
 
     Attributes:
-        num_chars: since a row began; whoever takes rows sets it back to 0. With ``is_row`` every line is a row.
+        num_chars: characters since the row began; the consumer resets it to 0 after each row. With ``is_row`` every
+            line is a row of its own.
     """
 
     def __init__(self, uri: str, text: IO[str], *, is_row: bool = False) -> None:
@@ -117,7 +118,7 @@ class Lines:
         return self
 
     def __next__(self) -> str:
-        """Return the next line with its end.
+        """Return the next line with its line ending.
 
         Raises:
             SourceError: the row has more than MAX_ROW_CHARS characters.
@@ -136,6 +137,7 @@ class Lines:
 
 
 def _csv_rows(uri: str, storage_options: Mapping[str, Any] | None, delimiter: str) -> Iterator[dict[str, Any]]:
+    # A setting of the whole process, 131,072 by default, which a mask's RLE exceeds.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_CHARS))
     with open_text(uri, storage_options) as text:
         lines = Lines(uri, text)
@@ -152,6 +154,7 @@ def _csv_rows(uri: str, storage_options: Mapping[str, Any] | None, delimiter: st
                         "quote fields that contain the delimiter"
                     )
                 if fields:
+                    # A line may leave out fields at its end: they are empty.
                     padded = [*fields, *[""] * (len(columns) - len(fields))]
                     yield {name: value or None for name, value in zip(columns, padded, strict=True)}
         except csv.Error as error:
@@ -166,7 +169,7 @@ def _json_rows(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[
             try:
                 row = load_json(line)
                 if "\\u" in line:
-                    json.dumps(row, ensure_ascii=False).encode()  # half of an escaped surrogate pair is not text
+                    json.dumps(row, ensure_ascii=False).encode()  # fails for a lone escaped surrogate, which is no text
             except (ValueError, RecursionError) as error:
                 raise SourceError(f"{uri}: line {number} is not JSON: {error}") from error
             if not isinstance(row, dict):
@@ -185,16 +188,16 @@ def _parquet_rows(uri: str, storage_options: Mapping[str, Any] | None) -> Iterat
 
 
 def columns_json(columns: Mapping[str, Any], *, is_bounded: bool = False) -> str | None:
-    """Return an image's further columns as a JSON object with sorted keys; None if all are null.
+    """Return an image's other columns as a JSON object with sorted keys; None if all are null.
 
-    NaN and infinities are null, dates ISO text, and what JSON does not know its text. Columns whose own JSON is longer
-    than MAX_COLUMN_CHARS are left out, and the longest of them until all have no more than MAX_COLUMNS_CHARS.
+    NaN and infinities become null, dates ISO text, and other values that JSON lacks their str. Columns whose JSON is
+    longer than MAX_COLUMN_CHARS are left out, and then the longest ones until the rest fits MAX_COLUMNS_CHARS.
 
     Args:
-        columns: by name.
-        is_bounded: they have been chosen by their size already.
+        columns: values by name.
+        is_bounded: whether the caller has already limited their size.
     """
-    if not is_bounded:  # before any work is done on them
+    if not is_bounded:  # long texts go first, before any work is done on them
         columns = {n: v for n, v in columns.items() if not isinstance(v, str) or len(v) <= MAX_COLUMN_CHARS}
     known = {name: value for name, value in ((n, _plain(v)) for n, v in columns.items()) if value is not None}
     whole = _dump(known) if known else None
@@ -224,18 +227,19 @@ def _plain(value: Any) -> Any:
 
 
 def is_bytes(kind: pa.DataType) -> bool:
-    """Say whether values of a type are bytes of any length, in whichever form Arrow holds them."""
+    """Return whether a type's values are bytes of variable length, in any of Arrow's forms."""
     if pa.types.is_dictionary(kind):
         return is_bytes(kind.value_type)
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
 def holds_binary(kind: pa.DataType) -> bool:
-    """Say whether values of a type hold binary data anywhere."""
+    """Return whether a type contains binary data at any depth."""
     if is_bytes(kind) or pa.types.is_fixed_size_binary(kind):
         return True
     if pa.types.is_dictionary(kind):
         return holds_binary(kind.value_type)
-    if isinstance(kind, pa.BaseExtensionType) and not isinstance(kind, pa.UuidType):  # which has a text of its own
+    # A UUID is stored as bytes, but converts to a Python value that has a text.
+    if isinstance(kind, pa.BaseExtensionType) and not isinstance(kind, pa.UuidType):
         return holds_binary(kind.storage_type)
     return any(holds_binary(kind.field(i).type) for i in range(kind.num_fields))

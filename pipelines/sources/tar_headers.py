@@ -1,4 +1,4 @@
-"""A tar's headers with all that they say bounded: Python's own reader takes their word for how long they are."""
+"""Limits on tar headers: Python's tarfile allocates and reads whatever length a header claims."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ import zlib
 from typing import Any
 
 MAX_HEADER_BYTES = 2**16
-"""Of a long name, or of what a pax header adds; names and attributes take some hundred bytes."""
+"""Limit for a long name or a pax header; real names and attributes take some hundred bytes."""
 
 _BLOCK_BYTES = 512
-_IS_EXTENDED = 504  # where a block of a sparse file's map says that another one follows
+_IS_EXTENDED = 504  # offset of the byte in a sparse file's map that says whether another block of it follows
 _NO_MAP: Any = []
+# tarfile searches pax headers for a pattern that begins with \d+: quadratic time over a long run of digits.
 _MANY_DIGITS = re.compile(rb"\d{1000}")
 
 
 class HeaderBoundsError(ValueError):
-    """A header claims to be longer than any real one, or is made to be read for ever."""
+    """A header claims to be longer than any real one, or is built so that it would be read endlessly."""
 
 
 class Member(tarfile.TarInfo):
-    """A member that knows the CRC-32 of its header; of several blocks that of the last, before its data.
+    """A tar member with the CRC-32 of its header; of several header blocks that of the last, just before the data.
 
-    Maps of sparse files are passed over: what is sparse is not read here.
+    The maps of sparse files are skipped, since sparse members are not read.
     """
 
     header = 0
@@ -35,6 +36,8 @@ class Member(tarfile.TarInfo):
         member.header = zlib.crc32(buf)
         return member
 
+    # The methods below override tarfile's internal ones: it has no public hook before a header is read.
+
     def _proc_gnulong(self, archive: Any) -> Any:
         self._check_length()
         return super()._proc_gnulong(archive)  # type: ignore[misc]
@@ -45,7 +48,7 @@ class Member(tarfile.TarInfo):
         _check_records(archive.fileobj.read(self.size))
         archive.fileobj.seek(start)
         member = super()._proc_pax(archive)  # type: ignore[misc]
-        # What is said of all members is kept, and copied for each.
+        # tarfile keeps global headers, and copies them for every member.
         if sum(len(name) + len(value) for name, value in archive.pax_headers.items()) > MAX_HEADER_BYTES:
             raise HeaderBoundsError(f"its global headers hold more than {MAX_HEADER_BYTES:,} characters")
         return member
@@ -77,12 +80,15 @@ class Member(tarfile.TarInfo):
 
 
 def _check_records(data: bytes) -> None:
-    """Refuse records that lead back into themselves, and numbers that are none: both would be read again and again."""
+    """Refuse pax records and runs of digits that tarfile would read over and over again.
+
+    A record states its own length; one shorter than itself leads the reader back to where it was.
+    """
     position = 0
     while (equals := data.find(b"=", position)) >= 0:
         length = data[position : position + 20].partition(b" ")[0]
         if not length.isdigit():
-            break  # as the reader does
+            break  # tarfile stops here, too
         if int(length) <= equals - position:
             raise HeaderBoundsError("a record of a pax header is longer than it says")
         position += int(length)

@@ -1,4 +1,4 @@
-"""Images inside tar files, with WebDataset's reading of names; listed from the headers, without the images' bytes."""
+"""List images inside tar files by WebDataset's naming rules, from the headers alone, as byte ranges of the tars."""
 
 from __future__ import annotations
 
@@ -24,19 +24,21 @@ from pipelines.types import ImageRef
 KEY, PATH = "__key__", "__path__"
 
 _BLOCK_BYTES = 512
+# WebDataset's split: the key is everything up to the first dot of the base name.
 _NAME = re.compile(r"((?:.*/|)[^./]+)\.([^/]*)\Z")
 _REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _COLUMN_KINDS = ("json", "txt", "cls")
+# A sample is held in memory until its key ends.
 _MAX_SAMPLE_IMAGES = 10_000
 _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
-# Up to so much is read over where skipping it would take a request of its own.
+# A gap up to this size is read through: that is cheaper than another request.
 _NEAR_BYTES = 2**20
 _MIN_READ_BYTES, _MAX_READ_BYTES = 2**16, 2**23
 
 
 @dataclass(slots=True)
 class _Sample:
-    """The members of a tar that have one key and follow one another."""
+    """Consecutive members of a tar that have the same key."""
 
     key: str = ""
     images: list[tuple[str, ByteRange]] = field(default_factory=list)
@@ -48,21 +50,21 @@ def list_tars(
 ) -> Iterator[ImageRef]:
     """List the images of tar files.
 
-    The key of a member is its path up to the first dot of its base name. Members of one key that follow one another are
-    a sample; those with an image's extension are its images, and its ``.json``, ``.txt`` and ``.cls`` are carried as
-    ``source_columns`` (``json``, ``txt``, ``cls``) where each is no longer than MAX_COLUMN_CHARS. Members named
-    ``__...__`` and those whose base name begins with a dot are passed over.
+    The key of a member is its path up to the first dot of its base name. Consecutive members with the same key form a
+    sample: those with an image's extension are its images, and its ``.json``, ``.txt`` and ``.cls`` are carried as
+    ``source_columns`` (``json``, ``txt``, ``cls``) if no longer than MAX_COLUMN_CHARS each. Members named ``__...__``
+    and those whose base name begins with a dot are skipped.
 
     Args:
         fs: the file system that holds the tars.
         files: the tars, in order, with their sizes.
-        extensions: of images, in lower case.
-        image_id_column: what is the ``image_id``: ``__key__`` (the default), ``__path__`` for the tar's name without
-            ``.tar`` and the key, or a field of the sample's ``.json``. In a sample with several images the rest of the
-            member's name is added: ``0001.left.jpg``.
+        extensions: extensions of images, in lower case.
+        image_id_column: what the ``image_id`` is made of: ``__key__`` (the default), ``__path__`` for the tar's name
+            without ``.tar`` and the key, or a field of the sample's ``.json``. In a sample with several images the rest
+            of the member's name is appended: ``0001.left.jpg``.
 
     Raises:
-        SourceError: a tar is compressed, cut short or broken, or an image in it is a link or sparse.
+        SourceError: a tar is compressed, truncated or broken, or an image in it is a link or sparse.
     """
     for file in files:
         uri = uri_of(fs, file.path)
@@ -94,7 +96,7 @@ def _sample_id(uri: str, name: str, sample: _Sample, column: str | None) -> str:
 
 
 def _samples(uri: str, stream: IO[bytes], num_bytes: int, extensions: tuple[str, ...]) -> Iterator[_Sample]:
-    """Group members by key; only samples with images are returned."""
+    """Group consecutive members by key, and yield the samples that have images."""
     sample = _Sample()
     for member in _members(uri, stream, num_bytes):
         named = _NAME.match(member.name)
@@ -124,7 +126,7 @@ def _samples(uri: str, stream: IO[bytes], num_bytes: int, extensions: tuple[str,
 
 
 def _read_column(kind: str, data: bytes) -> Any:
-    """Return a description as a value: JSON where it is JSON, else its text; None if it is no text."""
+    """Read a sample's description: parsed if it is JSON, else as text; None if it is not text."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
@@ -144,15 +146,16 @@ def _members(uri: str, stream: IO[bytes], num_bytes: int) -> Iterator[Member]:
     """Read the headers in order.
 
     Raises:
-        SourceError: the tar is compressed, cut short, or broken.
+        SourceError: the tar is compressed, truncated or broken.
     """
     start = stream.read(_BLOCK_BYTES)
     stream.seek(0)
     if kind := next((kind for magic, kind in _COMPRESSIONS.items() if start.startswith(magic)), None):
         raise SourceError(f"{uri}: {_say_compressed(kind)}")
     try:
+        # surrogateescape: a name that is not UTF-8 is then reported by name, not as a broken tar.
         with tarfile.open(fileobj=stream, mode="r:", errors="surrogateescape", tarinfo=Member) as tar:
-            kept: list[tarfile.TarInfo] = vars(tar)["members"]  # grows with the tar unless it is emptied
+            kept: list[tarfile.TarInfo] = vars(tar)["members"]  # tarfile keeps every member unless this is emptied
             while (member := cast(Member | None, tar.next())) is not None:
                 kept.clear()
                 _check_text(uri, member)
@@ -161,7 +164,8 @@ def _members(uri: str, stream: IO[bytes], num_bytes: int) -> Iterator[Member]:
                 if member.isreg() and member.offset_data + member.size > num_bytes:
                     raise SourceError(f"{uri}: cut short inside {quoted(member.name)}; copy it again")
                 yield member
-                stream.seek(tar.offset)
+                stream.seek(tar.offset)  # the consumer may have read the member's data
+            # tarfile takes any end of the file for the end of the tar; a real one is a block of zeros.
             stream.seek(tar.offset)
             end = stream.read(_BLOCK_BYTES)
     except (tarfile.TarError, EOFError, ValueError, RecursionError) as error:
@@ -189,19 +193,19 @@ def _say_compressed(kind: str) -> str:
 
 
 def refuse_compressed(fs: Any, files: Iterable[ListedFile]) -> Iterator[ImageRef]:
-    """Refuse tars that are compressed as their names say.
+    """Refuse tars that are compressed by their extension.
 
     Raises:
         SourceError: always.
     """
     file = next(iter(files))
     raise SourceError(f"{uri_of(fs, file.path)}: {_say_compressed(PurePosixPath(file.name).suffix.lstrip('.'))}")
-    yield  # an iterator, as every other form's
+    yield  # makes it a generator, like the functions for other forms
 
 
 @contextlib.contextmanager
 def _opened(fs: Any, file: ListedFile) -> Iterator[IO[bytes]]:
-    """Open a tar for reading headers one after the other."""
+    """Open a tar to read its headers in order."""
     if is_local(fs):
         with open(file.path, "rb") as stream:
             yield stream
@@ -210,10 +214,10 @@ def _opened(fs: Any, file: ListedFile) -> Iterator[IO[bytes]]:
 
 
 class _SkippingReader:
-    """A remote file read forward in few requests: over what is small, past what is large.
+    """A remote file that is read forward with few requests: small gaps are read through, large ones are skipped.
 
-    Each request that goes on close behind the last one asks for twice as much, up to some megabytes; behind a large
-    gap it begins again with little.
+    Each request close behind the last one asks for twice as much, up to some megabytes; after a large gap the size
+    starts small again. So a tar of small members is read as a stream, and one of large members header by header.
     """
 
     def __init__(self, fs: Any, path: str, num_bytes: int) -> None:
@@ -223,16 +227,16 @@ class _SkippingReader:
         self._ask_bytes = _MIN_READ_BYTES // 2
 
     def seek(self, position: int) -> int:
-        """Go to a byte, counted from the beginning."""
+        """Move to a position, counted from the beginning."""
         self._position = position
         return position
 
     def tell(self) -> int:
-        """Return the position."""
+        """Return the current position."""
         return self._position
 
     def read(self, size: int) -> bytes:
-        """Read up to so many bytes."""
+        """Read up to ``size`` bytes."""
         end = min(self._position + size, self._num_bytes)
         if end <= self._position:
             return b""

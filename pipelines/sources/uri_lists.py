@@ -1,4 +1,4 @@
-"""Images that a file names by URI: a list, a table, or the ``images`` of a COCO file. The images are not looked at."""
+"""List images that a file names by URI: a list, a table, or a COCO file. The images themselves are not touched."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from pipelines.types import ImageRef
 URI_COLUMNS = ("uri", "url", "path", "image", "image_uri", "file_name")
 ID_COLUMN = "image_id"
 
-_ENTRY_DEPTH = 2  # of the lists' items in a COCO file
+_ENTRY_DEPTH = 2  # nesting depth of a COCO file's items: an object that holds lists
 _COCO_FORM = 'a COCO file is an object with a list "images" of objects that have a file_name'
 
 
 def list_listed(
     source: str, storage_options: Mapping[str, Any] | None, *, image_root: str | None = None
 ) -> Iterator[ImageRef]:
-    """List the images of a list file: one URI a line, blank lines and lines beginning with # skipped.
+    """List the images of a list file: one URI per line; blank lines and lines that begin with # are skipped.
 
     ``image_id`` is the URI as written.
 
     Raises:
-        SourceError: it cannot be read, or names nothing.
+        SourceError: the file cannot be read, or names no image.
     """
     resolve = _resolver(source, storage_options, image_root)
     num_listed = 0
@@ -56,10 +56,10 @@ def list_table(
 ) -> Iterator[ImageRef]:
     """List the images of a table with a column of URIs; its other columns are carried along.
 
-    ``image_id`` is the id column, by default ``image_id``, or else the URI as written.
+    ``image_id`` comes from the id column (by default ``image_id``), or else is the URI as written.
 
     Raises:
-        SourceError: it cannot be read, a column is missing, or a row has no URI.
+        SourceError: the table cannot be read, a column is missing, or a row has no URI.
     """
     resolve = _resolver(source, storage_options, image_root)
     rows = read_rows(source, storage_options)
@@ -82,19 +82,20 @@ def list_table(
 def list_coco(
     source: str, storage_options: Mapping[str, Any] | None, *, image_root: str | None = None
 ) -> Iterator[ImageRef]:
-    """List the ``images`` of a COCO file, read as a stream: memory does not grow with the file.
+    """List the ``images`` of a COCO file, parsed as a stream, so that memory does not grow with the file.
 
-    ``image_id`` is the ``file_name`` as written, by which ground truth is matched; the other keys, the number ``id``
-    among them, are carried along.
+    ``image_id`` is the ``file_name`` as written, by which ground truth is matched; the other keys, including the
+    numeric ``id``, are carried along.
 
     Raises:
-        SourceError: it cannot be read, is no JSON, no COCO file, or an image has no file_name.
+        SourceError: the file cannot be read, is not JSON or not a COCO file, or an image has no file_name.
     """
     resolve = _resolver(source, storage_options, image_root)
     number = -1
     with open_bytes(source, storage_options) as file:
         guarded = GuardedFile(file, JsonGuard(_ENTRY_DEPTH))
         try:
+            # use_float: ijson's default is Decimal, which cannot be written as JSON.
             for number, entry in enumerate(ijson.items(guarded, "images.item", use_float=True)):
                 name = entry.get("file_name") if isinstance(entry, dict) else None
                 if not isinstance(name, str) or not name:
@@ -114,10 +115,10 @@ def list_coco(
 
 
 def id_column(source: str, columns: Iterable[str], given: str | None) -> str | None:
-    """Return the column of image ids: the one given, else the usual one if it is there.
+    """Return the column of image ids: the one given, else ``image_id`` if the table has it, else None.
 
     Raises:
-        SourceError: the one given is not there.
+        SourceError: the column given does not exist.
     """
     columns = list(columns)
     if given is None:
@@ -139,7 +140,7 @@ def _uri_column(source: str, columns: Iterable[str], given: str | None) -> str:
 def _resolver(
     source: str, storage_options: Mapping[str, Any] | None, image_root: str | None
 ) -> Callable[[str, str], str]:
-    """Return what turns a URI as written, and its place in the source, into an absolute one."""
+    """Return a function that makes a URI as written absolute; its second argument is the place in the source."""
     fs, path = open_source(source, storage_options)
     with source_errors(source):
         folder = absolute_uri(image_root) if image_root else uri_of(fs, posixpath.dirname(path))
@@ -147,10 +148,15 @@ def _resolver(
 
 
 def resolve_uri(uri: str, folder: str, place: str) -> str:
-    """Return a URI as written in a source as an absolute one.
+    """Make a URI as written in a source absolute.
+
+    Args:
+        uri: as written.
+        folder: what a relative path is relative to.
+        place: where in which source it is written, for errors.
 
     Raises:
-        SourceError: it carries a secret, at the place that is named here.
+        SourceError: the URI carries a secret.
     """
     if secret := secret_in(uri):
         raise SourceError(

@@ -1,4 +1,4 @@
-"""Where objects lie: filesystems, their clients' errors, and a store that puts an object once."""
+"""Storage: local and remote filesystems, clear errors from their clients, and a store with create-only writes."""
 
 from pipelines.storage.store import Store, open_store
 

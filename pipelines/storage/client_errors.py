@@ -1,4 +1,8 @@
-"""What the storage clients' many errors mean, in words: what is wrong at which location, and what to do about it."""
+"""Translate the storage clients' exceptions into one message: what failed, at which location, and what to do about it.
+
+Each client library raises classes of its own. They are recognised by the name of the class and of its package, so that
+no client has to be imported (or even installed) to explain an error.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from pipelines.storage.client_limits import RequestTimeoutError
 from pipelines.storage.filesystems import ALIASES
 
 _CLIENT_PACKAGES = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "huggingface_hub", "httpx")
-# What their errors of a server that cannot be reached are called, and what says where the server is.
+# Class names that the clients use for "no connection to the server".
 _UNREACHABLE = frozenset(
     {
         "EndpointConnectionError",
@@ -25,6 +29,7 @@ _UNREACHABLE = frozenset(
         "ConnectTimeout",
     }
 )
+# Which setting chose the server that did not answer: what the message tells the reader to check.
 _ADDRESS_SETTINGS = {
     "s3": "AWS_ENDPOINT_URL or storage_options.endpoint_url",
     "gs": "storage_options.endpoint_url",
@@ -33,7 +38,7 @@ _ADDRESS_SETTINGS = {
 
 
 def error_code(error: BaseException | None) -> str | None:
-    """Return the S3 error code behind an exception, looking through its causes; None where there is none."""
+    """Return the S3 error code of an exception or of the first of its causes that has one; None if none has."""
     while error is not None:
         response = getattr(error, "response", None)
         if isinstance(response, Mapping):
@@ -43,12 +48,12 @@ def error_code(error: BaseException | None) -> str | None:
 
 
 def is_missing(error: BaseException) -> bool:
-    """Say whether an error means that there is nothing at a location."""
+    """Return whether an error means that nothing exists at a location."""
     return isinstance(error, FileNotFoundError) or _http_status(error) in (404, 410)
 
 
 def is_denied(error: BaseException) -> bool:
-    """Say whether an error means that a location may not be read or written."""
+    """Return whether an error means that a location may not be read or written."""
     return isinstance(error, PermissionError) or _http_status(error) in (401, 403)
 
 
@@ -57,7 +62,7 @@ def _http_status(error: BaseException) -> int | None:
 
 
 def explain(error: BaseException, uri: str) -> str:
-    """Say in words what went wrong at a storage location and what to do about it; never includes a credential."""
+    """Return a message that says what went wrong at a storage location and what to do about it, without credentials."""
     return redacted(_explanation(error, uri))
 
 
@@ -88,9 +93,10 @@ def _explanation(error: BaseException, uri: str) -> str:
 
 @contextlib.contextmanager
 def storage_errors(uri: str) -> Iterator[None]:
-    """Turn the storage clients' many exceptions into one StorageError with a clear message."""
+    """Raise a StorageError with a clear message in place of whatever exception a storage client raises."""
     try:
         yield
+    # A StorageError is an OSError, and its message is finished: explaining it again would only wrap it.
     except StorageError:
         raise
     except (OSError, FSTimeoutError) as error:

@@ -1,7 +1,7 @@
-"""How long a request to an object store may take, whatever its client library tries again within it.
+"""One wall-clock limit for a request to an object store, its client library's retries included.
 
-The libraries' own limits multiply: each of several retries of each of several layers waits for its own time, and a PUT
-that waits for leave to send its body (Expect: 100-continue) is under no limit at all.
+The libraries' own timeouts multiply: s3fs retries what botocore already retries, and each try waits for its own read
+timeout (15 minutes in all with the defaults). A PUT that waits for the server's "100 Continue" has no timeout at all.
 """
 
 from __future__ import annotations
@@ -14,47 +14,50 @@ from typing import Any, TypeVar
 import fsspec
 
 REQUEST_TIMEOUT_S = 180.0
-"""Seconds for one request, unless a config says otherwise."""
+"""Seconds for one request, unless the config sets another limit."""
 BOUNDED_PROTOCOLS = ("s3", "gs")
 
 _CONNECT_TIMEOUT_S = 10.0
 _READ_TIMEOUT_S = 60.0
-# So that a connection that has died in silence leaves time for another.
+# A connection that died silently must time out early enough to leave time for further tries on new ones.
 _MIN_TRIES = 3
 
 _T = TypeVar("_T")
 
 
 class RequestTimeoutError(OSError):
-    """A store did not answer in time. Of no class that a client library would take for a reason to try again."""
+    """A store did not answer in time.
+
+    Not a TimeoutError: s3fs retries those (socket.timeout is the same class), which would defeat the limit.
+    """
 
 
 def check_request_timeout(name: str, seconds: float) -> None:
-    """Refuse what is no time to wait.
+    """Check that a timeout is positive and finite.
 
     Raises:
-        ValueError: naming the setting.
+        ValueError: it is not; the message names the setting.
     """
     if not 0 < seconds < float("inf"):
         raise ValueError(f"{name} is {seconds:g}; allowed: more than 0 seconds")
 
 
 def bounded_filesystem(protocol: str, options: Mapping[str, Any], request_timeout_s: float) -> Any:
-    """Open an object store whose every request ends in time.
+    """Open an object store's filesystem so that no request takes longer than a given time.
 
-    A request is the reading, writing or removal of one object, a question about one, or one page of a listing.
+    A request reads, writes, deletes or looks up one object, or fetches one page of a listing.
 
     Args:
         protocol: one of BOUNDED_PROTOCOLS.
-        options: for its client.
-        request_timeout_s: seconds for a request, its repetitions included; then it raises RequestTimeoutError.
+        options: constructor options of the fsspec filesystem.
+        request_timeout_s: seconds for a request including its retries; after that it raises RequestTimeoutError.
 
     Raises:
-        ImportError: its client library is not installed.
+        ImportError: the client library is not installed.
     """
     options = dict(options)
     if protocol == "s3":
-        # botocore reads AWS_ENDPOINT_URL by itself.
+        # No endpoint_url here: botocore reads AWS_ENDPOINT_URL by itself.
         limits = {
             "connect_timeout": min(_CONNECT_TIMEOUT_S, request_timeout_s / _MIN_TRIES),
             "read_timeout": min(_READ_TIMEOUT_S, request_timeout_s / _MIN_TRIES),
@@ -65,7 +68,7 @@ def bounded_filesystem(protocol: str, options: Mapping[str, Any], request_timeou
 
 
 class _Bounded:
-    """What is laid over the class of an object store's client: each of its requests under one clock."""
+    """Mixin over an fsspec filesystem class that puts each request under one timeout."""
 
     def __init__(self, *args: Any, request_timeout_s: float, **kwargs: Any) -> None:
         self.request_timeout_s = request_timeout_s
@@ -76,6 +79,7 @@ class _Bounded:
             async with asyncio.timeout(self.request_timeout_s) as clock:
                 return await request
         except TimeoutError:
+            # A TimeoutError of the client itself, within the limit, is passed on as what it is.
             if not clock.expired():
                 raise
             raise RequestTimeoutError(f"no answer in {self.request_timeout_s:g} s") from None
@@ -90,7 +94,8 @@ def _in_time(name: str, base: type) -> Any:
     return bounded
 
 
-# The last ones are through which everything else goes: pages of listings, and what files that are open ask for.
+# _call_s3 and _call are the lowest level, which listings and open files go through; the others are wrapped as well
+# because they repeat such calls, and the limit must cover the repetitions.
 _REQUESTS = ("_cat_file", "_pipe_file", "_info", "_exists", "_rm_file", "_call_s3", "_call")
 
 
@@ -99,6 +104,6 @@ def _bounded_class(protocol: str) -> Any:
     base = fsspec.get_filesystem_class(protocol)
     requests = {name: _in_time(name, base) for name in _REQUESTS if hasattr(base, name)}
     bounded: Any = type(base)(f"Bounded{base.__name__}", (_Bounded, base), requests)
-    # One memory of what is open, so that whoever clears the client's own clears this too.
+    # fsspec caches instances per class. Sharing the base class's cache lets clear_instance_cache() reach these, too.
     bounded._cache = base._cache
     return bounded

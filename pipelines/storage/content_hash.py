@@ -1,4 +1,4 @@
-"""The SHA-256 of a file or folder, wherever it lies; asked again, it is read again only if its listing has changed."""
+"""The SHA-256 of a file or folder, local or remote, cached within a process for as long as its listing is unchanged."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pipelines.storage.filesystems import open_filesystem
 
 
 def content_hash(uri: str, options: Mapping[str, Any] | None = None) -> str:
-    """Return the SHA-256 over a file, or over the names and contents of all files in a folder.
+    """Return the SHA-256 of a file, or of the names, sizes and contents of all files in a folder, as a hex digest.
 
     Within a process nothing is read twice while the listing (names, sizes, times) stays the same.
 
     Raises:
-        StorageError: it cannot be read.
+        StorageError: the location cannot be read.
     """
     fs, path = open_filesystem(uri, options)
     with storage_errors(uri):
@@ -38,6 +38,7 @@ _hashed: dict[tuple[tuple[str, int, str], ...], str] = {}
 def _hash(fs: fsspec.AbstractFileSystem, path: str, names: list[str]) -> str:
     digest = hashlib.sha256()
     for name in names:
+        # Names and sizes separate the files: without them, bytes moved from one file to the next would keep the digest.
         if len(names) > 1:
             digest.update(f"{name.removeprefix(path).lstrip('/')}\0{fs.size(name)}\0".encode())
         with fs.open(name, "rb") as file:

@@ -1,8 +1,9 @@
-"""Giving a whole file its name in place of nothing, on file systems without hard links: exFAT, some of SMB and FUSE.
+"""Give a finished file its final name without ever replacing another file, also on file systems without hard links.
 
-Where the kernel can rename without replacing, that does it. Else whoever creates a claim beside the name may look
-whether it is free, and rename. A claim that stays, since its process died in between, is never taken over: the process
-may only be asleep. It has the name of a temporary file, which `vacuum` removes.
+A hard link fails if the name is taken, so it is the first choice; exFAT and some SMB and FUSE mounts have none. There
+the kernel's rename-without-replacing is tried. Where that is missing too, a process creates a claim file beside the
+name (exclusively), and only its holder may check that the name is free and rename. A claim left by a process that died
+is never taken over, since the process may only be suspended; it is named like a temporary file, which `vacuum` removes.
 """
 
 from __future__ import annotations
@@ -15,21 +16,23 @@ import sys
 import time
 
 NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
-"""What a file system without hard links says when it is asked for one."""
+"""Error numbers with which a file system says that it has no hard links."""
 CLAIM_PREFIX = ".tmp-claim-"
 
-# Many times what a look and a rename take.
+# How long to wait for another process's claim: many times what its check and rename take.
 _CLAIMED_S = 0.5
+# EINVAL: renameat2 on a file system that does not know its flags, or fsync on one that cannot sync folders.
 _NOT_THERE = NO_LINKS | {errno.EINVAL}
+# From <fcntl.h> and <linux/fs.h>, and <sys/stdio.h> on macOS: Python has no wrapper for either call.
 _AT_FDCWD, _RENAME_NOREPLACE, _RENAME_EXCL = -100, 1, 4
 
 
 def take_name(whole: str, path: str) -> None:
-    """Give a whole file the name it is to have, if nothing has that name; it may keep its own beside it.
+    """Give a finished file its final name if the name is free. The old name may stay beside it, as a hard link.
 
     Raises:
-        FileExistsError: something has it, or another process is about to give it.
-        OSError: it cannot be given.
+        FileExistsError: the name is taken, or another process is just taking it.
+        OSError: the file cannot be linked or renamed.
     """
     try:
         os.link(whole, path)
@@ -40,11 +43,11 @@ def take_name(whole: str, path: str) -> None:
 
 
 def rename_exclusively(whole: str, path: str) -> None:
-    """Give a whole file another name of its folder's file system, if nothing has that name.
+    """Rename a file within its file system, if the new name is free.
 
     Raises:
-        FileExistsError: something has it, or another process is about to give it.
-        OSError: it cannot be renamed.
+        FileExistsError: the name is taken, or another process is just taking it.
+        OSError: the file cannot be renamed.
     """
     try:
         _rename_without_replacing(whole, path)
@@ -55,7 +58,10 @@ def rename_exclusively(whole: str, path: str) -> None:
 
 
 def sync_folder(folder: str) -> None:
-    """Make the names in a folder durable, where its file system knows how."""
+    """Make a folder's entries durable, as far as its file system can.
+
+    fsync of a file saves its bytes; that its name survives a power cut needs fsync of the folder.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -93,6 +99,7 @@ def _rename_under_claim(whole: str, path: str) -> None:
                 raise
             time.sleep(0.01)
     try:
+        # lexists, not exists: a dangling symlink also has the name, and the rename would replace it.
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
         os.rename(whole, path)

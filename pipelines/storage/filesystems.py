@@ -1,4 +1,4 @@
-"""The only place that knows s3://, gs://, hf://, file://, memory:// and http://: which are allowed, how they open."""
+"""Open the filesystem behind a URI: the one place that knows which protocols are allowed and how each is opened."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ SCHEMES = frozenset((*PROTOCOLS, *READ_ONLY_PROTOCOLS, *HTTP_PROTOCOLS, *ALIASES
 
 
 def protocol_of(uri: str, *, allow_http: bool = False) -> str:
-    """Return file, s3, gs, memory or hf for a URI or plain path; http and https where they are allowed.
+    """Return the protocol of a URI or plain path: file, s3, gs, memory or hf; http or https only if allowed.
 
     Raises:
-        ProtocolError: for any other protocol.
+        ProtocolError: any other protocol.
     """
     protocol = uri.split("://", 1)[0].lower() if "://" in uri else "file"
     protocol = ALIASES.get(protocol, protocol)
@@ -41,7 +41,7 @@ def protocol_of(uri: str, *, allow_http: bool = False) -> str:
 
 
 def absolute_uri(uri: str) -> str:
-    """Return a URI or path as one location is always written: absolute, without ``..``, alias or slash at its end.
+    """Return the one spelling of a location: an absolute path, or a URI without alias or trailing slash.
 
     Raises:
         StorageError: unsupported protocol.
@@ -49,15 +49,15 @@ def absolute_uri(uri: str) -> str:
     protocol, path = protocol_of(uri), uri.split("://", 1)[-1]
     if protocol == "file":
         absolute = os.path.abspath(os.path.expanduser(path))
-        return "/" + absolute.lstrip("/")  # two slashes at its beginning would stay two
+        return "/" + absolute.lstrip("/")  # abspath keeps two leading slashes, as POSIX allows
     return f"{protocol}://{path.rstrip('/')}"
 
 
 def odd_part(uri: str) -> str | None:
-    """Say in words what in a URI's path clients and servers do not all take alike; None if there is nothing.
+    """Describe what in a URI's path storage clients and servers interpret differently; None if there is nothing.
 
-    What one of them writes under such a name another lists under a second one, or not at all. Paths of this machine
-    have no such part: they are made absolute.
+    What one of them writes under such a name, another lists under a different name, or not at all: a server may fold
+    ``a//b`` into ``a/b``, for one. Local paths cannot have such a part: they are made absolute first.
     """
     path = uri.split("://", 1)[-1].rstrip("/")
     if protocol_of(uri) == "file" or not path:
@@ -79,24 +79,25 @@ def open_filesystem(uri: str, options: Mapping[str, Any] | None = None, *, allow
         uri: a local path, or file://, s3://, gs://, memory://, hf:// (its token is the machine's own), http(s)://.
         options: fsspec storage options without credentials, e.g. ``{"endpoint_url": "http://127.0.0.1:8333"}``; and
             ``request_timeout_s``, the seconds that one request to an object store may take.
-        allow_http: whether the web may be asked.
+        allow_http: whether http:// and https:// are allowed.
 
     Returns:
         The fsspec filesystem and the path inside it (absolute for local files, the URL itself for http).
 
     Raises:
         ProtocolError: unsupported protocol.
-        StorageError: its client library is not installed.
+        StorageError: the protocol's client library is not installed.
     """
     protocol = protocol_of(uri, allow_http=allow_http)
     options = dict(options or {}) if protocol in ("s3", "gs", "hf") else {}
     request_timeout_s = options.pop("request_timeout_s", REQUEST_TIMEOUT_S)
     if protocol in HTTP_PROTOCOLS:
-        options["client_kwargs"] = {"trust_env": True}  # the machine's proxy
+        options["client_kwargs"] = {"trust_env": True}  # aiohttp ignores the machine's proxy settings by default
     if protocol == "file":
         return fsspec.filesystem("file"), absolute_uri(uri)
     try:
         if protocol in BOUNDED_PROTOCOLS:
+            # Other drivers and replicas write to the same folders: a cached listing would hide their commits.
             fs = bounded_filesystem(protocol, {**options, "use_listings_cache": False}, request_timeout_s)
         else:
             fs = fsspec.filesystem(protocol, **options)
@@ -104,19 +105,20 @@ def open_filesystem(uri: str, options: Mapping[str, Any] | None = None, *, allow
         raise StorageError(
             f"{uri!r} needs a package that is not installed: pip install 'xsam-label[gcs]' ({error})"
         ) from error
-    # Clients know a protocol by one spelling only.
+    # The URI may be written with an alias or in capitals; clients strip only their own spelling.
     return fs, fs._strip_protocol(f"{protocol}://{uri.split('://', 1)[1]}")
 
 
 def read_range(fs: Any, path: str, start: int, end: int) -> bytes:
-    """Return the bytes of a file from start up to end, and ask for no others."""
+    """Return the bytes of a file from ``start`` up to ``end`` (exclusive), requesting only those."""
+    # Asynchronous filesystems send one range request. The others open the file, and would read ahead by blocks.
     if isinstance(fs, AsyncFileSystem):
         return bytes(fs.cat_file(path, start=start, end=end))
     return bytes(fs.cat_file(path, start=start, end=end, cache_type="none"))
 
 
 def read_info(fs: Any, path: str) -> Mapping[str, Any]:
-    """Return what a store says of a file now, whatever it said before."""
-    everything = {"expand_info": True} if fs.protocol == "hf" else {}  # which would leave the version out
+    """Return a file's metadata (size, times, version tag) as the store has them now, past any cache."""
+    everything = {"expand_info": True} if fs.protocol == "hf" else {}  # without it hf:// leaves out the version
     info: Mapping[str, Any] = fs.info(path, refresh=True, **everything)
     return info

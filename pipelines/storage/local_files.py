@@ -1,6 +1,6 @@
-"""Files and folders of this machine that appear whole or not at all, and in place of nothing else.
+"""Atomic, no-clobber writes of local files and folders.
 
-Written beside their target, under a name that begins with a dot, and named when they are whole.
+They are written beside their target, under a name that begins with a dot, and renamed once complete.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pipelines.storage.exclusive_names import take_name
 
 
 def check_new(target: Path) -> None:
-    """Check, before any work is done, that a file or folder can be written.
+    """Check, before any work is done, that a new file or folder can be written.
 
     Raises:
-        StorageError: it exists, or its folder does not.
+        StorageError: the target exists, or its parent folder does not.
     """
     if os.path.lexists(target):
         raise StorageError(f"{target} exists already; name a new file or folder, or remove it")
@@ -30,11 +30,13 @@ def check_new(target: Path) -> None:
 
 @contextlib.contextmanager
 def temporary_beside(target: Path) -> Iterator[Path]:
-    """Give a new folder beside a target, for nobody else to read, and remove it with all that is still in it.
+    """Make a private temporary folder beside a target, and remove it at the end with all that is still in it.
 
     Raises:
-        StorageError: it cannot be made, or the disk is full.
+        StorageError: the folder cannot be made, or the disk is full.
     """
+    # Beside the target, not in TMPDIR: only within one file system is a rename atomic. The name is cut since a target
+    # may already have the 255 bytes that most file systems allow.
     folder = target.with_name(f".{target.name[:100]}.partial-{secrets.token_hex(4)}")
     try:
         folder.mkdir(mode=0o700)
@@ -47,18 +49,19 @@ def temporary_beside(target: Path) -> Iterator[Path]:
 
 
 def publish(whole: Path, target: Path, *, overwrite: bool = False) -> None:
-    """Give a whole file or folder its name.
+    """Give a complete file or folder its final name, atomically.
 
     Args:
-        whole: what was written, on the target's own file system.
-        target: its name.
-        overwrite: let a file take the place of another.
+        whole: the complete file or folder, on the target's own file system.
+        target: the final name.
+        overwrite: whether a file may replace an existing one.
 
     Raises:
-        StorageError: something else has that name, or it cannot be written.
+        StorageError: the name is taken, or it cannot be written.
     """
     try:
         if whole.is_dir():
+            # A rename replaces an empty folder. A full one it refuses, so that a race here can lose no files.
             if os.path.lexists(target):
                 raise FileExistsError
             whole.rename(target)
@@ -76,7 +79,7 @@ def publish(whole: Path, target: Path, *, overwrite: bool = False) -> None:
 
 
 def write_atomically(target: Path, data: bytes, *, overwrite: bool = False) -> None:
-    """Write one file; as `publish`."""
+    """Write one file; arguments and errors are those of `publish`."""
     with temporary_beside(target) as place:
         whole = place / "whole"
         try:

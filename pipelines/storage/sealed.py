@@ -1,6 +1,6 @@
-"""JSON objects that carry a checksum of their own bytes: any damage to one is seen when it is read.
+"""JSON objects with a checksum of their own bytes (a seal), so that any damage is noticed when they are read.
 
-The checksum is of the whole object, with the checksum itself written as zeros.
+The checksum is the SHA-256 of the whole object with zeros in place of the checksum itself.
 """
 
 from __future__ import annotations
@@ -13,23 +13,25 @@ from typing import Any
 
 SEAL, _DIGEST = "sealed", "sealed_sha256"
 _ZEROS = "0" * 64
-# Two keys: damage to the name of one does not make it an object of an earlier version, which has neither.
+# Two keys: earlier versions wrote neither, so damage to the name of one cannot pass for an object without a seal.
 BLANK: Mapping[str, str] = {SEAL: "sha256", _DIGEST: _ZEROS}
-"""What a document holds somewhere, once, for ``seal`` to fill in."""
-# Inside of a string these quotes would stand behind backslashes.
+"""Placeholder that a document contains exactly once, at any depth, and ``seal`` fills in."""
+# Searched in the bytes, not in the parsed document, since any damaged byte counts. A JSON string cannot imitate it:
+# inside one these quotes are escaped.
 _WHOLE = re.compile(rb'"sealed": "sha256",\s*"sealed_sha256": "([0-9a-f]{64})"')
+# Part of a seal without the whole means that the seal itself is damaged.
 _TRACE = re.compile(rb'"sealed(_sha256)?":')
 
 
 class SealError(ValueError):
-    """What was read is not what was written; the message says of the object how that is seen."""
+    """An object's bytes are not those that were written; the message says what is wrong with them."""
 
 
 def seal(document: Mapping[str, Any]) -> bytes:
-    """Return a document that holds BLANK as bytes of JSON, with its checksum.
+    """Serialise a document that contains BLANK to JSON, with the checksum filled in.
 
     Raises:
-        ValueError: it does not hold BLANK just once.
+        ValueError: the document does not contain BLANK exactly once.
     """
     data = json.dumps(document, indent=1).encode()
     found = list(_WHOLE.finditer(data))
@@ -39,10 +41,10 @@ def seal(document: Mapping[str, Any]) -> bytes:
 
 
 def unseal(data: bytes) -> Any:
-    """Return what bytes of JSON hold, and check the checksum if there is one: earlier versions wrote none.
+    """Parse JSON and verify its checksum; objects without one, from earlier versions, are accepted.
 
     Raises:
-        SealError: it is not JSON, or not what was sealed.
+        SealError: the bytes are not JSON, or not those that were sealed.
     """
     found = list(_WHOLE.finditer(data))
     if found:
@@ -60,11 +62,11 @@ def unseal(data: bytes) -> Any:
 
 
 def misfit(document: Any, error: Exception) -> str:
-    """Say in words why what an object holds is not read as what it is to be.
+    """Explain why a parsed document could not be read as the kind of object expected.
 
     Args:
-        document: what it holds.
-        error: what reading it has raised.
+        document: the parsed JSON.
+        error: the exception that reading it raised.
     """
     if not isinstance(document, dict):
         kinds = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}

@@ -1,6 +1,6 @@
-"""One output folder, wherever it lies, as a store of whole objects: put, create only, list, read, delete.
+"""An output folder, local or remote, as a store of whole objects: put, create-only put, list, read, delete.
 
-Retries of transient faults are the client library's own; nothing here loops on them.
+Transient faults are retried by the client libraries, not here.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from pipelines.storage.filesystems import (
 )
 from pipelines.storage.sealed import SealError, unseal
 
+# 412: an object of this name exists. 409: another conditional put of this name is under way; who wins is still open.
 _CONFLICT_CODES = frozenset({"ConditionalRequestConflict", "OperationAborted", "409"})
 _REFUSED_CODES = frozenset({"PreconditionFailed", "412"})
 _MAX_CONFLICT_TRIES = 5
@@ -52,7 +53,7 @@ class Store:
     root: str = ""
 
     def path(self, name: str) -> str:
-        """Return the path inside the filesystem of a relative name."""
+        """Return the path of a relative name inside the filesystem."""
         return f"{self.root.rstrip('/')}/{name}" if name else self.root
 
     def read(self, name: str) -> bytes:
@@ -60,12 +61,12 @@ class Store:
 
         Raises:
             FileNotFoundError: there is no such object.
-            StorageError: it cannot be read.
+            StorageError: the object cannot be read.
         """
         return self._read(name)
 
     def read_range(self, name: str, start: int, end: int) -> bytes:
-        """Return an object's bytes from ``start`` up to ``end``, as ``read`` does, with one request."""
+        """Return an object's bytes from ``start`` up to ``end`` (exclusive), in one request; errors as for ``read``."""
         return self._read(name, start=start, end=end)
 
     def _read(self, name: str, **part: int) -> bytes:
@@ -78,12 +79,12 @@ class Store:
             raise
 
     def read_json(self, name: str) -> Any:
-        """Return what a JSON object holds.
+        """Read and parse a JSON object, and verify its checksum if it carries one.
 
         Raises:
             FileNotFoundError: there is no such object.
-            StorageError: it cannot be read.
-            DamagedError: what was read is no JSON, or does not have the checksum that it carries.
+            StorageError: the object cannot be read.
+            DamagedError: it is not JSON, or does not match its checksum.
         """
         try:
             return unseal(self.read(name))
@@ -91,7 +92,7 @@ class Store:
             raise DamagedError(f"{self.uri}/{name}: {error}") from error
 
     def write(self, name: str, data: bytes) -> None:
-        """Put an object whole; a reader sees all of it or nothing. For names that no other writer uses."""
+        """Put an object atomically: a reader sees all of it or nothing. Only for names that no other writer uses."""
         with storage_errors(f"{self.uri}/{name}"):
             if self.is_local:
                 _publish_local(self.path(name), data, create=False)
@@ -99,18 +100,18 @@ class Store:
                 self.fs.pipe_file(self.path(name), data)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Put an object only if there is none of that name: the primitive under plans and commits.
+        """Put an object only if none of that name exists: the primitive that plans and commits rest on.
 
-        The bytes must be unique to their writer (hold its attempt or driver id): after a lost answer the client repeats
-        the put, and the refusal of the repeat is told from a true loss by reading the object back.
+        The bytes must be unique to their writer (contain its attempt or driver id). If the answer to a put is lost, the
+        client repeats it and the repeat is refused; reading the object back tells that case from a lost race.
 
         Returns:
-            True if the object now holds exactly these bytes, False if somebody else's were there first.
+            True if the object now holds exactly these bytes, False if another writer was first.
 
         Raises:
             StorageError: the store failed, or kept answering "conflict" without an object appearing.
         """
-        # Each try has its own time: all of them together may take hardly more than one.
+        # Each request has its own timeout; this deadline keeps their sum from becoming a multiple of it.
         deadline = time.monotonic() + getattr(self.fs, "request_timeout_s", REQUEST_TIMEOUT_S)
         for number in range(_MAX_CONFLICT_TRIES):
             if number and time.monotonic() > deadline:
@@ -123,9 +124,11 @@ class Store:
             try:
                 held = self.read(name)
             except FileNotFoundError:
-                continue  # a conflicting put was refused while the other one has not landed: ask again
+                continue  # refused because of another put that has not landed yet: try again
+            # A read that ended early must not count as a lost race: the files of a commit that did land would go.
             if held != data and data.startswith(held):
                 raise StorageError(f"{self.uri}/{name}: read {len(held)} of {len(data)} bytes back; try again")
+            # The bytes name their writer, so equal ones are our own: from a put whose answer was lost.
             return held == data
         claim = f"{PurePosixPath(name).parent}/{CLAIM_PREFIX}{PurePosixPath(name).name}"
         if self.is_local and os.path.exists(self.path(claim)):
@@ -140,21 +143,25 @@ class Store:
             if self.is_local:
                 _publish_local(self.path(name), data, create=True)
             else:
+                # Sends If-None-Match: *. It stays one conditional PUT because objects are far below the size from
+                # which clients switch to a multipart upload.
                 self.fs.pipe_file(self.path(name), data, mode="create")
         except FileExistsError:
             raise
         except Exception as error:
+            # s3fs raises FileExistsError for the 412 of some servers and a plain OSError for that of others: only the
+            # error code is reliable.
             if error_code(error) in _REFUSED_CODES | _CONFLICT_CODES:
                 raise FileExistsError(name) from error
             with storage_errors(f"{self.uri}/{name}"):
                 raise
 
     def find(self, prefix: str) -> dict[str, int]:
-        """List all objects below a relative folder: {relative name: size in bytes}. Empty if the folder is missing."""
+        """List all objects below a relative folder as {relative name: size in bytes}; empty if there is no folder."""
         return {name: size for name, size in self._files(prefix).items() if not _is_temporary(name)}
 
     def unfinished(self, prefix: str) -> list[str]:
-        """List what writers that died were in the middle of: temporary files, which only local folders have."""
+        """List the temporary files of writers that died in the middle of a write; only local folders have any."""
         return sorted(name for name in self._files(prefix) if _is_temporary(name)) if self.is_local else []
 
     def _files(self, prefix: str) -> dict[str, int]:
@@ -170,7 +177,7 @@ class Store:
         return {path[skip:]: int(info["size"]) for path, info in entries.items() if info["type"] == "file"}
 
     def folders(self, prefix: str) -> list[str]:
-        """List the names of the folders directly below a relative folder, sorted; empty if it is missing."""
+        """List the names of the folders directly below a relative folder, sorted; empty if there is none."""
         try:
             with storage_errors(f"{self.uri}/{prefix}"):
                 entries = self.fs.ls(self.path(prefix), detail=True)
@@ -181,12 +188,14 @@ class Store:
         return sorted(PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == "directory")
 
     def exists(self, name: str) -> bool:
-        """Say whether an object of this name exists."""
+        """Return whether an object of this name exists."""
         with storage_errors(f"{self.uri}/{name}"):
             return bool(self.fs.exists(self.path(name)))
 
     def size(self, name: str) -> int | None:
-        """Return an object's bytes, None if there is no such object; asks for it by name.
+        """Return an object's size in bytes, None if there is no such object.
+
+        Looks the object up by name, since a listing may lag behind.
 
         Raises:
             StorageError: the store does not answer.
@@ -203,10 +212,13 @@ class Store:
             raise
 
     def modified_at(self, name: str) -> float | None:
-        """Return when an object was written, by the store's own clock, in seconds; None if there is no such object.
+        """Return when an object was written, in seconds since the epoch by the store's own clock.
+
+        Returns:
+            None if there is no such object.
 
         Raises:
-            StorageError: the store does not answer, or does not say when.
+            StorageError: the store does not answer, or does not report a time.
         """
         if (info := self._info(name)) is None:
             return None
@@ -221,13 +233,13 @@ class Store:
         return float(found)
 
     def delete(self, name: str) -> None:
-        """Delete an object; deleting a missing one is not an error."""
+        """Delete an object. Deleting one that does not exist is not an error."""
         with storage_errors(f"{self.uri}/{name}"), contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self.path(name))
 
     @property
     def is_local(self) -> bool:
-        """Whether the objects are files of this machine."""
+        """Whether the objects are local files."""
         return protocol_of(self.uri) == "file"
 
 
@@ -235,8 +247,8 @@ def open_store(uri: str, options: Mapping[str, Any] | None = None) -> Store:
     """Open an output folder. Nothing is created or contacted yet.
 
     Raises:
-        StorageError: it is the root of a file system, of a kind that is only read, or a name that not every client
-            takes as it is written.
+        StorageError: the location is the root of a file system, of a read-only protocol, or has a name that storage
+            clients and servers interpret differently.
     """
     if protocol_of(uri) in READ_ONLY_PROTOCOLS:
         raise ProtocolError(f"{uri!r}: hf:// is only read here, as a source; write to a path, s3:// or gs://")
@@ -248,7 +260,8 @@ def open_store(uri: str, options: Mapping[str, Any] | None = None) -> Store:
 
 
 def _check_output_name(uri: str) -> None:
-    """Refuse an output whose objects a listing would show under other names than they were written, or not at all."""
+    """Refuse an output whose objects a listing would not show, or not under the names they were written with."""
+    # Lone surrogates are how Python represents file names that are not UTF-8.
     if "\0" in uri or any("\ud800" <= char <= "\udfff" for char in uri):
         raise StorageError(f"{uri!r}: an output's name must be UTF-8 without null characters; give another")
     if part := odd_part(uri):
@@ -256,6 +269,7 @@ def _check_output_name(uri: str) -> None:
             f"{uri!r}: an output's name must not hold {part}, which stores write and list under different names; give "
             "one without it"
         )
+    # s3fs takes ?versionId= inside a key for a version of the object before it.
     if protocol_of(uri) == "s3" and "?versionId=" in uri:
         raise StorageError(
             f"{uri!r}: an output's name must not end in ?versionId=..., which means one object's version"
@@ -267,11 +281,14 @@ def _check_output_name(uri: str) -> None:
 
 
 def probe_create_only(store: Store) -> None:
-    """Check that the store refuses a second create-only put: without that two drivers could both commit a shard.
+    """Check that the store refuses a second create-only put; without that, two drivers could both commit a shard.
+
+    Some S3 servers ignore If-None-Match and answer "success", so only trying tells.
 
     Raises:
-        StorageError: the store cannot be written, or it accepts the second put.
+        StorageError: the store cannot be written, or accepts the second put.
     """
+    # A new name each time: an object left by an earlier probe would refuse both puts.
     name = f"{PROBE_PREFIX}{secrets.token_hex(8)}"
     try:
         store.create(name, b"first")
@@ -291,7 +308,7 @@ def _is_temporary(name: str) -> bool:
 
 
 def _publish_local(path: str, data: bytes, *, create: bool) -> None:
-    """Write a file whole or not at all, and durably: temporary file, fsync, link or rename, fsync of the folder."""
+    """Write a file atomically and durably: temporary file, fsync, link or rename, fsync of the folder."""
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f"{_TEMPORARY}{secrets.token_hex(8)}")
@@ -299,12 +316,14 @@ def _publish_local(path: str, data: bytes, *, create: bool) -> None:
         with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
+            # Before the name: after a power cut a name could otherwise point to an empty or partial file.
             os.fsync(file.fileno())
         if create:
             take_name(temporary, path)
         else:
             os.replace(temporary, path)
     finally:
+        # After a hard link the temporary name still exists; after a rename it does not.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
     sync_folder(folder)

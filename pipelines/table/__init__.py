@@ -1,4 +1,4 @@
-"""The output table: its columns, the commit that makes a shard visible, reading, checking and mending it."""
+"""The output table: its schema, the commits that make shards visible, and reading, verifying and repairing it."""
 
 from pipelines.table.reader import open_table
 

@@ -1,4 +1,4 @@
-"""Is a committed file what its commit says? By its size, which costs a listing, or by its hash, which reads it."""
+"""Check data files against their commits: by size, which costs a listing, or by SHA-256, which reads every file."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from pipelines.table.commits import data_files, read_commits
 from pipelines.table.shard_commit import DataFile, ShardCommit
 
 _READERS = 8
+# How many files a message names: an output may be missing thousands.
 _MAX_TOLD = 5
 
 
 def size_problem(store: Store, file: DataFile, listed: Mapping[str, int] | None = None) -> str | None:
-    """Say what is wrong with a file's size; None if nothing is.
+    """Describe how a file's size differs from its commit; None if it does not.
 
     Args:
         store: the output.
-        file: as its commit tells of it.
-        listed: sizes by name, as a listing showed them. One may be late: what it does not show is asked for by name.
+        file: the file as its commit describes it.
+        listed: sizes by name from a listing. A listing may lag: a file that it lacks is looked up by name.
     """
     if listed is not None and listed.get(file.name) == file.num_bytes:
         return None
@@ -32,17 +33,19 @@ def size_problem(store: Store, file: DataFile, listed: Mapping[str, int] | None 
 
 
 def hash_problem(data: bytes, file: DataFile) -> str | None:
-    """Say whether what was read of a file is not what was committed."""
+    """Describe that the bytes read do not have the committed SHA-256; None if they do."""
     if hashlib.sha256(data).hexdigest() == file.sha256:
         return None
     return f"{file.name} does not have the committed SHA-256"
 
 
 def check_sizes(store: Store, run_id: str, commits: Iterable[ShardCommit]) -> None:
-    """Check that the files of a run's commits are there, with their sizes. The commits have to be read before.
+    """Check that the files of a run's commits exist with the committed sizes.
+
+    The commits have to be read before this call: then the listing made here shows all files that they name.
 
     Raises:
-        DamagedError: naming those that are not.
+        DamagedError: files are missing or have another size; the message names them.
     """
     listed = data_files(store, run_id)
     files = [file for commit in commits for file in commit.files() if listed.get(file.name) != file.num_bytes]
@@ -51,20 +54,21 @@ def check_sizes(store: Store, run_id: str, commits: Iterable[ShardCommit]) -> No
 
 
 def check_runs(store: Store, run_ids: Iterable[str]) -> None:
-    """Check the sizes of all committed files of runs.
+    """Check that all committed files of some runs exist with the committed sizes.
 
     Raises:
-        DamagedError: naming those that are missing or have another size, or a commit that is none.
+        DamagedError: files are missing or have another size, or a commit is damaged; the message names them.
     """
     for run_id in run_ids:
+        # A list: all commits are read before the files are listed, see check_sizes.
         check_sizes(store, run_id, list(read_commits(store, run_id)))
 
 
 def check_hashes(store: Store, run_id: str) -> Iterator[str]:
-    """Read every committed file of a run, and yield the name of each that is what its commit says.
+    """Read every committed file of a run, and yield the name of each that matches its commit.
 
     Raises:
-        DamagedError: naming those that are not, at the end.
+        DamagedError: at the end, if files do not match; the message names them.
     """
     problems: list[str] = []
     with ThreadPoolExecutor(_READERS) as readers:
@@ -79,8 +83,9 @@ def check_hashes(store: Store, run_id: str) -> Iterator[str]:
 
 
 def content_problem(store: Store, file: DataFile) -> str | None:
-    """Read a file, and say what is wrong with it; None if nothing is."""
+    """Read a file and describe how it differs from its commit; None if it does not."""
     try:
+        # Size first: a file of the wrong size need not be read.
         return size_problem(store, file) or hash_problem(store.read(file.name), file)
     except FileNotFoundError:
         return f"{file.name} is missing"

@@ -1,4 +1,4 @@
-"""What lies in an output's folders and is none of its own: left alone by every command, and told of by verify."""
+"""Files of others in an output's folders (.DS_Store, _SUCCESS): every command leaves them alone, verify lists them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from pipelines.storage.store import Store
 
 
 def foreign_names(store: Store) -> list[str]:
-    """List the files of an output's folders that have no name of ours (.DS_Store, _SUCCESS, part-0.parquet), sorted."""
+    """List the files in an output's folders whose names are not ours, sorted."""
     names = [name for folder in (*KINDS, "_runs") for name in store.find(folder)]
     return sorted(name for name in names if not is_ours(name))

@@ -1,7 +1,8 @@
-"""What no commit names: losers, which a run removes at its end, and what writers that died left, which vacuum removes.
+"""Find and remove leftovers: data files that no commit names.
 
-A file of an attempt that has not committed may be named by a commit that is on its way: in a thread that nobody waits
-for any more, on a machine that is cut off, in a request that is late. Only a commit that was read says that it is not.
+Losers, whose shard another attempt has committed, are removed at the end of a run. Everything else may yet be named by
+a commit on its way: from an abandoned thread, from a machine that is cut off, in a delayed request. No process is
+trusted to be dead, so only `vacuum` removes such files, and only once they are old.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pipelines.table.commits import commit_files, data_files, find_commit, held_
 from pipelines.table.shard_commit import ShardCommit
 
 VACUUM_GRACE_S = 24 * 3600.0
-"""How old what nobody has committed must be for vacuum: longer than any attempt takes, or any request is late."""
+"""Minimum age, seconds, for vacuum to remove uncommitted files: longer than any attempt takes or request is delayed."""
 
 _READERS = 8
 
@@ -31,8 +32,9 @@ class Leftovers:
     """Data files of a run that no commit names.
 
     Attributes:
-        losers: those of shards that another attempt has committed, whole: their own commits are refused for good.
-        uncommitted: all others. Their attempts may have died, or be about to commit them.
+        losers: files of shards that another attempt has committed, with all its files there: their own commits will
+            always be refused.
+        uncommitted: all others; their attempts may have died, or be about to commit.
     """
 
     losers: tuple[str, ...]
@@ -46,14 +48,14 @@ class Leftovers:
 
 @dataclass(slots=True)
 class Removal:
-    """What became of leftovers.
+    """The result of removing leftovers.
 
     Attributes:
-        removed: names of those that are gone, or with a dry run would be.
-        kept: names of what is too young to be taken for abandoned.
-        failed: what could not be removed, in words.
-        broken: shards whose commit has appeared meanwhile and names a removed file; the next run labels them again.
-        damaged: commits that cannot be read as one, in words; the files of their shards are left alone.
+        removed: names of the files removed, or in a dry run to be removed.
+        kept: names of files that are too young to count as abandoned.
+        failed: error messages for files that could not be removed.
+        broken: shards whose commit appeared meanwhile and names a removed file; the next run labels them again.
+        damaged: error messages for damaged commits; the files of their shards are left alone.
     """
 
     removed: list[str] = field(default_factory=list)
@@ -66,8 +68,8 @@ class Removal:
 def find_leftovers(store: Store, run_id: str) -> Leftovers:
     """Find the data files of a run that no commit names.
 
-    What a listing does not show may still be there: only a commit that was read by its name, or looked for in vain,
-    says what a file is. Of a shard whose commit could not be read as one, nothing is known to be a leftover.
+    A listing of commits may lag, so a file counts as a leftover only after its shard's commit was looked up by name.
+    If that commit is damaged, no file of the shard counts as one.
     """
     sizes = data_files(store, run_id)
     by_shard: dict[str, list[str]] = {}
@@ -77,7 +79,7 @@ def find_leftovers(store: Store, run_id: str) -> Leftovers:
     if not by_shard:
         return Leftovers((), ())
     committed = held_commits(store, run_id)
-    # A shard that was committed once, with just its two files, has no leftovers: only the others' commits need reading.
+    # A shard with one commit and just two files has no leftovers; only the commits of other shards need reading.
     doubtful = [shard for shard, names in by_shard.items() if committed.get(shard) != 0 or len(names) > len(KINDS)]
     losers, uncommitted = list[str](), list[str]()
     with ThreadPoolExecutor(_READERS) as readers:
@@ -88,7 +90,8 @@ def find_leftovers(store: Store, run_id: str) -> Leftovers:
             named = {file.name for file in commit.files()} if commit else set()
             for name in by_shard[shard]:
                 if name not in named:
-                    # Written for the commit that holds, or one before it: refused for good. Else for a repair to come.
+                    # Written for the commit that holds or an earlier one: its own commit will always be refused.
+                    # Written for a later repair: its commit may be on its way.
                     has_lost = is_whole and commit is not None and due_commit_of(name) <= commit.repair
                     (losers if has_lost else uncommitted).append(name)
     return Leftovers(tuple(sorted(losers)), tuple(sorted(uncommitted)))
@@ -97,9 +100,9 @@ def find_leftovers(store: Store, run_id: str) -> Leftovers:
 def _whole_commit(
     store: Store, run_id: str, shard_id: str, listed: int | None, sizes: Mapping[str, int]
 ) -> tuple[ShardCommit | None, bool | None]:
-    """Return the commit that holds for a shard, and whether all that it names is there: else its repair is due.
+    """Return the commit that holds for a shard, and whether all its files exist (otherwise a repair is due).
 
-    None for whether: what was read is no commit, because it is damaged or the answer was cut short.
+    The second value is None if the commit could not be read as one: it is damaged, or the answer was cut short.
     """
     try:
         commit = find_commit(store, run_id, shard_id, listed)
@@ -112,28 +115,28 @@ def _whole_commit(
 
 
 def remove_losers(store: Store, run_id: str) -> Removal:
-    """Remove what other attempts at committed shards have left. What an uncommitted attempt wrote stays: see above."""
+    """Remove the losers of a run, and nothing of attempts that have not committed; see the module's docstring."""
     removal = Removal()
     _remove(store, find_leftovers(store, run_id).losers, removal)
     return removal
 
 
 def vacuum(store: Store, run_id: str, *, older_than_s: float = VACUUM_GRACE_S, dry_run: bool = False) -> Removal:
-    """Remove all that nothing names: data files and plan parts of a run, and what writers that died left in the output.
+    """Remove what nothing refers to: a run's leftovers and unused plan parts, the output's temporary files and probes.
 
-    Losers go at once, everything else once it is old enough. Drivers may be at work: a commit that was on its way all
-    that time and names what is removed here is superseded by the next run.
+    Losers go at once, everything else once it is old enough. Drivers may be at work meanwhile: if a commit lands that
+    names a file removed here, the next run labels its shard again.
 
     Args:
         store: the output.
         run_id: the run.
-        older_than_s: seconds, by the store's own clock (of a dry run by this machine's), since it was written; 0 only
-            while no driver works on the output.
-        dry_run: whether only to find.
+        older_than_s: minimum age in seconds by the store's own clock (in a dry run by this machine's); 0 only while no
+            driver works on the output.
+        dry_run: whether to find files without removing them.
 
     Raises:
         PlanError: there is no such run.
-        StorageError: the output cannot be read, or the store does not say when an object was written.
+        StorageError: the output cannot be read, or the store does not report when an object was written.
     """
     plan = require_plan(store, run_id)
     found = find_leftovers(store, run_id)
@@ -152,9 +155,10 @@ def vacuum(store: Store, run_id: str, *, older_than_s: float = VACUUM_GRACE_S, d
         removal.removed += [*found.losers, *old]
         return removal
     _remove(store, [*found.losers, *old], removal)
+    # A commit may have landed between the look-up and the removal: name its shard, so that someone runs it again.
     shards = {split[0] for name in old if name in found.uncommitted and (split := split_data_name(name))}
     for shard_id in sorted(shards):
-        with contextlib.suppress(DamagedError):  # what a damaged commit names, nobody knows; its repair is due anyway
+        with contextlib.suppress(DamagedError):  # it does not say which files it names, and its repair is due anyway
             commit = find_commit(store, run_id, shard_id)
             if commit is not None and any(file.name in removal.removed for file in commit.files()):
                 removal.broken.append(shard_id)
@@ -162,7 +166,7 @@ def vacuum(store: Store, run_id: str, *, older_than_s: float = VACUUM_GRACE_S, d
 
 
 def _old_enough(store: Store, names: Iterable[str], newest: float, removal: Removal) -> Iterator[str]:
-    """Yield those that were written by then, and note the others."""
+    """Yield the names of objects written at ``newest`` or before, and note the younger ones as kept."""
     for name in names:
         written = store.modified_at(name)
         if written is not None and written <= newest:
@@ -172,9 +176,10 @@ def _old_enough(store: Store, names: Iterable[str], newest: float, removal: Remo
 
 
 def _now(store: Store, *, dry_run: bool) -> float:
-    """Return the time by the store's clock: when it says that an object was written which is written now.
+    """Return the time by the store's clock, found by writing an object and asking when it was written.
 
-    A dry run writes nothing, and goes by this machine's clock.
+    A machine's own clock may be wrong by days, and would make young files look old. A dry run writes nothing, so it has
+    to use this machine's clock.
     """
     if dry_run:
         return time.time()

@@ -1,6 +1,6 @@
-"""Which images of a run are quarantined, whatever tried them since: what a retry labels again.
+"""Find the images of a run that are still quarantined, its retries considered: what `retry` labels again.
 
-Plans and rows are in the order of image ids, so that they pass by beside each other, and nothing grows with the run.
+Plans and rows are sorted by image id, so they are merged as streams, and memory does not grow with the run.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from pipelines.table.schema import IMAGES
 from pipelines.types import ImageRef, Status
 
 _READERS = 16
-_SHARDS_AHEAD = 8  # of one run, read while the ones before them are gone through
+_SHARDS_AHEAD = 8  # of each run, read while earlier ones are merged
 
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedImages:
-    """The images of a run that are quarantined now; read anew each time that they are gone through.
+    """The images of a run that are quarantined now. Each iteration reads them again.
 
     Attributes:
         store: the output.
-        run_id: a run that is no retry itself; what its retries made of an image counts.
+        run_id: a run that is not itself a retry; an image's latest outcome in it or its retries counts.
         reasons: only images with one of these reasons; any by default.
     """
 
@@ -44,13 +44,13 @@ class QuarantinedImages:
     reasons: Collection[str] = ()
 
     def __iter__(self) -> Iterator[ImageRef]:
-        """Yield them with the prompts that they were planned with, in the order of their ids.
+        """Yield the images with the prompts they were planned with, in the order of their ids.
 
-        Size and etag are left out: the file may have been mended since. An image that a later run has found changed is
-        that run's.
+        Size and etag are left out, since the file may have been fixed meanwhile. An image that a later run has planned
+        as changed is left to that run.
 
         Raises:
-            PlanError: rows are not in the order of the plan: they were not written by a run.
+            PlanError: rows are not in the order of the plan, so no run can have written them.
         """
         plan = read_plan(self.store, self.run_id)
         if plan is None:
@@ -67,7 +67,7 @@ class QuarantinedImages:
                         yield replace(ref, num_bytes=None, etag=None)
 
     def __bool__(self) -> bool:
-        """Say whether there are any."""
+        """Return whether there are any."""
         return next(iter(self), None) is not None
 
 
@@ -79,9 +79,10 @@ def quarantined_images(store: Store, run_id: str, reasons: Collection[str] = ())
 def _quarantined(
     store: Store, tries: Sequence[str], reasons: Collection[str], pool: ThreadPoolExecutor
 ) -> Iterator[tuple[str, str]]:
-    """Yield the ids of images that the last of these runs to try them has quarantined, with the reason."""
+    """Yield the id and reason of each image whose last try in these runs ended in quarantine."""
     is_quarantined = ds.field("status") == Status.QUARANTINED.value
     columns = ("image_id", "status", "reason")
+    # Retries label only what the first run quarantined: its other rows, nearly all of them, need not be merged.
     first = _rows(store, tries[0], columns, pool, is_quarantined)
     later = (_rows(store, run_id, columns, pool) for run_id in tries[1:])
     for image_id, rows in _grouped([first, *later]):
@@ -91,7 +92,7 @@ def _quarantined(
 
 
 def _changed_since(store: Store, runs: Iterable[str], pool: ThreadPoolExecutor) -> Iterator[tuple[str, int]]:
-    """Yield the ids of images that any of these runs has planned as changed, with their newest version."""
+    """Yield the id and newest version of each image that one of these runs has planned as changed."""
     is_changed = ds.field("image_version") > 1
     found = [_rows(store, run_id, ("image_id", "image_version"), pool, is_changed) for run_id in runs]
     for image_id, rows in _grouped(found):
@@ -99,7 +100,8 @@ def _changed_since(store: Store, runs: Iterable[str], pool: ThreadPoolExecutor) 
 
 
 def _grouped(runs: Sequence[Iterator[tuple[Any, ...]]]) -> Iterator[tuple[str, list[tuple[Any, ...]]]]:
-    """Yield each image id with its rows, those of a run before those of the runs behind it."""
+    """Merge rows by image id, and yield each id with its rows in the order of the runs."""
+    # heapq.merge is stable: of one id, rows of an earlier stream come first.
     for image_id, rows in itertools.groupby(heapq.merge(*runs, key=itemgetter(0)), key=itemgetter(0)):
         yield image_id, list(rows)
 
@@ -107,10 +109,10 @@ def _grouped(runs: Sequence[Iterator[tuple[Any, ...]]]) -> Iterator[tuple[str, l
 def _rows(
     store: Store, run_id: str, columns: Sequence[str], pool: ThreadPoolExecutor, kept: ds.Expression | None = None
 ) -> Iterator[tuple[Any, ...]]:
-    """Yield the committed rows of a run in the order of image ids, a few shards in memory at a time.
+    """Yield the committed rows of a run in the order of image ids, with a few shards in memory at a time.
 
     Raises:
-        StorageError: they cannot be read; what a storage client or pyarrow says is in it.
+        StorageError: rows cannot be read; the message includes what the storage client or pyarrow said.
     """
     held = held_commits(store, run_id)
 
@@ -118,6 +120,7 @@ def _rows(
         name = read_commit(store, run_id, shard_id, held[shard_id]).images.name
         try:
             with storage_errors(f"{store.uri}/{name}"):
+                # With the schema given, columns that files of earlier versions lack are read as nulls.
                 rows = ds.dataset(store.path(name), schema=IMAGES, filesystem=store.fs, format="parquet")
                 return rows.to_table(columns=list(columns), filter=kept, use_threads=False)
         except pa.ArrowException as error:
@@ -138,14 +141,14 @@ def _rows(
 
 
 class _Column:
-    """Values by image id, asked for in the order of ids."""
+    """A sorted stream of (image id, value), looked up by ascending ids."""
 
     def __init__(self, pairs: Iterator[tuple[str, Any]]) -> None:
         self._pairs = pairs
         self._next = next(pairs, None)
 
     def at(self, image_id: str) -> Any:
-        """Return the value of an id; None if it has none."""
+        """Return the value of an id, None if it has none. Ids must not be smaller than those asked for before."""
         while self._next is not None and self._next[0] < image_id:
             self._next = next(self._pairs, None)
         return self._next[1] if self._next is not None and self._next[0] == image_id else None

@@ -1,4 +1,4 @@
-"""The committed rows of an output as one pyarrow dataset: what readers see, and nothing that no commit names."""
+"""Open the committed rows of an output as a pyarrow dataset; files that no commit names are not part of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipelines.table.schema import SCHEMAS
 def open_table(store: Store, kind: Kind, run_id: str | None = None) -> ds.Dataset:
     """Open the committed rows of one run, or of every run, as a pyarrow dataset.
 
-    Whole committed shards only, whatever else lies in the folder and whoever is writing at the moment.
+    Only whole committed shards, no matter what else lies in the folder or who is writing at the moment.
 
     Args:
         store: the output.

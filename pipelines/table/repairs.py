@@ -1,6 +1,6 @@
-"""Committed shards that are not whole: a file that their commit names is gone or cut short, or the commit is damaged.
+"""Find committed shards that are broken: a file of theirs is missing or damaged, or the commit itself is.
 
-A run labels them again, and commits that as a repair, which takes the place of the commit before.
+A run labels them again and commits the result as a repair, which supersedes the earlier commit.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from pipelines.table.commits import data_files, held_commits, last_repair, read_
 from pipelines.table.file_checks import content_problem, size_problem
 from pipelines.table.shard_commit import ShardCommit
 
+# Fewer at once where whole data files are read: each may be close to 100 MiB.
 _READERS, _READERS_OF_CONTENTS = 16, 4
 
 
 @dataclass(frozen=True, slots=True)
 class BrokenShard:
-    """A committed shard that is to be labelled again.
+    """A committed shard that has to be labelled again.
 
     Attributes:
         shard_id: the shard.
-        repair: the number of the commit that is due.
-        problem: what is wrong, in words.
+        repair: number of the repair that is due.
+        problem: a description of what is wrong.
     """
 
     shard_id: str
@@ -36,11 +37,11 @@ class BrokenShard:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """What a run has to label.
+    """The shards that a run has to label.
 
     Attributes:
-        commits: by shard id, in order, the number of the commit that is due: 0 for the first, K for the K-th repair.
-        broken: those of them that were committed before.
+        commits: for each shard id, in order, the commit that is due: 0 for the first, K for the K-th repair.
+        broken: those of the shards that were committed before.
     """
 
     commits: Mapping[str, int]
@@ -48,7 +49,7 @@ class Due:
 
 
 def due_shards(store: Store, plan: Plan, *, hashes: bool = False) -> Due:
-    """Return the shards that are not committed, and those that are and are not whole."""
+    """Return the shards that are not committed, and those that are committed but broken."""
     held = held_commits(store, plan.run_id)
     broken = tuple(find_broken(store, plan, hashes=hashes)) if held else ()
     repairs = {one.shard_id: one.repair for one in broken}
@@ -57,10 +58,10 @@ def due_shards(store: Store, plan: Plan, *, hashes: bool = False) -> Due:
 
 
 def find_broken(store: Store, plan: Plan, *, hashes: bool = False) -> Iterator[BrokenShard]:
-    """Find the committed shards of a run that are not whole, in their order.
+    """Find the broken shards of a run, in order.
 
-    Sizes are compared: one listing of the data files says which shards to look at, and what it does not show is asked
-    for by name. With ``hashes`` every file is read, too.
+    Sizes are compared: one listing of the data files tells which shards need a closer look, and files that it lacks are
+    looked up by name. With ``hashes`` every file is read, too.
     """
     held, sizes = held_commits(store, plan.run_id), data_files(store, plan.run_id)
     planned = [shard_id for shard_id in plan.shard_ids() if shard_id in held]
@@ -78,7 +79,7 @@ def _broken(
             return None
     except (DamagedError, FileNotFoundError):
         pass
-    # The listings may be late: the commit that holds, and what it names, by name.
+    # The listings may lag: before the shard is called broken, look up its latest commit and that one's files by name.
     repair = last_repair(store, run_id, shard_id, repair) or 0
     try:
         problem = file_problem(store, read_commit(store, run_id, shard_id, repair), hashes=hashes)
@@ -90,6 +91,6 @@ def _broken(
 
 
 def file_problem(store: Store, commit: ShardCommit, *, hashes: bool = False) -> str | None:
-    """Say what is wrong with a commit's files, each asked for by name; None if nothing is."""
+    """Describe what is wrong with a commit's files, each looked up by name; None if nothing is."""
     find = content_problem if hashes else size_problem
     return next((problem for file in commit.files() if (problem := find(store, file))), None)

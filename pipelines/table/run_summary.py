@@ -1,4 +1,4 @@
-"""A run's summary.json as it is kept. Nothing needs it: one that is gone or damaged is written anew by the next run."""
+"""Read and write a run's summary.json. Nothing depends on it: if it is missing or damaged, the next run rewrites it."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ _KINDS: Mapping[str, type] = {
 
 
 def summary_bytes(values: Mapping[str, Any]) -> bytes:
-    """Return a summary as it is kept."""
+    """Serialise a summary, with its checksum."""
     return seal({**values, **BLANK})
 
 
 def read_summary(store: Store, run_id: str) -> dict[str, Any] | None:
-    """Read a run's summary, of whatever version; None if there is none.
+    """Read a run's summary, written by this or an earlier version; None if there is none.
 
     Raises:
-        DamagedError: it is none.
+        DamagedError: the object is not a valid summary.
         StorageError: it cannot be read.
     """
     try:
         document = store.read_json(summary_name(run_id))
     except FileNotFoundError:
         return None
+    # type() is, not isinstance: true and false are ints, and no counts.
     if not isinstance(document, dict) or any(type(document.get(name)) is not kind for name, kind in _KINDS.items()):
         raise DamagedError(f"{store.uri}/{summary_name(run_id)}: no summary of a run")
     if any(type(number) is not int for number in document["ledger"].values()):
@@ -45,7 +46,7 @@ def read_summary(store: Store, run_id: str) -> dict[str, Any] | None:
 
 
 def readable_summary(store: Store, run_id: str) -> dict[str, Any]:
-    """Return what a run's summary holds; nothing if it has none yet, or one that is damaged."""
+    """Return a run's summary; an empty dict if there is none yet, or a damaged one."""
     try:
         return read_summary(store, run_id) or {}
     except DamagedError:

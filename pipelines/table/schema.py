@@ -1,6 +1,7 @@
-"""The table's explicit schemas, and the way from predictions to rows. Nothing here is ever inferred from data.
+"""The table's explicit schemas, and the conversion of predictions to rows.
 
-SCHEMA_VERSION changes with any column; CHANGELOG.md says what changed.
+Nothing is inferred from data, so that every file has the same schema, that of an empty shard included: readers that
+glob the folder take one file's schema for all. SCHEMA_VERSION changes with any column; CHANGELOG.md says what changed.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from pipelines.layout import Kind
 from pipelines.types import Caption, ImagePrediction, MaskPrediction, Status
 
 VERSION_KEY = b"xsam_label.schema_version"
-"""Where a file of the table says its version, in its metadata."""
+"""Metadata key under which a Parquet file of the table states its schema version."""
 SOURCE_MODEL = "model"
 
+# The exact form that pycocotools takes: a row's value needs no conversion.
 SEGMENTATION = pa.struct([pa.field("size", pa.list_(pa.int32())), pa.field("counts", pa.string())])
 
 ANNOTATIONS = pa.schema(
@@ -110,12 +112,12 @@ IMAGES = pa.schema(
 
 
 SCHEMAS: Mapping[Kind, pa.Schema] = {"annotations": ANNOTATIONS, "images": IMAGES}
-# The version that a column came with, where it was not there from the first.
+# The schema version that introduced a column, for those that version 1 did not have.
 _SINCE = {"is_thing": 2, "captions": 2, "image_version": 3}
 
 
 def schema_of(schema: pa.Schema, version: int) -> pa.Schema:
-    """Return what ANNOTATIONS or IMAGES was in an earlier version."""
+    """Return ANNOTATIONS or IMAGES as it was in an earlier schema version."""
     fields = [field for field in schema if _SINCE.get(field.name, 1) <= version]
     return pa.schema([field.with_nullable(False) if _was_never_null(field, version) else field for field in fields])
 
@@ -125,12 +127,19 @@ def _was_never_null(field: pa.Field, version: int) -> bool:
 
 
 def annotation_id(run_id: str, image_id: str, prompt_id: str, rank: int) -> str:
-    """Return the deterministic id of a mask: the same after a resume, different between runs."""
+    """Return the deterministic id of a mask: the same if its shard is labelled again, different between runs.
+
+    20 hex digits are 80 bits: even among billions of masks two equal ids are not to be expected.
+    """
     return hashlib.sha256(f"{run_id}\0{image_id}\0{prompt_id}\0{rank}".encode()).hexdigest()[:20]
 
 
 def ranked(masks: Sequence[MaskPrediction]) -> list[MaskPrediction]:
-    """Sort an image's masks by score, best first; ties fall the same way on every run."""
+    """Sort an image's masks by score, best first.
+
+    Ties are broken by the mask's own content, not by position: a predictor may answer in any order, and a mask's rank
+    is part of its id.
+    """
     return sorted(masks, key=lambda m: (-m.score, m.prompt.prompt_id, m.prompt.category_id, m.segmentation.counts))
 
 
@@ -170,7 +179,7 @@ def annotations_table(predictions: Iterable[ImagePrediction], *, run_id: str, sh
 
 
 def images_table(predictions: Iterable[ImagePrediction], *, run_id: str, shard_id: str, attempt: str) -> pa.Table:
-    """Build the ``images`` rows of a shard: one for each planned image, whatever became of it."""
+    """Build the ``images`` rows of a shard: one for each planned image, quarantined ones included."""
     rows = []
     for prediction in predictions:
         ref, size_hw = prediction.ref, prediction.size_hw
@@ -205,9 +214,9 @@ def images_table(predictions: Iterable[ImagePrediction], *, run_id: str, shard_i
 
 
 def _per_prompt(prediction: ImagePrediction) -> list[dict[str, object]]:
-    """An entry for each prompt, so that "nothing there" (n = 0) differs from "never asked" (no entry).
+    """Return an entry for each prompt, so that "nothing found" (n = 0) differs from "never asked" (no entry).
 
-    Where n is null it was not answered: it could not be asked, or the image is quarantined.
+    n is null for a prompt that was not answered: it was rejected, or the image is quarantined.
     """
     scores: dict[str, list[float]] = {prompt.prompt_id: [] for prompt in prediction.prompts}
     for mask in prediction.masks:
@@ -229,7 +238,7 @@ def _per_prompt(prediction: ImagePrediction) -> list[dict[str, object]]:
 
 
 def _captions(prediction: ImagePrediction) -> list[dict[str, object]]:
-    """What the model said, in the order of the prompts: a predictor may answer them in any."""
+    """Return what the model said, in the order of the prompts: a predictor may answer in any order."""
     order = {prompt.prompt_id: number for number, prompt in enumerate(prediction.prompts)}
     said = sorted(prediction.captions, key=lambda caption: order.get(caption.prompt.prompt_id, len(order)))
     return [_caption(caption) for caption in said]

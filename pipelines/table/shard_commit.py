@@ -1,4 +1,4 @@
-"""What a shard's commit object holds, and how it is written and read back."""
+"""The content of a shard's commit object, and how it is serialised and read back."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class DataFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardCommit:
-    """What a shard's commit object holds. Field meanings as in ShardReceipt.
+    """The content of a shard's commit object. Fields that ShardReceipt has too mean the same.
 
     Attributes:
-        repair: 0 for a shard's first commit, K for the K-th one that took its place since files of the one before were
-            gone or damaged.
-        schema_version: of its files; None in commits of earlier versions, which do not say it.
+        repair: 0 for a shard's first commit, K for its K-th repair, made because files of the commit before were lost
+            or damaged.
+        schema_version: that of the data files; None in commits of earlier versions, which do not state it.
     """
 
     run_id: str
@@ -68,25 +68,25 @@ class ShardCommit:
         )
 
     def to_json(self) -> bytes:
-        """Return the commit object's bytes; they hold the attempt, so they are unique to their writer."""
+        """Serialise the commit. The bytes contain the attempt, so they are unique to their writer, as create needs."""
         document = {name: getattr(self, name) for name in self.__slots__ if name != "schema_version"}
         if not self.repair:
-            del document["repair"]  # earlier versions read first commits, and know no such field
+            del document["repair"]  # earlier versions refuse fields they do not know, and have to read first commits
         for kind in KINDS:
             file: DataFile = document[kind]
             document[kind] = {name: getattr(file, name) for name in file.__slots__}
-        # Among the predictor's facts, which earlier versions carry along unread; they refuse any other key.
+        # Put among the predictor's facts, the one mapping in which earlier versions accept unknown keys.
         version = {} if self.schema_version is None else {_SCHEMA_VERSION: str(self.schema_version)}
         document["predictor"] = {**self.predictor, **version, **BLANK}
         return seal({"format": COMMIT_FORMAT, **document})
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> ShardCommit:
-        """Read what a commit object holds.
+        """Read a commit from its parsed JSON.
 
         Raises:
             StorageError: a newer version wrote it.
-            AttributeError, KeyError, TypeError, ValueError: it is no commit.
+            AttributeError, KeyError, TypeError, ValueError: the document is not a valid commit.
         """
         if (found := document.pop("format")) > COMMIT_FORMAT:
             raise StorageError(f"commit format {found} was written by a newer version; upgrade")
@@ -107,14 +107,15 @@ class ShardCommit:
 
 
 def _check_types(commit: ShardCommit) -> None:
-    """Check that what a commit says can be counted with.
+    """Check the types of a commit's values, which dataclasses do not, and the names of its files.
 
     Raises:
-        TypeError, ValueError: naming what cannot.
+        TypeError, ValueError: a value is wrong; the message names it.
     """
     counts: list[object] = [*commit.status_counts.values(), *commit.reason_counts.values()]
     for kind, file in zip(KINDS, commit.files(), strict=True):
         counts += [file.num_bytes, file.rows]
+        # A commit may name its own files only: a copied or damaged one must not lead to those of another shard.
         if file.name != data_name(kind, commit.run_id, commit.shard_id, commit.attempt, commit.repair):
             raise ValueError(f"{file.name} is no file of its")
         if not isinstance(file.sha256, str):

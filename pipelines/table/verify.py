@@ -1,4 +1,4 @@
-"""Is the table whole? verify recomputes every claim from the objects."""
+"""Verify a run: recompute from its objects everything that its commits claim, and report each discrepancy."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _MENDED_BY_CHECK = "`run --check` labels it again (of a retry `retry --check`)"
 
 @dataclass(frozen=True, slots=True)
 class TableSize:
-    """What a run's shards take.
+    """The number and size of a run's objects, and a digest that identifies them.
 
     Attributes:
         num_files, num_bytes: of data files and commits.
-        names_sha256: digest of their names and sizes: numbers alone may agree by chance, since files of two attempts at
-            one shard are often of one size.
+        names_sha256: digest of their names and sizes. Numbers alone may agree by chance: the files of two attempts at a
+            shard often have the same size.
     """
 
     num_files: int = 0
@@ -46,7 +46,7 @@ class TableSize:
 
 @dataclass(slots=True)
 class VerifyReport:
-    """What verify found.
+    """The result of verify.
 
     Attributes:
         run_id: the run.
@@ -55,12 +55,12 @@ class VerifyReport:
         status_counts: images by status, from the commits and (deep) recounted from the rows.
         reason_counts: quarantined images by reason.
         shards, committed: planned and committed shards.
-        size: what the run's commits and the files that they name take.
+        size: number and bytes of the run's commits and the files they name.
         commits: the commits that were read, in shard order.
-        problems: every discrepancy in words, naming its object; empty when the table is whole.
-        notes: what is damaged and is mended by the next run, with no row at stake.
+        problems: a message for every discrepancy, naming its object; empty if the table is whole.
+        notes: messages for damage that puts no row at risk and that the next run repairs.
         leftovers: data files of the run that no commit names.
-        broken: committed shards of which a file is gone or cut short, or the commit damaged.
+        broken: committed shards of which a file is missing or truncated, or the commit is damaged.
     """
 
     run_id: str
@@ -79,11 +79,11 @@ class VerifyReport:
 
     @property
     def ok(self) -> bool:
-        """Whether every planned image has its one row and every committed object is as its commit says."""
+        """Whether every planned image has exactly one row and every committed object matches its commit."""
         return not self.problems
 
     def ledger(self) -> dict[str, Any]:
-        """Return listed and its parts: listed = ok + empty + quarantined in a whole table."""
+        """Return the counts of listed, ok, empty and quarantined images; in a whole table the last three add up."""
         return {"listed": self.listed, **{status.value: self.status_counts[status.value] for status in Status}}
 
 
@@ -95,17 +95,17 @@ def verify(
     Args:
         store: the output.
         run_id: the run.
-        deep: read every file, of the plan too, and check hash, schema, rows and that images match the plan; otherwise
-            one listing checks that the files exist with their committed sizes, and the counts are the commits'.
-        on_shard: called with each shard id when it is done, for progress.
+        deep: whether to read every file, the plan's too, and check hashes, schemas, rows and that images match the
+            plan. Otherwise one listing checks that files exist with the committed sizes, and counts are the commits'.
+        on_shard: called with the id of each shard once it is checked, for progress.
 
     Raises:
         PlanError: there is no such run.
     """
     report = VerifyReport(run_id=run_id)
     plan = _read_plan(store, run_id, report)
-    # In this order: whatever a commit names is there by the time of the listing, also while the run goes on. What the
-    # summary vouches for are the commits that were read here, and none that came since.
+    # In this order, since a run may go on meanwhile: a file is written before its commit, so the later listing shows
+    # every file that a commit read here names. What is committed in between appears as leftovers, not as damage.
     commit_sizes = commit_files(store, run_id)
     found = dict(inspect_commits(store, run_id, commit_sizes))
     sizes = data_files(store, run_id)
@@ -121,9 +121,9 @@ def verify(
             report.broken.append(shard_id)
             report.problems.append(f"{shard_id}: {commit}; {_MENDED_BY_CHECK}")
     report.leftovers = sorted(sizes)
-    # What the commits name, not what the listing shows: one that is behind lacks files that are found by name, and
-    # would vouch for their absence once they are gone. And without leftovers, so that a run that could not remove one
-    # is not taken for finished, and the next one tries again.
+    # The files that commits name, not those that the listing shows: a listing that lags lacks files that are found by
+    # name, and the summary would then vouch for their absence once they are gone. Leftovers are left out: if one could
+    # not be removed, the sizes differ, and the next run looks again and tries again to remove it.
     committed_files = {file.name: file.num_bytes for commit in commits for file in commit.files()}
     report.size = _size(committed_files, commit_sizes)
     if deep:
@@ -136,7 +136,7 @@ def verify(
 
 
 def _read_plan(store: Store, run_id: str, report: VerifyReport) -> Plan | None:
-    """Read plan and summary as far as they are whole. Without its plan the files of a run are checked all the same."""
+    """Read the plan and check the summary, noting damage. Without a plan the run's files are still checked."""
     try:
         read_summary(store, run_id)
     except DamagedError as error:
@@ -151,7 +151,7 @@ def _read_plan(store: Store, run_id: str, report: VerifyReport) -> Plan | None:
 
 
 def _count(store: Store, plan: Plan | None, commit: ShardCommit, sizes: dict[str, int], report: VerifyReport) -> None:
-    """Add up what a commit says, and look for its files, which are taken out of those that are listed."""
+    """Add a commit's counts to the report, check its files and take them out of ``sizes``: the rest are leftovers."""
     if plan is not None:
         report.problems += _ledger_problems(plan, commit)
     report.num_annotations += commit.annotations.rows
@@ -166,7 +166,7 @@ def _count(store: Store, plan: Plan | None, commit: ShardCommit, sizes: dict[str
 
 
 def table_size(store: Store, run_id: str) -> TableSize:
-    """Return what a run's shards take, by listings alone; no object is read."""
+    """Return the number and bytes of a run's data files and commits, by listings alone; no object is read."""
     return _size(data_files(store, run_id), commit_files(store, run_id))
 
 
@@ -181,7 +181,7 @@ def _some(names: list[str]) -> str:
 
 
 def _ledger_problems(plan: Plan, commit: ShardCommit) -> Iterator[str]:
-    """Yield what does not add up in a shard: its images are ok, empty or quarantined, the last for a reason each."""
+    """Yield what does not add up in a shard: each image is ok, empty or quarantined, and quarantine has a reason."""
     planned = plan.images_in(commit.shard_id)
     if planned is not None and planned != sum(commit.status_counts.values()):
         yield f"{commit.shard_id}: {planned} images planned, but {_sum_of(commit.status_counts)}"
@@ -224,7 +224,7 @@ def _check_rows(
 def _planned_ids(
     store: Store, plan: Plan | None, committed: Collection[str], report: VerifyReport
 ) -> Iterator[tuple[str, list[str] | None]]:
-    """Yield every committed shard with the ids of its planned images; None where the plan cannot be read."""
+    """Yield every committed shard with the ids of its planned images; None if the plan cannot be read."""
     if plan is None:
         yield from ((shard_id, None) for shard_id in committed)
         return
@@ -239,11 +239,12 @@ def _planned_ids(
                     yield shard_id, image_ids
         except DamagedError as error:
             report.problems.append(str(error))
+        # Shards of a damaged part: their files are checked all the same.
         yield from left.items()
 
 
 def _shard_problems(store: Store, commit: ShardCommit, planned: list[str] | None) -> Iterator[str]:
-    """Yield what is wrong between one commit, its two files and the ids of the shard's planned images."""
+    """Yield the discrepancies between a commit, its two files and the ids of the shard's planned images."""
     tables: dict[Kind, pa.Table] = {}
     for kind, file in zip(KINDS, commit.files(), strict=True):
         problem, table = _read_file(store, kind, file)
@@ -254,6 +255,7 @@ def _shard_problems(store: Store, commit: ShardCommit, planned: list[str] | None
     if len(tables) < len(KINDS):
         return
     images, annotations = tables["images"], tables["annotations"]
+    # In order, too: retries merge plans and rows as sorted streams.
     if planned is not None and images["image_id"].to_pylist() != planned:
         yield f"{commit.images.name} does not hold exactly one row for each planned image, in order"
     statuses = Counter(images["status"].to_pylist())
@@ -273,9 +275,10 @@ def _read_file(store: Store, kind: Kind, file: DataFile) -> tuple[str | None, pa
     try:
         data = store.read(file.name)
     except FileNotFoundError:
-        return None, None  # the listing has already said so
+        return None, None  # already reported from the listing
     if problem := hash_problem(data, file):
         return f"{problem}; {_MENDED_BY_CHECK}", None
+    # Only after the hash: pyarrow is not given bytes other than those that were written.
     table = pq.read_table(io.BytesIO(data))
     problem = _table_problem(table, kind, file)
     return problem, None if problem else table

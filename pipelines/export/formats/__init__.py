@@ -1,1 +1,1 @@
-"""One module for each format of another tool."""
+"""The export formats, one module for each."""

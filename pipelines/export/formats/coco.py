@@ -1,4 +1,4 @@
-"""COCO instances: JSON with run-length encoded masks, written a batch at a time; DuckDB makes the entries' text."""
+"""Write COCO instances JSON with RLE masks, batch by batch; DuckDB formats the entries, so no mask becomes a dict."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ SELECT '{"id": ' || number || ', "file_name": ' || to_json(image_id) || ', "widt
     || height || ', "coco_url": ' || to_json(url) || '}'
 FROM export_images WHERE split = $split ORDER BY image_id
 """
-# A float32 as text is the shortest that gives the same float32 again. Rows are sorted before they become text.
+# DuckDB writes a float32 as the shortest text that reads back as the same float32. Rows are sorted in the subquery,
+# before they become text, so that the sort does not carry the text.
 _ANNOTATIONS = """
 SELECT '"image_id": ' || number || ', "category_id": ' || position + 1 || ', "segmentation": ' || to_json(segmentation)
     || ', "area": ' || area || ', "bbox": [' || bbox_x || ', ' || bbox_y || ', ' || bbox_w || ', ' || bbox_h
@@ -35,9 +36,10 @@ FROM (
 def write_coco(selection: Selection, folder: Path, on_masks: Progress) -> list[str]:
     """Write ``instances.json``, or ``instances_<split>.json`` for each split.
 
-    Ids of images are their numbers; those of annotations count from 1 through all splits, so the files can be put
-    together; those of categories are the positions plus 1.
+    Image ids are the images' numbers; annotation ids count from 1 across all splits, so that the files can be merged;
+    category ids are positions plus 1.
     """
+    # From 1: pycocotools takes the annotation id 0 for "no match".
     number = 0
     for split in selection.splits:
         with (folder / split_file(FILE, split, ".json")).open("x", encoding="utf-8") as file:
@@ -56,7 +58,7 @@ def write_coco(selection: Selection, folder: Path, on_masks: Progress) -> list[s
 
 
 def write_head(file: IO[str], selection: Selection, split: str, *, of_maps: bool = False) -> None:
-    """Write the members info, images and categories; these say whether they are things if ``of_maps``."""
+    """Write the members info, images and categories; if ``of_maps``, categories say whether they are things."""
     choice = selection.choice
     info = {"description": "exported by xsam-label", "where": choice.where, "images_where": choice.images_where}
     file.write(f'"info": {json.dumps({**info, "split": split, "tasks": selection.tasks})},\n"images": [')
@@ -72,7 +74,7 @@ def write_head(file: IO[str], selection: Selection, split: str, *, of_maps: bool
 
 
 def batches(selection: Selection, query: str, split: str) -> Iterator[list[str]]:
-    """Yield the texts of a query of one column, a batch at a time."""
+    """Yield the results of a query with one text column, in batches."""
     batch: list[str] = []
     for (text,) in selection.rows(query, split):
         batch.append(text)

@@ -1,4 +1,4 @@
-"""CVAT for images 1.1: an XML document with a mask element for each mask, and the labels for the task's constructor."""
+"""Write CVAT for images 1.1: XML with a mask element for each mask, and the labels for the task's label constructor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SCORE = {"name": "score", "mutable": False, "input_type": "text", "default_valu
 def write_cvat(selection: Selection, folder: Path, on_masks: Progress) -> list[str]:
     """Write ``annotations.xml``, or ``annotations_<split>.xml`` for each split, and ``labels.json``.
 
-    Images are found by name, the image_id; characters that XML cannot hold become U+FFFD.
+    CVAT finds images by name, here the image_id; characters that XML cannot represent become U+FFFD.
     """
     labels = [{"name": category.name, "attributes": [_SCORE]} for category in selection.categories]
     (folder / "labels.json").write_text(json.dumps(labels, indent=1) + "\n", encoding="utf-8")
@@ -52,7 +52,7 @@ def _write_meta(file: IO[str], selection: Selection, split: str) -> None:
 
 
 def _mask(mask: ExportMask) -> str:
-    """Return a mask element: run lengths along the rows of its box, zeros first; none for an empty mask."""
+    """Return a mask element: run lengths along the rows of the mask's box, zeros first; empty for an empty mask."""
     pixels = mask.pixels()
     if not pixels.any():
         return ""
@@ -69,7 +69,7 @@ def _mask(mask: ExportMask) -> str:
 
 
 def row_runs(flat: np.ndarray) -> list[int]:
-    """Return the run lengths of a flat bool array, zeros first (perhaps none)."""
+    """Return the run lengths of a flat bool array, zeros first (possibly a run of length 0)."""
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     starts = np.concatenate(([0, 0] if flat[0] else [0], changes))
     lengths: list[int] = np.diff(starts, append=flat.size).tolist()
@@ -77,7 +77,7 @@ def row_runs(flat: np.ndarray) -> list[int]:
 
 
 def _writable(text: str) -> str:
-    """Return text without what XML 1.0 cannot hold."""
+    """Replace the characters that XML 1.0 cannot represent, not even escaped."""
     return "".join(
         char if char in "\t\n\r" or (char >= " " and char not in "\ufffe\uffff") else "\ufffd" for char in text
     )

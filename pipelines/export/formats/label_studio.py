@@ -1,4 +1,4 @@
-"""Label Studio: tasks with predictions as brush masks, and the labelling config that shows them."""
+"""Write Label Studio tasks with masks as brush predictions, and the labeling config that shows them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pipelines.export.splits import split_file
 
 FILE = "tasks"
 
+# The values that Label Studio's own encoder uses; the stream's header states them.
 _WORD_BITS, _LENGTH_BITS = 8, (3, 4, 8, 16)
 _CHANNELS = 4  # the brush's canvas is RGBA
 
@@ -25,7 +26,7 @@ _CHANNELS = 4  # the brush's canvas is RGBA
 def write_label_studio(selection: Selection, folder: Path, on_masks: Progress) -> list[str]:
     """Write ``tasks.json``, or ``tasks_<split>.json`` for each split, and ``label_config.xml``.
 
-    Masks are predictions, one set for each model version: the model that a run used.
+    Masks are predictions, one set for each model version, which is the model that the run used.
     """
     (folder / "label_config.xml").write_text(_config(selection), encoding="utf-8")
     models = dict(selection.database.execute("SELECT run_id, coalesce(model, run_id) FROM runs").fetchall())
@@ -89,11 +90,11 @@ def _score(score: float) -> float:
 
 
 def brush_rle(mask: NDArray[np.bool_]) -> list[int]:
-    """Encode a mask as Label Studio's brush does: the bytes of an RGBA picture, 255 in all channels where it is set.
+    """Encode a mask in Label Studio's brush format: the RLE of an RGBA image's bytes, 255 in all channels where set.
 
-    A stream of bits: the number of bytes (32), the bits of a value less one (5), four times the bits of a length less
-    one (4 each); then for each stretch of equal bytes a 1, which of the four lengths follows (2), the length less one,
-    and the byte (8). The end is filled with zeros.
+    The format is a bit stream. Header: the number of bytes (32 bits), the word size minus one (5), and four length
+    sizes minus one (4 each). Then for each run of equal bytes: a 1, which of the four length sizes is used (2), the
+    length minus one, and the byte (8). Zeros pad the last byte.
 
     Args:
         mask: bool (H, W).
@@ -104,6 +105,7 @@ def brush_rle(mask: NDArray[np.bool_]) -> list[int]:
     flat = np.ascontiguousarray(mask).reshape(-1)
     starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
     lengths = np.diff(starts, append=flat.size).astype(np.int64) * _CHANNELS
+    # A length has at most 16 bits: longer runs are cut into pieces.
     longest = 1 << _LENGTH_BITS[-1]
     pieces = -(-lengths // longest)
     stretches = np.full(int(pieces.sum()), longest, np.int64)
@@ -120,7 +122,7 @@ def brush_rle(mask: NDArray[np.bool_]) -> list[int]:
 
 
 def _bits(codes: NDArray[np.uint64], widths: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Return numbers written one after the other, each in its own number of bits, high bits first."""
+    """Return the bits of numbers written one after the other, each in its own width, high bits first."""
     ends = np.cumsum(widths)
     which = np.repeat(np.arange(widths.size), widths)
     shift = ends[which] - 1 - np.arange(ends[-1])

@@ -1,4 +1,4 @@
-"""COCO panoptic: a PNG of segment ids for each image, and one JSON that says what the ids are."""
+"""Write COCO panoptic: a PNG of segment ids for each image, and a JSON file that describes the segments."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ FILE = "panoptic"
 def write_panoptic(selection: Selection, folder: Path, on_masks: Progress) -> list[str]:
     """Write ``panoptic.json`` and its folder of maps ``panoptic/``, or ``panoptic_<split>`` of both for each split.
 
-    A pixel holds its segment's id as R + 256 G + 65536 B, 0 where nothing was said. Where segments overlap the better
-    score has the pixel. ``isthing`` is 0 for the categories of semantic tasks: there is one segment for all of each.
+    A pixel holds its segment's id as R + 256 G + 65536 B, 0 for void. Where segments overlap, the one with the better
+    score gets the pixel. ``isthing`` is 0 for categories of semantic tasks, which have one segment each.
 
     Raises:
-        SourceError: a mask is of another size than its image.
+        SourceError: a mask has a different size than its image.
     """
     things = {category.position: int(category.is_thing) for category in selection.categories}
     for split in selection.splits:
@@ -59,6 +59,7 @@ def _map(image: ExportImage, things: Mapping[int, int]) -> tuple[NDArray[np.uint
         if mask.segmentation.size_hw != ids.shape:
             raise SourceError(f"{image.image_id}: mask {mask.annotation_id} is of another size than its image")
         free = mask.pixels() & (ids == 0)
+        # Panoptic evaluators fail on a listed segment that has no pixel in the map.
         if not free.any():
             continue
         ids[free] = number

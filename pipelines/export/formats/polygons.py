@@ -1,6 +1,6 @@
-"""Masks as one closed polygon each: holes and separate parts are joined by lines there and back, as YOLO wants them.
+"""Trace a mask as a single closed polygon, as YOLO needs: holes and separate parts are joined by lines there and back.
 
-Needs OpenCV, which comes with the extra ``export``.
+Needs OpenCV, which the extra ``export`` installs.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 
 from pipelines.errors import SourceError
 
-_MAX_RINGS = 256  # outlines of parts and holes that a polygon goes around, the largest ones
-_MAX_COMPARED = 1000  # points among which the shortest ways from one to the next are looked for
+_MAX_RINGS = 256  # outlines of parts and holes that are traced; of more, the largest
+_MAX_COMPARED = 1000  # points considered when looking for the shortest connections; comparing all pairs is quadratic
 
 Points = NDArray[np.int64]
-"""(N, 2) pixels (x, y) of a closed line, the last joined to the first."""
+"""Points of a closed line, (N, 2) int64 pixels (x, y); the last is joined to the first."""
 
 
 def opencv() -> Any:
-    """Return OpenCV.
+    """Import OpenCV.
 
     Raises:
-        SourceError: it is not installed.
+        SourceError: OpenCV is not installed.
     """
     try:
         return importlib.import_module("cv2")
@@ -38,15 +38,15 @@ def opencv() -> Any:
 def outline(mask: NDArray[np.bool_]) -> Points:
     """Trace a mask as one closed line through the centres of its outermost pixels.
 
-    Filled by the even-odd rule with its line drawn, as ``cv2.fillPoly`` does, it gives the mask again but for the lines
-    between separate parts, one pixel wide, and those to holes, which mostly lie inside the mask. Of a mask in more than
-    256 pieces (parts and holes) the smallest are not traced.
+    ``cv2.fillPoly``, which fills by the even-odd rule and draws the line itself, restores the mask from it, apart from
+    the connecting lines: those between parts are one pixel wide, those to holes mostly lie inside the mask. If a mask
+    has more than 256 parts and holes, the smallest are not traced.
 
     Args:
         mask: bool (H, W) with at least one pixel.
 
     Returns:
-        Its points, at least three.
+        The points of the line, at least three.
     """
     cv2 = opencv()
     lines, tree = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
@@ -64,7 +64,7 @@ def outline(mask: NDArray[np.bool_]) -> Points:
 
 
 def _joined(rings: list[Points]) -> Points:
-    """Return one line through all rings: from the first to the nearest other and around it, and so on, and back."""
+    """Join rings into one line: repeatedly insert the ring nearest to the line so far (Prim's algorithm)."""
     whole, step = rings[0], -(-sum(map(len, rings)) // _MAX_COMPARED)
     left = np.concatenate([ring[::step] for ring in rings[1:]] or [rings[0][:0]])
     owner = np.repeat(np.arange(1, len(rings)), [len(ring[::step]) for ring in rings[1:]])
@@ -84,7 +84,7 @@ def _joined(rings: list[Points]) -> Points:
 
 
 def _spliced(line: Points, leave: Points, ring: Points, enter: Points) -> Points:
-    """Return a line that leaves at one of its points for a point of a ring, goes around that, and comes back."""
+    """Insert a ring into a line: leave the line at one point, enter the ring at another, go around it and come back."""
     here, there = (int(np.flatnonzero((p == q).all(axis=1))[0]) for p, q in ((line, leave), (ring, enter)))
     around = np.roll(ring, -there, axis=0)
     return np.concatenate((line[: here + 1], around, around[:1], line[here:]))

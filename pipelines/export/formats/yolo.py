@@ -1,4 +1,4 @@
-"""YOLO segmentation: a text file of polygons for each image, the images beside them, and data.yaml."""
+"""Write YOLO segmentation: a text file of polygons for each image, the images beside them, and data.yaml."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FILE = "data.yaml"
 MISSING = "images_to_fetch.csv"
 
 _ONLY_SPLIT = "train"
-# Folders of these names are how YOLO finds the labels of an image.
+# YOLO finds an image's labels by replacing the last folder named "images" in its path with "labels".
 _RESERVED = ("images", "labels")
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,5}")
 _COPIERS = 16
@@ -33,17 +33,17 @@ _MAX_IMAGE_BYTES, _COPY_TIMEOUT_S = 2**31, 300.0
 
 
 def write_yolo(selection: Selection, folder: Path, on_masks: Progress) -> list[str]:
-    """Write ``labels/<split>/*.txt``, ``images/<split>/*`` and ``data.yaml``; without splits all is ``train``.
+    """Write ``labels/<split>/*.txt``, ``images/<split>/*`` and ``data.yaml``; unsplit images are all ``train``.
 
-    A line is the category's position and the polygon, x and y in turn, as fractions of width and height. Images of this
-    machine are linked to; ``choice.copy_images`` copies all of them; those that are elsewhere and not copied are listed
-    in ``images_to_fetch.csv``, each with the name that it must get.
+    A line holds the category's position and the polygon as x, y pairs in fractions of width and height. Local images
+    become symbolic links; with ``choice.copy_images`` all images are copied. Remote images that are not copied are
+    listed in ``images_to_fetch.csv``, each with the file name that it needs.
 
     Raises:
         StorageError: an image cannot be copied.
         SourceError: OpenCV is not installed.
     """
-    opencv()
+    opencv()  # fails now if it is not installed, not after the first files
     names = {split: split or _ONLY_SPLIT for split in selection.splits}
     (folder / FILE).write_text(_description(selection, list(names.values())), encoding="utf-8")
     with _Pictures(folder, copies=selection.choice.copy_images) as pictures:
@@ -67,7 +67,7 @@ def write_yolo(selection: Selection, folder: Path, on_masks: Progress) -> list[s
 def _description(selection: Selection, splits: list[str]) -> str:
     places = {split: f"images/{split}" for split in splits}
     places = {"train": places.get("train", places[splits[0]]), **places}
-    places.setdefault("val", places["train"])  # the trainer insists on it
+    places.setdefault("val", places["train"])  # YOLO's trainer requires both
     names = {category.position: category.name for category in selection.categories}
     text: str = yaml.safe_dump({**places, "names": names}, sort_keys=False, allow_unicode=True)
     return text
@@ -78,13 +78,14 @@ def _lines(image: ExportImage) -> Iterator[str]:
         pixels = mask.pixels()
         if not pixels.any():
             continue
-        # The middle of a pixel: cut to whole pixels, as it is drawn again, it is the same one.
+        # The centre of a pixel: truncated to whole pixels when it is drawn again, it is the same pixel.
         points = (outline(pixels) + 0.5) / (pixels.shape[1], pixels.shape[0])
+        # Six decimals are less than a tenth of a pixel even on the longest side that is decoded.
         yield f"{mask.category} {' '.join(f'{value:.6f}' for value in points.reshape(-1).tolist())}\n"
 
 
 class _Pictures:
-    """The image files of an export: links, copies that threads make, or a list. A context manager."""
+    """The image files of an export, as links, copies made by threads, or entries of a list. A context manager."""
 
     def __init__(self, folder: Path, *, copies: bool) -> None:
         self._folder, self._copies = folder, copies
@@ -104,13 +105,14 @@ class _Pictures:
             self._wait(0)
 
     def add(self, image: ExportImage, path: Path) -> None:
-        """Put an image where its label's path says, with a suffix of its own."""
+        """Place an image at the path of its label file, with the image's own suffix."""
         path = path.with_suffix(_suffix(image))
         local = _local_path(image.uri)
         if self._copies or local:
             path.parent.mkdir(parents=True, exist_ok=True)
         if self._copies:
             self._running.append(self._threads.submit(_copy, image, path))
+            # Bounds the queue, whose entries hold images with their masks, and raises the error of a copy soon.
             self._wait(2 * _COPIERS)
         elif local:
             path.symlink_to(local)
@@ -137,7 +139,7 @@ def _suffix(image: ExportImage) -> str:
 
 
 def _local_path(uri: str) -> Path | None:
-    """Return the file of this machine that a URI names, None if it names none."""
+    """Return the local file that a URI names; None if there is none."""
     try:
         if protocol_of(uri, allow_http=True) != "file":
             return None
