@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# DuckDB 2.0.1, pandas 3.1.1, pyarrow 26.0.1, Polars 2.1.0: a float32 score that was written as 0.9 is >= 0.9 here and < 0.9 there.
+# DuckDB 2.0.1, pandas 3.1.1, pyarrow 26.0.1, Polars 2.1.0: a float32 score of 0.9 is >= 0.9 here and < 0.9 there.
 # The nearest float32 is 0.89999998. Whoever narrows the threshold to the column's type keeps the row, whoever widens the
 # column to double drops it. Two libraries do both: DuckDB keeps it for the literal 0.9, which is a DECIMAL, and drops it
 # for 9e-1 and for a parameter, which are DOUBLE; pandas keeps it in a frame, and drops it with filters= and in Arrow types.
-# Scores are rounded ones more often than chance would have it, so the same cut at 0.9 counts other masks in a notebook
-# than in the pipeline, and a query gains or loses rows when its literal becomes a parameter.
-# Seen 2026-11-29, rows kept of 0.5, 0.9, 0.95: DuckDB literal 2, 9e-1 1, parameter 1; pandas query 2, filters= 1, Arrow types 1; pyarrow 1; Polars 2
+# Where scores are rounded to a digit or two, the same cut at 0.9 counts other masks in a notebook than in the pipeline,
+# and a query gains or loses rows when its literal becomes a parameter.
+# Seen 2026-11-29, rows kept of 0.5, 0.9, 0.95: DuckDB literal 2, 9e-1 1, parameter 1;
+#   pandas query 2, filters= 1, Arrow types 1; pyarrow 1; Polars 2
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -4,7 +4,8 @@
 # batch size, and pyarrow refuses one of 0: "BatchSize must be greater than 0". In a table that is written shard by shard, one
 # shard in which nothing was found is enough, and the message names a setting that nobody has made. A file without any
 # row group, which a ParquetWriter leaves that is closed unused, is read; so is the first with batch_size=1000.
-# Seen 2026-11-29: one row group of 0 rows: ArrowInvalid: BatchSize must be greater than 0, got 0; none: 2 rows; batch_size=1000: 2 rows
+# Seen 2026-11-29: a row group of 0 rows: ArrowInvalid: BatchSize must be greater than 0, got 0;
+#   no row group: 2 rows; batch_size=1000: 2 rows
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -4,7 +4,8 @@
 # such bytes at face value: sum() is all pixels, == ~mask fails, & with the mask keeps it. OpenCV 4 refused bool at once, so
 # the habit of mask.astype(np.uint8) * 255 was safe. Now resize(INTER_NEAREST), bitwise_and and bitwise_not accept bool, while
 # findContours, connectedComponents, erode and linear resize still raise: a mask passes the first steps and fails at the third.
-# Seen 2026-11-29, 100 of 400 pixels set: not: bool, 400 set, bytes 254 and 255; accepted: bitwise_and, bitwise_not, countNonZero, resize
+# Seen 2026-11-29, 100 of 400 pixels set: bitwise_not: bool, 400 set, bytes 254 and 255;
+#   bool is taken by bitwise_and, bitwise_not, countNonZero and resize to the nearest pixel
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

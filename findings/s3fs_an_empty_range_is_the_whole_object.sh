@@ -2,8 +2,8 @@
 # s3fs 2026.9.0: cat_file(key, start=2, end=2) asks for no byte and gets the whole object.
 # It asks for "bytes=2-1". HTTP calls a range whose end lies before its start invalid and has servers ignore it, so the
 # answer is 200 with everything; a server that refuses instead makes it an OSError. fsspec's own file systems give b"",
-# and so does a slice. A member of a tar, a column of no values or a text without a letter may well have 0 bytes: who
-# reads members by offset and size downloads the archive for each of those, and takes it for the member.
+# and so does a slice of bytes. A caption or a label in a tar may well have 0 bytes: who reads members by offset and size
+# downloads the archive for each of those, and takes it for the member.
 # Seen 2026-11-29, object b"abcde": memory 1..3 b'bc', 2..2 b''; s3fs on moto 5.2.5 1..3 b'bc', 2..2 b'abcde', cat_ranges likewise
 set -euo pipefail
 folder=$(mktemp -d)
