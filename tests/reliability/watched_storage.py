@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from pipelines.storage import store
+from pipelines.storage import exclusive_names, store
 from pipelines.storage.filesystems import open_filesystem
 
 
@@ -89,6 +89,7 @@ def watched(output: str, watcher: Watcher) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "open_filesystem", open_watched)
-        patch.setattr(store, "os", _WatchedOs(watcher))
+        for module in (store, exclusive_names):
+            patch.setattr(module, "os", _WatchedOs(watcher))
         patch.setattr(store, "open", open_file, raising=False)
         yield
