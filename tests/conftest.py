@@ -38,6 +38,10 @@ SLOW = (
     "flows/test_cli.py",
     "reliability/test_memory.py",
     "reliability/test_updates.py",
+    "reliability/test_damage.py",
+    "simulation/test_commit_model.py",
+    "reliability/test_storage_faults.py",
+    "simulation/test_more_lives.py",
 )
 
 

@@ -27,6 +27,7 @@ ray.shutdown()
 """
 
 
+@pytest.mark.slow
 def test_a_folder_for_temporary_files_may_have_a_long_name(tmp_path: Path) -> None:
     folder = tmp_path / ("long-" * 20)
     folder.mkdir()

@@ -247,6 +247,7 @@ def test_a_process_that_is_to_end_in_time_does_so_without_its_terminal(ending: s
     assert ended.returncode == 143
 
 
+@pytest.mark.slow
 def test_training_goes_on_without_its_terminal() -> None:
     code = "from xsam_model.training.loop import launch; [launch._say('step') for _ in range(3)]"
     with closed_pipe() as gone:

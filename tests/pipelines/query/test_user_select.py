@@ -245,11 +245,11 @@ from pipelines.query import open_database
 from pipelines.storage import open_store
 from pipelines.errors import StorageError
 from pipelines.query.user_select import check_select, save
-from pipelines.storage.local_files import workplace
+from pipelines.storage.local_files import temporary_beside
 many = "SELECT a.*, range AS number, repeat('x', 500) || range AS text FROM annotations AS a, range(500000)"
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-path = Path(sys.argv[2])
-with workplace(path) as place, open_database(open_store(sys.argv[1]), memory_limit="200MB", folder=place) as database:
+store, path = open_store(sys.argv[1]), Path(sys.argv[2])
+with temporary_beside(path) as place, open_database(store, memory_limit="200MB", folder=place) as database:
     assert save(database, check_select(database, many), path, place) == 1_000_000
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """

@@ -120,6 +120,7 @@ def learn(network, batch, steps):
     return losses[0], losses[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "task"), [("encoder", "ovseg"), ("segmentor", "ovseg"), ("mixed", "ovseg"), ("mixed", "refseg")]
 )
