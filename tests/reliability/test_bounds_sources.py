@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -226,11 +227,14 @@ def _column(value: Any, field: pa.Field, rows: int) -> list[Any]:
 
 
 def test_a_retry_holds_no_more_of_many_images_than_of_few(tmp_path: Path, peak: Measure) -> None:
-    # Of fewer, not all threads that read have had a shard, and each keeps some memory.
-    counts = (50, 100)
-    for shards in counts:
-        write_quarantined(str(tmp_path / str(shards)), shards, 2500)
-    few, many = (peak(calls.count_quarantined, str(tmp_path / str(shards)), RUN) for shards in counts)
+    def lowest(shards: int) -> Peak:
+        """Of three: how many threads read at once, each of which keeps some memory, differs from time to time."""
+        output = str(tmp_path / str(shards))
+        write_quarantined(output, shards, 2500)
+        return min((peak(calls.count_quarantined, output, RUN) for _ in range(3)), key=attrgetter("mb"))
+
+    # With fewer shards, some threads would have none to read.
+    few, many = lowest(50), lowest(100)
     assert (few.said, many.said) == ("125000", "250000")
     assert many.mb < few.mb + 12
 
