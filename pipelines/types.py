@@ -299,8 +299,12 @@ class PredictionError(Exception):
     """The model failed on a batch for a known reason, e.g. out of memory."""
 
     def __init__(self, reason: Reason, message: str) -> None:
-        super().__init__(message)
+        super().__init__(reason, message)  # both, so that it survives pickling between processes
         self.reason = reason
+
+    def __str__(self) -> str:
+        """Return the message."""
+        return str(self.args[1])
 
 
 class Predictor(Protocol):

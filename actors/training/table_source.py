@@ -181,7 +181,8 @@ def _read_answers(
                         prompt_id=row["prompt_id"],
                         category_id=row["category_id"],
                         name=(change.category_name if change else None) or name,
-                        is_certain=is_clear and (change is not None or row["score"] >= min_score),
+                        is_certain=is_clear
+                        and (change is not None or bool(np.float32(row["score"]) >= np.float32(min_score))),
                         segmentation=outline,
                     )
                 )

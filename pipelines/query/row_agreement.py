@@ -11,6 +11,7 @@ from pipelines.errors import DamagedError
 from pipelines.layout import KINDS, data_name
 from pipelines.query.fence import sql_literal
 from pipelines.storage.store import Store
+from pipelines.table.commits import find_commit
 
 _MAX_TOLD = 3
 # The hash of each image's id is added once for each of its masks, on both sides: the sums agree if ids and counts do.
@@ -49,10 +50,17 @@ def check_agreement(database: duckdb.DuckDBPyConnection, store: Store, run_id: s
     if not different:
         return
     (unknown,) = database.execute(_UNKNOWN.format(of_run=of_run)).fetchall()[0]
-    pairs = [" and ".join(data_name(kind, *shard) for kind in KINDS) for shard in different]
-    more = f"; and {len(pairs) - _MAX_TOLD:,} more shards" if len(pairs) > _MAX_TOLD else ""
+    pairs = [" and ".join(_file_names(store, *shard)) for shard in different[:_MAX_TOLD]]
+    more = f"; and {len(different) - _MAX_TOLD:,} more shards" if len(different) > _MAX_TOLD else ""
     counted = f": {unknown:,} masks are of images without a row" if unknown else ""
     raise DamagedError(
-        f"{store.uri}: the rows of {'; '.join(pairs[:_MAX_TOLD])}{more} do not agree{counted}; verify names what is "
-        "damaged"
+        f"{store.uri}: the rows of {'; '.join(pairs)}{more} do not agree{counted}; verify names what is damaged"
     )
+
+
+def _file_names(store: Store, run_id: str, shard_id: str, attempt: str) -> list[str]:
+    """Return the names of a shard's files as its commit gives them: a row does not say which repair wrote it."""
+    commit = find_commit(store, run_id, shard_id)
+    if commit is None or commit.attempt != attempt:
+        return [data_name(kind, run_id, shard_id, attempt) for kind in KINDS]
+    return [file.name for file in commit.files()]

@@ -36,8 +36,12 @@ class FetchError(Exception):
     """An image's bytes could not be fetched. ``reason`` goes into its row; the message contains no secret."""
 
     def __init__(self, reason: Reason, message: str) -> None:
-        super().__init__(redacted(message))
+        super().__init__(reason, redacted(message))  # both, so that it survives pickling between processes
         self.reason = reason
+
+    def __str__(self) -> str:
+        """Return the message."""
+        return str(self.args[1])
 
 
 def fetch(

@@ -191,7 +191,9 @@ def parquet_bytes(table: pa.Table, kind: Kind, facts: Mapping[str, str]) -> byte
         write_page_index=True,
         bloom_filter_options={"image_id": {"ndv": max(1, table.num_rows), "fpp": 0.01}},
     ) as writer:
-        writer.write_table(table.replace_schema_metadata(metadata), row_group_size=_ROW_GROUP_ROWS)
+        # A shard without masks is a file without row groups: one of no rows ends datasets' load_dataset for all files.
+        if table.num_rows:
+            writer.write_table(table.replace_schema_metadata(metadata), row_group_size=_ROW_GROUP_ROWS)
     return buffer.getvalue()
 
 

@@ -137,6 +137,12 @@ def test_uncertain_masks_are_ignored(output: str) -> None:
     assert (sample.ignore == columns(UNSURE[0])).all()
 
 
+def test_a_mask_whose_score_is_the_threshold_is_certain(output: str) -> None:
+    """The table holds float32: its 0.9 is less than Python's."""
+    assert SURE[1] == 0.9
+    assert drawn(table(output, min_score=0.9)).labels.tolist() == [0]
+
+
 def test_phrases_are_asked_with_their_masks_or_without(output: str) -> None:
     source = table(output, task="refseg")
     sample = drawn(source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 import time
 from collections.abc import Iterator
@@ -181,3 +182,8 @@ def test_an_image_that_may_not_be_fetched_becomes_a_row_beside_its_neighbours(we
         receipt = label_shard(shard, job=job, store=store, predictor=BrightPredictor(), attempt="a-0")
         assert receipt.reason_counts == ({"not_allowed": 1, "not_found": 1} if allow_http else {"not_allowed": 3})
     assert open_table(store, "annotations", "run-2").count_rows() == 1
+
+
+def test_an_error_of_fetching_survives_the_way_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(FetchError(Reason.NOT_FOUND, "a.jpg is not there")))
+    assert (error.reason, str(error)) == (Reason.NOT_FOUND, "a.jpg is not there")

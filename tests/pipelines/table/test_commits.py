@@ -17,7 +17,14 @@ from pipelines.layout import KINDS, SCHEMA_VERSION, commit_name, data_name, plan
 from pipelines.planning.draft import PlanConfig
 from pipelines.planning.plan import Plan
 from pipelines.storage.store import Store, open_store
-from pipelines.table.commits import commit_shard, committed_shards, inspect_commits, read_commit, read_commits
+from pipelines.table.commits import (
+    commit_shard,
+    committed_shards,
+    inspect_commits,
+    parquet_bytes,
+    read_commit,
+    read_commits,
+)
 from pipelines.table.leftovers import find_leftovers, remove_losers, vacuum
 from pipelines.table.reader import open_table
 from pipelines.table.repairs import due_shards
@@ -525,3 +532,11 @@ def test_the_schema_is_pinned() -> None:
         "reason stage "
         "error attempts num_annotations per_prompt captions decode_ms model_ms run_id shard_id attempt"
     )
+
+
+def test_a_shard_without_masks_is_a_file_without_row_groups() -> None:
+    """A row group of no rows is valid, and ends the load of all other files in Hugging Face's datasets."""
+    data = parquet_bytes(ANNOTATIONS.empty_table(), "annotations", {})
+    file = pq.ParquetFile(io.BytesIO(data))
+    assert (file.num_row_groups, file.read().num_rows) == (0, 0)
+    assert file.schema_arrow.remove_metadata() == ANNOTATIONS
