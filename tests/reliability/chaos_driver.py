@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from actors.pool.config import PoolConfig
 from actors.pool.open import open_runner
@@ -71,7 +71,7 @@ def main() -> int:
     """Run, or go on with a run that stopped; return the exit code that the command line would."""
     source, output, address, replicas = sys.argv[1:]
     pool = PoolConfig(replicas=int(replicas), num_cpus_per_replica=1, ray_address=address, wait_for_nodes=True)
-    config = replace(SmallRun(source, output).config(), pool=pool)
+    config = SmallRun(source, output).config().replace(pool=pool)
     printing = Printing()
     # Ray prints what its nodes log, too.
     with contextlib.redirect_stdout(sys.stderr), as_driver_of(_open_runner):
