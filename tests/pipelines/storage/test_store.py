@@ -241,5 +241,5 @@ def test_missing_credentials_are_explained() -> None:
 
 def test_a_path_that_goes_through_a_file_is_told_as_that(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match=r"file/out/_runs: a part of this path is a file, not a folder"):
-        open_store(str(tmp_path / "file/out")).find("_runs")
+    with pytest.raises(StorageError, match=r"file/_runs: a part of this path is a file, not a folder"):
+        open_store(str(tmp_path / "file")).folders("_runs")
