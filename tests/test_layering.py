@@ -3,7 +3,6 @@ no folder so full that names alone have to explain it."""
 
 from __future__ import annotations
 
-import ast
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import tomllib
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -47,9 +47,9 @@ def test_each_package_has_its_contract() -> None:
 @pytest.mark.parametrize("package", PACKAGES)
 def test_no_module_imports_itself_over_others(package: str) -> None:
     """Imports inside functions count as well: a circle that is hidden in one is a circle."""
-    modules = {module_name(path): path for path in (REPOSITORY / package).rglob("*.py")}
+    graph = grimp.build_graph(package, cache_dir=None)
     try:
-        TopologicalSorter({name: imported(path, modules) - {name} for name, path in modules.items()}).prepare()
+        TopologicalSorter({name: graph.find_modules_directly_imported_by(name) for name in graph.modules}).prepare()
     except CycleError as error:
         pytest.fail(f"a circle of imports: {' -> '.join(reversed(error.args[1]))}")
 
@@ -63,19 +63,3 @@ def test_no_folder_is_crowded(package: str) -> None:
         if (count := sum(path.name != "__init__.py" for path in folder.glob("*.py"))) > MAX_MODULES
     }
     assert crowded == {}
-
-
-def module_name(path: Path) -> str:
-    return ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
-
-
-def imported(path: Path, modules: dict[str, Path]) -> set[str]:
-    """Return which of these modules a file imports, anywhere in it."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            whole = {f"{node.module}.{alias.name}" for alias in node.names}
-            names |= {name if name in modules else node.module for name in whole}
-    return names & modules.keys()
