@@ -1,4 +1,4 @@
-"""Writes files and folders that appear whole or not at all, and never overwrites anything."""
+"""Writes files and folders that appear whole or not at all, and overwrite nothing."""
 
 from __future__ import annotations
 
@@ -63,4 +63,24 @@ def new_output(output: Path, num_bytes: int) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-__all__ = ["check_new_file", "check_new_folder", "new_output"]
+@contextmanager
+def whole_folder(output: Path, *, is_owner: bool = True) -> Iterator[Path]:
+    """Provide an empty folder `writing-NAME` beside the output, which gets the output's name at the end.
+
+    After an exception or a kill it stays, to be looked at; the next writer of the same output removes it first.
+
+    Args:
+        output: folder that must not exist, or be empty.
+        is_owner: False in a process that adds files to a folder that another process creates and renames; the caller
+            makes them wait for each other.
+    """
+    beside = output.with_name(f"writing-{output.name}")
+    if is_owner:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+    yield beside
+    if is_owner:
+        beside.rename(output)
+
+
+__all__ = ["check_new_file", "check_new_folder", "new_output", "whole_folder"]

@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from xsam_model.conversion.new_output import whole_folder
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
@@ -43,6 +45,7 @@ class MovingAverage:
         """Update the average with the current weights."""
         self._updates += 1
         decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
+        # One call for all parameters: of a small network the calls would cost more than the arithmetic.
         torch._foreach_lerp_(self._averages, [one.detach() for one in self._parameters], 1 - decay)
 
     @torch.no_grad()
@@ -103,23 +106,20 @@ class Checkpoints:
             step: number of updates so far.
             seconds: time spent on the stage so far.
         """
-        final, beside = self._folder / f"step-{step:08d}", self._folder / f"writing-{step:08d}"
+        final, is_main = self._folder / f"step-{step:08d}", self._accelerator.is_main_process
         # A step may be due twice: by count or time, and as the last one.
         if final.is_dir():
             return
         self._accelerator.wait_for_everyone()
-        if self._accelerator.is_main_process:
-            # Left behind by a run that was killed while it wrote.
-            shutil.rmtree(beside, ignore_errors=True)
-            beside.mkdir(parents=True)
-        self._accelerator.wait_for_everyone()
-        self._accelerator.save_state(str(beside))
-        self._accelerator.wait_for_everyone()
-        if self._accelerator.is_main_process:
-            state = {"step": step, "seconds": seconds, "settings": self._settings}
-            (beside / _STATE_FILE).write_text(json.dumps(state, indent=1), encoding="utf-8")
-            # Only now, after all processes have written their parts, does it count as a checkpoint.
-            beside.rename(final)
+        with whole_folder(final, is_owner=is_main) as beside:
+            # No process writes before the folder is empty, and it gets its name after all have written their parts.
+            self._accelerator.wait_for_everyone()
+            self._accelerator.save_state(str(beside))
+            self._accelerator.wait_for_everyone()
+            if is_main:
+                state = {"step": step, "seconds": seconds, "settings": self._settings}
+                (beside / _STATE_FILE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+        if is_main:
             for old in self._all()[: -self._keep]:
                 shutil.rmtree(old)
         self._accelerator.wait_for_everyone()

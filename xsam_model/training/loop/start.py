@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from xsam_model.conversion.new_output import whole_folder
 from xsam_model.modeling_xsam import XSamForSegmentation
 from xsam_model.training.samples.sources import SampleSource
 from xsam_model.training.tiny import build_processor, train_tokenizer, xsam_tiny_config
@@ -30,10 +31,9 @@ def start_model(folder: Path, sources: Sequence[SampleSource], seed: int = 0, si
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = XSamForSegmentation(config)
-    beside = folder.with_name(f"writing-{folder.name}")
-    model.save_pretrained(str(beside))
-    build_processor(config, tokenizer).save_pretrained(str(beside))
-    beside.rename(folder)
+    with whole_folder(folder) as beside:
+        model.save_pretrained(str(beside))
+        build_processor(config, tokenizer).save_pretrained(str(beside))
 
 
 def _read_phrases(sources: Sequence[SampleSource], seed: int) -> list[str]:

@@ -10,7 +10,6 @@ samples lend each other (phrases, visual prompts) stay within a process.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -22,6 +21,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from xsam_model.conversion.new_output import whole_folder
 from xsam_model.modeling_xsam import XSamForSegmentation
 from xsam_model.processing_xsam import XSamProcessor
 from xsam_model.runtime.host_memory import keep_freed_memory
@@ -248,15 +248,14 @@ class StageRun:
             self._average.swap()
         state = self._accelerator.get_state_dict(self._wrapped)
         if self._accelerator.is_main_process:
-            beside = self._folder / "writing-model"
-            shutil.rmtree(beside, ignore_errors=True)
             model = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
-            self.network.model.save_pretrained(str(beside), state_dict=model)
-            self._processor.save_pretrained(str(beside))
             heads = {name: value for name, value in state.items() if not name.startswith("model.")}
-            if heads:
-                save_file(heads, self._folder / _HEADS_FILE)
-            beside.rename(self._folder / "model")
+            with whole_folder(self._folder / "model") as beside:
+                self.network.model.save_pretrained(str(beside), state_dict=model)
+                self._processor.save_pretrained(str(beside))
+                # Before the model has its name: who finds a finished model finds its heads too.
+                if heads:
+                    save_file(heads, self._folder / _HEADS_FILE)
         if self._average is not None:
             self._average.swap()
         self._accelerator.wait_for_everyone()

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from xsam_model.training.scenes.asked.prompts import bounding_box
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -46,7 +48,7 @@ def export_scenes(scenes: Sequence[Scene], folder: Path, names: Sequence[str] = 
                     "category_id": category_ids[thing.name],
                     "segmentation": {"size": [height, width], "counts": run_lengths(thing.mask)},
                     "area": int(thing.mask.sum()),
-                    "bbox": _box(thing.mask),
+                    "bbox": list(bounding_box(thing.mask)),
                     "iscrowd": 0,
                 }
             )
@@ -62,12 +64,6 @@ def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     runs = np.diff(np.concatenate([[0], changes, [len(flat)]])).tolist()
     return [0, *runs] if flat[0] else runs
-
-
-def _box(mask: NDArray[np.bool_]) -> list[int]:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    left, top = int(columns[0]), int(rows[0])
-    return [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top]
 
 
 __all__ = ["TRUTH_FILE", "export_scenes", "run_lengths"]
