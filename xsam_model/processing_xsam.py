@@ -180,18 +180,11 @@ class XSamProcessor(ProcessorMixin):
                 chat=CHAT_FORMATS[self.chat_format],
             )
             groups = prompts if task in VISUAL_TASKS else _per_image(conditions, count, "conditions")
-            rows: list[list[int]] = []
-            for index, group in enumerate(groups):
-                # Most batches ask all images the same, which is then tokenised once.
-                is_same = index > 0 and task not in VISUAL_TASKS and list(group) == list(groups[index - 1])
-                rows.append(rows[-1] if is_same else self._encode_group(wording, group, index))
+            rows = self._encode_groups(wording, groups)
         else:
             texts = [text] * count if isinstance(text, str) else text
             rows = [self._encode(conversation) for conversation in _per_image(texts, count, "text")]
-        for index, (row, regions) in enumerate(zip(rows, prompts, strict=True)):
-            if row.count(self.region_token_index) != len(regions):
-                marks = row.count(self.region_token_index)
-                raise ValueError(f"conversation {index} has {marks} {REGION_MARK}, but {len(regions)} visual prompts")
+        self._check_regions(rows, prompts)
         data = self._collate(rows)
         data.update(features)
         if any(prompts):
@@ -208,6 +201,22 @@ class XSamProcessor(ProcessorMixin):
                 size = np.shape(mask) if sizes is None else sizes[index]
                 canvases.append(self.image_processor.scale_mask(check_mask(mask, size)))
         return np.stack(canvases)
+
+    def _encode_groups(self, wording: Wording, groups: Sequence[Sequence[Any]]) -> list[list[int]]:
+        """Write and tokenise the conversation about each image."""
+        rows: list[list[int]] = []
+        for index, group in enumerate(groups):
+            # Most batches ask all images the same, which is then tokenised once.
+            is_same = index > 0 and wording.task not in VISUAL_TASKS and list(group) == list(groups[index - 1])
+            rows.append(rows[-1] if is_same else self._encode_group(wording, group, index))
+        return rows
+
+    def _check_regions(self, rows: Sequence[list[int]], prompts: Sequence[Sequence[NDArray[np.bool_]]]) -> None:
+        """Raise ValueError if a conversation has not one region mark for each of its visual prompts."""
+        for index, (row, regions) in enumerate(zip(rows, prompts, strict=True)):
+            marks = row.count(self.region_token_index)
+            if marks != len(regions):
+                raise ValueError(f"conversation {index} has {marks} {REGION_MARK}, but {len(regions)} visual prompts")
 
     def _encode_group(self, wording: Wording, group: Sequence[Any], index: int) -> list[int]:
         """Write and tokenise the conversation about one image; errors name the image."""

@@ -16,7 +16,7 @@ from xsam_model.layers.image_prefix import XSamImagePrefix
 from xsam_model.modeling_xsam import XSamForSegmentation, XSamImageFeatures, XSamOutput
 from xsam_model.post_processing.instances import InstanceSegmentation, PhraseSegmentation
 from xsam_model.post_processing.maps import PanopticSegmentation, SemanticSegmentation
-from xsam_model.processing_xsam import XSamProcessor
+from xsam_model.processing_xsam import XSamInputs, XSamProcessor
 from xsam_model.prompts.answers import Caption, read_caption
 from xsam_model.prompts.templates import CATEGORY_TASKS, SPOKEN_TASKS, TASKS, VISUAL_TASKS
 from xsam_model.prompts.visual import check_mask
@@ -205,20 +205,7 @@ class XSamSegmenter:
             explain=explain,
             generate=generate,
         )
-        texts = inputs.for_model()
-        copied = self._streams.copy(list(texts.values()))
-        with self._turn:
-            arguments = {
-                **dict(zip(texts, copied(), strict=True)),
-                "image_features": images.features,
-                "image_indices": torch.tensor([query.image for query in queries]),
-            }
-            if generate:
-                stops = self.processor.stop_token_ids
-                outputs = self.model.generate(**arguments, stop_token_ids=stops, max_new_tokens=max_new_tokens)
-            else:
-                outputs = self.model(**arguments, image_prefix=self._prefix(images, queries, inputs["input_ids"]))
-            computed = self._streams.mark()
+        outputs, computed = self._reply(images, queries, inputs, max_new_tokens if generate else None)
         # Reading these on the network's own stream would wait for whatever other threads have queued there since.
         with self._streams.beside(computed):
             conversations = outputs.conversation_indices.tolist()
@@ -239,6 +226,29 @@ class XSamSegmenter:
             original_sizes=tuple(images.original_sizes[place] for place in places),
             computed=computed,
         )
+
+    def _reply(
+        self, images: EncodedImages, queries: Sequence[Query], inputs: XSamInputs, max_new_tokens: int | None
+    ) -> tuple[XSamOutput, torch.cuda.Event | None]:
+        """Run the network in this thread's turn; it generates its answers if they have a longest length.
+
+        Returns:
+            Its output, and the mark of when the GPU has computed it.
+        """
+        texts = inputs.for_model()
+        copied = self._streams.copy(list(texts.values()))
+        with self._turn:
+            arguments = {
+                **dict(zip(texts, copied(), strict=True)),
+                "image_features": images.features,
+                "image_indices": torch.tensor([query.image for query in queries]),
+            }
+            if max_new_tokens is not None:
+                stops = self.processor.stop_token_ids
+                outputs = self.model.generate(**arguments, stop_token_ids=stops, max_new_tokens=max_new_tokens)
+            else:
+                outputs = self.model(**arguments, image_prefix=self._prefix(images, queries, inputs["input_ids"]))
+            return outputs, self._streams.mark()
 
     def beside(self, replies: Replies) -> AbstractContextManager[None]:
         """Return a context in which replies are read while the GPU runs later batches; see `DeviceStreams.beside`.

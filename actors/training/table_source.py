@@ -21,7 +21,7 @@ from pipelines.query.database import open_database, rows_of
 from pipelines.query.files import query_errors
 from pipelines.query.row_agreement import check_agreement
 from pipelines.sources.fetch import FetchError, fetch
-from pipelines.storage.store import open_store
+from pipelines.storage.store import Store, open_store
 from pipelines.types import CATEGORY_TASKS, ImageRef
 from xsam_model.training.datasets.grounded_captions import AskCaption
 from xsam_model.training.datasets.records import MISSING_IMAGE, UNREADABLE_IMAGE, RecordError, RecordSource, Skipped
@@ -109,12 +109,7 @@ def table(
         store = open_store(output, storage_options)
         with query_errors(store):
             database = open_database(store)
-            check_agreement(database, store, run_id)
-            images = _rows(database, f"SELECT {_IMAGE_COLUMNS} FROM {rows_of('images', run_id)} ORDER BY image_id")
-            if not images:
-                raise ValueError(
-                    f"{store.uri}: no committed shard of any run; check the path and run_id, or run `xsam-label run`"
-                )
+            images = _read_images(database, store, run_id)
             answers = _read_answers(database, run_id, task, min_score, corrected, skipped)
     except StorageError as error:
         raise ValueError(str(error)) from error
@@ -130,6 +125,17 @@ def table(
         make=AskCaption(source=name) if task == "gcgseg" else AskTable(source=name, task=task),
         categories=tuple(names),
     )
+
+
+def _read_images(database: duckdb.DuckDBPyConnection, store: Store, run_id: str | None) -> list[dict[str, Any]]:
+    """Return the rows of all images, after checking that their masks agree with them."""
+    check_agreement(database, store, run_id)
+    images = _rows(database, f"SELECT {_IMAGE_COLUMNS} FROM {rows_of('images', run_id)} ORDER BY image_id")
+    if not images:
+        raise ValueError(
+            f"{store.uri}: no committed shard of any run; check the path and run_id, or run `xsam-label run`"
+        )
+    return images
 
 
 def _make_records(
@@ -181,6 +187,7 @@ def _read_answers(
                         prompt_id=row["prompt_id"],
                         category_id=row["category_id"],
                         name=(change.category_name if change else None) or name,
+                        # float32 on both sides, as scores are stored: 0.9 would otherwise exceed a stored 0.9.
                         is_certain=is_clear
                         and (change is not None or bool(np.float32(row["score"]) >= np.float32(min_score))),
                         segmentation=outline,

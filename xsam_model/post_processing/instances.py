@@ -274,8 +274,25 @@ def interactive_segmentation(
         raise ValueError(f"one visual prompt is asked for at a time, got {probabilities.shape[1]} conditions")
     if tuple(prompt_mask.shape) != geometry.original_size:
         raise ValueError(f"prompt mask of {tuple(prompt_mask.shape)}, but the image has {geometry.original_size}")
-    class_scores, queries = probabilities[:, 0].sort(descending=True, stable=True)
-    # Score, mask score and box of each query; -1 for a query that could not win.
+    ratings, best = _rate_queries(probabilities[:, 0], mask_logits, geometry, threshold)
+    overlaps = box_ious(ratings[:, 2:], mask_boxes(prompt_mask[None] > 0).cpu())
+    overlaps = overlaps.masked_fill(ratings[:, 0] < min(threshold, best), -1.0)
+    # The reference implementation takes the first of equal boxes in the order of an unsorted topk, which is arbitrary
+    # but reproducible. With tiny models all boxes may be the whole image, so that this order alone decides.
+    order = probabilities[:, 0].topk(len(probabilities), sorted=False).indices
+    winner = order[overlaps[order].argmax()][None]
+    masks = torch.zeros((1, *geometry.original_size), dtype=torch.bool, device=device)
+    for mask in geometry.iter_masks(mask_logits, winner.tolist()):
+        mask.paste(masks[0])
+    scores, mask_scores = ratings[winner, :2].to(device).unbind(1)
+    return PhraseSegmentation(scores, probabilities[winner, 0].to(device), mask_scores, winner.to(device), masks)
+
+
+def _rate_queries(
+    class_scores: Tensor, mask_logits: Tensor, geometry: MaskGeometry, threshold: float
+) -> tuple[Tensor, float]:
+    """Return score, mask score and box of each query, (Q, 6), -1 where it could not win; and the best score."""
+    class_scores, queries = class_scores.sort(descending=True, stable=True)
     ratings = class_scores.new_full((len(queries), 6), -1.0)
     best = 0.0
     masks_in_turn = geometry.iter_masks(mask_logits, queries.tolist())
@@ -290,17 +307,7 @@ def interactive_segmentation(
             box = mask_boxes(mask.inside[None])[0].cpu() + corner
         ratings[mask.query] = torch.cat([score[None], mask.score[None], box])
         best = max(best, score.item())
-    overlaps = box_ious(ratings[:, 2:], mask_boxes(prompt_mask[None] > 0).cpu())
-    overlaps = overlaps.masked_fill(ratings[:, 0] < min(threshold, best), -1.0)
-    # The reference implementation takes the first of equal boxes in the order of an unsorted topk, which is arbitrary
-    # but reproducible. With tiny models all boxes may be the whole image, so that this order alone decides.
-    order = probabilities[:, 0].topk(len(queries), sorted=False).indices
-    winner = order[overlaps[order].argmax()][None]
-    masks = torch.zeros((1, *geometry.original_size), dtype=torch.bool, device=device)
-    for mask in geometry.iter_masks(mask_logits, winner.tolist()):
-        mask.paste(masks[0])
-    scores, mask_scores = ratings[winner, :2].to(device).unbind(1)
-    return PhraseSegmentation(scores, probabilities[winner, 0].to(device), mask_scores, winner.to(device), masks)
+    return ratings, best
 
 
 def mask_boxes(masks: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from xsam_model.post_processing.mask_geometry import MAX_CHUNK_PIXELS, MaskGeometry, check_finite, class_probabilities
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,15 +145,8 @@ def panoptic_segmentation(  # noqa: PLR0913  (each is a choice of its own)
     if not (class_scores >= mask_threshold).any():
         return PanopticSegmentation(void, ())  # no product can reach the threshold, so every query's own mask is empty
     contest = _Contest(geometry.original_size, mask_logits.device)
-    own_areas = torch.zeros_like(queries)
-    position = 0
-    for _, logits in geometry.iter_enlarged(mask_logits, queries, max_chunk_pixels):
-        for probability in logits.sigmoid_():
-            products = probability.mul_(class_scores[position])
-            # As in the reference implementation, the own mask is cut from the products, not from mask probabilities.
-            own_areas[position] = (products >= mask_threshold).sum()
-            contest.enter(products, position)
-            position += 1
+    enlarged = geometry.iter_enlarged(mask_logits, queries, max_chunk_pixels)
+    own_areas = _enter_products(contest, (logits for _, logits in enlarged), class_scores, mask_threshold)
     areas, sums = contest.results(len(queries), max_chunk_pixels)
     valid = (areas > 0) & (own_areas > 0) & (areas / own_areas > overlap_threshold)
     parts = [
@@ -172,6 +165,32 @@ def panoptic_segmentation(  # noqa: PLR0913  (each is a choice of its own)
     segmentation = by_query.index_select(0, contest.owner.flatten()).view(void.shape)
     numbered = [replace(part, id=number) for part, number in zip(parts, ids, strict=True)]
     return PanopticSegmentation(segmentation, tuple(numbered if id_policy == "reference" else _fuse(numbered)))
+
+
+def _enter_products(
+    contest: _Contest, enlarged: Iterable[Tensor], class_scores: Tensor, mask_threshold: float
+) -> Tensor:
+    """Enter the product of class and mask probability of each query, and return the areas of their own masks.
+
+    Args:
+        contest: takes the products under the queries' positions.
+        enlarged: (n, H, W) mask logits, chunk by chunk; overwritten.
+        class_scores: (N,) of all queries in the order of the chunks.
+        mask_threshold: lowest product inside a query's own mask.
+
+    Returns:
+        (N,) int64, in pixels.
+    """
+    own_areas = torch.zeros_like(class_scores, dtype=torch.int64)
+    position = 0
+    for logits in enlarged:
+        for probability in logits.sigmoid_():
+            products = probability.mul_(class_scores[position])
+            # As in the reference implementation, the own mask is cut from the products, not from mask probabilities.
+            own_areas[position] = (products >= mask_threshold).sum()
+            contest.enter(products, position)
+            position += 1
+    return own_areas
 
 
 def _number(parts: list[Segment], id_policy: str) -> list[int]:
