@@ -177,6 +177,7 @@ def _given_captions(segmenter: XSamSegmenter, test: SceneTest) -> Figures:
         assert isinstance(result.segmentation, PhraseSegmentation)
         found = result.segmentation.masks.cpu().numpy()
         for mask, dense in zip(sample.masks, found, strict=True):
+            # At least 1: an empty mask found for an empty one would be 0 / 0.
             overlaps.append(np.sum(mask & dense) / max(1, np.sum(mask | dense)))
     return {"gcg_given_miou": 100 * float(np.mean(overlaps))}
 
@@ -214,6 +215,7 @@ def _maps(segmenter: XSamSegmenter, batch: Sequence[TrainingSample], stuff: Sequ
         conditions=[sample.conditions for sample in batch],
         segmentation="panoptic",
         stuff=[name for name in stuff if name in asked],
+        # As the reference implementation evaluates: the queries compete for pixels, however unsure they are.
         threshold=0.0,
     )
     for sample, result in zip(batch, results, strict=True):
@@ -259,6 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     test = read_test(options)
     started = time.monotonic()
+    # A log keeps every line of the bar, so there it gets one only now and then.
     interval = 0.1 if sys.stderr.isatty() else 10.0
     segmenter = XSamSegmenter.from_pretrained(options.model, device_map="auto")
     with tqdm(desc="asking", total=count_scenes(test, options.only), unit=" scenes", mininterval=interval) as bar:

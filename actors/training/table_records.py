@@ -53,7 +53,7 @@ class AskTable:
 
     def __call__(self, record: TableRecord, image: NDArray[np.uint8], random: np.random.Generator) -> TrainingSample:
         """Return the sample."""
-        del random
+        del random  # of every converter's signature; here all prompts are asked, in the order of the table
         masks = rasterize(record.segmentations, image.shape[:2])
         return TrainingSample(
             image=image,

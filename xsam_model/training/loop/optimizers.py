@@ -31,7 +31,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     # Transposed if tall, so that the Gram matrix has the smaller side.
     is_tall = matrices.shape[1] > matrices.shape[2]
     found = matrices.transpose(1, 2) if is_tall else matrices
-    # The Frobenius norm bounds the singular values by 1, where the iteration converges.
+    # The Frobenius norm bounds the singular values by 1, where the iteration converges. A gradient of zeros stays zero.
     found = found / found.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(_ROUNDS):
         gram = found @ found.transpose(1, 2)

@@ -47,6 +47,7 @@ class Stop:
         return agree(self._accelerator, self._asked or late)
 
     def _ask(self, *_: object) -> None:
+        # A signal may come in the middle of an update: the flag is looked at after it, by all processes together.
         self._asked = True
 
 
@@ -74,6 +75,7 @@ def agree(accelerator: Accelerator, asked: bool) -> bool:
     """Return on every process whether any process asks."""
     if accelerator.num_processes == 1:
         return asked
+    # A process that acted alone would leave the others waiting for it in their next collective operation.
     return bool(accelerator.reduce(torch.tensor(float(asked), device=accelerator.device), "sum") > 0)
 
 

@@ -104,6 +104,7 @@ class StageConfig:
         """Return the learning rate of an update, counted from 0, as a share of `learning_rate`."""
         warmup = math.ceil(self.steps * self.warmup_share)
         if step < warmup:
+            # From the first share on and not from 0, at which the first update would change nothing.
             return (step + 1) / warmup
         if self.schedule == "cosine":
             return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.steps - warmup)))

@@ -75,6 +75,7 @@ class SegmentationLoss:
         labels[targets.decodes, slots] = targets.labels
         weights = torch.ones_like(where[..., 0])
         if targets.valid is not None:
+            # Read between pixels, so a point counts if more of what it is interpolated from is valid than not.
             weights = (read_at(targets.valid[:, None].float(), where)[:, 0] > 0.5).float()
         fixed = labels, read_at(padded, where), weights, self.weights
         costs = [pair_costs(c, p, *fixed) for c, p in zip(class_logits, point_logits, strict=True)]
@@ -157,6 +158,8 @@ def language_loss(
     """
     asked = labels[:, 1:] != IGNORED_TOKEN
     number = average(asked.sum().float()).clamp(min=1)
+    # A position predicts the token after it. Logits of all positions, over the whole vocabulary, would be the largest
+    # tensor of the step.
     logits = head(hidden[:, :-1][asked]).float()
     return F.cross_entropy(logits, labels[:, 1:][asked], reduction="sum") / number
 

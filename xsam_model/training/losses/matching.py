@@ -33,11 +33,13 @@ def pair_costs(
     queries = probability.shape[1]
     named = probability.gather(2, labels[:, None].expand(-1, queries, -1))
     logits, targets = point_logits.float(), (point_targets.float() * point_weights[:, None]).transpose(1, 2)
+    # At least 1: all points of a decode may lie on ignored pixels.
     number = point_weights.sum(1).clamp(min=1)[:, None, None]
     # BCE(x, t) = softplus(x) - x t: summed over points, all pairs of query and mask are one matrix product.
     outside = (F.softplus(logits) * point_weights[:, None]).sum(2, keepdim=True)
     cross_entropy = (outside - logits @ targets) / number
     inside = logits.sigmoid() * point_weights[:, None]
+    # The ones keep the ratio defined for a query and a mask that are both empty at these points.
     dice = 1 - (2 * inside @ targets + 1) / (inside.sum(2, keepdim=True) + targets.sum(1)[:, None] + 1)
     return weights.mask * cross_entropy + weights.dice * dice - weights.classes * named
 
@@ -54,7 +56,7 @@ def match(costs: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor, Tensor,
         Level, decode, query and ground-truth mask (position in `Targets`) of each pair: (P,) int64 each, on the device
         of `costs`, ordered by level, then decode. A decode with more masks than queries leaves some out.
     """
-    # The solver raises an error for NaN.
+    # The solver raises an error for NaN. It runs on the CPU, so the costs of all levels are copied at once.
     matrices = costs.nan_to_num(1e6, 1e6, -1e6).cpu().numpy()
     starts = [sum(counts[:index]) for index in range(len(counts))]
     pairs: list[tuple[int, int, int, int]] = []

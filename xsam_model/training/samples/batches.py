@@ -214,6 +214,7 @@ def _prompt_mask(samples: Sequence[TrainingSample], prompt: Prompt) -> NDArray[n
 
 
 def _keys(randoms: Sequence[np.random.Generator]) -> tuple[int, ...]:
+    # Twice a key and one, the seeds made of it (`RandomPoints`), fit torch's 64 bits with a sign.
     return tuple(int(random.integers(2**61)) for random in randoms)
 
 

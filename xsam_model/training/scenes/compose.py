@@ -200,6 +200,7 @@ def cut_out(
     rows, columns = slice(max(0, -top), max(0, side - top)), slice(max(0, -left), max(0, side - left))
     inside = pixels[rows, columns]
     solid = inside[..., 3] > 127
+    # What is cut off further than this by the picture's edge could often not be recognised.
     if not full_area or solid.sum() < 0.6 * full_area:
         return None
     return Cutout(pixels=inside, solid=solid, top=max(0, top), left=max(0, left), full_area=full_area)

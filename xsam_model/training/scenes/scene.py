@@ -183,7 +183,9 @@ def _place_objects(
     needed = np.zeros(count + 1)
     placed: list[_Placed] = []
     for sprite, color in _choose_sprites(pool, ground.shows, count, random, config):
+        # After five tries the scene has an object less: a crowded one may have no place left.
         for _ in range(5):
+            # Even on a logarithmic scale, or small objects would be rare.
             length = side * math.exp(random.uniform(math.log(config.min_length), math.log(longest)))
             place = random.uniform(0.08, 0.92, 2) * side
             cutout = cut_out(sprite, color, random, side, length, (place[0], place[1]))
