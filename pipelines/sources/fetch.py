@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import zlib
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from pipelines.sources.parquet_values import ChangedError, ChunkTooLargeError, R
 from pipelines.storage.client_errors import error_code, explain, is_denied, is_missing
 from pipelines.storage.client_limits import RequestTimeoutError
 from pipelines.storage.filesystems import HTTP_PROTOCOLS, open_filesystem, protocol_of, read_range
+from pipelines.storage.spellings import other_spellings
 from pipelines.types import ImageRef, Reason
 
 _HEADER_BYTES = 512  # of a tar
@@ -81,10 +83,12 @@ def fetch(
         elif isinstance(place, ByteRange):
             reserve(2 * place.size)  # the bytes read, and the slice of them that is the image
             data = _read_span(fs, path, place, version, timeout_s)
+        elif protocol_of(uri, allow_http=allow_http) in HTTP_PROTOCOLS:
+            data = _read_whole(partial(_read_web, fs, path, timeout_s=timeout_s), num_bytes, max_bytes, reserve)
         else:
-            is_web = protocol_of(uri, allow_http=allow_http) in HTTP_PROTOCOLS
-            read = _read_web if is_web else _read_start
-            data = _read_whole(partial(read, fs, path, timeout_s=timeout_s), num_bytes, max_bytes, reserve)
+            data = _read_spelled(
+                fs, path, timeout_s, partial(_read_whole, num_bytes=num_bytes, max_bytes=max_bytes, reserve=reserve)
+            )
     except FetchError:
         raise
     except Exception as error:
@@ -110,6 +114,21 @@ def _read_whole(read: Callable[[int], bytes | None], num_bytes: int | None, max_
     if data is None:
         raise FetchError(Reason.TOO_MANY_BYTES, f"more than max_image_bytes, {max_bytes:,}")
     return data
+
+
+def _read_spelled(
+    fs: Any, path: str, timeout_s: float, read_whole: Callable[[Callable[[int], bytes | None]], bytes]
+) -> bytes:
+    """Read a file by its path as written, or if nothing is there, by another spelling of it."""
+    try:
+        return read_whole(partial(_read_start, fs, path, timeout_s=timeout_s))
+    except Exception as error:
+        if not is_missing(error):
+            raise
+        for spelled in other_spellings(path):
+            with contextlib.suppress(FileNotFoundError):
+                return read_whole(partial(_read_start, fs, spelled, timeout_s=timeout_s))
+        raise
 
 
 def _read_start(fs: Any, path: str, most: int, *, timeout_s: float) -> bytes | None:
