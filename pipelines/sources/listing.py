@@ -30,6 +30,7 @@ from pipelines.sources.image_batches import LISTED, file_batch, to_batches, to_r
 from pipelines.sources.parquet import (
     SeveralColumnsError,
     binary_columns,
+    image_lists,
     list_rows,
     parquet_errors,
     sure_image_columns,
@@ -202,7 +203,16 @@ def _holds_images(source: str, fs: Any, path: str) -> bool:
             f"{source}: holds both images (column {images[0]}) and URIs (column {uris}): say which with image_column "
             "or uri_column"
         )
-    return uris is None and bool(binary_columns(schema))
+    return uris is None and bool(binary_columns(schema) or image_lists(schema))
+
+
+def _holds_uris(fs: Any, file: ListedFile, names: _Names) -> bool:
+    """Return whether the Parquet files of a folder, of which one is given, hold URIs and no images."""
+    if names.uri is not None or names.image is not None:
+        return names.image is None
+    with parquet_errors(uri_of(fs, file.path)):
+        schema = open_parquet(fs, file.path).schema_arrow
+    return text_column(schema, URI_COLUMNS) is not None and not sure_image_columns(schema)
 
 
 def _list_folder(source: str, storage_options: Mapping[str, Any] | None, names: _Names) -> Iterator[pa.RecordBatch]:
@@ -222,7 +232,12 @@ def _list_folder(source: str, storage_options: Mapping[str, Any] | None, names: 
         _check_holds_none(source, fs, holders, names)
     elif len(holders) == 1:
         ((kind, files),) = holders.items()
-        yield from _listed(source, _list_inside(fs, kind, sorted(files), names))
+        files.sort()
+        if kind == ".parquet" and _holds_uris(fs, files[0], names):
+            for file in files:
+                yield from _list_table(uri_of(fs, file.path), storage_options, names)
+        else:
+            yield from _listed(source, _list_inside(fs, kind, files, names))
     elif holders:
         raise SourceError(f"{source}: holds {_count(holders)}: {_say_pattern(source, next(iter(holders)))}")
     else:

@@ -340,8 +340,10 @@ def test_missing_folder_is_a_source_error(tmp_path: Path) -> None:
 
 
 def test_folder_without_images_says_what_was_looked_for_and_what_was_there(tmp_path: Path) -> None:
-    fill(tmp_path, ["a.heic", "b/c.txt"])
-    with pytest.raises(SourceError, match=r"no images found: looked for \.jpg.*2 other files") as caught:
+    fill(tmp_path, ["a.dcm", "b/c.txt"])
+    with pytest.raises(
+        SourceError, match=r"no images found: looked for \.jpg.*2 other files are there; 1 \.dcm left out"
+    ) as caught:
         list(list_images(str(tmp_path)))
     assert str(tmp_path) in str(caught.value)
 
