@@ -75,6 +75,15 @@ def quoted(value: object) -> str:
     return text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}..."
 
 
+def shown(uri: str) -> str:
+    """Return a URI or path for use in a message: of a long one its two ends, which say where it is and what it is."""
+    if len(uri) <= _MAX_QUOTED:
+        return uri
+    mark = f"...({len(uri):,} characters)..."
+    half = (_MAX_QUOTED - len(mark)) // 2
+    return f"{uri[:half]}{mark}{uri[-half:]}"
+
+
 def quoted_names(names: Iterable[str]) -> str:
     """Join names for use in a message: at most the first 50, each shortened if it is long."""
     every = list(names)

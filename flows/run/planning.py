@@ -97,7 +97,8 @@ def list_collection(
         left_out=left_out,
     )
     joined = join_prompts(_counted(listed, on_listed), own.table or PromptTable(by_image={}))
-    with draft_plan(joined, config.plan, None if coverage is None else coverage.left) as draft:
+    left = None if coverage is None else coverage.left
+    with draft_plan(joined, config.plan, left, left_out=left_out) as draft:
         yield draft, (*own.rejected, *joined.rejected)
 
 

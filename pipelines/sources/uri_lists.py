@@ -192,7 +192,7 @@ def resolve_uri(uri: str, folder: str, place: str) -> str:
     scheme, separator, path = folder.rpartition("://")
     if (of_url := path_of_url(uri)) is not None:
         on_disk = spelling_on_disk(of_url, is_url=True)
-        return uri if on_disk == of_url and "://" in uri else on_disk
+        return uri if on_disk == of_url and uri.endswith(f"://{of_url}") else on_disk
     if "://" in uri or uri.startswith("~"):
         return uri
     resolved = uri if uri.startswith("/") else scheme + separator + posixpath.normpath(posixpath.join(path, uri))

@@ -1,4 +1,4 @@
-"""Folders, lists and tables as people have them: each is listed as one who knows its format would, or refused in words."""
+"""Folders, lists and tables as people have them: listed as one who knows their format would, or refused in words."""
 
 from __future__ import annotations
 
