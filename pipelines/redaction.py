@@ -145,6 +145,11 @@ def check_storage_options(options: Mapping[str, Any]) -> None:
             raise ValueError(f"storage_options.{name} carries {secret}, which would end up in plans and logs")
 
 
+def is_secret_header(name: str, value: str) -> bool:
+    """Return whether a header of a request is one for credentials by its name, or holds what looks like one."""
+    return _is_option(name) or _SECRET_VALUE.search(value) is not None or secret_in(value) is not None
+
+
 def _all_options(options: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Yield options at every depth: client_kwargs takes credentials too, and headers may be a list of pairs."""
     if isinstance(options, Mapping):

@@ -87,6 +87,11 @@ def list_collection(
         with draft_plan(to_batches(own.retried), config.plan) as draft:
             yield draft, own.rejected
         return
+    if config.source.allow_http and (missing := config.source.http.missing_variables()):
+        raise ConfigError(
+            f"the environment variables {', '.join(missing)} of source.http.secret_headers are not set; set them here "
+            "and on every node"
+        )
     listed = list_batches(
         config.source.uri,
         storage_options=config.source.client_options,
