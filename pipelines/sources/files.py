@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from fsspec.utils import glob_translate
 
 from pipelines.errors import SourceError, some_of
-from pipelines.images.file_names import LeftOut, is_clutter
+from pipelines.file_names import LeftOut, is_clutter
 from pipelines.layout import EXPORT_MARK
 from pipelines.sources.image_batches import BATCH_SIZE
 from pipelines.sources.tabular import source_errors

@@ -32,7 +32,7 @@ _MAX_NAMED = 6
 
 @cache
 def readable_extensions() -> tuple[str, ...]:
-    """Return the extensions of image files that this installation reads, in lower case; extra ``formats`` adds some."""
+    """Return the extensions of the image files that are read here, in lower case; the extra ``pictures`` adds some."""
     heif = _HEIF if find_spec("pillow_heif") else ()
     jxl = _JXL if find_spec("pillow_jxl") else ()
     return (*IMAGE_EXTENSIONS, *heif, *(_AVIF if _pillow_reads_avif() else ()), *jxl)
@@ -155,4 +155,4 @@ def _ending(name: str) -> str:
 
 def _advice(formats: Mapping[str, int]) -> str:
     extra = any(ending in (*_HEIF, *_AVIF, *_JXL) for ending in formats)
-    return " (pip install 'xsam-label[formats]' reads HEIC, AVIF and JPEG XL)" if extra else ""
+    return " (pip install 'xsam-label[pictures]' reads HEIC, AVIF and JPEG XL)" if extra else ""

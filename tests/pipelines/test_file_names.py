@@ -7,8 +7,8 @@ from importlib.machinery import ModuleSpec
 import pytest
 from PIL import Image
 
-from pipelines.images import file_names
-from pipelines.images.file_names import LeftOut, is_clutter, readable_extensions, register_decoders
+from pipelines import file_names
+from pipelines.file_names import LeftOut, is_clutter, readable_extensions, register_decoders
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,7 @@ def test_what_is_hidden_or_of_a_system_is_clutter(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["a.jpg", "./a.jpg", "../a.jpg", "x/../a.jpg", "x.y/a.jpg", "_MG_0001.jpg", "eaDir/a.jpg", "a/#1.jpg", "...jpg"],
+    "name", ["a.jpg", "./a.jpg", "../a.jpg", "x/../a.jpg", "x.y/a.jpg", "_MG_0001.jpg", "eaDir/a.jpg", "a/#1.jpg"]
 )
 def test_names_that_only_resemble_clutter_are_not(name: str) -> None:
     assert not is_clutter(name)
