@@ -283,7 +283,13 @@ def test_s3_listing_is_one_request_not_one_for_each_file(bucket, monkeypatch: py
 
 def test_hidden_files_and_exports_are_left_out_of_every_store_alike(bucket, tmp_path: Path, memory) -> None:
     clutter = ["._a.jpg", ".ipynb_checkpoints/a.jpg", "@eaDir/a.jpg/x.jpg", "__MACOSX/a.jpg", "x/._t.tar"]
-    exported = ["to/.xsam-label-export", "to/data.yaml", "to/images/train/a.jpg", "x/to/.xsam-label-export", "x/to/1.png"]
+    exported = [
+        "to/.xsam-label-export",
+        "to/data.yaml",
+        "to/images/train/a.jpg",
+        "x/to/.xsam-label-export",
+        "x/to/1.png",
+    ]
     names = ["a.jpg", "to.jpg", "to/b.jpg.txt", "x/_1.jpg", *clutter, *exported, "scan.dcm"]
     prefix, put = bucket
     put(dict.fromkeys(names, b"1"))
