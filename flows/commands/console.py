@@ -18,7 +18,7 @@ from rich.table import Table
 from actors.pool.runner import PoolEvent, ShardFailure
 from flows.run.summary import RunSummary
 from flows.run.updates import update_text
-from pipelines.file_names import LeftOut
+from pipelines.image_formats import LeftOut
 from pipelines.planning.coverage import UpdateCounts
 from pipelines.planning.plan import Plan
 from pipelines.table.verify import VerifyReport

@@ -22,7 +22,7 @@ from flows.run.run_names import check_new_name, first_run, runs_before_retry
 from flows.run.summary import rejected_row, versions
 from flows.run.updates import check_same_collection, is_finished, runs_before_update, update_coverage
 from pipelines.errors import DamagedError
-from pipelines.file_names import LeftOut
+from pipelines.image_formats import LeftOut
 from pipelines.labeling.shard import LabelJob
 from pipelines.layout import plan_name
 from pipelines.planning.coverage import Coverage, UpdateCounts

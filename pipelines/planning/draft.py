@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from pydantic import model_validator
 
 from pipelines.errors import PlanError, StorageError
-from pipelines.file_names import LeftOut
+from pipelines.image_formats import LeftOut
 from pipelines.planning.external_sort import sort_batches
 from pipelines.planning.image_digest import ImageDigest
 from pipelines.planning.plan_files import PlanFileWriter, read_shards

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.file_names import LeftOut
+from pipelines.image_formats import LeftOut
 from pipelines.sources.tabular import columns_json
 
 MAX_JOINED_ROWS = 10_000

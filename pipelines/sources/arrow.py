@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from pipelines.bounded_json import load_json
 from pipelines.errors import SourceError
+from pipelines.redaction import quoted
 from pipelines.sources.arrow_messages import message_facts
 from pipelines.sources.files import ListedFile, is_local, uri_of
 from pipelines.sources.locations import ByteRange
@@ -97,7 +98,7 @@ def _ref(
         return ImageRef(image_id=image_id, uri=f"{uri}{span}", num_bytes=span.size, etag=etag, source_columns=others)
     path = form.path(values)
     if not path:
-        raise SourceError(f"{uri}: row {row} (from 0) holds no image: column {form.image!r} is null")
+        raise SourceError(f"{uri}: row {row} (from 0) holds no image: column {quoted(form.image)} is null")
     elsewhere = resolve_uri(path, posixpath.dirname(uri), f"{uri}: row {row} (from 0)")
     return ImageRef(image_id=image_id, uri=elsewhere, source_columns=others)
 

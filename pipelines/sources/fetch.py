@@ -12,7 +12,7 @@ from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.exceptions import FSTimeoutError
 
 from pipelines.errors import ProtocolError
-from pipelines.redaction import redacted
+from pipelines.redaction import quoted, redacted
 from pipelines.sources.files import look_up
 from pipelines.sources.locations import ByteRange, ParquetCell, split_location
 from pipelines.sources.parquet_values import ChangedError, ChunkTooLargeError, Reserve, read_value, take_freely
@@ -176,7 +176,7 @@ def _read_cell(
     except ChunkTooLargeError as error:
         raise FetchError(Reason.TOO_MANY_BYTES, str(error)) from error
     if value is None:
-        raise FetchError(Reason.NOT_FOUND, f"row {place.row} holds no image: column {place.column!r} is null")
+        raise FetchError(Reason.NOT_FOUND, f"row {place.row} holds no image: column {quoted(place.column)} is null")
     return value
 
 

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 from fsspec.utils import glob_translate
 
 from pipelines.errors import SourceError, some_of
-from pipelines.file_names import LeftOut, is_clutter
+from pipelines.image_formats import LeftOut, is_clutter
 from pipelines.layout import EXPORT_MARK
+from pipelines.redaction import quoted
 from pipelines.sources.image_batches import BATCH_SIZE
 from pipelines.sources.tabular import source_errors
 from pipelines.storage.filesystems import odd_part, open_filesystem, protocol_of, read_info
@@ -136,17 +137,18 @@ def find_files(
 
 def _chosen(entries: Iterable[_Entry], choice: _Choice | None, left_out: LeftOut) -> Iterator[_Entry]:
     """Leave out what does not match the pattern, what is hidden, and what this program exported."""
-    exported = None
+    exported, mark = None, f"/{EXPORT_MARK}"
+    takes_hidden = choice is not None and choice.takes_hidden
     for name, facts in entries:
         if exported is not None and name.startswith(exported):
             continue
         # The mark comes first of its folder in a sorted listing. A source that is an export itself is taken.
-        if name.endswith(f"/{EXPORT_MARK}"):
+        if name.endswith(mark):
             exported = name.removesuffix(EXPORT_MARK)
             left_out.exported += 1
         elif choice is not None and not choice.takes(name):
             left_out.others += 1
-        elif (choice is None or not choice.takes_hidden) and is_clutter(name):
+        elif not takes_hidden and is_clutter(name):
             left_out.add(name)
         else:
             yield name, facts
@@ -279,7 +281,7 @@ def _pages(fs: Any, root: str, max_depth: int | None, wanted: tuple[str, ...], l
         for item in page.get("Contents", ()):
             is_empty = False
             if not item["Key"].startswith(prefix):
-                raise SourceError(_misnamed(fs, root, f"lists {item['Key']!r}"))
+                raise SourceError(_misnamed(fs, root, f"lists {quoted(item['Key'])}"))
             if not item["Key"].endswith("/"):  # an empty object with which web consoles mark a folder
                 if item.get("StorageClass") in _FROZEN and item["Key"].lower().endswith(wanted):
                     left_out.archived += 1
@@ -400,4 +402,6 @@ def check_name(path: str) -> None:
     try:
         path.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise SourceError(f"{path!r}: the file's name is not UTF-8, so no table can hold it; rename it") from error
+        raise SourceError(
+            f"{quoted(path)}: the file's name is not UTF-8, so no table can hold it; rename it"
+        ) from error

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from pipelines.errors import SourceError
-from pipelines.file_names import IMAGE_EXTENSIONS, LeftOut, readable_extensions
+from pipelines.image_formats import IMAGE_EXTENSIONS, LeftOut, readable_extensions
 from pipelines.layout import is_ours
 from pipelines.sources.arrow import list_arrow
 from pipelines.sources.files import (

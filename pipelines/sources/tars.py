@@ -13,7 +13,7 @@ from typing import IO, Any, cast
 
 from pipelines.bounded_json import load_json
 from pipelines.errors import SourceError
-from pipelines.file_names import LeftOut, is_clutter
+from pipelines.image_formats import LeftOut, is_clutter
 from pipelines.redaction import quoted
 from pipelines.sources.files import ListedFile, is_local, uri_of
 from pipelines.sources.locations import ByteRange

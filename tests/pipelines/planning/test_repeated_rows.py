@@ -6,7 +6,7 @@ import random
 import pytest
 
 from pipelines.errors import PlanError
-from pipelines.file_names import LeftOut
+from pipelines.image_formats import LeftOut
 from pipelines.planning import repeated_rows
 from pipelines.planning.draft import PlanConfig, draft_plan, plan_shards
 from pipelines.sources import image_batches

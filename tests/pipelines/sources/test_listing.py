@@ -16,7 +16,7 @@ import pytest
 from s3fs import S3FileSystem
 
 from pipelines.errors import SourceError
-from pipelines.file_names import LeftOut
+from pipelines.image_formats import LeftOut
 from pipelines.sources.fetch import fetch
 from pipelines.sources.listing import IMAGE_EXTENSIONS, list_images
 from pipelines.types import ImageRef

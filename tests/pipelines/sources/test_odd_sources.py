@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import SourceError
-from pipelines.file_names import LeftOut
+from pipelines.image_formats import LeftOut
 from pipelines.planning.draft import PlanConfig, draft_plan
 from pipelines.sources.listing import list_batches
 from pipelines.types import ImageRef
