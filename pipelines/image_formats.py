@@ -30,6 +30,7 @@ _CLUTTER = re.compile(
     r"(?:^|/)(?:\.(?!\.?(?:/|$))|(?:__MACOSX|@eaDir|#recycle|@Recycle|#snapshot|@Recently-Snapshot|\$RECYCLE\.BIN|"
     r"\$Recycle\.Bin|System Volume Information|lost\+found|_temporary)/)"
 )
+_TABLE_LOG = re.compile(r"(?:^|/)(?:_delta_log/|\.hoodie/|metadata/[^/]+\.metadata\.json\Z)")
 _MAX_NAMED = 6
 
 
@@ -105,6 +106,7 @@ class LeftOut:
         others: all other files, including those that do not match the source's pattern.
         archived: images that are listed, but cannot be fetched before they are restored (S3 Glacier).
         repeated: rows of a list or table that name an image again; they are joined to its first row.
+        table_logs: files of the log of a Delta, Iceberg or Hudi table, which alone says what of it is current.
     """
 
     formats: Counter[str] = field(default_factory=Counter)
@@ -113,10 +115,12 @@ class LeftOut:
     others: int = 0
     archived: int = 0
     repeated: int = 0
+    table_logs: int = 0
 
     def add(self, name: str) -> None:
         """Count a file that is no image of the source."""
         ending = _ending(name)
+        self.table_logs += _TABLE_LOG.search(name) is not None
         if is_clutter(name):
             self.hidden += ending in readable_extensions()
             self.others += ending not in readable_extensions()

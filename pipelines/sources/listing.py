@@ -40,6 +40,7 @@ from pipelines.sources.parquet_values import open_parquet
 from pipelines.sources.tabular import TABLE_EXTENSIONS, extension_of, source_errors
 from pipelines.sources.tars import list_tars, refuse_compressed
 from pipelines.sources.uri_lists import URI_COLUMNS, list_coco, list_listed, list_table
+from pipelines.storage.spellings import written_here
 from pipelines.types import ImageRef
 
 __all__ = [
@@ -141,7 +142,8 @@ def list_batches(
             iterating.
     """
     left_out = LeftOut() if left_out is None else left_out
-    names = _Names(image_id_column, uri_column, image_column, image_root, left_out)
+    names = _Names(image_id_column, uri_column, image_column, image_root and written_here(image_root), left_out)
+    source = written_here(source)
     extension = extension_of(source)
     if extension in LIST_EXTENSIONS:
         return _listed(source, list_listed(source, storage_options, image_root=image_root))
@@ -233,6 +235,11 @@ def _list_folder(source: str, storage_options: Mapping[str, Any] | None, names: 
     elif len(holders) == 1:
         ((kind, files),) = holders.items()
         files.sort()
+        if kind == ".parquet" and names.left_out.table_logs:
+            raise SourceError(
+                f"{source}: a Delta, Iceberg or Hudi table, whose log alone says which rows are current; write those "
+                f"as Parquet, or say that all files are meant: {source.rstrip('/')}/**/*.parquet"
+            )
         if kind == ".parquet" and _holds_uris(fs, files[0], names):
             for file in files:
                 yield from _list_table(uri_of(fs, file.path), storage_options, names)

@@ -150,7 +150,11 @@ def _csv_rows(uri: str, storage_options: Mapping[str, Any] | None, delimiter: st
         if declared := _DECLARED.fullmatch(head):  # Excel's own line in front of the header
             head = next(lines, "")
         delimiter = declared[1] if declared else _delimiter(head, delimiter)
-        reader = csv.reader(itertools.chain([head], lines), delimiter=delimiter, strict=True)
+        # "id, path": a blank behind every delimiter of the header belongs to no field, and a quote may follow it.
+        parts = _QUOTED.sub("", head).rstrip("\r\n").split(delimiter)[1:]
+        is_spaced = bool(parts) and all(part.startswith(" ") for part in parts)
+        rows = itertools.chain([head], lines)
+        reader = csv.reader(rows, delimiter=delimiter, strict=True, skipinitialspace=is_spaced)
         try:
             columns = [name.strip() for name in next(reader, [])]
             named = [name for name in columns if name]

@@ -67,6 +67,15 @@ def spelling_on_disk(path: str, *, is_url: bool = False) -> str:
     return path
 
 
+def written_here(uri: str) -> str:
+    """Return a location as it is written on this machine: of a local one that exists, the spelling that is there."""
+    path = path_of_url(uri)
+    if path is None and ("://" in uri or uri.isascii()):
+        return uri
+    on_disk = spelling_on_disk(os.path.abspath(os.path.expanduser(path or uri)), is_url=path is not None)
+    return f"{on_disk}/" if uri.endswith("/") and on_disk != "/" else on_disk
+
+
 def _unescaped(path: str) -> tuple[str, ...]:
     return (path, unquote(path), unquote_plus(path)) if _ESCAPE.search(path) else (path,)
 

@@ -204,6 +204,18 @@ def a_list_of_file_urls(folder: Path) -> Options:
     return {"uri": str(folder / "l.txt")}
 
 
+@odd({"a.png": 1})
+def a_folder_as_a_url(folder: Path) -> Options:
+    put(folder, {"my photos é/a.png": 1})
+    return {"uri": f"file://localhost{folder}/my%20photos%20%C3%A9"}
+
+
+@odd({"a.png": 1})
+def a_folder_in_another_unicode_form(folder: Path) -> Options:
+    put(folder, {f"{unicodedata.normalize('NFD', 'Köln')}/a.png": 1, "l.txt": "a.png"})
+    return {"uri": str(folder / "l.txt"), "image_root": str(folder / unicodedata.normalize("NFC", "Köln"))}
+
+
 @odd({"file://{folder}/100%25.png": 1})
 def a_list_of_file_urls_that_are_not_escaped(folder: Path) -> Options:
     put(folder, {"100%25.png": 1, "100%.png": 2, "l.txt": f"file://{folder}/100%25.png"})
@@ -230,6 +242,7 @@ for _name, _text in {
     "x.csv": "\ufeffsep=;\r\nimage_id;path;note\r\na;a.png;x\r\nb;b.png;1,5\r\n",
     "y.csv": 'image_id,path,note,,\na,a.png,x,,\n,,,,\nb,b.png,"1,5",,,\n',
     "z.csv": '"image_id";"path";"note"\n"a";"a.png";"x"\n"b";"b.png";"1,5"\n',
+    "s.csv": 'image_id, path, note\na, a.png, x\nb, "b.png", "1,5"\n',
     "p.csv": ',image_id,path,note\n0,a,a.png,x\n1,b,b.png,"1,5"\n',
 }.items():
     _add(f"a_table_of_other_delimiters_{_name}", _table(_name, _text), _KEYS, columns=_NOTE)
@@ -336,6 +349,13 @@ def geoparquet_with_images(folder: Path) -> Options:
     return {"uri": str(folder / "g.parquet")}
 
 
+@odd({"part-0.parquet#00000000": 1})
+def all_files_of_a_delta_table(folder: Path) -> Options:
+    _parquet(folder, "part-0.parquet", {"image": [picture(1)]})
+    put(folder, {"_delta_log/00000000000000000000.json": b"{}", "_delta_log/0.crc": b"{}"})
+    return {"uri": f"{folder}/**/*.parquet"}
+
+
 @odd(_KEYS)
 def a_folder_of_parquet_with_uris(folder: Path) -> Options:
     put(folder, {"parts/a.png": 1, "b.png": 2})
@@ -375,6 +395,13 @@ def geometries_beside_uris_of_another_name(folder: Path) -> Options:
 def hashes_in_a_folder_of_parquet(folder: Path) -> Options:
     _parquet(folder, "parts/p.parquet", {"photo_link": ["a.png"], "sha256": [bytes(range(32))]})
     return {"uri": str(folder / "parts")}
+
+
+@refused(r"a Delta, Iceberg or Hudi table.*all files are meant: .*/\*\*/\*\.parquet")
+def a_delta_table(folder: Path) -> Options:
+    _parquet(folder, "table/part-0.parquet", {"image": [picture(1)]})
+    put(folder, {"table/_delta_log/00000000000000000000.json": b'{"remove": {"path": "part-0.parquet"}}'})
+    return {"uri": str(folder / "table")}
 
 
 @refused(r"no images found.*2 \.dcm, 1 \.jp2 left out")
