@@ -300,6 +300,7 @@ class RunConfig(Settings):
             "model.max_new_tokens": self.model.max_new_tokens,
             "decode.max_image_bytes": self.label.decode.max_image_bytes,
             "decode.max_image_pixels": self.label.decode.max_image_pixels,
+            **({"decode.stretch": self.label.decode.stretch} if self.label.decode.stretch != "percentile" else {}),
         }
 
     def to_dict(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pipelines.images.jpeg_markers import START_OF_SCAN, jpeg_scans
 from pipelines.images.opening import Opened, open_image
 from pipelines.images.other_decoders import MAX_BYTES_PER_PIXEL, OtherImage
 from pipelines.images.pixels import BAND_PIXELS, Pixels, load
-from pipelines.images.value_range import VALUE_BAND_BYTES, Stretch
+from pipelines.images.value_range import VALUE_BAND_BYTES, VALUE_BAND_PIXELS, Stretch
 from pipelines.settings import Settings
 from pipelines.types import Image, ImageRef, Reason
 
@@ -94,7 +94,7 @@ def decoding_bytes(data: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> int:
     if num_pixels > limits.max_image_pixels:
         return 0
     if isinstance(image, OtherImage):
-        return 2 * image.num_bytes + num_pixels * 3 + min(num_pixels, BAND_PIXELS) * VALUE_BAND_BYTES
+        return 2 * image.num_bytes + num_pixels * 3 + min(num_pixels, VALUE_BAND_PIXELS) * VALUE_BAND_BYTES
     held = 1 if image.mode in _ONE_BYTE_MODES else 2 if image.mode in GRAY16_MODES else 4
     is_deep = is_deep_color(image)
     match image:
@@ -108,9 +108,11 @@ def decoding_bytes(data: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> int:
             of_pixel = 8
         case _:
             of_pixel = held + 3
-    band_bytes = VALUE_BAND_BYTES if is_deep or image.mode in VALUE_MODES else _BAND_BYTES
+    bands = min(num_pixels, BAND_PIXELS) * _BAND_BYTES
+    if is_deep or image.mode in VALUE_MODES:
+        bands = min(num_pixels, VALUE_BAND_PIXELS) * VALUE_BAND_BYTES
     # The high and the low bytes of deep colors are held apart.
-    return num_pixels * (of_pixel + 4 * is_deep) + min(num_pixels, BAND_PIXELS) * band_bytes
+    return num_pixels * (of_pixel + 4 * is_deep) + bands
 
 
 def decode_image(

@@ -52,7 +52,7 @@ def load_without_end(data: bytes, head: JpegHead, enough_px: int | None) -> Pixe
             found = load(padded, b"", "raw")
         except (*PIL_ERRORS, DecodeError):
             return None
-        digests.add(hashlib.sha256(found.rgb.tobytes()).digest())
+        digests.add(hashlib.sha256(found.rgb.data).digest())
         if len(digests) > 1:
             return None
     return None if found is None else replace(found, notes=(PixelNote.NO_END_MARKER, *found.notes))

@@ -94,7 +94,7 @@ def _assume_no_inversion(image: ImageFile, head: JpegHead | None) -> None:
 
 def _from_values(values: Values, orientation: int, stretch: Stretch, tags: Mapping[int, Any]) -> Pixels:
     notes: list[PixelNote] = []
-    if values.alpha is not None:
+    if values.alpha is not None and tags:  # elsewhere than in TIFF, opacity is opacity
         is_named = tiff_tags.named_opacity(tags, values.alpha)
         if is_named is False or (is_named is None and not is_like_opacity(values)):
             values = replace(values, alpha=None)

@@ -21,9 +21,9 @@ Stretch = Literal["percentile", "raw"]
 PERCENTILES = (2.0, 98.0)
 # Values are sampled on a grid of at most so many pixels: enough for percentiles of any picture.
 _MAX_SAMPLED_PIXELS = 2**20
-_BAND_PIXELS = 2**17
-VALUE_BAND_BYTES = 64
-"""Bytes that converting takes for each pixel of a band of rows."""
+VALUE_BAND_PIXELS = 2**17
+VALUE_BAND_BYTES = 96
+"""Bytes that converting takes for each pixel of a band of rows, of VALUE_BAND_PIXELS."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,13 +136,16 @@ def is_like_opacity(values: Values) -> bool:
 
 
 def _most_opaque(values: Values) -> float:
+    """Return the value of full opacity: the largest of the type, or that of the picture where it is far below."""
     if values.alpha is None:
         return 0.0
-    return max(float(values.rows(top, bottom)[..., values.alpha].max()) for top, bottom in _bands(*values.size))
+    most = max(float(values.rows(top, bottom)[..., values.alpha].max()) for top, bottom in _bands(*values.size))
+    largest = float(np.iinfo(values.dtype).max) if values.dtype.kind in "iu" else 1.0
+    return largest if largest / 4 <= most <= largest else most
 
 
 def _bands(width: int, height: int) -> list[tuple[int, int]]:
-    rows = max(1, _BAND_PIXELS // width)
+    rows = max(1, VALUE_BAND_PIXELS // width)
     return [(top, min(height, top + rows)) for top in range(0, height, rows)]
 
 
