@@ -149,8 +149,8 @@ def test_two_images_of_one_id_are_refused_though_nothing_is_left_to_ask_of_it(st
     run = covering(store, [ref("a")], CAT)
     coverage = Coverage(store=store, prompts=(CAT,), runs=[run])
     with (
-        pytest.raises(PlanError, match="'a' stands for both /p/a and /p/a"),
-        draft_plan(to_batches([ref("a"), ref("a")]), PlanConfig(), coverage.left),
+        pytest.raises(PlanError, match="'a' stands for both /p/a and /elsewhere"),
+        draft_plan(to_batches([ref("a"), replace(ref("a"), uri="/elsewhere")]), PlanConfig(), coverage.left),
     ):
         pass
 
