@@ -172,8 +172,12 @@ def _check_bounds(opened: Opened, data: bytes, limits: DecodeLimits) -> None:
         raise DecodeError(
             Reason.TOO_MANY_PIXELS, f"{width} x {height} pixels; a side may have at most {MAX_IMAGE_SIDE:,}"
         )
-    if isinstance(image, OtherImage) and image.num_bytes > MAX_BYTES_PER_PIXEL * width * height:
-        raise DecodeError(Reason.UNSUPPORTED_MODE, f"{image.num_samples} samples of a pixel are more than can be held")
+    if isinstance(image, OtherImage) and image.num_bytes > MAX_BYTES_PER_PIXEL * limits.max_image_pixels:
+        raise DecodeError(
+            Reason.TOO_MANY_PIXELS,
+            f"{width} x {height} pixels of {image.num_samples} samples are {image.num_bytes} bytes; "
+            f"{MAX_BYTES_PER_PIXEL} for each of max_image_pixels = {limits.max_image_pixels} are allowed",
+        )
     # A file may hold much more than the first image, and there the bytes of a marker mean nothing.
     if head is not None and head.has_many_scans and data.count(START_OF_SCAN) > _MAX_JPEG_SCANS:
         scans = jpeg_scans(data, head).count

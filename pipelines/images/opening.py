@@ -76,14 +76,13 @@ def open_image(data: bytes) -> Opened:
         raise DecodeError(Reason.UNSUPPORTED_MODE, "PNG: Apple's own variant of applications (CgBI)")
     try:
         image = plugin(io.BytesIO(data))
+        is_misread = isinstance(image, TiffImageFile) and _is_misread(image, data)
     except PIL_ERRORS as error:
         if plugin is TiffImageFile and _is_unknown_kind(error) and not ends_early(data, plugin):
             return Opened(image=other_tiff(data, f"{type(error).__name__}: {error}"))
         raise translated(error, data, plugin) from error
-    if isinstance(image, TiffImageFile):
-        _check_pages(image, data)
-        if _is_misread(image):
-            return Opened(image=other_tiff(data, "16-bit planes, or colors that are not the first bands"))
+    if is_misread:
+        return Opened(image=other_tiff(data, "16-bit planes, or colors that are not the first bands"))
     return Opened(image=image, head=head)
 
 
@@ -150,8 +149,13 @@ def _check_pages(image: TiffImageFile, data: bytes) -> None:
         )
 
 
-def _is_misread(image: TiffImageFile) -> bool:
-    """Return whether Pillow would silently read wrong samples: 16-bit planes, or bands that are named otherwise."""
+def _is_misread(image: TiffImageFile, data: bytes) -> bool:
+    """Return whether Pillow would silently read wrong samples: 16-bit planes, or bands that are named otherwise.
+
+    Raises:
+        DecodeError: UNSUPPORTED_MODE if it is camera raw.
+    """
+    _check_pages(image, data)
     num_samples = int(image.tag_v2.get(tiff_tags.SAMPLES_PER_PIXEL, 1))
     is_planar = image.tag_v2.get(tiff_tags.PLANAR_CONFIGURATION, 1) == tiff_tags.PLANES and num_samples > 1
     if is_planar and tiff_tags.bits_of(image.tag_v2) > 8:

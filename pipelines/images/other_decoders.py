@@ -17,8 +17,9 @@ from pipelines.images.value_range import Values
 from pipelines.types import Reason
 
 _INSTALL = "pip install 'xsam-label[pictures]' for it to be read"
-# Samples of multispectral pictures are held at once, so a picture may have no more bytes than so many of each pixel.
-MAX_BYTES_PER_PIXEL = 64
+MAX_BYTES_PER_PIXEL = 16
+"""All samples of a picture are held at once: they may take so many bytes of each of `max_image_pixels`, at most."""
+
 _LOSSLESS, _JPEG_LS = 0xC3, 0xF7
 _MINISBLACK_KINDS = (0, 1, 2)  # white is zero, black is zero, RGB
 
@@ -94,10 +95,10 @@ def other_tiff(data: bytes, why: str) -> OtherImage:
         file = tifffile.TiffFile(io.BytesIO(data))
         page: Any = file.pages.first
         tags = {tag: page.tags[tag].value for tag in tiff_tags.TAGS if tag in page.tags}
-        size, num_samples, dtype = (page.imagewidth, page.imagelength), page.samplesperpixel, page.dtype
+        size, num_samples, dtype = (int(page.imagewidth), int(page.imagelength)), int(page.samplesperpixel), page.dtype
+        photometric = tiff_tags.photometric(tags)
     except Exception as error:
         raise DecodeError(Reason.CORRUPT, f"TIFF: {type(error).__name__}: {error}") from error
-    photometric = int(tags.get(tiff_tags.PHOTOMETRIC, 1))
     if dtype is None or dtype.kind not in "uif" or photometric not in _MINISBLACK_KINDS or page.imagedepth != 1:
         raise DecodeError(Reason.UNSUPPORTED_MODE, f"TIFF: {why}: no decoder reads it")
 

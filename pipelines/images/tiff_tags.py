@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from numbers import Rational
 from typing import Any
 
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLES_PER_PIXEL, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 277, 338, 339
@@ -28,14 +29,21 @@ _OPACITY = re.compile(r"alpha|opacity|transparency|mask")
 _NO_COLOR = re.compile(r"\bnir\b|infra|swir|thermal|red.?edge|depth|height|elevation|\bds?[em]m\b|panchromatic")
 
 
-def _all(tags: Mapping[int, Any], tag: int, default: tuple[Any, ...] = ()) -> tuple[Any, ...]:
+def _all(tags: Mapping[int, Any], tag: int, default: tuple[int, ...] = ()) -> tuple[Any, ...]:
+    """Return the numbers of a tag; the default if it has none, as in a damaged file, where it may be text."""
     value = tags.get(tag, default)
-    return tuple(value) if isinstance(value, tuple | list) else (value,)
+    values = value if isinstance(value, tuple | list) else (value,)
+    return tuple(one for one in values if isinstance(one, int | float | Rational)) or default
+
+
+def photometric(tags: Mapping[int, Any]) -> int:
+    """Return how samples are to be understood: 0 white is zero, 1 black is zero, 2 RGB, 3 palette, ..."""
+    return int(_all(tags, PHOTOMETRIC, (1,))[0])
 
 
 def is_white_zero(tags: Mapping[int, Any]) -> bool:
     """Return whether small values are bright."""
-    return bool(_all(tags, PHOTOMETRIC, (1,))[0] == _WHITE_IS_ZERO)
+    return photometric(tags) == _WHITE_IS_ZERO
 
 
 def bits_of(tags: Mapping[int, Any]) -> int:

@@ -56,6 +56,8 @@ __all__ = [
 LIST_EXTENSIONS = (".txt", ".lst")
 
 _MAX_NAME_CHARS = 2**16
+_NAMING = (*LIST_EXTENSIONS, ".json")
+_COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst", ".zip")
 # Found only to be refused with advice: no image in them can be read alone.
 _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _OF_OUTPUT = re.compile(r"(?P<output>(?:.*/)?)(?P<name>(?P<kind>annotations|images|_runs)/[^/]+/[^/]+)", re.DOTALL)
@@ -145,6 +147,8 @@ def list_batches(
     names = _Names(image_id_column, uri_column, image_column, image_root and written_here(image_root), left_out)
     source = written_here(source)
     extension = extension_of(source)
+    if extension in _COMPRESSIONS and extension_of(source[: -len(extension)]) in (*_NAMING, *TABLE_EXTENSIONS):
+        raise SourceError(f"{source}: a compressed list or table, which is not read here; unpack it")
     if extension in LIST_EXTENSIONS:
         return _listed(source, list_listed(source, storage_options, image_root=image_root))
     if extension == ".json":

@@ -124,7 +124,9 @@ def list_coco(
             for number, entry in enumerate(ijson.items(guarded, "images.item", use_float=True)):
                 name = entry.get("file_name") if isinstance(entry, dict) else None
                 if not isinstance(name, str) or not name:
-                    raise SourceError(f"{source}: image {number} (from 0) has no file_name; {_COCO_FORM}")
+                    is_lvis = isinstance(entry, dict) and "coco_url" in entry
+                    advice = "add it, e.g. the end of its coco_url" if is_lvis else _COCO_FORM
+                    raise SourceError(f"{source}: image {number} (from 0) has no file_name; {advice}")
                 others = {key: value for key, value in entry.items() if key != "file_name"}
                 uri = resolve(name, f"image {number} (from 0)")
                 yield ImageRef(image_id=name, uri=uri, source_columns=columns_json(others))

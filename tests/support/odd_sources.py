@@ -378,6 +378,12 @@ _refuse("a_share_of_windows", _table("t.csv", "path\n\\\\nas\\photos\\a.png\n"),
 _refuse("a_table_in_utf_16", _table("t.csv", "path\na.png\n".encode("utf-16")), r"not UTF-8 text.*save it as UTF-8")
 
 
+_refuse("a_compressed_table", _table("t.csv.gz", b"\x1f\x8b"), r"a compressed list or table.*unpack it")
+_refuse(
+    "coco_of_lvis", _table("c.json", '{"images": [{"id": 1, "coco_url": "http://a/b.png"}]}'), r"end of its coco_url"
+)
+
+
 @refused(r"'images' holds lists of images.*explode")
 def parquet_with_lists_of_images(folder: Path) -> Options:
     columns = {"image_id": ["a"], "images": [[picture(1), picture(2)]], "thumbnail": [picture(3)]}

@@ -71,6 +71,14 @@ def test_raw_refuses_floats_whose_range_nobody_knows() -> None:
     assert refused.value.reason is Reason.UNSUPPORTED_MODE
 
 
+def test_many_bands_of_few_pixels_are_too_many_pixels() -> None:
+    limits = DecodeLimits(max_image_pixels=24 * 40)
+    assert decode_image(BY_NAME["eight_bands_16.tif"].data, REF, limits).size_hw == (24, 40)
+    with pytest.raises(DecodeError, match="pixels of 9 samples are 17280 bytes; 16 for each of") as refused:
+        decode_image(tiff(np.zeros((24, 40, 9), np.uint16), {338: ("H", (0,) * 6)}), REF, limits)
+    assert refused.value.reason is Reason.TOO_MANY_PIXELS
+
+
 def test_a_picture_of_one_value_or_of_none_is_no_error() -> None:
     assert not decode_image(tiff(np.full((5, 6), 7, np.int32)), REF).pixels.any()
     assert (decode_image(tiff(np.full((5, 6), np.nan, np.float32)), REF).pixels == 255).all()
