@@ -263,12 +263,16 @@ class RunConfig(Settings):
     def common_prompts(self) -> tuple[Prompt, ...]:
         """Return the prompts asked of every image, task by task, each in the order given."""
         return (
-            *named_prompts(self.task, self.categories, stuff=self.stuff),
+            *named_prompts(self.task, self.categories, stuff=self.stuff, keep_spaces=self._asks_as_reference),
             *named_prompts("refseg", self.phrases),
             *named_prompts("reaseg", self.questions, explain=self.explain),
             *([caption_prompt()] if self.caption else []),
             *named_prompts("chat", self.chat),
         )
+
+    @property
+    def _asks_as_reference(self) -> bool:
+        return self.model.category_text == "reference"
 
     def fingerprint(self, *, model_sha256: str, prompts_sha256: str | None) -> dict[str, Any]:
         """Return every setting that can change a row, by name.
@@ -288,7 +292,8 @@ class RunConfig(Settings):
             **({"source.image_root": absolute_uri(self.source.image_root)} if self.source.image_root else {}),
             "limit": self.plan.limit,
             "task": self.task,
-            "categories": [name.strip() for name in self.categories],
+            "categories": [name if self._asks_as_reference else name.strip() for name in self.categories],
+            **({"model.category_text": self.model.category_text} if self._asks_as_reference else {}),
             "stuff": sorted(name.strip() for name in self.stuff),
             "phrases": [phrase.strip() for phrase in self.phrases],
             "questions": [question.strip() for question in self.questions],
@@ -304,6 +309,7 @@ class RunConfig(Settings):
             "model.max_new_tokens": self.model.max_new_tokens,
             "decode.max_image_bytes": self.label.decode.max_image_bytes,
             "decode.max_image_pixels": self.label.decode.max_image_pixels,
+            **({"decode.stretch": self.label.decode.stretch} if self.label.decode.stretch != "percentile" else {}),
         }
 
     def to_dict(self) -> dict[str, Any]:

@@ -183,6 +183,7 @@ NIGHTS = st.lists(st.tuples(LISTINGS, st.sets(st.sampled_from([0, 1, 2]), min_si
 
 @settings(max_examples=60, deadline=None)
 @given(NIGHTS)
+@pytest.mark.slow
 def test_night_after_night_each_version_of_an_image_is_asked_each_prompt_once(nights) -> None:
     store = open_store("memory://coverage-nights")
     memory, runs = Memory({}, {}, {}), list[CoveringRun]()
