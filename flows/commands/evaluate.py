@@ -29,6 +29,7 @@ def run_evaluation(
     png_folder: str | None = None,
     run_id: str | None = None,
     count_unasked: bool = False,
+    is_strict: bool = False,
     json_file: Path | None = None,
     plots: str | None = None,
 ) -> Evaluation:
@@ -36,7 +37,7 @@ def run_evaluation(
 
     Args:
         output: path or URI of the output.
-        ground_truth, png_folder: as for `read_ground_truth`.
+        ground_truth, png_folder, is_strict: as for `read_ground_truth`.
         console: where to print.
         run_id: one run; by default the current rows of all runs.
         count_unasked: as for `evaluate_output`.
@@ -55,7 +56,7 @@ def run_evaluation(
     if pictures is not None:
         figure_class()  # raises if matplotlib is missing: before the comparison, which may take long
     with console.status("reading the ground truth") as spinner:
-        truth = read_ground_truth(ground_truth, png_folder=png_folder)
+        truth = read_ground_truth(ground_truth, png_folder=png_folder, is_strict=is_strict)
 
         def on_image(task: Task, number: int) -> None:
             if number % 50 == 0:

@@ -159,6 +159,10 @@ def evaluate(
     count_unasked: Annotated[
         bool, typer.Option("--count-unasked", help="Count categories that were never asked as not found.")
     ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse a truth with entries that cannot be used, instead of counting them."),
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="New file to write all figures to.")] = None,
     plots: Annotated[str | None, typer.Option(help="New folder for plots: precision and recall, categories.")] = None,
     check: CheckOption = False,
@@ -176,6 +180,7 @@ def evaluate(
         png_folder=png_folder,
         run_id=run_id,
         count_unasked=count_unasked,
+        is_strict=strict,
         json_file=json_file,
         plots=plots,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipelines.errors import DamagedError, SourceError, some_of
@@ -113,7 +113,7 @@ def _evaluate(
             f"{truth.uri} is truth for {', '.join(fitting)}, but {runs} was asked for "
             f"{', '.join(run.tasks()) or 'nothing'}"
         )
-    _check_sizes(run, truth.images)
+    run = _of_same_size(run, truth)
     comparison = Comparison(run=run, count_unasked=count_unasked, on_image=on_image)
     comparison.notes.extend(_image_notes(run, plans, len(truth.images)))
     try:
@@ -125,7 +125,9 @@ def _evaluate(
             f"{store.uri}: a mask of {runs} cannot be decoded ({error}); verify names what is damaged"
         ) from error
     except ValueError as error:
-        raise SourceError(f"{runs} cannot be compared with {truth.uri}: {error}") from error
+        why = "; ".join((str(error), *truth.left_out.notes()))
+        raise SourceError(f"{runs} cannot be compared with {truth.uri}: {why}") from error
+    comparison.notes.extend(truth.left_out.notes())
     if not results:
         raise SourceError(f"{truth.uri} has no entry for what {runs} was asked: {'; '.join(comparison.notes)}")
     return Evaluation(
@@ -150,19 +152,26 @@ def _results(comparison: Comparison, truth: GroundTruth, tasks: list[Task]) -> I
             yield from instance_figures(comparison, truth, task)
 
 
-def _check_sizes(run: LabeledRun, sizes: Mapping[str, tuple[int, int]]) -> None:
-    differ = [
-        (name, image.size_hw)
-        for name, image in run.images.items()
-        if image.size_hw is not None and image.size_hw != sizes[name]
-    ]
-    if differ:
-        name, labeled = differ[0]
-        raise SourceError(
-            f"{len(differ):,} of {len(run.images):,} images have another size in the truth than as labelled, e.g. "
-            f"{name}: {sizes[name][1]} x {sizes[name][0]} pixels there, {labeled[1]} x {labeled[0]} labelled. "
-            "Labels are of the image after EXIF orientation"
-        )
+def _of_same_size(run: LabeledRun, truth: GroundTruth) -> LabeledRun:
+    """Leave out the images whose size in the truth is another than labelled.
+
+    Raises:
+        SourceError: all of them are, or one is and the truth is read strictly.
+    """
+    kept, sizes, last = dict(run.images), truth.images, ""
+    for name, image in run.images.items():
+        if image.size_hw is not None and image.size_hw != sizes[name]:
+            del kept[name]
+            (height, width), labeled = sizes[name], image.size_hw
+            last = f"{width} x {height} pixels there, {labeled[1]} x {labeled[0]} labelled"
+            reason = "another size than labelled, where sizes are those after EXIF orientation"
+            truth.left_out.add(f"image {name}", reason, last)
+    if kept or not run.images:
+        return replace(run, images=kept)
+    raise SourceError(
+        f"all of {len(run.images):,} images have another size in the truth than as labelled, e.g. "
+        f"{next(iter(run.images))}: {last}. Labels are of the image after EXIF orientation"
+    )
 
 
 def _image_notes(run: LabeledRun, plans: Sequence[Plan], num_true: int) -> Iterator[str]:

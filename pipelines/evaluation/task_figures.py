@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from pipelines.evaluation.category_names import CountedNames
 from pipelines.evaluation.ground_truth import InstanceTruth, PanopticTruth, PhraseTruth, TruePhrase
@@ -82,7 +82,7 @@ def instance_figures(comparison: Comparison, truth: InstanceTruth, task: Task) -
         FoundMask(image.image_id, name, mask.segmentation, mask.score)
         for image, masks in comparison.found(task)
         for mask in masks
-        if (name := names.get(mask.category)) is not None
+        if (name := names.of_found(mask.category)) is not None
     ]
     yield _precision(task, "", mask_average_precision(true, found))
 
@@ -96,13 +96,13 @@ def visual_prompt_figures(comparison: Comparison, truth: InstanceTruth) -> Itera
     found: dict[str, list[FoundMask]] = {}
     for image, masks in comparison.found("vgdseg"):
         for mask in masks:
-            prompt, name = prompts.get((image.image_id, mask.prompt_id)), names.get(mask.category)
+            prompt, name = prompts.get((image.image_id, mask.prompt_id)), names.of_found(mask.category)
             if prompt is not None and name is not None:
                 of_kind = found.setdefault(_kind(prompt), [])
                 of_kind.append(FoundMask(image.image_id, name, mask.segmentation, mask.score))
     for kind in REGION_KINDS:
         asked = {
-            (image_id, names.get(prompt.category_name))
+            (image_id, names.of_found(prompt.category_name))
             for (image_id, _), prompt in prompts.items()
             if _kind(prompt) == kind
         }
@@ -130,8 +130,8 @@ def _kind(prompt: Prompt) -> str:
 def _true_masks(comparison: Comparison, truth: InstanceTruth, names: CountedNames) -> Iterator[TrueMask]:
     for file_name, image in comparison.run.images.items():
         for one in truth.objects(file_name):
-            if (name := names.get(one.category)) is not None:
-                yield TrueMask(image.image_id, name, one.segmentation, one.is_crowd)
+            if names.is_counted(one.category):
+                yield TrueMask(image.image_id, one.category, one.segmentation, one.is_crowd)
 
 
 def _precision(task: Task, group: str, precision: AveragePrecision) -> TaskFigures:
@@ -158,8 +158,8 @@ def map_figures(comparison: Comparison, truth: PanopticTruth, task: Task) -> Ite
         rows = {row.category: {"IoU": row.iou, "true pixels": row.num_true_pixels} for row in semantic.categories}
         yield TaskFigures(task=task, figures={"mIoU": semantic.miou}, categories=rows)
         return
-    stuff = {names.get(name) for name, is_thing in truth.categories.items() if not is_thing}
-    quality = panoptic_quality(maps, stuff=[name for name in stuff if name is not None])
+    stuff = [name for name, is_thing in truth.categories.items() if not is_thing and names.is_counted(name)]
+    quality = panoptic_quality(maps, stuff=stuff)
     categories = {
         row.category: {
             **_quality(row.quality),
@@ -182,9 +182,11 @@ def _map_pairs(comparison: Comparison, truth: PanopticTruth, task: Task, names: 
     file_names = {image.image_id: file_name for file_name, image in comparison.run.images.items()}
     for image, masks in comparison.found(task):
         true = truth.segments(file_names[image.image_id])
+        if true is None:
+            continue
         yield (
-            [Segment(name, mask.segmentation) for mask in masks if (name := names.get(mask.category)) is not None],
-            [replace(one, category=name) for one in true if (name := names.get(one.category)) is not None],
+            [Segment(name, mask.segmentation) for mask in masks if (name := names.of_found(mask.category)) is not None],
+            [one for one in true if names.is_counted(one.category)],
         )
 
 

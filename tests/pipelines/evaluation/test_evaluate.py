@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pycocotools.cocoeval import COCOeval
 from pipelines.errors import SourceError
 from pipelines.evaluation.category_names import clean_name
 from pipelines.evaluation.evaluate import Evaluation, evaluate_output
-from pipelines.evaluation.ground_truth import read_ground_truth
+from pipelines.evaluation.ground_truth import PanopticTruth, read_ground_truth
 from pipelines.evaluation.labeled_run import read_run
 from tests.support.labeled import RUN, SIZE, box, mask, named, region, write_output
 from tests.support.truth_files import instances, panoptic, phrases
@@ -26,9 +27,9 @@ from tests.support.truth_files import instances, panoptic, phrases
 CAT, DOG = named("ovseg", "cat", "dog")
 
 
-def evaluate(output: Any, truth: str, **options: Any) -> Evaluation:
+def evaluate(output: Any, truth: str, *, is_strict: bool = False, **options: Any) -> Evaluation:
     store, plan = output
-    return evaluate_output(store, [plan], read_ground_truth(truth), **options)
+    return evaluate_output(store, [plan], read_ground_truth(truth, is_strict=is_strict), **options)
 
 
 def figures(evaluation: Evaluation) -> dict[tuple[str, str], Any]:
@@ -64,7 +65,9 @@ class TestInstances:
         assert [result.figures[name] for name in ("AP", "AP50", "AP75")] == pytest.approx([1, 1, 1])
         assert result.figures["true"] == result.figures["found"] == sum(map(len, shown.values()))
         assert list(result.categories) == ["cat", "dog", "red-bird"]
-        assert evaluation.notes == ()
+        assert evaluation.notes == (
+            "ovseg: 1 names are spelled otherwise in the truth, and compared: red bird with red-bird",
+        )
 
     @pytest.mark.parametrize("task", ["ovseg", "genseg"])
     @pytest.mark.parametrize("crowds", [False, True])
@@ -221,7 +224,7 @@ class TestMatching:
         document = json.loads(Path(truth).read_text())
         document["images"][0] |= {"height": 9, "width": 8}
         Path(truth).write_text(json.dumps(document))
-        with pytest.raises(SourceError, match=r"1 of 1 images .* a.png: 8 x 9 pixels there, 10 x 10 labelled"):
+        with pytest.raises(SourceError, match=r"all of 1 images .* a.png: 8 x 9 pixels there, 10 x 10 labelled"):
             evaluate(output, truth)
 
     def test_of_several_runs_the_rows_that_are_current(self, tmp_path: Path) -> None:
@@ -326,20 +329,31 @@ class TestMaps:
         assert ("ovseg_panoptic", "stuff") not in figures(evaluation)
 
     def test_broken_maps(self, tmp_path: Path) -> None:
-        output = write_output(tmp_path / "o", self.found("ovseg_panoptic"), common=named("ovseg_panoptic", "cat"))
+        common = named("ovseg_panoptic", "cat", "sky")
+        output = write_output(tmp_path / "o", self.found("ovseg_panoptic"), common=common)
         truth = panoptic(tmp_path / "panoptic.json", self.maps(), THINGS)
         png = tmp_path / "panoptic" / "a.png"
+        for break_it, words in (
+            (png.unlink, r"a\.png: not found"),
+            (lambda: png.write_bytes(b"no picture"), r"a\.png: not a readable PNG"),
+            (lambda: PILImage.fromarray(np.zeros((4, 5, 3), np.uint8)).save(png), "is 5 x 4 pixels, but its image 10"),
+            (
+                lambda: PILImage.fromarray(np.full((*SIZE, 3), 9, np.uint8)).save(png),
+                r"segment ids that .* does not list",
+            ),
+        ):
+            break_it()
+            read = read_ground_truth(truth)
+            assert isinstance(read, PanopticTruth)
+            assert read.segments("a.jpg") is None
+            assert re.search(f"1 entries of the truth left out: .*the map of a.jpg .*{words}", str(read.left_out))
+        evaluation = evaluate(output, truth)
+        assert [note for note in evaluation.notes if "the map cannot be used: the map of a.jpg" in note]
+        with pytest.raises(SourceError, match=f"the map of a.jpg.*{words}"):
+            evaluate(output, truth, is_strict=True)
         png.unlink()
-        with pytest.raises(SourceError, match=r"a\.png: not found"):
-            evaluate(output, truth)
-        png.write_bytes(b"no picture")
-        with pytest.raises(SourceError, match=r"a\.png: not a readable PNG"):
-            evaluate(output, truth)
-        PILImage.fromarray(np.zeros((4, 5, 3), np.uint8)).save(png)
-        with pytest.raises(SourceError, match="is 5 x 4 pixels, but its image 10 x 10"):
-            evaluate(output, truth)
-        PILImage.fromarray(np.full((*SIZE, 3), 9, np.uint8)).save(png)
-        with pytest.raises(SourceError, match=r"segment ids that .* does not list"):
+        (tmp_path / "panoptic" / "b.png").unlink()
+        with pytest.raises(SourceError, match=r"2 entries .*the map of a.jpg.*the map of b.jpg"):
             evaluate(output, truth)
 
 
@@ -423,11 +437,3 @@ def test_truth_of_another_task_says_what_was_asked(tmp_path: Path) -> None:
         SourceError, match=r"is truth for ovseg_panoptic, .*, but run run-1 was asked for ovseg, refseg"
     ):
         evaluate(output, truth)
-
-
-@pytest.mark.parametrize(
-    ("name", "cleaned"),
-    [("Cell-Phone", "cell phone"), ("wall-other-merged", "wall"), ("sky-stuff", "sky"), (" Red  Car ", "red car")],
-)
-def test_names_are_compared_cleaned(name: str, cleaned: str) -> None:
-    assert clean_name(name) == cleaned
