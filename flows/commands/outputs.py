@@ -159,6 +159,13 @@ def evaluate(
     count_unasked: Annotated[
         bool, typer.Option("--count-unasked", help="Count categories that were never asked as not found.")
     ] = False,
+    where: Annotated[
+        str, typer.Option(help='Count only masks that fit this SQL condition as found, e.g. "score >= 0.3".')
+    ] = "",
+    score: Annotated[
+        str | None,
+        typer.Option(help="Tell precision, recall, F1 and confusion of keeping masks from this score on; or: best."),
+    ] = None,
     strict: Annotated[
         bool,
         typer.Option("--strict", help="Refuse a truth with entries that cannot be used, instead of counting them."),
@@ -168,22 +175,20 @@ def evaluate(
     check: CheckOption = False,
 ) -> None:
     """Measure a run against ground truth: AP, PQ, mIoU, cIoU, by task. Writes nothing into the output."""
-    from flows.commands.evaluate import run_evaluation
+    from flows.commands.evaluate import EvaluationChoice, read_score, run_evaluation
 
+    choice = EvaluationChoice(
+        run_id=run_id,
+        png_folder=png_folder,
+        is_strict=strict,
+        count_unasked=count_unasked,
+        where=where,
+        score=read_score(score),
+    )
     if json_file is not None or plots is not None:
         outlive_terminal()
     _checked(output, check)
-    run_evaluation(
-        output,
-        ground_truth,
-        console,
-        png_folder=png_folder,
-        run_id=run_id,
-        count_unasked=count_unasked,
-        is_strict=strict,
-        json_file=json_file,
-        plots=plots,
-    )
+    run_evaluation(output, ground_truth, console, choice, json_file=json_file, plots=plots)
 
 
 def _checked(output: str, check: bool) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from pipelines.evaluation.category_names import CountedNames
+from pipelines.evaluation.coco_matching import FoundMask, TrueMask
+from pipelines.evaluation.decisions import Decision, decide
 from pipelines.evaluation.ground_truth import InstanceTruth, PanopticTruth, PhraseTruth, TruePhrase
 from pipelines.evaluation.labeled_run import Found, LabeledImage, LabeledRun
 from pipelines.evaluation.map_metrics import Maps, Quality, Segment, panoptic_quality, semantic_iou
 from pipelines.evaluation.mask_metrics import (
-    AveragePrecision,
-    FoundMask,
-    TrueMask,
     grounded_caption_quality,
     mask_average_precision,
     referring_iou,
@@ -37,6 +37,9 @@ class TaskFigures:
         categories: figures by category, sorted by name; empty if the task has none.
         curves: precision at recalls 0, 0.01, ..., 1, by the name of the figure that is its mean; empty if the task has
             none.
+        confusion: for decisions: "true", "found" and "count", the most frequent first; None is "nothing there" and
+            "not found".
+        scores: for decisions: "score", "precision", "recall" and "F1" of all categories together, the highest first.
     """
 
     task: Task
@@ -44,6 +47,8 @@ class TaskFigures:
     figures: Figures
     categories: Mapping[str, Figures] = field(default_factory=dict)
     curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    confusion: Sequence[Mapping[str, Any]] = ()
+    scores: Sequence[Figures] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +58,14 @@ class Comparison:
     Attributes:
         run: the run.
         count_unasked: whether categories of the truth that were never asked count.
+        score: the least score that is kept, for decisions; "best" for each category's own; None for no decisions.
         on_image: called after each image with its task and the number of that task's images read so far.
         notes: messages about what is left out are appended here.
     """
 
     run: LabeledRun
     count_unasked: bool = False
+    score: float | Literal["best"] | None = None
     on_image: Callable[[Task, int], None]
     notes: list[str] = field(default_factory=list)
 
@@ -84,7 +91,7 @@ def instance_figures(comparison: Comparison, truth: InstanceTruth, task: Task) -
         for mask in masks
         if (name := names.of_found(mask.category)) is not None
     ]
-    yield _precision(task, "", mask_average_precision(true, found))
+    yield _precision(comparison, task, "", true, found)
 
 
 def visual_prompt_figures(comparison: Comparison, truth: InstanceTruth) -> Iterator[TaskFigures]:
@@ -108,7 +115,7 @@ def visual_prompt_figures(comparison: Comparison, truth: InstanceTruth) -> Itera
         }
         wanted = [mask for mask in true if (mask.image_id, mask.category) in asked]
         if any(not mask.is_crowd for mask in wanted):
-            yield _precision("vgdseg", kind, mask_average_precision(wanted, found.get(kind, [])))
+            yield _precision(comparison, "vgdseg", kind, wanted, found.get(kind, []))
         elif asked:
             comparison.notes.append(f"vgdseg: no {kind} stands for an object of the truth, so it has no figures")
 
@@ -134,16 +141,40 @@ def _true_masks(comparison: Comparison, truth: InstanceTruth, names: CountedName
                 yield TrueMask(image.image_id, one.category, one.segmentation, one.is_crowd)
 
 
-def _precision(task: Task, group: str, precision: AveragePrecision) -> TaskFigures:
-    rows = {
+def _precision(
+    comparison: Comparison, task: Task, group: str, true: Sequence[TrueMask], found: Sequence[FoundMask]
+) -> TaskFigures:
+    precision = mask_average_precision(true, found)
+    rows: dict[str, dict[str, float | int | None]] = {
         row.category: {
             "AP": row.ap, "AP50": row.ap50, "AP75": row.ap75, "true": row.num_truth, "found": row.num_found
         }
         for row in precision.categories
     }  # fmt: skip
     counts = {name: sum(int(row[name] or 0) for row in rows.values()) for name in ("true", "found")}
-    figures = {"AP": precision.ap, "AP50": precision.ap50, "AP75": precision.ap75, **counts}
-    return TaskFigures(task=task, group=group, figures=figures, categories=rows, curves=precision.curves)
+    figures: dict[str, float | int | None] = {"AP": precision.ap, "AP50": precision.ap50, "AP75": precision.ap75}
+    if comparison.score is None:
+        return TaskFigures(task=task, group=group, figures=figures | counts, categories=rows, curves=precision.curves)
+    decisions = decide(true, found, None if comparison.score == "best" else comparison.score)
+    for name, decision in decisions.categories.items():
+        best = decisions.best.get(name)
+        rows[name] |= _decision(decision)
+        if comparison.score != "best":
+            rows[name]["best F1"] = best.f1 if best else None
+        rows[name]["best score"] = best.score if best else None
+    return TaskFigures(
+        task=task,
+        group=group,
+        figures=figures | counts | _decision(decisions.whole),
+        categories=rows,
+        curves=precision.curves,
+        confusion=tuple(asdict(pair) for pair in decisions.confusion),
+        scores=tuple({"score": step.score, **_decision(step)} for step in decisions.curve),
+    )
+
+
+def _decision(decision: Decision) -> dict[str, float | int | None]:
+    return {"precision": decision.precision, "recall": decision.recall, "F1": decision.f1}
 
 
 def map_figures(comparison: Comparison, truth: PanopticTruth, task: Task) -> Iterator[TaskFigures]:

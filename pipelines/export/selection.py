@@ -22,6 +22,7 @@ from pipelines.query.database import open_database
 from pipelines.query.fence import sql_literal
 from pipelines.query.row_agreement import check_agreement
 from pipelines.query.select_text import read_condition
+from pipelines.query.user_select import MASK_COLUMNS, condition_errors
 from pipelines.storage.store import Store
 from pipelines.types import CATEGORY_TASKS, MAP_TASKS, Rle
 
@@ -39,11 +40,11 @@ FROM (
     )
 )
 """
-_MASKS = """
+_MASKS = f"""
 CREATE TEMP VIEW possible_masks AS
-SELECT a.*, i.width, i.height, i.num_bytes, i.source_columns, i.number, i.split
+SELECT a.*, {MASK_COLUMNS}, i.number, i.split
 FROM annotations AS a JOIN export_images AS i USING (image_id)
-WHERE a.task IN ({tasks})
+WHERE a.task IN ({{tasks}})
 """
 _CHOSEN = """
 CREATE TEMP VIEW chosen_masks AS
@@ -255,15 +256,8 @@ def _tasks(store: Store, choice: Choice, held: Mapping[str, int], of_maps: bool)
 
 def _conditioned(database: duckdb.DuckDBPyConnection, option: str, statement: str) -> None:
     """Execute a statement that contains a user's condition, and name its option if the condition is invalid."""
-    try:
+    with condition_errors(option):
         database.execute(statement)
-    except (duckdb.IOException, duckdb.OutOfMemoryException):
-        raise
-    except duckdb.Error as error:
-        if type(error) is duckdb.Error:  # invalid bytes in a file; mistakes in SQL have classes of their own
-            raise
-        what = str(error).partition("\nLINE ")[0].strip()
-        raise SourceError(f"{option} is no SQL condition that can be used: {what}") from error
 
 
 def _categories(database: duckdb.DuckDBPyConnection, names: Sequence[str]) -> tuple[ExportCategory, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import duckdb
 
-from pipelines.errors import QueryError, StorageError
+from pipelines.errors import QueryError, SourceError, StorageError
 from pipelines.query.database import VIEWS
 from pipelines.query.fence import sql_literal
 from pipelines.query.select_text import read_statement
@@ -23,6 +23,9 @@ FILE_FORMATS = {
     ".jsonl": "FORMAT json, ARRAY false",
     ".parquet": "FORMAT parquet, COMPRESSION zstd",
 }
+MASK_COLUMNS = "i.width, i.height, i.num_bytes, i.source_columns"
+"""What a condition on masks (--where) may name of the mask's image ``i``, beside the columns of ``annotations``."""
+
 _NESTED = re.compile(r"\]$|^(STRUCT|MAP|UNION|LIST)\b")
 
 
@@ -138,6 +141,24 @@ def explained_query(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
         if isinstance(error.__cause__, StorageError):
             raise error.__cause__ from error
         raise QueryError(_message(error)) from error
+
+
+@contextlib.contextmanager
+def condition_errors(option: str) -> Iterator[None]:
+    """Raise a SourceError that names an option in place of DuckDB's exceptions about the condition that it gives.
+
+    Errors of the disk, of memory and of files keep their class.
+    """
+    try:
+        yield
+    except (duckdb.IOException, duckdb.OutOfMemoryException):
+        raise
+    except duckdb.Error as error:
+        # Invalid bytes in a file have no class of their own; mistakes in SQL do. A file system's error is the cause.
+        if type(error) is duckdb.Error or isinstance(error.__cause__, StorageError):
+            raise
+        what = str(error).partition("\nLINE ")[0].strip()
+        raise SourceError(f"{option} is no SQL condition that can be used: {what}") from error
 
 
 def _message(error: duckdb.Error) -> str:

@@ -158,6 +158,47 @@ class TestInstances:
         assert figures(everything)["ovseg", ""]["AP"] == pytest.approx(0.5)
         assert [note for note in everything.notes if "dog" in note and "not found" in note]
 
+    def test_decisions_and_a_condition_on_masks(self, tmp_path: Path) -> None:
+        found = {
+            "a.png": [mask(CAT, box(0, 0, 4, 4), 0.9), mask(CAT, box(5, 5, 4, 4), 0.6), mask(DOG, box(8, 0, 2, 2))]
+        }
+        output = write_output(tmp_path / "o", found, common=[CAT, DOG])
+        shown = {"a.png": [("cat", box(0, 0, 4, 4)), ("dog", box(5, 5, 4, 4)), ("dog", None)]}
+        truth = instances(tmp_path / "t.json", shown)
+        evaluation = evaluate(output, truth, score=0.55)
+        (result,) = evaluation.results
+        assert [note for note in evaluation.notes if "no mask: annotation 3 of a.png" in note]
+        assert {name: result.figures[name] for name in ("precision", "recall", "F1")} == {
+            "precision": 0.5, "recall": 0.5, "F1": 0.5
+        }  # fmt: skip
+        cat = {"precision": 0.5, "recall": 1, "F1": 2 / 3, "best F1": 1, "best score": 0.9}
+        assert {name: result.categories["cat"][name] for name in cat} == pytest.approx(cat)
+        assert {"true": "dog", "found": "cat", "count": 1} in result.confusion
+        assert json.loads(json.dumps(evaluation.to_dict()))["results"][0]["scores"][0]["score"] == 0.9
+        (strict,) = evaluate(output, truth, where="score > 0.7 AND width = 10 -- only those").results
+        assert (strict.figures["found"], strict.categories["cat"]["AP"]) == (1, pytest.approx(1))
+        assert strict.confusion == ()
+
+    @pytest.mark.parametrize("where", ["nonsense > 3", "true) --"])
+    def test_what_is_no_condition_is_refused(self, tmp_path: Path, where: str) -> None:
+        output = write_output(tmp_path / "o", {"a.png": [mask(CAT, box(0, 0, 4, 4))]}, common=[CAT])
+        truth = instances(tmp_path / "t.json", {"a.png": [("cat", box(0, 0, 4, 4))]})
+        with pytest.raises(SourceError, match="--where"):
+            evaluate(output, truth, where=where)
+
+    def test_some_images_of_another_size_are_left_out(self, tmp_path: Path) -> None:
+        one = [mask(CAT, box(0, 0, 4, 4))]
+        output = write_output(tmp_path / "o", {"a.png": one, "b.png": one}, common=[CAT])
+        truth = instances(tmp_path / "t.json", {name: [("cat", box(0, 0, 4, 4))] for name in ("a.png", "b.png")})
+        document = json.loads(Path(truth).read_text())
+        document["images"][1] |= {"height": 9, "width": 8}
+        Path(truth).write_text(json.dumps(document))
+        evaluation = evaluate(output, truth)
+        assert (evaluation.num_images, evaluation.results[0].figures["true"]) == (1, 1)
+        assert [note for note in evaluation.notes if "image b.png (8 x 9 pixels there, 10 x 10 labelled)" in note]
+        with pytest.raises(SourceError, match=r"image b.png: another size"):
+            evaluate(output, truth, is_strict=True)
+
     def test_no_category_in_common(self, tmp_path: Path) -> None:
         output = write_output(tmp_path / "o", {"a.png": []}, common=named("ovseg", "unicorn"))
         truth = instances(tmp_path / "t.json", {"a.png": [("cat", box(0, 0, 4, 4))]})
