@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
@@ -18,9 +17,8 @@ from pipelines.errors import SourceError
 from pipelines.evaluation.evaluate import Evaluation, TaskFigures, evaluate_output
 from pipelines.evaluation.ground_truth import read_ground_truth
 from pipelines.evaluation.plots import figure_class, write_plots
-from pipelines.export.target import check_target
 from pipelines.redaction import quoted
-from pipelines.storage.local_files import check_new, publish, temporary_beside, write_atomically
+from pipelines.storage.targets import Target, open_target, write_target
 from pipelines.types import Task
 
 _MAX_CATEGORIES = 40
@@ -68,8 +66,9 @@ def run_evaluation(
     console: Console,
     choice: EvaluationChoice,
     *,
-    json_file: Path | None = None,
+    json_file: str | None = None,
     plots: str | None = None,
+    overwrite: bool = False,
 ) -> Evaluation:
     """Compare a run with a ground truth file and print the figures.
 
@@ -78,18 +77,18 @@ def run_evaluation(
         ground_truth: path or URI of the ground truth.
         console: where to print.
         choice: what is compared, and how.
-        json_file: new file to write all figures to.
-        plots: new local folder for plots.
+        json_file: path or URI of a new file to write all figures to.
+        plots: path or URI of a new folder for plots.
+        overwrite: whether the file, or an earlier folder of plots, may be replaced.
 
     Raises:
         PlanError: there is no such run.
         SourceError, StorageError: truth or run cannot be read, or they cannot be compared; the JSON file or the plots'
-            folder exists or has no parent folder; or matplotlib is not installed. In these cases nothing is written.
+            folder exists or cannot be made; or matplotlib is not installed. In these cases nothing is written.
     """
-    if json_file is not None:
-        check_new(json_file)
+    figures = None if json_file is None else open_target(json_file, overwrite=overwrite, output=output)
+    pictures = None if plots is None else open_target(plots, overwrite=overwrite, replaces=["*.png"], output=output)
     store, plans = held_plans(output, choice.run_id)
-    pictures = None if plots is None else check_target(plots, store)
     if pictures is not None:
         figure_class()  # raises if matplotlib is missing: before the comparison, which may take long
     with console.status("reading the ground truth") as spinner:
@@ -109,26 +108,26 @@ def run_evaluation(
             score=choice.score,
             on_image=on_image,
         )
-    if json_file is not None:
+    if figures is not None:
         compared = {"output": store.uri, "ground_truth": ground_truth, "where": choice.where, "score": choice.score}
         document = {**compared, **evaluation.to_dict()}
-        write_atomically(json_file, (json.dumps(document, indent=1) + "\n").encode())
+        write_target(figures, (json.dumps(document, indent=1) + "\n").encode())
     show_evaluation(evaluation, console)
     if pictures is not None:
         _draw(evaluation, pictures, console)
     return evaluation
 
 
-def _draw(evaluation: Evaluation, target: Path, console: Console) -> None:
-    with temporary_beside(target) as place:
+def _draw(evaluation: Evaluation, target: Target, console: Console) -> None:
+    with target.place() as place:
         whole = place / "whole"
         whole.mkdir()
         files = write_plots(evaluation, whole)
         if not files:
             console.print("[yellow]note:[/] none of these figures has a plot: --plots wrote nothing")
             return
-        publish(whole, target)
-    console.print(f"{len(files):,} plots in {literal(target)}")
+        target.publish(whole)
+    console.print(f"{len(files):,} plots in {literal(target.uri)}")
 
 
 def show_evaluation(evaluation: Evaluation, console: Console) -> None:

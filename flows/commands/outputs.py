@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +13,9 @@ app = typer.Typer()
 
 RunIdOption = Annotated[
     str | None, typer.Option(help="Name of the run; by default all of the output's.", callback=checked_run_id)
+]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what is there: a file, or a folder of nothing but such a result.")
 ]
 CheckOption = Annotated[
     bool, typer.Option("--check", help="First compare every file with the hash in its commit, which reads all of them.")
@@ -75,7 +77,8 @@ def vacuum(
 def query(
     output: OutputArgument,
     sql: Annotated[str, typer.Argument(help='One SELECT, e.g. "SELECT category_name, count(*) FROM annotations".')],
-    to: Annotated[Path | None, typer.Option(help="New file for all rows: .csv, .json, .jsonl or .parquet.")] = None,
+    to: Annotated[str | None, typer.Option(help="New file for all rows: .csv, .json, .jsonl or .parquet.")] = None,
+    overwrite: OverwriteOption = False,
     rows: Annotated[int, typer.Option(min=1, help="How many rows to show.")] = 40,
     check: CheckOption = False,
 ) -> None:
@@ -85,14 +88,14 @@ def query(
     if to is not None:
         outlive_terminal()
     _checked(output, check)
-    run_query(output, sql, console, to=to, max_rows=rows)
+    run_query(output, sql, console, to=to, overwrite=overwrite, max_rows=rows)
 
 
 @app.command()
 def report(
     output: OutputArgument,
-    to: Annotated[Path, typer.Option(help="New file to write the page to.")] = Path("report.html"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+    to: Annotated[str, typer.Option(help="New file to write the page to.")] = "report.html",
+    overwrite: OverwriteOption = False,
     check: CheckOption = False,
 ) -> None:
     """Write one HTML page that shows an output: pictures with masks, scores, failures, throughput, provenance."""
@@ -124,6 +127,7 @@ def export(
     image_url: Annotated[
         str, typer.Option(help="Where tools load an image: this with its id at the end; else its own URI.")
     ] = "",
+    overwrite: OverwriteOption = False,
     check: CheckOption = False,
 ) -> None:
     """Write the table, or a part of it, in another tool's format. The output is only read."""
@@ -143,7 +147,7 @@ def export(
         copy_images=copy_images,
         image_url=image_url,
     )
-    run_export(output, to, format_name, choice, console)
+    run_export(output, to, format_name, choice, console, overwrite=overwrite)
 
 
 @app.command()
@@ -170,8 +174,9 @@ def evaluate(
         bool,
         typer.Option("--strict", help="Refuse a truth with entries that cannot be used, instead of counting them."),
     ] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="New file to write all figures to.")] = None,
+    json_file: Annotated[str | None, typer.Option("--json", help="New file to write all figures to.")] = None,
     plots: Annotated[str | None, typer.Option(help="New folder for plots: precision and recall, categories.")] = None,
+    overwrite: OverwriteOption = False,
     check: CheckOption = False,
 ) -> None:
     """Measure a run against ground truth: AP, PQ, mIoU, cIoU, by task. Writes nothing into the output."""
@@ -188,7 +193,7 @@ def evaluate(
     if json_file is not None or plots is not None:
         outlive_terminal()
     _checked(output, check)
-    run_evaluation(output, ground_truth, console, choice, json_file=json_file, plots=plots)
+    run_evaluation(output, ground_truth, console, choice, json_file=json_file, plots=plots, overwrite=overwrite)
 
 
 def _checked(output: str, check: bool) -> None:

@@ -57,7 +57,7 @@ def test_every_option_reaches_the_export(cli: Cli, output: Path, tmp_path: Path)
         (["--where", "score > 2"], "none of them fits --where"),
         (["--format", "voc"], "'voc' is none of coco"),
         (["--split", "train=2"], "not NAME=SHARE"),
-        (["--to", "s3://bkt/x"], "this machine's disks"),
+        (["--to", "hf://datasets/a/b"], "nothing can be written to hf://"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_nothing_is_written(
@@ -76,3 +76,5 @@ def test_an_existing_target_is_refused_and_untouched(cli: Cli, output: Path, tmp
     assert ended.code == 2
     assert "exists already" in ended.err
     assert (tmp_path / "coco.json").read_text() == "mine"
+    assert cli("export", output, "--to", tmp_path / "coco.json", "--overwrite").code == 0
+    assert json.loads((tmp_path / "coco.json").read_text())["images"]
