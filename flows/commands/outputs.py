@@ -119,11 +119,15 @@ def export(
     ] = "",
     task: Annotated[list[str] | None, typer.Option(help="Whose masks; several times. See docs/export.md.")] = None,
     categories: Annotated[
-        str | None, typer.Option(help="Only these names, numbered in this order; else all, in order of name.")
+        list[str] | None,
+        typer.Option(help="Only these names, numbered in this order: 'dog, \"bowl, glass\"'; several times, too."),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Shares of the images, e.g. train=0.8,val=0.1,test=0.1.")] = None,
     empty: Annotated[bool, typer.Option(help="Also images without a mask, which show what is not there.")] = True,
     copy_images: Annotated[bool, typer.Option("--copy-images", help="Copy the images too (yolo).")] = False,
+    polygons: Annotated[
+        bool, typer.Option("--polygons", help="Masks as polygons, for tools that read no run lengths (coco).")
+    ] = False,
     image_url: Annotated[
         str, typer.Option(help="Where tools load an image: this with its id at the end; else its own URI.")
     ] = "",
@@ -141,10 +145,11 @@ def export(
         where=where,
         images_where=images_where,
         tasks=tuple(task or ()),
-        categories=tuple(split_names(categories) or ()),
+        categories=tuple(name for text in categories or () for name in split_names(text) or ()),
         splits=Splits.parse(split) if split else Splits(),
         with_empty=empty,
         copy_images=copy_images,
+        polygons=polygons,
         image_url=image_url,
     )
     run_export(output, to, format_name, choice, console, overwrite=overwrite)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipelines.errors import SourceError, StorageError
+from pipelines.errors import SourceError, StorageError, some_of
 from pipelines.export.choice import Choice, Progress
 from pipelines.export.formats import coco, cvat, label_studio, panoptic, yolo
 from pipelines.export.selection import Selection, open_selection
@@ -129,8 +129,16 @@ def export_output(
         num_quarantined=selection.num_quarantined,
         num_partly_asked=selection.num_partly_asked,
         left_out=selection.left_out,
-        notes=tuple(notes),
+        notes=(*notes, *_unheld(selection)),
     )
+
+
+def _unheld(selection: Selection) -> list[str]:
+    """Tell which of the categories that were asked for have no mask: a misspelt one, or one cut at its comma."""
+    names = [category.name for category in selection.categories if not category.num_masks]
+    if not names:
+        return []
+    return [f"{len(names):,} of --categories have no mask: {some_of(names)} (a name with a comma is put in quotes)"]
 
 
 def _format(name: str, choice: Choice) -> Format:
@@ -138,6 +146,8 @@ def _format(name: str, choice: Choice) -> Format:
         raise SourceError(f"format {name!r} is none of {', '.join(FORMATS)}")
     if choice.copy_images and name != "yolo":
         raise SourceError(f"only yolo takes copies of the images; {name} names them by id and URI")
+    if choice.polygons and name != "coco":
+        raise SourceError(f"only coco has masks as polygons on request; {name} has one way to write them")
     return FORMATS[name]
 
 

@@ -1,4 +1,4 @@
-"""Trace a mask as a single closed polygon, as YOLO needs: holes and separate parts are joined by lines there and back.
+"""Trace masks as polygons; holes, and for YOLO separate parts, are joined by lines there and back.
 
 Needs OpenCV, which the extra ``export`` installs.
 """
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from pipelines.errors import SourceError
 
-_MAX_RINGS = 256  # outlines of parts and holes that are traced; of more, the largest
+# Outlines of parts and holes that are traced; of more, the largest. Parts that are not joined may be many more.
+_MAX_RINGS, _MAX_SEPARATE = 256, 10_000
 _MAX_COMPARED = 1000  # points considered when looking for the shortest connections; comparing all pairs is quadratic
 
 Points = NDArray[np.int64]
@@ -48,19 +49,48 @@ def outline(mask: NDArray[np.bool_]) -> Points:
     Returns:
         The points of the line, at least three.
     """
+    whole = _joined([_joined(part) for part in _parts(mask.astype(np.uint8), _MAX_RINGS)])
+    return whole if len(whole) >= 3 else np.resize(whole, (3, 2))
+
+
+def edges(mask: NDArray[np.bool_]) -> list[Points]:
+    """Trace each part of a mask along the edges of its pixels, with its holes joined to it.
+
+    COCO's convention, in which the pixel in column x reaches from x to x + 1: pycocotools draws the mask again from it,
+    pixel by pixel, unless it has more than 10,000 parts and holes, of which the smallest are not traced.
+
+    Args:
+        mask: bool (H, W).
+
+    Returns:
+        The points of each part, corners of pixels.
+    """
+    # Twice as large, each pixel has a border of its own on every side, and centres of it tell which side.
+    large = np.repeat(np.repeat(mask.astype(np.uint8), 2, axis=0), 2, axis=1)
+    return [_joined([_without_repeats((ring + 1) // 2) for ring in part]) for part in _parts(large, _MAX_SEPARATE)]
+
+
+def _without_repeats(ring: Points) -> Points:
+    is_first: NDArray[np.bool_] = (ring != np.roll(ring, 1, axis=0)).any(axis=1)
+    return ring[is_first]
+
+
+def _parts(mask: NDArray[np.uint8], most: int) -> list[list[Points]]:
+    """Return the rings of each part: its outline, then its holes, through the centres of its outermost pixels."""
     cv2 = opencv()
-    lines, tree = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    lines, tree = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    if not lines:
+        return []
     parents: list[int] = tree[0, :, 3].tolist()
     largest: Sequence[int] = range(len(lines))
-    if len(lines) > _MAX_RINGS:
-        largest = sorted(largest, key=lambda number: -sum(cv2.boundingRect(lines[number])[2:]))[:_MAX_RINGS]
+    if len(lines) > most:
+        largest = sorted(largest, key=lambda number: -sum(cv2.boundingRect(lines[number])[2:]))[:most]
     rings = {number: lines[number].reshape(-1, 2).astype(np.int64) for number in largest}
     around = {number: [ring] for number, ring in rings.items() if parents[number] < 0}
     for number, ring in rings.items():
         if parents[number] in around:
             around[parents[number]].append(ring)
-    whole = _joined([_joined(part) for part in around.values()])
-    return whole if len(whole) >= 3 else np.resize(whole, (3, 2))
+    return list(around.values())
 
 
 def _joined(rings: list[Points]) -> Points:
