@@ -17,6 +17,8 @@ from pipelines.errors import SourceError
 # Outlines of parts and holes that are traced; of more, the largest. Parts that are not joined may be many more.
 _MAX_RINGS, _MAX_SEPARATE = 256, 10_000
 _MAX_COMPARED = 1000  # points considered when looking for the shortest connections; comparing all pairs is quadratic
+# Where a pixel's left and right, upper and lower sides are traced. pycocotools asks whether the centre is between them.
+_LEFT, _RIGHT = 0.25, 0.7
 
 Points = NDArray[np.int64]
 """Points of a closed line, (N, 2) int64 pixels (x, y); the last is joined to the first."""
@@ -53,26 +55,24 @@ def outline(mask: NDArray[np.bool_]) -> Points:
     return whole if len(whole) >= 3 else np.resize(whole, (3, 2))
 
 
-def edges(mask: NDArray[np.bool_]) -> list[Points]:
-    """Trace each part of a mask along the edges of its pixels, with its holes joined to it.
+def edges(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
+    """Trace each part of a mask just inside the edges of its pixels, with its holes joined to it.
 
     COCO's convention, in which the pixel in column x reaches from x to x + 1: pycocotools draws the mask again from it,
-    pixel by pixel, unless it has more than 10,000 parts and holes, of which the smallest are not traced.
+    pixel by pixel, unless it has more than 10,000 parts and holes, of which the smallest are not traced. So near the
+    edge it matters nothing to it how far inside; to readers that cut to whole pixels and draw the outline too, as
+    OpenCV does, being inside gives the same pixels again.
 
     Args:
         mask: bool (H, W).
 
     Returns:
-        The points of each part, corners of pixels.
+        The points of each part, (N, 2) float64 pixels (x, y); the last is joined to the first.
     """
-    # Twice as large, each pixel has a border of its own on every side, and centres of it tell which side.
+    # Twice as large, each pixel has two rows and columns, which tell the left side from the right.
     large = np.repeat(np.repeat(mask.astype(np.uint8), 2, axis=0), 2, axis=1)
-    return [_joined([_without_repeats((ring + 1) // 2) for ring in part]) for part in _parts(large, _MAX_SEPARATE)]
-
-
-def _without_repeats(ring: Points) -> Points:
-    is_first: NDArray[np.bool_] = (ring != np.roll(ring, 1, axis=0)).any(axis=1)
-    return ring[is_first]
+    parts = [_joined(part) for part in _parts(large, _MAX_SEPARATE)]
+    return [(part // 2).astype(np.float64) + np.where(part % 2, _RIGHT, _LEFT) for part in parts]
 
 
 def _parts(mask: NDArray[np.uint8], most: int) -> list[list[Points]]:
