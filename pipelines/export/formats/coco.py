@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from pipelines.errors import DamagedError
 from pipelines.export.choice import Progress
 from pipelines.export.formats.polygons import edges, opencv
 from pipelines.export.selection import Selection
@@ -47,6 +48,7 @@ def write_coco(selection: Selection, folder: Path, on_masks: Progress) -> list[s
 
     Raises:
         SourceError: polygons are to be traced, and OpenCV is not installed.
+        DamagedError: polygons are to be traced, and a mask is damaged.
     """
     loss = Loss() if selection.choice.polygons else None
     if loss:
@@ -98,7 +100,13 @@ def _as_polygons(text: str, loss: Loss) -> str:
     """Replace the run lengths in an entry by polygons, and measure what that loses."""
     entry = json.loads(f"{{{text}")
     mask = Rle.from_coco(entry["segmentation"])
-    polygons = [part.reshape(-1).tolist() for part in edges(rle.decode(mask))]
+    try:
+        pixels = rle.decode(mask)
+    except rle.RleError as error:
+        raise DamagedError(
+            f"mask {entry['annotation_id']} cannot be decoded ({error}); verify names what is damaged"
+        ) from error
+    polygons = [part.reshape(-1).tolist() for part in edges(pixels)]
     loss.add(float(rle.iou([from_polygons(polygons, mask.size_hw)], [mask])[0, 0]) if polygons else 1.0)
     return json.dumps({**entry, "segmentation": polygons})[1:]
 
