@@ -7,6 +7,7 @@ of the wanted images are kept.
 from __future__ import annotations
 
 import itertools
+import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -157,8 +158,8 @@ class Rows:
 def read_run(store: Store, plans: Sequence[Plan], file_names: Collection[str], *, where: str = "") -> LabeledRun:
     """Find the wanted images in a run, with the prompts asked of them.
 
-    A file name matches the image whose ``image_id`` equals it, or else the image with the same base name (the part
-    after the last slash), if no other image and no other file name has that base name.
+    A file name matches the image whose ``image_id`` equals it, or else the image with the same ``base_name``, if no
+    other image and no other file name has that base name.
 
     Args:
         store: the output.
@@ -261,8 +262,8 @@ def _match(
 
 
 def base_name(name: str) -> str:
-    """Return the part of a name after the last slash."""
-    return name.rpartition("/")[2]
+    """Return the part of a name after the last slash, or backslash as Windows writes it, accents as one character."""
+    return unicodedata.normalize("NFC", name.replace("\\", "/").rpartition("/")[2])
 
 
 def _image(row: Mapping[str, Any]) -> LabeledImage:

@@ -85,6 +85,11 @@ def instance_figures(comparison: Comparison, truth: InstanceTruth, task: Task) -
     """Yield the mask AP of ovseg or genseg."""
     names = comparison.names(task, truth.categories)
     true = list(_true_masks(comparison, truth, names))
+    if 2 * (crowds := sum(one.is_crowd for one in true)) > len(true):
+        comparison.notes.append(
+            f"{task}: {crowds:,} of {len(true):,} objects of the truth are crowds (iscrowd 1) and count neither way; "
+            "some exporters write that of every mask"
+        )
     found = [
         FoundMask(image.image_id, name, mask.segmentation, mask.score)
         for image, masks in comparison.found(task)

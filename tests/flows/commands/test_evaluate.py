@@ -149,6 +149,15 @@ class TestMistakes:
         self.refused(ended, "none of the 1 images", "x.png", "2 labelled images", "a.png, b.png")
         assert not file.exists()
 
+    def test_a_broken_truth_that_is_read_strictly(self, cli: Cli, output: Path, tmp_path: Path) -> None:
+        truth = instances(tmp_path / "t.json", {"a.png": [("cat", box(0, 0, 4, 4)), ("cat", [])]})
+        file = tmp_path / "figures.json"
+        self.refused(
+            cli("evaluate", output, "--ground-truth", truth, "--strict", "--json", file),
+            "annotation 2 of a.png: no mask",
+        )
+        assert not file.exists()
+
     def test_images_of_another_size(self, cli: Cli, output: Path, tmp_path: Path) -> None:
         mask_rle = {"size": [20, 30], "counts": [600]}
         truth = instances(tmp_path / "t.json", {"a.png": [("cat", mask_rle)]}, height=20, width=30)

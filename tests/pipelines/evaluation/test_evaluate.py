@@ -179,6 +179,18 @@ class TestInstances:
         assert (strict.figures["found"], strict.categories["cat"]["AP"]) == (1, pytest.approx(1))
         assert strict.confusion == ()
 
+    def test_a_truth_of_which_nothing_can_be_found_is_refused_with_the_reasons(self, tmp_path: Path) -> None:
+        output = write_output(tmp_path / "o", {"a.png": [mask(CAT, box(0, 0, 4, 4))]}, common=[CAT])
+        truth = instances(tmp_path / "t.json", {"a.png": [("cat", []), ("cat", None)]})
+        with pytest.raises(SourceError, match=r"2 entries of the truth left out: no mask: annotation 1 of a.png"):
+            evaluate(output, truth)
+
+    def test_a_truth_of_crowds_is_told(self, tmp_path: Path) -> None:
+        output = write_output(tmp_path / "o", {"a.png": [mask(CAT, box(0, 0, 4, 4))]}, common=[CAT])
+        shown = [("cat", box(0, 0, 4, 4)), ("cat", box(5, 5, 2, 2), True), ("cat", box(8, 8, 2, 2), True)]
+        evaluation = evaluate(output, instances(tmp_path / "t.json", {"a.png": shown}))
+        assert [note for note in evaluation.notes if "2 of 3 objects of the truth are crowds" in note]
+
     @pytest.mark.parametrize("where", ["nonsense > 3", "true) --"])
     def test_what_is_no_condition_is_refused(self, tmp_path: Path, where: str) -> None:
         output = write_output(tmp_path / "o", {"a.png": [mask(CAT, box(0, 0, 4, 4))]}, common=[CAT])
@@ -234,12 +246,14 @@ class TestMatching:
         return {name: image.image_id for name, image in read_run(store, [plan], names).images.items()}
 
     def test_by_the_whole_name_or_else_by_its_last_part(self, tmp_path: Path) -> None:
-        ids = ["s3://b/val/1.jpg", "a/2.jpg", "b/2.jpg", "3.jpg", "x/4.jpg"]
-        names = ["1.jpg", "b/2.jpg", "images/3.jpg", "5.jpg"]
+        ids = ["s3://b/val/1.jpg", "a/2.jpg", "b/2.jpg", "3.jpg", "x/4.jpg", "x/cafe\u0301.jpg", "x/6.jpg"]
+        names = ["1.jpg", "b/2.jpg", "images/3.jpg", "5.jpg", "caf\u00e9.jpg", "images\\val\\6.jpg"]
         assert self.run(tmp_path, ids, names) == {
             "1.jpg": "s3://b/val/1.jpg",
             "b/2.jpg": "b/2.jpg",
             "images/3.jpg": "3.jpg",
+            "caf\u00e9.jpg": "x/cafe\u0301.jpg",
+            "images\\val\\6.jpg": "x/6.jpg",
         }
 
     @pytest.mark.parametrize(
