@@ -17,6 +17,7 @@ from pipelines.evaluation.coco_matching import FoundMask, Matched, TrueMask, mat
 from pipelines.masks import rle
 
 _IOU = 0.5
+_MAX_CURVE = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,8 @@ class Decisions:
         categories: each category at the score.
         best: each category at the score that is best for its F1, if any mask of it is correct.
         confusion: what was found where what is, most frequent first.
-        curve: all categories together at each of the scores at which anything changes, the highest first.
+        curve: all categories together at the scores at which anything changes, the highest first; of very many scores
+            some 1,000, evenly.
     """
 
     whole: Decision
@@ -99,12 +101,13 @@ def decide(truth: Sequence[TrueMask], predictions: Sequence[FoundMask], score: f
     least = {name: score if score is not None else _score_of(best, name) for name in matched.names}
     categories = {name: _at(rows[name], num_true[name], least[name]) for name in matched.names}
     sums = [sum(getattr(one, what) for one in categories.values()) for what in ("num_true", "num_found", "num_correct")]
+    steps = _steps(_Rows.joined(list(rows.values())), num_true.total())
     return Decisions(
         whole=Decision(score=score, num_true=sums[0], num_found=sums[1], num_correct=sums[2]),
         categories=categories,
         best=best,
         confusion=_confusion(truth, predictions, rows, least),
-        curve=tuple(_steps(_Rows.joined(list(rows.values())), num_true.total())),
+        curve=tuple(steps[:: max(1, len(steps) // _MAX_CURVE)]),
     )
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from tests.flows.commands.test_evaluate import contents
@@ -102,6 +103,8 @@ def test_a_file_that_exists_is_left_as_it_is(cli: Cli, output: Path, tmp_path: P
     for target in (tmp_path / "held.csv", tmp_path / "new" / "er.csv"):
         assert cli("query", output, "FROM images", "--to", target, "--overwrite").code == 0
         assert target.read_text().startswith("image_id,")
+    assert cli("query", output, "SELECT image_id FROM images", "--to", "memory://saved/er/a.jsonl").code == 0
+    assert fsspec.filesystem("memory").cat_file("/saved/er/a.jsonl").count(b"\n") == 30
 
 
 def test_an_output_without_a_run_is_named(cli: Cli, tmp_path: Path) -> None:

@@ -68,6 +68,11 @@ def test_a_score_that_is_the_threshold_is_kept_though_tables_hold_float32() -> N
     assert decide(TRUE, found, None).categories["cat"].score == 0.9
 
 
+def test_of_very_many_scores_some_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.evaluation.decisions._MAX_CURVE", 2)
+    assert [step.score for step in decide(TRUE, FOUND, 0).curve] == [0.9, 0.7, 0.3]
+
+
 def test_what_is_found_in_a_crowd_is_neither_right_nor_wrong() -> None:
     true = [TrueMask(1, "cat", CAT), TrueMask(1, "cat", box(4, 4, 6, 6), is_crowd=True)]
     at = decide(true, [FoundMask(1, "cat", box(5, 5, 2, 2), 0.9)], 0.5)
