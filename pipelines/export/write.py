@@ -10,6 +10,7 @@ from pipelines.errors import SourceError, StorageError, some_of
 from pipelines.export.choice import Choice, Progress
 from pipelines.export.formats import coco, cvat, label_studio, panoptic, yolo
 from pipelines.export.selection import Selection, open_selection
+from pipelines.layout import EXPORT_MARK
 from pipelines.query.files import query_errors
 from pipelines.storage.store import Store
 from pipelines.storage.targets import open_target
@@ -102,7 +103,7 @@ def export_output(
         StorageError: the target exists or cannot be written, or the output cannot be read; nothing is left behind.
     """
     form = _format(format_name, choice)
-    path = open_target(target, overwrite=overwrite, replaces=form.names, output=store.uri)
+    path = open_target(target, overwrite=overwrite, replaces=(*form.names, EXPORT_MARK), output=store.uri)
     # A link into this machine's disks is nothing in an object store.
     choice = replace(choice, link_images=path.is_local)
     alone = form.single_file if path.suffix and form.single_file and form.single_file.endswith(path.suffix) else None
@@ -113,6 +114,7 @@ def export_output(
         whole = place / "whole"
         whole.mkdir()
         try:
+            (whole / EXPORT_MARK).touch()
             notes = form.write(selection, whole, _counting(sum(selection.num_masks.values()), on_masks))
         except StorageError:
             raise

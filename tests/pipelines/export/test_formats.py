@@ -31,6 +31,7 @@ from pipelines.layout import is_ours
 from pipelines.masks import rle
 from pipelines.masks.polygons import from_polygons
 from pipelines.query.database import open_database
+from pipelines.sources.listing import list_images
 from pipelines.storage.store import Store, open_store
 from pipelines.table.dataset_card import leave_card
 from pipelines.table.foreign import foreign_names
@@ -182,6 +183,7 @@ def test_yolo_images_lie_beside_their_labels_as_links_or_copies(tmp_path: Path, 
     assert len(summary.notes) == 1  # that val is train
     images = tmp_path / "yolo" / "images" / "train"
     assert sorted(path.name for path in images.iterdir()) == ["1.png", "2.PNG"]
+    assert sorted(ref.image_id for ref in list_images(str(tmp_path))) == ["photos/1.png", "photos/2.PNG"]
     assert all(path.is_symlink() != copy and path.read_bytes() == png(half_bright(60, 40)) for path in images.iterdir())
 
 

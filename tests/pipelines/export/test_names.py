@@ -39,6 +39,7 @@ IDS = st.lists(
 @given(image_ids=IDS, is_flat=st.booleans())
 @example(image_ids=list(ODD), is_flat=False)
 @example(image_ids=list(ODD), is_flat=True)
+@pytest.mark.slow
 def test_every_image_gets_a_file_of_its_own_inside_the_folder(image_ids: list[str], is_flat: bool) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "folder"
