@@ -64,8 +64,7 @@ def test_a_run_over_odd_pictures_is_complete_and_accounts_for_each(ended: tuple[
         assert one.pixels is not None
         assert (images[name]["height"], images[name]["width"]) == one.pixels.shape[:2], name
         assert images[name]["pixel_notes"] == (list(one.notes) or None), name
-        if abs(one.pixels.mean(axis=2).max() - 128) > one.tolerance:  # else lossy compression decides
-            assert images[name]["status"] == ("ok" if bright(one.pixels).any() else "empty"), name
+        assert images[name]["status"] == "ok", name
 
 
 def test_masks_are_where_the_picture_says(ended: tuple[Path, Ended]) -> None:
@@ -74,7 +73,7 @@ def test_masks_are_where_the_picture_says(ended: tuple[Path, Ended]) -> None:
     for name, mask in found.items():
         one = SEEN[name]
         assert one.pixels is not None
-        is_clear = np.abs(one.pixels.mean(axis=2) - 128) > one.tolerance
+        is_clear = np.abs(one.pixels.mean(axis=2) - 128) > one.tolerance  # else lossy compression decides
         assert (mask == bright(one.pixels))[is_clear].all(), name
 
 
@@ -108,7 +107,7 @@ def test_an_odd_truth_of_what_was_found_scores_full_marks(ended: tuple[Path, End
     assert evaluated.code == 0, evaluated
     told = json.loads(figures.read_text())
     (result,) = told["results"]
-    assert result["figures"]["ap"] == pytest.approx(1)
+    assert result["figures"]["AP"] == pytest.approx(1)
     assert sum("left out" in note for note in told["notes"]) >= 4
     strict = command("evaluate", folder / "out", "--ground-truth", truth, "--strict")
     assert strict.is_refusal, strict
