@@ -22,6 +22,7 @@ from pipelines.layout import summary_name
 from pipelines.planning.plan import Plan
 from pipelines.storage.store import Store
 from pipelines.table.commits import held_commits
+from pipelines.table.dataset_card import leave_card
 from pipelines.table.leftovers import remove_losers
 from pipelines.table.run_summary import summary_bytes
 from pipelines.table.verify import VerifyReport, table_size, verify
@@ -116,7 +117,10 @@ def finish_run(
         stopped=stopped,
         committed_before=committed_before,
         elapsed_s=time.monotonic() - started,
-        warnings=[f"a leftover could not be removed, which does no harm: {error}" for error in removal.failed],
+        warnings=[
+            *(f"a leftover could not be removed, which does no harm: {error}" for error in removal.failed),
+            *leave_card(store),
+        ],
     )
     # An unchanged summary is not written again: a finished run that is run again writes nothing.
     if summary.labelled_now or not summary.same_outcome_as(read_run_summary(store, plan.run_id)):

@@ -85,7 +85,7 @@ def open_image(data: bytes) -> Opened:
             return Opened(image=other_tiff(data, f"{type(error).__name__}: {error}"))
         raise translated(error, data, plugin) from error
     if is_misread:
-        return Opened(image=other_tiff(data, "16-bit planes, or colors that are not the first bands"))
+        return Opened(image=other_tiff(data, "planes, byte order or bands that Pillow mistakes"))
     return Opened(image=image, head=head)
 
 
@@ -155,7 +155,10 @@ def _check_pages(image: TiffImageFile, data: bytes) -> None:
 
 
 def _is_misread(image: TiffImageFile, data: bytes) -> bool:
-    """Return whether Pillow would silently read wrong samples: 16-bit planes, or bands that are named otherwise.
+    """Return whether Pillow would silently read wrong samples.
+
+    It does of 16-bit planes, of big-endian signed and floating-point values that are compressed (it swaps bytes that
+    libtiff has swapped), and of colors that are named and are not the first bands.
 
     Raises:
         DecodeError: UNSUPPORTED_MODE if it is camera raw.
@@ -163,6 +166,7 @@ def _is_misread(image: TiffImageFile, data: bytes) -> bool:
     _check_pages(image, data)
     num_samples = int(image.tag_v2.get(tiff_tags.SAMPLES_PER_PIXEL, 1))
     is_planar = image.tag_v2.get(tiff_tags.PLANAR_CONFIGURATION, 1) == tiff_tags.PLANES and num_samples > 1
-    if is_planar and tiff_tags.bits_of(image.tag_v2) > 8:
+    is_swapped = image.tag_v2.prefix == b"MM" and image.mode in ("I", "F") and image.info["compression"] != "raw"
+    if is_swapped or (is_planar and tiff_tags.bits_of(image.tag_v2) > 8):
         return True
     return num_samples > 3 and tiff_tags.color_bands(image.tag_v2, num_samples) != (0, 1, 2)
