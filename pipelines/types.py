@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol, get_args
@@ -28,6 +28,8 @@ MAP_TASKS: tuple[CategoryTask, ...] = ("ovseg_semantic", "ovseg_panoptic", "gens
 SENTENCE_TASKS: tuple[SentenceTask, ...] = get_args(SentenceTask)
 REGION_TASKS: tuple[RegionTask, ...] = get_args(RegionTask)
 TASKS: tuple[Task, ...] = (*CATEGORY_TASKS, *SENTENCE_TASKS, *REGION_TASKS, "gcgseg")
+WORD_TASKS: tuple[Task, ...] = ("gcgseg", "chat")
+"""Tasks answered in words: that such an answer comes without a mask says of nothing that it is not in the image."""
 
 
 class Status(StrEnum):
@@ -35,7 +37,22 @@ class Status(StrEnum):
 
     OK = "ok"
     EMPTY = "empty"
+    NOT_ASKED = "not_asked"
     QUARANTINED = "quarantined"
+
+    @classmethod
+    def of_answer(
+        cls, prompts: Iterable[Prompt], masks: Sequence[MaskPrediction], captions: Sequence[Caption]
+    ) -> Status:
+        """Return the status of an image that the model has answered.
+
+        Args:
+            prompts: the prompts that were asked, without rejected ones.
+            masks, captions: the answer.
+        """
+        if masks or captions:
+            return cls.OK
+        return cls.EMPTY if any(prompt.task not in WORD_TASKS for prompt in prompts) else cls.NOT_ASKED
 
 
 class Reason(StrEnum):
@@ -339,7 +356,8 @@ class ImagePrediction:
 
     Attributes:
         ref: the planned image.
-        status: ok (at least one mask or caption), empty (asked, nothing found) or quarantined.
+        status: ok (at least one mask or caption), empty (asked, nothing found), not_asked (nothing was asked that could
+            be found or not) or quarantined.
         masks: its masks.
         captions: what the model said about it.
         prompts: the prompts that were asked, or, if it is quarantined, were to be asked.

@@ -103,7 +103,8 @@ class ConsoleObserver:
         return f"{rate:.1f} images/s, {duration(max(0, self._left - self._images) / rate)} left"
 
     def _count_text(self) -> str:
-        return ", ".join(f"{self._counts[s.value]:,} {s.value}" for s in Status) + f", {self._masks:,} masks"
+        shown = [status for status in Status if self._counts[status.value] or status is not Status.NOT_ASKED]
+        return ", ".join(f"{self._counts[s.value]:,} {s.value}" for s in shown) + f", {self._masks:,} masks"
 
 
 class ListingProgress:
@@ -165,7 +166,7 @@ def facts_table(title: str, rows: Iterable[tuple[str, object]]) -> Table:
 
 
 def ledger_rows(ledger: Mapping[str, int], reasons: Mapping[str, int]) -> list[tuple[str, object]]:
-    """Return rows with the counts of listed, ok, empty and quarantined images, and the reasons of the last."""
+    """Return rows with the counts of listed images and of each status, and the reasons of quarantine."""
     rows: list[tuple[str, object]] = [(name, f"{number:,}") for name, number in ledger.items()]
     order = {reason.value: number for number, reason in enumerate(Reason)}
     return rows + [(f"  {name}", f"{reasons[name]:,}") for name in sorted(reasons, key=lambda n: order.get(n, 99))]

@@ -28,7 +28,7 @@ class RunSummary:
 
     Attributes:
         run_id, output: the run and its output.
-        ledger: numbers of listed, ok, empty and quarantined images; listed = ok + empty + quarantined.
+        ledger: numbers of listed, ok, empty, not_asked and quarantined images; the last four add up to the first.
         reason_counts: quarantined images by reason.
         num_annotations: masks in the table.
         shards, committed: planned and committed shards.

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from pipelines.layout import KINDS, SCHEMA_VERSION, Kind
 from pipelines.planning.plan import plan_documents
-from pipelines.query.current_rows import create_views, find_replaced
+from pipelines.query.current_rows import create_views, find_replaced, rows_of_earlier_versions
 from pipelines.query.fence import fence, harden, sql_literal
 from pipelines.query.files import RunFiles, find_files, make_readable, query_errors
 from pipelines.query.select_text import read_statement
@@ -210,7 +210,7 @@ class _Tables:
                 parts.append(f"SELECT * FROM read_parquet([{', '.join(found)}], hive_partitioning = false{by_name})")
         rows = " UNION ALL BY NAME ".join(parts)
         if kind == "images" and any(version < SCHEMA_VERSION for version in paths):
-            rows = f"SELECT * REPLACE (coalesce(image_version, 1) AS image_version) FROM ({rows})"
+            rows = rows_of_earlier_versions(rows)
         self._connection.execute(f"CREATE VIEW {name} AS {rows}")
 
 

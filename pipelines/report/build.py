@@ -168,7 +168,7 @@ def _render(
 
 
 def _ledger(facts: Facts) -> dict[str, int]:
-    """Return the counts of listed = ok + empty + quarantined + left.
+    """Return the counts of listed = ok + empty + not_asked + quarantined + left.
 
     Several runs may list the same images, so with more than one run only labelled images are counted.
     """

@@ -83,7 +83,7 @@ class VerifyReport:
         return not self.problems
 
     def ledger(self) -> dict[str, Any]:
-        """Return the counts of listed, ok, empty and quarantined images; in a whole table the last three add up."""
+        """Return the counts of listed images and of each status; in a whole table these add up to the listed ones."""
         return {"listed": self.listed, **{status.value: self.status_counts[status.value] for status in Status}}
 
 
@@ -193,7 +193,8 @@ def _ledger_problems(plan: Plan, commit: ShardCommit) -> Iterator[str]:
 
 
 def _sum_of(counts: Mapping[str, int]) -> str:
-    parts = " + ".join(f"{counts.get(status.value, 0)} {status.value}" for status in Status)
+    shown = (status for status in Status if counts.get(status.value) or status is not Status.NOT_ASKED)
+    parts = " + ".join(f"{counts.get(status.value, 0)} {status.value}" for status in shown)
     return f"{parts} = {sum(counts.values())}"
 
 

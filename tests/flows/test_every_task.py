@@ -88,7 +88,7 @@ def sql(summary: RunSummary, query: str) -> list[tuple[Any, ...]]:
 def test_all_that_was_asked_is_answered_by_task(summary: RunSummary) -> None:
     assert summary.ok
     assert verify(open_store(summary.output), summary.run_id).ok
-    assert summary.ledger == {"listed": 10, "ok": 10, "empty": 0, "quarantined": 0}
+    assert summary.ledger == {"listed": 10, "ok": 10, "empty": 0, "not_asked": 0, "quarantined": 0}
     assert dict(sql(summary, "SELECT task, count(DISTINCT image_id) FROM {annotations} GROUP BY 1")) == {
         "ovseg_semantic": 10, "refseg": 10, "intseg": 1, "vgdseg": 1, "reaseg": 1,
     }  # fmt: skip

@@ -141,5 +141,5 @@ def test_a_collection_of_bad_images_alone_is_complete_too(make_config: MakeConfi
     (collection.parent / "only-bad.txt").write_text("\n".join(BAD))
     summary = engine.run_directly(make_config(source=str(collection.parent / "only-bad.txt")), Silent())
     assert summary.ok
-    assert summary.ledger == {"listed": 5, "ok": 0, "empty": 0, "quarantined": 5}
+    assert summary.ledger == {"listed": 5, "ok": 0, "empty": 0, "not_asked": 0, "quarantined": 5}
     assert open_table(open_store(summary.output), "annotations").to_table().num_rows == 0
