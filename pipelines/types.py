@@ -133,7 +133,8 @@ class Prompt:
         is_thing: for a category of PANOPTIC_TASKS, whether it is countable (a thing) or one segment holds all of it
             (stuff); None for other tasks.
         explain: ask for an explanation in words beside the mask (reaseg).
-        source_row: zero-based row of the prompt table that it came from, -1 if it did not come from one.
+        source_row: line of the prompt table where its row begins, from 1, in Parquet its row; -1 if it did not come
+            from one. Plans of earlier versions count rows from 0.
     """
 
     prompt_id: str
@@ -279,7 +280,7 @@ class RejectedPrompt:
     """A prompt of a single image that could not be asked, with the reason; the image's other prompts are asked.
 
     Attributes:
-        row: zero-based row of the prompt table.
+        row: line of the prompt table where its row begins, from 1, in Parquet its row.
         prompt_id: id given in the table.
         image: the image_id or URI as written in the table.
         reason: what is wrong with it, in words.

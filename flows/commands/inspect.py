@@ -6,7 +6,7 @@ from collections import Counter
 
 from rich.console import Console
 
-from flows.commands.console import ListingProgress, facts_table, literal, show_rejected, show_report, size
+from flows.commands.console import ListingProgress, facts_table, literal, show_notes, show_rejected, show_report, size
 from flows.config import RunConfig
 from flows.run import planning
 from flows.run.held_runs import held_plans, no_run
@@ -52,6 +52,7 @@ def show_plan(config: RunConfig, console: Console) -> None:
             raise
         console.print("what is new can be told once these are labelled")
         return
+    show_notes(console, draft.notes)
     if draft.update is not None:
         console.print(facts_table(f"update of {literal(store.uri)}", _update_rows(draft.update)))
         if draft.held is not None:
@@ -79,7 +80,7 @@ def _show_new(config: RunConfig, draft: planning.RunDraft, store: Store, console
         ("last", plan.last_uri),
     ]
     console.print(facts_table(f"run [bold]{draft.run_id}[/] would be planned in {literal(store.uri)}", rows))
-    show_rejected(console, [rejected_row(r) for r in draft.rejected], len(draft.rejected))
+    show_rejected(console, [rejected_row(r) for r in draft.rejected], len(draft.rejected), config.prompts)
 
 
 def _unfinished(config: RunConfig, store: Store) -> list[tuple[Plan, Due]]:

@@ -17,7 +17,7 @@ from actors.predictor.config import TINY_MODEL, model_folder
 from actors.predictor.imports import garbage_collection_paused
 from actors.predictor.labeler import RunLabelerFactory
 from flows.config import ConfigError, RunConfig
-from flows.run.own_prompts import OwnPrompts, read_own_prompts
+from flows.run.own_prompts import OwnPrompts, read_own_prompts, unasked_rows
 from flows.run.run_names import check_new_name, first_run, runs_before_retry
 from flows.run.summary import rejected_row, versions
 from flows.run.updates import check_same_collection, is_finished, runs_before_update, update_coverage
@@ -60,7 +60,7 @@ def open_output(config: RunConfig) -> Store:
 @contextmanager
 def list_collection(
     config: RunConfig, own: OwnPrompts, coverage: Coverage | None = None, on_listed: OnListed = _ignore
-) -> Iterator[tuple[PlanDraft, tuple[RejectedPrompt, ...]]]:
+) -> Iterator[tuple[PlanDraft, tuple[RejectedPrompt, ...], list[str]]]:
     """List the source, attach the prompts of single images, sort, and cut into shards. Writes nothing to the output.
 
     Args:
@@ -70,16 +70,17 @@ def list_collection(
         on_listed: called repeatedly with the number of images listed so far.
 
     Yields:
-        The drafted plan, and all rejected prompts of single images.
+        The drafted plan, all rejected prompts of single images, and what to tell before anything is labelled.
 
     Raises:
         SourceError: no images, or an unreadable source.
+        PromptTableError: too many rows of the prompt table are asked of no image.
         PlanError: two images have the same id.
         StorageError: the listing does not fit into the folder for temporary files.
     """
     if own.retried is not None:
         with draft_plan(to_batches(own.retried), config.plan) as draft:
-            yield draft, own.rejected
+            yield draft, own.rejected, []
         return
     listed = list_batches(
         config.source.uri,
@@ -91,7 +92,12 @@ def list_collection(
     )
     joined = join_prompts(_counted(listed, on_listed), own.table or PromptTable(by_image={}))
     with draft_plan(joined, config.plan, None if coverage is None else coverage.left) as draft:
-        yield draft, (*own.rejected, *joined.rejected)
+        notes = unasked_rows(config, own, joined)
+        if not config.common_prompts() and (left := draft.num_images - draft.num_with_own):
+            notes.append(
+                f"{left:,} of {draft.num_images:,} images are asked nothing: no row of {config.prompts} names them"
+            )
+        yield draft, (*own.rejected, *joined.rejected), notes
 
 
 def _counted(batches: Iterable[pa.RecordBatch], on_listed: OnListed) -> Iterator[pa.RecordBatch]:
@@ -135,6 +141,7 @@ class RunDraft:
         update: for an incremental run, what was found in the listing; if nothing is left to ask, ``held`` is the last
             run's plan.
         after: sequence number of the last known run that the new one follows.
+        notes: what to tell before anything is labelled.
     """
 
     run_id: str
@@ -144,6 +151,7 @@ class RunDraft:
     rejected: tuple[RejectedPrompt, ...] = ()
     update: UpdateCounts | None = None
     after: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -186,8 +194,9 @@ def draft_run(config: RunConfig, on_listed: OnListed = _ignore) -> Iterator[RunD
     after = max(before, default=0)
     # Before the listing, which may take long.
     own = check_model(config, read_own_prompts(config, store))
-    with list_collection(config, own, on_listed=on_listed) as (plan, rejected):
-        yield RunDraft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, after=after)
+    with list_collection(config, own, on_listed=on_listed) as (plan, rejected, notes):
+        draft = RunDraft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, after=after)
+        yield replace(draft, notes=tuple(notes))
 
 
 def _find_run(config: RunConfig, store: Store) -> tuple[str, Plan | None, dict[str, Any]]:
@@ -223,13 +232,14 @@ def _draft_update(
     check_same_collection(config, store, fingerprint, held)
     coverage = update_coverage(config, store, fingerprint, earlier)
     own = check_model(config, read_own_prompts(config, store))
-    with list_collection(config, own, coverage, on_listed) as (plan, rejected):
+    with list_collection(config, own, coverage, on_listed) as (plan, rejected, notes):
         counts, last = coverage.counts, earlier[-1]
         if plan.num_images:
             draft = RunDraft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, update=counts)
-            yield replace(draft, after=last.sequence)
+            yield replace(draft, after=last.sequence, notes=tuple(notes))
         else:
-            yield RunDraft(run_id=last.run_id, fingerprint=last.fingerprint, held=last, update=counts)
+            draft = RunDraft(run_id=last.run_id, fingerprint=last.fingerprint, held=last, update=counts)
+            yield replace(draft, notes=tuple(notes))
 
 
 def check_model(config: RunConfig, own: OwnPrompts) -> OwnPrompts:
@@ -293,12 +303,14 @@ class PlannedRun(NamedTuple):
         runner: labels its shards; None if no shard is due. Replicas start when it gets the first shard.
         update: what was found in the listing, if an incremental run was planned now or has nothing to ask.
         due: the shards to label.
+        notes: what to tell before they are.
     """
 
     plan: Plan
     runner: ShardRunner | None
     update: UpdateCounts | None
     due: Due
+    notes: tuple[str, ...] = ()
 
 
 _at_hand: ContextVar[PlannedRun | None] = ContextVar("run_at_hand", default=None)
@@ -344,7 +356,7 @@ def planned_run(
             plan = freeze_plan(config, draft)
         if due is None:
             due = Due(dict.fromkeys(plan.shard_ids(), 0))
-        yield PlannedRun(plan, runner, draft.update, due)
+        yield PlannedRun(plan, runner, draft.update, due, draft.notes)
 
 
 def left_to_label(store: Store, plan: Plan, *, check: bool = False) -> Due:

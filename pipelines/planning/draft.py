@@ -69,7 +69,7 @@ class PlanDraft:
         parts: the files, in order; they are removed when the draft is closed.
         images_per_shard: images in every shard but the last.
         num_images, num_bytes: totals as listed; num_bytes counts images whose size is known.
-        num_own_prompts: prompts of single images.
+        num_own_prompts, num_with_own: prompts of single images, and the images that have any.
         first_uri, last_uri: of the first and last image in image_id order; None if there are none.
         images_sha256: digest of the images, independent of how they are cut into shards.
     """
@@ -80,6 +80,7 @@ class PlanDraft:
     num_images: int = 0
     num_bytes: int = 0
     num_own_prompts: int = 0
+    num_with_own: int = 0
     first_uri: str | None = None
     last_uri: str | None = None
 
@@ -211,7 +212,7 @@ class _Totals:
     """Totals over the images of a draft, collected while they are written."""
 
     def __init__(self) -> None:
-        self._num_images = self._num_bytes = self._num_own_prompts = 0
+        self._num_images = self._num_bytes = self._num_own_prompts = self._num_with_own = 0
         self._first_uri: str | None = None
         self._last_uri: str | None = None
         self._digest = ImageDigest()
@@ -222,7 +223,9 @@ class _Totals:
         self._num_images += images.num_rows
         self._num_bytes += pc.sum(images["num_bytes"]).as_py() or 0
         if "prompts" in images.schema.names:
-            self._num_own_prompts += pc.sum(pc.list_value_length(images["prompts"])).as_py() or 0
+            lengths = pc.fill_null(pc.list_value_length(images["prompts"]), 0)
+            self._num_own_prompts += pc.sum(lengths).as_py() or 0
+            self._num_with_own += pc.sum(pc.greater(lengths, 0)).as_py() or 0
         self._first_uri = self._first_uri or images["uri"][0].as_py()
         self._last_uri = images["uri"][-1].as_py()
 
@@ -235,6 +238,7 @@ class _Totals:
             num_images=self._num_images,
             num_bytes=self._num_bytes,
             num_own_prompts=self._num_own_prompts,
+            num_with_own=self._num_with_own,
             first_uri=self._first_uri,
             last_uri=self._last_uri,
         )
