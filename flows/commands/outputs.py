@@ -18,6 +18,9 @@ RunIdOption = Annotated[
 CheckOption = Annotated[
     bool, typer.Option("--check", help="First compare every file with the hash in its commit, which reads all of them.")
 ]
+DropRemovedOption = Annotated[
+    bool, typer.Option("--drop-removed", help="Without prompts that the latest run does not ask any more.")
+]
 
 
 @app.command()
@@ -77,15 +80,16 @@ def query(
     sql: Annotated[str, typer.Argument(help='One SELECT, e.g. "SELECT category_name, count(*) FROM annotations".')],
     to: Annotated[Path | None, typer.Option(help="New file for all rows: .csv, .json, .jsonl or .parquet.")] = None,
     rows: Annotated[int, typer.Option(min=1, help="How many rows to show.")] = 40,
+    drop_removed: DropRemovedOption = False,
     check: CheckOption = False,
 ) -> None:
-    """Ask an output in SQL (DuckDB): annotations, images, coverage, runs, all_annotations, all_images."""
+    """Ask an output in SQL (DuckDB): annotations, images, coverage, runs, prompts, all_annotations, all_images."""
     from flows.commands.query import run_query
 
     if to is not None:
         outlive_terminal()
     _checked(output, check)
-    run_query(output, sql, console, to=to, max_rows=rows)
+    run_query(output, sql, console, to=to, max_rows=rows, drop_removed=drop_removed)
 
 
 @app.command()
@@ -93,6 +97,7 @@ def report(
     output: OutputArgument,
     to: Annotated[Path, typer.Option(help="New file to write the page to.")] = Path("report.html"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+    drop_removed: DropRemovedOption = False,
     check: CheckOption = False,
 ) -> None:
     """Write one HTML page that shows an output: pictures with masks, scores, failures, throughput, provenance."""
@@ -100,7 +105,7 @@ def report(
 
     outlive_terminal()
     _checked(output, check)
-    write_report(output, to, console, overwrite=overwrite)
+    write_report(output, to, console, overwrite=overwrite, drop_removed=drop_removed)
 
 
 @app.command()
@@ -124,6 +129,7 @@ def export(
     image_url: Annotated[
         str, typer.Option(help="Where tools load an image: this with its id at the end; else its own URI.")
     ] = "",
+    drop_removed: DropRemovedOption = False,
     check: CheckOption = False,
 ) -> None:
     """Write the table, or a part of it, in another tool's format. The output is only read."""
@@ -142,6 +148,7 @@ def export(
         with_empty=empty,
         copy_images=copy_images,
         image_url=image_url,
+        drop_removed=drop_removed,
     )
     run_export(output, to, format_name, choice, console)
 

@@ -27,7 +27,15 @@ _MAX_CELL = 40
 _PLAIN = (str, int, float, bool, date, datetime, time, Decimal)
 
 
-def run_query(output: str, sql: str, console: Console, *, to: Path | None = None, max_rows: int = 40) -> None:
+def run_query(
+    output: str,
+    sql: str,
+    console: Console,
+    *,
+    to: Path | None = None,
+    max_rows: int = 40,
+    drop_removed: bool = False,
+) -> None:
     """Run a query, and print the first rows of its result or save all of them.
 
     Args:
@@ -36,6 +44,7 @@ def run_query(output: str, sql: str, console: Console, *, to: Path | None = None
         console: where to print.
         to: new file for the whole result, in the format of its extension; by default the first rows are printed.
         max_rows: number of rows to print.
+        drop_removed: as for open_database.
 
     Raises:
         QueryError: the query is invalid, or the file's extension is not known.
@@ -50,7 +59,8 @@ def run_query(output: str, sql: str, console: Console, *, to: Path | None = None
         # DuckDB writes only to this folder (see fence), so the file is complete before it gets its name.
         place = None if to is None else opened.enter_context(temporary_beside(to))
         with console.status("finding the committed files"):
-            connection = opened.enter_context(open_database(store, own_files=statement.own_files, folder=place))
+            found = open_database(store, own_files=statement.own_files, folder=place, drop_removed=drop_removed)
+            connection = opened.enter_context(found)
         if not connection.execute("SELECT 1 FROM runs LIMIT 1").fetchall():
             raise no_run(store.uri)
         select = check_select(connection, sql)

@@ -16,7 +16,9 @@ from pipelines.storage.local_files import write_atomically
 from pipelines.storage.store import open_store
 
 
-def write_report(output: str, to: Path, console: Console, *, overwrite: bool = False) -> None:
+def write_report(
+    output: str, to: Path, console: Console, *, overwrite: bool = False, drop_removed: bool = False
+) -> None:
     """Write a page that shows an output.
 
     Args:
@@ -24,6 +26,7 @@ def write_report(output: str, to: Path, console: Console, *, overwrite: bool = F
         to: file to write.
         console: where to print progress.
         overwrite: whether to replace the file if it exists.
+        drop_removed: as for open_database.
 
     Raises:
         ConfigError: the file exists, or its folder does not.
@@ -39,7 +42,9 @@ def write_report(output: str, to: Path, console: Console, *, overwrite: bool = F
     if not planned_runs(store):
         raise no_run(output)
     with console.status("reading") as spinner:
-        page = build_report(store, ReportConfig(), made_at=datetime.now(UTC), on_step=spinner.update)
+        page = build_report(
+            store, ReportConfig(drop_removed=drop_removed), made_at=datetime.now(UTC), on_step=spinner.update
+        )
     data = page.encode("utf-8")
     write_atomically(to, data, overwrite=overwrite)
     console.print(f"{literal(to)}: {size(len(data))}, open it in a browser")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from flows.config import RunConfig
 from pipelines.errors import PromptTableError, SourceError, some_of
+from pipelines.planning.category_ids import CategoryIds, has_name
 from pipelines.planning.prompt_table import NOT_LISTED, JoinedImages, PromptTable, read_prompt_table, row_name
 from pipelines.redaction import quoted
 from pipelines.storage.store import Store
@@ -35,6 +36,15 @@ class OwnPrompts:
         by_image = self.table.by_image.items() if self.table else ()
         retried = ((ref.image_id, ref.prompts) for ref in self.retried or ())
         return ((image, prompt) for image, prompts in itertools.chain(by_image, retried) for prompt in prompts)
+
+    def numbered(self, ids: CategoryIds) -> OwnPrompts:
+        """Return a copy whose labels have the output's numbers; of a retry's prompts they are those planned before."""
+        if self.table is None:
+            return self
+        by_image = self.table.by_image
+        ids.add(sorted({p.category_name for prompts in by_image.values() for p in prompts if has_name(p)}))
+        numbered = {image: ids.numbered(prompts) for image, prompts in by_image.items()}
+        return replace(self, table=replace(self.table, by_image=numbered))
 
     def without(self, reasons: Mapping[int, str]) -> OwnPrompts:
         """Return a copy without the prompts of some rows, which are added to ``rejected`` with their reasons."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -20,10 +20,17 @@ from flows.config import ConfigError, RunConfig
 from flows.run.own_prompts import OwnPrompts, read_own_prompts, unasked_rows
 from flows.run.run_names import check_new_name, first_run, runs_before_retry
 from flows.run.summary import rejected_row, versions
-from flows.run.updates import check_same_collection, is_finished, runs_before_update, update_coverage
-from pipelines.errors import DamagedError
+from flows.run.updates import (
+    check_same_collection,
+    is_finished,
+    notes_on_earlier,
+    runs_before_update,
+    update_coverage,
+)
+from pipelines.errors import DamagedError, PlanError
 from pipelines.labeling.shard import LabelJob
 from pipelines.layout import plan_name
+from pipelines.planning.category_ids import CategoryIds, has_name
 from pipelines.planning.coverage import Coverage, UpdateCounts
 from pipelines.planning.draft import PlanDraft, draft_plan
 from pipelines.planning.fingerprint import check_fingerprint
@@ -43,7 +50,7 @@ from pipelines.storage.content_hash import content_hash
 from pipelines.storage.store import Store, open_store, probe_create_only
 from pipelines.table.commits import committed_shards
 from pipelines.table.repairs import Due, due_shards
-from pipelines.types import RejectedPrompt
+from pipelines.types import Prompt, RejectedPrompt
 
 OnListed = Callable[[int], None]
 
@@ -142,6 +149,7 @@ class RunDraft:
             run's plan.
         after: sequence number of the last known run that the new one follows.
         notes: what to tell before anything is labelled.
+        ids: the numbers of the run's names.
     """
 
     run_id: str
@@ -152,6 +160,7 @@ class RunDraft:
     update: UpdateCounts | None = None
     after: int = 0
     notes: tuple[str, ...] = ()
+    ids: CategoryIds = field(default_factory=CategoryIds)
 
 
 @contextmanager
@@ -180,23 +189,34 @@ def draft_run(config: RunConfig, on_listed: OnListed = _ignore) -> Iterator[RunD
     run_id, held, fingerprint = _find_run(config, store)
     if held is not None:
         check_fingerprint(held.run_id, held.fingerprint, fingerprint)
-        yield RunDraft(run_id=held.run_id, fingerprint=fingerprint, held=held)
+        yield RunDraft(run_id=held.run_id, fingerprint=fingerprint, held=held, ids=CategoryIds.of_plan(held.facts))
         return
     retried = config.retry.run_id if config.retry else None
     if config.output.run_id is not None:
         check_new_name(run_id, retried)
+    documents = plan_documents(store, by_name=True)
     if retried is None:
-        documents = plan_documents(store, by_name=True)
         check_same_collection(config, store, fingerprint, documents)
         before = [document.get("sequence", 0) for document in documents.values()]
     else:
         before = [plan.sequence for plan in runs_before_retry(store, run_id, retried)]
     after = max(before, default=0)
     # Before the listing, which may take long.
-    own = check_model(config, read_own_prompts(config, store))
+    own, ids = _own_and_ids(config, store, documents.values())
+    told = [] if retried else notes_on_earlier(config, documents, ids)
     with list_collection(config, own, on_listed=on_listed) as (plan, rejected, notes):
         draft = RunDraft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, after=after)
-        yield replace(draft, notes=tuple(notes))
+        yield replace(draft, notes=(*told, *notes), ids=ids)
+
+
+def _own_and_ids(
+    config: RunConfig, store: Store, documents: Iterable[Mapping[str, Any]]
+) -> tuple[OwnPrompts, CategoryIds]:
+    """Return a new run's prompts of single images and the numbers of all its names, given the plans before it."""
+    ids = CategoryIds.of_runs(documents)
+    ids.add(prompt.category_name for prompt in config.common_prompts() if has_name(prompt))
+    own = read_own_prompts(config, store).numbered(ids)
+    return check_model(config, own), ids
 
 
 def _find_run(config: RunConfig, store: Store) -> tuple[str, Plan | None, dict[str, Any]]:
@@ -231,15 +251,16 @@ def _draft_update(
     held = {plan.run_id: {"fingerprint": plan.fingerprint, "facts": plan.facts} for plan in earlier}
     check_same_collection(config, store, fingerprint, held)
     coverage = update_coverage(config, store, fingerprint, earlier)
-    own = check_model(config, read_own_prompts(config, store))
+    own, ids = _own_and_ids(config, store, held.values())
+    told = notes_on_earlier(config, held, ids)
     with list_collection(config, own, coverage, on_listed) as (plan, rejected, notes):
         counts, last = coverage.counts, earlier[-1]
         if plan.num_images:
             draft = RunDraft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, update=counts)
-            yield replace(draft, after=last.sequence, notes=tuple(notes))
+            yield replace(draft, after=last.sequence, notes=(*told, *notes), ids=ids)
         else:
             draft = RunDraft(run_id=last.run_id, fingerprint=last.fingerprint, held=last, update=counts)
-            yield replace(draft, notes=tuple(notes))
+            yield replace(draft, notes=(*told, *notes), ids=CategoryIds.of_plan(last.facts))
 
 
 def check_model(config: RunConfig, own: OwnPrompts) -> OwnPrompts:
@@ -268,7 +289,8 @@ def freeze_plan(config: RunConfig, draft: RunDraft) -> Plan:
 
     Raises:
         StorageError: the output cannot be written, or does not support create-only puts; nothing was written.
-        PlanError: another driver has just planned the run with another fingerprint or other images.
+        PlanError: another driver has just planned the run with another fingerprint, other images or other numbers of
+            categories.
         DamagedError: the run has commits but its plan is missing; a new plan could assign other images to their shards.
     """
     if draft.plan is None:
@@ -283,7 +305,7 @@ def freeze_plan(config: RunConfig, draft: RunDraft) -> Plan:
     # A single driver, as promised, needs no conditional writes.
     if not config.output.single_driver:
         probe_create_only(store)
-    return write_plan(
+    plan = write_plan(
         store,
         draft.run_id,
         draft.plan,
@@ -293,6 +315,12 @@ def freeze_plan(config: RunConfig, draft: RunDraft) -> Plan:
         after=draft.after,
         register=draft.update is None and config.retry is None,
     )
+    if plan.facts.get("category_ids") != draft.ids.to_facts()["category_ids"]:
+        raise PlanError(
+            f"{store.uri}: another driver has just planned run {plan.run_id!r}, and numbers its categories otherwise. "
+            "The same command goes on with that run"
+        )
+    return plan
 
 
 class PlannedRun(NamedTuple):
@@ -351,12 +379,16 @@ def planned_run(
             due = None if draft.held is None else left_to_label(store, draft.held, check=check)
             is_done = due is not None and not due.commits
             # Before the plan is written: a cluster without room for the replicas leaves no plan behind.
-            runner = None if is_done else stack.enter_context(open_run_runner(config, draft.run_id))
+            runner = None if is_done else stack.enter_context(_runner_of(config, draft))
             before_writing()
             plan = freeze_plan(config, draft)
         if due is None:
             due = Due(dict.fromkeys(plan.shard_ids(), 0))
         yield PlannedRun(plan, runner, draft.update, due, draft.notes)
+
+
+def _runner_of(config: RunConfig, draft: RunDraft) -> ShardRunner:
+    return open_run_runner(config, draft.run_id, draft.ids.numbered(config.common_prompts()))
 
 
 def left_to_label(store: Store, plan: Plan, *, check: bool = False) -> Due:
@@ -394,14 +426,21 @@ def _plan_facts(config: RunConfig, draft: RunDraft) -> dict[str, Any]:
         "versions": versions(),
         "rejected_prompts": [rejected_row(r) for r in draft.rejected],
         "update": draft.update and asdict(draft.update),
+        **draft.ids.to_facts(),
     }
 
 
-def open_run_runner(config: RunConfig, run_id: str) -> ShardRunner:
-    """Return the runner for a run, a context manager; its replicas start when it gets the first shard."""
+def open_run_runner(config: RunConfig, run_id: str, prompts: tuple[Prompt, ...]) -> ShardRunner:
+    """Return the runner for a run, a context manager; its replicas start when it gets the first shard.
+
+    Args:
+        config: the run's config.
+        run_id: the run.
+        prompts: those of the config, with their numbers in the output.
+    """
     job = LabelJob(
         run_id=run_id,
-        prompts=config.common_prompts(),
+        prompts=prompts,
         config=config.label,
         source_options=config.source.client_options,
         allow_http=config.source.allow_http,

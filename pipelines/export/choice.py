@@ -31,6 +31,7 @@ class Choice:
         with_empty: whether to export images without a mask, too.
         copy_images: whether to copy the image files, too (yolo).
         image_url: prefix from which tools load images, followed by the image_id; empty for the images' own URIs.
+        drop_removed: whether to leave out what only earlier runs asked of every image.
     """
 
     where: str = ""
@@ -41,6 +42,7 @@ class Choice:
     with_empty: bool = True
     copy_images: bool = False
     image_url: str = ""
+    drop_removed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

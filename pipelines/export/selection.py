@@ -179,7 +179,14 @@ def open_selection(store: Store, choice: Choice, *, of_maps: bool, folder: Path)
     conditions = {"--where": choice.where, "--images-where": choice.images_where}
     own_files = [name for option, text in conditions.items() if text for name in read_condition(option, text)]
     threads = min(_MAX_THREADS, os.cpu_count() or 1)
-    database = open_database(store, own_files=own_files, memory_limit=_MEMORY_LIMIT, max_threads=threads, folder=folder)
+    database = open_database(
+        store,
+        own_files=own_files,
+        memory_limit=_MEMORY_LIMIT,
+        max_threads=threads,
+        folder=folder,
+        drop_removed=choice.drop_removed,
+    )
     try:
         return _open(store, database, choice, of_maps)
     except (duckdb.Error, SourceError, StorageError):
