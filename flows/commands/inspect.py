@@ -71,6 +71,11 @@ def show_plan(config: RunConfig, console: Console) -> None:
 def _show_new(config: RunConfig, draft: planning.RunDraft, store: Store, console: Console) -> None:
     plan = draft.plan
     assert plan is not None, "a draft holds a plan, written or not"
+    if not plan.num_images:
+        console.print(
+            "nothing is left to ask: a run would make no model call, and note which images are not listed now"
+        )
+        return
     rows: list[tuple[str, object]] = [
         ("images", f"{plan.num_images:,}, {size(plan.num_bytes)} as listed"),
         ("shards", f"{plan.num_shards:,} of up to {config.plan.images_per_shard:,} images"),

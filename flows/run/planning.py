@@ -23,6 +23,7 @@ from flows.run.summary import rejected_row, versions
 from flows.run.updates import (
     check_same_collection,
     is_finished,
+    noted_unlisted,
     notes_on_earlier,
     runs_before_update,
     update_coverage,
@@ -255,8 +256,13 @@ def _draft_update(
     told = notes_on_earlier(config, held, ids)
     with list_collection(config, own, coverage, on_listed) as (plan, rejected, notes):
         counts, last = coverage.counts, earlier[-1]
-        if plan.num_images:
-            draft = RunDraft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, update=counts)
+        # A part of the listing, or one of several sources, does not tell what is gone.
+        is_whole = config.plan.limit is None and not config.source.same_collection
+        unlisted = coverage.unlisted.table() if is_whole else None
+        # A run without images, to note what has gone or come back.
+        if plan.num_images or (unlisted is not None and not unlisted.equals(noted_unlisted(store, earlier))):
+            drafted = replace(plan, unlisted=unlisted)
+            draft = RunDraft(run_id=run_id, fingerprint=fingerprint, plan=drafted, rejected=rejected, update=counts)
             yield replace(draft, after=last.sequence, notes=(*told, *notes), ids=ids)
         else:
             draft = RunDraft(run_id=last.run_id, fingerprint=last.fingerprint, held=last, update=counts)
@@ -377,7 +383,7 @@ def planned_run(
         with draft_run(config, on_listed) as draft:
             store, check = open_output(config), config.output.check
             due = None if draft.held is None else left_to_label(store, draft.held, check=check)
-            is_done = due is not None and not due.commits
+            is_done = not due.commits if due is not None else draft.plan is not None and not draft.plan.num_images
             # Before the plan is written: a cluster without room for the replicas leaves no plan behind.
             runner = None if is_done else stack.enter_context(_runner_of(config, draft))
             before_writing()

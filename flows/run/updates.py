@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import pyarrow as pa
 
 from flows.config import RunConfig, merge, parse_config
 from flows.run.run_names import unlisted_updates
@@ -11,6 +13,7 @@ from flows.run.summary import read_run_summary
 from pipelines.errors import PlanError, some_of
 from pipelines.planning.category_ids import CategoryIds
 from pipelines.planning.coverage import Coverage, CoveringRun, UpdateCounts
+from pipelines.planning.draft import UNLISTED
 from pipelines.planning.fingerprint import model_part, source_part
 from pipelines.planning.plan import Plan, plan_documents, read_plan
 from pipelines.storage.store import Store
@@ -160,6 +163,12 @@ def update_coverage(config: RunConfig, store: Store, fingerprint: Mapping[str, A
             for plan in runs
         ],
     )
+
+
+def noted_unlisted(store: Store, runs: Sequence[Plan]) -> pa.Table:
+    """Return the ids of unlisted images as the last of the runs that noted it has them; see Plan.unlisted_ids."""
+    noted = next((plan for plan in reversed(runs) if plan.notes_listing), None)
+    return UNLISTED.empty_table() if noted is None else noted.unlisted_ids(store)
 
 
 def notes_on_earlier(config: RunConfig, documents: Mapping[str, Mapping[str, Any]], ids: CategoryIds) -> list[str]:

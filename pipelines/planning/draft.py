@@ -33,6 +33,7 @@ from pipelines.types import ImageRef, Shard
 SHARDS_PER_PART = 256  # at least; the last part may have fewer
 # Rows are gathered up to this size before they are cut into shards: rows with long texts must not fill the memory.
 _CUT_BYTES = 2**25
+UNLISTED = pa.schema([pa.field("image_id", pa.string(), nullable=False)])
 _PLACE = pa.field("place", pa.int64(), nullable=False)  # in the listing, from 1
 
 
@@ -72,6 +73,8 @@ class PlanDraft:
         num_own_prompts, num_with_own: prompts of single images, and the images that have any.
         first_uri, last_uri: of the first and last image in image_id order; None if there are none.
         images_sha256: digest of the images, independent of how they are cut into shards.
+        unlisted: ids of images of earlier runs that are not listed any more, with the schema UNLISTED; None if that is
+            not to be noted.
     """
 
     parts: tuple[DraftPart, ...]
@@ -83,6 +86,7 @@ class PlanDraft:
     num_with_own: int = 0
     first_uri: str | None = None
     last_uri: str | None = None
+    unlisted: pa.Table | None = None
 
     @property
     def num_shards(self) -> int:

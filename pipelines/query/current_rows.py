@@ -172,9 +172,11 @@ SELECT {columns} FROM counted
 """
 _IMAGES = """
 CREATE VIEW {images} AS
-FROM internal.own_images
-UNION ALL FROM (FROM internal.kept ANTI JOIN internal.several USING (image_id))
-UNION ALL FROM internal.merged
+SELECT *, {is_listed} AS is_listed FROM (
+    FROM internal.own_images
+    UNION ALL FROM (FROM internal.kept ANTI JOIN internal.several USING (image_id))
+    UNION ALL FROM internal.merged
+)
 """
 
 
@@ -205,10 +207,11 @@ def create_views(connection: duckdb.DuckDBPyConnection, *, drop_removed: bool) -
     Args:
         connection: find_replaced has been called; the views ``internal.shared_images`` and
             ``internal.shared_annotations`` show the runs that it returned, ``internal.own_...`` the other runs, and
-            ``prompts`` which prompts the latest run asks.
+            ``prompts`` which prompts the latest run asks, ``internal.unlisted`` the ids that the last listing lacked.
         drop_removed: whether to leave out what only earlier runs asked of every image.
     """
     (removed,) = connection.execute("SELECT count(*) FROM prompts WHERE NOT is_asked").fetchall()[0]
+    (unlisted,) = connection.execute("SELECT count(*) FROM internal.unlisted").fetchall()[0]
     drop_removed = drop_removed and removed > 0
     every = {"annotations": "internal.every_annotation", "coverage": "internal.every_coverage"}
     every |= {"images": "internal.every_image"}
@@ -220,6 +223,7 @@ def create_views(connection: duckdb.DuckDBPyConnection, *, drop_removed: bool) -
         "failure": _struct(_OF_FAILURE),
         "columns": ", ".join(_merged_column(name) for name in IMAGES.names),
         **names,
+        "is_listed": "image_id NOT IN (SELECT image_id FROM internal.unlisted)" if unlisted else "true",
     }
     statements = [_KEPT, *(one.format_map(words) for one in (_ANNOTATIONS, _COVERAGE, _MERGED, _IMAGES))]
     for statement in [*statements, *(_WITHOUT_REMOVED.split(";") if drop_removed else ())]:

@@ -15,7 +15,8 @@ import duckdb
 import pyarrow as pa
 
 from pipelines.layout import KINDS, SCHEMA_VERSION, Kind
-from pipelines.planning.plan import plan_documents
+from pipelines.planning.draft import UNLISTED
+from pipelines.planning.plan import plan_documents, read_plan
 from pipelines.query.current_rows import create_views, find_replaced, rows_of_earlier_versions
 from pipelines.query.fence import fence, harden, sql_literal
 from pipelines.query.files import RunFiles, find_files, make_readable, query_errors
@@ -79,7 +80,8 @@ def open_database(
       prompt, the last answer is current; a run that could not answer (quarantined) replaces no answer; for an image
       that has changed, only what was asked since then is current.
     - ``images``: one row for each image, with the columns of schema.IMAGES; ``per_prompt``, ``captions``,
-      ``num_annotations`` and ``status`` combine what is current of all runs. An image is quarantined if any prompt is
+      ``num_annotations`` and ``status`` combine what is current of all runs, and ``is_listed`` tells whether the last
+      incremental run that noted it found the image in its listing. An image is quarantined if any prompt is
       unanswered because a run quarantined it.
     - ``coverage``: one row for each image and prompt: image_id, prompt_id, n, max_score, rejected, status, reason,
       image_version, run_id.
@@ -135,6 +137,7 @@ def _create_all(
     runs = [_run(place, plans[run_id], files) for place, (run_id, files) in enumerate(held.items(), start=1)]
     tables.create("runs", pa.Table.from_pylist(runs, schema=RUNS))
     tables.create("prompts", pa.Table.from_pylist(_prompts(plans), schema=PROMPTS))
+    tables.create("internal.unlisted", _unlisted(store, plans))
     shared = find_replaced(connection)
     for kind in KINDS:
         tables.create_view(f"internal.shared_{kind}", kind, shared)
@@ -243,6 +246,13 @@ def _prompts(plans: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
             told = {"task": prompt["task"], "text": prompt["text"], "last_run": run_id}
             found.setdefault(prompt["prompt_id"], {**prompt, "first_run": run_id}).update(told)
     return [{**prompt, "is_asked": prompt["last_run"] == latest} for prompt in found.values()]
+
+
+def _unlisted(store: Store, plans: Mapping[str, Mapping[str, Any]]) -> pa.Table:
+    """Return the ids of images that the last incremental run which noted it did not find in its listing."""
+    noted = next((run_id for run_id in reversed(list(plans)) if "unlisted" in plans[run_id]), None)
+    plan = None if noted is None else read_plan(store, noted)
+    return UNLISTED.empty_table() if plan is None else plan.unlisted_ids(store)
 
 
 def _run(place: int, plan: Mapping[str, Any], held: RunFiles) -> dict[str, Any]:

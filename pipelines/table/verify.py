@@ -128,8 +128,9 @@ def verify(
     report.size = _size(committed_files, commit_sizes)
     if deep:
         _check_rows(store, plan, commits, report, on_shard)
+        _check_unlisted(store, plan, report)
     elif plan is not None:
-        report.problems += filter(None, (plan.part_problem(store, part) for part in plan.parts))
+        report.problems += filter(None, (plan.part_problem(store, part) for part in plan.files))
     if plan is not None and not missing and len(commits) == len(found):
         _check_ledger(report)
     return report
@@ -220,6 +221,14 @@ def _check_rows(
                 report.problems += [f"{shard_id}: {problem}" for problem in problems]
                 if on_shard:
                     on_shard(shard_id)
+
+
+def _check_unlisted(store: Store, plan: Plan | None, report: VerifyReport) -> None:
+    try:
+        if plan is not None:
+            plan.unlisted_ids(store)
+    except DamagedError as error:
+        report.problems.append(str(error))
 
 
 def _planned_ids(

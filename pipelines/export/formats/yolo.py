@@ -19,7 +19,7 @@ from pipelines.export.formats.polygons import opencv, outline
 from pipelines.export.selection import Selection
 from pipelines.sources.fetch import FetchError, fetch
 from pipelines.storage.filesystems import open_filesystem, protocol_of
-from pipelines.types import ImageRef
+from pipelines.types import ImageRef, Reason
 
 FILE = "data.yaml"
 MISSING = "images_to_fetch.csv"
@@ -54,14 +54,17 @@ def write_yolo(selection: Selection, folder: Path, on_masks: Progress) -> list[s
             for image in selection.images(split):
                 path = new_file(labels, image.image_id, ".txt", reserved=_RESERVED)
                 path.write_text("".join(_lines(image)), encoding="ascii")
-                pictures.add(image, folder / "images" / name / path.relative_to(labels))
+                pictures.add(image, folder / "images" / name / path.relative_to(labels), path)
                 on_masks(len(image.masks))
-    if not pictures.num_missing:
-        return []
-    return [
-        f"{pictures.num_missing:,} images are not files of this machine: {MISSING} says which file each must become; "
-        "--copy-images copies them"
-    ]
+    notes = []
+    if pictures.num_gone:
+        notes.append(f"{pictures.num_gone:,} images are not there any more: left out, with their labels")
+    if pictures.num_missing:
+        notes.append(
+            f"{pictures.num_missing:,} images are not files of this machine: {MISSING} says which file each must "
+            "become; --copy-images copies them"
+        )
+    return notes
 
 
 def _description(selection: Selection, splits: list[str]) -> str:
@@ -90,9 +93,9 @@ class _Pictures:
     def __init__(self, folder: Path, *, copies: bool) -> None:
         self._folder, self._copies = folder, copies
         self._threads = ThreadPoolExecutor(_COPIERS)
-        self._running: deque[Future[None]] = deque()
+        self._running: deque[Future[bool]] = deque()
         self._file: IO[str] | None = None
-        self.num_missing = 0
+        self.num_missing = self.num_gone = 0
 
     def __enter__(self) -> Self:
         return self
@@ -104,14 +107,14 @@ class _Pictures:
         if error[0] is None:
             self._wait(0)
 
-    def add(self, image: ExportImage, path: Path) -> None:
+    def add(self, image: ExportImage, path: Path, label: Path) -> None:
         """Place an image at the path of its label file, with the image's own suffix."""
         path = path.with_suffix(_suffix(image))
         local = _local_path(image.uri)
         if self._copies or local:
             path.parent.mkdir(parents=True, exist_ok=True)
         if self._copies:
-            self._running.append(self._threads.submit(_copy, image, path))
+            self._running.append(self._threads.submit(_copy, image, path, label))
             # Bounds the queue, whose entries hold images with their masks, and raises the error of a copy soon.
             self._wait(2 * _COPIERS)
         elif local:
@@ -121,7 +124,7 @@ class _Pictures:
 
     def _wait(self, most: int) -> None:
         while len(self._running) > most:
-            self._running.popleft().result()
+            self.num_gone += not self._running.popleft().result()
 
     def _list(self, name: Path, uri: str) -> None:
         if self._file is None:
@@ -149,11 +152,16 @@ def _local_path(uri: str) -> Path | None:
         return None
 
 
-def _copy(image: ExportImage, path: Path) -> None:
+def _copy(image: ExportImage, path: Path, label: Path) -> bool:
+    """Copy an image; return False, and remove its label file, if it is not there any more."""
     ref = ImageRef(image_id=image.image_id, uri=image.uri)
     try:
         data = fetch(ref, options=None, max_bytes=_MAX_IMAGE_BYTES, timeout_s=_COPY_TIMEOUT_S, allow_http=True)
     except FetchError as error:
+        if error.reason is Reason.NOT_FOUND:
+            label.unlink()
+            return False
         raise StorageError(f"{image.image_id} cannot be copied: {error}") from error
     with path.open("xb") as file:
         file.write(data)
+    return True
