@@ -133,9 +133,10 @@ class JoinedImages(Iterator[pa.RecordBatch]):
             return batch
         ids, uris = batch["image_id"], batch["uri"]
         self.examples += ids[: max(0, _MAX_EXAMPLES - len(self.examples))].to_pylist()
-        composed = pc.utf8_normalize(ids, "NFC")
+        is_plain = pc.all(pc.string_is_ascii(ids)).as_py()
+        forms = (ids, uris) if is_plain else (ids, uris, pc.utf8_normalize(ids, "NFC"))
         prompts: list[Sequence[Prompt]] = [()] * batch.num_rows
-        for row in pc.indices_nonzero(_any(pc.is_in(keys, self._named) for keys in (ids, uris, composed))).to_pylist():
+        for row in pc.indices_nonzero(_any(pc.is_in(keys, self._named) for keys in forms)).to_pylist():
             prompts[row] = self._prompts_of(ids[row].as_py(), uris[row].as_py())
         return with_prompts(batch, prompts)
 
