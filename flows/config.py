@@ -20,6 +20,7 @@ from pipelines.redaction import check_storage_options, secret_in
 from pipelines.settings import Settings
 from pipelines.storage.client_limits import REQUEST_TIMEOUT_S, check_request_timeout
 from pipelines.storage.filesystems import absolute_uri, protocol_of
+from pipelines.storage.web import HttpConfig
 from pipelines.types import CategoryTask, Prompt, Reason
 
 
@@ -82,6 +83,8 @@ class SourceConfig(Settings):
     """
     allow_http: bool = False
     """Fetch images that a list or table names as http:// or https://."""
+    http: HttpConfig = Field(default_factory=HttpConfig)
+    """How web servers are asked for them: headers, tries."""
     same_collection: bool = False
     """The output's earlier runs are of this collection though their source is written otherwise: it has moved, or its
     ids tell its images apart wherever they are.
@@ -101,8 +104,9 @@ class SourceConfig(Settings):
 
     @property
     def client_options(self) -> dict[str, Any]:
-        """The storage options for opening the source's files, with the request timeout."""
-        return {**self.storage_options, "request_timeout_s": self.request_timeout_s}
+        """The storage options for the source's files, with the request timeout, and how web servers are asked."""
+        web = {} if self.http == HttpConfig() else {"http": self.http.model_dump(mode="json")}
+        return {**self.storage_options, **web, "request_timeout_s": self.request_timeout_s}
 
 
 class OutputConfig(Settings):
@@ -264,12 +268,16 @@ class RunConfig(Settings):
     def common_prompts(self) -> tuple[Prompt, ...]:
         """Return the prompts asked of every image, task by task, each in the order given."""
         return (
-            *named_prompts(self.task, self.categories, stuff=self.stuff),
+            *named_prompts(self.task, self.categories, stuff=self.stuff, keep_spaces=self._asks_as_reference),
             *named_prompts("refseg", self.phrases),
             *named_prompts("reaseg", self.questions, explain=self.explain),
             *([caption_prompt()] if self.caption else []),
             *named_prompts("chat", self.chat),
         )
+
+    @property
+    def _asks_as_reference(self) -> bool:
+        return self.model.category_text == "reference"
 
     def fingerprint(self, *, model_sha256: str, prompts_sha256: str | None) -> dict[str, Any]:
         """Return every setting that can change a row, by name.
@@ -289,7 +297,8 @@ class RunConfig(Settings):
             **({"source.image_root": absolute_uri(self.source.image_root)} if self.source.image_root else {}),
             "limit": self.plan.limit,
             "task": self.task,
-            "categories": [name.strip() for name in self.categories],
+            "categories": [name if self._asks_as_reference else name.strip() for name in self.categories],
+            **({"model.category_text": self.model.category_text} if self._asks_as_reference else {}),
             "stuff": sorted(name.strip() for name in self.stuff),
             "phrases": [phrase.strip() for phrase in self.phrases],
             "questions": [question.strip() for question in self.questions],
@@ -305,6 +314,7 @@ class RunConfig(Settings):
             "model.max_new_tokens": self.model.max_new_tokens,
             "decode.max_image_bytes": self.label.decode.max_image_bytes,
             "decode.max_image_pixels": self.label.decode.max_image_pixels,
+            **({"decode.stretch": self.label.decode.stretch} if self.label.decode.stretch != "percentile" else {}),
         }
 
     def to_dict(self) -> dict[str, Any]:

@@ -78,6 +78,17 @@ class Reason(StrEnum):
     REPLICA_HUNG = "replica_hung"
 
 
+class PixelNote(StrEnum):
+    """What had to be decided to see a picture in a file: a closed list, so that SQL can group by it."""
+
+    NO_END_MARKER = "no_end_marker"
+    RANGE_FROM_TAG = "range_from_tag"
+    STRETCHED = "stretched"
+    ALPHA_LEFT_OUT = "alpha_left_out"
+    BANDS_LEFT_OUT = "bands_left_out"
+    XMP_ORIENTATION_IGNORED = "xmp_orientation_ignored"
+
+
 @dataclass(frozen=True, slots=True)
 class Rle:
     """A COCO compressed RLE mask.
@@ -204,6 +215,7 @@ class Image:
         ref: the reference it was fetched from.
         pixels: uint8, (height, width, 3), RGB, 0-255, EXIF orientation applied, C-contiguous.
         exif_orientation: the EXIF tag as found, 1-8 (1 where absent).
+        notes: what had to be decided to see the picture, in the order in which it was.
         num_bytes: bytes fetched.
         content_sha256: hex digest of the fetched bytes.
         decode_ms: time spent decoding, milliseconds.
@@ -212,6 +224,7 @@ class Image:
     ref: ImageRef
     pixels: NDArray[np.uint8]
     exif_orientation: int = 1
+    notes: tuple[PixelNote, ...] = ()
     num_bytes: int = 0
     content_sha256: str = ""
     decode_ms: float = 0.0
@@ -367,6 +380,7 @@ class ImagePrediction:
             None otherwise.
         size_hw: (height, width) after EXIF orientation, None if it was never decoded.
         exif_orientation, num_bytes, content_sha256: as in Image, None if unknown.
+        notes: as in Image.
         decode_ms, model_ms: milliseconds; model_ms is the batch's time divided among its images.
         attempts: how many times the model was asked about this image in this shard attempt.
     """
@@ -382,6 +396,7 @@ class ImagePrediction:
     error: str | None = None
     size_hw: tuple[int, int] | None = None
     exif_orientation: int | None = None
+    notes: tuple[PixelNote, ...] = ()
     num_bytes: int | None = None
     content_sha256: str | None = None
     decode_ms: float | None = None

@@ -53,6 +53,8 @@ def show_plan(config: RunConfig, console: Console) -> None:
         console.print("what is new can be told once these are labelled")
         return
     show_notes(console, draft.notes)
+    for line in draft.left_out.say():
+        console.print(f"[yellow]beside the images:[/] {literal(line)}", highlight=False)
     if draft.update is not None:
         console.print(facts_table(f"update of {literal(store.uri)}", _update_rows(draft.update)))
         if draft.held is not None:

@@ -29,6 +29,7 @@ from flows.run.updates import (
     update_coverage,
 )
 from pipelines.errors import DamagedError, PlanError
+from pipelines.image_formats import LeftOut
 from pipelines.labeling.shard import LabelJob
 from pipelines.layout import plan_name
 from pipelines.planning.category_ids import CategoryIds, has_name
@@ -67,7 +68,11 @@ def open_output(config: RunConfig) -> Store:
 
 @contextmanager
 def list_collection(
-    config: RunConfig, own: OwnPrompts, coverage: Coverage | None = None, on_listed: OnListed = _ignore
+    config: RunConfig,
+    own: OwnPrompts,
+    coverage: Coverage | None = None,
+    on_listed: OnListed = _ignore,
+    left_out: LeftOut | None = None,
 ) -> Iterator[tuple[PlanDraft, tuple[RejectedPrompt, ...], list[str]]]:
     """List the source, attach the prompts of single images, sort, and cut into shards. Writes nothing to the output.
 
@@ -76,6 +81,7 @@ def list_collection(
         own: the prompts of single images.
         coverage: for an incremental run, what earlier runs have asked: only the rest is drafted.
         on_listed: called repeatedly with the number of images listed so far.
+        left_out: counts what is found beside the images.
 
     Yields:
         The drafted plan, all rejected prompts of single images, and what to tell before anything is labelled.
@@ -90,6 +96,11 @@ def list_collection(
         with draft_plan(to_batches(own.retried), config.plan) as draft:
             yield draft, own.rejected, []
         return
+    if config.source.allow_http and (missing := config.source.http.missing_variables()):
+        raise ConfigError(
+            f"the environment variables {', '.join(missing)} of source.http.secret_headers are not set; set them here "
+            "and on every node"
+        )
     listed = list_batches(
         config.source.uri,
         storage_options=config.source.client_options,
@@ -97,13 +108,15 @@ def list_collection(
         uri_column=config.source.uri_column,
         image_column=config.source.image_column,
         image_root=config.source.image_root,
+        left_out=left_out,
     )
     joined = join_prompts(_counted(listed, on_listed), own.table or PromptTable(by_image={}))
-    with draft_plan(joined, config.plan, None if coverage is None else coverage.left) as draft:
+    left = None if coverage is None else coverage.left
+    with draft_plan(joined, config.plan, left, left_out=left_out) as draft:
         notes = unasked_rows(config, own, joined)
-        if not config.common_prompts() and (left := draft.num_images - draft.num_with_own):
+        if not config.common_prompts() and (bare := draft.num_images - draft.num_with_own):
             notes.append(
-                f"{left:,} of {draft.num_images:,} images are asked nothing: no row of {config.prompts} names them"
+                f"{bare:,} of {draft.num_images:,} images are asked nothing: no row of {config.prompts} names them"
             )
         yield draft, (*own.rejected, *joined.rejected), notes
 
@@ -151,6 +164,7 @@ class RunDraft:
         after: sequence number of the last known run that the new one follows.
         notes: what to tell before anything is labelled.
         ids: the numbers of the run's names.
+        left_out: what was found beside the images.
     """
 
     run_id: str
@@ -162,6 +176,7 @@ class RunDraft:
     after: int = 0
     notes: tuple[str, ...] = ()
     ids: CategoryIds = field(default_factory=CategoryIds)
+    left_out: LeftOut = field(default_factory=LeftOut)
 
 
 @contextmanager
@@ -203,11 +218,11 @@ def draft_run(config: RunConfig, on_listed: OnListed = _ignore) -> Iterator[RunD
         before = [plan.sequence for plan in runs_before_retry(store, run_id, retried)]
     after = max(before, default=0)
     # Before the listing, which may take long.
-    own, ids = _own_and_ids(config, store, documents.values())
+    (own, ids), left_out = _own_and_ids(config, store, documents.values()), LeftOut()
     told = [] if retried else notes_on_earlier(config, documents, ids)
-    with list_collection(config, own, on_listed=on_listed) as (plan, rejected, notes):
+    with list_collection(config, own, on_listed=on_listed, left_out=left_out) as (plan, rejected, notes):
         draft = RunDraft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, after=after)
-        yield replace(draft, notes=(*told, *notes), ids=ids)
+        yield replace(draft, notes=(*told, *notes), ids=ids, left_out=left_out)
 
 
 def _own_and_ids(
@@ -252,9 +267,9 @@ def _draft_update(
     held = {plan.run_id: {"fingerprint": plan.fingerprint, "facts": plan.facts} for plan in earlier}
     check_same_collection(config, store, fingerprint, held)
     coverage = update_coverage(config, store, fingerprint, earlier)
-    own, ids = _own_and_ids(config, store, held.values())
+    (own, ids), left_out = _own_and_ids(config, store, held.values()), LeftOut()
     told = notes_on_earlier(config, held, ids)
-    with list_collection(config, own, coverage, on_listed) as (plan, rejected, notes):
+    with list_collection(config, own, coverage, on_listed, left_out) as (plan, rejected, notes):
         counts, last = coverage.counts, earlier[-1]
         # A part of the listing, or one of several sources, does not tell what is gone.
         is_whole = config.plan.limit is None and not config.source.same_collection
@@ -263,10 +278,11 @@ def _draft_update(
         if plan.num_images or (unlisted is not None and not unlisted.equals(noted_unlisted(store, earlier))):
             drafted = replace(plan, unlisted=unlisted)
             draft = RunDraft(run_id=run_id, fingerprint=fingerprint, plan=drafted, rejected=rejected, update=counts)
-            yield replace(draft, after=last.sequence, notes=(*told, *notes), ids=ids)
+            draft = replace(draft, after=last.sequence, ids=ids)
         else:
             draft = RunDraft(run_id=last.run_id, fingerprint=last.fingerprint, held=last, update=counts)
-            yield replace(draft, notes=(*told, *notes), ids=CategoryIds.of_plan(last.facts))
+            draft = replace(draft, ids=CategoryIds.of_plan(last.facts))
+        yield replace(draft, notes=(*told, *notes), left_out=left_out)
 
 
 def check_model(config: RunConfig, own: OwnPrompts) -> OwnPrompts:
@@ -433,6 +449,7 @@ def _plan_facts(config: RunConfig, draft: RunDraft) -> dict[str, Any]:
         "rejected_prompts": [rejected_row(r) for r in draft.rejected],
         "update": draft.update and asdict(draft.update),
         **draft.ids.to_facts(),
+        "left_out": draft.left_out.to_dict(),
     }
 
 

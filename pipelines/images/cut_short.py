@@ -11,6 +11,9 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from pipelines.images.headers.jpeg_markers import jpeg_head, jpeg_scans
+from pipelines.images.headers.png_chunks import png_has_end
+
 # Bytes of a value by TIFF field type: BYTE, ASCII, SHORT, LONG, RATIONAL, ... (TIFF 6.0, section 2).
 _TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 
@@ -18,10 +21,9 @@ _TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8,
 def ends_early(data: bytes, plugin: type[ImageFile]) -> bool:
     """Return whether a file that Pillow could not read lacks its end, judged by its format's structure."""
     if plugin is JpegImageFile:
-        return data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda")  # no end of image after the last scan
-    # Not endswith: other data may follow the last chunk.
+        return not jpeg_scans(data, jpeg_head(data)).has_end_marker
     if plugin is PngImageFile:
-        return b"IEND" not in data[-4096:]
+        return not png_has_end(data)
     if plugin is WebPImageFile:
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
     if plugin is BmpImageFile:

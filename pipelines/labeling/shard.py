@@ -268,6 +268,7 @@ def outcome(
     facts: dict[str, Any] = {
         "size_hw": image.size_hw,
         "exif_orientation": image.exif_orientation,
+        "notes": image.notes,
         "num_bytes": image.num_bytes,
         "content_sha256": image.content_sha256,
         "decode_ms": image.decode_ms,

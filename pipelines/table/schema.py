@@ -89,6 +89,7 @@ IMAGES = pa.schema(
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("exif_orientation", pa.int8()),
+        pa.field("pixel_notes", pa.list_(pa.string())),  # null where nothing had to be decided
         pa.field("num_bytes", pa.int64()),
         pa.field("etag", pa.string()),
         pa.field("content_sha256", pa.string()),
@@ -114,7 +115,7 @@ IMAGES = pa.schema(
 
 SCHEMAS: Mapping[Kind, pa.Schema] = {"annotations": ANNOTATIONS, "images": IMAGES}
 # The schema version that introduced a column, for those that version 1 did not have.
-_SINCE = {"is_thing": 2, "captions": 2, "image_version": 3, "tasks": 4}
+_SINCE = {"is_thing": 2, "captions": 2, "image_version": 3, "tasks": 4, "pixel_notes": 4}
 
 
 def schema_of(schema: pa.Schema, version: int) -> pa.Schema:
@@ -191,6 +192,7 @@ def images_table(predictions: Iterable[ImagePrediction], *, run_id: str, shard_i
                 "width": size_hw[1] if size_hw else None,
                 "height": size_hw[0] if size_hw else None,
                 "exif_orientation": prediction.exif_orientation,
+                "pixel_notes": list(prediction.notes) or None,
                 "num_bytes": prediction.num_bytes if prediction.num_bytes is not None else ref.num_bytes,
                 "etag": ref.etag,
                 "content_sha256": prediction.content_sha256,

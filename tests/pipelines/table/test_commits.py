@@ -528,8 +528,8 @@ def test_the_schema_is_pinned() -> None:
     words = [("prompt_id", pa.string()), ("task", pa.string()), ("text", pa.string()), ("phrases", pa.list_(phrase))]
     assert IMAGES.field("captions").type == pa.list_(pa.struct(words))
     assert " ".join(IMAGES.names) == (
-        "image_id uri width height exif_orientation num_bytes etag content_sha256 image_version source_columns status "
-        "reason stage "
+        "image_id uri width height exif_orientation pixel_notes num_bytes etag content_sha256 image_version "
+        "source_columns status reason stage "
         "error attempts num_annotations per_prompt tasks captions decode_ms model_ms run_id shard_id attempt"
     )
 
