@@ -22,6 +22,7 @@ from pipelines.layout import summary_name
 from pipelines.planning.plan import Plan
 from pipelines.storage.store import Store
 from pipelines.table.commits import held_commits
+from pipelines.table.dataset_card import leave_card
 from pipelines.table.leftovers import remove_losers
 from pipelines.table.run_summary import summary_bytes
 from pipelines.table.verify import VerifyReport, table_size, verify
@@ -117,7 +118,10 @@ def finish_run(
         stopped=stopped,
         committed_before=committed_before,
         elapsed_s=time.monotonic() - started,
-        warnings=[f"a leftover could not be removed, which does no harm: {error}" for error in removal.failed],
+        warnings=[
+            *(f"a leftover could not be removed, which does no harm: {error}" for error in removal.failed),
+            *leave_card(store),
+        ],
     )
     summary = replace(summary, fruitless=why_fruitless(store, plan, summary, is_update=config.incremental))
     # An unchanged summary is not written again: a finished run that is run again writes nothing.

@@ -7,6 +7,7 @@ of the wanted images are kept.
 from __future__ import annotations
 
 import itertools
+import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +15,11 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.errors import SourceError, some_of
-from pipelines.layout import Kind
 from pipelines.planning.plan import Plan
 from pipelines.query.database import open_database, rows_of
 from pipelines.query.row_agreement import check_agreement
+from pipelines.query.select_text import read_condition
+from pipelines.query.user_select import MASK_COLUMNS, condition_errors
 from pipelines.storage.store import Store
 from pipelines.types import TASKS, Prompt, Rle, Status, Task
 
@@ -117,31 +119,52 @@ class LabeledRun:
     def _rows(self, task: Task, image_ids: set[str]) -> Iterator[Mapping[str, Any]]:
         """Read the rows of some images, grouped by image."""
         wanted = pa.table({"image_id": pa.array(sorted(image_ids), pa.string())})
-        for batch in self.rows.of_wanted("annotations", _FOUND_COLUMNS, wanted, task=task):
+        for batch in self.rows.masks_of(wanted, task=task):
             yield from batch.to_pylist()
 
 
 class Rows:
     """Reads the rows of one run, or the current rows of all runs, by SQL; only one reader may be active at a time."""
 
-    def __init__(self, store: Store, run_id: str | None) -> None:
+    def __init__(self, store: Store, run_id: str | None, where: str = "") -> None:
         """Open the output.
+
+        Args:
+            store: the output.
+            run_id: the run; None for the current rows of all.
+            where: SQL condition on masks, over the columns of ``annotations`` and those that MASK_COLUMNS adds.
 
         Raises:
             StorageError: it cannot be read, or its masks and images do not belong together.
+            SourceError: the condition is none.
         """
-        self._database, self._run_id = open_database(store), run_id
+        own_files = read_condition("--where", where) if where else ()
+        self._database, self._run_id = open_database(store, own_files=own_files), run_id
         check_agreement(self._database, store, run_id)
+        masks, images = rows_of("annotations", run_id), rows_of("images", run_id)
+        # The line break ends a comment, in which a condition may end.
+        self._masks = (
+            f"(SELECT * FROM (SELECT a.*, {MASK_COLUMNS} FROM {masks} AS a JOIN {images} AS i USING (image_id)) "
+            f"WHERE ({where}\n))"
+            if where
+            else masks
+        )
+        with condition_errors("--where"):
+            self._database.sql(f"SELECT {_FOUND_COLUMNS} FROM {self._masks}")
 
     def all_images(self) -> Iterator[pa.RecordBatch]:
         """Read the row of every image."""
         return self._read(f"SELECT {_IMAGE_COLUMNS} FROM {rows_of('images', self._run_id)}", [])
 
-    def of_wanted(self, kind: Kind, columns: str, wanted: pa.Table, *, task: Task) -> Iterator[pa.RecordBatch]:
-        """Read a task's rows for the images of the table ``wanted``, in the order of image ids."""
+    def masks_of(self, wanted: pa.Table, *, task: Task) -> Iterator[pa.RecordBatch]:
+        """Read a task's masks of the images of the table ``wanted``, in the order of image ids."""
         self._database.register("wanted", wanted)
-        chosen = f"{rows_of(kind, self._run_id)} SEMI JOIN wanted USING (image_id)"
-        return self._read(f"SELECT {columns} FROM {chosen} WHERE task = ? ORDER BY image_id, score DESC", [task])
+        query = (
+            f"SELECT {_FOUND_COLUMNS} FROM {self._masks} SEMI JOIN wanted USING (image_id) WHERE task = ? "
+            "ORDER BY image_id, score DESC"
+        )
+        with condition_errors("--where"):
+            yield from self._read(query, [task])
 
     def shards_of(self, image_ids: Collection[str]) -> dict[str, set[str]]:
         """Return, for each run, the shards that contain any of the given images."""
@@ -156,21 +179,22 @@ class Rows:
         yield from self._database.sql(query, params=values).to_arrow_reader(_ROWS_PER_BATCH)
 
 
-def read_run(store: Store, plans: Sequence[Plan], file_names: Collection[str]) -> LabeledRun:
+def read_run(store: Store, plans: Sequence[Plan], file_names: Collection[str], *, where: str = "") -> LabeledRun:
     """Find the wanted images in a run, with the prompts asked of them.
 
-    A file name matches the image whose ``image_id`` equals it, or else the image with the same base name (the part
-    after the last slash), if no other image and no other file name has that base name.
+    A file name matches the image whose ``image_id`` equals it, or else the image with the same ``base_name``, if no
+    other image and no other file name has that base name.
 
     Args:
         store: the output.
         plans: the plan of one run, or those of all runs in order, to use the current rows.
         file_names: names of the wanted images, with or without folders.
+        where: SQL condition on masks; those that do not fit count as not found.
 
     Raises:
         SourceError: no image is committed, none of the wanted images is found, or a base name is ambiguous.
     """
-    rows = Rows(store, plans[0].run_id if len(plans) == 1 else None)
+    rows = Rows(store, plans[0].run_id if len(plans) == 1 else None, where)
     exact, alike, num_images, examples = _candidates(rows, file_names)
     runs = runs_named(plans)
     if not num_images:
@@ -262,8 +286,8 @@ def _match(
 
 
 def base_name(name: str) -> str:
-    """Return the part of a name after the last slash."""
-    return name.rpartition("/")[2]
+    """Return the part of a name after the last slash, or backslash as Windows writes it, accents as one character."""
+    return unicodedata.normalize("NFC", name.replace("\\", "/").rpartition("/")[2])
 
 
 def _image(row: Mapping[str, Any]) -> LabeledImage:

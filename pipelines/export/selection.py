@@ -18,10 +18,12 @@ from pipelines.errors import SourceError, StorageError, some_of
 from pipelines.export.choice import Choice, ExportCategory, ExportImage, ExportMask
 from pipelines.export.splits import NUMBER
 from pipelines.layout import data_name
+from pipelines.planning.plan import plan_documents
 from pipelines.query.database import open_database
 from pipelines.query.fence import sql_literal
 from pipelines.query.row_agreement import check_agreement
 from pipelines.query.select_text import read_condition
+from pipelines.query.user_select import MASK_COLUMNS, condition_errors
 from pipelines.storage.store import Store
 from pipelines.types import CATEGORY_TASKS, MAP_TASKS, WORD_TASKS, Rle
 
@@ -39,11 +41,11 @@ FROM (
     )
 )
 """
-_MASKS = """
+_MASKS = f"""
 CREATE TEMP VIEW possible_masks AS
-SELECT a.*, i.width, i.height, i.num_bytes, i.source_columns, i.number, i.split
+SELECT a.*, {MASK_COLUMNS}, i.number, i.split
 FROM annotations AS a JOIN export_images AS i USING (image_id)
-WHERE a.task IN ({tasks})
+WHERE a.task IN ({{tasks}})
 """
 _CHOSEN = """
 CREATE TEMP VIEW chosen_masks AS
@@ -93,6 +95,7 @@ class Selection:
         num_unasked: images left out because none of the exported tasks and categories was asked of them.
         num_partly_asked: images that were never asked about some of the categories, so nothing is known about those.
         left_out: number of masks of other tasks, by task.
+        models: the model of each run, in words.
     """
 
     database: duckdb.DuckDBPyConnection
@@ -105,6 +108,7 @@ class Selection:
     num_unasked: int
     num_partly_asked: int
     left_out: Mapping[str, int]
+    models: Mapping[str, str]
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -234,7 +238,15 @@ def _open(store: Store, database: duckdb.DuckDBPyConnection, choice: Choice, of_
         num_unasked=num_unasked,
         num_partly_asked=num_partly_asked,
         left_out={task: number for task, number in held.items() if task not in tasks},
+        models={run_id: _model(run_id, plan) for run_id, plan in plan_documents(store).items()},
     )
+
+
+def _model(run_id: str, plan: Mapping[str, Any]) -> str:
+    """Return the name of a run's model and the beginning of its hash; the run's id where a plan does not tell."""
+    path = str(plan.get("facts", {}).get("config", {}).get("model", {}).get("path") or "")
+    digest = str(plan.get("fingerprint", {}).get("model") or "")[:8]
+    return " ".join(part for part in (path.rstrip("/").rpartition("/")[2], digest) if part) or run_id
 
 
 def _leave_out_unasked(database: duckdb.DuckDBPyConnection, tasks: Sequence[str]) -> tuple[int, int]:
@@ -288,15 +300,8 @@ def _tasks(store: Store, choice: Choice, held: Mapping[str, int], of_maps: bool)
 
 def _conditioned(database: duckdb.DuckDBPyConnection, option: str, statement: str) -> None:
     """Execute a statement that contains a user's condition, and name its option if the condition is invalid."""
-    try:
+    with condition_errors(option):
         database.execute(statement)
-    except (duckdb.IOException, duckdb.OutOfMemoryException):
-        raise
-    except duckdb.Error as error:
-        if type(error) is duckdb.Error:  # invalid bytes in a file; mistakes in SQL have classes of their own
-            raise
-        what = str(error).partition("\nLINE ")[0].strip()
-        raise SourceError(f"{option} is no SQL condition that can be used: {what}") from error
 
 
 def _categories(database: duckdb.DuckDBPyConnection, names: Sequence[str]) -> tuple[ExportCategory, ...]:

@@ -55,6 +55,7 @@ def _one_sample(image: ImageFile, data: bytes, tags: Any) -> Values:
 
     def rows(top: int, bottom: int) -> NDArray[Any]:
         held = np.asarray(image.crop((0, top, image.width, bottom)))
+        held = held.astype(held.dtype.newbyteorder("="), copy=False)
         # Pillow holds unsigned values as signed ones, and the other way round for 8 bits.
         return (held.view(dtype) if held.itemsize == dtype.itemsize else held.astype(dtype))[..., None]
 

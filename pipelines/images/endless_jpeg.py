@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import replace
 
 from PIL.ImageFile import ImageFile
 
 from pipelines.images.decode_error import PIL_ERRORS, DecodeError
-from pipelines.images.headers.jpeg_markers import JpegHead, jpeg_scans
+from pipelines.images.headers.jpeg_markers import START_OF_SCAN, JpegHead, jpeg_scans
 from pipelines.images.opening import open_image
 from pipelines.images.pixels import Pixels, load
 from pipelines.types import PixelNote
 
 _END_OF_IMAGE = b"\xff\xd9"
-# What may stand behind the data. None holds 0xFF; they differ from the first bit on.
-_PADS = (bytes(4096), b"\xb6\x5a\xa3" * 1400, b"\x6d\xd9\x35" * 1400)
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+# What may stand behind the data: no 0xFF, and different from the first bit on.
+_FILLS = (bytes(4096), b"\xb6\x5a\xa3" * 1400, b"\x6d\xd9\x35" * 1400)
 
 
 def has_end(data: bytes, head: JpegHead) -> bool:
@@ -43,7 +45,7 @@ def load_without_end(data: bytes, head: JpegHead, enough_px: int | None) -> Pixe
         sent += b"\0"
     found: Pixels | None = None
     digests = set()
-    for pad in _PADS:
+    for pad in _pads(sent):
         found = None  # before the next is decoded
         try:
             padded = open_image(sent + pad + _END_OF_IMAGE)
@@ -56,3 +58,14 @@ def load_without_end(data: bytes, head: JpegHead, enough_px: int | None) -> Pixe
         if len(digests) > 1:
             return None
     return None if found is None else replace(found, notes=(PixelNote.NO_END_MARKER, *found.notes))
+
+
+def _pads(sent: bytes) -> list[bytes]:
+    """Return what is put behind the data, one for each try.
+
+    If the data end with a restart interval, a decoder goes on at the next restart marker alone, so there are some.
+    """
+    restarts = _RESTART.findall(sent, sent.rfind(START_OF_SCAN))
+    next_one = restarts[-1][1] + 1 if restarts else 0
+    markers = [bytes((0xFF, 0xD0 | (next_one + number) & 7)) for number in range(8)]
+    return [fill + b"".join(marker + fill[:300] for marker in markers) for fill in _FILLS]

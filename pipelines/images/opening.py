@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from pipelines.image_formats import optional_decoder, optional_format
 from pipelines.images.cut_short import ends_early
 from pipelines.images.decode_error import PIL_ERRORS, DecodeError, translated
 from pipelines.images.headers import tiff_tags
@@ -65,6 +66,8 @@ def open_image(data: bytes) -> Opened:
         raise DecodeError(Reason.ZERO_BYTES, "the file is empty")
     plugin = _plugin(data)
     if plugin is None:
+        if name := optional_format(data):
+            raise DecodeError(Reason.UNSUPPORTED_MODE, f"{name}: pip install 'xsam-label[pictures]' for it to be read")
         raise DecodeError(
             Reason.NOT_AN_IMAGE, f"not a JPEG, PNG, WebP, TIFF, BMP or GIF file: it begins with {data[:12]!r}"
         )
@@ -82,7 +85,7 @@ def open_image(data: bytes) -> Opened:
             return Opened(image=other_tiff(data, f"{type(error).__name__}: {error}"))
         raise translated(error, data, plugin) from error
     if is_misread:
-        return Opened(image=other_tiff(data, "16-bit planes, or colors that are not the first bands"))
+        return Opened(image=other_tiff(data, "planes, byte order or bands that Pillow mistakes"))
     return Opened(image=image, head=head)
 
 
@@ -114,7 +117,9 @@ def as_raw_mode(data: bytes, changed: Callable[[str], str]) -> ImageFile:
 def _plugin(data: bytes) -> type[ImageFile] | None:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return WebPImageFile
-    return next((plugin for signature, plugin in _SIGNATURES if data.startswith(signature)), None)
+    known = (plugin for signature, plugin in _SIGNATURES if data.startswith(signature))
+    found: type[ImageFile] | None = next(known, None) or optional_decoder(data)
+    return found
 
 
 def _check_tags(data: bytes, plugin: type[ImageFile], head: JpegHead | None) -> None:
@@ -150,7 +155,10 @@ def _check_pages(image: TiffImageFile, data: bytes) -> None:
 
 
 def _is_misread(image: TiffImageFile, data: bytes) -> bool:
-    """Return whether Pillow would silently read wrong samples: 16-bit planes, or bands that are named otherwise.
+    """Return whether Pillow would silently read wrong samples.
+
+    It does of 16-bit planes, of big-endian signed and floating-point values that are compressed (it swaps bytes that
+    libtiff has swapped), and of colors that are named and are not the first bands.
 
     Raises:
         DecodeError: UNSUPPORTED_MODE if it is camera raw.
@@ -158,6 +166,7 @@ def _is_misread(image: TiffImageFile, data: bytes) -> bool:
     _check_pages(image, data)
     num_samples = int(image.tag_v2.get(tiff_tags.SAMPLES_PER_PIXEL, 1))
     is_planar = image.tag_v2.get(tiff_tags.PLANAR_CONFIGURATION, 1) == tiff_tags.PLANES and num_samples > 1
-    if is_planar and tiff_tags.bits_of(image.tag_v2) > 8:
+    is_swapped = image.tag_v2.prefix == b"MM" and image.mode in ("I", "F") and image.info["compression"] != "raw"
+    if is_swapped or (is_planar and tiff_tags.bits_of(image.tag_v2) > 8):
         return True
     return num_samples > 3 and tiff_tags.color_bands(image.tag_v2, num_samples) != (0, 1, 2)

@@ -69,6 +69,7 @@ def open_database(
     memory_limit: str | None = None,
     max_threads: int | None = None,
     folder: Path | None = None,
+    is_saved: bool = False,
     is_fenced: bool = True,
     drop_removed: bool = False,
 ) -> duckdb.DuckDBPyConnection:
@@ -102,6 +103,8 @@ def open_database(
         max_threads: number of DuckDB's threads; by default the number of cores, or more for an object store.
         folder: existing folder for temporary files, in which statements may write results, too. Without it only
             temporary files are written, to a private folder that is removed when the process ends.
+        is_saved: whether results are written to Parquet. DuckDB would state for each column whether these rows have a
+            null, so that two results of one query could not be read together; then all columns may.
         is_fenced: whether the locks are on. Without them a statement may read and write whatever the process may: only
             for trusted statements.
         drop_removed: whether ``annotations``, ``coverage`` and ``images`` are without the prompts that the latest run
@@ -112,6 +115,8 @@ def open_database(
         QueryError: one of ``own_files`` does not exist.
     """
     connection = _connect(store, memory_limit, max_threads, folder)
+    if is_saved:
+        connection.execute("SET disabled_optimizers = 'statistics_propagation'")
     plans = plan_documents(store)
     with ThreadPoolExecutor(_RUNS_AT_ONCE) as readers:
         found = readers.map(lambda run: find_files(store, run, plans[run].get("schema_version", 0)), plans)

@@ -55,6 +55,17 @@ def odd_values() -> list[OddPicture]:
                    pixels=as_rgb((twelve * 255.0 / 4095 + 0.5).astype(int))),
         OddPicture("10_of_16_bits_rgb.tif", tiff(RGB.astype(np.uint16) * 4, photometric=2),
                    pixels=stretched(RGB), notes=by_stretch),
+        OddPicture("big_endian_12_of_16_bits.tif", with_tifffile(twelve, byteorder=">"), notes=by_stretch,
+                   pixels=as_rgb(stretched(twelve))),
+        OddPicture("big_endian_16_bits.tif", with_tifffile(GRAY.astype(np.uint16) * 256, byteorder=">"),
+                   pixels=as_rgb((GRAY * (256 * 255 / 65535) + 0.5).astype(int))),
+        OddPicture("big_endian_signed_deflate.tif", with_tifffile(reflectance, byteorder=">", compression="zlib"),
+                   pixels=as_rgb(stretched(reflectance)), notes=by_stretch),
+        OddPicture("big_endian_float_deflate.tif", with_tifffile(unit, byteorder=">", compression="zlib"),
+                   pixels=as_rgb(GRAY)),
+        OddPicture("half_float.tif", with_tifffile(unit.astype(np.float16)), pixels=as_rgb(GRAY)),
+        OddPicture("deflate_10_of_16.tif", pixels=stretched(RGB), notes=by_stretch,
+                   data=with_tifffile(RGB.astype("u2") * 4, photometric="rgb", compression="zlib", predictor=True)),
         OddPicture("white_is_zero.tif", tiff(GRAY, photometric=0), pixels=as_rgb(255 - GRAY)),
         OddPicture("white_is_zero_16.tif", tiff(GRAY.astype(np.uint16) * 257, photometric=0),
                    pixels=as_rgb(255 - GRAY)),
@@ -74,8 +85,8 @@ def odd_bands() -> list[OddPicture]:
     no_alpha, fewer = (PixelNote.ALPHA_LEFT_OUT,), (PixelNote.BANDS_LEFT_OUT,)
     named = {**opacity, 42112: gdal_bands("Red", "Green", "Blue", "NIR")}
     first_infrared = {338: ("H", (0, 0, 0)), 42112: gdal_bands("Undefined", "Blue", "Green", "Red")}
-    planes = _with_tifffile(np.moveaxis(deep[..., :3], -1, 0), photometric="rgb", planarconfig="separate")
-    stack = _with_tifffile(np.moveaxis(eight, -1, 0), photometric="minisblack", planarconfig="separate")
+    planes = with_tifffile(np.moveaxis(deep[..., :3], -1, 0), photometric="rgb", planarconfig="separate")
+    stack = with_tifffile(np.moveaxis(eight, -1, 0), photometric="minisblack", planarconfig="separate")
     colors = tuple(int(one) for one in np.array([[9, 200, 90], [99, 20, 0]], np.uint8).T.reshape(-1))
     table = tuple(value for start in range(0, 6, 2) for value in (*colors[start : start + 2], *[0] * 254))
     return [
@@ -105,17 +116,18 @@ def odd_bands() -> list[OddPicture]:
         OddPicture("8_bit_palette.tif",
                    tiff((GRAY > 100).astype(np.uint8), {320: ("H", table)}, photometric=3),
                    pixels=np.array([[9, 200, 90], [99, 20, 0]], np.uint8)[(GRAY > 100).astype(int)]),
-        OddPicture("zstd.tif", _with_tifffile(RGB, photometric="rgb", compression="zstd"), pixels=RGB),
-        OddPicture("jpeg2000.tif", _with_tifffile(RGB, photometric="rgb", compression="jpeg2000"), pixels=RGB),
+        OddPicture("zstd.tif", with_tifffile(RGB, photometric="rgb", compression="zstd"), pixels=RGB),
+        OddPicture("jpeg2000.tif", with_tifffile(RGB, photometric="rgb", compression="jpeg2000"), pixels=RGB),
         OddPicture("orientation_in_xmp.tif", tiff(RGB, {700: ("s", xmp(6).decode())}, photometric=2), pixels=RGB,
                    notes=(PixelNote.XMP_ORIENTATION_IGNORED,)),
         OddPicture("camera_raw.tif", tiff(RGB, {50706: ("I", 0x0401)}, photometric=2),
                    reason=Reason.UNSUPPORTED_MODE),
-        OddPicture("complex.tif", _with_tifffile(GRAY.astype(np.complex64)), reason=Reason.UNSUPPORTED_MODE),
+        OddPicture("complex.tif", with_tifffile(GRAY.astype(np.complex64)), reason=Reason.UNSUPPORTED_MODE),
     ]  # fmt: skip
 
 
-def _with_tifffile(pixels: NDArray[np.generic], **options: str) -> bytes:
+def with_tifffile(pixels: NDArray[np.generic], **options: object) -> bytes:
+    """Encode with tifffile."""
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, pixels, **options)
     return buffer.getvalue()

@@ -296,6 +296,7 @@ def test_a_flipped_byte_inside_png_data_is_corrupt() -> None:
     [
         pytest.param("JPEG", {}, id="jpeg"),
         pytest.param("JPEG", {"progressive": True}, id="progressive-jpeg"),
+        pytest.param("JPEG", {"restart_marker_blocks": 2}, id="jpeg-with-restarts"),
         pytest.param("PNG", {}, id="png"),
         pytest.param("WEBP", {}, id="webp"),
         pytest.param("WEBP", {"lossless": True}, id="lossless-webp"),
