@@ -160,8 +160,8 @@ class ReplicaPool:
         # Only attempts that follow a crash report to the witness, which is a round trip before every batch.
         if not attempt.alone:
             return None
-        note = self._witness.note_of(attempt.attempt_id)
-        return CrashHistory(report_in_progress=note, suspects=attempt.suspects, fatal=attempt.fatal)
+        report = self._witness.report_of(attempt.attempt_id)
+        return CrashHistory(report_in_progress=report, suspects=attempt.suspects, fatal=attempt.fatal)
 
     def _poll(self, queue: ShardQueue) -> list[_Outcome]:
         """Wait up to a tick for finished calls, and settle all of them before any outcome is yielded.
@@ -240,7 +240,7 @@ class ReplicaPool:
     ) -> ShardFailure | None:
         # The witness knows only attempts that ran alone; a replica that was killed for another's sake proves nothing.
         ended_here = charged and kind != "error" and attempt.alone
-        under_way = self._witness.under_way(attempt.attempt_id) if ended_here else ()
+        under_way = self._witness.in_progress(attempt.attempt_id) if ended_here else ()
         failure = queue.failed(attempt, kind, error, charged=charged, under_way=under_way)
         if failure is None:
             summary = error.partition("\n")[0]

@@ -95,7 +95,7 @@ class ReplicaSet:
             self.on_event(PoolEvent(kind, message))
 
     def forgive(self) -> None:
-        """Reset the count of failed starts, since their cause may have gone by now."""
+        """Reset the failed-start counter: the cause may be gone by now."""
         self._failures = 0
 
     def start_missing(self) -> None:

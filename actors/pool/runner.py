@@ -56,7 +56,7 @@ class PoolEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardFailure:
-    """A shard that a map call took and could not get labelled.
+    """A shard that a map call gave up on.
 
     Attributes:
         shard_id: the shard.

@@ -1,4 +1,4 @@
-"""A Ray actor on the driver's node that outlives replicas and remembers which images each attempt was working on."""
+"""Remembers which images each attempt is processing, in a Ray actor on the driver's node that outlives replicas."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from actors.pool.replicas import in_one_line
 _ANSWER_S = 30
 
 
-class _Notes:
-    """The actor's state: the ids of the images in progress, by attempt."""
+class _ImagesInProgress:
+    """The actor: ids of the images in progress, by attempt."""
 
     def __init__(self) -> None:
-        self._under_way: dict[str, tuple[str, ...]] = {}
+        self._image_ids: dict[str, tuple[str, ...]] = {}
 
-    def note(self, attempt_id: str, image_ids: Sequence[str]) -> None:
-        self._under_way[attempt_id] = tuple(image_ids)
+    def report(self, attempt_id: str, image_ids: Sequence[str]) -> None:
+        self._image_ids[attempt_id] = tuple(image_ids)
 
     def take(self, attempt_id: str) -> tuple[str, ...]:
-        return self._under_way.pop(attempt_id, ())
+        return self._image_ids.pop(attempt_id, ())
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
-    """Reports to the witness, from within a replica, which images an attempt is about to work on."""
+class ReportInProgress:
+    """Tells the witness, from within a replica, which images an attempt is about to process."""
 
     witness: Any
     attempt_id: str
@@ -40,7 +40,7 @@ class Note:
         """Report the ids and wait until the witness has them; without a witness the attempt goes on."""
         # Waiting is the point: an image that ends the process at once must have been reported before.
         try:
-            ray.get(self.witness.note.remote(self.attempt_id, list(image_ids)), timeout=_ANSWER_S)
+            ray.get(self.witness.report.remote(self.attempt_id, list(image_ids)), timeout=_ANSWER_S)
         except RayError:
             print(f"attempt {self.attempt_id}: the driver's witness does not answer", flush=True)
 
@@ -51,15 +51,15 @@ class Witness:
     def __init__(self) -> None:
         self._actor: Any = None
 
-    def note_of(self, attempt_id: str) -> Note:
+    def report_of(self, attempt_id: str) -> ReportInProgress:
         """Return the callable with which an attempt reports its images, starting the actor if necessary."""
         if self._actor is None:
             # Pinned to the driver's node: a node that is lost with its replicas must not take the witness along.
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-            self._actor = ray.remote(_Notes).options(num_cpus=0, scheduling_strategy=here).remote()
-        return Note(self._actor, attempt_id)
+            self._actor = ray.remote(_ImagesInProgress).options(num_cpus=0, scheduling_strategy=here).remote()
+        return ReportInProgress(self._actor, attempt_id)
 
-    def under_way(self, attempt_id: str) -> tuple[str, ...]:
+    def in_progress(self, attempt_id: str) -> tuple[str, ...]:
         """Return the ids of the images in progress when an attempt ended; none if it never reported any."""
         if self._actor is None:
             return ()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from actors.predictor.config import PredictorConfig
-from actors.predictor.imports import garbage_collection_paused
+from actors.predictor.garbage_collection import garbage_collection_paused
 from pipelines.labeling.shard import LabelJob, label_shard
 from pipelines.storage.store import open_store
 from pipelines.table.commits import read_commit

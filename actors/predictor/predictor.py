@@ -1,6 +1,6 @@
 """XSamPredictor answers prompts about images with RLE masks and text, by one loaded X-SAM. No Ray.
 
-``conversations`` decides which prompts share a conversation; ``findings`` turns the network's output into predictions.
+``conversations`` decides which prompts share a conversation; ``predictions`` reads masks and captions from the output.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from actors.predictor.conversations import (
     prepare,
     try_words,
 )
-from actors.predictor.findings import Findings, find_masks, phrase_prompts, read_caption, without_doubles
+from actors.predictor.predictions import ImagePredictions, find_masks, phrase_prompts, read_caption, without_doubles
 from pipelines.storage.content_hash import content_hash
 from pipelines.types import Answer, Image, ImageRef, MaskPrediction, PredictionError, Prompt, Reason, ReplicaUnusable
 from xsam_model.modeling_xsam import XSamForSegmentation
@@ -147,9 +147,9 @@ class XSamPredictor:
             PredictionError: out of memory, or scores that are not finite.
             ReplicaUnusable: a CUDA error that leaves this process without a working device.
         """
-        findings = [Findings() for _ in images]
+        predictions = [ImagePredictions() for _ in images]
         try:
-            self._ask_all(images, prompts, findings)
+            self._ask_all(images, prompts, predictions)
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise PredictionError(Reason.OUT_OF_MEMORY, f"batch of {len(images)}: {error}") from error
@@ -160,13 +160,13 @@ class XSamPredictor:
                 # CUDA errors are sticky: every later batch of this process would fail too.
                 raise ReplicaUnusable(f"batch of {len(images)}: {error}") from error
             raise
-        return [found.answer(self._config.max_masks_per_image) for found in findings]
+        return [found.answer(self._config.max_masks_per_image) for found in predictions]
 
     @torch.inference_mode()
     def _ask_all(
-        self, images: Sequence[Image], prompts: Sequence[Sequence[Prompt]], findings: Sequence[Findings]
+        self, images: Sequence[Image], prompts: Sequence[Sequence[Prompt]], predictions: Sequence[ImagePredictions]
     ) -> None:
-        """Encode the images once, hold all conversations about them, and add the results to ``findings``."""
+        """Encode the images once, hold all conversations about them, and add the results to ``predictions``."""
         drafted = drafts(prompts, self.segmenter.processor)
         # Generated answers do not count: `generate` reads the image itself, without a shared prefix.
         quiet = Counter(draft.image for ask, group in drafted.items() if not ask.is_spoken for draft in group)
@@ -178,12 +178,12 @@ class XSamPredictor:
                 conversations: list[Conversation] = []
                 for draft in some:
                     conversation, refused = prepare(draft, images[draft.image], self.segmenter.processor)
-                    findings[draft.image].rejected += refused
+                    predictions[draft.image].rejected += refused
                     conversations += [conversation] if conversation else []
                 if conversations:
-                    self._converse(ask, encoded, conversations, findings)
+                    self._converse(ask, encoded, conversations, predictions)
             for image, parts in divided(group).items():
-                found = findings[image].masks
+                found = predictions[image].masks
                 found[ask.task] = without_doubles(found.get(ask.task, []), parts)
 
     def _converse(
@@ -191,9 +191,9 @@ class XSamPredictor:
         ask: Ask,
         encoded: EncodedImages,
         conversations: Sequence[Conversation],
-        findings: Sequence[Findings],
+        predictions: Sequence[ImagePredictions],
     ) -> None:
-        """Hold conversations of one kind in one pass, and add their captions and masks to ``findings``."""
+        """Hold conversations of one kind in one pass, and add their captions and masks to ``predictions``."""
         replies = self.segmenter.ask(
             encoded,
             ask.network_task,
@@ -204,7 +204,7 @@ class XSamPredictor:
         # Masks are computed lazily: they must be consumed in here, on this thread's own stream.
         with self.segmenter.beside(replies):
             for conversation, decode, said in zip(conversations, replies.decodes, replies.captions, strict=True):
-                found, about = findings[conversation.image], conversation
+                found, about = predictions[conversation.image], conversation
                 if ask.is_spoken:
                     caption = read_caption(conversation.prompts[0], said)
                     found.captions += [caption] if caption else []

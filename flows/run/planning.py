@@ -14,7 +14,7 @@ import pyarrow as pa
 from actors.pool.open import open_runner
 from actors.pool.runner import ShardRunner
 from actors.predictor.config import TINY_MODEL, model_folder
-from actors.predictor.imports import garbage_collection_paused
+from actors.predictor.garbage_collection import garbage_collection_paused
 from actors.predictor.labeler import RunLabelerFactory
 from flows.config import ConfigError, RunConfig
 from flows.run.own_prompts import OwnPrompts, read_own_prompts, unasked_rows

@@ -1,6 +1,7 @@
 """A whole run in milliseconds: real listing, plan, labelling, commits, verify and summary; the model is a visible fake.
 
-Every call of `run` stands for a process of its own: it has its own driver id, as a process would.
+Every call of `run` stands for a process of its own: it has its own driver id, as a process would. docs/reliability.md
+defines the invariants I1 to I8.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What has to hold: at every moment, for every reader, when the faults are over, and at the end of a life."""
+"""What has to hold: at every moment, for every reader, when the faults are over, and at the end of a life.
+
+docs/reliability.md defines the invariants I1 to I8.
+"""
 
 from __future__ import annotations
 

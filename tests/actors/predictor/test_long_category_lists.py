@@ -9,7 +9,7 @@ import pytest
 
 from actors.predictor.config import PredictorConfig
 from actors.predictor.conversations import Ask, check_prompts, cut
-from actors.predictor.findings import without_doubles
+from actors.predictor.predictions import without_doubles
 from actors.predictor.predictor import XSamPredictor
 from pipelines.masks import rle
 from pipelines.types import Image, ImageRef, MaskPrediction, Prompt

@@ -13,7 +13,7 @@ import torch
 
 from actors.predictor.batch_size import MAX_BATCH_SIZE
 from actors.predictor.config import PredictorConfig
-from actors.predictor.findings import find_masks
+from actors.predictor.predictions import find_masks
 from actors.predictor.predictor import XSamPredictor, check_model
 from pipelines.masks import rle
 from pipelines.types import (

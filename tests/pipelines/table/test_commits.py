@@ -1,4 +1,4 @@
-"""The table's invariants I1-I4 and I8 on every kind of storage."""
+"""The table's invariants I1-I4 and I8 (docs/reliability.md) on every kind of storage."""
 
 from __future__ import annotations
 

@@ -149,7 +149,8 @@ def _lengths(counts: bytes) -> NDArray[np.int64]:
     """Decode COCO's text of run lengths: five bits a character, low bits first, as differences two places apart.
 
     Decoded here to validate it: pycocotools reads beyond the end of a broken text, and leaves pixels that the runs do
-    not cover uninitialised.
+    not cover uninitialised. `pipelines.masks` decodes the same text for tables; this package can be published alone, so
+    neither imports the other.
 
     Raises:
         ValueError: if it is not such a text.

@@ -3,6 +3,7 @@ import pickle
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from xsam_model.training.datasets.images import ImageFolder, open_image
 from xsam_model.training.datasets.records import RecordError
@@ -30,6 +31,17 @@ def test_broken_images_say_what_is_wrong(tmp_path, truncated):
             open_image(tmp_path / name)
     with pytest.raises(RecordError, match=r"image missing.*none\.jpg"):
         open_image(tmp_path / "none.jpg")
+
+
+@pytest.mark.parametrize("kind", [AssertionError, RuntimeError])
+def test_an_image_that_a_parser_of_pillow_stumbles_over_is_unreadable(tmp_path, picture, monkeypatch, kind):
+    def stumble(*_):
+        raise kind("unexpected chunk")
+
+    picture("odd.png")
+    monkeypatch.setattr(PngImageFile, "load", stumble)
+    with pytest.raises(RecordError, match=r"image unreadable.*odd\.png.*unexpected chunk"):
+        open_image(tmp_path / "odd.png")
 
 
 def test_a_folder_knows_what_it_holds(tmp_path, picture):

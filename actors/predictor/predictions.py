@@ -41,8 +41,8 @@ _INSTANCE_TASKS = ("ovseg", "genseg", "vgdseg")
 
 
 @dataclass(slots=True)
-class Findings:
-    """What has been found in one image so far."""
+class ImagePredictions:
+    """The masks, captions and rejected prompts of one image so far."""
 
     masks: dict[Task, list[MaskPrediction]] = field(default_factory=dict)
     captions: list[Caption] = field(default_factory=list)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from actors.predictor import findings
+from actors.predictor import predictions
 from pipelines.masks import rle
 from xsam_model.post_processing.mask_geometry import WindowedMask
 
@@ -29,7 +29,7 @@ def test_changes_found_on_the_device_give_the_rle_of_the_whole_mask(
     changes = mask.changes(whole.shape[0]).numpy()
     expected = rle.encode(whole)
     assert rle.from_changes(changes, whole.shape) == expected
-    found = findings._Encoded.of_changes(changes, whole.shape)
+    found = predictions._Encoded.of_changes(changes, whole.shape)
     assert (found.segmentation, found.area) == (expected, rle.area(expected))
     assert found.bbox_xywh == rle.bbox_xywh(expected)
 
