@@ -20,6 +20,7 @@ from pipelines.redaction import check_storage_options, secret_in
 from pipelines.settings import Settings
 from pipelines.storage.client_limits import REQUEST_TIMEOUT_S, check_request_timeout
 from pipelines.storage.filesystems import absolute_uri, protocol_of
+from pipelines.storage.web import HttpConfig
 from pipelines.types import CategoryTask, Prompt, Reason
 
 
@@ -82,6 +83,8 @@ class SourceConfig(Settings):
     """
     allow_http: bool = False
     """Fetch images that a list or table names as http:// or https://."""
+    http: HttpConfig = Field(default_factory=HttpConfig)
+    """How web servers are asked for them: headers, tries."""
     same_collection: bool = False
     """The output's earlier runs are of this collection though their source is written otherwise: it has moved, or its
     ids tell its images apart wherever they are.
@@ -101,8 +104,9 @@ class SourceConfig(Settings):
 
     @property
     def client_options(self) -> dict[str, Any]:
-        """The storage options for opening the source's files, with the request timeout."""
-        return {**self.storage_options, "request_timeout_s": self.request_timeout_s}
+        """The storage options for the source's files, with the request timeout, and how web servers are asked."""
+        web = {} if self.http == HttpConfig() else {"http": self.http.model_dump(mode="json")}
+        return {**self.storage_options, **web, "request_timeout_s": self.request_timeout_s}
 
 
 class OutputConfig(Settings):

@@ -24,6 +24,8 @@ SCHEMA_VERSION = 4
 Kind = Literal["annotations", "images"]
 KINDS: tuple[Kind, Kind] = ("annotations", "images")
 PROBE_PREFIX = "_runs/.probe-"
+EXPORT_MARK = ".xsam-label-export"
+"""A file in every exported folder: its pictures are no new images of a source around it. It sorts first there."""
 # Matched in full: people and other programs put files of their own into these folders (.DS_Store, _SUCCESS).
 # Repairs do not end in .json, so that versions that know nothing of them leave them alone.
 _COMMIT_NAME = re.compile(r"_runs/[^/]+/commits/(?P<shard_id>shard-\d{5,})(\.json|\.repair-(?P<repair>[1-9]\d*))")

@@ -18,6 +18,7 @@ from rich.table import Table
 from actors.pool.runner import PoolEvent, ShardFailure
 from flows.run.summary import RunSummary
 from flows.run.updates import update_text
+from pipelines.image_formats import LeftOut
 from pipelines.planning.coverage import UpdateCounts
 from pipelines.planning.plan import Plan
 from pipelines.table.verify import VerifyReport
@@ -69,6 +70,8 @@ class ConsoleObserver:
         self._console.print(
             f"run [bold]{plan.run_id}[/]: {plan.num_images:,} images in {plan.num_shards:,} shards{resumed}"
         )
+        for line in LeftOut.from_dict(plan.facts.get("left_out") or {}).say():
+            self._console.print(f"  beside them: {literal(line)}", highlight=False)
 
     def on_update(self, update: UpdateCounts) -> None:
         """Print what an incremental run found."""

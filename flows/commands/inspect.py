@@ -52,6 +52,8 @@ def show_plan(config: RunConfig, console: Console) -> None:
             raise
         console.print("what is new can be told once these are labelled")
         return
+    for line in draft.left_out.say():
+        console.print(f"[yellow]beside the images:[/] {literal(line)}", highlight=False)
     if draft.update is not None:
         console.print(facts_table(f"update of {literal(store.uri)}", _update_rows(draft.update)))
         if draft.held is not None:

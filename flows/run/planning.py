@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from flows.run.run_names import check_new_name, first_run, runs_before_retry
 from flows.run.summary import rejected_row, versions
 from flows.run.updates import check_same_collection, is_finished, runs_before_update, update_coverage
 from pipelines.errors import DamagedError
+from pipelines.image_formats import LeftOut
 from pipelines.labeling.shard import LabelJob
 from pipelines.layout import plan_name
 from pipelines.planning.coverage import Coverage, UpdateCounts
@@ -59,7 +60,11 @@ def open_output(config: RunConfig) -> Store:
 
 @contextmanager
 def list_collection(
-    config: RunConfig, own: OwnPrompts, coverage: Coverage | None = None, on_listed: OnListed = _ignore
+    config: RunConfig,
+    own: OwnPrompts,
+    coverage: Coverage | None = None,
+    on_listed: OnListed = _ignore,
+    left_out: LeftOut | None = None,
 ) -> Iterator[tuple[PlanDraft, tuple[RejectedPrompt, ...]]]:
     """List the source, attach the prompts of single images, sort, and cut into shards. Writes nothing to the output.
 
@@ -68,6 +73,7 @@ def list_collection(
         own: the prompts of single images.
         coverage: for an incremental run, what earlier runs have asked: only the rest is drafted.
         on_listed: called repeatedly with the number of images listed so far.
+        left_out: counts what is found beside the images.
 
     Yields:
         The drafted plan, and all rejected prompts of single images.
@@ -81,6 +87,11 @@ def list_collection(
         with draft_plan(to_batches(own.retried), config.plan) as draft:
             yield draft, own.rejected
         return
+    if config.source.allow_http and (missing := config.source.http.missing_variables()):
+        raise ConfigError(
+            f"the environment variables {', '.join(missing)} of source.http.secret_headers are not set; set them here "
+            "and on every node"
+        )
     listed = list_batches(
         config.source.uri,
         storage_options=config.source.client_options,
@@ -88,9 +99,11 @@ def list_collection(
         uri_column=config.source.uri_column,
         image_column=config.source.image_column,
         image_root=config.source.image_root,
+        left_out=left_out,
     )
     joined = join_prompts(_counted(listed, on_listed), own.table or PromptTable(by_image={}))
-    with draft_plan(joined, config.plan, None if coverage is None else coverage.left) as draft:
+    left = None if coverage is None else coverage.left
+    with draft_plan(joined, config.plan, left, left_out=left_out) as draft:
         yield draft, (*own.rejected, *joined.rejected)
 
 
@@ -135,6 +148,7 @@ class RunDraft:
         update: for an incremental run, what was found in the listing; if nothing is left to ask, ``held`` is the last
             run's plan.
         after: sequence number of the last known run that the new one follows.
+        left_out: what was found beside the images.
     """
 
     run_id: str
@@ -144,6 +158,7 @@ class RunDraft:
     rejected: tuple[RejectedPrompt, ...] = ()
     update: UpdateCounts | None = None
     after: int = 0
+    left_out: LeftOut = field(default_factory=LeftOut)
 
 
 @contextmanager
@@ -185,9 +200,10 @@ def draft_run(config: RunConfig, on_listed: OnListed = _ignore) -> Iterator[RunD
         before = [plan.sequence for plan in runs_before_retry(store, run_id, retried)]
     after = max(before, default=0)
     # Before the listing, which may take long.
-    own = check_model(config, read_own_prompts(config, store))
-    with list_collection(config, own, on_listed=on_listed) as (plan, rejected):
-        yield RunDraft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, after=after)
+    own, left_out = check_model(config, read_own_prompts(config, store)), LeftOut()
+    with list_collection(config, own, on_listed=on_listed, left_out=left_out) as (plan, rejected):
+        draft = RunDraft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, after=after)
+        yield replace(draft, left_out=left_out)
 
 
 def _find_run(config: RunConfig, store: Store) -> tuple[str, Plan | None, dict[str, Any]]:
@@ -222,14 +238,15 @@ def _draft_update(
     held = {plan.run_id: {"fingerprint": plan.fingerprint, "facts": plan.facts} for plan in earlier}
     check_same_collection(config, store, fingerprint, held)
     coverage = update_coverage(config, store, fingerprint, earlier)
-    own = check_model(config, read_own_prompts(config, store))
-    with list_collection(config, own, coverage, on_listed) as (plan, rejected):
+    own, left_out = check_model(config, read_own_prompts(config, store)), LeftOut()
+    with list_collection(config, own, coverage, on_listed, left_out) as (plan, rejected):
         counts, last = coverage.counts, earlier[-1]
         if plan.num_images:
             draft = RunDraft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, update=counts)
-            yield replace(draft, after=last.sequence)
+            draft = replace(draft, after=last.sequence)
         else:
-            yield RunDraft(run_id=last.run_id, fingerprint=last.fingerprint, held=last, update=counts)
+            draft = RunDraft(run_id=last.run_id, fingerprint=last.fingerprint, held=last, update=counts)
+        yield replace(draft, left_out=left_out)
 
 
 def check_model(config: RunConfig, own: OwnPrompts) -> OwnPrompts:
@@ -382,6 +399,7 @@ def _plan_facts(config: RunConfig, draft: RunDraft) -> dict[str, Any]:
         "versions": versions(),
         "rejected_prompts": [rejected_row(r) for r in draft.rejected],
         "update": draft.update and asdict(draft.update),
+        "left_out": draft.left_out.to_dict(),
     }
 
 

@@ -11,6 +11,7 @@ from pipelines.export.choice import Choice, Progress
 from pipelines.export.formats import coco, cvat, label_studio, panoptic, yolo
 from pipelines.export.selection import Selection, open_selection
 from pipelines.export.target import check_target
+from pipelines.layout import EXPORT_MARK
 from pipelines.query.files import query_errors
 from pipelines.storage.local_files import publish, temporary_beside
 from pipelines.storage.store import Store
@@ -98,6 +99,7 @@ def export_output(
         whole = place / "whole"
         whole.mkdir()
         try:
+            (whole / EXPORT_MARK).touch()
             notes = form.write(selection, whole, _counting(sum(selection.num_masks.values()), on_masks))
         except StorageError:
             raise

@@ -11,8 +11,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from pipelines.images.jpeg_markers import jpeg_head, jpeg_scans
-from pipelines.images.png_chunks import png_has_end
+from pipelines.images.headers.jpeg_markers import jpeg_head, jpeg_scans
+from pipelines.images.headers.png_chunks import png_has_end
 
 # Bytes of a value by TIFF field type: BYTE, ASCII, SHORT, LONG, RATIONAL, ... (TIFF 6.0, section 2).
 _TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}

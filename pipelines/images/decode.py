@@ -15,7 +15,7 @@ from pydantic import model_validator
 from pipelines.images.decode_error import PIL_ERRORS, DecodeError, translated
 from pipelines.images.deep_values import GRAY16_MODES, VALUE_MODES, is_deep_color
 from pipelines.images.endless_jpeg import has_end, load_without_end
-from pipelines.images.jpeg_markers import START_OF_SCAN, jpeg_scans
+from pipelines.images.headers.jpeg_markers import START_OF_SCAN, jpeg_scans
 from pipelines.images.opening import Opened, open_image
 from pipelines.images.other_decoders import MAX_BYTES_PER_PIXEL, OtherImage
 from pipelines.images.pixels import BAND_PIXELS, Pixels, load

@@ -10,9 +10,9 @@ from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from pipelines.images import tiff_tags
+from pipelines.images.headers import tiff_tags
+from pipelines.images.headers.png_chunks import png_significant_bits
 from pipelines.images.opening import as_raw_mode
-from pipelines.images.png_chunks import png_significant_bits
 from pipelines.images.value_range import Values
 
 GRAY16_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})

@@ -9,7 +9,7 @@ from dataclasses import replace
 from PIL.ImageFile import ImageFile
 
 from pipelines.images.decode_error import PIL_ERRORS, DecodeError
-from pipelines.images.jpeg_markers import START_OF_SCAN, JpegHead, jpeg_scans
+from pipelines.images.headers.jpeg_markers import START_OF_SCAN, JpegHead, jpeg_scans
 from pipelines.images.opening import open_image
 from pipelines.images.pixels import Pixels, load
 from pipelines.types import PixelNote

@@ -14,13 +14,13 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from pipelines.images import tiff_tags
 from pipelines.images.cut_short import ends_early
 from pipelines.images.decode_error import PIL_ERRORS, DecodeError, translated
-from pipelines.images.jpeg_markers import MAX_EXIF_BYTES, JpegHead, jpeg_head
+from pipelines.images.headers import tiff_tags
+from pipelines.images.headers.jpeg_markers import MAX_EXIF_BYTES, JpegHead, jpeg_head
+from pipelines.images.headers.png_chunks import is_apple_png
+from pipelines.images.headers.tag_bounds import holds_too_much
 from pipelines.images.other_decoders import OtherImage, other_jpeg, other_tiff
-from pipelines.images.png_chunks import is_apple_png
-from pipelines.images.tag_bounds import holds_too_much
 from pipelines.types import Reason
 
 # The plugin is chosen here, not by PIL.Image.open, which would hide why a file is broken ("cannot identify"), try

@@ -12,8 +12,8 @@ from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from pipelines.images.decode_error import PIL_ERRORS
-from pipelines.images.jpeg_markers import MAX_EXIF_BYTES
-from pipelines.images.tag_bounds import holds_too_much
+from pipelines.images.headers.jpeg_markers import MAX_EXIF_BYTES
+from pipelines.images.headers.tag_bounds import holds_too_much
 
 ORIENTATION = 0x0112
 # For each EXIF orientation, the view of an upright (H, W, 3) array that has the layout of the stored pixels. Decoded

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.images import tiff_tags
 from pipelines.images.decode_error import DecodeError
-from pipelines.images.jpeg_markers import JpegHead
+from pipelines.images.headers import tiff_tags
+from pipelines.images.headers.jpeg_markers import JpegHead
 from pipelines.images.value_range import Values
 from pipelines.types import Reason
 

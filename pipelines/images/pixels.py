@@ -13,14 +13,14 @@ from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from pipelines.images import tiff_tags
 from pipelines.images.decode_error import DecodeError
 from pipelines.images.deep_values import VALUE_MODES, is_deep_color, values_of
-from pipelines.images.jpeg_markers import JpegHead
+from pipelines.images.headers import tiff_tags
+from pipelines.images.headers.jpeg_markers import JpegHead
+from pipelines.images.headers.png_chunks import png_has_end
 from pipelines.images.opening import Opened, as_raw_mode
 from pipelines.images.orientation import orientation_of, turns_in_xmp, upright
 from pipelines.images.other_decoders import OtherImage
-from pipelines.images.png_chunks import png_has_end
 from pipelines.images.value_range import Stretch, Values, is_like_opacity, range_of, write_rgb
 from pipelines.types import PixelNote, Reason
 

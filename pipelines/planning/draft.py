@@ -22,10 +22,12 @@ import pyarrow.compute as pc
 from pydantic import model_validator
 
 from pipelines.errors import PlanError, StorageError
+from pipelines.image_formats import LeftOut
 from pipelines.planning.external_sort import sort_batches
 from pipelines.planning.image_digest import ImageDigest
 from pipelines.planning.plan_files import PlanFileWriter, read_shards
-from pipelines.redaction import quoted
+from pipelines.planning.repeated_rows import join_repeated
+from pipelines.redaction import quoted, shown
 from pipelines.settings import Settings
 from pipelines.sources.image_batches import BATCH_SIZE, to_batches, to_refs
 from pipelines.types import ImageRef, Shard
@@ -99,8 +101,12 @@ def draft_plan(
     batches: Iterable[pa.RecordBatch],
     config: PlanConfig,
     left: Callable[[Iterable[ImageRef]], Iterable[ImageRef]] | None = None,
+    *,
+    left_out: LeftOut | None = None,
 ) -> Iterator[PlanDraft]:
     """Sort images by id and cut them into shards; the order of the listing does not matter.
+
+    Rows of the same id and URI are one image, see join_repeated.
 
     What does not fit into memory lies in the folder for temporary files (TMPDIR): about 30 bytes per image while it is
     sorted, and afterwards as much as the plan will take.
@@ -109,6 +115,7 @@ def draft_plan(
         batches: the listing, see image_batches; read once. All batches have the same columns.
         config: how to cut.
         left: given the sorted images, returns those to plan, in the same order; by default all are planned.
+        left_out: counts the rows that name an image again.
 
     Yields:
         The draft. Its files are removed at the end.
@@ -120,7 +127,8 @@ def draft_plan(
     with tempfile.TemporaryDirectory(prefix="xsam-plan-", ignore_cleanup_errors=True) as temporary:
         with _explained(temporary):
             placed = sort_batches(_with_places(batches), "image_id", Path(temporary))
-            images = _unique(_first(placed, config.limit))
+            joined = join_repeated(placed, LeftOut() if left_out is None else left_out)
+            images = _unique(_first(joined, config.limit))
             if left is not None:
                 images = to_batches(left(to_refs(images)))
             draft = _write_parts(_cut(images, config.images_per_shard), config, Path(temporary))
@@ -172,7 +180,7 @@ def _refuse_twice(images: pa.Table) -> None:
         images.slice(first, 2).select(["place", "uri", "image_id"]).to_pylist(), key=itemgetter("place")
     )
     raise PlanError(
-        f"image_id {quoted(one['image_id'])} stands for both {one['uri']} and {other['uri']}, images "
+        f"image_id {quoted(one['image_id'])} stands for both {shown(one['uri'])} and {shown(other['uri'])}, images "
         f"{one['place']:,} and {other['place']:,} of the source; ids must be unique: see source.image_id_column"
     )
 

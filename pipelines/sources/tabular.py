@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import itertools
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import IO, Any
@@ -21,6 +23,8 @@ from pipelines.sources.parquet_pages import iter_rows
 from pipelines.storage.client_errors import storage_errors
 from pipelines.storage.filesystems import open_filesystem
 
+_DECLARED = re.compile(r"sep=([,;\t|])\r?\n?", re.IGNORECASE)
+_QUOTED = re.compile(r'"[^"]*"')
 TABLE_EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 MAX_ROW_CHARS = 2**24
@@ -33,7 +37,8 @@ MAX_COLUMN_CHARS, MAX_COLUMNS_CHARS = 2**16, 2**18
 def read_rows(uri: str, storage_options: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
     """Read a table row by row.
 
-    CSV and TSV: UTF-8, the first line names the columns, every value is a string. JSON lines: one object per line,
+    CSV and TSV: UTF-8, the first line names the columns, every value is a string; what parts them (comma, semicolon,
+    tab, bar) is told by that line, and a column without a name is left out. JSON lines: one object per line,
     blank lines are skipped. Parquet: columns with binary data at any depth are left out.
 
     Args:
@@ -141,24 +146,42 @@ def _csv_rows(uri: str, storage_options: Mapping[str, Any] | None, delimiter: st
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_CHARS))
     with open_text(uri, storage_options) as text:
         lines = Lines(uri, text)
-        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        head = next(lines, "")
+        if declared := _DECLARED.fullmatch(head):  # Excel's own line in front of the header
+            head = next(lines, "")
+        delimiter = declared[1] if declared else _delimiter(head, delimiter)
+        # "id, path": a blank behind every delimiter of the header belongs to no field, and a quote may follow it.
+        parts = _QUOTED.sub("", head).rstrip("\r\n").split(delimiter)[1:]
+        is_spaced = bool(parts) and all(part.startswith(" ") for part in parts)
+        rows = itertools.chain([head], lines)
+        reader = csv.reader(rows, delimiter=delimiter, strict=True, skipinitialspace=is_spaced)
         try:
             columns = [name.strip() for name in next(reader, [])]
-            if len(set(columns)) < len(columns):
+            named = [name for name in columns if name]
+            if len(set(named)) < len(named):
                 raise SourceError(f"{uri}: a column name occurs twice in the header: {quoted_names(columns)}")
             for fields in reader:
                 lines.num_chars = 0
-                if len(fields) > len(columns):
+                if any(fields[len(columns) :]):
                     raise SourceError(
-                        f"{uri}: line {reader.line_num} has {len(fields)} fields, the header {len(columns)}; "
-                        "quote fields that contain the delimiter"
+                        f"{uri}: line {reader.line_num + bool(declared)} has {len(fields)} fields, the header "
+                        f"{len(columns)}; quote fields that contain the delimiter"
                     )
-                if fields:
+                if any(fields):  # spreadsheets write empty rows as nothing but delimiters
                     # A line may leave out fields at its end: they are empty.
                     padded = [*fields, *[""] * (len(columns) - len(fields))]
-                    yield {name: value or None for name, value in zip(columns, padded, strict=True)}
+                    yield {name: value or None for name, value in zip(columns, padded, strict=False) if name}
         except csv.Error as error:
-            raise SourceError(f"{uri}: line {reader.line_num}: {error}") from error
+            raise SourceError(f"{uri}: line {reader.line_num + bool(declared)}: {error}") from error
+
+
+def _delimiter(head: str, usual: str) -> str:
+    """Return the delimiter of a table by its header: the usual one, unless only another one parts it.
+
+    Spreadsheets write semicolons where the comma is the decimal sign, whatever the file is called.
+    """
+    outside = _QUOTED.sub("", head)
+    return usual if usual in outside else next((mark for mark in ",;\t|" if mark in outside), usual)
 
 
 def _json_rows(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:

@@ -23,6 +23,7 @@ from pipelines.export.formats.label_studio import brush_rle
 from pipelines.export.formats.polygons import outline
 from pipelines.export.splits import Splits
 from pipelines.export.write import Choice, export_output
+from pipelines.sources.listing import list_images
 from pipelines.storage.store import Store, open_store
 from tests.support.fakes import half_bright, png
 from tests.support.labeled import RUN, box, mask, named, write_output
@@ -151,6 +152,7 @@ def test_yolo_images_lie_beside_their_labels_as_links_or_copies(tmp_path: Path, 
     assert summary.notes == ()
     images = tmp_path / "yolo" / "images" / "train"
     assert sorted(path.name for path in images.iterdir()) == ["1.png", "2.PNG"]
+    assert sorted(ref.image_id for ref in list_images(str(tmp_path))) == ["photos/1.png", "photos/2.PNG"]
     assert all(path.is_symlink() != copy and path.read_bytes() == png(half_bright(60, 40)) for path in images.iterdir())
 
 

@@ -38,6 +38,7 @@ IDS = st.lists(
 @settings(deadline=None, max_examples=300)
 @given(image_ids=IDS)
 @example(image_ids=list(ODD))
+@pytest.mark.slow
 def test_every_image_gets_a_file_of_its_own_inside_the_folder(image_ids: list[str]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "folder"

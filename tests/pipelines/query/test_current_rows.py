@@ -246,6 +246,7 @@ def histories(draw: st.DrawFn) -> list[list[Labelled]]:
 
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(runs=histories())
+@pytest.mark.slow
 def test_the_views_show_what_the_rule_says(
     runs: list[list[Labelled]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -257,6 +257,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 @pytest.mark.usefixtures("database")
 @pytest.mark.parametrize("extension", ["csv", "parquet"])
+@pytest.mark.slow
 def test_a_result_of_a_million_rows_is_streamed(extension: str, tmp_path: Path) -> None:
     file = tmp_path / f"many.{extension}"
     command = [sys.executable, "-c", _MANY, str(tmp_path / "output"), str(file)]

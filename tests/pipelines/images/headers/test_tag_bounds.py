@@ -10,8 +10,8 @@ import pytest
 from PIL import Image as PILImage
 
 from pipelines.images.decode import DecodeError, decode_image
-from pipelines.images.jpeg_markers import jpeg_head
-from pipelines.images.tag_bounds import holds_too_much
+from pipelines.images.headers.jpeg_markers import jpeg_head
+from pipelines.images.headers.tag_bounds import holds_too_much
 from pipelines.types import ImageRef, Reason
 
 REF = ImageRef(image_id="x", uri="x")
