@@ -70,16 +70,21 @@ def optional_decoder(data: bytes) -> Any:
     Returns:
         None if it is no AVIF or HEIC file, or the decoder is not installed.
     """
-    if data[4:8] != b"ftyp":
-        return None
-    box = data[8 : min(int.from_bytes(data[:4], "big"), _MAX_BOX_BYTES)]
-    brands = {box[place : place + 4] for place in range(0, len(box), 4)}
-    name = "AVIF" if brands & _AVIF_BRANDS else "HEIF" if brands & _HEIF_BRANDS else ""
+    name = optional_format(data)
     if name not in registered_formats():
         return None
     from PIL import Image
 
     return Image.OPEN[name][0]
+
+
+def optional_format(data: bytes) -> str:
+    """Return ``AVIF`` or ``HEIF`` if a file is one of these, installed or not; else an empty text."""
+    if data[4:8] != b"ftyp":
+        return ""
+    box = data[8 : min(int.from_bytes(data[:4], "big"), _MAX_BOX_BYTES)]
+    brands = {box[place : place + 4] for place in range(0, len(box), 4)}
+    return "AVIF" if brands & _AVIF_BRANDS else "HEIF" if brands & _HEIF_BRANDS else ""
 
 
 def is_clutter(name: str) -> bool:

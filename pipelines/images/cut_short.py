@@ -30,7 +30,21 @@ def ends_early(data: bytes, plugin: type[ImageFile]) -> bool:
         return len(data) < max(54, int.from_bytes(data[2:6], "little"))
     if plugin is GifImageFile:
         return not data.rstrip(b"\0").endswith(b";")
-    return _tiff_end(data) > len(data)
+    end = _boxes_end(data) if data[4:8] == b"ftyp" else _tiff_end(data)
+    return end > len(data)
+
+
+def _boxes_end(data: bytes) -> int:
+    """Return the byte offset where the last box of a HEIC or AVIF file ends."""
+    place = 0
+    while place + 8 <= len(data):
+        size = int.from_bytes(data[place : place + 4], "big")
+        if size == 1:  # the size follows in 64 bits
+            size = int.from_bytes(data[place + 8 : place + 16], "big")
+        if size == 0:  # up to the end of the file
+            return len(data)
+        place += max(8, size)
+    return place if place >= len(data) else len(data) + 1
 
 
 def _tiff_end(data: bytes) -> int:

@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from pipelines.image_formats import optional_decoder, optional_format
 from pipelines.images.cut_short import ends_early
 from pipelines.images.decode_error import PIL_ERRORS, DecodeError, translated
 from pipelines.images.headers import tiff_tags
@@ -65,6 +66,8 @@ def open_image(data: bytes) -> Opened:
         raise DecodeError(Reason.ZERO_BYTES, "the file is empty")
     plugin = _plugin(data)
     if plugin is None:
+        if name := optional_format(data):
+            raise DecodeError(Reason.UNSUPPORTED_MODE, f"{name}: pip install 'xsam-label[pictures]' for it to be read")
         raise DecodeError(
             Reason.NOT_AN_IMAGE, f"not a JPEG, PNG, WebP, TIFF, BMP or GIF file: it begins with {data[:12]!r}"
         )
@@ -114,7 +117,9 @@ def as_raw_mode(data: bytes, changed: Callable[[str], str]) -> ImageFile:
 def _plugin(data: bytes) -> type[ImageFile] | None:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return WebPImageFile
-    return next((plugin for signature, plugin in _SIGNATURES if data.startswith(signature)), None)
+    known = (plugin for signature, plugin in _SIGNATURES if data.startswith(signature))
+    found: type[ImageFile] | None = next(known, None) or optional_decoder(data)
+    return found
 
 
 def _check_tags(data: bytes, plugin: type[ImageFile], head: JpegHead | None) -> None:

@@ -206,9 +206,10 @@ def image_lists(schema: pa.Schema) -> list[str]:
 def _is_geometry(schema: pa.Schema, field: pa.Field) -> bool:
     """Return whether a column is a geometry by GeoParquet's or GeoArrow's metadata."""
     kind = (field.metadata or {}).get(b"ARROW:extension:name", b"")
+    is_geo = bool(kind.startswith((b"geoarrow.", b"ogc.")))
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        return field.name in load_json((schema.metadata or {})[b"geo"])["columns"]
-    return bool(kind.startswith((b"geoarrow.", b"ogc.")))
+        is_geo = is_geo or field.name in load_json((schema.metadata or {})[b"geo"])["columns"]
+    return is_geo
 
 
 def text_column(schema: pa.Schema, names: Sequence[str]) -> str | None:
