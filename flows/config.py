@@ -169,11 +169,16 @@ class LimitsConfig(Settings):
     """Share of the images, in [0, 1], that may be quarantined; 1 for any."""
     after_images: int = 500
     """Images that an invocation labels or quarantines before the share counts."""
+    max_rejected_prompts_share: float = 0.5
+    """Share of the prompt table's rows, in [0, 1], that may be asked of no image, because they name none that is listed
+    or are no valid prompts; beyond it nothing is planned. 1 for any.
+    """
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not 0 <= self.max_quarantined_share <= 1:
-            raise ValueError(f"limits: max_quarantined_share is {self.max_quarantined_share}; allowed: 0 to 1")
+        for name in ("max_quarantined_share", "max_rejected_prompts_share"):
+            if not 0 <= (share := getattr(self, name)) <= 1:
+                raise ValueError(f"limits: {name} is {share}; allowed: 0 to 1")
         if self.after_images < 1:
             raise ValueError(f"limits: after_images is {self.after_images}; allowed: 1 or more")
         return self

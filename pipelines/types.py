@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol, get_args
@@ -28,6 +28,8 @@ MAP_TASKS: tuple[CategoryTask, ...] = ("ovseg_semantic", "ovseg_panoptic", "gens
 SENTENCE_TASKS: tuple[SentenceTask, ...] = get_args(SentenceTask)
 REGION_TASKS: tuple[RegionTask, ...] = get_args(RegionTask)
 TASKS: tuple[Task, ...] = (*CATEGORY_TASKS, *SENTENCE_TASKS, *REGION_TASKS, "gcgseg")
+WORD_TASKS: tuple[Task, ...] = ("gcgseg", "chat")
+"""Tasks answered in words: that such an answer comes without a mask says of nothing that it is not in the image."""
 
 
 class Status(StrEnum):
@@ -35,7 +37,22 @@ class Status(StrEnum):
 
     OK = "ok"
     EMPTY = "empty"
+    NOT_ASKED = "not_asked"
     QUARANTINED = "quarantined"
+
+    @classmethod
+    def of_answer(
+        cls, prompts: Iterable[Prompt], masks: Sequence[MaskPrediction], captions: Sequence[Caption]
+    ) -> Status:
+        """Return the status of an image that the model has answered.
+
+        Args:
+            prompts: the prompts that were asked, without rejected ones.
+            masks, captions: the answer.
+        """
+        if masks or captions:
+            return cls.OK
+        return cls.EMPTY if any(prompt.task not in WORD_TASKS for prompt in prompts) else cls.NOT_ASKED
 
 
 class Reason(StrEnum):
@@ -127,7 +144,8 @@ class Prompt:
         is_thing: for a category of PANOPTIC_TASKS, whether it is countable (a thing) or one segment holds all of it
             (stuff); None for other tasks.
         explain: ask for an explanation in words beside the mask (reaseg).
-        source_row: zero-based row of the prompt table that it came from, -1 if it did not come from one.
+        source_row: line of the prompt table where its row begins, from 1, in Parquet its row; -1 if it did not come
+            from one. Plans of earlier versions count rows from 0.
     """
 
     prompt_id: str
@@ -275,7 +293,7 @@ class RejectedPrompt:
     """A prompt of a single image that could not be asked, with the reason; the image's other prompts are asked.
 
     Attributes:
-        row: zero-based row of the prompt table.
+        row: line of the prompt table where its row begins, from 1, in Parquet its row.
         prompt_id: id given in the table.
         image: the image_id or URI as written in the table.
         reason: what is wrong with it, in words.
@@ -352,7 +370,8 @@ class ImagePrediction:
 
     Attributes:
         ref: the planned image.
-        status: ok (at least one mask or caption), empty (asked, nothing found) or quarantined.
+        status: ok (at least one mask or caption), empty (asked, nothing found), not_asked (nothing was asked that could
+            be found or not) or quarantined.
         masks: its masks.
         captions: what the model said about it.
         prompts: the prompts that were asked, or, if it is quarantined, were to be asked.

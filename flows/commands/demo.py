@@ -86,7 +86,7 @@ def label(run_id: str, values: Mapping[str, Any], output: Path, console: Console
         },
         origin="the demo",
     )
-    return launch(config, console, prefect=prefect).ok
+    return launch(config, console, prefect=prefect).has_succeeded
 
 
 def read_truth(path: Path) -> list[TrueMask]:

@@ -20,6 +20,9 @@ OverwriteOption = Annotated[
 CheckOption = Annotated[
     bool, typer.Option("--check", help="First compare every file with the hash in its commit, which reads all of them.")
 ]
+DropRemovedOption = Annotated[
+    bool, typer.Option("--drop-removed", help="Without prompts that the latest run does not ask any more.")
+]
 
 
 @app.command()
@@ -80,15 +83,16 @@ def query(
     to: Annotated[str | None, typer.Option(help="New file for all rows: .csv, .json, .jsonl or .parquet.")] = None,
     overwrite: OverwriteOption = False,
     rows: Annotated[int, typer.Option(min=1, help="How many rows to show.")] = 40,
+    drop_removed: DropRemovedOption = False,
     check: CheckOption = False,
 ) -> None:
-    """Ask an output in SQL (DuckDB): annotations, images, coverage, runs, all_annotations, all_images."""
+    """Ask an output in SQL (DuckDB): annotations, images, coverage, runs, prompts, all_annotations, all_images."""
     from flows.commands.query import run_query
 
     if to is not None:
         outlive_terminal()
     _checked(output, check)
-    run_query(output, sql, console, to=to, overwrite=overwrite, max_rows=rows)
+    run_query(output, sql, console, to=to, overwrite=overwrite, max_rows=rows, drop_removed=drop_removed)
 
 
 @app.command()
@@ -96,6 +100,7 @@ def report(
     output: OutputArgument,
     to: Annotated[str, typer.Option(help="New file to write the page to.")] = "report.html",
     overwrite: OverwriteOption = False,
+    drop_removed: DropRemovedOption = False,
     check: CheckOption = False,
 ) -> None:
     """Write one HTML page that shows an output: pictures with masks, scores, failures, throughput, provenance."""
@@ -103,7 +108,7 @@ def report(
 
     outlive_terminal()
     _checked(output, check)
-    write_report(output, to, console, overwrite=overwrite)
+    write_report(output, to, console, overwrite=overwrite, drop_removed=drop_removed)
 
 
 @app.command()
@@ -131,6 +136,7 @@ def export(
     image_url: Annotated[
         str, typer.Option(help="Where tools load an image: this with its id at the end; else its own URI.")
     ] = "",
+    drop_removed: DropRemovedOption = False,
     overwrite: OverwriteOption = False,
     check: CheckOption = False,
 ) -> None:
@@ -151,6 +157,7 @@ def export(
         copy_images=copy_images,
         polygons=polygons,
         image_url=image_url,
+        drop_removed=drop_removed,
     )
     run_export(output, to, format_name, choice, console, overwrite=overwrite)
 

@@ -27,7 +27,14 @@ _PLAIN = (str, int, float, bool, date, datetime, time, Decimal)
 
 
 def run_query(
-    output: str, sql: str, console: Console, *, to: str | None = None, overwrite: bool = False, max_rows: int = 40
+    output: str,
+    sql: str,
+    console: Console,
+    *,
+    to: str | None = None,
+    overwrite: bool = False,
+    max_rows: int = 40,
+    drop_removed: bool = False,
 ) -> None:
     """Run a query, and print the first rows of its result or save all of them.
 
@@ -39,6 +46,7 @@ def run_query(
             are printed.
         overwrite: whether the file may be replaced.
         max_rows: number of rows to print.
+        drop_removed: as for open_database.
 
     Raises:
         QueryError: the query is invalid, or the file's extension is not known.
@@ -55,9 +63,14 @@ def run_query(
         # DuckDB writes only to this folder (see fence), so the file is complete before it gets its name.
         place = None if target is None else opened.enter_context(target.place())
         with console.status("finding the committed files"):
-            connection = opened.enter_context(
-                open_database(store, own_files=statement.own_files, folder=place, is_saved=target is not None)
+            found = open_database(
+                store,
+                own_files=statement.own_files,
+                folder=place,
+                is_saved=target is not None,
+                drop_removed=drop_removed,
             )
+            connection = opened.enter_context(found)
         if not connection.execute("SELECT 1 FROM runs LIMIT 1").fetchall():
             raise no_run(store.uri)
         select = check_select(connection, sql)

@@ -14,7 +14,9 @@ from pipelines.storage.store import open_store
 from pipelines.storage.targets import open_target, write_target
 
 
-def write_report(output: str, to: str, console: Console, *, overwrite: bool = False) -> None:
+def write_report(
+    output: str, to: str, console: Console, *, overwrite: bool = False, drop_removed: bool = False
+) -> None:
     """Write a page that shows an output.
 
     Args:
@@ -22,6 +24,7 @@ def write_report(output: str, to: str, console: Console, *, overwrite: bool = Fa
         to: path or URI of the file to write.
         console: where to print progress.
         overwrite: whether to replace the file if it exists.
+        drop_removed: as for open_database.
 
     Raises:
         PlanError: the output has no run.
@@ -32,7 +35,9 @@ def write_report(output: str, to: str, console: Console, *, overwrite: bool = Fa
     if not planned_runs(store):
         raise no_run(output)
     with console.status("reading") as spinner:
-        page = build_report(store, ReportConfig(), made_at=datetime.now(UTC), on_step=spinner.update)
+        page = build_report(
+            store, ReportConfig(drop_removed=drop_removed), made_at=datetime.now(UTC), on_step=spinner.update
+        )
     data = page.encode("utf-8")
     write_target(target, data)
     console.print(f"{literal(to)}: {size(len(data))}, open it in a browser")

@@ -37,12 +37,19 @@ class LabeledImage:
         size_hw: (height, width) after EXIF orientation; None if it was never decoded.
         reason: why it is quarantined; None if it is not.
         rejected: ids of its prompts that could not be asked.
+        asked: ids of the prompts that were to be asked of it; None where its rows do not say (quarantined by a version
+            before schema 3).
     """
 
     image_id: str
     size_hw: tuple[int, int] | None
     reason: str | None = None
     rejected: frozenset[str] = frozenset()
+    asked: frozenset[str] | None = None
+
+    def was_asked(self, prompt_id: str) -> bool:
+        """Return whether a prompt was to be asked of this image: a run of one prompt may have been of other images."""
+        return self.asked is None or prompt_id in self.asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +87,30 @@ class LabeledRun:
         asked = {prompt.task for prompt in itertools.chain(self.common, *self.own.values())}
         return [task for task in TASKS if task in asked]
 
-    def asked(self, image_id: str, task: Task) -> list[Prompt]:
+    def asked(self, image: LabeledImage, task: Task) -> list[Prompt]:
         """Return an image's prompts of a task, including those that could not be asked."""
-        return [prompt for prompt in (*self.common, *self.own.get(image_id, ())) if prompt.task == task]
+        return [
+            prompt
+            for prompt in (*self.common, *self.own.get(image.image_id, ()))
+            if prompt.task == task and image.was_asked(prompt.prompt_id)
+        ]
+
+    def images_asked(self, task: Task) -> dict[str, LabeledImage]:
+        """Return the images, by file name, that were asked something of a task: of the others nothing is known."""
+        common = self.texts(task)
+        return {
+            name: image
+            for name, image in self.images.items()
+            if (common and (image.asked is None or not image.asked.isdisjoint(common))) or self.asked(image, task)
+        }
+
+    def texts(self, task: Task) -> dict[str, str]:
+        """Return the text of each of a task's prompts that runs asked of every image, by id."""
+        return {prompt.prompt_id: prompt.text for prompt in self.common if prompt.task == task}
 
     def found(self, task: Task) -> Iterator[tuple[LabeledImage, list[Found]]]:
-        """Yield every image once with what was found for a task: first images with masks, then the others."""
-        left = {image.image_id: image for image in self.images.values()}
+        """Yield every image that was asked, once, with what was found: first images with masks, then the others."""
+        left = {image.image_id: image for image in self.images_asked(task).values()}
         for image_id, rows in itertools.groupby(self._rows(task, set(left)), key=lambda row: row["image_id"]):
             yield left.pop(image_id), [_found(row) for row in rows]
         for image in left.values():
@@ -267,11 +291,14 @@ def base_name(name: str) -> str:
 
 
 def _image(row: Mapping[str, Any]) -> LabeledImage:
+    # Rows that were quarantined by a version before schema 3 do not say what was to be asked.
+    is_told = bool(row["per_prompt"]) or row["status"] != Status.QUARANTINED.value
     return LabeledImage(
         image_id=row["image_id"],
         size_hw=None if row["width"] is None else (row["height"], row["width"]),
         reason=row["reason"] if row["status"] == Status.QUARANTINED.value else None,
         rejected=frozenset(entry["prompt_id"] for entry in row["per_prompt"] if entry["rejected"] is not None),
+        asked=frozenset(entry["prompt_id"] for entry in row["per_prompt"]) if is_told else None,
     )
 
 

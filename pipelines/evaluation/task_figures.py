@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from pipelines.errors import some_of
 from pipelines.evaluation.category_names import CountedNames
 from pipelines.evaluation.coco_matching import FoundMask, TrueMask
 from pipelines.evaluation.decisions import Decision, decide
@@ -77,14 +78,27 @@ class Comparison:
 
     def names(self, task: Task, true: Sequence[str]) -> CountedNames:
         """Return the evaluated categories of a task whose categories are asked of every image."""
+        images = self.run.images_asked(task)
+        if left_out := [name for name in self.run.images if name not in images]:
+            self.notes.append(f"{task}: {len(left_out):,} images were never asked, left out: {some_of(left_out)}")
         asked = [prompt.text for prompt in self.run.common if prompt.task == task]
         return CountedNames.of(task, true, asked, self.count_unasked, self.notes)
+
+    def unasked(self, image: LabeledImage, task: Task, names: CountedNames) -> set[str | None]:
+        """Return the categories of a task that runs asked of other images, not of this one: nothing is known there."""
+        of_task = self.run.texts(task)
+        if self.count_unasked or image.asked is None or of_task.keys() <= image.asked:
+            return set()
+        both: tuple[set[str | None], set[str | None]] = set(), set()
+        for prompt_id, text in of_task.items():
+            both[prompt_id in image.asked].add(names.of_found(text))
+        return both[False] - both[True]
 
 
 def instance_figures(comparison: Comparison, truth: InstanceTruth, task: Task) -> Iterator[TaskFigures]:
     """Yield the mask AP of ovseg or genseg."""
     names = comparison.names(task, truth.categories)
-    true = list(_true_masks(comparison, truth, names))
+    true = list(_true_masks(comparison, truth, names, task))
     if 2 * (crowds := sum(one.is_crowd for one in true)) > len(true):
         comparison.notes.append(
             f"{task}: {crowds:,} of {len(true):,} objects of the truth are crowds (iscrowd 1) and count neither way; "
@@ -104,7 +118,7 @@ def visual_prompt_figures(comparison: Comparison, truth: InstanceTruth) -> Itera
     prompts = _visual_prompts(comparison, "vgdseg")
     labels = [prompt.category_name for prompt in prompts.values()]
     names = CountedNames.of("vgdseg", truth.categories, labels, False, comparison.notes)
-    true = list(_true_masks(comparison, truth, names))
+    true = list(_true_masks(comparison, truth, names, "vgdseg"))
     found: dict[str, list[FoundMask]] = {}
     for image, masks in comparison.found("vgdseg"):
         for mask in masks:
@@ -128,7 +142,7 @@ def visual_prompt_figures(comparison: Comparison, truth: InstanceTruth) -> Itera
 def _visual_prompts(comparison: Comparison, task: Task) -> dict[tuple[str, str], Prompt]:
     """Return a task's prompts by image_id and prompt_id, without those that could not be asked."""
     images = comparison.run.images.values()
-    every = [(image, prompt) for image in images for prompt in comparison.run.asked(image.image_id, task)]
+    every = [(image, prompt) for image in images for prompt in comparison.run.asked(image, task)]
     asked = {(image.image_id, p.prompt_id): p for image, p in every if p.prompt_id not in image.rejected}
     if rejected := len(every) - len(asked):
         comparison.notes.append(f"{task}: {rejected:,} prompts could not be asked and are left out")
@@ -139,10 +153,12 @@ def _kind(prompt: Prompt) -> str:
     return prompt.region.kind if prompt.region else ""
 
 
-def _true_masks(comparison: Comparison, truth: InstanceTruth, names: CountedNames) -> Iterator[TrueMask]:
-    for file_name, image in comparison.run.images.items():
+def _true_masks(comparison: Comparison, truth: InstanceTruth, names: CountedNames, task: Task) -> Iterator[TrueMask]:
+    """Yield the true masks of the images that were asked a task, without those of categories they were not asked."""
+    for file_name, image in comparison.run.images_asked(task).items():
+        unasked = comparison.unasked(image, task, names)
         for one in truth.objects(file_name):
-            if names.is_counted(one.category):
+            if names.is_counted(one.category) and one.category not in unasked:
                 yield TrueMask(image.image_id, one.category, one.segmentation, one.is_crowd)
 
 
@@ -217,12 +233,12 @@ def _quality(quality: Quality) -> dict[str, float | int | None]:
 def _map_pairs(comparison: Comparison, truth: PanopticTruth, task: Task, names: CountedNames) -> Iterator[Maps]:
     file_names = {image.image_id: file_name for file_name, image in comparison.run.images.items()}
     for image, masks in comparison.found(task):
-        true = truth.segments(file_names[image.image_id])
+        true, unasked = truth.segments(file_names[image.image_id]), comparison.unasked(image, task, names)
         if true is None:
             continue
         yield (
             [Segment(name, mask.segmentation) for mask in masks if (name := names.of_found(mask.category)) is not None],
-            [one for one in true if names.is_counted(one.category)],
+            [one for one in true if names.is_counted(one.category) and one.category not in unasked],
         )
 
 
@@ -251,7 +267,7 @@ def _entries_by_task(comparison: Comparison, truth: PhraseTruth) -> dict[Task, l
         prompts = [
             prompt
             for task in ((entry.task,) if entry.task else _ASKED_ONE_BY_ONE)
-            for prompt in comparison.run.asked(image.image_id, task)
+            for prompt in comparison.run.asked(image, task)
             if _asks_for(prompt, entry) and prompt.prompt_id not in image.rejected
         ]
         num_unasked += not prompts

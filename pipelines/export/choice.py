@@ -33,6 +33,7 @@ class Choice:
         link_images: whether images that are files of this machine become links, where they are not copied (yolo).
         polygons: whether masks are written as polygons (coco).
         image_url: prefix from which tools load images, followed by the image_id; empty for the images' own URIs.
+        drop_removed: whether to leave out what only earlier runs asked of every image.
     """
 
     where: str = ""
@@ -45,6 +46,7 @@ class Choice:
     link_images: bool = True
     polygons: bool = False
     image_url: str = ""
+    drop_removed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ def decoding_bytes(data: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> int:
         case GifImageFile():
             of_pixel = 8
         case _ if image.format in ("AVIF", "HEIF"):
-            of_pixel = 13
+            of_pixel = 13  # 8 to 12 with the bands, measured on 12 megapixels with and without alpha
         case _:
             of_pixel = held + 3
     bands = min(num_pixels, BAND_PIXELS) * _BAND_BYTES

@@ -280,12 +280,13 @@ def outcome(
     if asked.reason is not None:
         return quarantined(image.ref, asked.reason, "model", asked.error or "", rejected=rejected, **facts)
     not_asked = {r.prompt_id for r in asked.answer.rejected}
+    answered = tuple(p for p in prompts if p.prompt_id not in not_asked)
     return ImagePrediction(
         ref=image.ref,
-        status=Status.OK if asked.answer.masks or asked.answer.captions else Status.EMPTY,
+        status=Status.of_answer(answered, asked.answer.masks, asked.answer.captions),
         masks=asked.answer.masks,
         captions=asked.answer.captions,
-        prompts=tuple(p for p in prompts if p.prompt_id not in not_asked),
+        prompts=answered,
         rejected=rejected,
         **facts,
     )

@@ -35,6 +35,7 @@ from pipelines.types import ImageRef, Shard
 SHARDS_PER_PART = 256  # at least; the last part may have fewer
 # Rows are gathered up to this size before they are cut into shards: rows with long texts must not fill the memory.
 _CUT_BYTES = 2**25
+UNLISTED = pa.schema([pa.field("image_id", pa.string(), nullable=False)])
 _PLACE = pa.field("place", pa.int64(), nullable=False)  # in the listing, from 1
 
 
@@ -71,9 +72,11 @@ class PlanDraft:
         parts: the files, in order; they are removed when the draft is closed.
         images_per_shard: images in every shard but the last.
         num_images, num_bytes: totals as listed; num_bytes counts images whose size is known.
-        num_own_prompts: prompts of single images.
+        num_own_prompts, num_with_own: prompts of single images, and the images that have any.
         first_uri, last_uri: of the first and last image in image_id order; None if there are none.
         images_sha256: digest of the images, independent of how they are cut into shards.
+        unlisted: ids of images of earlier runs that are not listed any more, with the schema UNLISTED; None if that is
+            not to be noted.
     """
 
     parts: tuple[DraftPart, ...]
@@ -82,8 +85,10 @@ class PlanDraft:
     num_images: int = 0
     num_bytes: int = 0
     num_own_prompts: int = 0
+    num_with_own: int = 0
     first_uri: str | None = None
     last_uri: str | None = None
+    unlisted: pa.Table | None = None
 
     @property
     def num_shards(self) -> int:
@@ -219,7 +224,7 @@ class _Totals:
     """Totals over the images of a draft, collected while they are written."""
 
     def __init__(self) -> None:
-        self._num_images = self._num_bytes = self._num_own_prompts = 0
+        self._num_images = self._num_bytes = self._num_own_prompts = self._num_with_own = 0
         self._first_uri: str | None = None
         self._last_uri: str | None = None
         self._digest = ImageDigest()
@@ -230,7 +235,9 @@ class _Totals:
         self._num_images += images.num_rows
         self._num_bytes += pc.sum(images["num_bytes"]).as_py() or 0
         if "prompts" in images.schema.names:
-            self._num_own_prompts += pc.sum(pc.list_value_length(images["prompts"])).as_py() or 0
+            lengths = pc.fill_null(pc.list_value_length(images["prompts"]), 0)
+            self._num_own_prompts += pc.sum(lengths).as_py() or 0
+            self._num_with_own += pc.sum(pc.greater(lengths, 0)).as_py() or 0
         self._first_uri = self._first_uri or images["uri"][0].as_py()
         self._last_uri = images["uri"][-1].as_py()
 
@@ -243,6 +250,7 @@ class _Totals:
             num_images=self._num_images,
             num_bytes=self._num_bytes,
             num_own_prompts=self._num_own_prompts,
+            num_with_own=self._num_with_own,
             first_uri=self._first_uri,
             last_uri=self._last_uri,
         )

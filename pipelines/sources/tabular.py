@@ -51,6 +51,14 @@ def read_rows(uri: str, storage_options: Mapping[str, Any] | None = None) -> Ite
     Raises:
         SourceError: an unknown extension, or a table that cannot be opened or is broken; raised while iterating.
     """
+    return (row for _, row in numbered_rows(uri, storage_options))
+
+
+def numbered_rows(uri: str, storage_options: Mapping[str, Any] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Read a table as read_rows does, each row with the line where it begins, from 1, or its place in Parquet.
+
+    The header of a CSV is line 1, as in editors and spreadsheets.
+    """
     match extension_of(uri):
         case ".csv":
             return _csv_rows(uri, storage_options, delimiter=",")
@@ -141,7 +149,9 @@ class Lines:
         return line
 
 
-def _csv_rows(uri: str, storage_options: Mapping[str, Any] | None, delimiter: str) -> Iterator[dict[str, Any]]:
+def _csv_rows(
+    uri: str, storage_options: Mapping[str, Any] | None, delimiter: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
     # A setting of the whole process, 131,072 by default, which a mask's RLE exceeds.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_CHARS))
     with open_text(uri, storage_options) as text:
@@ -160,6 +170,7 @@ def _csv_rows(uri: str, storage_options: Mapping[str, Any] | None, delimiter: st
             named = [name for name in columns if name]
             if len(set(named)) < len(named):
                 raise SourceError(f"{uri}: a column name occurs twice in the header: {quoted_names(columns)}")
+            begun = reader.line_num + 1
             for fields in reader:
                 lines.num_chars = 0
                 if any(fields[len(columns) :]):
@@ -170,7 +181,9 @@ def _csv_rows(uri: str, storage_options: Mapping[str, Any] | None, delimiter: st
                 if any(fields):  # spreadsheets write empty rows as nothing but delimiters
                     # A line may leave out fields at its end: they are empty.
                     padded = [*fields, *[""] * (len(columns) - len(fields))]
-                    yield {name: value or None for name, value in zip(columns, padded, strict=False) if name}
+                    named_fields = zip(columns, padded, strict=False)
+                    yield begun + bool(declared), {name: value or None for name, value in named_fields if name}
+                begun = reader.line_num + 1
         except csv.Error as error:
             raise SourceError(f"{uri}: line {reader.line_num + bool(declared)}: {error}") from error
 
@@ -184,7 +197,7 @@ def _delimiter(head: str, usual: str) -> str:
     return usual if usual in outside else next((mark for mark in ",;\t|" if mark in outside), usual)
 
 
-def _json_rows(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
+def _json_rows(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[tuple[int, dict[str, Any]]]:
     with open_text(uri, storage_options) as text:
         for number, line in enumerate(Lines(uri, text, is_row=True), start=1):
             if not line.strip():
@@ -197,15 +210,15 @@ def _json_rows(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[
                 raise SourceError(f"{uri}: line {number} is not JSON: {error}") from error
             if not isinstance(row, dict):
                 raise SourceError(f"{uri}: line {number} holds {type(row).__name__}, not an object with columns")
-            yield row
+            yield number, row
 
 
-def _parquet_rows(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
+def _parquet_rows(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[tuple[int, dict[str, Any]]]:
     with open_bytes(uri, storage_options) as file:
         try:
             table = pq.ParquetFile(file)
             columns = [field.name for field in table.schema_arrow if not holds_binary(field.type)]
-            yield from iter_rows(*open_filesystem(uri, storage_options), table, columns)
+            yield from enumerate(iter_rows(*open_filesystem(uri, storage_options), table, columns), start=1)
         except (pa.ArrowException, UnicodeDecodeError) as error:
             raise SourceError(f"{uri}: not a readable Parquet file: {error}") from error
 

@@ -102,6 +102,7 @@ IMAGES = pa.schema(
         pa.field("attempts", pa.int16(), nullable=False),
         pa.field("num_annotations", pa.int32(), nullable=False),
         pa.field("per_prompt", PER_PROMPT, nullable=False),
+        pa.field("tasks", pa.list_(pa.string())),  # null in rows of schema version 3 and before
         pa.field("captions", CAPTIONS),  # null in rows of schema version 1
         pa.field("decode_ms", pa.float32()),
         pa.field("model_ms", pa.float32()),
@@ -114,7 +115,7 @@ IMAGES = pa.schema(
 
 SCHEMAS: Mapping[Kind, pa.Schema] = {"annotations": ANNOTATIONS, "images": IMAGES}
 # The schema version that introduced a column, for those that version 1 did not have.
-_SINCE = {"is_thing": 2, "captions": 2, "image_version": 3, "pixel_notes": 4}
+_SINCE = {"is_thing": 2, "captions": 2, "image_version": 3, "tasks": 4, "pixel_notes": 4}
 
 
 def schema_of(schema: pa.Schema, version: int) -> pa.Schema:
@@ -204,6 +205,7 @@ def images_table(predictions: Iterable[ImagePrediction], *, run_id: str, shard_i
                 "attempts": prediction.attempts,
                 "num_annotations": len(prediction.masks),
                 "per_prompt": _per_prompt(prediction),
+                "tasks": _answered_tasks(prediction),
                 "captions": _captions(prediction),
                 "decode_ms": prediction.decode_ms,
                 "model_ms": prediction.model_ms,
@@ -237,6 +239,13 @@ def _per_prompt(prediction: ImagePrediction) -> list[dict[str, object]]:
         {"prompt_id": r.prompt_id, "n": None, "max_score": None, "rejected": r.reason} for r in prediction.rejected
     ]
     return asked + rejected
+
+
+def _answered_tasks(prediction: ImagePrediction) -> list[str]:
+    """Return the tasks of the prompts that were answered: an image without a mask is a negative for these alone."""
+    if prediction.status == Status.QUARANTINED:
+        return []
+    return list(dict.fromkeys(prompt.task for prompt in prediction.prompts))
 
 
 def _captions(prediction: ImagePrediction) -> list[dict[str, object]]:

@@ -273,7 +273,7 @@ def test_what_a_source_says_of_its_images_reaches_the_listing(tmp_path: Path) ->
         (table, f"{tmp_path}/t.parquet#column=png&row=0"),
     ):
         config = parse_config(changed(source=source))
-        with list_collection(config, OwnPrompts()) as (plan, _):
+        with list_collection(config, OwnPrompts()) as (plan, *_):
             assert plan.first_uri == uri
 
 

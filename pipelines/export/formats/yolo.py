@@ -19,7 +19,7 @@ from pipelines.export.formats.polygons import opencv, outline
 from pipelines.export.selection import Selection
 from pipelines.sources.fetch import FetchError, fetch
 from pipelines.storage.filesystems import open_filesystem, protocol_of
-from pipelines.types import ImageRef
+from pipelines.types import ImageRef, Reason
 
 FILE = "data.yaml"
 KNOWN, MISSING = "images.csv", "images_to_fetch.csv"
@@ -67,11 +67,11 @@ def write_yolo(selection: Selection, folder: Path, on_masks: Progress) -> list[s
                     continue
                 path = files.new_file(image.image_id)
                 path.write_text("".join(_lines(image)), encoding="ascii")
-                pictures.add(image, folder / "images" / name / f"{path.stem}{suffix}")
-    return list(_notes(splits, unread, pictures.num_missing))
+                pictures.add(image, folder / "images" / name / f"{path.stem}{suffix}", path)
+    return list(_notes(splits, unread, pictures))
 
 
-def _notes(splits: list[str], unread: Counter[str], num_missing: int) -> Iterator[str]:
+def _notes(splits: list[str], unread: Counter[str], pictures: _Pictures) -> Iterator[str]:
     if "val" not in splits:
         same = "train" if "train" in splits else splits[0]
         yield (
@@ -81,9 +81,11 @@ def _notes(splits: list[str], unread: Counter[str], num_missing: int) -> Iterato
     if unread:
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in unread.most_common(5))
         yield f"{unread.total():,} images are of formats that YOLO's readers do not take, left out: {kinds}"
-    if num_missing:
+    if pictures.num_gone:
+        yield f"{pictures.num_gone:,} images are not there any more: left out, with their labels"
+    if pictures.num_missing:
         yield (
-            f"{num_missing:,} images are not beside their labels: {MISSING} says which file each must become; "
+            f"{pictures.num_missing:,} images are not beside their labels: {MISSING} says which file each must become; "
             "--copy-images copies them"
         )
 
@@ -113,9 +115,10 @@ class _Pictures:
     def __init__(self, folder: Path, choice: Choice) -> None:
         self._folder, self._choice = folder, choice
         self._threads = ThreadPoolExecutor(_COPIERS)
-        self._running: deque[Future[None]] = deque()
+        self._running: deque[Future[bool]] = deque()
         self._known = _List(folder / KNOWN, ("file", "image_id", "uri"))
         self._missing = _List(folder / MISSING, ("file", "uri"))
+        self.num_gone = 0
 
     @property
     def num_missing(self) -> int:
@@ -132,12 +135,12 @@ class _Pictures:
         if error[0] is None:
             self._wait(0)
 
-    def add(self, image: ExportImage, path: Path) -> None:
-        """Place an image at a path of its own."""
+    def add(self, image: ExportImage, path: Path, label: Path) -> None:
+        """Place an image, whose label file is there, at a path of its own."""
         name = path.relative_to(self._folder).as_posix()
         self._known.add(name, image.image_id, image.uri)
         if self._choice.copy_images:
-            self._running.append(self._threads.submit(_copy, image, path))
+            self._running.append(self._threads.submit(_copy, image, path, label))
             # Bounds the queue, whose entries hold images with their masks, and raises the error of a copy soon.
             self._wait(2 * _COPIERS)
         elif self._choice.link_images and (local := _local_path(image.uri)):
@@ -147,7 +150,7 @@ class _Pictures:
 
     def _wait(self, most: int) -> None:
         while len(self._running) > most:
-            self._running.popleft().result()
+            self.num_gone += not self._running.popleft().result()
 
 
 class _List:
@@ -198,11 +201,16 @@ def _local_path(uri: str) -> Path | None:
         return None
 
 
-def _copy(image: ExportImage, path: Path) -> None:
+def _copy(image: ExportImage, path: Path, label: Path) -> bool:
+    """Copy an image; return False, and remove its label file, if it is not there any more."""
     ref = ImageRef(image_id=image.image_id, uri=image.uri)
     try:
         data = fetch(ref, options=None, max_bytes=_MAX_IMAGE_BYTES, timeout_s=_COPY_TIMEOUT_S, allow_http=True)
     except FetchError as error:
+        if error.reason is Reason.NOT_FOUND:
+            label.unlink()
+            return False
         raise StorageError(f"{image.image_id} cannot be copied: {error}") from error
     with path.open("xb") as file:
         file.write(data)
+    return True

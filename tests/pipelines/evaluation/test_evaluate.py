@@ -492,3 +492,25 @@ def test_truth_of_another_task_says_what_was_asked(tmp_path: Path) -> None:
         SourceError, match=r"is truth for ovseg_panoptic, .*, but run run-1 was asked for ovseg, refseg"
     ):
         evaluate(output, truth)
+
+
+def test_what_was_never_asked_of_an_image_is_not_missing_there(tmp_path: Path) -> None:
+    """Two runs of different images and names, and an image that nothing was asked of: all that was asked is found."""
+    (point,) = [region("vgdseg", "p1", "point", "cup")]
+    shown = {
+        "a.png": [("cat", box(0, 0, 3, 3), False), ("dog", box(5, 5, 3, 3), False)],
+        "b.png": [("cat", box(1, 1, 3, 3), False), ("dog", box(5, 5, 3, 3), False)],
+        "c.png": [("cat", box(2, 2, 3, 3), False)],
+    }
+    truth = instances(tmp_path / "truth.json", shown, ("cat", "dog"))
+    output = tmp_path / "output"
+    _, first = write_output(output, {"a.png": [mask(CAT, box(0, 0, 3, 3))]}, common=[CAT])
+    _, second = write_output(output, {"b.png": [mask(DOG, box(5, 5, 3, 3))]}, common=[DOG], run_id="run-2")
+    found = {"c.png": []}
+    store, third = write_output(output, found, own={"d.png": [point]}, run_id="run-3")
+    evaluation = evaluate_output(store, [first, second, third], read_ground_truth(truth))
+    (result,) = evaluation.results
+    assert (result.figures["true"], result.figures["found"], result.figures["AP"]) == (2, 2, pytest.approx(1))
+    assert "ovseg: 1 images were never asked, left out: c.png" in evaluation.notes
+    everything = evaluate_output(store, [first, second, third], read_ground_truth(truth), count_unasked=True)
+    assert everything.results[0].figures["true"] == 4
