@@ -30,6 +30,7 @@ from pipelines.export.write import FORMATS, Choice, Export, export_output
 from pipelines.masks import rle
 from pipelines.storage.store import Store, open_store
 from pipelines.types import Prompt
+from tests.pipelines.storage.test_targets import write
 from tests.support.labeled import box, mask, named, write_output
 
 CAT, DOG = named("ovseg", "cat", "dog")
@@ -380,6 +381,15 @@ def test_what_was_made_meanwhile_is_left_as_it_is(output: Store, tmp_path: Path)
 def test_an_output_of_an_object_store_is_exported(s3: Any, tmp_path: Path) -> None:
     store, _ = write_output("s3://bkt/to-export", FOUND, common=[CAT, DOG])
     assert masks_by_image(coco(store, tmp_path / "coco.json"))["a/1.jpg"] == ["cat", "dog"]
+    exports = open_store("s3://bkt/exports")
+    for new, files in (("new/coco.json", "1"), ("coco", {"instances.json": "1"})):
+        write(f"{exports.uri}/{new}", files)
+        with pytest.raises(StorageError, match="exists already"):
+            write(f"{exports.uri}/{new}", files)
+    write(f"{exports.uri}/new/coco.json", "2", overwrite=True)
+    export_output(store, f"{exports.uri}/coco", "coco", Choice(), overwrite=True)
+    assert exports.read("new/coco.json") == b"2"
+    assert exports.read("coco/instances.json") == (tmp_path / "coco.json").read_bytes()
 
 
 def test_maps_are_left_out_of_a_list_of_masks_unless_named(tmp_path: Path) -> None:
