@@ -78,7 +78,7 @@ def data_name(kind: Kind, run_id: str, shard_id: str, attempt: str, repair: int 
 
 
 def due_commit_of(name: str) -> int:
-    """Return which commit of its shard a data file was written for: 0 for the first, K for the K-th repair."""
+    """Return the repair number in a data file's name: 0 for the first commit, K for the K-th repair."""
     found = _DATA_NAME.fullmatch(name)
     return int((found and found["repair"]) or 0)
 
@@ -101,7 +101,7 @@ def split_commit_name(name: str) -> tuple[str, int] | None:
 
 
 def is_ours(name: str) -> bool:
-    """Return whether a name in an output is one that this system gives; others are left alone."""
+    """Return whether a name follows the output's naming scheme; files of other names are left alone."""
     if name == CARD_NAME or name.startswith(PROBE_PREFIX) or _OF_RUN.fullmatch(name) or _REGISTERED.fullmatch(name):
         return True
     return split_data_name(name) is not None or split_commit_name(name) is not None

@@ -406,7 +406,7 @@ class ImagePrediction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardReceipt:
-    """What a replica reports about a labelled shard: counts and names, never data.
+    """The result of labeling one shard, as sent to the driver: counts and names, never rows.
 
     Attributes:
         shard_id: the shard that was labelled.

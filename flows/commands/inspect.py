@@ -39,7 +39,7 @@ def show_plan(config: RunConfig, console: Console) -> None:
         _show_held(held, due, store, console)
     # What is new depends on how these end, unless only broken shards are left to repair.
     if not all(is_labeled(store, held) for held, _ in unfinished):
-        console.print("what is new can be told once these are labelled")
+        console.print("new images can be counted once these runs are finished")
         return
     try:
         with (
@@ -50,7 +50,7 @@ def show_plan(config: RunConfig, console: Console) -> None:
     except DamagedError:
         if not unfinished:
             raise
-        console.print("what is new can be told once these are labelled")
+        console.print("new images can be counted once these runs are finished")
         return
     show_notes(console, draft.notes)
     for line in draft.left_out.say():

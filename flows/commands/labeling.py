@@ -124,7 +124,7 @@ def plan(
 def retry(
     output: OutputArgument,
     reason: Annotated[
-        list[str] | None, typer.Option(help='Only images quarantined for it, e.g. "out_of_memory". Several times.')
+        list[str] | None, typer.Option(help='Only images quarantined for it, e.g. "out_of_memory". Repeatable.')
     ] = None,
     run_id: RunIdOption = None,
     config: Annotated[

@@ -67,7 +67,7 @@ def vacuum(
     ] = 24,
     dry_run: Annotated[bool, typer.Option(help="Only list what would be removed.")] = False,
 ) -> None:
-    """Remove files that no commit names, once they are old enough to be nobody's."""
+    """Delete files that no commit names, once they are older than --older-than."""
     from flows.commands.inspect import show_vacuum
 
     if not dry_run:
@@ -122,7 +122,9 @@ def export(
     images_where: Annotated[
         str, typer.Option(help="Only images that fit this SQL condition, e.g. \"image_id LIKE '2026/%'\".")
     ] = "",
-    task: Annotated[list[str] | None, typer.Option(help="Whose masks; several times. See docs/export.md.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="Only this task's masks; repeatable. See docs/export.md.")
+    ] = None,
     categories: Annotated[
         list[str] | None,
         typer.Option(help="Only these names, numbered in this order: 'dog, \"bowl, glass\"'; several times, too."),

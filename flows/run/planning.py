@@ -368,7 +368,7 @@ _at_hand: ContextVar[PlannedRun | None] = ContextVar("run_at_hand", default=None
 
 @contextmanager
 def at_hand(run: PlannedRun) -> Iterator[None]:
-    """Let planned_run yield this run within the block, so that the flow does not plan what the command line planned."""
+    """Make planned_run return this run within the block, so that the flow reuses what the command line planned."""
     token = _at_hand.set(run)
     try:
         yield

@@ -54,7 +54,7 @@ class LabeledImage:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One row of ``annotations``."""
+    """A predicted mask: one row of ``annotations``."""
 
     prompt_id: str
     category: str

@@ -19,7 +19,7 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What to export.
+    """The filters, tasks and splits of an export.
 
     Attributes:
         where: SQL condition on masks, over the columns of ``annotations`` and width, height, num_bytes and

@@ -19,7 +19,7 @@ _TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8,
 
 
 def ends_early(data: bytes, plugin: type[ImageFile]) -> bool:
-    """Return whether a file that Pillow could not read lacks its end, judged by its format's structure."""
+    """Return whether an image file that Pillow could not read is truncated, judged by its format's structure."""
     if plugin is JpegImageFile:
         return not jpeg_scans(data, jpeg_head(data)).has_end_marker
     if plugin is PngImageFile:

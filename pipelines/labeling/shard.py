@@ -301,7 +301,7 @@ def with_prompts(found: ImagePrediction, common: Sequence[Prompt]) -> ImagePredi
 
 
 def quarantined(ref: ImageRef, reason: Reason, stage: str, error: str, **facts: Any) -> ImagePrediction:
-    """Return the outcome of an image that could not be labelled. Of a long error the end is kept, as of a traceback."""
+    """Return the outcome of an image that could not be labelled; a long error keeps its end, where its cause is."""
     return ImagePrediction(
         ref=ref,
         status=Status.QUARANTINED,

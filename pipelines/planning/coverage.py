@@ -118,7 +118,7 @@ class Coverage:
     unlisted: Ids = field(default_factory=Ids)
 
     def left(self, refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
-        """Yield the images with something left to ask, reduced to just that.
+        """Yield the images that still have prompts to ask, with only those prompts.
 
         A quarantined image counts as asked; `retry` labels those again. An image is unchanged if its version tag is
         equal, or its size where a tag is missing; if neither is known it counts as unchanged.
@@ -178,7 +178,7 @@ class Coverage:
 
 
 class _AskedBy:
-    """A run's common prompts, as bits among the new run's common prompts."""
+    """An earlier run's common prompts, as a bit mask over the new run's."""
 
     def __init__(self, run: CoveringRun, bits: dict[Hashable, int]) -> None:
         self.plan, self.same_model = run.plan, run.same_model
@@ -193,7 +193,7 @@ class _AskedBy:
 
 
 class _Held:
-    """The planned images of all runs, grouped by image id and consumed in the order of ids."""
+    """A cursor over the images planned by all runs, merged by image id."""
 
     def __init__(self, planned: Iterable[tuple[_AskedBy, PlannedImage]]) -> None:
         groups = itertools.groupby(planned, key=lambda pair: pair[1].image_id)

@@ -40,7 +40,7 @@ _PLACE = pa.field("place", pa.int64(), nullable=False)  # in the listing, from 1
 
 
 class PlanConfig(Settings):
-    """How a collection is cut."""
+    """How images are grouped into shards."""
 
     images_per_shard: int = 500
     """Images in one shard: the unit of work, commit and retry."""

@@ -431,7 +431,7 @@ def next_sequence(store: Store) -> int:
 
 
 def _place(item: tuple[str, Mapping[str, Any]]) -> tuple[int, str, int, str]:
-    """Return the sort key of a plan: plans of earlier versions have no sequence number, but a time and a name."""
+    """Return the sort key of a plan: its sequence number; plans of earlier versions have only a time and a name."""
     run_id, document = item
     planned_at = str(document.get("facts", {}).get("planned_at", ""))
     # The name's length before the name, so that NAME-retry-10 comes after NAME-retry-9.

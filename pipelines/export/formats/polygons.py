@@ -1,4 +1,4 @@
-"""Trace masks as polygons; holes, and for YOLO separate parts, are joined by lines there and back.
+"""Trace masks as polygons; holes, and for YOLO separate parts, are joined by bridges without width.
 
 Needs OpenCV, which the extra ``export`` installs.
 """
