@@ -122,9 +122,7 @@ def export(
     images_where: Annotated[
         str, typer.Option(help="Only images that fit this SQL condition, e.g. \"image_id LIKE '2026/%'\".")
     ] = "",
-    task: Annotated[
-        list[str] | None, typer.Option(help="Only this task's masks; repeatable. See docs/export.md.")
-    ] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only masks of this task; repeatable: docs/export.md.")] = None,
     categories: Annotated[
         list[str] | None,
         typer.Option(help="Only these names, numbered in this order: 'dog, \"bowl, glass\"'; several times, too."),
