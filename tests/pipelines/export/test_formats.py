@@ -190,6 +190,7 @@ def test_yolo_images_lie_beside_their_labels_as_links_or_copies(tmp_path: Path, 
 def test_an_image_that_cannot_be_copied_is_a_clear_error_and_leaves_nothing(tmp_path: Path) -> None:
     store = with_photos(tmp_path)
     (tmp_path / "photos" / "2.PNG").unlink()
+    (tmp_path / "photos" / "2.PNG").mkdir()  # one that is gone is left out instead
     with pytest.raises(StorageError, match=r"2.PNG cannot be copied"):
         export_output(store, str(tmp_path / "yolo"), "yolo", Choice(copy_images=True))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["output", "photos"]
