@@ -19,7 +19,7 @@ from PIL import Image as PILImage
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from pipelines.errors import SourceError
+from pipelines.errors import SourceError, StorageError
 from pipelines.evaluation.evaluate import evaluate_output
 from pipelines.evaluation.ground_truth import PanopticTruth, read_ground_truth
 from pipelines.export.formats.label_studio import brush_rle
@@ -185,6 +185,15 @@ def test_yolo_images_lie_beside_their_labels_as_links_or_copies(tmp_path: Path, 
     assert sorted(path.name for path in images.iterdir()) == ["1.png", "2.PNG"]
     assert sorted(ref.image_id for ref in list_images(str(tmp_path))) == ["photos/1.png", "photos/2.PNG"]
     assert all(path.is_symlink() != copy and path.read_bytes() == png(half_bright(60, 40)) for path in images.iterdir())
+
+
+def test_an_image_that_cannot_be_copied_is_a_clear_error_and_leaves_nothing(tmp_path: Path) -> None:
+    store = with_photos(tmp_path)
+    (tmp_path / "photos" / "2.PNG").unlink()
+    (tmp_path / "photos" / "2.PNG").mkdir()  # one that is gone is left out instead
+    with pytest.raises(StorageError, match=r"2.PNG cannot be copied"):
+        export_output(store, str(tmp_path / "yolo"), "yolo", Choice(copy_images=True))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["output", "photos"]
 
 
 def test_yolo_without_opencv_names_the_extra(output: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
