@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# DuckDB 2.0.1: whether COPY ... TO a Parquet file makes a column "required" depends on the rows, not on the query.
+# DuckDB 2.0.0: whether COPY ... TO a Parquet file makes a column "required" depends on the rows, not on the query.
 # Where the statistics of the source say that a column has no null, the file says that it can have none. The same statement
 # over the next file, with a null in it, writes "optional". So a nightly export changes its schema by itself, and what
 # takes schemas at their word, such as pyarrow.concat_tables, refuses to put two nights together.
@@ -9,7 +9,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install -q --disable-pip-version-check duckdb==2.0.1 pyarrow==26.0.1
+"$folder/venv/bin/pip" install -q --disable-pip-version-check duckdb==2.0.0 pyarrow==26.0.1
 "$folder/venv/bin/python" - "$folder" <<'PY'
 import pathlib
 import sys
@@ -49,4 +49,4 @@ assert nullable == [False, True], "changed: the schema does not follow the rows"
 assert together.startswith("ArrowInvalid: Schema at index 1 was different"), "changed: pyarrow joins the two"
 assert without == [True, True], "changed: the optimizer is not what decides"
 PY
-echo "as described: duckdb 2.0.1, pyarrow 26.0.1"
+echo "as described: duckdb 2.0.0, pyarrow 26.0.1"

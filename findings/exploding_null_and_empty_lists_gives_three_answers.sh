@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Polars 2.1.0, pandas 3.1.1, DuckDB 2.0.1: unfolding lists makes one row or none of a null list, and one or none of an empty one.
+# Polars 2.1.0, pandas 3.1.1, DuckDB 2.0.0: unfolding lists makes one row or none of a null list, and one or none of an empty one.
 # Of three images, one with two phrases, one with null (never asked) and one with [] (asked, nothing there), pandas' explode
 # keeps all three, Polars' explode those with a list that is null but not the empty one, and DuckDB's unnest only the first.
 # None says so. A number of images counted after the unfolding is another one in each tool, and a notebook that is moved from
@@ -9,7 +9,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install -q --disable-pip-version-check polars==2.1.0 pandas==3.1.1 duckdb==2.0.1 pyarrow==26.0.1
+"$folder/venv/bin/pip" install -q --disable-pip-version-check polars==2.1.0 pandas==3.1.1 duckdb==2.0.0 pyarrow==26.0.1 numpy==2.4.6
 "$folder/venv/bin/python" - "$folder/images.parquet" <<'PY'
 import sys
 
@@ -32,4 +32,4 @@ assert rows["pandas"] == ["a", "a", "b", "c"], "changed: pandas"
 assert rows["Polars"] == ["a", "a", "b"], "changed: Polars"
 assert rows["DuckDB"] == ["a", "a"], "changed: DuckDB"
 PY
-echo "as described: polars 2.1.0, pandas 3.1.1, duckdb 2.0.1"
+echo "as described: polars 2.1.0, pandas 3.1.1, duckdb 2.0.0"

@@ -9,7 +9,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install -q --disable-pip-version-check pycocotools==2.0.11 hotcoco==1.3.0
+"$folder/venv/bin/pip" install -q --disable-pip-version-check pycocotools==2.0.11 numpy==2.4.6 hotcoco==1.3.0
 "$folder/venv/bin/python" - "$folder" <<'PY'
 import contextlib
 import io

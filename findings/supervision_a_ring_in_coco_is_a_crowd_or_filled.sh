@@ -10,7 +10,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
 "$folder/venv/bin/pip" install -q --disable-pip-version-check supervision==0.31.2 \
-  opencv-python-headless==5.0.0.93 pycocotools==2.0.11
+  opencv-python-headless==5.0.0.93 pycocotools==2.0.11 numpy==2.4.6
 "$folder/venv/bin/python" -W ignore - "$folder" <<'PY'
 import json
 import pathlib

@@ -9,7 +9,8 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install -q --disable-pip-version-check tifffile==2026.3.3 pillow==13.0.0 opencv-python-headless==5.0.0.93
+"$folder/venv/bin/pip" install -q --disable-pip-version-check tifffile==2026.3.3 pillow==13.0.0 numpy==2.4.6 \
+  opencv-python-headless==5.0.0.93
 "$folder/venv/bin/python" - "$folder/mask.tif" <<'PY'
 import sys
 

@@ -48,7 +48,7 @@ _HUB_CACHE = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/")
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """What to convert and how.
+    """Settings of a conversion.
 
     Attributes:
         checkpoint: weight file, see `open_checkpoint`.

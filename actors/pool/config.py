@@ -13,7 +13,7 @@ RunnerKind = Literal["ray", "in_process"]
 
 
 class PoolConfig(Settings):
-    """How many replicas label, what each is given, and how patient the pool is with them."""
+    """Settings of the replica pool: its size, the resources of each replica, retries and timeouts."""
 
     runner: RunnerKind = "ray"
     """"ray" for actors on one machine or many, "in_process" for one replica in this process. There only

@@ -71,7 +71,7 @@ class ReplicaPool:
         """Label shards and yield the outcome of each; see ShardRunner.map."""
         config = self._config
         self._replicas.on_event = on_event
-        self._replicas.forgive()
+        self._replicas.reset_failed_starts()
         room = config.replicas * config.shards_in_flight_per_replica
         queue = ShardQueue(shards, self._ids, room, config.max_attempts_per_shard)
         # The budget covers the whole run, so it counts from the first map call.

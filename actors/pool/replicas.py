@@ -94,7 +94,7 @@ class ReplicaSet:
         if self.on_event is not None:
             self.on_event(PoolEvent(kind, message))
 
-    def forgive(self) -> None:
+    def reset_failed_starts(self) -> None:
         """Reset the failed-start counter: the cause may be gone by now."""
         self._failures = 0
 

@@ -18,7 +18,7 @@ CategoryText = Literal["clean", "reference"]
 
 
 class PredictorConfig(Settings):
-    """Which model a replica loads, and which masks it keeps."""
+    """Settings of the predictor: the model that a replica loads, and the masks that it keeps."""
 
     path: str = TINY_MODEL
     """Folder with config, weights, tokenizer and processor, as ``save_pretrained`` writes it, or "xsam-tiny": a small
@@ -33,7 +33,7 @@ class PredictorConfig(Settings):
     min_score: float = 0.05
     """Masks below are not kept, in [0, 1). A low floor is right: a threshold is a WHERE clause later."""
     max_masks_per_image: int = 100
-    """The best so many masks of each image and task are kept."""
+    """Most masks of each image and task; those with the best scores are kept."""
     region_sampling: RegionSampling = "seeded"
     """How a visual prompt's mask is read: "seeded" draws 256 of its pixels, always the same ones; "all" takes every
     pixel.

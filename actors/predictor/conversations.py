@@ -24,7 +24,7 @@ _CITED_CHARS = 60
 
 
 class Ask(NamedTuple):
-    """What the conversations of one forward pass have in common: the task, and whether to explain the answer."""
+    """The kind of conversations that can share a forward pass: their task, and whether the answer is explained."""
 
     task: Task
     explain: bool

@@ -1,4 +1,4 @@
-"""Makes training samples of the labelled images of an output table, with corrections applied."""
+"""Turns the labelled images of an output table into training samples, with corrections applied."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TableRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskTable:
-    """Makes a sample that asks an image the prompts it was labelled with."""
+    """Turns a labelled image into a training sample that asks the prompts it was labelled with."""
 
     source: str
     task: str

@@ -16,7 +16,7 @@ from tests.support.drivers import REPOSITORY
 
 DOCUMENTS = tuple(
     path
-    for pattern in ("README.md", "CONTRIBUTING.md", "docs/*.md", "findings/README.md")
+    for pattern in ("README.md", "CONTRIBUTING.md", "docs/*.md", "findings/README.md", "tests/simulation/README.md")
     for path in sorted(REPOSITORY.glob(pattern))
 )
 NEEDS = {

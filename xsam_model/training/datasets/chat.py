@@ -34,7 +34,7 @@ class ChatRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskChat:
-    """Makes a sample of one question of a conversation, drawn at random."""
+    """Turns a recorded conversation into a training sample of one of its questions, drawn at random."""
 
     source: str
 

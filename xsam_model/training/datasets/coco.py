@@ -48,7 +48,7 @@ class InstancesRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskInstances:
-    """Makes a sample that asks for all categories about an `InstancesRecord`."""
+    """Turns an `InstancesRecord` into a training sample whose conditions are all categories of the file."""
 
     source: str
     task: str

@@ -50,7 +50,7 @@ class PanopticRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskSegments:
-    """Makes a sample that asks for all categories about a `PanopticRecord`."""
+    """Turns a `PanopticRecord` into a training sample whose conditions are all categories of the file."""
 
     source: str
     task: str

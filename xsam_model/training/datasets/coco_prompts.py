@@ -98,7 +98,7 @@ class PromptsRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskPrompts:
-    """Makes a sample that prompts some objects of an image.
+    """Turns a record of prompted objects into a training sample with visual prompts on some of them.
 
     Attributes:
         source: name of the data set.

@@ -53,7 +53,7 @@ class CaptionRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskCaption:
-    """Makes a sample that asks for the caption of an image, with one mask for each phrase."""
+    """Turns a grounded caption into a training sample that asks for it, with one mask for each phrase."""
 
     source: str
 

@@ -53,7 +53,7 @@ class ReasoningRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskReasoning:
-    """Makes a sample of one wording of a question, or with probability `explain_share` of its explanation."""
+    """Turns a reasoning record into a training sample of one wording, or with `explain_share` of its explanation."""
 
     source: str
     explain_share: float

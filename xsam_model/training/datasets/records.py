@@ -88,7 +88,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Record:
-    """What is known about one sample before its image is opened.
+    """One record of a data set, before its image is opened.
 
     Attributes:
         record_id: id for reports.

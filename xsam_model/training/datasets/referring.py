@@ -47,7 +47,7 @@ class SentencesRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskSentences:
-    """Makes a sample of some expressions for an image, with the masks of the objects that each refers to."""
+    """Turns a record of referring expressions into a training sample of some of them, with a mask for each."""
 
     source: str
     sentences: int

@@ -1,4 +1,4 @@
-"""What the processes of a run agree on: means, decisions, and when to stop."""
+"""Collective operations of the processes of a run: means, decisions, and when to stop."""
 
 from __future__ import annotations
 

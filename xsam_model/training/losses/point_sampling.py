@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PointSampling:
-    """How many points represent a mask; defaults as in X-SAM's training (Mask2Former, sec. 4.1).
+    """Settings of point sampling; defaults as in X-SAM's training (Mask2Former, sec. 4.1).
 
     Attributes:
         num_points: points of each mask; the default is 112 x 112.

@@ -14,7 +14,7 @@ from xsam_model.training.samples.wordings import answers, draw, questions
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variation:
-    """How much conversations vary (X-SAM, sec. 4.1, and its published training code).
+    """Settings of the random variation of conversations (X-SAM, sec. 4.1, and its published training code).
 
     Attributes:
         all_categories_share: share of samples that are asked for every category; the others are asked for those that

@@ -19,7 +19,7 @@ from xsam_model.training.scenes.compose import Cutout, DrawnGround, blend_in, cu
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SceneConfig:
-    """How scenes look.
+    """Settings of scene generation.
 
     Attributes:
         side_pixels: height and width in pixels.

@@ -24,7 +24,7 @@ _PHRASE_WEIGHTS = {"name": 1, "colour": 3, "side": 3, "size": 3, "near": 3, "beh
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AskConfig:
-    """How questions vary.
+    """Settings of question generation.
 
     Attributes:
         max_absent: most absent categories in a list of names.
