@@ -7,7 +7,7 @@ WORKERS ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 INSTALL = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt
 
-.PHONY: help demo test quick changed lint chaos bench clean
+.PHONY: help demo test quick coverage changed lint chaos bench clean
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
 
@@ -22,7 +22,10 @@ SINCE ?= main
 test: .venv/test.stamp ## Run all tests
 	$(PYTEST)
 
-quick: .venv/test.stamp ## Run the tests that need no server, no Ray and no minute, and tell what they cover
+quick: .venv/test.stamp ## Run the tests that need no server, no Ray and no minute
+	$(PYTEST) -m "not slow"
+
+coverage: .venv/test.stamp ## Run the quick tests, and tell what share of the lines they cover
 	$(PYTEST) -m "not slow" $(foreach package,xsam_model pipelines actors flows,--cov $(package)) --cov-report= --cov-fail-under=85
 
 changed: .venv/test.stamp ## Run the tests that a change touches, since main or SINCE=COMMIT

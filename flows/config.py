@@ -20,6 +20,7 @@ from pipelines.redaction import check_storage_options, secret_in
 from pipelines.settings import Settings
 from pipelines.storage.client_limits import REQUEST_TIMEOUT_S, check_request_timeout
 from pipelines.storage.filesystems import absolute_uri, protocol_of
+from pipelines.storage.web import HttpConfig
 from pipelines.types import CategoryTask, Prompt, Reason
 
 
@@ -82,6 +83,8 @@ class SourceConfig(Settings):
     """
     allow_http: bool = False
     """Fetch images that a list or table names as http:// or https://."""
+    http: HttpConfig = Field(default_factory=HttpConfig)
+    """How web servers are asked for them: headers, tries."""
     same_collection: bool = False
     """The output's earlier runs are of this collection though their source is written otherwise: it has moved, or its
     ids tell its images apart wherever they are.
@@ -101,8 +104,9 @@ class SourceConfig(Settings):
 
     @property
     def client_options(self) -> dict[str, Any]:
-        """The storage options for opening the source's files, with the request timeout."""
-        return {**self.storage_options, "request_timeout_s": self.request_timeout_s}
+        """The storage options for the source's files, with the request timeout, and how web servers are asked."""
+        web = {} if self.http == HttpConfig() else {"http": self.http.model_dump(mode="json")}
+        return {**self.storage_options, **web, "request_timeout_s": self.request_timeout_s}
 
 
 class OutputConfig(Settings):
@@ -165,11 +169,16 @@ class LimitsConfig(Settings):
     """Share of the images, in [0, 1], that may be quarantined; 1 for any."""
     after_images: int = 500
     """Images that an invocation labels or quarantines before the share counts."""
+    max_rejected_prompts_share: float = 0.5
+    """Share of the prompt table's rows, in [0, 1], that may be asked of no image, because they name none that is listed
+    or are no valid prompts; beyond it nothing is planned. 1 for any.
+    """
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not 0 <= self.max_quarantined_share <= 1:
-            raise ValueError(f"limits: max_quarantined_share is {self.max_quarantined_share}; allowed: 0 to 1")
+        for name in ("max_quarantined_share", "max_rejected_prompts_share"):
+            if not 0 <= (share := getattr(self, name)) <= 1:
+                raise ValueError(f"limits: {name} is {share}; allowed: 0 to 1")
         if self.after_images < 1:
             raise ValueError(f"limits: after_images is {self.after_images}; allowed: 1 or more")
         return self
@@ -259,12 +268,16 @@ class RunConfig(Settings):
     def common_prompts(self) -> tuple[Prompt, ...]:
         """Return the prompts asked of every image, task by task, each in the order given."""
         return (
-            *named_prompts(self.task, self.categories, stuff=self.stuff),
+            *named_prompts(self.task, self.categories, stuff=self.stuff, keep_spaces=self._asks_as_reference),
             *named_prompts("refseg", self.phrases),
             *named_prompts("reaseg", self.questions, explain=self.explain),
             *([caption_prompt()] if self.caption else []),
             *named_prompts("chat", self.chat),
         )
+
+    @property
+    def _asks_as_reference(self) -> bool:
+        return self.model.category_text == "reference"
 
     def fingerprint(self, *, model_sha256: str, prompts_sha256: str | None) -> dict[str, Any]:
         """Return every setting that can change a row, by name.
@@ -284,7 +297,8 @@ class RunConfig(Settings):
             **({"source.image_root": absolute_uri(self.source.image_root)} if self.source.image_root else {}),
             "limit": self.plan.limit,
             "task": self.task,
-            "categories": [name.strip() for name in self.categories],
+            "categories": [name if self._asks_as_reference else name.strip() for name in self.categories],
+            **({"model.category_text": self.model.category_text} if self._asks_as_reference else {}),
             "stuff": sorted(name.strip() for name in self.stuff),
             "phrases": [phrase.strip() for phrase in self.phrases],
             "questions": [question.strip() for question in self.questions],
@@ -300,6 +314,7 @@ class RunConfig(Settings):
             "model.max_new_tokens": self.model.max_new_tokens,
             "decode.max_image_bytes": self.label.decode.max_image_bytes,
             "decode.max_image_pixels": self.label.decode.max_image_pixels,
+            **({"decode.stretch": self.label.decode.stretch} if self.label.decode.stretch != "percentile" else {}),
         }
 
     def to_dict(self) -> dict[str, Any]:

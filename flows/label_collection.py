@@ -50,17 +50,22 @@ def label_collection(config: RunConfig) -> dict[str, Any]:
         The summary of the run, of the last if there are several, as plain values (see RunSummary).
 
     Raises:
-        RunFailedError: an image is not accounted for; everything committed is kept, and the same call resumes.
+        RunFailedError: an image is not accounted for; everything committed is kept, and the same call resumes. Or not
+            one image of a run could be labelled.
         TerminationSignal: SIGTERM came; what was in flight had config.pool.drain_grace_s to commit.
         ConfigError, SourceError, PromptTableError, PlanError, StorageError, ReplicaStartError: the run cannot start;
             nothing was written.
     """
     told = current_telling()
     told.begin()
+    fruitless: RunSummary | None = None
     for one in configs_to_run(config, planning.open_output(config)):
         summary = _label_run(one, told)
         if not summary.ok:
             raise RunFailedError(summary)
+        fruitless = fruitless or (summary if summary.fruitless else None)
+    if fruitless is not None:  # only now: one bad image of last night must not keep tonight's from being labelled
+        raise RunFailedError(fruitless)
     return summary.to_dict()
 
 

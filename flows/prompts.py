@@ -36,15 +36,23 @@ def check_stuff(task: Task, categories: Collection[str], stuff: Sequence[str]) -
 
 
 def named_prompts(
-    task: Task, names: Sequence[str], *, stuff: Collection[str] = (), explain: bool = False
+    task: Task,
+    names: Sequence[str],
+    *,
+    stuff: Collection[str] = (),
+    explain: bool = False,
+    keep_spaces: bool = False,
 ) -> list[Prompt]:
-    """Return a prompt for each name or sentence of a task, in the order given, with the ids ``<task>:<text>``."""
+    """Return a prompt for each name or sentence of a task, in the order given, with the ids ``<task>:<text>``.
+
+    With ``keep_spaces``, outer white space is a part of what is asked, but not of ids and names.
+    """
     not_things = {name.strip() for name in stuff}
     return [
         Prompt(
             prompt_id=f"{task}:{name.strip()}",
             task=task,
-            text=name.strip(),
+            text=name if keep_spaces else name.strip(),
             category_id=number,
             category_name=name.strip(),
             is_thing=name.strip() not in not_things if task in PANOPTIC_TASKS else None,

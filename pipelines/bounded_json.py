@@ -21,6 +21,11 @@ MAX_ENTRY_BYTES = 2**24
 MAX_DOCUMENT_BYTES = 2**30
 
 _ESCAPED = re.compile(rb"\\.", re.DOTALL)
+_MARK = b"\xef\xbb\xbf"
+_REST_OF_TEXT = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*(?P<end>"|\Z)', re.DOTALL)
+_WORDS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?P<end>"|\Z)|-?(?:NaN|Infinity)\b', re.DOTALL)
+_CUT_WORD = re.compile(rb"(?:-?[NI][A-Za-z]*|-)\Z")
+_MAX_WORD = 16
 # Input is scanned in pieces with NumPy: no Python loop over bytes, and arrays of a bounded size.
 _PIECE_BYTES = 2**18
 # By byte value: how a bracket changes the depth, and whether the byte ends a value.
@@ -102,7 +107,7 @@ class JsonGuard:
 class GuardedFile:
     """A file object that checks JSON as it is read, for parsers that read streams."""
 
-    def __init__(self, file: IO[bytes], guard: JsonGuard) -> None:
+    def __init__(self, file: IO[bytes] | PlainJsonFile, guard: JsonGuard) -> None:
         self._file, self._guard = file, guard
 
     def read(self, size: int = -1) -> bytes:
@@ -114,6 +119,57 @@ class GuardedFile:
         data = self._file.read(size)
         self._guard.feed(data)
         return data
+
+
+class PlainJsonFile:
+    """A file object whose JSON is what strict parsers take: without a byte order mark, and with null for NaN.
+
+    Python and what stands on it (pandas) writes NaN and Infinity; a spreadsheet or editor of Windows adds the mark.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._held = b""  # the end of the last piece, which may be part of an escape or a word
+        self._is_first, self._is_text = True, False
+
+    def read(self, size: int = -1) -> bytes:
+        """Read some ``size`` bytes; none only at the end."""
+        while size:
+            piece = self._file.read(size)
+            data, self._held = self._held + piece, b""
+            if self._is_first and len(data) < len(_MARK) and piece:
+                self._held = data
+                continue
+            if self._is_first:
+                data, self._is_first = data.removeprefix(_MARK), False
+            if piece and (num_cut := _unfinished(data)):
+                data, self._held = data[:-num_cut], data[-num_cut:]
+            if (plain := self._plain(data)) or not piece:
+                return plain
+        return b""
+
+    def _plain(self, data: bytes) -> bytes:
+        if b"NaN" not in data and b"Infinity" not in data:
+            self._is_text ^= _ESCAPED.sub(b"", data).count(b'"') % 2 == 1
+            return data
+        rest = _REST_OF_TEXT.match(data) if self._is_text else None
+        begin = rest[0] if rest else b""
+        self._is_text = rest is not None and not rest["end"]
+        return begin + _WORDS.sub(self._word, data[len(begin) :])
+
+    def _word(self, found: re.Match[bytes]) -> bytes:
+        if not found[0].startswith(b'"'):
+            return b"null"
+        self._is_text = found["end"] == b""
+        return found[0]
+
+
+def _unfinished(data: bytes) -> int:
+    """Return how many bytes at the end may be the beginning of an escape sequence or of a word."""
+    if data.endswith(b"\\"):
+        return (len(data) - len(data.rstrip(b"\\"))) % 2
+    cut = _CUT_WORD.search(data[-_MAX_WORD:])
+    return len(cut[0]) if cut else 0
 
 
 def load_json(text: str | bytes) -> Any:

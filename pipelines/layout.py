@@ -7,6 +7,7 @@ _runs/RUN/commits/shard-00000.json             the commit: makes a shard's two f
 _runs/RUN/commits/shard-00000.repair-1         a repair: supersedes a commit whose files are gone or damaged
 _runs/RUN/summary.json, report.html            how the run ended; for people, the table does not depend on them
 _runs/.run-000001                              the id of a run, found by number where a listing lags
+README.md                                      tells Hugging Face datasets where the two tables are; for people, too
 
 Dataset readers (pyarrow, Spark, DuckDB) skip names that begin with an underscore, so that they see data files only.
 """
@@ -18,12 +19,15 @@ from typing import Literal
 
 PLAN_FORMAT = 2
 COMMIT_FORMAT = 1
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Version of the table's columns; CHANGELOG.md says what changed with each."""
 
 Kind = Literal["annotations", "images"]
 KINDS: tuple[Kind, Kind] = ("annotations", "images")
 PROBE_PREFIX = "_runs/.probe-"
+CARD_NAME = "README.md"
+EXPORT_MARK = ".xsam-label-export"
+"""A file in every exported folder: its pictures are no new images of a source around it. It sorts first there."""
 # Matched in full: people and other programs put files of their own into these folders (.DS_Store, _SUCCESS).
 # Repairs do not end in .json, so that versions that know nothing of them leave them alone.
 _COMMIT_NAME = re.compile(r"_runs/[^/]+/commits/(?P<shard_id>shard-\d{5,})(\.json|\.repair-(?P<repair>[1-9]\d*))")
@@ -74,7 +78,7 @@ def data_name(kind: Kind, run_id: str, shard_id: str, attempt: str, repair: int 
 
 
 def due_commit_of(name: str) -> int:
-    """Return which commit of its shard a data file was written for: 0 for the first, K for the K-th repair."""
+    """Return the repair number in a data file's name: 0 for the first commit, K for the K-th repair."""
     found = _DATA_NAME.fullmatch(name)
     return int((found and found["repair"]) or 0)
 
@@ -97,7 +101,7 @@ def split_commit_name(name: str) -> tuple[str, int] | None:
 
 
 def is_ours(name: str) -> bool:
-    """Return whether a name in an output is one that this system gives; others are left alone."""
-    if name.startswith(PROBE_PREFIX) or _OF_RUN.fullmatch(name) or _REGISTERED.fullmatch(name):
+    """Return whether a name follows the output's naming scheme; files of other names are left alone."""
+    if name == CARD_NAME or name.startswith(PROBE_PREFIX) or _OF_RUN.fullmatch(name) or _REGISTERED.fullmatch(name):
         return True
     return split_data_name(name) is not None or split_commit_name(name) is not None

@@ -75,6 +75,15 @@ def quoted(value: object) -> str:
     return text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}..."
 
 
+def shown(uri: str) -> str:
+    """Return a URI or path for use in a message: of a long one its two ends, which say where it is and what it is."""
+    if len(uri) <= _MAX_QUOTED:
+        return uri
+    mark = f"...({len(uri):,} characters)..."
+    half = (_MAX_QUOTED - len(mark)) // 2
+    return f"{uri[:half]}{mark}{uri[-half:]}"
+
+
 def quoted_names(names: Iterable[str]) -> str:
     """Join names for use in a message: at most the first 50, each shortened if it is long."""
     every = list(names)
@@ -134,6 +143,11 @@ def check_storage_options(options: Mapping[str, Any]) -> None:
         secret = secret_in(value) or ("what looks like a credential" if _SECRET_VALUE.search(value) else None)
         if secret:
             raise ValueError(f"storage_options.{name} carries {secret}, which would end up in plans and logs")
+
+
+def is_secret_header(name: str, value: str) -> bool:
+    """Return whether a header of a request is one for credentials by its name, or holds what looks like one."""
+    return _is_option(name) or _SECRET_VALUE.search(value) is not None or secret_in(value) is not None
 
 
 def _all_options(options: Any, name: str = "") -> Iterator[tuple[str, Any]]:

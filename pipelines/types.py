@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol, get_args
@@ -28,6 +28,8 @@ MAP_TASKS: tuple[CategoryTask, ...] = ("ovseg_semantic", "ovseg_panoptic", "gens
 SENTENCE_TASKS: tuple[SentenceTask, ...] = get_args(SentenceTask)
 REGION_TASKS: tuple[RegionTask, ...] = get_args(RegionTask)
 TASKS: tuple[Task, ...] = (*CATEGORY_TASKS, *SENTENCE_TASKS, *REGION_TASKS, "gcgseg")
+WORD_TASKS: tuple[Task, ...] = ("gcgseg", "chat")
+"""Tasks answered in words: that such an answer comes without a mask says of nothing that it is not in the image."""
 
 
 class Status(StrEnum):
@@ -35,7 +37,22 @@ class Status(StrEnum):
 
     OK = "ok"
     EMPTY = "empty"
+    NOT_ASKED = "not_asked"
     QUARANTINED = "quarantined"
+
+    @classmethod
+    def of_answer(
+        cls, prompts: Iterable[Prompt], masks: Sequence[MaskPrediction], captions: Sequence[Caption]
+    ) -> Status:
+        """Return the status of an image that the model has answered.
+
+        Args:
+            prompts: the prompts that were asked, without rejected ones.
+            masks, captions: the answer.
+        """
+        if masks or captions:
+            return cls.OK
+        return cls.EMPTY if any(prompt.task not in WORD_TASKS for prompt in prompts) else cls.NOT_ASKED
 
 
 class Reason(StrEnum):
@@ -59,6 +76,17 @@ class Reason(StrEnum):
     MODEL_FAILED = "model_failed"
     REPLICA_DIED = "replica_died"
     REPLICA_HUNG = "replica_hung"
+
+
+class PixelNote(StrEnum):
+    """What had to be decided to see a picture in a file: a closed list, so that SQL can group by it."""
+
+    NO_END_MARKER = "no_end_marker"
+    RANGE_FROM_TAG = "range_from_tag"
+    STRETCHED = "stretched"
+    ALPHA_LEFT_OUT = "alpha_left_out"
+    BANDS_LEFT_OUT = "bands_left_out"
+    XMP_ORIENTATION_IGNORED = "xmp_orientation_ignored"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +144,8 @@ class Prompt:
         is_thing: for a category of PANOPTIC_TASKS, whether it is countable (a thing) or one segment holds all of it
             (stuff); None for other tasks.
         explain: ask for an explanation in words beside the mask (reaseg).
-        source_row: zero-based row of the prompt table that it came from, -1 if it did not come from one.
+        source_row: line of the prompt table where its row begins, from 1, in Parquet its row; -1 if it did not come
+            from one. Plans of earlier versions count rows from 0.
     """
 
     prompt_id: str
@@ -186,6 +215,7 @@ class Image:
         ref: the reference it was fetched from.
         pixels: uint8, (height, width, 3), RGB, 0-255, EXIF orientation applied, C-contiguous.
         exif_orientation: the EXIF tag as found, 1-8 (1 where absent).
+        notes: what had to be decided to see the picture, in the order in which it was.
         num_bytes: bytes fetched.
         content_sha256: hex digest of the fetched bytes.
         decode_ms: time spent decoding, milliseconds.
@@ -194,6 +224,7 @@ class Image:
     ref: ImageRef
     pixels: NDArray[np.uint8]
     exif_orientation: int = 1
+    notes: tuple[PixelNote, ...] = ()
     num_bytes: int = 0
     content_sha256: str = ""
     decode_ms: float = 0.0
@@ -262,7 +293,7 @@ class RejectedPrompt:
     """A prompt of a single image that could not be asked, with the reason; the image's other prompts are asked.
 
     Attributes:
-        row: zero-based row of the prompt table.
+        row: line of the prompt table where its row begins, from 1, in Parquet its row.
         prompt_id: id given in the table.
         image: the image_id or URI as written in the table.
         reason: what is wrong with it, in words.
@@ -339,7 +370,8 @@ class ImagePrediction:
 
     Attributes:
         ref: the planned image.
-        status: ok (at least one mask or caption), empty (asked, nothing found) or quarantined.
+        status: ok (at least one mask or caption), empty (asked, nothing found), not_asked (nothing was asked that could
+            be found or not) or quarantined.
         masks: its masks.
         captions: what the model said about it.
         prompts: the prompts that were asked, or, if it is quarantined, were to be asked.
@@ -348,6 +380,7 @@ class ImagePrediction:
             None otherwise.
         size_hw: (height, width) after EXIF orientation, None if it was never decoded.
         exif_orientation, num_bytes, content_sha256: as in Image, None if unknown.
+        notes: as in Image.
         decode_ms, model_ms: milliseconds; model_ms is the batch's time divided among its images.
         attempts: how many times the model was asked about this image in this shard attempt.
     """
@@ -363,6 +396,7 @@ class ImagePrediction:
     error: str | None = None
     size_hw: tuple[int, int] | None = None
     exif_orientation: int | None = None
+    notes: tuple[PixelNote, ...] = ()
     num_bytes: int | None = None
     content_sha256: str | None = None
     decode_ms: float | None = None
@@ -372,7 +406,7 @@ class ImagePrediction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardReceipt:
-    """What a replica reports about a labelled shard: counts and names, never data.
+    """The result of labeling one shard, as sent to the driver: counts and names, never rows.
 
     Attributes:
         shard_id: the shard that was labelled.

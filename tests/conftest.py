@@ -20,6 +20,19 @@ gc.disable()
 # Rewriting the assertions of all tests takes as long as all else of their collection: it is done once.
 sys.dont_write_bytecode = False
 
+# Folders and files that take long, or a process for each test: not among the quick tests.
+NOT_QUICK = (
+    "benchmarks",
+    "reliability",
+    "simulation",
+    "actors/scenes/test_evaluate.py",
+    "docs/test_code_blocks.py",
+    "flows/process/test_streams.py",
+    "flows/run/test_bad_images.py",
+    "flows/run/test_incremental.py",
+    "flows/test_label_collection.py",
+)
+
 # Files that take a minute or more, the longest first.
 SLOW = (
     "flows/test_resume.py",
@@ -43,7 +56,6 @@ SLOW = (
     "reliability/test_storage_faults.py",
     "simulation/test_more_lives.py",
 )
-
 
 # What a test asks for, by the name of a fixture or by the value of a parameter, and makes it a slow one.
 SLOW_TO_START = {"s3", "s3_server", "s3_environment", "ray", "prefect", "make_prefect_home"}
@@ -77,10 +89,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what is slow, and begin with what takes longest: processes that run a file at a time end together."""
-    places = {Path(__file__).parent / name: place for place, name in enumerate(SLOW)}
+    here = Path(__file__).parent
+    places = {here / name: place for place, name in enumerate(SLOW)}
     items.sort(key=lambda item: places.get(item.path, len(SLOW)))
+    not_quick = {here / name for name in (*SLOW, *NOT_QUICK)}
     for item in items:
-        if item.path in places or SLOW_TO_START & _asked_for(item):
+        if not not_quick.isdisjoint((item.path, *item.path.parents)) or SLOW_TO_START & _asked_for(item):
             item.add_marker("slow")
     touched = config.stash.get(TOUCHED, None)
     if touched is not None:

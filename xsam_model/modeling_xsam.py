@@ -679,7 +679,9 @@ def _until_stop(answer: Tensor, stops: Tensor) -> Tensor:
 def number_phrases(starts: Sequence[bool], ends: Sequence[bool]) -> list[int]:
     """Number the phrases of a generated answer, `<p>` and `</p>` included.
 
-    Generated text may be malformed: of nested `<p>` the last one counts, and a phrase that is not closed is none.
+    Generated text may be malformed. As in the reference implementation, of several `<p>` before a `</p>` the first
+    counts, and a phrase that is not closed is none. A `</p>` without `<p>` is passed over; the reference then has no
+    phrase at all.
 
     Args:
         starts, ends: for each token whether it is `<p>` or `</p>`.
@@ -689,7 +691,7 @@ def number_phrases(starts: Sequence[bool], ends: Sequence[bool]) -> list[int]:
     """
     groups, first, count = [_NO_GROUP] * len(starts), None, 0
     for place, (is_start, is_end) in enumerate(zip(starts, ends, strict=True)):
-        if is_start:
+        if is_start and first is None:
             first = place
         elif is_end and first is not None:
             groups[first : place + 1] = [count] * (place + 1 - first)

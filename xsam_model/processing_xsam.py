@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from xsam_model.modeling_xsam import XSamOutput
+    from xsam_model.prompts.templates import CategoryText
 
 ADDED_TOKENS = (SEG_TOKEN, PHRASE_START, PHRASE_END)
 _MARKS = re.compile(f"({IMAGE_MARK}|{REGION_MARK})")
@@ -88,9 +89,15 @@ class XSamProcessor(ProcessorMixin):
         image_token_index, region_token_index: pseudo ids, as in `XSamConfig`.
         chat_format: how the language model marks turns, one of `CHAT_FORMATS`: "phi3" or "qwen3".
 
+    Attributes:
+        category_text: how categories are written in questions: "clean", or "reference" to repeat the evaluation of the
+            reference implementation to the letter (see `prompts.templates.reference_category`). Not saved.
+
     Raises:
         ValueError: if the tokenizer lacks a token that conversations need, or the chat format is unknown.
     """
+
+    category_text: CategoryText = "clean"
 
     def __init__(  # noqa: PLR0917  (each is saved with the processor)
         self,
@@ -177,6 +184,7 @@ class XSamProcessor(ProcessorMixin):
                 answer=answer,
                 explain=explain,
                 generate=generate,
+                category_text=self.category_text,
                 chat=CHAT_FORMATS[self.chat_format],
             )
             groups = prompts if task in VISUAL_TASKS else _per_image(conditions, count, "conditions")

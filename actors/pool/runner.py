@@ -28,6 +28,7 @@ EventKind = Literal[
     "draining",
     "report_failed",
     "observer_failed",
+    "warning",
 ]
 
 _MAX_ERROR_CHARS = 4000

@@ -14,6 +14,7 @@ TINY_MODEL = "xsam-tiny"
 Device = Literal["auto", "cuda", "cpu"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 RegionSampling = Literal["seeded", "all"]
+CategoryText = Literal["clean", "reference"]
 
 
 class PredictorConfig(Settings):
@@ -36,6 +37,10 @@ class PredictorConfig(Settings):
     region_sampling: RegionSampling = "seeded"
     """How a visual prompt's mask is read: "seeded" draws 256 of its pixels, always the same ones; "all" takes every
     pixel.
+    """
+    category_text: CategoryText = "clean"
+    """How categories are written in questions: "clean" drops outer white space and the suffixes of COCO's stuff;
+    "reference" repeats what the authors' evaluation asks, outer white space included.
     """
     max_new_tokens: int = 512
     """Most tokens of an answer in words: of captions, explanations and chat."""

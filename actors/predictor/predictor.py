@@ -83,7 +83,9 @@ class XSamPredictor:
             # The pixel decoder stays float32. Its inputs were rounded to the 8 or 11 significant bits of half precision
             # anyway; TF32 rounds the factors of its products to 11 and sums in float32. Set for the whole process.
             torch.set_float32_matmul_precision("high")
-        self.segmenter = XSamSegmenter(model.to(self._device), XSamProcessor.from_pretrained(folder))
+        processor = XSamProcessor.from_pretrained(folder)
+        processor.category_text = config.category_text
+        self.segmenter = XSamSegmenter(model.to(self._device), processor)
         self._facts = {
             "weights_sha256": content_hash(str(folder)),
             "device": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else platform.machine(),
@@ -250,6 +252,7 @@ def check_model(config: PredictorConfig, prompts: Sequence[Prompt], sentences: I
         except SafetensorError as error:
             raise ValueError(f"{file.name} is cut short or damaged ({error}); copy it again") from error
     processor = XSamProcessor.from_pretrained(str(folder))
+    processor.category_text = config.category_text
     check_prompts(processor, prompts)
     reasons: dict[int, str] = {}
     for prompt in islice(sentences, MAX_TRIED):

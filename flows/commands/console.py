@@ -18,8 +18,10 @@ from rich.table import Table
 from actors.pool.runner import PoolEvent, ShardFailure
 from flows.run.summary import RunSummary
 from flows.run.updates import update_text
+from pipelines.image_formats import LeftOut
 from pipelines.planning.coverage import UpdateCounts
 from pipelines.planning.plan import Plan
+from pipelines.planning.prompt_table import row_name
 from pipelines.table.verify import VerifyReport
 from pipelines.types import Reason, ShardReceipt, Status
 
@@ -69,6 +71,8 @@ class ConsoleObserver:
         self._console.print(
             f"run [bold]{plan.run_id}[/]: {plan.num_images:,} images in {plan.num_shards:,} shards{resumed}"
         )
+        for line in LeftOut.from_dict(plan.facts.get("left_out") or {}).say():
+            self._console.print(f"  beside them: {literal(line)}", highlight=False)
 
     def on_update(self, update: UpdateCounts) -> None:
         """Print what an incremental run found."""
@@ -96,14 +100,16 @@ class ConsoleObserver:
         if event.kind == "replica_started" and not self._images:
             self._started = time.monotonic()
         message = literal(event.message.splitlines()[0])
-        self._console.print(f"[dim]{event.kind.replace('_', ' ')}: {message}[/]", highlight=False)
+        style = "yellow" if event.kind == "warning" else "dim"
+        self._console.print(f"[{style}]{event.kind.replace('_', ' ')}:[/] [dim]{message}[/]", highlight=False)
 
     def _rate(self) -> str:
         rate = self._images / max(1e-9, time.monotonic() - self._started)
         return f"{rate:.1f} images/s, {duration(max(0, self._left - self._images) / rate)} left"
 
     def _count_text(self) -> str:
-        return ", ".join(f"{self._counts[s.value]:,} {s.value}" for s in Status) + f", {self._masks:,} masks"
+        shown = [status for status in Status if self._counts[status.value] or status is not Status.NOT_ASKED]
+        return ", ".join(f"{self._counts[s.value]:,} {s.value}" for s in shown) + f", {self._masks:,} masks"
 
 
 class ListingProgress:
@@ -165,34 +171,40 @@ def facts_table(title: str, rows: Iterable[tuple[str, object]]) -> Table:
 
 
 def ledger_rows(ledger: Mapping[str, int], reasons: Mapping[str, int]) -> list[tuple[str, object]]:
-    """Return rows with the counts of listed, ok, empty and quarantined images, and the reasons of the last."""
+    """Return rows with the counts of listed images and of each status, and the reasons of quarantine."""
     rows: list[tuple[str, object]] = [(name, f"{number:,}") for name, number in ledger.items()]
     order = {reason.value: number for number, reason in enumerate(Reason)}
     return rows + [(f"  {name}", f"{reasons[name]:,}") for name in sorted(reasons, key=lambda n: order.get(n, 99))]
 
 
-def show_summary(console: Console, summary: RunSummary) -> None:
-    """Print how a run ended."""
+def show_notes(console: Console, notes: Iterable[str]) -> None:
+    """Print what is to be known of a run before it labels anything."""
+    for note in notes:
+        console.print(f"[yellow]warning:[/] {literal(note)}", highlight=False)
+
+
+def show_summary(console: Console, summary: RunSummary, prompts: str | None = None) -> None:
+    """Print how a run ended; ``prompts`` is its prompt table."""
     rows = ledger_rows(summary.ledger, summary.reason_counts)
     rows.append(("masks", f"{summary.num_annotations:,}"))
     rows.append(("shards", f"{summary.committed:,} of {summary.shards:,}, {summary.labelled_now:,} labelled now"))
     at_model = f"all shards together {duration(summary.model_s)} waiting for the model"
     rows.append(("time", f"{duration(summary.elapsed_s)}; {at_model}"))
     console.print(facts_table(f"[bold]{summary.run_id}[/] in {literal(summary.output)}", rows))
-    show_rejected(console, summary.rejected_prompts, summary.num_rejected_prompts)
+    show_rejected(console, summary.rejected_prompts, summary.num_rejected_prompts, prompts)
     for warning in summary.warnings:
         console.print(f"[yellow]warning:[/] {literal(warning)}", highlight=False)
-    for problem in summary.problems:
+    for problem in [*summary.problems, *filter(None, [summary.fruitless])]:
         console.print(f"[red]problem:[/] {literal(problem)}", highlight=False)
 
 
-def show_rejected(console: Console, rejected: list[dict[str, Any]], total: int) -> None:
-    """Print the rejected prompts, by row."""
+def show_rejected(console: Console, rejected: list[dict[str, Any]], total: int, prompts: str | None) -> None:
+    """Print the rejected prompts of the table ``prompts``, by line."""
     if not total:
         return
     console.print(f"[yellow]{total:,} prompts could not be asked:[/]")
     for row in rejected[:20]:
-        text = f"row {row['row']}: {row['image']} {row['prompt_id']}: {row['reason']}"
+        text = f"{row_name(prompts, row['row'])}: {row['image']} {row['prompt_id']}: {row['reason']}"
         console.print(f"  {literal(text)}", highlight=False)
     if total > 20:
         console.print(f"  and {total - 20:,} more, in summary.json")

@@ -69,7 +69,7 @@ def run_demo(
         f"AP50 {100 * precision.ap50:.1f}. Photographs are new to this model, which learned from drawings."
     )
     console.print(f"Look at it: [bold]{draw_overlays(output, list(asked))}[/]")
-    write_report(str(output), output / "report.html", console, overwrite=True)
+    write_report(str(output), str(output / "report.html"), console, overwrite=True)
     return is_complete
 
 
@@ -86,7 +86,7 @@ def label(run_id: str, values: Mapping[str, Any], output: Path, console: Console
         },
         origin="the demo",
     )
-    return launch(config, console, prefect=prefect).ok
+    return launch(config, console, prefect=prefect).has_succeeded
 
 
 def read_truth(path: Path) -> list[TrueMask]:

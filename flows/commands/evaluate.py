@@ -3,85 +3,131 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 
 from flows.commands.console import literal
 from flows.run.held_runs import held_plans
+from pipelines.errors import SourceError
 from pipelines.evaluation.evaluate import Evaluation, TaskFigures, evaluate_output
 from pipelines.evaluation.ground_truth import read_ground_truth
 from pipelines.evaluation.plots import figure_class, write_plots
-from pipelines.export.target import check_target
-from pipelines.storage.local_files import check_new, publish, temporary_beside, write_atomically
+from pipelines.redaction import quoted
+from pipelines.storage.targets import Target, open_target, write_target
 from pipelines.types import Task
 
 _MAX_CATEGORIES = 40
+_MAX_CONFUSED = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationChoice:
+    """What is compared, and how.
+
+    Attributes:
+        run_id: one run; by default the current rows of all runs.
+        png_folder, is_strict: as for `read_ground_truth`.
+        count_unasked, where, score: as for `evaluate_output`.
+    """
+
+    run_id: str | None = None
+    png_folder: str | None = None
+    is_strict: bool = False
+    count_unasked: bool = False
+    where: str = ""
+    score: float | Literal["best"] | None = None
+
+
+def read_score(text: str | None) -> float | Literal["best"] | None:
+    """Read a score of the command line: a number from 0 to 1, or "best".
+
+    Raises:
+        SourceError: it is neither.
+    """
+    if text is None or text == "best":
+        return "best" if text else None
+    try:
+        score = float(text)
+    except ValueError:
+        score = math.nan
+    if not 0 <= score <= 1:
+        raise SourceError(f"--score is {quoted(text)}; give a number from 0 to 1, or best")
+    return score
 
 
 def run_evaluation(
     output: str,
     ground_truth: str,
     console: Console,
+    choice: EvaluationChoice,
     *,
-    png_folder: str | None = None,
-    run_id: str | None = None,
-    count_unasked: bool = False,
-    json_file: Path | None = None,
+    json_file: str | None = None,
     plots: str | None = None,
+    overwrite: bool = False,
 ) -> Evaluation:
     """Compare a run with a ground truth file and print the figures.
 
     Args:
         output: path or URI of the output.
-        ground_truth, png_folder: as for `read_ground_truth`.
+        ground_truth: path or URI of the ground truth.
         console: where to print.
-        run_id: one run; by default the current rows of all runs.
-        count_unasked: as for `evaluate_output`.
-        json_file: new file to write all figures to.
-        plots: new local folder for plots.
+        choice: what is compared, and how.
+        json_file: path or URI of a new file to write all figures to.
+        plots: path or URI of a new folder for plots.
+        overwrite: whether the file, or an earlier folder of plots, may be replaced.
 
     Raises:
         PlanError: there is no such run.
         SourceError, StorageError: truth or run cannot be read, or they cannot be compared; the JSON file or the plots'
-            folder exists or has no parent folder; or matplotlib is not installed. In these cases nothing is written.
+            folder exists or cannot be made; or matplotlib is not installed. In these cases nothing is written.
     """
-    if json_file is not None:
-        check_new(json_file)
-    store, plans = held_plans(output, run_id)
-    pictures = None if plots is None else check_target(plots, store)
+    figures = None if json_file is None else open_target(json_file, overwrite=overwrite, output=output)
+    pictures = None if plots is None else open_target(plots, overwrite=overwrite, replaces=["*.png"], output=output)
+    store, plans = held_plans(output, choice.run_id)
     if pictures is not None:
         figure_class()  # raises if matplotlib is missing: before the comparison, which may take long
     with console.status("reading the ground truth") as spinner:
-        truth = read_ground_truth(ground_truth, png_folder=png_folder)
+        truth = read_ground_truth(ground_truth, png_folder=choice.png_folder, is_strict=choice.is_strict)
 
         def on_image(task: Task, number: int) -> None:
             if number % 50 == 0:
                 spinner.update(f"comparing {task}: {number:,} images of at most {len(truth.images):,}")
 
         spinner.update("finding the images of the ground truth")
-        evaluation = evaluate_output(store, plans, truth, count_unasked=count_unasked, on_image=on_image)
-    if json_file is not None:
-        document = {"output": store.uri, "ground_truth": ground_truth, **evaluation.to_dict()}
-        write_atomically(json_file, (json.dumps(document, indent=1) + "\n").encode())
+        evaluation = evaluate_output(
+            store,
+            plans,
+            truth,
+            count_unasked=choice.count_unasked,
+            where=choice.where,
+            score=choice.score,
+            on_image=on_image,
+        )
+    if figures is not None:
+        compared = {"output": store.uri, "ground_truth": ground_truth, "where": choice.where, "score": choice.score}
+        document = {**compared, **evaluation.to_dict()}
+        write_target(figures, (json.dumps(document, indent=1) + "\n").encode())
     show_evaluation(evaluation, console)
     if pictures is not None:
         _draw(evaluation, pictures, console)
     return evaluation
 
 
-def _draw(evaluation: Evaluation, target: Path, console: Console) -> None:
-    with temporary_beside(target) as place:
+def _draw(evaluation: Evaluation, target: Target, console: Console) -> None:
+    with target.place() as place:
         whole = place / "whole"
         whole.mkdir()
         files = write_plots(evaluation, whole)
         if not files:
             console.print("[yellow]note:[/] none of these figures has a plot: --plots wrote nothing")
             return
-        publish(whole, target)
-    console.print(f"{len(files):,} plots in {literal(target)}")
+        target.publish(whole)
+    console.print(f"{len(files):,} plots in {literal(target.uri)}")
 
 
 def show_evaluation(evaluation: Evaluation, console: Console) -> None:
@@ -98,6 +144,9 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
             console.print(_category_table(result))
             if (more := len(result.categories) - _MAX_CATEGORIES) > 0:
                 console.print(f"  and {more:,} more, which --json writes")
+    for result in evaluation.results:
+        if result.confusion:
+            console.print(_confusion_table(result))
     for table in tables.values():
         console.print(table)
     for note in evaluation.notes:
@@ -108,19 +157,33 @@ def _category_table(result: TaskFigures) -> Table:
     columns: Mapping[str, object] = next(iter(result.categories.values()))
     table = _table(f"{result.task} {result.group}".strip(), ("category", *columns))
     for name, figures in list(result.categories.items())[:_MAX_CATEGORIES]:
-        table.add_row(literal(name), *map(_shown, figures.values()))
+        table.add_row(literal(name), *(_shown(value, of) for of, value in figures.items()))
+    return table
+
+
+def _confusion_table(result: TaskFigures) -> Table:
+    """Return the most frequent mistakes; --json has all pairs."""
+    mistakes = [pair for pair in result.confusion if pair["true"] != pair["found"]]
+    title = f"{result.task} {result.group}".strip() + f": the most frequent of {len(mistakes):,} kinds of mistakes"
+    table = _table(title, ("there is", "found as", "masks"))
+    for pair in mistakes[:_MAX_CONFUSED]:
+        there, found = literal(pair["true"] or "(nothing)"), literal(pair["found"] or "(not found)")
+        table.add_row(there, found, f"{pair['count']:,}")
     return table
 
 
 def _table(title: str, columns: tuple[str, ...]) -> Table:
     table = Table(title=literal(title), title_justify="left")
     for name in columns:
-        table.add_column(name, justify="left" if name in ("task", "of", "category") else "right")
+        is_text = name in ("task", "of", "category", "there is", "found as")
+        table.add_column(name, justify="left" if is_text else "right")
     return table
 
 
-def _shown(value: float | int | None) -> str:
-    """Format fractions as percentages, and counts as they are."""
+def _shown(value: Any, name: str = "") -> str:
+    """Format fractions as percentages, counts and scores as they are; scores are cut, not rounded up."""
     if value is None:
         return "-"
+    if name == "best score":
+        return f"{math.floor(value * 10_000) / 10_000:.4f}"
     return f"{value:,}" if isinstance(value, int) else f"{100 * value:.1f}"

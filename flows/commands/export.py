@@ -13,15 +13,18 @@ from pipelines.storage.store import open_store
 _SHOWN_EVERY_S = 0.2
 
 
-def run_export(output: str, target: str, format_name: str, choice: Choice, console: Console) -> Export:
+def run_export(
+    output: str, target: str, format_name: str, choice: Choice, console: Console, *, overwrite: bool = False
+) -> Export:
     """Export an output, and print what was written.
 
     Args:
         output: path or URI of the output.
-        target: new local file or folder.
+        target: path or URI of a new file or folder.
         format_name: one of pipelines.export.write.FORMATS.
         choice: what is exported.
         console: where to print.
+        overwrite: whether to replace a file, or an earlier export's folder.
 
     Raises:
         SourceError, StorageError: as for ``export_output``; nothing is written.
@@ -40,7 +43,7 @@ def run_export(output: str, target: str, format_name: str, choice: Choice, conso
                 left = duration((total - done) / rate) if rate else "some time"
                 spinner.update(f"writing: {done:,} of {total:,} masks, {rate:,.0f} masks/s, {left} left")
 
-        export = export_output(open_store(output), target, format_name, choice, on_masks=on_masks)
+        export = export_output(open_store(output), target, format_name, choice, overwrite=overwrite, on_masks=on_masks)
     _show(export, format_name, time.monotonic() - started, console)
     return export
 
@@ -52,6 +55,8 @@ def _show(export: Export, format_name: str, seconds: float, console: Console) ->
     rows.append(("categories", f"{export.num_categories:,}"))
     if export.num_quarantined:
         rows.append(("left out", f"{export.num_quarantined:,} quarantined images"))
+    if export.num_unasked:
+        rows.append(("left out", f"{export.num_unasked:,} images that nothing of this was asked of"))
     if export.num_partly_asked:
         rows.append(
             (

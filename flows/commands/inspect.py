@@ -6,7 +6,7 @@ from collections import Counter
 
 from rich.console import Console
 
-from flows.commands.console import ListingProgress, facts_table, literal, show_rejected, show_report, size
+from flows.commands.console import ListingProgress, facts_table, literal, show_notes, show_rejected, show_report, size
 from flows.config import RunConfig
 from flows.run import planning
 from flows.run.held_runs import held_plans, no_run
@@ -39,7 +39,7 @@ def show_plan(config: RunConfig, console: Console) -> None:
         _show_held(held, due, store, console)
     # What is new depends on how these end, unless only broken shards are left to repair.
     if not all(is_labeled(store, held) for held, _ in unfinished):
-        console.print("what is new can be told once these are labelled")
+        console.print("new images can be counted once these runs are finished")
         return
     try:
         with (
@@ -50,8 +50,11 @@ def show_plan(config: RunConfig, console: Console) -> None:
     except DamagedError:
         if not unfinished:
             raise
-        console.print("what is new can be told once these are labelled")
+        console.print("new images can be counted once these runs are finished")
         return
+    show_notes(console, draft.notes)
+    for line in draft.left_out.say():
+        console.print(f"[yellow]beside the images:[/] {literal(line)}", highlight=False)
     if draft.update is not None:
         console.print(facts_table(f"update of {literal(store.uri)}", _update_rows(draft.update)))
         if draft.held is not None:
@@ -70,6 +73,11 @@ def show_plan(config: RunConfig, console: Console) -> None:
 def _show_new(config: RunConfig, draft: planning.RunDraft, store: Store, console: Console) -> None:
     plan = draft.plan
     assert plan is not None, "a draft holds a plan, written or not"
+    if not plan.num_images:
+        console.print(
+            "nothing is left to ask: a run would make no model call, and note which images are not listed now"
+        )
+        return
     rows: list[tuple[str, object]] = [
         ("images", f"{plan.num_images:,}, {size(plan.num_bytes)} as listed"),
         ("shards", f"{plan.num_shards:,} of up to {config.plan.images_per_shard:,} images"),
@@ -79,7 +87,7 @@ def _show_new(config: RunConfig, draft: planning.RunDraft, store: Store, console
         ("last", plan.last_uri),
     ]
     console.print(facts_table(f"run [bold]{draft.run_id}[/] would be planned in {literal(store.uri)}", rows))
-    show_rejected(console, [rejected_row(r) for r in draft.rejected], len(draft.rejected))
+    show_rejected(console, [rejected_row(r) for r in draft.rejected], len(draft.rejected), config.prompts)
 
 
 def _unfinished(config: RunConfig, store: Store) -> list[tuple[Plan, Due]]:

@@ -91,7 +91,7 @@ def run(
         | {"pool": pool, "incremental": incremental or None}
     )
     overrides["output"]["check"] = check
-    raise typer.Exit(0 if launch(_config(config, overrides), console, prefect=prefect).ok else 1)
+    raise typer.Exit(0 if launch(_config(config, overrides), console, prefect=prefect).has_succeeded else 1)
 
 
 @app.command()
@@ -124,7 +124,7 @@ def plan(
 def retry(
     output: OutputArgument,
     reason: Annotated[
-        list[str] | None, typer.Option(help='Only images quarantined for it, e.g. "out_of_memory". Several times.')
+        list[str] | None, typer.Option(help='Only images quarantined for it, e.g. "out_of_memory". Repeatable.')
     ] = None,
     run_id: RunIdOption = None,
     config: Annotated[
@@ -147,7 +147,7 @@ def retry(
     pool = {"replicas": replicas, "num_gpus_per_replica": gpus_per_replica, "runner": runner}
     overrides = merge(read_values(config) if config else {}, {"pool": pool, "output": {"check": check or None}})
     again = runs_to_retry(output, run_id, reason or [], overrides)
-    ended = [launch(one, console, prefect=prefect).ok for one in again]
+    ended = [launch(one, console, prefect=prefect).has_succeeded for one in again]
     if not ended:
         console.print("no image is quarantined" + (f" for {', '.join(reason)}" if reason else ""))
     raise typer.Exit(0 if all(ended) else 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -38,11 +39,13 @@ def launch(config: RunConfig, console: Console, *, prefect: bool) -> RunSummary:
             f"run {literal(run_id)} is gone on with as it was planned, and nothing new is looked for: "
             "leave out the run id to label what is new"
         )
+    fruitless = ""
     for one in configs_to_run(config, store):
         summary = _launch_run(one, console, prefect=prefect)
+        fruitless = fruitless or summary.fruitless
         if not summary.ok:
             break
-    return summary
+    return replace(summary, fruitless=fruitless)
 
 
 def _launch_run(config: RunConfig, console: Console, *, prefect: bool) -> RunSummary:
@@ -62,7 +65,7 @@ def _launch_run(config: RunConfig, console: Console, *, prefect: bool) -> RunSum
         stack.enter_context(planning.at_hand(run))
         config = as_planned(run.plan, config) if config.incremental else _named(config, run.plan.run_id)
         summary = _flow(config, observer, console) if prefect else engine.run_directly(config, observer)
-    show_summary(console, summary)
+    show_summary(console, summary, config.prompts)
     return summary
 
 

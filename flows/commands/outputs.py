@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,8 +14,14 @@ app = typer.Typer()
 RunIdOption = Annotated[
     str | None, typer.Option(help="Name of the run; by default all of the output's.", callback=checked_run_id)
 ]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what is there: a file, or a folder of nothing but such a result.")
+]
 CheckOption = Annotated[
     bool, typer.Option("--check", help="First compare every file with the hash in its commit, which reads all of them.")
+]
+DropRemovedOption = Annotated[
+    bool, typer.Option("--drop-removed", help="Without prompts that the latest run does not ask any more.")
 ]
 
 
@@ -62,7 +67,7 @@ def vacuum(
     ] = 24,
     dry_run: Annotated[bool, typer.Option(help="Only list what would be removed.")] = False,
 ) -> None:
-    """Remove files that no commit names, once they are old enough to be nobody's."""
+    """Delete files that no commit names, once they are older than --older-than."""
     from flows.commands.inspect import show_vacuum
 
     if not dry_run:
@@ -75,24 +80,27 @@ def vacuum(
 def query(
     output: OutputArgument,
     sql: Annotated[str, typer.Argument(help='One SELECT, e.g. "SELECT category_name, count(*) FROM annotations".')],
-    to: Annotated[Path | None, typer.Option(help="New file for all rows: .csv, .json, .jsonl or .parquet.")] = None,
+    to: Annotated[str | None, typer.Option(help="New file for all rows: .csv, .json, .jsonl or .parquet.")] = None,
+    overwrite: OverwriteOption = False,
     rows: Annotated[int, typer.Option(min=1, help="How many rows to show.")] = 40,
+    drop_removed: DropRemovedOption = False,
     check: CheckOption = False,
 ) -> None:
-    """Ask an output in SQL (DuckDB): annotations, images, coverage, runs, all_annotations, all_images."""
+    """Ask an output in SQL (DuckDB): annotations, images, coverage, runs, prompts, all_annotations, all_images."""
     from flows.commands.query import run_query
 
     if to is not None:
         outlive_terminal()
     _checked(output, check)
-    run_query(output, sql, console, to=to, max_rows=rows)
+    run_query(output, sql, console, to=to, overwrite=overwrite, max_rows=rows, drop_removed=drop_removed)
 
 
 @app.command()
 def report(
     output: OutputArgument,
-    to: Annotated[Path, typer.Option(help="New file to write the page to.")] = Path("report.html"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+    to: Annotated[str, typer.Option(help="New file to write the page to.")] = "report.html",
+    overwrite: OverwriteOption = False,
+    drop_removed: DropRemovedOption = False,
     check: CheckOption = False,
 ) -> None:
     """Write one HTML page that shows an output: pictures with masks, scores, failures, throughput, provenance."""
@@ -100,7 +108,7 @@ def report(
 
     outlive_terminal()
     _checked(output, check)
-    write_report(output, to, console, overwrite=overwrite)
+    write_report(output, to, console, overwrite=overwrite, drop_removed=drop_removed)
 
 
 @app.command()
@@ -114,16 +122,22 @@ def export(
     images_where: Annotated[
         str, typer.Option(help="Only images that fit this SQL condition, e.g. \"image_id LIKE '2026/%'\".")
     ] = "",
-    task: Annotated[list[str] | None, typer.Option(help="Whose masks; several times. See docs/export.md.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only masks of this task; repeatable: docs/export.md.")] = None,
     categories: Annotated[
-        str | None, typer.Option(help="Only these names, numbered in this order; else all, in order of name.")
+        list[str] | None,
+        typer.Option(help="Only these names, numbered in this order: 'dog, \"bowl, glass\"'; several times, too."),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Shares of the images, e.g. train=0.8,val=0.1,test=0.1.")] = None,
     empty: Annotated[bool, typer.Option(help="Also images without a mask, which show what is not there.")] = True,
     copy_images: Annotated[bool, typer.Option("--copy-images", help="Copy the images too (yolo).")] = False,
+    polygons: Annotated[
+        bool, typer.Option("--polygons", help="Masks as polygons, for tools that read no run lengths (coco).")
+    ] = False,
     image_url: Annotated[
         str, typer.Option(help="Where tools load an image: this with its id at the end; else its own URI.")
     ] = "",
+    drop_removed: DropRemovedOption = False,
+    overwrite: OverwriteOption = False,
     check: CheckOption = False,
 ) -> None:
     """Write the table, or a part of it, in another tool's format. The output is only read."""
@@ -137,13 +151,15 @@ def export(
         where=where,
         images_where=images_where,
         tasks=tuple(task or ()),
-        categories=tuple(split_names(categories) or ()),
+        categories=tuple(name for text in categories or () for name in split_names(text) or ()),
         splits=Splits.parse(split) if split else Splits(),
         with_empty=empty,
         copy_images=copy_images,
+        polygons=polygons,
         image_url=image_url,
+        drop_removed=drop_removed,
     )
-    run_export(output, to, format_name, choice, console)
+    run_export(output, to, format_name, choice, console, overwrite=overwrite)
 
 
 @app.command()
@@ -159,26 +175,37 @@ def evaluate(
     count_unasked: Annotated[
         bool, typer.Option("--count-unasked", help="Count categories that were never asked as not found.")
     ] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="New file to write all figures to.")] = None,
+    where: Annotated[
+        str, typer.Option(help='Count only masks that fit this SQL condition as found, e.g. "score >= 0.3".')
+    ] = "",
+    score: Annotated[
+        str | None,
+        typer.Option(help="Tell precision, recall, F1 and confusion of keeping masks from this score on; or: best."),
+    ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse a truth with entries that cannot be used, instead of counting them."),
+    ] = False,
+    json_file: Annotated[str | None, typer.Option("--json", help="New file to write all figures to.")] = None,
     plots: Annotated[str | None, typer.Option(help="New folder for plots: precision and recall, categories.")] = None,
+    overwrite: OverwriteOption = False,
     check: CheckOption = False,
 ) -> None:
     """Measure a run against ground truth: AP, PQ, mIoU, cIoU, by task. Writes nothing into the output."""
-    from flows.commands.evaluate import run_evaluation
+    from flows.commands.evaluate import EvaluationChoice, read_score, run_evaluation
 
+    choice = EvaluationChoice(
+        run_id=run_id,
+        png_folder=png_folder,
+        is_strict=strict,
+        count_unasked=count_unasked,
+        where=where,
+        score=read_score(score),
+    )
     if json_file is not None or plots is not None:
         outlive_terminal()
     _checked(output, check)
-    run_evaluation(
-        output,
-        ground_truth,
-        console,
-        png_folder=png_folder,
-        run_id=run_id,
-        count_unasked=count_unasked,
-        json_file=json_file,
-        plots=plots,
-    )
+    run_evaluation(output, ground_truth, console, choice, json_file=json_file, plots=plots, overwrite=overwrite)
 
 
 def _checked(output: str, check: bool) -> None:

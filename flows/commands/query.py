@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 from rich.cells import cell_len
@@ -19,23 +18,35 @@ from flows.run.held_runs import no_run
 from pipelines.query.database import open_database
 from pipelines.query.files import damage_named
 from pipelines.query.select_text import read_statement
-from pipelines.query.user_select import Column, check_result_file, check_select, first_rows, save
-from pipelines.storage.local_files import temporary_beside
+from pipelines.query.user_select import Column, check_format, check_select, first_rows, save
 from pipelines.storage.store import open_store
+from pipelines.storage.targets import open_target
 
 _MAX_CELL = 40
 _PLAIN = (str, int, float, bool, date, datetime, time, Decimal)
 
 
-def run_query(output: str, sql: str, console: Console, *, to: Path | None = None, max_rows: int = 40) -> None:
+def run_query(
+    output: str,
+    sql: str,
+    console: Console,
+    *,
+    to: str | None = None,
+    overwrite: bool = False,
+    max_rows: int = 40,
+    drop_removed: bool = False,
+) -> None:
     """Run a query, and print the first rows of its result or save all of them.
 
     Args:
         output: path or URI of the output.
         sql: one SELECT statement over the views of `open_database`.
         console: where to print.
-        to: new file for the whole result, in the format of its extension; by default the first rows are printed.
+        to: path or URI of a new file for the whole result, in the format of its extension; by default the first rows
+            are printed.
+        overwrite: whether the file may be replaced.
         max_rows: number of rows to print.
+        drop_removed: as for open_database.
 
     Raises:
         QueryError: the query is invalid, or the file's extension is not known.
@@ -43,20 +54,31 @@ def run_query(output: str, sql: str, console: Console, *, to: Path | None = None
         StorageError: the output cannot be read, or the file exists or cannot be written.
     """
     statement = read_statement(sql)
+    target = None
     if to is not None:
-        check_result_file(to)
+        check_format(to)
+        target = open_target(to, overwrite=overwrite, output=output)
     store = open_store(output)
     with damage_named(store), contextlib.ExitStack() as opened:
         # DuckDB writes only to this folder (see fence), so the file is complete before it gets its name.
-        place = None if to is None else opened.enter_context(temporary_beside(to))
+        place = None if target is None else opened.enter_context(target.place())
         with console.status("finding the committed files"):
-            connection = opened.enter_context(open_database(store, own_files=statement.own_files, folder=place))
+            found = open_database(
+                store,
+                own_files=statement.own_files,
+                folder=place,
+                is_saved=target is not None,
+                drop_removed=drop_removed,
+            )
+            connection = opened.enter_context(found)
         if not connection.execute("SELECT 1 FROM runs LIMIT 1").fetchall():
             raise no_run(store.uri)
         select = check_select(connection, sql)
-        if to is not None and place is not None:
+        if target is not None and place is not None:
             with console.status(f"writing {to}"):
-                count = save(connection, select, to, place)
+                whole = place / f"whole{target.suffix}"
+                count = save(connection, select, whole)
+                target.publish(whole)
             console.print(f"{count:,} rows written to {literal(str(to))}")
             return
         with console.status("reading"):

@@ -163,7 +163,7 @@ def check_server() -> None:
     with get_client(sync_client=True) as client:
         failure = client.api_healthcheck()
     if failure is not None:
-        raise ConfigError(f"the Prefect server at {url} does not answer ({failure}); start it, or mend PREFECT_API_URL")
+        raise ConfigError(f"the Prefect server at {url} does not answer ({failure}); start it, or fix PREFECT_API_URL")
 
 
 def flow_parameters(config: RunConfig) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import sys
 from typing import Annotated
 
@@ -16,8 +17,18 @@ errors = Console(highlight=False, soft_wrap=True, stderr=True)
 
 
 def split_names(text: str | None) -> list[str] | None:
-    """Split comma-separated names; None if none were given."""
-    return None if text is None else [name.strip() for name in text.split(",")]
+    """Split comma-separated names, of which one that holds a comma is in double quotes; None if none were given.
+
+    Raises:
+        typer.BadParameter: a quote is not closed, or something follows it.
+    """
+    if text is None:
+        return None
+    try:
+        (names,) = csv.reader([" ".join(text.splitlines()) or " "], skipinitialspace=True, strict=True)
+    except csv.Error as error:
+        raise typer.BadParameter(f'names cannot be read ({error}); write them as: dog, "bowl, glass", cat') from error
+    return [name.strip() for name in names] or [""]
 
 
 def checked_run_id(run_id: str | None) -> str | None:

@@ -15,13 +15,14 @@ from flows.run.breaker import CircuitBreaker
 from flows.run.observer import RunObserver, Several, Silent
 from flows.run.planning import PlannedRun, open_output, planned_run
 from flows.run.report import leave_report
-from flows.run.summary import RunSummary, read_run_summary, summarize
+from flows.run.summary import RunSummary, read_run_summary, summarize, why_fruitless
 from flows.run.updates import configs_to_run
 from pipelines.errors import StorageError
 from pipelines.layout import summary_name
 from pipelines.planning.plan import Plan
 from pipelines.storage.store import Store
 from pipelines.table.commits import held_commits
+from pipelines.table.dataset_card import leave_card
 from pipelines.table.leftovers import remove_losers
 from pipelines.table.run_summary import summary_bytes
 from pipelines.table.verify import VerifyReport, table_size, verify
@@ -105,7 +106,8 @@ def finish_run(
     store = open_output(config)
     told = read_run_summary(store, plan.run_id) if committed_before == plan.num_shards else None
     if told and told.is_current(plan, table_size(store, plan.run_id)):
-        return replace(told, output=store.uri, labelled_now=0, elapsed_s=round(time.monotonic() - started, 3))
+        told = replace(told, output=store.uri, labelled_now=0, elapsed_s=round(time.monotonic() - started, 3))
+        return replace(told, fruitless=why_fruitless(store, plan, told, is_update=config.incremental))
     removal = remove_losers(store, plan.run_id)
     report = verify(store, plan.run_id, deep=False)
     summary = summarize(
@@ -116,8 +118,12 @@ def finish_run(
         stopped=stopped,
         committed_before=committed_before,
         elapsed_s=time.monotonic() - started,
-        warnings=[f"a leftover could not be removed, which does no harm: {error}" for error in removal.failed],
+        warnings=[
+            *(f"a leftover could not be removed, which does no harm: {error}" for error in removal.failed),
+            *leave_card(store),
+        ],
     )
+    summary = replace(summary, fruitless=why_fruitless(store, plan, summary, is_update=config.incremental))
     # An unchanged summary is not written again: a finished run that is run again writes nothing.
     if summary.labelled_now or not summary.same_outcome_as(read_run_summary(store, plan.run_id)):
         try:
@@ -134,11 +140,13 @@ def run_directly(config: RunConfig, observer: RunObserver) -> RunSummary:
         The same errors as label_collection, except that an incomplete run returns its summary with the problems, and
         that SIGTERM is handled, at the end, by whatever handler was installed before.
     """
+    fruitless = ""
     for one in configs_to_run(config, open_output(config)):
         summary = _run_one(one, observer)
+        fruitless = fruitless or summary.fruitless
         if not summary.ok:
             break
-    return summary
+    return replace(summary, fruitless=fruitless)
 
 
 def _run_one(config: RunConfig, observer: RunObserver) -> RunSummary:
@@ -194,6 +202,8 @@ def run_once(
     if run.update is not None:
         observer.on_update(run.update)
     observer.on_plan(plan, committed)
+    for note in run.notes:
+        observer.on_event(PoolEvent("warning", note))
     for one in run.due.broken:
         message = f"{one.shard_id}: {one.problem}; it is labelled again (repair {one.repair})"
         observer.on_event(PoolEvent("shard_broken", message))

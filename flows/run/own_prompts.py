@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from flows.config import RunConfig
-from pipelines.errors import SourceError
-from pipelines.planning.prompt_table import PromptTable, read_prompt_table
+from pipelines.errors import PromptTableError, SourceError, some_of
+from pipelines.planning.category_ids import CategoryIds, has_name
+from pipelines.planning.prompt_table import NOT_LISTED, JoinedImages, PromptTable, read_prompt_table, row_name
+from pipelines.redaction import quoted
 from pipelines.storage.store import Store
 from pipelines.table.quarantined import quarantined_images
 from pipelines.types import ImageRef, Prompt, RejectedPrompt
@@ -34,6 +36,15 @@ class OwnPrompts:
         by_image = self.table.by_image.items() if self.table else ()
         retried = ((ref.image_id, ref.prompts) for ref in self.retried or ())
         return ((image, prompt) for image, prompts in itertools.chain(by_image, retried) for prompt in prompts)
+
+    def numbered(self, ids: CategoryIds) -> OwnPrompts:
+        """Return a copy whose labels have the output's numbers; of a retry's prompts they are those planned before."""
+        if self.table is None:
+            return self
+        by_image = self.table.by_image
+        ids.add(sorted({p.category_name for prompts in by_image.values() for p in prompts if has_name(p)}))
+        numbered = {image: ids.numbered(prompts) for image, prompts in by_image.items()}
+        return replace(self, table=replace(self.table, by_image=numbered))
 
     def without(self, reasons: Mapping[int, str]) -> OwnPrompts:
         """Return a copy without the prompts of some rows, which are added to ``rejected`` with their reasons."""
@@ -66,6 +77,39 @@ class _Without:
     def __iter__(self) -> Iterator[ImageRef]:
         for ref in self.images:
             yield replace(ref, prompts=tuple(p for p in ref.prompts if p.source_row not in self.rows))
+
+
+def unasked_rows(config: RunConfig, own: OwnPrompts, joined: JoinedImages) -> list[str]:
+    """Return what to tell of a prompt table some of whose rows are asked of no image; the listing has been read.
+
+    Raises:
+        PromptTableError: they are more than limits.max_rejected_prompts_share of its rows.
+    """
+    if own.table is None:
+        return []
+    lost = [row for row in joined.rejected if row.reason == NOT_LISTED]
+    others = [*own.rejected, *(row for row in joined.rejected if row.reason != NOT_LISTED)]
+    told = []
+    if lost:
+        images, ids = (
+            some_of(map(quoted, dict.fromkeys(row.image for row in lost))),
+            some_of(map(quoted, joined.examples)),
+        )
+        told.append(
+            f"{len(lost):,} of its {own.table.num_rows:,} rows name images that are not listed: the table has "
+            f"{images}; an image_id here looks like {ids}"
+        )
+    if others:
+        first = f"{row_name(config.prompts, others[0].row)}: {others[0].reason}"
+        told.append(f"{len(others):,} of its {own.table.num_rows:,} rows cannot be asked, e.g. {first}")
+    limit = config.limits.max_rejected_prompts_share
+    if len(lost) + len(others) > limit * own.table.num_rows:
+        raise PromptTableError(
+            f"{config.prompts}: too many of its rows are asked of no image: {'; '.join(told)}. Nothing was "
+            f"written; write the ids as the source has them, or allow for more (limits.max_rejected_prompts_share is "
+            f"{limit:g})"
+        )
+    return [f"{config.prompts}: {one}" for one in told]
 
 
 def read_own_prompts(config: RunConfig, store: Store) -> OwnPrompts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -17,13 +17,22 @@ from actors.predictor.config import TINY_MODEL, model_folder
 from actors.predictor.garbage_collection import garbage_collection_paused
 from actors.predictor.labeler import RunLabelerFactory
 from flows.config import ConfigError, RunConfig
-from flows.run.own_prompts import OwnPrompts, read_own_prompts
+from flows.run.own_prompts import OwnPrompts, read_own_prompts, unasked_rows
 from flows.run.run_names import check_new_name, first_run, runs_before_retry
 from flows.run.summary import rejected_row, versions
-from flows.run.updates import check_same_collection, is_finished, runs_before_update, update_coverage
-from pipelines.errors import DamagedError
+from flows.run.updates import (
+    check_same_collection,
+    is_finished,
+    noted_unlisted,
+    notes_on_earlier,
+    runs_before_update,
+    update_coverage,
+)
+from pipelines.errors import DamagedError, PlanError
+from pipelines.image_formats import LeftOut
 from pipelines.labeling.shard import LabelJob
 from pipelines.layout import plan_name
+from pipelines.planning.category_ids import CategoryIds, has_name
 from pipelines.planning.coverage import Coverage, UpdateCounts
 from pipelines.planning.draft import PlanDraft, draft_plan
 from pipelines.planning.fingerprint import check_fingerprint
@@ -43,7 +52,7 @@ from pipelines.storage.content_hash import content_hash
 from pipelines.storage.store import Store, open_store, probe_create_only
 from pipelines.table.commits import committed_shards
 from pipelines.table.repairs import Due, due_shards
-from pipelines.types import RejectedPrompt
+from pipelines.types import Prompt, RejectedPrompt
 
 OnListed = Callable[[int], None]
 
@@ -59,8 +68,12 @@ def open_output(config: RunConfig) -> Store:
 
 @contextmanager
 def list_collection(
-    config: RunConfig, own: OwnPrompts, coverage: Coverage | None = None, on_listed: OnListed = _ignore
-) -> Iterator[tuple[PlanDraft, tuple[RejectedPrompt, ...]]]:
+    config: RunConfig,
+    own: OwnPrompts,
+    coverage: Coverage | None = None,
+    on_listed: OnListed = _ignore,
+    left_out: LeftOut | None = None,
+) -> Iterator[tuple[PlanDraft, tuple[RejectedPrompt, ...], list[str]]]:
     """List the source, attach the prompts of single images, sort, and cut into shards. Writes nothing to the output.
 
     Args:
@@ -68,19 +81,26 @@ def list_collection(
         own: the prompts of single images.
         coverage: for an incremental run, what earlier runs have asked: only the rest is drafted.
         on_listed: called repeatedly with the number of images listed so far.
+        left_out: counts what is found beside the images.
 
     Yields:
-        The drafted plan, and all rejected prompts of single images.
+        The drafted plan, all rejected prompts of single images, and what to tell before anything is labelled.
 
     Raises:
         SourceError: no images, or an unreadable source.
+        PromptTableError: too many rows of the prompt table are asked of no image.
         PlanError: two images have the same id.
         StorageError: the listing does not fit into the folder for temporary files.
     """
     if own.retried is not None:
         with draft_plan(to_batches(own.retried), config.plan) as draft:
-            yield draft, own.rejected
+            yield draft, own.rejected, []
         return
+    if config.source.allow_http and (missing := config.source.http.missing_variables()):
+        raise ConfigError(
+            f"the environment variables {', '.join(missing)} of source.http.secret_headers are not set; set them here "
+            "and on every node"
+        )
     listed = list_batches(
         config.source.uri,
         storage_options=config.source.client_options,
@@ -88,10 +108,17 @@ def list_collection(
         uri_column=config.source.uri_column,
         image_column=config.source.image_column,
         image_root=config.source.image_root,
+        left_out=left_out,
     )
     joined = join_prompts(_counted(listed, on_listed), own.table or PromptTable(by_image={}))
-    with draft_plan(joined, config.plan, None if coverage is None else coverage.left) as draft:
-        yield draft, (*own.rejected, *joined.rejected)
+    left = None if coverage is None else coverage.left
+    with draft_plan(joined, config.plan, left, left_out=left_out) as draft:
+        notes = unasked_rows(config, own, joined)
+        if not config.common_prompts() and (bare := draft.num_images - draft.num_with_own):
+            notes.append(
+                f"{bare:,} of {draft.num_images:,} images are asked nothing: no row of {config.prompts} names them"
+            )
+        yield draft, (*own.rejected, *joined.rejected), notes
 
 
 def _counted(batches: Iterable[pa.RecordBatch], on_listed: OnListed) -> Iterator[pa.RecordBatch]:
@@ -135,6 +162,9 @@ class RunDraft:
         update: for an incremental run, what was found in the listing; if nothing is left to ask, ``held`` is the last
             run's plan.
         after: sequence number of the last known run that the new one follows.
+        notes: what to tell before anything is labelled.
+        ids: the numbers of the run's names.
+        left_out: what was found beside the images.
     """
 
     run_id: str
@@ -144,6 +174,9 @@ class RunDraft:
     rejected: tuple[RejectedPrompt, ...] = ()
     update: UpdateCounts | None = None
     after: int = 0
+    notes: tuple[str, ...] = ()
+    ids: CategoryIds = field(default_factory=CategoryIds)
+    left_out: LeftOut = field(default_factory=LeftOut)
 
 
 @contextmanager
@@ -172,22 +205,34 @@ def draft_run(config: RunConfig, on_listed: OnListed = _ignore) -> Iterator[RunD
     run_id, held, fingerprint = _find_run(config, store)
     if held is not None:
         check_fingerprint(held.run_id, held.fingerprint, fingerprint)
-        yield RunDraft(run_id=held.run_id, fingerprint=fingerprint, held=held)
+        yield RunDraft(run_id=held.run_id, fingerprint=fingerprint, held=held, ids=CategoryIds.of_plan(held.facts))
         return
     retried = config.retry.run_id if config.retry else None
     if config.output.run_id is not None:
         check_new_name(run_id, retried)
+    documents = plan_documents(store, by_name=True)
     if retried is None:
-        documents = plan_documents(store, by_name=True)
         check_same_collection(config, store, fingerprint, documents)
         before = [document.get("sequence", 0) for document in documents.values()]
     else:
         before = [plan.sequence for plan in runs_before_retry(store, run_id, retried)]
     after = max(before, default=0)
     # Before the listing, which may take long.
-    own = check_model(config, read_own_prompts(config, store))
-    with list_collection(config, own, on_listed=on_listed) as (plan, rejected):
-        yield RunDraft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, after=after)
+    (own, ids), left_out = _own_and_ids(config, store, documents.values()), LeftOut()
+    told = [] if retried else notes_on_earlier(config, documents, ids)
+    with list_collection(config, own, on_listed=on_listed, left_out=left_out) as (plan, rejected, notes):
+        draft = RunDraft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, after=after)
+        yield replace(draft, notes=(*told, *notes), ids=ids, left_out=left_out)
+
+
+def _own_and_ids(
+    config: RunConfig, store: Store, documents: Iterable[Mapping[str, Any]]
+) -> tuple[OwnPrompts, CategoryIds]:
+    """Return a new run's prompts of single images and the numbers of all its names, given the plans before it."""
+    ids = CategoryIds.of_runs(documents)
+    ids.add(prompt.category_name for prompt in config.common_prompts() if has_name(prompt))
+    own = read_own_prompts(config, store).numbered(ids)
+    return check_model(config, own), ids
 
 
 def _find_run(config: RunConfig, store: Store) -> tuple[str, Plan | None, dict[str, Any]]:
@@ -222,14 +267,22 @@ def _draft_update(
     held = {plan.run_id: {"fingerprint": plan.fingerprint, "facts": plan.facts} for plan in earlier}
     check_same_collection(config, store, fingerprint, held)
     coverage = update_coverage(config, store, fingerprint, earlier)
-    own = check_model(config, read_own_prompts(config, store))
-    with list_collection(config, own, coverage, on_listed) as (plan, rejected):
+    (own, ids), left_out = _own_and_ids(config, store, held.values()), LeftOut()
+    told = notes_on_earlier(config, held, ids)
+    with list_collection(config, own, coverage, on_listed, left_out) as (plan, rejected, notes):
         counts, last = coverage.counts, earlier[-1]
-        if plan.num_images:
-            draft = RunDraft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, update=counts)
-            yield replace(draft, after=last.sequence)
+        # A part of the listing, or one of several sources, does not tell what is gone.
+        is_whole = config.plan.limit is None and not config.source.same_collection
+        unlisted = coverage.unlisted.table() if is_whole else None
+        # A run without images, to note what has gone or come back.
+        if plan.num_images or (unlisted is not None and not unlisted.equals(noted_unlisted(store, earlier))):
+            drafted = replace(plan, unlisted=unlisted)
+            draft = RunDraft(run_id=run_id, fingerprint=fingerprint, plan=drafted, rejected=rejected, update=counts)
+            draft = replace(draft, after=last.sequence, ids=ids)
         else:
-            yield RunDraft(run_id=last.run_id, fingerprint=last.fingerprint, held=last, update=counts)
+            draft = RunDraft(run_id=last.run_id, fingerprint=last.fingerprint, held=last, update=counts)
+            draft = replace(draft, ids=CategoryIds.of_plan(last.facts))
+        yield replace(draft, notes=(*told, *notes), left_out=left_out)
 
 
 def check_model(config: RunConfig, own: OwnPrompts) -> OwnPrompts:
@@ -258,7 +311,8 @@ def freeze_plan(config: RunConfig, draft: RunDraft) -> Plan:
 
     Raises:
         StorageError: the output cannot be written, or does not support create-only puts; nothing was written.
-        PlanError: another driver has just planned the run with another fingerprint or other images.
+        PlanError: another driver has just planned the run with another fingerprint, other images or other numbers of
+            categories.
         DamagedError: the run has commits but its plan is missing; a new plan could assign other images to their shards.
     """
     if draft.plan is None:
@@ -273,7 +327,7 @@ def freeze_plan(config: RunConfig, draft: RunDraft) -> Plan:
     # A single driver, as promised, needs no conditional writes.
     if not config.output.single_driver:
         probe_create_only(store)
-    return write_plan(
+    plan = write_plan(
         store,
         draft.run_id,
         draft.plan,
@@ -283,6 +337,12 @@ def freeze_plan(config: RunConfig, draft: RunDraft) -> Plan:
         after=draft.after,
         register=draft.update is None and config.retry is None,
     )
+    if plan.facts.get("category_ids") != draft.ids.to_facts()["category_ids"]:
+        raise PlanError(
+            f"{store.uri}: another driver has just planned run {plan.run_id!r}, and numbers its categories otherwise. "
+            "The same command goes on with that run"
+        )
+    return plan
 
 
 class PlannedRun(NamedTuple):
@@ -293,12 +353,14 @@ class PlannedRun(NamedTuple):
         runner: labels its shards; None if no shard is due. Replicas start when it gets the first shard.
         update: what was found in the listing, if an incremental run was planned now or has nothing to ask.
         due: the shards to label.
+        notes: what to tell before they are.
     """
 
     plan: Plan
     runner: ShardRunner | None
     update: UpdateCounts | None
     due: Due
+    notes: tuple[str, ...] = ()
 
 
 _at_hand: ContextVar[PlannedRun | None] = ContextVar("run_at_hand", default=None)
@@ -306,7 +368,7 @@ _at_hand: ContextVar[PlannedRun | None] = ContextVar("run_at_hand", default=None
 
 @contextmanager
 def at_hand(run: PlannedRun) -> Iterator[None]:
-    """Let planned_run yield this run within the block, so that the flow does not plan what the command line planned."""
+    """Make planned_run return this run within the block, so that the flow reuses what the command line planned."""
     token = _at_hand.set(run)
     try:
         yield
@@ -337,14 +399,18 @@ def planned_run(
         with draft_run(config, on_listed) as draft:
             store, check = open_output(config), config.output.check
             due = None if draft.held is None else left_to_label(store, draft.held, check=check)
-            is_done = due is not None and not due.commits
+            is_done = not due.commits if due is not None else draft.plan is not None and not draft.plan.num_images
             # Before the plan is written: a cluster without room for the replicas leaves no plan behind.
-            runner = None if is_done else stack.enter_context(open_run_runner(config, draft.run_id))
+            runner = None if is_done else stack.enter_context(_runner_of(config, draft))
             before_writing()
             plan = freeze_plan(config, draft)
         if due is None:
             due = Due(dict.fromkeys(plan.shard_ids(), 0))
-        yield PlannedRun(plan, runner, draft.update, due)
+        yield PlannedRun(plan, runner, draft.update, due, draft.notes)
+
+
+def _runner_of(config: RunConfig, draft: RunDraft) -> ShardRunner:
+    return open_run_runner(config, draft.run_id, draft.ids.numbered(config.common_prompts()))
 
 
 def left_to_label(store: Store, plan: Plan, *, check: bool = False) -> Due:
@@ -382,14 +448,22 @@ def _plan_facts(config: RunConfig, draft: RunDraft) -> dict[str, Any]:
         "versions": versions(),
         "rejected_prompts": [rejected_row(r) for r in draft.rejected],
         "update": draft.update and asdict(draft.update),
+        **draft.ids.to_facts(),
+        "left_out": draft.left_out.to_dict(),
     }
 
 
-def open_run_runner(config: RunConfig, run_id: str) -> ShardRunner:
-    """Return the runner for a run, a context manager; its replicas start when it gets the first shard."""
+def open_run_runner(config: RunConfig, run_id: str, prompts: tuple[Prompt, ...]) -> ShardRunner:
+    """Return the runner for a run, a context manager; its replicas start when it gets the first shard.
+
+    Args:
+        config: the run's config.
+        run_id: the run.
+        prompts: those of the config, with their numbers in the output.
+    """
     job = LabelJob(
         run_id=run_id,
-        prompts=config.common_prompts(),
+        prompts=prompts,
         config=config.label,
         source_options=config.source.client_options,
         allow_http=config.source.allow_http,

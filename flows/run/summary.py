@@ -12,7 +12,7 @@ from typing import Any
 
 from actors.pool.runner import ShardFailure
 from pipelines.errors import DamagedError, UserError
-from pipelines.planning.plan import Plan
+from pipelines.planning.plan import Plan, retries_by_run
 from pipelines.storage.store import Store
 from pipelines.table.run_summary import read_summary
 from pipelines.table.verify import TableSize, VerifyReport
@@ -28,7 +28,7 @@ class RunSummary:
 
     Attributes:
         run_id, output: the run and its output.
-        ledger: numbers of listed, ok, empty and quarantined images; listed = ok + empty + quarantined.
+        ledger: numbers of listed, ok, empty, not_asked and quarantined images; the last four add up to the first.
         reason_counts: quarantined images by reason.
         num_annotations: masks in the table.
         shards, committed: planned and committed shards.
@@ -36,6 +36,8 @@ class RunSummary:
         names_sha256: digest of their names and sizes.
         labelled_now: shards that this invocation labelled; 0 if there was nothing left to do.
         problems: what verify found wrong, and shards that failed; empty if the run succeeded.
+        fruitless: that not one image could be labelled, and why; empty if one could. Such a run is complete, for every
+            image has its row, but it has failed.
         warnings: problems that do no harm to the table.
         rejected_prompts: the first thousand prompts of single images that could not be asked, with row and reason.
         num_rejected_prompts: number of all of them.
@@ -56,6 +58,7 @@ class RunSummary:
     names_sha256: str = ""
     labelled_now: int = 0
     problems: list[str] = field(default_factory=list)
+    fruitless: str = ""
     warnings: list[str] = field(default_factory=list)
     rejected_prompts: list[dict[str, Any]] = field(default_factory=list)
     num_rejected_prompts: int = 0
@@ -67,6 +70,11 @@ class RunSummary:
     def ok(self) -> bool:
         """Whether every listed image is accounted for and every object matches its commit."""
         return not self.problems
+
+    @property
+    def has_succeeded(self) -> bool:
+        """Whether the run is complete, and any of its images could be labelled: exit code 0."""
+        return self.ok and not self.fruitless
 
     def is_current(self, plan: Plan, size: TableSize) -> bool:
         """Whether the run was complete and its objects are still listed with the same names and sizes."""
@@ -89,8 +97,10 @@ class RunSummary:
         Raises:
             KeyError: a value that a summary has now is missing.
         """
-        # Warnings are about one invocation, such as a leftover that it could not remove, and are not carried on.
-        return cls(**{name: document[name] for name in cls.__slots__ if name != "warnings"}, warnings=[])
+        # Warnings are about one invocation, such as a leftover that it could not remove, and are not carried on. What
+        # was fruitless then may have been mended by a retry.
+        told = (name for name in cls.__slots__ if name not in ("warnings", "fruitless"))
+        return cls(**{name: document[name] for name in told})
 
 
 def read_run_summary(store: Store, run_id: str) -> RunSummary | None:
@@ -105,15 +115,38 @@ def read_run_summary(store: Store, run_id: str) -> RunSummary | None:
         return None
 
 
+def why_fruitless(store: Store, plan: Plan, summary: RunSummary, *, is_update: bool) -> str:
+    """Return that not one image of a run could be labelled, and why; empty if one could.
+
+    A retry is not judged: its images were known to be bad. Nor is a run that was complete before, once other runs have
+    labelled some of its images: its retries, or for an update that had nothing to ask any run.
+    """
+    listed, bad = summary.ledger["listed"], summary.ledger["quarantined"]
+    if not summary.ok or not listed or bad != listed or plan.retry_of is not None:
+        return ""
+    if not summary.labelled_now:
+        retries = retries_by_run(store)
+        every = [*retries, *(name for names in retries.values() for name in names)]
+        told = (read_run_summary(store, run_id) for run_id in (every if is_update else retries.get(plan.run_id, ())))
+        if any(one.ledger["quarantined"] < one.ledger["listed"] for one in told if one is not None):
+            return ""
+    reasons = ", ".join(f"{number:,} {reason}" for reason, number in Counter(summary.reason_counts).most_common(3))
+    return (
+        f"not one of its {listed:,} images could be labelled ({reasons}): their rows in `images` say more. Remove the "
+        f"cause, then label them again: xsam-label retry {summary.output}"
+    )
+
+
 class RunFailedError(UserError, RuntimeError):
     """A run ended with listed images unaccounted for. What is committed is kept; the same command resumes the run."""
 
     def __init__(self, summary: RunSummary) -> None:
         problems = "\n".join(f"  {problem}" for problem in summary.problems[:20])
-        super().__init__(
+        incomplete = (
             f"run {summary.run_id} is not complete:\n{problems}\n{summary.committed} of {summary.shards} shards are "
             "committed and kept; the same command resumes the run."
         )
+        super().__init__(f"run {summary.run_id}: {summary.fruitless}" if summary.ok else incomplete)
         self.summary = summary
 
 

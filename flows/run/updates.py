@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import pyarrow as pa
 
 from flows.config import RunConfig, merge, parse_config
 from flows.run.run_names import unlisted_updates
 from flows.run.summary import read_run_summary
-from pipelines.errors import PlanError
+from pipelines.errors import PlanError, some_of
+from pipelines.planning.category_ids import CategoryIds
 from pipelines.planning.coverage import Coverage, CoveringRun, UpdateCounts
+from pipelines.planning.draft import UNLISTED
 from pipelines.planning.fingerprint import model_part, source_part
 from pipelines.planning.plan import Plan, plan_documents, read_plan
 from pipelines.storage.store import Store
@@ -159,6 +163,38 @@ def update_coverage(config: RunConfig, store: Store, fingerprint: Mapping[str, A
             for plan in runs
         ],
     )
+
+
+def noted_unlisted(store: Store, runs: Sequence[Plan]) -> pa.Table:
+    """Return the ids of unlisted images as the last of the runs that noted it has them; see Plan.unlisted_ids."""
+    noted = next((plan for plan in reversed(runs) if plan.notes_listing), None)
+    return UNLISTED.empty_table() if noted is None else noted.unlisted_ids(store)
+
+
+def notes_on_earlier(config: RunConfig, documents: Mapping[str, Mapping[str, Any]], ids: CategoryIds) -> list[str]:
+    """Return what to tell of earlier runs' prompts: those that are not asked any more, and numbers that clash.
+
+    Args:
+        config: the run to plan.
+        documents: facts of the output's runs, by run id in the order of planning.
+        ids: the numbers of names, those of the earlier runs included.
+    """
+    asked = {prompt.prompt_id for prompt in config.common_prompts()}
+    last = {p["prompt_id"]: run for run, one in documents.items() for p in one.get("facts", {}).get("prompts", ())}
+    notes = []
+    if removed := [prompt_id for prompt_id in last if prompt_id not in asked]:
+        notes.append(
+            f"{len(removed):,} prompts of earlier runs are not asked any more: {some_of(removed)} (last by run "
+            f"{last[removed[-1]]}). Their answers stay current; --drop-removed of export, query and report leaves out "
+            "what the latest run does not ask"
+        )
+    if ids.clashes:
+        number, names = next(iter(ids.clashes.items()))
+        notes.append(
+            f"{len(ids.clashes):,} category ids stand for several names in earlier runs, e.g. {number} for "
+            f"{some_of(dict.fromkeys(names))}: go by category_name. From this run on, a name has one number"
+        )
+    return notes
 
 
 def update_text(update: UpdateCounts) -> str:

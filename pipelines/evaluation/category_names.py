@@ -1,8 +1,10 @@
-"""Match the categories of a run with those of a ground truth by name, tolerating differences in spelling."""
+"""Match the categories of a run with those of a ground truth: by name, or by its spelling where that is unambiguous."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -14,51 +16,108 @@ _SUFFIXES = ("-merged", "-other", "-stuff")
 
 def clean_name(name: str) -> str:
     """Normalise a name for comparison: "wall-other-merged" to "wall", "Cell-Phone" to "cell phone"."""
-    for suffix in _SUFFIXES:
-        name = name.replace(suffix, "")
-    return " ".join(name.replace("-", " ").lower().split())
+    short = name.strip().lower()
+    while suffix := next((one for one in _SUFFIXES if short.endswith(one) and short != one), None):
+        short = short.removesuffix(suffix)
+    return _spelled(short)
+
+
+def _spelled(name: str) -> str:
+    """Return a name in small letters, without the differences that hyphens, underscores and encodings make."""
+    plain = unicodedata.normalize("NFC", name).casefold()
+    return " ".join(plain.replace("-", " ").replace("_", " ").split())
 
 
 @dataclass(frozen=True, slots=True)
 class CountedNames:
-    """The categories that are evaluated, by `clean_name`, with the truth's spelling."""
+    """The categories that are evaluated.
 
-    by_clean_name: Mapping[str, str]
+    Attributes:
+        by_asked: the truth's name of each name that the run asked.
+        counted: the truth's names that are evaluated.
+    """
+
+    by_asked: Mapping[str, str]
+    counted: frozenset[str]
 
     @classmethod
     def of(cls, task: str, true: Iterable[str], asked: Iterable[str], count_unasked: bool, notes: list[str]) -> Self:
         """Find the categories that truth and run have in common.
 
+        Names that are equal belong together. Of the others those that differ in spelling alone do, and then those that
+        do without COCO's suffixes, if each could be no other's.
+
         Args:
             task: the task, for messages.
-            true: the truth's categories. Those with the same clean name are merged under the first spelling.
+            true: the truth's categories.
             asked: the names that the run asked.
             count_unasked: whether to include categories of the truth that were never asked.
-            notes: messages about what is left out are appended here.
+            notes: messages about what is left out, or compared under another name, are appended here.
 
         Raises:
             SourceError: there is no category in common.
         """
-        known: dict[str, str] = {}
-        for name in true:
-            known.setdefault(clean_name(name), name)
-        wanted = {clean_name(name): name for name in asked}
-        if not known.keys() & wanted.keys():
+        known, wanted = list(dict.fromkeys(true)), list(dict.fromkeys(asked))
+        by_asked = {name: name for name in wanted if name in set(known)}
+        unclear: dict[str, str] = {}
+        for cleaned in (_spelled, clean_name):
+            _match(cleaned, known, wanted, by_asked, unclear)
+        if not by_asked:
             raise SourceError(
-                f"{task}: none of the {len(wanted):,} names asked ({some_of(wanted.values())}) is one of the "
-                f"{len(known):,} categories of the truth ({some_of(known.values())})"
+                f"{task}: none of the {len(wanted):,} names asked ({some_of(wanted)}) is one of the "
+                f"{len(known):,} categories of the truth ({some_of(known)})"
+                + "".join(f"; {name} {why}" for name, why in list(unclear.items())[:1])
             )
-        if strangers := [name for key, name in wanted.items() if key not in known]:
-            notes.append(
-                f"{task}: {len(strangers):,} names are no category of the truth, left out: {some_of(strangers)}"
-            )
-        if unasked := [name for key, name in known.items() if key not in wanted]:
-            how = "not found" if count_unasked else "left out"
-            notes.append(
-                f"{task}: {len(unasked):,} categories of the truth were never asked, {how}: {some_of(unasked)}"
-            )
-        return cls({key: name for key, name in known.items() if count_unasked or key in wanted})
+        notes.extend(f"{task}: {note}" for note in _notes(known, wanted, by_asked, unclear, count_unasked))
+        return cls(by_asked, frozenset(known if count_unasked else by_asked.values()))
 
-    def get(self, name: str) -> str | None:
-        """Return the truth's spelling of a name; None if the category is not evaluated."""
-        return self.by_clean_name.get(clean_name(name))
+    def of_found(self, name: str) -> str | None:
+        """Return the truth's name of a category of the run; None if it is not evaluated."""
+        return self.by_asked.get(name)
+
+    def is_counted(self, name: str) -> bool:
+        """Return whether a category of the truth is evaluated."""
+        return name in self.counted
+
+
+def _match(
+    cleaned: Callable[[str], str],
+    known: Collection[str],
+    wanted: Collection[str],
+    by_asked: dict[str, str],
+    unclear: dict[str, str],
+) -> None:
+    """Add the pairs that are alike when cleaned and could be no other's, and note what could be several."""
+    taken = set(by_asked.values())
+    true, asked = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
+    for name in known:
+        if name not in taken:
+            true[cleaned(name)].append(name)
+    for name in wanted:
+        if name not in by_asked and name not in unclear:
+            asked[cleaned(name)].append(name)
+    for key, names in asked.items():
+        if len(names) == len(true[key]) == 1:
+            by_asked[names[0]] = true[key][0]
+        elif true[key]:
+            unclear.update(dict.fromkeys(names, f"could be {' or '.join(true[key][:3])}"))
+
+
+def _notes(
+    known: Collection[str],
+    wanted: Collection[str],
+    by_asked: Mapping[str, str],
+    unclear: Mapping[str, str],
+    count_unasked: bool,
+) -> Iterable[str]:
+    if respelled := [f"{name} with {other}" for name, other in by_asked.items() if name != other]:
+        yield f"{len(respelled):,} names are spelled otherwise in the truth, and compared: {', '.join(respelled)}"
+    if unclear:
+        which = some_of(f"{name} {why}" for name, why in unclear.items())
+        yield f"{len(unclear):,} names fit categories of the truth in several ways, left out: {which}"
+    if strangers := [name for name in wanted if name not in by_asked and name not in unclear]:
+        yield f"{len(strangers):,} names are no category of the truth, left out: {some_of(strangers)}"
+    taken = set(by_asked.values())
+    if unasked := [name for name in known if name not in taken]:
+        how = "not found" if count_unasked else "left out"
+        yield f"{len(unasked):,} categories of the truth were never asked, {how}: {some_of(unasked)}"

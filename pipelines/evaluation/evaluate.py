@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 from pipelines.errors import DamagedError, SourceError, some_of
 from pipelines.evaluation.ground_truth import PHRASE_TASKS, GroundTruth, InstanceTruth, PanopticTruth, PhraseTruth
@@ -69,6 +69,8 @@ def evaluate_output(
     truth: GroundTruth,
     *,
     count_unasked: bool = False,
+    where: str = "",
+    score: float | Literal["best"] | None = None,
     on_image: Callable[[Task, int], None] = _unheard,
 ) -> Evaluation:
     """Compare a run with ground truth; nothing is written.
@@ -85,15 +87,18 @@ def evaluate_output(
         truth: as ``read_ground_truth`` returns it.
         count_unasked: whether categories of the truth that were never asked count as not found. Not for vgdseg, which
             is evaluated only where there is a prompt.
+        where: SQL condition on the run's masks, as for exports: those that do not fit count as not found.
+        score: also tell precision, recall, F1 and confusion (COCO instances, at IoU 0.5) of keeping the masks from this
+            score on, or from the score on that is best for each category.
         on_image: called after each image with its task and the number of that task's images read so far.
 
     Raises:
         SourceError: truth and run have no image, no task or no category in common, their masks differ in size, or an
-            entry of the truth is broken.
+            entry of the truth is left out that is read strictly; or the condition is none.
         StorageError: the output cannot be read.
     """
     with query_errors(store):
-        return _evaluate(store, plans, truth, count_unasked=count_unasked, on_image=on_image)
+        return _evaluate(store, plans, truth, count_unasked=count_unasked, where=where, score=score, on_image=on_image)
 
 
 def _evaluate(
@@ -102,10 +107,12 @@ def _evaluate(
     truth: GroundTruth,
     *,
     count_unasked: bool,
+    where: str,
+    score: float | Literal["best"] | None,
     on_image: Callable[[Task, int], None],
 ) -> Evaluation:
     fitting = _FITTING[type(truth)]
-    run = read_run(store, plans, truth.images)
+    run = read_run(store, plans, truth.images, where=where)
     runs = runs_named(plans)
     tasks = [task for task in run.tasks() if task in fitting]
     if not tasks:
@@ -113,8 +120,8 @@ def _evaluate(
             f"{truth.uri} is truth for {', '.join(fitting)}, but {runs} was asked for "
             f"{', '.join(run.tasks()) or 'nothing'}"
         )
-    _check_sizes(run, truth.images)
-    comparison = Comparison(run=run, count_unasked=count_unasked, on_image=on_image)
+    run = _of_same_size(run, truth)
+    comparison = Comparison(run=run, count_unasked=count_unasked, score=score, on_image=on_image)
     comparison.notes.extend(_image_notes(run, plans, len(truth.images)))
     try:
         results = tuple(_results(comparison, truth, tasks))
@@ -125,7 +132,11 @@ def _evaluate(
             f"{store.uri}: a mask of {runs} cannot be decoded ({error}); verify names what is damaged"
         ) from error
     except ValueError as error:
-        raise SourceError(f"{runs} cannot be compared with {truth.uri}: {error}") from error
+        why = "; ".join((str(error), *truth.left_out.notes()))
+        raise SourceError(f"{runs} cannot be compared with {truth.uri}: {why}") from error
+    comparison.notes.extend(truth.left_out.notes())
+    if score is not None and not any(result.scores for result in results):
+        comparison.notes.append("precision, recall and F1 at a score are told of COCO instances alone")
     if not results:
         raise SourceError(f"{truth.uri} has no entry for what {runs} was asked: {'; '.join(comparison.notes)}")
     return Evaluation(
@@ -150,19 +161,26 @@ def _results(comparison: Comparison, truth: GroundTruth, tasks: list[Task]) -> I
             yield from instance_figures(comparison, truth, task)
 
 
-def _check_sizes(run: LabeledRun, sizes: Mapping[str, tuple[int, int]]) -> None:
-    differ = [
-        (name, image.size_hw)
-        for name, image in run.images.items()
-        if image.size_hw is not None and image.size_hw != sizes[name]
-    ]
-    if differ:
-        name, labeled = differ[0]
-        raise SourceError(
-            f"{len(differ):,} of {len(run.images):,} images have another size in the truth than as labelled, e.g. "
-            f"{name}: {sizes[name][1]} x {sizes[name][0]} pixels there, {labeled[1]} x {labeled[0]} labelled. "
-            "Labels are of the image after EXIF orientation"
-        )
+def _of_same_size(run: LabeledRun, truth: GroundTruth) -> LabeledRun:
+    """Leave out the images whose size in the truth is another than labelled.
+
+    Raises:
+        SourceError: all of them are, or one is and the truth is read strictly.
+    """
+    kept, sizes, last = dict(run.images), truth.images, ""
+    for name, image in run.images.items():
+        if image.size_hw is not None and image.size_hw != sizes[name]:
+            del kept[name]
+            (height, width), labeled = sizes[name], image.size_hw
+            last = f"{width} x {height} pixels there, {labeled[1]} x {labeled[0]} labelled"
+            reason = "another size than labelled, where sizes are those after EXIF orientation"
+            truth.left_out.add(f"image {name}", reason, last)
+    if kept or not run.images:
+        return replace(run, images=kept)
+    raise SourceError(
+        f"all of {len(run.images):,} images have another size in the truth than as labelled, e.g. "
+        f"{next(iter(run.images))}: {last}. Labels are of the image after EXIF orientation"
+    )
 
 
 def _image_notes(run: LabeledRun, plans: Sequence[Plan], num_true: int) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Read ground truth: COCO instances, COCO panoptic with its folder of PNGs, and lists of phrases with masks.
 
-Masks of COCO files are converted to RLE lazily, image by image.
+Masks of COCO files are converted to RLE lazily, image by image. Entries that cannot be used are left out and counted
+(see left_out.py).
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
-from pycocotools import mask as coco_mask
 
 from pipelines.bounded_json import MAX_DOCUMENT_BYTES, load_json
 from pipelines.errors import SourceError
+from pipelines.evaluation.coco_entries import CocoLists, read_flag, read_lists, read_mask
+from pipelines.evaluation.left_out import EntryError, LeftOut
 from pipelines.evaluation.map_metrics import Segment
 from pipelines.images.decode import DEFAULT_LIMITS
 from pipelines.masks import rle
@@ -28,8 +30,11 @@ from pipelines.sources.tabular import source_errors
 from pipelines.storage.filesystems import open_filesystem, read_range
 from pipelines.types import Rle, Task
 
-# At 40 bytes for each pixel of an outline, drawing takes up to 170 MB.
-_MAX_OUTLINE_PX = 2**22
+__all__ = [
+    "PHRASE_TASKS", "GroundTruth", "InstanceTruth", "PanopticTruth", "PhraseTruth", "TrueObject", "TruePhrase",
+    "read_ground_truth", "read_mask",
+]  # fmt: skip
+
 PHRASE_TASKS: tuple[Task, ...] = ("refseg", "reaseg", "intseg", "gcgseg")  # the tasks that a list of phrases fits
 
 
@@ -50,25 +55,30 @@ class InstanceTruth:
         uri: where it was read.
         images: (height, width) of every image by its ``file_name``.
         categories: all category names, in the file's order, including those without an object.
-        entries: the file's annotations by ``file_name``, each with its category's name added.
+        entries: the file's annotations by ``file_name``, each with its name for messages.
+        names: the category's name by its id in the annotations.
+        left_out: collects what cannot be used; masks are added as they are read.
     """
 
     uri: str
     images: Mapping[str, tuple[int, int]]
     categories: tuple[str, ...]
-    entries: Mapping[str, Sequence[Mapping[str, Any]]]
+    entries: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]]
+    names: Mapping[Any, str]
+    left_out: LeftOut
 
     def objects(self, file_name: str) -> list[TrueObject]:
-        """Return the objects of an image; empty if the file lists none.
+        """Return the objects of an image that can be found: masks that are broken or have no pixel are left out.
 
         Raises:
-            SourceError: a mask is broken, or differs in size from its image.
+            SourceError: one is left out, and the truth is read strictly.
         """
         objects = []
-        for entry in self.entries.get(file_name, ()):
-            with _explained(self.uri, f"annotation {quoted(entry.get('id'))} of {file_name}"):
-                mask = read_mask(entry["segmentation"], self.images[file_name])
-                objects.append(TrueObject(entry["category"], mask, bool(entry.get("iscrowd", 0))))
+        for what, entry in self.entries.get(file_name, ()):
+            with self.left_out.unless_usable(f"{what} of {file_name}"):
+                mask = _visible_mask(entry, self.images[file_name])
+                is_crowd = read_flag(entry.get("iscrowd"), "iscrowd")
+                objects.append(TrueObject(self.names[entry["category_id"]], mask, is_crowd))
         return objects
 
 
@@ -82,6 +92,7 @@ class PanopticTruth:
         images: (height, width) of every image by its ``file_name``.
         categories: for each category name, whether it is a thing.
         entries: the file's annotation of each ``file_name``, with the category's name added to its segments.
+        left_out: collects what cannot be used; maps are added as they are read.
     """
 
     uri: str
@@ -89,22 +100,29 @@ class PanopticTruth:
     images: Mapping[str, tuple[int, int]]
     categories: Mapping[str, bool]
     entries: Mapping[str, Mapping[str, Any]]
+    left_out: LeftOut
 
-    def segments(self, file_name: str) -> list[Segment]:
+    def segments(self, file_name: str) -> list[Segment] | None:
         """Return the segments of an image, which do not overlap; uncovered pixels are void.
 
+        None if the image is left out: its map is missing, not a PNG, of another size, or contains an id that the file
+        does not list.
+
         Raises:
-            SourceError: the map is missing, not a PNG, of another size, or contains an id that the file does not list.
+            SourceError: it is left out, and the truth is read strictly.
         """
         entry = self.entries[file_name]
         uri = f"{self.png_folder.rstrip('/')}/{entry['file_name']}"
-        ids = _read_ids(uri, self.images[file_name])
-        infos = {int(info["id"]): info for info in entry["segments_info"]}
-        if unknown := sorted({*np.unique(ids).tolist()} - {0, *infos}):
-            raise SourceError(f"{uri}: holds segment ids that {self.uri} does not list: {unknown[:5]}")
+        try:
+            ids = _read_ids(uri, self.images[file_name])
+            if unknown := sorted({*np.unique(ids).tolist()} - {0, *entry["all_ids"]}):
+                raise SourceError(f"{uri}: holds segment ids that {self.uri} does not list: {unknown[:5]}")
+        except SourceError as error:
+            self.left_out.add(f"the map of {file_name}", "the map cannot be used", str(error))
+            return None
         return [
-            Segment(info["category"], rle.encode(ids == number), bool(info.get("iscrowd", 0)))
-            for number, info in infos.items()
+            Segment(info["category"], rle.encode(ids == number), info["iscrowd"])
+            for number, info in entry["segments_info"].items()
         ]
 
 
@@ -130,89 +148,116 @@ class TruePhrase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhraseTruth:
-    """A list of phrases: its URI, (height, width) of its images by ``file_name``, and its entries."""
+    """A list of phrases: its URI, (height, width) of its images by ``file_name``, its entries, and what is left out."""
 
     uri: str
     images: Mapping[str, tuple[int, int]]
     phrases: tuple[TruePhrase, ...]
+    left_out: LeftOut
 
 
 GroundTruth = InstanceTruth | PanopticTruth | PhraseTruth
 
 
-def read_ground_truth(uri: str, *, png_folder: str | None = None) -> GroundTruth:
+def read_ground_truth(uri: str, *, png_folder: str | None = None, is_strict: bool = False) -> GroundTruth:
     """Read a ground truth file; the form is recognised by its content.
 
     Args:
         uri: path or URI of a JSON file.
         png_folder: folder of the maps of COCO panoptic; by default beside the file, with its name without ``.json``.
+        is_strict: whether to refuse a file with an entry that cannot be used, instead of leaving the entry out.
 
     Raises:
-        SourceError: the file cannot be read, is not JSON, has none of the three forms, or has a broken entry.
+        SourceError: the file cannot be read, is not JSON, has none of the three forms, or no entry that can be used.
     """
-    document = _read_json(uri)
+    document, left_out = _read_json(uri), LeftOut(uri, is_strict)
     if isinstance(document, list):
-        return _phrases(uri, document)
+        return _phrases(document, left_out)
     if not isinstance(document, dict) or not isinstance(document.get("annotations"), list):
         forms = "COCO instances, COCO panoptic, or a list of {file_name, phrase or prompt_id, segmentation}"
         raise SourceError(f"{uri}: not a ground truth of a known form: {forms}")
     with _explained(uri, "the file"):
-        if not all(isinstance(entry, dict) for entry in document["annotations"]):
-            raise ValueError("its annotations are no objects")
-        images = {
-            entry["id"]: (str(entry["file_name"]), (entry["height"], entry["width"])) for entry in document["images"]
-        }
-        names = {entry["id"]: str(entry["name"]) for entry in document["categories"]}
-        if len({file_name for file_name, _ in images.values()}) < len(images):
-            # Images are matched by file_name, so it must be unique here, unlike in COCO.
-            raise ValueError("several images have one file_name")
-        if any("segments_info" in entry for entry in document["annotations"]):
-            return _panoptic(uri, document, images, names, png_folder)
-    return _instances(uri, document, images, names)
-
-
-_Images = Mapping[Any, tuple[str, tuple[int, int]]]
-
-
-def _instances(uri: str, document: Mapping[str, Any], images: _Images, names: Mapping[Any, str]) -> InstanceTruth:
-    entries: dict[str, list[dict[str, Any]]] = {}
-    for entry in document["annotations"]:
-        with _explained(uri, f"annotation {quoted(entry.get('id'))}"):
-            file_name, _ = images[entry["image_id"]]
-            entries.setdefault(file_name, []).append({**entry, "category": names[entry["category_id"]]})
-    if not entries:
+        lists = read_lists(document, left_out)
+    if not lists.annotations and not left_out.notes():
         raise SourceError(f"{uri}: holds no annotations")
-    return InstanceTruth(uri=uri, images=dict(images.values()), categories=tuple(names.values()), entries=entries)
+    is_panoptic = any("segments_info" in entry for _, _, entry in lists.annotations)
+    truth = _panoptic(lists, png_folder, left_out) if is_panoptic else _instances(lists, left_out)
+    if not truth.entries:
+        raise SourceError(f"{uri}: none of its {len(document['annotations']):,} annotations can be used: {left_out}")
+    return truth
 
 
-def _panoptic(
-    uri: str, document: Mapping[str, Any], images: _Images, names: Mapping[Any, str], png_folder: str | None
-) -> PanopticTruth:
+def _instances(lists: CocoLists, left_out: LeftOut) -> InstanceTruth:
+    entries: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
+    for what, file_name, entry in lists.annotations:
+        with left_out.unless_usable(what):
+            lists.category_of(entry)
+            entries.setdefault(file_name, []).append((what, entry))
+    categories = tuple(dict.fromkeys(lists.names.values()))
+    return InstanceTruth(
+        uri=left_out.uri,
+        images=lists.images,
+        categories=categories,
+        entries=entries,
+        names=lists.names,
+        left_out=left_out,
+    )
+
+
+def _visible_mask(entry: Mapping[str, Any], size_hw: tuple[int, int]) -> Rle:
+    """Return the mask of an annotation.
+
+    Raises:
+        EntryError: it has none, or one without a pixel: an object that nothing could find.
+        ValueError: as for read_mask.
+    """
+    segmentation = entry.get("segmentation")
+    if not segmentation or segmentation == [[]]:
+        raise EntryError("no mask", f"segmentation {quoted(segmentation)}")
+    mask = read_mask(segmentation, size_hw)
+    if not rle.area(mask):
+        raise EntryError("a mask without a pixel of its image")
+    return mask
+
+
+def _panoptic(lists: CocoLists, png_folder: str | None, left_out: LeftOut) -> PanopticTruth:
     """Read COCO panoptic; images without a map are dropped, since nothing is known about them."""
-    things = {names[entry["id"]]: bool(entry["isthing"]) for entry in document["categories"]}
     entries = {}
-    for entry in document["annotations"]:
-        with _explained(uri, f"the annotation of image {quoted(entry.get('image_id'))}"):
-            file_name, _ = images[entry["image_id"]]
-            infos = [{**info, "category": names[info["category_id"]]} for info in entry["segments_info"]]
-            entries[file_name] = {"file_name": entry["file_name"], "segments_info": infos}
-    sizes = {file_name: size_hw for file_name, size_hw in images.values() if file_name in entries}
-    folder = png_folder or uri.removesuffix(PurePosixPath(uri).suffix)
-    return PanopticTruth(uri=uri, png_folder=folder, images=sizes, categories=things, entries=entries)
+    for what, file_name, entry in lists.annotations:
+        with left_out.unless_usable(what):
+            infos, all_ids = dict[int, dict[str, Any]](), set[int]()
+            for place, info in enumerate(entry["segments_info"]):
+                with left_out.unless_usable(f"segment {quoted(info.get('id', place))} of {file_name}"):
+                    all_ids.add(int(info["id"]))
+                    is_crowd = read_flag(info.get("iscrowd"), "iscrowd")
+                    infos[int(info["id"])] = {"category": lists.category_of(info), "iscrowd": is_crowd}
+            entries[file_name] = {"file_name": str(entry["file_name"]), "segments_info": infos, "all_ids": all_ids}
+    sizes = {file_name: size_hw for file_name, size_hw in lists.images.items() if file_name in entries}
+    folder = png_folder or left_out.uri.removesuffix(PurePosixPath(left_out.uri).suffix)
+    return PanopticTruth(
+        uri=left_out.uri,
+        png_folder=folder,
+        images=sizes,
+        categories=lists.things,
+        entries=entries,
+        left_out=left_out,
+    )
 
 
-def _phrases(uri: str, document: Sequence[Any]) -> PhraseTruth:
+def _phrases(document: Sequence[Any], left_out: LeftOut) -> PhraseTruth:
     phrases, sizes = list[TruePhrase](), dict[str, tuple[int, int]]()
     for number, entry in enumerate(document):
-        with _explained(uri, f"entry {number}"):
+        with left_out.unless_usable(f"entry {number}"):
             phrase = _phrase(entry)
             size_hw = phrase.segmentation.size_hw
             if (known := sizes.setdefault(phrase.file_name, size_hw)) != size_hw:
                 raise ValueError(f"its mask is {_size(size_hw)}, another of {phrase.file_name} {_size(known)}")
             phrases.append(phrase)
+    if not document:
+        raise SourceError(f"{left_out.uri}: the list is empty")
     if not phrases:
-        raise SourceError(f"{uri}: the list is empty")
-    return PhraseTruth(uri=uri, images=sizes, phrases=tuple(phrases))
+        raise SourceError(f"{left_out.uri}: none of its {len(document):,} entries can be used: {left_out}")
+    return PhraseTruth(uri=left_out.uri, images=sizes, phrases=tuple(phrases), left_out=left_out)
 
 
 def _phrase(entry: Mapping[str, Any]) -> TruePhrase:
@@ -232,50 +277,6 @@ def _phrase(entry: Mapping[str, Any]) -> TruePhrase:
         segmentation=segmentation,
         ignored=ignored,
     )
-
-
-def read_mask(segmentation: Any, size_hw: tuple[int, int] | None) -> Rle:
-    """Convert a mask in any of COCO's forms to RLE.
-
-    Args:
-        segmentation: RLE, compressed or as run lengths; polygons as lists of x, y in absolute pixels; None for an
-            empty mask.
-        size_hw: (height, width) of the image; required unless the mask is RLE.
-
-    Raises:
-        ValueError: the mask is broken or of no known form, or its size is missing or differs from the image's.
-    """
-    if isinstance(segmentation, Mapping):
-        own = tuple(int(side) for side in segmentation["size"])
-        if size_hw is not None and own != size_hw:
-            raise ValueError(f"its mask is {_size(own)}, but its image {_size(size_hw)}")
-        counts = segmentation["counts"]
-        mask = Rle((own[0], own[1]), counts) if isinstance(counts, str) else rle.from_runs((own[0], own[1]), counts)
-        return rle.canonical(mask)  # also checks it, so that a broken mask is reported with its entry
-    if size_hw is None:
-        raise ValueError("a mask that is no RLE needs height and width beside it")
-    if not segmentation:
-        return rle.from_runs(size_hw, [size_hw[0] * size_hw[1]])
-    if not all(isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 for part in segmentation):
-        raise ValueError("a polygon is a list of at least three x, y")
-    _check_outlines(segmentation)
-    parts = coco_mask.merge(coco_mask.frPyObjects(segmentation, *size_hw))
-    return Rle(size_hw=size_hw, counts=parts["counts"].decode("ascii"))
-
-
-def _check_outlines(polygons: Sequence[Sequence[float]]) -> None:
-    """Refuse polygons with very long outlines: pycocotools takes 40 bytes for each pixel of them.
-
-    Raises:
-        ValueError: the outlines are too long, or a coordinate is not a number.
-    """
-    length = 0.0
-    for polygon in polygons:
-        corners = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
-        length += float(np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1).sum())
-    # Not "length >": that would let NaN through.
-    if not length <= _MAX_OUTLINE_PX:
-        raise ValueError(f"its polygons have an outline of {length:,.0f} pixels; at most {_MAX_OUTLINE_PX:,} are drawn")
 
 
 def _read_ids(uri: str, size_hw: tuple[int, int]) -> NDArray[np.int32]:

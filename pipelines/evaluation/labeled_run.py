@@ -7,6 +7,7 @@ of the wanted images are kept.
 from __future__ import annotations
 
 import itertools
+import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +15,11 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.errors import SourceError, some_of
-from pipelines.layout import Kind
 from pipelines.planning.plan import Plan
 from pipelines.query.database import open_database, rows_of
 from pipelines.query.row_agreement import check_agreement
+from pipelines.query.select_text import read_condition
+from pipelines.query.user_select import MASK_COLUMNS, condition_errors
 from pipelines.storage.store import Store
 from pipelines.types import TASKS, Prompt, Rle, Status, Task
 
@@ -35,17 +37,24 @@ class LabeledImage:
         size_hw: (height, width) after EXIF orientation; None if it was never decoded.
         reason: why it is quarantined; None if it is not.
         rejected: ids of its prompts that could not be asked.
+        asked: ids of the prompts that were to be asked of it; None where its rows do not say (quarantined by a version
+            before schema 3).
     """
 
     image_id: str
     size_hw: tuple[int, int] | None
     reason: str | None = None
     rejected: frozenset[str] = frozenset()
+    asked: frozenset[str] | None = None
+
+    def was_asked(self, prompt_id: str) -> bool:
+        """Return whether a prompt was to be asked of this image: a run of one prompt may have been of other images."""
+        return self.asked is None or prompt_id in self.asked
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One row of ``annotations``."""
+    """A predicted mask: one row of ``annotations``."""
 
     prompt_id: str
     category: str
@@ -78,13 +87,30 @@ class LabeledRun:
         asked = {prompt.task for prompt in itertools.chain(self.common, *self.own.values())}
         return [task for task in TASKS if task in asked]
 
-    def asked(self, image_id: str, task: Task) -> list[Prompt]:
+    def asked(self, image: LabeledImage, task: Task) -> list[Prompt]:
         """Return an image's prompts of a task, including those that could not be asked."""
-        return [prompt for prompt in (*self.common, *self.own.get(image_id, ())) if prompt.task == task]
+        return [
+            prompt
+            for prompt in (*self.common, *self.own.get(image.image_id, ()))
+            if prompt.task == task and image.was_asked(prompt.prompt_id)
+        ]
+
+    def images_asked(self, task: Task) -> dict[str, LabeledImage]:
+        """Return the images, by file name, that were asked something of a task: of the others nothing is known."""
+        common = self.texts(task)
+        return {
+            name: image
+            for name, image in self.images.items()
+            if (common and (image.asked is None or not image.asked.isdisjoint(common))) or self.asked(image, task)
+        }
+
+    def texts(self, task: Task) -> dict[str, str]:
+        """Return the text of each of a task's prompts that runs asked of every image, by id."""
+        return {prompt.prompt_id: prompt.text for prompt in self.common if prompt.task == task}
 
     def found(self, task: Task) -> Iterator[tuple[LabeledImage, list[Found]]]:
-        """Yield every image once with what was found for a task: first images with masks, then the others."""
-        left = {image.image_id: image for image in self.images.values()}
+        """Yield every image that was asked, once, with what was found: first images with masks, then the others."""
+        left = {image.image_id: image for image in self.images_asked(task).values()}
         for image_id, rows in itertools.groupby(self._rows(task, set(left)), key=lambda row: row["image_id"]):
             yield left.pop(image_id), [_found(row) for row in rows]
         for image in left.values():
@@ -93,31 +119,52 @@ class LabeledRun:
     def _rows(self, task: Task, image_ids: set[str]) -> Iterator[Mapping[str, Any]]:
         """Read the rows of some images, grouped by image."""
         wanted = pa.table({"image_id": pa.array(sorted(image_ids), pa.string())})
-        for batch in self.rows.of_wanted("annotations", _FOUND_COLUMNS, wanted, task=task):
+        for batch in self.rows.masks_of(wanted, task=task):
             yield from batch.to_pylist()
 
 
 class Rows:
     """Reads the rows of one run, or the current rows of all runs, by SQL; only one reader may be active at a time."""
 
-    def __init__(self, store: Store, run_id: str | None) -> None:
+    def __init__(self, store: Store, run_id: str | None, where: str = "") -> None:
         """Open the output.
+
+        Args:
+            store: the output.
+            run_id: the run; None for the current rows of all.
+            where: SQL condition on masks, over the columns of ``annotations`` and those that MASK_COLUMNS adds.
 
         Raises:
             StorageError: it cannot be read, or its masks and images do not belong together.
+            SourceError: the condition is none.
         """
-        self._database, self._run_id = open_database(store), run_id
+        own_files = read_condition("--where", where) if where else ()
+        self._database, self._run_id = open_database(store, own_files=own_files), run_id
         check_agreement(self._database, store, run_id)
+        masks, images = rows_of("annotations", run_id), rows_of("images", run_id)
+        # The line break ends a comment, in which a condition may end.
+        self._masks = (
+            f"(SELECT * FROM (SELECT a.*, {MASK_COLUMNS} FROM {masks} AS a JOIN {images} AS i USING (image_id)) "
+            f"WHERE ({where}\n))"
+            if where
+            else masks
+        )
+        with condition_errors("--where"):
+            self._database.sql(f"SELECT {_FOUND_COLUMNS} FROM {self._masks}")
 
     def all_images(self) -> Iterator[pa.RecordBatch]:
         """Read the row of every image."""
         return self._read(f"SELECT {_IMAGE_COLUMNS} FROM {rows_of('images', self._run_id)}", [])
 
-    def of_wanted(self, kind: Kind, columns: str, wanted: pa.Table, *, task: Task) -> Iterator[pa.RecordBatch]:
-        """Read a task's rows for the images of the table ``wanted``, in the order of image ids."""
+    def masks_of(self, wanted: pa.Table, *, task: Task) -> Iterator[pa.RecordBatch]:
+        """Read a task's masks of the images of the table ``wanted``, in the order of image ids."""
         self._database.register("wanted", wanted)
-        chosen = f"{rows_of(kind, self._run_id)} SEMI JOIN wanted USING (image_id)"
-        return self._read(f"SELECT {columns} FROM {chosen} WHERE task = ? ORDER BY image_id, score DESC", [task])
+        query = (
+            f"SELECT {_FOUND_COLUMNS} FROM {self._masks} SEMI JOIN wanted USING (image_id) WHERE task = ? "
+            "ORDER BY image_id, score DESC"
+        )
+        with condition_errors("--where"):
+            yield from self._read(query, [task])
 
     def shards_of(self, image_ids: Collection[str]) -> dict[str, set[str]]:
         """Return, for each run, the shards that contain any of the given images."""
@@ -132,21 +179,22 @@ class Rows:
         yield from self._database.sql(query, params=values).to_arrow_reader(_ROWS_PER_BATCH)
 
 
-def read_run(store: Store, plans: Sequence[Plan], file_names: Collection[str]) -> LabeledRun:
+def read_run(store: Store, plans: Sequence[Plan], file_names: Collection[str], *, where: str = "") -> LabeledRun:
     """Find the wanted images in a run, with the prompts asked of them.
 
-    A file name matches the image whose ``image_id`` equals it, or else the image with the same base name (the part
-    after the last slash), if no other image and no other file name has that base name.
+    A file name matches the image whose ``image_id`` equals it, or else the image with the same ``base_name``, if no
+    other image and no other file name has that base name.
 
     Args:
         store: the output.
         plans: the plan of one run, or those of all runs in order, to use the current rows.
         file_names: names of the wanted images, with or without folders.
+        where: SQL condition on masks; those that do not fit count as not found.
 
     Raises:
         SourceError: no image is committed, none of the wanted images is found, or a base name is ambiguous.
     """
-    rows = Rows(store, plans[0].run_id if len(plans) == 1 else None)
+    rows = Rows(store, plans[0].run_id if len(plans) == 1 else None, where)
     exact, alike, num_images, examples = _candidates(rows, file_names)
     runs = runs_named(plans)
     if not num_images:
@@ -238,16 +286,19 @@ def _match(
 
 
 def base_name(name: str) -> str:
-    """Return the part of a name after the last slash."""
-    return name.rpartition("/")[2]
+    """Return the part of a name after the last slash, or backslash as Windows writes it, accents as one character."""
+    return unicodedata.normalize("NFC", name.replace("\\", "/").rpartition("/")[2])
 
 
 def _image(row: Mapping[str, Any]) -> LabeledImage:
+    # Rows that were quarantined by a version before schema 3 do not say what was to be asked.
+    is_told = bool(row["per_prompt"]) or row["status"] != Status.QUARANTINED.value
     return LabeledImage(
         image_id=row["image_id"],
         size_hw=None if row["width"] is None else (row["height"], row["width"]),
         reason=row["reason"] if row["status"] == Status.QUARANTINED.value else None,
         rejected=frozenset(entry["prompt_id"] for entry in row["per_prompt"] if entry["rejected"] is not None),
+        asked=frozenset(entry["prompt_id"] for entry in row["per_prompt"]) if is_told else None,
     )
 
 

@@ -10,45 +10,21 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
+from pipelines.evaluation.coco_matching import FoundMask, TrueMask, match
 from pipelines.masks import rle
 from pipelines.types import Rle
 
+__all__ = [
+    "AveragePrecision", "CategoryPrecision", "FoundMask", "GroundedCaptionQuality", "InteractiveIou", "ReferringIou",
+    "TrueMask", "grounded_caption_quality", "interactive_iou", "mask_average_precision", "referring_iou",
+]  # fmt: skip
+
 _IOU_50, _IOU_75 = 0, 5  # positions in COCO's thresholds 0.50, 0.55, ..., 0.95
-
-
-@dataclass(frozen=True, slots=True)
-class TrueMask:
-    """One object of the ground truth.
-
-    Attributes:
-        image_id: the image: any sortable id (ints or strings, not both), also used in FoundMask.
-        category: its category's name.
-        segmentation: its mask.
-        is_crowd: whether it is a region of many such objects (COCO's ``iscrowd``): predictions inside it are ignored.
-    """
-
-    image_id: int | str
-    category: str
-    segmentation: Rle
-    is_crowd: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class FoundMask:
-    """One predicted object; a higher score means more confidence."""
-
-    image_id: int | str
-    category: str
-    segmentation: Rle
-    score: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,16 +106,13 @@ def mask_average_precision(
     Raises:
         ValueError: no truth except crowds, masks of different sizes in one image, or broken RLE.
     """
-    if all(mask.is_crowd for mask in truth):
-        raise ValueError("average precision needs at least one true mask that is not a crowd")
-    images = {image_id: number for number, image_id in enumerate(_sizes(truth, predictions), start=1)}
-    names = sorted({mask.category for mask in truth} | {mask.category for mask in predictions})
-    numbers = {name: number for number, name in enumerate(names, start=1)}
-    precision = _precision(
-        _coco(truth, images, numbers, [{"iscrowd": int(mask.is_crowd)} for mask in truth]),
-        _coco(predictions, images, numbers, [{"score": float(mask.score), "iscrowd": 0} for mask in predictions]),
-        max_found_per_image,
-    )
+    matched = match(truth, predictions, max_found_per_image=max_found_per_image)
+    names, evaluation = matched.names, matched.evaluation
+    # summarize() is not called: it would look for maxDets 100 and give -1 for any other limit.
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.accumulate()
+    # (10 IoU thresholds, 101 recalls, categories)
+    precision = np.asarray(evaluation.eval["precision"][:, :, :, 0, 0], dtype=np.float64)
     num_truth = Counter(mask.category for mask in truth if not mask.is_crowd)
     num_found = Counter(mask.category for mask in predictions)
     rows = []
@@ -156,61 +129,6 @@ def mask_average_precision(
         categories=tuple(rows),
         curves={name: tuple(curve.tolist()) for name, curve in curves.items()},
     )
-
-
-def _sizes(truth: Sequence[TrueMask], predictions: Sequence[FoundMask]) -> dict[int | str, tuple[int, int]]:
-    """Return the mask size of every image, sorted by id, since COCOeval breaks ties of scores by the images' order."""
-    sizes: dict[int | str, tuple[int, int]] = {}
-    masks: list[TrueMask | FoundMask] = [*truth, *predictions]
-    for mask in masks:
-        size_hw = mask.segmentation.size_hw
-        if (known := sizes.setdefault(mask.image_id, size_hw)) != size_hw:
-            raise ValueError(f"image {mask.image_id!r} has masks of different sizes: {known} and {size_hw}")
-    return {image_id: sizes[image_id] for image_id in sorted(sizes)}
-
-
-def _coco(
-    masks: Sequence[TrueMask | FoundMask],
-    images: Mapping[int | str, int],
-    categories: Mapping[str, int],
-    further: Sequence[Mapping[str, Any]],
-) -> COCO:
-    """Build pycocotools' index of masks. Ids count from 1, because COCOeval treats a match with id 0 as no match."""
-    coco = COCO()
-    annotations = []
-    for number, (mask, fields) in enumerate(zip(masks, further, strict=True), start=1):
-        segmentation = rle.canonical(mask.segmentation)
-        annotations.append(
-            {
-                "id": number,
-                "image_id": images[mask.image_id],
-                "category_id": categories[mask.category],
-                "segmentation": segmentation.to_coco(),
-                "area": rle.area(segmentation),
-                **fields,
-            }
-        )
-    # Sizes are dummies: annToRLE looks them up, but then uses the mask's own.
-    coco.dataset = {
-        "images": [{"id": number, "height": 0, "width": 0} for number in images.values()],
-        "categories": [{"id": number, "name": name} for name, number in categories.items()],
-        "annotations": annotations,
-    }
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return coco
-
-
-def _precision(truth: COCO, found: COCO, max_found_per_image: int) -> NDArray[np.float64]:
-    """Return COCOeval's precision (10 IoU thresholds, 101 recalls, categories); -1 for categories without truth."""
-    evaluation = COCOeval(truth, found, "segm")
-    evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
-    evaluation.params.maxDets = [max_found_per_image]
-    # summarize() is not called: it would look for maxDets 100 and give -1 for any other limit.
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.evaluate()
-        evaluation.accumulate()
-    return np.asarray(evaluation.eval["precision"][:, :, :, 0, 0], dtype=np.float64)
 
 
 def _ap_values(precision: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -33,8 +33,9 @@ def figure_class() -> Any:
 def write_plots(evaluation: Evaluation, folder: Path) -> list[Path]:
     """Write the plots of an evaluation to an existing folder.
 
-    ``<task>-precision-recall.png`` for tasks with AP, ``<task>-categories.png`` for tasks with figures by category,
-    with the group's name, if any, after the task's.
+    ``<task>-precision-recall.png`` for tasks with AP, ``<task>-scores.png`` for those with decisions (precision, recall
+    and F1 over the least score that is kept), ``<task>-categories.png`` for tasks with figures by category, with the
+    group's name, if any, after the task's.
 
     Returns:
         The new files, in the order of the results.
@@ -48,6 +49,9 @@ def write_plots(evaluation: Evaluation, folder: Path) -> list[Path]:
         if result.curves:
             files.append(folder / f"{name}-precision-recall.png")
             _draw_curves(result, files[-1])
+        if result.scores:
+            files.append(folder / f"{name}-scores.png")
+            _draw_scores(result, files[-1])
         shown = next((figure for figure in _OF_CATEGORIES if _has(result, figure)), None)
         if shown:
             files.append(folder / f"{name}-categories.png")
@@ -69,6 +73,17 @@ def _draw_curves(result: TaskFigures, path: Path) -> None:
     for name, curve in result.curves.items():
         axes.plot(np.linspace(0, 1, len(curve)), curve, label=f"{name} {100 * (result.figures[name] or 0):.1f}")
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision", title=_title(result))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower left")
+    canvas.savefig(path, dpi=120)
+
+
+def _draw_scores(result: TaskFigures, path: Path) -> None:
+    canvas = figure_class()(figsize=(5, 4), layout="constrained")
+    axes = canvas.subplots()
+    for name in ("precision", "recall", "F1"):
+        axes.plot([step["score"] for step in result.scores], [step[name] for step in result.scores], label=name)
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="least score that is kept", title=f"{_title(result)} at IoU 0.5")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower left")
     canvas.savefig(path, dpi=120)

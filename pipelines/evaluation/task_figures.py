@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
+from pipelines.errors import some_of
 from pipelines.evaluation.category_names import CountedNames
+from pipelines.evaluation.coco_matching import FoundMask, TrueMask
+from pipelines.evaluation.decisions import Decision, decide
 from pipelines.evaluation.ground_truth import InstanceTruth, PanopticTruth, PhraseTruth, TruePhrase
 from pipelines.evaluation.labeled_run import Found, LabeledImage, LabeledRun
 from pipelines.evaluation.map_metrics import Maps, Quality, Segment, panoptic_quality, semantic_iou
 from pipelines.evaluation.mask_metrics import (
-    AveragePrecision,
-    FoundMask,
-    TrueMask,
     grounded_caption_quality,
     mask_average_precision,
     referring_iou,
@@ -37,6 +38,9 @@ class TaskFigures:
         categories: figures by category, sorted by name; empty if the task has none.
         curves: precision at recalls 0, 0.01, ..., 1, by the name of the figure that is its mean; empty if the task has
             none.
+        confusion: for decisions: "true", "found" and "count", the most frequent first; None is "nothing there" and
+            "not found".
+        scores: for decisions: "score", "precision", "recall" and "F1" of all categories together, the highest first.
     """
 
     task: Task
@@ -44,6 +48,8 @@ class TaskFigures:
     figures: Figures
     categories: Mapping[str, Figures] = field(default_factory=dict)
     curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    confusion: Sequence[Mapping[str, Any]] = ()
+    scores: Sequence[Figures] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +59,14 @@ class Comparison:
     Attributes:
         run: the run.
         count_unasked: whether categories of the truth that were never asked count.
+        score: the least score that is kept, for decisions; "best" for each category's own; None for no decisions.
         on_image: called after each image with its task and the number of that task's images read so far.
         notes: messages about what is left out are appended here.
     """
 
     run: LabeledRun
     count_unasked: bool = False
+    score: float | Literal["best"] | None = None
     on_image: Callable[[Task, int], None]
     notes: list[str] = field(default_factory=list)
 
@@ -70,21 +78,39 @@ class Comparison:
 
     def names(self, task: Task, true: Sequence[str]) -> CountedNames:
         """Return the evaluated categories of a task whose categories are asked of every image."""
+        images = self.run.images_asked(task)
+        if left_out := [name for name in self.run.images if name not in images]:
+            self.notes.append(f"{task}: {len(left_out):,} images were never asked, left out: {some_of(left_out)}")
         asked = [prompt.text for prompt in self.run.common if prompt.task == task]
         return CountedNames.of(task, true, asked, self.count_unasked, self.notes)
+
+    def unasked(self, image: LabeledImage, task: Task, names: CountedNames) -> set[str | None]:
+        """Return the categories of a task that runs asked of other images, not of this one: nothing is known there."""
+        of_task = self.run.texts(task)
+        if self.count_unasked or image.asked is None or of_task.keys() <= image.asked:
+            return set()
+        both: tuple[set[str | None], set[str | None]] = set(), set()
+        for prompt_id, text in of_task.items():
+            both[prompt_id in image.asked].add(names.of_found(text))
+        return both[False] - both[True]
 
 
 def instance_figures(comparison: Comparison, truth: InstanceTruth, task: Task) -> Iterator[TaskFigures]:
     """Yield the mask AP of ovseg or genseg."""
     names = comparison.names(task, truth.categories)
-    true = list(_true_masks(comparison, truth, names))
+    true = list(_true_masks(comparison, truth, names, task))
+    if 2 * (crowds := sum(one.is_crowd for one in true)) > len(true):
+        comparison.notes.append(
+            f"{task}: {crowds:,} of {len(true):,} objects of the truth are crowds (iscrowd 1) and count neither way; "
+            "some exporters write that of every mask"
+        )
     found = [
         FoundMask(image.image_id, name, mask.segmentation, mask.score)
         for image, masks in comparison.found(task)
         for mask in masks
-        if (name := names.get(mask.category)) is not None
+        if (name := names.of_found(mask.category)) is not None
     ]
-    yield _precision(task, "", mask_average_precision(true, found))
+    yield _precision(comparison, task, "", true, found)
 
 
 def visual_prompt_figures(comparison: Comparison, truth: InstanceTruth) -> Iterator[TaskFigures]:
@@ -92,23 +118,23 @@ def visual_prompt_figures(comparison: Comparison, truth: InstanceTruth) -> Itera
     prompts = _visual_prompts(comparison, "vgdseg")
     labels = [prompt.category_name for prompt in prompts.values()]
     names = CountedNames.of("vgdseg", truth.categories, labels, False, comparison.notes)
-    true = list(_true_masks(comparison, truth, names))
+    true = list(_true_masks(comparison, truth, names, "vgdseg"))
     found: dict[str, list[FoundMask]] = {}
     for image, masks in comparison.found("vgdseg"):
         for mask in masks:
-            prompt, name = prompts.get((image.image_id, mask.prompt_id)), names.get(mask.category)
+            prompt, name = prompts.get((image.image_id, mask.prompt_id)), names.of_found(mask.category)
             if prompt is not None and name is not None:
                 of_kind = found.setdefault(_kind(prompt), [])
                 of_kind.append(FoundMask(image.image_id, name, mask.segmentation, mask.score))
     for kind in REGION_KINDS:
         asked = {
-            (image_id, names.get(prompt.category_name))
+            (image_id, names.of_found(prompt.category_name))
             for (image_id, _), prompt in prompts.items()
             if _kind(prompt) == kind
         }
         wanted = [mask for mask in true if (mask.image_id, mask.category) in asked]
         if any(not mask.is_crowd for mask in wanted):
-            yield _precision("vgdseg", kind, mask_average_precision(wanted, found.get(kind, [])))
+            yield _precision(comparison, "vgdseg", kind, wanted, found.get(kind, []))
         elif asked:
             comparison.notes.append(f"vgdseg: no {kind} stands for an object of the truth, so it has no figures")
 
@@ -116,7 +142,7 @@ def visual_prompt_figures(comparison: Comparison, truth: InstanceTruth) -> Itera
 def _visual_prompts(comparison: Comparison, task: Task) -> dict[tuple[str, str], Prompt]:
     """Return a task's prompts by image_id and prompt_id, without those that could not be asked."""
     images = comparison.run.images.values()
-    every = [(image, prompt) for image in images for prompt in comparison.run.asked(image.image_id, task)]
+    every = [(image, prompt) for image in images for prompt in comparison.run.asked(image, task)]
     asked = {(image.image_id, p.prompt_id): p for image, p in every if p.prompt_id not in image.rejected}
     if rejected := len(every) - len(asked):
         comparison.notes.append(f"{task}: {rejected:,} prompts could not be asked and are left out")
@@ -127,23 +153,49 @@ def _kind(prompt: Prompt) -> str:
     return prompt.region.kind if prompt.region else ""
 
 
-def _true_masks(comparison: Comparison, truth: InstanceTruth, names: CountedNames) -> Iterator[TrueMask]:
-    for file_name, image in comparison.run.images.items():
+def _true_masks(comparison: Comparison, truth: InstanceTruth, names: CountedNames, task: Task) -> Iterator[TrueMask]:
+    """Yield the true masks of the images that were asked a task, without those of categories they were not asked."""
+    for file_name, image in comparison.run.images_asked(task).items():
+        unasked = comparison.unasked(image, task, names)
         for one in truth.objects(file_name):
-            if (name := names.get(one.category)) is not None:
-                yield TrueMask(image.image_id, name, one.segmentation, one.is_crowd)
+            if names.is_counted(one.category) and one.category not in unasked:
+                yield TrueMask(image.image_id, one.category, one.segmentation, one.is_crowd)
 
 
-def _precision(task: Task, group: str, precision: AveragePrecision) -> TaskFigures:
-    rows = {
+def _precision(
+    comparison: Comparison, task: Task, group: str, true: Sequence[TrueMask], found: Sequence[FoundMask]
+) -> TaskFigures:
+    precision = mask_average_precision(true, found)
+    rows: dict[str, dict[str, float | int | None]] = {
         row.category: {
             "AP": row.ap, "AP50": row.ap50, "AP75": row.ap75, "true": row.num_truth, "found": row.num_found
         }
         for row in precision.categories
     }  # fmt: skip
     counts = {name: sum(int(row[name] or 0) for row in rows.values()) for name in ("true", "found")}
-    figures = {"AP": precision.ap, "AP50": precision.ap50, "AP75": precision.ap75, **counts}
-    return TaskFigures(task=task, group=group, figures=figures, categories=rows, curves=precision.curves)
+    figures: dict[str, float | int | None] = {"AP": precision.ap, "AP50": precision.ap50, "AP75": precision.ap75}
+    if comparison.score is None:
+        return TaskFigures(task=task, group=group, figures=figures | counts, categories=rows, curves=precision.curves)
+    decisions = decide(true, found, None if comparison.score == "best" else comparison.score)
+    for name, decision in decisions.categories.items():
+        best = decisions.best.get(name)
+        rows[name] |= _decision(decision)
+        if comparison.score != "best":
+            rows[name]["best F1"] = best.f1 if best else None
+        rows[name]["best score"] = best.score if best else None
+    return TaskFigures(
+        task=task,
+        group=group,
+        figures=figures | counts | _decision(decisions.whole),
+        categories=rows,
+        curves=precision.curves,
+        confusion=tuple(asdict(pair) for pair in decisions.confusion),
+        scores=tuple({"score": step.score, **_decision(step)} for step in decisions.curve),
+    )
+
+
+def _decision(decision: Decision) -> dict[str, float | int | None]:
+    return {"precision": decision.precision, "recall": decision.recall, "F1": decision.f1}
 
 
 def map_figures(comparison: Comparison, truth: PanopticTruth, task: Task) -> Iterator[TaskFigures]:
@@ -158,8 +210,8 @@ def map_figures(comparison: Comparison, truth: PanopticTruth, task: Task) -> Ite
         rows = {row.category: {"IoU": row.iou, "true pixels": row.num_true_pixels} for row in semantic.categories}
         yield TaskFigures(task=task, figures={"mIoU": semantic.miou}, categories=rows)
         return
-    stuff = {names.get(name) for name, is_thing in truth.categories.items() if not is_thing}
-    quality = panoptic_quality(maps, stuff=[name for name in stuff if name is not None])
+    stuff = [name for name, is_thing in truth.categories.items() if not is_thing and names.is_counted(name)]
+    quality = panoptic_quality(maps, stuff=stuff)
     categories = {
         row.category: {
             **_quality(row.quality),
@@ -181,10 +233,12 @@ def _quality(quality: Quality) -> dict[str, float | int | None]:
 def _map_pairs(comparison: Comparison, truth: PanopticTruth, task: Task, names: CountedNames) -> Iterator[Maps]:
     file_names = {image.image_id: file_name for file_name, image in comparison.run.images.items()}
     for image, masks in comparison.found(task):
-        true = truth.segments(file_names[image.image_id])
+        true, unasked = truth.segments(file_names[image.image_id]), comparison.unasked(image, task, names)
+        if true is None:
+            continue
         yield (
-            [Segment(name, mask.segmentation) for mask in masks if (name := names.get(mask.category)) is not None],
-            [replace(one, category=name) for one in true if (name := names.get(one.category)) is not None],
+            [Segment(name, mask.segmentation) for mask in masks if (name := names.of_found(mask.category)) is not None],
+            [one for one in true if names.is_counted(one.category) and one.category not in unasked],
         )
 
 
@@ -213,7 +267,7 @@ def _entries_by_task(comparison: Comparison, truth: PhraseTruth) -> dict[Task, l
         prompts = [
             prompt
             for task in ((entry.task,) if entry.task else _ASKED_ONE_BY_ONE)
-            for prompt in comparison.run.asked(image.image_id, task)
+            for prompt in comparison.run.asked(image, task)
             if _asks_for(prompt, entry) and prompt.prompt_id not in image.rejected
         ]
         num_unasked += not prompts

@@ -19,7 +19,7 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What to export.
+    """The filters, tasks and splits of an export.
 
     Attributes:
         where: SQL condition on masks, over the columns of ``annotations`` and width, height, num_bytes and
@@ -30,7 +30,10 @@ class Choice:
         splits: how images are divided into splits.
         with_empty: whether to export images without a mask, too.
         copy_images: whether to copy the image files, too (yolo).
+        link_images: whether images that are files of this machine become links, where they are not copied (yolo).
+        polygons: whether masks are written as polygons (coco).
         image_url: prefix from which tools load images, followed by the image_id; empty for the images' own URIs.
+        drop_removed: whether to leave out what only earlier runs asked of every image.
     """
 
     where: str = ""
@@ -40,7 +43,10 @@ class Choice:
     splits: Splits = field(default_factory=Splits)
     with_empty: bool = True
     copy_images: bool = False
+    link_images: bool = True
+    polygons: bool = False
     image_url: str = ""
+    drop_removed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

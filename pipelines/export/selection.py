@@ -18,12 +18,14 @@ from pipelines.errors import SourceError, StorageError, some_of
 from pipelines.export.choice import Choice, ExportCategory, ExportImage, ExportMask
 from pipelines.export.splits import NUMBER
 from pipelines.layout import data_name
+from pipelines.planning.plan import plan_documents
 from pipelines.query.database import open_database
 from pipelines.query.fence import sql_literal
 from pipelines.query.row_agreement import check_agreement
 from pipelines.query.select_text import read_condition
+from pipelines.query.user_select import MASK_COLUMNS, condition_errors
 from pipelines.storage.store import Store
-from pipelines.types import CATEGORY_TASKS, MAP_TASKS, Rle
+from pipelines.types import CATEGORY_TASKS, MAP_TASKS, WORD_TASKS, Rle
 
 _BATCH_ROWS = 4096
 _MEMORY_LIMIT, _MAX_THREADS = "1GB", 4  # each of DuckDB's threads needs about 125 MB
@@ -31,7 +33,7 @@ _MEMORY_LIMIT, _MAX_THREADS = "1GB", 4  # each of DuckDB's threads needs about 1
 
 _IMAGES = f"""
 CREATE TEMP TABLE export_images AS
-SELECT image_id, uri, {{url}} AS url, width, height, num_bytes, source_columns, {{split}} AS split,
+SELECT image_id, uri, {{url}} AS url, width, height, num_bytes, source_columns, tasks, {{split}} AS split,
     number + row_number() OVER (PARTITION BY number ORDER BY image_id) - 1 AS number
 FROM (
     SELECT *, {NUMBER} AS number
@@ -39,11 +41,11 @@ FROM (
     )
 )
 """
-_MASKS = """
+_MASKS = f"""
 CREATE TEMP VIEW possible_masks AS
-SELECT a.*, i.width, i.height, i.num_bytes, i.source_columns, i.number, i.split
+SELECT a.*, {MASK_COLUMNS}, i.number, i.split
 FROM annotations AS a JOIN export_images AS i USING (image_id)
-WHERE a.task IN ({tasks})
+WHERE a.task IN ({{tasks}})
 """
 _CHOSEN = """
 CREATE TEMP VIEW chosen_masks AS
@@ -58,15 +60,24 @@ FROM chosen_masks GROUP BY category_name
 _COUNTS = """
 CREATE TEMP TABLE export_counts AS SELECT image_id, count(*) AS masks FROM chosen_masks GROUP BY image_id
 """
+# Of an image that no exported prompt was asked of, nothing is known: without masks it is no negative.
+_UNASKED = """
+DELETE FROM export_images WHERE image_id NOT IN (SELECT image_id FROM export_counts)
+AND NOT list_has_any(tasks, [{tasks}]::VARCHAR[])
+"""
+_ANSWERED = """
+CREATE TEMP TABLE wanted_prompts AS SELECT DISTINCT prompt_id FROM chosen_masks WHERE task IN ({tasks});
+CREATE TEMP TABLE export_answered AS
+SELECT image_id, count(DISTINCT prompt_id) AS num_answered FROM coverage SEMI JOIN wanted_prompts USING (prompt_id)
+WHERE n IS NOT NULL GROUP BY image_id
+"""
+_UNASKED_CATEGORIES = """
+DELETE FROM export_images WHERE image_id NOT IN (SELECT image_id FROM export_counts)
+AND image_id NOT IN (SELECT image_id FROM export_answered) AND NOT list_has_any(tasks, [{tasks}]::VARCHAR[])
+"""
 _PARTLY_ASKED = """
-WITH wanted AS (
-    SELECT DISTINCT prompt_id FROM chosen_masks WHERE task IN ({tasks})
-), answered AS (
-    SELECT image_id, count(DISTINCT prompt_id) AS num_answered FROM coverage SEMI JOIN wanted USING (prompt_id)
-    WHERE n IS NOT NULL GROUP BY image_id
-)
-SELECT count(*) FROM export_images LEFT JOIN answered USING (image_id)
-WHERE coalesce(num_answered, 0) < (SELECT count(*) FROM wanted)
+SELECT count(*) FROM export_images LEFT JOIN export_answered USING (image_id)
+WHERE coalesce(num_answered, 0) < (SELECT count(*) FROM wanted_prompts)
 """
 
 
@@ -81,8 +92,10 @@ class Selection:
         categories: all categories, by position.
         num_images, num_masks: counts by split.
         num_quarantined: images left out because they could not be labelled.
+        num_unasked: images left out because none of the exported tasks and categories was asked of them.
         num_partly_asked: images that were never asked about some of the categories, so nothing is known about those.
         left_out: number of masks of other tasks, by task.
+        models: the model of each run, in words.
     """
 
     database: duckdb.DuckDBPyConnection
@@ -92,8 +105,10 @@ class Selection:
     num_images: Mapping[str, int]
     num_masks: Mapping[str, int]
     num_quarantined: int
+    num_unasked: int
     num_partly_asked: int
     left_out: Mapping[str, int]
+    models: Mapping[str, str]
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -168,7 +183,14 @@ def open_selection(store: Store, choice: Choice, *, of_maps: bool, folder: Path)
     conditions = {"--where": choice.where, "--images-where": choice.images_where}
     own_files = [name for option, text in conditions.items() if text for name in read_condition(option, text)]
     threads = min(_MAX_THREADS, os.cpu_count() or 1)
-    database = open_database(store, own_files=own_files, memory_limit=_MEMORY_LIMIT, max_threads=threads, folder=folder)
+    database = open_database(
+        store,
+        own_files=own_files,
+        memory_limit=_MEMORY_LIMIT,
+        max_threads=threads,
+        folder=folder,
+        drop_removed=choice.drop_removed,
+    )
     try:
         return _open(store, database, choice, of_maps)
     except (duckdb.Error, SourceError, StorageError):
@@ -196,6 +218,7 @@ def _open(store: Store, database: duckdb.DuckDBPyConnection, choice: Choice, of_
     )  # fmt: skip
     _conditioned(database, "--where", _CATEGORIES.format(order=order))
     database.execute(_COUNTS)
+    num_unasked, num_partly_asked = _leave_out_unasked(database, tasks)
     if not choice.with_empty:
         database.execute("DELETE FROM export_images WHERE image_id NOT IN (SELECT image_id FROM export_counts)")
     found = database.execute(
@@ -212,18 +235,40 @@ def _open(store: Store, database: duckdb.DuckDBPyConnection, choice: Choice, of_
         num_images=dict.fromkeys(choice.splits.names, 0) | {split: images for split, images, _ in found},
         num_masks=dict.fromkeys(choice.splits.names, 0) | {split: masks for split, _, masks in found},
         num_quarantined=counts.get(True, 0),
-        num_partly_asked=_num_partly_asked(database),
+        num_unasked=num_unasked,
+        num_partly_asked=num_partly_asked,
         left_out={task: number for task, number in held.items() if task not in tasks},
+        models={run_id: _model(run_id, plan) for run_id, plan in plan_documents(store).items()},
     )
 
 
-def _num_partly_asked(database: duckdb.DuckDBPyConnection) -> int:
-    """Count the images that were not asked about all categories; with a single run there are none."""
+def _model(run_id: str, plan: Mapping[str, Any]) -> str:
+    """Return the name of a run's model and the beginning of its hash; the run's id where a plan does not tell."""
+    path = str(plan.get("facts", {}).get("config", {}).get("model", {}).get("path") or "")
+    digest = str(plan.get("fingerprint", {}).get("model") or "")[:8]
+    return " ".join(part for part in (path.rstrip("/").rpartition("/")[2], digest) if part) or run_id
+
+
+def _leave_out_unasked(database: duckdb.DuckDBPyConnection, tasks: Sequence[str]) -> tuple[int, int]:
+    """Leave out images without masks of which nothing exported was asked.
+
+    Returns:
+        How many they are, and how many others were not asked about all categories: none in an output of a single run.
+    """
+    negative = [task for task in tasks if task not in WORD_TASKS]
+    (left_out,) = database.execute(_UNASKED.format(tasks=_list(negative))).fetchall()[0]
     (runs,) = database.execute("SELECT count(*) FROM runs").fetchall()[0]
-    if runs < 2:
-        return 0
-    (number,) = database.execute(_PARTLY_ASKED.format(tasks=_list(CATEGORY_TASKS))).fetchall()[0]
-    return int(number)
+    (categories,) = database.execute(
+        f"SELECT count(*) FROM chosen_masks WHERE task IN ({_list(CATEGORY_TASKS)})"
+    ).fetchall()[0]
+    if runs < 2 or not categories:
+        return int(left_out), 0
+    for statement in _ANSWERED.format(tasks=_list(CATEGORY_TASKS)).split(";"):
+        database.execute(statement)
+    others = _list([task for task in negative if task not in CATEGORY_TASKS])
+    (more,) = database.execute(_UNASKED_CATEGORIES.format(tasks=others)).fetchall()[0]
+    (partly,) = database.execute(_PARTLY_ASKED).fetchall()[0]
+    return int(left_out + more), int(partly)
 
 
 def _tasks(store: Store, choice: Choice, held: Mapping[str, int], of_maps: bool) -> tuple[str, ...]:
@@ -255,15 +300,8 @@ def _tasks(store: Store, choice: Choice, held: Mapping[str, int], of_maps: bool)
 
 def _conditioned(database: duckdb.DuckDBPyConnection, option: str, statement: str) -> None:
     """Execute a statement that contains a user's condition, and name its option if the condition is invalid."""
-    try:
+    with condition_errors(option):
         database.execute(statement)
-    except (duckdb.IOException, duckdb.OutOfMemoryException):
-        raise
-    except duckdb.Error as error:
-        if type(error) is duckdb.Error:  # invalid bytes in a file; mistakes in SQL have classes of their own
-            raise
-        what = str(error).partition("\nLINE ")[0].strip()
-        raise SourceError(f"{option} is no SQL condition that can be used: {what}") from error
 
 
 def _categories(database: duckdb.DuckDBPyConnection, names: Sequence[str]) -> tuple[ExportCategory, ...]:

@@ -11,24 +11,40 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from pipelines.images.headers.jpeg_markers import jpeg_head, jpeg_scans
+from pipelines.images.headers.png_chunks import png_has_end
+
 # Bytes of a value by TIFF field type: BYTE, ASCII, SHORT, LONG, RATIONAL, ... (TIFF 6.0, section 2).
 _TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 
 
 def ends_early(data: bytes, plugin: type[ImageFile]) -> bool:
-    """Return whether a file that Pillow could not read lacks its end, judged by its format's structure."""
+    """Return whether an image file that Pillow could not read is truncated, judged by its format's structure."""
     if plugin is JpegImageFile:
-        return data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda")  # no end of image after the last scan
-    # Not endswith: other data may follow the last chunk.
+        return not jpeg_scans(data, jpeg_head(data)).has_end_marker
     if plugin is PngImageFile:
-        return b"IEND" not in data[-4096:]
+        return not png_has_end(data)
     if plugin is WebPImageFile:
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
     if plugin is BmpImageFile:
         return len(data) < max(54, int.from_bytes(data[2:6], "little"))
     if plugin is GifImageFile:
         return not data.rstrip(b"\0").endswith(b";")
-    return _tiff_end(data) > len(data)
+    end = _boxes_end(data) if data[4:8] == b"ftyp" else _tiff_end(data)
+    return end > len(data)
+
+
+def _boxes_end(data: bytes) -> int:
+    """Return the byte offset where the last box of a HEIC or AVIF file ends."""
+    place = 0
+    while place + 8 <= len(data):
+        size = int.from_bytes(data[place : place + 4], "big")
+        if size == 1:  # the size follows in 64 bits
+            size = int.from_bytes(data[place + 8 : place + 16], "big")
+        if size == 0:  # up to the end of the file
+            return len(data)
+        place += max(8, size)
+    return place if place >= len(data) else len(data) + 1
 
 
 def _tiff_end(data: bytes) -> int:

@@ -268,6 +268,7 @@ def outcome(
     facts: dict[str, Any] = {
         "size_hw": image.size_hw,
         "exif_orientation": image.exif_orientation,
+        "notes": image.notes,
         "num_bytes": image.num_bytes,
         "content_sha256": image.content_sha256,
         "decode_ms": image.decode_ms,
@@ -279,12 +280,13 @@ def outcome(
     if asked.reason is not None:
         return quarantined(image.ref, asked.reason, "model", asked.error or "", rejected=rejected, **facts)
     not_asked = {r.prompt_id for r in asked.answer.rejected}
+    answered = tuple(p for p in prompts if p.prompt_id not in not_asked)
     return ImagePrediction(
         ref=image.ref,
-        status=Status.OK if asked.answer.masks or asked.answer.captions else Status.EMPTY,
+        status=Status.of_answer(answered, asked.answer.masks, asked.answer.captions),
         masks=asked.answer.masks,
         captions=asked.answer.captions,
-        prompts=tuple(p for p in prompts if p.prompt_id not in not_asked),
+        prompts=answered,
         rejected=rejected,
         **facts,
     )
@@ -299,7 +301,7 @@ def with_prompts(found: ImagePrediction, common: Sequence[Prompt]) -> ImagePredi
 
 
 def quarantined(ref: ImageRef, reason: Reason, stage: str, error: str, **facts: Any) -> ImagePrediction:
-    """Return the outcome of an image that could not be labelled. Of a long error the end is kept, as of a traceback."""
+    """Return the outcome of an image that could not be labelled; a long error keeps its end, where its cause is."""
     return ImagePrediction(
         ref=ref,
         status=Status.QUARANTINED,

@@ -10,8 +10,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from pipelines.bounded_json import load_json
 from pipelines.masks import rle
+from pipelines.masks.polygons import check_coordinates
 from pipelines.redaction import quoted
 from pipelines.types import REGION_KINDS, Prompt, Region, RegionKind, Rle
 
@@ -31,8 +34,8 @@ def read_region(kind: str, *, coordinates: Any = None, segmentation: Any = None)
         segmentation: COCO RLE, ``{"size": [h, w], "counts": str or run lengths}`` or the same as JSON text; for a mask.
 
     Raises:
-        ValueError: an unknown kind, a wrong number of coordinates, NaN, a box without area, a polygon on one line, or
-            an empty or broken mask; the message says which.
+        ValueError: an unknown kind, a wrong number of coordinates, NaN, a box without area, a polygon on one line or
+            with a vertex far beyond any image, or an empty or broken mask; the message says which.
     """
     word = kind.strip().lower()
     known = next((known for known in REGION_KINDS if known == word), None)
@@ -111,8 +114,10 @@ def _read_coordinates(kind: RegionKind, value: Any) -> tuple[float, ...]:
         _check_box(numbers)
     elif len(numbers) % 2 or len(numbers) < 2 * _MIN_VERTICES[kind]:
         raise ValueError(f"{kind} needs x, y of at least {_MIN_VERTICES[kind]} point(s); got {len(numbers)} numbers")
-    elif kind == "polygon" and _is_on_one_line(numbers):
-        raise ValueError("polygon has no area: its corners lie on one line")
+    elif kind == "polygon":
+        check_coordinates(np.array(numbers))
+        if _is_on_one_line(numbers):
+            raise ValueError("polygon has no area: its corners lie on one line")
     return tuple(numbers)
 
 

@@ -28,7 +28,7 @@ _MORE = 0x20  # a further character follows
 _SIGN = 0x10
 _MAX_CHARS = 7  # of one count: 35 bits, pycocotools' counts have 32
 # pycocotools has room for six characters a count when it packs: 30 bits, one of them the sign.
-_MAX_PIXELS = 2**29 - 1
+MAX_PIXELS = 2**29 - 1
 
 
 class RleError(ValueError):
@@ -245,6 +245,18 @@ def iou(
     return np.asarray(coco_mask.iou(found, wanted, crowd), dtype=np.float64)
 
 
+def union(masks: Sequence[Rle]) -> Rle:
+    """Return the pixels that any of the masks has.
+
+    Raises:
+        ValueError: no masks, masks of different sizes, or as ``to_runs``.
+    """
+    if len(sizes := {mask.size_hw for mask in masks}) != 1:
+        raise ValueError(f"masks of one size have a union, got the sizes {sorted(sizes)}")
+    whole = coco_mask.merge([canonical(mask).to_coco() for mask in masks])
+    return canonical(Rle(size_hw=masks[0].size_hw, counts=whole["counts"].decode("ascii")))
+
+
 def _run_starts(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return where runs begin in column-major order, the first run (of zeros, perhaps empty) at 0."""
     height, width = mask.shape
@@ -270,8 +282,8 @@ def _pack(size_hw: tuple[int, int], runs: NDArray[np.int64]) -> Rle:
         ValueError: more than 536,870,911 pixels.
     """
     height, width = size_hw
-    if height * width > _MAX_PIXELS:
-        raise ValueError(f"RLE of {height} x {width}: pycocotools cannot pack more than {_MAX_PIXELS:,} pixels safely")
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"RLE of {height} x {width}: pycocotools cannot pack more than {MAX_PIXELS:,} pixels safely")
     packed = coco_mask.frPyObjects([{"size": [height, width], "counts": runs}], height, width)
     return Rle(size_hw=size_hw, counts=packed[0]["counts"].decode("ascii"))
 

@@ -11,8 +11,12 @@ import itertools
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+import pyarrow as pa
+
+from pipelines.planning.draft import UNLISTED
 from pipelines.planning.plan import Plan
 from pipelines.planning.plan_files import PlannedImage
+from pipelines.sources.image_batches import BATCH_SIZE
 from pipelines.storage.store import Store
 from pipelines.types import MAP_TASKS, ImageRef, Prompt, Task
 
@@ -70,6 +74,31 @@ def common_keys(prompts: Sequence[Prompt]) -> dict[str, Hashable]:
     return {prompt.prompt_id: prompt_key(prompt, lists.get(prompt.task)) for prompt in prompts}
 
 
+class Ids:
+    """Image ids in the order in which they are added, as Arrow strings: many of them are small."""
+
+    def __init__(self) -> None:
+        self._chunks: list[pa.Array] = []
+        self._last: list[str] = []
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return sum(map(len, self._chunks)) + len(self._last)
+
+    def add(self, ids: Iterable[str]) -> None:
+        """Add ids."""
+        for image_id in ids:
+            self._last.append(image_id)
+            if len(self._last) == BATCH_SIZE:
+                self._chunks.append(pa.array(self._last, pa.string()))
+                self._last.clear()
+
+    def table(self) -> pa.Table:
+        """Return them as a table with the schema UNLISTED."""
+        chunks = [*self._chunks, pa.array(self._last, pa.string())]
+        return pa.Table.from_arrays([pa.chunked_array(chunks)], schema=UNLISTED)
+
+
 @dataclass(slots=True)
 class Coverage:
     """Reduces a listing to what earlier runs have not asked.
@@ -79,15 +108,17 @@ class Coverage:
         prompts: the common prompts of the new run.
         runs: earlier runs, in order.
         counts: complete once the listing has been consumed.
+        unlisted: ids of the images of earlier runs that are not listed any more, in order; complete then, too.
     """
 
     store: Store
     prompts: tuple[Prompt, ...]
     runs: Sequence[CoveringRun]
     counts: UpdateCounts = field(default_factory=UpdateCounts)
+    unlisted: Ids = field(default_factory=Ids)
 
     def left(self, refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
-        """Yield the images with something left to ask, reduced to just that.
+        """Yield the images that still have prompts to ask, with only those prompts.
 
         A quarantined image counts as asked; `retry` labels those again. An image is unchanged if its version tag is
         equal, or its size where a tag is missing; if neither is known it counts as unchanged.
@@ -101,7 +132,7 @@ class Coverage:
         held = _Held(heapq.merge(*(_planned(self.store, one) for one in asked), key=lambda pair: pair[1].image_id))
         added = 0
         for ref in refs:
-            self.counts.gone += held.skip_to(ref.image_id)
+            self.unlisted.add(held.skip_to(ref.image_id))
             before = held.take(ref.image_id)
             if not before:
                 self.counts.new += 1
@@ -111,7 +142,8 @@ class Coverage:
             if left is not None:
                 added |= missing
                 yield left
-        self.counts.gone += held.skip_to(None)
+        self.unlisted.add(held.skip_to(None))
+        self.counts.gone = len(self.unlisted)
         self.counts.added_prompts = tuple(self._ids(added))
 
     def _left_of(
@@ -146,7 +178,7 @@ class Coverage:
 
 
 class _AskedBy:
-    """A run's common prompts, as bits among the new run's common prompts."""
+    """An earlier run's common prompts, as a bit mask over the new run's."""
 
     def __init__(self, run: CoveringRun, bits: dict[Hashable, int]) -> None:
         self.plan, self.same_model = run.plan, run.same_model
@@ -161,20 +193,18 @@ class _AskedBy:
 
 
 class _Held:
-    """The planned images of all runs, grouped by image id and consumed in the order of ids."""
+    """A cursor over the images planned by all runs, merged by image id."""
 
     def __init__(self, planned: Iterable[tuple[_AskedBy, PlannedImage]]) -> None:
         groups = itertools.groupby(planned, key=lambda pair: pair[1].image_id)
         self._groups = ((image_id, list(group)) for image_id, group in groups)
         self._next = next(self._groups, None)
 
-    def skip_to(self, image_id: str | None) -> int:
-        """Skip the ids before this one (all of them for None), and return how many were skipped."""
-        skipped = 0
+    def skip_to(self, image_id: str | None) -> Iterator[str]:
+        """Skip the ids before this one (all of them for None), and yield them."""
         while self._next is not None and (image_id is None or self._next[0] < image_id):
+            yield self._next[0]
             self._next = next(self._groups, None)
-            skipped += 1
-        return skipped
 
     def take(self, image_id: str) -> list[tuple[_AskedBy, PlannedImage]]:
         """Return what earlier runs planned for this id, in the order of the runs."""

@@ -22,10 +22,12 @@ import pyarrow.compute as pc
 from pydantic import model_validator
 
 from pipelines.errors import PlanError, StorageError
+from pipelines.image_formats import LeftOut
 from pipelines.planning.external_sort import sort_batches
 from pipelines.planning.image_digest import ImageDigest
 from pipelines.planning.plan_files import PlanFileWriter, read_shards
-from pipelines.redaction import quoted
+from pipelines.planning.repeated_rows import join_repeated
+from pipelines.redaction import quoted, shown
 from pipelines.settings import Settings
 from pipelines.sources.image_batches import BATCH_SIZE, to_batches, to_refs
 from pipelines.types import ImageRef, Shard
@@ -33,11 +35,12 @@ from pipelines.types import ImageRef, Shard
 SHARDS_PER_PART = 256  # at least; the last part may have fewer
 # Rows are gathered up to this size before they are cut into shards: rows with long texts must not fill the memory.
 _CUT_BYTES = 2**25
+UNLISTED = pa.schema([pa.field("image_id", pa.string(), nullable=False)])
 _PLACE = pa.field("place", pa.int64(), nullable=False)  # in the listing, from 1
 
 
 class PlanConfig(Settings):
-    """How a collection is cut."""
+    """How images are grouped into shards."""
 
     images_per_shard: int = 500
     """Images in one shard: the unit of work, commit and retry."""
@@ -69,9 +72,11 @@ class PlanDraft:
         parts: the files, in order; they are removed when the draft is closed.
         images_per_shard: images in every shard but the last.
         num_images, num_bytes: totals as listed; num_bytes counts images whose size is known.
-        num_own_prompts: prompts of single images.
+        num_own_prompts, num_with_own: prompts of single images, and the images that have any.
         first_uri, last_uri: of the first and last image in image_id order; None if there are none.
         images_sha256: digest of the images, independent of how they are cut into shards.
+        unlisted: ids of images of earlier runs that are not listed any more, with the schema UNLISTED; None if that is
+            not to be noted.
     """
 
     parts: tuple[DraftPart, ...]
@@ -80,8 +85,10 @@ class PlanDraft:
     num_images: int = 0
     num_bytes: int = 0
     num_own_prompts: int = 0
+    num_with_own: int = 0
     first_uri: str | None = None
     last_uri: str | None = None
+    unlisted: pa.Table | None = None
 
     @property
     def num_shards(self) -> int:
@@ -99,8 +106,12 @@ def draft_plan(
     batches: Iterable[pa.RecordBatch],
     config: PlanConfig,
     left: Callable[[Iterable[ImageRef]], Iterable[ImageRef]] | None = None,
+    *,
+    left_out: LeftOut | None = None,
 ) -> Iterator[PlanDraft]:
     """Sort images by id and cut them into shards; the order of the listing does not matter.
+
+    Rows of the same id and URI are one image, see join_repeated.
 
     What does not fit into memory lies in the folder for temporary files (TMPDIR): about 30 bytes per image while it is
     sorted, and afterwards as much as the plan will take.
@@ -109,6 +120,7 @@ def draft_plan(
         batches: the listing, see image_batches; read once. All batches have the same columns.
         config: how to cut.
         left: given the sorted images, returns those to plan, in the same order; by default all are planned.
+        left_out: counts the rows that name an image again.
 
     Yields:
         The draft. Its files are removed at the end.
@@ -120,7 +132,8 @@ def draft_plan(
     with tempfile.TemporaryDirectory(prefix="xsam-plan-", ignore_cleanup_errors=True) as temporary:
         with _explained(temporary):
             placed = sort_batches(_with_places(batches), "image_id", Path(temporary))
-            images = _unique(_first(placed, config.limit))
+            joined = join_repeated(placed, LeftOut() if left_out is None else left_out)
+            images = _unique(_first(joined, config.limit))
             if left is not None:
                 images = to_batches(left(to_refs(images)))
             draft = _write_parts(_cut(images, config.images_per_shard), config, Path(temporary))
@@ -172,7 +185,7 @@ def _refuse_twice(images: pa.Table) -> None:
         images.slice(first, 2).select(["place", "uri", "image_id"]).to_pylist(), key=itemgetter("place")
     )
     raise PlanError(
-        f"image_id {quoted(one['image_id'])} stands for both {one['uri']} and {other['uri']}, images "
+        f"image_id {quoted(one['image_id'])} stands for both {shown(one['uri'])} and {shown(other['uri'])}, images "
         f"{one['place']:,} and {other['place']:,} of the source; ids must be unique: see source.image_id_column"
     )
 
@@ -211,7 +224,7 @@ class _Totals:
     """Totals over the images of a draft, collected while they are written."""
 
     def __init__(self) -> None:
-        self._num_images = self._num_bytes = self._num_own_prompts = 0
+        self._num_images = self._num_bytes = self._num_own_prompts = self._num_with_own = 0
         self._first_uri: str | None = None
         self._last_uri: str | None = None
         self._digest = ImageDigest()
@@ -222,7 +235,9 @@ class _Totals:
         self._num_images += images.num_rows
         self._num_bytes += pc.sum(images["num_bytes"]).as_py() or 0
         if "prompts" in images.schema.names:
-            self._num_own_prompts += pc.sum(pc.list_value_length(images["prompts"])).as_py() or 0
+            lengths = pc.fill_null(pc.list_value_length(images["prompts"]), 0)
+            self._num_own_prompts += pc.sum(lengths).as_py() or 0
+            self._num_with_own += pc.sum(pc.greater(lengths, 0)).as_py() or 0
         self._first_uri = self._first_uri or images["uri"][0].as_py()
         self._last_uri = images["uri"][-1].as_py()
 
@@ -235,6 +250,7 @@ class _Totals:
             num_images=self._num_images,
             num_bytes=self._num_bytes,
             num_own_prompts=self._num_own_prompts,
+            num_with_own=self._num_with_own,
             first_uri=self._first_uri,
             last_uri=self._last_uri,
         )

@@ -6,13 +6,15 @@ A resumed run reads the plan and never lists its source again, so it labels the 
 from __future__ import annotations
 
 import hashlib
+import io
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipelines.errors import DamagedError, PlanError, StorageError
 from pipelines.layout import (
@@ -24,7 +26,7 @@ from pipelines.layout import (
     shard_number,
     split_commit_name,
 )
-from pipelines.planning.draft import PlanDraft
+from pipelines.planning.draft import UNLISTED, PlanDraft
 from pipelines.planning.fingerprint import check_fingerprint, fingerprint_digest
 from pipelines.planning.plan_files import PlannedImage, read_image_ids, read_planned, read_shards
 from pipelines.planning.registered_runs import register_run, registered_runs
@@ -65,6 +67,9 @@ class Plan:
         images_sha256: digest of the images; None in plans of earlier versions, which do not record it.
         sequence: its number among the output's runs, from 1 in the order of planning; 0 in plans of earlier versions.
         facts: config and provenance, for people and for issue reports.
+        notes_listing: whether it notes which images of earlier runs its listing lacked, as incremental runs of a whole
+            listing do.
+        unlisted: the file with their ids; None if there are none.
     """
 
     run_id: str
@@ -77,6 +82,13 @@ class Plan:
     images_sha256: str | None = None
     sequence: int = 0
     facts: Mapping[str, Any] = field(default_factory=dict)
+    notes_listing: bool = False
+    unlisted: PlanPart | None = None
+
+    @property
+    def files(self) -> tuple[PlanPart, ...]:
+        """All files of the plan beside plan.json."""
+        return (*self.parts, *filter(None, [self.unlisted]))
 
     @property
     def retry_of(self) -> str | None:
@@ -128,6 +140,17 @@ class Plan:
         if part.num_bytes is None or size == part.num_bytes:
             return None
         return f"{store.uri}/{name}: this part of the plan has {size} bytes, planned {part.num_bytes}"
+
+    def unlisted_ids(self, store: Store) -> pa.Table:
+        """Return the ids of unlisted images as a table with one column, ``image_id``.
+
+        Raises:
+            DamagedError: the file does not match the plan.
+        """
+        if self.unlisted is None:
+            return UNLISTED.empty_table()
+        with self._part(store, self.unlisted) as data:
+            return pq.read_table(io.BytesIO(data), schema=UNLISTED)
 
     def planned_images(self, store: Store) -> Iterator[PlannedImage]:
         """Read what was planned for each image, in image_id order, part by part."""
@@ -182,7 +205,7 @@ def write_plan(
         PlanError: another driver was first, with another fingerprint or other images.
     """
     # Parts first: once plan.json exists, everything that it names is there.
-    parts = _write_parts(store, run_id, draft, driver_id)
+    parts, gone = _write_parts(store, run_id, draft, driver_id)
     document = {
         "format": PLAN_FORMAT,
         "schema_version": SCHEMA_VERSION,
@@ -200,6 +223,8 @@ def write_plan(
         "parts": [{"name": part.name, "num_shards": part.num_shards} for part in parts],
         # Not within the parts: earlier versions refuse keys there that they do not know.
         "part_checks": {part.name: {"num_bytes": part.num_bytes, "sha256": part.sha256} for part in parts},
+        # Left out where it was not noted: the latest run that has it tells.
+        **({} if draft.unlisted is None else {"unlisted": gone and _written(gone)}),
         "facts": dict(facts),
         **BLANK,
     }
@@ -210,7 +235,7 @@ def write_plan(
     if plan is None:
         raise PlanError(f"{store.uri}: the plan of run {run_id} was removed while it was being written")
     if not is_ours:
-        for part in set(parts) - set(plan.parts):
+        for part in {*parts, *filter(None, [gone])} - set(plan.files):
             with suppress(StorageError):  # a part that cannot be removed is a leftover for vacuum
                 store.delete(f"{run_folder(run_id)}/{part.name}")
         check_fingerprint(run_id, plan.fingerprint, fingerprint)
@@ -218,15 +243,27 @@ def write_plan(
     return plan
 
 
-def _write_parts(store: Store, run_id: str, draft: PlanDraft, driver_id: str) -> list[PlanPart]:
+def _write_parts(store: Store, run_id: str, draft: PlanDraft, driver_id: str) -> tuple[list[PlanPart], PlanPart | None]:
     """Write the files of a plan under names unique to this call, so that the loser of a race removes only its own."""
     parts, unique = [], f"{driver_id}-{secrets.token_hex(4)}"
+
+    def write(name: str, data: bytes, num_shards: int) -> PlanPart:
+        store.write(f"{run_folder(run_id)}/{name}", data)
+        digest = hashlib.sha256(data).hexdigest()
+        return PlanPart(name=name, num_shards=num_shards, num_bytes=len(data), sha256=digest)
+
     for number, drafted in enumerate(draft.parts):
-        part = PlanPart(name=f"plan-{unique}-{number:05d}.parquet", num_shards=drafted.num_shards)
         data = drafted.path.read_bytes()
-        store.write(f"{run_folder(run_id)}/{part.name}", data)
-        parts.append(replace(part, num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))
-    return parts
+        parts.append(write(f"plan-{unique}-{number:05d}.parquet", data, drafted.num_shards))
+    if draft.unlisted is None or not draft.unlisted.num_rows:
+        return parts, None
+    buffer = io.BytesIO()
+    pq.write_table(draft.unlisted, buffer, compression="zstd")
+    return parts, write(f"plan-{unique}-unlisted.parquet", buffer.getvalue(), 0)
+
+
+def _written(part: PlanPart) -> dict[str, Any]:
+    return {"name": part.name, "num_bytes": part.num_bytes, "sha256": part.sha256}
 
 
 def _check_same_images(store: Store, plan: Plan, draft: PlanDraft) -> None:
@@ -274,6 +311,8 @@ def read_plan(store: Store, run_id: str, *, oldest: int = PLAN_FORMAT) -> Plan |
         images_sha256=document.get("images_sha256"),
         sequence=document.get("sequence", 0),
         facts=document["facts"],
+        notes_listing="unlisted" in document,
+        unlisted=PlanPart(**document["unlisted"], num_shards=0) if document.get("unlisted") else None,
     )
 
 
@@ -392,7 +431,7 @@ def next_sequence(store: Store) -> int:
 
 
 def _place(item: tuple[str, Mapping[str, Any]]) -> tuple[int, str, int, str]:
-    """Return the sort key of a plan: plans of earlier versions have no sequence number, but a time and a name."""
+    """Return the sort key of a plan: its sequence number; plans of earlier versions have only a time and a name."""
     run_id, document = item
     planned_at = str(document.get("facts", {}).get("planned_at", ""))
     # The name's length before the name, so that NAME-retry-10 comes after NAME-retry-9.

@@ -5,6 +5,8 @@ Rows are checked one by one: a bad row is rejected with a reason, and its image 
 
 from __future__ import annotations
 
+import functools
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,12 +18,15 @@ from pipelines.errors import PromptTableError
 from pipelines.masks.regions import describe_region, read_region
 from pipelines.redaction import quoted, quoted_names, redacted, shown_name
 from pipelines.sources.image_batches import with_prompts
-from pipelines.sources.tabular import read_rows
+from pipelines.sources.tabular import extension_of, numbered_rows
 from pipelines.types import REGION_TASKS, SENTENCE_TASKS, Prompt, Region, RejectedPrompt, Task
 
 _IMAGE_COLUMNS = ("image_id", "uri")
 _WHAT_COLUMNS = ("kind", "text")
 _TEXT_KIND = "text"
+_MAX_EXAMPLES = 3
+NOT_LISTED = "its image is not in the collection"
+"""Why a row is rejected whose image is not listed."""
 _MAX_TEXT_CHARS = 2**16  # far more than any model takes
 # What a flag may look like: CSV has no booleans, and 1.0 is what pandas makes of 1 in a column with gaps.
 _YES, _NO = ("true", "yes", "1", "1.0"), ("", "false", "no", "0", "0.0")
@@ -73,39 +78,49 @@ def read_prompt_table(
     """
     prompts: list[tuple[str, Prompt]] = []
     rejected: list[RejectedPrompt] = []
-    first_rows: dict[tuple[str, str], int] = {}
+    first_lines: dict[tuple[str, str], int] = {}
     columns: dict[str, None] = {}
-    number = -1
-    for number, raw in enumerate(read_rows(uri, storage_options)):
+    num_rows = 0
+    for line, raw in numbered_rows(uri, storage_options):
+        num_rows += 1
         # Collected from all rows: in JSON lines each row may have others.
         columns.update(dict.fromkeys(raw))
         image, prompt_id = _image_of(raw), _text(raw.get("prompt_id"))
         try:
-            prompt = _read_row(raw, number)
+            prompt = _read_row(raw, line)
             if prompt_id in taken:
                 raise ValueError("prompt_id is that of a prompt asked of every image")
-            first = first_rows.setdefault((image, prompt_id), number)
-            if first != number:
-                raise ValueError(f"prompt_id is used twice for this image, first in row {first}")
+            first = first_lines.setdefault((image, prompt_id), line)
+            if first != line:
+                raise ValueError(f"prompt_id is used twice for this image, first in {row_name(uri, first)}")
         except ValueError as error:
             reason = redacted(str(error))
-            rejected.append(RejectedPrompt(row=number, prompt_id=prompt_id, image=shown_name(image), reason=reason))
+            rejected.append(RejectedPrompt(row=line, prompt_id=prompt_id, image=shown_name(image), reason=reason))
         else:
             prompts.append((image, prompt))
     _check_columns(uri, columns)
-    return PromptTable(by_image=_group(prompts), rejected=tuple(rejected), num_rows=number + 1)
+    return PromptTable(by_image=_group(prompts), rejected=tuple(rejected), num_rows=num_rows)
 
 
 class JoinedImages(Iterator[pa.RecordBatch]):
-    """Batches of images with their own prompts attached, in unchanged order; made by ``join_prompts``."""
+    """Batches of images with their own prompts attached, in unchanged order; made by ``join_prompts``.
+
+    A name that no listed image has also means the one that is written otherwise: with / for \\, without ./ in front, or
+    with accents as one character (NFC) for two (NFD).
+
+    Attributes:
+        examples: ids of the first images that were read, to show what ids look like.
+    """
 
     def __init__(self, batches: Iterable[pa.RecordBatch], table: PromptTable) -> None:
         """Prepare the join; nothing is read from ``batches`` until the first one is asked for."""
         self._batches = iter(batches)
         self._prompts = dict(table.by_image)
-        self._named = pa.array(self._prompts, pa.string())
+        self._spelled = {spelled: key for key in self._prompts if (spelled := _spelling(key)) not in self._prompts}
+        self._named = pa.array([*self._prompts, *self._spelled], pa.string())
         self._twice: list[RejectedPrompt] = []
         self._is_exhausted = False
+        self.examples: list[str] = []
 
     def __next__(self) -> pa.RecordBatch:
         """Return the next batch; unchanged if the prompt table is empty."""
@@ -117,14 +132,18 @@ class JoinedImages(Iterator[pa.RecordBatch]):
         if not len(self._named):
             return batch
         ids, uris = batch["image_id"], batch["uri"]
+        self.examples += ids[: max(0, _MAX_EXAMPLES - len(self.examples))].to_pylist()
+        is_plain = pc.all(pc.string_is_ascii(ids)).as_py()
+        forms = (ids, uris) if is_plain else (ids, uris, pc.utf8_normalize(ids, "NFC"))
         prompts: list[Sequence[Prompt]] = [()] * batch.num_rows
-        for row in pc.indices_nonzero(pc.or_(*(pc.is_in(keys, self._named) for keys in (ids, uris)))).to_pylist():
+        for row in pc.indices_nonzero(_any(pc.is_in(keys, self._named) for keys in forms)).to_pylist():
             prompts[row] = self._prompts_of(ids[row].as_py(), uris[row].as_py())
         return with_prompts(batch, prompts)
 
     def _prompts_of(self, image_id: str, uri: str) -> list[Prompt]:
         by_id: dict[str, Prompt] = {}
-        for key in (image_id, uri):
+        spelled = _spelling(image_id)
+        for key in dict.fromkeys((image_id, uri, spelled, self._spelled.get(spelled, spelled))):
             # Popped, so that what is left at the end are the prompts whose image is not in the collection.
             for prompt in self._prompts.pop(key, ()):
                 if by_id.setdefault(prompt.prompt_id, prompt) is not prompt:
@@ -142,11 +161,19 @@ class JoinedImages(Iterator[pa.RecordBatch]):
         if not self._is_exhausted:
             raise RuntimeError("rejected prompts are known once all images have been read")
         lost = [
-            RejectedPrompt.of(prompt, image, "its image is not in the collection")
+            RejectedPrompt.of(prompt, image, NOT_LISTED)
             for image, prompts in self._prompts.items()
             for prompt in prompts
         ]
         return tuple(sorted([*self._twice, *lost], key=lambda rejected: rejected.row))
+
+
+def _spelling(name: str) -> str:
+    return unicodedata.normalize("NFC", name.replace("\\", "/").removeprefix("./"))
+
+
+def _any(conditions: Iterable[pa.Array]) -> pa.Array:
+    return functools.reduce(pc.or_, conditions)
 
 
 def join_prompts(batches: Iterable[pa.RecordBatch], table: PromptTable) -> JoinedImages:
@@ -196,7 +223,12 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _read_row(raw: Mapping[str, Any], number: int) -> Prompt:
+def row_name(uri: str | None, row: int) -> str:
+    """Return how messages name a row of a prompt table: by its line in the file, or in Parquet by its place, from 1."""
+    return f"{'row' if uri and extension_of(uri) == '.parquet' else 'line'} {row}"
+
+
+def _read_row(raw: Mapping[str, Any], line: int) -> Prompt:
     """Read one row; the label is not numbered yet.
 
     Raises:
@@ -229,7 +261,7 @@ def _read_row(raw: Mapping[str, Any], number: int) -> Prompt:
         category_name=_text(raw.get("label")) or text or prompt_id,
         region=region,
         explain=explain,
-        source_row=number,
+        source_row=line,
     )
 
 

@@ -11,7 +11,27 @@ from collections.abc import Iterable
 import duckdb
 
 from pipelines.table.schema import IMAGES
-from pipelines.types import MAP_TASKS, Status
+from pipelines.types import CATEGORY_TASKS, MAP_TASKS, REGION_TASKS, TASKS, WORD_TASKS, Status
+
+# Rows of earlier versions do not say which tasks were answered. Ids of common prompts begin with the task. Prompts of
+# single images may have any id: they count as asked for masks, unless they were answered in words alone.
+_TASKS_OF = f"""
+list_distinct(flatten(list_transform(list_filter(per_prompt, lambda e: e.n IS NOT NULL), lambda e: CASE
+    WHEN split_part(e.prompt_id, ':', 1) IN {TASKS} THEN [split_part(e.prompt_id, ':', 1)]
+    WHEN list_contains(list_transform(list_filter(captions, lambda c: c.task = 'chat'), lambda c: c.prompt_id),
+        e.prompt_id) THEN ['chat']
+    ELSE {[*REGION_TASKS, "refseg", "reaseg"]} END)))
+"""
+
+
+def _status(masks: str) -> str:
+    """Return SQL for the status of an image that is not quarantined, by the rule of Status.of_answer."""
+    return (
+        f"CASE WHEN {masks} > 0 OR coalesce(len(captions), 0) > 0 THEN '{Status.OK}' "
+        f"WHEN len(list_filter(tasks, lambda task: task NOT IN {WORD_TASKS})) > 0 THEN '{Status.EMPTY}' "
+        f"ELSE '{Status.NOT_ASKED}' END"
+    )
+
 
 # All categories of a semantic or panoptic task compete for pixels, so they are replaced together: as one unit.
 _TABLES = f"""
@@ -85,20 +105,47 @@ FROM (
 )
 """
 _ANNOTATIONS = """
-CREATE VIEW annotations AS
+CREATE VIEW {annotations} AS
 FROM internal.own_annotations
 UNION ALL
 SELECT a.* FROM internal.shared_annotations AS a LEFT JOIN internal.replaced AS r USING (image_id, run_id)
 WHERE r.run_id IS NULL OR NOT (wholly OR list_contains(units, internal.unit(prompt_id)))
 """
+# The same without prompts that the latest run's config does not ask any more.
+_NOT_REMOVED = "prompt_id NOT IN (SELECT prompt_id FROM prompts WHERE NOT is_asked)"
+_WITHOUT_REMOVED = f"""
+CREATE VIEW annotations AS FROM internal.every_annotation WHERE {_NOT_REMOVED};
+CREATE VIEW coverage AS FROM internal.every_coverage WHERE {_NOT_REMOVED};
+CREATE VIEW internal.asked_images AS
+SELECT * EXCLUDE (removed) REPLACE (
+    list_filter(per_prompt, lambda entry: NOT list_contains(removed, entry.prompt_id)) AS per_prompt,
+    list_filter(captions, lambda said: NOT list_contains(removed, said.prompt_id)) AS captions
+)
+FROM internal.every_image, (SELECT list(prompt_id) FILTER (NOT is_asked) AS removed FROM prompts);
+CREATE VIEW internal.counted_images AS
+SELECT * REPLACE (
+    coalesce(list_sum(list_transform(per_prompt, lambda entry: entry.n)), 0)::INTEGER AS num_annotations,
+    list_filter(tasks, lambda task: task NOT IN {CATEGORY_TASKS} OR list_contains(
+        list_transform(per_prompt, lambda entry: split_part(entry.prompt_id, ':', 1)), task)) AS tasks
+)
+FROM internal.asked_images;
+CREATE VIEW images AS
+SELECT * REPLACE (
+    CASE WHEN status = '{Status.QUARANTINED}' AND (
+        len(list_filter(per_prompt, lambda entry: entry.n IS NULL AND entry.rejected IS NULL)) > 0
+        OR len(list_filter(per_prompt, lambda entry: entry.n IS NOT NULL)) = 0
+    ) THEN status ELSE {_status("num_annotations")} END AS status
+)
+FROM internal.counted_images
+"""
 _COVERAGE = """
-CREATE VIEW coverage AS
+CREATE VIEW {coverage} AS
 SELECT image_id, entry.prompt_id, entry.n, entry.max_score, entry.rejected, status, reason,
     coalesce(image_version, 1) AS image_version, run_id
 FROM (SELECT *, unnest(per_prompt) AS entry FROM (FROM internal.own_images UNION ALL FROM internal.kept))
 """
 # An image with several current rows becomes one row. These columns combine all of them; ...
-_OF_ALL = ("image_id", "status", "num_annotations", "per_prompt", "captions")
+_OF_ALL = ("image_id", "status", "num_annotations", "per_prompt", "tasks", "captions")
 # ... these come from the row that failed, if a prompt is unanswered because of it; all others from the last good row.
 _OF_FAILURE = ("reason", "stage", "error", "run_id", "shard_id", "attempt")
 _MERGED = """
@@ -111,23 +158,25 @@ WITH judged AS (
     SELECT image_id,
         bool_or(is_open) OR bool_and(has_failed) AS is_quarantined,
         flatten(list(per_prompt ORDER BY place)) AS per_prompt,
+        list_distinct(flatten(list(tasks ORDER BY place) FILTER (tasks IS NOT NULL))) AS tasks,
         flatten(list(captions ORDER BY place) FILTER (captions IS NOT NULL)) AS captions,
         arg_max({last}, (NOT has_failed, place)) AS last,
         arg_max({failure}, (is_open, place)) FILTER (has_failed) AS failure
     FROM judged GROUP BY image_id
 ), counted AS (
     SELECT *, coalesce(list_sum(list_transform(per_prompt, lambda entry: entry.n)), 0)::INTEGER AS num_annotations,
-        CASE WHEN is_quarantined THEN '{quarantined}'
-            WHEN num_annotations > 0 OR coalesce(len(captions), 0) > 0 THEN '{ok}' ELSE '{empty}' END AS status
+        CASE WHEN is_quarantined THEN '{quarantined}' ELSE {answered} END AS status
     FROM grouped
 )
 SELECT {columns} FROM counted
 """
 _IMAGES = """
-CREATE VIEW images AS
-FROM internal.own_images
-UNION ALL FROM (FROM internal.kept ANTI JOIN internal.several USING (image_id))
-UNION ALL FROM internal.merged
+CREATE VIEW {images} AS
+SELECT *, {is_listed} AS is_listed FROM (
+    FROM internal.own_images
+    UNION ALL FROM (FROM internal.kept ANTI JOIN internal.several USING (image_id))
+    UNION ALL FROM internal.merged
+)
 """
 
 
@@ -152,21 +201,40 @@ def find_replaced(connection: duckdb.DuckDBPyConnection) -> list[str]:
     return runs
 
 
-def create_views(connection: duckdb.DuckDBPyConnection) -> None:
+def create_views(connection: duckdb.DuckDBPyConnection, *, drop_removed: bool) -> None:
     """Create the views of current rows.
 
     Args:
         connection: find_replaced has been called; the views ``internal.shared_images`` and
-            ``internal.shared_annotations`` show the runs that it returned, ``internal.own_...`` the other runs.
+            ``internal.shared_annotations`` show the runs that it returned, ``internal.own_...`` the other runs, and
+            ``prompts`` which prompts the latest run asks, ``internal.unlisted`` the ids that the last listing lacked.
+        drop_removed: whether to leave out what only earlier runs asked of every image.
     """
+    (removed,) = connection.execute("SELECT count(*) FROM prompts WHERE NOT is_asked").fetchall()[0]
+    (unlisted,) = connection.execute("SELECT count(*) FROM internal.unlisted").fetchall()[0]
+    drop_removed = drop_removed and removed > 0
+    every = {"annotations": "internal.every_annotation", "coverage": "internal.every_coverage"}
+    every |= {"images": "internal.every_image"}
+    names = every if drop_removed else {name: name for name in every}
     words = {
-        **{status.value: status.value for status in Status},
+        "quarantined": Status.QUARANTINED,
+        "answered": _status("num_annotations"),
         "last": _struct(name for name in IMAGES.names if name not in _OF_ALL),
         "failure": _struct(_OF_FAILURE),
         "columns": ", ".join(_merged_column(name) for name in IMAGES.names),
+        **names,
+        "is_listed": "image_id NOT IN (SELECT image_id FROM internal.unlisted)" if unlisted else "true",
     }
-    for statement in (_KEPT, _ANNOTATIONS, _COVERAGE, _MERGED.format_map(words), _IMAGES):
+    statements = [_KEPT, *(one.format_map(words) for one in (_ANNOTATIONS, _COVERAGE, _MERGED, _IMAGES))]
+    for statement in [*statements, *(_WITHOUT_REMOVED.split(";") if drop_removed else ())]:
         connection.execute(statement)
+
+
+def rows_of_earlier_versions(rows: str) -> str:
+    """Return a SELECT of rows of ``images`` of any schema version, completed by what earlier versions left out."""
+    known = f"SELECT * REPLACE (coalesce(image_version, 1) AS image_version, coalesce(tasks, {_TASKS_OF}) AS tasks)"
+    judged = f"CASE WHEN status = '{Status.EMPTY}' THEN {_status('num_annotations')} ELSE status END"
+    return f"SELECT * REPLACE ({judged} AS status) FROM ({known} FROM ({rows}))"
 
 
 def _struct(names: Iterable[str]) -> str:

@@ -15,8 +15,9 @@ import duckdb
 import pyarrow as pa
 
 from pipelines.layout import KINDS, SCHEMA_VERSION, Kind
-from pipelines.planning.plan import plan_documents
-from pipelines.query.current_rows import create_views, find_replaced
+from pipelines.planning.draft import UNLISTED
+from pipelines.planning.plan import plan_documents, read_plan
+from pipelines.query.current_rows import create_views, find_replaced, rows_of_earlier_versions
 from pipelines.query.fence import fence, harden, sql_literal
 from pipelines.query.files import RunFiles, find_files, make_readable, query_errors
 from pipelines.query.select_text import read_statement
@@ -27,7 +28,7 @@ from pipelines.types import Status
 if TYPE_CHECKING:
     import polars
 
-VIEWS = ("annotations", "images", "coverage", "runs", "all_annotations", "all_images")
+VIEWS = ("annotations", "images", "coverage", "runs", "prompts", "all_annotations", "all_images")
 RUNS = pa.schema(
     [
         pa.field("run_id", pa.string(), nullable=False),
@@ -45,6 +46,16 @@ RUNS = pa.schema(
         pa.field("annotations", pa.int64(), nullable=False),
     ]
 )
+PROMPTS = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("first_run", pa.string(), nullable=False),
+        pa.field("last_run", pa.string(), nullable=False),
+        pa.field("is_asked", pa.bool_(), nullable=False),
+    ]
+)
 # DuckDB's threads wait for an object store most of the time, so there may be more of them than cores.
 _REQUESTS_AT_ONCE = 16
 # Few: each of them reads its run's commits in many threads already.
@@ -58,7 +69,9 @@ def open_database(
     memory_limit: str | None = None,
     max_threads: int | None = None,
     folder: Path | None = None,
+    is_saved: bool = False,
     is_fenced: bool = True,
+    drop_removed: bool = False,
 ) -> duckdb.DuckDBPyConnection:
     """Open an output for SQL.
 
@@ -68,11 +81,14 @@ def open_database(
       prompt, the last answer is current; a run that could not answer (quarantined) replaces no answer; for an image
       that has changed, only what was asked since then is current.
     - ``images``: one row for each image, with the columns of schema.IMAGES; ``per_prompt``, ``captions``,
-      ``num_annotations`` and ``status`` combine what is current of all runs. An image is quarantined if any prompt is
+      ``num_annotations`` and ``status`` combine what is current of all runs, and ``is_listed`` tells whether the last
+      incremental run that noted it found the image in its listing. An image is quarantined if any prompt is
       unanswered because a run quarantined it.
     - ``coverage``: one row for each image and prompt: image_id, prompt_id, n, max_score, rejected, status, reason,
       image_version, run_id.
     - ``runs``: one row for each run, with the columns of RUNS; ``place`` is their order, from 1.
+    - ``prompts``: one row for each prompt that a run asks of every image, with the columns of PROMPTS; ``is_asked``
+      tells whether the latest run does, retries not counted.
     - ``all_annotations``, ``all_images``: the rows of every run.
 
     The views show what was committed when the output was opened. Tables too large for memory spill to temporary files.
@@ -87,20 +103,26 @@ def open_database(
         max_threads: number of DuckDB's threads; by default the number of cores, or more for an object store.
         folder: existing folder for temporary files, in which statements may write results, too. Without it only
             temporary files are written, to a private folder that is removed when the process ends.
+        is_saved: whether results are written to Parquet. DuckDB would state for each column whether these rows have a
+            null, so that two results of one query could not be read together; then all columns may.
         is_fenced: whether the locks are on. Without them a statement may read and write whatever the process may: only
             for trusted statements.
+        drop_removed: whether ``annotations``, ``coverage`` and ``images`` are without the prompts that the latest run
+            does not ask. Prompts of single images stay.
 
     Raises:
         StorageError: the output cannot be read.
         QueryError: one of ``own_files`` does not exist.
     """
     connection = _connect(store, memory_limit, max_threads, folder)
+    if is_saved:
+        connection.execute("SET disabled_optimizers = 'statistics_propagation'")
     plans = plan_documents(store)
     with ThreadPoolExecutor(_RUNS_AT_ONCE) as readers:
         found = readers.map(lambda run: find_files(store, run, plans[run].get("schema_version", 0)), plans)
         held = dict(zip(plans, found, strict=True))
     with query_errors(store):
-        tables = _create_all(connection, store, plans, held)
+        tables = _create_all(connection, store, plans, held, drop_removed)
     # Last: from here on no setting can be changed and no other file opened.
     if is_fenced:
         fence(connection, [*tables.folders, *([] if folder is None else [str(folder)])], own_files)
@@ -112,17 +134,20 @@ def _create_all(
     store: Store,
     plans: Mapping[str, Mapping[str, Any]],
     held: Mapping[str, RunFiles],
+    drop_removed: bool,
 ) -> _Tables:
     tables = _Tables(connection, store, held)
     for kind in KINDS:
         tables.create_view(f"all_{kind}", kind, held)
     runs = [_run(place, plans[run_id], files) for place, (run_id, files) in enumerate(held.items(), start=1)]
     tables.create("runs", pa.Table.from_pylist(runs, schema=RUNS))
+    tables.create("prompts", pa.Table.from_pylist(_prompts(plans), schema=PROMPTS))
+    tables.create("internal.unlisted", _unlisted(store, plans))
     shared = find_replaced(connection)
     for kind in KINDS:
         tables.create_view(f"internal.shared_{kind}", kind, shared)
         tables.create_view(f"internal.own_{kind}", kind, held.keys() - set(shared))
-    create_views(connection)
+    create_views(connection, drop_removed=drop_removed)
     return tables
 
 
@@ -210,8 +235,29 @@ class _Tables:
                 parts.append(f"SELECT * FROM read_parquet([{', '.join(found)}], hive_partitioning = false{by_name})")
         rows = " UNION ALL BY NAME ".join(parts)
         if kind == "images" and any(version < SCHEMA_VERSION for version in paths):
-            rows = f"SELECT * REPLACE (coalesce(image_version, 1) AS image_version) FROM ({rows})"
+            rows = rows_of_earlier_versions(rows)
         self._connection.execute(f"CREATE VIEW {name} AS {rows}")
+
+
+def _prompts(plans: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of the view ``prompts``; a retry asks nothing new, and does not tell what is asked now."""
+    found: dict[str, dict[str, Any]] = {}
+    latest = None
+    for run_id, plan in plans.items():
+        if plan.get("fingerprint", {}).get("retry") is not None:
+            continue
+        latest = run_id
+        for prompt in plan.get("facts", {}).get("prompts", ()):
+            told = {"task": prompt["task"], "text": prompt["text"], "last_run": run_id}
+            found.setdefault(prompt["prompt_id"], {**prompt, "first_run": run_id}).update(told)
+    return [{**prompt, "is_asked": prompt["last_run"] == latest} for prompt in found.values()]
+
+
+def _unlisted(store: Store, plans: Mapping[str, Mapping[str, Any]]) -> pa.Table:
+    """Return the ids of images that the last incremental run which noted it did not find in its listing."""
+    noted = next((run_id for run_id in reversed(list(plans)) if "unlisted" in plans[run_id]), None)
+    plan = None if noted is None else read_plan(store, noted)
+    return UNLISTED.empty_table() if plan is None else plan.unlisted_ids(store)
 
 
 def _run(place: int, plan: Mapping[str, Any], held: RunFiles) -> dict[str, Any]:

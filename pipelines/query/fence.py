@@ -1,4 +1,4 @@
-"""Restrict what a database connection can touch, by DuckDB's own locks and a private folder for spilled data."""
+"""Sandbox a DuckDB connection: its own locks, and a private folder for spilled data."""
 
 from __future__ import annotations
 

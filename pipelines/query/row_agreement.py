@@ -1,4 +1,4 @@
-"""Check that the rows of masks and of images belong together, by a few sums for each shard instead of file hashes.
+"""Cross-check annotations against images, by a few sums for each shard instead of file hashes.
 
 A flipped bit in an id separates an image from its masks, and a join of the two tables would silently drop them.
 """

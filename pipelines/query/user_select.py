@@ -6,16 +6,15 @@ import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import duckdb
 
-from pipelines.errors import QueryError, StorageError
+from pipelines.errors import QueryError, SourceError, StorageError
 from pipelines.query.database import VIEWS
 from pipelines.query.fence import sql_literal
 from pipelines.query.select_text import read_statement
-from pipelines.storage.local_files import check_new, publish
 
 FILE_FORMATS = {
     ".csv": "FORMAT csv, HEADER true",
@@ -23,6 +22,9 @@ FILE_FORMATS = {
     ".jsonl": "FORMAT json, ARRAY false",
     ".parquet": "FORMAT parquet, COMPRESSION zstd",
 }
+MASK_COLUMNS = "i.width, i.height, i.num_bytes, i.source_columns"
+"""What a condition on masks (--where) may name of the mask's image ``i``, beside the columns of ``annotations``."""
+
 _NESTED = re.compile(r"\]$|^(STRUCT|MAP|UNION|LIST)\b")
 
 
@@ -80,46 +82,42 @@ def first_rows(connection: duckdb.DuckDBPyConnection, select: Select, count: int
     return rows[:count], len(rows) > count
 
 
-def save(connection: duckdb.DuckDBPyConnection, select: Select, path: Path, place: Path) -> int:
-    """Write a whole result to a new file, which appears once it is complete; rows are streamed.
+def save(connection: duckdb.DuckDBPyConnection, select: Select, whole: Path) -> int:
+    """Write a whole result to a file; rows are streamed.
 
-    In CSV, nested values are written as JSON. JSON is one array of objects, JSON lines one object per line.
+    In CSV, nested values are written as JSON. JSON is one array of objects, JSON lines one object per line. Parquet has
+    the same schema whatever the rows, all columns optional, if the connection is opened with ``is_saved``.
 
     Args:
-        connection: as open_database returns it, with ``place`` as its folder.
+        connection: as open_database returns it, with a folder.
         select: the statement.
-        path: the file; its extension, one of FILE_FORMATS, determines the format.
-        place: a temporary folder beside the file, see local_files.temporary_beside.
+        whole: the file, in that folder; its extension, one of FILE_FORMATS, determines the format.
 
     Returns:
         The number of rows written.
 
     Raises:
-        QueryError: the extension is not one of FILE_FORMATS, or the query fails while it runs.
-        StorageError: the output cannot be read, or the file exists or cannot be written.
+        QueryError: the query fails while it runs.
+        StorageError: the output cannot be read.
     """
-    check_result_file(path)
-    form, columns = FILE_FORMATS[path.suffix.lower()], "*"
-    if path.suffix.lower() == ".csv" and (nested := [c.name for c in select.columns if c.is_nested]):
+    form, columns = FILE_FORMATS[whole.suffix.lower()], "*"
+    if whole.suffix.lower() == ".csv" and (nested := [c.name for c in select.columns if c.is_nested]):
         columns = f"* REPLACE ({', '.join(f'to_json({_quoted(name)}) AS {_quoted(name)}' for name in nested)})"
-    whole = place / f"whole{path.suffix}"
     with explained_query(connection):
         sql = f"COPY (SELECT {columns} FROM (\n{select.sql}\n)) TO {sql_literal(str(whole))} ({form})"
         (count,) = connection.execute(sql).fetchall()[0]
-    publish(whole, path)
     return int(count)
 
 
-def check_result_file(path: Path) -> None:
-    """Check, before any work is done, that a result can be saved to a path.
+def check_format(name: str) -> None:
+    """Check that a result can be saved to a file of this name.
 
     Raises:
         QueryError: the extension is not one of FILE_FORMATS.
-        StorageError: the file exists, or its folder does not.
     """
-    if path.suffix.lower() not in FILE_FORMATS:
-        raise QueryError(f"{path}: extension {path.suffix!r} is not known; name a file {', '.join(FILE_FORMATS)}")
-    check_new(path)
+    suffix = PurePosixPath(name).suffix
+    if suffix.lower() not in FILE_FORMATS:
+        raise QueryError(f"{name}: extension {suffix!r} is not known; name a file {', '.join(FILE_FORMATS)}")
 
 
 @contextlib.contextmanager
@@ -138,6 +136,24 @@ def explained_query(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
         if isinstance(error.__cause__, StorageError):
             raise error.__cause__ from error
         raise QueryError(_message(error)) from error
+
+
+@contextlib.contextmanager
+def condition_errors(option: str) -> Iterator[None]:
+    """Raise a SourceError that names an option in place of DuckDB's exceptions about the condition that it gives.
+
+    Errors of the disk, of memory and of files keep their class.
+    """
+    try:
+        yield
+    except (duckdb.IOException, duckdb.OutOfMemoryException):
+        raise
+    except duckdb.Error as error:
+        # Invalid bytes in a file have no class of their own; mistakes in SQL do. A file system's error is the cause.
+        if type(error) is duckdb.Error or isinstance(error.__cause__, StorageError):
+            raise
+        what = str(error).partition("\nLINE ")[0].strip()
+        raise SourceError(f"{option} is no SQL condition that can be used: {what}") from error
 
 
 def _message(error: duckdb.Error) -> str:

@@ -35,12 +35,14 @@ class ReportConfig:
         shown_categories: how many of these are shown with pictures.
         samples: numbers of pictures.
         pictures: how pictures are made.
+        drop_removed: whether to leave out what only earlier runs asked of every image.
     """
 
     listed_categories: int = 60
     shown_categories: int = 12
     samples: SampleSizes = field(default_factory=SampleSizes)
     pictures: PictureConfig = field(default_factory=PictureConfig)
+    drop_removed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +84,7 @@ def build_report(
         StorageError: the output cannot be read. Images that cannot be read are shown as placeholders.
     """
     on_step("opening the tables")
-    with query_errors(store), open_database(store) as database:
+    with query_errors(store), open_database(store, drop_removed=config.drop_removed) as database:
         on_step("counting")
         check_agreement(database, store)
         facts = read_facts(store, database, max_categories=config.listed_categories)
@@ -168,7 +170,7 @@ def _render(
 
 
 def _ledger(facts: Facts) -> dict[str, int]:
-    """Return the counts of listed = ok + empty + quarantined + left.
+    """Return the counts of listed = ok + empty + not_asked + quarantined + left.
 
     Several runs may list the same images, so with more than one run only labelled images are counted.
     """

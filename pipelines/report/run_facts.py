@@ -125,7 +125,7 @@ def read_run_facts(store: Store, plan: Mapping[str, Any], current_masks: int) ->
         prompts=by_task,
         num_prompts=len(prompts),
         config=json.dumps(config, indent=1, ensure_ascii=False),
-        source_options=source.get("storage_options") or {},
+        source_options={**(source.get("storage_options") or {}), "http": source.get("http")},
         allow_http=bool(source.get("allow_http")),
         problems=tuple(str(problem) for problem in summary.get("problems", ())),
     )

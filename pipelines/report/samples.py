@@ -149,7 +149,7 @@ class _Pick(NamedTuple):
 
 
 class _Shown:
-    """The rows of everything that is shown, from which cards are made."""
+    """The rows from which the cards are built."""
 
     def __init__(self, rows: Mapping[str, ImageRow], masks: Sequence[Mask]) -> None:
         self._rows, self._masks = rows, {mask.annotation_id: mask for mask in masks}

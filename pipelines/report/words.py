@@ -25,7 +25,7 @@ class Phrase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """What the model said about an image: the prompt's id and task, and the text in stretches."""
+    """A caption or answer, split into plain text and grounded phrases; with the prompt's id and task."""
 
     image_id: str
     prompt_id: str

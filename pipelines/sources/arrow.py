@@ -15,10 +15,11 @@ import pyarrow as pa
 
 from pipelines.bounded_json import load_json
 from pipelines.errors import SourceError
+from pipelines.redaction import quoted
 from pipelines.sources.arrow_messages import message_facts
 from pipelines.sources.files import ListedFile, is_local, uri_of
 from pipelines.sources.locations import ByteRange
-from pipelines.sources.parquet import RowForm, row_form
+from pipelines.sources.parquet import RowForm, check_pictures, row_form, sure_image_columns
 from pipelines.sources.parquet_values import MAX_CHUNK_BYTES
 from pipelines.sources.tabular import holds_binary, source_errors
 from pipelines.sources.uri_lists import resolve_uri
@@ -32,6 +33,7 @@ _END = b"\xff\xff\xff\xff\0\0\0\0"
 _READ_BYTES = 2**23
 # Rows are converted to Python values in slices: a record batch may have any number of them.
 _ROWS_AT_ONCE = 1024
+_PEEK_ROWS = 16
 _CONTINUATION = b"\xff\xff\xff\xff"
 # Of a message's metadata, which is read whole before anything in it is checked.
 _MAX_MESSAGE_BYTES = 2**26
@@ -78,6 +80,9 @@ def _list_file(
         for first in range(0, batch.num_rows, _ROWS_AT_ONCE):
             some = batch.slice(first, _ROWS_AT_ONCE)
             spans = _spans(uri, some.column(form.image), body, start)
+            if not row and image_column is None and form.image not in sure_image_columns(batch.schema):
+                begins = (body[span.offset - start :][: span.size] for span in spans[:_PEEK_ROWS] if span)
+                check_pictures(uri, form.image, (begin.slice(0, min(begin.size, 64)).to_pybytes() for begin in begins))
             for values, span in zip(_values(some, form), spans, strict=True):
                 yield _ref(uri, file, row, values, (form, span))
                 row += 1
@@ -93,7 +98,7 @@ def _ref(
         return ImageRef(image_id=image_id, uri=f"{uri}{span}", num_bytes=span.size, etag=etag, source_columns=others)
     path = form.path(values)
     if not path:
-        raise SourceError(f"{uri}: row {row} (from 0) holds no image: column {form.image!r} is null")
+        raise SourceError(f"{uri}: row {row} (from 0) holds no image: column {quoted(form.image)} is null")
     elsewhere = resolve_uri(path, posixpath.dirname(uri), f"{uri}: row {row} (from 0)")
     return ImageRef(image_id=image_id, uri=elsewhere, source_columns=others)
 

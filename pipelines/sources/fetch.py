@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
 import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -12,24 +12,19 @@ from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.exceptions import FSTimeoutError
 
 from pipelines.errors import ProtocolError
-from pipelines.redaction import redacted
+from pipelines.redaction import quoted, redacted
 from pipelines.sources.files import look_up
 from pipelines.sources.locations import ByteRange, ParquetCell, split_location
 from pipelines.sources.parquet_values import ChangedError, ChunkTooLargeError, Reserve, read_value, take_freely
 from pipelines.storage.client_errors import error_code, explain, is_denied, is_missing
 from pipelines.storage.client_limits import RequestTimeoutError
 from pipelines.storage.filesystems import HTTP_PROTOCOLS, open_filesystem, protocol_of, read_range
+from pipelines.storage.spellings import other_spellings
+from pipelines.storage.web import HttpConfig, read_web
 from pipelines.types import ImageRef, Reason
 
 _HEADER_BYTES = 512  # of a tar
 _USUAL_BYTES = 2**22  # first read of a file of unknown size: most images are smaller
-_WEB_CHUNK_BYTES = 2**18
-_WEB_ERRORS: Mapping[int, type[OSError]] = {
-    401: PermissionError,
-    403: PermissionError,
-    404: FileNotFoundError,
-    410: FileNotFoundError,
-}
 
 
 class FetchError(Exception):
@@ -59,7 +54,7 @@ def fetch(
 
     Args:
         ref: the planned image.
-        options: storage options of its source.
+        options: storage options of its source; ``http`` among them is how web servers are asked, see HttpConfig.
         max_bytes: refuse anything larger, before transferring it where the size is known.
         timeout_s: seconds for the whole transfer.
         allow_http: whether http:// and https:// are allowed.
@@ -81,10 +76,14 @@ def fetch(
         elif isinstance(place, ByteRange):
             reserve(2 * place.size)  # the bytes read, and the slice of them that is the image
             data = _read_span(fs, path, place, version, timeout_s)
+        elif protocol_of(uri, allow_http=allow_http) in HTTP_PROTOCOLS:
+            web = HttpConfig.model_validate((options or {}).get("http") or {})
+            read = partial(_read_web, fs, path, timeout_s=timeout_s, config=web)
+            data = _read_whole(read, num_bytes, max_bytes, reserve)
         else:
-            is_web = protocol_of(uri, allow_http=allow_http) in HTTP_PROTOCOLS
-            read = _read_web if is_web else _read_start
-            data = _read_whole(partial(read, fs, path, timeout_s=timeout_s), num_bytes, max_bytes, reserve)
+            data = _read_spelled(
+                fs, path, timeout_s, partial(_read_whole, num_bytes=num_bytes, max_bytes=max_bytes, reserve=reserve)
+            )
     except FetchError:
         raise
     except Exception as error:
@@ -110,6 +109,21 @@ def _read_whole(read: Callable[[int], bytes | None], num_bytes: int | None, max_
     if data is None:
         raise FetchError(Reason.TOO_MANY_BYTES, f"more than max_image_bytes, {max_bytes:,}")
     return data
+
+
+def _read_spelled(
+    fs: Any, path: str, timeout_s: float, read_whole: Callable[[Callable[[int], bytes | None]], bytes]
+) -> bytes:
+    """Read a file by its path as written, or if nothing is there, by another spelling of it."""
+    try:
+        return read_whole(partial(_read_start, fs, path, timeout_s=timeout_s))
+    except Exception as error:
+        if not is_missing(error):
+            raise
+        for spelled in other_spellings(path):
+            with contextlib.suppress(FileNotFoundError):
+                return read_whole(partial(_read_start, fs, spelled, timeout_s=timeout_s))
+        raise
 
 
 def _read_start(fs: Any, path: str, most: int, *, timeout_s: float) -> bytes | None:
@@ -162,7 +176,7 @@ def _read_cell(
     except ChunkTooLargeError as error:
         raise FetchError(Reason.TOO_MANY_BYTES, str(error)) from error
     if value is None:
-        raise FetchError(Reason.NOT_FOUND, f"row {place.row} holds no image: column {place.column!r} is null")
+        raise FetchError(Reason.NOT_FOUND, f"row {place.row} holds no image: column {quoted(place.column)} is null")
     return value
 
 
@@ -177,42 +191,12 @@ def _changed() -> FetchError:
     )
 
 
-def _read_web(fs: Any, url: str, most: int, *, timeout_s: float) -> bytes | None:
-    data: bytes | None = sync(fs.loop, _stream_web, fs, url, most, timeout=timeout_s)
+def _read_web(fs: Any, url: str, most: int, *, timeout_s: float, config: HttpConfig) -> bytes | None:
+    async def read() -> bytes | None:
+        return await read_web(await fs.set_session(), url, most, timeout_s=timeout_s, config=config)
+
+    data: bytes | None = sync(fs.loop, read, timeout=timeout_s)
     return data
-
-
-async def _stream_web(fs: Any, url: str, most: int) -> bytes | None:
-    """Read up to ``most`` bytes from a web server; None if it sends more.
-
-    The bytes are counted as they come, since a server need neither announce a length nor honour a range. An answer
-    that announces too large a length is not read at all.
-    """
-    from aiohttp import InvalidURL, NonHttpUrlClientError
-    from yarl import URL
-
-    session = await fs.set_session()
-    try:
-        # Without compression, or a small answer could unpack to any size.
-        request = await session.get(url, headers={"Accept-Encoding": "identity"})
-    except (InvalidURL, NonHttpUrlClientError):
-        # The original error is dropped: its text is the address of a redirect, which may contain secrets.
-        raise OSError("it is no address of the web, or the server names one that is none") from None
-    async with request as answer:
-        if answer.status >= 400:
-            # A message of our own: the client's contains the address of the redirect, with its signature.
-            kind, place = _WEB_ERRORS.get(answer.status, OSError), answer.url.host
-            sent_on = "" if place == URL(url).host else f" from {place}"
-            raise kind(f"HTTP {answer.status} {answer.reason}{sent_on}")
-        # Before anything of the body is read.
-        if (answer.content_length or 0) > most:
-            return None
-        data = io.BytesIO()
-        while chunk := await answer.content.read(_WEB_CHUNK_BYTES):
-            if data.tell() + len(chunk) > most:
-                return None
-            data.write(chunk)
-    return data.getvalue()
 
 
 def _fetch_reason(error: Exception) -> Reason:

@@ -14,6 +14,9 @@ from typing import Any, NamedTuple
 from fsspec.utils import glob_translate
 
 from pipelines.errors import SourceError, some_of
+from pipelines.image_formats import LeftOut, is_clutter
+from pipelines.layout import EXPORT_MARK
+from pipelines.redaction import quoted
 from pipelines.sources.image_batches import BATCH_SIZE
 from pipelines.sources.tabular import source_errors
 from pipelines.storage.filesystems import odd_part, open_filesystem, protocol_of, read_info
@@ -23,6 +26,7 @@ _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 # A pattern's braces are expanded in memory, and {1..9}{1..9}... grows by a factor with each.
 _MAX_NAMES = 100_000
 _UNKNOWN = (None, None)
+_FROZEN = ("GLACIER", "DEEP_ARCHIVE")  # S3's storage classes whose objects must be restored before they can be read
 
 
 class ListedFile(NamedTuple):
@@ -47,13 +51,11 @@ class ListedFiles(NamedTuple):
         base: path of the source's folder inside the file system, ending in a separator.
         images: image files as columns: names below the folder, sizes and version tags, as in ListedFile.
         holders: files that may contain images (tars, tables).
-        num_others: how many other files were seen, including those that do not match the source's pattern.
     """
 
     base: str
     images: tuple[list[str], list[int | None], list[str | None]]
     holders: list[ListedFile]
-    num_others: int
 
 
 # A file's size and version tag; and an entry of a listing: the file's name below the source's folder, with both.
@@ -89,18 +91,24 @@ def has_wildcards(source: str) -> bool:
 
 
 def find_files(
-    source: str, storage_options: Mapping[str, Any] | None, images: tuple[str, ...], holders: tuple[str, ...]
+    source: str,
+    storage_options: Mapping[str, Any] | None,
+    images: tuple[str, ...],
+    holders: tuple[str, ...],
+    left_out: LeftOut,
 ) -> Iterator[ListedFiles]:
     """List the files of a folder, bucket prefix or pattern, linked folders included, in unspecified order.
 
     A pattern contains ``*``, ``**``, ``?``, ``[...]``, ``{a,b}`` or ``{000..123}``. If a folder or file really has such
-    a name, it is taken literally.
+    a name, it is taken literally. Hidden files and folders (see is_clutter) are left out unless the pattern writes
+    their dot, and so are folders that this program exported.
 
     Args:
         source: path or URI; may be a single file.
         storage_options: fsspec options.
         images: extensions of image files, in lower case.
         holders: extensions of files that may contain images, in lower case.
+        left_out: counts the other files.
 
     Raises:
         SourceError: the source cannot be listed, or a file that a pattern names without a wildcard is missing.
@@ -113,41 +121,60 @@ def find_files(
             if not root.strip("/") and not is_local(fs) and protocol_of(source) != "memory":
                 raise SourceError(f"{source}: the bucket's name must be written out")
         choice = _Choice(source, pattern) if pattern else None
-        entries = _lister(fs)(fs, root, choice.max_depth if choice else None, (*images, *holders))
+        entries = _lister(fs)(fs, root, choice.max_depth if choice else None, (*images, *holders), left_out)
         first = next(entries, None)
         base = root.rstrip("/") + "/"
         if first is not None and not first[0]:  # the source is one file
             base, name = root[: -len(posixpath.basename(root))], posixpath.basename(root)
             first = (name, first[1])
-        if first is not None:
-            yield from _gathered(base, itertools.chain([first], entries), choice, images, holders)
+            yield from _gathered(base, iter([first]), images, holders, left_out)
+        elif first is not None:
+            chosen = _chosen(itertools.chain([first], entries), choice, left_out)
+            yield from _gathered(base, chosen, images, holders, left_out)
     if choice:
         choice.check_complete()
 
 
+def _chosen(entries: Iterable[_Entry], choice: _Choice | None, left_out: LeftOut) -> Iterator[_Entry]:
+    """Leave out what does not match the pattern, what is hidden, and what this program exported."""
+    exported, mark = None, f"/{EXPORT_MARK}"
+    takes_hidden = choice is not None and choice.takes_hidden
+    for name, facts in entries:
+        if exported is not None and name.startswith(exported):
+            continue
+        # The mark comes first of its folder in a sorted listing. A source that is an export itself is taken.
+        if name.endswith(mark):
+            exported = name.removesuffix(EXPORT_MARK)
+            left_out.exported += 1
+        elif choice is not None and not choice.takes(name):
+            left_out.others += 1
+        elif not takes_hidden and is_clutter(name):
+            left_out.add(name)
+        else:
+            yield name, facts
+
+
 def _gathered(
-    base: str, entries: Iterable[_Entry], choice: _Choice | None, images: tuple[str, ...], holders: tuple[str, ...]
+    base: str, entries: Iterator[_Entry], images: tuple[str, ...], holders: tuple[str, ...], left_out: LeftOut
 ) -> Iterator[ListedFiles]:
     """Sort files by extension into images, holders and others, and yield them in batches."""
     names, sizes, etags = found = (list[str](), list[int | None](), list[str | None]())
-    held, num_others = list[ListedFile](), 0
+    held = list[ListedFile]()
     for name, (num_bytes, etag) in entries:
-        if choice is not None and not choice.takes(name):
-            num_others += 1
-        elif name.lower().endswith(images):
+        if name.lower().endswith(images):
             names.append(name)
             sizes.append(num_bytes)
             etags.append(etag)
             if len(names) == BATCH_SIZE:
-                yield ListedFiles(base, found, held, num_others)
+                yield ListedFiles(base, found, held)
                 names, sizes, etags = found = ([], [], [])
-                held, num_others = [], 0
+                held = []
         elif name.lower().endswith(holders):
             check_name(base + name)
             held.append(ListedFile(base + name, name, num_bytes, etag))
         else:
-            num_others += 1
-    yield ListedFiles(base, found, held, num_others)
+            left_out.add(name)
+    yield ListedFiles(base, found, held)
 
 
 def look_up(fs: Any, path: str) -> ListedFile:
@@ -183,6 +210,7 @@ class _Choice:
             re.compile(glob_translate(wild)).match for wild in patterns if wild not in self._names
         ]
         is_deep = any("**" in wild for wild in patterns)
+        self.takes_hidden = any(is_clutter(f"{wild}/") for wild in patterns)  # written out, as for a shell
         self.max_depth = None if is_deep else max(wild.count("/") for wild in patterns) + 1
 
     def takes(self, name: str) -> bool:
@@ -229,7 +257,7 @@ def _numbers(first: str, last: str) -> list[str]:
     return [f"{number:0{len(first)}d}" for number in numbers]
 
 
-def _lister(fs: Any) -> Callable[[Any, str, int | None, tuple[str, ...]], Iterator[_Entry]]:
+def _lister(fs: Any) -> Callable[[Any, str, int | None, tuple[str, ...], LeftOut], Iterator[_Entry]]:
     """Return the function that lists a folder to a given depth; for a single file it yields one entry without a name.
 
     Sizes and version tags need to be filled in only for files with the wanted extensions.
@@ -239,7 +267,7 @@ def _lister(fs: Any) -> Callable[[Any, str, int | None, tuple[str, ...]], Iterat
     return _pages if hasattr(fs, "call_s3") else _find
 
 
-def _pages(fs: Any, root: str, max_depth: int | None, _wanted: tuple[str, ...]) -> Iterator[_Entry]:
+def _pages(fs: Any, root: str, max_depth: int | None, wanted: tuple[str, ...], left_out: LeftOut) -> Iterator[_Entry]:
     """List S3 page by page; fsspec's find would hold every key of the bucket in memory at once, and cache them all."""
     bucket, key, _ = fs.split_path(root)
     prefix = f"{key.rstrip('/')}/" if key else ""
@@ -253,8 +281,10 @@ def _pages(fs: Any, root: str, max_depth: int | None, _wanted: tuple[str, ...]) 
         for item in page.get("Contents", ()):
             is_empty = False
             if not item["Key"].startswith(prefix):
-                raise SourceError(_misnamed(fs, root, f"lists {item['Key']!r}"))
+                raise SourceError(_misnamed(fs, root, f"lists {quoted(item['Key'])}"))
             if not item["Key"].endswith("/"):  # an empty object with which web consoles mark a folder
+                if item.get("StorageClass") in _FROZEN and item["Key"].lower().endswith(wanted):
+                    left_out.archived += 1
                 yield item["Key"][len(prefix) :], (item["Size"], item["ETag"].strip('"'))
         if not page.get("IsTruncated"):
             break
@@ -279,7 +309,7 @@ def _misnamed(fs: Any, root: str, found: str) -> str:
     )
 
 
-def _find(fs: Any, root: str, max_depth: int | None, _wanted: tuple[str, ...]) -> Iterator[_Entry]:
+def _find(fs: Any, root: str, max_depth: int | None, _wanted: tuple[str, ...], _left_out: LeftOut) -> Iterator[_Entry]:
     """List any other store: one flat listing, or that of a single folder, never one request for each file."""
     fs.invalidate_cache()  # a process that plans every night must see new files
     is_one_folder = {"maxdepth": 1} if max_depth == 1 else {}
@@ -294,8 +324,8 @@ def _facts(info: Mapping[str, Any]) -> _Facts:
     return info.get("size"), tag.strip('"') or None
 
 
-def _walk(_fs: Any, root: str, max_depth: int | None, wanted: tuple[str, ...]) -> Iterator[_Entry]:
-    """List local files, folder by folder; stat is called for wanted files only."""
+def _walk(_fs: Any, root: str, max_depth: int | None, wanted: tuple[str, ...], _left_out: LeftOut) -> Iterator[_Entry]:
+    """List local files, folder by folder; stat is called for wanted files only. Of an exported folder only the mark."""
     if os.path.isfile(root):
         yield "", _local_facts(root, "", os.stat(root))
         return
@@ -306,6 +336,9 @@ def _walk(_fs: Any, root: str, max_depth: int | None, wanted: tuple[str, ...]) -
     while folders:
         prefix, depth, passed = folders.pop()
         folder = base + prefix
+        if prefix and _is_exported(folder, root):
+            yield prefix + EXPORT_MARK, _UNKNOWN
+            continue
         with _open_folder(folder) as opened, os.scandir(opened) as entries:
             for entry in entries:
                 name = entry.name
@@ -320,6 +353,19 @@ def _walk(_fs: Any, root: str, max_depth: int | None, wanted: tuple[str, ...]) -
                         yield prefix + name, _UNKNOWN
                 else:
                     yield prefix + name, _UNKNOWN
+
+
+def _is_exported(folder: str, root: str) -> bool:
+    """Return whether a folder is an export: a marked one, or YOLO's links to images of the same source."""
+    if os.path.lexists(folder + EXPORT_MARK):
+        return True
+    if not (os.path.isfile(f"{folder}data.yaml") and os.path.isdir(f"{folder}labels")):
+        return False
+    for above, _, names in os.walk(f"{folder}images"):
+        if names:  # the first file tells: an export without the mark, by an earlier version, holds links alone
+            first = os.path.join(above, names[0])
+            return os.path.islink(first) and os.path.realpath(first).startswith(os.path.realpath(root) + "/")
+    return False
 
 
 @contextlib.contextmanager
@@ -356,4 +402,6 @@ def check_name(path: str) -> None:
     try:
         path.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise SourceError(f"{path!r}: the file's name is not UTF-8, so no table can hold it; rename it") from error
+        raise SourceError(
+            f"{quoted(path)}: the file's name is not UTF-8, so no table can hold it; rename it"
+        ) from error

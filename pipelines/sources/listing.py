@@ -6,12 +6,15 @@ Nothing is fetched: whether a listed file really is an image turns out when it i
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from pipelines.errors import SourceError
+from pipelines.image_formats import IMAGE_EXTENSIONS, LeftOut, readable_extensions
+from pipelines.layout import is_ours
 from pipelines.sources.arrow import list_arrow
 from pipelines.sources.files import (
     ListedFile,
@@ -27,6 +30,7 @@ from pipelines.sources.image_batches import LISTED, file_batch, to_batches, to_r
 from pipelines.sources.parquet import (
     SeveralColumnsError,
     binary_columns,
+    image_lists,
     list_rows,
     parquet_errors,
     sure_image_columns,
@@ -36,6 +40,7 @@ from pipelines.sources.parquet_values import open_parquet
 from pipelines.sources.tabular import TABLE_EXTENSIONS, extension_of, source_errors
 from pipelines.sources.tars import list_tars, refuse_compressed
 from pipelines.sources.uri_lists import URI_COLUMNS, list_coco, list_listed, list_table
+from pipelines.storage.spellings import written_here
 from pipelines.types import ImageRef
 
 __all__ = [
@@ -48,34 +53,43 @@ __all__ = [
     "list_images",
 ]
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 LIST_EXTENSIONS = (".txt", ".lst")
 
 _MAX_NAME_CHARS = 2**16
+_NAMING = (*LIST_EXTENSIONS, ".json")
+_COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst", ".zip")
 # Found only to be refused with advice: no image in them can be read alone.
 _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_OF_OUTPUT = re.compile(r"(?P<output>(?:.*/)?)(?P<name>(?P<kind>annotations|images|_runs)/[^/]+/[^/]+)", re.DOTALL)
 _HOLDERS = (".tar", ".parquet", ".arrow", *_COMPRESSED_TARS)
 
 
 class _Names(NamedTuple):
-    """Column names and the image folder as the user gave them."""
+    """Column names and the image folder as the user gave them, and the counter of what is left out."""
 
     image_id: str | None
     uri: str | None
     image: str | None
     root: str | None
+    left_out: LeftOut
 
 
 def list_images(
-    source: str, *, storage_options: Mapping[str, Any] | None = None, limit: int | None = None, **names: str | None
+    source: str,
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    limit: int | None = None,
+    left_out: LeftOut | None = None,
+    **names: str | None,
 ) -> Iterator[ImageRef]:
     """List the images of a source one by one. list_batches does the same faster.
 
     Args:
-        source, storage_options, names: as for list_batches.
+        source, storage_options, left_out, names: as for list_batches.
         limit: the largest number of images to list.
     """
-    return itertools.islice(to_refs(list_batches(source, storage_options=storage_options, **names)), limit)
+    batches = list_batches(source, storage_options=storage_options, left_out=left_out, **names)
+    return itertools.islice(to_refs(batches), limit)
 
 
 def list_batches(
@@ -86,14 +100,16 @@ def list_batches(
     uri_column: str | None = None,
     image_column: str | None = None,
     image_root: str | None = None,
+    left_out: LeftOut | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """List the images of a source.
 
     The form is told by the extension, or by the content where that is not enough:
 
-    - A folder or bucket prefix: every file below it with an extension of IMAGE_EXTENSIONS in any case, linked folders
-      included. ``image_id`` is the path below the folder. A folder without image files, but with files that contain
-      images (tar, Parquet or Arrow, only one kind of them), is a source of these.
+    - A folder or bucket prefix: every file below it with one of the readable_extensions in any case, linked folders
+      included; not what is hidden, and no exports of this program. ``image_id`` is the path below the folder. A folder
+      without image files, but with files that contain images (tar, Parquet or Arrow, only one kind of them), is a
+      source of these.
     - A pattern, e.g. ``s3://bucket/photos/**/*.{jpg,png}`` or ``shard-{000..123}.tar``: the same for matching files;
       ``image_id`` is the path below the last folder before the first wildcard.
     - One image file. ``image_id`` is its name.
@@ -116,6 +132,7 @@ def list_batches(
         uri_column: the table's column of URIs.
         image_column: the table's column of images as bytes.
         image_root: folder of the images that a list, table or COCO file names.
+        left_out: counts, while the source is listed, what is found beside its images.
 
     Returns:
         An iterator of batches with the columns of image_batches.FILES or LISTED, the same in all batches. Folders come
@@ -126,8 +143,12 @@ def list_batches(
         SourceError: no images, a source that cannot be read, an unknown column, or an ambiguous source; raised while
             iterating.
     """
-    names = _Names(image_id=image_id_column, uri=uri_column, image=image_column, root=image_root)
+    left_out = LeftOut() if left_out is None else left_out
+    names = _Names(image_id_column, uri_column, image_column, image_root and written_here(image_root), left_out)
+    source = written_here(source)
     extension = extension_of(source)
+    if extension in _COMPRESSIONS and extension_of(source[: -len(extension)]) in (*_NAMING, *TABLE_EXTENSIONS):
+        raise SourceError(f"{source}: a compressed list or table, which is not read here; unpack it")
     if extension in LIST_EXTENSIONS:
         return _listed(source, list_listed(source, storage_options, image_root=image_root))
     if extension == ".json":
@@ -188,35 +209,69 @@ def _holds_images(source: str, fs: Any, path: str) -> bool:
             f"{source}: holds both images (column {images[0]}) and URIs (column {uris}): say which with image_column "
             "or uri_column"
         )
-    return uris is None and bool(binary_columns(schema))
+    return uris is None and bool(binary_columns(schema) or image_lists(schema))
+
+
+def _holds_uris(fs: Any, file: ListedFile, names: _Names) -> bool:
+    """Return whether the Parquet files of a folder, of which one is given, hold URIs and no images."""
+    if names.uri is not None or names.image is not None:
+        return names.image is None
+    with parquet_errors(uri_of(fs, file.path)):
+        schema = open_parquet(fs, file.path).schema_arrow
+    return text_column(schema, URI_COLUMNS) is not None and not sure_image_columns(schema)
 
 
 def _list_folder(source: str, storage_options: Mapping[str, Any] | None, names: _Names) -> Iterator[pa.RecordBatch]:
     """List a folder, a pattern or one file: its image files, or if it has none, the images inside its other files."""
     fs, _ = open_source(source, storage_options)
     holders: dict[str, list[ListedFile]] = {}
-    num_listed = num_others = 0
-    for found in find_files(source, storage_options, IMAGE_EXTENSIONS, _HOLDERS):
+    num_listed = 0
+    for found in find_files(source, storage_options, readable_extensions(), _HOLDERS, names.left_out):
         if found.images[0]:
             num_listed += len(found.images[0])
             yield _files(fs, found)
         for file in found.holders:
             kind = next(kind for kind in _HOLDERS if file.name.lower().endswith(kind))
             holders.setdefault(kind, []).append(file)
-        num_others += found.num_others
+    _drop_tables_of_outputs(holders, names.left_out)
     if num_listed:
         _check_holds_none(source, fs, holders, names)
     elif len(holders) == 1:
         ((kind, files),) = holders.items()
-        yield from _listed(source, _list_inside(fs, kind, sorted(files), names))
+        files.sort()
+        if kind == ".parquet" and names.left_out.table_logs:
+            raise SourceError(
+                f"{source}: a Delta, Iceberg or Hudi table, whose log alone says which rows are current; write those "
+                f"as Parquet, or say that all files are meant: {source.rstrip('/')}/**/*.parquet"
+            )
+        if kind == ".parquet" and _holds_uris(fs, files[0], names):
+            for file in files:
+                yield from _list_table(uri_of(fs, file.path), storage_options, names)
+        else:
+            yield from _listed(source, _list_inside(fs, kind, files, names))
     elif holders:
         raise SourceError(f"{source}: holds {_count(holders)}: {_say_pattern(source, next(iter(holders)))}")
     else:
+        beside = "".join(f"; {line}" for line in names.left_out.say())
         raise SourceError(
-            f"{source}: no images found: looked for {', '.join(IMAGE_EXTENSIONS)}, and for images inside "
-            f"{', '.join(_HOLDERS[:3])}; {num_others} other files are there. Check the path, or give a list of URIs "
-            f"({', '.join(LIST_EXTENSIONS)}) for files of other names"
+            f"{source}: no images found: looked for {', '.join(readable_extensions())}, and for images inside "
+            f"{', '.join(_HOLDERS[:3])}; {names.left_out.num_others} other files are there{beside}. Check the path, or "
+            f"give a list of URIs ({', '.join(LIST_EXTENSIONS)}) for files of other names"
         )
+
+
+def _drop_tables_of_outputs(holders: dict[str, list[ListedFile]], left_out: LeftOut) -> None:
+    """Leave out the Parquet files of outputs of this program that lie inside the source."""
+    tables = holders.get(".parquet", ())
+    split = [(file, _OF_OUTPUT.fullmatch(file.name)) for file in tables]
+    # Only the folder of a plan is an output: others may give the names of its tables to theirs.
+    outputs = {found["output"] for _, found in split if found and found["kind"] == "_runs" and is_ours(found["name"])}
+    kept = [file for file, found in split if not (found and found["output"] in outputs and is_ours(found["name"]))]
+    left_out.exported += len(tables) - len(kept)
+    if tables:
+        holders[".parquet"] = kept
+    if not kept:
+        holders.pop(".parquet", None)
 
 
 def _files(fs: Any, found: ListedFiles) -> pa.RecordBatch:
@@ -231,7 +286,7 @@ def _files(fs: Any, found: ListedFiles) -> pa.RecordBatch:
 def _list_inside(fs: Any, kind: str, files: Sequence[ListedFile], names: _Names) -> Iterator[ImageRef]:
     """List the images inside files of one kind."""
     if kind == ".tar":
-        refs = list_tars(fs, files, IMAGE_EXTENSIONS, image_id_column=names.image_id)
+        refs = list_tars(fs, files, readable_extensions(), names.left_out, image_id_column=names.image_id)
     elif kind in _COMPRESSED_TARS:
         refs = refuse_compressed(fs, files)
     else:

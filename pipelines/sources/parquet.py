@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipelines.bounded_json import load_json
 from pipelines.errors import SourceError
-from pipelines.redaction import quoted_names
+from pipelines.redaction import quoted, quoted_names
 from pipelines.sources.files import ListedFile, uri_of
 from pipelines.sources.locations import ParquetCell
 from pipelines.sources.parquet_pages import iter_rows
@@ -22,6 +23,15 @@ from pipelines.types import ImageRef
 
 ROW = "__row__"
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "content")
+
+
+# How pictures of any format begin, those included that are not read here.
+_PICTURE = re.compile(
+    rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP|II[*+]\0|MM\0[*+]|BM|....ftyp|\xff\x0a|\xff\x4f\xff\x51|P[1-7]\s|8BPS|"
+    rb"\0\0\0\x0c(?:JXL|jP) ",
+    re.DOTALL,
+)
+_START_BYTES, _PEEK_ROWS = 16, 16
 
 
 class SeveralColumnsError(SourceError):
@@ -83,6 +93,8 @@ def list_rows(
             schema = table.schema_arrow
             form = row_form(uri, schema, image_id_column, image_column)
             check_chunks(table.metadata, leaf_of(schema, form.image))
+            if image_column is None and form.image not in sure_image_columns(schema):
+                check_pictures(uri, form.image, _first_values(fs, file.path, form.image))
             for row, values in enumerate(_rows(fs, file.path, table, form)):
                 place = ParquetCell(form.image, row)
                 image_id, others = form.describe(file.name, row, values)
@@ -110,6 +122,39 @@ def row_form(uri: str, schema: pa.Schema, image_id_column: str | None, image_col
     return RowForm(image, has_path, ROW if image_id_column == ROW else id_column(uri, plain, image_id_column))
 
 
+def check_pictures(uri: str, column: str, values: Iterable[bytes]) -> None:
+    """Check that the values of a column that was taken for images by elimination alone begin as pictures do.
+
+    Args:
+        uri: the table's URI, for errors.
+        column: its name.
+        values: some of its values, or their beginnings; none if it holds nothing but nulls.
+
+    Raises:
+        SourceError: none of them does: it holds geometries, hashes, embeddings, sound and so on.
+    """
+    starts = [bytes(value[:_START_BYTES]) for value in values if value]
+    if starts and not any(_PICTURE.match(start) for start in starts):
+        raise SourceError(
+            f"{uri}: column {quoted(column)} is its only binary column, but holds no images: a value begins with "
+            f"{starts[0]!r}. Name the column of images with image_column, or that of URIs with uri_column"
+        )
+
+
+def _first_values(fs: Any, path: str, column: str) -> list[bytes]:
+    """Return the first values of a column that are not null, from one small batch."""
+    table = open_parquet(fs, path)
+    with contextlib.closing(table):
+        leaf = leaf_of(table.schema_arrow, column)
+        for batch in table.iter_batches(batch_size=_PEEK_ROWS, columns=[leaf], use_threads=False):
+            values = batch.column(0)
+            if pa.types.is_struct(values.type):
+                values = values.field("bytes")
+            if found := [value.as_py() for value in values if value.is_valid]:
+                return found
+    return []
+
+
 def _image_column(uri: str, schema: pa.Schema, given: str | None) -> str:
     names = quoted_names(schema.names)
     if given is not None:
@@ -120,7 +165,13 @@ def _image_column(uri: str, schema: pa.Schema, given: str | None) -> str:
                 f"{uri}: column {given!r} is {quoted_names([str(schema.field(given).type)])}, no image. {_SAY}"
             )
         return given
-    found = sure_image_columns(schema) or binary_columns(schema)
+    found = sure_image_columns(schema)
+    if not found and (lists := image_lists(schema)):
+        raise SeveralColumnsError(
+            f"{uri}: column {quoted(lists[0])} holds lists of images, and one image a row is read: write it with a row "
+            "for each (explode, unnest), or name another column with image_column"
+        )
+    found = found or binary_columns(schema)
     if not found:
         raise SourceError(f"{uri}: no column of images; it has {names}. {_SAY}")
     if len(found) > 1:
@@ -142,8 +193,23 @@ def sure_image_columns(schema: pa.Schema) -> list[str]:
 
 
 def binary_columns(schema: pa.Schema) -> list[str]:
-    """Return the columns whose values are bytes, or structs with a binary field ``bytes``."""
-    return [name for name in schema.names if _has_bytes(schema.field(name).type)]
+    """Return the columns whose values are bytes, or structs with a binary field ``bytes``; no geometries."""
+    return [field.name for field in schema if _has_bytes(field.type) and not _is_geometry(schema, field)]
+
+
+def image_lists(schema: pa.Schema) -> list[str]:
+    """Return the columns whose values are lists of what may be images."""
+    lists = [field for field in schema if pa.types.is_nested(field.type) and not pa.types.is_struct(field.type)]
+    return [field.name for field in lists if field.type.num_fields == 1 and _has_bytes(field.type.field(0).type)]
+
+
+def _is_geometry(schema: pa.Schema, field: pa.Field) -> bool:
+    """Return whether a column is a geometry by GeoParquet's or GeoArrow's metadata."""
+    kind = (field.metadata or {}).get(b"ARROW:extension:name", b"")
+    is_geo = bool(kind.startswith((b"geoarrow.", b"ogc.")))
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        is_geo = is_geo or field.name in load_json((schema.metadata or {})[b"geo"])["columns"]
+    return is_geo
 
 
 def text_column(schema: pa.Schema, names: Sequence[str]) -> str | None:

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.redaction import quoted
 from pipelines.sources.files import look_up
 from pipelines.sources.parquet_pages import has_dictionary, rows_at_once
 from pipelines.storage.filesystems import open_filesystem
@@ -94,7 +95,7 @@ def _chunk(metadata: pq.FileMetaData, leaf: str, group: int) -> pq.ColumnChunkMe
     columns = (info.column(place) for place in range(info.num_columns))
     found = next((column for column in columns if column.path_in_schema == leaf), None)
     if found is None:
-        raise pa.ArrowInvalid(f"row group {group} has no column {leaf!r}")
+        raise pa.ArrowInvalid(f"row group {group} has no column {quoted(leaf)}")
     return found
 
 

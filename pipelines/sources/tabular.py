@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import itertools
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import IO, Any
@@ -21,6 +23,8 @@ from pipelines.sources.parquet_pages import iter_rows
 from pipelines.storage.client_errors import storage_errors
 from pipelines.storage.filesystems import open_filesystem
 
+_DECLARED = re.compile(r"sep=([,;\t|])\r?\n?", re.IGNORECASE)
+_QUOTED = re.compile(r'"[^"]*"')
 TABLE_EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 MAX_ROW_CHARS = 2**24
@@ -33,7 +37,8 @@ MAX_COLUMN_CHARS, MAX_COLUMNS_CHARS = 2**16, 2**18
 def read_rows(uri: str, storage_options: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
     """Read a table row by row.
 
-    CSV and TSV: UTF-8, the first line names the columns, every value is a string. JSON lines: one object per line,
+    CSV and TSV: UTF-8, the first line names the columns, every value is a string; what parts them (comma, semicolon,
+    tab, bar) is told by that line, and a column without a name is left out. JSON lines: one object per line,
     blank lines are skipped. Parquet: columns with binary data at any depth are left out.
 
     Args:
@@ -45,6 +50,14 @@ def read_rows(uri: str, storage_options: Mapping[str, Any] | None = None) -> Ite
 
     Raises:
         SourceError: an unknown extension, or a table that cannot be opened or is broken; raised while iterating.
+    """
+    return (row for _, row in numbered_rows(uri, storage_options))
+
+
+def numbered_rows(uri: str, storage_options: Mapping[str, Any] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Read a table as read_rows does, each row with the line where it begins, from 1, or its place in Parquet.
+
+    The header of a CSV is line 1, as in editors and spreadsheets.
     """
     match extension_of(uri):
         case ".csv":
@@ -136,32 +149,55 @@ class Lines:
         return line
 
 
-def _csv_rows(uri: str, storage_options: Mapping[str, Any] | None, delimiter: str) -> Iterator[dict[str, Any]]:
+def _csv_rows(
+    uri: str, storage_options: Mapping[str, Any] | None, delimiter: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
     # A setting of the whole process, 131,072 by default, which a mask's RLE exceeds.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_CHARS))
     with open_text(uri, storage_options) as text:
         lines = Lines(uri, text)
-        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        head = next(lines, "")
+        if declared := _DECLARED.fullmatch(head):  # Excel's own line in front of the header
+            head = next(lines, "")
+        delimiter = declared[1] if declared else _delimiter(head, delimiter)
+        # "id, path": a blank behind every delimiter of the header belongs to no field, and a quote may follow it.
+        parts = _QUOTED.sub("", head).rstrip("\r\n").split(delimiter)[1:]
+        is_spaced = bool(parts) and all(part.startswith(" ") for part in parts)
+        rows = itertools.chain([head], lines)
+        reader = csv.reader(rows, delimiter=delimiter, strict=True, skipinitialspace=is_spaced)
         try:
             columns = [name.strip() for name in next(reader, [])]
-            if len(set(columns)) < len(columns):
+            named = [name for name in columns if name]
+            if len(set(named)) < len(named):
                 raise SourceError(f"{uri}: a column name occurs twice in the header: {quoted_names(columns)}")
+            begun = reader.line_num + 1
             for fields in reader:
                 lines.num_chars = 0
-                if len(fields) > len(columns):
+                if any(fields[len(columns) :]):
                     raise SourceError(
-                        f"{uri}: line {reader.line_num} has {len(fields)} fields, the header {len(columns)}; "
-                        "quote fields that contain the delimiter"
+                        f"{uri}: line {reader.line_num + bool(declared)} has {len(fields)} fields, the header "
+                        f"{len(columns)}; quote fields that contain the delimiter"
                     )
-                if fields:
+                if any(fields):  # spreadsheets write empty rows as nothing but delimiters
                     # A line may leave out fields at its end: they are empty.
                     padded = [*fields, *[""] * (len(columns) - len(fields))]
-                    yield {name: value or None for name, value in zip(columns, padded, strict=True)}
+                    named_fields = zip(columns, padded, strict=False)
+                    yield begun + bool(declared), {name: value or None for name, value in named_fields if name}
+                begun = reader.line_num + 1
         except csv.Error as error:
-            raise SourceError(f"{uri}: line {reader.line_num}: {error}") from error
+            raise SourceError(f"{uri}: line {reader.line_num + bool(declared)}: {error}") from error
 
 
-def _json_rows(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
+def _delimiter(head: str, usual: str) -> str:
+    """Return the delimiter of a table by its header: the usual one, unless only another one parts it.
+
+    Spreadsheets write semicolons where the comma is the decimal sign, whatever the file is called.
+    """
+    outside = _QUOTED.sub("", head)
+    return usual if usual in outside else next((mark for mark in ",;\t|" if mark in outside), usual)
+
+
+def _json_rows(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[tuple[int, dict[str, Any]]]:
     with open_text(uri, storage_options) as text:
         for number, line in enumerate(Lines(uri, text, is_row=True), start=1):
             if not line.strip():
@@ -174,15 +210,15 @@ def _json_rows(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[
                 raise SourceError(f"{uri}: line {number} is not JSON: {error}") from error
             if not isinstance(row, dict):
                 raise SourceError(f"{uri}: line {number} holds {type(row).__name__}, not an object with columns")
-            yield row
+            yield number, row
 
 
-def _parquet_rows(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
+def _parquet_rows(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[tuple[int, dict[str, Any]]]:
     with open_bytes(uri, storage_options) as file:
         try:
             table = pq.ParquetFile(file)
             columns = [field.name for field in table.schema_arrow if not holds_binary(field.type)]
-            yield from iter_rows(*open_filesystem(uri, storage_options), table, columns)
+            yield from enumerate(iter_rows(*open_filesystem(uri, storage_options), table, columns), start=1)
         except (pa.ArrowException, UnicodeDecodeError) as error:
             raise SourceError(f"{uri}: not a readable Parquet file: {error}") from error
 

@@ -13,6 +13,7 @@ from typing import IO, Any, cast
 
 from pipelines.bounded_json import load_json
 from pipelines.errors import SourceError
+from pipelines.image_formats import LeftOut, is_clutter
 from pipelines.redaction import quoted
 from pipelines.sources.files import ListedFile, is_local, uri_of
 from pipelines.sources.locations import ByteRange
@@ -46,19 +47,25 @@ class _Sample:
 
 
 def list_tars(
-    fs: Any, files: Iterable[ListedFile], extensions: tuple[str, ...], *, image_id_column: str | None = None
+    fs: Any,
+    files: Iterable[ListedFile],
+    extensions: tuple[str, ...],
+    left_out: LeftOut,
+    *,
+    image_id_column: str | None = None,
 ) -> Iterator[ImageRef]:
     """List the images of tar files.
 
     The key of a member is its path up to the first dot of its base name. Consecutive members with the same key form a
     sample: those with an image's extension are its images, and its ``.json``, ``.txt`` and ``.cls`` are carried as
     ``source_columns`` (``json``, ``txt``, ``cls``) if no longer than MAX_COLUMN_CHARS each. Members named ``__...__``
-    and those whose base name begins with a dot are skipped.
+    and hidden ones (see is_clutter) are skipped.
 
     Args:
         fs: the file system that holds the tars.
         files: the tars, in order, with their sizes.
         extensions: extensions of images, in lower case.
+        left_out: counts the members that are neither images nor carried.
         image_id_column: what the ``image_id`` is made of: ``__key__`` (the default), ``__path__`` for the tar's name
             without ``.tar`` and the key, or a field of the sample's ``.json``. In a sample with several images the rest
             of the member's name is appended: ``0001.left.jpg``.
@@ -69,7 +76,7 @@ def list_tars(
     for file in files:
         uri = uri_of(fs, file.path)
         with source_errors(uri), _opened(fs, file) as stream:
-            for sample in _samples(uri, stream, file.num_bytes or 0, extensions):
+            for sample in _samples(uri, stream, file.num_bytes or 0, extensions, left_out):
                 base = _sample_id(uri, file.name, sample, image_id_column)
                 for ending, span in sample.images:
                     yield ImageRef(
@@ -95,14 +102,15 @@ def _sample_id(uri: str, name: str, sample: _Sample, column: str | None) -> str:
     return str(described[column])
 
 
-def _samples(uri: str, stream: IO[bytes], num_bytes: int, extensions: tuple[str, ...]) -> Iterator[_Sample]:
+def _samples(
+    uri: str, stream: IO[bytes], num_bytes: int, extensions: tuple[str, ...], left_out: LeftOut
+) -> Iterator[_Sample]:
     """Group consecutive members by key, and yield the samples that have images."""
     sample = _Sample()
     for member in _members(uri, stream, num_bytes):
-        named = _NAME.match(member.name)
-        if named is None or (member.name.startswith("__") and member.name.endswith("__")):
+        if (split := _split_name(member, left_out)) is None:
             continue
-        key, ending = named.groups()
+        key, ending = split
         if key != sample.key:
             if sample.images:
                 yield sample
@@ -121,8 +129,21 @@ def _samples(uri: str, stream: IO[bytes], num_bytes: int, extensions: tuple[str,
         elif ending in _COLUMN_KINDS and member.type in _REGULAR and member.size <= MAX_COLUMN_CHARS:
             stream.seek(member.offset_data)
             sample.columns[ending] = _read_column(ending, stream.read(member.size))
+        elif member.type in _REGULAR:
+            left_out.add(member.name)
     if sample.images:
         yield sample
+
+
+def _split_name(member: Member, left_out: LeftOut) -> tuple[str, str] | None:
+    """Split a member's name into key and ending; None for one that is passed over, which is counted if it is a file."""
+    named = _NAME.match(member.name)
+    is_meta = member.name.startswith("__") and member.name.endswith("__")
+    if named is not None and not is_meta and not is_clutter(member.name):
+        return named[1], named[2]
+    if member.type in _REGULAR and not is_meta:
+        left_out.add(member.name)
+    return None
 
 
 def _read_column(kind: str, data: bytes) -> Any:

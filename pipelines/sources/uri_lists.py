@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import itertools
+import os
 import posixpath
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import ijson
 
-from pipelines.bounded_json import BoundsError, GuardedFile, JsonGuard
+from pipelines.bounded_json import BoundsError, GuardedFile, JsonGuard, PlainJsonFile
 from pipelines.errors import SourceError
 from pipelines.redaction import quoted, quoted_names, secret_in
 from pipelines.sources.files import open_source, uri_of
 from pipelines.sources.tabular import Lines, columns_json, open_bytes, open_text, read_rows, source_errors
 from pipelines.storage.filesystems import absolute_uri
+from pipelines.storage.spellings import is_windows_path, path_of_url, spelling_on_disk
 from pipelines.types import ImageRef
 
 URI_COLUMNS = ("uri", "url", "path", "image", "image_uri", "file_name")
 ID_COLUMN = "image_id"
 
 _ENTRY_DEPTH = 2  # nesting depth of a COCO file's items: an object that holds lists
+# How JPEG, PNG, GIF, WebP, TIFF and BMP begin as base64; a path like /9j/a.jpg is shorter, or has a dot.
+_BASE64 = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "SUkq", "TU0A", "Qk")
+_IS_BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*\Z")
+_MIN_BASE64_CHARS = 60
+# Numbers behind a file's name, with its extension.
+_FIELDS = re.compile(r"\.[A-Za-z]{3,4}[ ,;]+-?\d[\d.]*(?:[ ,;]+-?\d[\d.]*)*\Z")
+_MAX_FIELDS_CHARS = 1000
 _COCO_FORM = 'a COCO file is an object with a list "images" of objects that have a file_name'
 
 
@@ -41,9 +51,24 @@ def list_listed(
             uri = line.strip()
             if uri and not uri.startswith("#"):
                 num_listed += 1
-                yield ImageRef(image_id=uri, uri=resolve(uri, f"line {number}"))
+                resolved = resolve(uri, f"line {number}")
+                _refuse_fields(uri, resolved, f"{source}: line {number}")
+                yield ImageRef(image_id=uri, uri=resolved)
     if not num_listed:
         raise SourceError(f"{source}: no images found: the list names no URI; write one a line")
+
+
+def _refuse_fields(line: str, uri: str, place: str) -> None:
+    """Refuse a line with more than a URI, as lists for classification have it: ``a.jpg 3``, or a label behind a tab.
+
+    Raises:
+        SourceError: it has, and there is no local file of such a name.
+    """
+    if ("\t" in line or _FIELDS.search(line[-_MAX_FIELDS_CHARS:])) and not os.path.lexists(uri):
+        raise SourceError(
+            f"{place}: holds more than a URI: {quoted(line)}; a list has one a line: make it a table (.csv, .tsv) "
+            "whose first line names the columns, e.g. path and label"
+        )
 
 
 def list_table(
@@ -93,13 +118,15 @@ def list_coco(
     resolve = _resolver(source, storage_options, image_root)
     number = -1
     with open_bytes(source, storage_options) as file:
-        guarded = GuardedFile(file, JsonGuard(_ENTRY_DEPTH))
+        guarded = GuardedFile(PlainJsonFile(file), JsonGuard(_ENTRY_DEPTH))
         try:
             # use_float: ijson's default is Decimal, which cannot be written as JSON.
             for number, entry in enumerate(ijson.items(guarded, "images.item", use_float=True)):
                 name = entry.get("file_name") if isinstance(entry, dict) else None
                 if not isinstance(name, str) or not name:
-                    raise SourceError(f"{source}: image {number} (from 0) has no file_name; {_COCO_FORM}")
+                    is_lvis = isinstance(entry, dict) and "coco_url" in entry
+                    advice = "add it, e.g. the end of its coco_url" if is_lvis else _COCO_FORM
+                    raise SourceError(f"{source}: image {number} (from 0) has no file_name; {advice}")
                 others = {key: value for key, value in entry.items() if key != "file_name"}
                 uri = resolve(name, f"image {number} (from 0)")
                 yield ImageRef(image_id=name, uri=uri, source_columns=columns_json(others))
@@ -156,14 +183,42 @@ def resolve_uri(uri: str, folder: str, place: str) -> str:
         place: where in which source it is written, for errors.
 
     Raises:
-        SourceError: the URI carries a secret.
+        SourceError: the URI carries a secret, is the image itself as text, or a path of Windows that is not here.
     """
     if secret := secret_in(uri):
         raise SourceError(
             f"{place}: the URI carries {secret}, which anyone who sees the table could read, and which may run out "
             "before the run ends; name the object itself (s3://, gs://) and let the machine have the credentials"
         )
-    if "://" in uri or uri.startswith(("/", "~")):
-        return uri
+    _refuse_data(uri, place)
     scheme, separator, path = folder.rpartition("://")
-    return scheme + separator + posixpath.normpath(posixpath.join(path, uri))
+    if (of_url := path_of_url(uri)) is not None:
+        on_disk = spelling_on_disk(of_url, is_url=True)
+        return uri if on_disk == of_url and uri.endswith(f"://{of_url}") else on_disk
+    if "://" in uri or uri.startswith("~"):
+        return uri
+    resolved = uri if uri.startswith("/") else scheme + separator + posixpath.normpath(posixpath.join(path, uri))
+    is_local = uri.startswith("/") or scheme in ("", "file")
+    on_disk = spelling_on_disk(resolved) if is_local else resolved
+    if is_windows_path(uri) and not (is_local and os.path.lexists(on_disk)):
+        raise SourceError(
+            f"{place}: {quoted(uri)} is a path on a Windows machine; write it relative to the folder of the images, "
+            "and give that as source.image_root"
+        )
+    return on_disk
+
+
+def _refuse_data(uri: str, place: str) -> None:
+    """Refuse an image written as text where its URI should be.
+
+    Raises:
+        SourceError: it is a data: URI, or base64 of an image.
+    """
+    kind = "a data: URI" if uri[:5].lower() == "data:" else None
+    if kind is None and len(uri) >= _MIN_BASE64_CHARS and uri.startswith(_BASE64) and _IS_BASE64.match(uri):
+        kind = "an image as base64 text"
+    if kind:
+        raise SourceError(
+            f"{place}: holds {kind}, not the URI of an image: {quoted(uri[:40])}...; write a Parquet file with the "
+            "bytes (base64.b64decode) in a binary column, or name a column of URIs with source.uri_column"
+        )

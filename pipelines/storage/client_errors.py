@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from fsspec.exceptions import FSTimeoutError
 
 from pipelines.errors import StorageError
-from pipelines.redaction import redacted
+from pipelines.redaction import redacted, shown
 from pipelines.storage.client_limits import RequestTimeoutError
 from pipelines.storage.filesystems import ALIASES
 
@@ -30,6 +30,8 @@ _UNREACHABLE = frozenset(
     }
 )
 # Which setting chose the server that did not answer: what the message tells the reader to check.
+_ARCHIVED = "InvalidObjectState"  # S3's code for an object in an archive
+_MAX_ERROR_CHARS = 300
 _ADDRESS_SETTINGS = {
     "s3": "AWS_ENDPOINT_URL or storage_options.endpoint_url",
     "gs": "storage_options.endpoint_url",
@@ -54,6 +56,8 @@ def is_missing(error: BaseException) -> bool:
 
 def is_denied(error: BaseException) -> bool:
     """Return whether an error means that a location may not be read or written."""
+    if error_code(error) == _ARCHIVED:
+        return False  # though s3fs makes a PermissionError of it
     return isinstance(error, PermissionError) or _http_status(error) in (401, 403)
 
 
@@ -63,7 +67,7 @@ def _http_status(error: BaseException) -> int | None:
 
 def explain(error: BaseException, uri: str) -> str:
     """Return a message that says what went wrong at a storage location and what to do about it, without credentials."""
-    return redacted(_explanation(error, uri))
+    return redacted(_explanation(error, shown(uri)))
 
 
 def _explanation(error: BaseException, uri: str) -> str:
@@ -72,8 +76,15 @@ def _explanation(error: BaseException, uri: str) -> str:
         return (
             f"{uri}: no credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or use a role"
         )
+    if code == _ARCHIVED:
+        return (
+            f"{uri}: archived (GLACIER, DEEP_ARCHIVE or an archive tier), so that it cannot be read now; restore it "
+            "(aws s3api restore-object), then ask again: retry --reason fetch_failed"
+        )
     if is_denied(error):
-        return f"{uri}: access denied ({code or error}); check the credentials and the permissions on this location"
+        return (
+            f"{uri}: access denied ({code or _text(error)}); check the credentials and the permissions on this location"
+        )
     if is_missing(error):
         private = "; what is private needs HF_TOKEN in the environment" if uri.startswith("hf://") else ""
         where = code or "no such bucket, folder or file"
@@ -81,14 +92,22 @@ def _explanation(error: BaseException, uri: str) -> str:
     if kind in _UNREACHABLE:
         scheme = uri.partition("://")[0].lower()
         advice = _ADDRESS_SETTINGS.get(ALIASES.get(scheme, scheme), "the address")
-        return f"{uri}: the server does not answer ({error}); check {advice} and the network"
+        return f"{uri}: the server does not answer ({_text(error)}); check {advice} and the network"
     if isinstance(error, NotADirectoryError):
         what = "a part of this path is a file, not a folder; give a folder"
     elif isinstance(error, RequestTimeoutError):
-        what = f"{error}; check the endpoint and the network, or set a larger request_timeout_s"
+        what = f"{_text(error)}; check the endpoint and the network, or set a larger request_timeout_s"
     else:
-        what = f"{kind}: {error}"
+        what = f"{kind}: {_text(error)}"
     return f"{uri}: {what}"
+
+
+def _text(error: BaseException) -> str:
+    """Return an error's text; without the path that the system's own errors repeat, and cut if it is long."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"[Errno {error.errno}] {error.strerror}"
+    text = str(error)
+    return text if len(text) <= _MAX_ERROR_CHARS else f"{text[:_MAX_ERROR_CHARS]}... ({len(text):,} characters in all)"
 
 
 @contextlib.contextmanager

@@ -78,7 +78,7 @@ def open_filesystem(uri: str, options: Mapping[str, Any] | None = None, *, allow
     Args:
         uri: a local path, or file://, s3://, gs://, memory://, hf:// (its token is the machine's own), http(s)://.
         options: fsspec storage options without credentials, e.g. ``{"endpoint_url": "http://127.0.0.1:8333"}``; and
-            ``request_timeout_s``, the seconds that one request to an object store may take.
+            ``request_timeout_s``, the seconds that one request to an object store may take. ``http`` is passed over.
         allow_http: whether http:// and https:// are allowed.
 
     Returns:
@@ -91,6 +91,7 @@ def open_filesystem(uri: str, options: Mapping[str, Any] | None = None, *, allow
     protocol = protocol_of(uri, allow_http=allow_http)
     options = dict(options or {}) if protocol in ("s3", "gs", "hf") else {}
     request_timeout_s = options.pop("request_timeout_s", REQUEST_TIMEOUT_S)
+    options.pop("http", None)
     if protocol in HTTP_PROTOCOLS:
         options["client_kwargs"] = {"trust_env": True}  # aiohttp ignores the machine's proxy settings by default
     if protocol == "file":

@@ -203,7 +203,7 @@ def committed_shards(store: Store, run_id: str) -> set[str]:
 
 
 def held_commits(store: Store, run_id: str) -> dict[str, int]:
-    """Return for each committed shard which commit holds: 0 for the first, K for the K-th repair.
+    """Map each committed shard to the number of its current commit: 0 for the first, K for the K-th repair.
 
     As one listing shows it, which may lag behind; find_commit asks by name.
     """
@@ -211,7 +211,7 @@ def held_commits(store: Store, run_id: str) -> dict[str, int]:
 
 
 def last_commits(names: Iterable[str]) -> dict[str, int]:
-    """Return for each shard the latest of the commits with these names: 0 for the first, K for the K-th repair."""
+    """Map each shard to the latest of the commits with these names: 0 for the first, K for the K-th repair."""
     held: dict[str, int] = {}
     for name in names:
         if found := split_commit_name(name):
@@ -247,7 +247,7 @@ def read_commit(store: Store, run_id: str, shard_id: str, repair: int = 0) -> Sh
 
 
 def find_commit(store: Store, run_id: str, shard_id: str, listed: int | None = None) -> ShardCommit | None:
-    """Read the commit that holds for a shard, asked for by name since a listing may lag; None if it is not committed.
+    """Read a shard's current commit, asked for by name since a listing may lag; None if it is not committed.
 
     Args:
         store: the output.
@@ -264,7 +264,7 @@ def find_commit(store: Store, run_id: str, shard_id: str, listed: int | None = N
 
 
 def last_repair(store: Store, run_id: str, shard_id: str, listed: int | None = None) -> int | None:
-    """Return which commit of a shard holds: 0 for the first, K for the K-th repair; None if there is none.
+    """Return the number of a shard's current commit: 0 for the first, K for the K-th repair; None if there is none.
 
     Asks for one name after the other, from ``listed`` on.
     """
@@ -275,7 +275,7 @@ def last_repair(store: Store, run_id: str, shard_id: str, listed: int | None = N
 
 
 def read_commits(store: Store, run_id: str, shard_ids: Iterable[str] | None = None) -> Iterator[ShardCommit]:
-    """Read the commits that hold, in shard order, several at a time.
+    """Read the current commits concurrently, in shard order.
 
     Args:
         store: the output.
@@ -296,7 +296,7 @@ def read_commits(store: Store, run_id: str, shard_ids: Iterable[str] | None = No
 def inspect_commits(
     store: Store, run_id: str, listed: Iterable[str]
 ) -> Iterator[tuple[str, ShardCommit | DamagedError]]:
-    """Read the commits that hold, as read_commits does, but yield the error in place of a damaged commit.
+    """Read the current commits as read_commits does, but yield the error in place of a damaged one.
 
     Args:
         store: the output.

@@ -140,7 +140,7 @@ def vacuum(store: Store, run_id: str, *, older_than_s: float = VACUUM_GRACE_S, d
     """
     plan = require_plan(store, run_id)
     found = find_leftovers(store, run_id)
-    parts = {f"{run_folder(run_id)}/{part.name}" for part in plan.parts}
+    parts = {f"{run_folder(run_id)}/{part.name}" for part in plan.files}
     abandoned = [*found.uncommitted, *store.unfinished("")]
     for name in store.find("_runs"):
         is_part = name.startswith(f"{run_folder(run_id)}/plan-") and name.endswith(".parquet")

@@ -89,6 +89,7 @@ IMAGES = pa.schema(
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("exif_orientation", pa.int8()),
+        pa.field("pixel_notes", pa.list_(pa.string())),  # null where nothing had to be decided
         pa.field("num_bytes", pa.int64()),
         pa.field("etag", pa.string()),
         pa.field("content_sha256", pa.string()),
@@ -101,6 +102,7 @@ IMAGES = pa.schema(
         pa.field("attempts", pa.int16(), nullable=False),
         pa.field("num_annotations", pa.int32(), nullable=False),
         pa.field("per_prompt", PER_PROMPT, nullable=False),
+        pa.field("tasks", pa.list_(pa.string())),  # null in rows of schema version 3 and before
         pa.field("captions", CAPTIONS),  # null in rows of schema version 1
         pa.field("decode_ms", pa.float32()),
         pa.field("model_ms", pa.float32()),
@@ -113,7 +115,7 @@ IMAGES = pa.schema(
 
 SCHEMAS: Mapping[Kind, pa.Schema] = {"annotations": ANNOTATIONS, "images": IMAGES}
 # The schema version that introduced a column, for those that version 1 did not have.
-_SINCE = {"is_thing": 2, "captions": 2, "image_version": 3}
+_SINCE = {"is_thing": 2, "captions": 2, "image_version": 3, "tasks": 4, "pixel_notes": 4}
 
 
 def schema_of(schema: pa.Schema, version: int) -> pa.Schema:
@@ -190,6 +192,7 @@ def images_table(predictions: Iterable[ImagePrediction], *, run_id: str, shard_i
                 "width": size_hw[1] if size_hw else None,
                 "height": size_hw[0] if size_hw else None,
                 "exif_orientation": prediction.exif_orientation,
+                "pixel_notes": list(prediction.notes) or None,
                 "num_bytes": prediction.num_bytes if prediction.num_bytes is not None else ref.num_bytes,
                 "etag": ref.etag,
                 "content_sha256": prediction.content_sha256,
@@ -202,6 +205,7 @@ def images_table(predictions: Iterable[ImagePrediction], *, run_id: str, shard_i
                 "attempts": prediction.attempts,
                 "num_annotations": len(prediction.masks),
                 "per_prompt": _per_prompt(prediction),
+                "tasks": _answered_tasks(prediction),
                 "captions": _captions(prediction),
                 "decode_ms": prediction.decode_ms,
                 "model_ms": prediction.model_ms,
@@ -235,6 +239,13 @@ def _per_prompt(prediction: ImagePrediction) -> list[dict[str, object]]:
         {"prompt_id": r.prompt_id, "n": None, "max_score": None, "rejected": r.reason} for r in prediction.rejected
     ]
     return asked + rejected
+
+
+def _answered_tasks(prediction: ImagePrediction) -> list[str]:
+    """Return the tasks of the prompts that were answered: an image without a mask is a negative for these alone."""
+    if prediction.status == Status.QUARANTINED:
+        return []
+    return list(dict.fromkeys(prompt.task for prompt in prediction.prompts))
 
 
 def _captions(prediction: ImagePrediction) -> list[dict[str, object]]:

@@ -83,7 +83,7 @@ class VerifyReport:
         return not self.problems
 
     def ledger(self) -> dict[str, Any]:
-        """Return the counts of listed, ok, empty and quarantined images; in a whole table the last three add up."""
+        """Return the counts of listed images and of each status; in a whole table these add up to the listed ones."""
         return {"listed": self.listed, **{status.value: self.status_counts[status.value] for status in Status}}
 
 
@@ -128,8 +128,9 @@ def verify(
     report.size = _size(committed_files, commit_sizes)
     if deep:
         _check_rows(store, plan, commits, report, on_shard)
+        _check_unlisted(store, plan, report)
     elif plan is not None:
-        report.problems += filter(None, (plan.part_problem(store, part) for part in plan.parts))
+        report.problems += filter(None, (plan.part_problem(store, part) for part in plan.files))
     if plan is not None and not missing and len(commits) == len(found):
         _check_ledger(report)
     return report
@@ -193,7 +194,8 @@ def _ledger_problems(plan: Plan, commit: ShardCommit) -> Iterator[str]:
 
 
 def _sum_of(counts: Mapping[str, int]) -> str:
-    parts = " + ".join(f"{counts.get(status.value, 0)} {status.value}" for status in Status)
+    shown = (status for status in Status if counts.get(status.value) or status is not Status.NOT_ASKED)
+    parts = " + ".join(f"{counts.get(status.value, 0)} {status.value}" for status in shown)
     return f"{parts} = {sum(counts.values())}"
 
 
@@ -219,6 +221,14 @@ def _check_rows(
                 report.problems += [f"{shard_id}: {problem}" for problem in problems]
                 if on_shard:
                     on_shard(shard_id)
+
+
+def _check_unlisted(store: Store, plan: Plan | None, report: VerifyReport) -> None:
+    try:
+        if plan is not None:
+            plan.unlisted_ids(store)
+    except DamagedError as error:
+        report.problems.append(str(error))
 
 
 def _planned_ids(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from pipelines.storage.store import open_store
+from pipelines.table.dataset_card import leave_card
 from pipelines.types import Caption, CaptionPhrase
 from tests.support.commands import command
 from tests.support.drivers import REPOSITORY
@@ -22,6 +24,7 @@ categories = ["forklift", "pallet"]
 def write_samples(folder: Path) -> None:
     """Write an output under both names that documents use, and the other files that they read."""
     _write_output(folder / "demo-out")
+    leave_card(open_store(str(folder / "demo-out")))  # as a run does at its end
     shutil.copytree(folder / "demo-out", folder / "OUTPUT")
     write_images(folder / "photos", 3)
     (folder / "label.toml").write_text(_CONFIG)

@@ -45,12 +45,15 @@ FLAGS = {
     "status": {"--run-id", "--gpu-price", "--json"},
     "verify": {"--run-id", "--quick", "--no-quick"},
     "vacuum": {"--run-id", "--older-than", "--dry-run", "--no-dry-run"},
-    "evaluate": {"--ground-truth", "--png-folder", "--run-id", "--count-unasked", "--json", "--plots", "--check"},
-    "query": {"--to", "--rows", "--check"},
-    "report": {"--to", "--overwrite", "--check"},
+    "evaluate": {
+        "--ground-truth", "--png-folder", "--run-id", "--count-unasked", "--where", "--score", "--strict", "--json",
+        "--plots", "--overwrite", "--check",
+    },
+    "query": {"--to", "--overwrite", "--rows", "--drop-removed", "--check"},
+    "report": {"--to", "--overwrite", "--drop-removed", "--check"},
     "export": {
         "--to", "--format", "--where", "--images-where", "--task", "--categories", "--split", "--empty", "--no-empty",
-        "--copy-images", "--image-url", "--check",
+        "--copy-images", "--image-url", "--drop-removed", "--overwrite", "--polygons", "--check",
     },
     "train": {"--config", "-c", "--output", "--max-minutes", "--processes"},
     "demo": {"--scenes", "--photos", "--prompts", "--output", "--prefect", "--no-prefect"},
@@ -301,11 +304,12 @@ def test_a_report_is_written_once_and_replaced_only_when_asked(cli: Cli, table: 
     assert "exists already" in ended.err
     assert cli("report", table, "--to", page, "--overwrite").code == 0
     assert page.read_text() != "mine"
-    ended = cli("report", table, "--to", tmp_path / "nowhere" / "page.html")
+    assert cli("report", table, "--to", tmp_path / "new" / "page.html").code == 0
+    ended = cli("report", table, "--to", tmp_path / "new", "--overwrite")
     assert ended.code == 2
-    assert "is not a folder" in ended.err
+    assert "new holds page.html, which is no part of such a result" in ended.err
     assert listing(table) == before
-    assert {path.name for path in tmp_path.iterdir()} <= {"page.html", "output", "prefect"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"page.html", "new", "output", "prefect"}
 
 
 def test_a_folder_without_a_run_is_refused(cli: Cli, tmp_path: Path) -> None:

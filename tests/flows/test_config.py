@@ -235,11 +235,24 @@ def test_how_the_work_is_cut_and_spread_does_not_change_the_fingerprint(tables: 
 
 
 def test_every_field_of_the_model_and_of_decoding_was_considered_for_the_fingerprint() -> None:
-    config = parse_config(MINIMAL)
+    # These two are left out unless set: plans of versions that did not have them keep their fingerprint.
+    config = parse_config(
+        changed(model={"path": "folder", "category_text": "reference"}, label={"decode": {"stretch": "raw"}})
+    )
+    assert {"model.category_text", "decode.stretch"}.isdisjoint(fingerprint(parse_config(MINIMAL)))
     left_out = {"model.path", "model.device", "model.attn_implementation", "decode.max_working_bytes"}
     fields = {f"model.{name}" for name in type(config.model).model_fields}
     fields |= {f"decode.{name}" for name in type(config.label.decode).model_fields}
     assert fields - set(fingerprint(config)) <= left_out
+
+
+def test_outer_spaces_of_categories_are_asked_only_as_the_reference_asks_them() -> None:
+    asked = {}
+    for text in ("clean", "reference"):
+        config = parse_config(changed(model={"path": "folder", "category_text": text}, categories=["window "]))
+        (prompt,) = config.common_prompts()
+        asked[text] = (prompt.text, prompt.category_name, prompt.prompt_id)
+    assert asked == {"clean": ("window", "window", "ovseg:window"), "reference": ("window ", "window", "ovseg:window")}
 
 
 def test_a_source_that_says_nothing_new_has_the_fingerprint_that_it_had() -> None:
@@ -260,7 +273,7 @@ def test_what_a_source_says_of_its_images_reaches_the_listing(tmp_path: Path) ->
         (table, f"{tmp_path}/t.parquet#column=png&row=0"),
     ):
         config = parse_config(changed(source=source))
-        with list_collection(config, OwnPrompts()) as (plan, _):
+        with list_collection(config, OwnPrompts()) as (plan, *_):
             assert plan.first_uri == uri
 
 

@@ -88,7 +88,7 @@ def sql(summary: RunSummary, query: str) -> list[tuple[Any, ...]]:
 def test_all_that_was_asked_is_answered_by_task(summary: RunSummary) -> None:
     assert summary.ok
     assert verify(open_store(summary.output), summary.run_id).ok
-    assert summary.ledger == {"listed": 10, "ok": 10, "empty": 0, "quarantined": 0}
+    assert summary.ledger == {"listed": 10, "ok": 10, "empty": 0, "not_asked": 0, "quarantined": 0}
     assert dict(sql(summary, "SELECT task, count(DISTINCT image_id) FROM {annotations} GROUP BY 1")) == {
         "ovseg_semantic": 10, "refseg": 10, "intseg": 1, "vgdseg": 1, "reaseg": 1,
     }  # fmt: skip
@@ -135,17 +135,17 @@ def test_words_are_there_for_every_image(summary: RunSummary) -> None:
 
 def test_rows_that_cannot_be_asked_are_told_by_number_and_reason(summary: RunSummary) -> None:
     told = {row["row"]: (row["prompt_id"], row["reason"]) for row in summary.rejected_prompts}
-    assert sorted(told) == [5, 6]
-    assert told[5][0] == "long"
-    assert "more than the" in told[5][1]
-    assert told[6] == ("both", "has both a text and the region of a box; give each a row of its own")
+    assert sorted(told) == [7, 8]
+    assert told[7][0] == "long"
+    assert "more than the" in told[7][1]
+    assert told[8] == ("both", "has both a text and the region of a box; give each a row of its own")
 
 
 def test_a_plan_tells_of_them_before_anything_is_labelled(make: Make) -> None:
     with planning.draft_run(make(output="memory://not-planned")) as draft:
         assert draft.plan is not None
         refs = [ref for shard in draft.plan.shards() for ref in shard.images]
-    assert [rejected.row for rejected in draft.rejected] == [6, 5]
+    assert [rejected.row for rejected in draft.rejected] == [8, 7]
     asked = {ref.image_id: [prompt.prompt_id for prompt in ref.prompts] for ref in refs if ref.prompts}
     assert asked == {"000.png": ["dot", "frame", "left", "why"], "002.png": ["day"], "more/001.JPG": ["round"]}
 

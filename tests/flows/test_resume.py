@@ -237,7 +237,7 @@ def test_a_wave_with_a_failed_shard_is_tried_again_by_prefect(
         for run in prefect.ask("flow_runs/filter", {})
         if run["parameters"]["config"]["output"]["uri"] == config.output.uri
     ]
-    runs = prefect.ask("task_runs/filter", {"flow_runs": {"id": {"any_": [flow_run["id"]]}}})
+    runs = prefect.ended_task_runs(flow_run["id"], 3)
     assert {run["name"]: run["run_count"] for run in runs if run["name"].startswith("wave")} == {"wave 1/1": 2}
 
 

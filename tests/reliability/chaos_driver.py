@@ -62,8 +62,8 @@ class Printing(Silent):
         print(json.dumps({"kind": kind, "message": message}), file=self._out, flush=True)
 
 
-def _open_runner(config: RunConfig, run_id: str) -> ShardRunner:
-    job = LabelJob(run_id=run_id, prompts=config.common_prompts(), config=config.label)
+def _open_runner(config: RunConfig, run_id: str, prompts: tuple[Prompt, ...]) -> ShardRunner:
+    job = LabelJob(run_id=run_id, prompts=prompts, config=config.label)
     return open_runner(SlowLabelers(job, config.output.uri), config.pool)
 
 

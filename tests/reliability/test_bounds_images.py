@@ -176,7 +176,7 @@ MODES = {
     "jpg": ["L", "RGB", "CMYK", "progressive RGB", "progressive CMYK"],
     "png": ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"],
     "webp": ["RGB", "RGBA"],
-    "tif": ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "YCbCr"],
+    "tif": ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "YCbCr", "F"],
     "bmp": ["1", "L", "P", "RGB", "RGBA"],
     "gif": ["P", "L"],
 }

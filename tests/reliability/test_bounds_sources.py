@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from operator import attrgetter
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from pipelines import bounded_json
 from pipelines.bounded_json import BoundsError, JsonGuard, load_json
 from pipelines.errors import SourceError
+from pipelines.evaluation.ground_truth import InstanceTruth, read_ground_truth
 from pipelines.layout import commit_name, data_name
 from pipelines.planning.draft import PlanConfig, draft_plan
 from pipelines.planning.plan import write_plan
@@ -261,22 +263,28 @@ def truth(segmentation: Any, size: int = 100) -> dict[str, Any]:
     }
 
 
-def test_a_truth_whose_polygon_goes_far_around_is_refused_by_its_number(tmp_path: Path) -> None:
+def test_a_truth_whose_polygon_goes_far_around_is_left_out_by_its_number(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps(truth([[0, 0, 90, 0, 90, 90]])))
     assert calls.read_truth(str(path), "a.jpg") == "1"
-    path.write_text(json.dumps(truth([[0, 0, 3_000_000, 0, 0, 90]])))
-    with pytest.raises(SourceError, match=r"annotation 7 of a\.jpg: its polygons have an outline of 6,000,090 pixels"):
-        calls.read_truth(str(path), "a.jpg")
+    for far, words in (
+        ([[0, 0, 3_000_000, 0, 0, 90]], r"annotation 7 of a\.jpg \(polygon has a vertex at 3e\+06, beyond any image"),
+        ([[0, 0, 90_000, 0, 0, 90] * 40], r"annotation 7 of a\.jpg \(its polygons have an outline of 7,203,600"),
+    ):
+        path.write_text(json.dumps(truth(far)))
+        read = read_ground_truth(str(path))
+        assert isinstance(read, InstanceTruth)
+        assert read.objects("a.jpg") == []
+        assert re.search(words, str(read.left_out))
 
 
 def test_an_empty_or_ragged_mask_of_a_large_image_takes_no_dense_one(tmp_path: Path, peak: Measure) -> None:
     runs = {"size": [20_000, 20_000], "counts": [5, 0, 1, 400_000_000 - 6]}
-    for segmentation in ([], runs):
+    for segmentation, objects in (([], "0"), (runs, "1")):
         path = tmp_path / "a.json"
         path.write_text(json.dumps(truth(segmentation, 20_000)))
         found = peak(calls.read_truth, str(path), "a.jpg")
-        assert (found.said, found.error) == ("1", None)
+        assert (found.said, found.error) == (objects, None)
         assert found.mb < 60
 
 

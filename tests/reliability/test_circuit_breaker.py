@@ -55,7 +55,7 @@ def test_a_run_of_bad_images_stops_early_and_goes_on_when_told_to(tmp_path: Path
     assert patient.ok
     assert patient.run_id == RUN
     assert patient.labelled_now == 12 - stopped.committed
-    assert patient.ledger == {"listed": 24, "ok": 16, "empty": 0, "quarantined": 8}
+    assert patient.ledger == {"listed": 24, "ok": 16, "empty": 0, "not_asked": 0, "quarantined": 8}
 
 
 @pytest.mark.parametrize(

@@ -401,7 +401,7 @@ def test_plan_of_an_update_says_which_shards_an_interrupted_run_has_left(whole: 
     ended = ask(whole, output, ("plan", "--incremental"))
     assert ended.code == 0, ended
     assert "3, 2 committed, 1 to label" in ended.out
-    assert "what is new can be told once these are labelled" in ended.out
+    assert "new images can be counted once these runs are finished" in ended.out
 
 
 @shown(COMMIT_DAMAGE, every=4)

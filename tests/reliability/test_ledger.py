@@ -35,7 +35,8 @@ class Hearing(Silent):
 
 def test_a_run_whose_ledger_does_not_add_up_fails_and_names_the_shard(tmp_path: Path) -> None:
     small = SmallRun(source=write_source(tmp_path / "images", 6), output=str(tmp_path / "out"))
-    assert run(small).ledger == {"listed": 6, "ok": 5, "empty": 0, "quarantined": 1}
+    assert run(small).ledger == {"listed": 6, "ok": 5, "empty": 0, "not_asked": 0, "quarantined": 1}
+    assert "config_name: annotations" in (tmp_path / "out" / "README.md").read_text()
     store, name = small.store(), commit_name(RUN, "shard-00001")
     change_document(store, name, lambda commit: commit["status_counts"].update(ok=13))
 

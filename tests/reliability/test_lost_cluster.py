@@ -19,7 +19,7 @@ from actors.pool.runner import ClusterLostError, ShardFailure
 from flows.config import RunConfig
 from flows.run import engine
 from flows.run.observer import Silent
-from pipelines.types import Shard, ShardReceipt
+from pipelines.types import Prompt, Shard, ShardReceipt
 from tests.reliability.small_run import SmallRun, as_driver_of, check_no_op, raw_rows, rows, run, write_source
 from tests.support.drivers import REPOSITORY, Driver, run_file
 
@@ -87,7 +87,7 @@ class LostAtOnce(InProcessRunner):
 def test_a_cluster_that_is_lost_before_the_first_commit_leaves_a_run_to_be_resumed(tmp_path: Path) -> None:
     small = SmallRun(source=write_source(tmp_path / "images"), output=str(tmp_path / "out"))
 
-    def open_runner(config: RunConfig, _run_id: str) -> LostAtOnce:
+    def open_runner(config: RunConfig, _run_id: str, _prompts: tuple[Prompt, ...]) -> LostAtOnce:
         return LostAtOnce(lambda: None, config.pool)  # type: ignore[arg-type,return-value]
 
     with as_driver_of(open_runner):

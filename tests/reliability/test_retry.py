@@ -89,12 +89,12 @@ def test_each_retry_takes_what_the_ones_before_left(labeled: SmallRun) -> None:
     still_scarce = ScarcePredictor(["0008.png"])
     first = retry(labeled, predictor=still_scarce)
     assert first is not None
-    assert first.ledger == {"listed": 4, "ok": 1, "empty": 0, "quarantined": 3}
+    assert first.ledger == {"listed": 4, "ok": 1, "empty": 0, "not_asked": 0, "quarantined": 3}
     (Path(labeled.source) / "0005.png").write_bytes(png(half_bright()))  # mended
     second = retry(labeled)
     assert second is not None
     assert second.run_id == f"{RUN}-retry-2"
-    assert second.ledger == {"listed": 3, "ok": 2, "empty": 0, "quarantined": 1}
+    assert second.ledger == {"listed": 3, "ok": 2, "empty": 0, "not_asked": 0, "quarantined": 1}
     found = rows(labeled)
     assert found["0001.png"]["run_id"] == second.run_id
     assert [name for name, row in found.items() if row["status"] == "quarantined"] == ["0001.png"]

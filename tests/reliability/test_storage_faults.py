@@ -138,5 +138,5 @@ def test_the_run_that_is_tested_is_a_real_one(tmp_path: Path) -> None:
     small = SmallRun(source=write_source(tmp_path / "images"), output=str(tmp_path / "output"))
     summary = run(small)
     assert summary.run_id == RUN
-    assert summary.ledger == {"listed": 5, "ok": 4, "empty": 0, "quarantined": 1}
+    assert summary.ledger == {"listed": 5, "ok": 4, "empty": 0, "not_asked": 0, "quarantined": 1}
     assert summary.num_annotations == 8

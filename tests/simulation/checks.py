@@ -15,6 +15,7 @@ from fsspec.exceptions import FSTimeoutError
 
 from pipelines.errors import StorageError
 from pipelines.layout import KINDS, due_commit_of, split_data_name
+from pipelines.planning.category_ids import CategoryIds
 from pipelines.planning.plan import Plan, plan_documents, planned_runs, read_plan
 from pipelines.storage.store import Store, open_store
 from pipelines.table.commits import find_commit, last_repair
@@ -240,7 +241,7 @@ def _expected(run_id: str, shard: Shard, prompts: tuple[Prompt, ...]) -> dict[st
 def _prompts(plan: Plan) -> tuple[Prompt, ...]:
     from tests.simulation.scenario import config_of
 
-    return config_of(**plan.facts["config"]).common_prompts()
+    return CategoryIds.of_plan(plan.facts).numbered(config_of(**plan.facts["config"]).common_prompts())
 
 
 def _count(life: Life, plan: Plan, asked: Any, sizes: Any) -> None:

@@ -59,7 +59,7 @@ def prediction(ref: ImageRef, common: tuple[Prompt, ...], is_retry: bool) -> Ima
     masks = () if kind == NOTHING else tuple(_mask(ref, prompt) for prompt in asked)
     return ImagePrediction(
         ref=ref,
-        status=Status.OK if masks else Status.EMPTY,
+        status=Status.of_answer(asked, masks, ()),
         masks=masks,
         prompts=asked,
         size_hw=(4, 6),

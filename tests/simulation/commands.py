@@ -19,6 +19,7 @@ from flows.process.signals import GRACE_S, Terminated
 from flows.run.retry import runs_to_retry
 from pipelines.errors import PlanError, SourceError, StorageError
 from pipelines.labeling.shard import LabelJob
+from pipelines.types import Prompt
 from tests.simulation.network import URI
 from tests.simulation.pool import SimulatedPool
 from tests.simulation.world import Death, Process, World
@@ -59,9 +60,9 @@ class Ended:
     why: str = ""
 
 
-def open_run_runner(config: RunConfig, run_id: str) -> Any:
+def open_run_runner(config: RunConfig, run_id: str, prompts: tuple[Prompt, ...]) -> Any:
     """Return the runner of a run, whose labeler is the product's, on a predictor that knows the answers."""
-    job = LabelJob(run_id=run_id, prompts=config.common_prompts(), config=config.label)
+    job = LabelJob(run_id=run_id, prompts=prompts, config=config.label)
 
     def labeler() -> RunLabeler:
         return RunLabeler(FakePredictor(), job, config.output.uri)  # type: ignore[arg-type]

@@ -161,6 +161,22 @@ class PrefectServer:
                 time.sleep(pause_s)
         raise AssertionError("unreachable: the last try returns or raises")
 
+    def ended_task_runs(self, flow_run_id: str, expected: int) -> list[dict[str, Any]]:
+        """Return the task runs of a flow run that has ended, once the server knows of as many as are expected.
+
+        A flow run is told to the server, but a task run only emits events, which the server records in its own time.
+        """
+        chosen = {"flow_runs": {"id": {"any_": [flow_run_id]}}}
+        found: list[dict[str, Any]] = []
+
+        def are_recorded() -> bool:
+            found[:] = self.ask("task_runs/filter", chosen)
+            ended = [run for run in found if run["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")]
+            return len(ended) >= expected
+
+        wait_until(are_recorded, 60, lambda: str([(run["name"], run["state_type"]) for run in found]))
+        return found
+
 
 def migrated_home(home: Path, template: Path) -> Path:
     """Make a home folder of Prefect whose database is migrated already, which costs a new one many seconds.

@@ -147,13 +147,15 @@ def write_output(
                 )
                 continue
             bad = rejected.get(ref.image_id, ())
+            asked = tuple(prompt for prompt in (*common, *ref.prompts) if prompt.prompt_id not in bad)
+            captions = tuple(said.get(ref.image_id, ()))
             outcomes.append(
                 ImagePrediction(
                     ref=ref,
-                    status=Status.OK if masks else Status.EMPTY,
+                    status=Status.of_answer(asked, masks, captions),
                     masks=tuple(masks),
-                    captions=tuple(said.get(ref.image_id, ())),
-                    prompts=tuple(prompt for prompt in (*common, *ref.prompts) if prompt.prompt_id not in bad),
+                    captions=captions,
+                    prompts=asked,
                     rejected=tuple(RejectedPrompt(row=0, prompt_id=name, image="", reason="outside") for name in bad),
                     size_hw=(sizes or {}).get(ref.image_id, SIZE),
                 )

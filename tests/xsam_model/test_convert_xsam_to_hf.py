@@ -1,9 +1,11 @@
 """The released checkpoint becomes a folder that loads; what does not fit is refused before anything is written."""
 
 import hashlib
+import io
 import json
 import os
 import pickle
+import runpy
 import shutil
 import signal
 import subprocess
@@ -11,6 +13,7 @@ import sys
 import time
 import zipfile
 from collections import OrderedDict
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, Qwen3Config
 
 from tests.support.fork_server import fork_server
 from xsam_model import XSamConfig, XSamForSegmentation, XSamProcessor
+from xsam_model.conversion import weight_files
 from xsam_model.conversion.base_models import read_base_models
 from xsam_model.conversion.checkpoint_keys import ExpectedTensors
 from xsam_model.convert_xsam_to_hf import from_hf, main, to_hf
@@ -36,6 +40,12 @@ VOCABULARY = (EMBEDDINGS, "llm.lm_head.weight")
 @pytest.fixture(scope="module")
 def weights():
     return load_file(GOLDEN / "weights.safetensors")
+
+
+@pytest.fixture(scope="module")
+def processes():
+    with fork_server("xsam_model.convert_xsam_to_hf") as server:
+        yield server
 
 
 @pytest.fixture
@@ -596,21 +606,42 @@ def large_checkpoint(bases, tmp_path, num_bytes):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_command_leaves_nothing(number, bases, tmp_path):
-    checkpoint, named = large_checkpoint(bases, tmp_path, 300_000_000)
+def test_an_interrupted_command_leaves_nothing(number, bases, tmp_path, processes):
+    named = [word for pair in bases.items() for word in map(str, pair)]
+    checkpoint = ["--checkpoint", str(GOLDEN / "weights.safetensors"), "--max-shard-size", "100KB"]
     before = sorted(tmp_path.iterdir())
-    arguments = ["--checkpoint", str(checkpoint), *named, "--output", str(tmp_path / "out"), "--max-shard-size", "20MB"]
-    running = subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".out-*/out/model*")) and time.monotonic() < deadline:
-        time.sleep(0.002)
-    assert list(tmp_path.glob(".out-*"))
-    running.send_signal(number)
-    _, errors = running.communicate(timeout=60)
-    assert running.returncode == 130, errors
-    assert b"interrupted: nothing was written" in errors
-    assert b"Traceback" not in errors
+    said, written = processes.Pipe(duplex=False)
+    arguments = [*checkpoint, *named, "--output", str(tmp_path / "out")]
+    running = processes.Process(target=_run_on_a_slow_disk, args=(arguments, written))
+    running.start()
+    written.close()
+    assert said.poll(60)
+    said.recv()
+    assert list(tmp_path.glob(".out-*/out/model*"))
+    os.kill(running.pid, number)
+    errors = said.recv() if said.poll(60) else ""
+    running.join(60)
+    assert running.exitcode == 130, errors
+    assert "interrupted: nothing was written" in errors
+    assert "Traceback" not in errors
     assert sorted(tmp_path.iterdir()) == before
+
+
+def _run_on_a_slow_disk(arguments, told):
+    """Run the command, to which a file takes a minute; tell when the first is whole, and at last what was printed."""
+    errors, sys.argv = io.StringIO(), ["convert_xsam_to_hf", *arguments]
+
+    def save_slowly(*args, **options):
+        save_file(*args, **options)
+        told.send(None)
+        time.sleep(60)
+
+    weight_files.save_file = save_slowly
+    try:
+        with redirect_stderr(errors):
+            runpy.run_module("xsam_model.convert_xsam_to_hf", run_name="__main__", alter_sys=True)
+    finally:
+        told.send(errors.getvalue())
 
 
 def peak_memory(arguments, processes):
@@ -632,7 +663,7 @@ def _run_and_tell(arguments, told):
 
 
 @pytest.mark.timeout(300)
-def test_conversion_takes_less_memory_than_the_checkpoint_and_a_third(bases, tmp_path):
+def test_conversion_takes_less_memory_than_the_checkpoint_and_a_third(bases, tmp_path, processes):
     checkpoint, named = large_checkpoint(bases, tmp_path, 300_000_000)
     size = checkpoint.stat().st_size
     assert size > 270_000_000
@@ -644,8 +675,7 @@ def test_conversion_takes_less_memory_than_the_checkpoint_and_a_third(bases, tmp
         "cast": [*there, str(tmp_path / "cast"), "--dtype", "float16"],
         "back": ["--reverse", "--checkpoint", str(tmp_path / "one"), "--output", str(tmp_path / "back.bin")],
     }
-    with fork_server("xsam_model.convert_xsam_to_hf") as processes:
-        peaks = {name: peak_memory(arguments, processes) for name, arguments in runs.items()}
+    peaks = {name: peak_memory(arguments, processes) for name, arguments in runs.items()}
     baseline, _ = peaks.pop("nothing")
     assert {name: code for name, (_, code) in peaks.items()} == dict.fromkeys(peaks, 0)
     ratios = {name: (peak - baseline) / size for name, (peak, _) in peaks.items()}

@@ -189,10 +189,10 @@ def test_a_conversation_may_be_about_any_encoded_image(tiny_model, tiny_processo
     assert not torch.equal(output.class_logits[0], output.class_logits[1])
 
 
-def test_phrases_that_are_nested_or_open_are_none():
+def test_of_nested_phrases_the_outer_start_counts_and_an_open_one_is_none():
     text = "a<b>c<d<e>f>g<h"
     numbers = number_phrases([letter == "<" for letter in text], [letter == ">" for letter in text])
-    assert numbers == [-1, 0, 0, 0, -1, -1, -1, 1, 1, 1, -1, -1, -1, -1, -1]
+    assert numbers == [-1, 0, 0, 0, -1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1]
     assert number_phrases([], []) == []
 
 

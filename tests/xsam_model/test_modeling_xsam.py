@@ -285,6 +285,7 @@ def test_random_weights_depend_on_the_seed_alone_and_see_the_image(tmp_path, tin
     assert not torch.allclose(seen[0].mask_logits, seen[1].mask_logits)
 
 
+@pytest.mark.slow
 def test_untrained_model_gives_the_same_masks_in_another_process(tiny_folder, tiny_model, tiny_processor):
     program = (
         "import sys, torch, numpy as np; torch.set_num_threads(int(sys.argv[2]))\n"

@@ -170,6 +170,7 @@ def test_qwen3_conversations_carry_its_own_marks(qwen3):
     assert qwen3.processor.tokenizer.convert_ids_to_tokens(qwen3.processor.stop_token_ids)[0] == "<|im_end|>"
 
 
+@pytest.mark.slow
 def test_bfloat16_runs_every_task(tiny_folder, images):
     segmenter = XSamSegmenter.from_pretrained(tiny_folder, dtype=torch.bfloat16)
     assert segmenter.model.dtype == torch.bfloat16

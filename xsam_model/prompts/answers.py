@@ -48,7 +48,8 @@ def read_caption(raw: str, special_tokens: Sequence[str]) -> Caption:
     """Parse a generated answer.
 
     A sentence with `<SEG>` says nothing about the image and is left out, unless it contains a phrase; then only the
-    token is.
+    token is, so that each phrase has its place (the reference implementation drops that sentence, too). Phrases are
+    those of `modeling_xsam.number_phrases`.
 
     Args:
         raw: the decoded answer, special tokens included.
@@ -59,7 +60,7 @@ def read_caption(raw: str, special_tokens: Sequence[str]) -> Caption:
     phrases: list[CaptionPhrase] = []
     for piece in re.split(f"({marks})", _ANNOUNCEMENT.sub(" ", raw)):
         if piece == PHRASE_START:
-            start = len(text)
+            start = len(text) if start is None else start
         elif piece == PHRASE_END:
             if start is not None:
                 phrases.append(_phrase(text, start))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,6 +16,7 @@ CATEGORY_TASKS = ("genseg", "ovseg")
 VISUAL_TASKS = ("vgdseg", "intseg")
 # They have no fixed answer, so it must be generated or given.
 SPOKEN_TASKS = ("gcgseg", "chat")
+_SHOWN_CHARS = 80
 
 _CATEGORIES = (
     "Can you generate segmentation masks for this image based on the specified categories: {}? "
@@ -76,12 +78,27 @@ CHAT_FORMATS = {
 }
 
 
+CategoryText = Literal["clean", "reference"]
+"""How a category is written in a question: as `clean_category` does, or as `reference_category`."""
+
+# Suffixes of COCO's stuff categories; within a name, as in "off-stuffing", they are a part of a word.
+_STUFF_SUFFIXES = re.compile(r"(?<=\S)(?:-(?:merged|other|stuff))+$", re.IGNORECASE)
+
+
 def clean_category(name: str) -> str:
     """Write a category as in the training data: "wall-other-merged" -> "wall", "Cell-Phone" -> "cell phone"."""
-    # Suffixes of COCO's stuff categories.
+    return " ".join(_STUFF_SUFFIXES.sub("", name.strip()).replace("-", " ").lower().split())
+
+
+def reference_category(name: str) -> str:
+    """Write a category exactly as the reference implementation's evaluation does.
+
+    It differs from `clean_category` only in names that training had not: outer white space stays, such as that of
+    "window " in its list for ADE20K, and a suffix goes wherever it stands.
+    """
     for suffix in ("-merged", "-other", "-stuff"):
         name = name.replace(suffix, "")
-    return " ".join(name.replace("-", " ").lower().split())
+    return name.replace("-", " ").lower()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +109,7 @@ class Wording:
         task: one of `TASKS`.
         question, answer: wordings to use instead of the task's; `{}` in the question stands for the conditions.
         explain: ask for an explanation (reaseg).
+        category_text: how categories are written.
         generate: stop where the answer begins, for the model to generate it.
         chat: how the language model marks turns.
     """
@@ -100,6 +118,7 @@ class Wording:
     question: str | None = None
     answer: str | None = None
     explain: bool = False
+    category_text: CategoryText = "clean"
     generate: bool = False
     chat: ChatFormat = CHAT_FORMATS["phi3"]
 
@@ -156,7 +175,9 @@ class Wording:
             raise ValueError(f"chat takes one question at a time, got {len(conditions)}")
         phrases = [REGION_MARK] * len(conditions)
         if self.task not in VISUAL_TASKS:
-            phrases = [_phrase(self.task, condition, reserved) for condition in conditions]
+            phrases = [_phrase(self.task, condition, reserved, self.category_text) for condition in conditions]
+            if self.task in CATEGORY_TASKS and self.category_text == "clean":
+                _check_distinct(conditions, phrases)
         question = self._template(phrases)
         if "{}" not in question:
             raise ValueError(f"the question has no {{}} for the conditions: {question!r}")
@@ -173,17 +194,38 @@ class Wording:
         return QUESTIONS[self.task]
 
 
-def _phrase(task: str, condition: str, reserved: Sequence[str]) -> str:
+def _check_distinct(conditions: Sequence[str], phrases: Sequence[str]) -> None:
+    """Refuse categories that are written alike: they would compete for each mask, and share its score.
+
+    Raises:
+        ValueError: if there are any.
+    """
+    if len(set(phrases)) == len(phrases):
+        return
+    twice = next(phrase for place, phrase in enumerate(phrases) if phrase in phrases[:place])
+    alike = [_shortened(name) for name, phrase in zip(conditions, phrases, strict=True) if phrase == twice]
+    raise ValueError(
+        f"the categories {', '.join(alike[:5])} are all written {_shortened(twice)}, so each would get a "
+        "part of a mask's score: keep one of them"
+    )
+
+
+def _shortened(text: str) -> str:
+    """Return a text in quotes, of a long one its beginning."""
+    return repr(text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "...")
+
+
+def _phrase(task: str, condition: str, reserved: Sequence[str], category_text: CategoryText) -> str:
     for token in reserved:
         if token in condition:
-            raise ValueError(f"condition {condition!r} contains {token!r}, which the tokenizer reserves")
+            raise ValueError(f"condition {_shortened(condition)} contains {token!r}, which the tokenizer reserves")
     if task in CATEGORY_TASKS:
-        phrase = clean_category(condition)
+        phrase = clean_category(condition) if category_text == "clean" else reference_category(condition)
     else:
         # As in training: referring phrases are lower-cased, reasoning questions are not.
         phrase = condition.strip().lower() if task == "refseg" else condition.strip()
-    if not phrase:
-        raise ValueError(f"condition {condition!r} is blank")
+    if not phrase.strip():
+        raise ValueError(f"condition {_shortened(condition)} is blank")
     return phrase
 
 
@@ -197,7 +239,9 @@ __all__ = [
     "SPOKEN_TASKS",
     "TASKS",
     "VISUAL_TASKS",
+    "CategoryText",
     "ChatFormat",
     "Wording",
     "clean_category",
+    "reference_category",
 ]

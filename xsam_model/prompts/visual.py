@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 POINT_RADIUS = 10
 SCRIBBLE_RADIUS = 5
 _TILE_SIDE = 256
+_MAX_COORDINATE = 100_000
 REGION_KINDS = ("point", "box", "scribble", "polygon", "mask")
 
 
@@ -124,10 +125,14 @@ def draw_polygon(vertices: Sequence[tuple[float, float]], size_hw: tuple[int, in
     """Fill a polygon by the even-odd rule, its outline included, clipped to the image.
 
     Raises:
-        ValueError: if there are fewer than three vertices, they are collinear, or no part is inside the image.
+        ValueError: if there are fewer than three vertices, one is far beyond any image, they are collinear, or no part
+            is inside the image.
     """
     if len(vertices) < 3:
         raise ValueError(f"polygon needs at least three x, y vertices, got {len(vertices)}")
+    # Pillow draws the outline point by point, also those that are nowhere near the image.
+    if (far := max(abs(number) for vertex in vertices for number in vertex)) > _MAX_COORDINATE:
+        raise ValueError(f"polygon has a vertex at {far:g}, beyond any image: at most {_MAX_COORDINATE:,}")
     # Rank, not signed area: a self-crossing outline may enclose pixels although its areas cancel out.
     if np.linalg.matrix_rank(np.diff(np.asarray(vertices, dtype=np.float64), axis=0)) < 2:
         raise ValueError("polygon has no area: its vertices lie on one line")

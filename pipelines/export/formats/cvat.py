@@ -2,56 +2,90 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 
+from pipelines.errors import some_of
 from pipelines.export.choice import ExportMask, Progress
 from pipelines.export.selection import Selection
 from pipelines.export.splits import split_file
+from pipelines.redaction import quoted
 
 FILE = "annotations"
 
-_SCORE = {"name": "score", "mutable": False, "input_type": "text", "default_value": "", "values": [""]}
+SHORTENED = "labels_shortened.csv"
+
+_MAX_LABEL = 64
+# The id comes back with a correction, and with it what the mask was.
+_ATTRIBUTES = ("score", "annotation_id")
 
 
 def write_cvat(selection: Selection, folder: Path, on_masks: Progress) -> list[str]:
     """Write ``annotations.xml``, or ``annotations_<split>.xml`` for each split, and ``labels.json``.
 
-    CVAT finds images by name, here the image_id; characters that XML cannot represent become U+FFFD.
+    CVAT finds images by name, here the image_id; characters that XML cannot represent become U+FFFD. Labels have at
+    most 64 characters: longer names are cut and get a part of their hash, and ``labels_shortened.csv`` tells them.
     """
-    labels = [{"name": category.name, "attributes": [_SCORE]} for category in selection.categories]
-    (folder / "labels.json").write_text(json.dumps(labels, indent=1) + "\n", encoding="utf-8")
+    labels = _labels([category.name for category in selection.categories])
+    described = [{"name": label, "attributes": [_attribute(name) for name in _ATTRIBUTES]} for label in labels.values()]
+    (folder / "labels.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     for split in selection.splits:
         with (folder / split_file(FILE, split, ".xml")).open("x", encoding="utf-8") as file:
             file.write('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n')
-            _write_meta(file, selection, split)
+            _write_meta(file, list(labels.values()), selection.num_images[split])
             for place, image in enumerate(selection.images(split)):
                 name = quoteattr(_writable(image.image_id))
                 file.write(f'  <image id="{place}" name={name} width="{image.width}" height="{image.height}">\n')
                 for mask in image.masks:
-                    file.write(_mask(mask))
+                    file.write(_mask(mask, labels[mask.category_name]))
                 file.write("  </image>\n")
                 on_masks(len(image.masks))
             file.write("</annotations>\n")
-    return []
+    changed = {name: label for name, label in labels.items() if name != label}
+    if not changed:
+        return []
+    with (folder / SHORTENED).open("x", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("label", "category_name"), *((label, name) for name, label in changed.items())])
+    which = some_of(f"{quoted(name)} as {label}" for name, label in changed.items())
+    return [
+        f"{len(changed):,} names are no labels of CVAT ({_MAX_LABEL} characters, those of XML), written as: {which}"
+    ]
 
 
-def _write_meta(file: IO[str], selection: Selection, split: str) -> None:
-    file.write(f"  <meta>\n    <task>\n      <size>{selection.num_images[split]}</size>\n      <labels>\n")
-    for category in selection.categories:
-        file.write(
-            f"        <label><name>{escape(_writable(category.name))}</name><attributes><attribute><name>score</name>"
-            "<mutable>False</mutable><input_type>text</input_type><default_value></default_value><values></values>"
-            "</attribute></attributes></label>\n"
-        )
+def _labels(names: Sequence[str]) -> dict[str, str]:
+    """Return the label of each name: the name, if it is short and can be written, or one like it that is no other's."""
+    labels = {name: name for name in names if len(name) <= _MAX_LABEL and _writable(name) == name and name.strip()}
+    for name in names:
+        if name not in labels:
+            digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+            labels[name] = f"{_writable(name).strip()[: _MAX_LABEL - 9]}-{digest}"
+    return {name: labels[name] for name in names}
+
+
+def _attribute(name: str) -> dict[str, Any]:
+    return {"name": name, "mutable": False, "input_type": "text", "default_value": "", "values": [""]}
+
+
+def _write_meta(file: IO[str], labels: Sequence[str], num_images: int) -> None:
+    file.write(f"  <meta>\n    <task>\n      <size>{num_images}</size>\n      <labels>\n")
+    attributes = "".join(
+        f"<attribute><name>{name}</name><mutable>False</mutable><input_type>text</input_type>"
+        "<default_value></default_value><values></values></attribute>"
+        for name in _ATTRIBUTES
+    )
+    for label in labels:
+        file.write(f"        <label><name>{escape(label)}</name><attributes>{attributes}</attributes></label>\n")
     file.write("      </labels>\n    </task>\n  </meta>\n")
 
 
-def _mask(mask: ExportMask) -> str:
+def _mask(mask: ExportMask, label: str) -> str:
     """Return a mask element: run lengths along the rows of the mask's box, zeros first; empty for an empty mask."""
     pixels = mask.pixels()
     if not pixels.any():
@@ -61,10 +95,10 @@ def _mask(mask: ExportMask) -> str:
     inside = pixels[top : rows[-1] + 1, left : columns[-1] + 1]
     runs = ", ".join(map(str, row_runs(inside.reshape(-1))))
     box = f'left="{left}" top="{top}" width="{inside.shape[1]}" height="{inside.shape[0]}"'
-    label = quoteattr(_writable(mask.category_name))
     return (
-        f'    <mask label={label} source="auto" occluded="0" rle="{runs}" {box} z_order="0">\n'
-        f'      <attribute name="score">{mask.score:.4f}</attribute>\n    </mask>\n'
+        f'    <mask label={quoteattr(label)} source="auto" occluded="0" rle="{runs}" {box} z_order="0">\n'
+        f'      <attribute name="score">{mask.score:.4f}</attribute>\n'
+        f'      <attribute name="annotation_id">{escape(_writable(mask.annotation_id))}</attribute>\n    </mask>\n'
     )
 
 

@@ -26,10 +26,10 @@ _CHANNELS = 4  # the brush's canvas is RGBA
 def write_label_studio(selection: Selection, folder: Path, on_masks: Progress) -> list[str]:
     """Write ``tasks.json``, or ``tasks_<split>.json`` for each split, and ``label_config.xml``.
 
-    Masks are predictions, one set for each model version, which is the model that the run used.
+    Masks are predictions, one set for each model version: the name of the model's folder and the beginning of its hash.
     """
     (folder / "label_config.xml").write_text(_config(selection), encoding="utf-8")
-    models = dict(selection.database.execute("SELECT run_id, coalesce(model, run_id) FROM runs").fetchall())
+    models = selection.models
     for split in selection.splits:
         with (folder / split_file(FILE, split, ".json")).open("x", encoding="utf-8") as file:
             file.write("[")

@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 from pipelines.errors import SourceError
 from pipelines.export.choice import ExportImage, Progress
 from pipelines.export.formats.coco import write_head
-from pipelines.export.formats.file_names import new_file
+from pipelines.export.formats.file_names import FileNames
 from pipelines.export.selection import Selection
 from pipelines.export.splits import split_file
 
@@ -38,10 +38,10 @@ def write_panoptic(selection: Selection, folder: Path, on_masks: Progress) -> li
             file.write("{\n")
             write_head(file, selection, split, of_maps=True)
             file.write('"annotations": [')
-            separator = "\n"
+            separator, names = "\n", FileNames(maps, ".png")
             for image in selection.images(split):
                 ids, segments = _map(image, things)
-                png = new_file(maps, image.image_id, ".png")
+                png = names.new_file(image.image_id)
                 PILImage.fromarray(_colors(ids)).save(png, format="PNG")
                 name = png.relative_to(maps).as_posix()
                 entry = {"image_id": image.number, "file_name": name, "segments_info": segments}

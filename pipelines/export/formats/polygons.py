@@ -1,4 +1,4 @@
-"""Trace a mask as a single closed polygon, as YOLO needs: holes and separate parts are joined by lines there and back.
+"""Trace masks as polygons; holes, and for YOLO separate parts, are joined by bridges without width.
 
 Needs OpenCV, which the extra ``export`` installs.
 """
@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 
 from pipelines.errors import SourceError
 
-_MAX_RINGS = 256  # outlines of parts and holes that are traced; of more, the largest
+# Outlines of parts and holes that are traced; of more, the largest. Parts that are not joined may be many more.
+_MAX_RINGS, _MAX_SEPARATE = 256, 10_000
 _MAX_COMPARED = 1000  # points considered when looking for the shortest connections; comparing all pairs is quadratic
+# Where a pixel's left and right, upper and lower sides are traced. pycocotools asks whether the centre is between them.
+_LEFT, _RIGHT = 0.25, 0.7
 
 Points = NDArray[np.int64]
 """Points of a closed line, (N, 2) int64 pixels (x, y); the last is joined to the first."""
@@ -48,19 +51,46 @@ def outline(mask: NDArray[np.bool_]) -> Points:
     Returns:
         The points of the line, at least three.
     """
+    whole = _joined([_joined(part) for part in _parts(mask.astype(np.uint8), _MAX_RINGS)])
+    return whole if len(whole) >= 3 else np.resize(whole, (3, 2))
+
+
+def edges(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
+    """Trace each part of a mask just inside the edges of its pixels, with its holes joined to it.
+
+    COCO's convention, in which the pixel in column x reaches from x to x + 1: pycocotools draws the mask again from it,
+    pixel by pixel, unless it has more than 10,000 parts and holes, of which the smallest are not traced. So near the
+    edge it matters nothing to it how far inside; to readers that cut to whole pixels and draw the outline too, as
+    OpenCV does, being inside gives the same pixels again.
+
+    Args:
+        mask: bool (H, W).
+
+    Returns:
+        The points of each part, (N, 2) float64 pixels (x, y); the last is joined to the first.
+    """
+    # Twice as large, each pixel has two rows and columns, which tell the left side from the right.
+    large = np.repeat(np.repeat(mask.astype(np.uint8), 2, axis=0), 2, axis=1)
+    parts = [_joined(part) for part in _parts(large, _MAX_SEPARATE)]
+    return [(part // 2).astype(np.float64) + np.where(part % 2, _RIGHT, _LEFT) for part in parts]
+
+
+def _parts(mask: NDArray[np.uint8], most: int) -> list[list[Points]]:
+    """Return the rings of each part: its outline, then its holes, through the centres of its outermost pixels."""
     cv2 = opencv()
-    lines, tree = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    lines, tree = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    if not lines:
+        return []
     parents: list[int] = tree[0, :, 3].tolist()
     largest: Sequence[int] = range(len(lines))
-    if len(lines) > _MAX_RINGS:
-        largest = sorted(largest, key=lambda number: -sum(cv2.boundingRect(lines[number])[2:]))[:_MAX_RINGS]
+    if len(lines) > most:
+        largest = sorted(largest, key=lambda number: -sum(cv2.boundingRect(lines[number])[2:]))[:most]
     rings = {number: lines[number].reshape(-1, 2).astype(np.int64) for number in largest}
     around = {number: [ring] for number, ring in rings.items() if parents[number] < 0}
     for number, ring in rings.items():
         if parents[number] in around:
             around[parents[number]].append(ring)
-    whole = _joined([_joined(part) for part in around.values()])
-    return whole if len(whole) >= 3 else np.resize(whole, (3, 2))
+    return list(around.values())
 
 
 def _joined(rings: list[Points]) -> Points:

@@ -3,41 +3,47 @@
 from __future__ import annotations
 
 import csv
-import re
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import IO, Self
 
 import yaml
+from PIL import Image as PILImage
 
 from pipelines.errors import StorageError
-from pipelines.export.choice import ExportImage, Progress
-from pipelines.export.formats.file_names import new_file
+from pipelines.export.choice import Choice, ExportImage, Progress
+from pipelines.export.formats.file_names import FileNames
 from pipelines.export.formats.polygons import opencv, outline
 from pipelines.export.selection import Selection
 from pipelines.sources.fetch import FetchError, fetch
 from pipelines.storage.filesystems import open_filesystem, protocol_of
-from pipelines.types import ImageRef
+from pipelines.types import ImageRef, Reason
 
 FILE = "data.yaml"
-MISSING = "images_to_fetch.csv"
+KNOWN, MISSING = "images.csv", "images_to_fetch.csv"
 
 _ONLY_SPLIT = "train"
-# YOLO finds an image's labels by replacing the last folder named "images" in its path with "labels".
-_RESERVED = ("images", "labels")
-_SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,5}")
+# The suffixes by which Ultralytics knows images; the other readers know some of them.
+_READ = frozenset(("avif", "bmp", "dng", "heic", "heif", "jp2", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp"))
+# Other suffixes of the same formats, as Pillow registers them.
+_SUFFIX_OF = {"JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif", "WEBP": ".webp", "JPEG2000": ".jp2", "DIB": ".bmp"}
+_UNREAD = (".jxl", ".svg", ".dcm")
 _COPIERS = 16
 _MAX_IMAGE_BYTES, _COPY_TIMEOUT_S = 2**31, 300.0
+# A reader that cuts to whole pixels and one that rounds both come back to the pixel whose centre was traced.
+_INTO_PIXEL = 0.25
 
 
 def write_yolo(selection: Selection, folder: Path, on_masks: Progress) -> list[str]:
-    """Write ``labels/<split>/*.txt``, ``images/<split>/*`` and ``data.yaml``; unsplit images are all ``train``.
+    """Write ``labels/<split>/*.txt``, ``images/<split>/*``, ``data.yaml`` and ``images.csv``.
 
-    A line holds the category's position and the polygon as x, y pairs in fractions of width and height. Local images
-    become symbolic links; with ``choice.copy_images`` all images are copied. Remote images that are not copied are
-    listed in ``images_to_fetch.csv``, each with the file name that it needs.
+    Unsplit images are all ``train``. A line holds the category's position and the polygon as x, y pairs in fractions of
+    width and height. Files lie flat in their folder, as all readers expect; ``images.csv`` tells the image of each.
+    Local images become symbolic links; with ``choice.copy_images`` all images are copied. Images that are neither are
+    listed in ``images_to_fetch.csv``, each with the file name that it needs. Images of formats that no reader takes
+    (GIF) are left out.
 
     Raises:
         StorageError: an image cannot be copied.
@@ -45,23 +51,43 @@ def write_yolo(selection: Selection, folder: Path, on_masks: Progress) -> list[s
     """
     opencv()  # fails now if it is not installed, not after the first files
     names = {split: split or _ONLY_SPLIT for split in selection.splits}
-    (folder / FILE).write_text(_description(selection, list(names.values())), encoding="utf-8")
-    with _Pictures(folder, copies=selection.choice.copy_images) as pictures:
+    splits = list(names.values())
+    (folder / FILE).write_text(_description(selection, splits), encoding="utf-8")
+    unread = Counter[str]()
+    with _Pictures(folder, selection.choice) as pictures:
         for split, name in names.items():
             labels = folder / "labels" / name
             labels.mkdir(parents=True)
             (folder / "images" / name).mkdir(parents=True)
+            files = FileNames(labels, ".txt", is_flat=True)
             for image in selection.images(split):
-                path = new_file(labels, image.image_id, ".txt", reserved=_RESERVED)
-                path.write_text("".join(_lines(image)), encoding="ascii")
-                pictures.add(image, folder / "images" / name / path.relative_to(labels))
                 on_masks(len(image.masks))
-    if not pictures.num_missing:
-        return []
-    return [
-        f"{pictures.num_missing:,} images are not files of this machine: {MISSING} says which file each must become; "
-        "--copy-images copies them"
-    ]
+                if (suffix := _suffix(image)) is None:
+                    unread[_last_suffix(image.image_id) or _last_suffix(image.uri)] += 1
+                    continue
+                path = files.new_file(image.image_id)
+                path.write_text("".join(_lines(image)), encoding="ascii")
+                pictures.add(image, folder / "images" / name / f"{path.stem}{suffix}", path)
+    return list(_notes(splits, unread, pictures))
+
+
+def _notes(splits: list[str], unread: Counter[str], pictures: _Pictures) -> Iterator[str]:
+    if "val" not in splits:
+        same = "train" if "train" in splits else splits[0]
+        yield (
+            f"no images are kept for validation: val is the same as {same} in {FILE}, and figures of training will "
+            "look too good; --split train=0.9,val=0.1 divides them"
+        )
+    if unread:
+        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in unread.most_common(5))
+        yield f"{unread.total():,} images are of formats that YOLO's readers do not take, left out: {kinds}"
+    if pictures.num_gone:
+        yield f"{pictures.num_gone:,} images are not there any more: left out, with their labels"
+    if pictures.num_missing:
+        yield (
+            f"{pictures.num_missing:,} images are not beside their labels: {MISSING} says which file each must become; "
+            "--copy-images copies them"
+        )
 
 
 def _description(selection: Selection, splits: list[str]) -> str:
@@ -78,8 +104,7 @@ def _lines(image: ExportImage) -> Iterator[str]:
         pixels = mask.pixels()
         if not pixels.any():
             continue
-        # The centre of a pixel: truncated to whole pixels when it is drawn again, it is the same pixel.
-        points = (outline(pixels) + 0.5) / (pixels.shape[1], pixels.shape[0])
+        points = (outline(pixels) + _INTO_PIXEL) / (pixels.shape[1], pixels.shape[0])
         # Six decimals are less than a tenth of a pixel even on the longest side that is decoded.
         yield f"{mask.category} {' '.join(f'{value:.6f}' for value in points.reshape(-1).tolist())}\n"
 
@@ -87,55 +112,82 @@ def _lines(image: ExportImage) -> Iterator[str]:
 class _Pictures:
     """The image files of an export, as links, copies made by threads, or entries of a list. A context manager."""
 
-    def __init__(self, folder: Path, *, copies: bool) -> None:
-        self._folder, self._copies = folder, copies
+    def __init__(self, folder: Path, choice: Choice) -> None:
+        self._folder, self._choice = folder, choice
         self._threads = ThreadPoolExecutor(_COPIERS)
-        self._running: deque[Future[None]] = deque()
-        self._file: IO[str] | None = None
-        self.num_missing = 0
+        self._running: deque[Future[bool]] = deque()
+        self._known = _List(folder / KNOWN, ("file", "image_id", "uri"))
+        self._missing = _List(folder / MISSING, ("file", "uri"))
+        self.num_gone = 0
+
+    @property
+    def num_missing(self) -> int:
+        """Number of images that are neither linked nor copied."""
+        return self._missing.num_rows
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._threads.shutdown(cancel_futures=error[0] is not None)
-        if self._file is not None:
-            self._file.close()
+        self._known.close()
+        self._missing.close()
         if error[0] is None:
             self._wait(0)
 
-    def add(self, image: ExportImage, path: Path) -> None:
-        """Place an image at the path of its label file, with the image's own suffix."""
-        path = path.with_suffix(_suffix(image))
-        local = _local_path(image.uri)
-        if self._copies or local:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        if self._copies:
-            self._running.append(self._threads.submit(_copy, image, path))
+    def add(self, image: ExportImage, path: Path, label: Path) -> None:
+        """Place an image, whose label file is there, at a path of its own."""
+        name = path.relative_to(self._folder).as_posix()
+        self._known.add(name, image.image_id, image.uri)
+        if self._choice.copy_images:
+            self._running.append(self._threads.submit(_copy, image, path, label))
             # Bounds the queue, whose entries hold images with their masks, and raises the error of a copy soon.
             self._wait(2 * _COPIERS)
-        elif local:
+        elif self._choice.link_images and (local := _local_path(image.uri)):
             path.symlink_to(local)
         else:
-            self._list(path.relative_to(self._folder), image.uri)
+            self._missing.add(name, image.uri)
 
     def _wait(self, most: int) -> None:
         while len(self._running) > most:
-            self._running.popleft().result()
+            self.num_gone += not self._running.popleft().result()
 
-    def _list(self, name: Path, uri: str) -> None:
+
+class _List:
+    """A CSV file that is made for its first row."""
+
+    def __init__(self, path: Path, head: Sequence[str]) -> None:
+        self._path, self._head = path, head
+        self._file: IO[str] | None = None
+        self.num_rows = 0
+
+    def add(self, *row: str) -> None:
+        """Append a row."""
         if self._file is None:
-            self._file = (self._folder / MISSING).open("x", encoding="utf-8", newline="")
-            csv.writer(self._file).writerow(("file", "uri"))
-        csv.writer(self._file).writerow((name.as_posix(), uri))
-        self.num_missing += 1
+            self._file = self._path.open("x", encoding="utf-8", newline="")
+            csv.writer(self._file).writerow(self._head)
+        csv.writer(self._file).writerow(row)
+        self.num_rows += 1
+
+    def close(self) -> None:
+        """Close the file, if there is one."""
+        if self._file is not None:
+            self._file.close()
 
 
-def _suffix(image: ExportImage) -> str:
-    for name in (image.image_id, image.uri):
-        if _SUFFIX.fullmatch(suffix := PurePosixPath(name.rpartition("/")[2]).suffix):
+def _suffix(image: ExportImage) -> str | None:
+    """Return the suffix by which readers take an image; None if there is none for its format."""
+    for suffix in (_last_suffix(image.image_id), _last_suffix(image.uri)):
+        if suffix.lower().lstrip(".") in _READ:
             return suffix
+        held = PILImage.registered_extensions().get(suffix.lower())
+        if held or suffix.lower() in _UNREAD:
+            return _SUFFIX_OF.get(held or "")
     return ".jpg"
+
+
+def _last_suffix(name: str) -> str:
+    return PurePosixPath(name.rpartition("/")[2]).suffix
 
 
 def _local_path(uri: str) -> Path | None:
@@ -149,11 +201,16 @@ def _local_path(uri: str) -> Path | None:
         return None
 
 
-def _copy(image: ExportImage, path: Path) -> None:
+def _copy(image: ExportImage, path: Path, label: Path) -> bool:
+    """Copy an image; return False, and remove its label file, if it is not there any more."""
     ref = ImageRef(image_id=image.image_id, uri=image.uri)
     try:
         data = fetch(ref, options=None, max_bytes=_MAX_IMAGE_BYTES, timeout_s=_COPY_TIMEOUT_S, allow_http=True)
     except FetchError as error:
+        if error.reason is Reason.NOT_FOUND:
+            label.unlink()
+            return False
         raise StorageError(f"{image.image_id} cannot be copied: {error}") from error
     with path.open("xb") as file:
         file.write(data)
+    return True

@@ -108,7 +108,7 @@ def test_several_such_images_of_a_shard_are_each_found(tmp_path: Path) -> None:
 
 
 def test_an_image_that_hangs_its_replica_is_quarantined_alone(tmp_path: Path) -> None:
-    _, happened = label(tmp_path, {"0007.png": "hang"}, shard_timeout_s=5)
+    _, happened = label(tmp_path, {"0007.png": "hang"}, shard_timeout_s=8)
     found = images_by_reason(tmp_path)
     assert found["replica_hung"] == ["0007.png"]
     assert len(found[None]) == 23

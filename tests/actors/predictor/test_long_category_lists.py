@@ -72,6 +72,11 @@ def test_a_name_that_alone_is_too_long_is_refused(predictor: XSamPredictor) -> N
         check_prompts(predictor.segmenter.processor, [*NAMES, text_prompt("x" * 600, 40)])
 
 
+def test_names_that_are_written_alike_are_refused_however_far_apart(predictor: XSamPredictor) -> None:
+    with pytest.raises(ValueError, match=r"'thing 000', 'Thing-000-other' are all written 'thing 000'"):
+        check_prompts(predictor.segmenter.processor, [*NAMES, text_prompt("Thing-000-other", 40)])
+
+
 def test_one_label_for_every_pixel_is_not_cut(predictor: XSamPredictor) -> None:
     whole = tuple(Prompt(prompt_id=p.prompt_id, task="ovseg_semantic", text=p.text, category_id=p.category_id,
                          category_name=p.text) for p in NAMES)  # fmt: skip

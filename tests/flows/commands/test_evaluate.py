@@ -59,6 +59,26 @@ def test_figures_are_printed_and_written(cli: Cli, output: Path, truth: str, tmp
     assert contents(output) == before
 
 
+def test_what_a_score_decides_is_printed_and_written(cli: Cli, output: Path, truth: str, tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    ended = cli("evaluate", output, "--ground-truth", truth, "--json", file, "--score", 0.75, "--where", "area > 3")
+    assert (ended.code, ended.err) == (0, "")
+    (cat,) = [line for line in ended.out.splitlines() if line.strip("│ ").startswith("cat")]
+    cells = [cell.strip() for cell in cat.strip("│ ").split("│")]
+    assert cells[-5:] == ["100.0", "100.0", "100.0", "100.0", "0.8000"]
+    (dog,) = [line for line in ended.out.splitlines() if "(not found)" in line]
+    assert [cell.strip() for cell in dog.strip("│ ").split("│")] == ["dog", "(not found)", "1"]
+    written = json.loads(file.read_text())
+    assert (written["score"], written["where"]) == (0.75, "area > 3")
+    assert {"true": "dog", "found": None, "count": 1} in written["results"][0]["confusion"]
+    best = cli("evaluate", output, "--ground-truth", truth, "--score", "best")
+    assert "0.7000" in best.out
+    for wrong in ("1.5", "high", "nan"):
+        refused = cli("evaluate", output, "--ground-truth", truth, "--score", wrong)
+        assert refused.code == 2
+        assert f"--score is '{wrong}'; give a number from 0 to 1, or best" in refused.err
+
+
 def test_maps_are_found_beside_the_file_or_where_they_are_said_to_be(cli: Cli, tmp_path: Path) -> None:
     (cat,) = named("ovseg_panoptic", "cat")
     write_output(tmp_path / "output", {"a.png": [mask(cat, box(0, 0, 4, 4))]}, common=[cat])
@@ -129,6 +149,15 @@ class TestMistakes:
         self.refused(ended, "none of the 1 images", "x.png", "2 labelled images", "a.png, b.png")
         assert not file.exists()
 
+    def test_a_broken_truth_that_is_read_strictly(self, cli: Cli, output: Path, tmp_path: Path) -> None:
+        truth = instances(tmp_path / "t.json", {"a.png": [("cat", box(0, 0, 4, 4)), ("cat", [])]})
+        file = tmp_path / "figures.json"
+        self.refused(
+            cli("evaluate", output, "--ground-truth", truth, "--strict", "--json", file),
+            "annotation 2 of a.png: no mask",
+        )
+        assert not file.exists()
+
     def test_images_of_another_size(self, cli: Cli, output: Path, tmp_path: Path) -> None:
         mask_rle = {"size": [20, 30], "counts": [600]}
         truth = instances(tmp_path / "t.json", {"a.png": [("cat", mask_rle)]}, height=20, width=30)
@@ -141,8 +170,9 @@ class TestMistakes:
         file.write_text("precious")
         self.refused(cli("evaluate", output, "--ground-truth", truth, "--json", file), str(file), "exists")
         assert file.read_text() == "precious"
-        missing = tmp_path / "no-folder" / "figures.json"
-        self.refused(cli("evaluate", output, "--ground-truth", truth, "--json", missing), "no-folder is not a folder")
+        for target in (file, tmp_path / "new" / "figures.json"):
+            assert cli("evaluate", output, "--ground-truth", truth, "--json", target, "--overwrite").code == 0
+            assert json.loads(target.read_text())["ground_truth"] == truth
 
     def test_an_output_that_holds_no_run(self, cli: Cli, output: Path, truth: str, tmp_path: Path) -> None:
         self.refused(cli("evaluate", tmp_path / "nothing", "--ground-truth", truth), "holds no run")

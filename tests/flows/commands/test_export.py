@@ -57,7 +57,7 @@ def test_every_option_reaches_the_export(cli: Cli, output: Path, tmp_path: Path)
         (["--where", "score > 2"], "none of them fits --where"),
         (["--format", "voc"], "'voc' is none of coco"),
         (["--split", "train=2"], "not NAME=SHARE"),
-        (["--to", "s3://bkt/x"], "this machine's disks"),
+        (["--to", "hf://datasets/a/b"], "nothing can be written to hf://"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_nothing_is_written(
@@ -76,3 +76,25 @@ def test_an_existing_target_is_refused_and_untouched(cli: Cli, output: Path, tmp
     assert ended.code == 2
     assert "exists already" in ended.err
     assert (tmp_path / "coco.json").read_text() == "mine"
+    assert cli("export", output, "--to", tmp_path / "coco.json", "--overwrite").code == 0
+    assert json.loads((tmp_path / "coco.json").read_text())["images"]
+
+
+def test_names_with_commas_are_quoted_or_given_one_by_one(cli: Cli, tmp_path: Path) -> None:
+    prompts = named("ovseg", "bowl, glass", "cat")
+    write_output(tmp_path / "output", {"a.png": [mask(p, box(0, 0, 4, 4)) for p in prompts]}, common=prompts)
+    for number, options in enumerate(
+        (['cat, "bowl, glass", no'], ["cat", '"bowl, glass"', "no"], ['cat,\n"bowl, glass",no'])
+    ):
+        target = tmp_path / f"{number}.json"
+        given = [word for option in options for word in ("--categories", option)]
+        ended = cli("export", tmp_path / "output", "--to", target, *given)
+        assert (ended.code, ended.err) == (0, "")
+        names = [category["name"] for category in json.loads(target.read_text())["categories"]]
+        assert names == ["cat", "bowl, glass", "no"]
+        assert "1 of --categories have no mask: no (a name with a comma is put in quotes)" in " ".join(
+            ended.out.split()
+        )
+    ended = cli("export", tmp_path / "output", "--to", tmp_path / "x.json", "--categories", '"bowl')
+    assert ended.code == 2
+    assert 'write them as: dog, "bowl, glass", cat' in ended.err

@@ -47,6 +47,6 @@ def test_planning_tells_how_many_images_it_has_listed(tmp_path: Path) -> None:
         {"source": str(tmp_path / "list.txt"), "output": str(tmp_path / "out"), "categories": ["cat"]}
     )
     told: list[int] = []
-    with planning.list_collection(config, OwnPrompts(), on_listed=told.append) as (plan, _):
+    with planning.list_collection(config, OwnPrompts(), on_listed=told.append) as (plan, *_):
         assert plan.num_images == BATCH_SIZE + 5
     assert told == [BATCH_SIZE, BATCH_SIZE + 5]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from tests.flows.commands.test_evaluate import contents
@@ -90,7 +91,7 @@ def test_a_wrong_query_is_one_message(cli: Cli, output: Path, sql: str, said: st
 
 def test_a_file_that_exists_is_left_as_it_is(cli: Cli, output: Path, tmp_path: Path) -> None:
     (tmp_path / "held.csv").write_text("mine")
-    for name, said in (("held.csv", "exists already"), ("new.xlsx", "is not known"), ("no/new.csv", "not a folder")):
+    for name, said in (("held.csv", "exists already"), ("new.xlsx", "is not known")):
         ended = cli("query", output, "FROM images", "--to", tmp_path / name)
         assert ended.code == 2
         assert said in ended.err
@@ -99,6 +100,11 @@ def test_a_file_that_exists_is_left_as_it_is(cli: Cli, output: Path, tmp_path: P
     assert cli("query", output, "FROM images", "--to", held).code == 2
     assert contents(output) == before
     assert (tmp_path / "held.csv").read_text() == "mine"
+    for target in (tmp_path / "held.csv", tmp_path / "new" / "er.csv"):
+        assert cli("query", output, "FROM images", "--to", target, "--overwrite").code == 0
+        assert target.read_text().startswith("image_id,")
+    assert cli("query", output, "SELECT image_id FROM images", "--to", "memory://saved/er/a.jsonl").code == 0
+    assert fsspec.filesystem("memory").cat_file("/saved/er/a.jsonl").count(b"\n") == 30
 
 
 def test_an_output_without_a_run_is_named(cli: Cli, tmp_path: Path) -> None:

@@ -122,11 +122,11 @@ def test_bad_visual_prompts_are_reported_by_row_and_the_others_are_asked(summary
     held = run_file(summary.output, "summary.json")
     reported = {row["prompt_id"]: (row["row"], row["image"]) for row in held["rejected_prompts"]}
     assert reported == {
-        "outside": (1, "good-0.jpg"),
-        "no-numbers": (2, "good-1.png"),
-        "lost": (3, "nowhere.jpg"),
+        "outside": (3, "good-0.jpg"),
+        "no-numbers": (4, "good-1.png"),
+        "lost": (5, "nowhere.jpg"),
     }
-    assert [row["row"] for row in held["rejected_prompts"]] == [1, 2, 3]
+    assert [row["row"] for row in held["rejected_prompts"]] == [3, 4, 5]
     assert held["num_rejected_prompts"] == 3
     assert all(row["reason"] for row in held["rejected_prompts"])
     asked = {
@@ -140,6 +140,6 @@ def test_bad_visual_prompts_are_reported_by_row_and_the_others_are_asked(summary
 def test_a_collection_of_bad_images_alone_is_complete_too(make_config: MakeConfig, collection: Path) -> None:
     (collection.parent / "only-bad.txt").write_text("\n".join(BAD))
     summary = engine.run_directly(make_config(source=str(collection.parent / "only-bad.txt")), Silent())
-    assert summary.ok
-    assert summary.ledger == {"listed": 5, "ok": 0, "empty": 0, "quarantined": 5}
+    assert (summary.ok, summary.has_succeeded) == (True, False)
+    assert summary.ledger == {"listed": 5, "ok": 0, "empty": 0, "not_asked": 0, "quarantined": 5}
     assert open_table(open_store(summary.output), "annotations").to_table().num_rows == 0

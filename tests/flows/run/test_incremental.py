@@ -145,7 +145,7 @@ def test_a_quarantined_image_is_not_tried_every_night_but_when_it_has_changed(
     asked.clear()
     assert label(config).labelled_now == 0
     (source / "000.png").write_bytes(whole)
-    assert label(config).ledger == {"listed": 1, "ok": 1, "empty": 0, "quarantined": 0}
+    assert label(config).ledger == {"listed": 1, "ok": 1, "empty": 0, "not_asked": 0, "quarantined": 0}
     assert asked == {("000.png", "car"): 1}
     assert sql(config, "SELECT count(*) FROM images WHERE status = 'quarantined'") == [(0,)]
 
@@ -158,7 +158,7 @@ def test_a_retry_leaves_to_an_update_what_has_changed(nightly: Callable[..., Run
     first = label(config)
     (source / "000.png").write_bytes(whole[: len(whole) // 3])
     second = label(config)
-    assert second.ledger == {"listed": 1, "ok": 0, "empty": 0, "quarantined": 1}
+    assert second.ledger == {"listed": 1, "ok": 0, "empty": 0, "not_asked": 0, "quarantined": 1}
     again = retry_configs(config.output.uri, None, [], {})
     assert [one.output.run_id for one in again] == [f"{first.run_id}-retry-1", "update-2-retry-1"]
     for name in ("000.png", "002.png"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pycocotools.cocoeval import COCOeval
 from pipelines.errors import SourceError
 from pipelines.evaluation.category_names import clean_name
 from pipelines.evaluation.evaluate import Evaluation, evaluate_output
-from pipelines.evaluation.ground_truth import read_ground_truth
+from pipelines.evaluation.ground_truth import PanopticTruth, read_ground_truth
 from pipelines.evaluation.labeled_run import read_run
 from tests.support.labeled import RUN, SIZE, box, mask, named, region, write_output
 from tests.support.truth_files import instances, panoptic, phrases
@@ -26,9 +27,9 @@ from tests.support.truth_files import instances, panoptic, phrases
 CAT, DOG = named("ovseg", "cat", "dog")
 
 
-def evaluate(output: Any, truth: str, **options: Any) -> Evaluation:
+def evaluate(output: Any, truth: str, *, is_strict: bool = False, **options: Any) -> Evaluation:
     store, plan = output
-    return evaluate_output(store, [plan], read_ground_truth(truth), **options)
+    return evaluate_output(store, [plan], read_ground_truth(truth, is_strict=is_strict), **options)
 
 
 def figures(evaluation: Evaluation) -> dict[tuple[str, str], Any]:
@@ -64,7 +65,9 @@ class TestInstances:
         assert [result.figures[name] for name in ("AP", "AP50", "AP75")] == pytest.approx([1, 1, 1])
         assert result.figures["true"] == result.figures["found"] == sum(map(len, shown.values()))
         assert list(result.categories) == ["cat", "dog", "red-bird"]
-        assert evaluation.notes == ()
+        assert evaluation.notes == (
+            "ovseg: 1 names are spelled otherwise in the truth, and compared: red bird with red-bird",
+        )
 
     @pytest.mark.parametrize("task", ["ovseg", "genseg"])
     @pytest.mark.parametrize("crowds", [False, True])
@@ -155,6 +158,59 @@ class TestInstances:
         assert figures(everything)["ovseg", ""]["AP"] == pytest.approx(0.5)
         assert [note for note in everything.notes if "dog" in note and "not found" in note]
 
+    def test_decisions_and_a_condition_on_masks(self, tmp_path: Path) -> None:
+        found = {
+            "a.png": [mask(CAT, box(0, 0, 4, 4), 0.9), mask(CAT, box(5, 5, 4, 4), 0.6), mask(DOG, box(8, 0, 2, 2))]
+        }
+        output = write_output(tmp_path / "o", found, common=[CAT, DOG])
+        shown = {"a.png": [("cat", box(0, 0, 4, 4)), ("dog", box(5, 5, 4, 4)), ("dog", None)]}
+        truth = instances(tmp_path / "t.json", shown)
+        evaluation = evaluate(output, truth, score=0.55)
+        (result,) = evaluation.results
+        assert [note for note in evaluation.notes if "no mask: annotation 3 of a.png" in note]
+        assert {name: result.figures[name] for name in ("precision", "recall", "F1")} == {
+            "precision": 0.5, "recall": 0.5, "F1": 0.5
+        }  # fmt: skip
+        cat = {"precision": 0.5, "recall": 1, "F1": 2 / 3, "best F1": 1, "best score": 0.9}
+        assert {name: result.categories["cat"][name] for name in cat} == pytest.approx(cat)
+        assert {"true": "dog", "found": "cat", "count": 1} in result.confusion
+        assert json.loads(json.dumps(evaluation.to_dict()))["results"][0]["scores"][0]["score"] == 0.9
+        (strict,) = evaluate(output, truth, where="score > 0.7 AND width = 10 -- only those").results
+        assert (strict.figures["found"], strict.categories["cat"]["AP"]) == (1, pytest.approx(1))
+        assert strict.confusion == ()
+
+    def test_a_truth_of_which_nothing_can_be_found_is_refused_with_the_reasons(self, tmp_path: Path) -> None:
+        output = write_output(tmp_path / "o", {"a.png": [mask(CAT, box(0, 0, 4, 4))]}, common=[CAT])
+        truth = instances(tmp_path / "t.json", {"a.png": [("cat", []), ("cat", None)]})
+        with pytest.raises(SourceError, match=r"2 entries of the truth left out: no mask: annotation 1 of a.png"):
+            evaluate(output, truth)
+
+    def test_a_truth_of_crowds_is_told(self, tmp_path: Path) -> None:
+        output = write_output(tmp_path / "o", {"a.png": [mask(CAT, box(0, 0, 4, 4))]}, common=[CAT])
+        shown = [("cat", box(0, 0, 4, 4)), ("cat", box(5, 5, 2, 2), True), ("cat", box(8, 8, 2, 2), True)]
+        evaluation = evaluate(output, instances(tmp_path / "t.json", {"a.png": shown}))
+        assert [note for note in evaluation.notes if "2 of 3 objects of the truth are crowds" in note]
+
+    @pytest.mark.parametrize("where", ["nonsense > 3", "true) --"])
+    def test_what_is_no_condition_is_refused(self, tmp_path: Path, where: str) -> None:
+        output = write_output(tmp_path / "o", {"a.png": [mask(CAT, box(0, 0, 4, 4))]}, common=[CAT])
+        truth = instances(tmp_path / "t.json", {"a.png": [("cat", box(0, 0, 4, 4))]})
+        with pytest.raises(SourceError, match="--where"):
+            evaluate(output, truth, where=where)
+
+    def test_some_images_of_another_size_are_left_out(self, tmp_path: Path) -> None:
+        one = [mask(CAT, box(0, 0, 4, 4))]
+        output = write_output(tmp_path / "o", {"a.png": one, "b.png": one}, common=[CAT])
+        truth = instances(tmp_path / "t.json", {name: [("cat", box(0, 0, 4, 4))] for name in ("a.png", "b.png")})
+        document = json.loads(Path(truth).read_text())
+        document["images"][1] |= {"height": 9, "width": 8}
+        Path(truth).write_text(json.dumps(document))
+        evaluation = evaluate(output, truth)
+        assert (evaluation.num_images, evaluation.results[0].figures["true"]) == (1, 1)
+        assert [note for note in evaluation.notes if "image b.png (8 x 9 pixels there, 10 x 10 labelled)" in note]
+        with pytest.raises(SourceError, match=r"image b.png: another size"):
+            evaluate(output, truth, is_strict=True)
+
     def test_no_category_in_common(self, tmp_path: Path) -> None:
         output = write_output(tmp_path / "o", {"a.png": []}, common=named("ovseg", "unicorn"))
         truth = instances(tmp_path / "t.json", {"a.png": [("cat", box(0, 0, 4, 4))]})
@@ -190,12 +246,14 @@ class TestMatching:
         return {name: image.image_id for name, image in read_run(store, [plan], names).images.items()}
 
     def test_by_the_whole_name_or_else_by_its_last_part(self, tmp_path: Path) -> None:
-        ids = ["s3://b/val/1.jpg", "a/2.jpg", "b/2.jpg", "3.jpg", "x/4.jpg"]
-        names = ["1.jpg", "b/2.jpg", "images/3.jpg", "5.jpg"]
+        ids = ["s3://b/val/1.jpg", "a/2.jpg", "b/2.jpg", "3.jpg", "x/4.jpg", "x/cafe\u0301.jpg", "x/6.jpg"]
+        names = ["1.jpg", "b/2.jpg", "images/3.jpg", "5.jpg", "caf\u00e9.jpg", "images\\val\\6.jpg"]
         assert self.run(tmp_path, ids, names) == {
             "1.jpg": "s3://b/val/1.jpg",
             "b/2.jpg": "b/2.jpg",
             "images/3.jpg": "3.jpg",
+            "caf\u00e9.jpg": "x/cafe\u0301.jpg",
+            "images\\val\\6.jpg": "x/6.jpg",
         }
 
     @pytest.mark.parametrize(
@@ -221,7 +279,7 @@ class TestMatching:
         document = json.loads(Path(truth).read_text())
         document["images"][0] |= {"height": 9, "width": 8}
         Path(truth).write_text(json.dumps(document))
-        with pytest.raises(SourceError, match=r"1 of 1 images .* a.png: 8 x 9 pixels there, 10 x 10 labelled"):
+        with pytest.raises(SourceError, match=r"all of 1 images .* a.png: 8 x 9 pixels there, 10 x 10 labelled"):
             evaluate(output, truth)
 
     def test_of_several_runs_the_rows_that_are_current(self, tmp_path: Path) -> None:
@@ -326,20 +384,31 @@ class TestMaps:
         assert ("ovseg_panoptic", "stuff") not in figures(evaluation)
 
     def test_broken_maps(self, tmp_path: Path) -> None:
-        output = write_output(tmp_path / "o", self.found("ovseg_panoptic"), common=named("ovseg_panoptic", "cat"))
+        common = named("ovseg_panoptic", "cat", "sky")
+        output = write_output(tmp_path / "o", self.found("ovseg_panoptic"), common=common)
         truth = panoptic(tmp_path / "panoptic.json", self.maps(), THINGS)
         png = tmp_path / "panoptic" / "a.png"
+        for break_it, words in (
+            (png.unlink, r"a\.png: not found"),
+            (lambda: png.write_bytes(b"no picture"), r"a\.png: not a readable PNG"),
+            (lambda: PILImage.fromarray(np.zeros((4, 5, 3), np.uint8)).save(png), "is 5 x 4 pixels, but its image 10"),
+            (
+                lambda: PILImage.fromarray(np.full((*SIZE, 3), 9, np.uint8)).save(png),
+                r"segment ids that .* does not list",
+            ),
+        ):
+            break_it()
+            read = read_ground_truth(truth)
+            assert isinstance(read, PanopticTruth)
+            assert read.segments("a.jpg") is None
+            assert re.search(f"1 entries of the truth left out: .*the map of a.jpg .*{words}", str(read.left_out))
+        evaluation = evaluate(output, truth)
+        assert [note for note in evaluation.notes if "the map cannot be used: the map of a.jpg" in note]
+        with pytest.raises(SourceError, match=f"the map of a.jpg.*{words}"):
+            evaluate(output, truth, is_strict=True)
         png.unlink()
-        with pytest.raises(SourceError, match=r"a\.png: not found"):
-            evaluate(output, truth)
-        png.write_bytes(b"no picture")
-        with pytest.raises(SourceError, match=r"a\.png: not a readable PNG"):
-            evaluate(output, truth)
-        PILImage.fromarray(np.zeros((4, 5, 3), np.uint8)).save(png)
-        with pytest.raises(SourceError, match="is 5 x 4 pixels, but its image 10 x 10"):
-            evaluate(output, truth)
-        PILImage.fromarray(np.full((*SIZE, 3), 9, np.uint8)).save(png)
-        with pytest.raises(SourceError, match=r"segment ids that .* does not list"):
+        (tmp_path / "panoptic" / "b.png").unlink()
+        with pytest.raises(SourceError, match=r"2 entries .*the map of a.jpg.*the map of b.jpg"):
             evaluate(output, truth)
 
 
@@ -425,9 +494,23 @@ def test_truth_of_another_task_says_what_was_asked(tmp_path: Path) -> None:
         evaluate(output, truth)
 
 
-@pytest.mark.parametrize(
-    ("name", "cleaned"),
-    [("Cell-Phone", "cell phone"), ("wall-other-merged", "wall"), ("sky-stuff", "sky"), (" Red  Car ", "red car")],
-)
-def test_names_are_compared_cleaned(name: str, cleaned: str) -> None:
-    assert clean_name(name) == cleaned
+def test_what_was_never_asked_of_an_image_is_not_missing_there(tmp_path: Path) -> None:
+    """Two runs of different images and names, and an image that nothing was asked of: all that was asked is found."""
+    (point,) = [region("vgdseg", "p1", "point", "cup")]
+    shown = {
+        "a.png": [("cat", box(0, 0, 3, 3), False), ("dog", box(5, 5, 3, 3), False)],
+        "b.png": [("cat", box(1, 1, 3, 3), False), ("dog", box(5, 5, 3, 3), False)],
+        "c.png": [("cat", box(2, 2, 3, 3), False)],
+    }
+    truth = instances(tmp_path / "truth.json", shown, ("cat", "dog"))
+    output = tmp_path / "output"
+    _, first = write_output(output, {"a.png": [mask(CAT, box(0, 0, 3, 3))]}, common=[CAT])
+    _, second = write_output(output, {"b.png": [mask(DOG, box(5, 5, 3, 3))]}, common=[DOG], run_id="run-2")
+    found = {"c.png": []}
+    store, third = write_output(output, found, own={"d.png": [point]}, run_id="run-3")
+    evaluation = evaluate_output(store, [first, second, third], read_ground_truth(truth))
+    (result,) = evaluation.results
+    assert (result.figures["true"], result.figures["found"], result.figures["AP"]) == (2, 2, pytest.approx(1))
+    assert "ovseg: 1 images were never asked, left out: c.png" in evaluation.notes
+    everything = evaluate_output(store, [first, second, third], read_ground_truth(truth), count_unasked=True)
+    assert everything.results[0].figures["true"] == 4

@@ -34,8 +34,15 @@ def test_tasks_and_groups_have_pictures_of_their_own(tmp_path: Path) -> None:
         TaskFigures(task="ovseg_panoptic", figures={"PQ": 0.5}, categories=categories),
         TaskFigures(task="vgdseg", group="box", figures={"AP": 0.5}, curves={"AP": [1.0] * 50 + [0.0] * 51}),
         TaskFigures(task="refseg", figures={"cIoU": 0.5}),
+        TaskFigures(
+            task="ovseg", figures={}, scores=[{"score": s, "precision": 1.0, "recall": 0.5, "F1": None} for s in (0, 1)]
+        ),
     ]
     files = write_plots(evaluation(*results), tmp_path)
-    assert [path.name for path in files] == ["ovseg_panoptic-categories.png", "vgdseg-box-precision-recall.png"]
+    assert [path.name for path in files] == [
+        "ovseg_panoptic-categories.png",
+        "vgdseg-box-precision-recall.png",
+        "ovseg-scores.png",
+    ]
     with PILImage.open(files[0]) as picture:
         assert picture.height > picture.width  # forty bars

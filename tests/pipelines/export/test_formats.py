@@ -5,25 +5,36 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image as PILImage
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
 
 from pipelines.errors import SourceError, StorageError
 from pipelines.evaluation.evaluate import evaluate_output
 from pipelines.evaluation.ground_truth import PanopticTruth, read_ground_truth
 from pipelines.export.formats.label_studio import brush_rle
-from pipelines.export.formats.polygons import outline
+from pipelines.export.formats.polygons import edges, outline
+from pipelines.export.selection import _model
 from pipelines.export.splits import Splits
 from pipelines.export.write import Choice, export_output
+from pipelines.layout import is_ours
+from pipelines.masks import rle
+from pipelines.masks.polygons import from_polygons
+from pipelines.query.database import open_database
+from pipelines.sources.listing import list_images
 from pipelines.storage.store import Store, open_store
+from pipelines.table.dataset_card import leave_card
+from pipelines.table.foreign import foreign_names
 from tests.support.fakes import half_bright, png
 from tests.support.labeled import RUN, box, mask, named, write_output
 
@@ -56,17 +67,19 @@ def iou(one: np.ndarray, other: np.ndarray) -> float:
     return float((one & other).sum() / (one | other).sum())
 
 
-def drawn(points: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """Fill a polygon as YOLO's trainer does: cut to whole pixels."""
+def drawn(points: np.ndarray, size_hw: tuple[int, int], whole: Callable[[Any], Any] = np.trunc) -> np.ndarray:
+    """Fill a polygon as YOLO's trainer does: cut to whole pixels, or rounded, as supervision does."""
     picture = np.zeros(size_hw, np.uint8)
-    cv2.fillPoly(picture, [points.astype(np.int32)], 1)
+    cv2.fillPoly(picture, [whole(points).astype(np.int32)], 1)
     return picture.astype(bool)
 
 
 # YOLO
 
 
-def yolo_masks(path: Path, size_hw: tuple[int, int] = SIZE) -> list[tuple[int, np.ndarray]]:
+def yolo_masks(
+    path: Path, size_hw: tuple[int, int] = SIZE, whole: Callable[[Any], Any] = np.trunc
+) -> list[tuple[int, np.ndarray]]:
     """Read a label file: (category, mask) of each line."""
     found = []
     for line in path.read_text().splitlines():
@@ -74,27 +87,46 @@ def yolo_masks(path: Path, size_hw: tuple[int, int] = SIZE) -> list[tuple[int, n
         points = np.array(values, float).reshape(-1, 2)
         assert len(points) >= 3
         assert ((points >= 0) & (points <= 1)).all()
-        found.append((int(category), drawn(points * (size_hw[1], size_hw[0]), size_hw)))
+        found.append((int(category), drawn(points * (size_hw[1], size_hw[0]), size_hw, whole)))
     return found
 
 
 def test_yolo_polygons_give_the_masks_again_with_their_holes_and_parts(output: Store, tmp_path: Path) -> None:
     summary = export_output(output, str(tmp_path / "yolo"), "yolo", Choice())
     labels = tmp_path / "yolo" / "labels" / "train"
-    assert sorted(p.relative_to(labels).as_posix() for p in labels.rglob("*.txt")) == ["a/1.txt", "b.txt", "d.txt"]
-    (cat, ring), (dog, parts) = yolo_masks(labels / "a" / "1.txt")
-    assert (cat, dog) == (0, 1)
-    assert np.array_equal(ring, RING)
-    assert (parts >= PARTS).all()
-    assert (parts & ~PARTS).sum() <= 50  # the lines between its parts
+    assert sorted(p.relative_to(labels).as_posix() for p in labels.rglob("*.txt")) == ["a_1.txt", "b.txt", "d.txt"]
+    for whole in (np.trunc, np.round):
+        (cat, ring), (dog, parts) = yolo_masks(labels / "a_1.txt", whole=whole)
+        assert (cat, dog) == (0, 1)
+        assert np.array_equal(ring, RING)
+        assert (parts >= PARTS).all()
+        assert (parts & ~PARTS).sum() <= 50  # the lines between its parts
     assert (labels / "b.txt").read_text() == ""
     assert np.array_equal(yolo_masks(labels / "d.txt")[0][1], FULL)
     described = yaml.safe_load((tmp_path / "yolo" / "data.yaml").read_text())
     assert described == {"train": "images/train", "val": "images/train", "names": {0: "cat", 1: "d<o>g & co"}}
-    assert len(summary.notes) == 1
-    assert "3 images are not files of this machine" in summary.notes[0]
+    same, fetch = summary.notes
+    assert "val is the same as train" in same
+    assert "3 images are not beside their labels" in fetch
     rows = list(csv.reader((tmp_path / "yolo" / "images_to_fetch.csv").open()))
-    assert rows[:2] == [["file", "uri"], ["images/train/a/1.jpg", "/p/a/1.jpg"]]
+    assert rows[:2] == [["file", "uri"], ["images/train/a_1.jpg", "/p/a/1.jpg"]]
+    rows = list(csv.reader((tmp_path / "yolo" / "images.csv").open()))
+    assert rows[:2] == [["file", "image_id", "uri"], ["images/train/a_1.jpg", "a/1.jpg", "/p/a/1.jpg"]]
+
+
+def test_images_of_formats_that_no_reader_of_yolo_takes_are_left_out_and_counted(tmp_path: Path) -> None:
+    ids = ("a.gif", "b.JPG", "c.jfif", "d", "e.v2", "f.PPM", "g.jxl", "h.gif", "i.tif")
+    found = {name: [mask(CAT, box(0, 0, 3, 3))] for name in ids}
+    store, _ = write_output(tmp_path / "output", found, common=[CAT], uris={"d": "/p/d.webp"})
+    summary = export_output(store, str(tmp_path / "yolo"), "yolo", Choice(splits=Splits.parse("train=0.5,val=0.5")))
+    assert "4 images are of formats that YOLO's readers do not take, left out: 2 .gif, 1 .PPM, 1 .jxl" in summary.notes
+    assert not any("val is the same" in note for note in summary.notes)
+    rows = list(csv.DictReader((tmp_path / "yolo" / "images.csv").open()))
+    assert {row["image_id"]: Path(row["file"]).name for row in rows} == {
+        "b.JPG": "b.JPG", "c.jfif": "c.jpg", "d": "d.webp", "e.v2": "e.jpg", "i.tif": "i.tif"
+    }  # fmt: skip
+    labels = {path.stem for path in (tmp_path / "yolo" / "labels").rglob("*.txt")}
+    assert labels == {"b", "c", "d", "e", "i"}
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -148,15 +180,17 @@ def with_photos(folder: Path) -> Store:
 def test_yolo_images_lie_beside_their_labels_as_links_or_copies(tmp_path: Path, copy: bool) -> None:
     store = with_photos(tmp_path)
     summary = export_output(store, str(tmp_path / "yolo"), "yolo", Choice(copy_images=copy))
-    assert summary.notes == ()
+    assert len(summary.notes) == 1  # that val is train
     images = tmp_path / "yolo" / "images" / "train"
     assert sorted(path.name for path in images.iterdir()) == ["1.png", "2.PNG"]
+    assert sorted(ref.image_id for ref in list_images(str(tmp_path))) == ["photos/1.png", "photos/2.PNG"]
     assert all(path.is_symlink() != copy and path.read_bytes() == png(half_bright(60, 40)) for path in images.iterdir())
 
 
 def test_an_image_that_cannot_be_copied_is_a_clear_error_and_leaves_nothing(tmp_path: Path) -> None:
     store = with_photos(tmp_path)
     (tmp_path / "photos" / "2.PNG").unlink()
+    (tmp_path / "photos" / "2.PNG").mkdir()  # one that is gone is left out instead
     with pytest.raises(StorageError, match=r"2.PNG cannot be copied"):
         export_output(store, str(tmp_path / "yolo"), "yolo", Choice(copy_images=True))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["output", "photos"]
@@ -341,6 +375,33 @@ def test_cvat_masks_are_decoded_by_its_own_library(output: Store, tmp_path: Path
             assert points == masks.encode_mask(pixels)
 
 
+def test_cvat_labels_are_short_and_writable_and_ids_are_carried(tmp_path: Path) -> None:
+    long = "a person who " + "walks " * 12
+    names = (long + "left", long + "right", "bell\x07", "x" * 64, "cat")
+    prompts = named("ovseg", *names)
+    found = {"a.jpg": [mask(prompt, RING) for prompt in prompts]}
+    store, _ = write_output(tmp_path / "output", found, common=prompts, sizes={"a.jpg": SIZE})
+    (note,) = export_output(store, str(tmp_path / "cvat"), "cvat", Choice()).notes
+    assert note.startswith("3 names are no labels of CVAT (64 characters, those of XML)")
+    spec = json.loads((tmp_path / "cvat" / "labels.json").read_text())
+    labels = [label["name"] for label in spec]
+    assert len(set(labels)) == 5
+    assert {"x" * 64, "cat"} < set(labels)
+    assert all(len(label) <= 64 for label in labels)
+    document = ElementTree.parse(tmp_path / "cvat" / "annotations.xml").getroot()
+    assert [label.text for label in document.findall("meta/task/labels/label/name")] == labels
+    elements = {element.get("label"): element for element in document.iter("mask")}
+    assert set(elements) == set(labels)
+    with (tmp_path / "cvat" / "labels_shortened.csv").open(newline="") as file:
+        back = {row["label"]: row["category_name"] for row in csv.DictReader(file)}
+    assert set(back.values()) == {*names[:2], names[2]}
+    rows = dict(open_database(store).execute("SELECT annotation_id, category_name FROM annotations").fetchall())
+    for label, element in elements.items():
+        attributes = {attribute.get("name"): attribute.text for attribute in element}
+        assert set(attributes) == {attribute["name"] for attribute in spec[0]["attributes"]}
+        assert rows[attributes["annotation_id"] or ""] == back.get(label or "", label)
+
+
 def test_one_xml_file_may_stand_alone(output: Store, tmp_path: Path) -> None:
     export_output(output, str(tmp_path / "cvat.xml"), "cvat", Choice(where="score > 0.5"))
     document = ElementTree.parse(tmp_path / "cvat.xml").getroot()
@@ -362,13 +423,53 @@ def test_several_models_of_an_image_are_predictions_of_their_own(tmp_path: Path)
     assert [prediction["model_version"] for prediction in task["predictions"]] == ["run-0", "run-1"]
 
 
+def test_a_model_is_told_by_its_name_and_not_by_its_hash_alone() -> None:
+    plan = {"fingerprint": {"model": "0123456789abcdef" * 4}, "facts": {"config": {"model": {"path": "/m/x-sam/"}}}}
+    assert _model("run-1", plan) == "x-sam 01234567"
+    assert _model("run-1", {"fingerprint": {"model": "0123456789abcdef"}}) == "01234567"
+    assert _model("run-1", {}) == "run-1"
+
+
+def test_coco_polygons_give_the_masks_again_and_the_loss_is_measured(output: Store, tmp_path: Path) -> None:
+    summary = export_output(output, str(tmp_path / "coco.json"), "coco", Choice(polygons=True))
+    assert summary.notes == ("all 3 masks come back pixel by pixel when pycocotools draws their polygons",)
+    read = COCO(str(tmp_path / "coco.json"))
+    assert all(isinstance(entry["segmentation"], list) and entry["iscrowd"] == 0 for entry in read.anns.values())
+    masks = [read.annToMask(entry).astype(bool) for entry in read.anns.values()]
+    assert all(np.array_equal(*pair) for pair in zip(masks, (RING, PARTS, FULL), strict=True))
+    with pytest.raises(SourceError, match="only coco has masks as polygons"):
+        export_output(output, str(tmp_path / "cvat"), "cvat", Choice(polygons=True))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_polygons_along_the_edges_of_pixels_are_exact_whatever_the_mask(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    pixels = [blobs(seed), random.random((40, 50)) < 0.3, random.random((1, 30)) < 0.5, blobs(seed, (7, 9))][seed % 4]
+    polygons = [part.reshape(-1).tolist() for part in edges(pixels)]
+    assert np.array_equal(rle.decode(from_polygons(polygons, pixels.shape)), pixels)
+
+
 # Hugging Face datasets
 
 
-def test_the_table_is_loaded_by_hugging_face_datasets(output: Store, tmp_path: Path) -> None:
+def test_the_card_at_the_root_lets_hugging_face_datasets_load_both_tables(output: Store, tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
-    files = f"{tmp_path}/output/annotations/*/*.parquet"
-    rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
-    (row,) = rows.filter(lambda row: row["score"] > 0.8)
+    assert leave_card(output) == []
+    load = {"split": "train", "cache_dir": str(tmp_path / "cache")}
+    rows = datasets.load_dataset(str(tmp_path / "output"), "annotations", **load)
+    (row,) = [row for row in rows if row["score"] > 0.8]
     assert (row["image_id"], row["category_name"]) == ("a/1.jpg", "cat")
     assert np.array_equal(coco_mask.decode(row["segmentation"]).astype(bool), RING)
+    images = datasets.load_dataset(str(tmp_path / "output"), "images", **load)
+    assert sorted(zip(images["image_id"], images["status"], strict=True)) == [
+        ("a/1.jpg", "ok"), ("b.jpg", "empty"), ("c.jpg", "quarantined"), ("d.jpg", "ok")
+    ]  # fmt: skip
+    # A shard without masks is there too: a file without row groups, which datasets takes.
+    sizes = [pq.ParquetFile(path).metadata for path in (tmp_path / "output" / "annotations").rglob("*.parquet")]
+    assert all(file.row_group(n).num_rows for file in sizes for n in range(file.num_row_groups))
+    # What the user has put there stays.
+    (tmp_path / "output" / "README.md").write_text("mine")
+    assert leave_card(output) == []
+    assert (tmp_path / "output" / "README.md").read_text() == "mine"
+    assert is_ours("README.md")
+    assert foreign_names(output) == []

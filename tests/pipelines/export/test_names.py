@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipelines.export.formats.file_names import new_file
+from pipelines.export.formats.file_names import FileNames
 from pipelines.export.write import Choice, export_output
 from tests.support.labeled import box, mask, named, write_output
 
@@ -35,19 +35,23 @@ IDS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=300)
-@given(image_ids=IDS)
-@example(image_ids=list(ODD))
-def test_every_image_gets_a_file_of_its_own_inside_the_folder(image_ids: list[str]) -> None:
+@settings(deadline=None, max_examples=100)
+@given(image_ids=IDS, is_flat=st.booleans())
+@example(image_ids=list(ODD), is_flat=False)
+@example(image_ids=list(ODD), is_flat=True)
+@pytest.mark.slow
+def test_every_image_gets_a_file_of_its_own_inside_the_folder(image_ids: list[str], is_flat: bool) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "folder"
         folder.mkdir()
-        paths = [new_file(folder, name, ".txt", reserved=("images",)) for name in image_ids]
-        assert len(set(paths)) == len(image_ids)
+        names = FileNames(folder, ".txt", reserved=("images",), is_flat=is_flat)
+        paths = [names.new_file(name) for name in image_ids]
+        assert len({unicodedata.normalize("NFC", str(path)).casefold() for path in paths}) == len(image_ids)
         for path in paths:
             assert path.is_file()
             assert path.suffix == ".txt"
             parts = path.relative_to(folder).parts
+            assert len(parts) == 1 or not is_flat
             assert ".." not in parts
             assert path.resolve().is_relative_to(folder.resolve())
             assert "images" not in parts[:-1]
@@ -58,19 +62,44 @@ def test_every_image_gets_a_file_of_its_own_inside_the_folder(image_ids: list[st
 
 
 def test_names_that_are_harmless_are_kept(tmp_path: Path) -> None:
+    names = FileNames(tmp_path, ".png")
     for name in ("cats/2026-11-26/IMG_0001.jpg", "ünï—☃.jpg", "a b.tar.jpg", "no suffix"):
         stem = name.rpartition(".")[0] or name
-        assert new_file(tmp_path, name, ".png") == tmp_path / f"{stem}.png"
+        assert names.new_file(name) == tmp_path / f"{stem}.png"
 
 
 def test_names_do_not_depend_on_the_machine(tmp_path: Path) -> None:
     names = []
     for folder in (tmp_path / "one", tmp_path / "two"):
         folder.mkdir()
-        names.append([new_file(folder, name, ".txt").relative_to(folder) for name in ODD])
+        files = FileNames(folder, ".txt")
+        names.append([files.new_file(name).relative_to(folder) for name in ODD])
     assert names[0] == names[1]
     digest = hashlib.sha256(b"same.png").hexdigest()[:16]
     assert names[0][ODD.index("same.png")] == Path(f"same-{digest}.txt")
+
+
+def test_names_can_be_copied_to_windows_and_macos(tmp_path: Path) -> None:
+    files = FileNames(tmp_path, ".txt", is_flat=True)
+    ids = ("CON.jpg", "aux.jpg", "nul.v2.jpg", "COM1", "com\u00b9.jpg", "console.jpg", "prn/aux/x.jpg")
+    assert [files.new_file(name).name for name in ids] == [
+        "_CON.txt", "_aux.txt", "_nul.v2.txt", "_COM1.txt", "_com\u00b9.txt", "console.txt", "prn_aux_x.txt"
+    ]  # fmt: skip
+    twins = (
+        "Photo.jpg",
+        "photo.jpg",
+        "caf\u00e9.jpg",
+        "cafe\u0301.jpg",
+        "a/b.jpg",
+        "a_b.jpg",
+        "STRASSE.jpg",
+        "straße.jpg",
+    )
+    names = [files.new_file(name).name for name in twins]
+    assert [name for name in names[::2] if "-" in name] == []
+    assert all("-" in name for name in names[1::2])
+    nested = FileNames(tmp_path, ".png")
+    assert nested.new_file("aux/con/a.jpg") == tmp_path / "_aux" / "_con" / "a.png"
 
 
 @pytest.mark.parametrize("format_name", ["coco", "yolo", "panoptic", "label-studio", "cvat"])

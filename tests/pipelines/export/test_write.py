@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import fsspec
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
@@ -28,6 +30,7 @@ from pipelines.export.write import FORMATS, Choice, Export, export_output
 from pipelines.masks import rle
 from pipelines.storage.store import Store, open_store
 from pipelines.types import Prompt
+from tests.pipelines.storage.test_targets import write
 from tests.support.labeled import box, mask, named, write_output
 
 CAT, DOG = named("ovseg", "cat", "dog")
@@ -290,15 +293,33 @@ def test_an_export_to_what_exists_is_refused(output: Store, tmp_path: Path, kind
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("s3://bkt/coco", "this machine's disks"),
+        ("hf://datasets/a/b", "nothing can be written to hf://"),
         ("gibberish://x", "not supported"),
-        ("missing/coco", "missing is not a folder"),
-        ("output/annotations/coco", "inside the table's own folder annotations"),
+        ("output/annotations/coco", "inside the table's own folder .*annotations"),
     ],
 )
 def test_a_target_that_cannot_be_is_refused(output: Store, tmp_path: Path, target: str, message: str) -> None:
     with pytest.raises(StorageError, match=message):
         export_output(output, target if "://" in target else str(tmp_path / target), "coco", Choice())
+
+
+@pytest.mark.parametrize("format_name", ["coco", "yolo", "label-studio", "cvat"])
+def test_every_format_is_written_to_new_folders_and_object_stores_and_over_its_own_kind_alone(
+    output: Store, tmp_path: Path, format_name: str
+) -> None:
+    here, there = tmp_path / "new" / "er" / "export", f"memory://{secrets.token_hex(8)}/export"
+    fs, root = fsspec.core.url_to_fs(there)
+    for again in (False, True):
+        for target in (str(here), there):
+            export_output(output, target, format_name, Choice(), overwrite=again)
+        local = {path.relative_to(here).as_posix(): path.read_bytes() for path in here.rglob("*") if path.is_file()}
+        assert {name.removeprefix(root).strip("/"): fs.cat_file(name) for name in fs.find(root)} == local
+    (here / "mine.txt").write_text("mine")
+    fs.pipe_file(f"{root}/mine.txt", b"mine")
+    for target in (str(here), there):
+        with pytest.raises(StorageError, match=r"holds mine.txt, which is no part of such a result"):
+            export_output(output, target, format_name, Choice(), overwrite=True)
+    assert (here / "mine.txt").read_text() == "mine"
 
 
 def _failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
@@ -360,6 +381,15 @@ def test_what_was_made_meanwhile_is_left_as_it_is(output: Store, tmp_path: Path)
 def test_an_output_of_an_object_store_is_exported(s3: Any, tmp_path: Path) -> None:
     store, _ = write_output("s3://bkt/to-export", FOUND, common=[CAT, DOG])
     assert masks_by_image(coco(store, tmp_path / "coco.json"))["a/1.jpg"] == ["cat", "dog"]
+    exports = open_store("s3://bkt/exports")
+    for new, files in (("new/coco.json", "1"), ("coco", {"instances.json": "1"})):
+        write(f"{exports.uri}/{new}", files)
+        with pytest.raises(StorageError, match="exists already"):
+            write(f"{exports.uri}/{new}", files)
+    write(f"{exports.uri}/new/coco.json", "2", overwrite=True)
+    export_output(store, f"{exports.uri}/coco", "coco", Choice(), overwrite=True)
+    assert exports.read("new/coco.json") == b"2"
+    assert exports.read("coco/instances.json") == (tmp_path / "coco.json").read_bytes()
 
 
 def test_maps_are_left_out_of_a_list_of_masks_unless_named(tmp_path: Path) -> None:

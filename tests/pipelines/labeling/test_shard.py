@@ -34,6 +34,7 @@ from pipelines.types import (
 )
 from tests.support.fakes import SPOKEN, SPOT, BrightPredictor, half_bright, png, sentence, text_prompt, write_images
 from tests.support.labeled import plan_run
+from tests.support.odd_pictures import odd_pictures
 
 RUN = "run-1"
 BRIGHT = text_prompt("bright")
@@ -110,7 +111,24 @@ def test_each_bad_image_is_a_row_with_its_reason_and_the_others_are_labelled(sto
         "gone.png": ("quarantined", "not_found", "fetch"),
     }
     assert all(row["error"] for row in images.values() if row["status"] == "quarantined")
-    assert verify(store, RUN).ledger() == {"listed": 6, "ok": 1, "empty": 0, "quarantined": 5}
+    assert verify(store, RUN).ledger() == {"listed": 6, "ok": 1, "empty": 0, "not_asked": 0, "quarantined": 5}
+
+
+def test_what_had_to_be_decided_to_see_a_picture_is_in_its_row(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "table"))
+    names = ("16_bits.png", "no_end.jpg", "signed_no_data.tif", "of_an_app.png")
+    odd = sorted((one for one in odd_pictures() if one.name in names), key=lambda one: one.name)
+    for one in odd:
+        (tmp_path / one.name).write_bytes(one.data)
+    refs = [ImageRef(image_id=one.name, uri=str(tmp_path / one.name), num_bytes=len(one.data)) for one in odd]
+    _label(store, refs, BrightPredictor())
+    assert {name: (row["pixel_notes"], row["reason"]) for name, row in _images(store).items()} == {
+        "16_bits.png": (None, None),
+        "no_end.jpg": (["no_end_marker"], None),
+        "of_an_app.png": (None, "unsupported_mode"),
+        "signed_no_data.tif": (["stretched"], None),
+    }
+    assert verify(store, RUN).ok
 
 
 def test_a_listed_size_over_the_limit_is_refused_without_a_fetch(store: Store) -> None:
@@ -159,7 +177,24 @@ def test_an_image_that_is_asked_nothing_costs_no_model_call(store: Store, tmp_pa
     predictor = BrightPredictor()
     _label(store, write_images(tmp_path, 3), predictor, prompts=())
     assert predictor.calls == []
-    assert {row["status"] for row in _images(store).values()} == {"empty"}
+    assert {row["status"] for row in _images(store).values()} == {"not_asked"}
+    assert verify(store, RUN).ledger() == {"listed": 3, "ok": 0, "empty": 0, "not_asked": 3, "quarantined": 0}
+
+
+def test_an_image_all_of_whose_prompts_were_rejected_is_not_asked_and_not_empty(store: Store, tmp_path: Path) -> None:
+    class Refusing(BrightPredictor):
+        def predict(self, images, prompts) -> list[Answer]:
+            return [
+                Answer(rejected=tuple(RejectedPrompt.of(p, image.ref.image_id, "too long") for p in asked))
+                for image, asked in zip(images, prompts, strict=True)
+            ]
+
+    refs = write_images(tmp_path, 2)
+    refs[0] = dataclasses.replace(refs[0], prompts=(_box("outside", (500, 500, 5, 5), 4),))
+    refs[1] = dataclasses.replace(refs[1], prompts=(sentence("refseg", "too long", source_row=5),))
+    _label(store, refs, Refusing(), prompts=())
+    assert {row["status"] for row in _images(store).values()} == {"not_asked"}
+    assert [row["tasks"] for row in _images(store).values()] == [[], []]
 
 
 def _box(prompt_id: str, coordinates: tuple[float, ...], row: int) -> Prompt:

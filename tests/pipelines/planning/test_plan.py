@@ -82,6 +82,7 @@ def test_a_plan_takes_its_place_behind_one_that_no_listing_shows_yet(store: Stor
         assert write_plan(store, "last", draft, fingerprint={}, facts={}, driver_id="d1").sequence == 9
 
 
+@pytest.mark.slow
 def test_shards_are_found_across_the_parts_of_a_large_plan() -> None:
     store = open_store("memory://large-plan")
     plan, shards = plan_run(

@@ -73,7 +73,8 @@ def test_all_kinds_are_read_alike_from_every_form(tmp_path: Path, extension: str
         Region(kind="polygon", coordinates=(0.0, 0.0, 9.0, 0.0, 9.0, 9.0)),
         Region(kind="mask", mask=MASK),
     ]
-    assert [p.source_row for prompts in table.by_image.values() for p in prompts] == [0, 1, 2, 3, 4]
+    first = 2 if extension == ".csv" else 1  # the header of a CSV is its line 1
+    assert [p.source_row for prompts in table.by_image.values() for p in prompts] == list(range(first, first + 5))
 
 
 def test_prompts_say_what_they_ask(tmp_path: Path) -> None:
@@ -121,7 +122,7 @@ def test_regions_and_sentences_of_every_task_stand_in_one_table(tmp_path: Path, 
     ]
     assert [p.category_id for p in prompts] == [3, 5, 4, 2, 0, 1]
     assert [p.region is not None for p in prompts] == [False] * 4 + [True] * 2
-    assert [p.source_row for p in prompts] == [0, 1, 2, 3, 4, 5]
+    assert [p.source_row for p in prompts] == [row + (extension == ".csv") for row in range(1, 7)]
 
 
 def test_a_table_of_sentences_alone_needs_no_kind(tmp_path: Path) -> None:
@@ -260,7 +261,7 @@ def test_bad_row_is_rejected_with_its_reason_and_the_others_stay(
     assert [p.prompt_id for p in table.by_image["a"]] == ["good"]
     (rejected,) = table.rejected
     assert re.search(reason, rejected.reason)
-    assert (rejected.row, rejected.prompt_id) == (0, bad["prompt_id"] or "")
+    assert (rejected.row, rejected.prompt_id) == (1, bad["prompt_id"] or "")
     assert rejected.image == (bad["image_id"] or "")
     assert table.num_rows == 2
 
@@ -283,7 +284,7 @@ def test_prompt_id_used_twice_in_one_image_is_rejected_but_not_across_images(tmp
     table = read_prompt_table(write(tmp_path / "p.jsonl", [row, {**row, "image_id": "b"}, row]))
     assert {image: len(prompts) for image, prompts in table.by_image.items()} == {"a": 1, "b": 1}
     (rejected,) = table.rejected
-    assert (rejected.row, rejected.reason) == (2, "prompt_id is used twice for this image, first in row 0")
+    assert (rejected.row, rejected.reason) == (3, "prompt_id is used twice for this image, first in line 1")
 
 
 def test_bad_row_does_not_take_the_prompt_id_from_a_good_one(tmp_path: Path) -> None:
@@ -336,9 +337,9 @@ def test_join_reports_prompts_of_images_that_are_not_there_once_all_are_read(tmp
         _ = joined.rejected
     assert [image.image_id for image in to_refs(joined)] == ["b.jpg"]
     assert [(r.row, r.image, r.prompt_id) for r in joined.rejected] == [
-        (0, "a.jpg", "p1"),
-        (1, "a.jpg", "p2"),
-        (4, "c.jpg", "p1"),
+        (1, "a.jpg", "p1"),
+        (2, "a.jpg", "p2"),
+        (5, "c.jpg", "p1"),
     ]
     assert {r.reason for r in joined.rejected} == {"its image is not in the collection"}
 
@@ -348,10 +349,38 @@ def test_join_rejects_a_prompt_id_given_both_by_id_and_by_uri(tmp_path: Path) ->
     table = read_prompt_table(write(tmp_path / "p.jsonl", [{**base, "image_id": "a"}, {**base, "uri": "/photos/a"}]))
     joined = join_prompts(to_batches([ref("a")], LISTED), table)
     (image,) = to_refs(joined)
-    assert [p.source_row for p in image.prompts] == [0]
+    assert [p.source_row for p in image.prompts] == [1]
     (rejected,) = joined.rejected
-    assert (rejected.row, rejected.image) == (1, "/photos/a")
+    assert (rejected.row, rejected.image) == (2, "/photos/a")
     assert "by its URI" in rejected.reason
+
+
+def test_rows_are_numbered_by_the_lines_where_they_begin(tmp_path: Path) -> None:
+    """As an editor shows them: the header counts, so do blank lines, and a text may go over several lines."""
+    text = 'image_id,prompt_id,text\n\na,1,"one\ntwo"\n\na,2,three\n'
+    (tmp_path / "p.csv").write_text(text)
+    lines = text.splitlines()
+    prompts = read_prompt_table(str(tmp_path / "p.csv")).by_image["a"]
+    assert [lines[prompt.source_row - 1] for prompt in prompts] == ['a,1,"one', "a,2,three"]
+    row = {"image_id": "a", "prompt_id": "1", "text": "x"}
+    (tmp_path / "p.jsonl").write_text(f"\n\n{json.dumps(row)}\n")
+    assert read_prompt_table(str(tmp_path / "p.jsonl")).by_image["a"][0].source_row == 3
+
+
+@pytest.mark.parametrize(
+    ("written", "listed"),
+    [
+        pytest.param("site\\a.jpg", "site/a.jpg", id="backslash"),
+        pytest.param("./a.jpg", "a.jpg", id="dot"),
+        pytest.param("caf\u00e9.jpg", "cafe\u0301.jpg", id="composed"),
+        pytest.param("cafe\u0301.jpg", "caf\u00e9.jpg", id="decomposed"),
+    ],
+)
+def test_an_image_is_found_under_another_spelling_of_its_name(tmp_path: Path, written: str, listed: str) -> None:
+    row = {"kind": "point", "coordinates": [1, 2], "prompt_id": "p", "image_id": written}
+    joined = join_prompts(to_batches([ref(listed)], LISTED), read_prompt_table(write(tmp_path / "p.jsonl", [row])))
+    (image,) = to_refs(joined)
+    assert (len(image.prompts), joined.rejected) == (1, ())
 
 
 def test_join_keeps_an_image_whose_id_is_its_uri_free_of_doubles(tmp_path: Path) -> None:
@@ -378,7 +407,8 @@ def test_every_row_is_joined_or_rejected_exactly_once(keys: list[tuple[str, int]
     joined = join_prompts(to_batches([ref(image) for image in sorted(present)], LISTED), table)
     asked = [p.source_row for image in to_refs(joined) for p in image.prompts]
     rejected = [r.row for r in (*table.rejected, *joined.rejected)]
-    assert sorted(asked + rejected) == list(range(table.num_rows)) == list(range(len(lines)))
+    assert table.num_rows == len(lines)
+    assert sorted(asked + rejected) == list(range(2, 2 + len(lines)))
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,7 @@ print(oct(folder.stat().st_mode & 0o777), folder.name, sum(len(files) for _, _, 
 """
 
 
+@pytest.mark.slow
 def test_what_outgrows_the_memory_goes_to_a_private_folder_that_is_removed(tmp_path: Path) -> None:
     write_output(tmp_path / "output", FOUND, common=[CAT, DOG])
     spill = tmp_path / "spill"

@@ -17,10 +17,10 @@ import pytest
 from pipelines.errors import QueryError, StorageError
 from pipelines.query.database import open_database
 from pipelines.query.select_text import read_statement
-from pipelines.query.user_select import check_select, first_rows
+from pipelines.query.user_select import check_format, check_select, first_rows
 from pipelines.query.user_select import save as save_to
-from pipelines.storage.local_files import temporary_beside
 from pipelines.storage.store import open_store
+from pipelines.storage.targets import open_target
 from tests.support.labeled import box, mask, named, write_output
 
 CAT, DOG = named("ovseg", "cat", "dog")
@@ -41,8 +41,12 @@ def rows_of(output: Path, sql: str) -> list[tuple[Any, ...]]:
 
 def save(output: Path, sql: str, path: Path) -> int:
     """Save the answer of a query."""
-    with temporary_beside(path) as place, open_database(open_store(str(output)), folder=place) as connection:
-        return save_to(connection, check_select(connection, sql), path, place)
+    check_format(str(path))
+    target, store = open_target(str(path)), open_store(str(output))
+    with target.place() as place, open_database(store, folder=place, is_saved=True) as connection:
+        count = save_to(connection, check_select(connection, sql), place / f"whole{path.suffix}")
+        target.publish(place / f"whole{path.suffix}")
+    return count
 
 
 @pytest.mark.parametrize(
@@ -166,11 +170,22 @@ def test_a_file_is_never_written_over_and_never_left_half_written(tmp_path: Path
     failing = "SELECT CASE WHEN range > 500000 THEN error('broken') END FROM range(1000000)"
     with pytest.raises(QueryError, match="broken"):
         save(output, failing, tmp_path / "failing.csv")
-    with pytest.raises(StorageError, match="cannot be written"):
-        save(output, "FROM images", tmp_path / "nowhere" / "a.csv")
+    assert save(output, "FROM images", tmp_path / "new" / "er" / "a.csv") == 2
     with pytest.raises(QueryError, match=r"extension '\.txt' is not known; name a file \.csv, \.json"):
         save(output, "FROM images", tmp_path / "a.txt")
-    assert {path.name for path in tmp_path.iterdir()} == {"held.csv", "output"}
+    assert {path.name for path in tmp_path.iterdir()} == {"held.csv", "new", "output"}
+
+
+@pytest.mark.usefixtures("database")
+def test_parquet_has_one_schema_whatever_the_rows(tmp_path: Path) -> None:
+    schemas = []
+    for number, condition in enumerate(("true", "score > 0.5", "is_thing IS NULL", "is_thing", "false")):
+        sql = f"SELECT *, len(prompt) AS n, [rank] AS ranks FROM annotations WHERE {condition}"
+        save(tmp_path / "output", sql, tmp_path / f"{number}.parquet")
+        schemas.append(pq.read_schema(tmp_path / f"{number}.parquet"))
+    assert all(schema.equals(schemas[0]) for schema in schemas)
+    assert all(field.nullable for field in schemas[0])
+    assert pa.concat_tables([pq.read_table(tmp_path / f"{n}.parquet") for n in range(5)]).num_rows == 5
 
 
 @pytest.mark.usefixtures("database")
@@ -250,13 +265,14 @@ many = "SELECT a.*, range AS number, repeat('x', 500) || range AS text FROM anno
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 store, path = open_store(sys.argv[1]), Path(sys.argv[2])
 with temporary_beside(path) as place, open_database(store, memory_limit="200MB", folder=place) as database:
-    assert save(database, check_select(database, many), path, place) == 1_000_000
+    assert save(database, check_select(database, many), place / "whole.parquet") == 1_000_000
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
 @pytest.mark.usefixtures("database")
 @pytest.mark.parametrize("extension", ["csv", "parquet"])
+@pytest.mark.slow
 def test_a_result_of_a_million_rows_is_streamed(extension: str, tmp_path: Path) -> None:
     file = tmp_path / f"many.{extension}"
     command = [sys.executable, "-c", _MANY, str(tmp_path / "output"), str(file)]

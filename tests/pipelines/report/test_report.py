@@ -168,12 +168,14 @@ def test_a_small_mask_on_a_large_image_is_ringed(tmp_path: Path) -> None:
     assert np.abs(drawn[:100] - 90).max() < 12
 
 
+@pytest.mark.slow
 def test_the_same_rows_give_the_same_page(tmp_path: Path) -> None:
     found = {f"{n:02d}": [mask(CAT, box(0, 0, 1 + n % 9, 5), 0.1 + n / 50)] for n in range(30)}
     store, _ = write_output(tmp_path / "out", found, common=[CAT])
     assert len({build_report(store, ReportConfig(), made_at=NOW) for _ in range(2)}) == 1
 
 
+@pytest.mark.slow
 def test_pictures_are_bounded_whatever_the_table_holds(tmp_path: Path) -> None:
     names = named("ovseg", *[f"thing {number}" for number in range(90)])
     found = {

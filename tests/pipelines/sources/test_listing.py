@@ -16,6 +16,7 @@ import pytest
 from s3fs import S3FileSystem
 
 from pipelines.errors import SourceError
+from pipelines.image_formats import LeftOut
 from pipelines.sources.fetch import fetch
 from pipelines.sources.listing import IMAGE_EXTENSIONS, list_images
 from pipelines.types import ImageRef
@@ -280,6 +281,48 @@ def test_s3_listing_is_one_request_not_one_for_each_file(bucket, monkeypatch: py
     assert requests == ["ListObjectsV2"]
 
 
+def test_hidden_files_and_exports_are_left_out_of_every_store_alike(bucket, tmp_path: Path, memory) -> None:
+    clutter = ["._a.jpg", ".ipynb_checkpoints/a.jpg", "@eaDir/a.jpg/x.jpg", "__MACOSX/a.jpg", "x/._t.tar"]
+    exported = [
+        "to/.xsam-label-export",
+        "to/data.yaml",
+        "to/images/train/a.jpg",
+        "x/to/.xsam-label-export",
+        "x/to/1.png",
+    ]
+    names = ["a.jpg", "to.jpg", "to/b.jpg.txt", "x/_1.jpg", *clutter, *exported, "scan.dcm"]
+    prefix, put = bucket
+    put(dict.fromkeys(names, b"1"))
+    fill(tmp_path, names)
+    memory({f"/hidden/{name}": b"1" for name in names})
+    for source in (prefix, tmp_path, "memory://hidden"):
+        left_out = LeftOut()
+        assert ids(source, left_out=left_out) == ["a.jpg", "to.jpg", "x/_1.jpg"]
+        assert (left_out.hidden, left_out.exported, left_out.formats) == (4, 2, {".dcm": 1})
+        assert ids(f"{source}/**/*.jpg") == ["a.jpg", "to.jpg", "x/_1.jpg"]
+    # An export is a source as well as any other folder, if it is named.
+    assert ids(f"{prefix}/to") == ids(tmp_path / "to") == ids("memory://hidden/to") == ["images/train/a.jpg"]
+
+
+def test_archived_objects_are_listed_and_counted(bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefix, put = bucket
+    put(dict.fromkeys(["a.jpg", "b.jpg", "c.txt", "d.jpg"], b"1"))
+    classes = {"a.jpg": "GLACIER", "b.jpg": "GLACIER_IR", "c.txt": "GLACIER", "d.jpg": "DEEP_ARCHIVE"}
+    call = S3FileSystem.call_s3
+
+    def archived(self: S3FileSystem, method: str, **request: Any) -> Any:
+        page = call(self, method, **request)
+        for item in page["Contents"]:
+            item["StorageClass"] = classes[item["Key"].rpartition("/")[2]]
+        return page
+
+    monkeypatch.setattr(S3FileSystem, "call_s3", archived)
+    left_out = LeftOut()
+    assert ids(prefix, left_out=left_out) == ["a.jpg", "b.jpg", "d.jpg"]
+    assert left_out.archived == 2
+    assert "2 images are archived" in left_out.say()[0]
+
+
 def test_s3_listing_is_never_stale(bucket) -> None:
     prefix, put = bucket
     put({"a.jpg": b"1"})
@@ -340,8 +383,10 @@ def test_missing_folder_is_a_source_error(tmp_path: Path) -> None:
 
 
 def test_folder_without_images_says_what_was_looked_for_and_what_was_there(tmp_path: Path) -> None:
-    fill(tmp_path, ["a.heic", "b/c.txt"])
-    with pytest.raises(SourceError, match=r"no images found: looked for \.jpg.*2 other files") as caught:
+    fill(tmp_path, ["a.dcm", "b/c.txt"])
+    with pytest.raises(
+        SourceError, match=r"no images found: looked for \.jpg.*2 other files are there; 1 \.dcm left out"
+    ) as caught:
         list(list_images(str(tmp_path)))
     assert str(tmp_path) in str(caught.value)
 

@@ -126,7 +126,7 @@ def test_the_limit_of_a_config_reaches_the_driver_the_replicas_and_the_source(
     assert planning.open_output(config).fs.request_timeout_s == 9
     opened: list[Any] = []
     monkeypatch.setattr(planning, "open_runner", lambda factory, _pool: opened.append(factory))
-    planning.open_run_runner(config, "run-1")
+    planning.open_run_runner(config, "run-1", config.common_prompts())
     assert opened[0].output_options == {"anon": True, "request_timeout_s": 9}
     assert opened[0].job.source_options == {"request_timeout_s": 7}
     values["output"] |= {"request_timeout_s": 0}

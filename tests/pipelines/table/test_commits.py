@@ -182,7 +182,7 @@ def test_a_whole_table_verifies(store: Store) -> None:
     seen: list[str] = []
     report = verify(store, RUN, on_shard=seen.append)
     assert report.ok
-    assert report.ledger() == {"listed": 5, "ok": 3, "empty": 1, "quarantined": 1}
+    assert report.ledger() == {"listed": 5, "ok": 3, "empty": 1, "not_asked": 0, "quarantined": 1}
     assert dict(report.reason_counts) == {"truncated": 1}
     assert seen == [shard.shard_id for shard in shards]
 
@@ -528,9 +528,9 @@ def test_the_schema_is_pinned() -> None:
     words = [("prompt_id", pa.string()), ("task", pa.string()), ("text", pa.string()), ("phrases", pa.list_(phrase))]
     assert IMAGES.field("captions").type == pa.list_(pa.struct(words))
     assert " ".join(IMAGES.names) == (
-        "image_id uri width height exif_orientation num_bytes etag content_sha256 image_version source_columns status "
-        "reason stage "
-        "error attempts num_annotations per_prompt captions decode_ms model_ms run_id shard_id attempt"
+        "image_id uri width height exif_orientation pixel_notes num_bytes etag content_sha256 image_version "
+        "source_columns status reason stage "
+        "error attempts num_annotations per_prompt tasks captions decode_ms model_ms run_id shard_id attempt"
     )
 
 

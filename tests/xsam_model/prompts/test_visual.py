@@ -99,6 +99,7 @@ def test_mask_is_taken_as_it_is():
         ("polygon", (10, 10, 20, 20, 30, 30), "on one line"),
         ("polygon", (10, 10, 10, 10, 10, 10), "on one line"),
         ("polygon", (200, 10, 220, 10, 210, 30), "lies outside its image"),
+        ("polygon", (10, 10, 30, 10, -200_000, 30), "vertex at 200000, beyond any image"),
         ("mask", (), "needs a mask"),
     ],
 )

@@ -130,6 +130,7 @@ def test_one_batch_is_learned_by_heart(model, build, kind, task):
     assert last < 0.15 * first
 
 
+@pytest.mark.slow
 def test_the_alignment_stage_learns_for_a_language_model_that_speaks(model, build):
     batch = build("chat", count=4, variation=FIXED)
     learn(network_of(model, "mixed"), batch, 60)

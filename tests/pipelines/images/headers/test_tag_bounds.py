@@ -10,7 +10,8 @@ import pytest
 from PIL import Image as PILImage
 
 from pipelines.images.decode import DecodeError, decode_image
-from pipelines.images.tag_bounds import holds_too_much, jpeg_exif
+from pipelines.images.headers.jpeg_markers import jpeg_head
+from pipelines.images.headers.tag_bounds import holds_too_much
 from pipelines.types import ImageRef, Reason
 
 REF = ImageRef(image_id="x", uri="x")
@@ -55,7 +56,7 @@ def test_an_exif_block_that_claims_too_much_says_nothing(kind: str) -> None:
 def test_a_jpeg_whose_exif_claims_too_much_is_corrupt() -> None:
     good = block(10, 100, is_shared=False)
     data = encoded("JPEG", b"Exif\0\0" + good)
-    assert jpeg_exif(data) == good
+    assert jpeg_head(data).exif == good
     assert decode_image(data, REF).exif_orientation == 6
     with pytest.raises(DecodeError, match="JPEG: its tags claim far more bytes than there are") as caught:
         decode_image(encoded("JPEG", b"Exif\0\0" + block(100, 30_000, is_shared=True)), REF)
@@ -78,6 +79,6 @@ def test_tiffs_of_many_strips_are_read_as_ever(is_big: bool) -> None:
 def test_exif_that_goes_on_over_segments_is_put_together() -> None:
     segment = b"\xff\xe1" + struct.pack(">H", 2 + 6 + 4) + b"Exif\0\0"
     data = b"\xff\xd8" + segment + b"abcd" + b"\xff\xe0\x00\x04ab" + segment + b"efgh" + b"\xff\xda"
-    assert jpeg_exif(data) == b"abcdefgh"
+    assert jpeg_head(data).exif == b"abcdefgh"
     for end in range(len(data)):
-        jpeg_exif(data[:end])
+        jpeg_head(data[:end])

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import struct
 
-# Larger than any real EXIF block, thumbnails and maker notes included.
-MAX_EXIF_BYTES = 2**24
-
 _SLACK_BYTES = 2**16  # some sharing is legitimate
 # Bytes of a value by field type, BigTIFF's (16 to 18) included.
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _EXIF_START = b"Exif\0\0"
-_APP1, _START_OF_SCAN, _END_OF_IMAGE = 0xE1, 0xDA, 0xD9
 
 
 def holds_too_much(block: bytes) -> bool:
@@ -25,24 +21,6 @@ def holds_too_much(block: bytes) -> bool:
         block: a TIFF file, or an EXIF block with or without its six-byte prefix.
     """
     return _value_bytes(block.removeprefix(_EXIF_START)) > 2 * len(block) + _SLACK_BYTES
-
-
-def jpeg_exif(data: bytes) -> bytes:
-    """Return the EXIF block of a JPEG, joined from all its segments, and cut off soon after MAX_EXIF_BYTES."""
-    found, num_bytes, position = list[bytes](), 0, 2
-    while data[position : position + 1] == b"\xff" and num_bytes <= MAX_EXIF_BYTES:
-        marker = data[position + 1 : position + 2]
-        if not marker or marker[0] in (_START_OF_SCAN, _END_OF_IMAGE):
-            break
-        if marker[0] == 0xFF:  # fill bytes are allowed before a marker
-            position += 1
-            continue
-        length = int.from_bytes(data[position + 2 : position + 4], "big")
-        if marker[0] == _APP1 and data.startswith(_EXIF_START, position + 4):
-            found.append(data[position + 4 + len(_EXIF_START) : position + 2 + length])
-            num_bytes += len(found[-1])
-        position += 2 + max(2, length)
-    return b"".join(found)
 
 
 def _value_bytes(block: bytes) -> int:

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.support.commands import command
+from tests.support.fakes import half_bright, png
+
+
+def test_plan_and_run_tell_what_lies_beside_the_images(tmp_path: Path) -> None:
+    source = tmp_path / "photos"
+    (source / ".ipynb_checkpoints").mkdir(parents=True)
+    for name in ("a.png", "b.png", ".ipynb_checkpoints/a.png"):
+        (source / name).write_bytes(png(half_bright()))
+    for name in ("1.dcm", "2.dcm", "3.nef", "notes.txt"):
+        (source / name).write_bytes(b"\0")
+    settings = ["--source", source, "--output", tmp_path / "out", "--categories", "bright", "--model", "fake"]
+    beside = ["2 .dcm, 1 .nef left out: not read here", "1 images left out: hidden"]
+    planned = command("plan", *settings)
+    assert (planned.code, [line for line in beside if line not in planned.out]) == (0, [])
+    ran = command("run", *settings, "--no-prefect", "--runner", "in_process")
+    assert (ran.code, [line for line in beside if line not in ran.out]) == (0, [])
+    assert "2 images in 1 shards" in ran.out
+    (plan,) = (tmp_path / "out/_runs").glob("*/plan.json")
+    left_out = json.loads(plan.read_text())["facts"]["left_out"]
+    assert left_out == {"formats": {".dcm": 2, ".nef": 1}, "hidden": 1, "others": 1}

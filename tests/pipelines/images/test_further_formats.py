@@ -1,0 +1,58 @@
+"""AVIF and HEIC: decoded where their decoders are installed, else told by name."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image as PilImage
+
+from pipelines import image_formats
+from pipelines.image_formats import registered_formats
+from pipelines.images.decode import decode_image, peek_size
+from pipelines.images.decode_error import DecodeError
+from pipelines.types import Image, ImageRef, Reason
+
+FORMATS = sorted(registered_formats())
+
+
+def decoded(data: bytes) -> Image:
+    return decode_image(data, ImageRef(image_id="a", uri="a"))
+
+
+def encoded(name: str, orientation: int = 1) -> bytes:
+    """A picture of 96 x 64 pixels as stored, red on its left half and green on its right."""
+    pixels = np.zeros((64, 96, 3), np.uint8)
+    pixels[:, :48, 0] = pixels[:, 48:, 1] = 255
+    exif, data = PilImage.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    PilImage.fromarray(pixels).save(data, name, exif=exif.tobytes())
+    return data.getvalue()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_pictures_of_further_formats_are_decoded_upright(name: str) -> None:
+    image = decoded(encoded(name))
+    assert image.pixels.shape == (64, 96, 3)
+    assert image.pixels[32, 10, 0] > 200 > 60 > image.pixels[32, 10, 1]
+    assert image.pixels[32, 90, 1] > 200 > 60 > image.pixels[32, 90, 0]
+    # Turned by 90 degrees: what was on the left is on top.
+    turned = decoded(encoded(name, orientation=6))
+    assert turned.pixels.shape == (96, 64, 3)
+    assert turned.pixels[10, 32, 0] > 200 > 60 > turned.pixels[10, 32, 1]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_picture_of_a_further_format_that_is_cut_short_is_truncated(name: str) -> None:
+    data = encoded(name)
+    with pytest.raises(DecodeError) as refused:
+        decoded(data[: len(data) - 20])
+    assert refused.value.reason == Reason.TRUNCATED
+
+
+def test_a_format_whose_decoder_is_missing_is_told_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_formats, "registered_formats", frozenset)
+    with pytest.raises(DecodeError, match=r"HEIF: pip install 'xsam-label\[pictures\]'") as refused:
+        peek_size(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    assert refused.value.reason == Reason.UNSUPPORTED_MODE
