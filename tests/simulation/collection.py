@@ -99,7 +99,9 @@ _refs: dict[Any, tuple[ImageRef, ...]] = {}
 
 
 @contextmanager
-def draft_plan(batches: Iterable[pa.RecordBatch], config: PlanConfig, left: Any = None) -> Iterator[PlanDraft]:
+def draft_plan(
+    batches: Iterable[pa.RecordBatch], config: PlanConfig, left: Any = None, **told: Any
+) -> Iterator[PlanDraft]:
     """Draft as the product does, once for each set of images."""
     held = list(batches)
     key: Any = (tuple(map(_fingerprint, held)), config)

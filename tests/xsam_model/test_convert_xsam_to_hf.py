@@ -621,6 +621,7 @@ def test_an_interrupted_command_leaves_nothing(number, bases, tmp_path, processe
     os.kill(running.pid, number)
     errors = said.recv() if said.poll(60) else ""
     running.join(60)
+    running.kill()
     assert running.exitcode == 130, errors
     assert "interrupted: nothing was written" in errors
     assert "Traceback" not in errors
@@ -630,6 +631,7 @@ def test_an_interrupted_command_leaves_nothing(number, bases, tmp_path, processe
 def _run_on_a_slow_disk(arguments, told):
     """Run the command, to which a file takes a minute; tell when the first is whole, and at last what was printed."""
     errors, sys.argv = io.StringIO(), ["convert_xsam_to_hf", *arguments]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it for what runs in the background
 
     def save_slowly(*args, **options):
         save_file(*args, **options)

@@ -56,6 +56,10 @@ def own_server(
         server.wait_until_ready()
         with temporary_settings({PREFECT_API_URL: server.api_url, PREFECT_CLIENT_MAX_RETRIES: 1}):
             yield server
+    # Prefect keeps one worker for the events of a process, which would tell this server of all later task runs.
+    from prefect.events.worker import EventsWorker
+
+    EventsWorker.drain_all(timeout=2)
 
 
 def launched(small: SmallRun, predictor: Meanwhile) -> tuple[RunSummary, str]:
