@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from fsspec.exceptions import FSTimeoutError
 
+from pipelines.layout import CARD_NAME
 from pipelines.planning.registered_runs import registered_problems
 from pipelines.storage.store import open_store
 from pipelines.table.verify import verify
