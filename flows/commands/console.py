@@ -194,7 +194,7 @@ def show_summary(console: Console, summary: RunSummary, prompts: str | None = No
     show_rejected(console, summary.rejected_prompts, summary.num_rejected_prompts, prompts)
     for warning in summary.warnings:
         console.print(f"[yellow]warning:[/] {literal(warning)}", highlight=False)
-    for problem in [*summary.problems, *filter(None, [summary.fruitless])]:
+    for problem in summary.failures:
         console.print(f"[red]problem:[/] {literal(problem)}", highlight=False)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -39,13 +38,7 @@ def launch(config: RunConfig, console: Console, *, prefect: bool) -> RunSummary:
             f"run {literal(run_id)} is gone on with as it was planned, and nothing new is looked for: "
             "leave out the run id to label what is new"
         )
-    fruitless = ""
-    for one in configs_to_run(config, store):
-        summary = _launch_run(one, console, prefect=prefect)
-        fruitless = fruitless or summary.fruitless
-        if not summary.ok:
-            break
-    return replace(summary, fruitless=fruitless)
+    return engine.run_each(configs_to_run(config, store), lambda one: _launch_run(one, console, prefect=prefect))
 
 
 def _launch_run(config: RunConfig, console: Console, *, prefect: bool) -> RunSummary:

@@ -157,7 +157,7 @@ def _impatiently(call: Callable[[], object]) -> None:
 
 
 def _set_end(flow_run_id: UUID, summary: RunSummary) -> None:
-    state: State[Any] = Completed() if summary.has_succeeded else Failed(message="; ".join(_problems(summary)[:5]))
+    state: State[Any] = Completed() if summary.has_succeeded else Failed(message="; ".join(summary.failures[:5]))
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(flow_run_id, state, force=True)
 
@@ -258,10 +258,6 @@ class PrefectObserver:
             update_progress_artifact(artifact_id=self._artifact, progress=percent)
 
 
-def _problems(summary: RunSummary) -> list[str]:
-    return [*summary.problems, *filter(None, [summary.fruitless])]
-
-
 def publish(told: Telling, summary: RunSummary, report: str | None) -> None:
     """Publish the run's counts and problems as artifacts, and a link to its report."""
     told.summary = summary
@@ -281,7 +277,7 @@ def publish(told: Telling, summary: RunSummary, report: str | None) -> None:
         f"Images: {counts}. Masks: {summary.num_annotations:,}.",
         f"{summary.committed} of {summary.shards} shards committed, {summary.labelled_now} of them by this flow run, "
         f"in {summary.elapsed_s:.1f} s.",
-        *(f"* {problem.splitlines()[0]}" for problem in _problems(summary)[:50]),
+        *(f"* {problem.splitlines()[0]}" for problem in summary.failures[:50]),
     ]
     what = f"{ended}: {counts}; {summary.num_annotations:,} masks"
     text = "\n\n".join(lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -140,9 +140,18 @@ def run_directly(config: RunConfig, observer: RunObserver) -> RunSummary:
         The same errors as label_collection, except that an incomplete run returns its summary with the problems, and
         that SIGTERM is handled, at the end, by whatever handler was installed before.
     """
+    return run_each(configs_to_run(config, open_output(config)), lambda one: _run_one(one, observer))
+
+
+def run_each(configs: Iterable[RunConfig], run: Callable[[RunConfig], RunSummary]) -> RunSummary:
+    """Run one config after the other, until one ends incomplete.
+
+    Returns:
+        The summary of the last that was run, with what made the first fruitless one so.
+    """
     fruitless = ""
-    for one in configs_to_run(config, open_output(config)):
-        summary = _run_one(one, observer)
+    for config in configs:
+        summary = run(config)
         fruitless = fruitless or summary.fruitless
         if not summary.ok:
             break

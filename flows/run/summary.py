@@ -76,6 +76,11 @@ class RunSummary:
         """Whether the run is complete, and any of its images could be labelled: exit code 0."""
         return self.ok and not self.fruitless
 
+    @property
+    def failures(self) -> list[str]:
+        """The problems, and that not one image could be labelled: none if the run has succeeded."""
+        return [*self.problems, *filter(None, [self.fruitless])]
+
     def is_current(self, plan: Plan, size: TableSize) -> bool:
         """Whether the run was complete and its objects are still listed with the same names and sizes."""
         is_whole = self.ok and self.shards == self.committed == plan.num_shards
