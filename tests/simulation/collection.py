@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.image_formats import LeftOut
 from pipelines.planning.draft import DraftPart, PlanConfig, PlanDraft
 from pipelines.planning.draft import draft_plan as really_draft
 from pipelines.sources.image_batches import file_batch
@@ -100,9 +101,9 @@ _refs: dict[Any, tuple[ImageRef, ...]] = {}
 
 @contextmanager
 def draft_plan(
-    batches: Iterable[pa.RecordBatch], config: PlanConfig, left: Any = None, **told: Any
+    batches: Iterable[pa.RecordBatch], config: PlanConfig, left: Any = None, *, left_out: LeftOut | None = None
 ) -> Iterator[PlanDraft]:
-    """Draft as the product does, once for each set of images."""
+    """Draft as the product does, once for each set of images, in which no row names an image again."""
     held = list(batches)
     key: Any = (tuple(map(_fingerprint, held)), config)
     if left is not None:

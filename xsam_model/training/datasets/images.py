@@ -14,8 +14,8 @@ from PIL import Image, ImageOps
 
 from xsam_model.training.datasets.records import MISSING_IMAGE, UNREADABLE_IMAGE, RecordError
 
-# Exceptions that Pillow's parsers raise on broken files, most often the first three. pipelines/images/decode.py has the
-# same list; neither package may import the other.
+# Exceptions that Pillow's parsers raise on broken files, most often the first three. pipelines/images/decode_error.py
+# has the same list; neither package may import the other.
 _PIL_ERRORS = (
     OSError,
     SyntaxError,
