@@ -3,22 +3,33 @@
 Depends on PyTorch, transformers, NumPy and Pillow, and on nothing else of this project.
 """
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from xsam_model.configuration_xsam import XSamConfig, XSamSegmentorConfig
-from xsam_model.image_processing_xsam import XSamImageProcessor
-from xsam_model.modeling_xsam import XSamForSegmentation, XSamImageFeatures, XSamOutput
-from xsam_model.post_processing.instances import InstanceSegmentation, PhraseSegmentation
-from xsam_model.post_processing.maps import PanopticSegmentation, SemanticSegmentation
-from xsam_model.processing_xsam import XSamInputs, XSamProcessor
-from xsam_model.prompts.answers import Caption, CaptionPhrase
-from xsam_model.prompts.visual import draw_region
-from xsam_model.segmenter import EncodedImages, Query, Replies, XSamResult, XSamSegmenter
+if TYPE_CHECKING:
+    from xsam_model.configuration_xsam import XSamConfig, XSamSegmentorConfig
+    from xsam_model.image_processing_xsam import XSamImageProcessor
+    from xsam_model.modeling_xsam import XSamForSegmentation, XSamImageFeatures, XSamOutput
+    from xsam_model.post_processing.instances import InstanceSegmentation, PhraseSegmentation
+    from xsam_model.post_processing.maps import PanopticSegmentation, SemanticSegmentation
+    from xsam_model.processing_xsam import XSamInputs, XSamProcessor
+    from xsam_model.prompts.answers import Caption, CaptionPhrase
+    from xsam_model.prompts.visual import draw_region
+    from xsam_model.segmenter import EncodedImages, Query, Replies, XSamResult, XSamSegmenter
 
-AutoConfig.register(XSamConfig.model_type, XSamConfig)
-AutoModel.register(XSamConfig, XSamForSegmentation)
-AutoImageProcessor.register(XSamConfig, image_processor_classes={"pil": XSamImageProcessor})
-AutoProcessor.register(XSamConfig, XSamProcessor)
+_MODULES = {
+    "configuration_xsam": ("XSamConfig", "XSamSegmentorConfig"),
+    "image_processing_xsam": ("XSamImageProcessor",),
+    "modeling_xsam": ("XSamForSegmentation", "XSamImageFeatures", "XSamOutput"),
+    "post_processing.instances": ("InstanceSegmentation", "PhraseSegmentation"),
+    "post_processing.maps": ("PanopticSegmentation", "SemanticSegmentation"),
+    "processing_xsam": ("XSamInputs", "XSamProcessor"),
+    "prompts.answers": ("Caption", "CaptionPhrase"),
+    "prompts.visual": ("draw_region",),
+    "segmenter": ("EncodedImages", "Query", "Replies", "XSamResult", "XSamSegmenter"),
+}
+_PLACES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "Caption",
@@ -42,3 +53,22 @@ __all__ = [
     "XSamSegmentorConfig",
     "draw_region",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a class when it is first asked for: what only checks prompts need not wait seconds for torch."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _register()
+    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+
+
+def _register() -> None:
+    """Make transformers' AutoConfig, AutoModel, AutoImageProcessor and AutoProcessor know X-SAM: each module does."""
+    for module in ("modeling_xsam", "processing_xsam"):
+        import_module(f"{__name__}.{module}")
+
+
+# Who has imported transformers expects its Auto classes to know X-SAM once this package is imported.
+if "transformers" in sys.modules:
+    _register()

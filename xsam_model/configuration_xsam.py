@@ -182,4 +182,6 @@ class XSamConfig(PreTrainedConfig):
         return int(self.text_config.max_position_embeddings - (vision.image_size / vision.patch_size) ** 2 - grid**2)
 
 
+AutoConfig.register(XSamConfig.model_type, XSamConfig)
+
 __all__ = ["XSamConfig", "XSamSegmentorConfig"]

@@ -699,4 +699,6 @@ def number_phrases(starts: Sequence[bool], ends: Sequence[bool]) -> list[int]:
     return groups
 
 
+AutoModel.register(XSamConfig, XSamForSegmentation)
+
 __all__ = ["XSamForSegmentation", "XSamImageFeatures", "XSamOutput", "XSamPreTrainedModel", "XSamProjector"]

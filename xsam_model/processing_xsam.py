@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers import AutoImageProcessor, AutoProcessor
 from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
-from xsam_model.image_processing_xsam import SIZE_KEYS
+from xsam_model.configuration_xsam import XSamConfig
+from xsam_model.image_processing_xsam import SIZE_KEYS, XSamImageProcessor
 from xsam_model.post_processing.instances import (
     InstanceSegmentation,
     PhraseSegmentation,
@@ -25,16 +26,8 @@ from xsam_model.post_processing.maps import (
     semantic_segmentation,
 )
 from xsam_model.post_processing.mask_geometry import MaskGeometry
-from xsam_model.prompts.templates import (
-    CHAT_FORMATS,
-    IMAGE_MARK,
-    PHRASE_END,
-    PHRASE_START,
-    REGION_MARK,
-    SEG_TOKEN,
-    VISUAL_TASKS,
-    Wording,
-)
+from xsam_model.prompts.conversations import ADDED_TOKENS, ConversationEncoder, TooManyConditionsError
+from xsam_model.prompts.templates import PHRASE_END, PHRASE_START, REGION_MARK, VISUAL_TASKS, Wording
 from xsam_model.prompts.visual import check_mask
 
 if TYPE_CHECKING:
@@ -44,10 +37,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from xsam_model.modeling_xsam import XSamOutput
-    from xsam_model.prompts.templates import CategoryText
-
-ADDED_TOKENS = (SEG_TOKEN, PHRASE_START, PHRASE_END)
-_MARKS = re.compile(f"({IMAGE_MARK}|{REGION_MARK})")
 
 
 class XSamInputs(BatchFeature):
@@ -67,19 +56,7 @@ def add_tokens(tokenizer: Any) -> int:
     return tokenizer.add_tokens(list(ADDED_TOKENS), special_tokens=True)
 
 
-class TooManyConditionsError(ValueError):
-    """There are more conditions than fit into one conversation.
-
-    Attributes:
-        num_fitting: how many of them fit, counted from the first; 0 if not even that one does.
-    """
-
-    def __init__(self, message: str, num_fitting: int) -> None:
-        super().__init__(message)
-        self.num_fitting = num_fitting
-
-
-class XSamProcessor(ProcessorMixin):
+class XSamProcessor(ProcessorMixin, ConversationEncoder):
     """Prepares conversations about images for `XSamForSegmentation` and turns its output into masks.
 
     Args:
@@ -89,15 +66,11 @@ class XSamProcessor(ProcessorMixin):
         image_token_index, region_token_index: pseudo ids, as in `XSamConfig`.
         chat_format: how the language model marks turns, one of `CHAT_FORMATS`: "phi3" or "qwen3".
 
-    Attributes:
-        category_text: how categories are written in questions: "clean", or "reference" to repeat the evaluation of the
-            reference implementation to the letter (see `prompts.templates.reference_category`). Not saved.
-
     Raises:
         ValueError: if the tokenizer lacks a token that conversations need, or the chat format is unknown.
     """
 
-    category_text: CategoryText = "clean"
+    tokenizer: Any
 
     def __init__(  # noqa: PLR0917  (each is saved with the processor)
         self,
@@ -109,27 +82,10 @@ class XSamProcessor(ProcessorMixin):
         chat_format: str = "phi3",
         chat_template: str | None = None,
     ) -> None:
-        super().__init__(image_processor, tokenizer, chat_template=chat_template)
-        if chat_format not in CHAT_FORMATS:
-            raise ValueError(f"unknown chat format {chat_format!r}; known: {', '.join(CHAT_FORMATS)}")
-        self.chat_format = chat_format
-        self.max_text_length = max_text_length
-        self.image_token_index, self.region_token_index = image_token_index, region_token_index
-        vocabulary = tokenizer.get_vocab()
-        missing = [token for token in ADDED_TOKENS if token not in vocabulary]
-        if missing:
-            raise ValueError(f"the tokenizer lacks {missing}: call xsam_model.processing_xsam.add_tokens on it first")
-        self._seg_id, self._start_id, self._end_id = (vocabulary[token] for token in ADDED_TOKENS)
-        chat = CHAT_FORMATS[chat_format]
-        user, end, assistant = (re.escape(mark) for mark in (chat.user.strip(), chat.end, chat.assistant.lstrip()))
-        # The weights were trained with questions, answers and the line breaks after answers tokenised separately.
-        self._turns = re.compile(f"(?<={end})(\n)(?={user}|$)|(?<={assistant})")
-
-    @property
-    def stop_token_ids(self) -> list[int]:
-        """Tokens that end a generated answer."""
-        vocabulary = self.tokenizer.get_vocab()
-        return [vocabulary[stop] for stop in CHAT_FORMATS[self.chat_format].stops if stop in vocabulary]
+        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+        ConversationEncoder.__init__(
+            self, tokenizer, max_text_length, image_token_index, region_token_index, chat_format
+        )
 
     def __call__(  # noqa: PLR0913  (each is a choice of its own)
         self,
@@ -178,15 +134,7 @@ class XSamProcessor(ProcessorMixin):
         count = _count_conversations(sizes, conditions, visual_prompts, text)
         prompts = _per_image(visual_prompts, count, "visual_prompts")
         if text is None:
-            wording = Wording(
-                task=task,
-                question=question,
-                answer=answer,
-                explain=explain,
-                generate=generate,
-                category_text=self.category_text,
-                chat=CHAT_FORMATS[self.chat_format],
-            )
+            wording = self._wording(task=task, question=question, answer=answer, explain=explain, generate=generate)
             groups = prompts if task in VISUAL_TASKS else _per_image(conditions, count, "conditions")
             rows = self._encode_groups(wording, groups)
         else:
@@ -229,57 +177,11 @@ class XSamProcessor(ProcessorMixin):
     def _encode_group(self, wording: Wording, group: Sequence[Any], index: int) -> list[int]:
         """Write and tokenise the conversation about one image; errors name the image."""
         try:
-            return self._encode_checked(wording, group)
+            return self._encode_conditions(wording, group)
         except TooManyConditionsError as error:
             raise TooManyConditionsError(f"image {index}: {error}", num_fitting=error.num_fitting) from error
         except ValueError as error:
             raise ValueError(f"image {index}: {error}") from error
-
-    def _encode_checked(self, wording: Wording, group: Sequence[Any]) -> list[int]:
-        reserved = [str(token) for token in self.tokenizer.added_tokens_decoder.values()] + [IMAGE_MARK, REGION_MARK]
-        ids = self._encode(wording.conversation(group, reserved), check=False)
-        if (excess := len(ids) - self.max_text_length) <= 0:
-            return ids
-        fits = f"{excess} more than the {self.max_text_length} that fit beside an image"
-        if len(group) < 2:
-            raise ValueError(f"the conversation has {len(ids)} text tokens, {fits}. Say it in fewer words.")
-        # Bisection: only tokenising tells how many conditions fit.
-        low, high = 0, len(group)
-        while high - low > 1:
-            middle = (low + high) // 2
-            length = len(self._encode(wording.conversation(group[:middle], reserved), check=False))
-            low, high = (middle, high) if length <= self.max_text_length else (low, middle)
-        raise TooManyConditionsError(
-            f"{len(group)} conditions make {len(ids)} text tokens, {fits}: the first {low} fit. "
-            "Ask for the rest in another call.",
-            num_fitting=low,
-        )
-
-    def _encode(self, text: str, check: bool = True) -> list[int]:
-        """Tokenise a conversation.
-
-        Turns, and the text between pseudo tokens, are tokenised separately as in training: some tokenizers treat the
-        first word of a text differently.
-        """
-        marks = {IMAGE_MARK: self.image_token_index, REGION_MARK: self.region_token_index}
-        # As in the reference implementation's training and evaluation; its demo leaves BOS out.
-        bos = self.tokenizer.bos_token_id
-        ids = [] if bos is None else [bos]
-        # In training a line break follows every finished answer.
-        text = text + "\n" if text.endswith(CHAT_FORMATS[self.chat_format].end) else text
-        for turn in filter(None, self._turns.split(text)):
-            for piece in [turn] if turn == "\n" else _MARKS.split(turn):
-                if piece in marks:
-                    ids.append(marks[piece])
-                elif piece.strip() or turn == "\n":
-                    ids += self.tokenizer.encode(piece, add_special_tokens=False)
-        if check and len(ids) > self.max_text_length:
-            excess = len(ids) - self.max_text_length
-            raise ValueError(
-                f"the conversation has {len(ids)} text tokens, {excess} more than the {self.max_text_length} that fit "
-                "beside an image"
-            )
-        return ids
 
     def _collate(self, rows: Sequence[list[int]]) -> dict[str, Any]:
         shape = (len(rows), max(map(len, rows)))
@@ -451,5 +353,8 @@ def _per_image(values: Sequence[Any] | None, count: int, name: str) -> Sequence[
         raise ValueError(f"{name} has {len(values)} entries for {count} images")
     return values
 
+
+AutoImageProcessor.register(XSamConfig, image_processor_classes={"pil": XSamImageProcessor})
+AutoProcessor.register(XSamConfig, XSamProcessor)
 
 __all__ = ["ADDED_TOKENS", "XSamInputs", "XSamProcessor", "add_tokens"]

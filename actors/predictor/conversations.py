@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.masks import rle
 from pipelines.types import CATEGORY_TASKS, REGION_TASKS, SENTENCE_TASKS, Image, Prompt, Region, RejectedPrompt, Task
-from xsam_model.processing_xsam import TooManyConditionsError, XSamProcessor
+from xsam_model.prompts.conversations import ConversationEncoder, TooManyConditionsError
 from xsam_model.prompts.visual import draw_region
-from xsam_model.segmenter import Query
+
+if TYPE_CHECKING:
+    from xsam_model.segmenter import Query
 
 _JOINT_TASKS = (*CATEGORY_TASKS, "vgdseg")
 # Their categories may be spread over several conversations, because every mask stands by itself. Panoptic and semantic
@@ -63,11 +65,13 @@ class Conversation:
 
     def query(self, task: Task) -> Query:
         """Return the conversation as a query for XSamSegmenter.ask."""
+        from xsam_model.segmenter import Query
+
         return Query(image=self.image, conditions=_conditions(task, self.prompts), visual_prompts=self.regions)
 
 
 @lru_cache(maxsize=1000)
-def cut(processor: XSamProcessor, ask: Ask, prompts: tuple[Prompt, ...]) -> tuple[tuple[Prompt, ...], ...]:
+def cut(processor: ConversationEncoder, ask: Ask, prompts: tuple[Prompt, ...]) -> tuple[tuple[Prompt, ...], ...]:
     """Split categories over as few conversations as hold them, of about equal length.
 
     A list with a category that fits into no conversation is returned whole; `try_words` then says what is wrong.
@@ -88,7 +92,7 @@ def cut(processor: XSamProcessor, ask: Ask, prompts: tuple[Prompt, ...]) -> tupl
     return tuple(even if fits else parts)
 
 
-def _num_fitting(processor: XSamProcessor, ask: Ask, prompts: Sequence[Prompt]) -> int:
+def _num_fitting(processor: ConversationEncoder, ask: Ask, prompts: Sequence[Prompt]) -> int:
     try:
         try_words(processor, ask, prompts)
     except TooManyConditionsError as error:
@@ -98,7 +102,7 @@ def _num_fitting(processor: XSamProcessor, ask: Ask, prompts: Sequence[Prompt]) 
     return len(prompts)
 
 
-def drafts(prompts: Sequence[Sequence[Prompt]], processor: XSamProcessor) -> dict[Ask, list[ConversationDraft]]:
+def drafts(prompts: Sequence[Sequence[Prompt]], processor: ConversationEncoder) -> dict[Ask, list[ConversationDraft]]:
     """Group the prompts of a batch into conversations, image by image.
 
     The categories of an image share a conversation and compete for each mask, unless there are too many of them; so do
@@ -134,7 +138,7 @@ def divided(group: Sequence[ConversationDraft]) -> dict[int, dict[str, int]]:
 
 
 def prepare(
-    draft: ConversationDraft, image: Image, processor: XSamProcessor
+    draft: ConversationDraft, image: Image, processor: ConversationEncoder
 ) -> tuple[Conversation | None, list[RejectedPrompt]]:
     """Validate a draft: rasterise its regions, and tokenise a sentence that came with the image.
 
@@ -163,7 +167,7 @@ def _draw(region: Region, size_hw: tuple[int, int]) -> NDArray[np.bool_]:
     return draw_region(region.kind, region.coordinates, size_hw, mask)
 
 
-def check_prompts(processor: XSamProcessor, prompts: Sequence[Prompt]) -> None:
+def check_prompts(processor: ConversationEncoder, prompts: Sequence[Prompt]) -> None:
     """Check that the text prompts asked of every image fit the model.
 
     Raises:
@@ -175,15 +179,14 @@ def check_prompts(processor: XSamProcessor, prompts: Sequence[Prompt]) -> None:
             try_words(processor, ask, draft.prompts)
 
 
-def try_words(processor: XSamProcessor, ask: Ask, prompts: Sequence[Prompt]) -> None:
+def try_words(processor: ConversationEncoder, ask: Ask, prompts: Sequence[Prompt]) -> None:
     """Tokenise the conversation of text prompts, without an image; raises ValueError if it cannot be asked."""
-    conditions = [_conditions(ask.task, prompts)]
+    conditions = _conditions(ask.task, prompts)
     try:
-        processor(task=ask.network_task, conditions=conditions, explain=ask.explain, generate=ask.is_spoken)
+        processor.token_ids(conditions, task=ask.network_task, explain=ask.explain, generate=ask.is_spoken)
     except ValueError as error:
-        # The processor speaks of images in a batch; here one conversation without an image is tried.
         about = f"{ask.task} {prompts[0].text[:_CITED_CHARS]!r}: " if len(prompts) == 1 else f"{ask.task}: "
-        message = about + str(error).removeprefix("image 0: ")
+        message = f"{about}{error}"
         if isinstance(error, TooManyConditionsError):
             raise TooManyConditionsError(message, error.num_fitting) from error
         raise ValueError(message) from error

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from itertools import islice
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 
 from actors.predictor.batch_size import find_batch_size
 from actors.predictor.config import PredictorConfig, model_folder
@@ -26,7 +24,6 @@ from actors.predictor.conversations import (
     divided,
     drafts,
     prepare,
-    try_words,
 )
 from actors.predictor.predictions import ImagePredictions, find_masks, phrase_prompts, read_caption, without_doubles
 from pipelines.storage.content_hash import content_hash
@@ -45,9 +42,6 @@ _CHUNK_PIXELS = {"cuda": 2**25, "cpu": 2**21}
 
 # Conversations in one pass of the language model if it has cached prefixes of their images: each adds just its text.
 _SHARING_CONVERSATIONS = 16
-
-# Sentences of a prompt table that are checked when a run is planned; more would make planning slow.
-MAX_TRIED = 20_000
 
 
 class XSamPredictor:
@@ -222,45 +216,6 @@ class XSamPredictor:
             min_score=self._config.min_score,
             max_chunk_pixels=_CHUNK_PIXELS[self._device.type],
         )
-
-
-def check_model(config: PredictorConfig, prompts: Sequence[Prompt], sentences: Iterable[Prompt] = ()) -> dict[int, str]:
-    """Check a run's text prompts with the model's processor, and that its weight files are whole, without loading them.
-
-    Args:
-        config: which model.
-        prompts: prompts asked of every image.
-        sentences: sentences of the prompt table. The first MAX_TRIED are checked here, which keeps planning quick; the
-            others when they are asked.
-
-    Returns:
-        For each sentence that cannot be asked, the reason, by its row.
-
-    Raises:
-        ValueError: the prompts do not fit the model (see check_prompts), or a weight file is truncated or damaged.
-        OSError: the folder holds no processor, or no weights.
-    """
-    folder = model_folder(config.path)
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise FileNotFoundError(f"{folder} holds no *.safetensors")
-    for file in weights:
-        try:
-            # Opening reads the header alone and compares the sizes in it with that of the file.
-            with safe_open(file, framework="pt"):
-                pass
-        except SafetensorError as error:
-            raise ValueError(f"{file.name} is cut short or damaged ({error}); copy it again") from error
-    processor = XSamProcessor.from_pretrained(str(folder))
-    processor.category_text = config.category_text
-    check_prompts(processor, prompts)
-    reasons: dict[int, str] = {}
-    for prompt in islice(sentences, MAX_TRIED):
-        try:
-            try_words(processor, Ask(prompt.task, prompt.explain), [prompt])
-        except ValueError as error:
-            reasons[prompt.source_row] = str(error)
-    return reasons
 
 
 def _device(name: str) -> torch.device:

@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from actors.pool.open import open_runner
 from actors.pool.runner import ShardRunner
+from actors.predictor import model_check
 from actors.predictor.config import TINY_MODEL, model_folder
-from actors.predictor.garbage_collection import garbage_collection_paused
 from actors.predictor.labeler import RunLabelerFactory
 from flows.config import ConfigError, RunConfig
 from flows.run.own_prompts import OwnPrompts, read_own_prompts, unasked_rows
@@ -241,6 +241,7 @@ def _find_run(config: RunConfig, store: Store) -> tuple[str, Plan | None, dict[s
     held = read_plan(store, run_id) if run_id else None
     fingerprint = run_fingerprint(config, held)
     if run_id is None:
+        check_no_plan_lost(store)
         # The listing shows no run, but it may lag: look the run up under the name that it would get.
         run_id = first_run(fingerprint)
         held = read_plan(store, run_id)
@@ -295,12 +296,9 @@ def check_model(config: RunConfig, own: OwnPrompts) -> OwnPrompts:
         ConfigError: the weights are missing or truncated, there are too many categories, a sentence is too long, or the
             model has no processor.
     """
-    with garbage_collection_paused():
-        from actors.predictor import predictor
-
     try:
         sentences = (prompt for _, prompt in own if prompt.region is None)
-        reasons = predictor.check_model(config.model, config.common_prompts(), sentences)
+        reasons = model_check.check_model(config.model, config.common_prompts(), sentences)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model {config.model.path!r} cannot be used for this run: {error}") from error
     return own.without(reasons)

@@ -15,7 +15,8 @@ import torch
 from pycocotools import mask as coco_mask
 
 from actors.predictor.config import PredictorConfig
-from actors.predictor.predictor import XSamPredictor, check_model
+from actors.predictor.model_check import check_model
+from actors.predictor.predictor import XSamPredictor
 from pipelines.masks import rle
 from pipelines.types import Image, ImageRef, PredictionError, Prompt, Reason, Region, ReplicaUnusable
 from tests.support.fakes import text_prompt

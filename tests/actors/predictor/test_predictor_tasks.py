@@ -13,8 +13,9 @@ import torch
 
 from actors.predictor.batch_size import MAX_BATCH_SIZE
 from actors.predictor.config import PredictorConfig
+from actors.predictor.model_check import check_model
 from actors.predictor.predictions import find_masks
-from actors.predictor.predictor import XSamPredictor, check_model
+from actors.predictor.predictor import XSamPredictor
 from pipelines.masks import rle
 from pipelines.types import (
     CATEGORY_TASKS,
@@ -302,7 +303,7 @@ def test_sentences_of_a_table_are_tried_before_any_image_as_far_as_that_is_quick
     assert sorted(reasons) == [1, 2, 3]
     assert "reserves" in reasons[1]
     assert "more than the" in reasons[2]
-    monkeypatch.setattr("actors.predictor.predictor.MAX_TRIED", 2)
+    monkeypatch.setattr("actors.predictor.model_check.MAX_TRIED", 2)
     assert list(check_model(PredictorConfig(path=str(model_folder)), [], rows)) == [1]
 
 
