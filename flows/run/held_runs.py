@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from flows.config import ConfigError
 from pipelines.errors import PlanError
-from pipelines.planning.plan import Plan, plan_documents, planned_runs, read_plan, retries_by_run
+from pipelines.planning.plan import Plan, check_no_plan_lost, plan_documents, planned_runs, read_plan, retries_by_run
 from pipelines.storage.store import Store, open_store
 
 
@@ -25,6 +25,7 @@ def held_plans(output: str, run_id: str | None, *, by_name: bool = False) -> tup
 
     Raises:
         PlanError: the output has no run, or not the one given.
+        DamagedError: it has commits of a run whose plan is gone.
     """
     store = open_store(output)
     if run_id is not None:
@@ -32,6 +33,7 @@ def held_plans(output: str, run_id: str | None, *, by_name: bool = False) -> tup
     held = (read_plan(store, run) for run in plan_documents(store, by_name=by_name))
     plans = [plan for plan in held if plan is not None]
     if not plans:
+        check_no_plan_lost(store)
         raise no_run(output)
     return store, plans
 
@@ -41,6 +43,7 @@ def held_run(output: str, run_id: str | None) -> tuple[Store, Plan]:
 
     Raises:
         PlanError: the output has no run, or not the one given.
+        DamagedError: it has commits of a run whose plan is gone.
         ConfigError: it has several runs and none was given.
     """
     store = open_store(output)
@@ -50,5 +53,6 @@ def held_run(output: str, run_id: str | None) -> tuple[Store, Plan]:
     chosen = run_id or (held[0] if held else None)
     plan = read_plan(store, chosen) if chosen else None
     if plan is None:
+        check_no_plan_lost(store)
         raise no_run(output, run_id, held)
     return store, plan

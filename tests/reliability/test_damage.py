@@ -345,6 +345,17 @@ def test_no_command_ends_in_a_traceback_over_a_damaged_output(
         assert name in ended.errors
 
 
+@pytest.mark.parametrize("command_name", [*READING, *LOOKING, *WRITING])
+def test_no_command_takes_an_output_whose_plan_is_gone_for_an_empty_one(
+    command_name: str, whole: Whole, tmp_path: Path
+) -> None:
+    output = whole.copy(tmp_path)
+    name = PLAN_DAMAGE["a plan that is gone"](output)
+    ended = ask(whole, output, {**READING, **LOOKING, **WRITING}[command_name])
+    assert ended.code in (1, 2)
+    assert f"{name}: missing, although there are commits" in ended.out + ended.errors
+
+
 @shown({**COMMIT_DAMAGE, **FILE_DAMAGE, **CONTENT_DAMAGE}, every=4)
 def test_a_run_that_checks_labels_again_what_is_damaged_and_that_alone(
     damage: Damage, whole: Whole, tmp_path: Path
