@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -105,6 +106,18 @@ def test_importing_the_command_line_loads_nothing_heavy_and_help_is_quick() -> N
     assert code == 0
     assert all(name in out for name in FLAGS)
     assert time.monotonic() - started < 5
+
+
+def test_a_run_is_planned_without_torch(tmp_path: Path) -> None:
+    arguments = ["plan", "--source", str(REPOSITORY / "examples/photos"), "--output", str(tmp_path), "--categories"]
+    code = (
+        f"import sys, flows.cli; sys.argv = ['xsam-label', *{[*arguments, 'cat, dog']}]\n"
+        "try: flows.cli.main()\n"
+        "finally: print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert re.search(r"images +16\b", ended.stdout)
+    assert ended.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.fixture
