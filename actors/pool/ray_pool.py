@@ -56,9 +56,10 @@ class ReplicaPool:
         self._budget_since: float | None = None
 
     def __enter__(self) -> Self:
-        """Connect to Ray; see ShardRunner. Replicas are started on first use."""
+        """Connect to Ray; see ShardRunner. Replicas begin to load their models, and nothing waits for them here."""
         self._owns_ray = connect(self._config)
         self._head = HeadWatch()
+        self._replicas.start_missing()
         return self
 
     def __exit__(

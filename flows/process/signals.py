@@ -139,11 +139,11 @@ def end_in_time(code: int) -> None:
     timer.start()
 
 
-def start_unharmed(start: Callable[[], object]) -> None:
+def begin_unharmed(start: Callable[[], object]) -> Callable[[], None]:
     """Call a function that starts processes, and protect these from Ctrl-C, which a terminal sends to the whole group.
 
-    Raises:
-        Exception: whatever the function raises.
+    Returns:
+        What waits for the function to return, and raises the exception that it raised, if any.
     """
     failures: list[Exception] = []
 
@@ -159,8 +159,12 @@ def start_unharmed(start: Callable[[], object]) -> None:
     context = contextvars.copy_context()
     thread = threading.Thread(target=lambda: context.run(run), name="start", daemon=True)
     thread.start()
-    # With a timeout, so that Ctrl-C is handled while waiting.
-    while thread.is_alive():
-        thread.join(0.1)
-    if failures:
-        raise failures[0]
+
+    def wait() -> None:
+        # With a timeout, so that Ctrl-C is handled while waiting.
+        while thread.is_alive():
+            thread.join(0.1)
+        if failures:
+            raise failures[0]
+
+    return wait

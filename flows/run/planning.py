@@ -57,8 +57,15 @@ from pipelines.types import Prompt, RejectedPrompt
 OnListed = Callable[[int], None]
 
 
+OnDue = Callable[[], Callable[[], None]]
+
+
 def _ignore(_count: int) -> None:
     """Do nothing."""
+
+
+def _nothing() -> None:
+    """Check nothing."""
 
 
 def open_output(config: RunConfig) -> Store:
@@ -376,13 +383,14 @@ def at_hand(run: PlannedRun) -> Iterator[None]:
 
 @contextmanager
 def planned_run(
-    config: RunConfig, before_writing: Callable[[], None] = lambda: None, on_listed: OnListed = _ignore
+    config: RunConfig, on_due: OnDue = lambda: _nothing, on_listed: OnListed = _ignore
 ) -> Iterator[PlannedRun]:
     """Plan or resume a run, and keep its runner open; the plan is written last, once everything has been checked.
 
     Args:
         config: the run.
-        before_writing: a last check just before the plan is written; if it raises, no plan is written.
+        on_due: called once shards are known to be due, to begin what takes time beside the start of the replicas;
+            returns a last check before the plan is written: if it raises, no plan is written.
         on_listed: as for draft_run.
 
     Raises:
@@ -395,12 +403,15 @@ def planned_run(
         return
     with ExitStack() as stack:
         with draft_run(config, on_listed) as draft:
-            store, check = open_output(config), config.output.check
-            due = None if draft.held is None else left_to_label(store, draft.held, check=check)
+            store = open_output(config)
+            due = None if draft.held is None else left_to_label(store, draft.held, check=config.output.check)
             is_done = not due.commits if due is not None else draft.plan is not None and not draft.plan.num_images
-            # Before the plan is written: a cluster without room for the replicas leaves no plan behind.
-            runner = None if is_done else stack.enter_context(_runner_of(config, draft))
-            before_writing()
+            runner = None
+            if not is_done:
+                check = on_due()
+                # Before the plan is written: a cluster without room for the replicas leaves no plan behind.
+                runner = stack.enter_context(_runner_of(config, draft))
+                check()
             plan = freeze_plan(config, draft)
         if due is None:
             due = Due(dict.fromkeys(plan.shard_ids(), 0))
