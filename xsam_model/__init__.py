@@ -5,9 +5,15 @@ Depends on PyTorch, transformers, NumPy and Pillow, and on nothing else of this 
 
 import sys
 from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
     from xsam_model.configuration_xsam import XSamConfig, XSamSegmentorConfig
     from xsam_model.image_processing_xsam import XSamImageProcessor
     from xsam_model.modeling_xsam import XSamForSegmentation, XSamImageFeatures, XSamOutput
@@ -64,11 +70,33 @@ def __getattr__(name: str) -> Any:
 
 
 def _register() -> None:
-    """Make transformers' AutoConfig, AutoModel, AutoImageProcessor and AutoProcessor know X-SAM: each module does."""
+    """Make AutoConfig, AutoModel, AutoImageProcessor and AutoProcessor know X-SAM, which these modules do."""
     for module in ("modeling_xsam", "processing_xsam"):
         import_module(f"{__name__}.{module}")
 
 
-# Who has imported transformers expects its Auto classes to know X-SAM once this package is imported.
+class _RegisteringLater(MetaPathFinder):
+    """Registers X-SAM as soon as transformers' Auto classes are imported: importing this package promises that."""
+
+    def find_spec(
+        self, name: str, _path: "Sequence[str] | None" = None, _target: "ModuleType | None" = None
+    ) -> "ModuleSpec | None":
+        if name != "transformers.models.auto":
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def load_and_register(module: "ModuleType") -> None:
+                load(module)
+                _register()
+
+            spec.loader.exec_module = load_and_register  # type: ignore[method-assign]
+        return spec
+
+
 if "transformers" in sys.modules:
     _register()
+else:
+    sys.meta_path.insert(0, _RegisteringLater())

@@ -1,5 +1,7 @@
 """Options of `from_pretrained` reach every part of the model: type, device, attention."""
 
+import subprocess
+import sys
 from importlib.util import find_spec
 
 import pytest
@@ -96,3 +98,17 @@ def test_the_mask_encoder_stays_with_sdpa_where_its_relative_positions_cannot_go
 def test_flash_attention_is_refused_where_it_is_not_installed(chosen, tiny_folder):
     with pytest.raises(ImportError, match=r"FlashAttention2 .* the package .* installed"):
         XSamForSegmentation.from_pretrained(tiny_folder, attn_implementation=chosen, dtype=torch.bfloat16)
+
+
+@pytest.mark.slow
+def test_auto_classes_know_x_sam_whichever_package_is_imported_first(tiny_folder):
+    program = (
+        "import sys, xsam_model\n"
+        "assert 'torch' not in sys.modules\n"
+        "from transformers import AutoConfig, AutoModel\n"
+        "config = AutoConfig.from_pretrained(sys.argv[1])\n"
+        "print(type(config).__name__, AutoModel._model_mapping[type(config)].__name__)\n"
+    )
+    command = [sys.executable, "-c", program, str(tiny_folder)]
+    there = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert there == ["XSamConfig", "XSamForSegmentation"]
