@@ -75,7 +75,8 @@ def _show_new(config: RunConfig, draft: planning.RunDraft, store: Store, console
     assert plan is not None, "a draft holds a plan, written or not"
     if not plan.num_images:
         console.print(
-            "nothing is left to ask: a run would make no model call, and note which images are not listed now"
+            "nothing is left to ask: a run would make no model call, and note what is asked now and which images are not "
+            "listed"
         )
         return
     rows: list[tuple[str, object]] = [
