@@ -75,7 +75,7 @@ def _show_new(config: RunConfig, draft: planning.RunDraft, store: Store, console
     plan = draft.plan
     assert plan is not None, "a draft holds a plan, written or not"
     if not plan.num_images:
-        console.print("nothing is left to ask: a run would only note what is asked now, and which images are not listed")
+        console.print("nothing is left to ask: a run would only note what is asked now and which images are not listed")
         return
     rows: list[tuple[str, object]] = [
         ("images", f"{plan.num_images:,}, {size(plan.num_bytes)} as listed"),
