@@ -160,7 +160,9 @@ def _uri_column(source: str, columns: Iterable[str], given: str | None) -> str:
     found = given if given is not None else next((name for name in URI_COLUMNS if name in columns), None)
     if found is None or found not in columns:
         wanted = f"column {given!r}" if given is not None else f"column of URIs ({', '.join(URI_COLUMNS)})"
-        raise SourceError(f"{source}: no {wanted}; it has {quoted_names(columns)}. Name it with uri_column")
+        raise SourceError(
+            f"{source}: no {wanted}; it has {quoted_names(columns) or 'binary ones alone'}. Name it with uri_column"
+        )
     return found
 
 
