@@ -26,6 +26,17 @@ def test_plan_and_run_tell_what_lies_beside_the_images(tmp_path: Path) -> None:
     assert left_out == {"formats": {".dcm": 2, ".nef": 1}, "hidden": 1, "others": 1}
 
 
+def test_categories_may_be_given_one_by_one(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(png(half_bright()))
+    settings = ["--source", tmp_path / "photos", "--output", tmp_path / "out"]
+    given = ["--categories", 'cup, "bowl, glass"', "--categories", "moon"]
+    assert "3 categories" in command("plan", *settings, *given).out
+    assert command("run", *settings, *given, "--no-prefect", "--runner", "in_process").code == 0
+    (plan,) = (tmp_path / "out/_runs").glob("*/plan.json")
+    assert json.loads(plan.read_text())["facts"]["config"]["categories"] == ["cup", "bowl, glass", "moon"]
+
+
 def test_names_of_any_length_are_shown_by_their_ends(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for name in ("a.png", "b.png"):
