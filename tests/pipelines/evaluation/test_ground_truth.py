@@ -85,6 +85,7 @@ BROKEN = {
     "a polygon outside": ({"segmentation": [[20, 20, 30, 20, 30, 30]]}, "a mask without a pixel of its image: "),
     "an orphan": ({"image_id": 4242}, r"image_id is no image of the file: annotation 7 \(image_id 4242\)"),
     "an image's id as text": ({"image_id": "1"}, r"image_id is no image of the file: annotation 7 \(image_id '1'\)"),
+    "a truth value for an id": ({"image_id": True}, r"image_id is no image .* \(image_id True\)"),
     "a list for an id": ({"image_id": [1]}, r"image_id is no image .* \(image_id \[1\]\)"),
     "an unknown category": (
         {"category_id": 9},
