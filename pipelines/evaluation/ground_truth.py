@@ -302,6 +302,8 @@ def _read_ids(uri: str, size_hw: tuple[int, int]) -> NDArray[np.int32]:
 
 def _read_json(uri: str) -> Any:
     data = _read(uri)
+    if data.startswith((b"\x1f\x8b", b"PK\x03\x04")):
+        raise SourceError(f"{uri}: compressed, which is not read here; unpack it")
     try:
         return load_json(data)
     except ValueError as error:

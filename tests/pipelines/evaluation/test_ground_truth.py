@@ -20,6 +20,7 @@ from pipelines.types import Rle
     [
         (None, "not found"),
         ("{", "not JSON"),
+        ("\x1f\x8b", "compressed, which is not read here; unpack it"),
         ('{"a": 1}', "not a ground truth of a known form"),
         ("3", "not a ground truth of a known form"),
         ("[]", "the list is empty"),
@@ -46,7 +47,7 @@ from pipelines.types import Rle
 def test_files_that_are_no_truth(tmp_path: Path, text: str | None, words: str) -> None:
     path = tmp_path / "truth.json"
     if text is not None:
-        path.write_text(text)
+        path.write_bytes(text.encode("latin-1"))
     with pytest.raises(SourceError, match=words) as refused:
         read_ground_truth(str(path))
     assert str(path) in str(refused.value)
