@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from pipelines.redaction import quoted, quoted_names
 from pipelines.types import PANOPTIC_TASKS, Prompt, Task
 
 CAPTION_ID = "gcgseg:caption"
@@ -17,9 +18,9 @@ def check_names(what: str, names: Sequence[str]) -> None:
     """
     stripped = [name.strip() for name in names]
     if not all(stripped):
-        raise ValueError(f"{what} holds an empty name: {list(names)}")
+        raise ValueError(f"{what} holds an empty name: {quoted(list(names))}")
     if doubled := sorted({name for name in stripped if stripped.count(name) > 1}):
-        raise ValueError(f"{what} are named twice: {', '.join(doubled)}")
+        raise ValueError(f"{what} are named twice: {quoted_names(doubled)}")
 
 
 def check_stuff(task: Task, categories: Collection[str], stuff: Sequence[str]) -> None:
@@ -32,7 +33,7 @@ def check_stuff(task: Task, categories: Collection[str], stuff: Sequence[str]) -
     if stuff and task not in PANOPTIC_TASKS:
         raise ValueError(f"stuff goes with the tasks {', '.join(PANOPTIC_TASKS)}, not {task}")
     if unknown := [name for name in stuff if name.strip() not in {category.strip() for category in categories}]:
-        raise ValueError(f"stuff names what is no category: {', '.join(unknown)}")
+        raise ValueError(f"stuff names what is no category: {quoted_names(unknown)}")
 
 
 def named_prompts(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pipelines.redaction import redacted
+from pipelines.redaction import redacted, shown
 
 
 class UserError(Exception):
@@ -46,6 +46,6 @@ class PlanError(UserError, ValueError):
 
 
 def some_of(names: Iterable[str]) -> str:
-    """Join the first three names with commas, and add an ellipsis if there are more."""
+    """Join the first three names with commas, and add an ellipsis if there are more; long ones are cut."""
     every = list(names)
-    return ", ".join(every[:3]) + (", ..." if len(every) > 3 else "")
+    return ", ".join(map(shown, every[:3])) + (", ..." if len(every) > 3 else "")

@@ -25,6 +25,15 @@ _OTHER_FORMATS = (
     *(".exr", ".hdr", ".tga", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".dds", ".ico", ".icns", ".qoi", ".svg", ".pdf"),
     *(".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".zip", ".7z", ".rar"),
 )
+# How files of formats begin that are pictures, and that no decoder here reads; told by their content, since names lie.
+_NOT_READ = re.compile(
+    rb"(?P<JPEG_2000>\x00\x00\x00\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51)|"
+    rb"(?P<JPEG_XL>\x00\x00\x00\x0cJXL \r\n\x87\n|\xff\x0a.{10})|(?P<JPEG_XR>II\xbc[\x00\x01])|"
+    rb"(?P<DICOM>.{128}DICM)|(?P<CR3>.{4}ftypcrx )|(?P<RAF>FUJIFILMCCD-RAW)|(?P<PSD>8BPS\x00[\x01\x02])|"
+    rb"(?P<OpenEXR>\x76\x2f\x31\x01)|(?P<Radiance>#\?(?:RADIANCE|RGBE)\s)|(?P<PNM>P[1-6]\s+[#0-9]|P7\n)|"
+    rb"(?P<ICO>\x00\x00\x01\x00[^\x00]\x00)|(?P<DDS>DDS \x7c\x00\x00\x00)|(?P<QOI>qoif)|(?P<FITS>SIMPLE  =)",
+    re.DOTALL,
+)
 # Hidden files and folders, and the folders in which systems keep thumbnails, resource forks and deleted files.
 _CLUTTER = re.compile(
     r"(?:^|/)(?:\.(?!\.?(?:/|$))|(?:__MACOSX|@eaDir|#recycle|@Recycle|#snapshot|@Recently-Snapshot|\$RECYCLE\.BIN|"
@@ -85,6 +94,16 @@ def optional_format(data: bytes) -> str:
     box = data[8 : min(int.from_bytes(data[:4], "big"), _MAX_BOX_BYTES)]
     brands = {box[place : place + 4] for place in range(0, len(box), 4)}
     return "AVIF" if brands & _AVIF_BRANDS else "HEIF" if brands & _HEIF_BRANDS else ""
+
+
+def unread_format(data: bytes) -> str:
+    """Return the name of a format of pictures that is read nowhere here if a file is one; else an empty text.
+
+    Args:
+        data: the file, or its first 132 bytes.
+    """
+    found = _NOT_READ.match(data)
+    return (found.lastgroup or "").replace("_", " ") if found else ""
 
 
 def is_clutter(name: str) -> bool:

@@ -22,6 +22,7 @@ from pipelines.image_formats import LeftOut
 from pipelines.planning.coverage import UpdateCounts
 from pipelines.planning.plan import Plan
 from pipelines.planning.prompt_table import row_name
+from pipelines.redaction import shown
 from pipelines.table.verify import VerifyReport
 from pipelines.types import Reason, ShardReceipt, Status
 
@@ -204,7 +205,7 @@ def show_rejected(console: Console, rejected: list[dict[str, Any]], total: int, 
         return
     console.print(f"[yellow]{total:,} prompts could not be asked:[/]")
     for row in rejected[:20]:
-        text = f"{row_name(prompts, row['row'])}: {row['image']} {row['prompt_id']}: {row['reason']}"
+        text = f"{row_name(prompts, row['row'])}: {shown(row['image'])} {shown(row['prompt_id'])}: {row['reason']}"
         console.print(f"  {literal(text)}", highlight=False)
     if total > 20:
         console.print(f"  and {total - 20:,} more, in summary.json")

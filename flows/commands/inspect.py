@@ -16,6 +16,7 @@ from pipelines.errors import DamagedError, some_of
 from pipelines.planning.coverage import UpdateCounts
 from pipelines.planning.plan import Plan, check_no_plan_lost, plan_documents, planned_runs
 from pipelines.planning.registered_runs import registered_problems
+from pipelines.redaction import shown
 from pipelines.storage.store import Store, open_store
 from pipelines.table.file_checks import check_hashes
 from pipelines.table.foreign import foreign_names
@@ -74,17 +75,15 @@ def _show_new(config: RunConfig, draft: planning.RunDraft, store: Store, console
     plan = draft.plan
     assert plan is not None, "a draft holds a plan, written or not"
     if not plan.num_images:
-        console.print(
-            "nothing is left to ask: a run would make no model call, and note which images are not listed now"
-        )
+        console.print("nothing is left to ask: a run would only note what is asked now and which images are not listed")
         return
     rows: list[tuple[str, object]] = [
         ("images", f"{plan.num_images:,}, {size(plan.num_bytes)} as listed"),
         ("shards", f"{plan.num_shards:,} of up to {config.plan.images_per_shard:,} images"),
         ("prompts", _count_prompts(config, plan.num_own_prompts)),
         ("replicas", f"{config.pool.replicas} ({config.pool.runner})"),
-        ("first", plan.first_uri),
-        ("last", plan.last_uri),
+        ("first", shown(plan.first_uri or "")),
+        ("last", shown(plan.last_uri or "")),
     ]
     console.print(facts_table(f"run [bold]{draft.run_id}[/] would be planned in {literal(store.uri)}", rows))
     show_rejected(console, [rejected_row(r) for r in draft.rejected], len(draft.rejected), config.prompts)
@@ -99,7 +98,7 @@ def _unfinished(config: RunConfig, store: Store) -> list[tuple[Plan, Due]]:
 
 
 def _update_rows(update: UpdateCounts) -> list[tuple[str, object]]:
-    added = ", ".join(update.added_prompts)
+    added = ", ".join(map(shown, update.added_prompts))
     return [
         ("new images", f"{update.new:,}: asked everything"),
         ("changed", f"{update.changed:,}: asked everything again"),

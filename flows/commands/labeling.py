@@ -17,7 +17,9 @@ SourceOption = Annotated[
     str | None, typer.Option(help="Folder, bucket prefix, glob, list file (.txt) or table (.csv, .parquet, .jsonl).")
 ]
 OutputOption = Annotated[str | None, typer.Option(help="Folder or bucket prefix for the table.")]
-CategoriesOption = Annotated[str | None, typer.Option(help='Names to segment, e.g. "car, traffic light".')]
+CategoriesOption = Annotated[
+    list[str] | None, typer.Option(help='Names to segment, e.g. "car, traffic light". May be given several times.')
+]
 TaskOption = Annotated[
     str | None, typer.Option(help="ovseg or genseg for the categories, or either with _semantic or _panoptic.")
 ]
@@ -223,7 +225,7 @@ def _overrides(
 
 
 def _asked(
-    categories: str | None,
+    categories: list[str] | None,
     task: str | None,
     phrases: list[str] | None,
     questions: list[str] | None,

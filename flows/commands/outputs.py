@@ -151,7 +151,7 @@ def export(
         where=where,
         images_where=images_where,
         tasks=tuple(task or ()),
-        categories=tuple(name for text in categories or () for name in split_names(text) or ()),
+        categories=tuple(split_names(categories) or ()),
         splits=Splits.parse(split) if split else Splits(),
         with_empty=empty,
         copy_images=copy_images,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -16,14 +17,19 @@ console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout and 
 errors = Console(highlight=False, soft_wrap=True, stderr=True)
 
 
-def split_names(text: str | None) -> list[str] | None:
-    """Split comma-separated names, of which one that holds a comma is in double quotes; None if none were given.
+def split_names(given: Iterable[str] | None) -> list[str] | None:
+    """Split the values of an option that names things, each one name or several with commas between them.
+
+    Returns:
+        The names in order, of which one that holds a comma is in double quotes; None if the option was not given.
 
     Raises:
         typer.BadParameter: a quote is not closed, or something follows it.
     """
-    if text is None:
-        return None
+    return [name for text in given for name in _split(text)] if given else None
+
+
+def _split(text: str) -> list[str]:
     try:
         (names,) = csv.reader([" ".join(text.splitlines()) or " "], skipinitialspace=True, strict=True)
     except csv.Error as error:

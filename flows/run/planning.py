@@ -21,6 +21,7 @@ from flows.run.own_prompts import OwnPrompts, read_own_prompts, unasked_rows
 from flows.run.run_names import check_new_name, first_run, runs_before_retry
 from flows.run.summary import rejected_row, versions
 from flows.run.updates import (
+    asks_otherwise,
     check_same_collection,
     is_finished,
     noted_unlisted,
@@ -282,8 +283,9 @@ def _draft_update(
         # A part of the listing, or one of several sources, does not tell what is gone.
         is_whole = config.plan.limit is None and not config.source.same_collection
         unlisted = coverage.unlisted.table() if is_whole else None
-        # A run without images, to note what has gone or come back.
-        if plan.num_images or (unlisted is not None and not unlisted.equals(noted_unlisted(store, earlier))):
+        # A run without images, to note what has gone or come back, or is asked now.
+        has_note = unlisted is not None and not unlisted.equals(noted_unlisted(store, earlier))
+        if plan.num_images or has_note or asks_otherwise(config, last):
             drafted = replace(plan, unlisted=unlisted)
             draft = RunDraft(run_id=run_id, fingerprint=fingerprint, plan=drafted, rejected=rejected, update=counts)
             draft = replace(draft, after=last.sequence, ids=ids)

@@ -171,6 +171,15 @@ def noted_unlisted(store: Store, runs: Sequence[Plan]) -> pa.Table:
     return UNLISTED.empty_table() if noted is None else noted.unlisted_ids(store)
 
 
+def asks_otherwise(config: RunConfig, run: Plan) -> bool:
+    """Return whether a config asks other prompts of every image than a run does, in whatever order.
+
+    The latest run tells what is asked now, so that ``--drop-removed`` leaves out the rest.
+    """
+    noted = run.facts.get("prompts")
+    return noted is not None and {p["prompt_id"] for p in noted} != {p.prompt_id for p in config.common_prompts()}
+
+
 def notes_on_earlier(config: RunConfig, documents: Mapping[str, Mapping[str, Any]], ids: CategoryIds) -> list[str]:
     """Return what to tell of earlier runs' prompts: those that are not asked any more, and numbers that clash.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from pipelines.errors import SourceError, some_of
+from pipelines.redaction import shown
 
 # COCO panoptic appends these to the names of merged and stuff categories.
 _SUFFIXES = ("-merged", "-other", "-stuff")
@@ -111,7 +112,10 @@ def _notes(
     count_unasked: bool,
 ) -> Iterable[str]:
     if respelled := [f"{name} with {other}" for name, other in by_asked.items() if name != other]:
-        yield f"{len(respelled):,} names are spelled otherwise in the truth, and compared: {', '.join(respelled)}"
+        yield (
+            f"{len(respelled):,} names are spelled otherwise in the truth, and compared: "
+            f"{', '.join(map(shown, respelled))}"
+        )
     if unclear:
         which = some_of(f"{name} {why}" for name, why in unclear.items())
         yield f"{len(unclear):,} names fit categories of the truth in several ways, left out: {which}"

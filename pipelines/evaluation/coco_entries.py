@@ -129,7 +129,7 @@ def _id(entry: Any) -> Any:
 def _known(entry: Mapping[str, Any], field: str, known: Any, what: str) -> Any:
     """Return the value of a field that names an image or a category."""
     value = entry.get(field)
-    if not isinstance(value, int | str | float) or value not in known:
+    if isinstance(value, bool) or not isinstance(value, int | str | float) or value not in known:
         raise EntryError(f"{field} is no {what} of the file", f"{field} {quoted(value)}")
     return value
 

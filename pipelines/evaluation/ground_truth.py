@@ -35,6 +35,7 @@ __all__ = [
     "read_ground_truth", "read_mask",
 ]  # fmt: skip
 
+_NO_PIXEL = "a mask without a pixel of its image"
 PHRASE_TASKS: tuple[Task, ...] = ("refseg", "reaseg", "intseg", "gcgseg")  # the tasks that a list of phrases fits
 
 
@@ -115,14 +116,18 @@ class PanopticTruth:
         uri = f"{self.png_folder.rstrip('/')}/{entry['file_name']}"
         try:
             ids = _read_ids(uri, self.images[file_name])
-            if unknown := sorted({*np.unique(ids).tolist()} - {0, *entry["all_ids"]}):
+            shown = {*np.unique(ids).tolist()}
+            if unknown := sorted(shown - {0, *entry["all_ids"]}):
                 raise SourceError(f"{uri}: holds segment ids that {self.uri} does not list: {unknown[:5]}")
         except SourceError as error:
             self.left_out.add(f"the map of {file_name}", "the map cannot be used", str(error))
             return None
+        for number in sorted(entry["segments_info"].keys() - shown):
+            self.left_out.add(f"segment {number} of {file_name}", _NO_PIXEL)
         return [
             Segment(info["category"], rle.encode(ids == number), info["iscrowd"])
             for number, info in entry["segments_info"].items()
+            if number in shown
         ]
 
 
@@ -216,7 +221,7 @@ def _visible_mask(entry: Mapping[str, Any], size_hw: tuple[int, int]) -> Rle:
         raise EntryError("no mask", f"segmentation {quoted(segmentation)}")
     mask = read_mask(segmentation, size_hw)
     if not rle.area(mask):
-        raise EntryError("a mask without a pixel of its image")
+        raise EntryError(_NO_PIXEL)
     return mask
 
 
@@ -297,6 +302,8 @@ def _read_ids(uri: str, size_hw: tuple[int, int]) -> NDArray[np.int32]:
 
 def _read_json(uri: str) -> Any:
     data = _read(uri)
+    if data.startswith((b"\x1f\x8b", b"PK\x03\x04")):
+        raise SourceError(f"{uri}: compressed, which is not read here; unpack it")
     try:
         return load_json(data)
     except ValueError as error:

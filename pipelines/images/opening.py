@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from pipelines.image_formats import optional_decoder, optional_format
+from pipelines.image_formats import optional_decoder, optional_format, unread_format
 from pipelines.images.cut_short import ends_early
 from pipelines.images.decode_error import PIL_ERRORS, DecodeError, translated
 from pipelines.images.headers import tiff_tags
@@ -68,6 +68,10 @@ def open_image(data: bytes) -> Opened:
     if plugin is None:
         if name := optional_format(data):
             raise DecodeError(Reason.UNSUPPORTED_MODE, f"{name}: pip install 'xsam-label[pictures]' for it to be read")
+        if name := unread_format(data):
+            raise DecodeError(
+                Reason.UNSUPPORTED_MODE, f"{name}: no decoder here reads it; convert it to JPEG, PNG or TIFF"
+            )
         raise DecodeError(
             Reason.NOT_AN_IMAGE, f"not a JPEG, PNG, WebP, TIFF, BMP or GIF file: it begins with {data[:12]!r}"
         )

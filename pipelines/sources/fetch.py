@@ -176,7 +176,7 @@ def _read_cell(
     except ChunkTooLargeError as error:
         raise FetchError(Reason.TOO_MANY_BYTES, str(error)) from error
     if value is None:
-        raise FetchError(Reason.NOT_FOUND, f"row {place.row} holds no image: column {quoted(place.column)} is null")
+        raise FetchError(Reason.NOT_FOUND, f"row {place.row} has no bytes in column {quoted(place.column)}")
     return value
 
 

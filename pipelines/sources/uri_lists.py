@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import posixpath
@@ -49,13 +50,21 @@ def list_listed(
     with open_text(source, storage_options) as text:
         for number, line in enumerate(Lines(source, text, is_row=True), start=1):
             uri = line.strip()
-            if uri and not uri.startswith("#"):
-                num_listed += 1
-                resolved = resolve(uri, f"line {number}")
-                _refuse_fields(uri, resolved, f"{source}: line {number}")
-                yield ImageRef(image_id=uri, uri=resolved)
+            if not uri or (uri.startswith("#") and not _is_here(resolve, uri)):
+                continue
+            resolved = resolve(uri, f"line {number}")
+            num_listed += 1
+            _refuse_fields(uri, resolved, f"{source}: line {number}")
+            yield ImageRef(image_id=uri, uri=resolved)
     if not num_listed:
         raise SourceError(f"{source}: no images found: the list names no URI; write one a line")
+
+
+def _is_here(resolve: Callable[[str, str], str], uri: str) -> bool:
+    """Return whether a line that looks like a comment is the name of a file of this machine."""
+    with contextlib.suppress(SourceError):
+        return os.path.lexists(resolve(uri, ""))
+    return False
 
 
 def _refuse_fields(line: str, uri: str, place: str) -> None:
@@ -160,7 +169,9 @@ def _uri_column(source: str, columns: Iterable[str], given: str | None) -> str:
     found = given if given is not None else next((name for name in URI_COLUMNS if name in columns), None)
     if found is None or found not in columns:
         wanted = f"column {given!r}" if given is not None else f"column of URIs ({', '.join(URI_COLUMNS)})"
-        raise SourceError(f"{source}: no {wanted}; it has {quoted_names(columns)}. Name it with uri_column")
+        raise SourceError(
+            f"{source}: no {wanted}; it has {quoted_names(columns) or 'binary ones alone'}. Name it with uri_column"
+        )
     return found
 
 

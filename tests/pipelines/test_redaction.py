@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.errors import SourceError, StorageError
+from pipelines.errors import SourceError, StorageError, some_of
 from pipelines.planning.prompt_table import read_prompt_table
 from pipelines.redaction import check_storage_options, quoted, quoted_names, redacted, secret_in, shown_name
 from pipelines.sources.fetch import FetchError
@@ -98,6 +98,11 @@ def test_names_are_listed_so_that_a_message_can_be_read() -> None:
     assert quoted_names(["a", "b"]) == "a, b"
     assert quoted_names(["a" * 10**6, "b"]) == f"{'a' * 200}..., b"
     assert quoted_names(map(str, range(10**5))).endswith("48, 49 and 99,950 more")
+
+
+def test_examples_are_named_so_that_a_message_can_be_read() -> None:
+    assert some_of(["a", "b", "c", "d"]) == "a, b, c, ..."
+    assert len(some_of(["a" * 10**6, "b" * 201, "c"])) <= 3 * 200 + len(", , ")
 
 
 @pytest.mark.parametrize("value", [["a" * 10**6] * 100, {"a" * 10**6: ["b" * 10**6]}, [[["a" * 10**4] * 99] * 99] * 9])

@@ -18,6 +18,7 @@ from pipelines.export.formats.file_names import FileNames
 from pipelines.export.formats.polygons import opencv, outline
 from pipelines.export.selection import Selection
 from pipelines.sources.fetch import FetchError, fetch
+from pipelines.sources.locations import split_location
 from pipelines.storage.filesystems import open_filesystem, protocol_of
 from pipelines.types import ImageRef, Reason
 
@@ -42,8 +43,8 @@ def write_yolo(selection: Selection, folder: Path, on_masks: Progress) -> list[s
     Unsplit images are all ``train``. A line holds the category's position and the polygon as x, y pairs in fractions of
     width and height. Files lie flat in their folder, as all readers expect; ``images.csv`` tells the image of each.
     Local images become symbolic links; with ``choice.copy_images`` all images are copied. Images that are neither are
-    listed in ``images_to_fetch.csv``, each with the file name that it needs. Images of formats that no reader takes
-    (GIF) are left out.
+    listed in ``images_to_fetch.csv``, each with the file name that it needs. Images that are gone, and those of formats
+    that no reader takes (GIF), are left out.
 
     Raises:
         StorageError: an image cannot be copied.
@@ -138,12 +139,18 @@ class _Pictures:
     def add(self, image: ExportImage, path: Path, label: Path) -> None:
         """Place an image, whose label file is there, at a path of its own."""
         name = path.relative_to(self._folder).as_posix()
+        local = None if self._choice.copy_images or not self._choice.link_images else _local_path(image.uri)
+        # Where its folder is missing too, the image may be on a disk of another machine.
+        if local and not local.exists() and local.parent.is_dir():
+            label.unlink()
+            self.num_gone += 1
+            return
         self._known.add(name, image.image_id, image.uri)
         if self._choice.copy_images:
             self._running.append(self._threads.submit(_copy, image, path, label))
             # Bounds the queue, whose entries hold images with their masks, and raises the error of a copy soon.
             self._wait(2 * _COPIERS)
-        elif self._choice.link_images and (local := _local_path(image.uri)):
+        elif local and local.is_file():
             path.symlink_to(local)
         else:
             self._missing.add(name, image.uri)
@@ -191,12 +198,12 @@ def _last_suffix(name: str) -> str:
 
 
 def _local_path(uri: str) -> Path | None:
-    """Return the local file that a URI names; None if there is none."""
+    """Return the local file that a URI names, there or not; None if it names none, or a part of one."""
+    file, place = split_location(uri)
     try:
-        if protocol_of(uri, allow_http=True) != "file":
+        if place is not None or protocol_of(file, allow_http=True) != "file":
             return None
-        path = Path(open_filesystem(uri)[1])
-        return path if path.is_file() else None
+        return Path(open_filesystem(file)[1])
     except (StorageError, ValueError, OSError):
         return None
 

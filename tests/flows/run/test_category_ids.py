@@ -66,6 +66,23 @@ def test_prompts_that_are_not_asked_any_more_are_told_by_plan_and_run(desk: Desk
     assert "not asked any more: ovseg:moon" in desk("run", "--incremental", "--categories", "cup").out
 
 
+def test_a_category_that_is_removed_is_dropped_though_nothing_is_left_to_ask(desk: Desk) -> None:
+    def dropped() -> set[str]:
+        database = open_database(open_store(str(desk.output)), drop_removed=True)
+        return {name for (name,) in database.execute("SELECT category_name FROM annotations").fetchall()}
+
+    assert desk("run", "--categories", "cup, moon").code == 0
+    assert "note what is asked now" in desk("plan", "--incremental", "--categories", "cup").out
+    assert desk("run", "--incremental", "--categories", "cup").code == 0
+    assert dropped() == {"cup"}
+    before = sorted(desk.output.rglob("*"))
+    assert desk("run", "--incremental", "--categories", "cup").code == 0
+    assert sorted(desk.output.rglob("*")) == before
+    assert desk("run", "--incremental", "--categories", "moon, cup").code == 0
+    assert dropped() == {"cup", "moon"}
+    assert command("verify", desk.output).code == 0
+
+
 def plan(*names: str, **facts: object) -> dict[str, object]:
     return {"facts": {"prompts": [{"prompt_id": f"ovseg:{n}", "task": "ovseg", "text": n} for n in names], **facts}}
 

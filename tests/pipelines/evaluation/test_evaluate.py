@@ -411,6 +411,23 @@ class TestMaps:
         with pytest.raises(SourceError, match=r"2 entries .*the map of a.jpg.*the map of b.jpg"):
             evaluate(output, truth)
 
+    def test_a_segment_without_pixels_is_left_out_and_counted(self, tmp_path: Path) -> None:
+        common = named("ovseg_panoptic", "cat", "sky")
+        output = write_output(tmp_path / "o", self.found("ovseg_panoptic"), common=common)
+        truth = panoptic(tmp_path / "panoptic.json", self.maps(), THINGS)
+        plain = evaluate(output, truth)
+        document = json.loads(Path(truth).read_text())
+        entry = next(entry for entry in document["annotations"] if entry["file_name"] == "a.png")
+        entry["segments_info"].append({**entry["segments_info"][0], "id": 777})
+        Path(truth).write_text(json.dumps(document))
+        evaluation = evaluate(output, truth)
+        assert evaluation.results[0].figures == plain.results[0].figures
+        assert "1 entries of the truth left out: a mask without a pixel of its image: segment 777 of a.jpg" in (
+            evaluation.notes
+        )
+        with pytest.raises(SourceError, match=r"segment 777 of a\.jpg: a mask without a pixel"):
+            evaluate(output, truth, is_strict=True)
+
 
 class TestPhrases:
     def test_referring_by_hand(self, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from pipelines.types import Rle
     [
         (None, "not found"),
         ("{", "not JSON"),
+        ("\x1f\x8b", "compressed, which is not read here; unpack it"),
         ('{"a": 1}', "not a ground truth of a known form"),
         ("3", "not a ground truth of a known form"),
         ("[]", "the list is empty"),
@@ -46,7 +47,7 @@ from pipelines.types import Rle
 def test_files_that_are_no_truth(tmp_path: Path, text: str | None, words: str) -> None:
     path = tmp_path / "truth.json"
     if text is not None:
-        path.write_text(text)
+        path.write_bytes(text.encode("latin-1"))
     with pytest.raises(SourceError, match=words) as refused:
         read_ground_truth(str(path))
     assert str(path) in str(refused.value)
@@ -85,6 +86,7 @@ BROKEN = {
     "a polygon outside": ({"segmentation": [[20, 20, 30, 20, 30, 30]]}, "a mask without a pixel of its image: "),
     "an orphan": ({"image_id": 4242}, r"image_id is no image of the file: annotation 7 \(image_id 4242\)"),
     "an image's id as text": ({"image_id": "1"}, r"image_id is no image of the file: annotation 7 \(image_id '1'\)"),
+    "a truth value for an id": ({"image_id": True}, r"image_id is no image .* \(image_id True\)"),
     "a list for an id": ({"image_id": [1]}, r"image_id is no image .* \(image_id \[1\]\)"),
     "an unknown category": (
         {"category_id": 9},

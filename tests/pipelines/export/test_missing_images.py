@@ -25,6 +25,23 @@ def test_images_that_are_gone_are_left_out_with_their_labels_and_counted(tmp_pat
     assert any("1 images are not there any more" in note for note in export.notes)
 
 
+def test_links_are_made_to_images_that_are_there(tmp_path: Path) -> None:
+    (tmp_path / "here.png").write_bytes(png(half_bright()))
+    elsewhere = str(tmp_path / "disk of another machine" / "far.png")
+    gone = str(tmp_path / "gone.png")
+    found = dict.fromkeys(("here.png", "gone.png", "far.png"), FOUND["here.png"])
+    uris = {"here.png": str(tmp_path / "here.png"), "gone.png": gone, "far.png": elsewhere}
+    store, _ = write_output(tmp_path / "output", found, common=[CAT], uris=uris)
+    export = export_output(store, str(tmp_path / "yolo"), "yolo", Choice())
+    files = {path.name for path in (tmp_path / "yolo").rglob("*")}
+    assert files >= {"here.png", "here.txt", "far.txt", "images_to_fetch.csv"}
+    assert not [name for name in files if name.startswith("gone")]
+    assert any("1 images are not there any more: left out" in note for note in export.notes)
+    for name in ("images.csv", "images_to_fetch.csv"):
+        assert "gone.png" not in (tmp_path / "yolo" / name).read_text()
+    assert elsewhere in (tmp_path / "yolo" / "images_to_fetch.csv").read_text()
+
+
 def test_images_that_may_not_be_read_still_end_it(tmp_path: Path) -> None:
     store, _ = write_output(tmp_path / "output", FOUND, common=[CAT], uris={"here.png": "ftp://host/here.png"})
     with pytest.raises(StorageError, match=r"here\.png cannot be copied"):

@@ -107,7 +107,8 @@ def test_odd_image_ids_lead_no_export_out_of_its_folder(tmp_path: Path, format_n
     prompt = SKY if format_name == "panoptic" else CAT
     odd = [name for name in ODD if name]
     found = {name: [mask(prompt, box(0, 0, 3, 3))] for name in odd}
-    store, _ = write_output(tmp_path / "in" / "deep" / "output", found, common=[prompt])
+    uris = dict.fromkeys(odd, "s3://photos/a.jpg")  # none that a folder of this machine lacks
+    store, _ = write_output(tmp_path / "in" / "deep" / "output", found, common=[prompt], uris=uris)
     place = tmp_path / "in" / "deep"
     before = {path for path in tmp_path.rglob("*") if not path.is_dir()}
     export_output(store, str(place / "export"), format_name, Choice())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image as PilImage
@@ -56,3 +57,43 @@ def test_a_format_whose_decoder_is_missing_is_told_with_its_extra(monkeypatch: p
     with pytest.raises(DecodeError, match=r"HEIF: pip install 'xsam-label\[pictures\]'") as refused:
         peek_size(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     assert refused.value.reason == Reason.UNSUPPORTED_MODE
+
+
+PIXELS = np.zeros((16, 16, 3), np.uint8)
+
+
+def by_pillow(name: str) -> bytes:
+    data = io.BytesIO()
+    PilImage.fromarray(PIXELS).save(data, name)
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (imagecodecs.jpeg2k_encode(PIXELS), "JPEG 2000"),
+        (imagecodecs.jpeg2k_encode(PIXELS, codecformat="j2k"), "JPEG 2000"),
+        (imagecodecs.jpegxl_encode(PIXELS), "JPEG XL"),
+        (imagecodecs.jpegxl_encode(PIXELS, usecontainer=True), "JPEG XL"),
+        (imagecodecs.jpegxr_encode(PIXELS), "JPEG XR"),
+        (by_pillow("PPM"), "PNM"),
+        (by_pillow("ICO"), "ICO"),
+        (by_pillow("DDS"), "DDS"),
+        (bytes(128) + b"DICM" + bytes(20), "DICOM"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "CR3"),
+        (b"8BPS\0\1" + bytes(20), "PSD"),
+        (b"v/1\x01\2\0\0\0", "OpenEXR"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_picture_of_a_format_that_is_not_read_is_named_and_no_damage(data: bytes, name: str) -> None:
+    with pytest.raises(DecodeError, match=f"^unsupported_mode: {name}: .* convert it to JPEG, PNG or TIFF") as refused:
+        decoded(data)
+    assert refused.value.reason == Reason.UNSUPPORTED_MODE
+
+
+@pytest.mark.parametrize("data", [b"\0" * 400, b"P7 of 9", b"<html>", b"\xff\x0a", b"{}"])
+def test_what_only_begins_like_a_picture_is_none(data: bytes) -> None:
+    with pytest.raises(DecodeError) as refused:
+        decoded(data)
+    assert refused.value.reason == Reason.NOT_AN_IMAGE

@@ -423,6 +423,12 @@ def test_list_file_keeps_uris_as_ids_and_resolves_relative_ones_from_its_folder(
     assert refs[0].etag is None
 
 
+def test_a_line_of_a_list_is_a_comment_unless_a_file_has_that_name(tmp_path: Path) -> None:
+    (tmp_path / "#1.jpg").touch()
+    (tmp_path / "list.txt").write_text("# data:image/png;base64,AA\n#1.jpg\n#2.jpg\n3.jpg\n")
+    assert ids(tmp_path / "list.txt") == ["#1.jpg", "3.jpg"]
+
+
 def test_list_in_a_bucket_resolves_inside_the_bucket(bucket) -> None:
     prefix, put = bucket
     put({"lists/l.txt": "x é.jpg\n../top.jpg\n".encode()})

@@ -88,6 +88,18 @@ def lists(form: str) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(range(len(PICTURES) + 1), pa.int32()), FORMS[form])
 
 
+def test_a_path_without_bytes_is_the_image_at_that_path(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "0.jpg").write_bytes(PICTURES[0])
+    values = [("far/0.jpg", None), (str(tmp_path / "far" / "0.jpg"), None), ("in.jpg", PICTURES[1]), ("gone.jpg", None)]
+    images = pa.array([{"bytes": data, "path": path} for path, data in values], STRUCT)
+    refs = listed(write(tmp_path / "a.parquet", {"image": images}, row_group_size=2))
+    assert [content(refs[path]) for path, _ in values[:3]] == [PICTURES[0], PICTURES[0], PICTURES[1]]
+    # A row group that holds bytes of others is not read while it is listed.
+    with pytest.raises(FetchError, match="has no bytes in column 'image'"):
+        content(refs["gone.jpg"])
+
+
 def test_a_path_that_is_not_the_id_is_carried(tmp_path: Path) -> None:
     for name in "ab":
         write(
