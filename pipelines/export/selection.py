@@ -210,7 +210,7 @@ def _open(store: Store, database: duckdb.DuckDBPyConnection, choice: Choice, of_
     held = dict(database.execute("SELECT task, count(*) FROM annotations GROUP BY task ORDER BY task").fetchall())
     tasks = _tasks(store, choice, held, of_maps)
     database.execute(_MASKS.format(tasks=_list(tasks)))
-    names = choice.categories
+    names = tuple(dict.fromkeys(choice.categories))
     of_categories = f"category_name IN ({_list(names)})" if names else "true"
     _conditioned(database, "--where", _CHOSEN.format(where=choice.where or "true", of_categories=of_categories))
     order = f"list_position([{_list(names)}], category_name) - 1" if names else (
