@@ -150,7 +150,7 @@ def list_batches(
     if extension in _COMPRESSIONS and extension_of(source[: -len(extension)]) in (*_NAMING, *TABLE_EXTENSIONS):
         raise SourceError(f"{source}: a compressed list or table, which is not read here; unpack it")
     if extension in LIST_EXTENSIONS:
-        return _listed(source, list_listed(source, storage_options, image_root=image_root))
+        return _listed(source, list_listed(source, storage_options, left_out, image_root=image_root))
     if extension == ".json":
         return _listed(source, list_coco(source, storage_options, image_root=image_root))
     if extension == ".parquet":
