@@ -25,6 +25,13 @@ _OTHER_FORMATS = (
     *(".exr", ".hdr", ".tga", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".dds", ".ico", ".icns", ".qoi", ".svg", ".pdf"),
     *(".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".zip", ".7z", ".rar"),
 )
+# How pictures begin that are not read here.
+_BEGINNINGS: tuple[tuple[bytes, str], ...] = (
+    (b"\0\0\0\x0cjP  ", "JPEG 2000"), (b"\xff\x4f\xff\x51", "JPEG 2000"), (b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (b"\xff\x0a", "JPEG XL"), (b"8BPS", "Photoshop"), (b"v/1\x01", "OpenEXR"), (b"#?RADIANCE", "Radiance HDR"),
+    (b"DDS ", "DDS"), (b"qoif", "QOI"), (b"\0\0\1\0", "ICO"), (b"SIMPLE  =", "FITS"),
+)  # fmt: skip
+_NETPBM, _DICOM = re.compile(rb"P[1-7]\s"), slice(128, 132)
 # Hidden files and folders, and the folders in which systems keep thumbnails, resource forks and deleted files.
 _CLUTTER = re.compile(
     r"(?:^|/)(?:\.(?!\.?(?:/|$))|(?:__MACOSX|@eaDir|#recycle|@Recycle|#snapshot|@Recently-Snapshot|\$RECYCLE\.BIN|"
@@ -85,6 +92,15 @@ def optional_format(data: bytes) -> str:
     box = data[8 : min(int.from_bytes(data[:4], "big"), _MAX_BOX_BYTES)]
     brands = {box[place : place + 4] for place in range(0, len(box), 4)}
     return "AVIF" if brands & _AVIF_BRANDS else "HEIF" if brands & _HEIF_BRANDS else ""
+
+
+def other_format(data: bytes) -> str:
+    """Return the name of a picture's format that is not read here; an empty text if its beginning tells of none."""
+    if _NETPBM.match(data):
+        return "Netpbm"
+    if data[_DICOM] == b"DICM":
+        return "DICOM"
+    return next((name for beginning, name in _BEGINNINGS if data.startswith(beginning)), "")
 
 
 def is_clutter(name: str) -> bool:

@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from pipelines.image_formats import optional_decoder, optional_format
+from pipelines.image_formats import optional_decoder, optional_format, other_format
 from pipelines.images.cut_short import ends_early
 from pipelines.images.decode_error import PIL_ERRORS, DecodeError, translated
 from pipelines.images.headers import tiff_tags
@@ -41,6 +41,7 @@ _SIGNATURES: tuple[tuple[bytes, type[ImageFile]], ...] = (
 _DCT_FRAMES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)
 _NEW_SUBFILE_TYPE, _SUB_IFDS, _DNG_VERSION = 254, 330, 50706
 _CANON_RAW = b"CR"
+_BIG_ENDIAN_BIG_TIFF = b"MM\0+"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,8 @@ def open_image(data: bytes) -> Opened:
     if plugin is None:
         if name := optional_format(data):
             raise DecodeError(Reason.UNSUPPORTED_MODE, f"{name}: pip install 'xsam-label[pictures]' for it to be read")
+        if name := other_format(data):
+            raise DecodeError(Reason.UNSUPPORTED_MODE, f"{name}: not read here; convert it to PNG or JPEG")
         raise DecodeError(
             Reason.NOT_AN_IMAGE, f"not a JPEG, PNG, WebP, TIFF, BMP or GIF file: it begins with {data[:12]!r}"
         )
@@ -77,6 +80,8 @@ def open_image(data: bytes) -> Opened:
         return Opened(image=other_jpeg(data, head), head=head)
     if plugin is PngImageFile and is_apple_png(data):
         raise DecodeError(Reason.UNSUPPORTED_MODE, "PNG: Apple's own variant of applications (CgBI)")
+    if data.startswith(_BIG_ENDIAN_BIG_TIFF):
+        return Opened(image=other_tiff(data, "BigTIFF of the byte order that Pillow mistakes"))
     try:
         image = plugin(io.BytesIO(data))
         is_misread = isinstance(image, TiffImageFile) and _is_misread(image, data)
@@ -85,7 +90,7 @@ def open_image(data: bytes) -> Opened:
             return Opened(image=other_tiff(data, f"{type(error).__name__}: {error}"))
         raise translated(error, data, plugin) from error
     if is_misread:
-        return Opened(image=other_tiff(data, "planes, byte order or bands that Pillow mistakes"))
+        return Opened(image=other_tiff(data, "planes, byte order, bands or compression that Pillow mistakes"))
     return Opened(image=image, head=head)
 
 
@@ -157,7 +162,7 @@ def _check_pages(image: TiffImageFile, data: bytes) -> None:
 def _is_misread(image: TiffImageFile, data: bytes) -> bool:
     """Return whether Pillow would silently read wrong samples.
 
-    It does of 16-bit planes, of big-endian signed and floating-point values that are compressed (it swaps bytes that
+    It does of 16-bit planes, of WebP in TIFF, which its libtiff lacks, of big-endian signed and floating-point values that are compressed (it swaps bytes that
     libtiff has swapped), and of colors that are named and are not the first bands.
 
     Raises:
@@ -167,6 +172,7 @@ def _is_misread(image: TiffImageFile, data: bytes) -> bool:
     num_samples = int(image.tag_v2.get(tiff_tags.SAMPLES_PER_PIXEL, 1))
     is_planar = image.tag_v2.get(tiff_tags.PLANAR_CONFIGURATION, 1) == tiff_tags.PLANES and num_samples > 1
     is_swapped = image.tag_v2.prefix == b"MM" and image.mode in ("I", "F") and image.info["compression"] != "raw"
-    if is_swapped or (is_planar and tiff_tags.bits_of(image.tag_v2) > 8):
+    is_webp = image.info["compression"] == "webp"
+    if is_swapped or is_webp or (is_planar and tiff_tags.bits_of(image.tag_v2) > 8):
         return True
     return num_samples > 3 and tiff_tags.color_bands(image.tag_v2, num_samples) != (0, 1, 2)

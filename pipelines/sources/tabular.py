@@ -230,7 +230,9 @@ def _parquet_rows(
     with open_bytes(uri, storage_options) as file:
         try:
             table = pq.ParquetFile(file)
-            columns = [field.name for field in table.schema_arrow if field.name in binary or not holds_binary(field.type)]
+            columns = [
+                field.name for field in table.schema_arrow if field.name in binary or not holds_binary(field.type)
+            ]
             yield from enumerate(iter_rows(*open_filesystem(uri, storage_options), table, columns), start=1)
         except (pa.ArrowException, UnicodeDecodeError) as error:
             raise SourceError(f"{uri}: not a readable Parquet file: {error}") from error

@@ -44,7 +44,18 @@ def test_names_that_only_resemble_clutter_are_not(name: str) -> None:
 
 def test_formats_that_are_not_read_are_named_and_the_rest_counted() -> None:
     left_out = LeftOut()
-    names = ["a.dcm", "b.DCM", "c.jp2", "d.txt", "no.ext/IMG1", "x/.e.jpg", ".DS_Store", "y.nii.gz", "f.jpg_large", "g.png~"]
+    names = [
+        "a.dcm",
+        "b.DCM",
+        "c.jp2",
+        "d.txt",
+        "no.ext/IMG1",
+        "x/.e.jpg",
+        ".DS_Store",
+        "y.nii.gz",
+        "f.jpg_large",
+        "g.png~",
+    ]
     for name in names:
         left_out.add(name)
     assert left_out.formats == {".dcm": 2, ".jp2": 1, ".nii.gz": 1, ".jpg_large": 1, ".png~": 1}
