@@ -152,8 +152,9 @@ class LeftOut:
         elif ending not in readable_extensions() and (ending in _OTHER_FORMATS or ending.startswith(IMAGE_EXTENSIONS)):
             self.formats[ending] += 1
         else:
-            self.nameless += not ending
-            self.others += bool(ending)
+            is_nameless = not ending and not name.rpartition("/")[2].startswith("_")  # _SUCCESS, _metadata
+            self.nameless += is_nameless
+            self.others += not is_nameless
 
     @property
     def num_others(self) -> int:

@@ -160,10 +160,10 @@ def _check_pages(image: TiffImageFile, data: bytes) -> None:
 
 
 def _is_misread(image: TiffImageFile, data: bytes) -> bool:
-    """Return whether Pillow would silently read wrong samples.
+    """Return whether Pillow would silently read wrong samples, or none.
 
-    It does of 16-bit planes, of WebP in TIFF, which its libtiff lacks, of big-endian signed and floating-point values that are compressed (it swaps bytes that
-    libtiff has swapped), and of colors that are named and are not the first bands.
+    It does of 16-bit planes, of big-endian signed and floating-point values that are compressed (it swaps bytes that
+    libtiff has swapped), and of colors that are named and are not the first bands. WebP its libtiff does not know.
 
     Raises:
         DecodeError: UNSUPPORTED_MODE if it is camera raw.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,9 +17,9 @@ from pipelines.redaction import quoted, quoted_names
 from pipelines.sources.files import ListedFile, uri_of
 from pipelines.sources.locations import ParquetCell
 from pipelines.sources.parquet_pages import iter_rows
-from pipelines.sources.parquet_values import ChunkTooLargeError, check_chunks, leaf_of, open_parquet
+from pipelines.sources.parquet_values import ChunkTooLargeError, check_chunks, has_no_values, leaf_of, open_parquet
 from pipelines.sources.tabular import columns_json, holds_binary, is_bytes, source_errors
-from pipelines.sources.uri_lists import id_column
+from pipelines.sources.uri_lists import id_column, resolve_uri
 from pipelines.types import ImageRef
 
 ROW = "__row__"
@@ -73,7 +74,8 @@ def list_rows(
     """List the images of Parquet files, one for each row.
 
     ``image_id`` comes from the id column (by default ``image_id``), or else from the ``path`` beside the bytes, or else
-    it is ``<file>#<row>`` with the row in 8 digits. Columns without binary data, and the path if it is not the id, are
+    it is ``<file>#<row>`` with the row in 8 digits. In a file of paths without any bytes a row is the image at its
+    path. Columns without binary data, and the path if it is not the id, are
     carried along within the limits of tabular.columns_json.
 
     Args:
@@ -92,12 +94,18 @@ def list_rows(
             table = open_parquet(fs, file.path, streamed=False)
             schema = table.schema_arrow
             form = row_form(uri, schema, image_id_column, image_column)
-            check_chunks(table.metadata, leaf_of(schema, form.image))
+            leaf = leaf_of(schema, form.image)
+            check_chunks(table.metadata, leaf)
+            are_paths = form.has_path and has_no_values(table.metadata, leaf)
             if image_column is None and form.image not in sure_image_columns(schema):
                 check_pictures(uri, form.image, _first_values(fs, file.path, form.image))
             for row, values in enumerate(_rows(fs, file.path, table, form)):
                 place = ParquetCell(form.image, row)
                 image_id, others = form.describe(file.name, row, values)
+                if are_paths and (path := form.path(values)):
+                    elsewhere = resolve_uri(path, posixpath.dirname(uri), f"{uri}: row {row} (from 0)")
+                    yield ImageRef(image_id=image_id, uri=elsewhere, source_columns=others)
+                    continue
                 etag = file.etag and f"{file.etag}{place}"
                 yield ImageRef(image_id=image_id, uri=f"{uri}{place}", etag=etag, source_columns=others)
 

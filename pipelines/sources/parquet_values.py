@@ -90,6 +90,12 @@ def check_chunks(metadata: pq.FileMetaData, leaf: str, group: int | None = None)
             raise _too_large(f"row group {number} holds {num_bytes:,} bytes of images in {num_rows:,} rows")
 
 
+def has_no_values(metadata: pq.FileMetaData, leaf: str) -> bool:
+    """Return whether a leaf column is null in all rows, as far as the file's footer tells."""
+    found = [_chunk(metadata, leaf, number).statistics for number in range(metadata.num_row_groups)]
+    return bool(found) and all(one is not None and one.has_null_count and one.num_values == 0 for one in found)
+
+
 def _chunk(metadata: pq.FileMetaData, leaf: str, group: int) -> pq.ColumnChunkMetaData:
     info = metadata.row_group(group)
     columns = (info.column(place) for place in range(info.num_columns))

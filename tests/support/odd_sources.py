@@ -347,6 +347,24 @@ for _kind in _TYPES:
 _WKB = [bytes.fromhex("0101000000000000000000f03f0000000000000040")] * 2
 
 
+@odd({"part-0.parquet#00000000": 1, "part-1.parquet#00000000": 2})
+def a_folder_of_parquet_named_as_a_file(folder: Path) -> Options:
+    # As Spark and Dask write a table.
+    for number in range(2):
+        _parquet(folder, f"t.parquet/part-{number}.parquet", {"image": [picture(number + 1)]})
+    put(folder, {"t.parquet/_SUCCESS": b""})
+    return {"uri": str(folder / "t.parquet")}
+
+
+@odd(_AB, columns={"a.png": {"label": 1}})
+def parquet_with_paths_where_bytes_would_be(folder: Path) -> Options:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    images = pa.array([{"bytes": None, "path": name} for name in _AB], kind)
+    put(folder, _AB)
+    _parquet(folder, "p.parquet", {"image": images, "label": [1, 2]})
+    return {"uri": str(folder / "p.parquet")}
+
+
 @odd(_KEYS, columns={"a": {"n": 1}})
 def geoparquet_with_a_column_of_uris(folder: Path) -> Options:
     put(folder, _AB)
