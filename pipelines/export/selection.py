@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,7 @@ class Selection:
         num_partly_asked: images that were never asked about some of the categories, so nothing is known about those.
         left_out: number of masks of other tasks, by task.
         models: the model of each run, in words.
+        withheld: split and number of masks of each image that a format's writer could not write after all.
     """
 
     database: duckdb.DuckDBPyConnection
@@ -109,6 +110,7 @@ class Selection:
     num_partly_asked: int
     left_out: Mapping[str, int]
     models: Mapping[str, str]
+    withheld: list[tuple[str, int]] = field(default_factory=list)
 
     @property
     def splits(self) -> tuple[str, ...]:
