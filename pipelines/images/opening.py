@@ -146,17 +146,27 @@ def _is_unknown_kind(error: Exception) -> bool:
 
 
 def _check_pages(image: TiffImageFile, data: bytes) -> None:
-    """Refuse camera raw: the first page of such a TIFF is a thumbnail, the photograph a mosaic of sensor values.
+    """Refuse files whose first page, which all readers show, is a thumbnail; of camera raw the photograph is a mosaic.
 
     Raises:
         DecodeError: UNSUPPORTED_MODE.
     """
-    is_thumbnail = int(image.tag_v2.get(_NEW_SUBFILE_TYPE, 0)) & 1 and _SUB_IFDS in image.tag_v2
+    is_reduced = int(image.tag_v2.get(_NEW_SUBFILE_TYPE, 0)) & 1
+    is_thumbnail = is_reduced and (_SUB_IFDS in image.tag_v2 or _has_second_page(image))
     if _DNG_VERSION in image.tag_v2 or data[8:10] == _CANON_RAW or is_thumbnail:
         raise DecodeError(
             Reason.UNSUPPORTED_MODE,
-            "TIFF: a camera's raw file, whose first page is a thumbnail: develop it to JPEG, PNG or TIFF first",
+            "TIFF: its first page is a thumbnail, as in a camera's raw file: save the picture as JPEG, PNG or TIFF first",
         )
+
+
+def _has_second_page(image: TiffImageFile) -> bool:
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    image.seek(0)
+    return True
 
 
 def _is_misread(image: TiffImageFile, data: bytes) -> bool:

@@ -130,8 +130,20 @@ def odd_bands() -> list[OddPicture]:
                    notes=(PixelNote.XMP_ORIENTATION_IGNORED,)),
         OddPicture("camera_raw.tif", tiff(RGB, {50706: ("I", 0x0401)}, photometric=2),
                    reason=Reason.UNSUPPORTED_MODE),
+        OddPicture("thumbnail_first.tif", with_pages((RGB[::4, ::4], 1), (RGB, 0)), reason=Reason.UNSUPPORTED_MODE),
+        OddPicture("thumbnail_last.tif", with_pages((RGB, 0), (RGB[::4, ::4], 1)), pixels=RGB),
+        OddPicture("thumbnail_alone.tif", with_pages((RGB, 1)), pixels=RGB),
         OddPicture("complex.tif", with_tifffile(GRAY.astype(np.complex64)), reason=Reason.UNSUPPORTED_MODE),
     ]  # fmt: skip
+
+
+def with_pages(*pages: tuple[NDArray[np.generic], int]) -> bytes:
+    """Encode pages with tifffile: their pixels, and what kind of page each is (1: at reduced size)."""
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as writer:
+        for pixels, kind in pages:
+            writer.write(pixels, photometric="rgb", subfiletype=kind)
+    return buffer.getvalue()
 
 
 def with_tifffile(pixels: NDArray[np.generic], **options: object) -> bytes:
