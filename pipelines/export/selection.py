@@ -206,7 +206,8 @@ def _open(store: Store, database: duckdb.DuckDBPyConnection, choice: Choice, of_
         raise SourceError(f"{store.uri} holds no labelled image yet, so there is nothing to export")
     check_agreement(database, store)
     where = choice.images_where or "true"
-    url = f"{sql_literal(choice.image_url)} || replace(url_encode(image_id), '%2F', '/')" if choice.image_url else "uri"
+    prefix = choice.image_url + "/" * choice.image_url[-1:].isalnum()
+    url = f"{sql_literal(prefix)} || replace(url_encode(image_id), '%2F', '/')" if choice.image_url else "uri"
     statement = _IMAGES.format(url=url, split=choice.splits.sql(), where=where)
     _conditioned(database, "--images-where", statement)
     held = dict(database.execute("SELECT task, count(*) FROM annotations GROUP BY task ORDER BY task").fetchall())

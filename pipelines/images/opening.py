@@ -156,7 +156,7 @@ def _check_pages(image: TiffImageFile, data: bytes) -> None:
     if _DNG_VERSION in image.tag_v2 or data[8:10] == _CANON_RAW or is_thumbnail:
         raise DecodeError(
             Reason.UNSUPPORTED_MODE,
-            "TIFF: its first page is a thumbnail, as in a camera's raw file: save the picture as JPEG, PNG or TIFF first",
+            "TIFF: its first page is a thumbnail, as in a camera's raw file; save the picture as JPEG, PNG or TIFF",
         )
 
 
