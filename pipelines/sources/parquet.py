@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from pipelines.redaction import quoted, quoted_names
 from pipelines.sources.files import ListedFile, uri_of
 from pipelines.sources.locations import ParquetCell
 from pipelines.sources.parquet_pages import iter_rows
-from pipelines.sources.parquet_values import ChunkTooLargeError, check_chunks, has_no_values, leaf_of, open_parquet
+from pipelines.sources.parquet_values import ChunkTooLargeError, check_chunks, leaf_of, may_hold_no_value, open_parquet
 from pipelines.sources.tabular import columns_json, holds_binary, is_bytes, source_errors
 from pipelines.sources.uri_lists import id_column, resolve_uri
 from pipelines.types import ImageRef
@@ -96,7 +97,8 @@ def list_rows(
             form = row_form(uri, schema, image_id_column, image_column)
             leaf = leaf_of(schema, form.image)
             check_chunks(table.metadata, leaf)
-            are_paths = form.has_path and has_no_values(table.metadata, leaf)
+            are_paths = form.has_path and may_hold_no_value(table.metadata, leaf)
+            are_paths = are_paths and not _first_values(fs, file.path, form.image)
             if image_column is None and form.image not in sure_image_columns(schema):
                 check_pictures(uri, form.image, _first_values(fs, file.path, form.image))
             for row, values in enumerate(_rows(fs, file.path, table, form)):
@@ -154,7 +156,9 @@ def _first_values(fs: Any, path: str, column: str) -> list[bytes]:
     table = open_parquet(fs, path)
     with contextlib.closing(table):
         leaf = leaf_of(table.schema_arrow, column)
-        for batch in table.iter_batches(batch_size=_PEEK_ROWS, columns=[leaf], use_threads=False):
+        groups = ([number] for number in range(table.num_row_groups))  # pyarrow joins no nested dictionaries of several
+        options = {"batch_size": _PEEK_ROWS, "columns": [leaf], "use_threads": False}
+        for batch in itertools.chain.from_iterable(table.iter_batches(row_groups=one, **options) for one in groups):
             values = batch.column(0)
             if pa.types.is_struct(values.type):
                 values = values.field("bytes")
