@@ -126,6 +126,8 @@ class LeftOut:
     Attributes:
         formats: files of image formats, videos and archives that are not read, by extension.
         hidden: images that are hidden or lie in folders of a system's own, see is_clutter.
+        nameless: files whose names have no extension: images may be among them.
+        commented: lines of a list that begin with # and end as the name of an image.
         exported: folders that this program exported, and table files of its outputs.
         others: all other files, including those that do not match the source's pattern.
         archived: images that are listed, but cannot be fetched before they are restored (S3 Glacier).
@@ -135,6 +137,8 @@ class LeftOut:
 
     formats: Counter[str] = field(default_factory=Counter)
     hidden: int = 0
+    nameless: int = 0
+    commented: int = 0
     exported: int = 0
     others: int = 0
     archived: int = 0
@@ -148,15 +152,17 @@ class LeftOut:
         if is_clutter(name):
             self.hidden += ending in readable_extensions()
             self.others += ending not in readable_extensions()
-        elif ending in _OTHER_FORMATS and ending not in readable_extensions():
+        elif ending not in readable_extensions() and (ending in _OTHER_FORMATS or ending.startswith(IMAGE_EXTENSIONS)):
             self.formats[ending] += 1
         else:
-            self.others += 1
+            is_nameless = not ending and not name.rpartition("/")[2].startswith("_")  # _SUCCESS, _metadata
+            self.nameless += is_nameless
+            self.others += not is_nameless
 
     @property
     def num_others(self) -> int:
         """The number of files that are no images read here, whatever else they are."""
-        return self.others + self.formats.total()
+        return self.others + self.nameless + self.formats.total()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counts that are not zero, as JSON values."""
@@ -186,6 +192,8 @@ class LeftOut:
     def _counts(self) -> tuple[tuple[int, str], ...]:
         return (
             (self.hidden, "images left out: hidden, or in folders of a system's own (.ipynb_checkpoints, @eaDir, ...)"),
+            (self.nameless, "files without an extension left out: those that are images can be named in a list (.txt)"),
+            (self.commented, "lines of the list that begin with # left out, as comments: ./#1.jpg names such a file"),
             (self.exported, "folders and files left out: what this program exported or wrote inside the source"),
             (self.archived, "images are archived (GLACIER, DEEP_ARCHIVE): fetched only once they are restored"),
             (self.repeated, "rows name an image again: it is labelled once, with the columns of all its rows"),
@@ -194,7 +202,7 @@ class LeftOut:
 
 def _ending(name: str) -> str:
     """Return a name's extension in lower case."""
-    lower = name.lower()
+    lower = name.lower().rpartition("/")[2]
     return ".nii.gz" if lower.endswith(".nii.gz") else lower[lower.rfind(".") :] if "." in lower else ""
 
 

@@ -63,7 +63,7 @@ def read_corrections(uri: str, storage_options: Mapping[str, Any] | None, skippe
         ValueError: if it cannot be read, or has no column that identifies a mask or an image.
     """
     found = Corrections()
-    for number, row in enumerate(read_rows(uri, storage_options)):
+    for number, row in enumerate(read_rows(uri, storage_options, binary=("segmentation",))):
         if not {"annotation_id", "image_id"} & row.keys():
             raise ValueError(f"{uri}: corrections need a column annotation_id; known columns: {', '.join(COLUMNS)}")
         with skipped.unless_usable(f"correction in row {number}"):

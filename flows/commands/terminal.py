@@ -12,9 +12,12 @@ from rich.console import Console
 
 OutputArgument = Annotated[str, typer.Argument(help="Folder or bucket prefix that holds the table.")]
 
-# Into a pipe or file, 120 columns: rich would assume a terminal of 80 and cut tables to it.
-console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout and sys.stdout.isatty() else 120)
-errors = Console(highlight=False, soft_wrap=True, stderr=True)
+# Into a pipe or file, 120 columns: rich would assume a terminal of 80 and cut tables to it. Without emoji=False it
+# would print `10:100:20` with a picture for the name between the colons.
+console = Console(
+    highlight=False, emoji=False, soft_wrap=True, width=None if sys.stdout and sys.stdout.isatty() else 120
+)
+errors = Console(highlight=False, emoji=False, soft_wrap=True, stderr=True)
 
 
 def split_names(given: Iterable[str] | None) -> list[str] | None:

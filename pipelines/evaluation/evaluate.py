@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pipelines.errors import DamagedError, SourceError, some_of
 from pipelines.evaluation.ground_truth import PHRASE_TASKS, GroundTruth, InstanceTruth, PanopticTruth, PhraseTruth
-from pipelines.evaluation.labeled_run import LabeledRun, read_run, runs_named
+from pipelines.evaluation.labeled_run import LabeledRun, is_end_of_other, read_run, runs_named
 from pipelines.evaluation.task_figures import (
     Comparison,
     TaskFigures,
@@ -191,6 +191,9 @@ def _image_notes(run: LabeledRun, plans: Sequence[Plan], num_true: int) -> Itera
             f"{len(run.missing):,} of {num_true:,} images of the truth are not labelled, left out: "
             f"{some_of(run.missing)}"
         )
+    if elsewhere := [(name, i.image_id) for name, i in run.images.items() if not is_end_of_other(name, i.image_id)]:
+        pairs = [f"{name} with {image_id}" for name, image_id in elsewhere]
+        yield f"{len(pairs):,} images lie in other folders in the truth, compared by base name: {some_of(pairs)}"
     if others := run.num_images - len(run.images):
         yield f"{others:,} of {run.num_images:,} labelled images are not in the truth, left out"
     reasons = Counter(image.reason for image in run.images.values() if image.reason)

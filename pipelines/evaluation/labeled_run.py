@@ -285,6 +285,13 @@ def _match(
     return {name: both[name] for name in file_names if name in both}
 
 
+def is_end_of_other(name: str, other: str) -> bool:
+    """Return whether of two paths one is the end of the other, so that no folder speaks against one image."""
+    paths = ("/" + unicodedata.normalize("NFC", path.replace("\\", "/")).removeprefix("./") for path in (name, other))
+    short, long = sorted(paths, key=len)
+    return long.endswith(short)
+
+
 def base_name(name: str) -> str:
     """Return the part of a name after the last slash, or backslash as Windows writes it, accents as one character."""
     return unicodedata.normalize("NFC", name.replace("\\", "/").rpartition("/")[2])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,7 @@ class Selection:
         num_partly_asked: images that were never asked about some of the categories, so nothing is known about those.
         left_out: number of masks of other tasks, by task.
         models: the model of each run, in words.
+        withheld: split and number of masks of each image that a format's writer could not write after all.
     """
 
     database: duckdb.DuckDBPyConnection
@@ -109,6 +110,7 @@ class Selection:
     num_partly_asked: int
     left_out: Mapping[str, int]
     models: Mapping[str, str]
+    withheld: list[tuple[str, int]] = field(default_factory=list)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -204,13 +206,14 @@ def _open(store: Store, database: duckdb.DuckDBPyConnection, choice: Choice, of_
         raise SourceError(f"{store.uri} holds no labelled image yet, so there is nothing to export")
     check_agreement(database, store)
     where = choice.images_where or "true"
-    url = f"{sql_literal(choice.image_url)} || replace(url_encode(image_id), '%2F', '/')" if choice.image_url else "uri"
+    prefix = choice.image_url + "/" * choice.image_url[-1:].isalnum()
+    url = f"{sql_literal(prefix)} || replace(url_encode(image_id), '%2F', '/')" if choice.image_url else "uri"
     statement = _IMAGES.format(url=url, split=choice.splits.sql(), where=where)
     _conditioned(database, "--images-where", statement)
     held = dict(database.execute("SELECT task, count(*) FROM annotations GROUP BY task ORDER BY task").fetchall())
     tasks = _tasks(store, choice, held, of_maps)
     database.execute(_MASKS.format(tasks=_list(tasks)))
-    names = choice.categories
+    names = tuple(dict.fromkeys(choice.categories))
     of_categories = f"category_name IN ({_list(names)})" if names else "true"
     _conditioned(database, "--where", _CHOSEN.format(where=choice.where or "true", of_categories=of_categories))
     order = f"list_position([{_list(names)}], category_name) - 1" if names else (

@@ -125,10 +125,13 @@ def export_output(
         finally:
             selection.database.close()
         path.publish(whole / alone if alone else whole)
+    withheld = selection.withheld
     return Export(
         path=path.uri,
-        num_images=selection.num_images,
-        num_masks=selection.num_masks,
+        num_images={name: n - sum(split == name for split, _ in withheld) for name, n in selection.num_images.items()},
+        num_masks={
+            name: n - sum(m for split, m in withheld if split == name) for name, n in selection.num_masks.items()
+        },
         num_categories=len(selection.categories),
         num_quarantined=selection.num_quarantined,
         num_unasked=selection.num_unasked,

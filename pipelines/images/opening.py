@@ -41,6 +41,7 @@ _SIGNATURES: tuple[tuple[bytes, type[ImageFile]], ...] = (
 _DCT_FRAMES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)
 _NEW_SUBFILE_TYPE, _SUB_IFDS, _DNG_VERSION = 254, 330, 50706
 _CANON_RAW = b"CR"
+_BIG_ENDIAN_BIG_TIFF = b"MM\0+"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +82,8 @@ def open_image(data: bytes) -> Opened:
         return Opened(image=other_jpeg(data, head), head=head)
     if plugin is PngImageFile and is_apple_png(data):
         raise DecodeError(Reason.UNSUPPORTED_MODE, "PNG: Apple's own variant of applications (CgBI)")
+    if data.startswith(_BIG_ENDIAN_BIG_TIFF):
+        return Opened(image=other_tiff(data, "BigTIFF of the byte order that Pillow mistakes"))
     try:
         image = plugin(io.BytesIO(data))
         is_misread = isinstance(image, TiffImageFile) and _is_misread(image, data)
@@ -89,7 +92,7 @@ def open_image(data: bytes) -> Opened:
             return Opened(image=other_tiff(data, f"{type(error).__name__}: {error}"))
         raise translated(error, data, plugin) from error
     if is_misread:
-        return Opened(image=other_tiff(data, "planes, byte order or bands that Pillow mistakes"))
+        return Opened(image=other_tiff(data, "planes, byte order, bands or compression that Pillow mistakes"))
     return Opened(image=image, head=head)
 
 
@@ -145,24 +148,34 @@ def _is_unknown_kind(error: Exception) -> bool:
 
 
 def _check_pages(image: TiffImageFile, data: bytes) -> None:
-    """Refuse camera raw: the first page of such a TIFF is a thumbnail, the photograph a mosaic of sensor values.
+    """Refuse files whose first page, which all readers show, is a thumbnail; of camera raw the photograph is a mosaic.
 
     Raises:
         DecodeError: UNSUPPORTED_MODE.
     """
-    is_thumbnail = int(image.tag_v2.get(_NEW_SUBFILE_TYPE, 0)) & 1 and _SUB_IFDS in image.tag_v2
+    is_reduced = int(image.tag_v2.get(_NEW_SUBFILE_TYPE, 0)) & 1
+    is_thumbnail = is_reduced and (_SUB_IFDS in image.tag_v2 or _has_second_page(image))
     if _DNG_VERSION in image.tag_v2 or data[8:10] == _CANON_RAW or is_thumbnail:
         raise DecodeError(
             Reason.UNSUPPORTED_MODE,
-            "TIFF: a camera's raw file, whose first page is a thumbnail: develop it to JPEG, PNG or TIFF first",
+            "TIFF: its first page is a thumbnail, as in a camera's raw file; save the picture as JPEG, PNG or TIFF",
         )
 
 
+def _has_second_page(image: TiffImageFile) -> bool:
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    image.seek(0)
+    return True
+
+
 def _is_misread(image: TiffImageFile, data: bytes) -> bool:
-    """Return whether Pillow would silently read wrong samples.
+    """Return whether Pillow would silently read wrong samples, or none.
 
     It does of 16-bit planes, of big-endian signed and floating-point values that are compressed (it swaps bytes that
-    libtiff has swapped), and of colors that are named and are not the first bands.
+    libtiff has swapped), and of colors that are named and are not the first bands. WebP its libtiff does not know.
 
     Raises:
         DecodeError: UNSUPPORTED_MODE if it is camera raw.
@@ -171,6 +184,7 @@ def _is_misread(image: TiffImageFile, data: bytes) -> bool:
     num_samples = int(image.tag_v2.get(tiff_tags.SAMPLES_PER_PIXEL, 1))
     is_planar = image.tag_v2.get(tiff_tags.PLANAR_CONFIGURATION, 1) == tiff_tags.PLANES and num_samples > 1
     is_swapped = image.tag_v2.prefix == b"MM" and image.mode in ("I", "F") and image.info["compression"] != "raw"
-    if is_swapped or (is_planar and tiff_tags.bits_of(image.tag_v2) > 8):
+    is_webp = image.info["compression"] == "webp"
+    if is_swapped or is_webp or (is_planar and tiff_tags.bits_of(image.tag_v2) > 8):
         return True
     return num_samples > 3 and tiff_tags.color_bands(image.tag_v2, num_samples) != (0, 1, 2)

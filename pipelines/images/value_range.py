@@ -40,7 +40,7 @@ class Values:
         bits: bits of an unsigned value, as the file declares them.
         limits: the values of black and white that the file states, None where it states none.
         blank: the value of pixels that have none, for each of ``colors``; None where there is no such value. A value
-            that is not finite is blank in any case.
+            that is not finite, or the largest of its floating-point type, is blank in any case.
         is_white_zero: whether small values are bright.
     """
 
@@ -183,11 +183,19 @@ def _sampled(values: Values) -> NDArray[Any]:
 
 def _blank(shown: NDArray[Any], values: Values) -> NDArray[np.bool_] | None:
     """Return which pixels have no value: bool (rows, width), or None if none can be without."""
-    blank = None if shown.dtype.kind != "f" else ~np.isfinite(shown).all(axis=-1)
-    if values.blank is not None:
+    # The largest value of its type, below zero or above, is how many programs write that a pixel has none.
+    blank = None if shown.dtype.kind != "f" else ~(np.abs(shown) < np.finfo(shown.dtype).max).all(axis=-1)
+    if values.blank is not None and _are_values_of(shown.dtype, values.blank):
         alike = (shown == np.array(values.blank).astype(shown.dtype)).all(axis=-1)
         blank = alike if blank is None else blank | alike
     return blank
+
+
+def _are_values_of(dtype: np.dtype[Any], numbers: tuple[float, ...]) -> bool:
+    """Return whether a type holds some numbers: files of unsigned values name NaN or -9999 as their blank one."""
+    if dtype.kind == "f":
+        return True
+    return all(np.iinfo(dtype).min <= number <= np.iinfo(dtype).max and number == int(number) for number in numbers)
 
 
 def _table(values: Values, within: ValueRange) -> NDArray[np.uint8] | None:

@@ -110,6 +110,8 @@ def _read_coordinates(kind: RegionKind, value: Any) -> tuple[float, ...]:
     if len(flat) > _MAX_NUMBERS:
         raise ValueError(f"{len(flat):,} coordinates are more than the {_MAX_NUMBERS:,} that a {kind} may have")
     numbers = _floats(flat)
+    if kind != "point" and max(map(abs, numbers)) <= 1 and any(number % 1 for number in numbers):
+        raise ValueError(f"{kind} lies within one pixel: coordinates are absolute pixels, not fractions of the image")
     if kind == "box":
         _check_box(numbers)
     elif len(numbers) % 2 or len(numbers) < 2 * _MIN_VERTICES[kind]:
@@ -174,6 +176,8 @@ def _read_mask(value: Any) -> Rle:
     if not isinstance(value, Mapping) or not isinstance(value.get("size"), list):
         raise ValueError('segmentation is not {"size": [h, w], "counts": "..."}')
     size_hw, counts = tuple(value["size"]), value.get("counts")
+    if isinstance(counts, bytes):  # as pycocotools encodes
+        counts = counts.decode("ascii", "replace")
     if isinstance(counts, str):
         mask = Rle(size_hw=size_hw, counts=counts)
     elif isinstance(counts, list) and all(isinstance(run, int) for run in counts):

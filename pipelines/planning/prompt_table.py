@@ -23,6 +23,7 @@ from pipelines.types import REGION_TASKS, SENTENCE_TASKS, Prompt, Region, Reject
 
 _IMAGE_COLUMNS = ("image_id", "uri")
 _WHAT_COLUMNS = ("kind", "text")
+_TEXTS = (*_IMAGE_COLUMNS, "prompt_id", *_WHAT_COLUMNS, "task", "label")
 _TEXT_KIND = "text"
 _MAX_EXAMPLES = 3
 NOT_LISTED = "its image is not in the collection"
@@ -81,7 +82,7 @@ def read_prompt_table(
     first_lines: dict[tuple[str, str], int] = {}
     columns: dict[str, None] = {}
     num_rows = 0
-    for line, raw in numbered_rows(uri, storage_options):
+    for line, raw in numbered_rows(uri, storage_options, binary=("segmentation",)):
         num_rows += 1
         # Collected from all rows: in JSON lines each row may have others.
         columns.update(dict.fromkeys(raw))
@@ -235,6 +236,8 @@ def _read_row(raw: Mapping[str, Any], line: int) -> Prompt:
         ValueError: the row is not a valid prompt; the message says why.
     """
     prompt_id, text, kind = _text(raw.get("prompt_id")), _text(raw.get("text")).strip(), _text(raw.get("kind")).strip()
+    if wrong := next((name for name in _TEXTS if isinstance(raw.get(name), list | dict)), None):
+        raise ValueError(f"{wrong} is no text: {quoted(raw[wrong])}")
     if not _image_of(raw):
         raise ValueError("names no image: image_id and uri are empty")
     if not prompt_id:

@@ -68,7 +68,9 @@ def list_arrow(
                 # Arrow reports broken files as a bare OSError without a number; any other is of the storage.
                 if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
                     raise
-                raise SourceError(f"{uri}: not a readable Arrow file, or cut short: {error}") from error
+                raise SourceError(
+                    f"{uri}: not a readable Arrow file, or cut short: {error}; write it as Parquet"
+                ) from error
 
 
 def _list_file(

@@ -150,7 +150,7 @@ def list_batches(
     if extension in _COMPRESSIONS and extension_of(source[: -len(extension)]) in (*_NAMING, *TABLE_EXTENSIONS):
         raise SourceError(f"{source}: a compressed list or table, which is not read here; unpack it")
     if extension in LIST_EXTENSIONS:
-        return _listed(source, list_listed(source, storage_options, image_root=image_root))
+        return _listed(source, list_listed(source, storage_options, left_out, image_root=image_root))
     if extension == ".json":
         return _listed(source, list_coco(source, storage_options, image_root=image_root))
     if extension == ".parquet":
@@ -185,11 +185,12 @@ def _list_table(source: str, storage_options: Mapping[str, Any] | None, names: _
 
 
 def _list_parquet(source: str, storage_options: Mapping[str, Any] | None, names: _Names) -> Iterator[pa.RecordBatch]:
-    """List one Parquet file, as images or URIs depending on its columns and the ones given; or those of a pattern."""
+    """List one Parquet file, as images or URIs depending on its columns, or those of a pattern or a folder."""
     fs, path = open_source(source, storage_options)
     with source_errors(source):
-        is_pattern = has_wildcards(path) and not fs.exists(path)
-    if is_pattern:
+        # Spark and Dask write a table as a folder of such a name.
+        is_folder = fs.isdir(path) or (has_wildcards(path) and not fs.exists(path))
+    if is_folder:
         yield from _list_folder(source, storage_options, names)
     elif names.uri is None and (names.image is not None or _holds_images(source, fs, path)):
         with source_errors(source):

@@ -18,7 +18,7 @@ from pipelines.redaction import quoted, quoted_names
 from pipelines.sources.files import ListedFile, uri_of
 from pipelines.sources.locations import ParquetCell
 from pipelines.sources.parquet_pages import iter_rows
-from pipelines.sources.parquet_values import ChunkTooLargeError, check_chunks, leaf_of, open_parquet
+from pipelines.sources.parquet_values import ChunkTooLargeError, check_chunks, leaf_of, may_hold_no_value, open_parquet
 from pipelines.sources.tabular import columns_json, holds_binary, is_bytes, source_errors
 from pipelines.sources.uri_lists import id_column, resolve_uri
 from pipelines.types import ImageRef
@@ -75,8 +75,8 @@ def list_rows(
     """List the images of Parquet files, one for each row.
 
     ``image_id`` comes from the id column (by default ``image_id``), or else from the ``path`` beside the bytes, or else
-    it is ``<file>#<row>`` with the row in 8 digits. Where a whole row group has paths and no bytes, as ``datasets`` may
-    write, an image is the file at its path. Columns without binary data, and the path if it is not the id, are
+    it is ``<file>#<row>`` with the row in 8 digits. In a file of paths without any bytes a row is the image at its
+    path. Columns without binary data, and the path if it is not the id, are
     carried along within the limits of tabular.columns_json.
 
     Args:
@@ -95,31 +95,21 @@ def list_rows(
             table = open_parquet(fs, file.path, streamed=False)
             schema = table.schema_arrow
             form = row_form(uri, schema, image_id_column, image_column)
-            check_chunks(table.metadata, leaf_of(schema, form.image))
+            leaf = leaf_of(schema, form.image)
+            check_chunks(table.metadata, leaf)
+            are_paths = form.has_path and may_hold_no_value(table.metadata, leaf)
+            are_paths = are_paths and not _first_values(fs, file.path, form.image)
             if image_column is None and form.image not in sure_image_columns(schema):
                 check_pictures(uri, form.image, _first_values(fs, file.path, form.image))
-            rows = zip(_rows(fs, file.path, table, form), _lack_bytes(table.metadata, form, schema), strict=True)
-            for row, (values, lacks_bytes) in enumerate(rows):
+            for row, values in enumerate(_rows(fs, file.path, table, form)):
                 place = ParquetCell(form.image, row)
                 image_id, others = form.describe(file.name, row, values)
-                if lacks_bytes and (path := form.path(values)):
+                if are_paths and (path := form.path(values)):
                     elsewhere = resolve_uri(path, posixpath.dirname(uri), f"{uri}: row {row} (from 0)")
                     yield ImageRef(image_id=image_id, uri=elsewhere, source_columns=others)
                     continue
                 etag = file.etag and f"{file.etag}{place}"
                 yield ImageRef(image_id=image_id, uri=f"{uri}{place}", etag=etag, source_columns=others)
-
-
-def _lack_bytes(metadata: pq.FileMetaData, form: RowForm, schema: pa.Schema) -> Iterator[bool]:
-    """Tell for each row whether the statistics of its row group say that none of the group's images has bytes."""
-    leaf = leaf_of(schema, form.image)
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        chunks = (group.column(place) for place in range(group.num_columns)) if form.has_path else ()
-        chunk = next((chunk for chunk in chunks if chunk.path_in_schema == leaf), None)
-        told = chunk.statistics if chunk is not None else None
-        is_bare = told is not None and told.has_null_count and told.null_count == group.num_rows
-        yield from itertools.repeat(is_bare, group.num_rows)
 
 
 _SAY = "An image is a binary value, or a struct with bytes; name its column with image_column"
@@ -166,7 +156,9 @@ def _first_values(fs: Any, path: str, column: str) -> list[bytes]:
     table = open_parquet(fs, path)
     with contextlib.closing(table):
         leaf = leaf_of(table.schema_arrow, column)
-        for batch in table.iter_batches(batch_size=_PEEK_ROWS, columns=[leaf], use_threads=False):
+        groups = ([number] for number in range(table.num_row_groups))  # pyarrow joins no nested dictionaries of several
+        options = {"batch_size": _PEEK_ROWS, "columns": [leaf], "use_threads": False}
+        for batch in itertools.chain.from_iterable(table.iter_batches(row_groups=one, **options) for one in groups):
             values = batch.column(0)
             if pa.types.is_struct(values.type):
                 values = values.field("bytes")

@@ -29,6 +29,7 @@ _HELD_BYTES = 2**28
 _HELD_FILES = 16
 _READ_BYTES = 2**23
 _ROW_BYTES = 8  # memory of a row even if it is null: a small file may hold any number of nulls
+_GROUP_BYTES = 2**10  # more than the headers of a chunk of nulls
 _SLACK_BYTES = 2**24
 # After waiting so long for another reader of a file, a reader opens the file anew.
 _STALLED_S = 20.0
@@ -88,6 +89,15 @@ def check_chunks(metadata: pq.FileMetaData, leaf: str, group: int | None = None)
         num_rows = metadata.row_group(number).num_rows
         if num_bytes + num_rows * _ROW_BYTES > MAX_CHUNK_BYTES:
             raise _too_large(f"row group {number} holds {num_bytes:,} bytes of images in {num_rows:,} rows")
+
+
+def may_hold_no_value(metadata: pq.FileMetaData, leaf: str) -> bool:
+    """Return whether a leaf column is so small that it may be null in all rows.
+
+    A footer's statistics would tell, but pyarrow ends the process on damaged ones.
+    """
+    num_bytes = sum(_chunk(metadata, leaf, group).total_uncompressed_size for group in range(metadata.num_row_groups))
+    return bool(num_bytes <= _ROW_BYTES * metadata.num_rows + _GROUP_BYTES * metadata.num_row_groups)
 
 
 def _chunk(metadata: pq.FileMetaData, leaf: str, group: int) -> pq.ColumnChunkMetaData:

@@ -9,7 +9,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import IO, Any
 
@@ -34,7 +34,9 @@ MAX_COLUMN_CHARS, MAX_COLUMNS_CHARS = 2**16, 2**18
 """Limits for the JSON of one carried column, and of all carried columns of a row."""
 
 
-def read_rows(uri: str, storage_options: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+def read_rows(
+    uri: str, storage_options: Mapping[str, Any] | None = None, *, binary: Collection[str] = ()
+) -> Iterator[dict[str, Any]]:
     """Read a table row by row.
 
     CSV and TSV: UTF-8, the first line names the columns, every value is a string; what parts them (comma, semicolon,
@@ -44,17 +46,20 @@ def read_rows(uri: str, storage_options: Mapping[str, Any] | None = None) -> Ite
     Args:
         uri: path or URI; its extension tells the format.
         storage_options: fsspec options.
+        binary: columns of Parquet that are read although they hold binary data.
 
     Returns:
-        An iterator of rows as {column: value}. An empty CSV field and a null are None.
+        An iterator of rows as {column: value}. An empty CSV field, a null and NaN are None.
 
     Raises:
         SourceError: an unknown extension, or a table that cannot be opened or is broken; raised while iterating.
     """
-    return (row for _, row in numbered_rows(uri, storage_options))
+    return (row for _, row in numbered_rows(uri, storage_options, binary=binary))
 
 
-def numbered_rows(uri: str, storage_options: Mapping[str, Any] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+def numbered_rows(
+    uri: str, storage_options: Mapping[str, Any] | None = None, *, binary: Collection[str] = ()
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Read a table as read_rows does, each row with the line where it begins, from 1, or its place in Parquet.
 
     The header of a CSV is line 1, as in editors and spreadsheets.
@@ -65,11 +70,21 @@ def numbered_rows(uri: str, storage_options: Mapping[str, Any] | None = None) ->
         case ".tsv":
             return _csv_rows(uri, storage_options, delimiter="\t")
         case ".jsonl" | ".ndjson":
-            return _json_rows(uri, storage_options)
+            return _without_nan(_json_rows(uri, storage_options))
         case ".parquet":
-            return _parquet_rows(uri, storage_options)
+            return _without_nan(_parquet_rows(uri, storage_options, binary))
         case other:
             raise SourceError(f"{uri}: not a table: extension {other!r}; known: {', '.join(TABLE_EXTENSIONS)}")
+
+
+def _without_nan(rows: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    # In columns of text too, it is what data frames have where a value is missing.
+    for number, row in rows:
+        yield number, {name: None if _is_nan(value) else value for name, value in row.items()}
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def extension_of(uri: str) -> str:
@@ -213,11 +228,15 @@ def _json_rows(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[
             yield number, row
 
 
-def _parquet_rows(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[tuple[int, dict[str, Any]]]:
+def _parquet_rows(
+    uri: str, storage_options: Mapping[str, Any] | None, binary: Collection[str]
+) -> Iterator[tuple[int, dict[str, Any]]]:
     with open_bytes(uri, storage_options) as file:
         try:
             table = pq.ParquetFile(file)
-            columns = [field.name for field in table.schema_arrow if not holds_binary(field.type)]
+            columns = [
+                field.name for field in table.schema_arrow if field.name in binary or not holds_binary(field.type)
+            ]
             yield from enumerate(iter_rows(*open_filesystem(uri, storage_options), table, columns), start=1)
         except (pa.ArrowException, UnicodeDecodeError) as error:
             raise SourceError(f"{uri}: not a readable Parquet file: {error}") from error

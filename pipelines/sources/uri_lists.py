@@ -14,6 +14,7 @@ import ijson
 
 from pipelines.bounded_json import BoundsError, GuardedFile, JsonGuard, PlainJsonFile
 from pipelines.errors import SourceError
+from pipelines.image_formats import LeftOut, readable_extensions
 from pipelines.redaction import quoted, quoted_names, secret_in
 from pipelines.sources.files import open_source, uri_of
 from pipelines.sources.tabular import Lines, columns_json, open_bytes, open_text, read_rows, source_errors
@@ -36,11 +37,11 @@ _COCO_FORM = 'a COCO file is an object with a list "images" of objects that have
 
 
 def list_listed(
-    source: str, storage_options: Mapping[str, Any] | None, *, image_root: str | None = None
+    source: str, storage_options: Mapping[str, Any] | None, left_out: LeftOut, *, image_root: str | None = None
 ) -> Iterator[ImageRef]:
     """List the images of a list file: one URI per line; blank lines and lines that begin with # are skipped.
 
-    ``image_id`` is the URI as written.
+    ``image_id`` is the URI as written. Skipped lines that may name an image are counted in ``left_out``.
 
     Raises:
         SourceError: the file cannot be read, or names no image.
@@ -50,12 +51,13 @@ def list_listed(
     with open_text(source, storage_options) as text:
         for number, line in enumerate(Lines(source, text, is_row=True), start=1):
             uri = line.strip()
-            if not uri or (uri.startswith("#") and not _is_here(resolve, uri)):
-                continue
-            resolved = resolve(uri, f"line {number}")
-            num_listed += 1
-            _refuse_fields(uri, resolved, f"{source}: line {number}")
-            yield ImageRef(image_id=uri, uri=resolved)
+            if uri.startswith("#") and not _is_here(resolve, uri):
+                left_out.commented += uri.lower().endswith(readable_extensions())
+            elif uri:
+                num_listed += 1
+                resolved = resolve(uri, f"line {number}")
+                _refuse_fields(uri, resolved, f"{source}: line {number}")
+                yield ImageRef(image_id=uri, uri=resolved)
     if not num_listed:
         raise SourceError(f"{source}: no images found: the list names no URI; write one a line")
 
@@ -206,7 +208,7 @@ def resolve_uri(uri: str, folder: str, place: str) -> str:
     if (of_url := path_of_url(uri)) is not None:
         on_disk = spelling_on_disk(of_url, is_url=True)
         return uri if on_disk == of_url and uri.endswith(f"://{of_url}") else on_disk
-    if "://" in uri or uri.startswith("~"):
+    if "://" in uri or (uri.startswith("~") and "/" in uri):
         return uri
     resolved = uri if uri.startswith("/") else scheme + separator + posixpath.normpath(posixpath.join(path, uri))
     is_local = uri.startswith("/") or scheme in ("", "file")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flows.config import ConfigError, RunConfig, load_config, merge, parse_config
+from flows.config import ConfigError, RunConfig, load_config, merge, parse_config, read_values
 from flows.run.own_prompts import OwnPrompts
 from flows.run.planning import list_collection
 from tests.support.containers import parquet_bytes
@@ -125,6 +125,12 @@ def test_files_that_cannot_be_read_as_a_config(tmp_path: Path, name: str, text: 
     with pytest.raises(ConfigError) as refused:
         load_config(tmp_path / name)
     assert all(word in str(refused.value) for word in [name, *words]), str(refused.value)
+
+
+@pytest.mark.parametrize(("name", "text"), [("run.toml", 'source = "x"'), ("run.yaml", "source: x")])
+def test_a_byte_order_mark_is_no_part_of_a_config(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text("\ufeff" + text, encoding="utf-8")
+    assert read_values(tmp_path / name) == {"source": "x"}
 
 
 def test_a_value_where_a_table_belongs_is_refused_also_beside_a_flag() -> None:

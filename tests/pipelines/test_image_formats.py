@@ -44,11 +44,24 @@ def test_names_that_only_resemble_clutter_are_not(name: str) -> None:
 
 def test_formats_that_are_not_read_are_named_and_the_rest_counted() -> None:
     left_out = LeftOut()
-    for name in ["a.dcm", "b.DCM", "c.jp2", "d.txt", "noext", "x/.e.jpg", ".DS_Store", "y.nii.gz"]:
+    names = [
+        "a.dcm",
+        "b.DCM",
+        "c.jp2",
+        "d.txt",
+        "no.ext/IMG1",
+        "x/.e.jpg",
+        ".DS_Store",
+        "y.nii.gz",
+        "f.jpg_large",
+        "g.png~",
+    ]
+    for name in names:
         left_out.add(name)
-    assert left_out.formats == {".dcm": 2, ".jp2": 1, ".nii.gz": 1}
-    assert (left_out.hidden, left_out.others) == (1, 3)
-    assert "2 .dcm, 1 .jp2, 1 .nii.gz left out" in left_out.say()[0]
+    assert left_out.formats == {".dcm": 2, ".jp2": 1, ".nii.gz": 1, ".jpg_large": 1, ".png~": 1}
+    assert (left_out.hidden, left_out.nameless, left_out.others, left_out.num_others) == (1, 1, 2, 9)
+    assert "2 .dcm, 1 .jp2, 1 .nii.gz, 1 .jpg_large, 1 .png~ left out" in left_out.say()[0]
+    assert "1 files without an extension left out" in " ".join(left_out.say())
     assert LeftOut.from_dict(left_out.to_dict()) == left_out
     assert LeftOut.from_dict({**left_out.to_dict(), "of_a_later_version": 1}) == left_out
 

@@ -191,6 +191,15 @@ def _others() -> list[OddPicture]:
         OddPicture("transparent.gif", encoded(two, "GIF", transparency=0), pixels=clear),
         OddPicture("animated.gif", encoded(two, "GIF", save_all=True, append_images=frames), pixels=seen),
         OddPicture("two_colors.bmp", encoded(two, "BMP"), pixels=seen),
+        *(OddPicture(name, data, reason=Reason.UNSUPPORTED_MODE) for name, data in {
+            "photo.jp2": imagecodecs.jpeg2k_encode(RGB),
+            "photo.jxl": imagecodecs.jpegxl_encode(RGB),
+            "photo.ppm": encoded(RGB, "PPM"),
+            "photo.qoi": imagecodecs.qoi_encode(RGB),
+            "photo.psd": b"8BPS\0\1" + bytes(20),
+            "photo.dcm": bytes(128) + b"DICM" + bytes(20),
+            "photo.exr": b"v/1\1" + bytes(20),
+        }.items()),
         OddPicture("animated.webp", encoded(RGB, "WEBP", lossless=True, save_all=True, append_images=frames),
                    pixels=RGB),
     ]  # fmt: skip

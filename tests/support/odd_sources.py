@@ -147,6 +147,12 @@ def a_folder_with_other_formats(folder: Path) -> Options:
     return {"uri": str(folder)}
 
 
+@odd(_AB, left_out={"nameless": 2, "formats": {".jpg_large": 1}})
+def a_folder_with_files_without_extension(folder: Path) -> Options:
+    put(folder, {**_AB, "IMG1": 3, "x.y/IMG2": 4, "c.jpg_large": 5})
+    return {"uri": str(folder)}
+
+
 @odd({"_MG_1.JPG": 1, "#1.png": 2, "2.PNG": 3})
 def a_folder_of_a_camera(folder: Path) -> Options:
     put(folder, {"_MG_1.JPG": 1, "#1.png": 2, "2.PNG": 3})
@@ -187,11 +193,18 @@ _add(
     _table("l.txt", "x\\a.png\ny\\z\\b.png\n", {"x/a.png": 1, "y/z/b.png": 2}),
     {"x\\a.png": 1, "y\\z\\b.png": 2},
 )
+_add("a_list_with_a_tilde", _table("l.txt", "~a.png\n", {"~a.png": 1}), {"~a.png": 1})
 _add("a_list_with_real_backslashes", _table("l.txt", "x\\a.png\n", {"x\\a.png": 1, "x/a.png": 2}), {"x\\a.png": 1})
 _add(
     "a_list_that_names_hidden_files",
     _table("l.txt", ".a.png\n.x/b.png\n", {".a.png": 1, ".x/b.png": 2}),
     {".a.png": 1, ".x/b.png": 2},
+)
+_add(
+    "a_list_with_numbers_in_front",
+    _table("l.txt", "# a comment\n#1.png\n./#2.png\n", {"#1.png": 1, "#2.png": 2}),
+    {"./#2.png": 2},
+    left_out={"commented": 1},
 )
 _add("a_list_with_a_line_twice", _table("l.txt", "a.png\nb.png\na.png\n"), _AB, left_out={"repeated": 1})
 
@@ -332,6 +345,24 @@ for _kind in _TYPES:
         _add(f"parquet_of_{_kind}{'_in_structs' * _is_struct}", _typed(_kind, is_struct=_is_struct), _KEYS)
 
 _WKB = [bytes.fromhex("0101000000000000000000f03f0000000000000040")] * 2
+
+
+@odd({"part-0.parquet#00000000": 1, "part-1.parquet#00000000": 2})
+def a_folder_of_parquet_named_as_a_file(folder: Path) -> Options:
+    # As Spark and Dask write a table.
+    for number in range(2):
+        _parquet(folder, f"t.parquet/part-{number}.parquet", {"image": [picture(number + 1)]})
+    put(folder, {"t.parquet/_SUCCESS": b""})
+    return {"uri": str(folder / "t.parquet")}
+
+
+@odd(_AB, columns={"a.png": {"label": 1}})
+def parquet_with_paths_where_bytes_would_be(folder: Path) -> Options:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    images = pa.array([{"bytes": None, "path": name} for name in _AB], kind)
+    put(folder, _AB)
+    _parquet(folder, "p.parquet", {"image": images, "label": [1, 2]})
+    return {"uri": str(folder / "p.parquet")}
 
 
 @odd(_KEYS, columns={"a": {"n": 1}})

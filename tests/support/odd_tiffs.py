@@ -41,6 +41,8 @@ def odd_values() -> list[OddPicture]:
         OddPicture("float_0_to_1.tif", tiff(unit), pixels=as_rgb(GRAY)),
         OddPicture("float64.tif", tiff(unit.astype(np.float64)), pixels=as_rgb(GRAY)),
         OddPicture("float_with_holes.tif", tiff(holes), pixels=as_rgb(seen_holes), notes=by_stretch, tolerance=1),
+        OddPicture("float_with_largest_values.tif", pixels=as_rgb(seen_holes), notes=by_stretch, tolerance=1,
+                   data=tiff(np.where(np.isnan(holes), np.finfo(np.float32).min, holes).astype(np.float32))),
         OddPicture("float_stated.tif", tiff(unit * 4, {340: ("d", 0.0), 341: ("d", 4.0)}), pixels=as_rgb(GRAY),
                    notes=from_tag),
         OddPicture("signed.tif", tiff(reflectance), pixels=as_rgb(stretched(reflectance)), notes=by_stretch),
@@ -48,6 +50,8 @@ def odd_values() -> list[OddPicture]:
                    notes=by_stretch),
         OddPicture("signed_8_bits.tif", tiff((GRAY.astype(int) - 128).astype(np.int8)),
                    pixels=as_rgb(stretched(GRAY)), notes=by_stretch),
+        OddPicture("no_data_beyond_its_type.tif", tiff(twelve, {42113: ("s", "nan")}),
+                   pixels=as_rgb(stretched(twelve)), notes=by_stretch),
         OddPicture("32_bits.tif", tiff(GRAY.astype(np.uint32) * 1000), pixels=as_rgb(stretched(GRAY)),
                    notes=by_stretch),
         OddPicture("12_of_16_bits.tif", tiff(twelve), pixels=as_rgb(stretched(twelve)), notes=by_stretch),
@@ -118,12 +122,28 @@ def odd_bands() -> list[OddPicture]:
                    pixels=np.array([[9, 200, 90], [99, 20, 0]], np.uint8)[(GRAY > 100).astype(int)]),
         OddPicture("zstd.tif", with_tifffile(RGB, photometric="rgb", compression="zstd"), pixels=RGB),
         OddPicture("jpeg2000.tif", with_tifffile(RGB, photometric="rgb", compression="jpeg2000"), pixels=RGB),
+        OddPicture("webp.tif", pixels=RGB,
+                   data=with_tifffile(RGB, photometric="rgb", compression="webp", compressionargs={"lossless": True})),
+        OddPicture("big_endian_big.tif", with_tifffile(RGB, photometric="rgb", byteorder=">", bigtiff=True),
+                   pixels=RGB),
         OddPicture("orientation_in_xmp.tif", tiff(RGB, {700: ("s", xmp(6).decode())}, photometric=2), pixels=RGB,
                    notes=(PixelNote.XMP_ORIENTATION_IGNORED,)),
         OddPicture("camera_raw.tif", tiff(RGB, {50706: ("I", 0x0401)}, photometric=2),
                    reason=Reason.UNSUPPORTED_MODE),
+        OddPicture("thumbnail_first.tif", with_pages((RGB[::4, ::4], 1), (RGB, 0)), reason=Reason.UNSUPPORTED_MODE),
+        OddPicture("thumbnail_last.tif", with_pages((RGB, 0), (RGB[::4, ::4], 1)), pixels=RGB),
+        OddPicture("thumbnail_alone.tif", with_pages((RGB, 1)), pixels=RGB),
         OddPicture("complex.tif", with_tifffile(GRAY.astype(np.complex64)), reason=Reason.UNSUPPORTED_MODE),
     ]  # fmt: skip
+
+
+def with_pages(*pages: tuple[NDArray[np.generic], int]) -> bytes:
+    """Encode pages with tifffile: their pixels, and what kind of page each is (1: at reduced size)."""
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as writer:
+        for pixels, kind in pages:
+            writer.write(pixels, photometric="rgb", subfiletype=kind)
+    return buffer.getvalue()
 
 
 def with_tifffile(pixels: NDArray[np.generic], **options: object) -> bytes:

@@ -65,10 +65,12 @@ def write_yolo(selection: Selection, folder: Path, on_masks: Progress) -> list[s
                 on_masks(len(image.masks))
                 if (suffix := _suffix(image)) is None:
                     unread[_last_suffix(image.image_id) or _last_suffix(image.uri)] += 1
+                    selection.withheld.append((split, len(image.masks)))
                     continue
                 path = files.new_file(image.image_id)
                 path.write_text("".join(_lines(image)), encoding="ascii")
-                pictures.add(image, folder / "images" / name / f"{path.stem}{suffix}", path)
+                pictures.add(image, folder / "images" / name / f"{path.stem}{suffix}", path, split)
+    selection.withheld.extend(pictures.gone)
     return list(_notes(splits, unread, pictures))
 
 
@@ -82,8 +84,8 @@ def _notes(splits: list[str], unread: Counter[str], pictures: _Pictures) -> Iter
     if unread:
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in unread.most_common(5))
         yield f"{unread.total():,} images are of formats that YOLO's readers do not take, left out: {kinds}"
-    if pictures.num_gone:
-        yield f"{pictures.num_gone:,} images are not there any more: left out, with their labels"
+    if pictures.gone:
+        yield f"{len(pictures.gone):,} images are not there any more: left out, with their labels"
     if pictures.num_missing:
         yield (
             f"{pictures.num_missing:,} images are not beside their labels: {MISSING} says which file each must become; "
@@ -111,15 +113,19 @@ def _lines(image: ExportImage) -> Iterator[str]:
 
 
 class _Pictures:
-    """The image files of an export, as links, copies made by threads, or entries of a list. A context manager."""
+    """The image files of an export, as links, copies made by threads, or entries of a list. A context manager.
+
+    Attributes:
+        gone: split and number of masks of each image that is not there any more; complete on exit.
+    """
 
     def __init__(self, folder: Path, choice: Choice) -> None:
         self._folder, self._choice = folder, choice
         self._threads = ThreadPoolExecutor(_COPIERS)
-        self._running: deque[Future[bool]] = deque()
+        self._running: deque[tuple[Future[bool], ExportImage, str, str]] = deque()
         self._known = _List(folder / KNOWN, ("file", "image_id", "uri"))
         self._missing = _List(folder / MISSING, ("file", "uri"))
-        self.num_gone = 0
+        self.gone: list[tuple[str, int]] = []
 
     @property
     def num_missing(self) -> int:
@@ -131,33 +137,40 @@ class _Pictures:
 
     def __exit__(self, *error: object) -> None:
         self._threads.shutdown(cancel_futures=error[0] is not None)
-        self._known.close()
-        self._missing.close()
-        if error[0] is None:
-            self._wait(0)
+        try:
+            if error[0] is None:
+                self._wait(0)
+        finally:
+            self._known.close()
+            self._missing.close()
 
-    def add(self, image: ExportImage, path: Path, label: Path) -> None:
+    def add(self, image: ExportImage, path: Path, label: Path, split: str) -> None:
         """Place an image, whose label file is there, at a path of its own."""
         name = path.relative_to(self._folder).as_posix()
-        local = None if self._choice.copy_images or not self._choice.link_images else _local_path(image.uri)
+        if self._choice.copy_images:
+            self._running.append((self._threads.submit(_copy, image, path, label), image, name, split))
+            # Bounds the queue, whose entries hold images with their masks, and raises the error of a copy soon.
+            self._wait(2 * _COPIERS)
+            return
+        local = _local_path(image.uri) if self._choice.link_images else None
         # Where its folder is missing too, the image may be on a disk of another machine.
         if local and not local.exists() and local.parent.is_dir():
             label.unlink()
-            self.num_gone += 1
+            self.gone.append((split, len(image.masks)))
             return
         self._known.add(name, image.image_id, image.uri)
-        if self._choice.copy_images:
-            self._running.append(self._threads.submit(_copy, image, path, label))
-            # Bounds the queue, whose entries hold images with their masks, and raises the error of a copy soon.
-            self._wait(2 * _COPIERS)
-        elif local and local.is_file():
+        if local and local.is_file():
             path.symlink_to(local)
         else:
             self._missing.add(name, image.uri)
 
     def _wait(self, most: int) -> None:
         while len(self._running) > most:
-            self.num_gone += not self._running.popleft().result()
+            copying, image, name, split = self._running.popleft()
+            if copying.result():
+                self._known.add(name, image.image_id, image.uri)
+            else:
+                self.gone.append((split, len(image.masks)))
 
 
 class _List:

@@ -181,8 +181,9 @@ def test_masks_are_dropped_renamed_redrawn_confirmed_and_added(output: str, tmp_
     assert second.ignore is None
 
 
-def test_corrections_may_be_parquet_with_run_lengths(output: str, tmp_path: Path) -> None:
-    shape = {"size": [16, 24], "counts": [16 * 4, 16 * 4, 16 * 16]}
+@pytest.mark.parametrize("counts", [[16 * 4, 16 * 4, 16 * 16], rle.encode(columns(slice(4, 8))).counts.encode()])
+def test_corrections_may_be_parquet_with_run_lengths(output: str, tmp_path: Path, counts: list[int] | bytes) -> None:
+    shape = {"size": [16, 24], "counts": counts}
     path = tmp_path / "corrections.parquet"
     rows = [{"annotation_id": annotation(output, "Cat"), "drop": False, "segmentation": shape}]
     pq.write_table(pa.Table.from_pylist(rows), path)

@@ -34,6 +34,13 @@ def rows(ended: Ended) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("│ ").split("│")] for line in lines]
 
 
+def test_values_are_shown_as_they_are(cli: Cli, output: Path) -> None:
+    # Between colons stand names of emojis: in ids, times, ratios.
+    ended = cli("query", output, "SELECT 'intseg:a:1' AS \"x:cat:\", '10:100:20' AS time, '[b]bold[/b]' AS marked")
+    assert rows(ended) == [["intseg:a:1", "10:100:20", "[b]bold[/b]"]]
+    assert "x:cat:" in ended.out
+
+
 def test_a_result_is_shown_as_a_table(cli: Cli, output: Path) -> None:
     before = contents(output)
     sql = "SELECT category_name, count(*) AS n, avg(area) AS mean FROM annotations GROUP BY 1 ORDER BY 1"

@@ -198,6 +198,15 @@ class TestInstances:
         with pytest.raises(SourceError, match="--where"):
             evaluate(output, truth, where=where)
 
+    def test_images_that_only_share_a_base_name_are_told(self, tmp_path: Path) -> None:
+        one = [mask(CAT, box(0, 0, 4, 4))]
+        output = write_output(tmp_path / "o", dict.fromkeys(("day/1.png", "x/2.png", "3.png"), one), common=[CAT])
+        names = ("night/1.png", "images\\x\\2.png", "val/3.png")
+        truth = instances(tmp_path / "t.json", {name: [("cat", box(0, 0, 4, 4))] for name in names})
+        notes = evaluate(output, truth).notes
+        (note,) = [note for note in notes if "folders" in note]
+        assert note == "1 images lie in other folders in the truth, compared by base name: night/1.png with day/1.png"
+
     def test_some_images_of_another_size_are_left_out(self, tmp_path: Path) -> None:
         one = [mask(CAT, box(0, 0, 4, 4))]
         output = write_output(tmp_path / "o", {"a.png": one, "b.png": one}, common=[CAT])

@@ -23,6 +23,8 @@ def test_images_that_are_gone_are_left_out_with_their_labels_and_counted(tmp_pat
     assert files >= {"here.png", "here.txt", "data.yaml"}
     assert not [name for name in files if name.startswith("gone")]
     assert any("1 images are not there any more" in note for note in export.notes)
+    assert (export.num_images, export.num_masks) == ({"": 1}, {"": 1})
+    assert "gone.png" not in (tmp_path / "yolo" / "images.csv").read_text()
 
 
 def test_links_are_made_to_images_that_are_there(tmp_path: Path) -> None:

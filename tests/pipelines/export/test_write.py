@@ -185,6 +185,18 @@ def test_an_image_keeps_its_split_and_its_number_when_others_are_added(tmp_path:
     assert kept[0].items() <= kept[1].items()
 
 
+@pytest.mark.parametrize("prefix", ["https://host/photos", "https://host/photos/", "https://host/?d="])
+def test_a_url_of_images_needs_no_slash_at_its_end(output: Store, tmp_path: Path, prefix: str) -> None:
+    document = coco(output, tmp_path / "coco.json", image_url=prefix)
+    expected = f"{prefix if prefix.endswith(('/', '=')) else prefix + '/'}a/1.jpg"
+    assert {image["file_name"]: image["coco_url"] for image in document["images"]}["a/1.jpg"] == expected
+
+
+def test_a_category_that_is_named_twice_is_one(output: Store, tmp_path: Path) -> None:
+    document = coco(output, tmp_path / "coco.json", categories=("dog", "dog", "cat"))
+    assert [(c["id"], c["name"]) for c in document["categories"]] == [(1, "dog"), (2, "cat")]
+
+
 def test_splits_share_a_folder_of_categories_and_annotation_ids(output: Store, tmp_path: Path) -> None:
     export_output(output, str(tmp_path / "coco"), "coco", Choice(splits=Splits.parse("one=0.5, two=0.5")))
     documents = [json.loads((tmp_path / "coco" / f"instances_{name}.json").read_text()) for name in ("one", "two")]

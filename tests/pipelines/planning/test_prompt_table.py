@@ -266,6 +266,34 @@ def test_bad_row_is_rejected_with_its_reason_and_the_others_stay(
     assert table.num_rows == 2
 
 
+def test_nan_is_an_empty_field(tmp_path: Path) -> None:
+    # As json.dumps of a data frame's rows and Polars write a gap.
+    gaps = dict.fromkeys(("label", "text", "task", "explain"), math.nan)
+    row = {"image_id": "a.jpg", "prompt_id": "p1", "kind": "point", "coordinates": [1.0, 2.0], **gaps}
+    for name in ("p.jsonl", "p.parquet"):
+        table = read_prompt_table(write(tmp_path / name, [row]))
+        assert (table.rejected, table.by_image["a.jpg"][0].category_name) == ((), "p1")
+
+
+def test_a_list_is_no_text(tmp_path: Path) -> None:
+    rows = [{"image_id": "a.jpg", "prompt_id": "p1", **SENTENCE, "label": ["dog"]}]
+    (rejected,) = read_prompt_table(write(tmp_path / "p.jsonl", rows)).rejected
+    assert rejected.reason == "label is no text: ['dog']"
+
+
+def test_run_lengths_as_pycocotools_encodes_them_are_bytes(tmp_path: Path) -> None:
+    coco = {"size": list(MASK.size_hw), "counts": MASK.counts.encode()}
+    rows = [{"image_id": "a.jpg", "prompt_id": "p1", "kind": "mask", "segmentation": coco}]
+    table = read_prompt_table(write(tmp_path / "p.parquet", rows))
+    assert table.by_image["a.jpg"][0].region == Region(kind="mask", mask=MASK)
+
+
+def test_coordinates_in_fractions_of_the_image_are_refused(tmp_path: Path) -> None:
+    rows = [{"image_id": "a.jpg", "prompt_id": "p1", "kind": "box", "coordinates": [0.25, 0.5, 0.125, 0.25]}]
+    (rejected,) = read_prompt_table(write(tmp_path / "p.jsonl", rows)).rejected
+    assert rejected.reason.startswith("box lies within one pixel: coordinates are absolute pixels")
+
+
 def test_uncompressed_run_lengths_are_taken_too() -> None:
     region = read_region("mask", segmentation={"size": [2, 3], "counts": rle.to_runs(MASK).tolist()})
     assert region.mask == MASK
