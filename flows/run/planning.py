@@ -116,7 +116,6 @@ def list_collection(
     )
     joined = join_prompts(_counted(listed, on_listed), own.table or PromptTable(by_image={}))
     left = None if coverage is None else coverage.left
-    # After the join: a row about a forgotten image is none that names no image.
     forgotten, erased = forgotten or Forgotten(), Counter[str]()
     with draft_plan(forgotten.without(joined, erased), config.plan, left, left_out=left_out) as draft:
         notes = unasked_rows(config, own, joined)
@@ -126,8 +125,7 @@ def list_collection(
             notes.append(
                 f"{bare:,} of {draft.num_images:,} images are asked nothing: no row of {config.prompts} names them"
             )
-        rejected = (*own.rejected, *joined.rejected)
-        yield draft, tuple(row for row in rejected if not (forgotten and forgotten.names(row.image))), notes
+        yield draft, (*own.rejected, *joined.rejected), notes
 
 
 def _counted(batches: Iterable[pa.RecordBatch], on_listed: OnListed) -> Iterator[pa.RecordBatch]:
@@ -229,7 +227,7 @@ def draft_run(config: RunConfig, on_listed: OnListed = _ignore) -> Iterator[RunD
         before = [plan.sequence for plan in runs_before_retry(store, run_id, retried)]
     after = max(before, default=0)
     # Before the listing, which may take long.
-    (own, ids), left_out = _own_and_ids(config, store, documents.values()), LeftOut()
+    (own, ids), left_out = _own_and_ids(config, store, documents.values(), forgotten), LeftOut()
     told = [] if retried else notes_on_earlier(config, documents, ids)
     listing = list_collection(config, own, on_listed=on_listed, left_out=left_out, forgotten=forgotten)
     with listing as (plan, rejected, notes):
@@ -238,12 +236,12 @@ def draft_run(config: RunConfig, on_listed: OnListed = _ignore) -> Iterator[RunD
 
 
 def _own_and_ids(
-    config: RunConfig, store: Store, documents: Iterable[Mapping[str, Any]]
+    config: RunConfig, store: Store, documents: Iterable[Mapping[str, Any]], forgotten: Forgotten
 ) -> tuple[OwnPrompts, CategoryIds]:
     """Return a new run's prompts of single images and the numbers of all its names, given the plans before it."""
     ids = CategoryIds.of_runs(documents)
     ids.add(prompt.category_name for prompt in config.common_prompts() if has_name(prompt))
-    own = read_own_prompts(config, store).numbered(ids)
+    own = read_own_prompts(config, store).of_others(forgotten).numbered(ids)
     return check_model(config, own), ids
 
 
@@ -280,7 +278,7 @@ def _draft_update(
     held = {plan.run_id: {"fingerprint": plan.fingerprint, "facts": plan.facts} for plan in earlier}
     check_same_collection(config, store, fingerprint, held)
     coverage = update_coverage(config, store, fingerprint, earlier)
-    (own, ids), left_out = _own_and_ids(config, store, held.values()), LeftOut()
+    (own, ids), left_out = _own_and_ids(config, store, held.values(), forgotten), LeftOut()
     told = notes_on_earlier(config, held, ids)
     with list_collection(config, own, coverage, on_listed, left_out, forgotten) as (plan, rejected, notes):
         counts, last = coverage.counts, earlier[-1]

@@ -110,6 +110,18 @@ def check_at_rest(store: Store) -> None:
             )
 
 
+def labels_of(store: Store, image_ids: Collection[str]) -> set[str]:
+    """Return the names of prompts of single images that were asked of some images and of no others, in any run."""
+    chosen, own, others = set(image_ids), set[str](), set[str]()
+    for document in plan_documents(store, by_name=True).values():
+        plan = require_plan(store, document["run_id"])
+        others |= {prompt["text"] for prompt in plan.facts.get("prompts", ())}
+        for planned in plan.planned_images(store):
+            names = (prompt.category_name for prompt in planned.prompts)
+            (own if planned.image_id in chosen else others).update(names)
+    return own - others
+
+
 def shards_with(store: Store, forgotten: Forgotten, names: Collection[str]) -> dict[str, set[str]]:
     """Return the shards, by run, that hold images of an erasure, or what is left of them.
 

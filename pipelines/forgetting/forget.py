@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from pipelines.errors import DamagedError
-from pipelines.forgetting.chosen import Found, check_at_rest, choose, shards_with
+from pipelines.forgetting.chosen import Found, check_at_rest, choose, labels_of, shards_with
 from pipelines.forgetting.plans import forget_in_plan, superseded_files
 from pipelines.forgetting.shards import clean_shards, forget_in_shard
 from pipelines.layout import KINDS, is_ours, plan_name, report_name, run_folder, split_data_name, summary_name
@@ -65,7 +65,8 @@ def forget(
     """
     check_at_rest(store)
     if found.image_ids:
-        begin_erasure(store, found.image_ids, found.uris, found.condition)
+        labels = labels_of(store, found.image_ids)
+        begin_erasure(store, image_ids=found.image_ids, uris=found.uris, labels=labels, condition=found.condition)
     forgotten = read_forgotten(store)
     if not forgotten.unfinished:
         return Erased()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import secrets
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,7 +103,7 @@ def _changed(store: Store, plan: Plan, shard_ids: Collection[str], forgotten: Fo
     """Write a plan's files without forgotten images, and return the version that names them; None if none changes."""
     (_, document), unique = newest_document(store, plan.run_id), f"{DRIVER_ID}-{secrets.token_hex(4)}"
     parts, checks = list(document["parts"]), dict(document.get("part_checks", {}))
-    gone, num_bytes, files, is_changed = set[str](), 0, dict[str, bytes](), False
+    num_bytes, files, is_changed = 0, dict[str, bytes](), False
 
     def write(name: str, data: bytes) -> dict[str, Any]:
         files[f"{run_folder(plan.run_id)}/{name}"] = data
@@ -121,7 +121,6 @@ def _changed(store: Store, plan: Plan, shard_ids: Collection[str], forgotten: Fo
         checks[name] = write(name, data)
         checks.pop(part.name, None)
         parts[number] = {"name": name, "num_shards": part.num_shards}
-        gone |= erased.labels
         num_bytes += erased.num_bytes
         is_changed = True
     unlisted = plan.unlisted_ids(store) if plan.unlisted else UNLISTED.empty_table()
@@ -129,14 +128,9 @@ def _changed(store: Store, plan: Plan, shard_ids: Collection[str], forgotten: Fo
     if len(left) < unlisted.num_rows:
         name, is_changed = f"plan-{unique}-unlisted.parquet", True
         document["unlisted"] = {"name": name, **write(name, _parquet(left))} if left else None
-    facts = dict(document["facts"])
-    rejected = [row for row in facts.get("rejected_prompts", ()) if not forgotten.names(str(row["image"]))]
-    if not is_changed and len(rejected) == len(facts.get("rejected_prompts", ())):
+    facts = _facts(document["facts"], forgotten)
+    if not is_changed and facts == document["facts"]:
         return None
-    facts["rejected_prompts"] = rejected
-    if "category_ids" in facts:
-        lost = gone - set(_labels(store, plan, facts, forgotten)) if gone else gone
-        facts["category_ids"] = {name: number for name, number in facts["category_ids"].items() if name not in lost}
     changed = {
         **document,
         "parts": parts,
@@ -151,12 +145,16 @@ def _changed(store: Store, plan: Plan, shard_ids: Collection[str], forgotten: Fo
     return _Version(store, changed, files)
 
 
-def _labels(store: Store, plan: Plan, facts: Mapping[str, Any], forgotten: Forgotten) -> Iterator[str]:
-    """Yield the names of the prompts that a run asked of every image, or of an image that was not forgotten."""
-    yield from (prompt["text"] for prompt in facts.get("prompts", ()))
-    for planned in plan.planned_images(store):
-        if planned.prompts and planned.image_id not in forgotten:
-            yield from (prompt.category_name for prompt in planned.prompts)
+def _facts(facts: Mapping[str, Any], forgotten: Forgotten) -> dict[str, Any]:
+    """Return a plan's facts without what names forgotten images: rejected prompts, and labels of theirs alone."""
+    changed = dict(facts)
+    if "rejected_prompts" in facts:
+        rows = facts["rejected_prompts"]
+        changed["rejected_prompts"] = [row for row in rows if not forgotten.names(str(row["image"]))]
+    if "category_ids" in facts:
+        numbers = facts["category_ids"].items()
+        changed["category_ids"] = {name: number for name, number in numbers if not forgotten.is_label(name)}
+    return changed
 
 
 def _parquet(image_ids: Iterable[str]) -> bytes:
@@ -173,12 +171,11 @@ class _Erased:
     Attributes:
         images: how many were erased.
         num_bytes: their sizes together, as far as they are known.
-        labels: names of the prompts that were asked of them alone.
     """
 
     def __init__(self, forgotten: Forgotten) -> None:
         self._forgotten = forgotten
-        self.images, self.num_bytes, self.labels = 0, 0, set[str]()
+        self.images = self.num_bytes = 0
 
     def __call__(self, shard: pa.Table) -> pa.Table:
         """Return a shard whose forgotten images are rows that say so, at its end: their place would tell of a name."""
@@ -194,7 +191,6 @@ class _Erased:
     def _row(self, image: dict[str, Any]) -> dict[str, Any]:
         self.images += 1
         self.num_bytes += image["num_bytes"] or 0
-        self.labels |= {prompt["category_name"] for prompt in image.get("prompts") or ()}
         return {
             "shard_id": image["shard_id"],
             "image_id": tombstone(salted(self._forgotten.salt, image["image_id"])),

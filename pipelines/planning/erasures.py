@@ -44,6 +44,7 @@ class Erasure:
         condition: how the images were chosen, without the values that it names.
         names: salted hashes of their ids.
         uris: salted hashes of the URIs under which they were read.
+        labels: salted hashes of the names of prompts that were asked of them alone.
         done: what the object tells that was written at its end; None if it has not ended.
     """
 
@@ -53,6 +54,7 @@ class Erasure:
     condition: str
     names: tuple[str, ...]
     uris: tuple[str, ...]
+    labels: tuple[str, ...] = ()
     done: Mapping[str, Any] | None = None
 
     @property
@@ -89,6 +91,10 @@ class Forgotten:
     def _names(self) -> frozenset[str]:
         return self._ids.union(name for erasure in self.erasures for name in erasure.uris)
 
+    @cached_property
+    def _labels(self) -> frozenset[str]:
+        return frozenset(label for erasure in self.erasures for label in erasure.labels)
+
     def __bool__(self) -> bool:
         """Return whether any image was forgotten."""
         return bool(self._ids)
@@ -110,6 +116,10 @@ class Forgotten:
         """Return whether a text is the id or the URI of a forgotten image, in any spelling that prompt tables allow."""
         spelled = unicodedata.normalize("NFC", text.replace("\\", "/").removeprefix("./"))
         return any(salted(self.salt, one) in self._names for one in {text, spelled})
+
+    def is_label(self, name: str) -> bool:
+        """Return whether a name is that of a prompt which was asked of forgotten images alone."""
+        return bool(self._labels) and salted(self.salt, name) in self._labels
 
     def aligned(self, image_ids: Iterable[str]) -> list[str]:
         """Return ids as they are once the erasures have ended: forgotten ones as tombstones, at the end, sorted."""
@@ -166,12 +176,15 @@ def read_forgotten(store: Store) -> Forgotten:
     raise AssertionError("unreachable: counting has no end")
 
 
-def begin_erasure(store: Store, image_ids: Collection[str], uris: Collection[str], condition: str) -> Erasure:
+def begin_erasure(
+    store: Store, *, image_ids: Collection[str], uris: Collection[str], labels: Collection[str], condition: str
+) -> Erasure:
     """Write down that images are to be forgotten.
 
     Args:
         store: the output.
         image_ids, uris: of the images; only their hashes are kept.
+        labels: names of the prompts that were asked of them alone; only their hashes are kept.
         condition: how they were chosen, without values.
     """
     while True:
@@ -186,6 +199,7 @@ def begin_erasure(store: Store, image_ids: Collection[str], uris: Collection[str
             "images": sorted({salted(salt, image_id) for image_id in image_ids}),
             # As prompt tables and rejected prompts may spell them.
             "uris": sorted({salted(salt, spelled) for uri in uris for spelled in (uri, shown_name(uri))}),
+            "labels": sorted({salted(salt, label) for label in labels}),
             **BLANK,
         }
         number = len(held) + 1
@@ -229,6 +243,7 @@ def _read(store: Store, number: int) -> Erasure | None:
             condition=str(document["condition"]),
             names=tuple(map(str, document["images"])),
             uris=tuple(map(str, document["uris"])),
+            labels=tuple(map(str, document["labels"])),
             done=_read_end(store, number),
         )
     except FileNotFoundError:
