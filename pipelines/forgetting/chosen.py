@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipelines.errors import PlanError
-from pipelines.planning.erasures import SALTED_SQL, TOMBSTONE, Forgotten, read_forgotten
+from pipelines.planning.erasures import Forgotten, read_forgotten
 from pipelines.planning.plan import check_no_plan_lost, plan_documents, require_plan
 from pipelines.query.database import open_database
 from pipelines.query.files import query_errors
 from pipelines.query.select_text import read_condition
 from pipelines.query.user_select import condition_errors
 from pipelines.storage.store import Store
-from pipelines.table.commits import committed_shards
+from pipelines.table.commits import committed_shards, read_commits
+from pipelines.table.shard_commit import ShardCommit
 from pipelines.types import Status
 
 OPTION = "--images-where"
 _MAX_UNKNOWN = 10_000
+_READERS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,28 +127,17 @@ def labels_of(store: Store, image_ids: Collection[str]) -> set[str]:
     return own - others
 
 
-def shards_with(store: Store, forgotten: Forgotten, names: Collection[str]) -> dict[str, set[str]]:
-    """Return the shards, by run, that hold images of an erasure, or what is left of them.
+def shards_with(store: Store, run_id: str, forgotten: Forgotten) -> set[str]:
+    """Return the shards of a run that hold forgotten images, or what is left of them."""
 
-    Args:
-        store: the output.
-        forgotten: what was forgotten in it.
-        names: salted hashes of the images' ids.
-    """
-    found: dict[str, set[str]] = {}
-    with query_errors(store), open_database(store) as database:
-        database.register("salted_names", pa.table({"name": pa.array(sorted(names), pa.string())}))
-        rows = database.execute(
-            f"""
-            SELECT DISTINCT run_id, shard_id FROM all_images
-            WHERE {SALTED_SQL.format("image_id")} IN (SELECT name FROM salted_names)
-            OR (status = '{Status.FORGOTTEN}' AND substr(image_id, {len(TOMBSTONE) + 1}) IN (FROM salted_names))
-            """,
-            {"salt": forgotten.salt},
-        ).fetchall()
-    for run_id, shard_id in rows:
-        found.setdefault(run_id, set()).add(shard_id)
-    return found
+    def holds(commit: ShardCommit) -> bool:
+        file = io.BytesIO(store.read(commit.images.name))
+        ids = pq.read_table(file, columns=["image_id"])["image_id"].to_pylist()
+        return any(image_id in forgotten or forgotten.is_tombstone(image_id) for image_id in ids)
+
+    commits = list(read_commits(store, run_id))
+    with query_errors(store), ThreadPoolExecutor(_READERS) as readers:
+        return {commit.shard_id for commit, is_one in zip(commits, readers.map(holds, commits), strict=True) if is_one}
 
 
 def without_values(condition: str) -> str:

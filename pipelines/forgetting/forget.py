@@ -94,19 +94,18 @@ class _Erasing:
     def run(self, threads: int) -> Erased:
         """Erase everything, in an order in which nothing that stays is ever missing."""
         store, erased, begun = self.store, self.erased, self.forgotten.unfinished
-        names = {name for erasure in begun for name in erasure.names}
-        erased.images = len(names)
+        erased.images = len({name for erasure in begun for name in erasure.names})
         self.on_step("finding their rows")
-        holding = shards_with(store, self.forgotten, names)
+        holding = {run_id: shards_with(store, run_id, Forgotten(tuple(begun))) for run_id in self.runs}
         # Before the shards: one that has to be labelled again then does not ask the images again.
         for run_id in self.runs:
             self.on_step(f"plan of {run_id}")
-            forget_in_plan(store, run_id, holding.get(run_id, ()), self.forgotten)
+            forget_in_plan(store, run_id, holding[run_id], self.forgotten)
         self._write_shards(holding, threads)
         # Only now that all that stays is committed.
         for run_id in self.runs:
             self.on_step(f"removing what is superseded of {run_id}")
-            self._clean(run_id, holding.get(run_id, ()))
+            self._clean(run_id, holding[run_id])
         _clean_unplanned(store, erased)
         if later := sorted(set(plan_documents(store, by_name=True)) - set(self.runs)):
             erased.left.append(f"run {later[0]} was planned meanwhile, and may have been asked these images")
@@ -117,7 +116,7 @@ class _Erasing:
         return erased
 
     def _write_shards(self, holding: Mapping[str, Collection[str]], threads: int) -> None:
-        places = [(run_id, shard_id) for run_id in self.runs for shard_id in sorted(holding.get(run_id, ()))]
+        places = [(run_id, shard_id) for run_id in self.runs for shard_id in sorted(holding[run_id])]
 
         def write(place: tuple[str, str]) -> int:
             run_id, shard_id = place

@@ -147,12 +147,8 @@ class Forgotten:
 
 
 def salted(salt: str, name: str) -> str:
-    """Return the salted hash of an id or URI; SALTED_SQL is the same in SQL."""
+    """Return the salted hash of an id, URI or label."""
     return hashlib.sha256(f"{salt}{name}".encode(errors="surrogatepass")).hexdigest()[:_DIGITS]
-
-
-SALTED_SQL = f"left(sha256($salt || {{}}), {_DIGITS})"
-"""The salted hash of an SQL expression; the statement has the parameter ``salt``."""
 
 
 def tombstone(name: str) -> str:
