@@ -71,6 +71,8 @@ def superseded_files(store: Store, run_id: str) -> list[str]:
 def _supersede(store: Store, run_id: str) -> bool:
     """Mark all versions but the last whose files are there as superseded; return whether any was not."""
     held = list(versions(store, run_id))
+    if len(held) == 1:
+        return False
     is_whole = [all(store.size(f"{run_folder(run_id)}/{name}") for name in names_in(one)) for _, one in held]
     last = max((number for number, whole in enumerate(is_whole) if whole), default=0)
     left = [(name, document) for name, document in held[:last] if not is_superseded(document)]

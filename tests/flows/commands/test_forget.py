@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.planning.erasures import begin_erasure
 from pipelines.query.database import open_database
 from pipelines.storage.store import open_store
 from tests.support.commands import Ended, command
@@ -214,3 +215,24 @@ def test_ids_in_a_file_are_forgotten_and_those_that_are_not_there_are_told(colle
     assert collection.forget("--image-ids", collection.folder / "none.txt", "--yes").is_refusal
     assert collection.forget().is_refusal
     assert collection.forget("--images-where", "no_such = 1", "--yes").is_refusal
+
+
+def test_no_run_is_planned_until_an_erasure_that_was_begun_is_completed(collection: Collection) -> None:
+    store = open_store(str(collection.output))
+    begin_erasure(store, image_ids=["jane-1.png"], uris=[], labels=["Jane Doe"], condition="image_id = ?")
+    refused = collection.run(categories="new")
+    assert refused.is_refusal, refused
+    assert f"xsam-label forget {collection.output} completes it" in refused.errors
+    assert "it has not ended" in collection("status", collection.output).out
+    assert collection("verify", collection.output).code == 0
+    assert "begun and not ended" in collection.forget("--dry-run").out
+    ended = collection.forget()
+    assert (ended.code, "begun and completed now: 1 images" in ended.out) == (0, True), ended
+    assert collection.sql("SELECT count(*) FROM all_images WHERE image_id = 'jane-1.png'") == [(0,)]
+    assert collection.run(categories="new").code == 0
+    (collection.output / "_runs" / ".erasure-000001").write_text("{}")
+    for name in ("verify", "status", "forget"):
+        ended = collection(name, collection.output)
+        assert (ended.code, ".erasure-000001" in ended.out + ended.errors) == (1 if name == "verify" else 2, True), (
+            ended
+        )
