@@ -106,8 +106,10 @@ def _show_erased(erased: Erased, store: Store, console: Console) -> bool:
     rows: list[tuple[str, object]] = [
         ("images", f"{erased.images:,}, of which nothing is kept but salted hashes of their names"),
         ("written", f"{erased.written:,} data files without them"),
-        ("removed", f"{len(erased.removed):,} files, reports among them: xsam-label report makes new ones"),
+        ("removed", f"{len(erased.removed):,} files"),
     ]
+    if reports := sum(name.endswith("/report.html") for name in erased.removed):
+        rows.append(("reports", f"{reports:,} of the files: xsam-label report makes a new one"))
     console.print(facts_table(f"forgotten in {literal(store.uri)}", rows))
     for what in erased.left:
         console.print(f"[red]left:[/] {literal(what)}; forget again once that is over", highlight=False)

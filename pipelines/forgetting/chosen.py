@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from pipelines.errors import PlanError
 from pipelines.planning.erasures import Forgotten, read_forgotten
-from pipelines.planning.plan import check_no_plan_lost, plan_documents, require_plan
+from pipelines.planning.plan import Plan, check_no_plan_lost, plan_documents, require_plan
+from pipelines.planning.plan_files import PlannedImage, read_planned
 from pipelines.query.database import open_database
 from pipelines.query.files import query_errors
 from pipelines.query.select_text import read_condition
@@ -121,10 +122,18 @@ def labels_of(store: Store, image_ids: Collection[str]) -> set[str]:
     for document in plan_documents(store, by_name=True).values():
         plan = require_plan(store, document["run_id"])
         others |= {prompt["text"] for prompt in plan.facts.get("prompts", ())}
-        for planned in plan.planned_images(store):
+        for planned in _with_prompts(store, plan):
             names = (prompt.category_name for prompt in planned.prompts)
             (own if planned.image_id in chosen else others).update(names)
     return own - others
+
+
+def _with_prompts(store: Store, plan: Plan) -> Iterator[PlannedImage]:
+    """Yield the images of those files of a plan of which any image may have prompts of its own."""
+    for part in plan.parts:
+        data = plan.read_part(store, part)
+        if "prompts" in pq.read_schema(io.BytesIO(data)).names:
+            yield from read_planned(data)
 
 
 def shards_with(store: Store, run_id: str, forgotten: Forgotten) -> set[str]:

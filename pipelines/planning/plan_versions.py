@@ -72,9 +72,9 @@ def names_in(document: dict[str, Any]) -> Iterator[str]:
 
 
 def supersede(store: Store, name: str, document: dict[str, Any]) -> None:
-    """Mark a version as superseded; its rejected prompts and names of labels go, which may be of forgotten images.
+    """Mark a version as superseded, without what may tell of forgotten images: rejected prompts, labels, the digest.
 
     The bytes follow from the version alone, so that it does not matter who writes them, how often, and how late.
     """
     facts = {**document["facts"], "rejected_prompts": [], "category_ids": {}}
-    store.write(name, seal({**document, "facts": facts, _SUPERSEDED: True, **BLANK}))
+    store.write(name, seal({**document, "facts": facts, "images_sha256": None, _SUPERSEDED: True, **BLANK}))
