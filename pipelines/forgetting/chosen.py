@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.errors import PlanError
+from pipelines.forgetting.shards import read_table
 from pipelines.planning.erasures import Forgotten, read_forgotten
 from pipelines.planning.plan import Plan, check_no_plan_lost, plan_documents, require_plan
 from pipelines.planning.plan_files import PlannedImage, read_planned
@@ -137,11 +138,14 @@ def _with_prompts(store: Store, plan: Plan) -> Iterator[PlannedImage]:
 
 
 def shards_with(store: Store, run_id: str, forgotten: Forgotten) -> set[str]:
-    """Return the shards of a run that hold forgotten images, or what is left of them."""
+    """Return the shards of a run that hold forgotten images, or what is left of them.
+
+    Raises:
+        DamagedError: a file is damaged, and may hide one.
+    """
 
     def holds(commit: ShardCommit) -> bool:
-        file = io.BytesIO(store.read(commit.images.name))
-        ids = pq.read_table(file, columns=["image_id"])["image_id"].to_pylist()
+        ids = read_table(store, commit.images, ["image_id"])["image_id"].to_pylist()
         return any(image_id in forgotten or forgotten.is_tombstone(image_id) for image_id in ids)
 
     commits = list(read_commits(store, run_id))

@@ -6,7 +6,7 @@ import hashlib
 import io
 import secrets
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -45,7 +45,7 @@ def forget_in_shard(store: Store, run_id: str, shard_id: str, forgotten: Forgott
         commit = find_commit(store, run_id, shard_id)
         if commit is None:
             raise DamagedError(f"{store.uri}: {shard_id} of run {run_id} is not committed any more")
-        tables = {kind: _read(store, file) for kind, file in zip(KINDS, commit.files(), strict=True)}
+        tables = {kind: read_table(store, file) for kind, file in zip(KINDS, commit.files(), strict=True)}
         if not any(image_id in forgotten for image_id in tables["images"]["image_id"].to_pylist()):
             return written
         erased, contents = _erased(commit, tables, forgotten)
@@ -93,7 +93,7 @@ def _redacted(store: Store, run_id: str, shard_id: str, repair: int) -> list[str
     name = commit_name(run_id, shard_id, repair)
     try:
         commit = read_commit(store, run_id, shard_id, repair)
-    except DamagedError:
+    except (DamagedError, FileNotFoundError):
         # Whatever it holds: all that counts is that its name stays taken.
         store.write(name, seal({"superseded": True, **BLANK}))
         return []
@@ -102,15 +102,20 @@ def _redacted(store: Store, run_id: str, shard_id: str, repair: int) -> list[str
     return [file.name for file in commit.files()]
 
 
-def _read(store: Store, file: DataFile) -> pa.Table:
+def read_table(store: Store, file: DataFile, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a committed file, by default all its columns.
+
+    Raises:
+        DamagedError: it is missing, or not what was committed.
+    """
     try:
         data = store.read(file.name)
     except FileNotFoundError as error:
         raise DamagedError(f"{store.uri}/{file.name} is missing") from error
-    # Damage must not be committed again with a hash that fits it.
+    # Damage must not be committed again with a hash that fits it, nor hide an image.
     if problem := hash_problem(data, file):
         raise DamagedError(f"{store.uri}/{problem}")
-    return pq.read_table(io.BytesIO(data))
+    return pq.read_table(io.BytesIO(data), columns=columns)
 
 
 def _erased(

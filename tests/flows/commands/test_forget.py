@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +112,42 @@ def collection(labeled: Path, tmp_path: Path) -> Collection:
     return Collection(labeled, tmp_path / "output")
 
 
+@dataclass
+class Erased:
+    """An output of which images were forgotten, and what it was before.
+
+    Attributes:
+        collection: as it is now.
+        rows: of the images that were to stay.
+        naming: the objects that held a name.
+        shown, ended: the command without and with leave to erase.
+        is_untouched: whether the first of them left all as it was.
+    """
+
+    collection: Collection
+    rows: dict[str, list[Any]]
+    naming: list[str]
+    shown: Ended
+    ended: Ended
+    is_untouched: bool
+
+
+@pytest.fixture(scope="module")
+def erased(labeled: Path, tmp_path_factory: pytest.TempPathFactory) -> Erased:
+    output = tmp_path_factory.mktemp("erased") / "output"
+    shutil.copytree(labeled / "output", output)
+    collection = Collection(labeled, output)
+    rows, held, before = collection.rows(OTHERS), naming(collection), collection.state()
+    shown = collection.forget("--images-where", CONDITION, "--dry-run")
+    is_untouched = collection.state() == before
+    ended = collection.forget("--images-where", CONDITION, "--yes")
+    return Erased(collection, rows, held, shown, ended, is_untouched)
+
+
 @pytest.fixture
-def forgotten(collection: Collection) -> Collection:
-    assert collection.forget("--images-where", CONDITION, "--yes").code == 0
-    return collection
+def forgotten(erased: Erased, labeled: Path, tmp_path: Path) -> Collection:
+    shutil.copytree(erased.collection.output, tmp_path / "output")
+    return Collection(labeled, tmp_path / "output")
 
 
 def texts(data: bytes) -> str:
@@ -135,20 +168,17 @@ PLACES = ("plan.json", "plan-", "lost", "unlisted.parquet", "summary.json", "rep
 OTHERS = "image_id NOT LIKE 'jane%' AND image_id NOT LIKE 'forgotten-%'"
 
 
-def test_nothing_is_left_of_forgotten_images_and_everything_of_the_others(collection: Collection) -> None:
-    before, held, state = collection.rows(OTHERS), naming(collection), collection.state()
+def test_nothing_is_left_of_forgotten_images_and_everything_of_the_others(erased: Erased) -> None:
+    collection = erased.collection
     for place in (*PLACES, "/annotations/", "/images/"):
-        assert any(place in name for name in held), f"no {place} names them: {held}"
-    shown = collection.forget("--images-where", CONDITION, "--dry-run")
-    assert shown.code == 0
-    assert "jane-1.png" in shown.out
-    assert "image_id LIKE ? AND num_bytes > ?" in shown.out
-    assert collection.state() == state
+        assert any(place in name for name in erased.naming), f"no {place} named them: {erased.naming}"
+    assert (erased.shown.code, erased.is_untouched) == (0, True)
+    assert "jane-1.png" in erased.shown.out
+    assert "image_id LIKE ? AND num_bytes > ?" in erased.shown.out
 
-    ended = collection.forget("--images-where", CONDITION, "--yes")
-    assert ended.code == 0, ended
+    assert erased.ended.code == 0, erased.ended
     assert naming(collection) == []
-    assert collection.rows(OTHERS) == before
+    assert collection.rows(OTHERS) == erased.rows
     assert collection("verify", collection.output).code == 0
     assert collection("vacuum", collection.output, "--older-than", 0).out.startswith("0 leftovers")
     assert collection.globbed() == {kind: len(rows) for kind, rows in collection.rows("true").items()}
@@ -159,7 +189,8 @@ def test_nothing_is_left_of_forgotten_images_and_everything_of_the_others(collec
     assert collection.state() == state
 
 
-def test_the_ledger_tells_when_how_many_and_by_which_condition_and_views_leave_them_out(forgotten: Collection) -> None:
+def test_the_ledger_tells_when_how_many_and_by_which_condition_and_views_leave_them_out(erased: Erased) -> None:
+    forgotten = erased.collection
     assert forgotten.sql("SELECT images_forgotten FROM runs ORDER BY place") == [(3,), (2,), (1,), (1,)]
     for view in ("images", "coverage"):
         assert {name for (name,) in forgotten.sql(f"SELECT image_id FROM {view}")} == {"a.png", "b.png", "c.png"}
