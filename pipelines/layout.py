@@ -3,10 +3,12 @@
 annotations/RUN/shard-00000-ATTEMPT.parquet    one row per mask
 images/RUN/shard-00000-ATTEMPT.parquet         one row per image
 _runs/RUN/plan.json, plan-*.parquet            the plan: what the run labels; a run is planned once plan.json exists
+_runs/RUN/plan.erased-1                        the plan without images that were forgotten; supersedes the one before
 _runs/RUN/commits/shard-00000.json             the commit: makes a shard's two files part of the table
 _runs/RUN/commits/shard-00000.repair-1         a repair: supersedes a commit whose files are gone or damaged
 _runs/RUN/summary.json, report.html            how the run ended; for people, the table does not depend on them
 _runs/.run-000001                              the id of a run, found by number where a listing lags
+_runs/.erasure-000001, .erasure-000001-done    that images were to be forgotten, and that they are
 README.md                                      tells Hugging Face datasets where the two tables are; for people, too
 
 Dataset readers (pyarrow, Spark, DuckDB) skip names that begin with an underscore, so that they see data files only.
@@ -34,8 +36,8 @@ _COMMIT_NAME = re.compile(r"_runs/[^/]+/commits/(?P<shard_id>shard-\d{5,})(\.jso
 _DATA_NAME = re.compile(
     r"(annotations|images)/[^/]+/(?P<shard_id>shard-\d{5,})-(repair-(?P<repair>[1-9]\d*)-)?(?P<attempt>[^/]+)\.parquet"
 )
-_REGISTERED = re.compile(r"_runs/\.run-\d{6,}")
-_OF_RUN = re.compile(r"_runs/[^/]+/(plan\.json|plan-[^/]+\.parquet|summary\.json|report\.html)")
+_NUMBERED = re.compile(r"_runs/\.(run-\d{6,}|erasure-\d{6,}(-done)?)")
+_OF_RUN = re.compile(r"_runs/[^/]+/(plan\.json|plan\.erased-[1-9]\d*|plan-[^/]+\.parquet|summary\.json|report\.html)")
 
 
 def run_folder(run_id: str) -> str:
@@ -43,9 +45,14 @@ def run_folder(run_id: str) -> str:
     return f"_runs/{run_id}"
 
 
-def plan_name(run_id: str) -> str:
-    """Return the name of a run's plan, relative to the output. The run is planned once this object exists."""
-    return f"{run_folder(run_id)}/plan.json"
+def plan_name(run_id: str, erased: int = 0) -> str:
+    """Return the name of a run's plan, relative to the output. The run is planned once this object exists.
+
+    Args:
+        run_id: the run.
+        erased: 0 for the plan as it was made, K for the one that superseded it when images were forgotten again.
+    """
+    return f"{run_folder(run_id)}/{f'plan.erased-{erased}' if erased else 'plan.json'}"
 
 
 def registered_name(number: int) -> str:
@@ -53,9 +60,24 @@ def registered_name(number: int) -> str:
     return f"_runs/.run-{number:06d}"
 
 
+def erasure_name(number: int, *, done: bool = False) -> str:
+    """Return the object that tells which images the output's erasure of this number, counted from 1, is about.
+
+    Args:
+        number: of the erasure.
+        done: the object that tells of its end instead.
+    """
+    return f"_runs/.erasure-{number:06d}{'-done' if done else ''}"
+
+
 def summary_name(run_id: str) -> str:
     """Return the name of a run's summary, relative to the output."""
     return f"{run_folder(run_id)}/summary.json"
+
+
+def report_name(run_id: str) -> str:
+    """Return the name of the report that a run leaves beside its summary, relative to the output."""
+    return f"{run_folder(run_id)}/report.html"
 
 
 def shard_name(number: int) -> str:
@@ -102,6 +124,6 @@ def split_commit_name(name: str) -> tuple[str, int] | None:
 
 def is_ours(name: str) -> bool:
     """Return whether a name follows the output's naming scheme; files of other names are left alone."""
-    if name == CARD_NAME or name.startswith(PROBE_PREFIX) or _OF_RUN.fullmatch(name) or _REGISTERED.fullmatch(name):
+    if name == CARD_NAME or name.startswith(PROBE_PREFIX) or _OF_RUN.fullmatch(name) or _NUMBERED.fullmatch(name):
         return True
     return split_data_name(name) is not None or split_commit_name(name) is not None

@@ -39,6 +39,12 @@ class Status(StrEnum):
     EMPTY = "empty"
     NOT_ASKED = "not_asked"
     QUARANTINED = "quarantined"
+    FORGOTTEN = "forgotten"
+
+    @classmethod
+    def counted(cls, counts: Mapping[str, int]) -> dict[str, int]:
+        """Return the counts of all statuses in their order; that of forgotten images only if there are any."""
+        return {one.value: counts.get(one, 0) for one in cls if counts.get(one) or one is not cls.FORGOTTEN}
 
     @classmethod
     def of_answer(
@@ -172,6 +178,7 @@ class ImageRef:
         prompts: regions and sentences asked of this image alone.
         common: ids of the run's common prompts that are asked of this image; None for all of them.
         version: 1 when an output plans the image for the first time, and one more each time it has changed since.
+        is_forgotten: whether this is what an erasure has left of a planned image: its place, and no name of it.
     """
 
     image_id: str
@@ -182,6 +189,7 @@ class ImageRef:
     prompts: tuple[Prompt, ...] = ()
     common: tuple[str, ...] | None = None
     version: int = 1
+    is_forgotten: bool = False
 
     def asked(self, common: Sequence[Prompt]) -> tuple[Prompt, ...]:
         """Return all prompts asked of this image: the run's common ones, as far as they apply, then its own."""
@@ -371,7 +379,7 @@ class ImagePrediction:
     Attributes:
         ref: the planned image.
         status: ok (at least one mask or caption), empty (asked, nothing found), not_asked (nothing was asked that could
-            be found or not) or quarantined.
+            be found or not), quarantined, or forgotten (erased on request).
         masks: its masks.
         captions: what the model said about it.
         prompts: the prompts that were asked, or, if it is quarantined, were to be asked.

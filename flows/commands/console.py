@@ -20,6 +20,7 @@ from flows.run.summary import RunSummary
 from flows.run.updates import update_text
 from pipelines.image_formats import LeftOut
 from pipelines.planning.coverage import UpdateCounts
+from pipelines.planning.erasures import Erasure
 from pipelines.planning.plan import Plan
 from pipelines.planning.prompt_table import row_name
 from pipelines.redaction import shown
@@ -109,8 +110,9 @@ class ConsoleObserver:
         return f"{rate:.1f} images/s, {duration(max(0, self._left - self._images) / rate)} left"
 
     def _count_text(self) -> str:
-        shown = [status for status in Status if self._counts[status.value] or status is not Status.NOT_ASKED]
-        return ", ".join(f"{self._counts[s.value]:,} {s.value}" for s in shown) + f", {self._masks:,} masks"
+        counts = Status.counted(self._counts)
+        shown = [f"{count:,} {name}" for name, count in counts.items() if count or name != Status.NOT_ASKED]
+        return ", ".join(shown) + f", {self._masks:,} masks"
 
 
 class ListingProgress:
@@ -182,6 +184,18 @@ def show_notes(console: Console, notes: Iterable[str]) -> None:
     """Print what is to be known of a run before it labels anything."""
     for note in notes:
         console.print(f"[yellow]warning:[/] {literal(note)}", highlight=False)
+
+
+def erasure_line(erasure: Erasure) -> str:
+    """Return what the ledger tells of an erasure: how many images, when, and by which condition."""
+    return f"{erasure.num_images:,} images, asked for at {erasure.asked_at} by: {erasure.condition}"
+
+
+def show_erasures(console: Console, erasures: Iterable[Erasure]) -> None:
+    """Print which erasures an output has seen."""
+    for erasure in erasures:
+        end = "" if erasure.done else "; [yellow]it has not ended: xsam-label forget completes it[/]"
+        console.print(f"[dim]forgotten:[/] {literal(erasure_line(erasure))}{end}", highlight=False)
 
 
 def show_summary(console: Console, summary: RunSummary, prompts: str | None = None) -> None:

@@ -55,6 +55,8 @@ def _show(export: Export, format_name: str, seconds: float, console: Console) ->
     rows.append(("categories", f"{export.num_categories:,}"))
     if export.num_quarantined:
         rows.append(("left out", f"{export.num_quarantined:,} quarantined images"))
+    if export.num_forgotten:
+        rows.append(("left out", f"{export.num_forgotten:,} images that were forgotten on request"))
     if export.num_unasked:
         rows.append(("left out", f"{export.num_unasked:,} images that nothing of this was asked of"))
     if export.num_partly_asked:

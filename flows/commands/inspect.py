@@ -6,7 +6,16 @@ from collections import Counter
 
 from rich.console import Console
 
-from flows.commands.console import ListingProgress, facts_table, literal, show_notes, show_rejected, show_report, size
+from flows.commands.console import (
+    ListingProgress,
+    facts_table,
+    literal,
+    show_erasures,
+    show_notes,
+    show_rejected,
+    show_report,
+    size,
+)
 from flows.config import RunConfig
 from flows.run import planning
 from flows.run.held_runs import held_plans, no_run
@@ -14,6 +23,7 @@ from flows.run.summary import rejected_row
 from flows.run.updates import held_runs, is_labeled
 from pipelines.errors import DamagedError, some_of
 from pipelines.planning.coverage import UpdateCounts
+from pipelines.planning.erasures import Forgotten, read_forgotten
 from pipelines.planning.plan import Plan, check_no_plan_lost, plan_documents, planned_runs
 from pipelines.planning.registered_runs import registered_problems
 from pipelines.redaction import shown
@@ -143,9 +153,13 @@ def show_verify(output: str, run_id: str | None, console: Console, *, deep: bool
     """
     store = open_store(output)
     held = _runs_in_order(store)
-    problems = list(registered_problems(store))
+    problems, forgotten = list(registered_problems(store)), Forgotten()
     try:
         check_no_plan_lost(store)
+    except DamagedError as error:
+        problems.append(str(error))
+    try:
+        forgotten = read_forgotten(store)
     except DamagedError as error:
         problems.append(str(error))
     for problem in problems:
@@ -156,6 +170,7 @@ def show_verify(output: str, run_id: str | None, console: Console, *, deep: bool
     if not held or (run_id is not None and run_id not in held):
         raise no_run(output, run_id, held)
     reports = [_verify_run(store, one, console, deep=deep) for one in (held if run_id is None else [run_id])]
+    show_erasures(console, forgotten.erasures)
     if foreign := foreign_names(store):
         console.print(f"{len(foreign):,} files that are not ours, and left alone: {literal(some_of(foreign))}")
     return not problems and all(report.ok for report in reports)

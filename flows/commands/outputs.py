@@ -1,7 +1,8 @@
-"""The commands that read an output (`status`, `verify`, `query`, `report`, `export`, `evaluate`), and `vacuum`."""
+"""The commands that read an output (`status`, `verify`, `query`, `report`, `export`, ...), `vacuum` and `forget`."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -73,6 +74,25 @@ def vacuum(
     if not dry_run:
         outlive_terminal()
     done = show_vacuum(output, run_id, console, older_than_s=3600 * older_than, dry_run=dry_run)
+    raise typer.Exit(0 if done else 1)
+
+
+@app.command()
+def forget(
+    output: OutputArgument,
+    images_where: Annotated[
+        str, typer.Option(help="Images that fit this SQL condition, e.g. \"image_id LIKE 'jane/%'\".")
+    ] = "",
+    image_ids: Annotated[Path | None, typer.Option(help="Text file of further images' ids, one a line.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Erase without asking.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be erased.")] = False,
+) -> None:
+    """Erase all that an output holds of some images, and never ask them again. Without a condition: complete that."""
+    from flows.commands.forget import run_forget
+
+    if not dry_run:
+        outlive_terminal()
+    done = run_forget(output, console, images_where=images_where, ids_file=image_ids, is_sure=yes, dry_run=dry_run)
     raise typer.Exit(0 if done else 1)
 
 

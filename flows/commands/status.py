@@ -8,9 +8,10 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from flows.commands.console import duration, facts_table, ledger_rows, literal
+from flows.commands.console import duration, facts_table, ledger_rows, literal, show_erasures
 from flows.run.held_runs import no_run
 from flows.run.progress import RunLine, RunProgress, chosen_run, read_lines, read_progress
+from pipelines.planning.erasures import read_forgotten
 from pipelines.planning.plan import plan_documents
 from pipelines.storage.store import open_store
 
@@ -40,15 +41,18 @@ def show_status(
         only = run_id or (next(iter(plans)) if len(plans) == 1 else None)
         lines = [] if only else read_lines(store, plans)
         progress = read_progress(store, plans[only or chosen_run(lines)], gpu_price=gpu_price)
+        erasures = read_forgotten(store).erasures
     lines = lines or [progress.line]
     if as_json:
         document = {"output": store.uri, "runs": [line.to_dict() for line in lines], "run": progress.to_dict()}
+        document |= {"erasures": [erasure.to_dict() for erasure in erasures]} if erasures else {}
         console.out(json.dumps(document, indent=1), highlight=False)
         return
     if len(lines) > 1:
         console.print(_runs_table(lines))
         console.print()
     console.print(facts_table(f"run [bold]{progress.line.run_id}[/] in {literal(store.uri)}", _rows(progress)))
+    show_erasures(console, erasures)
     for problem in progress.problems:
         console.print(f"[red]problem:[/] {literal(problem)}", highlight=False)
 

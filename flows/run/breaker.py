@@ -28,7 +28,7 @@ class CircuitBreaker:
         """Count a shard; return True once, when the limit is exceeded."""
         self._images.update(receipt.status_counts)
         self._reasons.update(receipt.reason_counts)
-        seen, bad = self._images.total(), self._images[Status.QUARANTINED]
+        seen, bad = self._images.total() - self._images[Status.FORGOTTEN], self._images[Status.QUARANTINED]
         limit = self._limits.max_quarantined_share
         if self.reason or seen < self._limits.after_images or bad <= limit * seen:
             return False

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from flows.config import RunConfig
 from pipelines.errors import PromptTableError, SourceError, some_of
 from pipelines.planning.category_ids import CategoryIds, has_name
+from pipelines.planning.erasures import Forgotten
 from pipelines.planning.prompt_table import NOT_LISTED, JoinedImages, PromptTable, read_prompt_table, row_name
 from pipelines.redaction import quoted
 from pipelines.storage.store import Store
@@ -36,6 +37,14 @@ class OwnPrompts:
         by_image = self.table.by_image.items() if self.table else ()
         retried = ((ref.image_id, ref.prompts) for ref in self.retried or ())
         return ((image, prompt) for image, prompts in itertools.chain(by_image, retried) for prompt in prompts)
+
+    def of_others(self, forgotten: Forgotten) -> OwnPrompts:
+        """Return a copy without the rows of a prompt table that are about forgotten images."""
+        if self.table is None or not forgotten:
+            return self
+        by_image = {image: own for image, own in self.table.by_image.items() if not forgotten.names(image)}
+        rejected = tuple(row for row in self.rejected if not forgotten.names(row.image))
+        return replace(self, table=replace(self.table, by_image=by_image, rejected=rejected), rejected=rejected)
 
     def numbered(self, ids: CategoryIds) -> OwnPrompts:
         """Return a copy whose labels have the output's numbers; of a retry's prompts they are those planned before."""

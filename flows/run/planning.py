@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -36,6 +37,7 @@ from pipelines.layout import plan_name
 from pipelines.planning.category_ids import CategoryIds, has_name
 from pipelines.planning.coverage import Coverage, UpdateCounts
 from pipelines.planning.draft import PlanDraft, draft_plan
+from pipelines.planning.erasures import Forgotten, check_no_erasure, read_forgotten
 from pipelines.planning.fingerprint import check_fingerprint
 from pipelines.planning.plan import (
     DRIVER_ID,
@@ -81,6 +83,7 @@ def list_collection(
     coverage: Coverage | None = None,
     on_listed: OnListed = _ignore,
     left_out: LeftOut | None = None,
+    forgotten: Forgotten | None = None,
 ) -> Iterator[tuple[PlanDraft, tuple[RejectedPrompt, ...], list[str]]]:
     """List the source, attach the prompts of single images, sort, and cut into shards. Writes nothing to the output.
 
@@ -90,6 +93,7 @@ def list_collection(
         coverage: for an incremental run, what earlier runs have asked: only the rest is drafted.
         on_listed: called repeatedly with the number of images listed so far.
         left_out: counts what is found beside the images.
+        forgotten: images that are not planned, though they may be listed.
 
     Yields:
         The drafted plan, all rejected prompts of single images, and what to tell before anything is labelled.
@@ -120,8 +124,11 @@ def list_collection(
     )
     joined = join_prompts(_counted(listed, on_listed), own.table or PromptTable(by_image={}))
     left = None if coverage is None else coverage.left
-    with draft_plan(joined, config.plan, left, left_out=left_out) as draft:
+    forgotten, erased = forgotten or Forgotten(), Counter[str]()
+    with draft_plan(forgotten.without(joined, erased), config.plan, left, left_out=left_out) as draft:
         notes = unasked_rows(config, own, joined)
+        if erased.total():
+            notes.append(f"{erased.total():,} listed images were forgotten on request, and are not asked again")
         if not config.common_prompts() and (bare := draft.num_images - draft.num_with_own):
             notes.append(
                 f"{bare:,} of {draft.num_images:,} images are asked nothing: no row of {config.prompts} names them"
@@ -201,7 +208,7 @@ def draft_run(config: RunConfig, on_listed: OnListed = _ignore) -> Iterator[RunD
     Raises:
         PlanError: the output has a run with another fingerprint, or two images have the same id.
         ConfigError, SourceError, PromptTableError, StorageError: see run_fingerprint, read_own_prompts, check_model,
-            list_collection, check_new_name, check_same_collection.
+            list_collection, check_new_name, check_same_collection, check_no_erasure.
     """
     store = open_output(config)
     if config.incremental and config.output.run_id is None:
@@ -218,6 +225,8 @@ def draft_run(config: RunConfig, on_listed: OnListed = _ignore) -> Iterator[RunD
     retried = config.retry.run_id if config.retry else None
     if config.output.run_id is not None:
         check_new_name(run_id, retried)
+    forgotten = read_forgotten(store)
+    check_no_erasure(forgotten, store)
     documents = plan_documents(store, by_name=True)
     if retried is None:
         check_same_collection(config, store, fingerprint, documents)
@@ -226,20 +235,21 @@ def draft_run(config: RunConfig, on_listed: OnListed = _ignore) -> Iterator[RunD
         before = [plan.sequence for plan in runs_before_retry(store, run_id, retried)]
     after = max(before, default=0)
     # Before the listing, which may take long.
-    (own, ids), left_out = _own_and_ids(config, store, documents.values()), LeftOut()
+    (own, ids), left_out = _own_and_ids(config, store, documents.values(), forgotten), LeftOut()
     told = [] if retried else notes_on_earlier(config, documents, ids)
-    with list_collection(config, own, on_listed=on_listed, left_out=left_out) as (plan, rejected, notes):
+    listing = list_collection(config, own, on_listed=on_listed, left_out=left_out, forgotten=forgotten)
+    with listing as (plan, rejected, notes):
         draft = RunDraft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, after=after)
         yield replace(draft, notes=(*told, *notes), ids=ids, left_out=left_out)
 
 
 def _own_and_ids(
-    config: RunConfig, store: Store, documents: Iterable[Mapping[str, Any]]
+    config: RunConfig, store: Store, documents: Iterable[Mapping[str, Any]], forgotten: Forgotten
 ) -> tuple[OwnPrompts, CategoryIds]:
     """Return a new run's prompts of single images and the numbers of all its names, given the plans before it."""
     ids = CategoryIds.of_runs(documents)
     ids.add(prompt.category_name for prompt in config.common_prompts() if has_name(prompt))
-    own = read_own_prompts(config, store).numbered(ids)
+    own = read_own_prompts(config, store).of_others(forgotten).numbered(ids)
     return check_model(config, own), ids
 
 
@@ -272,13 +282,14 @@ def _draft_update(
 ) -> Iterator[RunDraft]:
     """Draft an incremental run: list the collection, and keep only what is left to ask."""
     # It is named by its number, not by its fingerprint, so that of two planned at once only one can hold.
-    fingerprint = run_fingerprint(config, None)
+    fingerprint, forgotten = run_fingerprint(config, None), read_forgotten(store)
+    check_no_erasure(forgotten, store)
     held = {plan.run_id: {"fingerprint": plan.fingerprint, "facts": plan.facts} for plan in earlier}
     check_same_collection(config, store, fingerprint, held)
     coverage = update_coverage(config, store, fingerprint, earlier)
-    (own, ids), left_out = _own_and_ids(config, store, held.values()), LeftOut()
+    (own, ids), left_out = _own_and_ids(config, store, held.values(), forgotten), LeftOut()
     told = notes_on_earlier(config, held, ids)
-    with list_collection(config, own, coverage, on_listed, left_out) as (plan, rejected, notes):
+    with list_collection(config, own, coverage, on_listed, left_out, forgotten) as (plan, rejected, notes):
         counts, last = coverage.counts, earlier[-1]
         # A part of the listing, or one of several sources, does not tell what is gone.
         is_whole = config.plan.limit is None and not config.source.same_collection

@@ -123,7 +123,7 @@ def read_progress(store: Store, plan: Mapping[str, Any], *, gpu_price: float | N
     waves = None if config is None else _waves(plan, config, {commit.shard_id for commit in commits})
     return RunProgress(
         line=line,
-        counts={status.value: counts[status.value] for status in Status},
+        counts=Status.counted(counts),
         reasons=dict(reasons),
         shards=plan["num_shards"],
         committed=len(commits),

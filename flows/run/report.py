@@ -10,7 +10,7 @@ from flows.config import RunConfig
 from flows.run.observer import RunObserver
 from flows.run.planning import open_output
 from flows.run.summary import RunSummary
-from pipelines.layout import run_folder
+from pipelines.layout import report_name
 from pipelines.report.build import ReportConfig, build_report
 
 
@@ -24,7 +24,7 @@ def leave_report(config: RunConfig, summary: RunSummary, observer: RunObserver) 
     """
     if not config.report or not summary.labelled_now or summary.committed < summary.shards:
         return None
-    name = f"{run_folder(summary.run_id)}/report.html"
+    name = report_name(summary.run_id)
     try:
         store = open_output(config)
         page = build_report(store, ReportConfig(), made_at=datetime.now(UTC))

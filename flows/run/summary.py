@@ -28,7 +28,8 @@ class RunSummary:
 
     Attributes:
         run_id, output: the run and its output.
-        ledger: numbers of listed, ok, empty, not_asked and quarantined images; the last four add up to the first.
+        ledger: numbers of listed, ok, empty, not_asked and quarantined images, and of forgotten ones if there are any;
+            those after the first add up to it.
         reason_counts: quarantined images by reason.
         num_annotations: masks in the table.
         shards, committed: planned and committed shards.
@@ -126,7 +127,8 @@ def why_fruitless(store: Store, plan: Plan, summary: RunSummary, *, is_update: b
     A retry is not judged: its images were known to be bad. Nor is a run that was complete before, once other runs have
     labelled some of its images: its retries, or for an update that had nothing to ask any run.
     """
-    listed, bad = summary.ledger["listed"], summary.ledger["quarantined"]
+    listed = summary.ledger["listed"] - summary.ledger.get("forgotten", 0)
+    bad = summary.ledger["quarantined"]
     if not summary.ok or not listed or bad != listed or plan.retry_of is not None:
         return ""
     if not summary.labelled_now:

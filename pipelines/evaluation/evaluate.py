@@ -184,7 +184,9 @@ def _of_same_size(run: LabeledRun, truth: GroundTruth) -> LabeledRun:
 
 
 def _image_notes(run: LabeledRun, plans: Sequence[Plan], num_true: int) -> Iterator[str]:
-    if len(plans) == 1 and run.num_images < plans[0].num_images:
+    if run.num_forgotten:
+        yield f"{run.num_forgotten:,} images were forgotten on request, left out"
+    if len(plans) == 1 and run.num_images + run.num_forgotten < plans[0].num_images:
         yield f"the run is not finished: {run.num_images:,} of {plans[0].num_images:,} images are labelled"
     if run.missing:
         yield (

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from pipelines.errors import SourceError, some_of
 from pipelines.planning.plan import Plan
-from pipelines.query.database import open_database, rows_of
+from pipelines.query.database import count_forgotten, open_database, rows_of
 from pipelines.query.row_agreement import check_agreement
 from pipelines.query.select_text import read_condition
 from pipelines.query.user_select import MASK_COLUMNS, condition_errors
@@ -71,6 +71,7 @@ class LabeledRun:
         images: the images by the file name under which they were wanted, in that order.
         missing: file names for which the run has no image.
         num_images: number of all committed images.
+        num_forgotten: number of those that were forgotten; not among num_images.
         common: prompts asked of every image.
         own: prompts of single images, by ``image_id``.
     """
@@ -79,6 +80,7 @@ class LabeledRun:
     images: Mapping[str, LabeledImage]
     missing: tuple[str, ...]
     num_images: int
+    num_forgotten: int
     common: tuple[Prompt, ...]
     own: Mapping[str, tuple[Prompt, ...]]
 
@@ -175,6 +177,10 @@ class Rows:
             found.setdefault(run_id, set()).add(shard_id)
         return found
 
+    def num_forgotten(self) -> int:
+        """Return how many images were forgotten."""
+        return count_forgotten(self._database, self._run_id)
+
     def _read(self, query: str, values: list[str]) -> Iterator[pa.RecordBatch]:
         yield from self._database.sql(query, params=values).to_arrow_reader(_ROWS_PER_BATCH)
 
@@ -212,6 +218,7 @@ def read_run(store: Store, plans: Sequence[Plan], file_names: Collection[str], *
         images=images,
         missing=tuple(name for name in file_names if name not in images),
         num_images=num_images,
+        num_forgotten=rows.num_forgotten(),
         common=tuple({p.prompt_id: p for plan in plans for p in _common_prompts(plan)}.values()),
         own=_own_prompts(store, plans, rows.shards_of(ids), ids),
     )

@@ -19,7 +19,7 @@ from pipelines.export.choice import Choice, ExportCategory, ExportImage, ExportM
 from pipelines.export.splits import NUMBER
 from pipelines.layout import data_name
 from pipelines.planning.plan import plan_documents
-from pipelines.query.database import open_database
+from pipelines.query.database import count_forgotten, open_database
 from pipelines.query.fence import sql_literal
 from pipelines.query.row_agreement import check_agreement
 from pipelines.query.select_text import read_condition
@@ -92,6 +92,7 @@ class Selection:
         categories: all categories, by position.
         num_images, num_masks: counts by split.
         num_quarantined: images left out because they could not be labelled.
+        num_forgotten: images left out because they were forgotten.
         num_unasked: images left out because none of the exported tasks and categories was asked of them.
         num_partly_asked: images that were never asked about some of the categories, so nothing is known about those.
         left_out: number of masks of other tasks, by task.
@@ -106,6 +107,7 @@ class Selection:
     num_images: Mapping[str, int]
     num_masks: Mapping[str, int]
     num_quarantined: int
+    num_forgotten: int
     num_unasked: int
     num_partly_asked: int
     left_out: Mapping[str, int]
@@ -238,6 +240,7 @@ def _open(store: Store, database: duckdb.DuckDBPyConnection, choice: Choice, of_
         num_images=dict.fromkeys(choice.splits.names, 0) | {split: images for split, images, _ in found},
         num_masks=dict.fromkeys(choice.splits.names, 0) | {split: masks for split, _, masks in found},
         num_quarantined=counts.get(True, 0),
+        num_forgotten=count_forgotten(database),
         num_unasked=num_unasked,
         num_partly_asked=num_partly_asked,
         left_out={task: number for task, number in held.items() if task not in tasks},

@@ -57,6 +57,7 @@ class Export:
         num_images, num_masks: counts by split; under one empty name if images are not split.
         num_categories: number of categories.
         num_quarantined: images left out because they could not be labelled.
+        num_forgotten: images left out because they were forgotten.
         num_unasked: images left out because nothing of what is exported was asked of them.
         num_partly_asked: images that were never asked about some of the categories.
         left_out: number of masks of other tasks, by task.
@@ -68,6 +69,7 @@ class Export:
     num_masks: Mapping[str, int]
     num_categories: int
     num_quarantined: int
+    num_forgotten: int
     num_unasked: int
     num_partly_asked: int
     left_out: Mapping[str, int]
@@ -134,6 +136,7 @@ def export_output(
         },
         num_categories=len(selection.categories),
         num_quarantined=selection.num_quarantined,
+        num_forgotten=selection.num_forgotten,
         num_unasked=selection.num_unasked,
         num_partly_asked=selection.num_partly_asked,
         left_out=selection.left_out,

@@ -117,10 +117,15 @@ def label_shard(
         StorageError: the output cannot be written. Bad images never raise: they become quarantined rows.
     """
     started, clock = time.monotonic(), ModelClock()
+    images = [ref for ref in shard.images if not ref.is_forgotten]
     if crashes is None:
-        outcomes = label_images(shard.images, job, predictor, clock)
+        labeled = label_images(images, job, predictor, clock)
     else:
-        outcomes = label_after_crashes(shard.images, job, predictor, clock, crashes)
+        labeled = label_after_crashes(images, job, predictor, clock, crashes)
+    found = iter(labeled)
+    outcomes = [
+        ImagePrediction(ref=ref, status=Status.FORGOTTEN) if ref.is_forgotten else next(found) for ref in shard.images
+    ]
     return commit_shard(
         store,
         job.run_id,

@@ -29,6 +29,7 @@ from pipelines.layout import (
 from pipelines.planning.draft import UNLISTED, PlanDraft
 from pipelines.planning.fingerprint import check_fingerprint, fingerprint_digest
 from pipelines.planning.plan_files import PlannedImage, read_image_ids, read_planned, read_shards
+from pipelines.planning.plan_versions import newest_document
 from pipelines.planning.registered_runs import register_run, registered_runs
 from pipelines.storage.sealed import BLANK, misfit, seal
 from pipelines.storage.store import Store
@@ -152,6 +153,15 @@ class Plan:
         with self._part(store, self.unlisted) as data:
             return pq.read_table(io.BytesIO(data), schema=UNLISTED)
 
+    def read_part(self, store: Store, part: PlanPart) -> bytes:
+        """Return the bytes of a file of the plan.
+
+        Raises:
+            DamagedError: the file is missing, or does not match the plan.
+        """
+        with self._part(store, part) as data:
+            return data
+
     def planned_images(self, store: Store) -> Iterator[PlannedImage]:
         """Read what was planned for each image, in image_id order, part by part."""
         for part in self.parts:
@@ -164,6 +174,10 @@ class Plan:
         try:
             data = store.read(f"{run_folder(self.run_id)}/{part.name}")
         except FileNotFoundError as error:
+            if part not in require_plan(store, self.run_id, oldest=1).files:
+                raise PlanError(
+                    f"{name}: images were forgotten while it was read; run the same command again"
+                ) from error
             raise DamagedError(f"{name}: this part of the plan is missing; restore it from a copy") from error
         if part.sha256 is not None and hashlib.sha256(data).hexdigest() != part.sha256:
             raise DamagedError(f"{name}: this part of the plan does not have the SHA-256 that the plan states")
@@ -380,7 +394,7 @@ def _read_document(store: Store, run_id: str, *, oldest: int = 1) -> dict[str, A
         PlanError: it was planned by a version whose plans cannot be read here.
         DamagedError: the object is not a valid plan of this run.
     """
-    document = store.read_json(plan_name(run_id))
+    name, document = newest_document(store, run_id)
     try:
         if type(document["format"]) is not int:
             raise TypeError(f"format is {document['format']!r}")
@@ -398,8 +412,7 @@ def _read_document(store: Store, run_id: str, *, oldest: int = 1) -> dict[str, A
         if isinstance(document, dict) and type(document.get("format")) is int and document["format"] > PLAN_FORMAT:
             raise _newer(store, run_id, document) from error
         raise DamagedError(
-            f"{store.uri}/{plan_name(run_id)}: no plan of run {run_id} ({misfit(document, error)}); restore it from a "
-            "copy"
+            f"{store.uri}/{name}: no plan of run {run_id} ({misfit(document, error)}); restore it from a copy"
         ) from error
     return dict(document)
 

@@ -6,7 +6,7 @@ A shard is a row group so that a driver that resumes reads only the shards that 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.layout import shard_name
-from pipelines.sources.image_batches import IMAGES, read_prompts, read_rows, to_refs
+from pipelines.sources.image_batches import IMAGES, IS_FORGOTTEN, read_prompts, read_rows, to_refs
 from pipelines.types import Prompt, Shard
 
 _SHARD_ID = pa.field("shard_id", pa.string(), nullable=False)
@@ -88,12 +88,28 @@ def read_image_ids(data: bytes, numbers: Iterable[int]) -> Iterator[tuple[str, l
         yield table["shard_id"][0].as_py(), table["image_id"].to_pylist()
 
 
+def rewritten(data: bytes, change: Callable[[pa.Table], pa.Table]) -> bytes:
+    """Return a plan file with each of its shards changed; columns that a change adds have to come with every shard."""
+    file, buffer = pq.ParquetFile(io.BytesIO(data)), io.BytesIO()
+    tables = [change(file.read_row_group(number)) for number in range(file.num_row_groups)]
+    repeated = [name for name in _REPEATED if name.partition(".")[0] in tables[0].schema.names]
+    with pq.ParquetWriter(
+        buffer, tables[0].schema, compression="zstd", use_dictionary=repeated, write_statistics=False
+    ) as writer:
+        for table in tables:
+            writer.write_table(table, row_group_size=table.num_rows)
+    return buffer.getvalue()
+
+
 def read_planned(data: bytes) -> Iterator[PlannedImage]:
-    """Read all images of a file in order, with one shard in memory at a time."""
+    """Read all images of a file in order, without forgotten ones, with one shard in memory at a time."""
     file = pq.ParquetFile(io.BytesIO(data))
-    names = [name for name in PlannedImage.__slots__ if name in file.schema_arrow.names]
+    wanted = (*PlannedImage.__slots__, IS_FORGOTTEN.name)
+    names = [name for name in wanted if name in file.schema_arrow.names]
     for number in range(file.num_row_groups):
         table = file.read_row_group(number, columns=names)
-        for image_id, num_bytes, etag, version, common, prompts in read_rows(table, PlannedImage.__slots__):
+        for image_id, num_bytes, etag, version, common, prompts, is_forgotten in read_rows(table, wanted):
+            if is_forgotten:
+                continue
             asked = None if common is None else tuple(common)
             yield PlannedImage(image_id, num_bytes, etag, version or 1, asked, read_prompts(prompts))

@@ -89,7 +89,8 @@ def open_database(
     - ``runs``: one row for each run, with the columns of RUNS; ``place`` is their order, from 1.
     - ``prompts``: one row for each prompt that a run asks of every image, with the columns of PROMPTS; ``is_asked``
       tells whether the latest run does, retries not counted.
-    - ``all_annotations``, ``all_images``: the rows of every run.
+    - ``all_annotations``, ``all_images``: the rows of every run; only in ``all_images`` there are those that stand for
+      forgotten images, with the status ``forgotten``.
 
     The views show what was committed when the output was opened. Tables too large for memory spill to temporary files.
 
@@ -145,15 +146,27 @@ def _create_all(
     tables.create("internal.unlisted", _unlisted(store, plans))
     shared = find_replaced(connection)
     for kind in KINDS:
-        tables.create_view(f"internal.shared_{kind}", kind, shared)
-        tables.create_view(f"internal.own_{kind}", kind, held.keys() - set(shared))
+        tables.create_view(f"internal.shared_{kind}", kind, shared, with_forgotten=False)
+        tables.create_view(f"internal.own_{kind}", kind, held.keys() - set(shared), with_forgotten=False)
     create_views(connection, drop_removed=drop_removed)
     return tables
 
 
 def rows_of(kind: Kind, run_id: str | None) -> str:
     """Return the SQL to put after FROM for the rows of one run, or for the current rows if ``run_id`` is None."""
-    return kind if run_id is None else f"(FROM all_{kind} WHERE run_id = {sql_literal(run_id)})"
+    if run_id is None:
+        return kind
+    is_there = f" AND status <> '{Status.FORGOTTEN}'" if kind == "images" else ""
+    return f"(FROM all_{kind} WHERE run_id = {sql_literal(run_id)}{is_there})"
+
+
+def count_forgotten(database: duckdb.DuckDBPyConnection, run_id: str | None = None) -> int:
+    """Return how many images of a run were forgotten, or of all runs if ``run_id`` is None."""
+    # Each run that had an image has a row of the same id for it.
+    query = f"SELECT count(DISTINCT image_id) FROM all_images WHERE status = '{Status.FORGOTTEN}'"
+    of_run = "" if run_id is None else f" AND run_id = {sql_literal(run_id)}"
+    (count,) = database.execute(query + of_run).fetchall()[0]
+    return int(count)
 
 
 def open_arrow(store: Store, query: str = "FROM annotations") -> pa.RecordBatchReader:
@@ -216,8 +229,8 @@ class _Tables:
         self._connection.execute(f"CREATE TABLE {name} AS FROM rows_to_keep")
         self._connection.unregister("rows_to_keep")
 
-    def create_view(self, name: str, kind: Kind, runs: Collection[str]) -> None:
-        """Create a view of some runs' files.
+    def create_view(self, name: str, kind: Kind, runs: Collection[str], *, with_forgotten: bool = True) -> None:
+        """Create a view of some runs' files, with or without the rows that stand for forgotten images.
 
         Files of different schema versions are read by separate calls, because read_parquet applies the first file's
         schema to all of them.
@@ -236,6 +249,9 @@ class _Tables:
         rows = " UNION ALL BY NAME ".join(parts)
         if kind == "images" and any(version < SCHEMA_VERSION for version in paths):
             rows = rows_of_earlier_versions(rows)
+        counts = [self._held[run_id].status_counts for run_id in runs if run_id in self._held]
+        if kind == "images" and not with_forgotten and any(one.get(Status.FORGOTTEN) for one in counts):
+            rows = f"SELECT * FROM ({rows}) WHERE status <> '{Status.FORGOTTEN}'"
         self._connection.execute(f"CREATE VIEW {name} AS {rows}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,13 +17,14 @@ import pyarrow as pa
 from fsspec import AbstractFileSystem
 
 from pipelines.errors import StorageError
-from pipelines.layout import KINDS, Kind
+from pipelines.layout import KINDS, Kind, split_data_name
 from pipelines.planning.plan import planned_runs
 from pipelines.storage.store import Store
-from pipelines.table.commits import read_commits
+from pipelines.table.commits import find_commit, read_commits
 from pipelines.table.file_checks import check_sizes, content_problem
 from pipelines.table.shard_commit import DataFile
 
+_DATA_FILE = re.compile(r"(annotations|images)/(?P<run_id>[^/]+)/shard-\d+-[^/]+?\.parquet")
 _MAX_SEARCHED = 2**28  # bytes read at most to find the damaged file when DuckDB does not name it
 _WRITTEN_ONCE = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -100,7 +102,7 @@ def damage_named(store: Store) -> Iterator[None]:
         # DuckDB reports invalid bytes in a file as its base class; mistakes in SQL have classes of their own.
         if type(cause) is not duckdb.Error and not isinstance(cause, duckdb.IOException | duckdb.InternalException):
             raise
-        if (problem := _first_problem(store)) is None:
+        if (problem := _first_problem(store)) is None and not _is_replaced(store, str(cause)):
             raise
         raise StorageError(_told(store, cause, problem)) from error
 
@@ -112,8 +114,21 @@ def _unreadable(store: Store, error: Exception) -> StorageError:
 
 def _told(store: Store, error: BaseException | None, problem: str | None) -> str:
     first = str(error).strip().partition("\n")[0]
+    if problem is None and _is_replaced(store, str(error)):
+        return f"{store.uri}: files were replaced while they were read ({first}); run the same command again"
     named = "verify names what is damaged" if problem is None else f"{problem}; verify names all that is damaged"
     return f"{store.uri}: its rows cannot be read ({first}); {named}"
+
+
+def _is_replaced(store: Store, message: str) -> bool:
+    """Return whether a message names a data file that is gone since its shard was committed again without it."""
+    found = _DATA_FILE.search(message)
+    if found is None or (shard := split_data_name(found[0])) is None or store.size(found[0]) is not None:
+        return False
+    with contextlib.suppress(StorageError):
+        commit = find_commit(store, found["run_id"], shard[0])
+        return commit is not None and found[0] not in {file.name for file in commit.files()}
+    return False
 
 
 def _first_problem(store: Store) -> str | None:

@@ -170,7 +170,7 @@ def _render(
 
 
 def _ledger(facts: Facts) -> dict[str, int]:
-    """Return the counts of listed = ok + empty + not_asked + quarantined + left.
+    """Return the counts of listed = ok + empty + not_asked + quarantined + forgotten + left.
 
     Several runs may list the same images, so with more than one run only labelled images are counted.
     """

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import duckdb
 
 from pipelines.planning.plan import plan_documents
+from pipelines.query.database import count_forgotten
 from pipelines.report.run_facts import RunFacts, read_run_facts
 from pipelines.storage.store import Store
 from pipelines.types import Status
@@ -97,7 +98,10 @@ def read_facts(store: Store, database: duckdb.DuckDBPyConnection, *, max_categor
         runs=tuple(
             read_run_facts(store, plan, current.get(run_id, 0)) for run_id, plan in plan_documents(store).items()
         ),
-        counts={status.value: counts.get(status.value, 0) for status in Status},
+        counts={
+            **{status.value: counts.get(status.value, 0) for status in Status},
+            Status.FORGOTTEN.value: count_forgotten(database),
+        },
         reasons=dict(reasons),
         masks=sum(current.values()),
         num_categories=_number(

@@ -14,6 +14,8 @@ import pyarrow.compute as pc
 from pipelines.types import ImageRef, Prompt, Region, Rle
 
 BATCH_SIZE = 8192
+IS_FORGOTTEN = pa.field("is_forgotten", pa.bool_())
+"""Column of plan files in which an erasure has left rows without their images; no listing has it."""
 # Long texts end a batch earlier: 8,192 rows that each carry a megabyte would not fit into memory.
 BATCH_CHARS = 2**24
 _PROMPTS = pa.list_(
@@ -109,8 +111,8 @@ def with_prompts(batch: pa.RecordBatch, prompts: Sequence[Sequence[Prompt]]) -> 
 def to_refs(batches: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[ImageRef]:
     """Yield the images of batches, in order."""
     for batch in batches:
-        rows = read_rows(batch, IMAGES.names)
-        for image_id, uri, num_bytes, etag, source_columns, prompts, common, version in rows:
+        rows = read_rows(batch, [*IMAGES.names, IS_FORGOTTEN.name])
+        for image_id, uri, num_bytes, etag, source_columns, prompts, common, version, is_forgotten in rows:
             yield ImageRef(
                 image_id=image_id,
                 uri=uri,
@@ -120,6 +122,7 @@ def to_refs(batches: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[ImageRef]:
                 prompts=read_prompts(prompts),
                 common=None if common is None else tuple(common),
                 version=version or 1,
+                is_forgotten=bool(is_forgotten),
             )
 
 

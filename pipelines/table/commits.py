@@ -32,7 +32,7 @@ from pipelines.layout import (
 )
 from pipelines.storage.sealed import misfit
 from pipelines.storage.store import Store
-from pipelines.table.schema import SCHEMAS, VERSION_KEY, annotations_table, images_table
+from pipelines.table.schema import SCHEMAS, VERSION_KEY, annotations_table, images_table, schema_of
 from pipelines.table.shard_commit import DataFile, ShardCommit
 from pipelines.types import ImagePrediction, ImageRef, Shard, ShardReceipt
 
@@ -165,8 +165,8 @@ def _check_complete(shard: Shard, predictions: Sequence[ImagePrediction]) -> Non
         )
 
 
-def parquet_bytes(table: pa.Table, kind: Kind, facts: Mapping[str, str]) -> bytes:
-    """Encode one of the two tables as Parquet, with the facts as metadata.
+def parquet_bytes(table: pa.Table, kind: Kind, facts: Mapping[str, str], version: int = SCHEMA_VERSION) -> bytes:
+    """Encode one of the two tables as Parquet, with the facts as metadata, in a version of its schema.
 
     zstd, dictionaries for repetitive columns, a page index, and a bloom filter on image_id for look-ups of one image.
     """
@@ -178,11 +178,11 @@ def parquet_bytes(table: pa.Table, kind: Kind, facts: Mapping[str, str]) -> byte
     # Nobody filters by run lengths: statistics on them, minimum and maximum of whole masks, only cost space.
     statistics = [name for name in table.column_names if name != "segmentation"]
     metadata = {f"xsam_label.{key}": str(value) for key, value in facts.items()}
-    metadata[VERSION_KEY.decode()] = str(SCHEMA_VERSION)
+    metadata[VERSION_KEY.decode()] = str(version)
     buffer = io.BytesIO()
     with pq.ParquetWriter(
         buffer,
-        SCHEMAS[kind].with_metadata(metadata),
+        schema_of(SCHEMAS[kind], version).with_metadata(metadata),
         compression="zstd",
         # Level 9 makes files 5 % smaller for three to five times the CPU.
         compression_level=3,

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from pipelines.errors import DamagedError, StorageError
 from pipelines.layout import KINDS, PROBE_PREFIX, due_commit_of, run_folder, split_data_name
 from pipelines.planning.plan import require_plan
+from pipelines.planning.plan_versions import part_names
 from pipelines.storage.store import Store
 from pipelines.table.commits import commit_files, data_files, find_commit, held_commits, inspect_commits
 from pipelines.table.shard_commit import ShardCommit
@@ -140,7 +141,7 @@ def vacuum(store: Store, run_id: str, *, older_than_s: float = VACUUM_GRACE_S, d
     """
     plan = require_plan(store, run_id)
     found = find_leftovers(store, run_id)
-    parts = {f"{run_folder(run_id)}/{part.name}" for part in plan.files}
+    parts = part_names(store, plan.run_id)
     abandoned = [*found.uncommitted, *store.unfinished("")]
     for name in store.find("_runs"):
         is_part = name.startswith(f"{run_folder(run_id)}/plan-") and name.endswith(".parquet")
@@ -149,8 +150,7 @@ def vacuum(store: Store, run_id: str, *, older_than_s: float = VACUUM_GRACE_S, d
     removal = Removal()
     commits = inspect_commits(store, run_id, commit_files(store, run_id))
     removal.damaged += [str(commit) for _, commit in commits if isinstance(commit, DamagedError)]
-    now = _now(store, dry_run=dry_run) if abandoned and older_than_s > 0 else 0.0
-    old = list(_old_enough(store, abandoned, now - older_than_s, removal)) if older_than_s > 0 else abandoned
+    old, removal.kept = old_enough(store, abandoned, older_than_s, dry_run=dry_run)
     if dry_run:
         removal.removed += [*found.losers, *old]
         return removal
@@ -165,14 +165,21 @@ def vacuum(store: Store, run_id: str, *, older_than_s: float = VACUUM_GRACE_S, d
     return removal
 
 
-def _old_enough(store: Store, names: Iterable[str], newest: float, removal: Removal) -> Iterator[str]:
-    """Yield the names of objects written at ``newest`` or before, and note the younger ones as kept."""
+def old_enough(
+    store: Store, names: Sequence[str], older_than_s: float, *, dry_run: bool = False
+) -> tuple[list[str], list[str]]:
+    """Split objects into those that were written that many seconds ago or earlier, and younger ones.
+
+    What is gone meanwhile is in neither list. Ages are by the store's own clock, see ``vacuum``.
+    """
+    if not names or older_than_s <= 0:
+        return list(names), []
+    newest, old, young = _now(store, dry_run=dry_run) - older_than_s, list[str](), list[str]()
     for name in names:
         written = store.modified_at(name)
-        if written is not None and written <= newest:
-            yield name
-        elif written is not None:
-            removal.kept.append(name)
+        if written is not None:
+            (old if written <= newest else young).append(name)
+    return old, young
 
 
 def _now(store: Store, *, dry_run: bool) -> float:

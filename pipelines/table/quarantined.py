@@ -61,7 +61,7 @@ class QuarantinedImages:
             wanted = _Column(_quarantined(self.store, tries, self.reasons, pool))
             newest = _Column(_changed_since(self.store, others, pool))
             for shard in plan.shards(self.store):
-                for ref in shard.images:
+                for ref in (ref for ref in shard.images if not ref.is_forgotten):
                     is_current = ref.version >= (newest.at(ref.image_id) or 1)
                     if wanted.at(ref.image_id) is not None and is_current:
                         yield replace(ref, num_bytes=None, etag=None)
@@ -111,10 +111,14 @@ def _rows(
 ) -> Iterator[tuple[Any, ...]]:
     """Yield the committed rows of a run in the order of image ids, with a few shards in memory at a time.
 
+    Rows of forgotten images are left out: their ids are in no order.
+
     Raises:
         StorageError: rows cannot be read; the message includes what the storage client or pyarrow said.
     """
     held = held_commits(store, run_id)
+    is_there = ds.field("status") != Status.FORGOTTEN.value
+    kept = is_there if kept is None else kept & is_there
 
     def read(shard_id: str) -> pa.Table:
         name = read_commit(store, run_id, shard_id, held[shard_id]).images.name

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from pipelines.errors import DamagedError
 from pipelines.layout import KINDS, SCHEMA_VERSION, Kind
+from pipelines.planning.erasures import Forgotten, read_forgotten
 from pipelines.planning.plan import Plan, require_plan
 from pipelines.storage.store import Store
 from pipelines.table.commits import commit_files, data_files, inspect_commits
@@ -84,7 +85,7 @@ class VerifyReport:
 
     def ledger(self) -> dict[str, Any]:
         """Return the counts of listed images and of each status; in a whole table these add up to the listed ones."""
-        return {"listed": self.listed, **{status.value: self.status_counts[status.value] for status in Status}}
+        return {"listed": self.listed, **Status.counted(self.status_counts)}
 
 
 def verify(
@@ -194,8 +195,8 @@ def _ledger_problems(plan: Plan, commit: ShardCommit) -> Iterator[str]:
 
 
 def _sum_of(counts: Mapping[str, int]) -> str:
-    shown = (status for status in Status if counts.get(status.value) or status is not Status.NOT_ASKED)
-    parts = " + ".join(f"{counts.get(status.value, 0)} {status.value}" for status in shown)
+    shown = (name for name, count in Status.counted(counts).items() if count or name != Status.NOT_ASKED)
+    parts = " + ".join(f"{counts.get(name, 0)} {name}" for name in shown)
     return f"{parts} = {sum(counts.values())}"
 
 
@@ -213,10 +214,17 @@ def _check_rows(
 ) -> None:
     by_shard = {commit.shard_id: commit for commit in commits}
     shards = _planned_ids(store, plan, by_shard, report)
+    try:
+        forgotten = read_forgotten(store)
+    except DamagedError as error:  # of which erasure_problems tells
+        report.notes.append(str(error))
+        forgotten = Forgotten()
     with ThreadPoolExecutor(_READERS) as readers:
         # A few at a time: the image lists of a large plan do not fit into memory together.
         while group := list(islice(shards, 4 * _READERS)):
-            found = readers.map(lambda shard: list(_shard_problems(store, by_shard[shard[0]], shard[1])), group)
+            found = readers.map(
+                lambda shard: list(_shard_problems(store, by_shard[shard[0]], shard[1], forgotten)), group
+            )
             for (shard_id, _), problems in zip(group, found, strict=True):
                 report.problems += [f"{shard_id}: {problem}" for problem in problems]
                 if on_shard:
@@ -253,7 +261,9 @@ def _planned_ids(
         yield from left.items()
 
 
-def _shard_problems(store: Store, commit: ShardCommit, planned: list[str] | None) -> Iterator[str]:
+def _shard_problems(
+    store: Store, commit: ShardCommit, planned: list[str] | None, forgotten: Forgotten
+) -> Iterator[str]:
     """Yield the discrepancies between a commit, its two files and the ids of the shard's planned images."""
     tables: dict[Kind, pa.Table] = {}
     for kind, file in zip(KINDS, commit.files(), strict=True):
@@ -265,8 +275,9 @@ def _shard_problems(store: Store, commit: ShardCommit, planned: list[str] | None
     if len(tables) < len(KINDS):
         return
     images, annotations = tables["images"], tables["annotations"]
-    # In order, too: retries merge plans and rows as sorted streams.
-    if planned is not None and images["image_id"].to_pylist() != planned:
+    # In order, too: retries merge plans and rows as sorted streams. Until an erasure has ended, only one of the two may
+    # have forgotten an image.
+    if planned is not None and forgotten.aligned(images["image_id"].to_pylist()) != forgotten.aligned(planned):
         yield f"{commit.images.name} does not hold exactly one row for each planned image, in order"
     statuses = Counter(images["status"].to_pylist())
     if statuses != Counter(dict(commit.status_counts)):

@@ -173,3 +173,25 @@ def expect(code: int, ended: Ended) -> Ended:
     """Fail with what a command printed if it ended otherwise."""
     assert ended.code == code, ended
     return ended
+
+
+@pytest.mark.parametrize("name", ["schema-2/finished", "schema-3/finished"])
+def test_an_image_of_an_earlier_version_is_forgotten_and_the_other_rows_stay_in_their_version(
+    name: str, tmp_path: Path
+) -> None:
+    output = copy(name, tmp_path)
+    before = [row for row in images(output) if row["image_id"] != "0002.png"]
+    ended = command("forget", output, "--images-where", "image_id = '0002.png'", "--yes")
+    assert ended.code == 0, ended
+    assert [{**row, "attempt": ""} for row in images(output)] == [{**row, "attempt": ""} for row in before]
+    assert [row["status"] for row in images(output, "all_images")].count("forgotten") == 1
+    assert command("verify", output).code == 0
+    assert b"0002.png" not in b"".join(state(output).values())
+
+
+def test_forgetting_is_refused_where_the_plan_is_of_the_first_versions(tmp_path: Path) -> None:
+    output = copy("schema-1/finished", tmp_path)
+    before = state(output)
+    ended = command("forget", output, "--images-where", "true", "--yes")
+    assert (ended.is_refusal, "plan format 1" in ended.errors) == (True, True), ended
+    assert state(output) == before

@@ -42,8 +42,8 @@ class WatchedFileSystem:
     def rm_file(self, path: str) -> Any:
         return self._watcher.effect(f"delete {path}", lambda: self._fs.rm_file(path))
 
-    def cat_file(self, path: str) -> Any:
-        return self._watcher.reading(f"read {path}", lambda: self._fs.cat_file(path))
+    def cat_file(self, path: str, **part: int) -> Any:
+        return self._watcher.reading(f"read {path}", lambda: self._fs.cat_file(path, **part))
 
     def find(self, path: str, **options: Any) -> Any:
         return self._watcher.reading(f"find {path}", lambda: self._fs.find(path, **options))

@@ -1,0 +1,206 @@
+"""Erase forgotten images from a run's plan: a new version without them, beside which the earlier ones mean nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import secrets
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.layout import plan_name, run_folder
+from pipelines.planning.draft import UNLISTED
+from pipelines.planning.erasures import Forgotten, salted, tombstone
+from pipelines.planning.plan import DRIVER_ID, Plan, require_plan
+from pipelines.planning.plan_files import rewritten
+from pipelines.planning.plan_versions import (
+    is_superseded,
+    names_in,
+    newest_document,
+    part_names,
+    supersede,
+    versions,
+)
+from pipelines.sources.image_batches import IS_FORGOTTEN
+from pipelines.storage.sealed import BLANK, seal
+from pipelines.storage.store import Store
+
+
+def forget_in_plan(store: Store, run_id: str, shard_ids: Collection[str], forgotten: Forgotten) -> bool:
+    """Make a version of a plan that does not name forgotten images, and mark the versions before it as superseded.
+
+    Args:
+        store: the output.
+        run_id: the run.
+        shard_ids: its shards that hold such images.
+        forgotten: the images.
+
+    Returns:
+        Whether a version was made; otherwise the one that holds names none of them.
+
+    Raises:
+        DamagedError: a file of the plan is missing or damaged.
+    """
+    # A version that was made by a driver that then died is taken as it is.
+    is_changed = _supersede(store, run_id)
+    while (version := _changed(store, require_plan(store, run_id), shard_ids, forgotten)) is not None:
+        number = sum(1 for _ in versions(store, run_id))
+        if store.create(plan_name(run_id, number), seal(version.document)):
+            # Another driver that ends its erasure may have taken them for abandoned.
+            version.write_missing()
+        else:
+            version.discard()
+        _supersede(store, run_id)
+        is_changed = True
+    return is_changed
+
+
+def superseded_files(store: Store, run_id: str) -> list[str]:
+    """Return the plan files in a run's folder that the version which holds does not name, relative to the output."""
+    plan = require_plan(store, run_id)
+    held = {f"{run_folder(run_id)}/{part.name}" for part in plan.files}
+    prefix = f"{run_folder(run_id)}/plan-"
+    listed = {name for name in store.find(run_folder(run_id)) if name.startswith(prefix) and name.endswith(".parquet")}
+    return sorted((listed | part_names(store, run_id)) - held)
+
+
+def _supersede(store: Store, run_id: str) -> bool:
+    """Mark all versions but the last whose files are there as superseded; return whether any was not."""
+    held = list(versions(store, run_id))
+    if len(held) == 1:
+        return False
+    is_whole = [all(store.size(f"{run_folder(run_id)}/{name}") for name in names_in(one)) for _, one in held]
+    last = max((number for number, whole in enumerate(is_whole) if whole), default=0)
+    left = [(name, document) for name, document in held[:last] if not is_superseded(document)]
+    for name, document in left:
+        supersede(store, name, document)
+    return bool(left)
+
+
+@dataclass(frozen=True)
+class _Version:
+    """A version of a plan that is to be created, with the files that were written for it."""
+
+    store: Store
+    document: Mapping[str, Any]
+    files: Mapping[str, bytes]
+
+    def write_missing(self) -> None:
+        """Write those of its files again that are gone."""
+        for name, data in self.files.items():
+            if self.store.size(name) != len(data):
+                self.store.write(name, data)
+
+    def discard(self) -> None:
+        """Remove its files: another version was first."""
+        for name in self.files:
+            self.store.delete(name)
+
+
+def _changed(store: Store, plan: Plan, shard_ids: Collection[str], forgotten: Forgotten) -> _Version | None:
+    """Write a plan's files without forgotten images, and return the version that names them; None if none changes."""
+    (_, document), unique = newest_document(store, plan.run_id), f"{DRIVER_ID}-{secrets.token_hex(4)}"
+    parts, checks = list(document["parts"]), dict(document.get("part_checks", {}))
+    num_bytes, files, is_changed = 0, dict[str, bytes](), False
+
+    def write(name: str, data: bytes) -> dict[str, Any]:
+        files[f"{run_folder(plan.run_id)}/{name}"] = data
+        store.write(f"{run_folder(plan.run_id)}/{name}", data)
+        return {"num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+    for number, (part, held) in enumerate(plan.shards_by_part()):
+        if set(held).isdisjoint(shard_ids):
+            continue
+        erased = _Erased(forgotten)
+        data = rewritten(plan.read_part(store, part), erased)
+        if not erased.images:
+            continue
+        name = f"plan-{unique}-{number:05d}.parquet"
+        checks[name] = write(name, data)
+        checks.pop(part.name, None)
+        parts[number] = {"name": name, "num_shards": part.num_shards}
+        num_bytes += erased.num_bytes
+        is_changed = True
+    unlisted = plan.unlisted_ids(store) if plan.unlisted else UNLISTED.empty_table()
+    left = [image_id for image_id in unlisted["image_id"].to_pylist() if image_id not in forgotten]
+    if len(left) < unlisted.num_rows:
+        name, is_changed = f"plan-{unique}-unlisted.parquet", True
+        document["unlisted"] = {"name": name, **write(name, _parquet(left))} if left else None
+    facts = _facts(document["facts"], forgotten)
+    if not is_changed and facts == document["facts"]:
+        return None
+    changed = {
+        **document,
+        "parts": parts,
+        "part_checks": checks,
+        "num_bytes": max(0, document["num_bytes"] - num_bytes),
+        "images_sha256": None,  # of images that are not all there any more
+        "facts": facts,
+        # Unique to its writer, as create needs.
+        "driver_id": unique,
+        **BLANK,
+    }
+    return _Version(store, changed, files)
+
+
+def _facts(facts: Mapping[str, Any], forgotten: Forgotten) -> dict[str, Any]:
+    """Return a plan's facts without what names forgotten images: rejected prompts, and labels of theirs alone."""
+    changed = dict(facts)
+    if "rejected_prompts" in facts:
+        rows = facts["rejected_prompts"]
+        changed["rejected_prompts"] = [row for row in rows if not forgotten.names(str(row["image"]))]
+    if "category_ids" in facts:
+        numbers = facts["category_ids"].items()
+        changed["category_ids"] = {name: number for name, number in numbers if not forgotten.is_label(name)}
+    return changed
+
+
+def _parquet(image_ids: Iterable[str]) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(
+        pa.table({"image_id": pa.array(image_ids, pa.string())}, schema=UNLISTED), buffer, compression="zstd"
+    )
+    return buffer.getvalue()
+
+
+class _Erased:
+    """Erases forgotten images from the shards of a plan.
+
+    Attributes:
+        images: how many were erased.
+        num_bytes: their sizes together, as far as they are known.
+    """
+
+    def __init__(self, forgotten: Forgotten) -> None:
+        self._forgotten = forgotten
+        self.images = self.num_bytes = 0
+
+    def __call__(self, shard: pa.Table) -> pa.Table:
+        """Return a shard whose forgotten images are rows that say so, at its end: their place would tell of a name."""
+        if IS_FORGOTTEN.name not in shard.schema.names:
+            shard = shard.append_column(IS_FORGOTTEN, pa.nulls(shard.num_rows, pa.bool_()))
+        is_gone = [image_id in self._forgotten for image_id in shard["image_id"].to_pylist()]
+        was_gone = shard["is_forgotten"].to_pylist()
+        left = shard.filter(pa.array([not (now or before) for now, before in zip(is_gone, was_gone, strict=True)]))
+        before = shard.filter(pa.array([bool(one) for one in was_gone])).to_pylist()
+        rows = sorted([*before, *map(self._row, shard.filter(pa.array(is_gone)).to_pylist())], key=_image_id)
+        return pa.concat_tables([left, pa.Table.from_pylist(rows, schema=shard.schema)])
+
+    def _row(self, image: dict[str, Any]) -> dict[str, Any]:
+        self.images += 1
+        self.num_bytes += image["num_bytes"] or 0
+        return {
+            "shard_id": image["shard_id"],
+            "image_id": tombstone(salted(self._forgotten.salt, image["image_id"])),
+            "uri": "",
+            "version": image.get("version"),
+            IS_FORGOTTEN.name: True,
+        }
+
+
+def _image_id(row: Mapping[str, Any]) -> str:
+    return str(row["image_id"])
