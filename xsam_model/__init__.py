@@ -5,7 +5,7 @@ Depends on PyTorch, transformers, NumPy and Pillow, and on nothing else of this 
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
 
-from xsam_model.configuration_xsam import XSamConfig, XSamSegmentorConfig
+from xsam_model.configuration_xsam import XSamConfig, XSamSegmentorConfig, XSamTrunkConfig
 from xsam_model.image_processing_xsam import XSamImageProcessor
 from xsam_model.modeling_xsam import XSamForSegmentation, XSamImageFeatures, XSamOutput
 from xsam_model.post_processing.instances import InstanceSegmentation, PhraseSegmentation
@@ -40,5 +40,6 @@ __all__ = [
     "XSamResult",
     "XSamSegmenter",
     "XSamSegmentorConfig",
+    "XSamTrunkConfig",
     "draw_region",
 ]

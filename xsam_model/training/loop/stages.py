@@ -51,7 +51,7 @@ class StageConfig:
         accumulation: forward passes whose gradients make one update.
         learning_rate: highest learning rate.
         learning_rate_factors: factors for parameters by the beginning of their name within `XSamForSegmentation`; the
-            longest match counts.
+            longest match counts. Parameters whose factor is 0 are frozen.
         warmup_share: share of the steps in which the learning rate rises, 0 to 1.
         schedule: "cosine" to 0, "step" by 0.1 at `milestones` (shares of the steps), or "constant".
         weight_decay: decay of weight matrices; norms, biases and embeddings have none.
@@ -155,12 +155,13 @@ def read_stage(values: Mapping[str, Any]) -> StageConfig:
         raise ValueError(f"a stage cannot be read: {error}") from error
 
 
-def select_parameters(network: XSamTraining) -> None:
-    """Make exactly those parameters trainable that the stage trains and its forward pass uses."""
+def select_parameters(network: XSamTraining, factors: Mapping[str, float]) -> None:
+    """Make exactly those parameters trainable that the stage trains, at a rate above 0, and its forward pass uses."""
     unused = _unused_parameters(network)
     for name, parameter in network.named_parameters():
         trained = any(name == part or name.startswith(f"{part}.") for part in _TRAINED[network.kind])
-        parameter.requires_grad_(trained and not name.startswith(unused))
+        learns = trained and not name.startswith(unused) and _factor(name.removeprefix("model."), factors) > 0
+        parameter.requires_grad_(learns)
 
 
 def parameter_groups(network: XSamTraining, stage: StageConfig) -> list[dict[str, Any]]:

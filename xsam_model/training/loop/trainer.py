@@ -120,7 +120,7 @@ class StageRun:
             average=mean_over(accelerator),
         )
         _load_heads(self.network, model_folder.parent / _HEADS_FILE)
-        select_parameters(self.network)
+        select_parameters(self.network, stage.learning_rate_factors)
         optimizer = build_optimizer(self.network, stage)
         if accelerator.ddp_handler is not None:
             # A batch has one task, and does not use the parameters of other tasks.

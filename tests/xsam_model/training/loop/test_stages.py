@@ -14,7 +14,7 @@ SAMPLING = PointSampling(num_points=256)
 
 def network_of(model, kind, dense=0.0):
     network = XSamTraining(model, kind, len(NAMES), weights=LossWeights(dense=dense), sampling=SAMPLING).train()
-    select_parameters(network)
+    select_parameters(network, {})
     return network
 
 
@@ -107,7 +107,7 @@ def test_every_task_has_finite_losses(model, build, task):
 
 def learn(network, batch, steps):
     """Return the loss before and after."""
-    select_parameters(network)
+    select_parameters(network, {})
     optimizer = torch.optim.AdamW(parameter_groups(network, published(network.kind, steps)), 4e-3)
     losses = []
     for _ in range(steps):
