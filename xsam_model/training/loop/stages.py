@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from xsam_model.training.loop.network import StageKind, XSamTraining
+from xsam_model.training.loop.network import CLOSED_KINDS, StageKind, XSamTraining
 from xsam_model.training.loop.optimizers import Muon, is_matrix
 from xsam_model.training.losses.point_sampling import PointSampling
 from xsam_model.training.losses.targets import LossWeights
@@ -208,6 +208,9 @@ def _unused_parameters(network: XSamTraining) -> tuple[str, ...]:
     encoder = "model.visual_encoder"
     unused = ["model.segmentor.encoder.neck", "model.segmentor.shared_image_embedding"]
     unused += [f"{encoder}.{name}" for name in ("head", "post_layernorm")]
+    if network.kind in CLOSED_KINDS:
+        # Only language tokens have places that a trunk has to learn.
+        unused.append("model.segmentor.encoder.token_positions")
     return (*unused, *(f"{encoder}.encoder.layers.{index}." for index in range(last, layers)))
 
 
