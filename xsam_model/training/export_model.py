@@ -15,8 +15,8 @@ import torch
 
 from xsam_model.modeling_xsam import XSamForSegmentation
 from xsam_model.processing_xsam import XSamProcessor
-from xsam_model.training.loop.start import copy_notice
 from xsam_model.training.loop.checkpointing import read_weights
+from xsam_model.training.loop.start import copy_notice
 
 
 def export_model(model: Path, output: Path, checkpoint: Path | None = None) -> Path:
