@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-    from xsam_model.configuration_xsam import XSamConfig, XSamSegmentorConfig
+    from xsam_model.configuration_xsam import XSamConfig, XSamSegmentorConfig, XSamTrunkConfig
     from xsam_model.image_processing_xsam import XSamImageProcessor
     from xsam_model.modeling_xsam import XSamForSegmentation, XSamImageFeatures, XSamOutput
     from xsam_model.post_processing.instances import InstanceSegmentation, PhraseSegmentation
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from xsam_model.segmenter import EncodedImages, Query, Replies, XSamResult, XSamSegmenter
 
 _MODULES = {
-    "configuration_xsam": ("XSamConfig", "XSamSegmentorConfig"),
+    "configuration_xsam": ("XSamConfig", "XSamSegmentorConfig", "XSamTrunkConfig"),
     "image_processing_xsam": ("XSamImageProcessor",),
     "modeling_xsam": ("XSamForSegmentation", "XSamImageFeatures", "XSamOutput"),
     "post_processing.instances": ("InstanceSegmentation", "PhraseSegmentation"),
@@ -57,6 +57,7 @@ __all__ = [
     "XSamResult",
     "XSamSegmenter",
     "XSamSegmentorConfig",
+    "XSamTrunkConfig",
     "draw_region",
 ]
 

@@ -1,15 +1,76 @@
-"""Configuration of X-SAM: sizes, token ids and layer choices. Defaults describe the full 4.6 B model."""
+"""Configuration of X-SAM: sizes, token ids and layer choices. Defaults describe the full 4.6 B model.
+
+The mask encoder is SAM's ViT, whose hidden states all have one resolution, or a convolutional trunk, whose stages are a
+pyramid; what the rest of the network has to know of either is `XSamConfig.mask_encoder_map`.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, Mask2FormerConfig, PreTrainedConfig, SamVisionConfig
+from transformers import AutoConfig, Mask2FormerConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-# transformers' deformable encoder and masked decoder are written for three levels.
-_NUM_FEATURE_LEVELS = 3
+# transformers' deformable encoder and masked decoder are written for three levels; a fourth map, of the highest
+# resolution, is added to the mask features alone.
+_NUM_FEATURE_LEVELS = (3, 4)
+
+
+@strict
+class XSamTrunkConfig(PreTrainedConfig):
+    """Configuration of a convolutional mask encoder: EfficientNet-Lite's trunk, batch normalization folded in.
+
+    Hidden state 0 is the stem's, i that of stage i. The defaults describe EfficientNet-Lite0.
+
+    Args:
+        image_size: side of the canvas in pixels, a multiple of the last stage's stride.
+        stem_channels: channels of the stem, whose stride is 2.
+        channels, depths, kernel_sizes, strides, expansions: of each stage, in order: channels of its output, number of
+            blocks, side of the depthwise kernels, stride of the first block, how many times wider a block is inside.
+        position_std: standard deviation of the random positions of language tokens, with which training begins.
+    """
+
+    model_type = "xsam_trunk"
+
+    image_size: int = 224
+    stem_channels: int = 32
+    channels: list[int] | tuple[int, ...] = (16, 24, 40, 80, 112, 192, 320)
+    depths: list[int] | tuple[int, ...] = (1, 2, 2, 3, 3, 4, 1)
+    kernel_sizes: list[int] | tuple[int, ...] = (3, 3, 5, 3, 5, 5, 3)
+    strides: list[int] | tuple[int, ...] = (1, 2, 2, 2, 1, 2, 1)
+    expansions: list[int] | tuple[int, ...] = (1, 6, 6, 6, 6, 6, 6)
+    position_std: float = 1.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        for name in ("depths", "kernel_sizes", "strides", "expansions"):
+            if len(getattr(self, name)) != len(self.channels):
+                raise ValueError(
+                    f"{name} needs one entry for each of {len(self.channels)} stages, got {getattr(self, name)}"
+                )
+        for name in ("channels", "depths", "expansions", "kernel_sizes"):
+            if min(getattr(self, name), default=0) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if set(self.strides) - {1, 2} or any(size % 2 == 0 for size in self.kernel_sizes):
+            raise ValueError(
+                f"strides must be 1 or 2, and kernel sizes odd; got {self.strides} and {self.kernel_sizes}"
+            )
+        if self.image_size % self.stride_at(self.num_hidden_layers):
+            raise ValueError(
+                f"image_size must be a multiple of the last stage's stride, {self.stride_at(self.num_hidden_layers)}; "
+                f"got {self.image_size}"
+            )
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Number of stages."""
+        return len(self.channels)
+
+    def stride_at(self, layer: int) -> int:
+        """Pixels of the canvas that one place of a hidden state covers in each direction."""
+        return 2 * math.prod(self.strides[:layer])
 
 
 @strict
@@ -17,12 +78,12 @@ class XSamSegmentorConfig(PreTrainedConfig):
     """Configuration of everything between the mask encoder and the masks (X-SAM, sec. 3.2).
 
     Args:
-        select_layers: hidden states of the mask encoder that feed the connector, 0 being the patch embedding; one may
-            feed several branches. Only the last `num_feature_levels` are used.
+        select_layers: hidden states of the mask encoder that feed the connector, 0 being the patch embedding or the
+            stem; one may feed several branches. Only the last `num_feature_levels` are used.
         connector_scale_factors: upsampling factor of each connector branch; only the last `num_feature_levels` are
-            used.
+            used. A convolutional trunk has the resolutions already: its factors are 1.
         connector_hidden_dim: channels inside a connector branch.
-        num_feature_levels: number of feature maps, always 3.
+        num_feature_levels: number of feature maps, 3; or 4, of which the finest is added to the mask features alone.
         decoder_layers: number of mask predictions, one more than there are decoder layers.
         logit_scale_init: natural logarithm of the initial factor of class logits.
 
@@ -36,7 +97,7 @@ class XSamSegmentorConfig(PreTrainedConfig):
     select_layers: list[int] | tuple[int, ...] = (6, 12, 18, 24)
     connector_scale_factors: list[int | float] | tuple[int | float, ...] = (4, 2, 1, 0.5)
     connector_hidden_dim: int = 512
-    num_feature_levels: int = _NUM_FEATURE_LEVELS
+    num_feature_levels: int = 3
     logit_scale_init: float = 2.6592600369327783  # ln(1 / 0.07)
     feature_size: int = 256
     mask_feature_size: int = 256
@@ -58,8 +119,8 @@ class XSamSegmentorConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
-        if self.num_feature_levels != _NUM_FEATURE_LEVELS:
-            raise ValueError(f"num_feature_levels must be {_NUM_FEATURE_LEVELS}, got {self.num_feature_levels}")
+        if self.num_feature_levels not in _NUM_FEATURE_LEVELS:
+            raise ValueError(f"num_feature_levels must be 3 or 4, got {self.num_feature_levels}")
         for name in ("select_layers", "connector_scale_factors"):
             if len(getattr(self, name)) < self.num_feature_levels:
                 raise ValueError(f"{name} needs at least {self.num_feature_levels} entries, got {getattr(self, name)}")
@@ -90,12 +151,12 @@ class XSamConfig(PreTrainedConfig):
 
     Args:
         vision_config: vision tower, whose tokens the language model reads (default SigLIP2 so400m, 384 pixels).
-        mask_encoder_config: SAM image encoder (default ViT-L, 1024 pixels).
+        mask_encoder_config: SAM image encoder (default ViT-L, 1024 pixels), or an `XSamTrunkConfig`.
         text_config: language model; any `model_type` that `AutoModelForCausalLM` knows (default Phi-3 mini 4k).
         segmentor_config: connector, pixel decoder and transformer decoder.
         vision_select_layer: hidden state of the vision tower in use; -2 leaves out the last layer.
         mask_encoder_select_layer: hidden state of the mask encoder that becomes language tokens.
-        token_downsample: side of the square of mask encoder patches that one language token covers.
+        token_downsample: side of the square of places of that hidden state that one language token covers.
         projector_hidden_act: activation of the three projectors.
         image_token_index, region_token_index: negative pseudo ids in `input_ids`, outside the vocabulary.
         seg_token_id, phrase_start_token_id, phrase_end_token_id: vocabulary ids of `<SEG>`, `<p>` and `</p>`.
@@ -120,7 +181,8 @@ class XSamConfig(PreTrainedConfig):
             },
         ),
         "mask_encoder_config": SubConfigSpec(
-            config_class=SamVisionConfig,
+            config_class=AutoConfig,
+            model_type="sam_vision_model",
             init_kwargs={
                 "hidden_size": 1024,
                 "num_hidden_layers": 24,
@@ -159,29 +221,69 @@ class XSamConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         # SAM's default of 1e-10 would leave an untrained encoder without any signal.
-        if self.mask_encoder_config.initializer_range < 1e-6:
+        if getattr(self.mask_encoder_config, "initializer_range", 1.0) < 1e-6:
             self.mask_encoder_config.initializer_range = self.initializer_range
         for name in ("image_token_index", "region_token_index"):
             if getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be negative, outside the vocabulary; got {getattr(self, name)}")
+        self._check_mask_encoder()
+
+    def _check_mask_encoder(self) -> None:
+        """Refuse a trunk whose stages do not make the pyramid that the pixel decoder reads."""
+        mask, segmentor = self.mask_encoder_config, self.segmentor_config
+        if not isinstance(mask, XSamTrunkConfig):
+            return
+        layers = mask.num_hidden_layers
+        if not -layers - 1 <= self.mask_encoder_select_layer <= layers:
+            raise ValueError(
+                f"mask_encoder_select_layer must be in {-layers - 1} .. {layers}, got {self.mask_encoder_select_layer}"
+            )
+        outside = [layer for layer in segmentor.used_layers if not 0 <= layer <= layers]
+        if outside:
+            raise ValueError(f"select_layers: {outside} are not among 0 .. {layers}, the trunk's stages")
+        strides = [mask.stride_at(layer) for layer in segmentor.used_layers]
+        if strides != list(segmentor.feature_strides)[-len(strides) :]:
+            raise ValueError(
+                f"select_layers {list(segmentor.used_layers)} have strides {strides} in this trunk, but "
+                f"feature_strides are {list(segmentor.feature_strides)}"
+            )
+        if any(scale != 1 for scale in segmentor.used_scale_factors):
+            raise ValueError(
+                f"connector_scale_factors must be 1 for a convolutional trunk, got {list(segmentor.used_scale_factors)}"
+            )
+
+    @property
+    def token_layer(self) -> int:
+        """Hidden state of the mask encoder that becomes language tokens, counted from 0."""
+        layer, layers = self.mask_encoder_select_layer, self.mask_encoder_config.num_hidden_layers
+        return layer + layers + 1 if layer < 0 else layer
+
+    def mask_encoder_map(self, layer: int) -> tuple[int, int]:
+        """Return channels and side of a hidden state of the mask encoder: 0 is the patch embedding or the stem."""
+        mask = self.mask_encoder_config
+        if isinstance(mask, XSamTrunkConfig):
+            return [mask.stem_channels, *mask.channels][layer], mask.image_size // mask.stride_at(layer)
+        return mask.hidden_size, mask.image_size // mask.patch_size
 
     @property
     def num_image_tokens(self) -> int:
         """Number of language tokens of one image: those of the vision tower, then those of the mask encoder."""
-        vision, mask = self.vision_config, self.mask_encoder_config
+        vision = self.vision_config
         # Rounded up, as the network pads an odd number of patches.
-        grid = -(-(mask.image_size // mask.patch_size) // self.token_downsample)
+        grid = -(-self.mask_encoder_map(self.token_layer)[1] // self.token_downsample)
         return (vision.image_size // vision.patch_size) ** 2 + grid**2
 
     @property
     def max_text_length(self) -> int:
         """Most text tokens in a conversation about one image."""
         # The reference implementation's formula, which counts patches as a fraction: 2,319 for the released weights.
-        vision, mask = self.vision_config, self.mask_encoder_config
-        grid = mask.image_size // mask.patch_size // self.token_downsample
+        vision = self.vision_config
+        grid = self.mask_encoder_map(self.token_layer)[1] // self.token_downsample
         return int(self.text_config.max_position_embeddings - (vision.image_size / vision.patch_size) ** 2 - grid**2)
 
 
+# Makes a configuration file's `model_type` known, as for transformers' own.
+AutoConfig.register(XSamTrunkConfig.model_type, XSamTrunkConfig)
 AutoConfig.register(XSamConfig.model_type, XSamConfig)
 
-__all__ = ["XSamConfig", "XSamSegmentorConfig"]
+__all__ = ["XSamConfig", "XSamSegmentorConfig", "XSamTrunkConfig"]

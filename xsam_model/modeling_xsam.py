@@ -170,16 +170,16 @@ class XSamForSegmentation(XSamPreTrainedModel):
         if mask._attn_implementation not in (None, "eager", "sdpa"):
             mask._attn_implementation = "sdpa"
         activation, channels = config.projector_hidden_act, config.segmentor_config.hidden_dim
-        token_channels = mask.hidden_size * config.token_downsample**2
+        token_channels = config.mask_encoder_map(config.token_layer)[0] * config.token_downsample**2
         # Attributes are named as in the reference implementation, so that its checkpoints need hardly any renaming.
         self.visual_encoder = AutoModel.from_config(vision)
-        self.segmentor = XSamSegmentor(config.segmentor_config, mask)
+        self.segmentor = XSamSegmentor(config)
         self.llm = AutoModelForCausalLM.from_config(text)
         use_language_layers(self.llm)
         self.visual_projector = XSamProjector(vision.hidden_size, text.hidden_size, activation)
         self.seg_projector = XSamProjector(token_channels, text.hidden_size, activation)
         self.llm_projector = XSamProjector(text.hidden_size, channels, activation)
-        self.seg_connector = XSamConnector(config.segmentor_config, mask.hidden_size)
+        self.seg_connector = XSamConnector(config)
         self.bg_embeds = nn.Embedding(1, channels)
         self.post_init()
 
@@ -200,11 +200,9 @@ class XSamForSegmentation(XSamPreTrainedModel):
         """
         config = self.config
         vision = self._encode_vision(pixel_values.to(self.dtype))
-        token_layer = config.mask_encoder_select_layer
-        if token_layer < 0:
-            token_layer += config.mask_encoder_config.num_hidden_layers + 1
-        maps, multi_scale_features, mask_features = self.encode_canvases(segmentor_pixel_values, {token_layer})
-        tokens = space_to_depth(pad_to_multiple(maps[token_layer], config.token_downsample), config.token_downsample)
+        layer, block = config.token_layer, config.token_downsample
+        maps, multi_scale_features, mask_features = self.encode_canvases(segmentor_pixel_values, {layer})
+        tokens = space_to_depth(pad_to_multiple(self.segmentor.place_tokens(maps[layer]), block), block)
         return XSamImageFeatures(
             vision_tokens=self.visual_projector(vision),
             segmentor_tokens=self.seg_projector(tokens.flatten(1, 2)),

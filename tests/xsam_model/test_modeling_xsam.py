@@ -327,7 +327,7 @@ def test_inputs_that_do_not_fit_are_refused(change, message, tiny_model, tiny_pr
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"segmentor_config": {"num_feature_levels": 4}}, "num_feature_levels must be 3"),
+        ({"segmentor_config": {"num_feature_levels": 2}}, "num_feature_levels must be 3 or 4"),
         ({"segmentor_config": {"select_layers": [1, 2]}}, "select_layers needs at least 3"),
         ({"image_token_index": 5}, "image_token_index must be negative"),
     ],

@@ -18,15 +18,14 @@ from transformers.models.mask2former.modeling_mask2former import (
 )
 from transformers.models.sam.modeling_sam import SamPositionalEmbedding, SamVisionEncoder
 
-from xsam_model.configuration_xsam import XSamSegmentorConfig
+from xsam_model.configuration_xsam import XSamConfig, XSamSegmentorConfig, XSamTrunkConfig
 from xsam_model.layers.deformable_attention import XSamDeformableAttention
 from xsam_model.layers.mask_encoder_attention import attention_like
 from xsam_model.layers.transformer_decoder import XSamTransformerDecoder
+from xsam_model.layers.trunk import XSamTrunk, XSamTrunkConv
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
-
-    from transformers import SamVisionConfig
 
 # Both as in the reference implementation.
 MAX_CLASS_LOGIT = 500.0
@@ -111,12 +110,14 @@ class XSamConnectorBranch(nn.Module):
 
 
 class XSamConnector(nn.Module):
-    """Turns hidden states of the mask encoder, all of one resolution, into a feature pyramid."""
+    """Turns hidden states of the mask encoder into a feature pyramid; those of SAM's ViT have all one resolution."""
 
-    def __init__(self, config: XSamSegmentorConfig, in_channels: int) -> None:
+    def __init__(self, config: XSamConfig) -> None:
         super().__init__()
+        segmentor = config.segmentor_config
         self.model = nn.ModuleList(
-            XSamConnectorBranch(in_channels, config.connector_hidden_dim, scale) for scale in config.used_scale_factors
+            XSamConnectorBranch(config.mask_encoder_map(layer)[0], segmentor.connector_hidden_dim, scale)
+            for layer, scale in zip(segmentor.used_layers, segmentor.used_scale_factors, strict=True)
         )
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
@@ -136,15 +137,21 @@ class XSamSegmentor(Mask2FormerPreTrainedModel):
     # Deformable attention samples at fractions of a pixel: half precision would move its samples.
     _keep_in_fp32_modules_strict = ["pixel_decoder"]  # noqa: RUF012
 
-    def __init__(self, config: XSamSegmentorConfig, mask_encoder_config: SamVisionConfig) -> None:
+    def __init__(self, whole: XSamConfig) -> None:
+        config: XSamSegmentorConfig = whole.segmentor_config
         super().__init__(config)
-        mask2former = config.to_mask2former()
-        channels = [int(mask_encoder_config.hidden_size / scale) for scale in config.used_scale_factors]
-        # Unused; kept so that checkpoints of the reference implementation convert both ways without loss.
-        self.shared_image_embedding = SamPositionalEmbedding(mask_encoder_config)
-        self.encoder = SamVisionEncoder(mask_encoder_config)
-        for layer in self.encoder.layers:
-            layer.attn = attention_like(layer.attn, mask_encoder_config, layer.window_size)
+        mask2former, encoder = config.to_mask2former(), whole.mask_encoder_config
+        levels = zip(config.used_layers, config.used_scale_factors, strict=True)
+        channels = [int(whole.mask_encoder_map(layer)[0] / scale) for layer, scale in levels]
+        if isinstance(encoder, XSamTrunkConfig):
+            self.encoder = XSamTrunk(encoder, whole.mask_encoder_map(whole.token_layer))
+        else:
+            # Unused; kept so that checkpoints of the reference implementation convert both ways without loss.
+            self.shared_image_embedding = SamPositionalEmbedding(encoder)
+            vit = SamVisionEncoder(encoder)
+            for layer in vit.layers:
+                layer.attn = attention_like(layer.attn, encoder, layer.window_size)
+            self.encoder = vit
         self.pixel_decoder = Mask2FormerPixelDecoder(mask2former, feature_channels=channels)
         for layer in self.pixel_decoder.encoder.layers:
             sizes = (layer.self_attn.d_model, *(getattr(layer.self_attn, f"n_{name}") for name in _SAMPLES))
@@ -159,19 +166,27 @@ class XSamSegmentor(Mask2FormerPreTrainedModel):
             init.constant_(module.logit_scale, self.config.logit_scale_init)
         elif isinstance(module, SamPositionalEmbedding):
             init.normal_(module.positional_embedding, std=module.scale)
+        elif isinstance(module, XSamTrunk):
+            init.normal_(module.token_positions, std=module.position_std)
+        elif isinstance(module, XSamTrunkConv):
+            # Without normalization, other variances would fade or explode from stage to stage.
+            init.kaiming_normal_(module.weight, nonlinearity="linear" if module.linear else "relu")
+            init.zeros_(module.bias)
         else:
             super()._init_weights(module)
 
     def encode(self, pixel_values: Tensor, layers: Collection[int]) -> dict[int, Tensor]:
-        """Run the mask encoder up to the deepest layer asked for; its neck is never needed.
+        """Run the mask encoder up to the deepest layer asked for; SAM's neck is never needed.
 
         Args:
             pixel_values: (B, 3, S, S), normalised.
-            layers: hidden states to return: 0 is the patch embedding, i the output of layer i.
+            layers: hidden states to return: 0 is the patch embedding or the stem, i the output of layer i.
 
         Returns:
             (B, H, W, C) for each of `layers`.
         """
+        if isinstance(self.encoder, XSamTrunk):
+            return self.encoder.encode(pixel_values, layers)
         hidden = self.encoder.patch_embed(pixel_values)
         if self.encoder.pos_embed is not None:
             hidden = hidden + self.encoder.pos_embed
@@ -181,6 +196,11 @@ class XSamSegmentor(Mask2FormerPreTrainedModel):
             if index in layers:
                 kept[index] = hidden
         return {index: kept[index] for index in layers}
+
+    def place_tokens(self, features: Tensor) -> Tensor:
+        """Make a hidden state (B, H, W, C) of the mask encoder ready to become language tokens of the same shape."""
+        # A ViT's tokens know their places from its first layer on.
+        return features + self.encoder.token_positions if isinstance(self.encoder, XSamTrunk) else features
 
     def decode_pixels(self, pyramid: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
         """Run the pixel decoder on the connector's pyramid.

@@ -16,6 +16,7 @@ import torch
 from xsam_model.modeling_xsam import XSamForSegmentation
 from xsam_model.processing_xsam import XSamProcessor
 from xsam_model.training.loop.checkpointing import read_weights
+from xsam_model.training.loop.start import copy_notice
 
 
 def export_model(model: Path, output: Path, checkpoint: Path | None = None) -> Path:
@@ -49,6 +50,7 @@ def export_model(model: Path, output: Path, checkpoint: Path | None = None) -> P
     config["dtype"] = "float32"
     (output / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     XSamProcessor.from_pretrained(model).save_pretrained(output)
+    copy_notice(model, output)
     return output
 
 

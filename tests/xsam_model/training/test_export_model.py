@@ -1,6 +1,7 @@
 """A trained model is shipped at half its size, and computes as before."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from xsam_model.training.export_model import export_model
 
 def test_shipped_weights_are_half_and_compute_in_float32(tiny_folder, tmp_path, picture):
     folder = export_model(tiny_folder, tmp_path / "shipped")
+    assert not (folder / "NOTICE").exists()
     before, after = ((path / "model.safetensors").stat().st_size for path in (tiny_folder, folder))
     assert after < 0.55 * before
     assert json.loads((folder / "config.json").read_text())["dtype"] == "float32"
@@ -19,6 +21,12 @@ def test_shipped_weights_are_half_and_compute_in_float32(tiny_folder, tmp_path, 
     asked = {"task": "refseg", "conditions": [["a dog"]]}
     ours, theirs = (one.segment([picture(40, 60)], **asked)[0].segmentation for one in (shipped, trained))
     assert (ours.masks & theirs.masks).sum() > 0.9 * (ours.masks | theirs.masks).sum()
+
+
+def test_the_notice_of_pretrained_weights_is_shipped_with_them(tiny_folder, tmp_path):
+    trained = shutil.copytree(tiny_folder, tmp_path / "trained")
+    (trained / "NOTICE").write_text("whose they are\n")
+    assert (export_model(trained, tmp_path / "shipped") / "NOTICE").read_text() == "whose they are\n"
 
 
 def test_weights_that_do_not_fit_are_refused(tiny_model, tiny_processor, tmp_path):

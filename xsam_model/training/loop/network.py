@@ -52,7 +52,8 @@ class XSamTraining(nn.Module):
         if kind == "segmentor":
             self.class_predictor = nn.Linear(channels, num_classes + 1)
         if kind == "encoder":
-            channels = model.config.mask_encoder_config.hidden_size
+            last = model.config.mask_encoder_config.num_hidden_layers
+            channels, _ = model.config.mask_encoder_map(last)
             self.token_predictor = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, num_classes + 1))
         elif self.weights.dense > 0:
             if num_classes < 1:

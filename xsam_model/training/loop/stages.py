@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from xsam_model.training.loop.network import StageKind, XSamTraining
+from xsam_model.training.loop.network import CLOSED_KINDS, StageKind, XSamTraining
 from xsam_model.training.loop.optimizers import Muon, is_matrix
 from xsam_model.training.losses.point_sampling import PointSampling
 from xsam_model.training.losses.targets import LossWeights
@@ -51,7 +51,7 @@ class StageConfig:
         accumulation: forward passes whose gradients make one update.
         learning_rate: highest learning rate.
         learning_rate_factors: factors for parameters by the beginning of their name within `XSamForSegmentation`; the
-            longest match counts.
+            longest match counts. Parameters whose factor is 0 are frozen.
         warmup_share: share of the steps in which the learning rate rises, 0 to 1.
         schedule: "cosine" to 0, "step" by 0.1 at `milestones` (shares of the steps), or "constant".
         weight_decay: decay of weight matrices; norms, biases and embeddings have none.
@@ -155,12 +155,13 @@ def read_stage(values: Mapping[str, Any]) -> StageConfig:
         raise ValueError(f"a stage cannot be read: {error}") from error
 
 
-def select_parameters(network: XSamTraining) -> None:
-    """Make exactly those parameters trainable that the stage trains and its forward pass uses."""
+def select_parameters(network: XSamTraining, factors: Mapping[str, float]) -> None:
+    """Make exactly those parameters trainable that the stage trains, at a rate above 0, and its forward pass uses."""
     unused = _unused_parameters(network)
     for name, parameter in network.named_parameters():
         trained = any(name == part or name.startswith(f"{part}.") for part in _TRAINED[network.kind])
-        parameter.requires_grad_(trained and not name.startswith(unused))
+        learns = trained and not name.startswith(unused) and _factor(name.removeprefix("model."), factors) > 0
+        parameter.requires_grad_(learns)
 
 
 def parameter_groups(network: XSamTraining, stage: StageConfig) -> list[dict[str, Any]]:
@@ -207,6 +208,9 @@ def _unused_parameters(network: XSamTraining) -> tuple[str, ...]:
     encoder = "model.visual_encoder"
     unused = ["model.segmentor.encoder.neck", "model.segmentor.shared_image_embedding"]
     unused += [f"{encoder}.{name}" for name in ("head", "post_layernorm")]
+    if network.kind in CLOSED_KINDS:
+        # Only language tokens have places that a trunk has to learn.
+        unused.append("model.segmentor.encoder.token_positions")
     return (*unused, *(f"{encoder}.encoder.layers.{index}." for index in range(last, layers)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from xsam_model.modeling_xsam import XSamForSegmentation
 from xsam_model.training.samples.sources import SampleSource
 from xsam_model.training.tiny import build_processor, train_tokenizer, xsam_tiny_config
 
+NOTICE_FILE = "NOTICE"
 _SAMPLES_TO_READ = 200  # of each source, for the tokenizer
 
 
@@ -36,6 +38,12 @@ def start_model(folder: Path, sources: Sequence[SampleSource], seed: int = 0, si
         build_processor(config, tokenizer).save_pretrained(str(beside))
 
 
+def copy_notice(model: Path, output: Path) -> None:
+    """Copy the notice that goes with a model's weights, if it has one: what is trained from them needs it too."""
+    if (model / NOTICE_FILE).is_file():
+        shutil.copyfile(model / NOTICE_FILE, output / NOTICE_FILE)
+
+
 def _read_phrases(sources: Sequence[SampleSource], seed: int) -> list[str]:
     phrases = [name for source in sources for name in source.categories]
     for source in sources:
@@ -45,4 +53,4 @@ def _read_phrases(sources: Sequence[SampleSource], seed: int) -> list[str]:
     return sorted(set(phrases))
 
 
-__all__ = ["start_model"]
+__all__ = ["NOTICE_FILE", "copy_notice", "start_model"]

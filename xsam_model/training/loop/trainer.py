@@ -31,7 +31,7 @@ from xsam_model.training.loop.metrics import Metrics, progress_line
 from xsam_model.training.loop.network import CLOSED_KINDS, XSamTraining
 from xsam_model.training.loop.processes import Stop, agree, mean_over, open_accelerator
 from xsam_model.training.loop.stages import build_optimizer, select_parameters
-from xsam_model.training.loop.start import start_model
+from xsam_model.training.loop.start import copy_notice, start_model
 from xsam_model.training.samples.batches import BatchBuilder, TrainingBatch
 from xsam_model.training.samples.loading import Share, StageBatches
 from xsam_model.training.samples.sources import BatchPlan, SampleSource
@@ -101,7 +101,7 @@ class StageRun:
         model_folder: Path,
         folder: Path,
     ) -> None:
-        self._config, self._stage, self._folder = config, config.stages[number], folder
+        self._config, self._stage, self._folder, self._start = config, config.stages[number], folder, model_folder
         self._accelerator, stage = accelerator, config.stages[number]
         # The heads that only training has are initialised at random.
         torch.manual_seed(config.seed + 1000 * number)
@@ -120,7 +120,7 @@ class StageRun:
             average=mean_over(accelerator),
         )
         _load_heads(self.network, model_folder.parent / _HEADS_FILE)
-        select_parameters(self.network)
+        select_parameters(self.network, stage.learning_rate_factors)
         optimizer = build_optimizer(self.network, stage)
         if accelerator.ddp_handler is not None:
             # A batch has one task, and does not use the parameters of other tasks.
@@ -253,6 +253,7 @@ class StageRun:
             with whole_folder(self._folder / "model") as beside:
                 self.network.model.save_pretrained(str(beside), state_dict=model)
                 self._processor.save_pretrained(str(beside))
+                copy_notice(self._start, beside)
                 # Before the model has its name: who finds a finished model finds its heads too.
                 if heads:
                     save_file(heads, self._folder / _HEADS_FILE)

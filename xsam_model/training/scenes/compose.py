@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from xsam_model.training.scenes.art.assets import ScenePool, Sprite
+from xsam_model.training.scenes.art.assets import Ground, Sprite
 from xsam_model.training.scenes.art.colors import paint
 from xsam_model.training.scenes.art.textures import gradient, opencv, textures
 
@@ -62,26 +62,34 @@ class Cutout:
         return slice(self.top, self.top + height), slice(self.left, self.left + width)
 
 
-def draw_ground(pool: ScenePool, random: np.random.Generator, side: int, stuff_share: float) -> DrawnGround:
+def draw_ground(
+    grounds: tuple[Ground, ...],
+    surfaces: tuple[str, ...],
+    random: np.random.Generator,
+    side: int,
+    stuff_share: float,
+    min_crop: float = 0.45,
+) -> DrawnGround:
     """Draw a photograph or a gradient, and with some probability surfaces above or below a horizon, or in a patch.
 
     Args:
-        pool: grounds and surfaces that may be used.
+        grounds, surfaces: background pictures and names of surfaces that may be used.
         random: source of all choices.
         side: height and width in pixels.
         stuff_share: share of scenes with surfaces.
+        min_crop: least side of the part of a photograph that is shown, as a share of its shorter side.
     """
     if random.random() < 0.12:
         name, shows = "gradient", tuple[str, ...]()
         pixels = _crop(gradient(int(random.integers(64))), random, side)
     else:
-        ground = pool.grounds[random.integers(len(pool.grounds))]
+        ground = grounds[random.integers(len(grounds))]
         name, shows = ground.name, ground.shows
-        pixels = _vary(_crop(ground.pixels, random, side), random)
+        pixels = _vary(_crop(ground.pixels, random, side, min_crop), random)
     regions = np.full((side, side), -1, dtype=np.int8)
     stuff: list[str] = []
     if random.random() < stuff_share:
-        usable = [name for name in pool.stuff if name not in shows]
+        usable = [name for name in surfaces if name not in shows]
         above = [name for name in usable if name in _UPRIGHT]
         below = [name for name in usable if name not in _UPRIGHT]
         line = _horizon(random, side)
@@ -97,10 +105,10 @@ def draw_ground(pool: ScenePool, random: np.random.Generator, side: int, stuff_s
     return DrawnGround(pixels=pixels, stuff=tuple(stuff), regions=regions, name=name, shows=shows)
 
 
-def _crop(picture: Pixels, random: np.random.Generator, side: int) -> Pixels:
+def _crop(picture: Pixels, random: np.random.Generator, side: int, least: float = 0.45) -> Pixels:
     cv2 = opencv()
     height, width = picture.shape[:2]
-    length = int(min(height, width) * random.uniform(0.45, 1))
+    length = int(min(height, width) * random.uniform(least, 1))
     top, left = random.integers(height - length + 1), random.integers(width - length + 1)
     part = picture[top : top + length, left : left + length]
     if random.random() < 0.5:
@@ -156,13 +164,14 @@ def _cover(
     stuff.append(name)
 
 
-def cut_out(
+def cut_out(  # noqa: PLR0917
     sprite: Sprite,
     color: str | None,
     random: np.random.Generator,
     side: int,
     length: float,
     place: tuple[float, float],
+    min_inside: float = 0.6,
 ) -> Cutout | None:
     """Rotate, flip, shear, scale and light a drawing, and sometimes blur it.
 
@@ -173,6 +182,7 @@ def cut_out(
         side: height and width of the picture in pixels.
         length: longer side of the object in pixels.
         place: row and column of its centre.
+        min_inside: least share of it that is inside the picture.
 
     Returns:
         The cutout; None if too little of it is inside the picture.
@@ -200,8 +210,8 @@ def cut_out(
     rows, columns = slice(max(0, -top), max(0, side - top)), slice(max(0, -left), max(0, side - left))
     inside = pixels[rows, columns]
     solid = inside[..., 3] > 127
-    # What is cut off further than this by the picture's edge could often not be recognised.
-    if not full_area or solid.sum() < 0.6 * full_area:
+    # What is cut off too far by the picture's edge could often not be recognised.
+    if not full_area or solid.sum() < min_inside * full_area:
         return None
     return Cutout(pixels=inside, solid=solid, top=max(0, top), left=max(0, left), full_area=full_area)
 

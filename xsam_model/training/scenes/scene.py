@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from xsam_model.training.scenes.art.assets import SPLITS, SceneAssets, ScenePool, Sprite
+from xsam_model.training.scenes.art.assets import PHOTO_STYLE, SPLITS, SceneAssets, ScenePool, Sprite
 from xsam_model.training.scenes.art.colors import PAINTS, main_color, paint_shares
 from xsam_model.training.scenes.art.vocabulary import lookalikes
 from xsam_model.training.scenes.compose import Cutout, DrawnGround, blend_in, cut_out, draw_ground, finish
@@ -24,12 +24,18 @@ class SceneConfig:
     Attributes:
         side_pixels: height and width in pixels.
         min_objects, max_objects: number of objects to place; some may find no room.
-        min_length, max_length: longer side of an object, as a share of the picture's side.
+        min_length, max_length: longer side of an object, as a share of the picture's side; up to 2 for objects that
+            the picture's edge cuts off.
+        min_inside: least share of an object that is inside the picture.
+        alone_share: share of scenes with one object.
+        photo_share: share of objects that are photographic cut-outs, if the assets have any, and not any style.
+        min_crop: least side of the part of a background picture that is shown, as a share of its shorter side.
         repeat_share: share of further objects that repeat a category of the scene.
         paint_share: share of objects that are painted in one colour; doubled for an object of a repeated category.
         stuff_share: share of scenes with drawn surfaces.
         min_visible: least visible share of an object; a later object that would hide more of it is not placed.
         min_area: least visible area of an object, as a share of the picture.
+        unjudged_only: use no photograph of examples/photos as a background.
         effects: whether to add shadows, blur, grain and changes of light.
         core_only: use only the small vocabulary.
     """
@@ -39,11 +45,16 @@ class SceneConfig:
     max_objects: int = 6
     min_length: float = 0.17
     max_length: float = 0.55
+    min_inside: float = 0.6
+    alone_share: float = 0.0
+    photo_share: float = 0.0
+    min_crop: float = 0.45
     repeat_share: float = 0.4
     paint_share: float = 0.2
     stuff_share: float = 0.5
     min_visible: float = 0.45
     min_area: float = 0.003
+    unjudged_only: bool = False
     effects: bool = True
     core_only: bool = False
 
@@ -55,9 +66,10 @@ class SceneConfig:
         """
         if not 0 <= self.min_objects <= self.max_objects:
             raise ValueError(f"need 0 <= min_objects <= max_objects, got {self.min_objects} and {self.max_objects}")
-        if not 0 < self.min_length <= self.max_length <= 1 or self.side_pixels < 32:
-            raise ValueError("need 0 < min_length <= max_length <= 1 and side_pixels of 32 or more")
-        for name in ("repeat_share", "paint_share", "stuff_share", "min_visible", "min_area"):
+        if not 0 < self.min_length <= self.max_length <= 2 or self.side_pixels < 32:
+            raise ValueError("need 0 < min_length <= max_length <= 2 and side_pixels of 32 or more")
+        shares = ("repeat_share", "paint_share", "stuff_share", "min_visible", "min_area")
+        for name in (*shares, "min_inside", "alone_share", "photo_share", "min_crop"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
 
@@ -146,7 +158,8 @@ def make_scene(seed: int, assets: SceneAssets, split: str = "train", config: Sce
     ground_random, object_random, light_random = (
         np.random.default_rng([seed, SPLITS[split], part]) for part in range(3)
     )
-    ground = draw_ground(pool, ground_random, config.side_pixels, config.stuff_share)
+    grounds = pool.unjudged if config.unjudged_only else pool.grounds
+    ground = draw_ground(grounds, pool.stuff, ground_random, config.side_pixels, config.stuff_share, config.min_crop)
     placed = _place_objects(pool, ground, object_random, config)
     picture = ground.pixels
     for _, _, cutout in placed:
@@ -176,6 +189,9 @@ def _place_objects(
     side = config.side_pixels
     least = config.min_area * side * side
     count = int(random.integers(config.min_objects, config.max_objects + 1))
+    # Nothing is drawn for a setting that is off, so that the scenes of the others stay as they are.
+    if config.alone_share and random.random() < config.alone_share:
+        count = 1
     # Crowded scenes get smaller objects, so that more of them find a place.
     longest = config.max_length if count < 4 else max(config.min_length, 0.75 * config.max_length)
     owner = np.zeros((side, side), dtype=np.uint8)
@@ -188,7 +204,7 @@ def _place_objects(
             # Even on a logarithmic scale, or small objects would be rare.
             length = side * math.exp(random.uniform(math.log(config.min_length), math.log(longest)))
             place = random.uniform(0.08, 0.92, 2) * side
-            cutout = cut_out(sprite, color, random, side, length, (place[0], place[1]))
+            cutout = cut_out(sprite, color, random, side, length, (place[0], place[1]), config.min_inside)
             if cutout is None or cutout.solid.sum() < least:
                 continue
             part = owner[cutout.window]
@@ -210,10 +226,12 @@ def _choose_sprites(
 ) -> list[tuple[Sprite, str | None]]:
     """Choose drawings and their colours, without two categories that could be confused with each other."""
     banned = frozenset[str]().union(*(lookalikes(name) for name in shown))
-    names = tuple(pool.sprites)
     chosen: list[tuple[Sprite, str | None]] = []
     for _ in range(count):
         present = [sprite.category for sprite, _ in chosen]
+        is_photo = bool(pool.photos) and config.photo_share > 0 and random.random() < config.photo_share
+        sprites = pool.photos if is_photo else pool.sprites
+        names = tuple(sprites)
         if present and random.random() < config.repeat_share:
             name = present[random.integers(len(present))]
         else:
@@ -221,9 +239,9 @@ def _choose_sprites(
             if name not in present and name in banned:
                 continue
         repeated = [sprite for sprite, _ in chosen if sprite.category == name]
-        drawings = repeated if repeated and random.random() < 0.5 else pool.sprites[name]
+        drawings = repeated if repeated and random.random() < 0.5 else sprites.get(name, pool.sprites[name])
         sprite = drawings[random.integers(len(drawings))]
-        painted = random.random() < config.paint_share * (2 if repeated else 1)
+        painted = random.random() < config.paint_share * (2 if repeated else 1) and sprite.style != PHOTO_STYLE
         colors = tuple(PAINTS)
         chosen.append((sprite, colors[random.integers(len(colors))] if painted else None))
         banned |= lookalikes(name)

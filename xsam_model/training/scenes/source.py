@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from xsam_model.training.samples.samples import TrainingSample
-from xsam_model.training.scenes.art.assets import DEFAULT_FOLDER, SceneAssets
+from xsam_model.training.scenes.art.assets import CUTOUTS, DEFAULT_FOLDER, PARTS, SceneAssets
 from xsam_model.training.scenes.asked.tasks import SCENE_TASKS, AskConfig, ask_scene
 from xsam_model.training.scenes.scene import SceneConfig, make_scene
 
@@ -74,6 +74,8 @@ def scenes(
     *,
     assets: str | None = None,
     split: str = "train",
+    cutouts: bool = False,
+    name: str | None = None,
     size: int = 100_000,
     scene: Mapping[str, Any] | None = None,
     ask: Mapping[str, Any] | None = None,
@@ -84,14 +86,20 @@ def scenes(
         task: one of `prompts.templates.TASKS`.
         assets: folder of the pictures, by default `art.assets.DEFAULT_FOLDER`; "builtin" for a few that need no folder.
         split: one of `art.assets.SPLITS`.
+        cutouts: whether to use photographic cut-outs too, as far as they were prepared; `SceneConfig.photo_share` says
+            how often.
+        name: name of the source, by which stages choose among several of one task; by default "scenes-<task>".
         size: number of samples in an epoch, which sets how often this source is chosen among several.
         scene, ask: fields of `SceneConfig` and `AskConfig`.
     """
-    pictures = SceneAssets.builtin() if assets == "builtin" else SceneAssets.load(assets or DEFAULT_FOLDER)
+    parts = (*PARTS, *(f"{CUTOUTS}{part}" for part in PARTS if cutouts))
+    pictures = SceneAssets.builtin() if assets == "builtin" else SceneAssets.load(assets or DEFAULT_FOLDER, parts)
     questions: dict[str, Any] = dict(ask or {})
     if "prompt_kinds" in questions:
         questions["prompt_kinds"] = tuple(questions["prompt_kinds"])
-    return SceneSource(pictures, task, split, SceneConfig(**(scene or {})), AskConfig(**questions), size)
+    source = SceneSource(pictures, task, split, SceneConfig(**(scene or {})), AskConfig(**questions), size)
+    source.name = name or source.name
+    return source
 
 
 __all__ = ["SceneSource", "scenes"]

@@ -2,6 +2,7 @@ import pytest
 import torch
 from rectangles import NAMES
 
+from xsam_model import XSamConfig, XSamForSegmentation
 from xsam_model.training.loop.network import CLOSED_KINDS, XSamTraining, splice_labels
 from xsam_model.training.loop.stages import parameter_groups, published, read_stage, select_parameters
 from xsam_model.training.losses.point_sampling import PointSampling
@@ -14,7 +15,7 @@ SAMPLING = PointSampling(num_points=256)
 
 def network_of(model, kind, dense=0.0):
     network = XSamTraining(model, kind, len(NAMES), weights=LossWeights(dense=dense), sampling=SAMPLING).train()
-    select_parameters(network)
+    select_parameters(network, {})
     return network
 
 
@@ -99,6 +100,41 @@ def test_chat_has_no_segmentation_loss(model, build):
     assert set(network(build("refseg"))) == {"language", "classes", "mask", "dice"}
 
 
+TRUNK = {"model_type": "xsam_trunk", "image_size": 64, "stem_channels": 8, "channels": [8, 12, 16, 24, 32]}
+TRUNK |= {"depths": [1, 1, 1, 1, 1], "kernel_sizes": [3] * 5, "strides": [1, 2, 2, 2, 2], "expansions": [2] * 5}
+
+
+@pytest.fixture(scope="module")
+def trunk_model(config):
+    fields = {**config.to_dict(), "mask_encoder_config": TRUNK, "mask_encoder_select_layer": 4, "token_downsample": 1}
+    levels = {"select_layers": [2, 3, 4, 5], "connector_scale_factors": [1] * 4, "num_feature_levels": 4}
+    fields["segmentor_config"] = {**fields["segmentor_config"], **levels}
+    torch.manual_seed(0)
+    return XSamForSegmentation(XSamConfig(**fields))
+
+
+@pytest.mark.parametrize(
+    ("kind", "task"), [("encoder", "ovseg"), ("segmentor", "ovseg"), ("alignment", "chat"), ("mixed", "intseg")]
+)
+def test_every_stage_trains_a_convolutional_trunk(trunk_model, build, kind, task):
+    network = network_of(trunk_model, kind)
+    got, learning = reached(network, build(task, count=2, closed=kind in CLOSED_KINDS))
+    encoder = {name for name in learning if name.startswith("model.segmentor.encoder.")}
+    assert encoder <= got
+    assert bool(encoder) == (kind != "alignment")
+    assert ("model.segmentor.encoder.token_positions" in encoder) == (kind == "mixed")
+
+
+def test_parameters_whose_factor_is_0_are_frozen(trunk_model, build):
+    network = network_of(trunk_model, "mixed")
+    select_parameters(network, {"segmentor.encoder": 0.0, "segmentor.encoder.token_positions": 1.0})
+    got, learning = reached(network, build("intseg", count=2))
+    name = "model.segmentor.encoder.token_positions"
+    assert {one for one in learning if one.startswith("model.segmentor.encoder.")} == {name}
+    assert name in got
+    assert not any(one.startswith("model.segmentor.encoder.s") for one in got)
+
+
 @pytest.mark.parametrize("task", ["ovseg", "vgdseg", "intseg", "refseg", "reaseg", "gcgseg"])
 def test_every_task_has_finite_losses(model, build, task):
     losses = network_of(model, "mixed", dense=1.0)(build(task, count=3))
@@ -107,7 +143,7 @@ def test_every_task_has_finite_losses(model, build, task):
 
 def learn(network, batch, steps):
     """Return the loss before and after."""
-    select_parameters(network)
+    select_parameters(network, {})
     optimizer = torch.optim.AdamW(parameter_groups(network, published(network.kind, steps)), 4e-3)
     losses = []
     for _ in range(steps):

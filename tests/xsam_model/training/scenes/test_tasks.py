@@ -205,6 +205,11 @@ def test_prompts_lie_on_their_object_or_its_box(scenes, kind):
             assert (prompt & thing.mask).any()
 
 
+@pytest.mark.parametrize("kind", PROMPT_KINDS)
+def test_a_prompt_for_an_object_that_fills_the_picture_is_not_empty(kind):
+    assert draw_prompt(kind, np.ones((40, 60), dtype=np.bool_), np.random.default_rng(0)).any()
+
+
 def test_a_prompt_of_one_object_stands_for_all_of_its_category(assets):
     for sample in samples(assets, "vgdseg"):
         assert len(sample.conditions) == len(sample.visual_prompts)
@@ -221,6 +226,15 @@ def test_an_interactive_prompt_stands_for_its_object_alone(assets):
     for sample in samples(assets, "intseg"):
         assert len(sample.visual_prompts) == len(sample.masks) == 1
         assert (sample.masks[0] & sample.visual_prompts[0]).any()
+
+
+def test_several_prompts_of_a_scene_stand_each_for_its_own_object(assets):
+    scene = make_scene(3, assets, config=SceneConfig(min_objects=3))
+    sample = ask_scene(scene, "intseg", assets, np.random.default_rng(0), config=AskConfig(max_prompts=4))
+    assert len(sample.visual_prompts) == len(sample.masks) == 4
+    for prompt, mask, name in zip(sample.visual_prompts, sample.masks, sample.conditions, strict=True):
+        assert (prompt & mask).any()
+        assert any(thing.name == name and (thing.mask == mask).all() for thing in scene.objects)
 
 
 def test_reasoning_is_answered_by_all_that_match(assets):

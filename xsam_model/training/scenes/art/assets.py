@@ -25,9 +25,22 @@ from xsam_model.training.scenes.art.vocabulary import STUFF_NAMES, Category, cur
 SPLITS = {"train": 0, "test": 1, "unseen_categories": 2, "unseen_style": 3}
 HELD_OUT_STYLES = ("noto", "outline")
 PARTS = ("train", "test")
+# Prefix of the parts with photographic cut-outs, which are loaded only if they are named.
+CUTOUTS, PHOTO_STYLE = "cutouts-", "photo"
 DEFAULT_FOLDER = Path.home() / ".cache" / "xsam-label" / "scenes"
+# Photographs of examples/photos, by which models are judged, and others that show the same.
+SHOWN_IN_EXAMPLES = frozenset(
+    f"{name}_by_{author}"
+    for author, names in {
+        "Aitzol_Berasategi": ("aitzgorri", "friends", "life", "picosdeeuropa"),
+        "freespace": ("Picture_0B", "Picture_1A"),
+        "Jakkub_Mede": ("Wine",),
+        "Clements_Engelhardt": ("seeding",),
+    }.items()
+    for name in names
+) | {"astronaut", "camera", "chelsea", "china", "coffee", "rocket"}
 # Drawings are kept at several sizes: scaling a large one far down in one step would make small objects jagged.
-_LEVELS = (128, 64, 32)
+_LEAST_LEVEL = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,7 +50,8 @@ class Sprite:
     Attributes:
         category: what it shows.
         style: its art style: "fluent-3d", "noto", ...
-        levels: the drawing at sides of 128, 64 and 32 pixels, uint8 (side, side, 4), RGB multiplied by alpha.
+        levels: the drawing at its full side, half of it, and so on down to 32 pixels, uint8 (side, side, 4), RGB
+            multiplied by alpha.
         shares: float32 (11,), share of each colour in it, see `color_shares`.
     """
 
@@ -67,8 +81,10 @@ class ScenePool:
     """The material of the scenes of one split.
 
     Attributes:
-        sprites: the drawings of each category that is drawn.
+        sprites: the drawings of each category that is drawn, photographic cut-outs included.
+        photos: the photographic cut-outs alone, of each category that has any.
         grounds: background pictures.
+        unjudged: those of them that are not among the examples by which models are judged.
         stuff: names of drawn surfaces.
         asked: names of objects that may be asked for: those drawn; in "unseen_categories" all others too, as
             distractors.
@@ -76,7 +92,9 @@ class ScenePool:
     """
 
     sprites: dict[str, tuple[Sprite, ...]]
+    photos: dict[str, tuple[Sprite, ...]]
     grounds: tuple[Ground, ...]
+    unjudged: tuple[Ground, ...]
     stuff: tuple[str, ...]
     asked: tuple[str, ...]
     asked_stuff: tuple[str, ...]
@@ -117,7 +135,8 @@ class SceneAssets:
 
         Args:
             folder: folder that `art.prepare` wrote.
-            parts: "train" contains everything that training may see, "test" the rest.
+            parts: "train" contains everything that training may see, "test" the rest; "cutouts-train" and
+                "cutouts-test" are the same of photographic cut-outs.
 
         Raises:
             FileNotFoundError: if they are missing.
@@ -131,7 +150,9 @@ class SceneAssets:
                 f"{folder} holds no scene assets {missing}: run python -m xsam_model.training.scenes.art.prepare "
                 f"--output {folder}"
             )
-        names = json.loads((folder / "categories.json").read_text())
+        # Only drawings may lack a prefix, and those of the vocabulary come first.
+        prefixes = dict.fromkeys(["", *(CUTOUTS for part in parts if part.startswith(CUTOUTS))])
+        names = [one for prefix in prefixes for one in json.loads((folder / f"{prefix}categories.json").read_text())]
         categories = [Category(**{**fields, "synonyms": tuple(fields["synonyms"])}) for fields in names]
         sprites: list[Sprite] = []
         grounds: list[Ground] = []
@@ -193,11 +214,17 @@ class SceneAssets:
             )
         return ScenePool(
             sprites=sprites,
+            photos={name: photos for name, drawings in sprites.items() if (photos := _photos(drawings))},
             grounds=grounds,
+            unjudged=tuple(ground for ground in grounds if ground.name not in SHOWN_IN_EXAMPLES),
             stuff=tuple(name for name in STUFF_NAMES if is_held_out(name) == unseen),
             asked=tuple(listed if unseen else sprites),
             asked_stuff=tuple(name for name in STUFF_NAMES if unseen or not is_held_out(name)),
         )
+
+
+def _photos(drawings: Sequence[Sprite]) -> tuple[Sprite, ...]:
+    return tuple(drawing for drawing in drawings if drawing.style == PHOTO_STYLE)
 
 
 @lru_cache(maxsize=2)
@@ -206,10 +233,13 @@ def _load(folder: str, parts: tuple[str, ...]) -> SceneAssets:
 
 
 def make_sprite(category: str, style: str, pixels: NDArray[np.uint8]) -> Sprite:
-    """Make a sprite from its drawing at full size, uint8 (128, 128, 4), RGB multiplied by alpha."""
+    """Make a sprite from its drawing at full size, uint8 (side, side, 4), RGB multiplied by alpha."""
     cv2 = opencv()
-    smaller = [cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA) for side in _LEVELS[1:]]
-    return Sprite(category=category, style=style, levels=(pixels, *smaller), shares=color_shares(smaller[-1]))
+    levels, side = [pixels], len(pixels) // 2
+    while side >= _LEAST_LEVEL:
+        levels.append(cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA))
+        side //= 2
+    return Sprite(category=category, style=style, levels=tuple(levels), shares=color_shares(levels[-1]))
 
 
 def save_assets(
@@ -217,11 +247,20 @@ def save_assets(
     categories: Sequence[Category],
     sprites: dict[tuple[str, str], list[NDArray[np.uint8]]],
     grounds: Sequence[Ground],
+    prefix: str = "",
 ) -> None:
-    """Write assets for `SceneAssets.load`, with everything that training must not see in a file of its own."""
+    """Write assets for `SceneAssets.load`, with everything that training must not see in a file of its own.
+
+    Args:
+        folder: created if missing.
+        categories: categories that no other files of the folder have.
+        sprites: drawings of one size by category and style.
+        grounds: background pictures.
+        prefix: beginning of the names of all files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     texts = [asdict(category) for category in categories]
-    (folder / "categories.json").write_text(json.dumps(texts, indent=0, ensure_ascii=False))
+    (folder / f"{prefix}categories.json").write_text(json.dumps(texts, indent=0, ensure_ascii=False))
     for part in PARTS:
         chosen = [
             (key, pixels)
@@ -233,12 +272,15 @@ def save_assets(
         index = {"sprites": [key for key, _ in chosen], "grounds": [(ground.name, ground.shows) for ground in kept]}
         arrays: dict[str, Any] = {f"ground_{place}": ground.pixels for place, ground in enumerate(kept)}
         arrays |= {"index": np.array(json.dumps(index)), "sprites": np.stack([pixels for _, pixels in chosen])}
-        np.savez_compressed(folder / f"{part}.npz", **arrays)
+        np.savez_compressed(folder / f"{prefix}{part}.npz", **arrays)
 
 
 __all__ = [
+    "CUTOUTS",
     "DEFAULT_FOLDER",
     "HELD_OUT_STYLES",
+    "PHOTO_STYLE",
+    "SHOWN_IN_EXAMPLES",
     "SPLITS",
     "Ground",
     "SceneAssets",

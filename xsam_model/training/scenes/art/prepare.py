@@ -17,8 +17,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Fetch and prepare the pictures that scenes are made of.")
     parser.add_argument("--output", type=Path, default=DEFAULT_FOLDER, help="folder (default: %(default)s)")
     parser.add_argument("--downloads", type=Path, help="keep what is fetched here, and use what is here already")
+    parser.add_argument("--photographs", action="store_true", help="also photographic cut-outs (161 MB more)")
     arguments = parser.parse_args()
-    print(prepare_assets(arguments.output, arguments.downloads))
+    print(prepare_assets(arguments.output, arguments.downloads, photographs=arguments.photographs))
 
 
 if __name__ == "__main__":

@@ -98,7 +98,9 @@ def _box(mask: Mask, random: np.random.Generator) -> Mask:
 def _smoothed(mask: Mask) -> Mask:
     sigma = max(0.6, 2 * max(mask.shape) / _USUAL_SIDE)
     soft = opencv().GaussianBlur(mask.astype(np.float32), (0, 0), sigma)
-    return np.asarray(soft > soft.mean())
+    smoothed = np.asarray(soft > soft.mean())
+    # Of an object that fills the picture nothing is above the mean.
+    return smoothed if smoothed.any() else mask
 
 
 __all__ = ["PROMPT_KINDS", "bounding_box", "draw_prompt"]

@@ -36,6 +36,7 @@ class AskConfig:
         synonym_share: share of categories that are asked by a synonym (not in genseg, whose list is closed).
         explain_share: share of reasoning questions that ask for an explanation.
         max_phrases: most refseg phrases for one scene, each a conversation of its own; fewer if fewer are true.
+        max_prompts: most intseg prompts for one scene, each on an object of its own choice.
         prompt_kinds: kinds of visual prompts, equally likely.
     """
 
@@ -46,6 +47,7 @@ class AskConfig:
     synonym_share: float = 0.25
     explain_share: float = 0.25
     max_phrases: int = 1
+    max_prompts: int = 1
     prompt_kinds: tuple[str, ...] = PROMPT_KINDS
 
     def __post_init__(self) -> None:
@@ -228,13 +230,22 @@ def _empty_prompt(asked: _Asked) -> NDArray[np.bool_] | None:
 
 
 def _intseg(asked: _Asked) -> TrainingSample | None:
-    """Prompt one object; the truth is that object alone."""
+    """Prompt one object, or several one by one; the truth of each prompt is that object alone."""
     objects = asked.scene.objects
     if not objects:
         return None
-    thing = objects[asked.random.integers(len(objects))]
-    prompt = draw_prompt(asked.choose(asked.config.prompt_kinds), thing.mask, asked.random)
-    return asked.sample("intseg", [thing.mask], [0], conditions=(thing.name,), visual_prompts=(prompt,))
+    things, prompts = [], []
+    for _ in range(asked.config.max_prompts):
+        thing = objects[asked.random.integers(len(objects))]
+        things.append(thing)
+        prompts.append(draw_prompt(asked.choose(asked.config.prompt_kinds), thing.mask, asked.random))
+    return asked.sample(
+        "intseg",
+        [thing.mask for thing in things],
+        range(len(things)),
+        conditions=tuple(thing.name for thing in things),
+        visual_prompts=tuple(prompts),
+    )
 
 
 def _chat(asked: _Asked) -> TrainingSample | None:

@@ -1,0 +1,117 @@
+"""A convolutional mask encoder: EfficientNet-Lite's trunk (Tan & Le 2019), whose stages are a feature pyramid.
+
+It has no batch normalization: the convolutions contain it, since pretrained weights are the reason for this encoder.
+Shape letters: B images, C channels, S side of the canvas, H and W rows and columns of a map.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from xsam_model.configuration_xsam import XSamTrunkConfig
+
+
+_IMAGES_AT_A_TIME = 2
+
+
+class XSamTrunkConv(nn.Conv2d):
+    """A convolution of odd kernel size, padded as TensorFlow pads, followed by ReLU6 unless it is linear."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, *, linear: bool = False
+    ) -> None:
+        # With a stride of 2 and an even side, one row more is padded below than above.
+        self.before, self.linear = (kernel - stride) // 2, linear
+        uneven = stride == 2
+        super().__init__(
+            inputs, outputs, kernel, stride, padding=0 if uneven else self.before, groups=groups, bias=True
+        )
+        self.after = kernel - stride - self.before if uneven else None
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, outputs, H / stride, W / stride)."""
+        if self.after is not None:
+            features = F.pad(features, (self.before, self.after, self.before, self.after))
+        features = super().forward(features)
+        # In place: no gradient needs what a convolution returned, and maps of many channels are slow to write.
+        return features if self.linear else F.relu6(features, inplace=True)
+
+
+class XSamTrunkBlock(nn.Module):
+    """An inverted bottleneck: widen, convolve each channel by itself, narrow; without squeeze and excitation."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        inner = inputs * expansion
+        self.expand = XSamTrunkConv(inputs, inner) if expansion > 1 else None
+        self.depthwise = XSamTrunkConv(inner, inner, kernel, stride, inner)
+        self.project = XSamTrunkConv(inner, outputs, linear=True)
+        self.is_residual = stride == 1 and inputs == outputs
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, outputs, H / stride, W / stride)."""
+        inner = features if self.expand is None else self.expand(features)
+        inner = self.project(self.depthwise(inner))
+        return features + inner if self.is_residual else inner
+
+
+class XSamTrunk(nn.Module):
+    """Stem and stages of the trunk; the classifier is left out.
+
+    Args:
+        config: its sizes.
+        token_shape: channels and side of the hidden state that becomes language tokens, whose places have learned
+            positions: unlike a ViT's tokens, a convolution's do not say where they are, and prompts do.
+    """
+
+    def __init__(self, config: XSamTrunkConfig, token_shape: tuple[int, int]) -> None:
+        super().__init__()
+        self.stem = XSamTrunkConv(3, config.stem_channels, 3, 2)
+        self.stages = nn.ModuleList()
+        inputs = config.stem_channels
+        for outputs, depth, kernel, stride, expansion in zip(
+            config.channels, config.depths, config.kernel_sizes, config.strides, config.expansions, strict=True
+        ):
+            blocks = [
+                XSamTrunkBlock(outputs if place else inputs, outputs, kernel, 1 if place else stride, expansion)
+                for place in range(depth)
+            ]
+            self.stages.append(nn.Sequential(*blocks))
+            inputs = outputs
+        channels, side = token_shape
+        self.position_std = config.position_std
+        self.token_positions = nn.Parameter(torch.zeros(side, side, channels))
+
+    def encode(self, pixel_values: Tensor, layers: Collection[int]) -> dict[int, Tensor]:
+        """Run the stages up to the deepest one asked for; frozen on a CPU, a few images at a time.
+
+        Args:
+            pixel_values: (B, 3, S, S), normalised.
+            layers: hidden states to return: 0 is the stem's, i that of stage i.
+
+        Returns:
+            (B, H, W, C) for each of `layers`.
+        """
+        learns = torch.is_grad_enabled() and self.stem.weight.requires_grad
+        if len(pixel_values) > _IMAGES_AT_A_TIME and pixel_values.device.type == "cpu" and not learns:
+            # What one convolution writes is then still in the CPU's cache for the next.
+            parts = [self.encode(part, layers) for part in pixel_values.split(_IMAGES_AT_A_TIME)]
+            return {layer: torch.cat([part[layer] for part in parts]) for layer in layers}
+        # Convolutions of few channels are faster with the channels last.
+        hidden = self.stem(pixel_values.contiguous(memory_format=torch.channels_last))
+        kept = {0: hidden}
+        for index, stage in enumerate(self.stages[: max(layers)], start=1):
+            hidden = stage(hidden)
+            if index in layers:
+                kept[index] = hidden
+        return {index: kept[index].permute(0, 2, 3, 1) for index in layers}
+
+
+__all__ = ["XSamTrunk", "XSamTrunkBlock", "XSamTrunkConv"]
