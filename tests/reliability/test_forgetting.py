@@ -48,8 +48,7 @@ def fresh() -> Store:
 
 def forget_all(store: Store) -> Erased:
     """What the command does: complete what was begun, or else begin with what was chosen."""
-    erased = forget(store, Found(), threads=1)
-    return erased if erased.images else forget(store, _chosen(), threads=1)
+    return forget(store, Found() if read_forgotten(store) else _chosen(), threads=1)
 
 
 @cache
