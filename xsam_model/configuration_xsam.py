@@ -29,7 +29,7 @@ class XSamTrunkConfig(PreTrainedConfig):
         stem_channels: channels of the stem, whose stride is 2.
         channels, depths, kernel_sizes, strides, expansions: of each stage, in order: channels of its output, number of
             blocks, side of the depthwise kernels, stride of the first block, how many times wider a block is inside.
-        position_std: standard deviation of the random positions of language tokens, with which training begins.
+        position_scale: amplitude of the sines and cosines with which the positions of language tokens begin.
     """
 
     model_type = "xsam_trunk"
@@ -41,7 +41,7 @@ class XSamTrunkConfig(PreTrainedConfig):
     kernel_sizes: list[int] | tuple[int, ...] = (3, 3, 5, 3, 5, 5, 3)
     strides: list[int] | tuple[int, ...] = (1, 2, 2, 2, 1, 2, 1)
     expansions: list[int] | tuple[int, ...] = (1, 6, 6, 6, 6, 6, 6)
-    position_std: float = 1.0
+    position_scale: float = 2.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)

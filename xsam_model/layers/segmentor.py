@@ -167,7 +167,7 @@ class XSamSegmentor(Mask2FormerPreTrainedModel):
         elif isinstance(module, SamPositionalEmbedding):
             init.normal_(module.positional_embedding, std=module.scale)
         elif isinstance(module, XSamTrunk):
-            init.normal_(module.token_positions, std=module.position_std)
+            init.copy_(module.token_positions, module.initial_positions())
         elif isinstance(module, XSamTrunkConv):
             # Without normalization, other variances would fade or explode from stage to stage.
             init.kaiming_normal_(module.weight, nonlinearity="linear" if module.linear else "relu")

@@ -6,6 +6,7 @@ Shape letters: B images, C channels, S side of the canvas, H and W rows and colu
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -86,8 +87,20 @@ class XSamTrunk(nn.Module):
             self.stages.append(nn.Sequential(*blocks))
             inputs = outputs
         channels, side = token_shape
-        self.position_std = config.position_std
+        self.position_scale = config.position_scale
         self.token_positions = nn.Parameter(torch.zeros(side, side, channels))
+
+    def initial_positions(self) -> Tensor:
+        """Return sines and cosines of rows and columns, (side, side, C), up to a quarter turn from place to place.
+
+        Smooth ones, of which the maximum over a prompt's points says how far it reaches.
+        """
+        side, _, channels = self.token_positions.shape
+        turns = torch.linspace(0.25, side / 4, -(-channels // 4))
+        angles = 2 * math.pi * turns * (torch.arange(side)[:, None] + 0.5) / side
+        waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+        places = [waves[:, None].expand(-1, side, -1), waves[None].expand(side, -1, -1)]
+        return self.position_scale * torch.cat(places, dim=2)[..., :channels]
 
     def encode(self, pixel_values: Tensor, layers: Collection[int]) -> dict[int, Tensor]:
         """Run the stages up to the deepest one asked for; frozen on a CPU, a few images at a time.

@@ -143,6 +143,16 @@ def test_a_model_around_it_is_saved_and_loaded_whole(folder, model, tmp_path):
         assert torch.equal(value, model.state_dict()[name]), name
 
 
+def test_positions_begin_smooth_and_tell_all_places_apart(model):
+    positions = model.segmentor.encoder.token_positions.detach()
+    places = positions.flatten(0, 1)
+    apart = torch.cdist(places, places) + 1e9 * torch.eye(len(places))
+    assert apart.min() > 1
+    across, down = (positions.diff(dim=axis).norm(dim=2) for axis in (0, 1))
+    opposite = (positions[0, 0] - positions[-1, -1]).norm()
+    assert max(across.max(), down.max()) < opposite
+
+
 @torch.no_grad()
 def test_random_weights_neither_fade_nor_explode(model):
     maps = model.segmentor.encode(torch.randn(2, 3, 64, 64), {0, 5})
