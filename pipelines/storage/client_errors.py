@@ -95,6 +95,8 @@ def _explanation(error: BaseException, uri: str) -> str:
         return f"{uri}: the server does not answer ({_text(error)}); check {advice} and the network"
     if isinstance(error, NotADirectoryError):
         what = "a part of this path is a file, not a folder; give a folder"
+    elif isinstance(error, IsADirectoryError):
+        what = "a folder; give the file in it that is meant"
     elif isinstance(error, RequestTimeoutError):
         what = f"{_text(error)}; check the endpoint and the network, or set a larger request_timeout_s"
     else:

@@ -15,6 +15,11 @@ from pipelines.masks import rle
 from pipelines.types import Rle
 
 
+def test_a_folder_is_no_truth(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r": a folder; give the file in it that is meant"):
+        read_ground_truth(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
