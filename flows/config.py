@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -357,6 +357,18 @@ def load_config(path: str | Path) -> RunConfig:
     return parse_config(read_values(path), origin=str(path))
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that is given twice, as TOML does; PyYAML takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+            seen.update([key.value] if isinstance(key.value, str) else ())
+        return super().construct_mapping(node, deep)
+
+
 def read_values(path: str | Path) -> dict[str, Any]:
     """Read the plain values of a config file, without validating them.
 
@@ -374,7 +386,7 @@ def read_values(path: str | Path) -> dict[str, Any]:
         if path.suffix == ".toml":
             values: Any = tomllib.loads(text)
         elif path.suffix in (".yaml", ".yml"):
-            values = yaml.safe_load(text)
+            values = yaml.load(text, _UniqueKeys)
         else:
             raise ConfigError(f"{path}: a config is a .toml, .yaml or .yml file")
     except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:

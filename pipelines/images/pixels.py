@@ -82,7 +82,9 @@ def load(opened: Opened, data: bytes, stretch: Stretch) -> Pixels:
     elif isinstance(image, TiffImageFile):
         pixels = _from_tiff_colors(image, data, left)
     else:
-        pixels = Pixels(rgb=_from_colors(image, left))
+        is_opaque = _is_invisible(image)
+        notes += [PixelNote.ALPHA_LEFT_OUT] * is_opaque
+        pixels = Pixels(rgb=_from_colors(image, left, is_opaque=is_opaque))
     return replace(pixels, orientation=orientation, notes=(*notes, *pixels.notes))
 
 
@@ -143,14 +145,19 @@ def _without_alpha(image: TiffImageFile, data: bytes) -> PilImage.Image:
     return image.convert("P" if image.mode == "PA" else image.mode.removesuffix("A"))
 
 
-def _from_colors(image: PilImage.Image, orientation: int) -> NDArray[np.uint8]:
+def _is_invisible(image: PilImage.Image) -> bool:
+    """Return whether opacity is 0 everywhere: written by who did not mean it, for nobody keeps a picture of nothing."""
+    return image.mode in ("RGBA", "LA", "PA") and image.getchannel("A").getextrema() == (0, 0)
+
+
+def _from_colors(image: PilImage.Image, orientation: int, *, is_opaque: bool = False) -> NDArray[np.uint8]:
     rgb, as_stored = upright(image.size, orientation)
     width, height = image.size
     rows = max(1, BAND_PIXELS // width)
     for top in range(0, height, rows):
         bottom = min(height, top + rows)
         band = image.crop((0, top, width, bottom))
-        if image.has_transparency_data:
+        if image.has_transparency_data and not is_opaque:
             band = _over_white(band)
         as_stored[top:bottom] = np.asarray(band.convert("RGB"))
     return rgb

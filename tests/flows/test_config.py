@@ -133,6 +133,12 @@ def test_a_byte_order_mark_is_no_part_of_a_config(tmp_path: Path, name: str, tex
     assert read_values(tmp_path / name) == {"source": "x"}
 
 
+def test_a_key_that_is_given_twice_is_refused_in_yaml_as_in_toml(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("source: x\nplan:\n  limit: 1\n  limit: 2\n")
+    with pytest.raises(ConfigError, match=r"(?s)'limit' is given twice.*line 4"):
+        read_values(tmp_path / "run.yaml")
+
+
 def test_a_value_where_a_table_belongs_is_refused_also_beside_a_flag() -> None:
     with pytest.raises(ConfigError, match="  plan: "):
         parse_config(merge({**MINIMAL, "plan": 5}, {"plan": {"limit": 3}}))

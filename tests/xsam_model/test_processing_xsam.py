@@ -54,6 +54,7 @@ def test_every_task_but_the_caption_has_a_question_with_a_place_for_conditions()
         ("off-stuffing", "off stuffing"),
         ("other-merged-thing", "other merged thing"),
         ("-other", "other"),
+        ("cafe\u0301", "caf\u00e9"),
     ],
 )
 def test_category_names_are_written_as_in_training(name, clean):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+from unicodedata import normalize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,8 +87,11 @@ _STUFF_SUFFIXES = re.compile(r"(?<=\S)(?:-(?:merged|other|stuff))+$", re.IGNOREC
 
 
 def clean_category(name: str) -> str:
-    """Write a category as in the training data: "wall-other-merged" -> "wall", "Cell-Phone" -> "cell phone"."""
-    return " ".join(_STUFF_SUFFIXES.sub("", name.strip()).replace("-", " ").lower().split())
+    """Write a category as in the training data: "wall-other-merged" -> "wall", "Cell-Phone" -> "cell phone".
+
+    Letters with accents are composed (NFC): two spellings that look alike are one name.
+    """
+    return " ".join(_STUFF_SUFFIXES.sub("", normalize("NFC", name.strip())).replace("-", " ").lower().split())
 
 
 def reference_category(name: str) -> str:

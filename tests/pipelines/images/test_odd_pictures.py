@@ -10,7 +10,7 @@ import pytest
 from pipelines.images.decode import DecodeError, DecodeLimits, decode_image, decoding_bytes
 from pipelines.types import ImageRef, PixelNote, Reason
 from tests.support.odd_pictures import odd_pictures
-from tests.support.picture_bytes import GRAY, OddPicture, as_rgb, encoded, png, tiff
+from tests.support.picture_bytes import GRAY, RGB, OddPicture, as_rgb, encoded, png, tiff
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:PIL")
 
@@ -32,6 +32,16 @@ def test_an_odd_picture_is_seen_as_it_is_meant(odd: OddPicture) -> None:
     assert np.abs(image.pixels.astype(int) - odd.pixels).max() <= odd.tolerance
     assert (image.notes, image.exif_orientation) == (odd.notes, odd.orientation)
     assert decoding_bytes(odd.data) >= image.pixels.nbytes
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_opacity_of_nothing_is_left_out(kind: str) -> None:
+    unseen = np.dstack([RGB, np.zeros_like(GRAY)])
+    image = decode_image(encoded(unseen, kind, lossless=True, exact=True), REF)
+    assert (image.pixels == RGB).all()
+    assert image.notes == (PixelNote.ALPHA_LEFT_OUT,)
+    unseen[0, 0, 3] = 1
+    assert decode_image(encoded(unseen, kind, lossless=True, exact=True), REF).pixels.min() > 250
 
 
 def test_names_of_odd_pictures_are_distinct() -> None:
