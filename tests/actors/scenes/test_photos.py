@@ -218,7 +218,9 @@ def test_only_the_named_files_of_a_package_are_kept_and_what_cannot_be_fetched_i
         "pip:pictures@2.0": "pictures/b.png",
         "deb:gone@3": "c.png",
     }
-    images = [{"package": package, "member": member} for package, member in wanted.items()]
+    digest = hashlib.sha256(b"picture").hexdigest()
+    images = [{"package": package, "member": member, "sha256": digest} for package, member in wanted.items()]
+    images.append(images[0] | {"member": "package/other.png", "sha256": "0" * 64})
     (tmp_path / "truth.json").write_text(json.dumps({"images": images, "categories": [], "annotations": []}))
     (tmp_path / "picture").write_bytes(b"picture")
 
@@ -233,7 +235,10 @@ def test_only_the_named_files_of_a_package_are_kept_and_what_cannot_be_fetched_i
 
     monkeypatch.setattr(fetching, "_run", fetch)
     missing = fetching.fetch_photos(tmp_path / "truth.json", tmp_path / "photos")
-    assert missing == ["deb:gone@3: nothing was fetched that matches *.deb"]
+    assert missing == [
+        "npm:pictures@1.0.0: package/other.png is not there, or not the photograph that was outlined",
+        "deb:gone@3: nothing was fetched that matches *.deb",
+    ]
     found = sorted(path.relative_to(tmp_path / "photos").as_posix() for path in (tmp_path / "photos").rglob("*.png"))
     assert found == ["npm-pictures@1.0.0/package/a.png", "pip-pictures@2.0/pictures/b.png"]
     assert photo_path(images[0], tmp_path / "truth.json", tmp_path / "photos").read_bytes() == b"picture"
