@@ -19,15 +19,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from actors.scenes.evaluate import Figures, find_instances, one_mask_each
+from actors.scenes.photo_prompts import Mask, box_prompt, inner_prompt, pole_prompt
 from actors.scenes.photo_truth import DEFAULT_FOLDER, TRUTH, OutlinedObject, Photo, PhotoTruth, read_photo_truth
 from pipelines.errors import UserError
 from pipelines.evaluation.mask_metrics import mask_average_precision, referring_iou
 from pipelines.masks import rle
-from xsam_model.prompts.visual import draw_box, draw_points
 from xsam_model.segmenter import XSamSegmenter
 from xsam_model.training.samples.samples import TrainingSample
-from xsam_model.training.scenes.art.textures import opencv
-from xsam_model.training.scenes.asked.prompts import bounding_box
 
 PARTS = ("box", "point", "random", "vgd", "ov")
 NUM_ABSENT = 10
@@ -35,8 +33,6 @@ ABSENT_SCORE = 0.3
 """A mask of an absent name with this score or more is one that people would see."""
 SIZE_BANDS = {"small": (0.0, 0.05), "medium": (0.05, 0.3), "large": (0.3, 1.01)}
 """Shares of the picture, from and below."""
-_INNER = 0.25
-Mask = NDArray[np.bool_]
 _Draw = Callable[[Mask], Mask]
 
 
@@ -232,32 +228,6 @@ def absent_names(photo: Photo, names: Sequence[str], random: np.random.Generator
     return [str(name) for name in random.choice(absent, min(NUM_ABSENT, len(absent)), replace=False)]
 
 
-def box_prompt(mask: Mask) -> Mask:
-    """Return an object's bounding box, filled."""
-    return draw_box(bounding_box(mask), mask.shape[:2])
-
-
-def pole_prompt(mask: Mask) -> Mask:
-    """Return a point prompt at the pole of inaccessibility: the pixel farthest from the outline and the borders."""
-    distances = _distances(mask)
-    row, column = np.unravel_index(distances.argmax(), distances.shape)
-    return draw_points([(float(column), float(row))], mask.shape[:2])
-
-
-def inner_prompt(mask: Mask, random: np.random.Generator) -> Mask:
-    """Return a point prompt at a random pixel that lies at least a quarter as deep in the object as its pole does."""
-    distances = _distances(mask)
-    rows, columns = np.nonzero(distances >= _INNER * distances.max())
-    choice = random.integers(len(rows))
-    return draw_points([(float(columns[choice]), float(rows[choice]))], mask.shape[:2])
-
-
-def _distances(mask: Mask) -> NDArray[np.float32]:
-    cv2 = opencv()
-    padded = np.pad(mask.astype(np.uint8), 1)
-    return np.asarray(cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1])
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m actors.scenes.evaluate_photos", description=(__doc__ or "").splitlines()[0]
@@ -308,7 +278,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 if __name__ == "__main__":
     main()
 
-__all__ = [
-    "PARTS", "PhotoTest", "absent_names", "box_prompt", "count_samples", "evaluate_photos", "inner_prompt", "main",
-    "pole_prompt",
-]  # fmt: skip
+__all__ = ["PARTS", "PhotoTest", "absent_names", "count_samples", "evaluate_photos", "main"]
