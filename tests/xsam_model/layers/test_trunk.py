@@ -88,19 +88,20 @@ def model(folder):
 
 
 @torch.no_grad()
-def test_converted_weights_compute_what_the_published_network_computes():
+@pytest.mark.parametrize("side", [64, 48])
+def test_converted_weights_compute_what_the_published_network_computes(side):
     torch.manual_seed(0)
-    config = XSamTrunkConfig(**SMALL)
+    config = XSamTrunkConfig(**{**SMALL, "image_size": side})
     published = Published(config)
     published.state = {name: value.double() for name, value in published.state.items()}
     trunk = XSamTrunk(config, (24, 4)).double()
     missing, unexpected = trunk.load_state_dict(trunk_weights(published.state, config), strict=False)
     assert (missing, unexpected) == (["token_positions"], [])
-    pixels = torch.randn(3, 3, 64, 64, dtype=torch.float64)
+    pixels = torch.randn(3, 3, side, side, dtype=torch.float64)
     maps = trunk.encode(pixels, set(range(6)))
     for layer, expected in enumerate(published(pixels)):
         torch.testing.assert_close(maps[layer].permute(0, 3, 1, 2), expected)
-        assert maps[layer].shape[1] == 64 // config.stride_at(layer)
+        assert maps[layer].shape[1] == math.ceil(side / config.stride_at(layer))
 
 
 def test_the_defaults_are_the_sizes_of_efficientnet_lite0():
@@ -143,6 +144,16 @@ def test_a_model_around_it_is_saved_and_loaded_whole(folder, model, tmp_path):
         assert torch.equal(value, model.state_dict()[name]), name
 
 
+@torch.no_grad()
+def test_a_canvas_need_not_be_a_multiple_of_the_last_stride():
+    torch.manual_seed(0)
+    whole = XSamForSegmentation(trunk_config(mask_encoder_config={"image_size": 48})).eval()
+    features = whole.encode_images(torch.zeros(1, 3, 112, 112), torch.zeros(1, 3, 48, 48))
+    assert [level.shape[-1] for level in features.multi_scale_features] == [2, 3, 6]
+    assert features.mask_features.shape[-1] == 12
+    assert features.vision_tokens.shape[1] + features.segmentor_tokens.shape[1] == whole.config.num_image_tokens
+
+
 def test_positions_begin_smooth_and_tell_all_places_apart(model):
     positions = model.segmentor.encoder.token_positions.detach()
     places = positions.flatten(0, 1)
@@ -181,7 +192,10 @@ def test_another_model_gets_a_pretrained_trunk_and_keeps_the_rest(tmp_path):
         ({"mask_encoder_config": {"kernel_sizes": [3, 4, 5, 3, 5]}}, "kernel sizes odd"),
         ({"mask_encoder_config": {"depths": [1, 2]}}, "depths needs one entry for each of 5 stages"),
         ({"mask_encoder_config": {"depths": [1, 2, 0, 1, 2]}}, "must be 1 or more"),
-        ({"mask_encoder_config": {"image_size": 100}}, "image_size must be a multiple of the last stage's stride, 32"),
+        (
+            {"mask_encoder_config": {"image_size": 100}},
+            "image_size must be a multiple of half the last stage's stride, 16",
+        ),
         ({"segmentor_config": {"select_layers": [1, 2, 3, 4]}}, r"have strides \[2, 4, 8, 16\] in this trunk"),
         ({"segmentor_config": {"select_layers": [2, 3, 4, 9]}}, r"select_layers: \[9\] are not among 0 .. 5"),
         ({"segmentor_config": {"connector_scale_factors": [4, 2, 1, 0.5]}}, "connector_scale_factors must be 1"),
