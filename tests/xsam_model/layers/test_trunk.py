@@ -11,6 +11,7 @@ from torch import nn
 from xsam_model import XSamConfig, XSamForSegmentation, XSamProcessor, XSamTrunkConfig
 from xsam_model.layers.trunk import XSamTrunk
 from xsam_model.testing import save_untrained, untrained_tiny_config
+from xsam_model.training.pretrained_trunk import main as make_start
 from xsam_model.training.pretrained_trunk import trunk_weights, with_trunk
 
 SMALL = {"image_size": 64, "stem_channels": 8, "channels": [8, 12, 16, 24, 32], "depths": [1, 2, 1, 1, 2]}
@@ -183,6 +184,26 @@ def test_another_model_gets_a_pretrained_trunk_and_keeps_the_rest(tmp_path):
     assert (pictures.segmentor_size, pictures.segmentor_mean) == (64, (127 / 255,) * 3)
     assert pictures.vision_size == XSamProcessor.from_pretrained(old).image_processor.vision_size
     assert after.segmentor.encoder.stem.bias.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"--output": "old"}, "is not empty, and nothing is ever overwritten"),
+        ({"--side": "100"}, "image_size must be a multiple of half the last stage's stride, 16; got 100"),
+        ({"--model": "none"}, "holds no config.json: give the folder of a model"),
+    ],
+)
+def test_nothing_is_fetched_for_a_model_that_cannot_be_written(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.json").write_text("{}")
+    options = {"--model": "old", "--output": "new", **arguments}
+    assert make_start([part for option in options.items() for part in option]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(
