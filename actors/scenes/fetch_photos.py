@@ -6,12 +6,13 @@ python -m actors.scenes.fetch_photos
 from __future__ import annotations
 
 import argparse
+import hashlib
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from actors.scenes.photo_truth import DEFAULT_FOLDER, TRUTH, photo_path, read_document
@@ -25,24 +26,35 @@ def fetch_photos(truth: Path = TRUTH, folder: Path = DEFAULT_FOLDER) -> list[str
         folder: folder to write the photographs to, one folder for each package. Nothing else of a package is kept.
 
     Returns:
-        What could not be fetched, and why; a line for each package.
+        What could not be fetched, and why, by package.
     """
-    wanted: dict[str, dict[str, Path]] = {}
+    wanted: dict[str, dict[Path, Mapping[str, str]]] = {}
     for image in read_document(truth)["images"]:
         if "package" in image and not (path := photo_path(image, truth, folder)).exists():
-            wanted.setdefault(image["package"], {})[image["member"]] = path
+            wanted.setdefault(image["package"], {})[path] = image
     missing = []
-    for package, members in wanted.items():
+    for package, images in wanted.items():
         try:
             with tempfile.TemporaryDirectory() as temporary:
                 unpacked = _unpack(package, Path(temporary))
-                for member, path in members.items():
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes((unpacked / member).read_bytes())
+                missing += [
+                    f"{package}: {why}" for path, image in images.items() if (why := _keep(unpacked, image, path))
+                ]
         except (OSError, subprocess.CalledProcessError, tarfile.TarError, zipfile.BadZipFile) as error:
             said = (getattr(error, "stderr", "") or str(error)).strip()
             missing.append(f"{package}: {said[-200:]}")
     return missing
+
+
+def _keep(unpacked: Path, image: Mapping[str, str], path: Path) -> str:
+    """Copy one photograph of an unpacked package to its path; return what is wrong with it, nothing if all is well."""
+    source = unpacked / image["member"]
+    data = source.read_bytes() if source.is_file() else b""
+    if hashlib.sha256(data).hexdigest() != image["sha256"]:
+        return f"{image['member'][-100:]} is not there, or not the photograph that was outlined"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return ""
 
 
 def _unpack(package: str, folder: Path) -> Path:

@@ -109,17 +109,18 @@ def read_document(truth: Path) -> dict[str, Any]:
     """
     try:
         document = json.loads(truth.read_text(encoding="utf-8"))
-        assert {"images", "categories", "annotations"} <= document.keys()
-    except (OSError, ValueError, AttributeError, AssertionError) as error:
-        raise SourceError(f"{truth} is no COCO file of instances: {str(error)[:150] or 'lists are missing'}") from error
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{truth} is no COCO file of instances: {str(error)[:150]}") from error
+    if not isinstance(document, dict) or not {"images", "categories", "annotations"} <= document.keys():
+        raise SourceError(f"{truth} is no COCO file of instances: it has no images, categories and annotations")
     return dict(document)
 
 
 def photo_path(image: Mapping[str, Any], truth: Path, folder: Path) -> Path:
     """Return where a photograph lies: beside the truth, or, if a package brings it, in the folder of fetched ones."""
     if "package" in image:
-        return folder / str(image["package"]).replace(":", "-").replace("/", "-") / image["member"]
-    return truth.parent / image["path"]
+        return folder / str(image["package"]).replace(":", "-").replace("/", "-") / str(image["member"])
+    return truth.parent / str(image["path"])
 
 
 def _photo(
