@@ -76,6 +76,10 @@ def _register() -> None:
         import_module(f"{__name__}.{module}")
 
 
+def _is_loading(name: str) -> bool:
+    return getattr(sys.modules[name].__spec__, "_initializing", False)
+
+
 class _RegisteringLater(MetaPathFinder):
     """Registers X-SAM as soon as transformers' Auto classes are imported: importing this package promises that."""
 
@@ -91,7 +95,9 @@ class _RegisteringLater(MetaPathFinder):
 
             def load_and_register(module: "ModuleType") -> None:
                 load(module)
-                _register()
+                # A module of this package that is being imported cannot be asked for yet; it registers what it holds.
+                if not any(_is_loading(name) for name in list(sys.modules) if name.startswith(f"{__name__}.")):
+                    _register()
 
             spec.loader.exec_module = load_and_register  # type: ignore[method-assign]
         return spec

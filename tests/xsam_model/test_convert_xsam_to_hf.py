@@ -515,7 +515,7 @@ def test_base_folders_that_cannot_be_used_are_refused(refused, bases, tmp_path):
         ('{"hiden": 3}', "XSamConfig has no field 'hiden'"),
         ('{"segmentor_config": {"num_querys": 3}}', "segmentor_config has no field 'num_querys'"),
         ('{"segmentor_config": 5}', "segmentor_config must be an object of fields, got 5"),
-        ('{"segmentor_config": {"num_feature_levels": 4}}', "num_feature_levels must be 3"),
+        ('{"segmentor_config": {"num_feature_levels": 5}}', "num_feature_levels must be 3"),
         ('{"image_token_index": 5}', "image_token_index must be negative"),
         ('{"vision_config": {"num_attention_heads": 5}}', "no model can be built from the configuration"),
     ],
