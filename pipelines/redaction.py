@@ -92,6 +92,11 @@ def quoted_names(names: Iterable[str]) -> str:
     return ", ".join(shown) + (f" and {more:,} more" if more else "")
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun, as in ``1 image`` or ``2,000 images``; ``plural`` if it is not noun with an s."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def _bare(found: re.Match[str]) -> str:
     scheme, rest = found[1], found[2]
     if scheme.lower() not in _STORES:

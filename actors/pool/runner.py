@@ -25,6 +25,7 @@ EventKind = Literal[
     "replica_recycled",
     "shard_requeued",
     "shard_broken",
+    "nothing_new",
     "draining",
     "report_failed",
     "observer_failed",

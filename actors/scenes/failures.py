@@ -49,8 +49,8 @@ def draw_failures(segmenter: XSamSegmenter, test: SceneTest, number: int = 8) ->
     pictures = []
     for share, sample, found in judged[:number]:
         true = [(mask, int(label), 1.0) for mask, label in zip(sample.masks, sample.labels, strict=True)]
-        pictures.append(("truth", _draw(sample, true)))
-        pictures.append((f"found: {100 * share:.0f} % of the objects", _draw(sample, _best(found))))
+        pictures.append(("truth", *_draw(sample, true)))
+        pictures.append((f"found: {100 * share:.0f} % of the objects", *_draw(sample, _best(found))))
     return contact_sheet(pictures, columns=4)
 
 
@@ -73,7 +73,9 @@ def _share_found(sample: TrainingSample, found: InstanceSegmentation) -> float:
     return float(np.mean(hits)) if hits else 1.0
 
 
-def _draw(sample: TrainingSample, masks: Sequence[tuple[np.ndarray, int, float]]) -> Image.Image:
+def _draw(
+    sample: TrainingSample, masks: Sequence[tuple[np.ndarray, int, float]]
+) -> tuple[Image.Image, list[LabeledMask]]:
     def large(array: np.ndarray) -> np.ndarray:
         return array.repeat(_ENLARGED, 0).repeat(_ENLARGED, 1)
 
@@ -82,7 +84,7 @@ def _draw(sample: TrainingSample, masks: Sequence[tuple[np.ndarray, int, float]]
         for mask, label, score in reversed(masks)  # the best on top
         if mask.any()
     ]
-    return draw_masks(large(sample.image), drawn)
+    return draw_masks(large(sample.image), drawn), drawn
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

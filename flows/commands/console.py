@@ -174,10 +174,13 @@ def facts_table(title: str, rows: Iterable[tuple[str, object]]) -> Table:
 
 
 def ledger_rows(ledger: Mapping[str, int], reasons: Mapping[str, int]) -> list[tuple[str, object]]:
-    """Return rows with the counts of listed images and of each status, and the reasons of quarantine."""
-    rows: list[tuple[str, object]] = [(name, f"{number:,}") for name, number in ledger.items()]
+    """Return rows with the counts of listed images and of each status; below quarantined its reasons."""
     order = {reason.value: number for number, reason in enumerate(Reason)}
-    return rows + [(f"  {name}", f"{reasons[name]:,}") for name in sorted(reasons, key=lambda n: order.get(n, 99))]
+    below = [(f"  {name}", f"{reasons[name]:,}") for name in sorted(reasons, key=lambda n: order.get(n, 99))]
+    rows: list[tuple[str, object]] = []
+    for name, number in ledger.items():
+        rows += [(name, f"{number:,}"), *(below if name == Status.QUARANTINED else ())]
+    return rows
 
 
 def show_notes(console: Console, notes: Iterable[str]) -> None:

@@ -129,7 +129,8 @@ def draw_overlays(output: Path, run_ids: Sequence[str]) -> Path | None:
         for row in images.to_pylist():
             ref = ImageRef(image_id=row["image_id"], uri=row["uri"])
             pixels = decode_image(Path(row["uri"]).read_bytes(), ref, limits).pixels
-            pictures.append((row["image_id"], draw_masks(pixels, masks.get(row["image_id"], [])[::-1])))
+            found = masks.get(row["image_id"], [])[::-1]
+            pictures.append((row["image_id"], draw_masks(pixels, found), found))
     if not pictures:
         return None
     contact_sheet(pictures, columns=8).save(output / "overlays.png")

@@ -23,6 +23,7 @@ from flows.run.summary import rejected_row
 from flows.run.updates import held_runs, is_labeled
 from pipelines.errors import DamagedError, some_of
 from pipelines.planning.coverage import UpdateCounts
+from pipelines.planning.draft import PlanDraft
 from pipelines.planning.erasures import Forgotten, read_forgotten
 from pipelines.planning.plan import Plan, check_no_plan_lost, plan_documents, planned_runs
 from pipelines.planning.registered_runs import registered_problems
@@ -88,7 +89,7 @@ def _show_new(config: RunConfig, draft: planning.RunDraft, store: Store, console
         console.print("nothing is left to ask: a run would only note what is asked now and which images are not listed")
         return
     rows: list[tuple[str, object]] = [
-        ("images", f"{plan.num_images:,}, {size(plan.num_bytes)} as listed"),
+        ("images", f"{plan.num_images:,}, {_size(plan)}"),
         ("shards", f"{plan.num_shards:,} of up to {config.plan.images_per_shard:,} images"),
         ("prompts", _count_prompts(config, plan.num_own_prompts)),
         ("replicas", f"{config.pool.replicas} ({config.pool.runner})"),
@@ -97,6 +98,11 @@ def _show_new(config: RunConfig, draft: planning.RunDraft, store: Store, console
     ]
     console.print(facts_table(f"run [bold]{draft.run_id}[/] would be planned in {literal(store.uri)}", rows))
     show_rejected(console, [rejected_row(r) for r in draft.rejected], len(draft.rejected), config.prompts)
+
+
+def _size(plan: Plan | PlanDraft) -> str:
+    """Describe the size of the images; a list, for example, tells none."""
+    return f"{size(plan.num_bytes)} as listed" if plan.num_bytes else "size unknown"
 
 
 def _unfinished(config: RunConfig, store: Store) -> list[tuple[Plan, Due]]:
@@ -121,7 +127,7 @@ def _update_rows(update: UpdateCounts) -> list[tuple[str, object]]:
 def _show_held(plan: Plan, due: Due, store: Store, console: Console) -> None:
     left = len(due.commits)
     rows: list[tuple[str, object]] = [
-        ("images", f"{plan.num_images:,}, {size(plan.num_bytes)} as listed when it was planned"),
+        ("images", f"{plan.num_images:,}, {_size(plan)} when it was planned"),
         ("shards", f"{plan.num_shards:,}, {plan.num_shards - left:,} committed, {left:,} to label"),
     ]
     console.print(facts_table(f"run [bold]{plan.run_id}[/] would be resumed in {literal(store.uri)}", rows))

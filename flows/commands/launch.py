@@ -47,9 +47,13 @@ def _launch_run(config: RunConfig, console: Console, *, prefect: bool) -> RunSum
 
             def begin() -> Callable[[], None]:
                 """Reach Prefect beside the start of the replicas, and while a failure still leaves nothing written."""
+                text = _starting(config, prefect=prefect)
+                if console.is_terminal:
+                    spinner.update(text)
+                else:  # where no spinner turns: this may take minutes, and would be silent
+                    console.print(text, highlight=False)
                 if not prefect:
                     return lambda: None
-                spinner.update("starting Prefect and the replicas")
                 return begin_unharmed(lambda: reached.append(reach_prefect()))
 
             run = stack.enter_context(planning.planned_run(config, begin, ListingProgress(console, spinner)))
@@ -66,6 +70,13 @@ def _launch_run(config: RunConfig, console: Console, *, prefect: bool) -> RunSum
         summary = _flow(config, observer, console) if reached else engine.run_directly(config, observer)
     show_summary(console, summary, config.prompts)
     return summary
+
+
+def _starting(config: RunConfig, *, prefect: bool) -> str:
+    """Say what is started before the first image is labelled."""
+    if config.pool.runner == "in_process":
+        return f"starting {'Prefect and ' if prefect else ''}the model"
+    return f"starting {'Prefect, ' if prefect else ''}Ray and the replicas"
 
 
 def _named(config: RunConfig, run_id: str) -> RunConfig:

@@ -210,6 +210,8 @@ def run_once(
     observer = Several(Several(observer), counted)  # nested, so that the counter is not the one told of a failure
     if run.update is not None:
         observer.on_update(run.update)
+    if run.nothing_new:
+        observer.on_event(PoolEvent("nothing_new", run.nothing_new))
     observer.on_plan(plan, committed)
     for note in run.notes:
         observer.on_event(PoolEvent("warning", note))

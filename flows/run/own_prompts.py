@@ -100,13 +100,13 @@ def unasked_rows(config: RunConfig, own: OwnPrompts, joined: JoinedImages) -> li
     others = [*own.rejected, *(row for row in joined.rejected if row.reason != NOT_LISTED)]
     told = []
     if lost:
-        images, ids = (
-            some_of(map(quoted, dict.fromkeys(row.image for row in lost))),
-            some_of(map(quoted, joined.examples)),
-        )
+        names = dict.fromkeys(row.image for row in lost)
+        images, ids = some_of(map(quoted, names)), some_of(map(quoted, joined.examples))
+        near = next(((name, joined.near[key]) for name in names if (key := name.lower()) in joined.near), None)
+        meant = f"; did you mean {quoted(near[1])} by {quoted(near[0])}?" if near else ""
         told.append(
             f"{len(lost):,} of its {own.table.num_rows:,} rows name images that are not listed: the table has "
-            f"{images}; an image_id here looks like {ids}"
+            f"{images}; an image_id here looks like {ids}{meant}"
         )
     if others:
         first = f"{row_name(config.prompts, others[0].row)}: {others[0].reason}"

@@ -27,6 +27,7 @@ from flows.run.updates import (
     is_finished,
     noted_unlisted,
     notes_on_earlier,
+    nothing_new,
     runs_before_update,
     update_coverage,
 )
@@ -51,6 +52,7 @@ from pipelines.planning.plan import (
 from pipelines.planning.prompt_table import PromptTable, join_prompts
 from pipelines.sources.image_batches import to_batches
 from pipelines.sources.listing import list_batches
+from pipelines.sources.uri_lists import AbsentPaths
 from pipelines.storage.content_hash import content_hash
 from pipelines.storage.store import Store, open_store, probe_create_only
 from pipelines.table.commits import committed_shards
@@ -122,11 +124,12 @@ def list_collection(
         image_root=config.source.image_root,
         left_out=left_out,
     )
-    joined = join_prompts(_counted(listed, on_listed), own.table or PromptTable(by_image={}))
+    absent = AbsentPaths()
+    joined = join_prompts(absent.checked(_counted(listed, on_listed)), own.table or PromptTable(by_image={}))
     left = None if coverage is None else coverage.left
     forgotten, erased = forgotten or Forgotten(), Counter[str]()
     with draft_plan(forgotten.without(joined, erased), config.plan, left, left_out=left_out) as draft:
-        notes = unasked_rows(config, own, joined)
+        notes = [*absent.say(), *unasked_rows(config, own, joined)]
         if erased.total():
             notes.append(f"{erased.total():,} listed images were forgotten on request, and are not asked again")
         if not config.common_prompts() and (bare := draft.num_images - draft.num_with_own):
@@ -178,6 +181,7 @@ class RunDraft:
             run's plan.
         after: sequence number of the last known run that the new one follows.
         notes: what to tell before anything is labelled.
+        nothing_new: of an incremental run that has nothing to ask, why there is a run or a result all the same.
         ids: the numbers of the run's names.
         left_out: what was found beside the images.
     """
@@ -190,6 +194,7 @@ class RunDraft:
     update: UpdateCounts | None = None
     after: int = 0
     notes: tuple[str, ...] = ()
+    nothing_new: str = ""
     ids: CategoryIds = field(default_factory=CategoryIds)
     left_out: LeftOut = field(default_factory=LeftOut)
 
@@ -299,10 +304,12 @@ def _draft_update(
         if plan.num_images or has_note or asks_otherwise(config, last):
             drafted = replace(plan, unlisted=unlisted)
             draft = RunDraft(run_id=run_id, fingerprint=fingerprint, plan=drafted, rejected=rejected, update=counts)
-            draft = replace(draft, after=last.sequence, ids=ids)
+            told_why = "" if plan.num_images else nothing_new(counts, is_asked_otherwise=asks_otherwise(config, last))
+            draft = replace(draft, after=last.sequence, ids=ids, nothing_new=told_why)
         else:
             draft = RunDraft(run_id=last.run_id, fingerprint=last.fingerprint, held=last, update=counts)
-            draft = replace(draft, ids=CategoryIds.of_plan(last.facts))
+            told_why = nothing_new(counts, result_of=last.run_id)
+            draft = replace(draft, ids=CategoryIds.of_plan(last.facts), nothing_new=told_why)
         yield replace(draft, notes=(*told, *notes), left_out=left_out)
 
 
@@ -372,6 +379,7 @@ class PlannedRun(NamedTuple):
         update: what was found in the listing, if an incremental run was planned now or has nothing to ask.
         due: the shards to label.
         notes: what to tell before they are.
+        nothing_new: as in RunDraft.
     """
 
     plan: Plan
@@ -379,6 +387,7 @@ class PlannedRun(NamedTuple):
     update: UpdateCounts | None
     due: Due
     notes: tuple[str, ...] = ()
+    nothing_new: str = ""
 
 
 _at_hand: ContextVar[PlannedRun | None] = ContextVar("run_at_hand", default=None)
@@ -428,7 +437,7 @@ def planned_run(
             plan = freeze_plan(config, draft)
         if due is None:
             due = Due(dict.fromkeys(plan.shard_ids(), 0))
-        yield PlannedRun(plan, runner, draft.update, due, draft.notes)
+        yield PlannedRun(plan, runner, draft.update, due, draft.notes, draft.nothing_new)
 
 
 def _runner_of(config: RunConfig, draft: RunDraft) -> ShardRunner:

@@ -16,6 +16,7 @@ from pipelines.planning.coverage import Coverage, CoveringRun, UpdateCounts
 from pipelines.planning.draft import UNLISTED
 from pipelines.planning.fingerprint import model_part, source_part
 from pipelines.planning.plan import Plan, plan_documents, read_plan
+from pipelines.redaction import counted
 from pipelines.storage.store import Store
 from pipelines.table.commits import committed_shards
 from pipelines.table.verify import table_size
@@ -192,10 +193,12 @@ def notes_on_earlier(config: RunConfig, documents: Mapping[str, Mapping[str, Any
     last = {p["prompt_id"]: run for run, one in documents.items() for p in one.get("facts", {}).get("prompts", ())}
     notes = []
     if removed := [prompt_id for prompt_id in last if prompt_id not in asked]:
+        runs = {last[prompt_id] for prompt_id in removed}
+        by = f"last by run {runs.pop()}" if len(runs) == 1 else f"last by {len(runs):,} runs: see the view prompts"
+        told = f"{some_of(removed)} ({by})"
         notes.append(
-            f"{len(removed):,} prompts of earlier runs are not asked any more: {some_of(removed)} (last by run "
-            f"{last[removed[-1]]}). Their answers stay current; --drop-removed of export, query and report leaves out "
-            "what the latest run does not ask"
+            f"{len(removed):,} prompts of earlier runs are not asked any more: {told}. Their answers stay "
+            "current; --drop-removed of export, query and report leaves out what the latest run does not ask"
         )
     if ids.clashes:
         number, names = next(iter(ids.clashes.items()))
@@ -213,3 +216,20 @@ def update_text(update: UpdateCounts) -> str:
         f"{update.new:,} new images, {update.changed:,} changed, {update.extended:,} asked something new{added}, "
         f"{update.covered:,} with nothing left to ask, {update.gone:,} of earlier runs not listed any more"
     )
+
+
+def nothing_new(update: UpdateCounts, *, result_of: str = "", is_asked_otherwise: bool = False) -> str:
+    """Say that an incremental run has nothing to ask, and whose result is shown, or what the run is for.
+
+    Args:
+        update: what it found in the listing.
+        result_of: the last run, whose result is shown instead; empty if a run without images is planned.
+        is_asked_otherwise: whether that run asks other prompts than the last.
+    """
+    covered = f"all {counted(update.covered, 'listed image')} are covered"
+    if result_of:
+        return f"{covered}; the result below is that of run {result_of}"
+    noted = ["that what is asked has changed"] if is_asked_otherwise else []
+    # Images that have come back are noted as well, and not counted.
+    noted += [f"which images are not listed any more ({update.gone:,})"] if update.gone or not noted else []
+    return f"{covered}; this run labels nothing and only notes {' and '.join(noted)}"

@@ -29,7 +29,8 @@ def check_fingerprint(run_id: str, planned: Mapping[str, Any], fingerprint: Mapp
         raise PlanError(
             f"the output holds run {run_id!r}, planned with another configuration. These fields differ:\n"
             + "\n".join(lines)
-            + "\nRestore them to resume it, give another run id to add a run beside it, or choose another output."
+            + "\nRestore them to resume it, give another run id to add a run beside it, ask only what is new "
+            "with --incremental, or choose another output."
         )
 
 

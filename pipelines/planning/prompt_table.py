@@ -26,6 +26,7 @@ _WHAT_COLUMNS = ("kind", "text")
 _TEXTS = (*_IMAGE_COLUMNS, "prompt_id", *_WHAT_COLUMNS, "task", "label")
 _TEXT_KIND = "text"
 _MAX_EXAMPLES = 3
+_MAX_NEAR = 1000
 NOT_LISTED = "its image is not in the collection"
 """Why a row is rejected whose image is not listed."""
 _MAX_TEXT_CHARS = 2**16  # far more than any model takes
@@ -111,6 +112,7 @@ class JoinedImages(Iterator[pa.RecordBatch]):
 
     Attributes:
         examples: ids of the first images that were read, to show what ids look like.
+        near: ids that differ from a name of the table only in case, by that name in lower case.
     """
 
     def __init__(self, batches: Iterable[pa.RecordBatch], table: PromptTable) -> None:
@@ -122,6 +124,8 @@ class JoinedImages(Iterator[pa.RecordBatch]):
         self._twice: list[RejectedPrompt] = []
         self._is_exhausted = False
         self.examples: list[str] = []
+        self.near: dict[str, str] = {}
+        self._lower = pc.utf8_lower(self._named)
 
     def __next__(self) -> pa.RecordBatch:
         """Return the next batch; unchanged if the prompt table is empty."""
@@ -136,6 +140,10 @@ class JoinedImages(Iterator[pa.RecordBatch]):
         self.examples += ids[: max(0, _MAX_EXAMPLES - len(self.examples))].to_pylist()
         is_plain = pc.all(pc.string_is_ascii(ids)).as_py()
         forms = (ids, uris) if is_plain else (ids, uris, pc.utf8_normalize(ids, "NFC"))
+        lower = pc.utf8_lower(ids)
+        for row in pc.indices_nonzero(pc.is_in(lower, self._lower)).to_pylist():
+            if len(self.near) < _MAX_NEAR and ids[row].as_py() not in self._prompts:
+                self.near.setdefault(lower[row].as_py(), ids[row].as_py())
         prompts: list[Sequence[Prompt]] = [()] * batch.num_rows
         for row in pc.indices_nonzero(_any(pc.is_in(keys, self._named) for keys in forms)).to_pylist():
             prompts[row] = self._prompts_of(ids[row].as_py(), uris[row].as_py())

@@ -18,7 +18,7 @@ from pipelines.report import charts
 from pipelines.report.colors import CategoryColors, color, css
 from pipelines.report.facts import AREA_EDGES, MASK_EDGES, SCORE_BINS, Facts, read_facts
 from pipelines.report.pictures import Access, Picture, PictureConfig, draw_cards
-from pipelines.report.samples import Card, Mask, Samples, SampleSizes, draw_samples
+from pipelines.report.samples import Card, ImageRow, Mask, Samples, SampleSizes, draw_samples
 from pipelines.storage.store import Store
 
 _SPARK = (100.0, 22.0)
@@ -56,13 +56,20 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """A card with its picture and legend, as the template shows it."""
+    """A card with its picture and legend, as the template shows it.
+
+    Attributes:
+        error: why the image is quarantined, without the reason, which the template names.
+        missing: why there is no picture, or why its masks are not drawn, unless that is the same error.
+    """
 
     card: Card
     picture: Picture
     alt: str
     legend: tuple[Entry, ...] = ()
     more: int = 0
+    error: str | None = None
+    missing: str | None = None
 
 
 def build_report(
@@ -122,7 +129,15 @@ def _figure(card: Card, picture: Picture, colors: CategoryColors) -> Figure:
         alt=f"{card.image.image_id}, with {several}{names}" if card.masks else card.image.image_id,
         legend=tuple(legend[:_MAX_LEGEND]),
         more=max(0, len(card.masks) - 1) if card.said is None else 0,
+        error=(card.image.error or "").removeprefix(f"{card.image.reason}: "),
+        missing=None if card.image.error and _is_same(card.image, picture.missing) else picture.missing,
     )
+
+
+def _is_same(image: ImageRow, missing: str | None) -> bool:
+    """Return whether an image cannot be shown for the very error for which it is quarantined."""
+    # Tables have the reason before the messages of decoding only; a report has it before those of fetching, too.
+    return missing in (image.error, f"{image.reason}: {image.error}")
 
 
 def _render(
@@ -172,7 +187,7 @@ def _render(
 def _ledger(facts: Facts) -> dict[str, int]:
     """Return the counts of listed = ok + empty + not_asked + quarantined + forgotten + left.
 
-    Several runs may list the same images, so with more than one run only labelled images are counted.
+    Several runs may list the same images, so with more than one run those that no run has labelled are not counted.
     """
     left = facts.runs[0].left if len(facts.runs) == 1 else 0
     labeled = sum(facts.counts.values())

@@ -173,7 +173,7 @@ def _draw(
             )
             for mask in reversed(card.masks)
         ]
-        picture = draw_masks(np.asarray(small), masks, with_names=False)
+        picture = draw_masks(np.asarray(small), masks)
         _ring_small(picture, card, color_of)
     else:
         # thumbnail works in place, and other cards share this image.

@@ -207,8 +207,8 @@ def _holds_images(source: str, fs: Any, path: str) -> bool:
     uris, images = text_column(schema, URI_COLUMNS), sure_image_columns(schema)
     if uris is not None and images:
         raise SourceError(
-            f"{source}: holds both images (column {images[0]}) and URIs (column {uris}): say which with image_column "
-            "or uri_column"
+            f"{source}: holds both images (column {images[0]}) and URIs (column {uris}): say which with "
+            "source.image_column or source.uri_column (in a config file)"
         )
     return uris is None and bool(binary_columns(schema) or image_lists(schema))
 

@@ -112,7 +112,7 @@ def list_rows(
                 yield ImageRef(image_id=image_id, uri=f"{uri}{place}", etag=etag, source_columns=others)
 
 
-_SAY = "An image is a binary value, or a struct with bytes; name its column with image_column"
+_SAY = "An image is a binary value, or a struct with bytes; name its column with source.image_column"
 
 
 def row_form(uri: str, schema: pa.Schema, image_id_column: str | None, image_column: str | None) -> RowForm:
@@ -147,7 +147,8 @@ def check_pictures(uri: str, column: str, values: Iterable[bytes]) -> None:
     if starts and not any(_PICTURE.match(start) for start in starts):
         raise SourceError(
             f"{uri}: column {quoted(column)} is its only binary column, but holds no images: a value begins with "
-            f"{starts[0]!r}. Name the column of images with image_column, or that of URIs with uri_column"
+            f"{starts[0]!r}. Name the column of images with source.image_column, or that of URIs with "
+            "source.uri_column (in a config file)"
         )
 
 
@@ -181,14 +182,15 @@ def _image_column(uri: str, schema: pa.Schema, given: str | None) -> str:
     if not found and (lists := image_lists(schema)):
         raise SeveralColumnsError(
             f"{uri}: column {quoted(lists[0])} holds lists of images, and one image a row is read: write it with a row "
-            "for each (explode, unnest), or name another column with image_column"
+            "for each (explode, unnest), or name another column with source.image_column"
         )
     found = found or binary_columns(schema)
     if not found:
         raise SourceError(f"{uri}: no column of images; it has {names}. {_SAY}")
     if len(found) > 1:
         raise SeveralColumnsError(
-            f"{uri}: several columns may hold images ({quoted_names(found)}): name one with image_column"
+            f"{uri}: several columns may hold images ({quoted_names(found)}): name one with "
+            "source.image_column (in a config file)"
         )
     return found[0]
 

@@ -97,7 +97,7 @@ def _sample_id(uri: str, name: str, sample: _Sample, column: str | None) -> str:
     if not isinstance(described, Mapping) or described.get(column) is None:
         raise SourceError(
             f"{uri}: sample {quoted(sample.key)} has no field {column!r} in its .json (of at most {MAX_COLUMN_CHARS:,} "
-            f"characters); image_id_column may also be {KEY} or {PATH}"
+            f"characters); source.image_id_column may also be {KEY} or {PATH}"
         )
     return str(described[column])
 

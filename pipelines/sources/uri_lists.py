@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import ijson
+import pyarrow as pa
 
 from pipelines.bounded_json import BoundsError, GuardedFile, JsonGuard, PlainJsonFile
 from pipelines.errors import SourceError
 from pipelines.image_formats import LeftOut, readable_extensions
-from pipelines.redaction import quoted, quoted_names, secret_in
+from pipelines.redaction import counted, quoted, quoted_names, secret_in, shown
 from pipelines.sources.files import open_source, uri_of
+from pipelines.sources.locations import split_location
 from pipelines.sources.tabular import Lines, columns_json, open_bytes, open_text, read_rows, source_errors
 from pipelines.storage.filesystems import absolute_uri
 from pipelines.storage.spellings import is_windows_path, path_of_url, spelling_on_disk
@@ -33,6 +35,7 @@ _MIN_BASE64_CHARS = 60
 # Numbers behind a file's name, with its extension.
 _FIELDS = re.compile(r"\.[A-Za-z]{3,4}[ ,;]+-?\d[\d.]*(?:[ ,;]+-?\d[\d.]*)*\Z")
 _MAX_FIELDS_CHARS = 1000
+MAX_LOOKED_UP = 10_000
 _COCO_FORM = 'a COCO file is an object with a list "images" of objects that have a file_name'
 
 
@@ -152,6 +155,49 @@ def list_coco(
         raise SourceError(f"{source}: no images found: {_COCO_FORM}")
 
 
+class AbsentPaths:
+    """Looks up whether the local paths that a list, table or COCO file names are there.
+
+    At most the first MAX_LOOKED_UP of them: on a network drive each takes a round trip.
+
+    Attributes:
+        looked_up, absent: numbers of paths looked up, and of those not there.
+        first: the first that is not there.
+    """
+
+    def __init__(self) -> None:
+        self.looked_up = self.absent = 0
+        self.first: str | None = None
+
+    def checked(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Pass batches of images on, and look their paths up. Files of folders and images inside files are known."""
+        for batch in batches:
+            if "source_columns" in batch.schema.names and self.looked_up < MAX_LOOKED_UP:
+                for uri in batch["uri"][: MAX_LOOKED_UP - self.looked_up].to_pylist():
+                    self._look_up(uri)
+            yield batch
+
+    def _look_up(self, uri: str) -> None:
+        path = path_of_url(uri) or uri
+        if not path.startswith("/") or split_location(path)[1] is not None:
+            return
+        self.looked_up += 1
+        if not os.path.exists(path):
+            self.absent += 1
+            self.first = self.first or uri
+
+    def say(self) -> list[str]:
+        """Return a line for the user if any are not there."""
+        if not self.absent:
+            return []
+        first = "" if self.looked_up < MAX_LOOKED_UP else "first "
+        return [
+            f"{self.absent:,} of the {first}{counted(self.looked_up, 'local path')} of the source "
+            f"{'is' if self.absent == 1 else 'are'} not on this machine, e.g. {shown(self.first or '')}: check the "
+            "source, and source.image_root (in a config file), which relative paths are relative to"
+        ]
+
+
 def id_column(source: str, columns: Iterable[str], given: str | None) -> str | None:
     """Return the column of image ids: the one given, else ``image_id`` if the table has it, else None.
 
@@ -172,7 +218,8 @@ def _uri_column(source: str, columns: Iterable[str], given: str | None) -> str:
     if found is None or found not in columns:
         wanted = f"column {given!r}" if given is not None else f"column of URIs ({', '.join(URI_COLUMNS)})"
         raise SourceError(
-            f"{source}: no {wanted}; it has {quoted_names(columns) or 'binary ones alone'}. Name it with uri_column"
+            f"{source}: no {wanted}; it has {quoted_names(columns) or 'binary ones alone'}. Name it with "
+            "source.uri_column (in a config file)"
         )
     return found
 

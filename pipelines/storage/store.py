@@ -299,7 +299,7 @@ def probe_create_only(store: Store) -> None:
     if accepted:
         raise StorageError(
             f"{store.uri}: this store ignores conditional writes (If-None-Match), so it cannot guarantee that a shard "
-            "is committed once. Use another store, or set single_driver = true and run one driver at a time."
+            "is committed once. Use another store, or set output.single_driver = true and run one driver at a time."
         )
 
 

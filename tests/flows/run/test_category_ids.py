@@ -63,7 +63,17 @@ def test_prompts_that_are_not_asked_any_more_are_told_by_plan_and_run(desk: Desk
         assert "1 prompts of earlier runs are not asked any more: ovseg:moon (last by run run-" in warning
         assert "--drop-removed" in warning
     # Neither is this passed over where nothing is left to ask.
-    assert "not asked any more: ovseg:moon" in desk("run", "--incremental", "--categories", "cup").out
+    again = desk("run", "--incremental", "--categories", "cup").out
+    assert "not asked any more: ovseg:moon" in again
+    assert "nothing new: all 2 listed images are covered; the result below is that of run two" in again
+    assert again.index("nothing new") < again.index("labelled now")
+
+
+def test_prompts_last_asked_by_several_runs_are_not_said_to_be_of_one(desk: Desk) -> None:
+    assert desk("run", "--categories", "cup, moon").code == 0
+    assert desk("run", "--incremental", "--categories", "cup, star").code == 0
+    told = desk("plan", "--incremental", "--categories", "cup").out
+    assert "ovseg:moon, ovseg:star (last by 2 runs: see the view prompts)" in told
 
 
 def test_a_category_that_is_removed_is_dropped_though_nothing_is_left_to_ask(desk: Desk) -> None:
@@ -73,7 +83,11 @@ def test_a_category_that_is_removed_is_dropped_though_nothing_is_left_to_ask(des
 
     assert desk("run", "--categories", "cup, moon").code == 0
     assert "note what is asked now" in desk("plan", "--incremental", "--categories", "cup").out
-    assert desk("run", "--incremental", "--categories", "cup").code == 0
+    noting = desk("run", "--incremental", "--categories", "cup").out
+    assert (
+        "nothing new: all 2 listed images are covered; this run labels nothing and only notes that what is asked has "
+        "changed" in noting
+    )
     assert dropped() == {"cup"}
     before = sorted(desk.output.rglob("*"))
     assert desk("run", "--incremental", "--categories", "cup").code == 0

@@ -89,3 +89,13 @@ def test_the_share_is_a_setting(desk: Desk) -> None:
     config.write_text('pool.runner = "in_process"\nlimits.max_rejected_prompts_share = 1\n')
     ended = desk("run", point("nowhere.png") + point("elsewhere.png") + point("0000.png"), "--config", config)
     assert ended.code == 0, ended
+
+
+def test_an_image_named_in_another_case_is_shown_as_it_is_listed(desk: Desk) -> None:
+    for number in range(5, 9):
+        (desk.folder / "photos" / "0000.png").rename(desk.folder / "photos" / f"IMG_{number}.JPG")
+        write_images(desk.folder / "photos", 1)
+    ended = desk("plan", point("IMG_8.jpg"))
+    assert "did you mean 'IMG_8.JPG' by 'IMG_8.jpg'?" in ended.errors
+    assert "did you mean" not in desk("plan", point("other.jpg")).errors
+    assert ended.is_refusal

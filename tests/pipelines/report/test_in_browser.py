@@ -37,15 +37,16 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with every section, long names and hostile ones."""
     folder = tmp_path_factory.mktemp("report")
     (folder / "p").mkdir()
+    sizes = [SIZE, (80, 60), (160, 40), SIZE, (60, 60), SIZE]
     for number in range(6):
-        pixels = np.random.default_rng(number).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
+        pixels = np.random.default_rng(number).integers(0, 255, (*sizes[number], 3), dtype=np.uint8)
         PILImage.fromarray(pixels).save(folder / "p" / f"{number}-{'long-name-' * 12}.png")
     names = sorted(path.name for path in (folder / "p").iterdir())
     prompts = named("ovseg", "cat", "x" * 200, "<script>document.title = 'obeyed'</script>")
     asked = Prompt(prompt_id="gcgseg:caption", task="gcgseg", text="caption", category_id=0, category_name="caption")
     said = Caption(prompt=asked, text="w" * 150, phrases=(CaptionPhrase(text="w", start=3, end=120),))
     found: dict[str, Any] = {
-        name: [mask(prompt, box(5 * number, 5, 30, 30, SIZE), 0.2 + number / 10) for prompt in prompts]
+        name: [mask(prompt, box(5 * number, 5, 30, 30, sizes[number]), 0.2 + number / 10) for prompt in prompts]
         for number, name in enumerate(names)
     }
     found |= {names[4]: [], names[5]: None, "gone": None, "y" * 200: []}
@@ -53,7 +54,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "out",
         found,
         common=[*prompts, asked],
-        sizes=dict.fromkeys(found, SIZE),
+        sizes=dict.fromkeys(found, SIZE) | dict(zip(names, sizes, strict=True)),
         pictures=folder / "p",
         said={names[0]: [said]},
         errors={"gone": "z" * 500},
@@ -95,6 +96,11 @@ def test_a_page_is_whole_and_fits(browser: Any, report: Path, width: int, scheme
     assert page.evaluate(wide) == []
     assert page.evaluate("document.images.length") > 10
     assert page.evaluate("[...document.images].filter(image => !image.naturalWidth || !image.alt).length") == 0
+    cut_off = """[...document.images].filter(image => {
+        const [inner, outer] = [image, image.parentElement].map(e => e.getBoundingClientRect());
+        return inner.bottom > outer.bottom + 1 || inner.right > outer.right + 1 || outer.height > outer.width;
+    }).map(image => image.alt.slice(0, 80))"""
+    assert page.evaluate(cut_off) == []
     headings = [heading.strip() for heading in page.locator("h2").all_inner_texts()]
     assert headings == [
         *("Overview", "Categories", "Samples", "Scores", "Words"),

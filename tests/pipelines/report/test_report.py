@@ -168,6 +168,25 @@ def test_a_small_mask_on_a_large_image_is_ringed(tmp_path: Path) -> None:
     assert np.abs(drawn[:100] - 90).max() < 12
 
 
+def test_a_quarantined_image_has_its_reason_and_its_error_once(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "a").write_bytes(b"")
+    (tmp_path / "p" / "b").write_text("hello")
+    errors = {"a": "truncated: the file ends early", "b": "truncated: the end is missing", "c": "timeout: slow"}
+    store, _ = write_output(tmp_path / "out", dict.fromkeys("abc"), errors=errors, pictures=tmp_path / "p")
+    text = " ".join(_page(store).text.split())
+    cards = text[text.index("Quarantined images") :]
+    # The table of reasons and each card.
+    assert cards.count("truncated") == 1 + 3
+    for error in ("the file ends early", "the end is missing", "zero_bytes: ", "not_an_image: "):
+        assert cards.count(error) == 1
+    (tmp_path / "p" / "b").write_bytes(b"")
+    same, _ = write_output(
+        tmp_path / "same", {"b": None}, errors={"b": "zero_bytes: the file is empty"}, pictures=tmp_path / "p"
+    )
+    assert _page(same).text.count("the file is empty") == 1
+
+
 @pytest.mark.slow
 def test_the_same_rows_give_the_same_page(tmp_path: Path) -> None:
     found = {f"{n:02d}": [mask(CAT, box(0, 0, 1 + n % 9, 5), 0.1 + n / 50)] for n in range(30)}
@@ -197,8 +216,8 @@ def test_of_several_runs_current_rows_are_shown_and_every_run_is_told(tmp_path: 
     page = _page(store)
     text = " ".join(page.text.split())
     assert "1 mask of 1 category on 1 image, from 3 runs" in text
-    assert "labelled 3 = ok 1 + empty 2 + quarantined 0" in text
-    assert "Run run-3 is not finished: 1 of its 3 images are not labelled yet." in text
+    assert "listed 3 = ok 1 + empty 2 + quarantined 0" in text
+    assert "Run run-3 is not finished: 1 of its 3 images are not labelled yet;" in text
     assert [run for run in ("run-1", "run-2", "run-3") if f"Run {run}" in text] == ["run-1", "run-2", "run-3"]
     assert "0.20" not in text
 
