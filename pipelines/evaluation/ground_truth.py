@@ -118,7 +118,7 @@ class PanopticTruth:
             ids = _read_ids(uri, self.images[file_name])
             shown = {*np.unique(ids).tolist()}
             if unknown := sorted(shown - {0, *entry["all_ids"]}):
-                raise SourceError(f"{uri}: holds segment ids that {self.uri} does not list: {unknown[:5]}")
+                raise SourceError(f"{uri}: holds segment ids that the truth does not list: {unknown[:5]}")
         except SourceError as error:
             self.left_out.add(f"the map of {file_name}", "the map cannot be used", str(error))
             return None

@@ -75,9 +75,9 @@ def list_rows(
     """List the images of Parquet files, one for each row.
 
     ``image_id`` comes from the id column (by default ``image_id``), or else from the ``path`` beside the bytes, or else
-    it is ``<file>#<row>`` with the row in 8 digits. In a file of paths without any bytes a row is the image at its
-    path. Columns without binary data, and the path if it is not the id, are
-    carried along within the limits of tabular.columns_json.
+    it is ``<file>#<row>`` with the row in 8 digits. In a row group of paths without any bytes a row is the image at its
+    path. Columns without binary data, and the path if it is not the id, are carried along within the limits of
+    tabular.columns_json.
 
     Args:
         fs: the file system that holds the files.
@@ -97,19 +97,27 @@ def list_rows(
             form = row_form(uri, schema, image_id_column, image_column)
             leaf = leaf_of(schema, form.image)
             check_chunks(table.metadata, leaf)
-            are_paths = form.has_path and may_hold_no_value(table.metadata, leaf)
-            are_paths = are_paths and not _first_values(fs, file.path, form.image)
+            lack_bytes = _lack_bytes(fs, file.path, table.metadata, leaf, form)
             if image_column is None and form.image not in sure_image_columns(schema):
                 check_pictures(uri, form.image, _first_values(fs, file.path, form.image))
-            for row, values in enumerate(_rows(fs, file.path, table, form)):
+            rows = zip(_rows(fs, file.path, table, form), lack_bytes, strict=True)
+            for row, (values, lacks_bytes) in enumerate(rows):
                 place = ParquetCell(form.image, row)
                 image_id, others = form.describe(file.name, row, values)
-                if are_paths and (path := form.path(values)):
+                if lacks_bytes and (path := form.path(values)):
                     elsewhere = resolve_uri(path, posixpath.dirname(uri), f"{uri}: row {row} (from 0)")
                     yield ImageRef(image_id=image_id, uri=elsewhere, source_columns=others)
                     continue
                 etag = file.etag and f"{file.etag}{place}"
                 yield ImageRef(image_id=image_id, uri=f"{uri}{place}", etag=etag, source_columns=others)
+
+
+def _lack_bytes(fs: Any, path: str, metadata: pq.FileMetaData, leaf: str, form: RowForm) -> Iterator[bool]:
+    """Tell for each row whether its row group has paths and no bytes, as ``datasets`` may write them."""
+    for group in range(metadata.num_row_groups):
+        is_small = form.has_path and may_hold_no_value(metadata, leaf, group)
+        lacks_bytes = is_small and not _first_values(fs, path, form.image, group)
+        yield from itertools.repeat(lacks_bytes, metadata.row_group(group).num_rows)
 
 
 _SAY = "An image is a binary value, or a struct with bytes; name its column with source.image_column"
@@ -152,12 +160,13 @@ def check_pictures(uri: str, column: str, values: Iterable[bytes]) -> None:
         )
 
 
-def _first_values(fs: Any, path: str, column: str) -> list[bytes]:
-    """Return the first values of a column that are not null, from one small batch."""
+def _first_values(fs: Any, path: str, column: str, group: int | None = None) -> list[bytes]:
+    """Return the first values of a column, or of one row group of it, that are not null, from one small batch."""
     table = open_parquet(fs, path)
     with contextlib.closing(table):
         leaf = leaf_of(table.schema_arrow, column)
-        groups = ([number] for number in range(table.num_row_groups))  # pyarrow joins no nested dictionaries of several
+        every = range(table.num_row_groups) if group is None else (group,)
+        groups = ([number] for number in every)  # pyarrow joins no nested dictionaries of several
         options = {"batch_size": _PEEK_ROWS, "columns": [leaf], "use_threads": False}
         for batch in itertools.chain.from_iterable(table.iter_batches(row_groups=one, **options) for one in groups):
             values = batch.column(0)

@@ -91,13 +91,13 @@ def check_chunks(metadata: pq.FileMetaData, leaf: str, group: int | None = None)
             raise _too_large(f"row group {number} holds {num_bytes:,} bytes of images in {num_rows:,} rows")
 
 
-def may_hold_no_value(metadata: pq.FileMetaData, leaf: str) -> bool:
-    """Return whether a leaf column is so small that it may be null in all rows.
+def may_hold_no_value(metadata: pq.FileMetaData, leaf: str, group: int) -> bool:
+    """Return whether a leaf column of a row group is so small that it may be null in all rows.
 
     A footer's statistics would tell, but pyarrow ends the process on damaged ones.
     """
-    num_bytes = sum(_chunk(metadata, leaf, group).total_uncompressed_size for group in range(metadata.num_row_groups))
-    return bool(num_bytes <= _ROW_BYTES * metadata.num_rows + _GROUP_BYTES * metadata.num_row_groups)
+    num_bytes = _chunk(metadata, leaf, group).total_uncompressed_size
+    return bool(num_bytes <= _ROW_BYTES * metadata.row_group(group).num_rows + _GROUP_BYTES)
 
 
 def _chunk(metadata: pq.FileMetaData, leaf: str, group: int) -> pq.ColumnChunkMetaData:

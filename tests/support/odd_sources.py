@@ -202,8 +202,8 @@ _add(
 )
 _add(
     "a_list_with_numbers_in_front",
-    _table("l.txt", "# a comment\n#1.png\n./#2.png\n", {"#1.png": 1, "#2.png": 2}),
-    {"./#2.png": 2},
+    _table("l.txt", "# a comment\n#1.png\n./#2.png\n#gone.png\n", {"#1.png": 1, "#2.png": 2}),
+    {"#1.png": 1, "./#2.png": 2},
     left_out={"commented": 1},
 )
 _add("a_list_with_a_line_twice", _table("l.txt", "a.png\nb.png\na.png\n"), _AB, left_out={"repeated": 1})

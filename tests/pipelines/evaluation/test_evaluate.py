@@ -403,7 +403,7 @@ class TestMaps:
             (lambda: PILImage.fromarray(np.zeros((4, 5, 3), np.uint8)).save(png), "is 5 x 4 pixels, but its image 10"),
             (
                 lambda: PILImage.fromarray(np.full((*SIZE, 3), 9, np.uint8)).save(png),
-                r"segment ids that .* does not list",
+                r"segment ids that the truth does not list",
             ),
         ):
             break_it()
