@@ -92,6 +92,12 @@ def quoted_names(names: Iterable[str]) -> str:
     return ", ".join(shown) + (f" and {more:,} more" if more else "")
 
 
+def named(name: str) -> str:
+    """Return a name for a list: one that holds a comma or quote in double quotes, as --categories reads it."""
+    text = shown(name)
+    return '"' + text.replace('"', '""') + '"' if "," in text or '"' in text else text
+
+
 def counted(number: int, noun: str, plural: str = "") -> str:
     """Return a number with its noun, as in ``1 image`` or ``2,000 images``; ``plural`` if it is not noun with an s."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

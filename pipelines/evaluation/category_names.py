@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from pipelines.errors import SourceError, some_of
-from pipelines.redaction import shown
+from pipelines.redaction import named, shown
 
 # COCO panoptic appends these to the names of merged and stuff categories.
 _SUFFIXES = ("-merged", "-other", "-stuff")
@@ -65,8 +65,8 @@ class CountedNames:
             _match(cleaned, known, wanted, by_asked, unclear)
         if not by_asked:
             raise SourceError(
-                f"{task}: none of the {len(wanted):,} names asked ({some_of(wanted)}) is one of the "
-                f"{len(known):,} categories of the truth ({some_of(known)})"
+                f"{task}: none of the {len(wanted):,} names asked ({some_of(map(named, wanted))}) is one of the "
+                f"{len(known):,} categories of the truth ({some_of(map(named, known))})"
                 + "".join(f"; {name} {why}" for name, why in list(unclear.items())[:1])
             )
         notes.extend(f"{task}: {note}" for note in _notes(known, wanted, by_asked, unclear, count_unasked))
@@ -101,7 +101,7 @@ def _match(
         if len(names) == len(true[key]) == 1:
             by_asked[names[0]] = true[key][0]
         elif true[key]:
-            unclear.update(dict.fromkeys(names, f"could be {' or '.join(true[key][:3])}"))
+            unclear.update(dict.fromkeys(names, f"could be {' or '.join(map(named, true[key][:3]))}"))
 
 
 def _notes(
@@ -111,17 +111,17 @@ def _notes(
     unclear: Mapping[str, str],
     count_unasked: bool,
 ) -> Iterable[str]:
-    if respelled := [f"{name} with {other}" for name, other in by_asked.items() if name != other]:
+    if respelled := [f"{named(name)} with {named(other)}" for name, other in by_asked.items() if name != other]:
         yield (
             f"{len(respelled):,} names are spelled otherwise in the truth, and compared: "
             f"{', '.join(map(shown, respelled))}"
         )
     if unclear:
-        which = some_of(f"{name} {why}" for name, why in unclear.items())
+        which = some_of(f"{named(name)} {why}" for name, why in unclear.items())
         yield f"{len(unclear):,} names fit categories of the truth in several ways, left out: {which}"
     if strangers := [name for name in wanted if name not in by_asked and name not in unclear]:
-        yield f"{len(strangers):,} names are no category of the truth, left out: {some_of(strangers)}"
+        yield f"{len(strangers):,} names are no category of the truth, left out: {some_of(map(named, strangers))}"
     taken = set(by_asked.values())
     if unasked := [name for name in known if name not in taken]:
         how = "not found" if count_unasked else "left out"
-        yield f"{len(unasked):,} categories of the truth were never asked, {how}: {some_of(unasked)}"
+        yield f"{len(unasked):,} categories of the truth were never asked, {how}: {some_of(map(named, unasked))}"

@@ -89,3 +89,10 @@ def test_nothing_in_common_shows_both_sides() -> None:
         SourceError, match=r"none of the 1 names asked \(bird\) is one of the 2 categories .*\(cat, dog\)"
     ):
         CountedNames.of("ovseg", ["cat", "dog"], ["bird"], False, [])
+
+
+def test_names_with_commas_are_told_apart_in_notes() -> None:
+    notes: list[str] = []
+    CountedNames.of("ovseg", ["cat", "bowl, glass", 'the "big" one'], ["cat", "cup, red"], False, notes)
+    assert 'ovseg: 1 names are no category of the truth, left out: "cup, red"' in notes
+    assert any(note.endswith('left out: "bowl, glass", "the ""big"" one"') for note in notes)
