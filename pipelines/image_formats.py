@@ -13,13 +13,13 @@ from typing import Any
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 """Files that every installation reads."""
 
-_HEIF, _AVIF = (".heic", ".heif", ".hif"), (".avif",)
+_HEIF, _AVIF, _JXL = (".heic", ".heif", ".hif"), (".avif",), (".jxl",)
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 _MAX_BOX_BYTES = 4096
 # Files of these are counted and named where they are left out: people expect them to be labelled.
 _OTHER_FORMATS = (
-    *(*_HEIF, *_AVIF, ".jxl", ".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".jpm", ".jls", ".jxr", ".wdp"),
+    *(*_HEIF, *_AVIF, *_JXL, ".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".jpm", ".jls", ".jxr", ".wdp"),
     *(".dcm", ".dicom", ".nii", ".nii.gz", ".nrrd", ".mha", ".svs", ".ndpi", ".mrxs", ".czi", ".lif", ".fits"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".psd", ".psb", ".xcf"),
     *(".exr", ".hdr", ".tga", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".dds", ".ico", ".icns", ".qoi", ".svg", ".pdf"),
@@ -28,7 +28,7 @@ _OTHER_FORMATS = (
 # How files of formats begin that are pictures, and that no decoder here reads; told by their content, since names lie.
 _NOT_READ = re.compile(
     rb"(?P<JPEG_2000>\x00\x00\x00\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51)|"
-    rb"(?P<JPEG_XL>\x00\x00\x00\x0cJXL \r\n\x87\n|\xff\x0a.{10})|(?P<JPEG_XR>II\xbc[\x00\x01])|"
+    rb"(?P<JPEG_XR>II\xbc[\x00\x01])|"
     rb"(?P<DICOM>.{128}DICM)|(?P<CR3>.{4}ftypcrx )|(?P<RAF>FUJIFILMCCD-RAW)|(?P<PSD>8BPS\x00[\x01\x02])|"
     rb"(?P<OpenEXR>\x76\x2f\x31\x01)|(?P<Radiance>#\?(?:RADIANCE|RGBE)\s)|(?P<PNM>P[1-6]\s+[#0-9]|P7\n)|"
     rb"(?P<ICO>\x00\x00\x01\x00[^\x00]\x00)|(?P<DDS>DDS \x7c\x00\x00\x00)|(?P<QOI>qoif)|(?P<FITS>SIMPLE  =)",
@@ -47,7 +47,8 @@ _MAX_NAMED = 6
 def readable_extensions() -> tuple[str, ...]:
     """Return the extensions of the image files that are read here, in lower case; the extra ``pictures`` adds some."""
     names = registered_formats()
-    return (*IMAGE_EXTENSIONS, *(_AVIF if "AVIF" in names else ()), *(_HEIF if "HEIF" in names else ()))
+    found = (*IMAGE_EXTENSIONS, *(_AVIF if "AVIF" in names else ()), *(_HEIF if "HEIF" in names else ()))
+    return (*found, *(_JXL if find_spec("imagecodecs") else ()))
 
 
 @cache
@@ -207,4 +208,6 @@ def _ending(name: str) -> str:
 
 
 def _advice(formats: Mapping[str, int]) -> str:
-    return " (pip install 'xsam-label[pictures]' reads HEIC)" if any(ending in formats for ending in _HEIF) else ""
+    kinds = {"HEIC": _HEIF, "JPEG XL": _JXL}
+    read = " and ".join(kind for kind, endings in kinds.items() if any(ending in formats for ending in endings))
+    return f" (pip install 'xsam-label[pictures]' reads {read})" if read else ""

@@ -19,9 +19,10 @@ from pipelines.images.cut_short import ends_early
 from pipelines.images.decode_error import PIL_ERRORS, DecodeError, translated
 from pipelines.images.headers import tiff_tags
 from pipelines.images.headers.jpeg_markers import MAX_EXIF_BYTES, JpegHead, jpeg_head
+from pipelines.images.headers.jxl_header import is_jxl
 from pipelines.images.headers.png_chunks import is_apple_png
 from pipelines.images.headers.tag_bounds import holds_too_much
-from pipelines.images.other_decoders import OtherImage, other_jpeg, other_tiff
+from pipelines.images.other_decoders import OtherImage, jpeg_xl, other_jpeg, other_tiff
 from pipelines.types import Reason
 
 # The plugin is chosen here, not by PIL.Image.open, which would hide why a file is broken ("cannot identify"), try
@@ -67,6 +68,8 @@ def open_image(data: bytes) -> Opened:
         raise DecodeError(Reason.ZERO_BYTES, "the file is empty")
     plugin = _plugin(data)
     if plugin is None:
+        if is_jxl(data):
+            return Opened(image=jpeg_xl(data))
         if name := optional_format(data):
             raise DecodeError(Reason.UNSUPPORTED_MODE, f"{name}: pip install 'xsam-label[pictures]' for it to be read")
         if name := unread_format(data):

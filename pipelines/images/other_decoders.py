@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipelines.images.decode_error import DecodeError
 from pipelines.images.headers import tiff_tags
 from pipelines.images.headers.jpeg_markers import JpegHead
+from pipelines.images.headers.jxl_header import jxl_header
 from pipelines.images.value_range import Values
 from pipelines.types import Reason
 
@@ -75,6 +76,42 @@ def other_jpeg(data: bytes, head: JpegHead) -> OtherImage:
     size = (head.width, head.height)
     num_bytes = head.width * head.height * head.num_components * (1 if head.bits <= 8 else 2)
     return OtherImage(size=size, num_bytes=num_bytes, num_samples=head.num_components, load=load)
+
+
+def jpeg_xl(data: bytes) -> OtherImage:
+    """Open a JPEG XL file; of an animation its first picture is meant.
+
+    Raises:
+        DecodeError: UNSUPPORTED_MODE if the decoder is not installed, or there are channels beside colors and opacity;
+            TRUNCATED or CORRUPT if the file is damaged.
+    """
+    try:
+        header = jxl_header(data)
+    except ValueError as error:
+        raise DecodeError(Reason.CORRUPT, f"JPEG XL: {error}") from error
+    try:
+        import imagecodecs
+    except ImportError as error:
+        raise DecodeError(Reason.UNSUPPORTED_MODE, f"JPEG XL: {_INSTALL}") from error
+    # Each may be as large as a picture, and there may be thousands of them.
+    if header.num_extra_channels > 1:
+        what = f"JPEG XL: {header.num_extra_channels} channels beside the colors"
+        raise DecodeError(Reason.UNSUPPORTED_MODE, f"{what}: no decoder here reads them")
+
+    def load() -> Values:
+        try:
+            samples = imagecodecs.jpegxl_decode(data, index=0, numthreads=1)
+        except Exception as error:
+            is_short = "INPUT" in str(error)  # the decoder needs more of it
+            reason = Reason.TRUNCATED if is_short else Reason.CORRUPT
+            raise DecodeError(reason, f"JPEG XL: {type(error).__name__}: {error}") from error
+        samples = samples.reshape(*samples.shape[:2], -1)
+        has_alpha = samples.shape[2] in (2, 4)
+        return _values(samples, bits=header.bits, alpha=samples.shape[2] - 1 if has_alpha else None)
+
+    # The decoder computes with numbers of 4 bytes, whatever it returns.
+    num_bytes = header.size[0] * header.size[1] * 4 * 4
+    return OtherImage(size=header.size, num_bytes=num_bytes, num_samples=4, load=load)
 
 
 def other_tiff(data: bytes, why: str) -> OtherImage:

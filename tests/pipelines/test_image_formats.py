@@ -75,9 +75,11 @@ def test_more_formats_are_read_where_their_decoders_are_installed(monkeypatch: p
                 one.cache_clear()
             left_out = LeftOut()
             left_out.add("a.HEIC")
+            left_out.add("a.jxl")
             assert (".heic" in readable_extensions()) == is_installed == ("HEIF" in registered_formats())
-            assert left_out.formats == ({} if is_installed else {".heic": 1})
-            assert ("xsam-label[pictures]" in "".join(left_out.say())) != is_installed
+            assert (".jxl" in readable_extensions()) == is_installed
+            assert left_out.formats == ({} if is_installed else {".heic": 1, ".jxl": 1})
+            assert ("xsam-label[pictures]' reads HEIC and JPEG XL" in "".join(left_out.say())) != is_installed
     finally:
         for one in cached:
             one.cache_clear()

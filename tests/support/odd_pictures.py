@@ -193,13 +193,13 @@ def _others() -> list[OddPicture]:
         OddPicture("two_colors.bmp", encoded(two, "BMP"), pixels=seen),
         *(OddPicture(name, data, reason=Reason.UNSUPPORTED_MODE) for name, data in {
             "really_jp2.jpg": imagecodecs.jpeg2k_encode(RGB),
-            "really_jxl.jpg": imagecodecs.jpegxl_encode(RGB),
             "really_ppm.jpg": encoded(RGB, "PPM"),
             "really_qoi.jpg": imagecodecs.qoi_encode(RGB),
             "really_psd.jpg": b"8BPS\0\1" + bytes(20),
             "really_dcm.jpg": bytes(128) + b"DICM" + bytes(20),
             "really_exr.jpg": b"v/1\1" + bytes(20),
         }.items()),
+        OddPicture("really_jxl.jpg", imagecodecs.jpegxl_encode(RGB, lossless=True), pixels=RGB),
         OddPicture("animated.webp", encoded(RGB, "WEBP", lossless=True, save_all=True, append_images=frames),
                    pixels=RGB),
     ]  # fmt: skip

@@ -1,8 +1,9 @@
-"""AVIF and HEIC: decoded where their decoders are installed, else told by name."""
+"""AVIF, HEIC and JPEG XL: decoded where their decoders are installed, else told by name."""
 
 from __future__ import annotations
 
 import io
+import sys
 
 import imagecodecs
 import numpy as np
@@ -73,8 +74,6 @@ def by_pillow(name: str) -> bytes:
     [
         (imagecodecs.jpeg2k_encode(PIXELS), "JPEG 2000"),
         (imagecodecs.jpeg2k_encode(PIXELS, codecformat="j2k"), "JPEG 2000"),
-        (imagecodecs.jpegxl_encode(PIXELS), "JPEG XL"),
-        (imagecodecs.jpegxl_encode(PIXELS, usecontainer=True), "JPEG XL"),
         (imagecodecs.jpegxr_encode(PIXELS), "JPEG XR"),
         (by_pillow("PPM"), "PNM"),
         (by_pillow("ICO"), "ICO"),
@@ -97,3 +96,42 @@ def test_what_only_begins_like_a_picture_is_none(data: bytes) -> None:
     with pytest.raises(DecodeError) as refused:
         decoded(data)
     assert refused.value.reason == Reason.NOT_AN_IMAGE
+
+
+SIDES = [(16, 16), (37, 53), (8, 4000), (24, 20), (9, 8200), (480, 640)]
+
+
+@pytest.mark.parametrize("is_in_boxes", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("num_channels", [1, 2, 3, 4])
+def test_jpeg_xl_is_decoded_and_its_header_tells_its_size_before(num_channels, dtype, is_in_boxes) -> None:
+    for height, width in SIDES:
+        seen = np.arange(height * width, dtype=np.uint8).reshape(height, width, 1).repeat(num_channels, 2)
+        seen[..., 3 if num_channels == 4 else 1 :] = 255 if num_channels in (2, 4) else seen[..., :1]
+        stored = {np.uint8: seen, np.uint16: seen.astype(np.uint16) * 257, np.float32: seen / np.float32(255)}[dtype]
+        data = imagecodecs.jpegxl_encode(
+            stored.squeeze(), lossless=True, effort=1, usecontainer=is_in_boxes, photometric=None
+        )
+        assert peek_size(data) == (width, height)
+        image = decoded(data)
+        assert (image.pixels[..., 0] == seen[..., 0]).all()
+        assert image.notes == ()
+
+
+def test_a_jpeg_xl_that_is_cut_short_is_truncated() -> None:
+    data = imagecodecs.jpegxl_encode(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8), lossless=True)
+    for end in (len(data) - 20, len(data) // 2):
+        with pytest.raises(DecodeError) as refused:
+            decoded(data[:end])
+        assert refused.value.reason == Reason.TRUNCATED
+    for end in (12, 13):
+        with pytest.raises(DecodeError) as refused:
+            decoded(data[:end])
+        assert refused.value.reason in (Reason.TRUNCATED, Reason.CORRUPT)
+
+
+def test_jpeg_xl_without_its_decoder_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    with pytest.raises(DecodeError, match=r"JPEG XL: pip install 'xsam-label\[pictures\]'") as refused:
+        decoded(imagecodecs.jpegxl_encode(PIXELS))
+    assert refused.value.reason == Reason.UNSUPPORTED_MODE
