@@ -16,7 +16,7 @@ from pipelines.planning.coverage import Coverage, CoveringRun, UpdateCounts
 from pipelines.planning.draft import UNLISTED
 from pipelines.planning.fingerprint import model_part, source_part
 from pipelines.planning.plan import Plan, plan_documents, read_plan
-from pipelines.redaction import counted, named
+from pipelines.redaction import named
 from pipelines.storage.store import Store
 from pipelines.table.commits import committed_shards
 from pipelines.table.verify import table_size
@@ -226,10 +226,12 @@ def nothing_new(update: UpdateCounts, *, result_of: str = "", is_asked_otherwise
         result_of: the last run, whose result is shown instead; empty if a run without images is planned.
         is_asked_otherwise: whether that run asks other prompts than the last.
     """
-    covered = f"all {counted(update.covered, 'listed image')} are covered"
+    is_one = update.covered == 1
+    covered = "the one listed image is covered" if is_one else f"all {update.covered:,} listed images are covered"
     if result_of:
         return f"{covered}; the result below is that of run {result_of}"
     noted = ["that what is asked has changed"] if is_asked_otherwise else []
+    noted += [f"which images are not listed any more ({update.gone:,})"] if update.gone else []
     # Images that have come back are noted as well, and not counted.
-    noted += [f"which images are not listed any more ({update.gone:,})"] if update.gone or not noted else []
+    noted = noted or ["that images are listed again"]
     return f"{covered}; this run labels nothing and only notes {' and '.join(noted)}"
