@@ -23,6 +23,7 @@ _GAP = 6
 # Of a sheet's cell: text stays legible when a sheet of eight columns is shown on a screen.
 _TEXT_SHARE, _MIN_TEXT_PX = 1 / 20, 12
 _MOST_NAMES = 4
+_SAME_IOU = 0.3  # masks of one name that overlap so much are of one thing
 _PADDING = 3
 _SHEET, _CHIP, _TEXT = (24, 24, 27), (20, 20, 22), (255, 255, 255)
 
@@ -103,15 +104,26 @@ def place_names(size: tuple[int, int], masks: Sequence[LabeledMask], font: Font)
 
     Returns:
         At most four labels, best scores first, inside the picture and apart; without those for which no place is free.
+        Masks of one name that lie over one another are named once.
     """
     labels: list[Label] = []
-    for mask in sorted(masks, key=lambda mask: -mask.score)[:_MOST_NAMES]:
+    for mask in _distinct(masks)[:_MOST_NAMES]:
         (height, width), (x, y, w, h) = mask.segmentation.size_hw, rle.bbox_xywh(mask.segmentation)
         center = ((x + w / 2) * size[0] / width, (y + h / 2) * size[1] / height)
         text = _cut(mask.name, f" {mask.score:.2f}", font, size[0] - 2 * _PADDING)
         if box := _free_box(center, _chip_size(text, font), size, [label.box for label in labels]):
             labels.append(Label(text=text, box=box, color=mask.rgb))
     return labels
+
+
+def _distinct(masks: Sequence[LabeledMask]) -> list[LabeledMask]:
+    """Return masks by falling score, without those that lie over a better one of the same name."""
+    kept: list[LabeledMask] = []
+    for mask in sorted(masks, key=lambda mask: -mask.score):
+        better = [other.segmentation for other in kept if other.name == mask.name]
+        if not better or rle.iou([mask.segmentation], better).max() < _SAME_IOU:
+            kept.append(mask)
+    return kept
 
 
 def _chip_size(text: str, font: Font) -> tuple[int, int]:

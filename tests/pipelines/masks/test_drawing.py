@@ -51,7 +51,7 @@ def _named(name: str, score: float, size_hw: tuple[int, int], y: int, x: int) ->
 def test_names_are_as_large_on_every_picture_inside_it_and_apart(size_hw: tuple[int, int]) -> None:
     height, width = size_hw
     corners = [(0, 0), (0, width - 9), (height - 9, 0), (height - 9, width - 9), (0, 0), (0, 1), (5, 0), (0, 0)]
-    masks = [_named("wide name " * 9, number / 10, size_hw, *corner) for number, corner in enumerate(corners)]
+    masks = [_named(f"{number} wide " * 9, number / 10, size_hw, *corner) for number, corner in enumerate(corners)]
     scale = 320 / max(size_hw)
     shown = (round(width * scale), round(height * scale))
     labels = place_names(shown, masks, ImageFont.load_default(16))
@@ -63,6 +63,13 @@ def test_names_are_as_large_on_every_picture_inside_it_and_apart(size_hw: tuple[
         assert bottom - top >= 16
         for other in labels[:number]:
             assert bottom <= other.box[1] or other.box[3] <= top or right <= other.box[0] or other.box[2] <= left
+
+
+def test_masks_of_one_name_that_lie_over_one_another_are_named_once() -> None:
+    masks = [_named(name, score, (100, 100), 9, x) for name, score, x in [("a", 0.9, 9), ("a", 0.8, 11), ("b", 0.7, 9)]]
+    masks.append(_named("a", 0.6, (100, 100), 9, 60))
+    labels = place_names((100, 100), masks, ImageFont.load_default(12))
+    assert [label.text for label in labels] == ["a 0.90", "b 0.70", "a 0.60"]
 
 
 def test_names_are_light_on_dark_whatever_the_colour_of_the_mask() -> None:
