@@ -37,6 +37,8 @@ class FakePredictor:
 class _Console:
     """A screen that nobody looks at."""
 
+    is_terminal = False
+
     def print(self, *_: Any, **__: Any) -> None:
         """Show nothing."""
 
