@@ -35,7 +35,7 @@ def test_the_scene_without_masks_comes_first(monkeypatch):
     captions = []
 
     def sheet(pictures, columns):
-        captions.extend(caption for caption, _ in pictures)
+        captions.extend(caption for caption, _, _ in pictures)
         return pictures[0][1]
 
     monkeypatch.setattr(failures, "contact_sheet", sheet)
