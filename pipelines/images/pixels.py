@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -147,16 +147,24 @@ def _without_alpha(image: TiffImageFile, data: bytes) -> PilImage.Image:
 
 def _is_invisible(image: PilImage.Image) -> bool:
     """Return whether opacity is 0 everywhere: written by who did not mean it, for nobody keeps a picture of nothing."""
-    return image.mode in ("RGBA", "LA", "PA") and image.getchannel("A").getextrema() == (0, 0)
+    if image.mode not in ("RGBA", "LA", "PA"):
+        return False
+    bands = (image.crop((0, top, image.width, bottom)) for top, bottom in _bands(image.size))
+    return all(band.getchannel("A").getextrema() == (0, 0) for band in bands)
+
+
+def _bands(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """Yield first and last rows of parts of a picture: what is done in parts takes no memory of all pixels."""
+    width, height = size
+    rows = max(1, BAND_PIXELS // width)
+    for top in range(0, height, rows):
+        yield top, min(height, top + rows)
 
 
 def _from_colors(image: PilImage.Image, orientation: int, *, is_opaque: bool = False) -> NDArray[np.uint8]:
     rgb, as_stored = upright(image.size, orientation)
-    width, height = image.size
-    rows = max(1, BAND_PIXELS // width)
-    for top in range(0, height, rows):
-        bottom = min(height, top + rows)
-        band = image.crop((0, top, width, bottom))
+    for top, bottom in _bands(image.size):
+        band = image.crop((0, top, image.width, bottom))
         if image.has_transparency_data and not is_opaque:
             band = _over_white(band)
         as_stored[top:bottom] = np.asarray(band.convert("RGB"))

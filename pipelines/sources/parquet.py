@@ -100,7 +100,10 @@ def list_rows(
             lack_bytes = _lack_bytes(fs, file.path, table.metadata, leaf, form)
             if image_column is None and form.image not in sure_image_columns(schema):
                 check_pictures(uri, form.image, _first_values(fs, file.path, form.image))
-            rows = zip(_rows(fs, file.path, table, form), lack_bytes, strict=True)
+            # A damaged footer may count other rows than there are.
+            rows = zip(
+                _rows(fs, file.path, table, form), itertools.chain(lack_bytes, itertools.repeat(False)), strict=False
+            )
             for row, (values, lacks_bytes) in enumerate(rows):
                 place = ParquetCell(form.image, row)
                 image_id, others = form.describe(file.name, row, values)
