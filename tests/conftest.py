@@ -26,11 +26,16 @@ NOT_QUICK = (
     "reliability",
     "simulation",
     "actors/scenes/test_evaluate.py",
+    "actors/scenes/test_photos.py",
     "docs/test_code_blocks.py",
+    "flows/commands/test_forget.py",
     "flows/process/test_streams.py",
     "flows/run/test_bad_images.py",
     "flows/run/test_incremental.py",
     "flows/test_label_collection.py",
+    "pipelines/report/test_in_browser.py",
+    "pipelines/sources/test_hub.py",
+    "pipelines/storage/test_client_limits.py",
 )
 
 # Files that take a minute or more, the longest first.
