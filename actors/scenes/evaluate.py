@@ -250,17 +250,27 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m actors.scenes.evaluate", description=(__doc__ or "").splitlines()[0]
     )
     add_test_options(parser)
-    parser.add_argument("--only", type=_parts, default=PARTS, help=f"parts to run, of {','.join(PARTS)}")
-    parser.add_argument("--threads", type=int, default=0, help="of torch; 0 for its choice")
-    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    add_run_options(parser, PARTS)
     return parser
 
 
-def _parts(text: str) -> tuple[str, ...]:
-    parts = tuple(text.split(","))
-    if unknown := set(parts) - set(PARTS):
-        raise argparse.ArgumentTypeError(f"no such part: {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
-    return parts
+def add_run_options(parser: argparse.ArgumentParser, known: Sequence[str]) -> None:
+    """Add the options of a command that runs parts of an evaluation: --only, --threads and --json.
+
+    Args:
+        parser: of the command.
+        known: the parts that it has.
+    """
+
+    def parts(text: str) -> tuple[str, ...]:
+        chosen = tuple(text.split(","))
+        if unknown := set(chosen) - set(known):
+            raise argparse.ArgumentTypeError(f"no such part: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+        return chosen
+
+    parser.add_argument("--only", type=parts, default=known, help=f"parts to run, of {','.join(known)}")
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0 for its choice")
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -284,5 +294,6 @@ if __name__ == "__main__":
     main()
 
 __all__ = [
-    "PARTS", "PROMPT_KINDS", "SceneTest", "count_scenes", "evaluate_scenes", "find_instances", "main", "one_mask_each",
+    "PARTS", "PROMPT_KINDS", "SceneTest", "add_run_options", "count_scenes", "evaluate_scenes", "find_instances",
+    "main", "one_mask_each",
 ]  # fmt: skip

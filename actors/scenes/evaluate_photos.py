@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from actors.scenes.evaluate import Figures, find_instances, one_mask_each
+from actors.scenes.evaluate import Figures, add_run_options, find_instances, one_mask_each
 from actors.scenes.photo_prompts import Mask, box_prompt, inner_prompt, pole_prompt
 from actors.scenes.photo_truth import DEFAULT_FOLDER, TRUTH, OutlinedObject, Photo, PhotoTruth, read_photo_truth
 from pipelines.errors import UserError
@@ -236,21 +236,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--truth", type=Path, default=TRUTH, help="COCO file of outlines")
     parser.add_argument("--photos", type=Path, default=DEFAULT_FOLDER, help="folder of fetch_photos")
     parser.add_argument("--seeds", type=_numbers, default=(0, 1, 2), help="of what is drawn by lot, as 0,1,2")
-    parser.add_argument("--only", type=_parts, default=PARTS, help=f"parts to run, of {','.join(PARTS)}")
-    parser.add_argument("--threads", type=int, default=0, help="of torch; 0 for its choice")
-    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    add_run_options(parser, PARTS)
     return parser
 
 
 def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in text.split(","))
-
-
-def _parts(text: str) -> tuple[str, ...]:
-    parts = tuple(text.split(","))
-    if unknown := set(parts) - set(PARTS):
-        raise argparse.ArgumentTypeError(f"no such part: {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
-    return parts
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

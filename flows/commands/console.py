@@ -189,6 +189,12 @@ def show_notes(console: Console, notes: Iterable[str]) -> None:
         console.print(f"[yellow]warning:[/] {literal(note)}", highlight=False)
 
 
+def show_problems(console: Console, problems: Iterable[str]) -> None:
+    """Print problems, a line each."""
+    for problem in problems:
+        console.print(f"[red]problem:[/] {literal(problem)}", highlight=False)
+
+
 def erasure_line(erasure: Erasure) -> str:
     """Return what the ledger tells of an erasure: how many images, when, and by which condition."""
     return f"{erasure.num_images:,} images, asked for at {erasure.asked_at} by: {erasure.condition}"
@@ -210,10 +216,8 @@ def show_summary(console: Console, summary: RunSummary, prompts: str | None = No
     rows.append(("time", f"{duration(summary.elapsed_s)}; {at_model}"))
     console.print(facts_table(f"[bold]{summary.run_id}[/] in {literal(summary.output)}", rows))
     show_rejected(console, summary.rejected_prompts, summary.num_rejected_prompts, prompts)
-    for warning in summary.warnings:
-        console.print(f"[yellow]warning:[/] {literal(warning)}", highlight=False)
-    for problem in summary.failures:
-        console.print(f"[red]problem:[/] {literal(problem)}", highlight=False)
+    show_notes(console, summary.warnings)
+    show_problems(console, summary.failures)
 
 
 def show_rejected(console: Console, rejected: list[dict[str, Any]], total: int, prompts: str | None) -> None:
@@ -237,6 +241,5 @@ def show_report(console: Console, report: VerifyReport) -> None:
     console.print(facts_table(f"[bold]{report.run_id}[/]", rows))
     for note in report.notes:
         console.print(f"[yellow]note:[/] {literal(note)}", highlight=False)
-    for problem in report.problems:
-        console.print(f"[red]problem:[/] {literal(problem)}", highlight=False)
+    show_problems(console, report.problems)
     console.print("[green]whole[/]" if report.ok else "[red]not whole[/]")

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from flows.commands.console import erasure_line, facts_table, literal
+from flows.commands.console import erasure_line, facts_table, literal, show_notes, show_problems
 from pipelines.errors import SourceError, UserError, some_of
 from pipelines.forgetting import Erased, Found, choose, forget
 from pipelines.planning.erasures import read_forgotten
@@ -113,15 +113,10 @@ def _show_erased(erased: Erased, store: Store, console: Console) -> bool:
     console.print(facts_table(f"forgotten in {literal(store.uri)}", rows))
     for what in erased.left:
         console.print(f"[red]left:[/] {literal(what)}; forget again once that is over", highlight=False)
-    for problem in erased.problems:
-        console.print(f"[red]problem:[/] {literal(problem)}", highlight=False)
+    show_problems(console, erased.problems)
     if erased.others:
-        names = literal(some_of(erased.others))
-        console.print(
-            f"[yellow]warning:[/] {len(erased.others):,} files there were not looked into, since they are not the "
-            f"output's own: {names}",
-            highlight=False,
-        )
+        others = f"{len(erased.others):,} files there were not looked into, since they are not the output's own"
+        show_notes(console, [f"{others}: {some_of(erased.others)}"])
     where = "exports, reports and copies elsewhere, logs, and backups"
     versions = "" if store.is_local else ", and earlier versions of objects, if the bucket keeps them"
     console.print(f"not reached: the images themselves, {where}{versions}")

@@ -12,6 +12,7 @@ from flows.commands.console import (
     literal,
     show_erasures,
     show_notes,
+    show_problems,
     show_rejected,
     show_report,
     size,
@@ -168,8 +169,7 @@ def show_verify(output: str, run_id: str | None, console: Console, *, deep: bool
         forgotten = read_forgotten(store)
     except DamagedError as error:
         problems.append(str(error))
-    for problem in problems:
-        console.print(f"[red]problem:[/] {literal(problem)}", highlight=False)
+    show_problems(console, problems)
     if problems and not held and run_id is None:
         console.print("[red]not whole[/]")
         return False

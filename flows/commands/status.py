@@ -8,7 +8,7 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from flows.commands.console import duration, facts_table, ledger_rows, literal, show_erasures
+from flows.commands.console import duration, facts_table, ledger_rows, literal, show_erasures, show_problems
 from flows.run.held_runs import no_run
 from flows.run.progress import RunLine, RunProgress, chosen_run, read_lines, read_progress
 from pipelines.planning.erasures import read_forgotten
@@ -53,8 +53,7 @@ def show_status(
         console.print()
     console.print(facts_table(f"run [bold]{progress.line.run_id}[/] in {literal(store.uri)}", _rows(progress)))
     show_erasures(console, erasures)
-    for problem in progress.problems:
-        console.print(f"[red]problem:[/] {literal(problem)}", highlight=False)
+    show_problems(console, progress.problems)
 
 
 def _runs_table(lines: list[RunLine]) -> Table:

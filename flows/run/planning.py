@@ -60,8 +60,6 @@ from pipelines.table.repairs import Due, due_shards
 from pipelines.types import Prompt, RejectedPrompt
 
 OnListed = Callable[[int], None]
-
-
 OnDue = Callable[[], Callable[[], None]]
 
 
@@ -301,10 +299,11 @@ def _draft_update(
         unlisted = coverage.unlisted.table() if is_whole else None
         # A run without images, to note what has gone or come back, or is asked now.
         has_note = unlisted is not None and not unlisted.equals(noted_unlisted(store, earlier))
-        if plan.num_images or has_note or asks_otherwise(config, last):
+        is_asked_otherwise = asks_otherwise(config, last)
+        if plan.num_images or has_note or is_asked_otherwise:
             drafted = replace(plan, unlisted=unlisted)
             draft = RunDraft(run_id=run_id, fingerprint=fingerprint, plan=drafted, rejected=rejected, update=counts)
-            told_why = "" if plan.num_images else nothing_new(counts, is_asked_otherwise=asks_otherwise(config, last))
+            told_why = "" if plan.num_images else nothing_new(counts, is_asked_otherwise=is_asked_otherwise)
             draft = replace(draft, after=last.sequence, ids=ids, nothing_new=told_why)
         else:
             draft = RunDraft(run_id=last.run_id, fingerprint=last.fingerprint, held=last, update=counts)
