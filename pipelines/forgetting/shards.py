@@ -6,7 +6,7 @@ import hashlib
 import io
 import secrets
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -123,12 +123,12 @@ def _erased(
 ) -> tuple[ShardCommit, dict[str, bytes]]:
     """Return the commit of a shard without forgotten images, and its files by name."""
     images, annotations = tables["images"], tables["annotations"]
-    ids = images["image_id"].to_pylist()
-    gone = [image_id for image_id in ids if image_id in forgotten]
+    gone = pa.array([one for one in images["image_id"].to_pylist() if one in forgotten], pa.string())
+    is_gone = pc.is_in(images["image_id"], gone)
     attempt, repair = f"{DRIVER_ID}-{secrets.token_hex(4)}", commit.repair + 1
-    lost = images.filter(pc.is_in(images["image_id"], pa.array(gone, pa.string()))).to_pylist()
-    masks = annotations.filter(pc.invert(pc.is_in(annotations["image_id"], pa.array(gone, pa.string()))))
-    left: dict[Kind, pa.Table] = {"annotations": masks, "images": _with_tombstones(images, gone, forgotten)}
+    lost = images.filter(is_gone).to_pylist()
+    masks = annotations.filter(pc.invert(pc.is_in(annotations["image_id"], gone)))
+    left: dict[Kind, pa.Table] = {"annotations": masks, "images": _with_tombstones(images, is_gone, forgotten)}
     contents, files = {}, {}
     for kind, table in left.items():
         facts = {
@@ -162,13 +162,12 @@ def _erased(
     return erased, contents
 
 
-def _with_tombstones(images: pa.Table, gone: Collection[str], forgotten: Forgotten) -> pa.Table:
+def _with_tombstones(images: pa.Table, is_gone: pa.ChunkedArray, forgotten: Forgotten) -> pa.Table:
     """Return the rows of a shard's images with a tombstone for each of some, at the end as in the plan."""
-    names = set(gone)
     kept = images.select([name for name in _KEPT if name in images.schema.names])
-    rows = [row for row in kept.to_pylist() if row["image_id"] in names]
+    rows = kept.filter(is_gone).to_pylist()
     before = pc.equal(images["status"], Status.FORGOTTEN.value)
-    left = images.filter(pc.invert(pc.or_(before, pc.is_in(images["image_id"], pa.array(gone, pa.string())))))
+    left = images.filter(pc.invert(pc.or_(before, is_gone)))
     tombstones = [*images.filter(before).to_pylist(), *(_tombstone(row, images.schema, forgotten) for row in rows)]
     tombstones.sort(key=lambda row: row["image_id"])
     return pa.concat_tables([left, pa.Table.from_pylist(tombstones, schema=images.schema)])
