@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -85,8 +86,16 @@ def take(num_bytes: int) -> int:
     return len(held)
 
 
+_M_MMAP_THRESHOLD = -3  # of malloc.h
+
+
 def load_all(paths: Sequence[str], max_bytes_ahead: int) -> str:
-    """Fetch and decode images ahead of a consumer that takes its time; how many there were of which kind."""
+    """Fetch and decode images ahead of a consumer that takes its time; how many there were of which kind.
+
+    What is freed goes back to the system at once: glibc would keep blocks of up to 32 MB for each of its threads, as
+    many as chance will have, and what is held could not be told from what is kept.
+    """
+    ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20)
     refs = [ImageRef(image_id=path, uri=path, num_bytes=Path(path).stat().st_size) for path in paths]
     config = LabelConfig(max_bytes_ahead=max_bytes_ahead, load_threads=4)
     kinds = []

@@ -218,4 +218,4 @@ def test_images_that_are_decoded_ahead_stay_within_their_budget(tmp_path: Path, 
     budget = 2 * decoding_bytes(path.read_bytes())
     found = peak(calls.load_all, [str(path)] * 12, budget)
     assert found.said == " ".join(["Image"] * 12)
-    assert found.mb < 1.5 * budget / 1e6 + 90  # one image passes whatever is held
+    assert budget / 2e6 < found.mb < 1.1 * budget / 1e6 + 10  # some megabytes are the process's own
