@@ -171,10 +171,7 @@ def _csv_rows(
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_CHARS))
     with open_text(uri, storage_options) as text:
         lines = Lines(uri, text)
-        head = next(lines, "")
-        if declared := _DECLARED.fullmatch(head):  # Excel's own line in front of the header
-            head = next(lines, "")
-        delimiter = declared[1] if declared else _delimiter(head, delimiter)
+        head, delimiter, declared = _header(lines, delimiter)
         # "id, path": a blank behind every delimiter of the header belongs to no field, and a quote may follow it.
         parts = _QUOTED.sub("", head).rstrip("\r\n").split(delimiter)[1:]
         is_spaced = bool(parts) and all(part.startswith(" ") for part in parts)
@@ -190,17 +187,38 @@ def _csv_rows(
                 lines.num_chars = 0
                 if any(fields[len(columns) :]):
                     raise SourceError(
-                        f"{uri}: line {reader.line_num + bool(declared)} has {len(fields)} fields, the header "
+                        f"{uri}: line {reader.line_num + declared} has {len(fields)} fields, the header "
                         f"{len(columns)}; quote fields that contain the delimiter"
                     )
                 if any(fields):  # spreadsheets write empty rows as nothing but delimiters
                     # A line may leave out fields at its end: they are empty.
                     padded = [*fields, *[""] * (len(columns) - len(fields))]
                     named_fields = zip(columns, padded, strict=False)
-                    yield begun + bool(declared), {name: value or None for name, value in named_fields if name}
+                    yield begun + declared, {name: value or None for name, value in named_fields if name}
                 begun = reader.line_num + 1
         except csv.Error as error:
-            raise SourceError(f"{uri}: line {reader.line_num + bool(declared)}: {error}") from error
+            raise SourceError(f"{uri}: line {reader.line_num + declared}: {error}") from error
+
+
+def has_decimal_commas(uri: str, storage_options: Mapping[str, Any] | None) -> bool:
+    """Return whether commas in a table's fields may be decimal signs: its columns are parted by semicolons.
+
+    Raises:
+        SourceError: the table cannot be opened.
+    """
+    usual = {".csv": ",", ".tsv": "\t"}.get(extension_of(uri))
+    if usual is None:
+        return False
+    with open_text(uri, storage_options) as text:
+        return _header(Lines(uri, text), usual)[1] == ";"
+
+
+def _header(lines: Lines, usual: str) -> tuple[str, str, bool]:
+    """Read a table's header; return it, the delimiter, and whether a line in front of it declared that, as Excel's."""
+    head = next(lines, "")
+    if declared := _DECLARED.fullmatch(head):
+        return next(lines, ""), declared[1], True
+    return head, _delimiter(head, usual), False
 
 
 def _delimiter(head: str, usual: str) -> str:
