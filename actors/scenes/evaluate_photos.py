@@ -21,6 +21,7 @@ from tqdm import tqdm
 from actors.scenes.evaluate import Figures, add_run_options, find_instances, one_mask_each
 from actors.scenes.photo_prompts import Mask, box_prompt, inner_prompt, pole_prompt
 from actors.scenes.photo_truth import DEFAULT_FOLDER, TRUTH, OutlinedObject, Photo, PhotoTruth, read_photo_truth
+from pipelines.bounded_json import plain_json
 from pipelines.errors import UserError
 from pipelines.evaluation.mask_metrics import mask_average_precision, referring_iou
 from pipelines.masks import rle
@@ -263,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         counted = PhotoTest(truth=truth, seeds=options.seeds, on_asked=bar.update)
         figures = evaluate_photos(segmenter, counted, tqdm.write, only=options.only)
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(plain_json(figures), indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

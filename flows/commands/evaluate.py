@@ -13,6 +13,7 @@ from rich.table import Table
 
 from flows.commands.console import literal
 from flows.run.held_runs import held_plans
+from pipelines.bounded_json import plain_json
 from pipelines.errors import SourceError
 from pipelines.evaluation.evaluate import Evaluation, TaskFigures, evaluate_output
 from pipelines.evaluation.ground_truth import read_ground_truth
@@ -111,7 +112,7 @@ def run_evaluation(
     if figures is not None:
         compared = {"output": store.uri, "ground_truth": ground_truth, "where": choice.where, "score": choice.score}
         document = {**compared, **evaluation.to_dict()}
-        write_target(figures, (json.dumps(document, indent=1) + "\n").encode())
+        write_target(figures, (json.dumps(plain_json(document), indent=1) + "\n").encode())
     show_evaluation(evaluation, console)
     if pictures is not None:
         _draw(evaluation, pictures, console)

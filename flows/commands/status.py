@@ -11,6 +11,7 @@ from rich.table import Table
 from flows.commands.console import duration, facts_table, ledger_rows, literal, show_erasures, show_problems
 from flows.run.held_runs import no_run
 from flows.run.progress import RunLine, RunProgress, chosen_run, read_lines, read_progress
+from pipelines.bounded_json import plain_json
 from pipelines.planning.erasures import read_forgotten
 from pipelines.planning.plan import plan_documents
 from pipelines.storage.store import open_store
@@ -46,7 +47,7 @@ def show_status(
     if as_json:
         document = {"output": store.uri, "runs": [line.to_dict() for line in lines], "run": progress.to_dict()}
         document |= {"erasures": [erasure.to_dict() for erasure in erasures]} if erasures else {}
-        console.out(json.dumps(document, indent=1), highlight=False)
+        console.out(json.dumps(plain_json(document), indent=1), highlight=False)
         return
     if len(lines) > 1:
         console.print(_runs_table(lines))

@@ -19,7 +19,7 @@ from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 
 from pipelines.bounded_json import MAX_DOCUMENT_BYTES, load_json
-from pipelines.errors import SourceError
+from pipelines.errors import SourceError, some_of
 from pipelines.evaluation.coco_entries import CocoLists, read_flag, read_lists, read_mask
 from pipelines.evaluation.left_out import EntryError, LeftOut
 from pipelines.evaluation.map_metrics import Segment
@@ -227,16 +227,19 @@ def _visible_mask(entry: Mapping[str, Any], size_hw: tuple[int, int]) -> Rle:
 
 def _panoptic(lists: CocoLists, png_folder: str | None, left_out: LeftOut) -> PanopticTruth:
     """Read COCO panoptic; images without a map are dropped, since nothing is known about them."""
-    entries = {}
+    maps, infos = dict[str, dict[str, None]](), dict[str, list[Any]]()
     for what, file_name, entry in lists.annotations:
         with left_out.unless_usable(what):
-            infos, all_ids = dict[int, dict[str, Any]](), set[int]()
-            for place, info in enumerate(entry["segments_info"]):
-                with left_out.unless_usable(f"segment {quoted(info.get('id', place))} of {file_name}"):
-                    all_ids.add(int(info["id"]))
-                    is_crowd = read_flag(info.get("iscrowd"), "iscrowd")
-                    infos[int(info["id"])] = {"category": lists.category_of(info), "iscrowd": is_crowd}
-            entries[file_name] = {"file_name": str(entry["file_name"]), "segments_info": infos, "all_ids": all_ids}
+            png, own = str(entry["file_name"]), list(entry["segments_info"])
+            maps.setdefault(file_name, {})[png] = None
+            infos.setdefault(file_name, []).extend(own)  # some exporters list the segments of one map one by one
+    entries = {}
+    for file_name, pngs in maps.items():
+        if len(pngs) > 1:
+            left_out.add(f"image {quoted(file_name)}", "several maps of one image", some_of(pngs))
+            continue
+        segments, all_ids = _segments(file_name, infos[file_name], lists, left_out)
+        entries[file_name] = {"file_name": next(iter(pngs)), "segments_info": segments, "all_ids": all_ids}
     sizes = {file_name: size_hw for file_name, size_hw in lists.images.items() if file_name in entries}
     folder = png_folder or left_out.uri.removesuffix(PurePosixPath(left_out.uri).suffix)
     return PanopticTruth(
@@ -247,6 +250,23 @@ def _panoptic(lists: CocoLists, png_folder: str | None, left_out: LeftOut) -> Pa
         entries=entries,
         left_out=left_out,
     )
+
+
+def _segments(
+    file_name: str, infos: Sequence[Any], lists: CocoLists, left_out: LeftOut
+) -> tuple[dict[int, dict[str, Any]], set[int]]:
+    """Return the segments of a map by id, and the ids of all that are listed, usable or not."""
+    found, all_ids, doubled = dict[int, dict[str, Any]](), set[int](), set[int]()
+    for place, info in enumerate(infos):
+        with left_out.unless_usable(f"segment {quoted(info.get('id', place))} of {file_name}"):
+            all_ids.add(int(info["id"]))
+            segment = {"category": lists.category_of(info), "iscrowd": read_flag(info.get("iscrowd"), "iscrowd")}
+            if found.setdefault(int(info["id"]), segment) != segment:
+                doubled.add(int(info["id"]))
+    for number in sorted(doubled):
+        one = f"one is {quoted(found.pop(number)['category'])}"
+        left_out.add(f"segment {number} of {file_name}", "several segments of one map have one id", one)
+    return found, all_ids
 
 
 def _phrases(document: Sequence[Any], left_out: LeftOut) -> PhraseTruth:

@@ -16,7 +16,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.bounded_json import load_json
+from pipelines.bounded_json import load_json, plain_json
 from pipelines.errors import SourceError, StorageError
 from pipelines.redaction import quoted_names
 from pipelines.sources.parquet_pages import iter_rows
@@ -272,7 +272,7 @@ def columns_json(columns: Mapping[str, Any], *, is_bounded: bool = False) -> str
     """
     if not is_bounded:  # long texts go first, before any work is done on them
         columns = {n: v for n, v in columns.items() if not isinstance(v, str) or len(v) <= MAX_COLUMN_CHARS}
-    known = {name: value for name, value in ((n, _plain(v)) for n, v in columns.items()) if value is not None}
+    known = {name: value for name, value in ((n, plain_json(v)) for n, v in columns.items()) if value is not None}
     whole = _dump(known) if known else None
     if whole is None or is_bounded or len(whole) <= MAX_COLUMN_CHARS:
         return whole
@@ -287,16 +287,6 @@ def columns_json(columns: Mapping[str, Any], *, is_bounded: bool = False) -> str
 
 def _dump(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value.isoformat() if hasattr(value, "isoformat") else value
 
 
 def is_bytes(kind: pa.DataType) -> bool:

@@ -410,7 +410,7 @@ class TestMaps:
             read = read_ground_truth(truth)
             assert isinstance(read, PanopticTruth)
             assert read.segments("a.jpg") is None
-            assert re.search(f"1 entries of the truth left out: .*the map of a.jpg .*{words}", str(read.left_out))
+            assert re.search(f"1 entry of the truth left out: .*the map of a.jpg .*{words}", str(read.left_out))
         evaluation = evaluate(output, truth)
         assert [note for note in evaluation.notes if "the map cannot be used: the map of a.jpg" in note]
         with pytest.raises(SourceError, match=f"the map of a.jpg.*{words}"):
@@ -431,7 +431,7 @@ class TestMaps:
         Path(truth).write_text(json.dumps(document))
         evaluation = evaluate(output, truth)
         assert evaluation.results[0].figures == plain.results[0].figures
-        assert "1 entries of the truth left out: a mask without a pixel of its image: segment 777 of a.jpg" in (
+        assert "1 entry of the truth left out: a mask without a pixel of its image: segment 777 of a.jpg" in (
             evaluation.notes
         )
         with pytest.raises(SourceError, match=r"segment 777 of a\.jpg: a mask without a pixel"):

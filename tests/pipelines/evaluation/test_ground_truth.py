@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from pipelines.errors import SourceError
-from pipelines.evaluation.ground_truth import InstanceTruth, read_ground_truth, read_mask
+from pipelines.evaluation.ground_truth import InstanceTruth, PanopticTruth, read_ground_truth, read_mask
 from pipelines.masks import rle
 from pipelines.types import Rle
+from tests.support.labeled import box
+from tests.support.truth_files import panoptic
 
 
 def test_a_folder_is_no_truth(tmp_path: Path) -> None:
@@ -121,7 +123,7 @@ def test_an_annotation_that_cannot_be_used_is_named_and_counted_and_the_others_s
     broken, words = BROKEN[name]
     truth = read_objects(tmp_path / "t.json", cats(broken))
     (note,) = truth.left_out.notes()
-    assert re.search(rf"^1 entries of the truth left out: .*{words}", note)
+    assert re.search(rf"^1 entry of the truth left out: .*{words}", note)
     assert len(truth.objects("a.png")) == 1
     with pytest.raises(SourceError, match=r"annotation 7( of a.png)?: .*without --strict it is left out"):
         read_objects(tmp_path / "t.json", cats(broken), is_strict=True)
@@ -198,6 +200,30 @@ def test_a_phrase_that_cannot_be_used_is_left_out(tmp_path: Path) -> None:
     assert re.search(r"entry 1 \(its mask is 3 x 2 pixels, another of a 2 x 2", str(truth.left_out))
     with pytest.raises(SourceError, match="entry 1: cannot be read"):
         read_ground_truth(str(tmp_path / "t.json"), is_strict=True)
+
+
+def test_an_image_listed_twice_with_its_segments_is_told_unless_one_map_has_them_all(tmp_path: Path) -> None:
+    maps = {name: [("cat", box(0, 0, 4, 4), False), ("sky", box(0, 6, 9, 3), False)] for name in "abc"}
+    path = Path(panoptic(tmp_path / "t.json", maps, {"cat": True, "sky": False}))
+    document = json.loads(path.read_text())
+    one, two, three = document["annotations"]
+    # Of a the segments of one map are listed in two parts, of b there are two maps, of c two segments with one id.
+    parts = [{**one, "segments_info": [segment]} for segment in one["segments_info"]]
+    three["segments_info"].append({**three["segments_info"][0], "category_id": 2})
+    document["annotations"] = [*parts, parts[0], two, {**two, "file_name": "a.png"}, three]
+    path.write_text(json.dumps(document))
+    truth = read_ground_truth(str(path))
+    assert isinstance(truth, PanopticTruth)
+    assert {name: [s.category for s in truth.segments(name) or ()] for name in truth.images} == {
+        "a": ["cat", "sky"],
+        "c": ["sky"],
+    }
+    assert truth.left_out.notes() == [
+        "1 entry of the truth left out: several maps of one image: image 'b' (b.png, a.png)",
+        "1 entry of the truth left out: several segments of one map have one id: segment 66305 of c (one is 'cat')",
+    ]
+    with pytest.raises(SourceError, match=r"image 'b': several maps of one image .*without --strict"):
+        read_ground_truth(str(path), is_strict=True)
 
 
 def test_an_empty_mask_has_the_size_of_its_image() -> None:
