@@ -23,7 +23,7 @@ from pipelines.planning.coverage import UpdateCounts
 from pipelines.planning.erasures import Erasure
 from pipelines.planning.plan import Plan
 from pipelines.planning.prompt_table import row_name
-from pipelines.redaction import shown
+from pipelines.redaction import counted, shown
 from pipelines.table.verify import VerifyReport
 from pipelines.types import Reason, ShardReceipt, Status
 
@@ -183,6 +183,13 @@ def ledger_rows(ledger: Mapping[str, int], reasons: Mapping[str, int]) -> list[t
     return rows
 
 
+def noted_row(num_noted: int) -> list[tuple[str, object]]:
+    """Return a row that counts the images with pixel_notes; none if there are none."""
+    if not num_noted:
+        return []
+    return [("notes", f"{counted(num_noted, 'image')} not seen as stored: pixel_notes of `images`, docs/pictures.md")]
+
+
 def show_notes(console: Console, notes: Iterable[str]) -> None:
     """Print what is to be known of a run before it labels anything."""
     for note in notes:
@@ -211,6 +218,7 @@ def show_summary(console: Console, summary: RunSummary, prompts: str | None = No
     """Print how a run ended; ``prompts`` is its prompt table."""
     rows = ledger_rows(summary.ledger, summary.reason_counts)
     rows.append(("masks", f"{summary.num_annotations:,}"))
+    rows += noted_row(summary.facts.get("images_with_pixel_notes", 0))
     rows.append(("shards", f"{summary.committed:,} of {summary.shards:,}, {summary.labelled_now:,} labelled now"))
     at_model = f"all shards together {duration(summary.model_s)} waiting for the model"
     rows.append(("time", f"{duration(summary.elapsed_s)}; {at_model}"))

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from rich.console import Console
@@ -87,8 +88,7 @@ def run_evaluation(
         SourceError, StorageError: truth or run cannot be read, or they cannot be compared; the JSON file or the plots'
             folder exists or cannot be made; or matplotlib is not installed. In these cases nothing is written.
     """
-    figures = None if json_file is None else open_target(json_file, overwrite=overwrite, output=output)
-    pictures = None if plots is None else open_target(plots, overwrite=overwrite, replaces=["*.png"], output=output)
+    figures, pictures = _targets(output, json_file, plots, overwrite)
     store, plans = held_plans(output, choice.run_id)
     if pictures is not None:
         figure_class()  # raises if matplotlib is missing: before the comparison, which may take long
@@ -117,6 +117,18 @@ def run_evaluation(
     if pictures is not None:
         _draw(evaluation, pictures, console)
     return evaluation
+
+
+def _targets(
+    output: str, json_file: str | None, plots: str | None, overwrite: bool
+) -> tuple[Target | None, Target | None]:
+    """Return where the figures and the plots go, which are checked before the comparison."""
+    place = partial(open_target, overwrite=overwrite, output=output)
+    figures, pictures = "figures are written as .json", "plots are written as a folder"
+    return (
+        None if json_file is None else place(json_file, suffixes=(".json",), what=figures),
+        None if plots is None else place(plots, replaces=["*.png"], what=pictures),
+    )
 
 
 def _draw(evaluation: Evaluation, target: Target, console: Console) -> None:

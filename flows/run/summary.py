@@ -192,11 +192,12 @@ def summarize(
     """Summarise a run from its verify report."""
     # Prompts are rejected twice: by planning, and by shards, once an image's size is known.
     rejected = list(plan.facts.get("rejected_prompts", []))
-    model_s, devices = 0.0, Counter[str]()
+    model_s, num_noted, devices = 0.0, 0, Counter[str]()
     predictor: dict[str, str] = {}
     for commit in report.commits:
         rejected += [dict(row) for row in commit.rejected_prompts]
         model_s += commit.model_s
+        num_noted += commit.num_noted
         devices[commit.predictor.get("device", "unknown")] += 1
         predictor = dict(commit.predictor)
     rejected.sort(key=lambda row: row["row"])
@@ -227,6 +228,7 @@ def summarize(
             "versions": versions(),
             "shards_by_device": dict(devices),
             "predictor": predictor,
+            "images_with_pixel_notes": num_noted,
             "failures": [
                 {"shard_id": f.shard_id, "kind": f.kind, "attempts": f.attempts, "error": f.error}
                 for f in failures[:_MAX_REPORTED_FAILURES]

@@ -150,6 +150,7 @@ class _Erasing:
         planned = require_plan(store, run_id).facts.get("rejected_prompts", ())
         rejected = [*planned, *(dict(row) for commit in report.commits for row in commit.rejected_prompts)]
         rejected.sort(key=lambda row: row["row"])
+        noted = {"images_with_pixel_notes": sum(commit.num_noted for commit in report.commits)}
         corrected = {
             **summary,
             "ledger": report.ledger(),
@@ -162,7 +163,7 @@ class _Erasing:
             "warnings": [],
             "rejected_prompts": rejected[:_MAX_REJECTED],
             "num_rejected_prompts": len(rejected),
-            "facts": {**summary["facts"], "failures": []},  # tracebacks may name images
+            "facts": {**summary["facts"], **noted, "failures": []},  # tracebacks may name images
         }
         if is_changed or corrected["rejected_prompts"] != summary.get("rejected_prompts"):
             store.write(summary_name(run_id), summary_bytes(corrected))

@@ -285,6 +285,8 @@ def _shard_problems(
     reasons = Counter(filter(None, images["reason"].to_pylist()))
     if reasons != Counter(dict(commit.reason_counts)):
         yield f"{commit.images.name} gives reasons {dict(reasons)}, committed {dict(commit.reason_counts)}"
+    if commit.num_noted and (noted := len(images["pixel_notes"].drop_null())) != commit.num_noted:
+        yield f"{commit.images.name} has {noted} images with pixel_notes, committed {commit.num_noted}"
     masks = Counter(annotations["image_id"].to_pylist())
     claimed = dict(zip(images["image_id"].to_pylist(), images["num_annotations"].to_pylist(), strict=True))
     wrong = [image for image in claimed | masks if claimed.get(image) != masks[image]]
