@@ -51,7 +51,9 @@ def test_a_run_none_of_whose_images_can_be_read_does_not_end_with_0(nightly: Nig
 def test_once_a_retry_has_labelled_one_the_run_counts_as_done(nightly: Nightly) -> None:
     nightly.put(a=BROKEN, b=BROKEN)
     assert nightly.run().code == 1
-    assert nightly.retry().code == 0  # they were known to be bad: nothing new
+    again = nightly.retry()
+    assert again.code == 0  # they were known to be bad: nothing new
+    assert "none was labeled: 2 images quarantined again" in again.out
     assert nightly.run().code == 1
     nightly.put(a=WHOLE)
     assert [nightly.retry().code, nightly.run().code] == [0, 0]
