@@ -281,7 +281,11 @@ def _phrases(document: Sequence[Any], left_out: LeftOut) -> PhraseTruth:
     if not document:
         raise SourceError(f"{left_out.uri}: the list is empty")
     if not phrases:
-        raise SourceError(f"{left_out.uri}: none of its {len(document):,} entries can be used: {left_out}")
+        is_coco = isinstance(document[0], Mapping) and "image_id" in document[0]
+        advice = (
+            "; these are annotations without their images and categories: give the whole COCO file" if is_coco else ""
+        )
+        raise SourceError(f"{left_out.uri}: none of its {len(document):,} entries can be used: {left_out}{advice}")
     return PhraseTruth(uri=left_out.uri, images=sizes, phrases=tuple(phrases), left_out=left_out)
 
 
@@ -324,10 +328,14 @@ def _read_json(uri: str) -> Any:
     data = _read(uri)
     if data.startswith((b"\x1f\x8b", b"PK\x03\x04")):
         raise SourceError(f"{uri}: compressed, which is not read here; unpack it")
+    is_lines = uri.lower().endswith((".jsonl", ".ndjson"))
     try:
-        return load_json(data)
+        return [load_json(line) for line in data.splitlines() if line.strip()] if is_lines else load_json(data)
     except ValueError as error:
-        raise SourceError(f"{uri}: not JSON: {error}") from error
+        raise SourceError(
+            f"{uri}: not JSON: {error}; a ground truth is a COCO file or a list of phrases, which may also have one a "
+            "line in a file named .jsonl: docs/evaluation.md"
+        ) from error
 
 
 def _read(uri: str, max_bytes: int = MAX_DOCUMENT_BYTES) -> bytes:

@@ -19,6 +19,7 @@ from pipelines.masks.regions import describe_region, read_region
 from pipelines.redaction import quoted, quoted_names, redacted, shown_name
 from pipelines.sources.image_batches import with_prompts
 from pipelines.sources.tabular import extension_of, has_decimal_commas, numbered_rows
+from pipelines.sources.uri_lists import headless
 from pipelines.types import REGION_TASKS, SENTENCE_TASKS, Prompt, Region, RejectedPrompt, Task
 
 _IMAGE_COLUMNS = ("image_id", "uri")
@@ -219,8 +220,9 @@ def _check_columns(uri: str, columns: Iterable[str]) -> None:
         if not any(name in columns for name in either):
             missing.append(" or ".join(either))
     if missing:
+        advice = headless(columns) or "docs/configuration.md says what each is"
         raise PromptTableError(
-            f"{uri}: the prompt table has no column {', '.join(missing)}; it has {quoted_names(columns)}"
+            f"{uri}: the prompt table has no column {', '.join(missing)}; it has {quoted_names(columns)}. {advice}"
         )
 
 

@@ -32,6 +32,7 @@ from pipelines.sources.parquet import (
     binary_columns,
     image_lists,
     list_rows,
+    odd_image_column,
     parquet_errors,
     sure_image_columns,
     text_column,
@@ -210,7 +211,7 @@ def _holds_images(source: str, fs: Any, path: str) -> bool:
             f"{source}: holds both images (column {images[0]}) and URIs (column {uris}): say which with "
             "source.image_column or source.uri_column (in a config file)"
         )
-    return uris is None and bool(binary_columns(schema) or image_lists(schema))
+    return uris is None and bool(binary_columns(schema) or image_lists(schema) or odd_image_column(schema))
 
 
 def _holds_uris(fs: Any, file: ListedFile, names: _Names) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipelines.errors import SourceError
-from pipelines.evaluation.ground_truth import InstanceTruth, PanopticTruth, read_ground_truth, read_mask
+from pipelines.evaluation.ground_truth import InstanceTruth, PanopticTruth, PhraseTruth, read_ground_truth, read_mask
 from pipelines.masks import rle
 from pipelines.types import Rle
 from tests.support.labeled import box
@@ -26,7 +26,11 @@ def test_a_folder_is_no_truth(tmp_path: Path) -> None:
     ("text", "words"),
     [
         (None, "not found"),
-        ("{", "not JSON"),
+        ("{", "not JSON: .*; a ground truth is a COCO file or a list of phrases"),
+        (
+            '[{"image_id": 1, "category_id": 1, "score": 0.5}]',
+            "without their images and categories: give the whole COCO",
+        ),
         ("\x1f\x8b", "compressed, which is not read here; unpack it"),
         ('{"a": 1}', "not a ground truth of a known form"),
         ("3", "not a ground truth of a known form"),
@@ -200,6 +204,19 @@ def test_a_phrase_that_cannot_be_used_is_left_out(tmp_path: Path) -> None:
     assert re.search(r"entry 1 \(its mask is 3 x 2 pixels, another of a 2 x 2", str(truth.left_out))
     with pytest.raises(SourceError, match="entry 1: cannot be read"):
         read_ground_truth(str(tmp_path / "t.json"), is_strict=True)
+
+
+def test_a_list_of_phrases_may_have_one_a_line(tmp_path: Path) -> None:
+    entries = [
+        {"file_name": name, "segmentation": {"size": [2, 2], "counts": [2, 2]}, "phrase": "x"} for name in ("a", "b")
+    ]
+    (tmp_path / "t.jsonl").write_text("".join(f"{json.dumps(entry)}\n\n" for entry in entries))
+    truth = read_ground_truth(str(tmp_path / "t.jsonl"))
+    assert isinstance(truth, PhraseTruth)
+    assert [phrase.file_name for phrase in truth.phrases] == ["a", "b"]
+    (tmp_path / "t.jsonl").rename(tmp_path / "t.json")
+    with pytest.raises(SourceError, match=r"not JSON: Extra data.*one a line in a file named \.jsonl"):
+        read_ground_truth(str(tmp_path / "t.json"))
 
 
 def test_an_image_listed_twice_with_its_segments_is_told_unless_one_map_has_them_all(tmp_path: Path) -> None:

@@ -381,6 +381,7 @@ def test_bad_row_does_not_take_the_prompt_id_from_a_good_one(tmp_path: Path) -> 
         pytest.param("image,prompt_id,kind\na,1,point\n", "no column image_id or uri", id="image"),
         pytest.param("image_id,prompt_id,kind,coordinates\n", "no rows", id="no-rows"),
         pytest.param("", "no rows", id="empty-file"),
+        pytest.param("a.jpg,p,point,1 2\nb.jpg,p,point,1 2\n", "'a.jpg' is no name of a column: write", id="no-names"),
     ],
 )
 def test_table_without_its_columns_is_refused(tmp_path: Path, text: str, message: str) -> None:
