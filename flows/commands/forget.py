@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from flows.commands.console import erasure_line, facts_table, literal, show_notes, show_problems
-from pipelines.errors import SourceError, UserError, some_of
+from pipelines.errors import SourceError, UserError, some_of, some_texts
 from pipelines.forgetting import Erased, Found, choose, forget
 from pipelines.planning.erasures import read_forgotten
 from pipelines.redaction import quoted
@@ -98,7 +98,8 @@ def _show_found(found: Found, store: Store, console: Console) -> None:
     if found.known:
         rows.append(("forgotten before", f"{found.known:,} of the ids"))
     if found.unknown:
-        rows.append(("not in the output", f"{len(found.unknown):,} of the ids: {some_of(map(quoted, found.unknown))}"))
+        unknown = some_texts(map(quoted, found.unknown))
+        rows.append(("not in the output", f"{len(found.unknown):,} of the ids: {unknown}"))
     console.print(facts_table(f"to be forgotten in {literal(store.uri)}", rows))
 
 

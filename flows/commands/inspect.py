@@ -28,7 +28,7 @@ from pipelines.planning.draft import PlanDraft
 from pipelines.planning.erasures import Forgotten, read_forgotten
 from pipelines.planning.plan import Plan, check_no_plan_lost, plan_documents, planned_runs
 from pipelines.planning.registered_runs import registered_problems
-from pipelines.redaction import named, shown
+from pipelines.redaction import quoted_names, shown
 from pipelines.storage.store import Store, open_store
 from pipelines.table.file_checks import check_hashes
 from pipelines.table.foreign import foreign_names
@@ -115,7 +115,7 @@ def _unfinished(config: RunConfig, store: Store) -> list[tuple[Plan, Due]]:
 
 
 def _update_rows(update: UpdateCounts) -> list[tuple[str, object]]:
-    added = ", ".join(map(named, update.added_prompts))
+    added = quoted_names(update.added_prompts)
     return [
         ("new images", f"{update.new:,}: asked everything"),
         ("changed", f"{update.changed:,}: asked everything again"),

@@ -19,6 +19,7 @@ from pipelines.query.database import open_database
 from pipelines.query.files import damage_named
 from pipelines.query.select_text import read_statement
 from pipelines.query.user_select import Column, check_format, check_select, first_rows, save
+from pipelines.redaction import quoted_names
 from pipelines.storage.store import open_store
 from pipelines.storage.targets import open_target
 
@@ -104,7 +105,7 @@ def show_rows(columns: Sequence[Column], rows: Sequence[Sequence[Any]], console:
         table.add_row(*map(literal, text[:fitting]))
     console.print(table)
     if hidden := [column.name for column in columns[fitting:]]:
-        names = literal(", ".join(hidden))
+        names = literal(quoted_names(hidden))
         console.print(
             f"{len(hidden)} more columns do not fit: {names}; select those wanted, or save all with --to FILE"
         )

@@ -12,10 +12,10 @@ from flows.commands.console import duration, facts_table, ledger_rows, literal, 
 from flows.run.held_runs import no_run
 from flows.run.progress import RunLine, RunProgress, chosen_run, read_lines, read_progress
 from pipelines.bounded_json import plain_json
-from pipelines.errors import some_of
+from pipelines.errors import some_texts
 from pipelines.planning.erasures import read_forgotten
 from pipelines.planning.plan import plan_documents
-from pipelines.redaction import counted, named
+from pipelines.redaction import counted
 from pipelines.storage.store import open_store
 
 
@@ -56,10 +56,8 @@ def show_status(
         console.print()
     console.print(facts_table(f"run [bold]{progress.line.run_id}[/] in {literal(store.uri)}", _rows(progress)))
     others = [line for line in lines if line.run_id != progress.line.run_id]
-    if bad := [
-        f"{named(line.run_id)} {_state(line)}" for line in others if line.state != "finished" or line.num_problems
-    ]:
-        told = literal(some_of(bad))
+    if bad := [f"{line.run_id} {_state(line)}" for line in others if line.state != "finished" or line.num_problems]:
+        told = literal(some_texts(bad))
         console.print(f"[yellow]other runs:[/] {told}; --run-id shows one of them", highlight=False)
     show_erasures(console, erasures)
     show_problems(console, progress.problems)

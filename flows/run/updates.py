@@ -16,7 +16,6 @@ from pipelines.planning.coverage import Coverage, CoveringRun, UpdateCounts
 from pipelines.planning.draft import UNLISTED
 from pipelines.planning.fingerprint import model_part, source_part
 from pipelines.planning.plan import Plan, plan_documents, read_plan
-from pipelines.redaction import named
 from pipelines.storage.store import Store
 from pipelines.table.commits import committed_shards
 from pipelines.table.verify import table_size
@@ -195,7 +194,7 @@ def notes_on_earlier(config: RunConfig, documents: Mapping[str, Mapping[str, Any
     if removed := [prompt_id for prompt_id in last if prompt_id not in asked]:
         runs = {last[prompt_id] for prompt_id in removed}
         by = f"last by run {runs.pop()}" if len(runs) == 1 else f"last by {len(runs):,} runs: see the view prompts"
-        told = f"{some_of(map(named, removed))} ({by})"
+        told = f"{some_of(removed)} ({by})"
         notes.append(
             f"{len(removed):,} prompts of earlier runs are not asked any more: {told}. Their answers stay "
             "current; --drop-removed of export, query and report leaves out what the latest run does not ask"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from pipelines.errors import DamagedError, SourceError, some_of
+from pipelines.errors import DamagedError, SourceError, some_of, some_texts
 from pipelines.evaluation.ground_truth import PHRASE_TASKS, GroundTruth, InstanceTruth, PanopticTruth, PhraseTruth
 from pipelines.evaluation.labeled_run import LabeledRun, is_end_of_other, read_run, runs_named
 from pipelines.evaluation.task_figures import (
@@ -25,6 +25,7 @@ from pipelines.evaluation.task_figures import (
 from pipelines.masks.rle import RleError
 from pipelines.planning.plan import Plan
 from pipelines.query.files import query_errors
+from pipelines.redaction import named
 from pipelines.storage.store import Store
 from pipelines.types import PANOPTIC_TASKS, Task
 
@@ -194,8 +195,8 @@ def _image_notes(run: LabeledRun, plans: Sequence[Plan], num_true: int) -> Itera
             f"{some_of(run.missing)}"
         )
     if elsewhere := [(name, i.image_id) for name, i in run.images.items() if not is_end_of_other(name, i.image_id)]:
-        pairs = [f"{name} with {image_id}" for name, image_id in elsewhere]
-        yield f"{len(pairs):,} images lie in other folders in the truth, compared by base name: {some_of(pairs)}"
+        pairs = [f"{named(name)} with {named(image_id)}" for name, image_id in elsewhere]
+        yield f"{len(pairs):,} images lie in other folders in the truth, compared by base name: {some_texts(pairs)}"
     if others := run.num_images - len(run.images):
         yield f"{others:,} of {run.num_images:,} labelled images are not in the truth, left out"
     reasons = Counter(image.reason for image in run.images.values() if image.reason)

@@ -18,6 +18,7 @@ from pipelines.errors import DamagedError
 from pipelines.layout import KINDS, SCHEMA_VERSION, Kind
 from pipelines.planning.erasures import Forgotten, read_forgotten
 from pipelines.planning.plan import Plan, require_plan
+from pipelines.redaction import named
 from pipelines.storage.store import Store
 from pipelines.table.commits import commit_files, data_files, inspect_commits
 from pipelines.table.file_checks import hash_problem, size_problem
@@ -179,7 +180,7 @@ def _size(data: Mapping[str, int], commits: Mapping[str, int]) -> TableSize:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return ", ".join(map(named, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _ledger_problems(plan: Plan, commit: ShardCommit) -> Iterator[str]:

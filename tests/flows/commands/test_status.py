@@ -149,7 +149,7 @@ def test_of_several_runs_all_have_a_line_and_the_last_unfinished_one_is_shown(
 def test_earlier_runs_that_are_unfinished_or_ended_with_problems_are_named(tmp_path: Path) -> None:
     store = _output(tmp_path, 2, [(0, 1)], "first")
     _output(tmp_path, 6, [(30, 40)], "second")
-    _output(tmp_path, 6, [], "third, so named")
+    _output(tmp_path, 6, [], "third")
     _output(tmp_path, 6, [(50, 55)], "fourth")
     plan = require_plan(store, "first")
     summary = summarize(store, plan, verify(store, "first"), failures=[], stopped="", committed_before=0, elapsed_s=0)
@@ -157,7 +157,7 @@ def test_earlier_runs_that_are_unfinished_or_ended_with_problems_are_named(tmp_p
     shown = _shown(tmp_path)
     assert "run fourth in" in shown
     assert (
-        'other runs: first is finished with 2 problems, second is unfinished, "third, so named" has not begun; '
+        "other runs: first is finished with 2 problems, second is unfinished, third has not begun; "
         "--run-id shows one of them"
     ) in " ".join(shown.split())
     assert [run["num_problems"] for run in json.loads(_shown(tmp_path, as_json=True))["runs"]] == [2, 0, 0, 0]
