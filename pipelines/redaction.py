@@ -94,7 +94,7 @@ def quoted_names(names: Iterable[str]) -> str:
 def named(name: str) -> str:
     """Return a name for a list: one that holds a comma or quote in double quotes, as --categories reads it."""
     text = shown(name)
-    return '"' + text.replace('"', '""') + '"' if "," in text or '"' in text else text
+    return '"' + text.replace('"', '""') + '"' if "," in name or '"' in name else text
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

@@ -19,7 +19,7 @@ from pipelines.errors import SourceError
 from pipelines.evaluation.evaluate import Evaluation, TaskFigures, evaluate_output
 from pipelines.evaluation.ground_truth import read_ground_truth
 from pipelines.evaluation.plots import figure_class, write_plots
-from pipelines.redaction import quoted
+from pipelines.redaction import counted, quoted
 from pipelines.storage.targets import Target, open_target, write_target
 from pipelines.types import Task
 
@@ -149,7 +149,7 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
     for result in evaluation.results:
         names = tuple(result.figures)
         if names not in tables:
-            title = f"{', '.join(evaluation.runs)}, {evaluation.num_images:,} images, in percent"
+            title = f"{', '.join(evaluation.runs)}, {counted(evaluation.num_images, 'image')}, in percent"
             tables[names] = _table(title, ("task", "of", *names))
         tables[names].add_row(result.task, result.group or "all", *map(_shown, result.figures.values()))
     for result in evaluation.results:

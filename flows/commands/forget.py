@@ -12,7 +12,7 @@ from flows.commands.console import erasure_line, facts_table, literal, show_note
 from pipelines.errors import SourceError, UserError, some_of, some_texts
 from pipelines.forgetting import Erased, Found, choose, forget
 from pipelines.planning.erasures import read_forgotten
-from pipelines.redaction import quoted
+from pipelines.redaction import counted, quoted
 from pipelines.storage.store import Store, open_store
 
 _SHOWN_IDS = 5
@@ -107,7 +107,7 @@ def _show_erased(erased: Erased, store: Store, console: Console) -> bool:
     rows: list[tuple[str, object]] = [
         ("images", f"{erased.images:,}, of which nothing is kept but salted hashes of their names"),
         ("written", f"{erased.written:,} data files without them"),
-        ("removed", f"{len(erased.removed):,} files"),
+        ("removed", f"{counted(len(erased.removed), 'file')}"),
     ]
     if reports := sum(name.endswith("/report.html") for name in erased.removed):
         rows.append(("reports", f"{reports:,} of the files: xsam-label report makes a new one"))
@@ -116,7 +116,10 @@ def _show_erased(erased: Erased, store: Store, console: Console) -> bool:
         console.print(f"[red]left:[/] {literal(what)}; forget again once that is over", highlight=False)
     show_problems(console, erased.problems)
     if erased.others:
-        others = f"{len(erased.others):,} files there were not looked into, since they are not the output's own"
+        others = (
+            f"{counted(len(erased.others), 'file there was', 'files there were')} not looked into, "
+            "since they are not the output's own"
+        )
         show_notes(console, [f"{others}: {some_of(erased.others)}"])
     where = "exports, reports and copies elsewhere, logs, and backups"
     versions = "" if store.is_local else ", and earlier versions of objects, if the bucket keeps them"

@@ -28,7 +28,7 @@ from pipelines.planning.draft import PlanDraft
 from pipelines.planning.erasures import Forgotten, read_forgotten
 from pipelines.planning.plan import Plan, check_no_plan_lost, plan_documents, planned_runs
 from pipelines.planning.registered_runs import registered_problems
-from pipelines.redaction import quoted_names, shown
+from pipelines.redaction import counted, quoted_names, shown
 from pipelines.storage.store import Store, open_store
 from pipelines.table.file_checks import check_hashes
 from pipelines.table.foreign import foreign_names
@@ -136,7 +136,9 @@ def _show_held(plan: Plan, due: Due, store: Store, console: Console) -> None:
         what = literal(f"{one.shard_id}: {one.problem}")
         console.print(f"[yellow]warning:[/] {what}; it would be labelled again", highlight=False)
     if (more := len(due.broken) - _MAX_BROKEN) > 0:
-        console.print(f"[yellow]warning:[/] {more:,} more committed shards would be labelled again", highlight=False)
+        console.print(
+            f"[yellow]warning:[/] {counted(more, 'more committed shard')} would be labelled again", highlight=False
+        )
 
 
 def _count_prompts(config: RunConfig, num_own: int) -> str:
@@ -178,7 +180,10 @@ def show_verify(output: str, run_id: str | None, console: Console, *, deep: bool
     reports = [_verify_run(store, one, console, deep=deep) for one in (held if run_id is None else [run_id])]
     show_erasures(console, forgotten.erasures)
     if foreign := foreign_names(store):
-        console.print(f"{len(foreign):,} files that are not ours, and left alone: {literal(some_of(foreign))}")
+        console.print(
+            f"{counted(len(foreign), 'file that is not ours', 'files that are not ours')}, and left alone: "
+            f"{literal(some_of(foreign))}"
+        )
     return not problems and all(report.ok for report in reports)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from actors.pool.runner import ShardFailure
 from pipelines.errors import DamagedError, UserError
 from pipelines.planning.plan import Plan, retries_by_run
+from pipelines.redaction import counted
 from pipelines.storage.store import Store
 from pipelines.table.run_summary import read_summary
 from pipelines.table.verify import TableSize, VerifyReport
@@ -150,7 +151,8 @@ class RunFailedError(UserError, RuntimeError):
     def __init__(self, summary: RunSummary) -> None:
         problems = "\n".join(f"  {problem}" for problem in summary.problems[:20])
         incomplete = (
-            f"run {summary.run_id} is not complete:\n{problems}\n{summary.committed} of {summary.shards} shards are "
+            f"run {summary.run_id} is not complete:\n{problems}\n{summary.committed:,} of "
+            f"{counted(summary.shards, 'shard')} are "
             "committed and kept; the same command resumes the run."
         )
         super().__init__(f"run {summary.run_id}: {summary.fruitless}" if summary.ok else incomplete)

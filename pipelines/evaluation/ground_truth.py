@@ -25,7 +25,7 @@ from pipelines.evaluation.left_out import EntryError, LeftOut
 from pipelines.evaluation.map_metrics import Segment
 from pipelines.images.decode import DEFAULT_LIMITS
 from pipelines.masks import rle
-from pipelines.redaction import quoted
+from pipelines.redaction import counted, quoted
 from pipelines.sources.tabular import source_errors
 from pipelines.storage.filesystems import open_filesystem, read_range
 from pipelines.types import Rle, Task
@@ -285,7 +285,9 @@ def _phrases(document: Sequence[Any], left_out: LeftOut) -> PhraseTruth:
         advice = (
             "; these are annotations without their images and categories: give the whole COCO file" if is_coco else ""
         )
-        raise SourceError(f"{left_out.uri}: none of its {len(document):,} entries can be used: {left_out}{advice}")
+        raise SourceError(
+            f"{left_out.uri}: none of its {counted(len(document), 'entry', 'entries')} can be used: {left_out}{advice}"
+        )
     return PhraseTruth(uri=left_out.uri, images=sizes, phrases=tuple(phrases), left_out=left_out)
 
 

@@ -67,7 +67,7 @@ def test_an_update_of_one_bad_image_fails_once_and_the_next_night_goes_on(nightl
     assert nightly.run("--incremental").code == 0  # nothing is left to ask
     nightly.put(c=WHOLE)
     ended = nightly.run("--incremental")
-    assert (ended.code, "1 new images" in ended.out) == (0, True)
+    assert (ended.code, "1 new image" in ended.out) == (0, True)
 
 
 def test_one_image_that_can_be_read_is_enough(nightly: Nightly) -> None:

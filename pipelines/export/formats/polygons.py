@@ -44,7 +44,7 @@ class Loss:
     def told(self, when: str) -> str:
         """Say what was lost ``when`` the masks are drawn again."""
         if not self.num_changed:
-            return f"all {self.num_masks:,} masks come back pixel by pixel {when}"
+            return f"all {counted(self.num_masks, 'mask comes', 'masks come')} back pixel by pixel {when}"
         # Rounded down, so that 1 is never said of a mask that lost something.
         least = math.floor(self.least_iou * 1e4) / 1e4
         changed = (

@@ -17,6 +17,7 @@ from pipelines.export.choice import Choice, ExportImage, Progress
 from pipelines.export.formats.file_names import FileNames
 from pipelines.export.formats.polygons import Loss, opencv, outline, redrawn_iou
 from pipelines.export.selection import Selection
+from pipelines.redaction import counted
 from pipelines.sources.fetch import FetchError, fetch
 from pipelines.sources.locations import split_location
 from pipelines.storage.filesystems import open_filesystem, protocol_of
@@ -85,12 +86,18 @@ def _notes(splits: list[str], unread: Counter[str], pictures: _Pictures, loss: L
         yield loss.told("drawn again, for lines join the parts of each to one polygon")
     if unread:
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in unread.most_common(5))
-        yield f"{unread.total():,} images are of formats that YOLO's readers do not take, left out: {kinds}"
+        yield (
+            f"{counted(unread.total(), 'image is of a format', 'images are of formats')} that "
+            f"YOLO's readers do not take, left out: {kinds}"
+        )
     if pictures.gone:
-        yield f"{len(pictures.gone):,} images are not there any more: left out, with their labels"
+        yield (
+            f"{counted(len(pictures.gone), 'image is', 'images are')} not there any more: left out, with their labels"
+        )
     if pictures.num_missing:
         yield (
-            f"{pictures.num_missing:,} images are not beside their labels: {MISSING} says which file each must become; "
+            f"{counted(pictures.num_missing, 'image is', 'images are')} not beside the labels: {MISSING} says which "
+            "file each must become; "
             "--copy-images copies them"
         )
 

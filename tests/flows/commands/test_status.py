@@ -187,7 +187,7 @@ def test_images_that_are_not_seen_as_they_are_stored_are_counted(tmp_path: Path)
     assert "1 image not seen as stored" in _shown(tmp_path)
     assert verify(store, RUN).problems == []
     change_document(store, commit_name(RUN, "shard-00000", 1), {"predictor": {"images_with_pixel_notes": "7"}})
-    assert "has 1 images with pixel_notes, committed 7" in str(verify(store, RUN).problems)
+    assert "has 1 image with pixel_notes, committed 7" in str(verify(store, RUN).problems)
     plain, _ = write_output(tmp_path / "plain", found, common=[CAT])
     assert "pixel_notes" not in _shown(tmp_path / "plain")
     assert b"pixel_notes" not in plain.read(commit_name(RUN, "shard-00000"))

@@ -47,7 +47,7 @@ def test_a_folder_is_no_truth(tmp_path: Path) -> None:
         ),
         (
             '[{"file_name": "a", "segmentation": [[1, 1, 2, 2, 3, 1]], "phrase": "x"}]',
-            r"none of its 1 entries .*entry 0 \(.*height and width",
+            r"none of its 1 entry .*entry 0 \(.*height and width",
         ),
         ('[{"file_name": "a", "segmentation": {"size": [2, 2], "counts": [4]}}]', "either phrase or prompt_id"),
         ('[{"file_name": "a", "segmentation": {"size": [2, 2], "counts": [3]}, "phrase": "x"}]', "entry 0 .*cover 3"),
@@ -182,7 +182,7 @@ def test_one_name_of_several_ids_is_told(tmp_path: Path) -> None:
     document = cats({"category_id": 2}, categories=[{"id": 2, "name": "cat"}, {"id": 3, "name": "dog"}])
     truth = read_objects(tmp_path / "t.json", document)
     assert [one.category for one in truth.objects("a.png")] == ["cat", "cat"]
-    assert truth.left_out.notes() == ["1 names of the truth have several ids, compared as one: cat"]
+    assert truth.left_out.notes() == ["1 name of the truth has several ids, compared as one: cat"]
     document["categories"].append({"id": 3, "name": "cow"})
     truth = read_objects(tmp_path / "t.json", document)
     assert "several categories have one id: category 3 (one is 'dog')" in str(truth.left_out)

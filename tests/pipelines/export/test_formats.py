@@ -112,7 +112,7 @@ def test_yolo_polygons_give_the_masks_again_with_their_holes_and_parts(output: S
         "1 of 3 masks is not quite the same drawn again, for lines join the parts of each to one polygon: "
         f"IoU {np.floor(least * 1e4) / 1e4:.4f} at least"
     )
-    assert "3 images are not beside their labels" in fetch
+    assert "3 images are not beside the labels" in fetch
     rows = list(csv.reader((tmp_path / "yolo" / "images_to_fetch.csv").open()))
     assert rows[:2] == [["file", "uri"], ["images/train/a_1.jpg", "/p/a/1.jpg"]]
     rows = list(csv.reader((tmp_path / "yolo" / "images.csv").open()))

@@ -249,7 +249,7 @@ def _change_commit(store: Store, **fields: Any) -> None:
     [
         ({"status_counts": {"ok": 1}}, "shard-00001: 2 images planned, but 1 ok + 0 empty + 0 quarantined = 1"),
         ({"status_counts": {"ok": 3}}, "shard-00001: 2 images planned, but 3 ok + 0 empty + 0 quarantined = 3"),
-        ({"images__rows": 1}, "shard-00001: 1 rows committed, but 2 ok + 0 empty + 0 quarantined = 2"),
+        ({"images__rows": 1}, "shard-00001: 1 row committed, but 2 ok + 0 empty + 0 quarantined = 2"),
         ({"reason_counts": {"corrupt": 1}}, "shard-00001: 0 images quarantined, but 1 reasons counted"),
     ],
 )
