@@ -140,7 +140,7 @@ def _draw(evaluation: Evaluation, target: Target, console: Console) -> None:
             console.print("[yellow]note:[/] none of these figures has a plot: --plots wrote nothing")
             return
         target.publish(whole)
-    console.print(f"{len(files):,} plots in {literal(target.uri)}")
+    console.print(f"{counted(len(files), 'plot')} in {literal(target.uri)}")
 
 
 def show_evaluation(evaluation: Evaluation, console: Console) -> None:
@@ -177,7 +177,9 @@ def _category_table(result: TaskFigures) -> Table:
 def _confusion_table(result: TaskFigures) -> Table:
     """Return the most frequent mistakes; --json has all pairs."""
     mistakes = [pair for pair in result.confusion if pair["true"] != pair["found"]]
-    title = f"{result.task} {result.group}".strip() + f": the most frequent of {len(mistakes):,} kinds of mistakes"
+    title = (
+        f"{result.task} {result.group}"
+    ).strip() + f": the most frequent of {counted(len(mistakes), 'kind of mistake', 'kinds of mistakes')}"
     table = _table(title, ("there is", "found as", "masks"))
     for pair in mistakes[:_MAX_CONFUSED]:
         there, found = literal(pair["true"] or "(nothing)"), literal(pair["found"] or "(not found)")

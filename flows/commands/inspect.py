@@ -240,7 +240,7 @@ def show_vacuum(output: str, run_id: str | None, console: Console, *, older_than
     kept = {name for removal in removals for name in removal.kept}
     for name in removed:
         console.print(f"  {literal(name)}")
-    console.print(f"{len(removed):,} leftovers {'found' if dry_run else 'removed'}")
+    console.print(f"{counted(len(removed), 'leftover')} {'found' if dry_run else 'removed'}")
     if kept:
         hours = f"{older_than_s / 3600:g} h"
         console.print(

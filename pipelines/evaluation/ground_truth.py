@@ -188,7 +188,9 @@ def read_ground_truth(uri: str, *, png_folder: str | None = None, is_strict: boo
     is_panoptic = any("segments_info" in entry for _, _, entry in lists.annotations)
     truth = _panoptic(lists, png_folder, left_out) if is_panoptic else _instances(lists, left_out)
     if not truth.entries:
-        raise SourceError(f"{uri}: none of its {len(document['annotations']):,} annotations can be used: {left_out}")
+        raise SourceError(
+            f"{uri}: none of its {counted(len(document['annotations']), 'annotation')} can be used: {left_out}"
+        )
     return truth
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from pipelines.bounded_json import load_json
 from pipelines.masks import rle
 from pipelines.masks.polygons import check_coordinates
-from pipelines.redaction import quoted
+from pipelines.redaction import counted, quoted
 from pipelines.types import REGION_KINDS, Prompt, Region, RegionKind, Rle
 
 _NUMBERS_IN_TEXT = 4
@@ -123,7 +123,9 @@ def _read_coordinates(kind: RegionKind, value: Any, has_decimal_commas: bool) ->
     if kind == "box":
         _check_box(numbers)
     elif len(numbers) % 2 or len(numbers) < 2 * _MIN_VERTICES[kind]:
-        raise ValueError(f"{kind} needs x, y of at least {_MIN_VERTICES[kind]} point(s); got {len(numbers)} numbers")
+        raise ValueError(
+            f"{kind} needs x, y of at least {_MIN_VERTICES[kind]} point(s); got {counted(len(numbers), 'number')}"
+        )
     elif kind == "polygon":
         check_coordinates(np.array(numbers))
         if _is_on_one_line(numbers):
@@ -133,7 +135,7 @@ def _read_coordinates(kind: RegionKind, value: Any, has_decimal_commas: bool) ->
 
 def _check_box(numbers: Sequence[float]) -> None:
     if len(numbers) != 4:
-        raise ValueError(f"box needs x, y, width, height; got {len(numbers)} numbers")
+        raise ValueError(f"box needs x, y, width, height; got {counted(len(numbers), 'number')}")
     if numbers[2] <= 0 or numbers[3] <= 0:
         raise ValueError(f"box has no area: width {numbers[2]:g}, height {numbers[3]:g}")
 

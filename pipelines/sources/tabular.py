@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from pipelines.bounded_json import load_json, plain_json
 from pipelines.errors import SourceError, StorageError
-from pipelines.redaction import quoted_names
+from pipelines.redaction import counted, quoted_names
 from pipelines.sources.parquet_pages import iter_rows
 from pipelines.storage.client_errors import storage_errors
 from pipelines.storage.filesystems import open_filesystem
@@ -187,7 +187,7 @@ def _csv_rows(
                 lines.num_chars = 0
                 if any(fields[len(columns) :]):
                     raise SourceError(
-                        f"{uri}: line {reader.line_num + declared} has {len(fields)} fields, the header "
+                        f"{uri}: line {reader.line_num + declared} has {counted(len(fields), 'field')}, the header "
                         f"{len(columns)}; quote fields that contain the delimiter"
                     )
                 if any(fields):  # spreadsheets write empty rows as nothing but delimiters

@@ -39,11 +39,11 @@ def test_a_folder_is_no_truth(tmp_path: Path) -> None:
         ('{"annotations": [], "images": [], "categories": []}', "holds no annotations"),
         (
             '{"annotations": [{"id": 7, "image_id": 1}], "images": [], "categories": []}',
-            r"none of its 1 annotations can be used: 1 .* image_id is no image of .*: annotation 7 \(image_id 1\)",
+            r"none of its 1 annotation can be used: 1 .* image_id is no image of .*: annotation 7 \(image_id 1\)",
         ),
         (
             '{"annotations": [5], "images": [], "categories": []}',
-            r"none of its 1 annotations .* not an object: annotation number 1 \(5\)",
+            r"none of its 1 annotation .* not an object: annotation number 1 \(5\)",
         ),
         (
             '[{"file_name": "a", "segmentation": [[1, 1, 2, 2, 3, 1]], "phrase": "x"}]',
