@@ -197,19 +197,11 @@ class LeftOut:
         system = "or in folders of a system's own (.ipynb_checkpoints, @eaDir, ...)"
         return (
             (self.hidden, image, f" left out: hidden, {system}"),
-            (
-                self.nameless,
-                file,
-                " without an extension left out: those that are images can be named in a list (.txt)",
-            ),
+            (self.nameless, file, " without an extension left out: a list (.txt) can name those that are images"),
             (self.commented, ("line", "lines"), " left out that begin with #, as comments: ./#1.jpg names such a file"),
             (self.exported, ("folder or file", "folders and files"), " left out: exported or written by this program"),
-            (self.archived, image, " in an archive (GLACIER, DEEP_ARCHIVE): fetched only once restored"),
-            (
-                self.repeated,
-                ("row names", "rows name"),
-                " an image again: it is labelled once, with all its rows' columns",
-            ),
+            (self.archived, ("image is", "images are"), " archived (GLACIER, DEEP_ARCHIVE): fetched once restored"),
+            (self.repeated, ("row names", "rows name"), " an image again: labelled once, with all rows' columns"),
         )
 
 

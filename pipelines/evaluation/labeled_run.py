@@ -287,7 +287,8 @@ def _match(
         base, names = next(iter(unclear.items()))
         ids = [image.image_id for image in alike[base]]
         raise SourceError(
-            f"{len(unclear):,} base names of the ground truth's {len(file_names):,} images are ambiguous, e.g. {base}: "
+            f"{counted(len(unclear), 'base name is', 'base names are')} ambiguous among the ground truth's "
+            f"{counted(len(file_names), 'image')}, e.g. {base}: "
             f"{some_of(names)} in the truth, {some_of(ids)} labelled; write file_name as the image_id"
         )
     by_base = {names[0]: alike[base][0] for base, names in left.items() if alike[base]}

@@ -115,7 +115,9 @@ def verify(
     report.commits, report.committed = commits, len(found)
     missing = [] if plan is None else sorted(set(plan.shard_ids()) - found.keys())
     if missing:
-        report.problems.append(f"{len(missing)} planned shards are not committed: {_some(missing)}")
+        report.problems.append(
+            f"{counted(len(missing), 'planned shard is', 'planned shards are')} not committed: {_some(missing)}"
+        )
     for shard_id, commit in found.items():
         if isinstance(commit, ShardCommit):
             _count(store, plan, commit, sizes, report)

@@ -269,7 +269,7 @@ class TestMatching:
         ("ids", "names"), [(["a/1.jpg", "b/1.jpg"], ["1.jpg"]), (["1.jpg", "2.jpg"], ["a/1.jpg", "b/1.jpg", "2.jpg"])]
     )
     def test_a_name_that_could_be_several(self, tmp_path: Path, ids: list[str], names: list[str]) -> None:
-        with pytest.raises(SourceError, match=r"1 base names .* ambiguous, e.g. 1.jpg: .*a/1.jpg"):
+        with pytest.raises(SourceError, match=r"1 base name is ambiguous .*, e.g. 1.jpg: .*a/1.jpg"):
             self.run(tmp_path, ids, names)
 
     def test_nothing_in_common_shows_both_sides(self, tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_parquet_beside_image_files_is_passed_over_unless_it_holds_images(tmp_pa
 def test_several_kinds_of_files_with_images_are_refused_with_how_to_say_it(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", {"image": [b"1"]})
     (tmp_path / "b.tar").write_bytes(b"")
-    with pytest.raises(SourceError, match=r"holds 1 \.\w+ files and 1 \.\w+ files: say which with a pattern"):
+    with pytest.raises(SourceError, match=r"holds 1 \.\w+ file and 1 \.\w+ file: say which with a pattern"):
         listed(tmp_path)
 
 
