@@ -122,12 +122,12 @@ def save(connection: duckdb.DuckDBPyConnection, select: Select, whole: Path) -> 
 
 def _in_text(column: Column, suffix: str) -> str:
     """Return the expression of a column's value in a text file; empty if the column is written as it is."""
-    name, has_floats = _quoted(column.name), _FLOATS.search(column.type) is not None
-    if column.is_nested and not has_floats:
-        return f"to_json({name})" if suffix == ".csv" else ""
-    if column.is_nested or column.type == "JSON":
+    name = _quoted(column.name)
+    if column.type == "JSON" or (column.is_nested and _FLOATS.search(column.type)):
         return _PLAIN_JSON.format(f"to_json({name})::VARCHAR")
-    return f"CASE WHEN isfinite({name}) THEN {name} END" if has_floats and suffix != ".csv" else ""
+    if suffix == ".csv":
+        return f"to_json({name})" if column.is_nested else ""
+    return f"CASE WHEN isfinite({name}) THEN {name} END" if column.type in ("FLOAT", "DOUBLE") else ""
 
 
 def check_format(name: str) -> None:

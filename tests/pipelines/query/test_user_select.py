@@ -195,10 +195,10 @@ def test_json_has_null_where_a_number_is_none(tmp_path: Path) -> None:
         f"SELECT {nan} AS a, {infinity} AS b"
         f", [1.5, {nan}] AS c, {{'NaN': {infinity}, 't': 'a \"NaN\", -Infinity'}} AS d"
         f", MAP {{'k': {nan}}} AS e, NULL::FLOAT[] AS f, to_json({nan}) AS g, 'NaN' AS h, [-1, 2] AS i,"
-        " 0.25 AS j, -2.5::FLOAT AS k"
+        " 0.25 AS j, -2.5::FLOAT AS k, 'FLOAT'::ENUM('FLOAT') AS l"
     )
     nested = {"c": [1.5, None], "d": {"NaN": None, "t": 'a "NaN", -Infinity'}, "e": {"k": None}, "i": [-1, 2]}
-    plain = {"a": None, "b": None, "f": None, "g": None, "h": "NaN", "j": 0.25, "k": -2.5}
+    plain = {"a": None, "b": None, "f": None, "g": None, "h": "NaN", "j": 0.25, "k": -2.5, "l": "FLOAT"}
     for name in ("a.json", "a.jsonl", "a.csv"):
         save(tmp_path / "output", sql, tmp_path / name)
     read = [json.loads((tmp_path / name).read_text(), parse_constant=pytest.fail) for name in ("a.json", "a.jsonl")]
