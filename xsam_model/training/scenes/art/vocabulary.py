@@ -9,11 +9,12 @@ from functools import cache
 from xsam_model.training.scenes.art import names as scene_names
 
 
-def _names(text: str) -> tuple[str, ...]:
+def listed(text: str) -> tuple[str, ...]:
+    """Return the names of a list with commas, which may be broken into lines."""
     return tuple(" ".join(name.split()) for name in text.split(","))
 
 
-STUFF_NAMES = _names(scene_names.STUFF)
+STUFF_NAMES = listed(scene_names.STUFF)
 SUPERGROUPS = {
     "animal": ("mammal", "bird", "reptile", "sea animal", "insect", "small animal"),
     "vehicle": ("land vehicle", "boat", "aircraft"),
@@ -21,9 +22,9 @@ SUPERGROUPS = {
 }
 # Prefix of what is hashed, chosen so that the most common names are trained on.
 _SPLIT = "scenes-49:"
-_LOOKALIKES = tuple(_names(line) for line in scene_names.LOOKALIKES.strip().split("\n"))
-_CORE = frozenset(_names(scene_names.CORE))
-_UNCOUNTED = frozenset(_names(scene_names.UNCOUNTED))
+_LOOKALIKES = tuple(listed(line) for line in scene_names.LOOKALIKES.strip().split("\n"))
+_CORE = frozenset(listed(scene_names.CORE))
+_UNCOUNTED = frozenset(listed(scene_names.UNCOUNTED))
 _PLURALS = {"mouse": "mice", "computer mouse": "computer mice", "knife": "knives", "goose": "geese", "die": "dice"}
 # The same in singular and plural, but countable.
 _SAME_PLURAL = frozenset({"sheep", "fish", "deer", "moose", "shrimp", "squid", "aircraft"})
@@ -129,6 +130,7 @@ __all__ = [
     "is_core",
     "is_countable",
     "is_held_out",
+    "listed",
     "lookalikes",
     "plural",
     "with_article",
