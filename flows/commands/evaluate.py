@@ -11,7 +11,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from flows.commands.console import literal
+from flows.commands.console import literal, show_lines
 from flows.run.held_runs import held_plans
 from pipelines.errors import SourceError
 from pipelines.evaluation.evaluate import Evaluation, TaskFigures, evaluate_output
@@ -149,8 +149,7 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
             console.print(_confusion_table(result))
     for table in tables.values():
         console.print(table)
-    for note in evaluation.notes:
-        console.print(f"[yellow]note:[/] {literal(note)}", highlight=False)
+    show_lines(console, "[yellow]note:[/]", evaluation.notes)
 
 
 def _category_table(result: TaskFigures) -> Table:

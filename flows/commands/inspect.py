@@ -11,10 +11,11 @@ from flows.commands.console import (
     facts_table,
     literal,
     show_erasures,
-    show_notes,
+    show_lines,
     show_problems,
     show_rejected,
     show_report,
+    show_warnings,
     size,
 )
 from flows.config import RunConfig
@@ -65,9 +66,8 @@ def show_plan(config: RunConfig, console: Console) -> None:
             raise
         console.print("new images can be counted once these runs are finished")
         return
-    show_notes(console, draft.notes)
-    for line in draft.left_out.say():
-        console.print(f"[yellow]beside the images:[/] {literal(line)}", highlight=False)
+    show_warnings(console, draft.notes)
+    show_lines(console, "[yellow]beside the images:[/]", draft.left_out.say())
     if draft.update is not None:
         console.print(facts_table(f"update of {literal(store.uri)}", _update_rows(draft.update)))
         if draft.held is not None:
@@ -132,11 +132,10 @@ def _show_held(plan: Plan, due: Due, store: Store, console: Console) -> None:
         ("shards", f"{plan.num_shards:,}, {plan.num_shards - left:,} committed, {left:,} to label"),
     ]
     console.print(facts_table(f"run [bold]{plan.run_id}[/] would be resumed in {literal(store.uri)}", rows))
-    for one in due.broken[:_MAX_BROKEN]:
-        what = literal(f"{one.shard_id}: {one.problem}")
-        console.print(f"[yellow]warning:[/] {what}; it would be labelled again", highlight=False)
+    broken = [f"{one.shard_id}: {one.problem}; it would be labelled again" for one in due.broken[:_MAX_BROKEN]]
     if (more := len(due.broken) - _MAX_BROKEN) > 0:
-        console.print(f"[yellow]warning:[/] {more:,} more committed shards would be labelled again", highlight=False)
+        broken.append(f"{more:,} more committed shards would be labelled again")
+    show_warnings(console, broken)
 
 
 def _count_prompts(config: RunConfig, num_own: int) -> str:
@@ -241,19 +240,10 @@ def show_vacuum(output: str, run_id: str | None, console: Console, *, older_than
         console.print(
             f"{len(kept):,} younger than {hours} left: whoever wrote them may be about to commit them (--older-than)"
         )
+    alone = "its shard's files are left alone, and the next run labels it again"
+    removed_since = "was committed just now with files that were removed; run it again to label it anew"
     for removal in removals:
-        for damage in removal.damaged:
-            console.print(
-                f"[yellow]warning:[/] {literal(damage)}; its shard's files are left alone, and the next run labels it "
-                "again",
-                highlight=False,
-            )
-        for error in removal.failed:
-            console.print(f"[yellow]warning:[/] could not be removed: {literal(str(error))}", highlight=False)
-        for shard_id in removal.broken:
-            console.print(
-                f"[yellow]warning:[/] {shard_id} was committed just now with files that were removed; run it again to "
-                "label it anew",
-                highlight=False,
-            )
+        show_warnings(console, (f"{damage}; {alone}" for damage in removal.damaged))
+        show_warnings(console, (f"could not be removed: {error}" for error in removal.failed))
+        show_warnings(console, (f"{shard_id} {removed_since}" for shard_id in removal.broken))
     return not any(removal.failed or removal.broken for removal in removals)

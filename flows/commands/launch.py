@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from flows.commands.console import ConsoleObserver, ListingProgress, literal, show_summary
+from flows.commands.console import ConsoleObserver, ListingProgress, literal, show_summary, show_warnings
 from flows.config import RunConfig
 from flows.prefect_server.reach import may_name_server, reach_named_server, reach_prefect
 from flows.process.signals import begin_unharmed
@@ -102,9 +102,6 @@ def _flow(config: RunConfig, observer: RunObserver, console: Console) -> RunSumm
             summary = told.summary or engine.run_directly(config, observer)
             told.end(summary)
     if told.missed:
-        console.print(
-            f"[yellow]warning:[/] Prefect could not be told of all of this run ({literal(told.missed)}); its table "
-            "does not depend on that",
-            highlight=False,
-        )
+        untold = f"Prefect could not be told of all of this run ({told.missed})"
+        show_warnings(console, [f"{untold}; its table does not depend on that"])
     return summary
