@@ -20,7 +20,7 @@ from flows.commands.console import (
 )
 from flows.config import RunConfig
 from flows.run import planning
-from flows.run.held_runs import held_plans, no_run
+from flows.run.existing_runs import existing_plans, no_run
 from flows.run.summary import rejected_row
 from flows.run.updates import held_runs, is_labeled
 from pipelines.errors import DamagedError, some_of
@@ -32,9 +32,9 @@ from pipelines.planning.registered_runs import registered_problems
 from pipelines.redaction import named, shown
 from pipelines.storage.store import Store, open_store
 from pipelines.table.file_checks import check_hashes
-from pipelines.table.foreign import foreign_names
 from pipelines.table.leftovers import vacuum
 from pipelines.table.repairs import Due
+from pipelines.table.stray_files import stray_files
 from pipelines.table.verify import VerifyReport, verify
 
 _MAX_BROKEN = 10
@@ -176,8 +176,8 @@ def show_verify(output: str, run_id: str | None, console: Console, *, deep: bool
         raise no_run(output, run_id, held)
     reports = [_verify_run(store, one, console, deep=deep) for one in (held if run_id is None else [run_id])]
     show_erasures(console, forgotten.erasures)
-    if foreign := foreign_names(store):
-        console.print(f"{len(foreign):,} files that are not ours, and left alone: {literal(some_of(foreign))}")
+    if strays := stray_files(store):
+        console.print(f"{len(strays):,} files that are not ours, and left alone: {literal(some_of(strays))}")
     return not problems and all(report.ok for report in reports)
 
 
@@ -226,7 +226,7 @@ def show_vacuum(output: str, run_id: str | None, console: Console, *, older_than
         PlanError: there is no such run.
         DamagedError: the plan of a run with commits is missing.
     """
-    store, plans = held_plans(output, run_id)
+    store, plans = existing_plans(output, run_id)
     check_no_plan_lost(store)
     removals = [vacuum(store, plan.run_id, older_than_s=older_than_s, dry_run=dry_run) for plan in plans]
     # Temporary files and probes belong to no run, and are found again with each one.

@@ -87,9 +87,9 @@ def _named(config: RunConfig, run_id: str) -> RunConfig:
 def _flow(config: RunConfig, observer: RunObserver, console: Console) -> RunSummary:
     """Run as a Prefect flow. If the server goes away meanwhile, Prefect's record is incomplete, but the run goes on."""
     from flows.label_collection import label_collection
-    from flows.prefect_server.reports import is_prefects, telling
+    from flows.prefect_server.reports import is_prefects, reporting
 
-    with telling() as told:
+    with reporting() as told:
         try:
             summary = RunSummary(**label_collection(config))
         except RunFailedError as error:

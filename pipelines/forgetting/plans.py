@@ -26,7 +26,7 @@ from pipelines.planning.plan_versions import (
     versions,
 )
 from pipelines.sources.image_batches import IS_FORGOTTEN
-from pipelines.storage.sealed import BLANK, seal
+from pipelines.storage.checksummed_json import BLANK, seal
 from pipelines.storage.store import Store
 
 

@@ -18,7 +18,7 @@ from pipelines.errors import DamagedError
 from pipelines.layout import KINDS, Kind, commit_name, data_name, split_data_name
 from pipelines.planning.erasures import Forgotten, salted, tombstone
 from pipelines.planning.plan import DRIVER_ID
-from pipelines.storage.sealed import BLANK, seal
+from pipelines.storage.checksummed_json import BLANK, seal
 from pipelines.storage.store import Store
 from pipelines.table.commits import data_files, find_commit, parquet_bytes, read_commit
 from pipelines.table.file_checks import hash_problem

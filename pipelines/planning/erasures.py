@@ -23,7 +23,7 @@ import pyarrow as pa
 from pipelines.errors import DamagedError, PlanError
 from pipelines.layout import erasure_name
 from pipelines.redaction import shown_name
-from pipelines.storage.sealed import BLANK, misfit, seal
+from pipelines.storage.checksummed_json import BLANK, misfit, seal
 from pipelines.storage.store import Store
 
 TOMBSTONE = "forgotten-"

@@ -31,7 +31,7 @@ from pipelines.planning.fingerprint import check_fingerprint, fingerprint_digest
 from pipelines.planning.plan_files import PlannedImage, read_image_ids, read_planned, read_shards
 from pipelines.planning.plan_versions import newest_document
 from pipelines.planning.registered_runs import register_run, registered_runs
-from pipelines.storage.sealed import BLANK, misfit, seal
+from pipelines.storage.checksummed_json import BLANK, misfit, seal
 from pipelines.storage.store import Store
 from pipelines.types import Shard
 

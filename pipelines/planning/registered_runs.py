@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from pipelines.errors import DamagedError
 from pipelines.layout import registered_name
-from pipelines.storage.sealed import BLANK, misfit, seal
+from pipelines.storage.checksummed_json import BLANK, misfit, seal
 from pipelines.storage.store import Store
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from pipelines.errors import DamagedError, ProtocolError, StorageError
 from pipelines.layout import PROBE_PREFIX
+from pipelines.storage.checksummed_json import SealError, unseal
 from pipelines.storage.client_errors import error_code, storage_errors
 from pipelines.storage.client_limits import REQUEST_TIMEOUT_S
 from pipelines.storage.exclusive_names import CLAIM_PREFIX, sync_folder, take_name
@@ -29,7 +30,6 @@ from pipelines.storage.filesystems import (
     protocol_of,
     read_info,
 )
-from pipelines.storage.sealed import SealError, unseal
 
 # 412: an object of this name exists. 409: another conditional put of this name is under way; who wins is still open.
 _CONFLICT_CODES = frozenset({"ConditionalRequestConflict", "OperationAborted", "409"})

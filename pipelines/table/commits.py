@@ -30,7 +30,7 @@ from pipelines.layout import (
     split_commit_name,
     split_data_name,
 )
-from pipelines.storage.sealed import misfit
+from pipelines.storage.checksummed_json import misfit
 from pipelines.storage.store import Store
 from pipelines.table.schema import SCHEMAS, VERSION_KEY, annotations_table, images_table, schema_of
 from pipelines.table.shard_commit import DataFile, ShardCommit

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines.errors import StorageError
 from pipelines.layout import COMMIT_FORMAT, KINDS, data_name
-from pipelines.storage.sealed import BLANK, seal
+from pipelines.storage.checksummed_json import BLANK, seal
 from pipelines.types import ShardReceipt
 
 _SCHEMA_VERSION = "schema_version"
