@@ -8,7 +8,6 @@ beside the first.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import itertools
 import time
@@ -95,9 +94,7 @@ def commit_shard(
         data = parquet_bytes(table, kind, {**predictor, **ids})
         name = data_name(kind, run_id, shard.shard_id, attempt, shard.repair)
         contents[name] = data
-        files[kind] = DataFile(
-            name=name, num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), rows=table.num_rows
-        )
+        files[kind] = DataFile.of(name, data, table.num_rows)
     _write_all(store, contents)
     commit = ShardCommit(
         run_id=run_id,
@@ -121,7 +118,9 @@ def commit_shard(
     )
     # If this raises, nothing is discarded: the put may still arrive, and would then name files that are gone.
     if store.create(commit_name(run_id, shard.shard_id, shard.repair), commit.to_json()):
-        _restore_missing(store, contents)
+        # The shard is committed in any case: a file that is still missing is found by verify and by the next run.
+        with contextlib.suppress(StorageError):
+            write_missing(store, contents)
         return commit.receipt(committed_here=True)
     # The commit that holds is another attempt's, for good: no commit will ever name these files.
     _discard(store, contents)
@@ -145,16 +144,11 @@ def _discard(store: Store, names: Iterable[str]) -> None:
             store.delete(name)
 
 
-def _restore_missing(store: Store, contents: Mapping[str, bytes]) -> None:
-    """Rewrite files that are missing after the commit: vacuum may have taken them for abandoned before it landed.
-
-    Storage errors are ignored, since the shard is committed in any case; a file that is still missing is found by
-    verify and by the next run.
-    """
-    with contextlib.suppress(StorageError):
-        for name, data in contents.items():
-            if store.size(name) != len(data):
-                store.write(name, data)
+def write_missing(store: Store, contents: Mapping[str, bytes]) -> None:
+    """Write files again that are gone: vacuum may have taken them for abandoned before a commit named them."""
+    for name, data in contents.items():
+        if store.size(name) != len(data):
+            store.write(name, data)
 
 
 def _check_complete(shard: Shard, predictions: Sequence[ImagePrediction]) -> None:
