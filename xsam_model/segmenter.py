@@ -7,10 +7,17 @@ both and post-processes the results.
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
 from xsam_model.layers.image_prefix import XSamImagePrefix
 from xsam_model.modeling_xsam import XSamForSegmentation, XSamImageFeatures, XSamOutput
@@ -21,16 +28,6 @@ from xsam_model.prompts.answers import Caption, read_caption
 from xsam_model.prompts.templates import CATEGORY_TASKS, SPOKEN_TASKS, TASKS, VISUAL_TASKS
 from xsam_model.prompts.visual import check_mask
 from xsam_model.runtime.device_streams import DeviceStreams
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
-    from contextlib import AbstractContextManager
-    from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
-    from PIL import Image
-    from torch import Tensor
 
 Segmentation = InstanceSegmentation | SemanticSegmentation | PanopticSegmentation | PhraseSegmentation
 SegmentationKind = Literal["instance", "semantic", "panoptic"]

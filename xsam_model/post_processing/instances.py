@@ -8,16 +8,13 @@ be.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from xsam_model.post_processing.mask_geometry import MaskGeometry, WindowedMask, check_finite, class_probabilities
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 @dataclass(frozen=True, slots=True, eq=False)

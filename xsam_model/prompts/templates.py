@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from unicodedata import normalize
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 IMAGE_MARK, REGION_MARK = "<image>", "<region>"
 SEG_TOKEN, PHRASE_START, PHRASE_END = "<SEG>", "<p>", "</p>"

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+
+import numpy as np
 
 from xsam_model.prompts.templates import ANSWERS, QUESTIONS, REASEG_PHRASE_QUESTION
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy as np
 
 _CATEGORIES = (
     "Please segment every {} in this image.",

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-if TYPE_CHECKING:
-    from xsam_model.training.samples.samples import TrainingSample
-    from xsam_model.training.scenes.scene import Scene
+from xsam_model.training.samples.samples import TrainingSample
+from xsam_model.training.scenes.scene import Scene
 
 _COLUMNS, _TEXT_PIXELS = 4, 62
 _HUES = ((230, 60, 60), (60, 170, 60), (70, 110, 240), (240, 180, 40), (180, 80, 200), (60, 190, 200), (250, 130, 180))
