@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from tqdm import tqdm
 from actors.scenes.evaluate import Figures, add_run_options, find_instances, one_mask_each
 from actors.scenes.photo_prompts import Mask, box_prompt, inner_prompt, pole_prompt
 from actors.scenes.photo_truth import DEFAULT_FOLDER, TRUTH, OutlinedObject, Photo, PhotoTruth, read_photo_truth
+from actors.scenes.samples import reported_batches
 from pipelines.errors import UserError
 from pipelines.evaluation.mask_metrics import mask_average_precision, referring_iou
 from pipelines.masks import rle
@@ -54,10 +55,7 @@ class PhotoTest:
 
     def batches(self, samples: Sequence[TrainingSample]) -> Iterator[Sequence[TrainingSample]]:
         """Yield batches of samples; a batch is reported when the next is taken."""
-        for start in range(0, len(samples), self.batch_size):
-            batch = samples[start : start + self.batch_size]
-            yield batch
-            self.on_asked(len(batch))
+        return reported_batches(samples, self.batch_size, self.on_asked)
 
 
 def evaluate_photos(
@@ -260,8 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # A log keeps every line of the bar, so there it gets one only now and then.
     interval = 0.1 if sys.stderr.isatty() else 10.0
     with tqdm(desc="asking", total=count_samples(test, options.only), mininterval=interval) as bar:
-        counted = PhotoTest(truth=truth, seeds=options.seeds, on_asked=bar.update)
-        figures = evaluate_photos(segmenter, counted, tqdm.write, only=options.only)
+        figures = evaluate_photos(segmenter, replace(test, on_asked=bar.update), tqdm.write, only=options.only)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
