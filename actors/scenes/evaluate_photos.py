@@ -265,5 +265,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
-
-__all__ = ["PARTS", "PhotoTest", "absent_names", "count_samples", "evaluate_photos", "main"]

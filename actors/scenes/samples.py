@@ -111,6 +111,3 @@ def read_test(options: argparse.Namespace) -> SceneTest:
         count=options.count,
         scene=SceneConfig(side_pixels=options.side, core_only=options.core),
     )
-
-
-__all__ = ["SceneTest", "add_test_options", "read_test"]

@@ -130,6 +130,3 @@ def _read_captions(image: Mapping[str, Any], answers: Answers, size: tuple[int, 
     if not found:
         raise RecordError(NOTHING_ANNOTATED, "no caption with a phrase that has a mask")
     return found
-
-
-__all__ = ["TABLE_TASKS", "Answers", "Row", "read_labeled"]

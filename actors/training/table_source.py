@@ -204,6 +204,3 @@ def _redrawn(outline: Segmentation, change: Change, annotation_id: str, skipped:
     except RecordError as error:
         skipped.add(error.reason, f"correction of {annotation_id}")
         return outline, False
-
-
-__all__ = ["table"]

@@ -256,14 +256,3 @@ def _state_dict(entries: Any) -> Mapping[Any, Any] | None:
 
 def _name(value: Any) -> str:
     return f"a {type(value).__name__}"
-
-
-__all__ = [
-    "INDEX_FILE",
-    "WEIGHTS_FILE",
-    "Checkpoint",
-    "CheckpointError",
-    "TensorInfo",
-    "open_checkpoint",
-    "open_folder",
-]

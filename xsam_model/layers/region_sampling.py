@@ -66,6 +66,3 @@ def pool_region_features(feature_map: Tensor, region_points: Sequence[Tensor]) -
         ]
         pooled.append(torch.stack(maxima).amax(0))
     return torch.stack(pooled).to(feature_map.dtype)
-
-
-__all__ = ["choose_region_points", "pool_region_features"]

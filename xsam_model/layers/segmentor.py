@@ -229,6 +229,3 @@ class XSamSegmentor(Mask2FormerPreTrainedModel):
         similarity = F.normalize(queries.float(), dim=-1) @ F.normalize(conditions.float(), dim=-1).transpose(1, 2)
         logits = (self.logit_scale.float().exp() * similarity).clamp(-MAX_CLASS_LOGIT, MAX_CLASS_LOGIT)
         return logits.masked_fill(~condition_mask[:, None], PADDED_CLASS_LOGIT)
-
-
-__all__ = ["XSamConnector", "XSamConnectorBranch", "XSamSegmentor"]

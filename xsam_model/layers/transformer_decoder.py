@@ -187,6 +187,3 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, num_heads: int, seen: Ten
     query, key, value = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
     mask = None if seen is None else seen[:, None]
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
-
-
-__all__ = ["XSamTransformerDecoder"]

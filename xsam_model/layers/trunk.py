@@ -120,6 +120,3 @@ class XSamTrunk(nn.Module):
             if index in layers:
                 kept[index] = hidden
         return {index: kept[index].permute(0, 2, 3, 1) for index in layers}
-
-
-__all__ = ["XSamTrunk", "XSamTrunkBlock", "XSamTrunkConv"]

@@ -269,6 +269,3 @@ def semantic_segmentation(
         if area
     )
     return SemanticSegmentation(contest.owner.long(), segments)
-
-
-__all__ = ["PanopticSegmentation", "Segment", "SemanticSegmentation", "panoptic_segmentation", "semantic_segmentation"]

@@ -309,6 +309,3 @@ def _bilinear(size: int, new_size: int) -> tuple[Tensor, Tensor, Tensor]:
     centers.clamp_(min=0)
     low = centers.long().clamp(max=size - 1)
     return low, (low + 1).clamp(max=size - 1), centers - low
-
-
-__all__ = ["MAX_CHUNK_PIXELS", "MaskGeometry", "WindowedMask", "check_finite", "class_probabilities"]

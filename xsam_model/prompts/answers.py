@@ -73,6 +73,3 @@ def _phrase(text: str, start: int) -> CaptionPhrase:
     span = text[start:]
     start += len(span) - len(span.lstrip())
     return CaptionPhrase(span.strip(), start, start + len(span.strip()))
-
-
-__all__ = ["Caption", "CaptionPhrase", "read_caption"]

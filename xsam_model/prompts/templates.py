@@ -229,21 +229,3 @@ def _phrase(task: str, condition: str, reserved: Sequence[str], category_text: C
     if not phrase.strip():
         raise ValueError(f"condition {_shortened(condition)} is blank")
     return phrase
-
-
-__all__ = [
-    "ANSWERS",
-    "CATEGORY_TASKS",
-    "CHAT_FORMATS",
-    "QUESTIONS",
-    "REASEG_EXPLAIN_QUESTION",
-    "REASEG_PHRASE_QUESTION",
-    "SPOKEN_TASKS",
-    "TASKS",
-    "VISUAL_TASKS",
-    "CategoryText",
-    "ChatFormat",
-    "Wording",
-    "clean_category",
-    "reference_category",
-]

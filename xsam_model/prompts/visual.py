@@ -210,16 +210,3 @@ def _distance(x: float, y: float, start: tuple[float, float], end: tuple[float, 
     dx, dy = x1 - x0, y1 - y0
     along = min(1.0, max(0.0, ((x - x0) * dx + (y - y0) * dy) / (dx * dx + dy * dy or 1.0)))
     return math.hypot(x - x0 - along * dx, y - y0 - along * dy)
-
-
-__all__ = [
-    "POINT_RADIUS",
-    "REGION_KINDS",
-    "SCRIBBLE_RADIUS",
-    "check_mask",
-    "draw_box",
-    "draw_points",
-    "draw_polygon",
-    "draw_region",
-    "draw_scribble",
-]

@@ -64,6 +64,3 @@ class DeviceStreams:
         self._of_thread.stream.wait_event(mark)
         with torch.cuda.stream(self._of_thread.stream):
             yield
-
-
-__all__ = ["DeviceStreams"]

@@ -79,6 +79,3 @@ def _read_turns(turns: Any) -> tuple[tuple[str, str], ...]:
     if not pairs:
         raise RecordError(MALFORMED, "no question with an answer")
     return tuple(pairs)
-
-
-__all__ = ["llava"]

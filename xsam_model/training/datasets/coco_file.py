@@ -168,18 +168,3 @@ def check_category_task(task: str) -> None:
     """
     if task not in CATEGORY_TASKS:
         raise ValueError(f"task must be one of {', '.join(CATEGORY_TASKS)}, got {task!r}")
-
-
-__all__ = [
-    "CategoryList",
-    "CocoImage",
-    "annotation_id",
-    "check_category_task",
-    "check_lists",
-    "group_by_image",
-    "read_categories",
-    "read_coco",
-    "read_image",
-    "read_images",
-    "read_outline",
-]

@@ -163,6 +163,3 @@ def _read_segments(
         segments_image=segments_image,
         segments=tuple(segments),
     )
-
-
-__all__ = ["MISSING_SEGMENTS", "UNREADABLE_SEGMENTS", "panoptic"]

@@ -269,6 +269,3 @@ def _read_prompts(entry: Mapping[str, Any], size_hw: tuple[int, int]) -> dict[st
         elif value := drawn.get(f"{kind}_visual_prompt"):
             found[kind] = BroughtPrompt(region=read_segmentation(value, size_hw))
     return found
-
-
-__all__ = ["BroughtPrompt", "visual_prompts"]

@@ -210,6 +210,3 @@ def _find_phrase(caption: str, phrase: str | None, place: Any) -> Span:
     if start < 0 or words is None:
         raise RecordError(NOT_IN_CAPTION, f"{phrase!r} at {place!r} in {caption!r}")
     return start, start + len(words)
-
-
-__all__ = ["grandf", "mark_phrases"]

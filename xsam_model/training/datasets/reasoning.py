@@ -195,6 +195,3 @@ def _question(text: str, is_sentence: bool) -> str | None:
     if text.endswith(_ENDS) == is_sentence:
         return None
     return QUESTIONS["reaseg"] if is_sentence else REASEG_PHRASE_QUESTION
-
-
-__all__ = ["reasonseg"]

@@ -236,23 +236,3 @@ def clean_text(value: Any) -> str:
     if found := _RESERVED.search(value):
         raise RecordError(RESERVED_WORDS, f"{found.group()} in {value[:80]!r}")
     return value.strip()
-
-
-__all__ = [
-    "MALFORMED",
-    "MISSING_IMAGE",
-    "NOTHING_ANNOTATED",
-    "OTHER_SIZE",
-    "RESERVED_WORDS",
-    "UNKNOWN_CATEGORY",
-    "UNKNOWN_IMAGE",
-    "UNREADABLE_IMAGE",
-    "Record",
-    "RecordError",
-    "RecordSource",
-    "Skipped",
-    "as_list",
-    "clean_text",
-    "entry_id",
-    "read_json",
-]

@@ -173,6 +173,3 @@ def _records(
                 )
             )
     return records
-
-
-__all__ = ["refcoco"]

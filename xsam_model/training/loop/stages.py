@@ -223,6 +223,3 @@ def _is_decayed(module: nn.Module, leaf: str, parameter: nn.Parameter) -> bool:
     # Position embeddings are parameters of other modules, so they are known by their names.
     places = ("embed", "rel_pos", "positional")
     return parameter.ndim > 1 and not isinstance(module, nn.Embedding) and not any(part in leaf for part in places)
-
-
-__all__ = ["StageConfig", "build_optimizer", "parameter_groups", "published", "read_stage", "select_parameters"]

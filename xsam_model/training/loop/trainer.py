@@ -277,6 +277,3 @@ def _load_heads(network: XSamTraining, file: Path) -> None:
 
 def _silent(_: str) -> None:
     return None
-
-
-__all__ = ["StageRun", "train"]

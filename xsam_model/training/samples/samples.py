@@ -81,6 +81,3 @@ class TrainingSample:
         if self.task == "gcgseg":
             return (self.answer or "").count(PHRASE_START)
         return len(self.visual_prompts if self.task in VISUAL_TASKS else self.conditions)
-
-
-__all__ = ["TrainingSample"]

@@ -87,6 +87,3 @@ def all_wordings() -> list[str]:
     """Return every question and answer, for training a tokenizer."""
     asked = [text for task in QUESTIONS for text in (*questions(task, ["?"]), *questions(task, ["a"]))]
     return list(dict.fromkeys([*asked, *_MORE_ANSWERS, *ANSWERS.values()]))
-
-
-__all__ = ["all_wordings", "answers", "draw", "questions"]

@@ -61,6 +61,3 @@ def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     runs = np.diff(np.concatenate([[0], changes, [len(flat)]])).tolist()
     return [0, *runs] if flat[0] else runs
-
-
-__all__ = ["TRUTH_FILE", "export_scenes", "run_lengths"]

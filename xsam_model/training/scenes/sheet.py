@@ -69,6 +69,3 @@ def describe(scene: Scene) -> str:
     names = [f"{thing.color} {thing.name}" if thing.color else thing.name for thing in scene.objects]
     stuff = "".join(f" | {region.name}" for region in scene.stuff)
     return f"{scene.seed}: {', '.join(names)}{stuff}"
-
-
-__all__ = ["describe", "draw_samples", "draw_sheet", "paint_masks"]

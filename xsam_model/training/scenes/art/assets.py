@@ -273,19 +273,3 @@ def save_assets(
         arrays: dict[str, Any] = {f"ground_{place}": ground.pixels for place, ground in enumerate(kept)}
         arrays |= {"index": np.array(json.dumps(index)), "sprites": np.stack([pixels for _, pixels in chosen])}
         np.savez_compressed(folder / f"{prefix}{part}.npz", **arrays)
-
-
-__all__ = [
-    "CUTOUTS",
-    "DEFAULT_FOLDER",
-    "HELD_OUT_STYLES",
-    "PHOTO_STYLE",
-    "SHOWN_IN_EXAMPLES",
-    "SPLITS",
-    "Ground",
-    "SceneAssets",
-    "ScenePool",
-    "Sprite",
-    "make_sprite",
-    "save_assets",
-]

@@ -148,6 +148,3 @@ def trimmed(picture: Image.Image, side: int = DRAWING_SIDE) -> NDArray[np.uint8]
         plane = Image.fromarray(pixels[..., channel]).resize((width, height), method)
         fitted[top : top + height, left : left + width, channel] = np.asarray(plane)
     return np.minimum(fitted, fitted[..., 3:]).round().astype(np.uint8)
-
-
-__all__ = ["CUTOUT_SIDE", "DEBIAN_PACKAGES", "read_cutouts", "read_photographs", "stamp_name", "trimmed"]

@@ -234,6 +234,3 @@ def read_grounds(root: Path) -> list[Ground]:
                 grounds.append(Ground(name=Path(end).stem, pixels=np.asarray(picture), shows=shows))
                 break
     return grounds
-
-
-__all__ = ["draw_sprites", "fetch", "prepare_assets", "read_grounds", "with_synonyms"]

@@ -160,5 +160,3 @@ NOT_SYNONYMS = """
     icecream, hotdog, tophat, moneybag, dagger knife, couch and lamp, dollar banknote, milk glass, dromedary camel,
     vertical traffic light, video game
 """
-
-__all__ = ["CATEGORIES", "CORE", "LOOKALIKES", "NOT_SYNONYMS", "STUFF", "UNCOUNTED"]

@@ -118,20 +118,3 @@ def with_article(words: str, name: str) -> str:
     if not is_countable(name):
         return f"some {words}"
     return f"{'an' if words[0] in 'aeiou' and not words.startswith('uni') else 'a'} {words}"
-
-
-__all__ = [
-    "STUFF_NAMES",
-    "SUPERGROUPS",
-    "Category",
-    "curated_categories",
-    "group_of",
-    "in_group",
-    "is_core",
-    "is_countable",
-    "is_held_out",
-    "listed",
-    "lookalikes",
-    "plural",
-    "with_article",
-]

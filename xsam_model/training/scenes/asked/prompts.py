@@ -101,6 +101,3 @@ def _smoothed(mask: Mask) -> Mask:
     smoothed = np.asarray(soft > soft.mean())
     # Of an object that fills the picture nothing is above the mean.
     return smoothed if smoothed.any() else mask
-
-
-__all__ = ["PROMPT_KINDS", "bounding_box", "draw_prompt"]

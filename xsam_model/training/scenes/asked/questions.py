@@ -169,6 +169,3 @@ def answering(reason: Reason, objects: Sequence[SceneObject], shown: Sequence[st
     if any(reason.is_doubtful(thing.name, thing.group) for thing in objects):
         return None
     return [place for place, thing in enumerate(objects) if reason.answers(thing.name, thing.group)]
-
-
-__all__ = ["REASONS", "Reason", "answering"]
