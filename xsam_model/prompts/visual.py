@@ -71,7 +71,7 @@ def draw_points(
         _check_inside("point", x, y, size_hw)
     mask = np.zeros(size_hw, dtype=np.bool_)
     for x, y in points:
-        _add_disc(mask, x, y, radius)
+        _add_stroke(mask, (x, y), (x, y), radius)
     return mask
 
 
@@ -164,10 +164,6 @@ def _check_inside(kind: str, x: float, y: float, size_hw: tuple[int, int]) -> No
 
 def _size_text(size_hw: tuple[int, int]) -> str:
     return f"{size_hw[1]} x {size_hw[0]} pixels (width x height)"
-
-
-def _add_disc(mask: NDArray[np.bool_], x: float, y: float, radius: float) -> None:
-    _add_stroke(mask, (x, y), (x, y), radius)
 
 
 def _add_stroke(mask: NDArray[np.bool_], start: tuple[float, float], end: tuple[float, float], radius: float) -> None:

@@ -178,12 +178,7 @@ def parameter_groups(network: XSamTraining, stage: StageConfig) -> list[dict[str
                 matrices = stage.optimizer == "muon" and not name.endswith(_HEADS) and is_matrix(module, parameter)
                 groups.setdefault((factor, decayed, matrices), []).append(parameter)
     return [
-        {
-            "params": parameters,
-            "factor": factor,
-            "weight_decay": stage.weight_decay if decayed else 0.0,
-            "matrices": matrices,
-        }
+        {"params": parameters, "factor": factor, "weight_decay": stage.weight_decay * decayed, "matrices": matrices}
         for (factor, decayed, matrices), parameters in groups.items()
     ]
 

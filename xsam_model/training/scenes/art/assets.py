@@ -212,19 +212,18 @@ class SceneAssets:
                 f"the assets hold {len(sprites)} categories and {len(grounds)} grounds for the split {split}: both are "
                 'needed; test splits need the part "test"'
             )
+        photos = {
+            name: tuple(one for one in drawings if one.style == PHOTO_STYLE) for name, drawings in sprites.items()
+        }
         return ScenePool(
             sprites=sprites,
-            photos={name: photos for name, drawings in sprites.items() if (photos := _photos(drawings))},
+            photos={name: photos for name, photos in photos.items() if photos},
             grounds=grounds,
             unjudged=tuple(ground for ground in grounds if ground.name not in SHOWN_IN_EXAMPLES),
             stuff=tuple(name for name in STUFF_NAMES if is_held_out(name) == unseen),
             asked=tuple(listed if unseen else sprites),
             asked_stuff=tuple(name for name in STUFF_NAMES if unseen or not is_held_out(name)),
         )
-
-
-def _photos(drawings: Sequence[Sprite]) -> tuple[Sprite, ...]:
-    return tuple(drawing for drawing in drawings if drawing.style == PHOTO_STYLE)
 
 
 @lru_cache(maxsize=2)

@@ -87,7 +87,9 @@ def read_cutouts(root: Path) -> tuple[list[Category], dict[tuple[str, str], list
         if not alpha.any() or alpha.mean() > 0.97 or max(np.ptp(rows), np.ptp(columns)) < _LEAST_SIDE:
             continue
         if name not in known and name not in new:
-            new[name] = Category(name=name, group=_group(path.relative_to(root / _STAMPS).as_posix()))
+            place = path.relative_to(root / _STAMPS).as_posix()
+            group = next((group for folder, group in _GROUPS.items() if place.startswith(folder)), "")
+            new[name] = Category(name=name, group=group)
         found.setdefault((name, PHOTO_STYLE), []).append(trimmed(picture, CUTOUT_SIDE))
     return list(new.values()), found
 
@@ -126,10 +128,6 @@ def stamp_name(text: str, known: Sequence[str] | set[str]) -> str:
         if end in _CALLED or end in known:
             return _CALLED.get(end, end)
     return plain if 0 < len(words) <= _MOST_WORDS and re.fullmatch(r"[a-z' -]+", plain) else ""
-
-
-def _group(path: str) -> str:
-    return next((group for folder, group in _GROUPS.items() if path.startswith(folder)), "")
 
 
 def trimmed(picture: Image.Image, side: int = DRAWING_SIDE) -> NDArray[np.uint8]:
