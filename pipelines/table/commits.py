@@ -268,23 +268,15 @@ def last_repair(store: Store, run_id: str, shard_id: str, listed: int | None = N
     return next(k for k in itertools.count(listed or 0) if store.size(commit_name(run_id, shard_id, k + 1)) is None)
 
 
-def read_commits(store: Store, run_id: str, shard_ids: Iterable[str] | None = None) -> Iterator[ShardCommit]:
+def read_commits(store: Store, run_id: str) -> Iterator[ShardCommit]:
     """Read the current commits concurrently, in shard order.
 
-    Args:
-        store: the output.
-        run_id: the run.
-        shard_ids: the shards whose commits to read; by default all committed ones.
-
     Raises:
-        FileNotFoundError: one of the shards is not committed.
+        FileNotFoundError: one was removed meanwhile, by hand.
         DamagedError, StorageError: as for read_commit.
     """
-    held = held_commits(store, run_id)
-    # By length first: ids have five digits or more, and shard-100000 comes after shard-99999.
-    ids = sorted(held if shard_ids is None else shard_ids, key=lambda s: (len(s), s))
     with ThreadPoolExecutor(_READERS) as readers:
-        yield from readers.map(lambda shard_id: read_commit(store, run_id, shard_id, held.get(shard_id, 0)), ids)
+        yield from readers.map(lambda held: read_commit(store, run_id, *held), _in_order(held_commits(store, run_id)))
 
 
 def inspect_commits(
@@ -308,4 +300,9 @@ def inspect_commits(
             return held[0], error
 
     with ThreadPoolExecutor(_READERS) as readers:
-        yield from readers.map(read, sorted(last_commits(listed).items(), key=lambda one: (len(one[0]), one)))
+        yield from readers.map(read, _in_order(last_commits(listed)))
+
+
+def _in_order(held: Mapping[str, int]) -> list[tuple[str, int]]:
+    # By length first: ids have five digits or more, and shard-100000 comes after shard-99999.
+    return sorted(held.items(), key=lambda one: (len(one[0]), one))
