@@ -20,14 +20,9 @@ import torch
 from tqdm import tqdm
 
 from actors.scenes.samples import SceneTest, add_test_options, read_test
+from pipelines.evaluation.coco_matching import FoundMask, TrueMask
 from pipelines.evaluation.map_metrics import Maps, Segment, panoptic_quality
-from pipelines.evaluation.mask_metrics import (
-    FoundMask,
-    TrueMask,
-    grounded_caption_quality,
-    mask_average_precision,
-    referring_iou,
-)
+from pipelines.evaluation.mask_metrics import grounded_caption_quality, mask_average_precision, referring_iou
 from pipelines.masks import rle
 from pipelines.types import Rle
 from xsam_model.post_processing.instances import InstanceSegmentation, PhraseSegmentation
@@ -289,8 +284,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
-
-__all__ = [
-    "PARTS", "PROMPT_KINDS", "SceneTest", "add_run_options", "count_scenes", "evaluate_scenes", "find_instances",
-    "main", "one_mask_each",
-]  # fmt: skip

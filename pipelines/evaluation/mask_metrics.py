@@ -19,11 +19,6 @@ from pipelines.evaluation.coco_matching import FoundMask, TrueMask, greedy_pairs
 from pipelines.masks import rle
 from pipelines.types import Rle
 
-__all__ = [
-    "AveragePrecision", "CategoryPrecision", "FoundMask", "GroundedCaptionQuality", "InteractiveIou", "ReferringIou",
-    "TrueMask", "grounded_caption_quality", "interactive_iou", "mask_average_precision", "referring_iou",
-]  # fmt: skip
-
 _IOU_50, _IOU_75 = 0, 5  # positions in COCO's thresholds 0.50, 0.55, ..., 0.95
 
 
