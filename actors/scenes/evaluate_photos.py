@@ -84,7 +84,7 @@ def evaluate_photos(
     for part in only:
         found = {
             "box": _from_box,
-            "point": _from_pole,
+            "point": lambda segmenter, test: _interactive(segmenter, test, "point", [pole_prompt]),
             "random": _from_random_points,
             "vgd": _by_example,
             "ov": _by_name,
@@ -103,13 +103,10 @@ def count_samples(test: PhotoTest, only: Sequence[str] = PARTS) -> int:
 
 
 def _from_box(segmenter: XSamSegmenter, test: PhotoTest) -> Figures:
-    itself = [_iou(box_prompt(one.mask), one.mask) for _, one in _objects(test.truth)]
+    pairs = ((rle.encode(box_prompt(one.mask)), rle.encode(one.mask)) for _, one in _objects(test.truth))
+    itself = [referring_iou([pair]).giou for pair in pairs]
     figures = _interactive(segmenter, test, "box", [box_prompt])
     return figures | _by_group(test.truth, "box_itself", np.array(itself))
-
-
-def _from_pole(segmenter: XSamSegmenter, test: PhotoTest) -> Figures:
-    return _interactive(segmenter, test, "point", [pole_prompt])
 
 
 def _from_random_points(segmenter: XSamSegmenter, test: PhotoTest) -> Figures:
@@ -213,10 +210,6 @@ def _sample(
         masks=np.stack([one.mask for one in wanted]),
         labels=np.array([list(names).index(one.name) for one in wanted], dtype=np.int64),
     )
-
-
-def _iou(found: Mask, true: Mask) -> float:
-    return referring_iou([(rle.encode(found), rle.encode(true))]).giou
 
 
 def absent_names(photo: Photo, names: Sequence[str], random: np.random.Generator) -> list[str]:

@@ -52,15 +52,12 @@ def write_plots(evaluation: Evaluation, folder: Path) -> list[Path]:
         if result.scores:
             files.append(folder / f"{name}-scores.png")
             _draw_scores(result, files[-1])
-        shown = next((figure for figure in _OF_CATEGORIES if _has(result, figure)), None)
+        held = {name for figures in result.categories.values() for name, value in figures.items() if value is not None}
+        shown = next((figure for figure in _OF_CATEGORIES if figure in held), None)
         if shown:
             files.append(folder / f"{name}-categories.png")
             _draw_categories(result, shown, files[-1])
     return files
-
-
-def _has(result: TaskFigures, figure: str) -> bool:
-    return any(figures.get(figure) is not None for figures in result.categories.values())
 
 
 def _title(result: TaskFigures) -> str:
