@@ -144,32 +144,6 @@ class SceneAssets:
         return _load(str(folder), tuple(parts))
 
     @classmethod
-    def _read(cls, folder: Path, parts: Sequence[str]) -> SceneAssets:
-        if missing := [part for part in parts if not (folder / f"{part}.npz").is_file()]:
-            raise FileNotFoundError(
-                f"{folder} holds no scene assets {missing}: run python -m xsam_model.training.scenes.art.prepare "
-                f"--output {folder}"
-            )
-        # Only drawings may lack a prefix, and those of the vocabulary come first.
-        prefixes = dict.fromkeys(["", *(CUTOUTS for part in parts if part.startswith(CUTOUTS))])
-        names = [one for prefix in prefixes for one in json.loads((folder / f"{prefix}categories.json").read_text())]
-        categories = [Category(**{**fields, "synonyms": tuple(fields["synonyms"])}) for fields in names]
-        sprites: list[Sprite] = []
-        grounds: list[Ground] = []
-        for part in parts:
-            with np.load(folder / f"{part}.npz") as arrays:
-                index = json.loads(str(arrays["index"]))
-                sprites += [
-                    make_sprite(category, style, pixels)
-                    for (category, style), pixels in zip(index["sprites"], arrays["sprites"], strict=True)
-                ]
-                grounds += [
-                    Ground(name=name, pixels=arrays[f"ground_{place}"], shows=tuple(shows))
-                    for place, (name, shows) in enumerate(index["grounds"])
-                ]
-        return cls(categories, sprites, grounds, folder, parts)
-
-    @classmethod
     def builtin(cls) -> SceneAssets:
         """Return a few drawn shapes on gradients, which need no download: for tests and first tries."""
         known = {category.name: category for category in curated_categories()}
@@ -227,8 +201,31 @@ class SceneAssets:
 
 
 @lru_cache(maxsize=2)
-def _load(folder: str, parts: tuple[str, ...]) -> SceneAssets:
-    return SceneAssets._read(Path(folder), parts)
+def _load(place: str, parts: tuple[str, ...]) -> SceneAssets:
+    folder = Path(place)
+    if missing := [part for part in parts if not (folder / f"{part}.npz").is_file()]:
+        raise FileNotFoundError(
+            f"{folder} holds no scene assets {missing}: run python -m xsam_model.training.scenes.art.prepare "
+            f"--output {folder}"
+        )
+    # Only drawings may lack a prefix, and those of the vocabulary come first.
+    prefixes = dict.fromkeys(["", *(CUTOUTS for part in parts if part.startswith(CUTOUTS))])
+    names = [one for prefix in prefixes for one in json.loads((folder / f"{prefix}categories.json").read_text())]
+    categories = [Category(**{**fields, "synonyms": tuple(fields["synonyms"])}) for fields in names]
+    sprites: list[Sprite] = []
+    grounds: list[Ground] = []
+    for part in parts:
+        with np.load(folder / f"{part}.npz") as arrays:
+            index = json.loads(str(arrays["index"]))
+            sprites += [
+                make_sprite(category, style, pixels)
+                for (category, style), pixels in zip(index["sprites"], arrays["sprites"], strict=True)
+            ]
+            grounds += [
+                Ground(name=name, pixels=arrays[f"ground_{place}"], shows=tuple(shows))
+                for place, (name, shows) in enumerate(index["grounds"])
+            ]
+    return SceneAssets(categories, sprites, grounds, folder, parts)
 
 
 def make_sprite(category: str, style: str, pixels: NDArray[np.uint8]) -> Sprite:

@@ -96,12 +96,14 @@ def read_cutouts(root: Path) -> tuple[list[Category], dict[tuple[str, str], list
 
 def read_photographs(root: Path) -> list[Ground]:
     """Read the photographs of an unpacked package, scaled down to at most 512 pixels."""
-    grounds = []
-    for stem, shows in _PHOTOS.items():
-        picture = Image.open(root / _TEMPLATES / f"{stem}.jpg").convert("RGB")
-        picture.thumbnail((_GROUND_SIDE, _GROUND_SIDE), Image.Resampling.LANCZOS)
-        grounds.append(Ground(name=stem, pixels=np.asarray(picture), shows=shows))
-    return grounds
+    return [read_ground(root / _TEMPLATES / f"{stem}.jpg", stem, shows) for stem, shows in _PHOTOS.items()]
+
+
+def read_ground(path: Path, name: str, shows: tuple[str, ...]) -> Ground:
+    """Read a photograph that shows things of these names, scaled down to at most 512 pixels."""
+    picture = Image.open(path).convert("RGB")
+    picture.thumbnail((_GROUND_SIDE, _GROUND_SIDE), Image.Resampling.LANCZOS)
+    return Ground(name=name, pixels=np.asarray(picture), shows=shows)
 
 
 def _named_stamps(folder: Path, known: set[str]) -> Iterator[tuple[Path, str]]:

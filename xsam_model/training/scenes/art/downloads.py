@@ -37,7 +37,6 @@ NPM_PACKAGES = (
 _VECTOR_STYLES = ("fluent-emoji-flat", "twemoji", "emojione", "noto")
 PIP_PACKAGES = ("scikit-image==0.26.0", "scikit-learn==1.9.1")
 DEBIAN_PACKAGES = ("lomiri-wallpapers-16.04",)
-_GROUND_SIDE = 512
 _SHORT_NAMES = ("emojibase", "github", "cldr", "iamcal", "joypixels")
 # End of a photograph's path -> names of our vocabulary that it shows. No licence among them is share-alike.
 _PHOTOS: dict[str, tuple[str, ...]] = {
@@ -224,13 +223,10 @@ def _rendered(icons: dict[str, Any], slug: str) -> Image.Image | None:
 
 def read_grounds(root: Path) -> list[Ground]:
     """Read the photographs that were fetched, scaled down to at most 512 pixels."""
-    found = {path.as_posix(): path for path in root.rglob("*") if path.suffix in {".png", ".jpg"}}
+    found = [path for path in root.rglob("*") if path.suffix in {".png", ".jpg"}]
     grounds = []
     for end, shows in sorted(_PHOTOS.items()):
-        for name, path in found.items():
-            if name.endswith(end):
-                picture = Image.open(path).convert("RGB")
-                picture.thumbnail((_GROUND_SIDE, _GROUND_SIDE), Image.Resampling.LANCZOS)
-                grounds.append(Ground(name=Path(end).stem, pixels=np.asarray(picture), shows=shows))
-                break
+        path = next((path for path in found if path.as_posix().endswith(end)), None)
+        if path is not None:
+            grounds.append(cutouts.read_ground(path, Path(end).stem, shows))
     return grounds
