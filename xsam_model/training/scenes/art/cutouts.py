@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xsam_model.training.scenes.art.assets import PHOTO_STYLE, Ground
-from xsam_model.training.scenes.art.vocabulary import Category, curated_categories
+from xsam_model.training.scenes.art.vocabulary import Category, curated_categories, everyday_names
 
 DEBIAN_PACKAGES = ("tuxpaint-stamps-default", "tuxpaint-data")
 DRAWING_SIDE, CUTOUT_SIDE = 128, 256
@@ -73,10 +73,10 @@ def read_cutouts(root: Path) -> tuple[list[Category], dict[tuple[str, str], list
         root: folder into which the package was unpacked.
 
     Returns:
-        The categories that the vocabulary of drawings does not have, and the cut-outs by category and style, each uint8
-        (256, 256, 4), RGB multiplied by alpha.
+        The categories that neither the vocabulary of drawings nor the everyday names have, and the cut-outs by category
+        and style, those of a kind under its everyday names too; each uint8 (256, 256, 4), RGB multiplied by alpha.
     """
-    known = {category.name for category in curated_categories()}
+    known = {category.name for category in curated_categories()} | set(everyday_names())
     new: dict[str, Category] = {}
     found: dict[tuple[str, str], list[NDArray[np.uint8]]] = {}
     for path, name in _named_stamps(root / _STAMPS, known):
@@ -91,6 +91,10 @@ def read_cutouts(root: Path) -> tuple[list[Category], dict[tuple[str, str], list
             group = next((group for folder, group in _GROUPS.items() if place.startswith(folder)), "")
             new[name] = Category(name=name, group=group)
         found.setdefault((name, PHOTO_STYLE), []).append(trimmed(picture, CUTOUT_SIDE))
+    for general, one in everyday_names().items():
+        alike = [pixels for kind in sorted(one.kinds) for pixels in found.get((kind, PHOTO_STYLE), ())]
+        found.setdefault((general, PHOTO_STYLE), []).extend(alike)
+    found = {key: pictures for key, pictures in found.items() if pictures}
     return list(new.values()), found
 
 

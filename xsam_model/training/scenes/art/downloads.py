@@ -24,7 +24,7 @@ from xsam_model.training.scenes.art import cutouts
 from xsam_model.training.scenes.art import names as scene_names
 from xsam_model.training.scenes.art.assets import CUTOUTS, Ground, save_assets
 from xsam_model.training.scenes.art.cutouts import trimmed
-from xsam_model.training.scenes.art.vocabulary import Category, curated_categories
+from xsam_model.training.scenes.art.vocabulary import Category, curated_categories, everyday_names
 
 NPM_PACKAGES = (
     "emojibase-data@17.0.0",
@@ -93,10 +93,12 @@ def prepare_assets(folder: Path, downloads: Path | None = None, *, photographs: 
             without = fetch_debian(root, cutouts.DEBIAN_PACKAGES)
             missing += without
             if not without:
-                stamps, data = (root / package for package in cutouts.DEBIAN_PACKAGES)
+                stamps, templates = (root / package for package in cutouts.DEBIAN_PACKAGES)
+                everyday = [one.category for one in everyday_names().values()]
                 new, photos = cutouts.read_cutouts(stamps)
-                backgrounds = cutouts.read_photographs(data)
-                save_assets(folder, new, photos, backgrounds, prefix=CUTOUTS)
+                photos |= draw_sprites(everyday, data, root, cutouts.CUTOUT_SIDE)
+                backgrounds = cutouts.read_photographs(templates)
+                save_assets(folder, [*everyday, *new], photos, backgrounds, prefix=CUTOUTS)
                 sprites, grounds = sprites | photos, grounds + backgrounds
     styles = Counter(style for _, style in sprites)
     sizes = ", ".join(f"{path.name} {path.stat().st_size / 2**20:.1f} MiB" for path in sorted(folder.iterdir()))
@@ -182,12 +184,12 @@ def _entries(data: Path) -> dict[str, Any]:
 
 
 def draw_sprites(
-    categories: Sequence[Category], data: Path, root: Path
+    categories: Sequence[Category], data: Path, root: Path, side: int = cutouts.DRAWING_SIDE
 ) -> dict[tuple[str, str], list[NDArray[np.uint8]]]:
     """Return the drawings of every category in every style that has it.
 
     Returns:
-        Drawings by category and style, each uint8 (128, 128, 4), RGB multiplied by alpha.
+        Drawings by category and style, each uint8 (side, side, 4), RGB multiplied by alpha.
     """
     entries = _entries(data)
     pictures = _unpacked(root, "fluent-emoji-3d") / "assets"
@@ -201,11 +203,11 @@ def draw_sprites(
                      if (path := pictures / f"{name}.webp").exists()]  # fmt: skip
             if paths:
                 picture = Image.open(paths[0]).convert("RGBA")
-                sprites.setdefault((category.name, "fluent-3d"), []).append(trimmed(picture))
+                sprites.setdefault((category.name, "fluent-3d"), []).append(trimmed(picture, side))
             slug = re.sub(r"[^a-z0-9]+", "-", label.lower().replace("'", "")).strip("-")
             for style, icons in vectors.items():
                 if (vector := _rendered(icons, slug)) is not None:
-                    sprites.setdefault((category.name, style), []).append(trimmed(vector))
+                    sprites.setdefault((category.name, style), []).append(trimmed(vector, side))
     return sprites
 
 

@@ -58,19 +58,56 @@ def curated_categories() -> tuple[Category, ...]:
     return tuple(categories)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EverydayName:
+    """A name that people use for several categories, and for things that no drawing shows exactly.
+
+    Attributes:
+        category: the name as a category of its own, with its drawings in emojibase.
+        kinds: categories that are also called so.
+    """
+
+    category: Category
+    kinds: frozenset[str]
+
+
+@cache
+def everyday_names() -> dict[str, EverydayName]:
+    """Return the everyday names, which stand beside the cut-outs of photographs."""
+    curated = curated_categories()
+    found = {}
+    for row in scene_names.EVERYDAY.strip().replace("\n  ", " ").split("\n"):
+        name, _, rest = row.partition(":")
+        drawn, _, kinds = rest.partition(";")
+        drawings = _names(drawn)
+        # Whatever shares a drawing is a kind of it too.
+        alike = {one.name for one in curated if not set(one.drawings).isdisjoint(drawings)}
+        category = Category(name=name, drawings=drawings)
+        found[name] = EverydayName(category=category, kinds=frozenset(filter(None, _names(kinds))) | alike)
+    return found
+
+
 def is_held_out(name: str) -> bool:
-    """Return whether training never sees a category, stuff name or background: one in five, by the hash of its name."""
+    """Return whether training never sees a category, stuff name or background.
+
+    One in five, by the hash of its name; never an everyday name, which models are asked for.
+    """
+    if name in everyday_names():
+        return False
     return int.from_bytes(hashlib.sha256((_SPLIT + name).encode()).digest()[:4], "big") % 5 == 0
 
 
 def is_core(name: str) -> bool:
-    """Return whether a category belongs to the small vocabulary."""
-    return name in _CORE
+    """Return whether a category belongs to the small vocabulary: the core, and the everyday names beside cut-outs."""
+    return name in _CORE or name in everyday_names()
 
 
+@cache
 def lookalikes(name: str) -> frozenset[str]:
     """Return the names that no scene shows or asks for together with this one, itself included."""
-    return frozenset({name}.union(*(names for names in _LOOKALIKES if name in names)))
+    kin = [{general, *one.kinds} for general, one in everyday_names().items() if name == general]
+    kin += [{general} for general, one in everyday_names().items() if name in one.kinds]
+    return frozenset({name}.union(*(names for names in _LOOKALIKES if name in names), *kin))
 
 
 def group_of(name: str) -> str:
