@@ -90,4 +90,3 @@ def _with_point(window: CloseUp, center: tuple[float, float]) -> CloseUp:
     return CloseUp(
         window.top, window.left, draw_points([place], (size_hw[0], size_hw[1]), max(1, radius)), is_box=False
     )
-

@@ -79,11 +79,11 @@ def everyday_names() -> dict[str, EverydayName]:
     for row in scene_names.EVERYDAY.strip().replace("\n  ", " ").split("\n"):
         name, _, rest = row.partition(":")
         drawn, _, kinds = rest.partition(";")
-        drawings = _names(drawn)
+        drawings = listed(drawn)
         # Whatever shares a drawing is a kind of it too.
         alike = {one.name for one in curated if not set(one.drawings).isdisjoint(drawings)}
         category = Category(name=name, drawings=drawings)
-        found[name] = EverydayName(category=category, kinds=frozenset(filter(None, _names(kinds))) | alike)
+        found[name] = EverydayName(category=category, kinds=frozenset(filter(None, listed(kinds))) | alike)
     return found
 
 
