@@ -12,8 +12,8 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from flows.commands.console import literal
-from flows.run.held_runs import held_plans
+from flows.commands.console import literal, show_lines
+from flows.run.existing_runs import existing_plans
 from pipelines.bounded_json import plain_json
 from pipelines.errors import SourceError
 from pipelines.evaluation.evaluate import Evaluation, TaskFigures, evaluate_output
@@ -89,7 +89,7 @@ def run_evaluation(
             folder exists or cannot be made; or matplotlib is not installed. In these cases nothing is written.
     """
     figures, pictures = _targets(output, json_file, plots, overwrite)
-    store, plans = held_plans(output, choice.run_id)
+    store, plans = existing_plans(output, choice.run_id)
     if pictures is not None:
         figure_class()  # raises if matplotlib is missing: before the comparison, which may take long
     with console.status("reading the ground truth") as spinner:
@@ -162,8 +162,7 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
             console.print(_confusion_table(result))
     for table in tables.values():
         console.print(table)
-    for note in evaluation.notes:
-        console.print(f"[yellow]note:[/] {literal(note)}", highlight=False)
+    show_lines(console, "[yellow]note:[/]", evaluation.notes)
 
 
 def _category_table(result: TaskFigures) -> Table:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.commands.console import duration, facts_table, ledger_rows, literal, noted_row, show_erasures, show_problems
-from flows.run.held_runs import no_run
+from flows.run.existing_runs import no_run
 from flows.run.progress import RunLine, RunProgress, chosen_run, read_lines, read_progress
 from pipelines.bounded_json import plain_json
 from pipelines.errors import some_texts
