@@ -170,7 +170,8 @@ def versions() -> dict[str, str]:
 @cache
 def _versions() -> Mapping[str, str]:
     found = {}
-    for name in ("xsam-label", "torch", "transformers", "ray", "prefect", "pyarrow", "pycocotools", "pillow", "numpy"):
+    packages = ("xsam-label", "torch", "transformers", "ray", "prefect", "pyarrow", "pycocotools", "numpy")
+    for name in (*packages, "pillow", "simplejpeg"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
