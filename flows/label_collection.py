@@ -19,7 +19,7 @@ from prefect.client.schemas.objects import State
 from actors.pool.runner import ShardFailure, ShardRunner
 from flows.config import RunConfig
 from flows.prefect_server.redacted_logs import redact_run_logs
-from flows.prefect_server.reports import PrefectObserver, Telling, current_telling, orchestrated, publish
+from flows.prefect_server.reports import PrefectObserver, PrefectReporter, current_reporter, orchestrated, publish
 from flows.process.signals import Termination
 from flows.run import engine, planning
 from flows.run.breaker import CircuitBreaker
@@ -56,7 +56,7 @@ def label_collection(config: RunConfig) -> dict[str, Any]:
         ConfigError, SourceError, PromptTableError, PlanError, StorageError, ReplicaStartError: the run cannot start;
             nothing was written.
     """
-    told = current_telling()
+    told = current_reporter()
     told.begin()
     fruitless: RunSummary | None = None
     for one in configs_to_run(config, planning.open_output(config)):
@@ -69,7 +69,7 @@ def label_collection(config: RunConfig) -> dict[str, Any]:
     return summary.to_dict()
 
 
-def _label_run(config: RunConfig, told: Telling) -> RunSummary:
+def _label_run(config: RunConfig, told: PrefectReporter) -> RunSummary:
     """Label one run, or resume it."""
     started = time.monotonic()
     with ExitStack() as stack:
@@ -102,7 +102,7 @@ def _label_in_waves(
     breaker: CircuitBreaker,
     sigterm: Termination,
     *,
-    told: Telling,
+    told: PrefectReporter,
 ) -> list[ShardFailure]:
     """Label the due shards wave by wave; no wave is begun once the run is to stop."""
     failures: list[ShardFailure] = []
@@ -161,7 +161,7 @@ def label_wave(
     return len(due)
 
 
-def _run_wave(told: Telling, label: str, config: RunConfig, *work: Any) -> list[ShardFailure]:
+def _run_wave(told: PrefectReporter, label: str, config: RunConfig, *work: Any) -> list[ShardFailure]:
     """Run a wave with its retries; a wave that fails for good does not prevent the following ones."""
     wave = label_wave.with_options(
         task_run_name=f"wave {label}",
@@ -186,5 +186,5 @@ def verify_run(
     )
 
 
-def _verify(told: Telling, *run: Any, **ended: Any) -> RunSummary:
+def _verify(told: PrefectReporter, *run: Any, **ended: Any) -> RunSummary:
     return orchestrated(told, partial(verify_run, *run, **ended), partial(verify_run.fn, *run, **ended))
