@@ -1,0 +1,54 @@
+"""How much of their time replicas work: the flow's own waves and the pool's own dispatcher, on a clock that jumps."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.pool.open import open_runner
+from benchmarks.virtual_ray import VirtualRay
+from flows.config import parse_config
+from flows.process.signals import Termination
+from flows.run.breaker import CircuitBreaker
+from flows.run.observer import Silent
+from flows.run.planning import PlannedRun
+from pipelines.planning.draft import PlanConfig
+from pipelines.storage.store import open_store
+from pipelines.table.repairs import Due
+from pipelines.types import ImageRef
+from tests.support.labeled import RUN, plan_run
+
+REPLICAS, SHARDS_PER_REPLICA = 4, 160  # twenty waves
+
+
+def log_normal(cv: float) -> Any:
+    """Seconds of a shard, drawn with a mean of 5 and this coefficient of variation."""
+    sigma = math.sqrt(math.log(1 + cv**2))
+    return lambda shard: random.Random(shard.shard_id).lognormvariate(math.log(5) - sigma**2 / 2, sigma)
+
+
+@pytest.mark.parametrize("cv", [0.5, 1.0])
+def test_no_replica_waits_for_the_last_shard_of_a_wave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cv: float
+) -> None:
+    from flows import label_collection
+
+    monkeypatch.setattr(label_collection, "orchestrated", lambda _told, _step, plain: plain())
+    store = open_store(str(tmp_path))
+    refs = [ImageRef(image_id=f"{n:05}", uri=f"/p/{n}.jpg") for n in range(REPLICAS * SHARDS_PER_REPLICA)]
+    plan, _ = plan_run(store, RUN, refs, PlanConfig(images_per_shard=1))
+    pool = {"replicas": REPLICAS}
+    config = parse_config({"source": "/p", "output": {"uri": str(tmp_path)}, "categories": ["a"], "pool": pool})
+    told = label_collection.Telling()
+    ray = VirtualRay(log_normal(cv))
+    with ray.in_place(), open_runner(dict, config.pool) as runner:
+        run = PlannedRun(plan, runner, None, Due(dict.fromkeys(plan.shard_ids(), 0)))
+        failures = label_collection._label_in_waves(
+            config, run, runner, Silent(), CircuitBreaker(config.limits), Termination(), told=told
+        )
+    assert failures == []
+    assert ray.busy_share(REPLICAS) >= 0.97
