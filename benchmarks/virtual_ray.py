@@ -32,10 +32,12 @@ class VirtualRay:
         now: seconds since the beginning.
         busy_s: seconds that all replicas together have worked.
         ended_s: when the last shard was finished.
+        actors: all that were ever started; ``end`` is their death.
     """
 
     def __init__(self, duration: Callable[[Shard], float]) -> None:
         self.now = self.busy_s = self.ended_s = 0.0
+        self.actors: list[_Actor] = []
         self.duration = duration
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -52,6 +54,7 @@ class VirtualRay:
             patch.object(ray_pool, "time", self),
             patch.object(ray_pool, "connect", lambda _config: False),
             patch.object(ray_pool, "HeadWatch", _HeadIsThere),
+            patch.object(ray_pool, "Witness", _NoWitness),
             patch.object(replicas, "ray", self),
             patch.object(replicas, "time", self),
             patch.object(replicas, "SimpleQueue", lambda: _Queue(self)),
@@ -114,6 +117,7 @@ class _Actor:
         self._ray = ray
         self._free_at = 0.0
         self._pending: set[_Ref] = set()
+        ray.actors.append(self)
         self.ready, self.stay, self.label = _Method(self._ready), _Method(self._promised), _Method(self._label)
 
     def end(self) -> None:
@@ -202,6 +206,19 @@ class _Queue:
 
 class _HeadIsThere:
     lost = ""
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+class _NoWitness:
+    """Knows of no image in progress."""
+
+    def report_of(self, _attempt_id: str) -> None:
+        return None
+
+    def in_progress(self, _attempt_id: str) -> tuple[str, ...]:
+        return ()
 
     def close(self) -> None:
         """There is nothing to close."""

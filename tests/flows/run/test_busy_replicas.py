@@ -22,7 +22,7 @@ from pipelines.table.repairs import Due
 from pipelines.types import ImageRef
 from tests.support.labeled import RUN, plan_run
 
-REPLICAS, SHARDS_PER_REPLICA = 4, 160  # twenty waves
+REPLICAS, SHARDS_PER_REPLICA = 2, 160  # twenty waves
 
 
 def log_normal(cv: float) -> Any:
