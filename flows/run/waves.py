@@ -113,7 +113,9 @@ class ShardStream:
     def __next__(self) -> Shard:
         """Read the next shard; those asked for again come first."""
         while (shard := next(self._again, None)) is None and self._asked:
-            self._again = self._read_again(*self._asked.popleft())
+            wave, shard_ids = self._asked.popleft()
+            self._to_come += len(shard_ids)
+            self._again = self._read_again(wave, shard_ids)
         if shard is None and (shard := next(self._first, None)) is None:
             self._has_ended = True
             raise StopIteration
@@ -139,7 +141,6 @@ class ShardStream:
         if not self.closed:
             self._asked.append((wave, list(wave.failures)))
             wave.pending += len(wave.failures)
-            self._to_come += len(wave.failures)
             self.changed.notify_all()
 
     def goes_on(self, is_stopping: Callable[[], bool]) -> bool:

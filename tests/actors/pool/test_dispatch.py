@@ -26,7 +26,8 @@ def _calls_of(replicas: int, shards: int) -> int:
         nonlocal count
         count += event in ("call", "c_call")
 
-    ray = VirtualRay(lambda shard: 1.0 + int(shard.shard_id[1:]) % 7)
+    # Short, so that few replicas do not make the driver look at its clocks more often.
+    ray = VirtualRay(lambda shard: (1 + int(shard.shard_id[1:]) % 7) / 1000)
     with ray.in_place(), open_runner(dict, PoolConfig(replicas=replicas)) as runner:
         sys.setprofile(look)
         try:
@@ -39,7 +40,7 @@ def _calls_of(replicas: int, shards: int) -> int:
 
 def test_a_shard_costs_the_driver_the_same_whatever_the_number_of_replicas() -> None:
     few, many = (_calls_of(replicas, 600) - _calls_of(replicas, 300) for replicas in (4, 60))
-    assert many <= 1.2 * few
+    assert many <= 1.05 * few
 
 
 @pytest.mark.parametrize("known", [True, False])
