@@ -19,7 +19,7 @@ from prefect.client.schemas.objects import State
 from actors.pool.runner import ShardFailure, ShardRunner
 from flows.config import RunConfig
 from flows.prefect_server.redacted_logs import redact_run_logs
-from flows.prefect_server.reports import PrefectObserver, Telling, current_telling, orchestrated, publish
+from flows.prefect_server.reports import PrefectObserver, PrefectReporter, current_reporter, orchestrated, publish
 from flows.process.signals import Termination
 from flows.run import engine, planning
 from flows.run.breaker import CircuitBreaker
@@ -57,7 +57,7 @@ def label_collection(config: RunConfig) -> dict[str, Any]:
         ConfigError, SourceError, PromptTableError, PlanError, StorageError, ReplicaStartError: the run cannot start;
             nothing was written.
     """
-    told = current_telling()
+    told = current_reporter()
     told.begin()
     fruitless: RunSummary | None = None
     for one in configs_to_run(config, planning.open_output(config)):
@@ -70,7 +70,7 @@ def label_collection(config: RunConfig) -> dict[str, Any]:
     return summary.to_dict()
 
 
-def _label_run(config: RunConfig, told: Telling) -> RunSummary:
+def _label_run(config: RunConfig, told: PrefectReporter) -> RunSummary:
     """Label one run, or resume it."""
     started = time.monotonic()
     with ExitStack() as stack:
@@ -103,7 +103,7 @@ def _label_in_waves(
     breaker: CircuitBreaker,
     sigterm: Termination,
     *,
-    told: Telling,
+    told: PrefectReporter,
 ) -> list[ShardFailure]:
     """Label the due shards in one stream, with a task run that watches each wave of them."""
     due = run.due.commits
@@ -148,7 +148,7 @@ def label_wave(wave: Wave) -> None:
         raise WaveFailedError(failures, num_left)
 
 
-def _watch_wave(told: Telling, config: RunConfig, wave: Wave) -> None:
+def _watch_wave(told: PrefectReporter, config: RunConfig, wave: Wave) -> None:
     """Show a wave as a task run, with its retries; whatever becomes of that, labelling goes on."""
     shown = label_wave.with_options(
         task_run_name=f"wave {wave.label}",
@@ -174,5 +174,5 @@ def verify_run(
     )
 
 
-def _verify(told: Telling, *run: Any, **ended: Any) -> RunSummary:
+def _verify(told: PrefectReporter, *run: Any, **ended: Any) -> RunSummary:
     return orchestrated(told, partial(verify_run, *run, **ended), partial(verify_run.fn, *run, **ended))

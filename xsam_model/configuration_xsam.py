@@ -164,6 +164,9 @@ class XSamConfig(PreTrainedConfig):
         region_num_points: most points that represent a visual prompt.
         region_sampling: "seeded" draws so many pixels of a prompt with a fixed seed; "all" uses every pixel.
         region_sampling_seed: the seed of the draw.
+        interactive_zoom: a visual prompt of intseg is looked at in windows around it, that of a box as many times as
+            long as the box, see `prompts.close_ups`; None to ask of the whole image alone, as the reference
+            implementation does.
         initializer_range: standard deviation of the projectors' initial weights.
     """
 
@@ -216,6 +219,7 @@ class XSamConfig(PreTrainedConfig):
     region_num_points: int = 256
     region_sampling: Literal["seeded", "all"] = "seeded"
     region_sampling_seed: int = 0
+    interactive_zoom: float | int | None = None
     initializer_range: float = 0.02
     tie_word_embeddings: bool = False
 
@@ -227,6 +231,8 @@ class XSamConfig(PreTrainedConfig):
         for name in ("image_token_index", "region_token_index"):
             if getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be negative, outside the vocabulary; got {getattr(self, name)}")
+        if self.interactive_zoom is not None and self.interactive_zoom < 1:
+            raise ValueError(f"interactive_zoom must be 1 or more, or None; got {self.interactive_zoom}")
         self._check_mask_encoder()
 
     def _check_mask_encoder(self) -> None:

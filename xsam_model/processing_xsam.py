@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor
 from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
@@ -31,12 +34,10 @@ from xsam_model.prompts.templates import PHRASE_END, PHRASE_START, REGION_MARK, 
 from xsam_model.prompts.visual import check_mask
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
-
-    from numpy.typing import NDArray
-    from PIL import Image
-
     from xsam_model.modeling_xsam import XSamOutput
+
+# (height, width) of each image.
+_Sizes = Sequence[Sequence[int]]
 
 
 class XSamInputs(BatchFeature):
@@ -231,8 +232,8 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
     def post_process_instance_segmentation(
         self,
         outputs: XSamOutput,
-        scaled_sizes: Sequence[Sequence[int]],
-        original_sizes: Sequence[Sequence[int]],
+        scaled_sizes: _Sizes,
+        original_sizes: _Sizes,
         threshold: float = 0.0,
         top_k: int | None = None,
         num_conditions: Sequence[int] | None = None,
@@ -250,10 +251,7 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
         return [instance_segmentation(**decode, threshold=threshold, top_k=top_k) for decode in decodes]
 
     def post_process_semantic_segmentation(
-        self,
-        outputs: XSamOutput,
-        scaled_sizes: Sequence[Sequence[int]],
-        original_sizes: Sequence[Sequence[int]],
+        self, outputs: XSamOutput, scaled_sizes: _Sizes, original_sizes: _Sizes
     ) -> list[SemanticSegmentation]:
         """Return the category of every pixel of each decode (genseg, ovseg); arguments as for instances."""
         return [semantic_segmentation(**decode) for decode in self._decodes(outputs, scaled_sizes, original_sizes)]
@@ -261,8 +259,8 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
     def post_process_panoptic_segmentation(
         self,
         outputs: XSamOutput,
-        scaled_sizes: Sequence[Sequence[int]],
-        original_sizes: Sequence[Sequence[int]],
+        scaled_sizes: _Sizes,
+        original_sizes: _Sizes,
         stuff: Sequence[Collection[int]] | None = None,
         threshold: float = 0.5,
         **options: Any,
@@ -280,10 +278,7 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
         ]
 
     def post_process_phrase_segmentation(
-        self,
-        outputs: XSamOutput,
-        scaled_sizes: Sequence[Sequence[int]],
-        original_sizes: Sequence[Sequence[int]],
+        self, outputs: XSamOutput, scaled_sizes: _Sizes, original_sizes: _Sizes
     ) -> list[PhraseSegmentation]:
         """Return one mask for each phrase of each decode (refseg, reaseg, gcgseg); arguments as for instances."""
         return [phrase_segmentation(**decode) for decode in self._decodes(outputs, scaled_sizes, original_sizes)]
@@ -291,8 +286,8 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
     def post_process_interactive_segmentation(
         self,
         outputs: XSamOutput,
-        scaled_sizes: Sequence[Sequence[int]],
-        original_sizes: Sequence[Sequence[int]],
+        scaled_sizes: _Sizes,
+        original_sizes: _Sizes,
         prompt_masks: Sequence[NDArray[np.bool_]],
         threshold: float = 0.5,
     ) -> list[PhraseSegmentation]:
@@ -310,8 +305,8 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
     def _decodes(
         self,
         outputs: XSamOutput,
-        scaled_sizes: Sequence[Sequence[int]],
-        original_sizes: Sequence[Sequence[int]],
+        scaled_sizes: _Sizes,
+        original_sizes: _Sizes,
         num_conditions: Sequence[int] | None = None,
     ) -> list[dict[str, Any]]:
         """Return `decode_arguments` of each decode."""

@@ -7,10 +7,17 @@ both and post-processes the results.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
 from xsam_model.layers.image_prefix import XSamImagePrefix
 from xsam_model.modeling_xsam import XSamForSegmentation, XSamImageFeatures, XSamOutput
@@ -18,19 +25,10 @@ from xsam_model.post_processing.instances import InstanceSegmentation, PhraseSeg
 from xsam_model.post_processing.maps import PanopticSegmentation, SemanticSegmentation
 from xsam_model.processing_xsam import XSamInputs, XSamProcessor
 from xsam_model.prompts.answers import Caption, read_caption
+from xsam_model.prompts.close_ups import CloseUp, close_ups
 from xsam_model.prompts.templates import CATEGORY_TASKS, SPOKEN_TASKS, TASKS, VISUAL_TASKS
 from xsam_model.prompts.visual import check_mask
 from xsam_model.runtime.device_streams import DeviceStreams
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
-    from contextlib import AbstractContextManager
-    from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
-    from PIL import Image
-    from torch import Tensor
 
 Segmentation = InstanceSegmentation | SemanticSegmentation | PanopticSegmentation | PhraseSegmentation
 SegmentationKind = Literal["instance", "semantic", "panoptic"]
@@ -93,6 +91,27 @@ class Replies:
     scaled_sizes: tuple[tuple[int, int], ...]
     original_sizes: tuple[tuple[int, int], ...]
     computed: torch.cuda.Event | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SeenClosely:
+    """The mask of one visual prompt, in the window of its image in which it was found.
+
+    Attributes:
+        top, left: row and column of the window's first pixel in the image.
+        found: one row, of the window: its mask is (1, h, w).
+    """
+
+    top: int
+    left: int
+    found: PhraseSegmentation
+
+    def on_image(self, size_hw: tuple[int, int]) -> PhraseSegmentation:
+        """Return the same row with the mask at the size of the image, (1, H, W)."""
+        mask = self.found.masks.new_zeros((1, *size_hw))
+        height, width = self.found.masks.shape[1:]
+        mask[:, self.top : self.top + height, self.left : self.left + width] = self.found.masks
+        return replace(self.found, masks=mask)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -296,7 +315,8 @@ class XSamSegmenter:
         for each mask. Phrases, questions and the visual prompts of intseg are asked one by one.
 
         Args:
-            images: uint8 (H, W, 3) RGB arrays or PIL images, or the result of `encode`.
+            images: uint8 (H, W, 3) RGB arrays or PIL images, or the result of `encode`, of which nothing can be looked
+                at from near: see `XSamConfig.interactive_zoom`.
             task, question, answer, explain: as for `XSamProcessor`.
             conditions: for each image its categories, phrases (refseg, reaseg) or questions (chat).
             visual_prompts: for each image its prompts (vgdseg, intseg) as bool (H, W) masks at the image's size.
@@ -319,6 +339,8 @@ class XSamSegmenter:
                 f"segmentation {segmentation!r} goes with the tasks {', '.join(CATEGORY_TASKS)}, not {task}"
             )
         queries = _queries(task, len(images), conditions, visual_prompts)
+        if task == "intseg" and self.model.config.interactive_zoom and not isinstance(images, EncodedImages):
+            return self._segment_closely(images, queries, threshold=threshold, batch_size=batch_size)
         encoded = images if isinstance(images, EncodedImages) else self.encode(images, is_reused=_ask_again(queries))
         if unknown := set(stuff) - {name for query in queries for name in query.conditions}:
             raise ValueError(f"stuff names what is no condition: {', '.join(sorted(unknown))}")
@@ -346,6 +368,67 @@ class XSamSegmenter:
             _result(task, pairs, size_hw, has_words=task in SPOKEN_TASKS or explain)
             for pairs, size_hw in zip(answers, encoded.original_sizes, strict=True)
         ]
+
+    def _segment_closely(
+        self,
+        images: Sequence[NDArray[np.uint8] | Image.Image],
+        queries: Sequence[Query],
+        *,
+        threshold: float,
+        batch_size: int,
+    ) -> list[XSamResult]:
+        sizes = [_size_hw(one) for one in images]
+        rows: list[list[PhraseSegmentation]] = [[] for _ in images]
+        seen = self.look_closer(images, queries, threshold=threshold, batch_size=batch_size)
+        for query, one in zip(queries, seen, strict=True):
+            rows[query.image].append(one.on_image(sizes[query.image]))
+        return [
+            XSamResult(segmentation=_rows(found, len(found), size)) for found, size in zip(rows, sizes, strict=True)
+        ]
+
+    def look_closer(
+        self,
+        images: Sequence[NDArray[np.uint8] | Image.Image],
+        queries: Sequence[Query],
+        *,
+        threshold: float = 0.5,
+        batch_size: int = 8,
+    ) -> Iterator[SeenClosely]:
+        """Answer queries of intseg in windows around their visual prompts, by the model's `interactive_zoom`.
+
+        Args:
+            images: as for `encode`.
+            queries: each with one visual prompt.
+            threshold: as for `segment`.
+            batch_size: windows that go through the network together.
+
+        Yields:
+            For each query the mask with the best score of all its windows. Of a box it is what lies inside.
+        """
+        zoom = self.model.config.interactive_zoom or 1.0
+        pixels = [np.asarray(one if isinstance(one, np.ndarray) else one.convert("RGB")) for one in images]
+        windows = [
+            (place, window)
+            for place, query in enumerate(queries)
+            for window in close_ups(check_mask(query.visual_prompts[0], _size_hw(images[query.image])), zoom)
+        ]
+        best: dict[int, SeenClosely] = {}
+        for first in range(0, len(windows), batch_size):
+            batch = windows[first : first + batch_size]
+            cuts = [window.cut(pixels[queries[place].image]) for place, window in batch]
+            asked = [Query(image=cut, visual_prompts=[window.region]) for cut, (_, window) in enumerate(batch)]
+            replies = self.ask(self.encode(cuts), "intseg", asked)
+            with self.beside(replies):
+                for (place, window), found in zip(
+                    batch, self.read(replies, "intseg", asked, threshold=threshold), strict=True
+                ):
+                    assert isinstance(found, PhraseSegmentation)
+                    if place not in best or found.scores.item() > best[place].found.scores.item():
+                        best[place] = SeenClosely(window.top, window.left, _inside(found, window))
+            # What is complete is given away, so that of many prompts one batch is held.
+            for place in sorted(best):
+                if first + batch_size >= len(windows) or place < windows[first + batch_size][0]:
+                    yield best.pop(place)
 
     def read(
         self,
@@ -419,6 +502,18 @@ def _queries(
     return [Query(image=image, conditions=items) for image, items in groups]
 
 
+def _size_hw(image: NDArray[np.uint8] | Image.Image) -> tuple[int, int]:
+    height, width = image.shape[:2] if isinstance(image, np.ndarray) else image.size[::-1]
+    return height, width
+
+
+def _inside(found: PhraseSegmentation, window: CloseUp) -> PhraseSegmentation:
+    """Drop what a box's mask has outside the box."""
+    if not window.is_box:
+        return found
+    return replace(found, masks=found.masks & torch.as_tensor(window.region, device=found.masks.device))
+
+
 def _ask_again(queries: Sequence[Query]) -> bool:
     """Return whether several queries are about the same image."""
     return len({query.image for query in queries}) < len(queries)
@@ -449,4 +544,13 @@ def _rows(parts: Sequence[Any], count: int, size_hw: tuple[int, int]) -> PhraseS
     return PhraseSegmentation(**{name: torch.cat([getattr(part, name) for part in parts])[:count] for name in fields})
 
 
-__all__ = ["EncodedImages", "Query", "Replies", "Segmentation", "SegmentationKind", "XSamResult", "XSamSegmenter"]
+__all__ = [
+    "EncodedImages",
+    "Query",
+    "Replies",
+    "SeenClosely",
+    "Segmentation",
+    "SegmentationKind",
+    "XSamResult",
+    "XSamSegmenter",
+]

@@ -5,6 +5,7 @@ Its masks mean nothing, but they are finite, not empty, and the same for the sam
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,12 @@ _SEGMENTOR = {
     "dim_feedforward": 128,
     "num_queries": 32,
 }
+_SIZES = {
+    "vision_config": _VISION,
+    "mask_encoder_config": _MASK_ENCODER,
+    "text_config": _LANGUAGE,
+    "segmentor_config": _SEGMENTOR,
+}
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -102,20 +109,40 @@ def untrained_tiny_config(**overrides: Any) -> XSamConfig:
     Args:
         overrides: fields of `XSamConfig` that replace these.
     """
-    tokenizer = build_tokenizer()
-    names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    special = {name: getattr(tokenizer, name) for name in names}
+    return config_with(build_tokenizer(), _SIZES, **overrides)
+
+
+def config_with(tokenizer: PreTrainedTokenizerFast, sizes: Mapping[str, Any], **overrides: Any) -> XSamConfig:
+    """Return the configuration of a model of these sizes, fields of `XSamConfig`, that reads a tokenizer's tokens.
+
+    Args:
+        tokenizer: a tokenizer with X-SAM's tokens.
+        sizes: the parts' configurations, `text_config` among them.
+        overrides: fields that replace all others.
+    """
+    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     seg, start, end = tokenizer.convert_tokens_to_ids(list(ADDED_TOKENS))
     fields: dict[str, Any] = {
-        "vision_config": _VISION,
-        "mask_encoder_config": _MASK_ENCODER,
-        "text_config": {**_LANGUAGE, **special, "vocab_size": len(tokenizer)},
-        "segmentor_config": _SEGMENTOR,
+        **sizes,
+        "text_config": {**sizes["text_config"], **special, "vocab_size": len(tokenizer)},
         "seg_token_id": seg,
         "phrase_start_token_id": start,
         "phrase_end_token_id": end,
     }
     return XSamConfig(**{**fields, **overrides})
+
+
+def build_processor(config: XSamConfig, tokenizer: PreTrainedTokenizerFast) -> XSamProcessor:
+    """Return the processor for a model with this configuration."""
+    return XSamProcessor(
+        XSamImageProcessor(
+            vision_size=config.vision_config.image_size, segmentor_size=config.mask_encoder_config.image_size
+        ),
+        tokenizer,
+        max_text_length=config.max_text_length,
+        image_token_index=config.image_token_index,
+        region_token_index=config.region_token_index,
+    )
 
 
 def save_untrained(
@@ -144,17 +171,16 @@ def save_untrained(
     with torch.no_grad():
         model.segmentor.pixel_decoder.mask_projection.weight.mul_(_MASK_LOGIT_GAIN)
     model.save_pretrained(folder)
-    processor = XSamProcessor(
-        XSamImageProcessor(
-            vision_size=config.vision_config.image_size, segmentor_size=config.mask_encoder_config.image_size
-        ),
-        build_tokenizer() if tokenizer is None else tokenizer,
-        max_text_length=config.max_text_length,
-        image_token_index=config.image_token_index,
-        region_token_index=config.region_token_index,
-    )
-    processor.save_pretrained(folder)
+    build_processor(config, build_tokenizer() if tokenizer is None else tokenizer).save_pretrained(folder)
     return folder
 
 
-__all__ = ["BASE_TOKENS", "build_tokenizer", "save_untrained", "untrained_tiny_config", "with_chat_tokens"]
+__all__ = [
+    "BASE_TOKENS",
+    "build_processor",
+    "build_tokenizer",
+    "config_with",
+    "save_untrained",
+    "untrained_tiny_config",
+    "with_chat_tokens",
+]

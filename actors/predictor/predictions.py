@@ -24,15 +24,11 @@ from pipelines.types import (
     Rle,
     Task,
 )
-from xsam_model.post_processing.instances import (
-    PhraseSegmentation,
-    interactive_segmentation,
-    iter_instances,
-    iter_phrases,
-)
+from xsam_model.post_processing.instances import interactive_segmentation, iter_instances, iter_phrases
 from xsam_model.post_processing.maps import Segment, panoptic_segmentation, semantic_segmentation
 from xsam_model.post_processing.mask_geometry import MAX_CHUNK_PIXELS, WindowedMask
 from xsam_model.prompts import answers
+from xsam_model.segmenter import SeenClosely
 
 _SEMANTIC_TASKS = ("ovseg_semantic", "genseg_semantic")
 # From this intersection over union on, masks of two conversations count as the same object.
@@ -85,7 +81,7 @@ def find_masks(
     elif task == "intseg":
         region = torch.as_tensor(conversation.regions[0])
         one = interactive_segmentation(**decode, prompt_mask=region)
-        found = _one(one, prompts[0], min_score)
+        found = find_closely(SeenClosely(0, 0, one), prompts[0], decode["geometry"].original_size, min_score)
     else:
         found = _phrases(decode, prompts, min_score)
     return found
@@ -168,13 +164,22 @@ def _phrases(decode: Mapping[str, Any], prompts: Sequence[Prompt], min_score: fl
     yield from (found[at] for at in sorted(found))
 
 
-def _one(found: PhraseSegmentation, prompt: Prompt, min_score: float) -> Iterator[MaskPrediction]:
-    """Encode the one mask that a visual prompt stands for (intseg)."""
-    score = found.scores.item()
+def find_closely(
+    seen: SeenClosely, prompt: Prompt, size_hw: tuple[int, int], min_score: float
+) -> Iterator[MaskPrediction]:
+    """Encode the one mask that a visual prompt stands for (intseg), from the window in which it was found.
+
+    Args:
+        seen: the mask.
+        prompt: the visual prompt.
+        size_hw: size of the whole image.
+        min_score: a mask with a lower score is dropped; an empty one always is.
+    """
+    score = seen.found.scores.item()
     if score >= min_score and prompt.text:
-        encoded = _Encoded.of(found.masks[0].cpu().numpy())
+        encoded = _Encoded.of_window(seen.found.masks[0].cpu().numpy(), (seen.top, seen.left), size_hw)
         if encoded.area:
-            yield encoded.found(prompt, score, found.mask_scores.item())
+            yield encoded.found(prompt, score, seen.found.mask_scores.item())
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +197,10 @@ class _Encoded:
         # From a GPU only the positions where the mask changes are copied, which is all that RLE needs.
         if mask.inside.device.type != "cpu":
             return cls.of_changes(mask.changes(size_hw[0]).numpy(), size_hw)
-        inside, top_left = mask.inside.numpy(), (mask.top, mask.left)
+        return cls.of_window(mask.inside.numpy(), (mask.top, mask.left), size_hw)
+
+    @classmethod
+    def of_window(cls, inside: NDArray[np.bool_], top_left: tuple[int, int], size_hw: tuple[int, int]) -> _Encoded:
         segmentation = rle.encode_window(inside, top_left, size_hw)
         return cls(segmentation, _box(inside, top_left), int(np.count_nonzero(inside)))
 

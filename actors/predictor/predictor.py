@@ -25,7 +25,14 @@ from actors.predictor.conversations import (
     drafts,
     prepare,
 )
-from actors.predictor.predictions import ImagePredictions, find_masks, phrase_prompts, read_caption, without_doubles
+from actors.predictor.predictions import (
+    ImagePredictions,
+    find_closely,
+    find_masks,
+    phrase_prompts,
+    read_caption,
+    without_doubles,
+)
 from pipelines.storage.content_hash import content_hash
 from pipelines.types import Answer, Image, ImageRef, MaskPrediction, PredictionError, Prompt, Reason, ReplicaUnusable
 from xsam_model.modeling_xsam import XSamForSegmentation
@@ -162,10 +169,11 @@ class XSamPredictor:
     ) -> None:
         """Encode the images once, hold all conversations about them, and add the results to ``predictions``."""
         drafted = drafts(prompts, self.segmenter.processor)
-        # Generated answers do not count: `generate` reads the image itself, without a shared prefix.
-        quiet = Counter(draft.image for ask, group in drafted.items() if not ask.is_spoken for draft in group)
+        # Close looks encode windows of their own, and `generate` reads the image itself, without a shared prefix.
+        whole = {ask: group for ask, group in drafted.items() if not self._looks_closer(ask)}
+        quiet = Counter(draft.image for ask, group in whole.items() if not ask.is_spoken for draft in group)
         is_reused = max(quiet.values(), default=0) > 1
-        encoded = self.segmenter.encode([image.pixels for image in images], is_reused=is_reused)
+        encoded = self.segmenter.encode([image.pixels for image in images], is_reused=is_reused) if whole else None
         for ask, group in drafted.items():
             shares = is_reused and not ask.is_spoken
             for some in batched(group, max(len(images), _SHARING_CONVERSATIONS if shares else 1)):
@@ -174,11 +182,28 @@ class XSamPredictor:
                     conversation, refused = prepare(draft, images[draft.image], self.segmenter.processor)
                     predictions[draft.image].rejected += refused
                     conversations += [conversation] if conversation else []
-                if conversations:
+                if conversations and self._looks_closer(ask):
+                    self._look_closer(images, conversations, predictions)
+                elif conversations and encoded:
                     self._converse(ask, encoded, conversations, predictions)
             for image, parts in divided(group).items():
                 found = predictions[image].masks
                 found[ask.task] = without_doubles(found.get(ask.task, []), parts)
+
+    def _looks_closer(self, ask: Ask) -> bool:
+        return ask.task == "intseg" and self.segmenter.model.config.interactive_zoom is not None
+
+    def _look_closer(
+        self, images: Sequence[Image], conversations: Sequence[Conversation], predictions: Sequence[ImagePredictions]
+    ) -> None:
+        """Look at visual prompts in windows around them, and add their masks to ``predictions``."""
+        pixels = [image.pixels for image in images]
+        queries = [conversation.query("intseg") for conversation in conversations]
+        seen = self.segmenter.look_closer(pixels, queries, batch_size=len(images))
+        for conversation, one in zip(conversations, seen, strict=True):
+            size_hw = images[conversation.image].size_hw
+            masks = find_closely(one, conversation.prompts[0], size_hw, self._config.min_score)
+            predictions[conversation.image].masks.setdefault("intseg", []).extend(masks)
 
     def _converse(
         self,

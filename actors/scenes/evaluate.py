@@ -6,7 +6,6 @@ python -m actors.scenes.evaluate --model DIR --assets DIR --split test --seed 1 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import re
 import sys
@@ -14,21 +13,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from actors.scenes.samples import SceneTest, add_test_options, read_test
+from pipelines.evaluation.coco_matching import FoundMask, TrueMask
 from pipelines.evaluation.map_metrics import Maps, Segment, panoptic_quality
-from pipelines.evaluation.mask_metrics import (
-    FoundMask,
-    TrueMask,
-    grounded_caption_quality,
-    mask_average_precision,
-    referring_iou,
-)
+from pipelines.evaluation.mask_metrics import grounded_caption_quality, mask_average_precision, referring_iou
 from pipelines.masks import rle
 from pipelines.types import Rle
 from xsam_model.post_processing.instances import InstanceSegmentation, PhraseSegmentation
@@ -45,6 +39,7 @@ _MAX_CAPTION_TOKENS = 192
 _MAX_INSTANCES = 100
 
 Figures = dict[str, float]
+_Ask = Callable[[XSamSegmenter, SceneTest], Figures]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +53,7 @@ class _Question:
     """
 
     part: str
-    ask: Callable[[XSamSegmenter, SceneTest], Figures]
+    ask: _Ask
     num_sets: int = 1
 
 
@@ -96,9 +91,12 @@ def count_scenes(test: SceneTest, only: Sequence[str] = PARTS) -> int:
 
 def _questions(test: SceneTest) -> list[_Question]:
     return [
-        _Question(part="ov", ask=functools.partial(_names, prefix=f"ov_{test.num_names}_", num_names=test.num_names)),
-        _Question(part="ov", ask=functools.partial(_names, prefix="ov_all_", num_names=test.num_asked)),
-        *(_Question(part="vgd", ask=functools.partial(_visual, kind=kind)) for kind in PROMPT_KINDS),
+        _Question(part="ov", ask=_instances(f"ov_{test.num_names}_", "ovseg", num_names=test.num_names)),
+        _Question(part="ov", ask=_instances("ov_all_", "ovseg", num_names=test.num_asked)),
+        *(
+            _Question(part="vgd", ask=_instances(f"vgd_{kind}_", "vgdseg", prompt_kinds=(kind,)))
+            for kind in PROMPT_KINDS
+        ),
         _Question(part="ref", ask=_referring, num_sets=3),
         _Question(part="int", ask=_interactive),
         _Question(part="gcg", ask=_given_captions),
@@ -107,18 +105,15 @@ def _questions(test: SceneTest) -> list[_Question]:
     ]
 
 
-def _names(segmenter: XSamSegmenter, test: SceneTest, *, prefix: str, num_names: int) -> Figures:
-    return _instances(segmenter, test, prefix, test.samples("ovseg", num_names=num_names))
+def _instances(prefix: str, task: str, **asked: Any) -> _Ask:
+    """Return a test of the average precision of a task's instances; ``asked`` as for `SceneTest.samples`."""
 
+    def ask(segmenter: XSamSegmenter, test: SceneTest) -> Figures:
+        truth, found = find_instances(segmenter, test.batches(test.samples(task, **asked)))
+        precision = mask_average_precision(truth, found)
+        return {f"{prefix}ap": 100 * precision.ap, f"{prefix}ap50": 100 * precision.ap50}
 
-def _visual(segmenter: XSamSegmenter, test: SceneTest, *, kind: str) -> Figures:
-    return _instances(segmenter, test, f"vgd_{kind}_", test.samples("vgdseg", prompt_kinds=(kind,)))
-
-
-def _instances(segmenter: XSamSegmenter, test: SceneTest, prefix: str, samples: Sequence[TrainingSample]) -> Figures:
-    truth, found = find_instances(segmenter, test.batches(samples))
-    precision = mask_average_precision(truth, found)
-    return {f"{prefix}ap": 100 * precision.ap, f"{prefix}ap50": 100 * precision.ap50}
+    return ask
 
 
 def find_instances(
@@ -137,7 +132,8 @@ def find_instances(
                 truth.append(TrueMask(image_id=image, category=names[label], segmentation=rle.encode(mask)))
             instances = result.segmentation
             assert isinstance(instances, InstanceSegmentation)
-            for score, label, dense in zip(*(_numpy(instances.scores, instances.labels, instances.masks)), strict=True):
+            tensors = (instances.scores, instances.labels, instances.masks)
+            for score, label, dense in zip(*(tensor.cpu().numpy() for tensor in tensors), strict=True):
                 found.append(
                     FoundMask(image_id=image, category=names[label], segmentation=rle.encode(dense), score=float(score))
                 )
@@ -241,10 +237,6 @@ def one_mask_each(segmenter: XSamSegmenter, batch: Sequence[TrainingSample]) -> 
         yield rle.encode(sample.masks[0]), rle.encode(result.segmentation.masks[0].cpu().numpy())
 
 
-def _numpy(*tensors: Tensor) -> list[np.ndarray]:
-    return [tensor.cpu().numpy() for tensor in tensors]
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m actors.scenes.evaluate", description=(__doc__ or "").splitlines()[0]
@@ -292,8 +284,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
-
-__all__ = [
-    "PARTS", "PROMPT_KINDS", "SceneTest", "add_run_options", "count_scenes", "evaluate_scenes", "find_instances",
-    "main", "one_mask_each",
-]  # fmt: skip

@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from tqdm import tqdm
 from actors.scenes.evaluate import Figures, add_run_options, find_instances, one_mask_each
 from actors.scenes.photo_prompts import Mask, box_prompt, inner_prompt, pole_prompt
 from actors.scenes.photo_truth import DEFAULT_FOLDER, TRUTH, OutlinedObject, Photo, PhotoTruth, read_photo_truth
+from actors.scenes.samples import reported_batches
 from pipelines.errors import UserError
 from pipelines.evaluation.mask_metrics import mask_average_precision, referring_iou
 from pipelines.masks import rle
@@ -54,10 +55,7 @@ class PhotoTest:
 
     def batches(self, samples: Sequence[TrainingSample]) -> Iterator[Sequence[TrainingSample]]:
         """Yield batches of samples; a batch is reported when the next is taken."""
-        for start in range(0, len(samples), self.batch_size):
-            batch = samples[start : start + self.batch_size]
-            yield batch
-            self.on_asked(len(batch))
+        return reported_batches(samples, self.batch_size, self.on_asked)
 
 
 def evaluate_photos(
@@ -86,7 +84,7 @@ def evaluate_photos(
     for part in only:
         found = {
             "box": _from_box,
-            "point": _from_pole,
+            "point": lambda segmenter, test: _interactive(segmenter, test, "point", [pole_prompt]),
             "random": _from_random_points,
             "vgd": _by_example,
             "ov": _by_name,
@@ -105,13 +103,10 @@ def count_samples(test: PhotoTest, only: Sequence[str] = PARTS) -> int:
 
 
 def _from_box(segmenter: XSamSegmenter, test: PhotoTest) -> Figures:
-    itself = [_iou(box_prompt(one.mask), one.mask) for _, one in _objects(test.truth)]
+    pairs = ((rle.encode(box_prompt(one.mask)), rle.encode(one.mask)) for _, one in _objects(test.truth))
+    itself = [referring_iou([pair]).giou for pair in pairs]
     figures = _interactive(segmenter, test, "box", [box_prompt])
     return figures | _by_group(test.truth, "box_itself", np.array(itself))
-
-
-def _from_pole(segmenter: XSamSegmenter, test: PhotoTest) -> Figures:
-    return _interactive(segmenter, test, "point", [pole_prompt])
 
 
 def _from_random_points(segmenter: XSamSegmenter, test: PhotoTest) -> Figures:
@@ -217,10 +212,6 @@ def _sample(
     )
 
 
-def _iou(found: Mask, true: Mask) -> float:
-    return referring_iou([(rle.encode(found), rle.encode(true))]).giou
-
-
 def absent_names(photo: Photo, names: Sequence[str], random: np.random.Generator) -> list[str]:
     """Choose NUM_ABSENT names by lot, fewer if there are not as many, that the photograph does not show."""
     seen = photo.shows | {one.name for one in photo.objects}
@@ -260,13 +251,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # A log keeps every line of the bar, so there it gets one only now and then.
     interval = 0.1 if sys.stderr.isatty() else 10.0
     with tqdm(desc="asking", total=count_samples(test, options.only), mininterval=interval) as bar:
-        counted = PhotoTest(truth=truth, seeds=options.seeds, on_asked=bar.update)
-        figures = evaluate_photos(segmenter, counted, tqdm.write, only=options.only)
+        figures = evaluate_photos(segmenter, replace(test, on_asked=bar.update), tqdm.write, only=options.only)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
     main()
-
-__all__ = ["PARTS", "PhotoTest", "absent_names", "count_samples", "evaluate_photos", "main"]

@@ -37,6 +37,3 @@ def _distances(mask: Mask) -> NDArray[np.float32]:
     cv2 = opencv()
     padded = np.pad(mask.astype(np.uint8), 1)
     return np.asarray(cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1])
-
-
-__all__ = ["Mask", "box_prompt", "inner_prompt", "pole_prompt"]

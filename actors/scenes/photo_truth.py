@@ -163,9 +163,3 @@ def _pixels(path: Path, sha256: str, size_hw: tuple[int, int]) -> NDArray[np.uin
     if picture.size != size_hw[::-1]:
         picture = picture.resize(size_hw[::-1], Image.Resampling.LANCZOS)
     return np.asarray(picture)
-
-
-__all__ = [
-    "DEFAULT_FOLDER", "TRUTH", "OutlinedObject", "Photo", "PhotoTruth", "photo_path", "read_document",
-    "read_photo_truth",
-]  # fmt: skip

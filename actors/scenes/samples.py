@@ -22,9 +22,6 @@ _TASK_NUMBERS = {"ovseg": 1, "vgdseg": 2, "refseg": 3, "intseg": 4, "gcgseg": 5,
 _MAX_DRAWS = 30
 
 
-def _nobody_asks(_count: int) -> None: ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class SceneTest:
     """Selects the scenes to test on; the same fields give the same scenes.
@@ -47,7 +44,7 @@ class SceneTest:
     scene: SceneConfig = field(default_factory=SceneConfig)
     num_names: int = 16
     batch_size: int = 8
-    on_asked: Callable[[int], object] = _nobody_asks
+    on_asked: Callable[[int], object] = lambda _count: None
 
     @property
     def num_asked(self) -> int:
@@ -81,11 +78,17 @@ class SceneTest:
 
     def batches(self, samples: Sequence[TrainingSample], size: int | None = None) -> Iterator[Sequence[TrainingSample]]:
         """Yield batches of `size` samples, by default `batch_size`; a batch is reported when the next is taken."""
-        step = size or self.batch_size
-        for start in range(0, len(samples), step):
-            batch = samples[start : start + step]
-            yield batch
-            self.on_asked(len(batch))
+        return reported_batches(samples, size or self.batch_size, self.on_asked)
+
+
+def reported_batches(
+    samples: Sequence[TrainingSample], size: int, on_asked: Callable[[int], object]
+) -> Iterator[Sequence[TrainingSample]]:
+    """Yield batches of samples; the size of a batch is reported when the next is taken."""
+    for start in range(0, len(samples), size):
+        batch = samples[start : start + size]
+        yield batch
+        on_asked(len(batch))
 
 
 def add_test_options(parser: argparse.ArgumentParser) -> None:
@@ -108,6 +111,3 @@ def read_test(options: argparse.Namespace) -> SceneTest:
         count=options.count,
         scene=SceneConfig(side_pixels=options.side, core_only=options.core),
     )
-
-
-__all__ = ["SceneTest", "add_test_options", "read_test"]

@@ -94,6 +94,3 @@ def _is_yes(value: Any) -> bool:
     if word not in _YES + _NO:
         raise RecordError(MALFORMED, f"drop must be true or false, got {value!r}")
     return word in _YES
-
-
-__all__ = ["COLUMNS", "Addition", "Change", "Corrections", "read_corrections"]

@@ -6,16 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from actors.training.corrections import Addition
 from pipelines.types import CATEGORY_TASKS, Status
 from xsam_model.prompts.templates import clean_category
+from xsam_model.training.datasets.coco import MasksRecord
 from xsam_model.training.datasets.grounded_captions import CaptionRecord, mark_phrases
 from xsam_model.training.datasets.records import NOTHING_ANNOTATED, Record, RecordError, clean_text
-from xsam_model.training.datasets.segmentations import Segmentation, ignored_pixels, rasterize, read_segmentation
-from xsam_model.training.samples.samples import TrainingSample
+from xsam_model.training.datasets.segmentations import Segmentation, read_segmentation
 
 # The tasks whose rows each training task uses.
 TABLE_TASKS: Mapping[str, tuple[str, ...]] = {
@@ -26,44 +23,6 @@ TABLE_TASKS: Mapping[str, tuple[str, ...]] = {
     "gcgseg": ("gcgseg",),
 }
 QUARANTINED = "quarantined when it was labelled"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TableRecord(Record):
-    """One labelled image with the prompts that were asked about it and the masks that were found.
-
-    Attributes:
-        conditions: categories, phrases or questions; those without a mask are negatives.
-        segmentations, labels: masks, and the position of each one's condition.
-        ignored: masks too uncertain to be positives or negatives; their pixels are excluded from the loss.
-    """
-
-    conditions: tuple[str, ...]
-    segmentations: tuple[Segmentation, ...]
-    labels: tuple[int, ...]
-    ignored: tuple[Segmentation, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AskTable:
-    """Turns a labelled image into a training sample that asks the prompts it was labelled with."""
-
-    source: str
-    task: str
-
-    def __call__(self, record: TableRecord, image: NDArray[np.uint8], random: np.random.Generator) -> TrainingSample:
-        """Return the sample."""
-        del random  # of every converter's signature; here all prompts are asked, in the order of the table
-        masks = rasterize(record.segmentations, image.shape[:2])
-        return TrainingSample(
-            image=image,
-            task=self.task,
-            conditions=record.conditions,
-            masks=masks,
-            labels=np.array(record.labels, dtype=np.int64),
-            ignore=ignored_pixels(record.ignored, masks),
-            source=self.source,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +78,7 @@ def read_labeled(
     if not places:
         raise RecordError(NOTHING_ANNOTATED, f"nothing of the task {task} was asked")
     return [
-        TableRecord(
+        MasksRecord(
             record_id=image["image_id"],
             image=image["uri"],
             size_hw=size,
@@ -171,6 +130,3 @@ def _read_captions(image: Mapping[str, Any], answers: Answers, size: tuple[int, 
     if not found:
         raise RecordError(NOTHING_ANNOTATED, "no caption with a phrase that has a mask")
     return found
-
-
-__all__ = ["TABLE_TASKS", "Answers", "AskTable", "Row", "TableRecord", "read_labeled"]

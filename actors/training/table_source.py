@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import duckdb
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.training.corrections import Change, Corrections, read_corrections
-from actors.training.table_records import TABLE_TASKS, Answers, AskTable, Row, read_labeled
+from actors.training.table_records import TABLE_TASKS, Answers, Row, read_labeled
 from pipelines.errors import StorageError
 from pipelines.images.decode import DEFAULT_LIMITS, DecodeError, decode_image
 from pipelines.query.database import open_database, rows_of
@@ -23,7 +24,8 @@ from pipelines.query.row_agreement import check_agreement
 from pipelines.sources.fetch import FetchError, fetch
 from pipelines.storage.store import Store, open_store
 from pipelines.types import CATEGORY_TASKS, ImageRef
-from xsam_model.training.datasets.grounded_captions import AskCaption
+from xsam_model.training.datasets.coco import ask_masks
+from xsam_model.training.datasets.grounded_captions import ask_caption
 from xsam_model.training.datasets.records import MISSING_IMAGE, UNREADABLE_IMAGE, RecordError, RecordSource, Skipped
 from xsam_model.training.datasets.segmentations import Segmentation, read_segmentation
 
@@ -116,15 +118,9 @@ def table(
     records = _make_records(images, answers, task, corrected, skipped)
     hashes = {image["uri"]: image["content_sha256"] for image in images if image["content_sha256"]}
     names = dict.fromkeys(one for record in records if task in CATEGORY_TASKS for one in record.conditions)
-    return RecordSource(
-        name=name,
-        where=output,
-        records=records,
-        skipped=skipped,
-        open_image=TableImages(options=dict(source_options or {}), hashes=hashes),
-        make=AskCaption(source=name) if task == "gcgseg" else AskTable(source=name, task=task),
-        categories=tuple(names),
-    )
+    opened = TableImages(options=dict(source_options or {}), hashes=hashes)
+    ask: Any = ask_caption if task == "gcgseg" else partial(ask_masks, task=task)
+    return RecordSource(name, output, records, skipped, open_image=opened, make=ask, categories=tuple(names))
 
 
 def _read_images(database: duckdb.DuckDBPyConnection, store: Store, run_id: str | None) -> list[dict[str, Any]]:
@@ -208,6 +204,3 @@ def _redrawn(outline: Segmentation, change: Change, annotation_id: str, skipped:
     except RecordError as error:
         skipped.add(error.reason, f"correction of {annotation_id}")
         return outline, False
-
-
-__all__ = ["table"]

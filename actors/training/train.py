@@ -25,6 +25,3 @@ def train_model(config: Path, output: str | None, max_minutes: float | None, pro
     except (ValueError, OSError) as error:
         raise TrainingError(str(error)) from error
     return launch(config, output, max_minutes, processes)
-
-
-__all__ = ["TrainingError", "train_model"]

@@ -73,8 +73,7 @@ class ConsoleObserver:
         self._console.print(
             f"run [bold]{plan.run_id}[/]: {plan.num_images:,} images in {plan.num_shards:,} shards{resumed}"
         )
-        for line in LeftOut.from_dict(plan.facts.get("left_out") or {}).say():
-            self._console.print(f"  beside them: {literal(line)}", highlight=False)
+        show_lines(self._console, "  beside them:", LeftOut.from_dict(plan.facts.get("left_out") or {}).say())
 
     def on_update(self, update: UpdateCounts) -> None:
         """Print what an incremental run found."""
@@ -183,16 +182,20 @@ def ledger_rows(ledger: Mapping[str, int], reasons: Mapping[str, int]) -> list[t
     return rows
 
 
-def show_notes(console: Console, notes: Iterable[str]) -> None:
-    """Print what is to be known of a run before it labels anything."""
-    for note in notes:
-        console.print(f"[yellow]warning:[/] {literal(note)}", highlight=False)
+def show_lines(console: Console, label: str, lines: Iterable[object]) -> None:
+    """Print texts, a line each, after a label with markup."""
+    for line in lines:
+        console.print(f"{label} {literal(line)}", highlight=False)
+
+
+def show_warnings(console: Console, warnings: Iterable[object]) -> None:
+    """Print warnings, a line each."""
+    show_lines(console, "[yellow]warning:[/]", warnings)
 
 
 def show_problems(console: Console, problems: Iterable[str]) -> None:
     """Print problems, a line each."""
-    for problem in problems:
-        console.print(f"[red]problem:[/] {literal(problem)}", highlight=False)
+    show_lines(console, "[red]problem:[/]", problems)
 
 
 def erasure_line(erasure: Erasure) -> str:
@@ -216,7 +219,7 @@ def show_summary(console: Console, summary: RunSummary, prompts: str | None = No
     rows.append(("time", f"{duration(summary.elapsed_s)}; {at_model}"))
     console.print(facts_table(f"[bold]{summary.run_id}[/] in {literal(summary.output)}", rows))
     show_rejected(console, summary.rejected_prompts, summary.num_rejected_prompts, prompts)
-    show_notes(console, summary.warnings)
+    show_warnings(console, summary.warnings)
     show_problems(console, summary.failures)
 
 
@@ -239,7 +242,6 @@ def show_report(console: Console, report: VerifyReport) -> None:
     rows.append(("shards", f"{report.committed:,} of {report.shards:,} committed"))
     rows.append(("leftovers", f"{len(report.leftovers):,} files that no commit names"))
     console.print(facts_table(f"[bold]{report.run_id}[/]", rows))
-    for note in report.notes:
-        console.print(f"[yellow]note:[/] {literal(note)}", highlight=False)
+    show_lines(console, "[yellow]note:[/]", report.notes)
     show_problems(console, report.problems)
     console.print("[green]whole[/]" if report.ok else "[red]not whole[/]")

@@ -15,7 +15,8 @@ from rich.table import Table
 from flows.commands.launch import launch
 from flows.commands.report import write_report
 from flows.config import ConfigError, parse_config
-from pipelines.evaluation.mask_metrics import AveragePrecision, FoundMask, TrueMask, mask_average_precision
+from pipelines.evaluation.coco_matching import FoundMask, TrueMask
+from pipelines.evaluation.mask_metrics import AveragePrecision, mask_average_precision
 from pipelines.images.decode import DecodeLimits, decode_image
 from pipelines.masks import rle
 from pipelines.masks.drawing import LabeledMask, contact_sheet, draw_masks

@@ -11,8 +11,8 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from flows.commands.console import literal
-from flows.run.held_runs import held_plans
+from flows.commands.console import literal, show_lines
+from flows.run.existing_runs import existing_plans
 from pipelines.errors import SourceError
 from pipelines.evaluation.evaluate import Evaluation, TaskFigures, evaluate_output
 from pipelines.evaluation.ground_truth import read_ground_truth
@@ -88,7 +88,7 @@ def run_evaluation(
     """
     figures = None if json_file is None else open_target(json_file, overwrite=overwrite, output=output)
     pictures = None if plots is None else open_target(plots, overwrite=overwrite, replaces=["*.png"], output=output)
-    store, plans = held_plans(output, choice.run_id)
+    store, plans = existing_plans(output, choice.run_id)
     if pictures is not None:
         figure_class()  # raises if matplotlib is missing: before the comparison, which may take long
     with console.status("reading the ground truth") as spinner:
@@ -149,8 +149,7 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
             console.print(_confusion_table(result))
     for table in tables.values():
         console.print(table)
-    for note in evaluation.notes:
-        console.print(f"[yellow]note:[/] {literal(note)}", highlight=False)
+    show_lines(console, "[yellow]note:[/]", evaluation.notes)
 
 
 def _category_table(result: TaskFigures) -> Table:

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from flows.commands.console import erasure_line, facts_table, literal, show_notes, show_problems
+from flows.commands.console import erasure_line, facts_table, literal, show_lines, show_problems, show_warnings
 from pipelines.errors import SourceError, UserError, some_of
 from pipelines.forgetting import Erased, Found, choose, forget
 from pipelines.planning.erasures import read_forgotten
@@ -111,12 +111,11 @@ def _show_erased(erased: Erased, store: Store, console: Console) -> bool:
     if reports := sum(name.endswith("/report.html") for name in erased.removed):
         rows.append(("reports", f"{reports:,} of the files: xsam-label report makes a new one"))
     console.print(facts_table(f"forgotten in {literal(store.uri)}", rows))
-    for what in erased.left:
-        console.print(f"[red]left:[/] {literal(what)}; forget again once that is over", highlight=False)
+    show_lines(console, "[red]left:[/]", (f"{what}; forget again once that is over" for what in erased.left))
     show_problems(console, erased.problems)
     if erased.others:
         others = f"{len(erased.others):,} files there were not looked into, since they are not the output's own"
-        show_notes(console, [f"{others}: {some_of(erased.others)}"])
+        show_warnings(console, [f"{others}: {some_of(erased.others)}"])
     where = "exports, reports and copies elsewhere, logs, and backups"
     versions = "" if store.is_local else ", and earlier versions of objects, if the bucket keeps them"
     console.print(f"not reached: the images themselves, {where}{versions}")

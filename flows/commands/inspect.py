@@ -11,15 +11,16 @@ from flows.commands.console import (
     facts_table,
     literal,
     show_erasures,
-    show_notes,
+    show_lines,
     show_problems,
     show_rejected,
     show_report,
+    show_warnings,
     size,
 )
 from flows.config import RunConfig
 from flows.run import planning
-from flows.run.held_runs import held_plans, no_run
+from flows.run.existing_runs import existing_plans, no_run
 from flows.run.summary import rejected_row
 from flows.run.updates import held_runs, is_labeled
 from pipelines.errors import DamagedError, some_of
@@ -31,9 +32,9 @@ from pipelines.planning.registered_runs import registered_problems
 from pipelines.redaction import named, shown
 from pipelines.storage.store import Store, open_store
 from pipelines.table.file_checks import check_hashes
-from pipelines.table.foreign import foreign_names
 from pipelines.table.leftovers import vacuum
 from pipelines.table.repairs import Due
+from pipelines.table.stray_files import stray_files
 from pipelines.table.verify import VerifyReport, verify
 
 _MAX_BROKEN = 10
@@ -65,9 +66,8 @@ def show_plan(config: RunConfig, console: Console) -> None:
             raise
         console.print("new images can be counted once these runs are finished")
         return
-    show_notes(console, draft.notes)
-    for line in draft.left_out.say():
-        console.print(f"[yellow]beside the images:[/] {literal(line)}", highlight=False)
+    show_warnings(console, draft.notes)
+    show_lines(console, "[yellow]beside the images:[/]", draft.left_out.say())
     if draft.update is not None:
         console.print(facts_table(f"update of {literal(store.uri)}", _update_rows(draft.update)))
         if draft.held is not None:
@@ -132,11 +132,10 @@ def _show_held(plan: Plan, due: Due, store: Store, console: Console) -> None:
         ("shards", f"{plan.num_shards:,}, {plan.num_shards - left:,} committed, {left:,} to label"),
     ]
     console.print(facts_table(f"run [bold]{plan.run_id}[/] would be resumed in {literal(store.uri)}", rows))
-    for one in due.broken[:_MAX_BROKEN]:
-        what = literal(f"{one.shard_id}: {one.problem}")
-        console.print(f"[yellow]warning:[/] {what}; it would be labelled again", highlight=False)
+    broken = [f"{one.shard_id}: {one.problem}; it would be labelled again" for one in due.broken[:_MAX_BROKEN]]
     if (more := len(due.broken) - _MAX_BROKEN) > 0:
-        console.print(f"[yellow]warning:[/] {more:,} more committed shards would be labelled again", highlight=False)
+        broken.append(f"{more:,} more committed shards would be labelled again")
+    show_warnings(console, broken)
 
 
 def _count_prompts(config: RunConfig, num_own: int) -> str:
@@ -177,8 +176,8 @@ def show_verify(output: str, run_id: str | None, console: Console, *, deep: bool
         raise no_run(output, run_id, held)
     reports = [_verify_run(store, one, console, deep=deep) for one in (held if run_id is None else [run_id])]
     show_erasures(console, forgotten.erasures)
-    if foreign := foreign_names(store):
-        console.print(f"{len(foreign):,} files that are not ours, and left alone: {literal(some_of(foreign))}")
+    if strays := stray_files(store):
+        console.print(f"{len(strays):,} files that are not ours, and left alone: {literal(some_of(strays))}")
     return not problems and all(report.ok for report in reports)
 
 
@@ -227,7 +226,7 @@ def show_vacuum(output: str, run_id: str | None, console: Console, *, older_than
         PlanError: there is no such run.
         DamagedError: the plan of a run with commits is missing.
     """
-    store, plans = held_plans(output, run_id)
+    store, plans = existing_plans(output, run_id)
     check_no_plan_lost(store)
     removals = [vacuum(store, plan.run_id, older_than_s=older_than_s, dry_run=dry_run) for plan in plans]
     # Temporary files and probes belong to no run, and are found again with each one.
@@ -241,19 +240,10 @@ def show_vacuum(output: str, run_id: str | None, console: Console, *, older_than
         console.print(
             f"{len(kept):,} younger than {hours} left: whoever wrote them may be about to commit them (--older-than)"
         )
+    alone = "its shard's files are left alone, and the next run labels it again"
+    removed_since = "was committed just now with files that were removed; run it again to label it anew"
     for removal in removals:
-        for damage in removal.damaged:
-            console.print(
-                f"[yellow]warning:[/] {literal(damage)}; its shard's files are left alone, and the next run labels it "
-                "again",
-                highlight=False,
-            )
-        for error in removal.failed:
-            console.print(f"[yellow]warning:[/] could not be removed: {literal(str(error))}", highlight=False)
-        for shard_id in removal.broken:
-            console.print(
-                f"[yellow]warning:[/] {shard_id} was committed just now with files that were removed; run it again to "
-                "label it anew",
-                highlight=False,
-            )
+        show_warnings(console, (f"{damage}; {alone}" for damage in removal.damaged))
+        show_warnings(console, (f"could not be removed: {error}" for error in removal.failed))
+        show_warnings(console, (f"{shard_id} {removed_since}" for shard_id in removal.broken))
     return not any(removal.failed or removal.broken for removal in removals)

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from flows.commands.console import ConsoleObserver, ListingProgress, literal, show_summary
+from flows.commands.console import ConsoleObserver, ListingProgress, literal, show_summary, show_warnings
 from flows.config import RunConfig
 from flows.prefect_server.reach import may_name_server, reach_named_server, reach_prefect
 from flows.process.signals import begin_unharmed
@@ -66,7 +66,8 @@ def _launch_run(config: RunConfig, console: Console, *, prefect: bool) -> RunSum
         stack.enter_context(observed_by(observer))
         # Everything below takes the run planned here, by its name: planning again could find another.
         stack.enter_context(planning.at_hand(run))
-        config = as_planned(run.plan, config) if config.incremental else _named(config, run.plan.run_id)
+        named = config.replace(output=config.output.replace(run_id=run.plan.run_id))
+        config = as_planned(run.plan, config) if config.incremental else named
         summary = _flow(config, observer, console) if reached else engine.run_directly(config, observer)
     show_summary(console, summary, config.prompts)
     return summary
@@ -79,17 +80,12 @@ def _starting(config: RunConfig, *, prefect: bool) -> str:
     return f"starting {'Prefect, ' if prefect else ''}Ray and the replicas"
 
 
-def _named(config: RunConfig, run_id: str) -> RunConfig:
-    """Return the config with the run's name."""
-    return config.replace(output=config.output.replace(run_id=run_id))
-
-
 def _flow(config: RunConfig, observer: RunObserver, console: Console) -> RunSummary:
     """Run as a Prefect flow. If the server goes away meanwhile, Prefect's record is incomplete, but the run goes on."""
     from flows.label_collection import label_collection
-    from flows.prefect_server.reports import is_prefects, telling
+    from flows.prefect_server.reports import is_prefects, reporting
 
-    with telling() as told:
+    with reporting() as told:
         try:
             summary = RunSummary(**label_collection(config))
         except RunFailedError as error:
@@ -102,9 +98,6 @@ def _flow(config: RunConfig, observer: RunObserver, console: Console) -> RunSumm
             summary = told.summary or engine.run_directly(config, observer)
             told.end(summary)
     if told.missed:
-        console.print(
-            f"[yellow]warning:[/] Prefect could not be told of all of this run ({literal(told.missed)}); its table "
-            "does not depend on that",
-            highlight=False,
-        )
+        untold = f"Prefect could not be told of all of this run ({told.missed})"
+        show_warnings(console, [f"{untold}; its table does not depend on that"])
     return summary

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.commands.console import literal
-from flows.run.held_runs import no_run
+from flows.run.existing_runs import no_run
 from pipelines.query.database import open_database
 from pipelines.query.files import damage_named
 from pipelines.query.select_text import read_statement

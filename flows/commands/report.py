@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from rich.console import Console
 
 from flows.commands.console import literal, size
-from flows.run.held_runs import no_run
+from flows.run.existing_runs import no_run
 from pipelines.planning.plan import planned_runs
 from pipelines.report.build import ReportConfig, build_report
 from pipelines.storage.store import open_store

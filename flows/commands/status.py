@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.commands.console import duration, facts_table, ledger_rows, literal, show_erasures, show_problems
-from flows.run.held_runs import no_run
+from flows.run.existing_runs import no_run
 from flows.run.progress import RunLine, RunProgress, chosen_run, read_lines, read_progress
 from pipelines.planning.erasures import read_forgotten
 from pipelines.planning.plan import plan_documents

@@ -59,7 +59,7 @@ def is_prefects(error: BaseException) -> bool:
     return isinstance(error, httpx.HTTPError | PrefectException)
 
 
-class Telling:
+class PrefectReporter:
     """Sends reports about a flow run to Prefect, from a thread of its own.
 
     Attributes:
@@ -162,17 +162,17 @@ def _set_end(flow_run_id: UUID, summary: RunSummary) -> None:
         client.set_flow_run_state(flow_run_id, state, force=True)
 
 
-_current: ContextVar[Telling | None] = ContextVar("telling", default=None)
+_current: ContextVar[PrefectReporter | None] = ContextVar("reporter", default=None)
 
 
 @contextlib.contextmanager
-def telling() -> Iterator[Telling]:
+def reporting() -> Iterator[PrefectReporter]:
     """Report the flow runs in this block, and keep messages about an absent server off the terminal.
 
     A flow run proposes its final state three times, each with all retries of its client. Their number is reduced,
     unless the user has set it, since the final state is also reported from here.
     """
-    told = Telling()
+    told = PrefectReporter()
     token = _current.set(told)
     logging.raiseExceptions = False  # logging would print a traceback for every line that cannot be sent
     logging.getLogger("EventsWorker").setLevel(logging.ERROR)  # logs every second how many events it could not send
@@ -184,12 +184,12 @@ def telling() -> Iterator[Telling]:
         _current.reset(token)
 
 
-def current_telling() -> Telling:
+def current_reporter() -> PrefectReporter:
     """Return the reporter of the current run; outside of any, one that nobody waits for."""
-    return _current.get() or Telling()
+    return _current.get() or PrefectReporter()
 
 
-def orchestrated(told: Telling, step: Callable[[], _T], plain: Callable[[], _T]) -> _T:
+def orchestrated(told: PrefectReporter, step: Callable[[], _T], plain: Callable[[], _T]) -> _T:
     """Run a step as a Prefect task, or without Prefect if its bookkeeping fails.
 
     Args:
@@ -210,7 +210,7 @@ def orchestrated(told: Telling, step: Callable[[], _T], plain: Callable[[], _T])
 class PrefectObserver:
     """Shows a run in Prefect: a progress artifact, updated at most every ten seconds, and log lines."""
 
-    def __init__(self, told: Telling, plan: Plan, committed: int) -> None:
+    def __init__(self, told: PrefectReporter, plan: Plan, committed: int) -> None:
         self._told = told
         self._log = get_run_logger()
         self._total, self._done = max(1, plan.num_shards), committed
@@ -258,7 +258,7 @@ class PrefectObserver:
             update_progress_artifact(artifact_id=self._artifact, progress=percent)
 
 
-def publish(told: Telling, summary: RunSummary, report: str | None) -> None:
+def publish(told: PrefectReporter, summary: RunSummary, report: str | None) -> None:
     """Publish the run's counts and problems as artifacts, and a link to its report."""
     told.summary = summary
     if report is not None:

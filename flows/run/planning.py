@@ -63,14 +63,6 @@ OnListed = Callable[[int], None]
 OnDue = Callable[[], Callable[[], None]]
 
 
-def _ignore(_count: int) -> None:
-    """Do nothing."""
-
-
-def _nothing() -> None:
-    """Check nothing."""
-
-
 def open_output(config: RunConfig) -> Store:
     """Open the run's output."""
     return open_store(config.output.uri, config.output.client_options)
@@ -81,7 +73,7 @@ def list_collection(
     config: RunConfig,
     own: OwnPrompts,
     coverage: Coverage | None = None,
-    on_listed: OnListed = _ignore,
+    on_listed: OnListed = lambda _count: None,
     left_out: LeftOut | None = None,
     forgotten: Forgotten | None = None,
 ) -> Iterator[tuple[PlanDraft, tuple[RejectedPrompt, ...], list[str]]]:
@@ -206,7 +198,7 @@ class RunDraft:
 
 
 @contextmanager
-def draft_run(config: RunConfig, on_listed: OnListed = _ignore) -> Iterator[RunDraft]:
+def draft_run(config: RunConfig, on_listed: OnListed = lambda _count: None) -> Iterator[RunDraft]:
     """Check everything that can be checked without replicas, and list the collection of a new run; writes nothing.
 
     Args:
@@ -412,7 +404,7 @@ def at_hand(run: PlannedRun) -> Iterator[None]:
 
 @contextmanager
 def planned_run(
-    config: RunConfig, on_due: OnDue = lambda: _nothing, on_listed: OnListed = _ignore
+    config: RunConfig, on_due: OnDue = lambda: lambda: None, on_listed: OnListed = lambda _count: None
 ) -> Iterator[PlannedRun]:
     """Plan or resume a run, and keep its runner open; the plan is written last, once everything has been checked.
 
@@ -439,16 +431,13 @@ def planned_run(
             if not is_done:
                 check = on_due()
                 # Before the plan is written: a cluster without room for the replicas leaves no plan behind.
-                runner = stack.enter_context(_runner_of(config, draft))
+                prompts = draft.ids.numbered(config.common_prompts())
+                runner = stack.enter_context(open_run_runner(config, draft.run_id, prompts))
                 check()
             plan = freeze_plan(config, draft)
         if due is None:
             due = Due(dict.fromkeys(plan.shard_ids(), 0))
         yield PlannedRun(plan, runner, draft.update, due, draft.notes, draft.nothing_new)
-
-
-def _runner_of(config: RunConfig, draft: RunDraft) -> ShardRunner:
-    return open_run_runner(config, draft.run_id, draft.ids.numbered(config.common_prompts()))
 
 
 def left_to_label(store: Store, plan: Plan, *, check: bool = False) -> Due:
@@ -483,7 +472,7 @@ def _plan_facts(config: RunConfig, draft: RunDraft) -> dict[str, Any]:
         "planned_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": config.to_dict(),
         "prompts": [{"prompt_id": p.prompt_id, "task": p.task, "text": p.text} for p in config.common_prompts()],
-        "versions": versions(),
+        "versions": dict(versions()),
         "rejected_prompts": [rejected_row(r) for r in draft.rejected],
         "update": draft.update and asdict(draft.update),
         **draft.ids.to_facts(),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from flows.config import ConfigError, RunConfig, merge, parse_config
-from flows.run.held_runs import held_plans
+from flows.run.existing_runs import existing_plans
 from flows.run.planning import left_to_label
 from flows.run.run_names import next_retry
 from flows.run.updates import is_labeled, operational
@@ -69,7 +69,7 @@ def retry_configs(
         ConfigError: the run is a retry itself, or the values cannot be used.
         StorageError: the output cannot be read, or is damaged.
     """
-    store, plans = held_plans(output, run_id, by_name=True)
+    store, plans = existing_plans(output, run_id, by_name=True)
     if run_id is not None and plans[0].retry_of is not None:
         raise ConfigError(f"run {run_id} is a retry: name the run that it belongs to, {plans[0].retry_of}")
     check_runs(store, plan_documents(store))

@@ -162,13 +162,9 @@ def rejected_row(rejected: RejectedPrompt) -> dict[str, Any]:
     return {"row": rejected.row, "prompt_id": rejected.prompt_id, "image": rejected.image, "reason": rejected.reason}
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of the packages that results depend on."""
-    return dict(_versions())
-
-
 @cache
-def _versions() -> Mapping[str, str]:
+def versions() -> Mapping[str, str]:
+    """Return the versions of the packages that results depend on."""
     found = {}
     for name in ("xsam-label", "torch", "transformers", "ray", "prefect", "pyarrow", "pycocotools", "pillow", "numpy"):
         try:
@@ -224,7 +220,7 @@ def summarize(
         model_s=round(model_s, 3),
         facts={
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": versions(),
+            "versions": dict(versions()),
             "shards_by_device": dict(devices),
             "predictor": predictor,
             "failures": [

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -104,6 +105,16 @@ def _sizes(truth: Sequence[TrueMask], predictions: Sequence[FoundMask]) -> dict[
         if (known := sizes.setdefault(mask.image_id, size_hw)) != size_hw:
             raise ValueError(f"image {mask.image_id!r} has masks of different sizes: {known} and {size_hw}")
     return {image_id: sizes[image_id] for image_id in sorted(sizes)}
+
+
+def greedy_pairs(ious: NDArray[np.float64], least: float = 0.0) -> list[tuple[int, int]]:
+    """Pair rows with columns one to one, the largest IoU first, as long as it is above 0 and reaches ``least``."""
+    rest, pairs = ious.copy(), list[tuple[int, int]]()
+    while rest.size and rest.max() >= least and rest.max() > 0:
+        row, column = (int(place) for place in np.unravel_index(rest.argmax(), rest.shape))
+        pairs.append((row, column))
+        rest[row, :] = rest[:, column] = 0
+    return pairs
 
 
 def _coco(

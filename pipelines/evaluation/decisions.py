@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.evaluation.coco_matching import FoundMask, Matched, TrueMask, match
+from pipelines.evaluation.coco_matching import FoundMask, Matched, TrueMask, greedy_pairs, match
 from pipelines.masks import rle
 
 _IOU = 0.5
@@ -199,20 +199,10 @@ def _confusion(
     for image_id in {**wrong, **left}:
         found, true = wrong[image_id], left[image_id]
         ious = rle.iou([predictions[n].segmentation for n in found], [truth[n].segmentation for n in true])
-        pairs = _pairs(ious)
+        pairs = greedy_pairs(ious, _IOU)
         counts.update((truth[true[column]].category, predictions[found[row]].category) for row, column in pairs)
         is_paired = [{row for row, _ in pairs}, {column for _, column in pairs}]
         counts.update((None, predictions[n].category) for row, n in enumerate(found) if row not in is_paired[0])
         counts.update((truth[n].category, None) for column, n in enumerate(true) if column not in is_paired[1])
     order = sorted(counts.items(), key=lambda item: (-item[1], item[0][0] or "", item[0][1] or ""))
     return tuple(Confusion(true=pair[0], found=pair[1], count=count) for pair, count in order)
-
-
-def _pairs(ious: NDArray[np.float64]) -> list[tuple[int, int]]:
-    """Pair rows with columns one to one, the largest IoU first, as long as it reaches the threshold."""
-    rest, pairs = ious.copy(), list[tuple[int, int]]()
-    while rest.size and rest.max() >= _IOU:
-        row, column = (int(place) for place in np.unravel_index(rest.argmax(), rest.shape))
-        pairs.append((row, column))
-        rest[row, :] = rest[:, column] = 0
-    return pairs

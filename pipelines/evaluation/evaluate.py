@@ -60,9 +60,6 @@ class Evaluation:
         return asdict(self)
 
 
-def _unheard(_task: Task, _number: int) -> None: ...
-
-
 def evaluate_output(
     store: Store,
     plans: Sequence[Plan],
@@ -71,7 +68,7 @@ def evaluate_output(
     count_unasked: bool = False,
     where: str = "",
     score: float | Literal["best"] | None = None,
-    on_image: Callable[[Task, int], None] = _unheard,
+    on_image: Callable[[Task, int], None] = lambda *_: None,
 ) -> Evaluation:
     """Compare a run with ground truth; nothing is written.
 

@@ -30,11 +30,6 @@ from pipelines.sources.tabular import source_errors
 from pipelines.storage.filesystems import open_filesystem, read_range
 from pipelines.types import Rle, Task
 
-__all__ = [
-    "PHRASE_TASKS", "GroundTruth", "InstanceTruth", "PanopticTruth", "PhraseTruth", "TrueObject", "TruePhrase",
-    "read_ground_truth", "read_mask",
-]  # fmt: skip
-
 _NO_PIXEL = "a mask without a pixel of its image"
 PHRASE_TASKS: tuple[Task, ...] = ("refseg", "reaseg", "intseg", "gcgseg")  # the tasks that a list of phrases fits
 

@@ -15,14 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from pipelines.evaluation.coco_matching import FoundMask, TrueMask, match
+from pipelines.evaluation.coco_matching import FoundMask, TrueMask, greedy_pairs, match
 from pipelines.masks import rle
 from pipelines.types import Rle
-
-__all__ = [
-    "AveragePrecision", "CategoryPrecision", "FoundMask", "GroundedCaptionQuality", "InteractiveIou", "ReferringIou",
-    "TrueMask", "grounded_caption_quality", "interactive_iou", "mask_average_precision", "referring_iou",
-]  # fmt: skip
 
 _IOU_50, _IOU_75 = 0, 5  # positions in COCO's thresholds 0.50, 0.55, ..., 0.95
 
@@ -223,10 +218,6 @@ def grounded_caption_quality(images: Sequence[tuple[Sequence[Rle], Sequence[Rle]
 
 
 def _paired_iou(ious: NDArray[np.float64]) -> float:
-    """Pair rows with columns greedily, best first, and return the mean IoU of the pairs; 0 without any pair."""
-    rest, paired = ious.copy(), []
-    while rest.size and (best := rest.max()) > 0:
-        row, column = np.unravel_index(rest.argmax(), rest.shape)
-        paired.append(float(best))
-        rest[row, :] = rest[:, column] = 0
+    """Return the mean IoU of the masks paired greedily, best first; 0 without any pair."""
+    paired = [float(ious[pair]) for pair in greedy_pairs(ious)]
     return sum(paired) / len(paired) if paired else 0.0

@@ -52,15 +52,12 @@ def write_plots(evaluation: Evaluation, folder: Path) -> list[Path]:
         if result.scores:
             files.append(folder / f"{name}-scores.png")
             _draw_scores(result, files[-1])
-        shown = next((figure for figure in _OF_CATEGORIES if _has(result, figure)), None)
+        held = {name for figures in result.categories.values() for name, value in figures.items() if value is not None}
+        shown = next((figure for figure in _OF_CATEGORIES if figure in held), None)
         if shown:
             files.append(folder / f"{name}-categories.png")
             _draw_categories(result, shown, files[-1])
     return files
-
-
-def _has(result: TaskFigures, figure: str) -> bool:
-    return any(figures.get(figure) is not None for figures in result.categories.values())
 
 
 def _title(result: TaskFigures) -> str:
@@ -68,22 +65,25 @@ def _title(result: TaskFigures) -> str:
 
 
 def _draw_curves(result: TaskFigures, path: Path) -> None:
-    canvas = figure_class()(figsize=(5, 4), layout="constrained")
-    axes = canvas.subplots()
-    for name, curve in result.curves.items():
-        axes.plot(np.linspace(0, 1, len(curve)), curve, label=f"{name} {100 * (result.figures[name] or 0):.1f}")
-    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision", title=_title(result))
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower left")
-    canvas.savefig(path, dpi=120)
+    lines = {
+        f"{name} {100 * (result.figures[name] or 0):.1f}": (np.linspace(0, 1, len(curve)), curve)
+        for name, curve in result.curves.items()
+    }
+    _draw_lines(path, lines, xlabel="recall", ylabel="precision", title=_title(result))
 
 
 def _draw_scores(result: TaskFigures, path: Path) -> None:
+    scores = [step["score"] for step in result.scores]
+    lines = {name: (scores, [step[name] for step in result.scores]) for name in ("precision", "recall", "F1")}
+    _draw_lines(path, lines, xlabel="least score that is kept", title=f"{_title(result)} at IoU 0.5")
+
+
+def _draw_lines(path: Path, lines: Mapping[str, tuple[Any, Any]], **labels: str) -> None:
     canvas = figure_class()(figsize=(5, 4), layout="constrained")
     axes = canvas.subplots()
-    for name in ("precision", "recall", "F1"):
-        axes.plot([step["score"] for step in result.scores], [step[name] for step in result.scores], label=name)
-    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="least score that is kept", title=f"{_title(result)} at IoU 0.5")
+    for name, (along, up) in lines.items():
+        axes.plot(along, up, label=name)
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), **labels)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower left")
     canvas.savefig(path, dpi=120)
@@ -91,7 +91,8 @@ def _draw_scores(result: TaskFigures, path: Path) -> None:
 
 def _draw_categories(result: TaskFigures, figure: str, path: Path) -> None:
     """Draw a bar for each category, best first; of many categories only the best and the worst."""
-    values = _values(result.categories, figure)
+    held = ((name, figures.get(figure)) for name, figures in result.categories.items())
+    values = sorted(((name, value) for name, value in held if value is not None), key=lambda pair: (-pair[1], pair[0]))
     title = f"{_title(result)}: {figure} by category"
     if len(values) > _MAX_CATEGORIES:
         title += f" ({_MAX_CATEGORIES // 2} best and worst of {len(values):,})"
@@ -105,8 +106,3 @@ def _draw_categories(result: TaskFigures, figure: str, path: Path) -> None:
     axes.set(xlim=(0, 1.1), title=title)
     axes.invert_yaxis()
     canvas.savefig(path, dpi=120)
-
-
-def _values(categories: Mapping[str, Mapping[str, float | int | None]], figure: str) -> list[tuple[str, float]]:
-    held = [(name, value) for name, figures in categories.items() if (value := figures.get(figure)) is not None]
-    return sorted(held, key=lambda pair: (-pair[1], pair[0]))

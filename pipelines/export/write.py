@@ -76,9 +76,6 @@ class Export:
     notes: tuple[str, ...]
 
 
-def _unheard(_done: int, _total: int) -> None: ...
-
-
 def export_output(
     store: Store,
     target: str,
@@ -86,7 +83,7 @@ def export_output(
     choice: Choice,
     *,
     overwrite: bool = False,
-    on_masks: Callable[[int, int], None] = _unheard,
+    on_masks: Callable[[int, int], None] = lambda *_: None,
 ) -> Export:
     """Export an output.
 

@@ -82,18 +82,19 @@ def choose(store: Store, *, images_where: str = "", image_ids: Collection[str] =
         missing = "SELECT image_id FROM wanted_ids ANTI JOIN chosen USING (image_id) ORDER BY 1"
         absent, forgotten = _column(database, missing), read_forgotten(store)
         unknown = [image_id for image_id in absent if image_id not in forgotten]
+        all_masks = "SELECT count(*) FROM all_annotations SEMI JOIN chosen USING (image_id)"
+        ((masks,),) = database.execute(all_masks).fetchall()
+        shards = f"SELECT run_id, count(DISTINCT shard_id) FROM {rows} GROUP BY run_id ORDER BY run_id"
+        by_condition = [without_values(images_where)] if images_where else []
+        by_ids = [f"a list of {len(set(image_ids)):,} ids"] if image_ids else []
         return Found(
             image_ids=tuple(_column(database, "SELECT image_id FROM chosen ORDER BY 1")),
             uris=tuple(_column(database, f"SELECT DISTINCT uri FROM {rows} ORDER BY 1")),
-            masks=_counts(database, "SELECT 'masks', count(*) FROM all_annotations SEMI JOIN chosen USING (image_id)")[
-                "masks"
-            ],
-            shards=_counts(
-                database, f"SELECT run_id, count(DISTINCT shard_id) FROM {rows} GROUP BY run_id ORDER BY run_id"
-            ),
+            masks=masks,
+            shards=dict(database.execute(shards).fetchall()),
             unknown=tuple(unknown[:_MAX_UNKNOWN]),
             known=len(absent) - len(unknown),
-            condition=" or ".join(_told(images_where, image_ids)),
+            condition=" or ".join(by_condition + by_ids),
         )
 
 
@@ -166,14 +167,5 @@ def without_values(condition: str) -> str:
     return " ".join("".join(parts).split())
 
 
-def _told(images_where: str, image_ids: Collection[str]) -> list[str]:
-    by_ids = [f"a list of {len(set(image_ids)):,} ids"] if image_ids else []
-    return [*([without_values(images_where)] if images_where else []), *by_ids]
-
-
 def _column(database: duckdb.DuckDBPyConnection, query: str) -> list[str]:
     return [row[0] for row in database.execute(query).fetchall()]
-
-
-def _counts(database: duckdb.DuckDBPyConnection, query: str) -> dict[str, int]:
-    return dict(database.execute(query).fetchall())

@@ -6,7 +6,7 @@ import hashlib
 import io
 import secrets
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
@@ -26,8 +26,9 @@ from pipelines.planning.plan_versions import (
     versions,
 )
 from pipelines.sources.image_batches import IS_FORGOTTEN
-from pipelines.storage.sealed import BLANK, seal
+from pipelines.storage.checksummed_json import BLANK, seal
 from pipelines.storage.store import Store
+from pipelines.table.commits import write_missing
 
 
 def forget_in_plan(store: Store, run_id: str, shard_ids: Collection[str], forgotten: Forgotten) -> bool:
@@ -48,12 +49,14 @@ def forget_in_plan(store: Store, run_id: str, shard_ids: Collection[str], forgot
     # A version that was made by a driver that then died is taken as it is.
     is_changed = _supersede(store, run_id)
     while (version := _changed(store, require_plan(store, run_id), shard_ids, forgotten)) is not None:
+        document, files = version
         number = sum(1 for _ in versions(store, run_id))
-        if store.create(plan_name(run_id, number), seal(version.document)):
+        if store.create(plan_name(run_id, number), seal(document)):
             # Another driver that ends its erasure may have taken them for abandoned.
-            version.write_missing()
-        else:
-            version.discard()
+            write_missing(store, files)
+        else:  # another version was first
+            for name in files:
+                store.delete(name)
         _supersede(store, run_id)
         is_changed = True
     return is_changed
@@ -81,28 +84,13 @@ def _supersede(store: Store, run_id: str) -> bool:
     return bool(left)
 
 
-@dataclass(frozen=True)
-class _Version:
-    """A version of a plan that is to be created, with the files that were written for it."""
+def _changed(
+    store: Store, plan: Plan, shard_ids: Collection[str], forgotten: Forgotten
+) -> tuple[dict[str, Any], dict[str, bytes]] | None:
+    """Write a plan's files without forgotten images; return the document that names them, and the files by name.
 
-    store: Store
-    document: Mapping[str, Any]
-    files: Mapping[str, bytes]
-
-    def write_missing(self) -> None:
-        """Write those of its files again that are gone."""
-        for name, data in self.files.items():
-            if self.store.size(name) != len(data):
-                self.store.write(name, data)
-
-    def discard(self) -> None:
-        """Remove its files: another version was first."""
-        for name in self.files:
-            self.store.delete(name)
-
-
-def _changed(store: Store, plan: Plan, shard_ids: Collection[str], forgotten: Forgotten) -> _Version | None:
-    """Write a plan's files without forgotten images, and return the version that names them; None if none changes."""
+    Returns None if nothing changes.
+    """
     (_, document), unique = newest_document(store, plan.run_id), f"{DRIVER_ID}-{secrets.token_hex(4)}"
     parts, checks = list(document["parts"]), dict(document.get("part_checks", {}))
     num_bytes, files, is_changed = 0, dict[str, bytes](), False
@@ -144,7 +132,7 @@ def _changed(store: Store, plan: Plan, shard_ids: Collection[str], forgotten: Fo
         "driver_id": unique,
         **BLANK,
     }
-    return _Version(store, changed, files)
+    return changed, files
 
 
 def _facts(facts: Mapping[str, Any], forgotten: Forgotten) -> dict[str, Any]:
@@ -187,7 +175,8 @@ class _Erased:
         was_gone = shard["is_forgotten"].to_pylist()
         left = shard.filter(pa.array([not (now or before) for now, before in zip(is_gone, was_gone, strict=True)]))
         before = shard.filter(pa.array([bool(one) for one in was_gone])).to_pylist()
-        rows = sorted([*before, *map(self._row, shard.filter(pa.array(is_gone)).to_pylist())], key=_image_id)
+        rows = [*before, *map(self._row, shard.filter(pa.array(is_gone)).to_pylist())]
+        rows.sort(key=itemgetter("image_id"))
         return pa.concat_tables([left, pa.Table.from_pylist(rows, schema=shard.schema)])
 
     def _row(self, image: dict[str, Any]) -> dict[str, Any]:
@@ -200,7 +189,3 @@ class _Erased:
             "version": image.get("version"),
             IS_FORGOTTEN.name: True,
         }
-
-
-def _image_id(row: Mapping[str, Any]) -> str:
-    return str(row["image_id"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import secrets
 from collections import Counter
@@ -18,9 +17,9 @@ from pipelines.errors import DamagedError
 from pipelines.layout import KINDS, Kind, commit_name, data_name, split_data_name
 from pipelines.planning.erasures import Forgotten, salted, tombstone
 from pipelines.planning.plan import DRIVER_ID
-from pipelines.storage.sealed import BLANK, seal
+from pipelines.storage.checksummed_json import BLANK, seal
 from pipelines.storage.store import Store
-from pipelines.table.commits import data_files, find_commit, parquet_bytes, read_commit
+from pipelines.table.commits import data_files, find_commit, parquet_bytes, read_commit, write_missing
 from pipelines.table.file_checks import hash_problem
 from pipelines.table.schema import VERSION_KEY
 from pipelines.table.shard_commit import DataFile, ShardCommit
@@ -52,9 +51,7 @@ def forget_in_shard(store: Store, run_id: str, shard_id: str, forgotten: Forgott
         for name, data in contents.items():
             store.write(name, data)
         if store.create(commit_name(run_id, shard_id, erased.repair), erased.to_json()):
-            for name, data in contents.items():  # vacuum may have taken them for abandoned
-                if store.size(name) != len(data):
-                    store.write(name, data)
+            write_missing(store, contents)
             written += len(contents)
         else:
             for name in contents:
@@ -142,8 +139,7 @@ def _erased(
         data = parquet_bytes(own, kind, {**facts, "attempt": attempt}, version)
         name = data_name(kind, commit.run_id, commit.shard_id, attempt, repair)
         contents[name] = data
-        digest = hashlib.sha256(data).hexdigest()
-        files[kind] = DataFile(name=name, num_bytes=len(data), sha256=digest, rows=table.num_rows)
+        files[kind] = DataFile.of(name, data, table.num_rows)
     statuses = Counter(commit.status_counts)
     statuses.subtract(row["status"] for row in lost)
     statuses[Status.FORGOTTEN.value] += len(lost)

@@ -88,6 +88,3 @@ def _numbers_of(facts: Mapping[str, Any]) -> Iterable[tuple[str, int]]:
             found.append((prompt["text"], counts[prompt["task"]]))
             counts[prompt["task"]] += 1
     return found
-
-
-__all__ = ["CategoryIds", "has_name"]

@@ -11,7 +11,7 @@ import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from operator import itemgetter
 from pathlib import Path
 from typing import Self
@@ -205,53 +205,46 @@ def _refuse_twice(images: pa.Table) -> None:
 
 def _write_parts(tables: Iterator[tuple[pa.Table, int]], images_per_shard: int, folder: Path) -> PlanDraft:
     """Write images to part files, shard by shard."""
-    totals, parts, next_shard = _Totals(), list[DraftPart](), 0
+    totals, digest, parts, next_shard = _Totals(), ImageDigest(), list[DraftPart](), 0
     while (first := next(tables, None)) is not None:
         path, begun = folder / f"part-{len(parts):05d}.parquet", next_shard
         with PlanFileWriter(path, first[0].schema) as writer:
             for images, size in itertools.chain([first], tables):
                 totals.add(images)
+                digest.add(images)
                 next_shard += writer.write(next_shard, images, size)
                 if next_shard - begun >= SHARDS_PER_PART:
                     break
         parts.append(DraftPart(path=path, num_shards=next_shard - begun))
-    return totals.draft(tuple(parts), images_per_shard)
+    return PlanDraft(
+        parts=tuple(parts),
+        images_per_shard=images_per_shard,
+        images_sha256=digest.hexdigest(),
+        **asdict(totals),
+    )
 
 
+@dataclass(slots=True)
 class _Totals:
-    """Totals over the images of a draft, collected while they are written."""
+    """Totals over the images of a draft, collected while they are written; fields as those of PlanDraft."""
 
-    def __init__(self) -> None:
-        self._num_images = self._num_bytes = self._num_own_prompts = self._num_with_own = 0
-        self._first_uri: str | None = None
-        self._last_uri: str | None = None
-        self._digest = ImageDigest()
+    num_images: int = 0
+    num_bytes: int = 0
+    num_own_prompts: int = 0
+    num_with_own: int = 0
+    first_uri: str | None = None
+    last_uri: str | None = None
 
     def add(self, images: pa.Table) -> None:
         """Add the next images."""
-        self._digest.add(images)
-        self._num_images += images.num_rows
-        self._num_bytes += pc.sum(images["num_bytes"]).as_py() or 0
+        self.num_images += images.num_rows
+        self.num_bytes += pc.sum(images["num_bytes"]).as_py() or 0
         if "prompts" in images.schema.names:
             lengths = pc.fill_null(pc.list_value_length(images["prompts"]), 0)
-            self._num_own_prompts += pc.sum(lengths).as_py() or 0
-            self._num_with_own += pc.sum(pc.greater(lengths, 0)).as_py() or 0
-        self._first_uri = self._first_uri or images["uri"][0].as_py()
-        self._last_uri = images["uri"][-1].as_py()
-
-    def draft(self, parts: tuple[DraftPart, ...], images_per_shard: int) -> PlanDraft:
-        """Return the draft of all images added."""
-        return PlanDraft(
-            parts=parts,
-            images_per_shard=images_per_shard,
-            images_sha256=self._digest.hexdigest(),
-            num_images=self._num_images,
-            num_bytes=self._num_bytes,
-            num_own_prompts=self._num_own_prompts,
-            num_with_own=self._num_with_own,
-            first_uri=self._first_uri,
-            last_uri=self._last_uri,
-        )
+            self.num_own_prompts += pc.sum(lengths).as_py() or 0
+            self.num_with_own += pc.sum(pc.greater(lengths, 0)).as_py() or 0
+        self.first_uri = self.first_uri or images["uri"][0].as_py()
+        self.last_uri = images["uri"][-1].as_py()
 
 
 @contextmanager

@@ -23,7 +23,7 @@ import pyarrow as pa
 from pipelines.errors import DamagedError, PlanError
 from pipelines.layout import erasure_name
 from pipelines.redaction import shown_name
-from pipelines.storage.sealed import BLANK, misfit, seal
+from pipelines.storage.checksummed_json import BLANK, misfit, seal
 from pipelines.storage.store import Store
 
 TOMBSTONE = "forgotten-"
@@ -162,14 +162,9 @@ def read_forgotten(store: Store) -> Forgotten:
     Raises:
         DamagedError: the object of an erasure is damaged.
     """
-    found = list[Erasure]()
     # Numbers are given without gaps and never freed, so the first that is missing ends the search.
-    for number in itertools.count(1):
-        erasure = _read(store, number)
-        if erasure is None:
-            return Forgotten(tuple(found))
-        found.append(erasure)
-    raise AssertionError("unreachable: counting has no end")
+    numbers = itertools.count(1)
+    return Forgotten(tuple(iter(lambda: _read(store, next(numbers)), None)))
 
 
 def begin_erasure(

@@ -32,7 +32,7 @@ from pipelines.planning.fingerprint import check_fingerprint, fingerprint_digest
 from pipelines.planning.plan_files import PlannedImage, read_image_ids, read_planned, read_shards
 from pipelines.planning.plan_versions import newest_document
 from pipelines.planning.registered_runs import register_run, registered_runs
-from pipelines.storage.sealed import BLANK, misfit, seal
+from pipelines.storage.checksummed_json import BLANK, misfit, seal
 from pipelines.storage.store import Store
 from pipelines.types import Shard
 
@@ -238,6 +238,8 @@ def write_plan(
     """
     # Parts first: once plan.json exists, everything that it names is there.
     parts, gone = _write_parts(store, run_id, draft, driver_id)
+    written = [*parts, *filter(None, [gone])]
+    checks = {part.name: {"num_bytes": part.num_bytes, "sha256": part.sha256} for part in written}
     document = {
         "format": PLAN_FORMAT,
         "schema_version": SCHEMA_VERSION,
@@ -256,9 +258,9 @@ def write_plan(
         "fingerprint": dict(fingerprint),
         "parts": [{"name": part.name, "num_shards": part.num_shards} for part in parts],
         # Not within the parts: earlier versions refuse keys there that they do not know.
-        "part_checks": {part.name: {"num_bytes": part.num_bytes, "sha256": part.sha256} for part in parts},
+        "part_checks": {part.name: checks[part.name] for part in parts},
         # Left out where it was not noted: the latest run that has it tells.
-        **({} if draft.unlisted is None else {"unlisted": gone and _written(gone)}),
+        **({} if draft.unlisted is None else {"unlisted": gone and {"name": gone.name, **checks[gone.name]}}),
         "facts": dict(facts),
         **BLANK,
     }
@@ -269,7 +271,7 @@ def write_plan(
     if plan is None:
         raise PlanError(f"{store.uri}: the plan of run {run_id} was removed while it was being written")
     if not is_ours:
-        for part in {*parts, *filter(None, [gone])} - set(plan.files):
+        for part in set(written) - set(plan.files):
             with suppress(StorageError):  # a part that cannot be removed is a leftover for vacuum
                 store.delete(f"{run_folder(run_id)}/{part.name}")
         check_fingerprint(run_id, plan.fingerprint, fingerprint)
@@ -294,10 +296,6 @@ def _write_parts(store: Store, run_id: str, draft: PlanDraft, driver_id: str) ->
     buffer = io.BytesIO()
     pq.write_table(draft.unlisted, buffer, compression="zstd")
     return parts, write(f"plan-{unique}-unlisted.parquet", buffer.getvalue(), 0)
-
-
-def _written(part: PlanPart) -> dict[str, Any]:
-    return {"name": part.name, "num_bytes": part.num_bytes, "sha256": part.sha256}
 
 
 def _check_same_images(store: Store, plan: Plan, draft: PlanDraft) -> None:
@@ -382,8 +380,7 @@ def check_no_plan_lost(store: Store) -> None:
         DamagedError: plans are missing; the message names them.
     """
     runs = [run for run in store.folders("_runs") if not store.exists(plan_name(run))]
-    lost = [f"{store.uri}/{plan_name(run)}" for run in runs if _is_committed(store, run)]
-    if lost:
+    if lost := [f"{store.uri}/{plan_name(run)}" for run in runs if _is_committed(store, run)]:
         raise DamagedError(f"{', '.join(lost)}: missing, although there are commits; restore it from a copy")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipelines.errors import DamagedError
 from pipelines.layout import plan_name, run_folder
-from pipelines.storage.sealed import BLANK, seal
+from pipelines.storage.checksummed_json import BLANK, seal
 from pipelines.storage.store import Store
 
 _SUPERSEDED = "is_superseded"

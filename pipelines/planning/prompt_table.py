@@ -9,7 +9,7 @@ import functools
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -145,7 +145,8 @@ class JoinedImages(Iterator[pa.RecordBatch]):
             if len(self.near) < _MAX_NEAR and ids[row].as_py() not in self._prompts:
                 self.near.setdefault(lower[row].as_py(), ids[row].as_py())
         prompts: list[Sequence[Prompt]] = [()] * batch.num_rows
-        for row in pc.indices_nonzero(_any(pc.is_in(keys, self._named) for keys in forms)).to_pylist():
+        is_named = functools.reduce(pc.or_, (pc.is_in(keys, self._named) for keys in forms))
+        for row in pc.indices_nonzero(is_named).to_pylist():
             prompts[row] = self._prompts_of(ids[row].as_py(), uris[row].as_py())
         return with_prompts(batch, prompts)
 
@@ -179,10 +180,6 @@ class JoinedImages(Iterator[pa.RecordBatch]):
 
 def _spelling(name: str) -> str:
     return unicodedata.normalize("NFC", name.replace("\\", "/").removeprefix("./"))
-
-
-def _any(conditions: Iterable[pa.Array]) -> pa.Array:
-    return functools.reduce(pc.or_, conditions)
 
 
 def join_prompts(batches: Iterable[pa.RecordBatch], table: PromptTable) -> JoinedImages:
@@ -279,10 +276,9 @@ def _read_row(raw: Mapping[str, Any], line: int) -> Prompt:
 def _task(raw: Mapping[str, Any], allowed: Sequence[Task], what: str) -> Task:
     """Return the task that a row names; by default the first of those allowed."""
     word = _text(raw.get("task")).strip().lower() or allowed[0]
-    found = next((task for task in allowed if task == word), None)
-    if found is None:
+    if word not in allowed:
         raise ValueError(f"task {quoted(word)} does not take {what}; those that do: {', '.join(allowed)}")
-    return found
+    return cast(Task, word)
 
 
 def _check_sentence(raw: Mapping[str, Any], text: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from pipelines.errors import DamagedError
 from pipelines.layout import registered_name
-from pipelines.storage.sealed import BLANK, misfit, seal
+from pipelines.storage.checksummed_json import BLANK, misfit, seal
 from pipelines.storage.store import Store
 
 
@@ -23,10 +23,8 @@ def registered_runs(store: Store) -> Iterator[str]:
         DamagedError: a registration is damaged.
     """
     # Numbers are given without gaps and never freed, so the first that is missing ends the search.
-    for number in itertools.count(1):
-        if (run_id := _read(store, number)) is None:
-            return
-        yield run_id
+    numbers = itertools.count(1)
+    yield from iter(lambda: _read(store, next(numbers)), None)
 
 
 def registered_problems(store: Store) -> Iterator[str]:

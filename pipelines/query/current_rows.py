@@ -24,15 +24,12 @@ list_distinct(flatten(list_transform(list_filter(per_prompt, lambda e: e.n IS NO
 """
 
 
-def _status(masks: str) -> str:
-    """Return SQL for the status of an image that is not quarantined, by the rule of Status.of_answer."""
-    return (
-        f"CASE WHEN {masks} > 0 OR coalesce(len(captions), 0) > 0 THEN '{Status.OK}' "
-        f"WHEN len(list_filter(tasks, lambda task: task NOT IN {WORD_TASKS})) > 0 THEN '{Status.EMPTY}' "
-        f"ELSE '{Status.NOT_ASKED}' END"
-    )
-
-
+# The status of an image that is not quarantined, by the rule of Status.of_answer.
+_ANSWERED = (
+    f"CASE WHEN num_annotations > 0 OR coalesce(len(captions), 0) > 0 THEN '{Status.OK}' "
+    f"WHEN len(list_filter(tasks, lambda task: task NOT IN {WORD_TASKS})) > 0 THEN '{Status.EMPTY}' "
+    f"ELSE '{Status.NOT_ASKED}' END"
+)
 # All categories of a semantic or panoptic task compete for pixels, so they are replaced together: as one unit.
 _TABLES = f"""
 CREATE MACRO internal.unit(prompt_id) AS
@@ -134,7 +131,7 @@ SELECT * REPLACE (
     CASE WHEN status = '{Status.QUARANTINED}' AND (
         len(list_filter(per_prompt, lambda entry: entry.n IS NULL AND entry.rejected IS NULL)) > 0
         OR len(list_filter(per_prompt, lambda entry: entry.n IS NOT NULL)) = 0
-    ) THEN status ELSE {_status("num_annotations")} END AS status
+    ) THEN status ELSE {_ANSWERED} END AS status
 )
 FROM internal.counted_images
 """
@@ -218,7 +215,7 @@ def create_views(connection: duckdb.DuckDBPyConnection, *, drop_removed: bool) -
     names = every if drop_removed else {name: name for name in every}
     words = {
         "quarantined": Status.QUARANTINED,
-        "answered": _status("num_annotations"),
+        "answered": _ANSWERED,
         "last": _struct(name for name in IMAGES.names if name not in _OF_ALL),
         "failure": _struct(_OF_FAILURE),
         "columns": ", ".join(_merged_column(name) for name in IMAGES.names),
@@ -233,7 +230,7 @@ def create_views(connection: duckdb.DuckDBPyConnection, *, drop_removed: bool) -
 def rows_of_earlier_versions(rows: str) -> str:
     """Return a SELECT of rows of ``images`` of any schema version, completed by what earlier versions left out."""
     known = f"SELECT * REPLACE (coalesce(image_version, 1) AS image_version, coalesce(tasks, {_TASKS_OF}) AS tasks)"
-    judged = f"CASE WHEN status = '{Status.EMPTY}' THEN {_status('num_annotations')} ELSE status END"
+    judged = f"CASE WHEN status = '{Status.EMPTY}' THEN {_ANSWERED} ELSE status END"
     return f"SELECT * REPLACE ({judged} AS status) FROM ({known} FROM ({rows}))"
 
 

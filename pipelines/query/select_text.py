@@ -119,7 +119,9 @@ def _trees(parser: duckdb.DuckDBPyConnection, sql: str) -> list[dict[str, Any]]:
     """Return the syntax tree of each statement, without text positions."""
     ((text,),) = parser.execute("SELECT json_serialize_sql($sql)", {"sql": sql}).fetchall()
     try:
-        found = json.loads(text, object_hook=_without_places)
+        found = json.loads(
+            text, object_hook=lambda part: {name: value for name, value in part.items() if name not in _PLACES}
+        )
     except RecursionError:
         raise QueryError(
             "it is nested too deeply to be checked: write it in fewer operations, one in another"
@@ -127,10 +129,6 @@ def _trees(parser: duckdb.DuckDBPyConnection, sql: str) -> list[dict[str, Any]]:
     if found["error"]:
         raise QueryError(found["error_message"])
     return [statement["node"] for statement in found["statements"]]
-
-
-def _without_places(part: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in part.items() if name not in _PLACES}
 
 
 def _own_files(tree: dict[str, Any]) -> tuple[str, ...]:

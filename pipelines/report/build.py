@@ -148,8 +148,7 @@ def _render(
     colors: CategoryColors,
     made_at: datetime,
 ) -> str:
-    shown = len(samples.by_category)
-    highest, lowest, doubtful, said, empty, quarantined = figures[shown:]
+    sections = dict(zip(samples.sections, figures[len(samples.by_category) :], strict=True))
     folder = Path(__file__).parent
     environment = Environment(
         loader=FileSystemLoader(folder),
@@ -166,12 +165,7 @@ def _render(
         facts=facts,
         ledger=_ledger(facts),
         by_category=[(category, figures[number]) for number, (category, _) in enumerate(samples.by_category)],
-        highest=highest,
-        lowest=lowest,
-        doubtful=doubtful,
-        said=said,
-        empty=empty,
-        quarantined=quarantined,
+        **sections,
         first_categories=_FIRST_CATEGORIES,
         charts=_charts(facts),
         rates=[(run.run_id, chart) for run in facts.runs if (chart := charts.rate_chart(run.work))],

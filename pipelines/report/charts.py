@@ -105,7 +105,8 @@ def rate_chart(work: Sequence[Work]) -> Chart | None:
             overlap = min(last, number + 1) - max(first, number)
             rates[number] += shard.images * max(0.0, overlap) / (last - first) / step_s
     images, span = sum(shard.images for shard in work), max(end - start, 1e-3)
-    moments = [_moment(start + number * step_s, seconds=span < _SHORT_RUN_S) for number in range(_RATE_BINS + 1)]
+    form = "%Y-%m-%d %H:%M:%S" if span < _SHORT_RUN_S else "%Y-%m-%d %H:%M"
+    moments = [f"{datetime.fromtimestamp(start + number * step_s, UTC):{form}}" for number in range(_RATE_BINS + 1)]
     labels = [f"{moment}: {rate:.3g} images/s" for moment, rate in zip(moments, rates, strict=False)]
     speed = f"{images / span:.3g} images/s on average, {max(rates):.3g} at most"
     step = (WIDTH - _LEFT - _RIGHT) / _RATE_BINS
@@ -155,7 +156,3 @@ def _short(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g}{unit}"
     return f"{value:.3g}"
-
-
-def _moment(at: float, *, seconds: bool) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S" if seconds else "%Y-%m-%d %H:%M")

@@ -94,19 +94,16 @@ def read_facts(store: Store, database: duckdb.DuckDBPyConnection, *, max_categor
         FROM annotations GROUP BY ALL
         """
     )
+    query = "SELECT count(*) FROM (SELECT DISTINCT task, category_name FROM report_scores)"
+    ((num_categories,),) = database.execute(query).fetchall()
+    plans = plan_documents(store).items()
     return Facts(
-        runs=tuple(
-            read_run_facts(store, plan, current.get(run_id, 0)) for run_id, plan in plan_documents(store).items()
-        ),
-        counts={
-            **{status.value: counts.get(status.value, 0) for status in Status},
-            Status.FORGOTTEN.value: count_forgotten(database),
-        },
+        runs=tuple(read_run_facts(store, plan, current.get(run_id, 0)) for run_id, plan in plans),
+        counts={status.value: counts.get(status.value, 0) for status in Status}
+        | {Status.FORGOTTEN.value: count_forgotten(database)},
         reasons=dict(reasons),
         masks=sum(current.values()),
-        num_categories=_number(
-            database, "SELECT count(*) FROM (SELECT DISTINCT task, category_name FROM report_scores)"
-        ),
+        num_categories=num_categories,
         categories=_categories(database, max_categories),
         score_counts=_bins(database, "SELECT bin, sum(masks) FROM report_scores GROUP BY 1", SCORE_BINS),
         image_counts=_image_counts(database, counts.get("ok", 0) + counts.get("empty", 0)),
@@ -167,8 +164,3 @@ def _bin_of(value: str, edges: Sequence[float]) -> str:
 def _bins(database: duckdb.DuckDBPyConnection, query: str, number: int) -> tuple[int, ...]:
     found = dict(database.execute(query).fetchall())
     return tuple(int(found.get(place, 0)) for place in range(number))
-
-
-def _number(database: duckdb.DuckDBPyConnection, query: str) -> int:
-    row = database.execute(query).fetchone()
-    return int(row[0]) if row else 0

@@ -121,17 +121,16 @@ def _draw_image(
     """Draw all cards of one image."""
     try:
         small, changed = _read_small(cards[0].image, access, config)
-        drawn = [_draw(card, small, color_of, config.side_px, changed) for card in cards]
+        return [_draw(card, small, color_of, config.side_px, changed) for card in cards]
     except FetchError as error:
-        return [Picture(missing=f"{error.reason.value}: {error}")] * len(cards)
+        missing = f"{error.reason.value}: {error}"
     except DecodeError as error:
-        return [Picture(missing=str(error))] * len(cards)
+        missing = str(error)
     except rle.RleError as error:
         missing = f"a mask cannot be decoded: {error}; verify names what is damaged"
-        return [Picture(missing=missing)] * len(cards)
     except Exception as error:  # noqa: BLE001  (whatever one image brings, the page is made)
-        return [Picture(missing=redacted(f"{type(error).__name__}: {error}"))] * len(cards)
-    return drawn
+        missing = redacted(f"{type(error).__name__}: {error}")
+    return [Picture(missing=missing)] * len(cards)
 
 
 def _read_small(row: ImageRow, access: Access, config: PictureConfig) -> tuple[PILImage.Image, bool]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import duckdb
@@ -21,7 +22,8 @@ from pipelines.types import Rle
 _CANDIDATES_OF_CATEGORY = 10
 _CANDIDATES = 40
 _MASKS_OF_A_CATEGORY = 12
-_DOUBT = 0.5
+# Sections of masks in an order of their scores; the last are those nearest to one half.
+_ORDERS = {"highest": "score DESC", "lowest": "score", "doubtful": "abs(score - 0.5)"}
 _MAX_TEXT = 600
 
 
@@ -72,20 +74,19 @@ class Card:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
-    """All cards of a report, by section."""
+    """All cards of a report.
+
+    Attributes:
+        by_category: those of each shown category.
+        sections: those of the sections "highest", "lowest", "doubtful", "said", "empty" and "quarantined".
+    """
 
     by_category: tuple[tuple[Category, tuple[Card, ...]], ...]
-    highest: tuple[Card, ...]
-    lowest: tuple[Card, ...]
-    doubtful: tuple[Card, ...]
-    said: tuple[Card, ...]
-    empty: tuple[Card, ...]
-    quarantined: tuple[Card, ...]
+    sections: Mapping[str, tuple[Card, ...]]
 
     def groups(self) -> list[tuple[Card, ...]]:
         """Return the cards, section by section."""
-        others = (self.highest, self.lowest, self.doubtful, self.said, self.empty, self.quarantined)
-        return [*(cards for _, cards in self.by_category), *others]
+        return [*(cards for _, cards in self.by_category), *self.sections.values()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,26 +117,23 @@ def draw_samples(database: duckdb.DuckDBPyConnection, categories: Sequence[Categ
         sizes: how many pictures to choose.
     """
     of_categories = _of_categories(database, categories, sizes.per_category)
-    highest = _by_score(database, "score DESC", sizes.scores)
-    lowest = _by_score(database, "score", sizes.scores)
-    doubtful = _by_score(database, f"abs(score - {_DOUBT})", sizes.scores)
+    by_score = {name: _by_score(database, order, sizes.scores) for name, order in _ORDERS.items()}
     said = current_words(database, sizes.said)
-    empty = _ids(database, _EMPTY, sizes.empty)
-    quarantined = _ids(database, _QUARANTINED, sizes.quarantined)
-    picks = [*of_categories, *highest, *lowest, *doubtful]
+    bare = {
+        "empty": _ids(database, _EMPTY, sizes.empty),
+        "quarantined": _ids(database, _QUARANTINED, sizes.quarantined),
+    }
+    picks = [*of_categories, *chain.from_iterable(by_score.values())]
     with_masks = {pick.image_id for pick in picks} | {words.image_id for words in said}
     shown = _Shown(
-        rows=_image_rows(database, {*with_masks, *empty, *quarantined}),
+        rows=_image_rows(database, with_masks.union(*bare.values())),
         masks=_masks(database, with_masks, {pick.annotation_id for pick in picks}),
     )
     return Samples(
         by_category=tuple((category, shown.of_category(category, of_categories)) for category in categories),
-        highest=shown.single(highest),
-        lowest=shown.single(lowest),
-        doubtful=shown.single(doubtful),
-        said=shown.spoken(said),
-        empty=shown.bare(empty),
-        quarantined=shown.bare(quarantined),
+        sections={name: shown.single(picks) for name, picks in by_score.items()}
+        | {"said": shown.spoken(said)}
+        | {name: shown.bare(image_ids) for name, image_ids in bare.items()},
     )
 
 

@@ -18,23 +18,20 @@ IS_FORGOTTEN = pa.field("is_forgotten", pa.bool_())
 """Column of plan files in which an erasure has left rows without their images; no listing has it."""
 # Long texts end a batch earlier: 8,192 rows that each carry a megabyte would not fit into memory.
 BATCH_CHARS = 2**24
-_PROMPTS = pa.list_(
-    pa.struct(
-        [
-            pa.field("prompt_id", pa.string()),
-            pa.field("task", pa.string()),
-            pa.field("text", pa.string()),
-            pa.field("category_id", pa.int32()),
-            pa.field("category_name", pa.string()),
-            pa.field("explain", pa.bool_()),
-            pa.field("source_row", pa.int64()),
-            pa.field("kind", pa.string()),  # this and the following are null for a sentence
-            pa.field("coordinates", pa.list_(pa.float64())),
-            pa.field("mask_size", pa.list_(pa.int32())),
-            pa.field("mask_counts", pa.string()),
-        ]
-    )
-)
+_PROMPT_FIELDS = [
+    ("prompt_id", pa.string()),
+    ("task", pa.string()),
+    ("text", pa.string()),
+    ("category_id", pa.int32()),
+    ("category_name", pa.string()),
+    ("explain", pa.bool_()),
+    ("source_row", pa.int64()),
+    ("kind", pa.string()),  # this and the following are null for a sentence
+    ("coordinates", pa.list_(pa.float64())),
+    ("mask_size", pa.list_(pa.int32())),
+    ("mask_counts", pa.string()),
+]
+_PROMPTS = pa.list_(pa.struct(_PROMPT_FIELDS))
 FILES = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
@@ -72,14 +69,10 @@ def _prompt_chars(prompt: Prompt) -> int:
 
 
 def _to_batch(refs: Sequence[ImageRef], schema: pa.Schema) -> pa.RecordBatch:
-    columns = [pa.array(_column(name, refs), schema.field(name).type) for name in schema.names]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def _column(name: str, refs: Sequence[ImageRef]) -> list[Any]:
-    if name == "prompts":
-        return [_prompt_rows(ref.prompts) for ref in refs]
-    return [getattr(ref, name) for ref in refs]
+    columns: dict[str, list[Any]] = {name: [getattr(ref, name) for ref in refs] for name in schema.names}
+    if "prompts" in columns:
+        columns["prompts"] = [_prompt_rows(ref.prompts) for ref in refs]
+    return pa.RecordBatch.from_pydict(columns, schema=schema)
 
 
 def file_batch(
@@ -97,8 +90,8 @@ def file_batch(
     """
     ids = pa.array(names, pa.string())
     uris = pc.binary_join_element_wise(pa.scalar(base_uri), ids, pa.scalar(""))
-    return pa.RecordBatch.from_arrays(
-        [ids, uris, pa.array(num_bytes, pa.int64()), pa.array(etags, pa.string())], schema=FILES
+    return pa.RecordBatch.from_pydict(
+        {"image_id": ids, "uri": uris, "num_bytes": num_bytes, "etag": etags}, schema=FILES
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from pipelines.errors import SourceError
-from pipelines.image_formats import IMAGE_EXTENSIONS, LeftOut, readable_extensions
+from pipelines.image_formats import LeftOut, readable_extensions
 from pipelines.layout import is_ours
 from pipelines.sources.arrow import list_arrow
 from pipelines.sources.files import (
@@ -42,16 +42,6 @@ from pipelines.sources.tars import list_tars, refuse_compressed
 from pipelines.sources.uri_lists import URI_COLUMNS, list_coco, list_listed, list_table
 from pipelines.storage.spellings import written_here
 from pipelines.types import ImageRef
-
-__all__ = [
-    "IMAGE_EXTENSIONS",
-    "LIST_EXTENSIONS",
-    "TABLE_EXTENSIONS",
-    "URI_COLUMNS",
-    "SourceError",
-    "list_batches",
-    "list_images",
-]
 
 LIST_EXTENSIONS = (".txt", ".lst")
 

@@ -80,11 +80,8 @@ def numbered_rows(
 def _without_nan(rows: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, dict[str, Any]]]:
     # In columns of text too, it is what data frames have where a value is missing.
     for number, row in rows:
-        yield number, {name: None if _is_nan(value) else value for name, value in row.items()}
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
+        missing = dict.fromkeys(name for name, value in row.items() if isinstance(value, float) and math.isnan(value))
+        yield number, row | missing
 
 
 def extension_of(uri: str) -> str:

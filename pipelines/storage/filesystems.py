@@ -62,14 +62,9 @@ def odd_part(uri: str) -> str | None:
     path = uri.split("://", 1)[-1].rstrip("/")
     if protocol_of(uri) == "file" or not path:
         return None
-    for part, words in (
-        ("", "an empty folder name ('//')"),
-        (".", "the folder name '.'"),
-        ("..", "the folder name '..'"),
-    ):
-        if part in path.split("/"):
-            return words
-    return "a backslash" if "\\" in path else None
+    words = {"": "an empty folder name ('//')", ".": "the folder name '.'", "..": "the folder name '..'"}
+    odd = next((words[part] for part in words if part in path.split("/")), None)
+    return odd or ("a backslash" if "\\" in path else None)
 
 
 def open_filesystem(uri: str, options: Mapping[str, Any] | None = None, *, allow_http: bool = False) -> tuple[Any, str]:

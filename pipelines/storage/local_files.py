@@ -16,18 +16,6 @@ from pipelines.errors import StorageError
 from pipelines.storage.exclusive_names import take_name
 
 
-def check_new(target: Path) -> None:
-    """Check, before any work is done, that a new file or folder can be written.
-
-    Raises:
-        StorageError: the target exists, or its parent folder does not.
-    """
-    if os.path.lexists(target):
-        raise StorageError(f"{target} exists already; name a new file or folder, or remove it")
-    if not target.parent.is_dir():
-        raise StorageError(f"{target.parent} is not a folder, so {target.name} cannot be written there")
-
-
 @contextlib.contextmanager
 def temporary_beside(target: Path) -> Iterator[Path]:
     """Make a private temporary folder beside a target, and remove it at the end with all that is still in it.
@@ -76,14 +64,3 @@ def publish(whole: Path, target: Path, *, overwrite: bool = False) -> None:
         raise StorageError(f"{target} was made by another meanwhile; it is left as it is") from None
     except OSError as error:
         raise StorageError(f"{target} cannot be written: {error}") from error
-
-
-def write_atomically(target: Path, data: bytes, *, overwrite: bool = False) -> None:
-    """Write one file; arguments and errors are those of `publish`."""
-    with temporary_beside(target) as place:
-        whole = place / "whole"
-        try:
-            whole.write_bytes(data)
-        except OSError as error:
-            raise StorageError(f"{target} cannot be written: {error}") from error
-        publish(whole, target, overwrite=overwrite)

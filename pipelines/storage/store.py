@@ -9,7 +9,7 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import PurePosixPath
@@ -17,6 +17,7 @@ from typing import Any
 
 from pipelines.errors import DamagedError, ProtocolError, StorageError
 from pipelines.layout import PROBE_PREFIX
+from pipelines.storage.checksummed_json import SealError, unseal
 from pipelines.storage.client_errors import error_code, storage_errors
 from pipelines.storage.client_limits import REQUEST_TIMEOUT_S
 from pipelines.storage.exclusive_names import CLAIM_PREFIX, sync_folder, take_name
@@ -29,7 +30,6 @@ from pipelines.storage.filesystems import (
     protocol_of,
     read_info,
 )
-from pipelines.storage.sealed import SealError, unseal
 
 # 412: an object of this name exists. 409: another conditional put of this name is under way; who wins is still open.
 _CONFLICT_CODES = frozenset({"ConditionalRequestConflict", "OperationAborted", "409"})
@@ -70,9 +70,15 @@ class Store:
         return self._read(name, start=start, end=end)
 
     def _read(self, name: str, **part: int) -> bytes:
+        with self._looking_for(name):
+            return bytes(self.fs.cat_file(self.path(name), **part))
+
+    @contextlib.contextmanager
+    def _looking_for(self, name: str) -> Iterator[None]:
+        """Raise a StorageError in place of a client's exception, but a FileNotFoundError where nothing has the name."""
         try:
             with storage_errors(f"{self.uri}/{name}"):
-                return bytes(self.fs.cat_file(self.path(name), **part))
+                yield
         except StorageError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 raise FileNotFoundError(f"{self.uri}/{name}") from error
@@ -165,26 +171,17 @@ class Store:
         return sorted(name for name in self._files(prefix) if _is_temporary(name)) if self.is_local else []
 
     def _files(self, prefix: str) -> dict[str, int]:
-        base = self.path(prefix)
-        try:
-            with storage_errors(f"{self.uri}/{prefix}"):
-                entries = self.fs.find(base, detail=True)
-        except StorageError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                return {}
-            raise
+        entries: Mapping[str, Any] = {}
+        with contextlib.suppress(FileNotFoundError), self._looking_for(prefix):
+            entries = self.fs.find(self.path(prefix), detail=True)
         skip = len(self.root.rstrip("/")) + 1
         return {path[skip:]: int(info["size"]) for path, info in entries.items() if info["type"] == "file"}
 
     def folders(self, prefix: str) -> list[str]:
         """List the names of the folders directly below a relative folder, sorted; empty if there is none."""
-        try:
-            with storage_errors(f"{self.uri}/{prefix}"):
-                entries = self.fs.ls(self.path(prefix), detail=True)
-        except StorageError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                return []
-            raise
+        entries: Sequence[Mapping[str, Any]] = ()
+        with contextlib.suppress(FileNotFoundError), self._looking_for(prefix):
+            entries = self.fs.ls(self.path(prefix), detail=True)
         return sorted(PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == "directory")
 
     def exists(self, name: str) -> bool:
@@ -203,13 +200,9 @@ class Store:
         return None if (info := self._info(name)) is None else int(info["size"])
 
     def _info(self, name: str) -> Mapping[str, Any] | None:
-        try:
-            with storage_errors(f"{self.uri}/{name}"):
-                return read_info(self.fs, self.path(name))
-        except StorageError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                return None
-            raise
+        with contextlib.suppress(FileNotFoundError), self._looking_for(name):
+            return read_info(self.fs, self.path(name))
+        return None
 
     def modified_at(self, name: str) -> float | None:
         """Return when an object was written, in seconds since the epoch by the store's own clock.

@@ -123,7 +123,7 @@ class Target:
             if path.is_dir() and not path.is_symlink():
                 return sorted(os.listdir(path))
             return [] if os.path.lexists(path) else None
-        fs, path_there = self._open()
+        fs, path_there = open_filesystem(self.uri)
         with storage_errors(self.uri):
             if fs.isfile(path_there):
                 return []
@@ -149,17 +149,15 @@ class Target:
         else:
             aside.unlink()
 
-    def _open(self) -> tuple[Any, str]:
-        return open_filesystem(self.uri)
-
     def _upload(self, whole: Path) -> None:
-        fs, path = self._open()
+        fs, path = open_filesystem(self.uri)
         with storage_errors(self.uri):
             if not whole.is_dir():
                 self._put(fs, whole, path)
                 return
             self.check()
-            files = {f"{path}/{file.relative_to(whole).as_posix()}": file for file in _files(whole)}
+            held = (file for file in whole.rglob("*") if file.is_file())
+            files = {f"{path}/{file.relative_to(whole).as_posix()}": file for file in held}
             stale = set(fs.find(path)) - files.keys()
             top = {name for name, file in files.items() if file.parent == whole}
             with ThreadPoolExecutor(_UPLOADS) as uploads:
@@ -174,10 +172,6 @@ class Target:
             fs.put_file(str(file), name, mode="overwrite" if self.overwrite else "create")
         except FileExistsError:
             raise StorageError(f"{self.uri} was made by another meanwhile; it is left as it is") from None
-
-
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def open_target(uri: str, *, overwrite: bool = False, replaces: Sequence[str] = (), output: str = "") -> Target:

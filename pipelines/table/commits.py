@@ -8,7 +8,6 @@ beside the first.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import itertools
 import time
@@ -30,7 +29,7 @@ from pipelines.layout import (
     split_commit_name,
     split_data_name,
 )
-from pipelines.storage.sealed import misfit
+from pipelines.storage.checksummed_json import misfit
 from pipelines.storage.store import Store
 from pipelines.table.schema import SCHEMAS, VERSION_KEY, annotations_table, images_table, schema_of
 from pipelines.table.shard_commit import DataFile, ShardCommit
@@ -95,9 +94,7 @@ def commit_shard(
         data = parquet_bytes(table, kind, {**predictor, **ids})
         name = data_name(kind, run_id, shard.shard_id, attempt, shard.repair)
         contents[name] = data
-        files[kind] = DataFile(
-            name=name, num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), rows=table.num_rows
-        )
+        files[kind] = DataFile.of(name, data, table.num_rows)
     _write_all(store, contents)
     commit = ShardCommit(
         run_id=run_id,
@@ -121,7 +118,9 @@ def commit_shard(
     )
     # If this raises, nothing is discarded: the put may still arrive, and would then name files that are gone.
     if store.create(commit_name(run_id, shard.shard_id, shard.repair), commit.to_json()):
-        _restore_missing(store, contents)
+        # The shard is committed in any case: a file that is still missing is found by verify and by the next run.
+        with contextlib.suppress(StorageError):
+            write_missing(store, contents)
         return commit.receipt(committed_here=True)
     # The commit that holds is another attempt's, for good: no commit will ever name these files.
     _discard(store, contents)
@@ -145,16 +144,11 @@ def _discard(store: Store, names: Iterable[str]) -> None:
             store.delete(name)
 
 
-def _restore_missing(store: Store, contents: Mapping[str, bytes]) -> None:
-    """Rewrite files that are missing after the commit: vacuum may have taken them for abandoned before it landed.
-
-    Storage errors are ignored, since the shard is committed in any case; a file that is still missing is found by
-    verify and by the next run.
-    """
-    with contextlib.suppress(StorageError):
-        for name, data in contents.items():
-            if store.size(name) != len(data):
-                store.write(name, data)
+def write_missing(store: Store, contents: Mapping[str, bytes]) -> None:
+    """Write files again that are gone: vacuum may have taken them for abandoned before a commit named them."""
+    for name, data in contents.items():
+        if store.size(name) != len(data):
+            store.write(name, data)
 
 
 def _check_complete(shard: Shard, predictions: Sequence[ImagePrediction]) -> None:
@@ -274,23 +268,15 @@ def last_repair(store: Store, run_id: str, shard_id: str, listed: int | None = N
     return next(k for k in itertools.count(listed or 0) if store.size(commit_name(run_id, shard_id, k + 1)) is None)
 
 
-def read_commits(store: Store, run_id: str, shard_ids: Iterable[str] | None = None) -> Iterator[ShardCommit]:
+def read_commits(store: Store, run_id: str) -> Iterator[ShardCommit]:
     """Read the current commits concurrently, in shard order.
 
-    Args:
-        store: the output.
-        run_id: the run.
-        shard_ids: the shards whose commits to read; by default all committed ones.
-
     Raises:
-        FileNotFoundError: one of the shards is not committed.
+        FileNotFoundError: one was removed meanwhile, by hand.
         DamagedError, StorageError: as for read_commit.
     """
-    held = held_commits(store, run_id)
-    # By length first: ids have five digits or more, and shard-100000 comes after shard-99999.
-    ids = sorted(held if shard_ids is None else shard_ids, key=lambda s: (len(s), s))
     with ThreadPoolExecutor(_READERS) as readers:
-        yield from readers.map(lambda shard_id: read_commit(store, run_id, shard_id, held.get(shard_id, 0)), ids)
+        yield from readers.map(lambda held: read_commit(store, run_id, *held), _in_order(held_commits(store, run_id)))
 
 
 def inspect_commits(
@@ -314,4 +300,9 @@ def inspect_commits(
             return held[0], error
 
     with ThreadPoolExecutor(_READERS) as readers:
-        yield from readers.map(read, sorted(last_commits(listed).items(), key=lambda one: (len(one[0]), one)))
+        yield from readers.map(read, _in_order(last_commits(listed)))
+
+
+def _in_order(held: Mapping[str, int]) -> list[tuple[str, int]]:
+    # By length first: ids have five digits or more, and shard-100000 comes after shard-99999.
+    return sorted(held.items(), key=lambda one: (len(one[0]), one))

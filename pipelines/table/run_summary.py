@@ -7,7 +7,7 @@ from typing import Any
 
 from pipelines.errors import DamagedError
 from pipelines.layout import summary_name
-from pipelines.storage.sealed import BLANK, seal
+from pipelines.storage.checksummed_json import BLANK, seal
 from pipelines.storage.store import Store
 
 _KINDS: Mapping[str, type] = {

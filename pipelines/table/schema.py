@@ -48,39 +48,14 @@ ANNOTATIONS = pa.schema(
     ]
 )
 
-PER_PROMPT = pa.list_(
-    pa.struct(
-        [
-            pa.field("prompt_id", pa.string()),
-            pa.field("n", pa.int32()),
-            pa.field("max_score", pa.float32()),
-            pa.field("rejected", pa.string()),
-        ]
-    )
+_OF_PROMPT = pa.struct(
+    [("prompt_id", pa.string()), ("n", pa.int32()), ("max_score", pa.float32()), ("rejected", pa.string())]
 )
+PER_PROMPT = pa.list_(_OF_PROMPT)
 
-CAPTIONS = pa.list_(
-    pa.struct(
-        [
-            pa.field("prompt_id", pa.string()),
-            pa.field("task", pa.string()),
-            pa.field("text", pa.string()),
-            pa.field(
-                "phrases",
-                pa.list_(
-                    pa.struct(
-                        [
-                            pa.field("phrase", pa.string()),
-                            pa.field("start", pa.int32()),
-                            pa.field("end", pa.int32()),
-                            pa.field("category_id", pa.int32()),
-                        ]
-                    )
-                ),
-            ),
-        ]
-    )
-)
+_PHRASE = pa.struct([("phrase", pa.string()), ("start", pa.int32()), ("end", pa.int32()), ("category_id", pa.int32())])
+_CAPTION = [("prompt_id", pa.string()), ("task", pa.string()), ("text", pa.string()), ("phrases", pa.list_(_PHRASE))]
+CAPTIONS = pa.list_(pa.struct(_CAPTION))
 
 IMAGES = pa.schema(
     [
@@ -121,11 +96,8 @@ _SINCE = {"is_thing": 2, "captions": 2, "image_version": 3, "tasks": 4, "pixel_n
 def schema_of(schema: pa.Schema, version: int) -> pa.Schema:
     """Return ANNOTATIONS or IMAGES as it was in an earlier schema version."""
     fields = [field for field in schema if _SINCE.get(field.name, 1) <= version]
-    return pa.schema([field.with_nullable(False) if _was_never_null(field, version) else field for field in fields])
-
-
-def _was_never_null(field: pa.Field, version: int) -> bool:
-    return field.name == "mask_score" and version < 2
+    never_null = {"mask_score"} if version < 2 else set[str]()
+    return pa.schema([field.with_nullable(False) if field.name in never_null else field for field in fields])
 
 
 def annotation_id(run_id: str, image_id: str, prompt_id: str, rank: int) -> str:
@@ -226,19 +198,12 @@ def _per_prompt(prediction: ImagePrediction) -> list[dict[str, object]]:
     for mask in prediction.masks:
         scores.setdefault(mask.prompt.prompt_id, []).append(mask.score)
     is_answered = prediction.status != Status.QUARANTINED
+    # Columns that a row lacks are null.
     asked: list[dict[str, object]] = [
-        {
-            "prompt_id": prompt_id,
-            "n": len(found) if is_answered else None,
-            "max_score": max(found, default=None),
-            "rejected": None,
-        }
+        {"prompt_id": prompt_id, "n": len(found) if is_answered else None, "max_score": max(found, default=None)}
         for prompt_id, found in scores.items()
     ]
-    rejected: list[dict[str, object]] = [
-        {"prompt_id": r.prompt_id, "n": None, "max_score": None, "rejected": r.reason} for r in prediction.rejected
-    ]
-    return asked + rejected
+    return asked + [{"prompt_id": r.prompt_id, "rejected": r.reason} for r in prediction.rejected]
 
 
 def _answered_tasks(prediction: ImagePrediction) -> list[str]:

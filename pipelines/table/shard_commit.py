@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from pipelines.errors import StorageError
 from pipelines.layout import COMMIT_FORMAT, KINDS, data_name
-from pipelines.storage.sealed import BLANK, seal
+from pipelines.storage.checksummed_json import BLANK, seal
 from pipelines.types import ShardReceipt
 
 _SCHEMA_VERSION = "schema_version"
@@ -22,6 +23,11 @@ class DataFile:
     num_bytes: int
     sha256: str
     rows: int
+
+    @classmethod
+    def of(cls, name: str, data: bytes, rows: int) -> Self:
+        """Describe a file of these bytes."""
+        return cls(name=name, num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), rows=rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

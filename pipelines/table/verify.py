@@ -132,8 +132,9 @@ def verify(
         _check_unlisted(store, plan, report)
     elif plan is not None:
         report.problems += filter(None, (plan.part_problem(store, part) for part in plan.files))
-    if plan is not None and not missing and len(commits) == len(found):
-        _check_ledger(report)
+    is_whole = plan is not None and not missing and len(commits) == len(found)
+    if is_whole and report.status_counts.total() != report.listed:
+        report.problems.append(f"{report.listed} images listed, but {_sum_of(report.status_counts)}")
     return report
 
 
@@ -198,11 +199,6 @@ def _sum_of(counts: Mapping[str, int]) -> str:
     shown = (name for name, count in Status.counted(counts).items() if count or name != Status.NOT_ASKED)
     parts = " + ".join(f"{counts.get(name, 0)} {name}" for name in shown)
     return f"{parts} = {sum(counts.values())}"
-
-
-def _check_ledger(report: VerifyReport) -> None:
-    if report.status_counts.total() != report.listed:
-        report.problems.append(f"{report.listed} images listed, but {_sum_of(report.status_counts)}")
 
 
 def _check_rows(

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.layout import Kind
-from pipelines.storage.sealed import BLANK
+from pipelines.storage.checksummed_json import BLANK
 from pipelines.storage.store import open_store
 from pipelines.table.reader import open_table
 

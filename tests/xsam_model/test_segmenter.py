@@ -296,3 +296,54 @@ def test_a_query_needs_no_image_of_its_own(tiny, images):
     assert replies.decodes == (0, 1)
     assert replies.original_sizes == ((40, 60), (64, 48))
     assert [found.masks.shape for found in tiny.read(replies, "refseg", queries)] == [(1, 40, 60), (1, 64, 48)]
+
+
+@pytest.fixture
+def near(tiny, monkeypatch):
+    """The tiny model with the setting that looks at visual prompts in windows around them."""
+    monkeypatch.setattr(tiny.model.config, "interactive_zoom", 1.5)
+    return tiny
+
+
+def test_a_box_is_answered_in_its_window_and_nothing_lies_outside_the_box(near, tiny, picture, monkeypatch):
+    image, box = picture(200, 300, seed=5), np.zeros((200, 300), dtype=bool)
+    box[60:100, 100:160] = True
+    (found,) = near.segment([image], task="intseg", visual_prompts=[[box]])
+    monkeypatch.setattr(tiny.model.config, "interactive_zoom", None)
+    rows, columns = slice(35, 125), slice(85, 175)  # 1.5 times 60 pixels around the box's center
+    (window,) = tiny.segment([image[rows, columns]], task="intseg", visual_prompts=[[box[rows, columns]]])
+    expected = torch.zeros(1, 200, 300, dtype=torch.bool)
+    expected[:, rows, columns] = window.segmentation.masks
+    expected &= torch.as_tensor(box)
+    assert expected.any()
+    assert (found.segmentation.masks != expected).sum() <= 3
+    torch.testing.assert_close(found.segmentation.scores, window.segmentation.scores, atol=1e-3, rtol=0)
+
+
+def test_of_a_points_windows_the_best_score_answers_whatever_is_asked_beside_it(near, images):
+    points = [np.zeros(size, dtype=bool) for size in SIZES]
+    points[0][20, 10] = points[1][30, 40] = True
+    large = [np.kron(image, np.ones((6, 6, 1), dtype=np.uint8)) for image in images]
+    prompts = [np.kron(point, np.ones((6, 6), dtype=bool)) for point in points]
+    together = near.segment(large, task="intseg", visual_prompts=[[prompts[0], ~prompts[0]], [prompts[1]]])
+    assert [len(result.segmentation) for result in together] == [2, 1]
+    for image, prompt, result in zip(large, prompts, together, strict=True):
+        (alone,) = near.segment([image], task="intseg", visual_prompts=[[prompt]], batch_size=1)
+        torch.testing.assert_close(alone.segmentation.scores, result.segmentation.scores[:1], atol=1e-3, rtol=0)
+        queries = [Query(image=0, visual_prompts=[prompt])]
+        (seen,) = near.look_closer([image], queries)
+        assert seen.found.scores.item() == pytest.approx(alone.segmentation.scores.item(), abs=1e-3)
+        assert (seen.on_image(prompt.shape).masks != alone.segmentation.masks).sum() <= 0.002 * prompt.size
+
+
+def test_encoded_images_are_asked_whole(near, tiny, images, monkeypatch):
+    asked = ASKED["intseg"]
+    whole = near.segment(near.encode(images), **asked)
+    monkeypatch.setattr(tiny.model.config, "interactive_zoom", None)
+    for ours, theirs in zip(whole, tiny.segment(images, **asked), strict=True):
+        assert torch.equal(ours.segmentation.masks, theirs.segmentation.masks)
+
+
+def test_a_zoom_that_would_cut_off_the_prompt_is_refused():
+    with pytest.raises(ValueError, match="interactive_zoom must be 1 or more"):
+        untrained_tiny_config(interactive_zoom=0.5)

@@ -182,6 +182,3 @@ def _read_preprocessor(folder: Path, tower: str, size: int, notices: list[str]) 
     if found.get("resample", _BILINEAR) != _BILINEAR:
         notices.append(f"{folder} asks for resample={found['resample']}; X-SAM was trained with bilinear and keeps it")
     return arguments
-
-
-__all__ = ["CONFIG_FILE", "read_base_models", "read_json", "set_dtype"]

@@ -223,6 +223,3 @@ def _source_hint(report: KeyReport) -> str:
     if not owners and any(name.startswith(_CONFIGURED) for name in names):
         owners = {"--config"}
     return f"the sizes in {' and '.join(sorted(owners))} are not those of the checkpoint" if owners else ""
-
-
-__all__ = ["KEY_MAP", "ExpectedTensors", "KeyReport", "check_report", "compare", "from_hf", "to_hf"]

@@ -137,7 +137,9 @@ def _open_safetensors(path: Path, files: Mapping[str | None, Path]) -> Checkpoin
                 for name in opened.keys():  # noqa: SIM118  (it is no mapping)
                     part = opened.get_slice(name)
                     places[name] = file
-                    tensors[name] = TensorInfo(tuple(part.get_shape()), _safetensors_dtype(part.get_dtype()))
+                    # Of a type that is refused only the name in the message depends on what stands for it.
+                    dtype = _SAFETENSORS_DTYPES.get(part.get_dtype(), torch.uint8)
+                    tensors[name] = TensorInfo(tuple(part.get_shape()), dtype)
         except (SafetensorError, struct.error, OSError) as error:
             raise CheckpointError(_unreadable(file, error)) from error
     lost = [name for name in files if name is not None and name not in places]
@@ -154,10 +156,6 @@ def _open_safetensors(path: Path, files: Mapping[str | None, Path]) -> Checkpoin
         return loaded
 
     return Checkpoint(path=path, tensors=tensors, others={}, load=load)
-
-
-def _safetensors_dtype(name: str) -> torch.dtype:
-    return _SAFETENSORS_DTYPES.get(name, torch.uint8)  # of what is refused only the name in the message depends on it
 
 
 _SAFETENSORS_DTYPES = {
@@ -256,14 +254,3 @@ def _state_dict(entries: Any) -> Mapping[Any, Any] | None:
 
 def _name(value: Any) -> str:
     return f"a {type(value).__name__}"
-
-
-__all__ = [
-    "INDEX_FILE",
-    "WEIGHTS_FILE",
-    "Checkpoint",
-    "CheckpointError",
-    "TensorInfo",
-    "open_checkpoint",
-    "open_folder",
-]

@@ -121,6 +121,3 @@ def model_card(facts: ModelFacts) -> str:
         "versions": ", ".join([f"Python {platform.python_version()}", *versions]),
     }
     return _TEMPLATE.format(**values)
-
-
-__all__ = ["ModelFacts", "model_card"]

@@ -81,6 +81,3 @@ def whole_folder(output: Path, *, is_owner: bool = True) -> Iterator[Path]:
     yield beside
     if is_owner:
         beside.rename(output)
-
-
-__all__ = ["check_new_file", "check_new_folder", "new_output", "whole_folder"]

@@ -154,6 +154,3 @@ def _progress(what: str, total: int) -> tqdm:
     shown = sys.stderr.isatty() or total >= _LARGE
     interval = 0.1 if sys.stderr.isatty() else 10.0
     return tqdm(desc=what, total=total, unit="B", unit_scale=True, disable=not shown, mininterval=interval)
-
-
-__all__ = ["hash_file", "plan_shards", "write_shards", "write_single"]

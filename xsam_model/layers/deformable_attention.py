@@ -236,6 +236,3 @@ class XSamDeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformable
         locations = (offsets.flatten(2) / sizes[:, None].expand(offsets.shape[2:]).flatten()).add_(around)
         locations = locations.view_as(offsets)
         return self.output_proj(weighted_samples(values, spatial_shapes_list, locations, weights)), weights
-
-
-__all__ = ["XSamDeformableAttention", "weighted_samples"]

@@ -165,13 +165,3 @@ def use_language_layers(model: nn.Module) -> None:
     # Changing the class keeps parameters and their names, so that checkpoints load unchanged.
     for module in model.modules():
         module.__class__ = forms.get(type(module), type(module))
-
-
-__all__ = [
-    "XSamPhi3Attention",
-    "XSamPhi3RMSNorm",
-    "attend_in_window",
-    "read_right_padded",
-    "rotate",
-    "use_language_layers",
-]

@@ -109,6 +109,3 @@ def attention_like(layer: SamVisionAttention, config: SamVisionConfig, window_si
     if type(layer) is SamVisionSdpaAttention:
         return XSamVisionSdpaAttention(config, window_size)
     return layer
-
-
-__all__ = ["XSamVisionAttention", "XSamVisionSdpaAttention", "attention_like"]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 # Sampling every pixel of a large mask at once would need points x channels floats.
 _POINTS_PER_LOOKUP = 4096
@@ -68,6 +66,3 @@ def pool_region_features(feature_map: Tensor, region_points: Sequence[Tensor]) -
         ]
         pooled.append(torch.stack(maxima).amax(0))
     return torch.stack(pooled).to(feature_map.dtype)
-
-
-__all__ = ["choose_region_points", "pool_region_features"]

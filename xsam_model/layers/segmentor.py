@@ -6,7 +6,7 @@ letters: B images, N decodes (one per `<SEG>`), Q queries, K conditions, C chann
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +23,6 @@ from xsam_model.layers.deformable_attention import XSamDeformableAttention
 from xsam_model.layers.mask_encoder_attention import attention_like
 from xsam_model.layers.transformer_decoder import XSamTransformerDecoder
 from xsam_model.layers.trunk import XSamTrunk, XSamTrunkConv
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
 
 # Both as in the reference implementation.
 MAX_CLASS_LOGIT = 500.0
@@ -232,6 +229,3 @@ class XSamSegmentor(Mask2FormerPreTrainedModel):
         similarity = F.normalize(queries.float(), dim=-1) @ F.normalize(conditions.float(), dim=-1).transpose(1, 2)
         logits = (self.logit_scale.float().exp() * similarity).clamp(-MAX_CLASS_LOGIT, MAX_CLASS_LOGIT)
         return logits.masked_fill(~condition_mask[:, None], PADDED_CLASS_LOGIT)
-
-
-__all__ = ["XSamConnector", "XSamConnectorBranch", "XSamSegmentor"]

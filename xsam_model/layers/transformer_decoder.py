@@ -6,21 +6,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import cycle
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerMaskedAttentionDecoderLayer,
     Mask2FormerMaskedAttentionDecoderOutput,
     Mask2FormerTransformerModule,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torch import Tensor
 
 
 class XSamTransformerDecoder(Mask2FormerTransformerModule):
@@ -191,6 +187,3 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, num_heads: int, seen: Ten
     query, key, value = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
     mask = None if seen is None else seen[:, None]
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
-
-
-__all__ = ["XSamTransformerDecoder"]

@@ -7,17 +7,13 @@ Shape letters: B images, C channels, S side of the canvas, H and W rows and colu
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Collection
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from xsam_model.configuration_xsam import XSamTrunkConfig
-
+from xsam_model.configuration_xsam import XSamTrunkConfig
 
 _IMAGES_AT_A_TIME = 2
 
@@ -124,6 +120,3 @@ class XSamTrunk(nn.Module):
             if index in layers:
                 kept[index] = hidden
         return {index: kept[index].permute(0, 2, 3, 1) for index in layers}
-
-
-__all__ = ["XSamTrunk", "XSamTrunkBlock", "XSamTrunkConv"]

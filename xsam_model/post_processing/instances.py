@@ -8,16 +8,13 @@ be.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from xsam_model.post_processing.mask_geometry import MaskGeometry, WindowedMask, check_finite, class_probabilities
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -327,16 +324,3 @@ def box_ious(boxes: Tensor, other: Tensor) -> Tensor:
     intersection = (high - low).clamp(min=0).prod(1)
     union = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (other[:, 2:] - other[:, :2]).prod(1) - intersection
     return torch.where(intersection > 0, intersection / union, torch.zeros_like(union))
-
-
-__all__ = [
-    "InstanceSegmentation",
-    "MaskGeometry",
-    "PhraseSegmentation",
-    "QueryInstances",
-    "instance_segmentation",
-    "interactive_segmentation",
-    "iter_instances",
-    "iter_phrases",
-    "phrase_segmentation",
-]

@@ -6,16 +6,14 @@ only its best value so far and the owner of that value are kept.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from xsam_model.post_processing.mask_geometry import MAX_CHUNK_PIXELS, MaskGeometry, check_finite, class_probabilities
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +269,3 @@ def semantic_segmentation(
         if area
     )
     return SemanticSegmentation(contest.owner.long(), segments)
-
-
-__all__ = ["PanopticSegmentation", "Segment", "SemanticSegmentation", "panoptic_segmentation", "semantic_segmentation"]

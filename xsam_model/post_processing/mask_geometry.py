@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from numpy.typing import NDArray
 
 # Logits upsampled at once, float32: 2**25 take 128 MiB, and about three times that at the peak.
 MAX_CHUNK_PIXELS = 2**25
@@ -313,6 +309,3 @@ def _bilinear(size: int, new_size: int) -> tuple[Tensor, Tensor, Tensor]:
     centers.clamp_(min=0)
     low = centers.long().clamp(max=size - 1)
     return low, (low + 1).clamp(max=size - 1), centers - low
-
-
-__all__ = ["MAX_CHUNK_PIXELS", "MaskGeometry", "WindowedMask", "check_finite", "class_probabilities"]

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from xsam_model.prompts.templates import PHRASE_END, PHRASE_START, SEG_TOKEN
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 # A sentence without a phrase that holds `<SEG>`: "Sure, it is <SEG>."
 _ANNOUNCEMENT = re.compile(
@@ -76,6 +73,3 @@ def _phrase(text: str, start: int) -> CaptionPhrase:
     span = text[start:]
     start += len(span) - len(span.lstrip())
     return CaptionPhrase(span.strip(), start, start + len(span.strip()))
-
-
-__all__ = ["Caption", "CaptionPhrase", "read_caption"]

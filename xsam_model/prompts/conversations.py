@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from tokenizers import Tokenizer
 
@@ -20,9 +21,6 @@ from xsam_model.prompts.templates import (
     CategoryText,
     Wording,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 ADDED_TOKENS = (SEG_TOKEN, PHRASE_START, PHRASE_END)
 _MARKS = re.compile(f"({IMAGE_MARK}|{REGION_MARK})")

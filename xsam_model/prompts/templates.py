@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from unicodedata import normalize
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 IMAGE_MARK, REGION_MARK = "<image>", "<region>"
 SEG_TOKEN, PHRASE_START, PHRASE_END = "<SEG>", "<p>", "</p>"
@@ -231,21 +229,3 @@ def _phrase(task: str, condition: str, reserved: Sequence[str], category_text: C
     if not phrase.strip():
         raise ValueError(f"condition {_shortened(condition)} is blank")
     return phrase
-
-
-__all__ = [
-    "ANSWERS",
-    "CATEGORY_TASKS",
-    "CHAT_FORMATS",
-    "QUESTIONS",
-    "REASEG_EXPLAIN_QUESTION",
-    "REASEG_PHRASE_QUESTION",
-    "SPOKEN_TASKS",
-    "TASKS",
-    "VISUAL_TASKS",
-    "CategoryText",
-    "ChatFormat",
-    "Wording",
-    "clean_category",
-    "reference_category",
-]

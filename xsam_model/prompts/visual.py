@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
 
 # Radii in pixels of the original image, as in the training of the released weights.
 POINT_RADIUS = 10
@@ -75,7 +71,7 @@ def draw_points(
         _check_inside("point", x, y, size_hw)
     mask = np.zeros(size_hw, dtype=np.bool_)
     for x, y in points:
-        _add_disc(mask, x, y, radius)
+        _add_stroke(mask, (x, y), (x, y), radius)
     return mask
 
 
@@ -170,10 +166,6 @@ def _size_text(size_hw: tuple[int, int]) -> str:
     return f"{size_hw[1]} x {size_hw[0]} pixels (width x height)"
 
 
-def _add_disc(mask: NDArray[np.bool_], x: float, y: float, radius: float) -> None:
-    _add_stroke(mask, (x, y), (x, y), radius)
-
-
 def _add_stroke(mask: NDArray[np.bool_], start: tuple[float, float], end: tuple[float, float], radius: float) -> None:
     """Set every pixel whose centre is within `radius` of the segment from `start` to `end`.
 
@@ -214,16 +206,3 @@ def _distance(x: float, y: float, start: tuple[float, float], end: tuple[float, 
     dx, dy = x1 - x0, y1 - y0
     along = min(1.0, max(0.0, ((x - x0) * dx + (y - y0) * dy) / (dx * dx + dy * dy or 1.0)))
     return math.hypot(x - x0 - along * dx, y - y0 - along * dy)
-
-
-__all__ = [
-    "POINT_RADIUS",
-    "REGION_KINDS",
-    "SCRIBBLE_RADIUS",
-    "check_mask",
-    "draw_box",
-    "draw_points",
-    "draw_polygon",
-    "draw_region",
-    "draw_scribble",
-]

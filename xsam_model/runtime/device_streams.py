@@ -8,15 +8,11 @@ late, and meanwhile the GPU runs idle.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from torch import Tensor
+from torch import Tensor
 
 # A higher priority, since these are small kernels that should not queue behind the network's large ones.
 _READING_PRIORITY = -1
@@ -68,6 +64,3 @@ class DeviceStreams:
         self._of_thread.stream.wait_event(mark)
         with torch.cuda.stream(self._of_thread.stream):
             yield
-
-
-__all__ = ["DeviceStreams"]

@@ -30,6 +30,3 @@ def keep_freed_memory() -> bool:
     settings = ((_MMAP_THRESHOLD, 2**30), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**26))
     accepted = [mallopt(parameter, value) for parameter, value in settings]
     return accepted == [1, 1, 1]
-
-
-__all__ = ["keep_freed_memory"]

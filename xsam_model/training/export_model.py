@@ -68,5 +68,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-__all__ = ["export_model"]

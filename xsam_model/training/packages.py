@@ -46,6 +46,3 @@ def fetched(folder: Path, pattern: str) -> Path:
     for path in folder.glob(pattern):
         return path
     raise FileNotFoundError(f"nothing was fetched that matches {pattern}")
-
-
-__all__ = ["download_wheel", "fetched", "run"]

@@ -183,5 +183,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
-
-__all__ = ["fetch_weights", "main", "trunk_weights", "with_trunk"]

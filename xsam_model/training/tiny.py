@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from xsam_model.configuration_xsam import XSamConfig
-from xsam_model.image_processing_xsam import XSamImageProcessor
-from xsam_model.processing_xsam import ADDED_TOKENS, XSamProcessor
-from xsam_model.testing import BASE_TOKENS, with_chat_tokens
+from xsam_model.testing import BASE_TOKENS, build_processor, config_with, with_chat_tokens
 from xsam_model.training.samples.wordings import all_wordings
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from transformers import PreTrainedTokenizerFast
 
 # Settings that both sizes share.
 _VISION = {"model_type": "siglip_vision_model", "hidden_size": 128, "intermediate_size": 512}
@@ -146,30 +141,7 @@ def xsam_tiny_config(
             million, a 256 pixel canvas and 32 queries.
         overrides: fields of `XSamConfig` that replace these.
     """
-    tokenizer = train_tokenizer() if tokenizer is None else tokenizer
-    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    seg, start, end = tokenizer.convert_tokens_to_ids(list(ADDED_TOKENS))
-    fields: dict[str, Any] = {
-        **SIZES[size],
-        "text_config": {**SIZES[size]["text_config"], **special, "vocab_size": len(tokenizer)},
-        "seg_token_id": seg,
-        "phrase_start_token_id": start,
-        "phrase_end_token_id": end,
-    }
-    return XSamConfig(**{**fields, **overrides})
-
-
-def build_processor(config: XSamConfig, tokenizer: PreTrainedTokenizerFast) -> XSamProcessor:
-    """Return the processor for a model with this configuration."""
-    return XSamProcessor(
-        XSamImageProcessor(
-            vision_size=config.vision_config.image_size, segmentor_size=config.mask_encoder_config.image_size
-        ),
-        tokenizer,
-        max_text_length=config.max_text_length,
-        image_token_index=config.image_token_index,
-        region_token_index=config.region_token_index,
-    )
+    return config_with(train_tokenizer() if tokenizer is None else tokenizer, SIZES[size], **overrides)
 
 
 __all__ = ["SIZES", "build_processor", "train_tokenizer", "xsam_tiny_config"]

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
@@ -34,7 +34,9 @@ def write_cvat(selection: Selection, folder: Path, on_masks: Progress) -> list[s
     most 64 characters: longer names are cut and get a part of their hash, and ``labels_shortened.csv`` tells them.
     """
     labels = _labels([category.name for category in selection.categories])
-    described = [{"name": label, "attributes": [_attribute(name) for name in _ATTRIBUTES]} for label in labels.values()]
+    text = {"mutable": False, "input_type": "text", "default_value": "", "values": [""]}
+    attributes = [{"name": name, **text} for name in _ATTRIBUTES]
+    described = [{"name": label, "attributes": attributes} for label in labels.values()]
     (folder / "labels.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     for split in selection.splits:
         with (folder / split_file(FILE, split, ".xml")).open("x", encoding="utf-8") as file:
@@ -67,10 +69,6 @@ def _labels(names: Sequence[str]) -> dict[str, str]:
             digest = hashlib.sha256(name.encode()).hexdigest()[:8]
             labels[name] = f"{_writable(name).strip()[: _MAX_LABEL - 9]}-{digest}"
     return {name: labels[name] for name in names}
-
-
-def _attribute(name: str) -> dict[str, Any]:
-    return {"name": name, "mutable": False, "input_type": "text", "default_value": "", "values": [""]}
 
 
 def _write_meta(file: IO[str], labels: Sequence[str], num_images: int) -> None:

@@ -32,6 +32,7 @@ from pipelines.types import (
 )
 from tests.support.fakes import sentence
 from tests.xsam_model.forced_answers import force
+from xsam_model.prompts.visual import draw_box
 from xsam_model.testing import save_untrained
 
 CAPTION = sentence("gcgseg", "caption")
@@ -313,3 +314,24 @@ def test_regions_of_both_tasks_that_cannot_be_drawn_are_refused_by_row(predictor
     (answer,) = predictor.predict(IMAGES[:1], [[*bad, region("intseg", "good")]])
     assert {mask.prompt.prompt_id for mask in answer.masks} == {"good"}
     assert sorted((r.row, r.prompt_id) for r in answer.rejected) == [(3, "bad-intseg"), (3, "bad-vgdseg")]
+
+
+def test_a_model_that_looks_closer_answers_regions_in_their_windows_and_encodes_no_whole_image(
+    load: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = load()
+    monkeypatch.setattr(predictor.segmenter.model.config, "interactive_zoom", 1.5)
+    encode, calls = predictor.segmenter.model.encode_images, []
+    monkeypatch.setattr(predictor.segmenter.model, "encode_images", lambda *a: calls.append(len(a[0])) or encode(*a))
+    picture, asked = image(300, 200, 4), [region("intseg", "a", (100, 60, 60, 40)), region("intseg", "b")]
+    (answer,) = predictor.predict([picture], [asked])
+    assert calls == [1, 1]  # one window of each box, as many at once as there are images
+    boxes = [draw_box(one.region.coordinates, picture.size_hw) for one in asked if one.region]
+    (result,) = predictor.segmenter.segment([picture.pixels], task="intseg", visual_prompts=[boxes])
+    expected = {prompt.prompt_id: mask for prompt, mask in zip(asked, result.segmentation.masks.numpy(), strict=True)}
+    assert {mask.prompt.prompt_id for mask in answer.masks} == {name for name, mask in expected.items() if mask.any()}
+    assert_valid(answer, asked, picture)
+    drawn = {prompt.prompt_id: box for prompt, box in zip(asked, boxes, strict=True)}
+    for mask in answer.masks:
+        assert (dense(mask.segmentation) == expected[mask.prompt.prompt_id]).all()
+        assert not (dense(mask.segmentation) & ~drawn[mask.prompt.prompt_id]).any()

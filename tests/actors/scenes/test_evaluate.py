@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from actors.scenes.evaluate import PARTS, PROMPT_KINDS, SceneTest, count_scenes, evaluate_scenes, main
+from actors.scenes.evaluate import PARTS, PROMPT_KINDS, count_scenes, evaluate_scenes, main
+from actors.scenes.samples import SceneTest
 from xsam_model import InstanceSegmentation, PhraseSegmentation, XSamResult
 from xsam_model.post_processing.maps import PanopticSegmentation, Segment
 from xsam_model.testing import save_untrained

@@ -43,7 +43,7 @@ def test_no_replica_waits_for_the_last_shard_of_a_wave(
     plan, _ = plan_run(store, RUN, refs, PlanConfig(images_per_shard=1))
     pool = {"replicas": REPLICAS}
     config = parse_config({"source": "/p", "output": {"uri": str(tmp_path)}, "categories": ["a"], "pool": pool})
-    told = label_collection.Telling()
+    told = label_collection.PrefectReporter()
     ray = VirtualRay(log_normal(cv))
     with ray.in_place(), open_runner(dict, config.pool) as runner:
         run = PlannedRun(plan, runner, None, Due(dict.fromkeys(plan.shard_ids(), 0)))

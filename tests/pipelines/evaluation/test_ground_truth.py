@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from pipelines.errors import SourceError
-from pipelines.evaluation.ground_truth import InstanceTruth, read_ground_truth, read_mask
+from pipelines.evaluation.coco_entries import read_mask
+from pipelines.evaluation.ground_truth import InstanceTruth, read_ground_truth
 from pipelines.masks import rle
 from pipelines.types import Rle
 

@@ -13,9 +13,8 @@ from hypothesis.extra.numpy import arrays
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from pipelines.evaluation.coco_matching import FoundMask, TrueMask
 from pipelines.evaluation.mask_metrics import (
-    FoundMask,
-    TrueMask,
     grounded_caption_quality,
     interactive_iou,
     mask_average_precision,

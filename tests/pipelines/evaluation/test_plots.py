@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
+from pipelines.evaluation.coco_matching import FoundMask, TrueMask
 from pipelines.evaluation.evaluate import Evaluation, TaskFigures
-from pipelines.evaluation.mask_metrics import FoundMask, TrueMask, mask_average_precision
+from pipelines.evaluation.mask_metrics import mask_average_precision
 from pipelines.evaluation.plots import write_plots
 from pipelines.masks.rle import encode
 from tests.support.labeled import box

@@ -34,7 +34,7 @@ from pipelines.query.database import open_database
 from pipelines.sources.listing import list_images
 from pipelines.storage.store import Store, open_store
 from pipelines.table.dataset_card import leave_card
-from pipelines.table.foreign import foreign_names
+from pipelines.table.stray_files import stray_files
 from tests.support.fakes import half_bright, png
 from tests.support.labeled import RUN, box, mask, named, write_output
 
@@ -472,4 +472,4 @@ def test_the_card_at_the_root_lets_hugging_face_datasets_load_both_tables(output
     assert leave_card(output) == []
     assert (tmp_path / "output" / "README.md").read_text() == "mine"
     assert is_ours("README.md")
-    assert foreign_names(output) == []
+    assert stray_files(output) == []

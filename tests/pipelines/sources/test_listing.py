@@ -16,9 +16,9 @@ import pytest
 from s3fs import S3FileSystem
 
 from pipelines.errors import SourceError
-from pipelines.image_formats import LeftOut
+from pipelines.image_formats import IMAGE_EXTENSIONS, LeftOut
 from pipelines.sources.fetch import fetch
-from pipelines.sources.listing import IMAGE_EXTENSIONS, list_images
+from pipelines.sources.listing import list_images
 from pipelines.types import ImageRef
 from tests.support.seaweed import S3Server
 

@@ -11,8 +11,8 @@ import pytest
 
 from pipelines.errors import StorageError
 from pipelines.storage import exclusive_names
-from pipelines.storage.local_files import write_atomically
 from pipelines.storage.store import Store, open_store, probe_create_only
+from pipelines.storage.targets import Target, write_target
 from tests.reliability.small_run import SmallRun, check_no_op, run, write_source
 
 
@@ -73,9 +73,9 @@ def test_a_whole_run_works_and_is_not_repeated(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("poor")
 def test_a_file_takes_the_place_of_nothing(tmp_path: Path) -> None:
-    write_atomically(tmp_path / "page.html", b"ours")
+    write_target(Target(str(tmp_path / "page.html")), b"ours")
     with pytest.raises(StorageError, match="made by another meanwhile"):
-        write_atomically(tmp_path / "page.html", b"again")
+        write_target(Target(str(tmp_path / "page.html")), b"again")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("page.html", b"ours")]
 
 

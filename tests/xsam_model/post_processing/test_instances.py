@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from xsam_model.post_processing.instances import MaskGeometry, instance_segmentation, iter_instances
+from xsam_model.post_processing.instances import instance_segmentation, iter_instances
+from xsam_model.post_processing.mask_geometry import MaskGeometry
 
 GEOMETRY = MaskGeometry(canvas_size=64, scaled_size=(48, 64), original_size=(90, 120))
 FIELDS = ("scores", "mask_scores", "labels", "query_indices", "masks")

@@ -18,6 +18,7 @@ from xsam_model.training.datasets.records import (
     Skipped,
     as_list,
     clean_text,
+    entry_id,
     read_json,
 )
 from xsam_model.training.samples.samples import TrainingSample
@@ -32,23 +33,11 @@ class ChatRecord(Record):
     turns: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AskChat:
-    """Turns a recorded conversation into a training sample of one of its questions, drawn at random."""
-
-    source: str
-
-    def __call__(self, record: ChatRecord, image: NDArray[np.uint8], random: np.random.Generator) -> TrainingSample:
-        """Return the sample."""
-        question, answer = record.turns[int(random.integers(len(record.turns)))]
-        return TrainingSample(
-            image=image,
-            task="chat",
-            conditions=(question,),
-            answer=answer,
-            masks=np.zeros((0, *image.shape[:2]), dtype=np.bool_),
-            source=self.source,
-        )
+def ask_chat(record: ChatRecord, image: NDArray[np.uint8], random: np.random.Generator) -> TrainingSample:
+    """Turn a recorded conversation into a training sample of one of its questions, drawn at random."""
+    question, answer = record.turns[int(random.integers(len(record.turns)))]
+    masks = np.zeros((0, *image.shape[:2]), dtype=np.bool_)
+    return TrainingSample(image=image, task="chat", conditions=(question,), answer=answer, masks=masks)
 
 
 def llava(annotations: str, images: str, *, name: str = "llava") -> RecordSource[ChatRecord]:
@@ -70,20 +59,13 @@ def llava(annotations: str, images: str, *, name: str = "llava") -> RecordSource
     folder, skipped = ImageFolder(images), Skipped()
     records = []
     for number, entry in enumerate(as_list(read_json(annotations, "conversations"), annotations, "conversations")):
-        known_id = entry.get("id", f"record {number}") if isinstance(entry, dict) else f"record {number}"
+        known_id = entry_id(entry, f"record {number}")
         with skipped.unless_usable(known_id):
             if not entry.get("image"):
                 raise RecordError(NO_IMAGE)
             turns = _read_turns(entry["conversations"])
             records.append(ChatRecord(record_id=str(known_id), image=folder.require(entry["image"]), turns=turns))
-    return RecordSource(
-        name=name,
-        where=annotations,
-        records=records,
-        skipped=skipped,
-        open_image=folder.open,
-        make=AskChat(source=name),
-    )
+    return RecordSource(name, annotations, records, skipped, open_image=folder.open, make=ask_chat)
 
 
 def _read_turns(turns: Any) -> tuple[tuple[str, str], ...]:
@@ -97,6 +79,3 @@ def _read_turns(turns: Any) -> tuple[tuple[str, str], ...]:
     if not pairs:
         raise RecordError(MALFORMED, "no question with an answer")
     return tuple(pairs)
-
-
-__all__ = ["llava"]

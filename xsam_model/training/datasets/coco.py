@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,6 @@ from xsam_model.training.datasets.coco_file import (
     group_by_image,
     read_categories,
     read_coco,
-    read_images,
     read_outline,
 )
 from xsam_model.training.datasets.coco_panoptic import panoptic
@@ -32,49 +32,44 @@ from xsam_model.training.samples.samples import TrainingSample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class InstancesRecord(Record):
-    """An image with its objects.
+class MasksRecord(Record):
+    """An image with what is asked about it, and the masks of its objects.
 
     Attributes:
-        segmentations: one for each object.
-        labels: position of each object's category in the list.
-        ignored: crowds, and the boxes of objects whose segmentation is invalid.
+        conditions: categories, phrases or questions; those without a mask are negatives.
+        segmentations, labels: masks, and the position of each one's condition.
+        ignored: what is neither a positive nor a negative, such as crowds, objects whose segmentation is invalid (as
+            boxes), and masks that are too uncertain; their pixels are excluded from the loss.
     """
 
+    conditions: tuple[str, ...]
     segmentations: tuple[Segmentation, ...]
     labels: tuple[int, ...]
     ignored: tuple[Segmentation, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AskInstances:
-    """Turns an `InstancesRecord` into a training sample whose conditions are all categories of the file."""
+def ask_masks(
+    record: MasksRecord, image: NDArray[np.uint8], random: np.random.Generator, *, task: str
+) -> TrainingSample:
+    """Turn a record into a training sample of all its conditions, in their order.
 
-    source: str
-    task: str
-    names: tuple[str, ...]
-
-    def __call__(
-        self, record: InstancesRecord, image: NDArray[np.uint8], random: np.random.Generator
-    ) -> TrainingSample:
-        """Return the sample: a mask for each object; pixels of crowds are ignored unless an object covers them."""
-        del random
-        size = image.shape[:2]
-        masks = rasterize(record.segmentations, size)
-        return TrainingSample(
-            image=image,
-            task=self.task,
-            conditions=self.names,
-            masks=masks,
-            labels=np.array(record.labels, dtype=np.int64),
-            ignore=ignored_pixels(record.ignored, masks),
-            source=self.source,
-        )
+    Ignored pixels count where an object covers them.
+    """
+    del random
+    masks = rasterize(record.segmentations, image.shape[:2])
+    return TrainingSample(
+        image=image,
+        task=task,
+        conditions=record.conditions,
+        masks=masks,
+        labels=np.array(record.labels, dtype=np.int64),
+        ignore=ignored_pixels(record.ignored, masks),
+    )
 
 
 def instances(
     annotations: str, images: str, *, task: str = "genseg", name: str | None = None, empty_images: bool = False
-) -> RecordSource[InstancesRecord]:
+) -> RecordSource[MasksRecord]:
     """Open COCO instances; samples ask for every category of the file.
 
     Args:
@@ -96,30 +91,21 @@ def instances(
     document = read_coco(annotations, "images", "annotations", "categories")
     categories = read_categories(document["categories"], annotations)
     folder, skipped = ImageFolder(images), Skipped()
-    usable = read_images(document["images"], folder, skipped)
-    groups = group_by_image(document["annotations"], document["images"], usable, skipped)
     records = []
-    for image_id, entries in groups.items():
-        record = read_instances(image_id, usable[image_id], entries, categories, skipped)
+    for image_id, image, entries in group_by_image(document, folder, skipped):
+        record = read_instances(image_id, image, entries, categories, skipped)
         if record.segmentations or empty_images:
             records.append(record)
         else:
             skipped.add(NOTHING_ANNOTATED, image_id)
     name = name or f"coco-instances-{task}"
-    return RecordSource(
-        name=name,
-        where=annotations,
-        records=records,
-        skipped=skipped,
-        open_image=folder.open,
-        make=AskInstances(source=name, task=task, names=categories.names),
-        categories=categories.names,
-    )
+    ask, names = partial(ask_masks, task=task), categories.names
+    return RecordSource(name, annotations, records, skipped, open_image=folder.open, make=ask, categories=names)
 
 
 def read_instances(
     image_id: Any, image: CocoImage, entries: list[Any], categories: CategoryList, skipped: Skipped
-) -> InstancesRecord:
+) -> MasksRecord:
     """Read the objects of an image, counting unusable ones in `skipped`."""
     found: list[Segmentation] = []
     labels: list[int] = []
@@ -130,14 +116,15 @@ def read_instances(
             if outline := read_outline(entry, image.size_hw, ignored):
                 found.append(outline)
                 labels.append(label)
-    return InstancesRecord(
+    return MasksRecord(
         record_id=str(image_id),
         image=image.file_name,
         size_hw=image.size_hw,
+        conditions=categories.names,
         segmentations=tuple(found),
         labels=tuple(labels),
         ignored=tuple(ignored),
     )
 
 
-__all__ = ["instances", "panoptic", "visual_prompts"]
+__all__ = ["MasksRecord", "ask_masks", "instances", "panoptic", "visual_prompts"]

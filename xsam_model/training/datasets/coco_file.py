@@ -15,6 +15,7 @@ from xsam_model.training.datasets.records import (
     RecordError,
     Skipped,
     clean_text,
+    entry_id,
     read_json,
 )
 from xsam_model.training.datasets.segmentations import Segmentation, read_box, read_segmentation
@@ -110,28 +111,29 @@ def read_images(entries: list[Any], folder: ImageFolder, skipped: Skipped) -> di
     """Return the usable images by id, counting the others in `skipped`."""
     found = {}
     for number, entry in enumerate(entries):
-        known_id = entry.get("id", f"image {number}") if isinstance(entry, dict) else f"image {number}"
-        with skipped.unless_usable(known_id):
+        with skipped.unless_usable(entry_id(entry, f"image {number}")):
             found[entry["id"]] = read_image(entry, folder)
     return found
 
 
 def group_by_image(
-    annotations: list[Any], listed: list[Any], usable: Mapping[Any, CocoImage], skipped: Skipped
-) -> dict[Any, list[Any]]:
-    """Return the annotations of each usable image, counting those of unlisted images in `skipped`.
+    document: Mapping[str, list[Any]], folder: ImageFolder, skipped: Skipped
+) -> list[tuple[Any, CocoImage, list[Any]]]:
+    """Return id, image and annotations of each usable image, counting the others in `skipped`.
 
-    Annotations of listed but unusable images are not counted: their image is already.
+    Annotations of unlisted images are counted too; those of unusable images are not, since their image is.
     """
-    ids = {entry.get("id") for entry in listed if isinstance(entry, dict) and isinstance(entry.get("id"), int | str)}
+    usable = read_images(document["images"], folder, skipped)
+    listed = (one.get("id") for one in document["images"] if isinstance(one, dict))
+    ids = {image_id for image_id in listed if isinstance(image_id, int | str)}
     groups: dict[Any, list[Any]] = {image_id: [] for image_id in usable}
-    for number, entry in enumerate(annotations):
+    for number, entry in enumerate(document["annotations"]):
         with skipped.unless_usable(annotation_id(entry, number)):
             if entry["image_id"] not in ids:
                 raise RecordError(UNKNOWN_IMAGE, f"image_id {entry['image_id']!r}")
             if entry["image_id"] in groups:
                 groups[entry["image_id"]].append(entry)
-    return groups
+    return [(image_id, usable[image_id], entries) for image_id, entries in groups.items()]
 
 
 def read_outline(
@@ -155,7 +157,7 @@ def read_outline(
 
 def annotation_id(entry: Any, number: int) -> str:
     """Return the name of an annotation in reports."""
-    return f"annotation {entry['id'] if isinstance(entry, dict) and 'id' in entry else f'number {number}'}"
+    return f"annotation {entry_id(entry, f'number {number}')}"
 
 
 def check_category_task(task: str) -> None:
@@ -166,18 +168,3 @@ def check_category_task(task: str) -> None:
     """
     if task not in CATEGORY_TASKS:
         raise ValueError(f"task must be one of {', '.join(CATEGORY_TASKS)}, got {task!r}")
-
-
-__all__ = [
-    "CategoryList",
-    "CocoImage",
-    "annotation_id",
-    "check_category_task",
-    "check_lists",
-    "group_by_image",
-    "read_categories",
-    "read_coco",
-    "read_image",
-    "read_images",
-    "read_outline",
-]

@@ -17,7 +17,6 @@ from xsam_model.training.datasets.coco_file import (
     group_by_image,
     read_categories,
     read_coco,
-    read_images,
 )
 from xsam_model.training.datasets.images import ImageFolder
 from xsam_model.training.datasets.records import (
@@ -52,7 +51,6 @@ class PanopticRecord(Record):
 class AskSegments:
     """Turns a `PanopticRecord` into a training sample whose conditions are all categories of the file."""
 
-    source: str
     task: str
     categories: CategoryList
     stuff: frozenset[int]
@@ -84,7 +82,6 @@ class AskSegments:
             masks=stacked,
             labels=np.array(labels, dtype=np.int64),
             ignore=np.asarray(~stacked.any(0)),
-            source=self.source,
         )
 
 
@@ -111,27 +108,18 @@ def panoptic(
     document = read_coco(annotations, "images", "annotations", "categories")
     categories = read_categories(document["categories"], annotations)
     folder, segments_folder, skipped = ImageFolder(images), ImageFolder(segments), Skipped()
-    usable = read_images(document["images"], folder, skipped)
-    groups = group_by_image(document["annotations"], document["images"], usable, skipped)
     records = []
-    for image_id, entries in groups.items():
+    for image_id, image, entries in group_by_image(document, folder, skipped):
         for entry in entries:
             with skipped.unless_usable(image_id):
-                records.append(_read_segments(image_id, usable[image_id], entry, categories, segments_folder, skipped))
+                records.append(_read_segments(image_id, image, entry, categories, segments_folder, skipped))
         if not entries:
             skipped.add(NOTHING_ANNOTATED, image_id)
     name = name or f"coco-panoptic-{task}"
     stuff = frozenset(categories.places[one] for one in categories.stuff)
-    ask = AskSegments(source=name, task=task, categories=categories, stuff=stuff, folder=segments_folder.path)
-    return RecordSource(
-        name=name,
-        where=annotations,
-        records=records,
-        skipped=skipped,
-        open_image=folder.open,
-        make=ask,
-        categories=categories.names,
-    )
+    ask = AskSegments(task=task, categories=categories, stuff=stuff, folder=segments_folder.path)
+    names = categories.names
+    return RecordSource(name, annotations, records, skipped, open_image=folder.open, make=ask, categories=names)
 
 
 def read_segment_ids(path: Path) -> NDArray[np.int64]:
@@ -175,6 +163,3 @@ def _read_segments(
         segments_image=segments_image,
         segments=tuple(segments),
     )
-
-
-__all__ = ["MISSING_SEGMENTS", "UNREADABLE_SEGMENTS", "panoptic"]

@@ -31,7 +31,6 @@ from xsam_model.training.datasets.coco_file import (
     read_categories,
     read_coco,
     read_image,
-    read_images,
     read_outline,
 )
 from xsam_model.training.datasets.images import ImageFolder
@@ -107,7 +106,6 @@ class AskPrompts:
         max_prompts: most prompts in a sample.
     """
 
-    source: str
     task: str = "vgdseg"
     kinds: tuple[str, ...] = PROMPT_KINDS
     max_prompts: int = 5
@@ -155,7 +153,6 @@ class AskPrompts:
             masks=masks[true],
             labels=np.array([labels[keys[place]] for place in true], dtype=np.int64),
             ignore=ignored_pixels(record.ignored, masks),
-            source=self.source,
         )
 
     def _prompt(self, thing: PromptedObject, mask: NDArray[np.bool_], random: np.random.Generator) -> NDArray[np.bool_]:
@@ -198,7 +195,7 @@ def visual_prompts(
         ValueError: if a setting is unknown, a file or folder is missing or in another format, or nothing is usable.
     """
     name = name or f"coco-{task}"
-    ask = AskPrompts(source=name, task=task, kinds=tuple(kinds), max_prompts=max_prompts)
+    ask = AskPrompts(task=task, kinds=tuple(kinds), max_prompts=max_prompts)
     folder, skipped = ImageFolder(images), Skipped()
     known, found = _read_file(annotations, categories, folder, skipped)
     records = []
@@ -208,9 +205,7 @@ def visual_prompts(
             records.append(record)
         else:
             skipped.add(NOTHING_ANNOTATED, image_id)
-    return RecordSource(
-        name=name, where=annotations, records=records, skipped=skipped, open_image=folder.open, make=ask
-    )
+    return RecordSource(name, annotations, records, skipped, open_image=folder.open, make=ask)
 
 
 def _read_file(
@@ -222,12 +217,7 @@ def _read_file(
     if not isinstance(document, dict):
         return known, _listed_images(as_list(document, path, "COCO-VGD or COCO-Interactive"), folder, skipped)
     lists = check_lists(document, path, "images", "annotations", "categories")
-    usable = read_images(lists["images"], folder, skipped)
-    groups = group_by_image(lists["annotations"], lists["images"], usable, skipped)
-    return (
-        known or read_categories(lists["categories"], path),
-        [(image_id, usable[image_id], entries) for image_id, entries in groups.items()],
-    )
+    return known or read_categories(lists["categories"], path), group_by_image(lists, folder, skipped)
 
 
 def _listed_images(
@@ -279,6 +269,3 @@ def _read_prompts(entry: Mapping[str, Any], size_hw: tuple[int, int]) -> dict[st
         elif value := drawn.get(f"{kind}_visual_prompt"):
             found[kind] = BroughtPrompt(region=read_segmentation(value, size_hw))
     return found
-
-
-__all__ = ["BroughtPrompt", "visual_prompts"]

@@ -51,25 +51,13 @@ class CaptionRecord(Record):
     phrases: tuple[tuple[Segmentation, ...], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AskCaption:
-    """Turns a grounded caption into a training sample that asks for it, with one mask for each phrase."""
-
-    source: str
-
-    def __call__(self, record: CaptionRecord, image: NDArray[np.uint8], random: np.random.Generator) -> TrainingSample:
-        """Return the sample."""
-        del random
-        size = image.shape[:2]
-        masks = [np.any([part.mask(size) for part in parts], axis=0) for parts in record.phrases]
-        return TrainingSample(
-            image=image,
-            task="gcgseg",
-            answer=record.answer,
-            masks=np.stack(masks),
-            labels=np.arange(len(masks), dtype=np.int64),
-            source=self.source,
-        )
+def ask_caption(record: CaptionRecord, image: NDArray[np.uint8], random: np.random.Generator) -> TrainingSample:
+    """Turn a grounded caption into a training sample that asks for it, with one mask for each phrase."""
+    del random
+    size = image.shape[:2]
+    masks = np.stack([np.any([part.mask(size) for part in parts], axis=0) for parts in record.phrases])
+    labels = np.arange(len(masks), dtype=np.int64)
+    return TrainingSample(image=image, task="gcgseg", answer=record.answer, masks=masks, labels=labels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,14 +95,7 @@ def grandf(
     for found in _captions(read_json(annotations, "grounded captions"), annotations, skipped):
         with skipped.unless_usable(found.record_id):
             records.append(_read_caption(found, folder, skipped, lower_case))
-    return RecordSource(
-        name=name,
-        where=annotations,
-        records=records,
-        skipped=skipped,
-        open_image=folder.open,
-        make=AskCaption(source=name),
-    )
+    return RecordSource(name, annotations, records, skipped, open_image=folder.open, make=ask_caption)
 
 
 def mark_phrases(caption: str, spans: list[Span]) -> str:
@@ -229,6 +210,3 @@ def _find_phrase(caption: str, phrase: str | None, place: Any) -> Span:
     if start < 0 or words is None:
         raise RecordError(NOT_IN_CAPTION, f"{phrase!r} at {place!r} in {caption!r}")
     return start, start + len(words)
-
-
-__all__ = ["grandf", "mark_phrases"]

@@ -107,6 +107,3 @@ class ImageFolder:
             RecordError: if it cannot be read.
         """
         return open_image(self.path / name)
-
-
-__all__ = ["ImageFolder", "open_image"]

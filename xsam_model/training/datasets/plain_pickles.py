@@ -45,5 +45,3 @@ def read_plain_pickle(path: str | Path) -> Any:
 
 
 _BROKEN = (ValueError, TypeError, LookupError, AttributeError, EOFError, ArithmeticError, MemoryError, RecursionError)
-
-__all__ = ["read_plain_pickle"]

@@ -55,7 +55,6 @@ class ReasoningRecord(Record):
 class AskReasoning:
     """Turns a reasoning record into a training sample of one wording, or with `explain_share` of its explanation."""
 
-    source: str
     explain_share: float
 
     def __call__(
@@ -83,7 +82,6 @@ class AskReasoning:
             masks=target[None],
             labels=np.zeros(1, dtype=np.int64),
             ignore=ignore if ignore.any() else None,
-            source=self.source,
         )
 
 
@@ -129,14 +127,8 @@ def reasonseg(
             record = _read_record(stem, image, read_json(images.path / f"{stem}.json", "labelme", "cp1252"), explained)
             if texts == "all" or record.is_sentence == (texts == "sentence"):
                 records.append(record)
-    return RecordSource(
-        name=name,
-        where=folder,
-        records=records,
-        skipped=skipped,
-        open_image=images.open,
-        make=AskReasoning(source=name, explain_share=explain_share),
-    )
+    ask = AskReasoning(explain_share=explain_share)
+    return RecordSource(name, folder, records, skipped, open_image=images.open, make=ask)
 
 
 def _read_explanations(path: str, skipped: Skipped) -> dict[str, tuple[str | None, str]]:
@@ -203,6 +195,3 @@ def _question(text: str, is_sentence: bool) -> str | None:
     if text.endswith(_ENDS) == is_sentence:
         return None
     return QUESTIONS["reaseg"] if is_sentence else REASEG_PHRASE_QUESTION
-
-
-__all__ = ["reasonseg"]

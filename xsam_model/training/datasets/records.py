@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -113,7 +113,7 @@ class RecordSource(Generic[R]):
         records: the usable records.
         skipped: records left out while reading; reported here, once.
         open_image: returns the image of a record, uint8 (H, W, 3); raises RecordError. Must be picklable.
-        make: makes a sample from a record and its image; raises ValueError if it cannot. Must be picklable.
+        make: makes a sample from a record, its image and a generator; raises ValueError if it cannot. Picklable too.
         categories: see `sources.SampleSource`.
 
     Attributes:
@@ -125,11 +125,11 @@ class RecordSource(Generic[R]):
 
     def __init__(
         self,
-        *,
         name: str,
         where: object,
         records: Sequence[R],
         skipped: Skipped,
+        *,
         open_image: Callable[[str], NDArray[np.uint8]],
         make: Callable[[R, NDArray[np.uint8], np.random.Generator], TrainingSample],
         categories: tuple[str, ...] = (),
@@ -162,7 +162,7 @@ class RecordSource(Generic[R]):
             try:
                 image = self._open_image(record.image)
                 _check_size(image, record.size_hw)
-                return self._make(record, image, random)
+                return replace(self._make(record, image, random), source=self.name)
             except ValueError as error:
                 self._tell(record.record_id, error)
                 index, last = int(random.integers(len(self._records))), error
@@ -220,6 +220,11 @@ def as_list(document: Any, path: object, what: str) -> list[Any]:
     return document
 
 
+def entry_id(entry: Any, otherwise: str) -> Any:
+    """Return the id of an entry of a JSON file for reports, or a name for one without."""
+    return entry.get("id", otherwise) if isinstance(entry, dict) else otherwise
+
+
 def clean_text(value: Any) -> str:
     """Return a text about an image without surrounding white space.
 
@@ -231,22 +236,3 @@ def clean_text(value: Any) -> str:
     if found := _RESERVED.search(value):
         raise RecordError(RESERVED_WORDS, f"{found.group()} in {value[:80]!r}")
     return value.strip()
-
-
-__all__ = [
-    "MALFORMED",
-    "MISSING_IMAGE",
-    "NOTHING_ANNOTATED",
-    "OTHER_SIZE",
-    "RESERVED_WORDS",
-    "UNKNOWN_CATEGORY",
-    "UNKNOWN_IMAGE",
-    "UNREADABLE_IMAGE",
-    "Record",
-    "RecordError",
-    "RecordSource",
-    "Skipped",
-    "as_list",
-    "clean_text",
-    "read_json",
-]

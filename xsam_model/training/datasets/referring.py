@@ -49,7 +49,6 @@ class SentencesRecord(Record):
 class AskSentences:
     """Turns a record of referring expressions into a training sample of some of them, with a mask for each."""
 
-    source: str
     sentences: int
 
     def __call__(
@@ -66,7 +65,6 @@ class AskSentences:
             conditions=tuple(said.text for said in chosen),
             masks=np.stack([mask for _, mask in masks]) if masks else np.zeros((0, *size), dtype=np.bool_),
             labels=np.array([place for place, _ in masks], dtype=np.int64),
-            source=self.source,
         )
 
 
@@ -103,14 +101,9 @@ def refcoco(
     folder, skipped = ImageFolder(images), Skipped()
     usable, by_image = _read_sentences(chosen, instances, folder, skipped)
     name = name or f"refcoco-{Path(refs).parent.name}"
-    return RecordSource(
-        name=name,
-        where=refs,
-        records=_records(by_image, usable, one_each=sentences == 1),
-        skipped=skipped,
-        open_image=folder.open,
-        make=AskSentences(source=name, sentences=sentences),
-    )
+    records = _records(by_image, usable, one_each=sentences == 1)
+    ask = AskSentences(sentences=sentences)
+    return RecordSource(name, refs, records, skipped, open_image=folder.open, make=ask)
 
 
 def _read_sentences(
@@ -180,6 +173,3 @@ def _records(
                 )
             )
     return records
-
-
-__all__ = ["refcoco"]

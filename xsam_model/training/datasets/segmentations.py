@@ -168,6 +168,3 @@ def _lengths(counts: bytes) -> NDArray[np.int64]:
     # The first three numbers are lengths, every later one the difference from the length two places before.
     numbers[1::2], numbers[2::2] = np.cumsum(numbers[1::2]), np.cumsum(numbers[2::2])
     return numbers
-
-
-__all__ = ["Segmentation", "ignored_pixels", "rasterize", "read_box", "read_segmentation"]

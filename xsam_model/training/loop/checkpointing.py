@@ -151,6 +151,3 @@ class Checkpoints:
 
     def _all(self) -> list[Path]:
         return sorted(self._folder.glob("step-*"))
-
-
-__all__ = ["Checkpoints", "MovingAverage", "read_weights"]

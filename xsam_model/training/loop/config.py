@@ -124,6 +124,3 @@ def read_config(path: Path, **overrides: Any) -> TrainingConfig:
         return TrainingConfig(**values, sources=sources, stages=stages)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-__all__ = ["SourceConfig", "TrainingConfig", "read_config"]

@@ -77,6 +77,3 @@ def _say(line: str) -> None:
         # Otherwise later lines, and the interpreter's last flush, would fail again.
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
-
-
-__all__ = ["STOPPED", "launch"]

@@ -70,6 +70,3 @@ def _open_board(folder: Path, first_step: int) -> Any:
     except ImportError:
         return None
     return SummaryWriter(str(folder), purge_step=first_step + 1)
-
-
-__all__ = ["COLUMNS", "Metrics", "progress_line"]

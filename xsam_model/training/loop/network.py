@@ -179,6 +179,3 @@ def splice_labels(labels: Tensor | None, input_ids: Tensor, image_token: int, nu
     moved = columns + (columns > places) * (num_image_tokens - 1)
     spliced = labels.new_full((len(labels), labels.shape[1] + num_image_tokens - 1), -100)
     return spliced.scatter(1, moved.expand_as(labels), labels)
-
-
-__all__ = ["CLOSED_KINDS", "StageKind", "XSamTraining", "splice_labels"]

@@ -127,6 +127,3 @@ class Muon(torch.optim.Optimizer):
 def is_matrix(module: nn.Module, parameter: Tensor) -> bool:
     """Return whether Muon applies to a parameter: the weight matrix of a linear layer or a convolution."""
     return isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d) and parameter.ndim > 1
-
-
-__all__ = ["Muon", "is_matrix", "orthogonalize"]

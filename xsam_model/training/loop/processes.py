@@ -77,6 +77,3 @@ def agree(accelerator: Accelerator, asked: bool) -> bool:
         return asked
     # A process that acted alone would leave the others waiting for it in their next collective operation.
     return bool(accelerator.reduce(torch.tensor(float(asked), device=accelerator.device), "sum") > 0)
-
-
-__all__ = ["Stop", "agree", "mean_over", "open_accelerator"]

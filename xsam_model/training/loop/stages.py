@@ -178,12 +178,7 @@ def parameter_groups(network: XSamTraining, stage: StageConfig) -> list[dict[str
                 matrices = stage.optimizer == "muon" and not name.endswith(_HEADS) and is_matrix(module, parameter)
                 groups.setdefault((factor, decayed, matrices), []).append(parameter)
     return [
-        {
-            "params": parameters,
-            "factor": factor,
-            "weight_decay": stage.weight_decay if decayed else 0.0,
-            "matrices": matrices,
-        }
+        {"params": parameters, "factor": factor, "weight_decay": stage.weight_decay * decayed, "matrices": matrices}
         for (factor, decayed, matrices), parameters in groups.items()
     ]
 
@@ -223,6 +218,3 @@ def _is_decayed(module: nn.Module, leaf: str, parameter: nn.Parameter) -> bool:
     # Position embeddings are parameters of other modules, so they are known by their names.
     places = ("embed", "rel_pos", "positional")
     return parameter.ndim > 1 and not isinstance(module, nn.Embedding) and not any(part in leaf for part in places)
-
-
-__all__ = ["StageConfig", "build_optimizer", "parameter_groups", "published", "read_stage", "select_parameters"]

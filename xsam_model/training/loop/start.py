@@ -51,6 +51,3 @@ def _read_phrases(sources: Sequence[SampleSource], seed: int) -> list[str]:
             sample = source.draw(number, np.random.default_rng([seed, number]))
             phrases += [*sample.conditions, *filter(None, (sample.question, sample.answer))]
     return sorted(set(phrases))
-
-
-__all__ = ["NOTICE_FILE", "copy_notice", "start_model"]

@@ -56,7 +56,7 @@ def train(config: TrainingConfig, say: Callable[[str], None] = print) -> Path | 
     accelerator = open_accelerator(config)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
-    say = say if accelerator.is_main_process else _silent
+    say = say if accelerator.is_main_process else lambda _line: None
     folder, sources = Path(config.output), [source.open() for source in config.sources]
     model_folder = folder / "start" if config.model in SIZES else Path(config.model)
     if config.model in SIZES and accelerator.is_main_process and not model_folder.is_dir():
@@ -273,10 +273,3 @@ def _load_heads(network: XSamTraining, file: Path) -> None:
             name: value for name, value in load_file(file).items() if name in own and own[name].shape == value.shape
         }
         network.load_state_dict(fitting, strict=False)
-
-
-def _silent(_: str) -> None:
-    return None
-
-
-__all__ = ["StageRun", "train"]

@@ -162,12 +162,3 @@ def language_loss(
     # tensor of the step.
     logits = head(hidden[:, :-1][asked]).float()
     return F.cross_entropy(logits, labels[:, 1:][asked], reduction="sum") / number
-
-
-__all__ = [
-    "IGNORED_TOKEN",
-    "SegmentationLoss",
-    "cross_entropy_at_points",
-    "dice_at_points",
-    "language_loss",
-]

@@ -69,6 +69,3 @@ def match(costs: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor, Tensor,
                 ]
     table = torch.tensor(pairs, dtype=torch.long, device=costs.device).reshape(-1, 4)
     return table[:, 0], table[:, 1], table[:, 2], table[:, 3]
-
-
-__all__ = ["match", "pair_costs"]

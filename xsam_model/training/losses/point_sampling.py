@@ -107,6 +107,3 @@ class RandomPoints:
         # Two streams for each key, so that matching and losses draw different points.
         generator = torch.Generator(self.device).manual_seed(2 * key + purpose)
         return torch.rand(shape, generator=generator, device=self.device)
-
-
-__all__ = ["PointSampling", "RandomPoints", "read_at", "uncertain_points"]

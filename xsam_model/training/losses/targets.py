@@ -46,6 +46,3 @@ class LossWeights:
     background: float = 0.1
     language: float = 1.0
     dense: float = 0.0
-
-
-__all__ = ["LossWeights", "Targets"]

@@ -229,6 +229,3 @@ def _move(value: Any, device: torch.device) -> Any:
         fields = {name: _move(getattr(value, name), device) for name in value.__dataclass_fields__}
         return replace(value, **fields)
     return value
-
-
-__all__ = ["BatchBuilder", "TrainingBatch"]

@@ -133,6 +133,3 @@ def _own_prompts(sample: TrainingSample, place: int) -> list[Prompt]:
     if sample.task not in VISUAL_TASKS:
         return []
     return [Prompt(sample=place, prompt=index) for index in range(len(sample.visual_prompts))]
-
-
-__all__ = ["SINGLE_TASKS", "Conversation", "Writer", "class_names", "without_empty_masks"]

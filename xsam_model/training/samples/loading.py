@@ -107,6 +107,3 @@ def _one_thread(_: int) -> None:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-__all__ = ["Share", "StageBatches"]

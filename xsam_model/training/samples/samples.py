@@ -10,10 +10,6 @@ from numpy.typing import NDArray
 from xsam_model.prompts.templates import PHRASE_START, SEG_TOKEN, SPOKEN_TASKS, TASKS, VISUAL_TASKS
 
 
-def _no_labels() -> NDArray[np.int64]:
-    return np.zeros(0, dtype=np.int64)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainingSample:
     """One image with the prompts of one task.
@@ -43,7 +39,7 @@ class TrainingSample:
     question: str | None = None
     answer: str | None = None
     masks: NDArray[np.bool_]
-    labels: NDArray[np.int64] = field(default_factory=_no_labels)
+    labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     ignore: NDArray[np.bool_] | None = None
     source: str = ""
 
@@ -81,6 +77,3 @@ class TrainingSample:
         if self.task == "gcgseg":
             return (self.answer or "").count(PHRASE_START)
         return len(self.visual_prompts if self.task in VISUAL_TASKS else self.conditions)
-
-
-__all__ = ["TrainingSample"]

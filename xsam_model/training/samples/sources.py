@@ -105,6 +105,3 @@ class BatchPlan:
         firsts = np.concatenate([np.arange(count) for count in self._counts])
         shuffled = random.permutation(len(sources))
         return sources[shuffled], firsts[shuffled], orders
-
-
-__all__ = ["BatchPlan", "SampleSource", "balanced_sizes"]

@@ -131,6 +131,3 @@ def choose_wording(
     if answer is None:
         answer = draw(answers(sample.task), variation.fixed_wording_share, random)
     return question, answer
-
-
-__all__ = ["Prompt", "Variation", "choose_prompts", "choose_wording", "vary_categories"]

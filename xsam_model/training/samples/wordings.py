@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+
+import numpy as np
 
 from xsam_model.prompts.templates import ANSWERS, QUESTIONS, REASEG_PHRASE_QUESTION
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy as np
 
 _CATEGORIES = (
     "Please segment every {} in this image.",
@@ -90,6 +87,3 @@ def all_wordings() -> list[str]:
     """Return every question and answer, for training a tokenizer."""
     asked = [text for task in QUESTIONS for text in (*questions(task, ["?"]), *questions(task, ["a"]))]
     return list(dict.fromkeys([*asked, *_MORE_ANSWERS, *ANSWERS.values()]))
-
-
-__all__ = ["all_wordings", "answers", "draw", "questions"]

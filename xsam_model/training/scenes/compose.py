@@ -258,6 +258,3 @@ def finish(picture: Pixels, random: np.random.Generator) -> Pixels:
         grain = random.integers(0, 2 * strength + 1, picture.shape, dtype=np.uint8)
         picture = cv2.subtract(cv2.add(picture, grain), np.full_like(picture, strength))
     return picture
-
-
-__all__ = ["Cutout", "DrawnGround", "blend_in", "cut_out", "draw_ground", "finish"]

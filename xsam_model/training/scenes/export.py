@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from xsam_model.training.scenes.asked.prompts import bounding_box
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from xsam_model.training.scenes.scene import Scene
+from xsam_model.training.scenes.scene import Scene
 
 TRUTH_FILE = "instances.json"
 
@@ -64,6 +61,3 @@ def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     runs = np.diff(np.concatenate([[0], changes, [len(flat)]])).tolist()
     return [0, *runs] if flat[0] else runs
-
-
-__all__ = ["TRUTH_FILE", "export_scenes", "run_lengths"]

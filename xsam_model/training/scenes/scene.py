@@ -278,6 +278,3 @@ def _truth(
     free = owner == 0
     masks = [(name, free & (ground.regions == place)) for place, name in enumerate(ground.stuff)]
     return tuple(objects), tuple(StuffRegion(name=name, mask=mask) for name, mask in masks if mask.any())
-
-
-__all__ = ["Scene", "SceneConfig", "SceneObject", "StuffRegion", "make_scene"]

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-if TYPE_CHECKING:
-    from xsam_model.training.samples.samples import TrainingSample
-    from xsam_model.training.scenes.scene import Scene
+from xsam_model.training.samples.samples import TrainingSample
+from xsam_model.training.scenes.scene import Scene
 
 _COLUMNS, _TEXT_PIXELS = 4, 62
 _HUES = ((230, 60, 60), (60, 170, 60), (70, 110, 240), (240, 180, 40), (180, 80, 200), (60, 190, 200), (250, 130, 180))
@@ -71,6 +69,3 @@ def describe(scene: Scene) -> str:
     names = [f"{thing.color} {thing.name}" if thing.color else thing.name for thing in scene.objects]
     stuff = "".join(f" | {region.name}" for region in scene.stuff)
     return f"{scene.seed}: {', '.join(names)}{stuff}"
-
-
-__all__ = ["describe", "draw_samples", "draw_sheet", "paint_masks"]

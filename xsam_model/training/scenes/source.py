@@ -100,6 +100,3 @@ def scenes(
     source = SceneSource(pictures, task, split, SceneConfig(**(scene or {})), AskConfig(**questions), size)
     source.name = name or source.name
     return source
-
-
-__all__ = ["SceneSource", "scenes"]

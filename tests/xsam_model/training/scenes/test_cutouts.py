@@ -8,7 +8,13 @@ from xsam_model.training.scenes.art import assets as art
 from xsam_model.training.scenes.art.assets import CUTOUTS, PARTS, PHOTO_STYLE, Ground, SceneAssets, save_assets
 from xsam_model.training.scenes.art.cutouts import CUTOUT_SIDE, read_cutouts, stamp_name
 from xsam_model.training.scenes.art.shapes import SHAPE_NAMES, draw_shape
-from xsam_model.training.scenes.art.vocabulary import curated_categories, is_held_out
+from xsam_model.training.scenes.art.vocabulary import (
+    curated_categories,
+    everyday_names,
+    is_core,
+    is_held_out,
+    lookalikes,
+)
 from xsam_model.training.scenes.scene import SceneConfig, make_scene
 from xsam_model.training.scenes.source import scenes
 
@@ -75,12 +81,29 @@ def test_only_photographs_with_a_name_and_an_outline_are_cut_out(tmp_path):
     stamp(stamps / "town", "unnamed", "A long text about what a town may have been")
     new, found = read_cutouts(tmp_path)
     assert [(category.name, category.group) for category in new] == [("lark", "bird")]
-    assert sorted(found) == [("lark", PHOTO_STYLE), ("tiger", PHOTO_STYLE)]
+    # People call a lark a bird.
+    assert sorted(found) == [("bird", PHOTO_STYLE), ("lark", PHOTO_STYLE), ("tiger", PHOTO_STYLE)]
+    assert found["bird", PHOTO_STYLE] == found["lark", PHOTO_STYLE]
     (tiger,) = found["tiger", PHOTO_STYLE]
     assert tiger.shape == (CUTOUT_SIDE, CUTOUT_SIDE, 4)
     # Trimmed to the object, which fills the longer side.
     assert (tiger[..., 3] > 127).any(1).all()
     assert (tiger[..., :3] <= tiger[..., 3:]).all()
+
+
+def test_an_everyday_name_is_trained_and_never_stands_beside_its_kinds():
+    known = {category.name for category in curated_categories()}
+    for name, one in everyday_names().items():
+        assert name not in known
+        assert one.category.drawings
+        assert not is_held_out(name)
+        assert is_core(name)
+        assert one.kinds <= lookalikes(name)
+        assert all(name in lookalikes(kind) for kind in one.kinds)
+    # A kind that shares a drawing need not be listed.
+    assert "coffee" in everyday_names()["cup"].kinds
+    assert "pine tree" in lookalikes("tree")
+    assert "tree" not in lookalikes("flower")
 
 
 def test_cutouts_stand_beside_drawings_and_are_loaded_only_if_asked_for(folder):

@@ -144,32 +144,6 @@ class SceneAssets:
         return _load(str(folder), tuple(parts))
 
     @classmethod
-    def _read(cls, folder: Path, parts: Sequence[str]) -> SceneAssets:
-        if missing := [part for part in parts if not (folder / f"{part}.npz").is_file()]:
-            raise FileNotFoundError(
-                f"{folder} holds no scene assets {missing}: run python -m xsam_model.training.scenes.art.prepare "
-                f"--output {folder}"
-            )
-        # Only drawings may lack a prefix, and those of the vocabulary come first.
-        prefixes = dict.fromkeys(["", *(CUTOUTS for part in parts if part.startswith(CUTOUTS))])
-        names = [one for prefix in prefixes for one in json.loads((folder / f"{prefix}categories.json").read_text())]
-        categories = [Category(**{**fields, "synonyms": tuple(fields["synonyms"])}) for fields in names]
-        sprites: list[Sprite] = []
-        grounds: list[Ground] = []
-        for part in parts:
-            with np.load(folder / f"{part}.npz") as arrays:
-                index = json.loads(str(arrays["index"]))
-                sprites += [
-                    make_sprite(category, style, pixels)
-                    for (category, style), pixels in zip(index["sprites"], arrays["sprites"], strict=True)
-                ]
-                grounds += [
-                    Ground(name=name, pixels=arrays[f"ground_{place}"], shows=tuple(shows))
-                    for place, (name, shows) in enumerate(index["grounds"])
-                ]
-        return cls(categories, sprites, grounds, folder, parts)
-
-    @classmethod
     def builtin(cls) -> SceneAssets:
         """Return a few drawn shapes on gradients, which need no download: for tests and first tries."""
         known = {category.name: category for category in curated_categories()}
@@ -212,9 +186,12 @@ class SceneAssets:
                 f"the assets hold {len(sprites)} categories and {len(grounds)} grounds for the split {split}: both are "
                 'needed; test splits need the part "test"'
             )
+        photos = {
+            name: tuple(one for one in drawings if one.style == PHOTO_STYLE) for name, drawings in sprites.items()
+        }
         return ScenePool(
             sprites=sprites,
-            photos={name: photos for name, drawings in sprites.items() if (photos := _photos(drawings))},
+            photos={name: photos for name, photos in photos.items() if photos},
             grounds=grounds,
             unjudged=tuple(ground for ground in grounds if ground.name not in SHOWN_IN_EXAMPLES),
             stuff=tuple(name for name in STUFF_NAMES if is_held_out(name) == unseen),
@@ -223,13 +200,32 @@ class SceneAssets:
         )
 
 
-def _photos(drawings: Sequence[Sprite]) -> tuple[Sprite, ...]:
-    return tuple(drawing for drawing in drawings if drawing.style == PHOTO_STYLE)
-
-
 @lru_cache(maxsize=2)
-def _load(folder: str, parts: tuple[str, ...]) -> SceneAssets:
-    return SceneAssets._read(Path(folder), parts)
+def _load(place: str, parts: tuple[str, ...]) -> SceneAssets:
+    folder = Path(place)
+    if missing := [part for part in parts if not (folder / f"{part}.npz").is_file()]:
+        raise FileNotFoundError(
+            f"{folder} holds no scene assets {missing}: run python -m xsam_model.training.scenes.art.prepare "
+            f"--output {folder}"
+        )
+    # Only drawings may lack a prefix, and those of the vocabulary come first.
+    prefixes = dict.fromkeys(["", *(CUTOUTS for part in parts if part.startswith(CUTOUTS))])
+    names = [one for prefix in prefixes for one in json.loads((folder / f"{prefix}categories.json").read_text())]
+    categories = [Category(**{**fields, "synonyms": tuple(fields["synonyms"])}) for fields in names]
+    sprites: list[Sprite] = []
+    grounds: list[Ground] = []
+    for part in parts:
+        with np.load(folder / f"{part}.npz") as arrays:
+            index = json.loads(str(arrays["index"]))
+            sprites += [
+                make_sprite(category, style, pixels)
+                for (category, style), pixels in zip(index["sprites"], arrays["sprites"], strict=True)
+            ]
+            grounds += [
+                Ground(name=name, pixels=arrays[f"ground_{place}"], shows=tuple(shows))
+                for place, (name, shows) in enumerate(index["grounds"])
+            ]
+    return SceneAssets(categories, sprites, grounds, folder, parts)
 
 
 def make_sprite(category: str, style: str, pixels: NDArray[np.uint8]) -> Sprite:
@@ -273,19 +269,3 @@ def save_assets(
         arrays: dict[str, Any] = {f"ground_{place}": ground.pixels for place, ground in enumerate(kept)}
         arrays |= {"index": np.array(json.dumps(index)), "sprites": np.stack([pixels for _, pixels in chosen])}
         np.savez_compressed(folder / f"{prefix}{part}.npz", **arrays)
-
-
-__all__ = [
-    "CUTOUTS",
-    "DEFAULT_FOLDER",
-    "HELD_OUT_STYLES",
-    "PHOTO_STYLE",
-    "SHOWN_IN_EXAMPLES",
-    "SPLITS",
-    "Ground",
-    "SceneAssets",
-    "ScenePool",
-    "Sprite",
-    "make_sprite",
-    "save_assets",
-]

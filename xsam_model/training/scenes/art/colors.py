@@ -103,6 +103,3 @@ def paint(pixels: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
     for channel, level in enumerate(PAINTS[name]):
         painted[..., channel] = np.minimum(shade * np.float32(level / 255) + gloss, alpha)
     return painted
-
-
-__all__ = ["COLORS", "PAINTS", "color_shares", "lacks_color", "main_color", "paint", "paint_shares"]

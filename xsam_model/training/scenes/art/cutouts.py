@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xsam_model.training.scenes.art.assets import PHOTO_STYLE, Ground
-from xsam_model.training.scenes.art.vocabulary import Category, curated_categories
+from xsam_model.training.scenes.art.vocabulary import Category, curated_categories, everyday_names
 
 DEBIAN_PACKAGES = ("tuxpaint-stamps-default", "tuxpaint-data")
 DRAWING_SIDE, CUTOUT_SIDE = 128, 256
@@ -73,10 +73,10 @@ def read_cutouts(root: Path) -> tuple[list[Category], dict[tuple[str, str], list
         root: folder into which the package was unpacked.
 
     Returns:
-        The categories that the vocabulary of drawings does not have, and the cut-outs by category and style, each uint8
-        (256, 256, 4), RGB multiplied by alpha.
+        The categories that neither the vocabulary of drawings nor the everyday names have, and the cut-outs by category
+        and style, those of a kind under its everyday names too; each uint8 (256, 256, 4), RGB multiplied by alpha.
     """
-    known = {category.name for category in curated_categories()}
+    known = {category.name for category in curated_categories()} | set(everyday_names())
     new: dict[str, Category] = {}
     found: dict[tuple[str, str], list[NDArray[np.uint8]]] = {}
     for path, name in _named_stamps(root / _STAMPS, known):
@@ -87,19 +87,27 @@ def read_cutouts(root: Path) -> tuple[list[Category], dict[tuple[str, str], list
         if not alpha.any() or alpha.mean() > 0.97 or max(np.ptp(rows), np.ptp(columns)) < _LEAST_SIDE:
             continue
         if name not in known and name not in new:
-            new[name] = Category(name=name, group=_group(path.relative_to(root / _STAMPS).as_posix()))
+            place = path.relative_to(root / _STAMPS).as_posix()
+            group = next((group for folder, group in _GROUPS.items() if place.startswith(folder)), "")
+            new[name] = Category(name=name, group=group)
         found.setdefault((name, PHOTO_STYLE), []).append(trimmed(picture, CUTOUT_SIDE))
+    for general, one in everyday_names().items():
+        alike = [pixels for kind in sorted(one.kinds) for pixels in found.get((kind, PHOTO_STYLE), ())]
+        found.setdefault((general, PHOTO_STYLE), []).extend(alike)
+    found = {key: pictures for key, pictures in found.items() if pictures}
     return list(new.values()), found
 
 
 def read_photographs(root: Path) -> list[Ground]:
     """Read the photographs of an unpacked package, scaled down to at most 512 pixels."""
-    grounds = []
-    for stem, shows in _PHOTOS.items():
-        picture = Image.open(root / _TEMPLATES / f"{stem}.jpg").convert("RGB")
-        picture.thumbnail((_GROUND_SIDE, _GROUND_SIDE), Image.Resampling.LANCZOS)
-        grounds.append(Ground(name=stem, pixels=np.asarray(picture), shows=shows))
-    return grounds
+    return [read_ground(root / _TEMPLATES / f"{stem}.jpg", stem, shows) for stem, shows in _PHOTOS.items()]
+
+
+def read_ground(path: Path, name: str, shows: tuple[str, ...]) -> Ground:
+    """Read a photograph that shows things of these names, scaled down to at most 512 pixels."""
+    picture = Image.open(path).convert("RGB")
+    picture.thumbnail((_GROUND_SIDE, _GROUND_SIDE), Image.Resampling.LANCZOS)
+    return Ground(name=name, pixels=np.asarray(picture), shows=shows)
 
 
 def _named_stamps(folder: Path, known: set[str]) -> Iterator[tuple[Path, str]]:
@@ -128,10 +136,6 @@ def stamp_name(text: str, known: Sequence[str] | set[str]) -> str:
     return plain if 0 < len(words) <= _MOST_WORDS and re.fullmatch(r"[a-z' -]+", plain) else ""
 
 
-def _group(path: str) -> str:
-    return next((group for folder, group in _GROUPS.items() if path.startswith(folder)), "")
-
-
 def trimmed(picture: Image.Image, side: int = DRAWING_SIDE) -> NDArray[np.uint8]:
     """Trim a drawing's empty margin and fit it into a square, uint8 (side, side, 4), RGB multiplied by alpha."""
     pixels = np.asarray(picture.convert("RGBA")).astype(np.float32)
@@ -148,6 +152,3 @@ def trimmed(picture: Image.Image, side: int = DRAWING_SIDE) -> NDArray[np.uint8]
         plane = Image.fromarray(pixels[..., channel]).resize((width, height), method)
         fitted[top : top + height, left : left + width, channel] = np.asarray(plane)
     return np.minimum(fitted, fitted[..., 3:]).round().astype(np.uint8)
-
-
-__all__ = ["CUTOUT_SIDE", "DEBIAN_PACKAGES", "read_cutouts", "read_photographs", "stamp_name", "trimmed"]

@@ -24,7 +24,7 @@ from xsam_model.training.scenes.art import cutouts
 from xsam_model.training.scenes.art import names as scene_names
 from xsam_model.training.scenes.art.assets import CUTOUTS, Ground, save_assets
 from xsam_model.training.scenes.art.cutouts import trimmed
-from xsam_model.training.scenes.art.vocabulary import Category, curated_categories
+from xsam_model.training.scenes.art.vocabulary import Category, curated_categories, everyday_names
 
 NPM_PACKAGES = (
     "emojibase-data@17.0.0",
@@ -37,7 +37,6 @@ NPM_PACKAGES = (
 _VECTOR_STYLES = ("fluent-emoji-flat", "twemoji", "emojione", "noto")
 PIP_PACKAGES = ("scikit-image==0.26.0", "scikit-learn==1.9.1")
 DEBIAN_PACKAGES = ("lomiri-wallpapers-16.04",)
-_GROUND_SIDE = 512
 _SHORT_NAMES = ("emojibase", "github", "cldr", "iamcal", "joypixels")
 # End of a photograph's path -> names of our vocabulary that it shows. No licence among them is share-alike.
 _PHOTOS: dict[str, tuple[str, ...]] = {
@@ -94,10 +93,12 @@ def prepare_assets(folder: Path, downloads: Path | None = None, *, photographs: 
             without = fetch_debian(root, cutouts.DEBIAN_PACKAGES)
             missing += without
             if not without:
-                stamps, data = (root / package for package in cutouts.DEBIAN_PACKAGES)
+                stamps, templates = (root / package for package in cutouts.DEBIAN_PACKAGES)
+                everyday = [one.category for one in everyday_names().values()]
                 new, photos = cutouts.read_cutouts(stamps)
-                backgrounds = cutouts.read_photographs(data)
-                save_assets(folder, new, photos, backgrounds, prefix=CUTOUTS)
+                photos |= draw_sprites(everyday, data, root, cutouts.CUTOUT_SIDE)
+                backgrounds = cutouts.read_photographs(templates)
+                save_assets(folder, [*everyday, *new], photos, backgrounds, prefix=CUTOUTS)
                 sprites, grounds = sprites | photos, grounds + backgrounds
     styles = Counter(style for _, style in sprites)
     sizes = ", ".join(f"{path.name} {path.stat().st_size / 2**20:.1f} MiB" for path in sorted(folder.iterdir()))
@@ -183,12 +184,12 @@ def _entries(data: Path) -> dict[str, Any]:
 
 
 def draw_sprites(
-    categories: Sequence[Category], data: Path, root: Path
+    categories: Sequence[Category], data: Path, root: Path, side: int = cutouts.DRAWING_SIDE
 ) -> dict[tuple[str, str], list[NDArray[np.uint8]]]:
     """Return the drawings of every category in every style that has it.
 
     Returns:
-        Drawings by category and style, each uint8 (128, 128, 4), RGB multiplied by alpha.
+        Drawings by category and style, each uint8 (side, side, 4), RGB multiplied by alpha.
     """
     entries = _entries(data)
     pictures = _unpacked(root, "fluent-emoji-3d") / "assets"
@@ -202,11 +203,11 @@ def draw_sprites(
                      if (path := pictures / f"{name}.webp").exists()]  # fmt: skip
             if paths:
                 picture = Image.open(paths[0]).convert("RGBA")
-                sprites.setdefault((category.name, "fluent-3d"), []).append(trimmed(picture))
+                sprites.setdefault((category.name, "fluent-3d"), []).append(trimmed(picture, side))
             slug = re.sub(r"[^a-z0-9]+", "-", label.lower().replace("'", "")).strip("-")
             for style, icons in vectors.items():
                 if (vector := _rendered(icons, slug)) is not None:
-                    sprites.setdefault((category.name, style), []).append(trimmed(vector))
+                    sprites.setdefault((category.name, style), []).append(trimmed(vector, side))
     return sprites
 
 
@@ -224,16 +225,10 @@ def _rendered(icons: dict[str, Any], slug: str) -> Image.Image | None:
 
 def read_grounds(root: Path) -> list[Ground]:
     """Read the photographs that were fetched, scaled down to at most 512 pixels."""
-    found = {path.as_posix(): path for path in root.rglob("*") if path.suffix in {".png", ".jpg"}}
+    found = [path for path in root.rglob("*") if path.suffix in {".png", ".jpg"}]
     grounds = []
     for end, shows in sorted(_PHOTOS.items()):
-        for name, path in found.items():
-            if name.endswith(end):
-                picture = Image.open(path).convert("RGB")
-                picture.thumbnail((_GROUND_SIDE, _GROUND_SIDE), Image.Resampling.LANCZOS)
-                grounds.append(Ground(name=Path(end).stem, pixels=np.asarray(picture), shows=shows))
-                break
+        path = next((path for path in found if path.as_posix().endswith(end)), None)
+        if path is not None:
+            grounds.append(cutouts.read_ground(path, Path(end).stem, shows))
     return grounds
-
-
-__all__ = ["draw_sprites", "fetch", "prepare_assets", "read_grounds", "with_synonyms"]

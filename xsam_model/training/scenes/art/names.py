@@ -68,6 +68,52 @@ furniture: door, mirror, window, bed, couch=couch and lamp, chair, bathtub, toil
 household: lock=locked, key=key+old key, razor, broom, toilet paper=roll of paper, soap, toothbrush, sponge,
   fire extinguisher, plunger, anchor, lifebuoy=ring buoy, yarn, thread
 """
+# What photographs show, in the words that people use for it; the categories above are more exact. One name a line:
+# "name: drawing, drawing; category, category", the drawings by emojibase's names, and categories with cut-outs that are
+# also called so.
+EVERYDAY = """
+person: person standing, man standing, woman standing, person walking, woman dancing, man dancing; fireman
+bird: bird, black bird, parrot, eagle, dove, duck; adelaide rosella, blackbird, crow, crowned crane, cuckoo,
+  guinea fowl, helmeted guinea fowl, great blue heron, lark, magpie, ostrich, pelican, quetzal, rainbow lorikeet,
+  seagull, silver gull, toucan, vulture, bluebird, owl, parrot, duck, dove, goose, swan, eagle
+flower: rose, tulip, hibiscus, blossom, cherry blossom, white flower, sunflower; rose, tulip, hibiscus, sunflower,
+  daffodil, iris, marigold, anthurium, adenium, balsam, hibiscus flower, flowers, purple pigface flower,
+  red plastic flower, red gazania, white star petunia, yellow flower
+plant: potted plant, seedling, herb, cactus; potted plant, cactus, thyme plant, eggplant with fruit, bolted lettuce
+tree: deciduous tree, evergreen tree, palm tree, leafless tree; leafy tree, pine tree, palm tree, christmas tree,
+  birch at winter, holm oak, pili nut tree
+leaf: maple leaf, fallen leaf, leaf fluttering in wind; maple leaf
+cup: teacup without handle, hot beverage; mug
+drinking glass: tumbler glass, glass of milk, clinking glasses; glass of water
+bottle: bottle with popping cork, baby bottle, lotion bottle, sake; champagne
+plate: fork and knife with plate
+bowl: bowl with spoon, steaming bowl, cooked rice
+vase: amphora, funeral urn; amphora
+pitcher: amphora; very small pitcher
+frying pan: cooking, shallow pan of food; fried egg
+orange: tangerine; tangerine, seville orange
+cake: birthday cake, shortcake, cupcake; birthday cake, cupcake
+hat: top hat, woman's hat; top hat, sun hat, blue fedora, green fedora, feathered hat, sombrero
+shoe: man's shoe, running shoe, high-heeled shoe, flat shoe; sneaker, high heel
+glove: gloves; gloves
+bag: handbag, purse, clutch bag, shopping bags, backpack; handbag, backpack
+boat: sailboat, canoe, speedboat, motor boat, ship; sailboat, canoe, speedboat, ship
+truck: delivery truck, articulated lorry, pickup truck, fire engine; delivery truck, pickup truck, fire truck, dumper,
+  garbage truck
+building: office building, hotel, bank, hospital, school, department store; hospital, school, house
+mountain: mountain, snow-capped mountain, mount fuji
+picture: framed picture; framed picture
+lamp: red paper lantern, diya lamp
+cabinet: file cabinet, card file box
+notebook: notebook, notebook with decorative cover, spiral notepad, ledger
+flag: triangular flag, white flag, black flag
+sign: stop sign, placard, bus stop; stop sign
+toy: teddy bear, nesting dolls, yo-yo; teddy bear, yo-yo
+shell: spiral shell; abalone
+clock: alarm clock, mantelpiece clock, watch; alarm clock, watch
+ball: soccer ball, basketball, volleyball, baseball; soccer ball, basketball, volleyball, baseball
+insect: ant, honeybee, beetle, lady beetle, fly; ant, bee, ladybug, fly, grasshopper, hornet, mantis, cricket
+"""
 STUFF = """
     sky, night sky, grass, water, sand, snow, road, brick wall, wooden floor, soil, stone wall, tiled floor, foliage,
     carpet, gravel, lava
@@ -160,5 +206,3 @@ NOT_SYNONYMS = """
     icecream, hotdog, tophat, moneybag, dagger knife, couch and lamp, dollar banknote, milk glass, dromedary camel,
     vertical traffic light, video game
 """
-
-__all__ = ["CATEGORIES", "CORE", "LOOKALIKES", "NOT_SYNONYMS", "STUFF", "UNCOUNTED"]

@@ -92,6 +92,3 @@ def draw_shape(name: str, style: str) -> NDArray[np.uint8]:
 def draw_grounds() -> dict[str, NDArray[np.uint8]]:
     """Return background pictures by name, each uint8 (256, 256, 3)."""
     return {f"gradient {number}": gradient(1000 + number) for number in range(8)}
-
-
-__all__ = ["SHAPE_NAMES", "SHAPE_STYLES", "draw_grounds", "draw_shape"]

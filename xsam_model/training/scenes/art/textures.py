@@ -220,6 +220,3 @@ def gradient(number: int) -> Pixels:
     colors = [tuple(int(value) for value in random.integers(20, 236, 3)) for _ in range(int(random.integers(2, 4)))]
     shades = noise(random, (2, 2), int(random.integers(1, 4)))
     return np.clip(blend(shades, *colors), 0, 255).astype(np.uint8)  # type: ignore[arg-type]
-
-
-__all__ = ["TEXTURE_SIDE", "blend", "gradient", "noise", "opencv", "textures"]

@@ -9,11 +9,12 @@ from functools import cache
 from xsam_model.training.scenes.art import names as scene_names
 
 
-def _names(text: str) -> tuple[str, ...]:
+def listed(text: str) -> tuple[str, ...]:
+    """Return the names of a list with commas, which may be broken into lines."""
     return tuple(" ".join(name.split()) for name in text.split(","))
 
 
-STUFF_NAMES = _names(scene_names.STUFF)
+STUFF_NAMES = listed(scene_names.STUFF)
 SUPERGROUPS = {
     "animal": ("mammal", "bird", "reptile", "sea animal", "insect", "small animal"),
     "vehicle": ("land vehicle", "boat", "aircraft"),
@@ -21,9 +22,9 @@ SUPERGROUPS = {
 }
 # Prefix of what is hashed, chosen so that the most common names are trained on.
 _SPLIT = "scenes-49:"
-_LOOKALIKES = tuple(_names(line) for line in scene_names.LOOKALIKES.strip().split("\n"))
-_CORE = frozenset(_names(scene_names.CORE))
-_UNCOUNTED = frozenset(_names(scene_names.UNCOUNTED))
+_LOOKALIKES = tuple(listed(line) for line in scene_names.LOOKALIKES.strip().split("\n"))
+_CORE = frozenset(listed(scene_names.CORE))
+_UNCOUNTED = frozenset(listed(scene_names.UNCOUNTED))
 _PLURALS = {"mouse": "mice", "computer mouse": "computer mice", "knife": "knives", "goose": "geese", "die": "dice"}
 # The same in singular and plural, but countable.
 _SAME_PLURAL = frozenset({"sheep", "fish", "deer", "moose", "shrimp", "squid", "aircraft"})
@@ -57,19 +58,56 @@ def curated_categories() -> tuple[Category, ...]:
     return tuple(categories)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EverydayName:
+    """A name that people use for several categories, and for things that no drawing shows exactly.
+
+    Attributes:
+        category: the name as a category of its own, with its drawings in emojibase.
+        kinds: categories that are also called so.
+    """
+
+    category: Category
+    kinds: frozenset[str]
+
+
+@cache
+def everyday_names() -> dict[str, EverydayName]:
+    """Return the everyday names, which stand beside the cut-outs of photographs."""
+    curated = curated_categories()
+    found = {}
+    for row in scene_names.EVERYDAY.strip().replace("\n  ", " ").split("\n"):
+        name, _, rest = row.partition(":")
+        drawn, _, kinds = rest.partition(";")
+        drawings = listed(drawn)
+        # Whatever shares a drawing is a kind of it too.
+        alike = {one.name for one in curated if not set(one.drawings).isdisjoint(drawings)}
+        category = Category(name=name, drawings=drawings)
+        found[name] = EverydayName(category=category, kinds=frozenset(filter(None, listed(kinds))) | alike)
+    return found
+
+
 def is_held_out(name: str) -> bool:
-    """Return whether training never sees a category, stuff name or background: one in five, by the hash of its name."""
+    """Return whether training never sees a category, stuff name or background.
+
+    One in five, by the hash of its name; never an everyday name, which models are asked for.
+    """
+    if name in everyday_names():
+        return False
     return int.from_bytes(hashlib.sha256((_SPLIT + name).encode()).digest()[:4], "big") % 5 == 0
 
 
 def is_core(name: str) -> bool:
-    """Return whether a category belongs to the small vocabulary."""
-    return name in _CORE
+    """Return whether a category belongs to the small vocabulary: the core, and the everyday names beside cut-outs."""
+    return name in _CORE or name in everyday_names()
 
 
+@cache
 def lookalikes(name: str) -> frozenset[str]:
     """Return the names that no scene shows or asks for together with this one, itself included."""
-    return frozenset({name}.union(*(names for names in _LOOKALIKES if name in names)))
+    kin = [{general, *one.kinds} for general, one in everyday_names().items() if name == general]
+    kin += [{general} for general, one in everyday_names().items() if name in one.kinds]
+    return frozenset({name}.union(*(names for names in _LOOKALIKES if name in names), *kin))
 
 
 def group_of(name: str) -> str:
@@ -117,19 +155,3 @@ def with_article(words: str, name: str) -> str:
     if not is_countable(name):
         return f"some {words}"
     return f"{'an' if words[0] in 'aeiou' and not words.startswith('uni') else 'a'} {words}"
-
-
-__all__ = [
-    "STUFF_NAMES",
-    "SUPERGROUPS",
-    "Category",
-    "curated_categories",
-    "group_of",
-    "in_group",
-    "is_core",
-    "is_countable",
-    "is_held_out",
-    "lookalikes",
-    "plural",
-    "with_article",
-]

@@ -127,6 +127,3 @@ def question_and_answer(
         return f"How many {plural(name)} are there?", f"There {verb} {NUMBERS[number]} {noun}."
     article = with_article(name, name).replace("some ", "any ")
     return f"Can you see {article} in the picture?", "Yes." if name in counts else "No."
-
-
-__all__ = ["NUMBERS", "GroundedCaption", "grounded_caption", "noun_phrase", "question_and_answer", "relation"]

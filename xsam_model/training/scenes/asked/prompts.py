@@ -34,15 +34,10 @@ def draw_prompt(kind: str, mask: Mask, random: np.random.Generator) -> Mask:
     Raises:
         ValueError: if the kind is unknown.
     """
-    if kind == "point":
-        return _points(mask, random)
-    if kind == "scribble":
-        return _scribble(mask, random)
-    if kind == "box":
-        return _box(mask, random)
-    if kind == "mask":
-        return _smoothed(mask)
-    raise ValueError(f"unknown kind of visual prompt {kind!r}; known: {', '.join(PROMPT_KINDS)}")
+    if kind not in PROMPT_KINDS:
+        raise ValueError(f"unknown kind of visual prompt {kind!r}; known: {', '.join(PROMPT_KINDS)}")
+    drawn = {"point": _points, "scribble": _scribble, "box": _box, "mask": _smoothed}
+    return drawn[kind](mask, random)
 
 
 def _radius(usual: float, mask: Mask, random: np.random.Generator) -> float:
@@ -95,12 +90,9 @@ def _box(mask: Mask, random: np.random.Generator) -> Mask:
     return draw_box((left, top, width * scale, height * scale), mask.shape[:2])
 
 
-def _smoothed(mask: Mask) -> Mask:
+def _smoothed(mask: Mask, _random: np.random.Generator) -> Mask:
     sigma = max(0.6, 2 * max(mask.shape) / _USUAL_SIDE)
     soft = opencv().GaussianBlur(mask.astype(np.float32), (0, 0), sigma)
     smoothed = np.asarray(soft > soft.mean())
     # Of an object that fills the picture nothing is above the mean.
     return smoothed if smoothed.any() else mask
-
-
-__all__ = ["PROMPT_KINDS", "bounding_box", "draw_prompt"]

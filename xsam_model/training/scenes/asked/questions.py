@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from xsam_model.training.scenes.art.vocabulary import group_of, in_group
+from xsam_model.training.scenes.art.vocabulary import group_of, in_group, listed
 from xsam_model.training.scenes.scene import SceneObject
 
 
@@ -41,200 +41,113 @@ REASONS = (
         questions=("What could you eat here?", "I am hungry. What could help?", "What in this picture is food?"),
         explanation="can be eaten",
         groups=("food",),
-        doubtful=("drink", "animal", "jack-o-lantern", "teapot"),
+        doubtful=listed("drink, animal, jack-o-lantern, teapot"),
     ),
     Reason(
         questions=("What could you drink here?", "I am thirsty. What could help?"),
         explanation="can be drunk",
         groups=("drink",),
-        doubtful=("coconut", "teapot", "jar", "amphora", "cow", "fountain", "ice cream", "watermelon"),
+        doubtful=listed("coconut, teapot, jar, amphora, cow, fountain, ice cream, watermelon"),
     ),
     Reason(
         questions=("What could you travel in or on?", "Which of these would take you to another town?"),
         explanation="can be travelled in or on",
         groups=("vehicle",),
-        doubtful=(
-            "horse",
-            "camel",
-            "elephant",
-            "unicorn",
-            "llama",
-            "dragon",
-            "skateboard",
-            "roller skate",
-            "ice skate",
-            "skis",
-            "sled",
-            "balloon",
-            "wheelchair",
-            "kick scooter",
-            "flying saucer",
-            "rocket",
-            "canoe",
+        doubtful=listed(
+            "horse, camel, elephant, unicorn, llama, dragon, skateboard, roller skate, ice skate, skis, sled, "
+            "balloon, wheelchair, kick scooter, flying saucer, rocket, canoe"
         ),
     ),
     Reason(
         questions=("What could you wear?", "What belongs in a wardrobe?"),
         explanation="can be worn",
         groups=("garment", "shoe", "headwear"),
-        doubtful=(
-            "accessory",
-            "diving mask",
-            "roller skate",
-            "ice skate",
-            "boxing glove",
-            "medal",
-            "bandage",
-            "headphones",
-            "stethoscope",
-            "shield",
-            "lifebuoy",
-            "ribbon",
-            "suitcase",
-            "crown",
-            "yarn",
+        doubtful=listed(
+            "accessory, diving mask, roller skate, ice skate, boxing glove, medal, bandage, headphones, stethoscope, "
+            "shield, lifebuoy, ribbon, suitcase, crown, yarn"
         ),
     ),
     Reason(
         questions=("What here can fly by itself?", "Which of these has wings or a motor to fly with?"),
         explanation="can fly",
         groups=("aircraft",),
-        names=(
-            "dove",
-            "eagle",
-            "duck",
-            "swan",
-            "owl",
-            "flamingo",
-            "parrot",
-            "goose",
-            "bat",
-            "butterfly",
-            "bee",
-            "ladybug",
-            "mosquito",
-        ),
-        doubtful=(
-            "bird",
-            "insect",
-            "dragon",
-            "unicorn",
-            "kite",
-            "balloon",
-            "boomerang",
-            "dinosaur",
-            "planet",
-            "cloud",
-            "star",
-            "dodo",
-        ),
+        names=listed("dove, eagle, duck, swan, owl, flamingo, parrot, goose, bat, butterfly, bee, ladybug, mosquito"),
+        doubtful=listed("bird, insect, dragon, unicorn, kite, balloon, boomerang, dinosaur, planet, cloud, star, dodo"),
     ),
     Reason(
         questions=("What lives in the sea?", "What could a diver meet under water?"),
         explanation="can live in the sea",
         groups=("sea animal",),
-        doubtful=(
-            "reptile",
-            "penguin",
-            "polar bear",
-            "duck",
-            "swan",
-            "goose",
-            "otter",
-            "beaver",
-            "hippopotamus",
-            "snail",
-            "sushi",
-            "diving mask",
-            "flamingo",
-            "worm",
-            "boat",
-            "anchor",
+        doubtful=listed(
+            "reptile, penguin, polar bear, duck, swan, goose, otter, beaver, hippopotamus, snail, sushi, diving mask, "
+            "flamingo, worm, boat, anchor"
         ),
     ),
     Reason(
         questions=("What could you make music with?", "What would a band need?"),
         explanation="can make music",
         groups=("musical instrument",),
-        doubtful=(
-            "bell",
-            "radio",
-            "microphone",
-            "headphones",
-            "phone",
-            "telephone",
-            "computer",
-            "laptop",
-            "television",
-        ),
+        doubtful=listed("bell, radio, microphone, headphones, phone, telephone, computer, laptop, television"),
     ),
     Reason(
         questions=("Which of these are animals?", "What here is a living creature that can move?"),
         explanation="can move around",
         groups=("animal",),
-        doubtful=("teddy bear", "dragon", "unicorn", "dinosaur", "dodo", "snowman", "chicken leg", "shrimp", "sushi"),
+        doubtful=listed("teddy bear, dragon, unicorn, dinosaur, dodo, snowman, chicken leg, shrimp, sushi"),
     ),
     Reason(
         questions=("What could you read?", "What has printed words for somebody to read?"),
         explanation="can be read",
-        names=("book", "newspaper", "scroll"),
-        doubtful=("paper", "device", "banknote", "stop sign", "folder", "stopwatch", "credit card", "die"),
+        names=listed("book, newspaper, scroll"),
+        doubtful=listed("paper, device, banknote, stop sign, folder, stopwatch, credit card, die"),
     ),
     Reason(
         questions=("What could you draw or write with?", "What would leave a line on paper?"),
         explanation="can leave a line on paper",
-        names=("pencil", "pen", "crayon", "paintbrush"),
-        doubtful=("stationery", "device", "lipstick"),
+        names=listed("pencil, pen, crayon, paintbrush"),
+        doubtful=listed("stationery, device, lipstick"),
     ),
     Reason(
         questions=("What tells you how late it is?", "What would you look at not to miss your train?"),
         explanation="can tell the time",
-        names=("watch", "alarm clock"),
-        doubtful=("timepiece", "device", "sun", "church", "calendar", "locomotive", "tram"),
+        names=listed("watch, alarm clock"),
+        doubtful=listed("timepiece, device, sun, church, calendar, locomotive, tram"),
     ),
     Reason(
         questions=("What could light a dark room?", "What gives light when the sun is down?"),
         explanation="can light a dark room",
-        names=("light bulb", "flashlight", "candle"),
-        doubtful=(
-            "device",
-            "weather",
-            "jack-o-lantern",
-            "christmas tree",
-            "traffic light",
-            "land vehicle",
-            "birthday cake",
-        ),
+        names=listed("light bulb, flashlight, candle"),
+        doubtful=listed("device, weather, jack-o-lantern, christmas tree, traffic light, land vehicle, birthday cake"),
     ),
     Reason(
         questions=("What could you pay with?", "What belongs in a purse or a bank?"),
         explanation="can be paid with",
         groups=("money",),
-        doubtful=("phone", "gem", "ring", "watch", "crown", "handbag", "accessory", "medal"),
+        doubtful=listed("phone, gem, ring, watch, crown, handbag, accessory, medal"),
     ),
     Reason(
         questions=("What could you carry your things in?", "What would you pack before a journey?"),
         explanation="can carry things",
-        names=("handbag", "backpack", "suitcase", "briefcase"),
-        doubtful=("container", "money bag", "toolbox", "gift", "land vehicle", "garment", "jar"),
+        names=listed("handbag, backpack, suitcase, briefcase"),
+        doubtful=listed("container, money bag, toolbox, gift, land vehicle, garment, jar"),
     ),
     Reason(
         questions=("What would be needed to play in a team on a field or a court?", "Which of these are balls?"),
         explanation="can be played with as a ball",
         groups=("ball",),
-        doubtful=("toy", "sports gear", "yarn", "planet"),
+        doubtful=listed("toy, sports gear, yarn, planet"),
     ),
     Reason(
         questions=("Which of these travel on water?", "How could you cross a lake?"),
         explanation="can cross a lake",
         groups=("boat",),
-        doubtful=("aircraft", "lifebuoy", "sea animal", "duck", "swan", "goose", "anchor"),
+        doubtful=listed("aircraft, lifebuoy, sea animal, duck, swan, goose, anchor"),
     ),
     Reason(
         questions=("What would a carpenter use?", "Which of these help to build or repair something?"),
         explanation="can help to build or repair something",
-        names=("hammer", "saw", "screwdriver", "wrench", "toolbox", "ladder"),
-        doubtful=("tool", "stationery", "knife", "thread", "paintbrush", "scissors"),
+        names=listed("hammer, saw, screwdriver, wrench, toolbox, ladder"),
+        doubtful=listed("tool, stationery, knife, thread, paintbrush, scissors"),
     ),
 )
 
@@ -256,6 +169,3 @@ def answering(reason: Reason, objects: Sequence[SceneObject], shown: Sequence[st
     if any(reason.is_doubtful(thing.name, thing.group) for thing in objects):
         return None
     return [place for place, thing in enumerate(objects) if reason.answers(thing.name, thing.group)]
-
-
-__all__ = ["REASONS", "Reason", "answering"]

@@ -177,6 +177,3 @@ def _by_group(layout: SceneLayout) -> Iterator[ReferringPhrase]:
         yield from _by_size(layout, members, noun, "group")
     if not shown:
         yield from _by_size(layout, range(len(layout.objects)), "object", "group")
-
-
-__all__ = ["GROUP_NOUNS", "ReferringPhrase", "SceneLayout", "has_color_alone", "referring_phrases"]

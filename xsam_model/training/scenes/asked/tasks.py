@@ -300,6 +300,3 @@ def ask_scene(
         raise ValueError(f"unknown task {task!r}; known: {', '.join(_TASKS)}")
     pool = assets.pool(scene.split, core_only)
     return _TASKS[task](_Asked(scene, pool, assets, config or AskConfig(), random))
-
-
-__all__ = ["SCENE_TASKS", "AskConfig", "ask_scene"]

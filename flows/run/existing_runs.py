@@ -18,7 +18,7 @@ def no_run(output: str, run_id: str | None = None, held: Iterable[str] = ()) -> 
     return PlanError(f"{output} holds no {what}: check the spelling, or label something there first")
 
 
-def held_plans(output: str, run_id: str | None, *, by_name: bool = False) -> tuple[Store, list[Plan]]:
+def existing_plans(output: str, run_id: str | None, *, by_name: bool = False) -> tuple[Store, list[Plan]]:
     """Open an output, and read the plan of one run, or those of all runs in order, retries included.
 
     All are those of planned_runs.
@@ -29,7 +29,7 @@ def held_plans(output: str, run_id: str | None, *, by_name: bool = False) -> tup
     """
     store = open_store(output)
     if run_id is not None:
-        return store, [held_run(output, run_id)[1]]
+        return store, [existing_run(output, run_id)[1]]
     held = (read_plan(store, run) for run in plan_documents(store, by_name=by_name))
     plans = [plan for plan in held if plan is not None]
     if not plans:
@@ -38,7 +38,7 @@ def held_plans(output: str, run_id: str | None, *, by_name: bool = False) -> tup
     return store, plans
 
 
-def held_run(output: str, run_id: str | None) -> tuple[Store, Plan]:
+def existing_run(output: str, run_id: str | None) -> tuple[Store, Plan]:
     """Open an output, and read the plan of one run; without an id, that of the only run that is not a retry.
 
     Raises:

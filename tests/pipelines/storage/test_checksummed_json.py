@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pipelines.storage.sealed import BLANK, SealError, seal, unseal
+from pipelines.storage.checksummed_json import BLANK, SealError, seal, unseal
 
 DOCUMENT = {
     "format": 1,

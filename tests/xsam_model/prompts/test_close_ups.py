@@ -1,0 +1,80 @@
+"""Windows around visual prompts: what they hold, and how prompts are drawn in them."""
+
+import numpy as np
+import pytest
+
+from xsam_model.prompts.close_ups import close_ups
+from xsam_model.prompts.visual import POINT_RADIUS, draw_box, draw_points, draw_scribble
+
+SIZE = (480, 640)
+
+
+def extent(window):
+    height, width = window.region.shape
+    return window.top, window.left, window.top + height, window.left + width
+
+
+def test_a_box_is_looked_at_in_one_window_around_it():
+    (window,) = close_ups(draw_box((200, 100, 80, 60), SIZE), zoom=1.5)
+    assert window.is_box
+    # 1.5 times the longer side, 120 pixels, around the box's center (240, 130).
+    assert extent(window) == (70, 180, 190, 300)
+    assert np.argwhere(window.region).min(0).tolist() == [30, 20]
+    assert window.region.sum() == 80 * 60
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ((0, 0, 100, 100), (0, 0, 200, 200)),
+        ((600, 440, 40, 40), (400, 560, 480, 640)),
+        ((10, 100, 600, 40), (0, 0, 480, 640)),  # longer than the image is high
+        ((300, 200, 9, 9), (180, 280, 228, 328)),  # fewer pixels than this show nothing more
+    ],
+)
+def test_a_window_lies_in_the_image(box, expected):
+    (window,) = close_ups(draw_box(box, SIZE), zoom=2)
+    assert extent(window) == expected
+    assert window.region.sum() == box[2] * box[3]
+
+
+def test_a_point_is_looked_at_in_ever_smaller_windows_and_is_as_small_in_each():
+    windows = close_ups(draw_points([(300, 200)], SIZE), zoom=1.3)
+    assert [max(window.region.shape) for window in windows] == [640, 384, 230, 138]
+    assert extent(windows[0]) == (0, 0, *SIZE)
+    for window in windows:
+        assert not window.is_box
+        length = max(window.region.shape)
+        assert window.region.sum() == pytest.approx(np.pi * (POINT_RADIUS * length / 640) ** 2, rel=0.15)
+        row, column = np.argwhere(window.region).mean(0)
+        assert (window.top + row, window.left + column) == pytest.approx((200, 300), abs=0.6)
+
+
+def test_a_point_at_the_edge_stays_in_its_windows():
+    for corner in [(0, 0), (639, 479), (0, 479)]:
+        for window in close_ups(draw_points([corner], SIZE), zoom=1.3):
+            assert window.region.any()
+
+
+def test_windows_around_a_scribble_hold_all_of_it():
+    scribble = draw_scribble([(250, 200), (330, 260)], SIZE)
+    windows = close_ups(scribble, zoom=1.3)
+    assert [max(window.region.shape) for window in windows] == [640, 384, 230, 138]
+    assert all(window.region.sum() == scribble.sum() for window in windows)
+    long = draw_scribble([(50, 200), (600, 260)], SIZE)
+    assert [extent(window) for window in close_ups(long, zoom=1.3)] == [(0, 0, *SIZE)]
+
+
+def test_a_tiny_image_is_seen_whole_and_its_points_are_no_boxes():
+    whole = np.zeros((40, 30), dtype=bool)
+    whole[7, 9] = True
+    (window,) = close_ups(whole, zoom=1.3)
+    assert extent(window) == (0, 0, 40, 30)
+    assert not window.is_box
+    assert window.region[7, 9]
+
+
+def test_a_window_is_cut_from_the_pixels_of_its_place():
+    pixels = np.arange(480 * 640 * 3, dtype=np.uint32).reshape(480, 640, 3).astype(np.uint8)
+    (window,) = close_ups(draw_box((200, 100, 80, 60), SIZE), zoom=1.5)
+    assert (window.cut(pixels) == pixels[70:190, 180:300]).all()
