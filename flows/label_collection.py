@@ -126,7 +126,6 @@ class WaveFailedError(RuntimeError):
         first = [f"{f.shard_id}: {f.error.splitlines()[0]}" for f in failures[:5]]
         left = [f"{num_left} shards were not labelled: the budget is spent or the run has stopped"] * (num_left > 0)
         super().__init__("; ".join(first + left))
-        self.failures = failures
         self.can_retry = not num_left and any(failure.kind != "unfinished" for failure in failures)
 
 

@@ -122,11 +122,11 @@ def list_collection(
     images = forgotten.without(joined, erased)
     with draft_plan(images, config.plan, left, left_out=left_out, replicas=replicas) as draft:
         notes = [*absent.say(), *unasked_rows(config, own, joined)]
-        if 0 < draft.num_shards < replicas:
+        if 0 < (shards := draft.num_shards) < replicas:
+            advice = ", or lower plan.images_per_shard" if draft.num_images > shards else ""
             notes.append(
-                f"{draft.num_images:,} images are {draft.num_shards:,} shards, one replica's work each, so that "
-                f"{replicas - draft.num_shards:,} of {replicas:,} replicas have nothing to do: ask for fewer, or lower "
-                "plan.images_per_shard"
+                f"{draft.num_images:,} images are {shards:,} shards, one replica's work each: {replicas - shards:,} of "
+                f"{replicas:,} replicas have nothing to do; ask for fewer{advice}"
             )
         if erased.total():
             notes.append(f"{erased.total():,} listed images were forgotten on request, and are not asked again")

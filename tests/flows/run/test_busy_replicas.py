@@ -9,17 +9,20 @@ from typing import Any
 
 import pytest
 
+from actors.pool.config import PoolConfig
 from actors.pool.open import open_runner
 from benchmarks.virtual_ray import VirtualRay
 from flows.config import parse_config
 from flows.process.signals import Termination
 from flows.run.breaker import CircuitBreaker
 from flows.run.observer import Silent
-from flows.run.planning import PlannedRun
+from flows.run.planning import PlannedRun, draft_run
 from pipelines.planning.draft import PlanConfig
 from pipelines.storage.store import open_store
 from pipelines.table.repairs import Due
 from pipelines.types import ImageRef
+from tests.reliability.small_run import SmallRun, as_driver, write_source
+from tests.support.fakes import BrightPredictor
 from tests.support.labeled import RUN, plan_run
 
 REPLICAS, SHARDS_PER_REPLICA = 2, 160  # twenty waves
@@ -52,3 +55,24 @@ def test_no_replica_waits_for_the_last_shard_of_a_wave(
         )
     assert failures == []
     assert ray.busy_share(REPLICAS) >= 0.97
+
+
+@pytest.mark.parametrize(
+    ("images_per_shard", "replicas", "told"),
+    [
+        pytest.param(500, 2, ["1 of 2 replicas have nothing to do; ask for fewer, or lower plan.images"], id="fixed"),
+        pytest.param(None, 2, [], id="shards-for-two"),
+        pytest.param(None, 8, ["3 of 8 replicas have nothing to do; ask for fewer"], id="fewer-images-than-replicas"),
+    ],
+)
+def test_replicas_that_no_shard_is_left_for_are_told(
+    tmp_path: Path, images_per_shard: int | None, replicas: int, told: list[str]
+) -> None:
+    small = SmallRun(source=write_source(tmp_path / "images", 5), output=str(tmp_path / "out"))
+    config = small.config().replace(
+        pool=PoolConfig(replicas=replicas), plan=PlanConfig(images_per_shard=images_per_shard)
+    )
+    with as_driver(BrightPredictor()), draft_run(config) as draft:
+        notes = [note for note in draft.notes if "nothing to do" in note]
+    assert len(notes) == len(told)
+    assert all(part in note for part, note in zip(told, notes, strict=True))
