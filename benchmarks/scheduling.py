@@ -167,8 +167,8 @@ def run(*, tiny: bool = False) -> Report:
         },
         figures=tuple(figures),
         remarks=(
-            "What is left with a CV of 1 and 1,000 replicas is single shards that take more than twenty times the "
-            "mean, begun near the end; only smaller shards throughout would shorten them.",
+            "What is left with a CV of 1 and 1,000 replicas is single shards that take many times the mean, "
+            "begun near the end; only smaller shards throughout would shorten them.",
             "The same through the whole flow, with Ray, Prefect and a model that sleeps: `python -m "
             "benchmarks.scheduling_flow`; not yet measured on a quiet machine.",
         ),
