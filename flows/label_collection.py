@@ -28,6 +28,7 @@ from flows.run.summary import RunFailedError, RunSummary
 from flows.run.updates import configs_to_run
 from flows.run.waves import ShardStream, Wave, cut_waves
 from pipelines.planning.plan import Plan
+from pipelines.redaction import counted
 
 redact_run_logs()
 
@@ -124,7 +125,9 @@ class WaveFailedError(RuntimeError):
 
     def __init__(self, failures: list[ShardFailure], num_left: int) -> None:
         first = [f"{f.shard_id}: {f.error.splitlines()[0]}" for f in failures[:5]]
-        left = [f"{num_left} shards were not labelled: the budget is spent or the run has stopped"] * (num_left > 0)
+        left = [
+            f"{counted(num_left, 'shard was', 'shards were')} not labelled: the budget is spent or the run has stopped"
+        ] * (num_left > 0)
         super().__init__("; ".join(first + left))
         self.can_retry = not num_left and any(failure.kind != "unfinished" for failure in failures)
 
