@@ -26,6 +26,8 @@ NAMES = (
         "sql",
         "export",
     ),
+    *("tiny_rate", "costs", "many_prompts", "text_lengths", "pipeline_overhead", "orchestration", "scheduling"),
+    *("load_rate", "planning", "updates", "peak_memory", "memory_curve", "large_image", "rle_rate", "sql", "export"),
 )
 RESULTS = Path(__file__).with_name("RESULTS.md")
 

@@ -19,6 +19,7 @@ from flows.config import RunConfig, parse_config
 from flows.run import engine, planning
 from flows.run.observer import Silent
 from pipelines.layout import run_folder
+from pipelines.planning.cut import MOST
 from pipelines.planning.draft import PlanConfig, draft_plan
 from pipelines.planning.plan import Plan, read_plan, write_plan
 from pipelines.sources.image_batches import LISTED, to_batches
@@ -74,7 +75,7 @@ def run(*, tiny: bool = False) -> Report:
         setup={
             "local": f"{files:,} files in folders of {_PER_FOLDER:,}, {rounds} rounds",
             "bucket": f"{keys:,} keys in order",
-            "second run": f"{finished:,} images in shards of {PlanConfig().images_per_shard}, best of {rounds}",
+            "second run": f"{finished:,} images in shards of {MOST}, best of {rounds}",
             "memory": f"{many:,} keys",
             "other programs": f"{local.say_others()} (local), {bucket.say_others()} (bucket)",
         },

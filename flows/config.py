@@ -146,7 +146,7 @@ class OutputConfig(Settings):
 
 
 class WaveConfig(Settings):
-    """How shards are grouped into Prefect task runs."""
+    """How shards are grouped into Prefect task runs, which watch them and have failed ones tried again."""
 
     max_waves: int = 200
     """Task runs per flow run at most: servers and the UI suffer from thousands."""

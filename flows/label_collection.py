@@ -1,13 +1,13 @@
-"""The Prefect flow: plan, label waves of shards, verify, summarise.
+"""The Prefect flow: plan, label, verify, summarise.
 
-Prefect shows progress and retries waves. What is done is decided by the commits in the output alone: Prefect's states,
-caches and results are never relied on.
+Prefect shows progress in waves of shards, and retries waves; shards are handed out without regard to them. What is done
+is decided by the commits in the output alone: Prefect's states, caches and results are never relied on.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ from flows.run.breaker import CircuitBreaker
 from flows.run.observer import RunObserver, Several, current_observer
 from flows.run.summary import RunFailedError, RunSummary
 from flows.run.updates import configs_to_run
+from flows.run.waves import ShardStream, Wave, cut_waves
 from pipelines.planning.plan import Plan
 from pipelines.redaction import counted
 
@@ -105,15 +106,11 @@ def _label_in_waves(
     *,
     told: PrefectReporter,
 ) -> list[ShardFailure]:
-    """Label the due shards wave by wave; no wave is begun once the run is to stop."""
-    failures: list[ShardFailure] = []
-    waves = engine.cut_waves(list(run.due.commits), config)
-    for number, shard_ids in enumerate(waves, start=1):
-        if breaker.reason or sigterm.reason:
-            break
-        due = {shard_id: run.due.commits[shard_id] for shard_id in shard_ids}
-        failures += _run_wave(told, f"{number}/{len(waves)}", config, run.plan, runner, observer, breaker, due)
-    return failures
+    """Label the due shards in one stream, with a task run that watches each wave of them."""
+    due = run.due.commits
+    waves, watch = cut_waves(list(due), config), partial(_watch_wave, told, config)
+    stream = ShardStream(planning.open_output(config), run.plan, due, waves, watch)
+    return engine.label_shards(runner, stream, observer, breaker, sigterm)
 
 
 # No task caches or persists results: whether work is done is decided by the commits alone.
@@ -129,11 +126,9 @@ class WaveFailedError(RuntimeError):
     def __init__(self, failures: list[ShardFailure], num_left: int) -> None:
         first = [f"{f.shard_id}: {f.error.splitlines()[0]}" for f in failures[:5]]
         left = [
-            f"{counted(num_left, 'shard was', 'shards were')} not tried: the budget is spent or the run was asked "
-            "to stop"
+            f"{counted(num_left, 'shard was', 'shards were')} not labelled: the budget is spent or the run has stopped"
         ] * (num_left > 0)
         super().__init__("; ".join(first + left))
-        self.failures = failures
         self.can_retry = not num_left and any(failure.kind != "unfinished" for failure in failures)
 
 
@@ -144,40 +139,31 @@ def _is_wave_failure(_task: Any, _run: Any, state: State[Any]) -> bool:
 
 
 @task(name="label-wave", cache_policy=NO_CACHE, persist_result=False)
-def label_wave(
-    config: RunConfig,
-    plan: Plan,
-    runner: ShardRunner,
-    observer: RunObserver,
-    breaker: CircuitBreaker,
-    due: Mapping[str, int],
-) -> int:
-    """Label the shards of a wave that are not committed yet.
+def label_wave(wave: Wave) -> None:
+    """Wait until the shards of a wave are labelled; a retry has those labelled again that could not be.
 
     Raises:
         WaveFailedError: some could not be labelled.
     """
-    # A retried wave looks at the commits again, so it labels only what is left.
-    store = planning.open_output(config)
-    failures, num_left = engine.label_shards(runner, store, plan, due, observer, breaker)
+    failures, num_left = wave.outcome()
     if failures or num_left:
         raise WaveFailedError(failures, num_left)
-    return len(due)
 
 
-def _run_wave(told: PrefectReporter, label: str, config: RunConfig, *work: Any) -> list[ShardFailure]:
-    """Run a wave with its retries; a wave that fails for good does not prevent the following ones."""
-    wave = label_wave.with_options(
-        task_run_name=f"wave {label}",
+def _watch_wave(told: PrefectReporter, config: RunConfig, wave: Wave) -> None:
+    """Show a wave as a task run, with its retries; whatever becomes of that, labelling goes on."""
+    shown = label_wave.with_options(
+        task_run_name=f"wave {wave.label}",
         retries=config.waves.retries,
         retry_delay_seconds=config.waves.retry_delay_s,
         retry_condition_fn=_is_wave_failure,
     )
     try:
-        orchestrated(told, partial(wave, config, *work), partial(label_wave.fn, config, *work))
-    except WaveFailedError as error:
-        return error.failures
-    return []
+        orchestrated(told, partial(shown, wave), partial(label_wave.fn, wave))
+    except WaveFailedError:
+        pass  # the failures are the run's as well
+    except Exception as error:  # noqa: BLE001 - Prefect's, since the wave itself raises nothing else
+        told.note(error)
 
 
 @task(name="verify", task_run_name="verify", cache_policy=NO_CACHE, persist_result=False)

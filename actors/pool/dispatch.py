@@ -4,7 +4,9 @@ Knows nothing about replicas, threads or Ray."""
 
 from __future__ import annotations
 
+import heapq
 import itertools
+import operator
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -62,20 +64,36 @@ class Attempt:
 
 
 class ShardQueue:
-    """The shards of one map call: retries first, then the caller's iterable, from which shards are pulled on demand."""
+    """The shards of one map call: retries first, then the caller's iterable, from which shards are pulled on demand.
 
-    def __init__(self, shards: Iterable[Shard], ids: Iterator[str], max_outstanding: int, max_attempts: int) -> None:
+    Args:
+        shards: the caller's iterable.
+        ids: where attempts get their ids from.
+        max_outstanding: shards that may be pulled and have no outcome yet.
+        max_attempts: failed attempts after which a shard is given up.
+        hold_back: so many of the last shards are given only to replicas that work on nothing else, so that none waits
+            behind a long one while another replica has nothing to do. Their number is known if the iterable tells it
+            (``operator.length_hint``).
+    """
+
+    def __init__(
+        self, shards: Iterable[Shard], ids: Iterator[str], max_outstanding: int, max_attempts: int, hold_back: int = 0
+    ) -> None:
         self._source: Iterator[Shard] | None = iter(shards)
         self._ids = ids
         self._max_outstanding = max_outstanding
         self._max_attempts = max_attempts
-        self._waiting: deque[Attempt] = deque()
+        self._hold_back = hold_back
+        self._shared: deque[Attempt] = deque()
+        self._alone: deque[Attempt] = deque()
+        self._delayed: list[tuple[float, int, Attempt]] = []
+        self._order = itertools.count()
         self._outstanding = 0
 
     def has_more(self) -> bool:
         """Return whether anything is, or may be, left to hand out; pulls a shard to find out if there is room."""
         # While there is no room to pull, the iterable may or may not be exhausted: it counts as having more.
-        return bool(self._waiting) or self._pull() or self._source is not None
+        return bool(self._num_waiting()) or self._pull() or self._source is not None
 
     def take(self, *, idle: bool) -> Attempt | None:
         """Return the next attempt to start, or None if there is none that this replica may take now.
@@ -83,14 +101,14 @@ class ShardQueue:
         Args:
             idle: whether the replica is working on nothing else.
         """
-        fitting = self._next_fitting(idle)
-        if fitting is None and self._pull():
-            fitting = self._next_fitting(idle)
-        if fitting is None:
+        if not idle and self._is_ending():
             return None
-        # Attempts compare by identity (eq=False), so this removes no other.
-        self._waiting.remove(fitting)
-        return replace(fitting, attempt_id=next(self._ids))
+        while self._delayed and self._delayed[0][0] <= time.monotonic():
+            self._alone.append(heapq.heappop(self._delayed)[-1])
+        waiting = self._alone if idle and self._alone else self._shared
+        if not waiting and not self._pull():
+            return None
+        return replace(waiting.popleft(), attempt_id=next(self._ids))
 
     def done(self) -> None:
         """Record that an attempt has succeeded, which makes room for another shard."""
@@ -130,7 +148,10 @@ class ShardQueue:
             again = replace(again, failures=attempt.failures + charged)
         if again.failures >= self._max_attempts:
             return self.give_up(attempt, kind, error)
-        self._waiting.append(again)
+        if again.alone:
+            heapq.heappush(self._delayed, (again.not_before, next(self._order), again))
+        else:
+            self._shared.append(again)
         return None
 
     def give_up(self, attempt: Attempt, kind: FailureKind, error: str) -> ShardFailure:
@@ -141,25 +162,33 @@ class ShardQueue:
     def give_up_waiting(self, reason: str) -> list[ShardFailure]:
         """Return the failures of all shards that wait for an attempt and will not get one."""
         failures = []
-        while self._waiting:
-            attempt = self._waiting.popleft()
+        delayed = [entry[-1] for entry in self._delayed]
+        for attempt in (*self._alone, *delayed, *self._shared):
             error = f"{reason}; its attempt before: {attempt.error}" if attempt.error else reason
             # A waiting attempt is numbered for its next start, so one fewer has been made.
             tried = replace(attempt, number=attempt.number - 1)
             failures.append(self.give_up(tried, "unfinished", error))
+        self._alone.clear()
+        self._delayed.clear()
+        self._shared.clear()
         return failures
 
-    def _next_fitting(self, idle: bool) -> Attempt | None:
-        now = time.monotonic()
-        waiting = (attempt for attempt in self._waiting if attempt.not_before <= now)
-        return next((attempt for attempt in waiting if idle or not attempt.alone), None)
+    def _num_waiting(self) -> int:
+        return len(self._shared) + len(self._alone) + len(self._delayed)
+
+    def _is_ending(self) -> bool:
+        """Return whether only the last shards are left, which are held back for idle replicas."""
+        if not self._hold_back:
+            return False
+        to_come = 0 if self._source is None else operator.length_hint(self._source, -1)
+        return to_come >= 0 and to_come + self._num_waiting() <= self._hold_back
 
     def _pull(self) -> bool:
         """Pull one shard from the iterable if there is room and one is left; return whether it did."""
         if self._source is None or self._outstanding >= self._max_outstanding:
             return False
         try:
-            self._waiting.append(Attempt(shard=next(self._source)))
+            self._shared.append(Attempt(shard=next(self._source)))
         except StopIteration:
             self._source = None
             return False

@@ -6,7 +6,9 @@ between driver and replicas."""
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
+from queue import Empty
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,7 +20,7 @@ from actors.pool.config import PoolConfig
 from actors.pool.dispatch import Attempt, Drain, ShardQueue, attempt_ids
 from actors.pool.head_watch import HeadWatch
 from actors.pool.replica import LabelerError
-from actors.pool.replicas import Flight, Member, ReplicaSet
+from actors.pool.replicas import Flight, Member, News, ReplicaSet
 from actors.pool.runner import (
     ClusterLostError,
     EventKind,
@@ -48,6 +50,7 @@ class ReplicaPool:
     def __init__(self, labeler_factory: LabelerFactory, config: PoolConfig) -> None:
         self._config = config
         self._replicas = ReplicaSet(labeler_factory, config)
+        self._in_flight: OrderedDict[Any, Member] = OrderedDict()  # by reference; the one begun first comes first
         self._witness = Witness()
         self._ids = attempt_ids()
         self._owns_ray = False
@@ -74,7 +77,8 @@ class ReplicaPool:
         self._replicas.on_event = on_event
         self._replicas.reset_failed_starts()
         room = config.replicas * config.shards_in_flight_per_replica
-        queue = ShardQueue(shards, self._ids, room, config.max_attempts_per_shard)
+        last = config.replicas if config.replicas > 1 else 0
+        queue = ShardQueue(shards, self._ids, room, config.max_attempts_per_shard, hold_back=last)
         # The budget covers the whole run, so it counts from the first map call.
         self._budget_since = self._budget_since or time.monotonic()
         drain = Drain(config, self._budget_since)
@@ -94,14 +98,18 @@ class ReplicaPool:
 
     def describe(self) -> Mapping[str, str]:
         """Return the labeler's facts from the first replica that is ready; see ShardRunner.describe."""
+        put_back: list[News] = []
         while self._replicas.facts is None:
             self._check_head()
             self._replicas.start_missing()
-            starting = {member.ready_ref: member for member in self._replicas.members if member.starting}
-            news, _ = ray.wait(list(starting), timeout=_TICK_S)
-            for ref in news:
-                self._replicas.settle_start(starting[ref])
+            for member, ref in self._news():
+                if ref == member.ready_ref:
+                    self._settle_start(member)
+                else:
+                    put_back.append((member, ref))
             self._replicas.give_up_slow_starts()
+        for news in put_back:
+            self._replicas.news.put(news)
         return dict(self._replicas.facts)
 
     def stop(self) -> None:
@@ -127,7 +135,7 @@ class ReplicaPool:
     def _goes_on(self, queue: ShardQueue, drain: Drain) -> bool:
         """Return whether the map call still has shards to start or to wait for."""
         self._check_head()
-        in_flight = self._num_in_flight()
+        in_flight = len(self._in_flight)
         if drain.update(stopped=self._stopping):
             self._replicas.emit("draining", f"{drain.reason}; {in_flight} shards in flight may finish")
         if drain.reason:
@@ -137,25 +145,41 @@ class ReplicaPool:
     def _check_head(self) -> None:
         if self._head is not None and self._head.lost:
             # Nothing in flight can be waited for or killed any more, so the cleanup of map() must find nothing to do.
-            for member in self._replicas.members:
+            for member in self._in_flight.values():
                 member.flights.clear()
+            self._in_flight.clear()
             raise ClusterLostError(f"{self._head.lost}; the same command resumes the run, on a new one")
-
-    def _num_in_flight(self) -> int:
-        return sum(len(member.flights) for member in self._replicas.members)
 
     def _submit(self, queue: ShardQueue) -> None:
         """Hand shards to replicas that have room, idle ones first."""
-        # One shard for each replica and round, or the first replica would take all that it can hold of a short queue.
-        for _ in range(self._config.shards_in_flight_per_replica):
-            for member in sorted(self._replicas.members, key=lambda member: len(member.flights)):
-                if not self._replicas.takes_more(member):
-                    continue
-                attempt = queue.take(idle=not member.flights)
-                if attempt is not None:
-                    ref = member.actor.label.remote(attempt.shard, attempt.attempt_id, self._crash_history(attempt))
-                    member.flights[ref] = Flight(attempt, time.monotonic())
-                    member.attempts += 1
+        for flights in range(self._config.shards_in_flight_per_replica):
+            while (member := self._replicas.with_room(flights)) is not None:
+                attempt = queue.take(idle=not flights)
+                if attempt is None:
+                    break
+                ref = member.actor.label.remote(attempt.shard, attempt.attempt_id, self._crash_history(attempt))
+                member.flights[ref] = Flight(attempt, time.monotonic())
+                member.attempts += 1
+                self._in_flight[ref] = member
+                self._replicas.watch(member, ref)
+                self._replicas.changed(member)
+
+    def _land(self, ref: Any) -> Attempt:
+        """Take an attempt off its replica, and return it."""
+        member = self._in_flight.pop(ref)
+        attempt = member.flights.pop(ref).attempt
+        self._replicas.changed(member)
+        return attempt
+
+    def _news(self) -> list[News]:
+        """Wait up to a tick for references to be resolved, and return all that are."""
+        news: list[News] = []
+        try:
+            news.append(self._replicas.news.get(timeout=_TICK_S))
+            while True:
+                news.append(self._replicas.news.get_nowait())
+        except Empty:
+            return news
 
     def _crash_history(self, attempt: Attempt) -> CrashHistory | None:
         # Only attempts that follow a crash report to the witness, which is a round trip before every batch.
@@ -170,32 +194,25 @@ class ReplicaPool:
         Nothing is yielded between collecting results and checking the watchdog's clock. A caller that takes long over
         an outcome therefore does not make a replica look hung.
         """
-        owners = {ref: member for member in self._replicas.members for ref in member.flights}
-        owners |= {member.ready_ref: member for member in self._replicas.members if member.starting}
-        # Only of ready replicas: while one starts, its death also fails ready_ref, and counts as a failed start.
-        owners |= {member.end_ref: member for member in self._replicas.members if member.ready}
-        refs = list(owners)
-        if not refs:
-            return []
-        # The first call returns as soon as one reference is done, and reports only that; the second collects the rest.
-        ray.wait(refs, timeout=_TICK_S)
-        news, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         outcomes: list[_Outcome | None] = []
-        for ref in news:
-            member = owners[ref]
-            if ref in member.flights:
+        for member, ref in self._news():
+            if ref in self._in_flight:
                 outcomes.append(self._settle(member, ref, queue))
             elif ref == member.ready_ref:
-                self._replicas.settle_start(member)
-            else:
+                self._settle_start(member)
+            elif ref == member.end_ref and member.ready:
                 self._replicas.settle_end(member)
         outcomes += self._kill_hung(queue)
         self._replicas.give_up_slow_starts()
         return [outcome for outcome in outcomes if outcome is not None]
 
+    def _settle_start(self, member: Member) -> None:
+        if member.starting:  # not one that was given up meanwhile
+            self._replicas.settle_start(member)
+
     def _settle(self, member: Member, ref: Any, queue: ShardQueue) -> _Outcome | None:
         """Return the outcome of a finished flight, or None if its shard will be tried again."""
-        attempt = member.flights.pop(ref).attempt
+        attempt = self._land(ref)
         try:
             result = ray.get(ref)
         except RayTaskError as error:
@@ -219,14 +236,15 @@ class ReplicaPool:
         if limit_s is None:
             return []
         outcomes: list[_Outcome | None] = []
-        for member in self._replicas.members:
-            overdue = [ref for ref, flight in member.flights.items() if time.monotonic() - flight.since > limit_s]
-            for ref in overdue:
-                # Taken off first: the reference will fail too when the replica dies, and must not be settled twice.
-                attempt = member.flights.pop(ref).attempt
-                message = f"{attempt.shard.shard_id} was not finished after {limit_s:g} s"
-                self._kill(member, "replica_hung", message)
-                outcomes.append(self._failed(queue, attempt, "timeout", f"{message} on {member}"))
+        while self._in_flight:
+            ref, member = next(iter(self._in_flight.items()))
+            if time.monotonic() - member.flights[ref].since <= limit_s:
+                break
+            # Taken off first: the reference will fail too when the replica dies, and must not be settled twice.
+            attempt = self._land(ref)
+            message = f"{attempt.shard.shard_id} was not finished after {limit_s:g} s"
+            self._kill(member, "replica_hung", message)
+            outcomes.append(self._failed(queue, attempt, "timeout", f"{message} on {member}"))
         return outcomes
 
     def _kill(self, member: Member, kind: EventKind, message: str) -> None:
@@ -250,14 +268,14 @@ class ReplicaPool:
         return failure
 
     def _give_up_the_rest(self, queue: ShardQueue, reason: str) -> Iterator[ShardFailure]:
-        for member in self._replicas.members:
-            for flight in member.flights.values():
-                yield queue.give_up(flight.attempt, "unfinished", f"{reason}, and it did not finish in time")
+        for ref, member in self._in_flight.items():
+            yield queue.give_up(member.flights[ref].attempt, "unfinished", f"{reason}, and it did not finish in time")
         yield from queue.give_up_waiting(reason)
 
     def _abandon_in_flight(self) -> None:
         """Kill replicas that work on shards nobody waits for any more, so that the next map call finds free ones."""
-        for member in self._replicas.members:
-            if member.flights:
-                self._replicas.retire(member)
-                member.flights.clear()
+        while self._in_flight:
+            _, member = self._in_flight.popitem()
+            member.flights.clear()
+            self._replicas.retire(member)
+            self._replicas.changed(member)  # it may have been retired before

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import time
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any
 
 import ray
@@ -41,6 +43,7 @@ class Member:
         attempts: attempts given to it so far.
         retired: True once it is dead or killed; it stays a member until its last flight is settled.
         blameless: True if it was killed for a reason that none of its remaining flights caused.
+        has_room_at: the number of its flights while it may be given another shard; None while it may not.
     """
 
     number: int
@@ -53,6 +56,7 @@ class Member:
     attempts: int = 0
     retired: bool = False
     blameless: bool = False
+    has_room_at: int | None = None
 
     def __str__(self) -> str:
         where = f" (pid {self.facts.pid} on {self.facts.host})" if self.facts else ""
@@ -69,17 +73,26 @@ class Member:
         return self.facts is not None and not self.retired
 
 
+News = tuple[Member, Any]
+"""A replica, and a reference of its that has been resolved."""
+
+
 class ReplicaSet:
     """Keeps config.replicas actors alive, as far as they can be started.
 
+    What is asked again and again (is one missing, slow, worn, free?) is kept up to date at each change, so that nothing
+    here takes longer with more replicas.
+
     Attributes:
-        members: replicas that are starting, ready, or dead with flights still to be settled.
+        members: replicas that are starting, ready, or dead with flights still to be settled, by number.
+        news: receives what Ray resolves of the references that are watched, from a thread of Ray's.
         on_event: receives the events of replicas; None to drop them.
         facts: the first ready labeler's facts for provenance; None until then.
     """
 
     def __init__(self, labeler_factory: LabelerFactory, config: PoolConfig) -> None:
-        self.members: list[Member] = []
+        self.members: dict[int, Member] = {}
+        self.news: SimpleQueue[News] = SimpleQueue()
         self.on_event: OnEvent | None = None
         self.facts: Mapping[str, str] | None = None
         self._factory = labeler_factory
@@ -88,6 +101,11 @@ class ReplicaSet:
         self._failures = 0
         self._last_failure = ""
         self._last_end = 0.0
+        self._alive = 0
+        self._num_ready = 0
+        self._starting: OrderedDict[int, Member] = OrderedDict()  # the one asked for first comes first
+        self._worn: OrderedDict[int, Member] = OrderedDict()
+        self._free: list[OrderedDict[int, Member]] = [OrderedDict() for _ in range(config.shards_in_flight_per_replica)]
 
     def emit(self, kind: EventKind, message: str) -> None:
         """Pass an event to on_event, if it is set."""
@@ -104,14 +122,17 @@ class ReplicaSet:
         Raises:
             ReplicaStartError: starts keep failing and no replica is left.
         """
-        self.members = [member for member in self.members if member.flights or not member.retired]
-        alive = sum(not member.retired for member in self.members)
         if self._failures >= self._config.max_replica_start_failures:
-            if alive == 0:
+            if self._alive == 0:
                 raise ReplicaStartError(f"no replica could be started ({self._failures} tries): {self._last_failure}")
             return
-        for _ in range(self._config.replicas - alive):
+        for _ in range(self._config.replicas - self._alive):
             self._start()
+
+    def watch(self, member: Member, ref: Any) -> None:
+        """Have ``news`` told once a reference is resolved, whether to a value or to an error."""
+        # A callback for each, because waiting for all of them takes longer with each replica.
+        ref.future().add_done_callback(lambda _future: self.news.put((member, ref)))
 
     def settle_start(self, member: Member) -> None:
         """Handle a replica that has become ready or has failed to start."""
@@ -127,6 +148,11 @@ class ReplicaSet:
             self._start_failed(member, answer.error)
             return
         member.facts = answer
+        self._num_ready += 1
+        del self._starting[member.number]
+        # Not before: while it starts, its death also fails ready_ref, and counts as a failed start.
+        self.watch(member, member.end_ref)
+        self.changed(member)
         self._failures = 0
         self.facts = self.facts or answer.labeler
         self.emit("replica_started", f"{member} is ready after {time.monotonic() - member.since:.1f} s")
@@ -153,39 +179,61 @@ class ReplicaSet:
         room until another node joins.
         """
         limit_s = self._config.replica_start_timeout_s
-        others_work = any(member.ready for member in self.members)
-        for member in self.members:
-            if member.starting and time.monotonic() - member.since > limit_s:
-                cause = f"not ready after {limit_s:g} s; free in the cluster: {_free_resources() or 'nothing'}"
-                self._start_failed(member, cause, counted=not others_work)
+        while self._starting:
+            member = next(iter(self._starting.values()))
+            if time.monotonic() - member.since <= limit_s:
+                break
+            cause = f"not ready after {limit_s:g} s; free in the cluster: {_free_resources() or 'nothing'}"
+            self._start_failed(member, cause, counted=not self._num_ready)
 
     def recycle(self) -> None:
         """Retire idle replicas that have made config.recycle_after_shards attempts."""
-        share = self._config.recycle_after_shards
-        for member in self.members:
-            if share is not None and member.ready and member.attempts >= share and not member.flights:
-                self.retire(member)
-                self.emit("replica_recycled", f"{member} is replaced after {member.attempts} attempts")
+        while self._worn:
+            member = next(iter(self._worn.values()))
+            self.retire(member)
+            self.emit("replica_recycled", f"{member} is replaced after {member.attempts} attempts")
 
-    def takes_more(self, member: Member) -> bool:
-        """Return whether a replica may be given another shard."""
+    def with_room(self, flights: int) -> Member | None:
+        """Return a replica with so many attempts in progress that may be given another shard, if there is one."""
+        return next(iter(self._free[flights].values()), None)
+
+    def changed(self, member: Member) -> None:
+        """Note that a replica has become ready or was retired, or that its attempts in progress have changed."""
+        if member.has_room_at is not None:
+            del self._free[member.has_room_at][member.number]
+            member.has_room_at = None
         share = self._config.recycle_after_shards
+        is_worn = share is not None and member.attempts >= share
+        if member.retired:
+            self._worn.pop(member.number, None)
+            if not member.flights:
+                self.members.pop(member.number, None)
+        elif is_worn and not member.flights:
+            self._worn[member.number] = member
+        elif self._takes_more(member) and not is_worn:
+            member.has_room_at = len(member.flights)
+            self._free[member.has_room_at][member.number] = member
+
+    def _takes_more(self, member: Member) -> bool:
         return (
             member.ready
             and len(member.flights) < self._config.shards_in_flight_per_replica
-            and (share is None or member.attempts < share)
             and not any(flight.attempt.alone for flight in member.flights.values())
         )
 
     def retire(self, member: Member) -> None:
         """Kill a replica, unless it is dead already."""
         if not member.retired:
+            self._num_ready -= member.ready
             member.retired = True
+            self._alive -= 1
+            self._starting.pop(member.number, None)
+            self.changed(member)
             ray.kill(member.actor, no_restart=True)
 
     def close(self) -> None:
         """Kill all replicas."""
-        for member in self.members:
+        for member in list(self.members.values()):
             self.retire(member)
         self.members.clear()
 
@@ -202,7 +250,10 @@ class ReplicaSet:
         )
         actor = actor_class.remote(self._factory)
         self._started += 1
-        self.members.append(Member(self._started, actor, actor.ready.remote(), actor.stay.remote(), time.monotonic()))
+        self._alive += 1
+        member = Member(self._started, actor, actor.ready.remote(), actor.stay.remote(), time.monotonic())
+        self.members[member.number] = self._starting[member.number] = member
+        self.watch(member, member.ready_ref)
 
     def _start_failed(self, member: Member, cause: str, *, counted: bool = True) -> None:
         self.retire(member)

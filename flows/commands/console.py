@@ -65,7 +65,7 @@ class ConsoleObserver:
 
     def on_plan(self, plan: Plan, committed: int) -> None:
         """Print the plan, and set the length of the bar."""
-        done = round(plan.num_images * committed / plan.num_shards) if plan.num_shards else 0
+        done = plan.images_in_first(committed)
         self._left = plan.num_images - done
         self._started = self._shown = time.monotonic()
         self._progress.update(self._task, total=plan.num_images, completed=done)

@@ -91,7 +91,7 @@ def _show_new(config: RunConfig, draft: planning.RunDraft, store: Store, console
         return
     rows: list[tuple[str, object]] = [
         ("images", f"{plan.num_images:,}, {_size(plan)}"),
-        ("shards", f"{plan.num_shards:,} of up to {config.plan.images_per_shard:,} images"),
+        ("shards", f"{plan.num_shards:,} of up to {plan.images_per_shard:,} images"),
         ("prompts", _count_prompts(config, plan.num_own_prompts)),
         ("replicas", f"{config.pool.replicas} ({config.pool.runner})"),
         ("first", shown(plan.first_uri or "")),

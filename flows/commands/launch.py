@@ -66,8 +66,7 @@ def _launch_run(config: RunConfig, console: Console, *, prefect: bool) -> RunSum
         stack.enter_context(observed_by(observer))
         # Everything below takes the run planned here, by its name: planning again could find another.
         stack.enter_context(planning.at_hand(run))
-        named = config.replace(output=config.output.replace(run_id=run.plan.run_id))
-        config = as_planned(run.plan, config) if config.incremental else named
+        config = as_planned(run.plan, config) if config.incremental else _named(config, run.plan.run_id)
         summary = _flow(config, observer, console) if reached else engine.run_directly(config, observer)
     show_summary(console, summary, config.prompts)
     return summary
@@ -78,6 +77,11 @@ def _starting(config: RunConfig, *, prefect: bool) -> str:
     if config.pool.runner == "in_process":
         return f"starting {'Prefect and ' if prefect else ''}the model"
     return f"starting {'Prefect, ' if prefect else ''}Ray and the replicas"
+
+
+def _named(config: RunConfig, run_id: str) -> RunConfig:
+    """Return the config with the run's name."""
+    return config.replace(output=config.output.replace(run_id=run_id))
 
 
 def _flow(config: RunConfig, observer: RunObserver, console: Console) -> RunSummary:

@@ -1,10 +1,9 @@
-"""The steps of a run as plain functions: cut shards into waves, label, finish. Used with and without Prefect."""
+"""The steps of a run as plain functions: label, finish. Used with and without Prefect."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -17,68 +16,53 @@ from flows.run.planning import PlannedRun, open_output, planned_run
 from flows.run.report import leave_report
 from flows.run.summary import RunSummary, read_run_summary, summarize, why_fruitless
 from flows.run.updates import configs_to_run
+from flows.run.waves import ShardStream
 from pipelines.errors import StorageError
 from pipelines.layout import summary_name
 from pipelines.planning.plan import Plan
-from pipelines.storage.store import Store
-from pipelines.table.commits import held_commits
 from pipelines.table.dataset_card import leave_card
 from pipelines.table.leftovers import remove_losers
 from pipelines.table.run_summary import summary_bytes
 from pipelines.table.verify import VerifyReport, table_size, verify
 from pipelines.types import ShardReceipt
 
-# A wave ends when its last shard does, and replicas idle until then: with several shards to a slot that is little.
-_SHARDS_PER_SLOT_AND_WAVE = 4
-
-
-def cut_waves(shard_ids: list[str], config: RunConfig) -> list[list[str]]:
-    """Group shards into waves, at most max_waves of them, and each large enough to keep all replicas busy."""
-    slots = config.pool.replicas * config.pool.shards_in_flight_per_replica
-    size = max(math.ceil(len(shard_ids) / config.waves.max_waves), slots * _SHARDS_PER_SLOT_AND_WAVE)
-    return [shard_ids[start : start + size] for start in range(0, len(shard_ids), size)]
-
 
 def label_shards(
     runner: ShardRunner,
-    store: Store,
-    plan: Plan,
-    due: Mapping[str, int],
+    stream: ShardStream,
     observer: RunObserver,
     breaker: CircuitBreaker,
-) -> tuple[list[ShardFailure], int]:
-    """Label the shards that are not committed yet, and stop if too many images are quarantined.
+    sigterm: Termination,
+) -> list[ShardFailure]:
+    """Label the shards of a stream, and stop if too many images are quarantined.
 
     Args:
         runner: labels the shards.
-        store: the output.
-        plan: the run's plan.
-        due: the shards, each with the number of the commit that is due.
+        stream: what to label.
         observer: notified of the outcome of each shard.
         breaker: counts quarantined images.
+        sigterm: whether SIGTERM has come, which has stopped the runner.
 
     Returns:
-        The failures, and the number of shards that were not tried because the budget was spent or the run was to stop.
-        Their images stay unlabelled until the run is resumed.
+        The failures. Shards that were not tried, because the budget was spent or the run was to stop, are left to the
+        next invocation.
     """
-    # Commits are looked up again: another driver, or an earlier try of this wave, may have made some of them.
-    held = held_commits(store, plan.run_id)
-    todo = {shard_id: repair for shard_id, repair in due.items() if held.get(shard_id, -1) < repair}
-    # A generator: parts of the plan are read as the runner takes shards, not all at once.
-    shards = (replace(shard, repair=todo[shard.shard_id]) for shard in plan.shards(store, todo))
-    failures: list[ShardFailure] = []
-    num_left = len(todo)
-    for result in runner.map(shards, on_event=observer.on_event):
-        num_left -= 1
-        if isinstance(result, ShardFailure):
-            failures.append(result)
-            observer.on_failure(result)
-        else:
-            observer.on_receipt(result)
-            if breaker.add(result):
-                runner.stop()
-                observer.on_event(PoolEvent("draining", breaker.reason))
-    return failures, num_left
+    try:
+        goes_on = True
+        while goes_on:
+            for result in runner.map(stream, on_event=observer.on_event):
+                stream.settle(result)
+                if isinstance(result, ShardFailure):
+                    observer.on_failure(result)
+                    continue
+                observer.on_receipt(result)
+                if breaker.add(result):
+                    runner.stop()
+                    observer.on_event(PoolEvent("draining", breaker.reason))
+            goes_on = stream.goes_on(lambda: bool(breaker.reason or sigterm.reason))
+    finally:
+        stream.close()
+    return stream.failures
 
 
 def finish_run(
@@ -170,9 +154,11 @@ def _label_at_once(
     runner: ShardRunner,
     observer: RunObserver,
     breaker: CircuitBreaker,
-    _sigterm: Termination,
+    sigterm: Termination,
 ) -> list[ShardFailure]:
-    return label_shards(runner, open_output(config), run.plan, run.due.commits, observer, breaker)[0]
+    due = run.due.commits
+    stream = ShardStream(open_output(config), run.plan, due, [list(due)])
+    return label_shards(runner, stream, observer, breaker, sigterm)
 
 
 Label = Callable[[RunConfig, PlannedRun, ShardRunner, RunObserver, CircuitBreaker, Termination], list[ShardFailure]]

@@ -96,8 +96,9 @@ def list_collection(
         PlanError: two images have the same id.
         StorageError: the listing does not fit into the folder for temporary files.
     """
+    replicas = config.pool.replicas if config.pool.runner == "ray" else 1
     if own.retried is not None:
-        with draft_plan(to_batches(own.retried), config.plan) as draft:
+        with draft_plan(to_batches(own.retried), config.plan, replicas=replicas) as draft:
             yield draft, own.rejected, []
         return
     if config.source.allow_http and (missing := config.source.http.missing_variables()):
@@ -118,8 +119,15 @@ def list_collection(
     joined = join_prompts(absent.checked(_counted(listed, on_listed)), own.table or PromptTable(by_image={}))
     left = None if coverage is None else coverage.left
     forgotten, erased = forgotten or Forgotten(), Counter[str]()
-    with draft_plan(forgotten.without(joined, erased), config.plan, left, left_out=left_out) as draft:
+    images = forgotten.without(joined, erased)
+    with draft_plan(images, config.plan, left, left_out=left_out, replicas=replicas) as draft:
         notes = [*absent.say(), *unasked_rows(config, own, joined)]
+        if 0 < (shards := draft.num_shards) < replicas:
+            advice = ", or lower plan.images_per_shard" if draft.num_images > shards else ""
+            notes.append(
+                f"{draft.num_images:,} images are {shards:,} shards, one replica's work each: {replicas - shards:,} of "
+                f"{replicas:,} replicas have nothing to do; ask for fewer{advice}"
+            )
         if erased.total():
             notes.append(f"{erased.total():,} listed images were forgotten on request, and are not asked again")
         if not config.common_prompts() and (bare := draft.num_images - draft.num_with_own):

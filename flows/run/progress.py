@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flows.config import ConfigError, RunConfig, parse_config
-from flows.run.engine import cut_waves
+from flows.run.waves import cut_waves
 from pipelines.layout import shard_name
 from pipelines.storage.store import Store
 from pipelines.table.commits import committed_shards, read_commits

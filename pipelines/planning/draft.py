@@ -11,7 +11,7 @@ import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from operator import itemgetter
 from pathlib import Path
 from typing import Self
@@ -23,18 +23,17 @@ from pydantic import model_validator
 
 from pipelines.errors import PlanError, StorageError
 from pipelines.image_formats import LeftOut
+from pipelines.planning.cut import MOST, Sizes, counted, cut, is_even, shrinking_sizes
 from pipelines.planning.external_sort import sort_batches
 from pipelines.planning.image_digest import ImageDigest
 from pipelines.planning.plan_files import PlanFileWriter, read_shards
 from pipelines.planning.repeated_rows import join_repeated
 from pipelines.redaction import quoted, shown
 from pipelines.settings import Settings
-from pipelines.sources.image_batches import BATCH_SIZE, to_batches, to_refs
+from pipelines.sources.image_batches import to_batches, to_refs
 from pipelines.types import ImageRef, Shard
 
 SHARDS_PER_PART = 256  # at least; the last part may have fewer
-# Rows are gathered up to this size before they are cut into shards: rows with long texts must not fill the memory.
-_CUT_BYTES = 2**25
 UNLISTED = pa.schema([pa.field("image_id", pa.string(), nullable=False)])
 _PLACE = pa.field("place", pa.int64(), nullable=False)  # in the listing, from 1
 
@@ -42,14 +41,16 @@ _PLACE = pa.field("place", pa.int64(), nullable=False)  # in the listing, from 1
 class PlanConfig(Settings):
     """How images are grouped into shards."""
 
-    images_per_shard: int = 500
-    """Images in one shard: the unit of work, commit and retry."""
+    images_per_shard: int | None = None
+    """Images in one shard: the unit of work, commit and retry. None for 500, or fewer if that leaves some of several
+    replicas without work, at the end of the run or all along.
+    """
     limit: int | None = None
     """Plan only the first so many images in image_id order; None for all."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not 1 <= self.images_per_shard <= 100_000:
+        if self.images_per_shard is not None and not 1 <= self.images_per_shard <= 100_000:
             raise ValueError(f"images_per_shard must be between 1 and 100000, got {self.images_per_shard}")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1 (or left out for all images), got {self.limit}")
@@ -70,7 +71,8 @@ class PlanDraft:
 
     Attributes:
         parts: the files, in order; they are removed when the draft is closed.
-        images_per_shard: images in every shard but the last.
+        images_per_shard: images in every shard but the last; in the largest if sizes are given.
+        sizes: how many images the shards have, if that differs; else empty.
         num_images, num_bytes: totals as listed; num_bytes counts images whose size is known.
         num_own_prompts, num_with_own: prompts of single images, and the images that have any.
         first_uri, last_uri: of the first and last image in image_id order; None if there are none.
@@ -82,6 +84,7 @@ class PlanDraft:
     parts: tuple[DraftPart, ...]
     images_per_shard: int
     images_sha256: str
+    sizes: Sizes = ()
     num_images: int = 0
     num_bytes: int = 0
     num_own_prompts: int = 0
@@ -108,6 +111,7 @@ def draft_plan(
     left: Callable[[Iterable[ImageRef]], Iterable[ImageRef]] | None = None,
     *,
     left_out: LeftOut | None = None,
+    replicas: int = 1,
 ) -> Iterator[PlanDraft]:
     """Sort images by id and cut them into shards; the order of the listing does not matter.
 
@@ -121,6 +125,7 @@ def draft_plan(
         config: how to cut.
         left: given the sorted images, returns those to plan, in the same order; by default all are planned.
         left_out: counts the rows that name an image again.
+        replicas: how many are to share the work, if the config does not say how to cut it.
 
     Yields:
         The draft. Its files are removed at the end.
@@ -136,7 +141,15 @@ def draft_plan(
             images = _unique(_first(joined, config.limit))
             if left is not None:
                 images = to_batches(left(to_refs(images)))
-            draft = _write_parts(_cut(images, config.images_per_shard), config, Path(temporary))
+            size, sizes = config.images_per_shard or MOST, Sizes()
+            if config.images_per_shard is None and replicas > 1:
+                num_images, images = counted(images, Path(temporary) / "counted.arrow")
+                sizes = shrinking_sizes(num_images, replicas)
+                size = sizes[0][1] if sizes else MOST
+            tables = cut(images, sizes or [(None, size)])
+            draft = _write_parts(tables, size, Path(temporary))
+            (Path(temporary) / "counted.arrow").unlink(missing_ok=True)
+            draft = replace(draft, sizes=() if is_even(sizes) else sizes)
         yield draft
 
 
@@ -190,37 +203,22 @@ def _refuse_twice(images: pa.Table) -> None:
     )
 
 
-def _cut(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
-    """Regroup rows into tables of one or more whole shards each, and a last one with the rest."""
-    held, num_rows = list[pa.RecordBatch](), 0
-    for batch in batches:
-        held.append(batch)
-        num_rows += batch.num_rows
-        is_large = sum(one.nbytes for one in held) >= _CUT_BYTES
-        if num_rows >= size and (num_rows >= BATCH_SIZE or is_large):
-            table, num_rows = pa.Table.from_batches(held), num_rows % size
-            yield table.slice(0, table.num_rows - num_rows)
-            held = table.slice(table.num_rows - num_rows).to_batches()
-    if num_rows:
-        yield pa.Table.from_batches(held)
-
-
-def _write_parts(tables: Iterator[pa.Table], config: PlanConfig, folder: Path) -> PlanDraft:
+def _write_parts(tables: Iterator[tuple[pa.Table, int]], images_per_shard: int, folder: Path) -> PlanDraft:
     """Write images to part files, shard by shard."""
     totals, digest, parts, next_shard = _Totals(), ImageDigest(), list[DraftPart](), 0
     while (first := next(tables, None)) is not None:
         path, begun = folder / f"part-{len(parts):05d}.parquet", next_shard
-        with PlanFileWriter(path, first.schema, config.images_per_shard) as writer:
-            for images in itertools.chain([first], tables):
+        with PlanFileWriter(path, first[0].schema) as writer:
+            for images, size in itertools.chain([first], tables):
                 totals.add(images)
                 digest.add(images)
-                next_shard += writer.write(next_shard, images)
+                next_shard += writer.write(next_shard, images, size)
                 if next_shard - begun >= SHARDS_PER_PART:
                     break
         parts.append(DraftPart(path=path, num_shards=next_shard - begun))
     return PlanDraft(
         parts=tuple(parts),
-        images_per_shard=config.images_per_shard,
+        images_per_shard=images_per_shard,
         images_sha256=digest.hexdigest(),
         **asdict(totals),
     )

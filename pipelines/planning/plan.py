@@ -26,6 +26,7 @@ from pipelines.layout import (
     shard_number,
     split_commit_name,
 )
+from pipelines.planning.cut import Sizes
 from pipelines.planning.draft import UNLISTED, PlanDraft
 from pipelines.planning.fingerprint import check_fingerprint, fingerprint_digest
 from pipelines.planning.plan_files import PlannedImage, read_image_ids, read_planned, read_shards
@@ -62,7 +63,9 @@ class Plan:
     Attributes:
         run_id: the run that it belongs to.
         num_images, num_bytes, num_shards: totals as listed; num_bytes counts images whose size is known.
-        images_per_shard: images in every shard but the last; 0 in plans of earlier versions, which do not record it.
+        images_per_shard: images in every shard but the last; 0 if that differs, and in plans of earlier versions, which
+            do not record it.
+        sizes: how many images the shards have, if that differs; else empty.
         fingerprint: every setting that can change a row, by name; a resumed run must match it.
         parts: the files that hold the image lists.
         images_sha256: digest of the images; None in plans of earlier versions, which do not record it.
@@ -81,6 +84,7 @@ class Plan:
     fingerprint: Mapping[str, Any]
     parts: tuple[PlanPart, ...]
     images_sha256: str | None = None
+    sizes: Sizes = ()
     sequence: int = 0
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes_listing: bool = False
@@ -102,10 +106,24 @@ class Plan:
 
     def images_in(self, shard_id: str) -> int | None:
         """Return how many images a shard has, without reading the image lists; None if the plan does not record it."""
+        number = shard_number(shard_id)
+        for count, images in self.sizes:
+            if number < count:
+                return images
+            number -= count
         if not self.images_per_shard:
-            return None
-        first = shard_number(shard_id) * self.images_per_shard
-        return max(0, min(self.images_per_shard, self.num_images - first))
+            return 0 if self.sizes else None
+        return max(0, min(self.images_per_shard, self.num_images - number * self.images_per_shard))
+
+    def images_in_first(self, num_shards: int) -> int:
+        """Return about how many images the first so many shards have, without reading the image lists."""
+        if not self.sizes:
+            return round(self.num_images * num_shards / self.num_shards) if self.num_shards else 0
+        found = 0
+        for count, images in self.sizes:
+            found += min(count, num_shards) * images
+            num_shards -= min(count, num_shards)
+        return found
 
     def shards(self, store: Store, wanted: Iterable[str] | None = None) -> Iterator[Shard]:
         """Read planned shards in order, part by part: those wanted, by default all."""
@@ -232,7 +250,9 @@ def write_plan(
         "num_images": draft.num_images,
         "num_bytes": draft.num_bytes,
         "num_shards": draft.num_shards,
-        "images_per_shard": draft.images_per_shard,
+        # Earlier versions know one size for all; with 0 they take it for unknown.
+        "images_per_shard": 0 if draft.sizes else draft.images_per_shard,
+        **({"shard_sizes": draft.sizes} if draft.sizes else {}),
         "images_sha256": draft.images_sha256,
         "fingerprint_sha256": fingerprint_digest(fingerprint),
         "fingerprint": dict(fingerprint),
@@ -321,6 +341,7 @@ def read_plan(store: Store, run_id: str, *, oldest: int = PLAN_FORMAT) -> Plan |
         fingerprint=document["fingerprint"],
         parts=tuple(PlanPart(**part, **checks.get(part["name"], {})) for part in document["parts"]),
         images_sha256=document.get("images_sha256"),
+        sizes=tuple((count, images) for count, images in document.get("shard_sizes", ())),
         sequence=document.get("sequence", 0),
         facts=document["facts"],
         notes_listing="unlisted" in document,
@@ -431,6 +452,8 @@ def _check_document(document: Mapping[str, Any], run_id: str) -> None:
         raise ValueError(f"it is that of run {document['run_id']}")
     if sum(part["num_shards"] for part in document["parts"]) != document["num_shards"]:
         raise ValueError(f"its parts do not hold {document['num_shards']} shards")
+    if "shard_sizes" in document and sum(count for count, _ in document["shard_sizes"]) != document["num_shards"]:
+        raise ValueError(f"it does not tell the sizes of {document['num_shards']} shards")
     if document["fingerprint_sha256"] != fingerprint_digest(document["fingerprint"]):
         raise ValueError("its fingerprint does not have the SHA-256 that it states")
 

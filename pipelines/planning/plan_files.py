@@ -41,9 +41,8 @@ class PlannedImage:
 class PlanFileWriter:
     """Writes consecutive shards to one file; a context manager."""
 
-    def __init__(self, path: Path, images: pa.Schema, images_per_shard: int) -> None:
+    def __init__(self, path: Path, images: pa.Schema) -> None:
         """Create a new local file with those columns of IMAGES that ``images`` has."""
-        self._images_per_shard = images_per_shard
         self._schema = pa.schema([_SHARD_ID, *(IMAGES.field(name) for name in images.names)])
         self._writer = pq.ParquetWriter(
             path, self._schema, compression="zstd", use_dictionary=list(_REPEATED), write_statistics=False
@@ -57,18 +56,19 @@ class PlanFileWriter:
         """Close the file."""
         self._writer.close()
 
-    def write(self, first: int, images: pa.Table) -> int:
+    def write(self, first: int, images: pa.Table, images_per_shard: int) -> int:
         """Write the next shards and return how many they are.
 
         Args:
             first: position in the plan of the first of them.
             images: whole shards, but for the plan's last.
+            images_per_shard: images in each of them.
         """
-        numbers = np.arange(images.num_rows) // self._images_per_shard
+        numbers = np.arange(images.num_rows) // images_per_shard
         count = int(numbers[-1]) + 1
         shard_ids = pa.array([shard_name(first + number) for number in range(count)]).take(pa.array(numbers))
         table = pa.Table.from_arrays([shard_ids, *images.columns], schema=self._schema)
-        self._writer.write_table(table, row_group_size=self._images_per_shard)
+        self._writer.write_table(table, row_group_size=images_per_shard)
         return count
 
 

@@ -101,9 +101,15 @@ _refs: dict[Any, tuple[ImageRef, ...]] = {}
 
 @contextmanager
 def draft_plan(
-    batches: Iterable[pa.RecordBatch], config: PlanConfig, left: Any = None, *, left_out: LeftOut | None = None
+    batches: Iterable[pa.RecordBatch],
+    config: PlanConfig,
+    left: Any = None,
+    *,
+    left_out: LeftOut | None = None,
+    replicas: int = 1,
 ) -> Iterator[PlanDraft]:
     """Draft as the product does, once for each set of images, in which no row names an image again."""
+    assert config.images_per_shard is not None, "drafts are kept for any number of replicas"
     held = list(batches)
     key: Any = (tuple(map(_fingerprint, held)), config)
     if left is not None:

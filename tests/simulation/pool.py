@@ -65,7 +65,8 @@ class SimulatedPool:
     def map(self, shards: Iterable[Shard], on_event: OnEvent | None = None) -> Iterator[ShardReceipt | ShardFailure]:
         config = self._config
         room = config.replicas * config.shards_in_flight_per_replica
-        queue = ShardQueue(shards, self._ids, room, config.max_attempts_per_shard)
+        last = config.replicas if config.replicas > 1 else 0
+        queue = ShardQueue(shards, self._ids, room, config.max_attempts_per_shard, hold_back=last)
         self._budget_since = self._budget_since or SimulatedTime.monotonic()
         drain = Drain(config, self._budget_since)
         try:

@@ -1,0 +1,76 @@
+"""The pool's dispatcher on a clock that jumps: what a shard costs it, and how it ends a run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from actors.pool.config import PoolConfig
+from actors.pool.open import open_runner
+from benchmarks.virtual_ray import VirtualRay
+from pipelines.types import Shard, ShardReceipt
+
+
+def _shards(count: int) -> list[Shard]:
+    return [Shard(shard_id=f"s{number}", images=()) for number in range(count)]
+
+
+def _calls_of(replicas: int, shards: int) -> int:
+    """Count the function calls of a whole run."""
+    count = 0
+
+    def look(_frame: Any, event: str, _argument: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    # Short, so that few replicas do not make the driver look at its clocks more often.
+    ray = VirtualRay(lambda shard: (1 + int(shard.shard_id[1:]) % 7) / 1000)
+    with ray.in_place(), open_runner(dict, PoolConfig(replicas=replicas)) as runner:
+        sys.setprofile(look)
+        try:
+            outcomes = list(runner.map(_shards(shards)))
+        finally:
+            sys.setprofile(None)
+    assert len(outcomes) == shards
+    return count
+
+
+def test_a_shard_costs_the_driver_the_same_whatever_the_number_of_replicas() -> None:
+    few, many = (_calls_of(replicas, 600) - _calls_of(replicas, 300) for replicas in (4, 60))
+    assert many <= 1.05 * few
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_last_shards_wait_for_idle_replicas_if_their_number_is_known(known: bool) -> None:
+    """A shard of 10 s, and two of 1 s: the long one's replica is not given another that waits behind it."""
+    started: dict[str, float] = {}
+
+    def duration(shard: Shard) -> float:
+        started[shard.shard_id] = ray.now
+        return 10.0 if shard.shard_id == "s0" else 1.0
+
+    def unknown() -> Iterator[Shard]:
+        yield from _shards(3)
+
+    ray = VirtualRay(duration)
+    with ray.in_place(), open_runner(dict, PoolConfig(replicas=2)) as runner:
+        outcomes = list(runner.map(_shards(3) if known else unknown()))
+    assert all(isinstance(outcome, ShardReceipt) for outcome in outcomes)
+    assert ray.ended_s == (10.0 if known else 11.0)
+    assert started["s2"] == (1.0 if known else 0.0)
+
+
+def test_replicas_that_die_are_replaced_and_their_shards_are_labelled_elsewhere() -> None:
+    ray = VirtualRay(lambda _shard: 3.0)
+    with ray.in_place(), open_runner(dict, PoolConfig(replicas=3)) as runner:
+        outcomes = []
+        for outcome in runner.map(_shards(30)):
+            if len(outcomes) == 5:
+                ray.actors[0].end()
+            outcomes.append(outcome)
+    assert sorted(outcome.shard_id for outcome in outcomes) == sorted(shard.shard_id for shard in _shards(30))
+    assert all(isinstance(outcome, ShardReceipt) for outcome in outcomes)
+    assert len(ray.actors) == 4
