@@ -1,4 +1,4 @@
-"""`xsam-label demo`: label example scenes and photographs with the packaged model, and show the resulting table."""
+"""`xsam-label demo`: label example scenes and photographs with the included models, and show the resulting table."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _DRAWN_MASKS, _DRAWN_SCORE = 6, 0.3
 def run_demo(
     scenes: Path, photos: Path, prompts: Path | None, output: Path, console: Console, *, prefect: bool
 ) -> bool:
-    """Label scenes, for which there is ground truth, and photographs with the packaged model; then show the table.
+    """Label scenes, for which there is ground truth, and photographs with the included models; then show the table.
 
     Returns:
         Whether every image is accounted for.
