@@ -27,6 +27,7 @@ from flows.run.observer import RunObserver, Several, current_observer
 from flows.run.summary import RunFailedError, RunSummary
 from flows.run.updates import configs_to_run
 from pipelines.planning.plan import Plan
+from pipelines.redaction import counted
 
 redact_run_logs()
 
@@ -127,7 +128,10 @@ class WaveFailedError(RuntimeError):
 
     def __init__(self, failures: list[ShardFailure], num_left: int) -> None:
         first = [f"{f.shard_id}: {f.error.splitlines()[0]}" for f in failures[:5]]
-        left = [f"{num_left} shards were not tried: the budget is spent or the run was asked to stop"] * (num_left > 0)
+        left = [
+            f"{counted(num_left, 'shard was', 'shards were')} not tried: the budget is spent or the run was asked "
+            "to stop"
+        ] * (num_left > 0)
         super().__init__("; ".join(first + left))
         self.failures = failures
         self.can_retry = not num_left and any(failure.kind != "unfinished" for failure in failures)

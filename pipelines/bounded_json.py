@@ -7,7 +7,9 @@ brackets and quotes are looked at here; whether the text is valid JSON is left t
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Mapping
 from typing import IO, Any
 
 import numpy as np
@@ -170,6 +172,17 @@ def _unfinished(data: bytes) -> int:
         return (len(data) - len(data.rstrip(b"\\"))) % 2
     cut = _CUT_WORD.search(data[-_MAX_WORD:])
     return len(cut[0]) if cut else 0
+
+
+def plain_json(value: Any) -> Any:
+    """Return a value as JSON has it: null for NaN and infinities, dates as ISO text, names of members as text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(name): plain_json(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_json(item) for item in value]
+    return value.isoformat() if hasattr(value, "isoformat") else value
 
 
 def load_json(text: str | bytes) -> Any:

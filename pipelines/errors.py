@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pipelines.redaction import redacted, shown
+from pipelines.redaction import named, redacted, shown
 
 
 class UserError(Exception):
@@ -46,6 +46,11 @@ class PlanError(UserError, ValueError):
 
 
 def some_of(names: Iterable[str]) -> str:
-    """Join the first three names with commas, and add an ellipsis if there are more; long ones are cut."""
-    every = list(names)
+    """Join the first three names with commas, each as ``named`` has it, and add an ellipsis if there are more."""
+    return some_texts(map(named, names))
+
+
+def some_texts(texts: Iterable[str]) -> str:
+    """Join the first three texts with commas, and add an ellipsis if there are more; long ones are cut."""
+    every = list(texts)
     return ", ".join(map(shown, every[:3])) + (", ..." if len(every) > 3 else "")

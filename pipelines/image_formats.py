@@ -10,6 +10,8 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
+from pipelines.redaction import counted
+
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 """Files that every installation reads."""
 
@@ -179,7 +181,7 @@ class LeftOut:
 
     def say(self) -> list[str]:
         """Describe what users should know, a line each; other files are not mentioned."""
-        lines = [f"{number:,} {what}" for number, what in self._counts() if number]
+        lines = [counted(number, one, several) + what for number, (one, several), what in self._counts() if number]
         if self.formats:
             lines.insert(0, f"{self.say_formats()} left out: not read here{_advice(self.formats)}")
         return lines
@@ -190,14 +192,16 @@ class LeftOut:
         more = self.formats.total() - sum(number for _, number in self.formats.most_common(_MAX_NAMED))
         return ", ".join(named) + (f" and {more:,} of other formats" if more else "")
 
-    def _counts(self) -> tuple[tuple[int, str], ...]:
+    def _counts(self) -> tuple[tuple[int, tuple[str, str], str], ...]:
+        image, file = ("image", "images"), ("file", "files")
+        system = "or in folders of a system's own (.ipynb_checkpoints, @eaDir, ...)"
         return (
-            (self.hidden, "images left out: hidden, or in folders of a system's own (.ipynb_checkpoints, @eaDir, ...)"),
-            (self.nameless, "files without an extension left out: those that are images can be named in a list (.txt)"),
-            (self.commented, "lines of the list that begin with # left out, as comments: ./#1.jpg names such a file"),
-            (self.exported, "folders and files left out: what this program exported or wrote inside the source"),
-            (self.archived, "images are archived (GLACIER, DEEP_ARCHIVE): fetched only once they are restored"),
-            (self.repeated, "rows name an image again: it is labelled once, with the columns of all its rows"),
+            (self.hidden, image, f" left out: hidden, {system}"),
+            (self.nameless, file, " without an extension left out: a list (.txt) can name those that are images"),
+            (self.commented, ("line", "lines"), " left out that begin with #, as comments: ./#1.jpg names such a file"),
+            (self.exported, ("folder or file", "folders and files"), " left out: exported or written by this program"),
+            (self.archived, ("image is", "images are"), " archived (GLACIER, DEEP_ARCHIVE): fetched once restored"),
+            (self.repeated, ("row names", "rows name"), " an image again: labelled once, with all rows' columns"),
         )
 
 

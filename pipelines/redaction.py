@@ -85,17 +85,16 @@ def shown(uri: str) -> str:
 
 
 def quoted_names(names: Iterable[str]) -> str:
-    """Join names for use in a message: at most the first 50, each shortened if it is long."""
+    """Join names for use in a message: at most the first 50, each as ``named`` has it."""
     every = list(names)
-    shown = [name if len(name) <= _MAX_QUOTED else f"{name[:_MAX_QUOTED]}..." for name in every[:_MAX_NAMES]]
-    more = len(every) - len(shown)
-    return ", ".join(shown) + (f" and {more:,} more" if more else "")
+    more = len(every) - _MAX_NAMES
+    return ", ".join(map(named, every[:_MAX_NAMES])) + (f" and {more:,} more" if more > 0 else "")
 
 
 def named(name: str) -> str:
     """Return a name for a list: one that holds a comma or quote in double quotes, as --categories reads it."""
     text = shown(name)
-    return '"' + text.replace('"', '""') + '"' if "," in text or '"' in text else text
+    return '"' + text.replace('"', '""') + '"' if "," in name or '"' in name else text
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

@@ -20,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from actors.scenes.samples import SceneTest, add_test_options, read_test
+from pipelines.bounded_json import plain_json
 from pipelines.evaluation.coco_matching import FoundMask, TrueMask
 from pipelines.evaluation.map_metrics import Maps, Segment, panoptic_quality
 from pipelines.evaluation.mask_metrics import grounded_caption_quality, mask_average_precision, referring_iou
@@ -279,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         figures = evaluate_scenes(segmenter, replace(test, on_asked=bar.update), tqdm.write, only=options.only)
     print(f"{time.monotonic() - started:.0f} s")
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(plain_json(figures), indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

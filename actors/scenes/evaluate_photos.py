@@ -22,6 +22,7 @@ from actors.scenes.evaluate import Figures, add_run_options, find_instances, one
 from actors.scenes.photo_prompts import Mask, box_prompt, inner_prompt, pole_prompt
 from actors.scenes.photo_truth import DEFAULT_FOLDER, TRUTH, OutlinedObject, Photo, PhotoTruth, read_photo_truth
 from actors.scenes.samples import reported_batches
+from pipelines.bounded_json import plain_json
 from pipelines.errors import UserError
 from pipelines.evaluation.mask_metrics import mask_average_precision, referring_iou
 from pipelines.masks import rle
@@ -253,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tqdm(desc="asking", total=count_samples(test, options.only), mininterval=interval) as bar:
         figures = evaluate_photos(segmenter, replace(test, on_asked=bar.update), tqdm.write, only=options.only)
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(plain_json(figures), indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

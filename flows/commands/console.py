@@ -23,7 +23,7 @@ from pipelines.planning.coverage import UpdateCounts
 from pipelines.planning.erasures import Erasure
 from pipelines.planning.plan import Plan
 from pipelines.planning.prompt_table import row_name
-from pipelines.redaction import shown
+from pipelines.redaction import counted, shown
 from pipelines.table.verify import VerifyReport
 from pipelines.types import Reason, ShardReceipt, Status
 
@@ -69,9 +69,10 @@ class ConsoleObserver:
         self._left = plan.num_images - done
         self._started = self._shown = time.monotonic()
         self._progress.update(self._task, total=plan.num_images, completed=done)
-        resumed = f", {committed} committed before" if committed else ""
+        resumed = f", {committed:,} committed before" if committed else ""
         self._console.print(
-            f"run [bold]{plan.run_id}[/]: {plan.num_images:,} images in {plan.num_shards:,} shards{resumed}"
+            f"run [bold]{plan.run_id}[/]: {counted(plan.num_images, 'image')} in "
+            f"{counted(plan.num_shards, 'shard')}{resumed}"
         )
         show_lines(self._console, "  beside them:", LeftOut.from_dict(plan.facts.get("left_out") or {}).say())
 
@@ -94,7 +95,9 @@ class ConsoleObserver:
     def on_failure(self, failure: ShardFailure) -> None:
         """Print a shard that was given up."""
         first = failure.error.splitlines()[0] if failure.error else failure.kind
-        self._console.print(f"[red]{failure.shard_id} failed[/] after {failure.attempts} attempts: {literal(first)}")
+        self._console.print(
+            f"[red]{failure.shard_id} failed[/] after {counted(failure.attempts, 'attempt')}: {literal(first)}"
+        )
 
     def on_event(self, event: PoolEvent) -> None:
         """Print what happens to replicas; the rate is measured from when the first one is ready."""
@@ -111,7 +114,7 @@ class ConsoleObserver:
     def _count_text(self) -> str:
         counts = Status.counted(self._counts)
         shown = [f"{count:,} {name}" for name, count in counts.items() if count or name != Status.NOT_ASKED]
-        return ", ".join(shown) + f", {self._masks:,} masks"
+        return ", ".join(shown) + f", {counted(self._masks, 'mask')}"
 
 
 class ListingProgress:
@@ -124,7 +127,7 @@ class ListingProgress:
     def __call__(self, count: int) -> None:
         """Show the number of images listed so far."""
         now = time.monotonic()
-        text = f"{count:,} images listed, {count / max(now - self._started, 1e-9):,.0f}/s"
+        text = f"{counted(count, 'image')} listed, {count / max(now - self._started, 1e-9):,.0f}/s"
         if self._console.is_terminal:
             self._spinner.update(text)
         elif now - self._shown > _LINE_INTERVAL_S:
@@ -182,6 +185,13 @@ def ledger_rows(ledger: Mapping[str, int], reasons: Mapping[str, int]) -> list[t
     return rows
 
 
+def noted_row(num_noted: int) -> list[tuple[str, object]]:
+    """Return a row that counts the images with pixel_notes; none if there are none."""
+    if not num_noted:
+        return []
+    return [("notes", f"{counted(num_noted, 'image')} not seen as stored: pixel_notes of `images`, docs/pictures.md")]
+
+
 def show_lines(console: Console, label: str, lines: Iterable[object]) -> None:
     """Print texts, a line each, after a label with markup."""
     for line in lines:
@@ -200,7 +210,7 @@ def show_problems(console: Console, problems: Iterable[str]) -> None:
 
 def erasure_line(erasure: Erasure) -> str:
     """Return what the ledger tells of an erasure: how many images, when, and by which condition."""
-    return f"{erasure.num_images:,} images, asked for at {erasure.asked_at} by: {erasure.condition}"
+    return f"{counted(erasure.num_images, 'image')}, asked for at {erasure.asked_at} by: {erasure.condition}"
 
 
 def show_erasures(console: Console, erasures: Iterable[Erasure]) -> None:
@@ -214,6 +224,7 @@ def show_summary(console: Console, summary: RunSummary, prompts: str | None = No
     """Print how a run ended; ``prompts`` is its prompt table."""
     rows = ledger_rows(summary.ledger, summary.reason_counts)
     rows.append(("masks", f"{summary.num_annotations:,}"))
+    rows += noted_row(summary.facts.get("images_with_pixel_notes", 0))
     rows.append(("shards", f"{summary.committed:,} of {summary.shards:,}, {summary.labelled_now:,} labelled now"))
     at_model = f"all shards together {duration(summary.model_s)} waiting for the model"
     rows.append(("time", f"{duration(summary.elapsed_s)}; {at_model}"))
@@ -227,7 +238,7 @@ def show_rejected(console: Console, rejected: list[dict[str, Any]], total: int, 
     """Print the rejected prompts of the table ``prompts``, by line."""
     if not total:
         return
-    console.print(f"[yellow]{total:,} prompts could not be asked:[/]")
+    console.print(f"[yellow]{counted(total, 'prompt')} could not be asked:[/]")
     for row in rejected[:20]:
         text = f"{row_name(prompts, row['row'])}: {shown(row['image'])} {shown(row['prompt_id'])}: {row['reason']}"
         console.print(f"  {literal(text)}", highlight=False)
@@ -240,7 +251,7 @@ def show_report(console: Console, report: VerifyReport) -> None:
     rows = ledger_rows(report.ledger(), report.reason_counts)
     rows.append(("masks", f"{report.num_annotations:,}"))
     rows.append(("shards", f"{report.committed:,} of {report.shards:,} committed"))
-    rows.append(("leftovers", f"{len(report.leftovers):,} files that no commit names"))
+    rows.append(("leftovers", f"{counted(len(report.leftovers), 'file')} that no commit names"))
     console.print(facts_table(f"[bold]{report.run_id}[/]", rows))
     show_lines(console, "[yellow]note:[/]", report.notes)
     show_problems(console, report.problems)

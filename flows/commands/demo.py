@@ -47,16 +47,7 @@ def run_demo(
             raise ConfigError(f"{folder} is not a folder; run the demo from a checkout, or say where the pictures are")
     truth = read_truth(scenes / TRUTH_FILE)
     names = sorted({mask.category for mask in truth})
-    asked: dict[str, Mapping[str, Any]] = {
-        "scenes": {"source": {"uri": str(scenes)}, "categories": names, "caption": True},
-        "photos": {
-            # One output for both, so that one table shows them; no image in one folder has a name used in the other.
-            "source": {"uri": str(photos), "same_collection": True},
-            "categories": PHOTO_CATEGORIES,
-            "phrases": [PHOTO_PHRASE],
-            "prompts": str(prompts) if prompts else None,
-        },
-    }
+    asked = asked_of(scenes, photos, prompts, names)
     is_complete = True
     for run_id, values in asked.items():
         console.rule(f"{run_id}: {values['source']['uri']}")
@@ -74,13 +65,27 @@ def run_demo(
     return is_complete
 
 
+def asked_of(scenes: Path, photos: Path, prompts: Path | None, names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """Return what is asked in each run; no words, for what this small model says of a picture is mostly wrong."""
+    return {
+        "scenes": {"source": {"uri": str(scenes)}, "categories": names},
+        "photos": {
+            # One output for both, so that one table shows them; no image in one folder has a name used in the other.
+            "source": {"uri": str(photos), "same_collection": True},
+            "categories": PHOTO_CATEGORIES,
+            "phrases": [PHOTO_PHRASE],
+            "prompts": str(prompts) if prompts else None,
+        },
+    }
+
+
 def label(run_id: str, values: Mapping[str, Any], output: Path, console: Console, *, prefect: bool) -> bool:
     """Label one folder as a run of its own; return whether every image is accounted for."""
     config = parse_config(
         {
             **values,
             "output": {"uri": str(output), "run_id": run_id},
-            "model": {"max_masks_per_image": 20, "max_new_tokens": 48},
+            "model": {"max_masks_per_image": 20},
             "plan": {"images_per_shard": 4},
             "label": {"batch_size": 4},
             "pool": {"replicas": 2},

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from rich.console import Console
@@ -13,11 +14,12 @@ from rich.table import Table
 
 from flows.commands.console import literal, show_lines
 from flows.run.existing_runs import existing_plans
+from pipelines.bounded_json import plain_json
 from pipelines.errors import SourceError
 from pipelines.evaluation.evaluate import Evaluation, TaskFigures, evaluate_output
 from pipelines.evaluation.ground_truth import read_ground_truth
 from pipelines.evaluation.plots import figure_class, write_plots
-from pipelines.redaction import quoted
+from pipelines.redaction import counted, quoted
 from pipelines.storage.targets import Target, open_target, write_target
 from pipelines.types import Task
 
@@ -86,8 +88,7 @@ def run_evaluation(
         SourceError, StorageError: truth or run cannot be read, or they cannot be compared; the JSON file or the plots'
             folder exists or cannot be made; or matplotlib is not installed. In these cases nothing is written.
     """
-    figures = None if json_file is None else open_target(json_file, overwrite=overwrite, output=output)
-    pictures = None if plots is None else open_target(plots, overwrite=overwrite, replaces=["*.png"], output=output)
+    figures, pictures = _targets(output, json_file, plots, overwrite)
     store, plans = existing_plans(output, choice.run_id)
     if pictures is not None:
         figure_class()  # raises if matplotlib is missing: before the comparison, which may take long
@@ -111,11 +112,23 @@ def run_evaluation(
     if figures is not None:
         compared = {"output": store.uri, "ground_truth": ground_truth, "where": choice.where, "score": choice.score}
         document = {**compared, **evaluation.to_dict()}
-        write_target(figures, (json.dumps(document, indent=1) + "\n").encode())
+        write_target(figures, (json.dumps(plain_json(document), indent=1) + "\n").encode())
     show_evaluation(evaluation, console)
     if pictures is not None:
         _draw(evaluation, pictures, console)
     return evaluation
+
+
+def _targets(
+    output: str, json_file: str | None, plots: str | None, overwrite: bool
+) -> tuple[Target | None, Target | None]:
+    """Return where the figures and the plots go, which are checked before the comparison."""
+    place = partial(open_target, overwrite=overwrite, output=output)
+    figures, pictures = "figures are written as .json", "plots are written as a folder"
+    return (
+        None if json_file is None else place(json_file, suffixes=(".json",), what=figures),
+        None if plots is None else place(plots, replaces=["*.png"], what=pictures),
+    )
 
 
 def _draw(evaluation: Evaluation, target: Target, console: Console) -> None:
@@ -127,7 +140,7 @@ def _draw(evaluation: Evaluation, target: Target, console: Console) -> None:
             console.print("[yellow]note:[/] none of these figures has a plot: --plots wrote nothing")
             return
         target.publish(whole)
-    console.print(f"{len(files):,} plots in {literal(target.uri)}")
+    console.print(f"{counted(len(files), 'plot')} in {literal(target.uri)}")
 
 
 def show_evaluation(evaluation: Evaluation, console: Console) -> None:
@@ -136,7 +149,7 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
     for result in evaluation.results:
         names = tuple(result.figures)
         if names not in tables:
-            title = f"{', '.join(evaluation.runs)}, {evaluation.num_images:,} images, in percent"
+            title = f"{', '.join(evaluation.runs)}, {counted(evaluation.num_images, 'image')}, in percent"
             tables[names] = _table(title, ("task", "of", *names))
         tables[names].add_row(result.task, result.group or "all", *map(_shown, result.figures.values()))
     for result in evaluation.results:
@@ -163,7 +176,9 @@ def _category_table(result: TaskFigures) -> Table:
 def _confusion_table(result: TaskFigures) -> Table:
     """Return the most frequent mistakes; --json has all pairs."""
     mistakes = [pair for pair in result.confusion if pair["true"] != pair["found"]]
-    title = f"{result.task} {result.group}".strip() + f": the most frequent of {len(mistakes):,} kinds of mistakes"
+    title = (
+        f"{result.task} {result.group}"
+    ).strip() + f": the most frequent of {counted(len(mistakes), 'kind of mistake', 'kinds of mistakes')}"
     table = _table(title, ("there is", "found as", "masks"))
     for pair in mistakes[:_MAX_CONFUSED]:
         there, found = literal(pair["true"] or "(nothing)"), literal(pair["found"] or "(not found)")

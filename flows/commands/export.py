@@ -8,6 +8,7 @@ from rich.console import Console
 
 from flows.commands.console import duration, facts_table, literal
 from pipelines.export.write import Choice, Export, export_output
+from pipelines.redaction import counted
 from pipelines.storage.store import open_store
 
 _SHOWN_EVERY_S = 0.2
@@ -51,22 +52,28 @@ def run_export(
 def _show(export: Export, format_name: str, seconds: float, console: Console) -> None:
     rows: list[tuple[str, object]] = []
     for split, images in export.num_images.items():
-        rows.append((split or "exported", f"{images:,} images, {export.num_masks[split]:,} masks"))
+        rows.append((split or "exported", f"{counted(images, 'image')}, {counted(export.num_masks[split], 'mask')}"))
     rows.append(("categories", f"{export.num_categories:,}"))
     if export.num_quarantined:
-        rows.append(("left out", f"{export.num_quarantined:,} quarantined images"))
+        rows.append(("left out", f"{counted(export.num_quarantined, 'quarantined image')}"))
     if export.num_forgotten:
-        rows.append(("left out", f"{export.num_forgotten:,} images that were forgotten on request"))
+        rows.append(
+            ("left out", f"{counted(export.num_forgotten, 'image that was', 'images that were')} forgotten on request")
+        )
     if export.num_unasked:
-        rows.append(("left out", f"{export.num_unasked:,} images that nothing of this was asked of"))
+        rows.append(("left out", f"{counted(export.num_unasked, 'image')} that nothing of this was asked of"))
     if export.num_partly_asked:
         rows.append(
             (
                 "note",
-                f"{export.num_partly_asked:,} images were never asked about some of these categories: docs/export.md",
+                f"{counted(export.num_partly_asked, 'image was', 'images were')} never asked about some of these "
+                "categories: docs/export.md",
             )
         )
-    rows += [("left out", f"{masks:,} masks of {task}: name it with --task") for task, masks in export.left_out.items()]
+    rows += [
+        ("left out", f"{counted(masks, 'mask')} of {task}: name it with --task")
+        for task, masks in export.left_out.items()
+    ]
     rows += [("note", note) for note in export.notes]
     rows.append(("time", duration(seconds)))
     console.print(facts_table(f"{format_name} in {literal(export.path)}", rows))

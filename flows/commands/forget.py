@@ -9,10 +9,10 @@ import typer
 from rich.console import Console
 
 from flows.commands.console import erasure_line, facts_table, literal, show_lines, show_problems, show_warnings
-from pipelines.errors import SourceError, UserError, some_of
+from pipelines.errors import SourceError, UserError, some_of, some_texts
 from pipelines.forgetting import Erased, Found, choose, forget
 from pipelines.planning.erasures import read_forgotten
-from pipelines.redaction import quoted
+from pipelines.redaction import counted, quoted
 from pipelines.storage.store import Store, open_store
 
 _SHOWN_IDS = 5
@@ -98,7 +98,8 @@ def _show_found(found: Found, store: Store, console: Console) -> None:
     if found.known:
         rows.append(("forgotten before", f"{found.known:,} of the ids"))
     if found.unknown:
-        rows.append(("not in the output", f"{len(found.unknown):,} of the ids: {some_of(map(quoted, found.unknown))}"))
+        unknown = some_texts(map(quoted, found.unknown))
+        rows.append(("not in the output", f"{len(found.unknown):,} of the ids: {unknown}"))
     console.print(facts_table(f"to be forgotten in {literal(store.uri)}", rows))
 
 
@@ -106,7 +107,7 @@ def _show_erased(erased: Erased, store: Store, console: Console) -> bool:
     rows: list[tuple[str, object]] = [
         ("images", f"{erased.images:,}, of which nothing is kept but salted hashes of their names"),
         ("written", f"{erased.written:,} data files without them"),
-        ("removed", f"{len(erased.removed):,} files"),
+        ("removed", f"{counted(len(erased.removed), 'file')}"),
     ]
     if reports := sum(name.endswith("/report.html") for name in erased.removed):
         rows.append(("reports", f"{reports:,} of the files: xsam-label report makes a new one"))
@@ -114,7 +115,10 @@ def _show_erased(erased: Erased, store: Store, console: Console) -> bool:
     show_lines(console, "[red]left:[/]", (f"{what}; forget again once that is over" for what in erased.left))
     show_problems(console, erased.problems)
     if erased.others:
-        others = f"{len(erased.others):,} files there were not looked into, since they are not the output's own"
+        others = (
+            f"{counted(len(erased.others), 'file there was', 'files there were')} not looked into, "
+            "since they are not the output's own"
+        )
         show_warnings(console, [f"{others}: {some_of(erased.others)}"])
     where = "exports, reports and copies elsewhere, logs, and backups"
     versions = "" if store.is_local else ", and earlier versions of objects, if the bucket keeps them"

@@ -29,7 +29,7 @@ from pipelines.planning.draft import PlanDraft
 from pipelines.planning.erasures import Forgotten, read_forgotten
 from pipelines.planning.plan import Plan, check_no_plan_lost, plan_documents, planned_runs
 from pipelines.planning.registered_runs import registered_problems
-from pipelines.redaction import named, shown
+from pipelines.redaction import counted, quoted_names, shown
 from pipelines.storage.store import Store, open_store
 from pipelines.table.file_checks import check_hashes
 from pipelines.table.leftovers import vacuum
@@ -115,7 +115,7 @@ def _unfinished(config: RunConfig, store: Store) -> list[tuple[Plan, Due]]:
 
 
 def _update_rows(update: UpdateCounts) -> list[tuple[str, object]]:
-    added = ", ".join(map(named, update.added_prompts))
+    added = quoted_names(update.added_prompts)
     return [
         ("new images", f"{update.new:,}: asked everything"),
         ("changed", f"{update.changed:,}: asked everything again"),
@@ -134,7 +134,7 @@ def _show_held(plan: Plan, due: Due, store: Store, console: Console) -> None:
     console.print(facts_table(f"run [bold]{plan.run_id}[/] would be resumed in {literal(store.uri)}", rows))
     broken = [f"{one.shard_id}: {one.problem}; it would be labelled again" for one in due.broken[:_MAX_BROKEN]]
     if (more := len(due.broken) - _MAX_BROKEN) > 0:
-        broken.append(f"{more:,} more committed shards would be labelled again")
+        broken.append(f"{counted(more, 'more committed shard')} would be labelled again")
     show_warnings(console, broken)
 
 
@@ -177,7 +177,10 @@ def show_verify(output: str, run_id: str | None, console: Console, *, deep: bool
     reports = [_verify_run(store, one, console, deep=deep) for one in (held if run_id is None else [run_id])]
     show_erasures(console, forgotten.erasures)
     if strays := stray_files(store):
-        console.print(f"{len(strays):,} files that are not ours, and left alone: {literal(some_of(strays))}")
+        console.print(
+            f"{counted(len(strays), 'file that is not ours', 'files that are not ours')}, and left alone: "
+            f"{literal(some_of(strays))}"
+        )
     return not problems and all(report.ok for report in reports)
 
 
@@ -234,7 +237,7 @@ def show_vacuum(output: str, run_id: str | None, console: Console, *, older_than
     kept = {name for removal in removals for name in removal.kept}
     for name in removed:
         console.print(f"  {literal(name)}")
-    console.print(f"{len(removed):,} leftovers {'found' if dry_run else 'removed'}")
+    console.print(f"{counted(len(removed), 'leftover')} {'found' if dry_run else 'removed'}")
     if kept:
         hours = f"{older_than_s / 3600:g} h"
         console.print(

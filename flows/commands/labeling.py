@@ -9,6 +9,7 @@ import typer
 
 from flows.commands.terminal import OutputArgument, checked_run_id, console, split_names
 from flows.process.streams import outlive_terminal
+from pipelines.redaction import counted
 
 app = typer.Typer()
 
@@ -149,7 +150,13 @@ def retry(
     pool = {"replicas": replicas, "num_gpus_per_replica": gpus_per_replica, "runner": runner}
     overrides = merge(read_values(config) if config else {}, {"pool": pool, "output": {"check": check or None}})
     again = runs_to_retry(output, run_id, reason or [], overrides)
-    ended = [launch(one, console, prefect=prefect).has_succeeded for one in again]
+    ended = list[bool]()
+    for one in again:
+        summary = launch(one, console, prefect=prefect)
+        ended.append(summary.has_succeeded)
+        if summary.ok and (bad := summary.ledger["quarantined"]) and bad == summary.ledger["listed"]:
+            again_bad = counted(bad, "image")
+            console.print(f"[yellow]none was labeled:[/] {again_bad} quarantined again, for the reasons above")
     if not ended:
         console.print("no image is quarantined" + (f" for {', '.join(reason)}" if reason else ""))
     raise typer.Exit(0 if all(ended) else 1)

@@ -30,7 +30,9 @@ def write_report(
         PlanError: the output has no run.
         StorageError: the file exists, the output cannot be read, or the file cannot be written; there is no file then.
     """
-    target = open_target(to, overwrite=overwrite, output=output)
+    target = open_target(
+        to, overwrite=overwrite, output=output, suffixes=(".html", ".htm"), what="a report is written as .html"
+    )
     store = open_store(output)
     if not planned_runs(store):
         raise no_run(output)

@@ -8,11 +8,14 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from flows.commands.console import duration, facts_table, ledger_rows, literal, show_erasures, show_problems
+from flows.commands.console import duration, facts_table, ledger_rows, literal, noted_row, show_erasures, show_problems
 from flows.run.existing_runs import no_run
 from flows.run.progress import RunLine, RunProgress, chosen_run, read_lines, read_progress
+from pipelines.bounded_json import plain_json
+from pipelines.errors import some_texts
 from pipelines.planning.erasures import read_forgotten
 from pipelines.planning.plan import plan_documents
+from pipelines.redaction import counted
 from pipelines.storage.store import open_store
 
 
@@ -46,14 +49,23 @@ def show_status(
     if as_json:
         document = {"output": store.uri, "runs": [line.to_dict() for line in lines], "run": progress.to_dict()}
         document |= {"erasures": [erasure.to_dict() for erasure in erasures]} if erasures else {}
-        console.out(json.dumps(document, indent=1), highlight=False)
+        console.out(json.dumps(plain_json(document), indent=1), highlight=False)
         return
     if len(lines) > 1:
         console.print(_runs_table(lines))
         console.print()
     console.print(facts_table(f"run [bold]{progress.line.run_id}[/] in {literal(store.uri)}", _rows(progress)))
+    others = [line for line in lines if line.run_id != progress.line.run_id]
+    if bad := [f"{line.run_id} {_state(line)}" for line in others if line.state != "finished" or line.num_problems]:
+        told = literal(some_texts(bad))
+        console.print(f"[yellow]other runs:[/] {told}; --run-id shows one of them", highlight=False)
     show_erasures(console, erasures)
     show_problems(console, progress.problems)
+
+
+def _state(line: RunLine) -> str:
+    told = {"unfinished": "is unfinished", "not begun": "has not begun", "finished": "is finished"}[line.state]
+    return f"{told} with {counted(line.num_problems, 'problem')}" if line.num_problems else told
 
 
 def _runs_table(lines: list[RunLine]) -> Table:
@@ -73,6 +85,7 @@ def _rows(progress: RunProgress) -> list[tuple[str, object]]:
     rows = ledger_rows({"listed": line.images, **progress.counts}, progress.reasons)
     rows += [
         ("masks", f"{line.masks:,}"),
+        *noted_row(progress.num_noted),
         ("shards", f"{progress.committed:,} of {progress.shards:,} committed"),
     ]
     if progress.waves is not None:

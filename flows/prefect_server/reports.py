@@ -38,7 +38,7 @@ from flows.run.summary import RunSummary
 from flows.run.updates import update_text
 from pipelines.planning.coverage import UpdateCounts
 from pipelines.planning.plan import Plan
-from pipelines.redaction import redacted
+from pipelines.redaction import counted, redacted
 from pipelines.types import ShardReceipt
 
 # Each update is a request to the server.
@@ -279,7 +279,7 @@ def publish(told: PrefectReporter, summary: RunSummary, report: str | None) -> N
         f"in {summary.elapsed_s:.1f} s.",
         *(f"* {problem.splitlines()[0]}" for problem in summary.failures[:50]),
     ]
-    what = f"{ended}: {counts}; {summary.num_annotations:,} masks"
+    what = f"{ended}: {counts}; {counted(summary.num_annotations, 'mask')}"
     text = "\n\n".join(lines)
     told.tell("summary", partial(create_markdown_artifact, text, key="label-collection-summary", description=what))
     told.finish()

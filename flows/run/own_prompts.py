@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from flows.config import RunConfig
-from pipelines.errors import PromptTableError, SourceError, some_of
+from pipelines.errors import PromptTableError, SourceError, some_texts
 from pipelines.planning.category_ids import CategoryIds, has_name
 from pipelines.planning.erasures import Forgotten
 from pipelines.planning.prompt_table import NOT_LISTED, JoinedImages, PromptTable, read_prompt_table, row_name
@@ -101,7 +101,7 @@ def unasked_rows(config: RunConfig, own: OwnPrompts, joined: JoinedImages) -> li
     told = []
     if lost:
         names = dict.fromkeys(row.image for row in lost)
-        images, ids = some_of(map(quoted, names)), some_of(map(quoted, joined.examples))
+        images, ids = some_texts(map(quoted, names)), some_texts(map(quoted, joined.examples))
         near = next(((name, joined.near[key]) for name in names if (key := name.lower()) in joined.near), None)
         meant = f"; did you mean {quoted(near[1])} by {quoted(near[0])}?" if near else ""
         told.append(

@@ -33,6 +33,7 @@ class RunLine:
         state: "finished", "unfinished" or "not begun".
         images, done: listed images, and those of them that are labelled or quarantined.
         masks: committed masks.
+        num_problems: those in the summary, if no shard has been committed since it was written.
     """
 
     run_id: str
@@ -43,6 +44,7 @@ class RunLine:
     images: int
     done: int
     masks: int
+    num_problems: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -65,6 +67,7 @@ class RunProgress:
         last_commit_at: seconds since the epoch.
         gpu_hours: busy time of replicas, see replica_seconds, times GPUs per replica.
         cost: gpu_hours times the price of a GPU hour; None if no price is known.
+        num_noted: images with pixel_notes.
         problems: those in the summary, if no shard has been committed since it was written.
     """
 
@@ -81,6 +84,7 @@ class RunProgress:
     last_commit_at: float | None = None
     gpu_hours: float = 0.0
     cost: float | None = None
+    num_noted: int = 0
     problems: Sequence[str] = field(default_factory=tuple)
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,7 +118,9 @@ def read_progress(store: Store, plan: Mapping[str, Any], *, gpu_price: float | N
     for commit in commits:
         counts.update(commit.status_counts)
         reasons.update(commit.reason_counts)
-    line = _line_of(plan, counts.total(), len(commits), sum(commit.annotations.rows for commit in commits))
+    problems = _problems(store, plan["run_id"], len(commits))
+    masks = sum(commit.annotations.rows for commit in commits)
+    line = _line_of(plan, counts.total(), len(commits), masks, len(problems))
     last = max((commit.committed_at for commit in commits), default=None)
     recent = _rate([c for c in commits if last is not None and c.committed_at >= last - RECENT_S])
     left = line.images - line.done
@@ -135,7 +141,8 @@ def read_progress(store: Store, plan: Mapping[str, Any], *, gpu_price: float | N
         last_commit_at=last,
         gpu_hours=gpu_hours,
         cost=None if price is None or not gpu_hours else gpu_hours * price,
-        problems=_problems(store, plan["run_id"], len(commits)),
+        num_noted=sum(commit.num_noted for commit in commits),
+        problems=problems,
     )
 
 
@@ -203,13 +210,13 @@ def _line(store: Store, plan: Mapping[str, Any]) -> RunLine:
     summary, num_committed = readable_summary(store, run_id), len(committed_shards(store, run_id))
     if summary.get("committed") == num_committed:
         done = sum(number for name, number in summary["ledger"].items() if name != "listed")
-        return _line_of(plan, done, num_committed, summary["num_annotations"])
+        return _line_of(plan, done, num_committed, summary["num_annotations"], len(summary.get("problems", ())))
     commits = list(read_commits(store, run_id))
     done = sum(sum(commit.status_counts.values()) for commit in commits)
     return _line_of(plan, done, len(commits), sum(commit.annotations.rows for commit in commits))
 
 
-def _line_of(plan: Mapping[str, Any], done: int, committed: int, masks: int) -> RunLine:
+def _line_of(plan: Mapping[str, Any], done: int, committed: int, masks: int, num_problems: int = 0) -> RunLine:
     retry = plan.get("fingerprint", {}).get("retry")
     state = "finished" if committed >= plan["num_shards"] else "unfinished" if committed else "not begun"
     return RunLine(
@@ -221,6 +228,7 @@ def _line_of(plan: Mapping[str, Any], done: int, committed: int, masks: int) -> 
         images=plan["num_images"],
         done=done,
         masks=masks,
+        num_problems=num_problems,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from actors.pool.runner import ShardFailure
 from pipelines.errors import DamagedError, UserError
 from pipelines.planning.plan import Plan, retries_by_run
+from pipelines.redaction import counted
 from pipelines.storage.store import Store
 from pipelines.table.run_summary import read_summary
 from pipelines.table.verify import TableSize, VerifyReport
@@ -150,7 +151,8 @@ class RunFailedError(UserError, RuntimeError):
     def __init__(self, summary: RunSummary) -> None:
         problems = "\n".join(f"  {problem}" for problem in summary.problems[:20])
         incomplete = (
-            f"run {summary.run_id} is not complete:\n{problems}\n{summary.committed} of {summary.shards} shards are "
+            f"run {summary.run_id} is not complete:\n{problems}\n{summary.committed:,} of "
+            f"{counted(summary.shards, 'shard')} are "
             "committed and kept; the same command resumes the run."
         )
         super().__init__(f"run {summary.run_id}: {summary.fruitless}" if summary.ok else incomplete)
@@ -188,11 +190,12 @@ def summarize(
     """Summarise a run from its verify report."""
     # Prompts are rejected twice: by planning, and by shards, once an image's size is known.
     rejected = list(plan.facts.get("rejected_prompts", []))
-    model_s, devices = 0.0, Counter[str]()
+    model_s, num_noted, devices = 0.0, 0, Counter[str]()
     predictor: dict[str, str] = {}
     for commit in report.commits:
         rejected += [dict(row) for row in commit.rejected_prompts]
         model_s += commit.model_s
+        num_noted += commit.num_noted
         devices[commit.predictor.get("device", "unknown")] += 1
         predictor = dict(commit.predictor)
     rejected.sort(key=lambda row: row["row"])
@@ -223,6 +226,7 @@ def summarize(
             "versions": dict(versions()),
             "shards_by_device": dict(devices),
             "predictor": predictor,
+            "images_with_pixel_notes": num_noted,
             "failures": [
                 {"shard_id": f.shard_id, "kind": f.kind, "attempts": f.attempts, "error": f.error}
                 for f in failures[:_MAX_REPORTED_FAILURES]

@@ -16,7 +16,7 @@ from pipelines.planning.coverage import Coverage, CoveringRun, UpdateCounts
 from pipelines.planning.draft import UNLISTED
 from pipelines.planning.fingerprint import model_part, source_part
 from pipelines.planning.plan import Plan, plan_documents, read_plan
-from pipelines.redaction import named
+from pipelines.redaction import counted
 from pipelines.storage.store import Store
 from pipelines.table.commits import committed_shards
 from pipelines.table.verify import table_size
@@ -195,15 +195,17 @@ def notes_on_earlier(config: RunConfig, documents: Mapping[str, Mapping[str, Any
     if removed := [prompt_id for prompt_id in last if prompt_id not in asked]:
         runs = {last[prompt_id] for prompt_id in removed}
         by = f"last by run {runs.pop()}" if len(runs) == 1 else f"last by {len(runs):,} runs: see the view prompts"
-        told = f"{some_of(map(named, removed))} ({by})"
+        told = f"{some_of(removed)} ({by})"
         notes.append(
-            f"{len(removed):,} prompts of earlier runs are not asked any more: {told}. Their answers stay "
+            f"{counted(len(removed), 'prompt of earlier runs is', 'prompts of earlier runs are')} not asked any "
+            f"more: {told}. Their answers stay "
             "current; --drop-removed of export, query and report leaves out what the latest run does not ask"
         )
     if ids.clashes:
         number, names = next(iter(ids.clashes.items()))
         notes.append(
-            f"{len(ids.clashes):,} category ids stand for several names in earlier runs, e.g. {number} for "
+            f"{counted(len(ids.clashes), 'category id stands', 'category ids stand')} for several names in "
+            f"earlier runs, e.g. {number} for "
             f"{some_of(dict.fromkeys(names))}: go by category_name. From this run on, a name has one number"
         )
     return notes
@@ -211,9 +213,10 @@ def notes_on_earlier(config: RunConfig, documents: Mapping[str, Mapping[str, Any
 
 def update_text(update: UpdateCounts) -> str:
     """Describe in one line what an incremental run found in the listing."""
-    added = f" ({len(update.added_prompts):,} prompts)" if update.added_prompts else ""
+    added = f" ({counted(len(update.added_prompts), 'prompt')})" if update.added_prompts else ""
     return (
-        f"{update.new:,} new images, {update.changed:,} changed, {update.extended:,} asked something new{added}, "
+        f"{counted(update.new, 'new image')}, {update.changed:,} changed, {update.extended:,} asked something "
+        f"new{added}, "
         f"{update.covered:,} with nothing left to ask, {update.gone:,} of earlier runs not listed any more"
     )
 

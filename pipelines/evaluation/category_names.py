@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from pipelines.errors import SourceError, some_of
-from pipelines.redaction import named, shown
+from pipelines.errors import SourceError, some_of, some_texts
+from pipelines.redaction import counted, named, shown
 
 # COCO panoptic appends these to the names of merged and stuff categories.
 _SUFFIXES = ("-merged", "-other", "-stuff")
@@ -65,8 +65,9 @@ class CountedNames:
             _match(cleaned, known, wanted, by_asked, unclear)
         if not by_asked:
             raise SourceError(
-                f"{task}: none of the {len(wanted):,} names asked ({some_of(map(named, wanted))}) is one of the "
-                f"{len(known):,} categories of the truth ({some_of(map(named, known))})"
+                f"{task}: none of the {counted(len(wanted), 'name')} asked ({some_of(wanted)}) is "
+                "one of the "
+                f"{counted(len(known), 'category', 'categories')} of the truth ({some_of(known)})"
                 + "".join(f"; {name} {why}" for name, why in list(unclear.items())[:1])
             )
         notes.extend(f"{task}: {note}" for note in _notes(known, wanted, by_asked, unclear, count_unasked))
@@ -113,15 +114,24 @@ def _notes(
 ) -> Iterable[str]:
     if respelled := [f"{named(name)} with {named(other)}" for name, other in by_asked.items() if name != other]:
         yield (
-            f"{len(respelled):,} names are spelled otherwise in the truth, and compared: "
+            f"{counted(len(respelled), 'name is spelled', 'names are spelled')} otherwise in the truth, and compared: "
             f"{', '.join(map(shown, respelled))}"
         )
     if unclear:
-        which = some_of(f"{named(name)} {why}" for name, why in unclear.items())
-        yield f"{len(unclear):,} names fit categories of the truth in several ways, left out: {which}"
+        which = some_texts(f"{named(name)} {why}" for name, why in unclear.items())
+        yield (
+            f"{counted(len(unclear), 'name fits categories', 'names fit categories')} of the truth "
+            f"in several ways, left out: {which}"
+        )
     if strangers := [name for name in wanted if name not in by_asked and name not in unclear]:
-        yield f"{len(strangers):,} names are no category of the truth, left out: {some_of(map(named, strangers))}"
+        yield (
+            f"{counted(len(strangers), 'name is no category', 'names are no category')} of the "
+            f"truth, left out: {some_of(strangers)}"
+        )
     taken = set(by_asked.values())
     if unasked := [name for name in known if name not in taken]:
         how = "not found" if count_unasked else "left out"
-        yield f"{len(unasked):,} categories of the truth were never asked, {how}: {some_of(map(named, unasked))}"
+        yield (
+            f"{counted(len(unasked), 'category of the truth was', 'categories of the truth were')} "
+            f"never asked, {how}: {some_of(unasked)}"
+        )

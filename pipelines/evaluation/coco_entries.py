@@ -14,7 +14,7 @@ from pipelines.errors import some_of
 from pipelines.evaluation.left_out import EntryError, LeftOut
 from pipelines.masks import rle
 from pipelines.masks.polygons import from_polygons
-from pipelines.redaction import quoted
+from pipelines.redaction import counted, quoted
 from pipelines.types import Rle
 
 _FLAGS: Mapping[Any, bool] = {None: False, 0: False, 1: True, "0": False, "1": True, "": False}
@@ -114,7 +114,10 @@ def _categories(entries: Sequence[Any], left_out: LeftOut) -> tuple[dict[Any, st
                 doubled.add(entry["id"])
             things.setdefault(name, read_flag(entry.get("isthing", 1), "isthing"))
     if shared := sorted(name for name, count in Counter(names.values()).items() if count > 1):
-        left_out.told.append(f"{len(shared):,} names of the truth have several ids, compared as one: {some_of(shared)}")
+        left_out.told.append(
+            f"{counted(len(shared), 'name of the truth has', 'names of the truth have')} several ids, compared as "
+            f"one: {some_of(shared)}"
+        )
     for key in doubled:
         left_out.add(f"category {quoted(key)}", "several categories have one id", f"one is {quoted(names.pop(key))}")
     return names, things

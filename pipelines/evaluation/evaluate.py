@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from pipelines.errors import DamagedError, SourceError, some_of
+from pipelines.errors import DamagedError, SourceError, some_of, some_texts
 from pipelines.evaluation.ground_truth import PHRASE_TASKS, GroundTruth, InstanceTruth, PanopticTruth, PhraseTruth
 from pipelines.evaluation.labeled_run import LabeledRun, is_end_of_other, read_run, runs_named
 from pipelines.evaluation.task_figures import (
@@ -25,6 +25,7 @@ from pipelines.evaluation.task_figures import (
 from pipelines.masks.rle import RleError
 from pipelines.planning.plan import Plan
 from pipelines.query.files import query_errors
+from pipelines.redaction import counted, named
 from pipelines.storage.store import Store
 from pipelines.types import PANOPTIC_TASKS, Task
 
@@ -175,27 +176,30 @@ def _of_same_size(run: LabeledRun, truth: GroundTruth) -> LabeledRun:
     if kept or not run.images:
         return replace(run, images=kept)
     raise SourceError(
-        f"all of {len(run.images):,} images have another size in the truth than as labelled, e.g. "
+        f"none of {counted(len(run.images), 'image')} has the size in the truth that it was labelled with, e.g. "
         f"{next(iter(run.images))}: {last}. Labels are of the image after EXIF orientation"
     )
 
 
 def _image_notes(run: LabeledRun, plans: Sequence[Plan], num_true: int) -> Iterator[str]:
     if run.num_forgotten:
-        yield f"{run.num_forgotten:,} images were forgotten on request, left out"
+        yield f"{counted(run.num_forgotten, 'image was', 'images were')} forgotten on request, left out"
     if len(plans) == 1 and run.num_images + run.num_forgotten < plans[0].num_images:
-        yield f"the run is not finished: {run.num_images:,} of {plans[0].num_images:,} images are labelled"
+        yield f"the run is not finished: {run.num_images:,} of {counted(plans[0].num_images, 'image')} are labelled"
     if run.missing:
         yield (
-            f"{len(run.missing):,} of {num_true:,} images of the truth are not labelled, left out: "
+            f"{len(run.missing):,} of {counted(num_true, 'image')} of the truth are not labelled, left out: "
             f"{some_of(run.missing)}"
         )
     if elsewhere := [(name, i.image_id) for name, i in run.images.items() if not is_end_of_other(name, i.image_id)]:
-        pairs = [f"{name} with {image_id}" for name, image_id in elsewhere]
-        yield f"{len(pairs):,} images lie in other folders in the truth, compared by base name: {some_of(pairs)}"
+        pairs = [f"{named(name)} with {named(image_id)}" for name, image_id in elsewhere]
+        yield (
+            f"{counted(len(pairs), 'image lies in another folder', 'images lie in other folders')} "
+            f"in the truth, compared by base name: {some_texts(pairs)}"
+        )
     if others := run.num_images - len(run.images):
         yield f"{others:,} of {run.num_images:,} labelled images are not in the truth, left out"
     reasons = Counter(image.reason for image in run.images.values() if image.reason)
     if reasons:
         counts = ", ".join(f"{number:,} {reason}" for reason, number in sorted(reasons.items()))
-        yield f"{reasons.total():,} images are quarantined, so that nothing is found on them: {counts}"
+        yield f"nothing is found on {counted(reasons.total(), 'quarantined image')}: {counts}"

@@ -19,13 +19,13 @@ from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 
 from pipelines.bounded_json import MAX_DOCUMENT_BYTES, load_json
-from pipelines.errors import SourceError
+from pipelines.errors import SourceError, some_of
 from pipelines.evaluation.coco_entries import CocoLists, read_flag, read_lists, read_mask
 from pipelines.evaluation.left_out import EntryError, LeftOut
 from pipelines.evaluation.map_metrics import Segment
 from pipelines.images.decode import DEFAULT_LIMITS
 from pipelines.masks import rle
-from pipelines.redaction import quoted
+from pipelines.redaction import counted, quoted
 from pipelines.sources.tabular import source_errors
 from pipelines.storage.filesystems import open_filesystem, read_range
 from pipelines.types import Rle, Task
@@ -183,7 +183,9 @@ def read_ground_truth(uri: str, *, png_folder: str | None = None, is_strict: boo
     is_panoptic = any("segments_info" in entry for _, _, entry in lists.annotations)
     truth = _panoptic(lists, png_folder, left_out) if is_panoptic else _instances(lists, left_out)
     if not truth.entries:
-        raise SourceError(f"{uri}: none of its {len(document['annotations']):,} annotations can be used: {left_out}")
+        raise SourceError(
+            f"{uri}: none of its {counted(len(document['annotations']), 'annotation')} can be used: {left_out}"
+        )
     return truth
 
 
@@ -222,16 +224,19 @@ def _visible_mask(entry: Mapping[str, Any], size_hw: tuple[int, int]) -> Rle:
 
 def _panoptic(lists: CocoLists, png_folder: str | None, left_out: LeftOut) -> PanopticTruth:
     """Read COCO panoptic; images without a map are dropped, since nothing is known about them."""
-    entries = {}
+    maps, infos = dict[str, dict[str, None]](), dict[str, list[Any]]()
     for what, file_name, entry in lists.annotations:
         with left_out.unless_usable(what):
-            infos, all_ids = dict[int, dict[str, Any]](), set[int]()
-            for place, info in enumerate(entry["segments_info"]):
-                with left_out.unless_usable(f"segment {quoted(info.get('id', place))} of {file_name}"):
-                    all_ids.add(int(info["id"]))
-                    is_crowd = read_flag(info.get("iscrowd"), "iscrowd")
-                    infos[int(info["id"])] = {"category": lists.category_of(info), "iscrowd": is_crowd}
-            entries[file_name] = {"file_name": str(entry["file_name"]), "segments_info": infos, "all_ids": all_ids}
+            png, own = str(entry["file_name"]), list(entry["segments_info"])
+            maps.setdefault(file_name, {})[png] = None
+            infos.setdefault(file_name, []).extend(own)  # some exporters list the segments of one map one by one
+    entries = {}
+    for file_name, pngs in maps.items():
+        if len(pngs) > 1:
+            left_out.add(f"image {quoted(file_name)}", "several maps of one image", some_of(pngs))
+            continue
+        segments, all_ids = _segments(file_name, infos[file_name], lists, left_out)
+        entries[file_name] = {"file_name": next(iter(pngs)), "segments_info": segments, "all_ids": all_ids}
     sizes = {file_name: size_hw for file_name, size_hw in lists.images.items() if file_name in entries}
     folder = png_folder or left_out.uri.removesuffix(PurePosixPath(left_out.uri).suffix)
     return PanopticTruth(
@@ -242,6 +247,23 @@ def _panoptic(lists: CocoLists, png_folder: str | None, left_out: LeftOut) -> Pa
         entries=entries,
         left_out=left_out,
     )
+
+
+def _segments(
+    file_name: str, infos: Sequence[Any], lists: CocoLists, left_out: LeftOut
+) -> tuple[dict[int, dict[str, Any]], set[int]]:
+    """Return the segments of a map by id, and the ids of all that are listed, usable or not."""
+    found, all_ids, doubled = dict[int, dict[str, Any]](), set[int](), set[int]()
+    for place, info in enumerate(infos):
+        with left_out.unless_usable(f"segment {quoted(info.get('id', place))} of {file_name}"):
+            all_ids.add(int(info["id"]))
+            segment = {"category": lists.category_of(info), "iscrowd": read_flag(info.get("iscrowd"), "iscrowd")}
+            if found.setdefault(int(info["id"]), segment) != segment:
+                doubled.add(int(info["id"]))
+    for number in sorted(doubled):
+        one = f"one is {quoted(found.pop(number)['category'])}"
+        left_out.add(f"segment {number} of {file_name}", "several segments of one map have one id", one)
+    return found, all_ids
 
 
 def _phrases(document: Sequence[Any], left_out: LeftOut) -> PhraseTruth:
@@ -256,7 +278,13 @@ def _phrases(document: Sequence[Any], left_out: LeftOut) -> PhraseTruth:
     if not document:
         raise SourceError(f"{left_out.uri}: the list is empty")
     if not phrases:
-        raise SourceError(f"{left_out.uri}: none of its {len(document):,} entries can be used: {left_out}")
+        is_coco = isinstance(document[0], Mapping) and "image_id" in document[0]
+        advice = (
+            "; these are annotations without their images and categories: give the whole COCO file" if is_coco else ""
+        )
+        raise SourceError(
+            f"{left_out.uri}: none of its {counted(len(document), 'entry', 'entries')} can be used: {left_out}{advice}"
+        )
     return PhraseTruth(uri=left_out.uri, images=sizes, phrases=tuple(phrases), left_out=left_out)
 
 
@@ -299,10 +327,14 @@ def _read_json(uri: str) -> Any:
     data = _read(uri)
     if data.startswith((b"\x1f\x8b", b"PK\x03\x04")):
         raise SourceError(f"{uri}: compressed, which is not read here; unpack it")
+    is_lines = uri.lower().endswith((".jsonl", ".ndjson"))
     try:
-        return load_json(data)
+        return [load_json(line) for line in data.splitlines() if line.strip()] if is_lines else load_json(data)
     except ValueError as error:
-        raise SourceError(f"{uri}: not JSON: {error}") from error
+        raise SourceError(
+            f"{uri}: not JSON: {error}; a ground truth is a COCO file or a list of phrases, which may also have one a "
+            "line in a file named .jsonl: docs/evaluation.md"
+        ) from error
 
 
 def _read(uri: str, max_bytes: int = MAX_DOCUMENT_BYTES) -> bytes:

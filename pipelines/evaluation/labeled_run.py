@@ -20,6 +20,7 @@ from pipelines.query.database import count_forgotten, open_database, rows_of
 from pipelines.query.row_agreement import check_agreement
 from pipelines.query.select_text import read_condition
 from pipelines.query.user_select import MASK_COLUMNS, condition_errors
+from pipelines.redaction import counted
 from pipelines.storage.store import Store
 from pipelines.types import TASKS, Prompt, Rle, Status, Task
 
@@ -208,8 +209,10 @@ def read_run(store: Store, plans: Sequence[Plan], file_names: Collection[str], *
     images = _match(file_names, exact, alike)
     if not images:
         raise SourceError(
-            f"none of the {len(file_names):,} images of the ground truth ({some_of(file_names)}) is among the "
-            f"{num_images:,} labelled images of {runs} ({some_of(examples)}): an image_id must be the "
+            f"none of the {counted(len(file_names), 'image')} of the ground truth "
+            f"({some_of(file_names)}) is among the "
+            f"{counted(num_images, 'labelled image')} of {runs} ({some_of(examples)}): an "
+            "image_id must be the "
             "file_name, or end in the same base name"
         )
     ids = {image.image_id for image in images.values()}
@@ -284,7 +287,8 @@ def _match(
         base, names = next(iter(unclear.items()))
         ids = [image.image_id for image in alike[base]]
         raise SourceError(
-            f"{len(unclear):,} base names of the ground truth's {len(file_names):,} images are ambiguous, e.g. {base}: "
+            f"{counted(len(unclear), 'base name is', 'base names are')} ambiguous among the ground truth's "
+            f"{counted(len(file_names), 'image')}, e.g. {base}: "
             f"{some_of(names)} in the truth, {some_of(ids)} labelled; write file_name as the image_id"
         )
     by_base = {names[0]: alike[base][0] for base, names in left.items() if alike[base]}

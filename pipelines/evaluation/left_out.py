@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from pipelines.errors import SourceError, some_of
+from pipelines.errors import SourceError, some_texts
+from pipelines.redaction import counted
 
 # One reason for all that has words of its own: notes stay few, however many entries are broken.
 _UNREADABLE = "cannot be read"
@@ -70,8 +71,8 @@ class LeftOut:
     def notes(self) -> list[str]:
         """Return a message for each reason, with its count and a few examples."""
         return self.told + [
-            f"{len(found):,} entries of the truth left out: {reason}: "
-            + some_of(f"{what} ({detail})" if detail else what for what, detail in found.items())
+            f"{counted(len(found), 'entry', 'entries')} of the truth left out: {reason}: "
+            + some_texts(f"{what} ({detail})" if detail else what for what, detail in found.items())
             for reason, found in self._found.items()
         ]
 

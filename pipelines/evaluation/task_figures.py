@@ -19,6 +19,7 @@ from pipelines.evaluation.mask_metrics import (
     referring_iou,
 )
 from pipelines.masks import rle
+from pipelines.redaction import counted
 from pipelines.types import PANOPTIC_TASKS, REGION_KINDS, SENTENCE_TASKS, Prompt, Rle, Task
 
 Figures = Mapping[str, float | int | None]
@@ -80,7 +81,10 @@ class Comparison:
         """Return the evaluated categories of a task whose categories are asked of every image."""
         images = self.run.images_asked(task)
         if left_out := [name for name in self.run.images if name not in images]:
-            self.notes.append(f"{task}: {len(left_out):,} images were never asked, left out: {some_of(left_out)}")
+            self.notes.append(
+                f"{task}: {counted(len(left_out), 'image was never', 'images were never')} asked, left out: "
+                f"{some_of(left_out)}"
+            )
         asked = [prompt.text for prompt in self.run.common if prompt.task == task]
         return CountedNames.of(task, true, asked, self.count_unasked, self.notes)
 
@@ -145,7 +149,7 @@ def _visual_prompts(comparison: Comparison, task: Task) -> dict[tuple[str, str],
     every = [(image, prompt) for image in images for prompt in comparison.run.asked(image, task)]
     asked = {(image.image_id, p.prompt_id): p for image, p in every if p.prompt_id not in image.rejected}
     if rejected := len(every) - len(asked):
-        comparison.notes.append(f"{task}: {rejected:,} prompts could not be asked and are left out")
+        comparison.notes.append(f"{task}: {counted(rejected, 'prompt')} could not be asked, left out")
     return asked
 
 

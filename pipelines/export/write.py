@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pipelines.errors import SourceError, StorageError, some_of
 from pipelines.export.choice import Choice, Progress
@@ -93,7 +93,7 @@ def export_output(
     Args:
         store: the output; it is only read.
         target: path or URI of a new file or folder. If it has the extension of the format's single file (``.json``,
-            ``.xml``) that file is written, otherwise a folder.
+            ``.xml``) that file is written, otherwise a folder; one with the extension of other files is refused.
         format_name: one of FORMATS.
         choice: what is exported.
         overwrite: whether to replace a file, or an earlier export's folder.
@@ -104,10 +104,18 @@ def export_output(
         StorageError: the target exists or cannot be written, or the output cannot be read; nothing is left behind.
     """
     form = _format(format_name, choice)
-    path = open_target(target, overwrite=overwrite, replaces=(*form.names, EXPORT_MARK), output=store.uri)
+    suffixes = (PurePosixPath(form.single_file).suffix,) if form.single_file else ()
+    path = open_target(
+        target,
+        overwrite=overwrite,
+        replaces=(*form.names, EXPORT_MARK),
+        output=store.uri,
+        suffixes=suffixes,
+        what=f"{format_name} is written as {' or '.join([*(f'one {s} file' for s in suffixes), 'a folder'])}",
+    )
     # A link into this machine's disks is nothing in an object store.
     choice = replace(choice, link_images=path.is_local)
-    alone = form.single_file if path.suffix and form.single_file and form.single_file.endswith(path.suffix) else None
+    alone = form.single_file if path.suffix.lower() in suffixes and not target.endswith("/") else None
     if alone and choice.splits.shares:
         raise SourceError(f"{path.name} is one file, but each split has its own; name a folder")
     with query_errors(store), path.place() as place:

@@ -20,6 +20,7 @@ from pipelines.query.database import open_database
 from pipelines.query.files import query_errors
 from pipelines.query.select_text import read_condition
 from pipelines.query.user_select import condition_errors
+from pipelines.redaction import counted
 from pipelines.storage.store import Store
 from pipelines.table.commits import committed_shards, read_commits
 from pipelines.table.shard_commit import ShardCommit
@@ -86,7 +87,7 @@ def choose(store: Store, *, images_where: str = "", image_ids: Collection[str] =
         ((masks,),) = database.execute(all_masks).fetchall()
         shards = f"SELECT run_id, count(DISTINCT shard_id) FROM {rows} GROUP BY run_id ORDER BY run_id"
         by_condition = [without_values(images_where)] if images_where else []
-        by_ids = [f"a list of {len(set(image_ids)):,} ids"] if image_ids else []
+        by_ids = [f"a list of {counted(len(set(image_ids)), 'id')}"] if image_ids else []
         return Found(
             image_ids=tuple(_column(database, "SELECT image_id FROM chosen ORDER BY 1")),
             uris=tuple(_column(database, f"SELECT DISTINCT uri FROM {rows} ORDER BY 1")),
@@ -113,7 +114,8 @@ def check_at_rest(store: Store) -> None:
         plan, committed = require_plan(store, run_id), len(committed_shards(store, run_id))
         if committed < plan.num_shards:
             raise PlanError(
-                f"{store.uri}: run {run_id} is not finished ({committed:,} of {plan.num_shards:,} shards), and may be "
+                f"{store.uri}: run {run_id} is not finished ({committed:,} of "
+                f"{counted(plan.num_shards, 'shard')}), and may be "
                 "at work; wait for it, or finish it by its own command, and forget then. Nothing was changed"
             )
 

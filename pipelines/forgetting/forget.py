@@ -17,6 +17,7 @@ from pipelines.forgetting.shards import clean_shards, forget_in_shard
 from pipelines.layout import KINDS, is_ours, plan_name, report_name, run_folder, split_data_name, summary_name
 from pipelines.planning.erasures import Forgotten, begin_erasure, end_erasure, read_forgotten
 from pipelines.planning.plan import plan_documents, require_plan
+from pipelines.redaction import counted
 from pipelines.storage.store import Store
 from pipelines.table.leftovers import VACUUM_GRACE_S, old_enough
 from pipelines.table.run_summary import read_summary, summary_bytes
@@ -150,6 +151,7 @@ class _Erasing:
         planned = require_plan(store, run_id).facts.get("rejected_prompts", ())
         rejected = [*planned, *(dict(row) for commit in report.commits for row in commit.rejected_prompts)]
         rejected.sort(key=lambda row: row["row"])
+        noted = {"images_with_pixel_notes": sum(commit.num_noted for commit in report.commits)}
         corrected = {
             **summary,
             "ledger": report.ledger(),
@@ -162,7 +164,7 @@ class _Erasing:
             "warnings": [],
             "rejected_prompts": rejected[:_MAX_REJECTED],
             "num_rejected_prompts": len(rejected),
-            "facts": {**summary["facts"], "failures": []},  # tracebacks may name images
+            "facts": {**summary["facts"], **noted, "failures": []},  # tracebacks may name images
         }
         if is_changed or corrected["rejected_prompts"] != summary.get("rejected_prompts"):
             store.write(summary_name(run_id), summary_bytes(corrected))
@@ -193,7 +195,8 @@ def _clean_unplanned(store: Store, erased: Erased) -> None:
     erased.removed += _delete(store, old)
     if young:
         erased.left.append(
-            f"{len(young):,} files of a run that is being planned, or whose driver has died planning it, less than a "
+            f"{counted(len(young), 'file')} of a run that is being planned, or whose driver has died planning it, "
+            "less than a "
             f"day ago ({young[0]})"
         )
 

@@ -153,6 +153,7 @@ def _erased(
         images=files["images"],
         status_counts={name: count for name, count in statuses.items() if count},
         reason_counts={name: count for name, count in reasons.items() if count},
+        num_noted=commit.num_noted and commit.num_noted - sum(bool(row.get("pixel_notes")) for row in lost),
         rejected_prompts=tuple(row for row in commit.rejected_prompts if not forgotten.names(str(row["image"]))),
     )
     return erased, contents

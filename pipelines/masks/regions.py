@@ -15,16 +15,21 @@ import numpy as np
 from pipelines.bounded_json import load_json
 from pipelines.masks import rle
 from pipelines.masks.polygons import check_coordinates
-from pipelines.redaction import quoted
+from pipelines.redaction import counted, quoted
 from pipelines.types import REGION_KINDS, Prompt, Region, RegionKind, Rle
 
 _NUMBERS_IN_TEXT = 4
 # Drawing a region takes time and memory with its coordinates; no real outline has nearly as many.
 _MAX_NUMBERS = 100_000
 _MIN_VERTICES = {"point": 1, "scribble": 2, "polygon": 3}
+_DECIMAL = re.compile(r"[+-]?\d+(,\d+)?")
+# 10,05 and 10,123456 are one number each: no image is so large, and nobody writes a whole number as 05.
+_FRACTION = re.compile(r",(0\d|\d{6})")
 
 
-def read_region(kind: str, *, coordinates: Any = None, segmentation: Any = None) -> Region:
+def read_region(
+    kind: str, *, coordinates: Any = None, segmentation: Any = None, has_decimal_commas: bool = False
+) -> Region:
     """Parse a region from a table's values.
 
     Args:
@@ -32,10 +37,12 @@ def read_region(kind: str, *, coordinates: Any = None, segmentation: Any = None)
         coordinates: absolute pixels, as flat numbers, ``[[x, y], ...]``, or text: a JSON list, or numbers separated by
             spaces, commas or semicolons. A box is x, y, width, height. Ignored for a mask.
         segmentation: COCO RLE, ``{"size": [h, w], "counts": str or run lengths}`` or the same as JSON text; for a mask.
+        has_decimal_commas: whether commas in the text may be decimal signs, as in tables whose columns semicolons part.
 
     Raises:
-        ValueError: an unknown kind, a wrong number of coordinates, NaN, a box without area, a polygon on one line or
-            with a vertex far beyond any image, or an empty or broken mask; the message says which.
+        ValueError: an unknown kind, a wrong number of coordinates, commas that may part numbers or be decimal signs,
+            NaN, a box without area, a polygon on one line or with a vertex far beyond any image, or an empty or broken
+            mask; the message says which.
     """
     word = kind.strip().lower()
     known = next((known for known in REGION_KINDS if known == word), None)
@@ -43,7 +50,7 @@ def read_region(kind: str, *, coordinates: Any = None, segmentation: Any = None)
         raise ValueError(f"unknown kind {quoted(kind)}; known: {', '.join(REGION_KINDS)}")
     if known == "mask":
         return Region(kind=known, mask=_read_mask(segmentation))
-    return Region(kind=known, coordinates=_read_coordinates(known, coordinates))
+    return Region(kind=known, coordinates=_read_coordinates(known, coordinates, has_decimal_commas))
 
 
 def describe_region(region: Region) -> str:
@@ -99,9 +106,10 @@ def _vertices(coordinates: Sequence[float]) -> Iterator[tuple[float, float]]:
     return zip(coordinates[::2], coordinates[1::2], strict=True)
 
 
-def _read_coordinates(kind: RegionKind, value: Any) -> tuple[float, ...]:
+def _read_coordinates(kind: RegionKind, value: Any, has_decimal_commas: bool) -> tuple[float, ...]:
     if isinstance(value, str):
-        value = _load_json(value, "coordinates") if value.lstrip().startswith("[") else _split(value)
+        is_json = value.lstrip().startswith("[")
+        value = _load_json(value, "coordinates") if is_json else _split(_with_points(kind, value, has_decimal_commas))
     if not value:
         raise ValueError("has no coordinates")
     if not isinstance(value, list):
@@ -115,7 +123,9 @@ def _read_coordinates(kind: RegionKind, value: Any) -> tuple[float, ...]:
     if kind == "box":
         _check_box(numbers)
     elif len(numbers) % 2 or len(numbers) < 2 * _MIN_VERTICES[kind]:
-        raise ValueError(f"{kind} needs x, y of at least {_MIN_VERTICES[kind]} point(s); got {len(numbers)} numbers")
+        raise ValueError(
+            f"{kind} needs x, y of at least {_MIN_VERTICES[kind]} point(s); got {counted(len(numbers), 'number')}"
+        )
     elif kind == "polygon":
         check_coordinates(np.array(numbers))
         if _is_on_one_line(numbers):
@@ -125,7 +135,7 @@ def _read_coordinates(kind: RegionKind, value: Any) -> tuple[float, ...]:
 
 def _check_box(numbers: Sequence[float]) -> None:
     if len(numbers) != 4:
-        raise ValueError(f"box needs x, y, width, height; got {len(numbers)} numbers")
+        raise ValueError(f"box needs x, y, width, height; got {counted(len(numbers), 'number')}")
     if numbers[2] <= 0 or numbers[3] <= 0:
         raise ValueError(f"box has no area: width {numbers[2]:g}, height {numbers[3]:g}")
 
@@ -147,6 +157,28 @@ def _floats(values: Sequence[Any]) -> list[float]:
     if not all(math.isfinite(number) for number in numbers):
         raise ValueError("coordinates hold NaN or infinity")
     return numbers
+
+
+def _with_points(kind: RegionKind, text: str, has_decimal_commas: bool) -> str:
+    """Return a text of coordinates with points for decimal commas.
+
+    Raises:
+        ValueError: a comma may part x from y as well.
+    """
+    words = [word for part in re.split(r"[\s;]+", text) if (word := part.strip(","))]
+    if "," not in "".join(words) or not all(map(_DECIMAL.fullmatch, words)):
+        return text
+    if kind == "box":  # of four words with commas nothing else is a box
+        is_decimal = len(words) == 4
+    else:
+        is_decimal = has_decimal_commas and not len(words) % 2 and len(words) >= 2 * _MIN_VERTICES[kind]
+        if is_decimal and all("," in word for word in words) and not any(map(_FRACTION.search, words)):
+            raise ValueError(
+                f"coordinates {quoted(text)} are {len(words)} points or, with decimal commas, {len(words) // 2}: write "
+                f"decimals with a point ({quoted(' '.join(words[:2]).replace(',', '.'))}), or all numbers with blanks "
+                "between them"
+            )
+    return " ".join(words).replace(",", ".") if is_decimal else text
 
 
 def _split(text: str) -> list[float]:

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from pipelines.errors import DamagedError, PlanError
 from pipelines.layout import erasure_name
-from pipelines.redaction import shown_name
+from pipelines.redaction import counted, shown_name
 from pipelines.storage.checksummed_json import BLANK, misfit, seal
 from pipelines.storage.store import Store
 
@@ -216,7 +216,8 @@ def check_no_erasure(forgotten: Forgotten, store: Store) -> None:
     """
     if begun := forgotten.unfinished:
         raise PlanError(
-            f"{store.uri}: {begun[0].num_images:,} images are being forgotten since {begun[0].asked_at}, and that has "
+            f"{store.uri}: {counted(begun[0].num_images, 'image is', 'images are')} being forgotten since "
+            f"{begun[0].asked_at}, and that has "
             f"not ended; xsam-label forget {store.uri} completes it, then the same command plans the run"
         )
 

@@ -18,7 +18,8 @@ from pipelines.errors import PromptTableError
 from pipelines.masks.regions import describe_region, read_region
 from pipelines.redaction import quoted, quoted_names, redacted, shown_name
 from pipelines.sources.image_batches import with_prompts
-from pipelines.sources.tabular import extension_of, numbered_rows
+from pipelines.sources.tabular import extension_of, has_decimal_commas, numbered_rows
+from pipelines.sources.uri_lists import headless
 from pipelines.types import REGION_TASKS, SENTENCE_TASKS, Prompt, Region, RejectedPrompt, Task
 
 _IMAGE_COLUMNS = ("image_id", "uri")
@@ -82,14 +83,14 @@ def read_prompt_table(
     rejected: list[RejectedPrompt] = []
     first_lines: dict[tuple[str, str], int] = {}
     columns: dict[str, None] = {}
-    num_rows = 0
+    num_rows, commas = 0, has_decimal_commas(uri, storage_options)
     for line, raw in numbered_rows(uri, storage_options, binary=("segmentation",)):
         num_rows += 1
         # Collected from all rows: in JSON lines each row may have others.
         columns.update(dict.fromkeys(raw))
         image, prompt_id = _image_of(raw), _text(raw.get("prompt_id"))
         try:
-            prompt = _read_row(raw, line)
+            prompt = _read_row(raw, line, commas)
             if prompt_id in taken:
                 raise ValueError("prompt_id is that of a prompt asked of every image")
             first = first_lines.setdefault((image, prompt_id), line)
@@ -216,8 +217,9 @@ def _check_columns(uri: str, columns: Iterable[str]) -> None:
         if not any(name in columns for name in either):
             missing.append(" or ".join(either))
     if missing:
+        advice = headless(columns) or "docs/configuration.md says what each is"
         raise PromptTableError(
-            f"{uri}: the prompt table has no column {', '.join(missing)}; it has {quoted_names(columns)}"
+            f"{uri}: the prompt table has no column {', '.join(missing)}; it has {quoted_names(columns)}. {advice}"
         )
 
 
@@ -234,7 +236,7 @@ def row_name(uri: str | None, row: int) -> str:
     return f"{'row' if uri and extension_of(uri) == '.parquet' else 'line'} {row}"
 
 
-def _read_row(raw: Mapping[str, Any], line: int) -> Prompt:
+def _read_row(raw: Mapping[str, Any], line: int, commas: bool) -> Prompt:
     """Read one row; the label is not numbered yet.
 
     Raises:
@@ -257,7 +259,12 @@ def _read_row(raw: Mapping[str, Any], line: int) -> Prompt:
         task = _task(raw, REGION_TASKS, "a region")
         if text:
             raise ValueError(f"has both a text and the region of a {kind}; give each a row of its own")
-        region = read_region(kind, coordinates=raw.get("coordinates"), segmentation=raw.get("segmentation"))
+        region = read_region(
+            kind,
+            coordinates=raw.get("coordinates"),
+            segmentation=raw.get("segmentation"),
+            has_decimal_commas=commas,
+        )
     explain = _read_flag(raw.get("explain"))
     if explain and task != "reaseg":
         raise ValueError(f"explain goes with the task reaseg, not with {task}")

@@ -10,6 +10,7 @@ import duckdb
 from pipelines.errors import DamagedError
 from pipelines.layout import KINDS, data_name
 from pipelines.query.fence import sql_literal
+from pipelines.redaction import counted
 from pipelines.storage.store import Store
 from pipelines.table.commits import find_commit
 
@@ -51,10 +52,10 @@ def check_agreement(database: duckdb.DuckDBPyConnection, store: Store, run_id: s
         return
     (unknown,) = database.execute(_UNKNOWN.format(of_run=of_run)).fetchall()[0]
     pairs = [" and ".join(_file_names(store, *shard)) for shard in different[:_MAX_TOLD]]
-    more = f"; and {len(different) - _MAX_TOLD:,} more shards" if len(different) > _MAX_TOLD else ""
-    counted = f": {unknown:,} masks are of images without a row" if unknown else ""
+    more = f"; and {counted(len(different) - _MAX_TOLD, 'more shard')}" if len(different) > _MAX_TOLD else ""
+    of_none = f": {counted(unknown, 'mask is of an image', 'masks are of images')} without a row" if unknown else ""
     raise DamagedError(
-        f"{store.uri}: the rows of {'; '.join(pairs)}{more} do not agree{counted}; verify names what is damaged"
+        f"{store.uri}: the rows of {'; '.join(pairs)}{more} do not agree{of_none}; verify names what is damaged"
     )
 
 

@@ -25,6 +25,14 @@ FILE_FORMATS = {
 MASK_COLUMNS = "i.width, i.height, i.num_bytes, i.source_columns"
 """What a condition on masks (--where) may name of the mask's image ``i``, beside the columns of ``annotations``."""
 
+_FLOATS = re.compile(r"\b(FLOAT|DOUBLE|JSON)\b")
+# Rewritten only where such a word occurs: what is in quotes stays, so that a text of this name does too.
+_PLAIN_JSON = """
+CASE WHEN contains({0}, 'NaN') OR contains({0}, 'Infinity') THEN array_to_string(list_transform(
+    regexp_extract_all({0}, '"(?:[^"\\\\]|\\\\.)*"|-?NaN|-?Infinity|[^"NI-]+|.'),
+    lambda part: CASE WHEN part IN ('NaN', '-NaN', 'Infinity', '-Infinity') THEN 'null' ELSE part END), '')
+ELSE {0} END::JSON
+"""
 _NESTED = re.compile(r"\]$|^(STRUCT|MAP|UNION|LIST)\b")
 
 
@@ -85,7 +93,8 @@ def first_rows(connection: duckdb.DuckDBPyConnection, select: Select, count: int
 def save(connection: duckdb.DuckDBPyConnection, select: Select, whole: Path) -> int:
     """Write a whole result to a file; rows are streamed.
 
-    In CSV, nested values are written as JSON. JSON is one array of objects, JSON lines one object per line. Parquet has
+    In CSV, nested values are written as JSON. JSON is one array of objects, JSON lines one object per line; NaN and
+    infinities, which JSON has no word for, are null in it. Parquet has
     the same schema whatever the rows, all columns optional, if the connection is opened with ``is_saved``.
 
     Args:
@@ -100,13 +109,25 @@ def save(connection: duckdb.DuckDBPyConnection, select: Select, whole: Path) -> 
         QueryError: the query fails while it runs.
         StorageError: the output cannot be read.
     """
-    form, columns = FILE_FORMATS[whole.suffix.lower()], "*"
-    if whole.suffix.lower() == ".csv" and (nested := [c.name for c in select.columns if c.is_nested]):
-        columns = f"* REPLACE ({', '.join(f'to_json({_quoted(name)}) AS {_quoted(name)}' for name in nested)})"
+    suffix = whole.suffix.lower()
+    form, columns = FILE_FORMATS[suffix], "*"
+    values = {} if suffix == ".parquet" else {c.name: v for c in select.columns if (v := _in_text(c, suffix))}
+    if values:
+        columns = f"* REPLACE ({', '.join(f'{value} AS {_quoted(name)}' for name, value in values.items())})"
     with explained_query(connection):
         sql = f"COPY (SELECT {columns} FROM (\n{select.sql}\n)) TO {sql_literal(str(whole))} ({form})"
         (count,) = connection.execute(sql).fetchall()[0]
     return int(count)
+
+
+def _in_text(column: Column, suffix: str) -> str:
+    """Return the expression of a column's value in a text file; empty if the column is written as it is."""
+    name = _quoted(column.name)
+    if column.type == "JSON" or (column.is_nested and _FLOATS.search(column.type)):
+        return _PLAIN_JSON.format(f"to_json({name})::VARCHAR")
+    if suffix == ".csv":
+        return f"to_json({name})" if column.is_nested else ""
+    return f"CASE WHEN isfinite({name}) THEN {name} END" if column.type in ("FLOAT", "DOUBLE") else ""
 
 
 def check_format(name: str) -> None:

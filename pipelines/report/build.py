@@ -14,6 +14,7 @@ from pipelines.masks.drawing import Rgb
 from pipelines.query.database import open_database
 from pipelines.query.files import query_errors
 from pipelines.query.row_agreement import check_agreement
+from pipelines.redaction import named
 from pipelines.report import charts
 from pipelines.report.colors import CategoryColors, color, css
 from pipelines.report.facts import AREA_EDGES, MASK_EDGES, SCORE_BINS, Facts, read_facts
@@ -121,7 +122,7 @@ def _figure(card: Card, picture: Picture, colors: CategoryColors) -> Figure:
     for mask in card.masks if card.said is None else ():
         best.setdefault(mask.category, mask)
     legend = [Entry(color=css(_color(card, mask, colors)), name=name, score=mask.score) for name, mask in best.items()]
-    names = ", ".join(best) or "no masks"
+    names = ", ".join(map(named, best)) or "no masks"
     several = f"{len(card.masks)} masks: " if len(card.masks) > 1 else ""
     return Figure(
         card=card,

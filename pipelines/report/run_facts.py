@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from pipelines.redaction import counted
 from pipelines.storage.store import Store
 from pipelines.table.commits import read_commits
 from pipelines.table.run_summary import readable_summary
@@ -152,7 +153,8 @@ def _origin(
     }
     for name, values in predictors.items():
         shown = [
-            value if len(values) == 1 else f"{value} ({number:,} shards)" for value, number in values.most_common(6)
+            value if len(values) == 1 else f"{value} ({counted(number, 'shard')})"
+            for value, number in values.most_common(6)
         ]
         known[name] = ", ".join(shown)
     known["finished"] = summary.get("facts", {}).get("finished_at")

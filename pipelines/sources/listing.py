@@ -15,6 +15,7 @@ import pyarrow as pa
 from pipelines.errors import SourceError
 from pipelines.image_formats import LeftOut, readable_extensions
 from pipelines.layout import is_ours
+from pipelines.redaction import counted
 from pipelines.sources.arrow import list_arrow
 from pipelines.sources.files import (
     ListedFile,
@@ -32,6 +33,7 @@ from pipelines.sources.parquet import (
     binary_columns,
     image_lists,
     list_rows,
+    odd_image_column,
     parquet_errors,
     sure_image_columns,
     text_column,
@@ -200,7 +202,7 @@ def _holds_images(source: str, fs: Any, path: str) -> bool:
             f"{source}: holds both images (column {images[0]}) and URIs (column {uris}): say which with "
             "source.image_column or source.uri_column (in a config file)"
         )
-    return uris is None and bool(binary_columns(schema) or image_lists(schema))
+    return uris is None and bool(binary_columns(schema) or image_lists(schema) or odd_image_column(schema))
 
 
 def _holds_uris(fs: Any, file: ListedFile, names: _Names) -> bool:
@@ -246,7 +248,8 @@ def _list_folder(source: str, storage_options: Mapping[str, Any] | None, names: 
         beside = "".join(f"; {line}" for line in names.left_out.say())
         raise SourceError(
             f"{source}: no images found: looked for {', '.join(readable_extensions())}, and for images inside "
-            f"{', '.join(_HOLDERS[:3])}; {names.left_out.num_others} other files are there{beside}. Check the path, or "
+            f"{', '.join(_HOLDERS[:3])}; {counted(names.left_out.num_others, 'other file is', 'other files are')} "
+            f"there{beside}. Check the path, or "
             f"give a list of URIs ({', '.join(LIST_EXTENSIONS)}) for files of other names"
         )
 
@@ -289,7 +292,7 @@ def _list_inside(fs: Any, kind: str, files: Sequence[ListedFile], names: _Names)
         yield ref
     if is_empty:
         first = uri_of(fs, files[0].path)
-        raise SourceError(f"{first}: no images found inside it, nor in {len(files) - 1:,} other {kind} files")
+        raise SourceError(f"{first}: no images found inside it, nor in {counted(len(files) - 1, f'other {kind} file')}")
 
 
 def _check_holds_none(source: str, fs: Any, holders: Mapping[str, list[ListedFile]], names: _Names) -> None:
@@ -307,7 +310,7 @@ def _check_holds_none(source: str, fs: Any, holders: Mapping[str, list[ListedFil
 
 
 def _count(holders: Mapping[str, list[ListedFile]]) -> str:
-    return " and ".join(f"{len(files):,} {kind} files" for kind, files in holders.items())
+    return " and ".join(counted(len(files), f"{kind} file") for kind, files in holders.items())
 
 
 def _say_pattern(source: str, kind: str) -> str:

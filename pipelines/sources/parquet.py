@@ -186,9 +186,8 @@ def _image_column(uri: str, schema: pa.Schema, given: str | None) -> str:
         if given not in schema.names:
             raise SourceError(f"{uri}: no column {given!r}; it has {names}")
         if not _has_bytes(schema.field(given).type):
-            raise SourceError(
-                f"{uri}: column {given!r} is {quoted_names([str(schema.field(given).type)])}, no image. {_SAY}"
-            )
+            kind = quoted_names([str(schema.field(given).type)])
+            raise SourceError(f"{uri}: column {given!r} is {kind}, no image. {odd_image_column(schema, given) or _SAY}")
         return given
     found = sure_image_columns(schema)
     if not found and (lists := image_lists(schema)):
@@ -198,7 +197,7 @@ def _image_column(uri: str, schema: pa.Schema, given: str | None) -> str:
         )
     found = found or binary_columns(schema)
     if not found:
-        raise SourceError(f"{uri}: no column of images; it has {names}. {_SAY}")
+        raise SourceError(f"{uri}: no column of images; it has {names}. {odd_image_column(schema) or _SAY}")
     if len(found) > 1:
         raise SeveralColumnsError(
             f"{uri}: several columns may hold images ({quoted_names(found)}): name one with "
@@ -227,6 +226,38 @@ def image_lists(schema: pa.Schema) -> list[str]:
     """Return the columns whose values are lists of what may be images."""
     lists = [field for field in schema if pa.types.is_nested(field.type) and not pa.types.is_struct(field.type)]
     return [field.name for field in lists if field.type.num_fields == 1 and _has_bytes(field.type.field(0).type)]
+
+
+def odd_image_column(schema: pa.Schema, given: str | None = None) -> str:
+    """Return how a column is to be written that may be meant as images, by its name or as the only one of such types.
+
+    Empty if there is none. Values of a fixed size are mostly hashes, and lists of numbers anything.
+    """
+    odd = {field.name: how for field in schema if (how := _mended(_bytes_type(field.type)))}
+    usual = [name for name in odd if name == given or (given is None and name in IMAGE_COLUMNS)]
+    names = usual or ([] if given else list(odd))
+    if len(names) != 1:
+        return ""
+    kind = quoted_names([str(schema.field(names[0]).type)])
+    return f"If column {quoted(names[0])} ({kind}) is meant, {odd[names[0]]}"
+
+
+def _bytes_type(kind: pa.DataType) -> pa.DataType:
+    place = kind.get_field_index("bytes") if pa.types.is_struct(kind) else -1
+    return kind.field(place).type if place >= 0 else kind
+
+
+def _mended(kind: pa.DataType) -> str:
+    if pa.types.is_fixed_size_binary(kind):
+        return "write it as binary: column.cast(pa.binary())"
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        return ""
+    if pa.types.is_integer(kind.value_type):
+        return "write the bytes of each picture as binary: pa.array([bytes(one) for one in column.to_pylist()])"
+    is_pixels = pa.types.is_nested(kind.value_type) and not pa.types.is_struct(kind.value_type)
+    return "write each array of pixels as a picture (PNG) in a binary column" if is_pixels else ""
 
 
 def _is_geometry(schema: pa.Schema, field: pa.Field) -> bool:

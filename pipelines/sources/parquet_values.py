@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.redaction import quoted
+from pipelines.redaction import counted, quoted
 from pipelines.sources.files import look_up
 from pipelines.sources.parquet_pages import has_dictionary, rows_at_once
 from pipelines.storage.filesystems import open_filesystem
@@ -88,7 +88,7 @@ def check_chunks(metadata: pq.FileMetaData, leaf: str, group: int | None = None)
         num_bytes = _chunk(metadata, leaf, number).total_uncompressed_size
         num_rows = metadata.row_group(number).num_rows
         if num_bytes + num_rows * _ROW_BYTES > MAX_CHUNK_BYTES:
-            raise _too_large(f"row group {number} holds {num_bytes:,} bytes of images in {num_rows:,} rows")
+            raise _too_large(f"row group {number} holds {num_bytes:,} bytes of images in {counted(num_rows, 'row')}")
 
 
 def may_hold_no_value(metadata: pq.FileMetaData, leaf: str, group: int) -> bool:
@@ -148,7 +148,7 @@ class _OpenFile:
         """Return a row's row group and its position there."""
         num_rows = self.open().metadata.num_rows
         if not 0 <= row < num_rows:
-            raise IndexError(f"it has {num_rows:,} rows, and none of number {row:,}")
+            raise IndexError(f"it has {counted(num_rows, 'row')}, and none of number {row:,}")
         group = int(np.searchsorted(self.ends, row, side="right"))
         return group, row - (int(self.ends[group - 1]) if group else 0)
 

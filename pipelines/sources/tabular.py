@@ -16,9 +16,9 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.bounded_json import load_json
+from pipelines.bounded_json import load_json, plain_json
 from pipelines.errors import SourceError, StorageError
-from pipelines.redaction import quoted_names
+from pipelines.redaction import counted, quoted_names
 from pipelines.sources.parquet_pages import iter_rows
 from pipelines.storage.client_errors import storage_errors
 from pipelines.storage.filesystems import open_filesystem
@@ -168,10 +168,7 @@ def _csv_rows(
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_CHARS))
     with open_text(uri, storage_options) as text:
         lines = Lines(uri, text)
-        head = next(lines, "")
-        if declared := _DECLARED.fullmatch(head):  # Excel's own line in front of the header
-            head = next(lines, "")
-        delimiter = declared[1] if declared else _delimiter(head, delimiter)
+        head, delimiter, declared = _header(lines, delimiter)
         # "id, path": a blank behind every delimiter of the header belongs to no field, and a quote may follow it.
         parts = _QUOTED.sub("", head).rstrip("\r\n").split(delimiter)[1:]
         is_spaced = bool(parts) and all(part.startswith(" ") for part in parts)
@@ -187,17 +184,38 @@ def _csv_rows(
                 lines.num_chars = 0
                 if any(fields[len(columns) :]):
                     raise SourceError(
-                        f"{uri}: line {reader.line_num + bool(declared)} has {len(fields)} fields, the header "
+                        f"{uri}: line {reader.line_num + declared} has {counted(len(fields), 'field')}, the header "
                         f"{len(columns)}; quote fields that contain the delimiter"
                     )
                 if any(fields):  # spreadsheets write empty rows as nothing but delimiters
                     # A line may leave out fields at its end: they are empty.
                     padded = [*fields, *[""] * (len(columns) - len(fields))]
                     named_fields = zip(columns, padded, strict=False)
-                    yield begun + bool(declared), {name: value or None for name, value in named_fields if name}
+                    yield begun + declared, {name: value or None for name, value in named_fields if name}
                 begun = reader.line_num + 1
         except csv.Error as error:
-            raise SourceError(f"{uri}: line {reader.line_num + bool(declared)}: {error}") from error
+            raise SourceError(f"{uri}: line {reader.line_num + declared}: {error}") from error
+
+
+def has_decimal_commas(uri: str, storage_options: Mapping[str, Any] | None) -> bool:
+    """Return whether commas in a table's fields may be decimal signs: its columns are parted by semicolons.
+
+    Raises:
+        SourceError: the table cannot be opened.
+    """
+    usual = {".csv": ",", ".tsv": "\t"}.get(extension_of(uri))
+    if usual is None:
+        return False
+    with open_text(uri, storage_options) as text:
+        return _header(Lines(uri, text), usual)[1] == ";"
+
+
+def _header(lines: Lines, usual: str) -> tuple[str, str, bool]:
+    """Read a table's header; return it, the delimiter, and whether a line in front of it declared that, as Excel's."""
+    head = next(lines, "")
+    if declared := _DECLARED.fullmatch(head):
+        return next(lines, ""), declared[1], True
+    return head, _delimiter(head, usual), False
 
 
 def _delimiter(head: str, usual: str) -> str:
@@ -251,7 +269,7 @@ def columns_json(columns: Mapping[str, Any], *, is_bounded: bool = False) -> str
     """
     if not is_bounded:  # long texts go first, before any work is done on them
         columns = {n: v for n, v in columns.items() if not isinstance(v, str) or len(v) <= MAX_COLUMN_CHARS}
-    known = {name: value for name, value in ((n, _plain(v)) for n, v in columns.items()) if value is not None}
+    known = {name: value for name, value in ((n, plain_json(v)) for n, v in columns.items()) if value is not None}
     whole = _dump(known) if known else None
     if whole is None or is_bounded or len(whole) <= MAX_COLUMN_CHARS:
         return whole
@@ -266,16 +284,6 @@ def columns_json(columns: Mapping[str, Any], *, is_bounded: bool = False) -> str
 
 def _dump(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value.isoformat() if hasattr(value, "isoformat") else value
 
 
 def is_bytes(kind: pa.DataType) -> bool:

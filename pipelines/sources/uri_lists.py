@@ -217,11 +217,15 @@ def _uri_column(source: str, columns: Iterable[str], given: str | None) -> str:
     found = given if given is not None else next((name for name in URI_COLUMNS if name in columns), None)
     if found is None or found not in columns:
         wanted = f"column {given!r}" if given is not None else f"column of URIs ({', '.join(URI_COLUMNS)})"
-        raise SourceError(
-            f"{source}: no {wanted}; it has {quoted_names(columns) or 'binary ones alone'}. Name it with "
-            "source.uri_column (in a config file)"
-        )
+        advice = headless(columns) or "Name it with source.uri_column (in a config file)"
+        raise SourceError(f"{source}: no {wanted}; it has {quoted_names(columns) or 'binary ones alone'}. {advice}")
     return found
+
+
+def headless(columns: Iterable[str]) -> str:
+    """Return what to do about a table whose first line names no columns but an image; empty if it does not."""
+    first = next((name for name in columns if name.lower().endswith(readable_extensions())), None)
+    return "" if first is None else f"{quoted(first)} is no name of a column: write a first line that names the columns"
 
 
 def _resolver(

@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from pipelines.bounded_json import plain_json
+
 SEAL, _DIGEST = "sealed", "sealed_sha256"
 _ZEROS = "0" * 64
 # Two keys: earlier versions wrote neither, so damage to the name of one cannot pass for an object without a seal.
@@ -28,12 +30,12 @@ class SealError(ValueError):
 
 
 def seal(document: Mapping[str, Any]) -> bytes:
-    """Serialise a document that contains BLANK to JSON, with the checksum filled in.
+    """Serialise a document that contains BLANK to JSON, with the checksum filled in; NaN and infinities become null.
 
     Raises:
         ValueError: the document does not contain BLANK exactly once.
     """
-    data = json.dumps(document, indent=1).encode()
+    data = json.dumps(plain_json(document), indent=1).encode()
     found = list(_WHOLE.finditer(data))
     if len(found) != 1 or found[0][1] != _ZEROS.encode():
         raise ValueError("a document to be sealed holds BLANK once, and nothing that looks like it")

@@ -25,6 +25,11 @@ from pipelines.storage.local_files import publish, temporary_beside
 
 _OF_THE_TABLE = ("annotations", "images", "_runs")
 _UPLOADS = 16
+# Endings that a folder has by mistake alone; others may be part of its name, as in labels.v2.
+_OF_FILES = (
+    *(".csv", ".gz", ".html", ".htm", ".jpg", ".json", ".jsonl", ".ndjson", ".parquet", ".pdf", ".png", ".svg", ".tar"),
+    *(".toml", ".tsv", ".txt", ".xml", ".yaml", ".yml", ".zip"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +179,15 @@ class Target:
             raise StorageError(f"{self.uri} was made by another meanwhile; it is left as it is") from None
 
 
-def open_target(uri: str, *, overwrite: bool = False, replaces: Sequence[str] = (), output: str = "") -> Target:
+def open_target(
+    uri: str,
+    *,
+    overwrite: bool = False,
+    replaces: Sequence[str] = (),
+    output: str = "",
+    suffixes: Sequence[str] = (),
+    what: str = "",
+) -> Target:
     """Check that a result can be written, and return where.
 
     Args:
@@ -182,9 +195,12 @@ def open_target(uri: str, *, overwrite: bool = False, replaces: Sequence[str] = 
         overwrite: whether a file that is there may be replaced, and a folder that holds nothing but such a result.
         replaces: patterns of the names at the top of such a folder.
         output: the output that is read, in whose own folders nothing may be written.
+        suffixes: endings of files that suit the result, in lower case.
+        what: what the result is, for the message where its name ends like another kind of file; if empty any name does.
 
     Raises:
-        StorageError: something is there that may not be replaced, it lies inside the table, or it is no place to write.
+        StorageError: something is there that may not be replaced, it lies inside the table, it is no place to write, or
+            its name is that of another kind of file.
     """
     if (protocol := protocol_of(uri)) not in PROTOCOLS:
         raise StorageError(f"{uri}: nothing can be written to {protocol}://; name a path, or one of s3://, gs://")
@@ -196,6 +212,9 @@ def open_target(uri: str, *, overwrite: bool = False, replaces: Sequence[str] = 
         if inside := next((folder for folder in own if f"{place}/".startswith(f"{folder}/")), None):
             raise StorageError(f"{place} lies inside the table's own folder {inside}; name another place")
     target = Target(place, overwrite, tuple(replaces))
+    suffix = "" if uri.endswith("/") else target.suffix.lower()
+    if what and suffix in _OF_FILES and suffix not in suffixes:
+        raise StorageError(f"{place} is named like another kind of file: {what}")
     target.check()
     return target
 

@@ -115,6 +115,7 @@ def commit_shard(
         predictor=dict(predictor),
         repair=shard.repair,
         schema_version=SCHEMA_VERSION,
+        num_noted=sum(bool(p.notes) for p in predictions),
     )
     # If this raises, nothing is discarded: the put may still arrive, and would then name files that are gone.
     if store.create(commit_name(run_id, shard.shard_id, shard.repair), commit.to_json()):

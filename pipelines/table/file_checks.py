@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from pipelines.errors import DamagedError
+from pipelines.redaction import counted
 from pipelines.storage.store import Store
 from pipelines.table.commits import data_files, read_commits
 from pipelines.table.shard_commit import DataFile, ShardCommit
@@ -94,5 +95,5 @@ def content_problem(store: Store, file: DataFile) -> str | None:
 def _refuse(store: Store, found: Iterable[str | None]) -> None:
     problems = [problem for problem in found if problem is not None]
     if problems:
-        more = f"; and {len(problems) - _MAX_TOLD} more files" if len(problems) > _MAX_TOLD else ""
+        more = f"; and {counted(len(problems) - _MAX_TOLD, 'more file')}" if len(problems) > _MAX_TOLD else ""
         raise DamagedError(f"{store.uri}: {'; '.join(problems[:_MAX_TOLD])}{more}")

@@ -12,7 +12,7 @@ from pipelines.layout import COMMIT_FORMAT, KINDS, data_name
 from pipelines.storage.checksummed_json import BLANK, seal
 from pipelines.types import ShardReceipt
 
-_SCHEMA_VERSION = "schema_version"
+_SCHEMA_VERSION, _NUM_NOTED = "schema_version", "images_with_pixel_notes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +38,7 @@ class ShardCommit:
         repair: 0 for a shard's first commit, K for its K-th repair, made because files of the commit before were lost
             or damaged.
         schema_version: that of the data files; None in commits of earlier versions, which do not state it.
+        num_noted: images with pixel_notes; 0 in commits of earlier versions, which do not count them.
     """
 
     run_id: str
@@ -54,6 +55,7 @@ class ShardCommit:
     predictor: Mapping[str, str] = field(default_factory=dict)
     repair: int = 0
     schema_version: int | None = None
+    num_noted: int = 0
 
     def files(self) -> tuple[DataFile, DataFile]:
         """Return both data files."""
@@ -75,15 +77,16 @@ class ShardCommit:
 
     def to_json(self) -> bytes:
         """Serialise the commit. The bytes contain the attempt, so they are unique to their writer, as create needs."""
-        document = {name: getattr(self, name) for name in self.__slots__ if name != "schema_version"}
+        document = {name: getattr(self, name) for name in self.__slots__ if name not in ("schema_version", "num_noted")}
         if not self.repair:
             del document["repair"]  # earlier versions refuse fields they do not know, and have to read first commits
         for kind in KINDS:
             file: DataFile = document[kind]
             document[kind] = {name: getattr(file, name) for name in file.__slots__}
         # Put among the predictor's facts, the one mapping in which earlier versions accept unknown keys.
-        version = {} if self.schema_version is None else {_SCHEMA_VERSION: str(self.schema_version)}
-        document["predictor"] = {**self.predictor, **version, **BLANK}
+        added = {} if self.schema_version is None else {_SCHEMA_VERSION: str(self.schema_version)}
+        added |= {_NUM_NOTED: str(self.num_noted)} if self.num_noted else {}
+        document["predictor"] = {**self.predictor, **added, **BLANK}
         return seal({"format": COMMIT_FORMAT, **document})
 
     @classmethod
@@ -99,13 +102,14 @@ class ShardCommit:
         files = {kind: DataFile(**document.pop(kind)) for kind in KINDS}
         rejected = tuple(document.pop("rejected_prompts"))
         facts = {name: value for name, value in document.pop("predictor").items() if name not in BLANK}
-        version = facts.pop(_SCHEMA_VERSION, None)
+        version, num_noted = facts.pop(_SCHEMA_VERSION, None), facts.pop(_NUM_NOTED, 0)
         commit = cls(
             annotations=files["annotations"],
             images=files["images"],
             rejected_prompts=rejected,
             predictor=facts,
             schema_version=None if version is None else int(version),
+            num_noted=int(num_noted),
             **document,
         )
         _check_types(commit)

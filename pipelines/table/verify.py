@@ -18,6 +18,7 @@ from pipelines.errors import DamagedError
 from pipelines.layout import KINDS, SCHEMA_VERSION, Kind
 from pipelines.planning.erasures import Forgotten, read_forgotten
 from pipelines.planning.plan import Plan, require_plan
+from pipelines.redaction import counted, named
 from pipelines.storage.store import Store
 from pipelines.table.commits import commit_files, data_files, inspect_commits
 from pipelines.table.file_checks import hash_problem, size_problem
@@ -114,7 +115,9 @@ def verify(
     report.commits, report.committed = commits, len(found)
     missing = [] if plan is None else sorted(set(plan.shard_ids()) - found.keys())
     if missing:
-        report.problems.append(f"{len(missing)} planned shards are not committed: {_some(missing)}")
+        report.problems.append(
+            f"{counted(len(missing), 'planned shard is', 'planned shards are')} not committed: {_some(missing)}"
+        )
     for shard_id, commit in found.items():
         if isinstance(commit, ShardCommit):
             _count(store, plan, commit, sizes, report)
@@ -134,7 +137,7 @@ def verify(
         report.problems += filter(None, (plan.part_problem(store, part) for part in plan.files))
     is_whole = plan is not None and not missing and len(commits) == len(found)
     if is_whole and report.status_counts.total() != report.listed:
-        report.problems.append(f"{report.listed} images listed, but {_sum_of(report.status_counts)}")
+        report.problems.append(f"{counted(report.listed, 'image')} listed, but {_sum_of(report.status_counts)}")
     return report
 
 
@@ -180,19 +183,23 @@ def _size(data: Mapping[str, int], commits: Mapping[str, int]) -> TableSize:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return ", ".join(map(named, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _ledger_problems(plan: Plan, commit: ShardCommit) -> Iterator[str]:
     """Yield what does not add up in a shard: each image is ok, empty or quarantined, and quarantine has a reason."""
     planned = plan.images_in(commit.shard_id)
     if planned is not None and planned != sum(commit.status_counts.values()):
-        yield f"{commit.shard_id}: {planned} images planned, but {_sum_of(commit.status_counts)}"
+        yield f"{commit.shard_id}: {counted(planned, 'image')} planned, but {_sum_of(commit.status_counts)}"
     if commit.images.rows != sum(commit.status_counts.values()):
-        yield f"{commit.shard_id}: {commit.images.rows} rows committed, but {_sum_of(commit.status_counts)}"
+        yield (
+            f"{commit.shard_id}: {counted(commit.images.rows, 'row')} committed, but {_sum_of(commit.status_counts)}"
+        )
     quarantined, reasons = commit.status_counts.get(Status.QUARANTINED, 0), sum(commit.reason_counts.values())
     if quarantined != reasons:
-        yield f"{commit.shard_id}: {quarantined} images quarantined, but {reasons} reasons counted"
+        yield (
+            f"{commit.shard_id}: {counted(quarantined, 'image')} quarantined, but {counted(reasons, 'reason')} counted"
+        )
 
 
 def _sum_of(counts: Mapping[str, int]) -> str:
@@ -243,7 +250,9 @@ def _planned_ids(
         yield from ((shard_id, None) for shard_id in committed)
         return
     if unplanned := sorted(set(committed) - set(plan.shard_ids())):
-        report.problems.append(f"{len(unplanned)} shards are committed and not planned: {_some(unplanned)}")
+        report.problems.append(
+            f"{counted(len(unplanned), 'shard is', 'shards are')} committed and not planned: {_some(unplanned)}"
+        )
     for part, shard_ids in plan.shards_by_part():
         left = dict.fromkeys(shard_id for shard_id in shard_ids if shard_id in committed)
         try:
@@ -281,6 +290,8 @@ def _shard_problems(
     reasons = Counter(filter(None, images["reason"].to_pylist()))
     if reasons != Counter(dict(commit.reason_counts)):
         yield f"{commit.images.name} gives reasons {dict(reasons)}, committed {dict(commit.reason_counts)}"
+    if commit.num_noted and (noted := len(images["pixel_notes"].drop_null())) != commit.num_noted:
+        yield f"{commit.images.name} has {counted(noted, 'image')} with pixel_notes, committed {commit.num_noted}"
     masks = Counter(annotations["image_id"].to_pylist())
     claimed = dict(zip(images["image_id"].to_pylist(), images["num_annotations"].to_pylist(), strict=True))
     wrong = [image for image in claimed | masks if claimed.get(image) != masks[image]]
@@ -308,5 +319,5 @@ def _table_problem(table: pa.Table, kind: Kind, file: DataFile) -> str | None:
     if table.schema != schema_of(SCHEMAS[kind], version):
         return f"{file.name} has another schema than version {version} of it"
     if table.num_rows != file.rows:
-        return f"{file.name} has {table.num_rows} rows, committed {file.rows}"
+        return f"{file.name} has {counted(table.num_rows, 'row')}, committed {file.rows}"
     return None

@@ -61,7 +61,7 @@ def test_formats_that_are_not_read_are_named_and_the_rest_counted() -> None:
     assert left_out.formats == {".dcm": 2, ".jp2": 1, ".nii.gz": 1, ".jpg_large": 1, ".png~": 1}
     assert (left_out.hidden, left_out.nameless, left_out.others, left_out.num_others) == (1, 1, 2, 9)
     assert "2 .dcm, 1 .jp2, 1 .nii.gz, 1 .jpg_large, 1 .png~ left out" in left_out.say()[0]
-    assert "1 files without an extension left out" in " ".join(left_out.say())
+    assert "1 file without an extension left out" in " ".join(left_out.say())
     assert LeftOut.from_dict(left_out.to_dict()) == left_out
     assert LeftOut.from_dict({**left_out.to_dict(), "of_a_later_version": 1}) == left_out
 

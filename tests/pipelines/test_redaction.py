@@ -96,7 +96,8 @@ def test_a_value_is_quoted_so_that_a_message_can_be_read(value: Any, shown: str)
 
 def test_names_are_listed_so_that_a_message_can_be_read() -> None:
     assert quoted_names(["a", "b"]) == "a, b"
-    assert quoted_names(["a" * 10**6, "b"]) == f"{'a' * 200}..., b"
+    assert quoted_names(["a, b", "c"]) == '"a, b", c'
+    assert len(quoted_names(["a" * 10**6, "b"])) <= 203
     assert quoted_names(map(str, range(10**5))).endswith("48, 49 and 99,950 more")
 
 

@@ -130,7 +130,7 @@ def test_a_run_of_an_earlier_version_goes_on_and_ends_complete(name: str, tmp_pa
     before = state(output)
     expect(0, command("run", "--config", tmp_path / "run.yaml", "--no-prefect"))
     assert state(output) == before
-    assert "1 images" in expect(0, command("retry", output, "--no-prefect")).out
+    assert "1 image" in expect(0, command("retry", output, "--no-prefect")).out
     expect(0, command("verify", output))
 
 
@@ -141,7 +141,7 @@ def test_an_update_of_an_output_of_an_earlier_version_asks_what_is_new_and_that_
     output = copy(name, tmp_path)
     more = ("--incremental", "--categories", "bright,light,extra")
     ended = expect(0, command("run", "--config", tmp_path / "run.yaml", "--no-prefect", *more))
-    assert "0 new images, 0 changed, 5 asked something new (1 prompts)" in ended.out
+    assert "0 new images, 0 changed, 5 asked something new (1 prompt)" in ended.out
     expect(0, command("verify", output))
     for row in images(output):
         prompts = {entry["prompt_id"] for entry in row["per_prompt"]}

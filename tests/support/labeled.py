@@ -20,6 +20,7 @@ from pipelines.types import (
     ImagePrediction,
     ImageRef,
     MaskPrediction,
+    PixelNote,
     Prompt,
     Reason,
     Region,
@@ -106,6 +107,7 @@ def write_output(
     pictures: Path | None = None,
     said: Mapping[str, Sequence[Caption]] | None = None,
     errors: Mapping[str, str] | None = None,
+    notes: Mapping[str, Sequence[PixelNote]] | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> tuple[Store, Plan]:
     """Write a run.
@@ -122,6 +124,7 @@ def write_output(
         run_id: the run.
         pictures: folder of the images; nowhere by default.
         said, errors: captions of images, and what is told of those that are quarantined.
+        notes: what had to be decided to see images.
         config: of the run, as its plan keeps it.
     """
     own, rejected, said, errors = own or {}, rejected or {}, said or {}, errors or {}
@@ -157,6 +160,7 @@ def write_output(
                     captions=captions,
                     prompts=asked,
                     rejected=tuple(RejectedPrompt(row=0, prompt_id=name, image="", reason="outside") for name in bad),
+                    notes=tuple((notes or {}).get(ref.image_id, ())),
                     size_hw=(sizes or {}).get(ref.image_id, SIZE),
                 )
             )

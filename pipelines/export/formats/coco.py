@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from pipelines.errors import DamagedError
 from pipelines.export.choice import Progress
-from pipelines.export.formats.polygons import edges, opencv
+from pipelines.export.formats.polygons import Loss, edges, opencv
 from pipelines.export.selection import Selection
 from pipelines.export.splits import split_file
 from pipelines.masks import rle
@@ -29,10 +28,11 @@ FROM export_images WHERE split = $split ORDER BY image_id
 _ANNOTATIONS = """
 SELECT '"image_id": ' || number || ', "category_id": ' || position + 1 || ', "segmentation": ' || to_json(segmentation)
     || ', "area": ' || area || ', "bbox": [' || bbox_x || ', ' || bbox_y || ', ' || bbox_w || ', ' || bbox_h
-    || '], "iscrowd": 0, "score": ' || score || ', "task": ' || to_json(task)
+    || '], "iscrowd": 0, "score": ' || coalesce(score::VARCHAR, 'null') || ', "task": ' || to_json(task)
     || ', "annotation_id": ' || to_json(annotation_id) || '}'
 FROM (
-    SELECT number, position, segmentation, area, bbox_x, bbox_y, bbox_w, bbox_h, score, task, annotation_id
+    SELECT number, position, segmentation, area, bbox_x, bbox_y, bbox_w, bbox_h, task, annotation_id,
+        CASE WHEN isfinite(score) THEN score END AS score
     FROM chosen_masks JOIN export_categories USING (category_name)
     WHERE split = $split ORDER BY image_id, score DESC, annotation_id
 )
@@ -70,30 +70,7 @@ def write_coco(selection: Selection, folder: Path, on_masks: Progress) -> list[s
                 separator = ",\n"
                 on_masks(len(entries))
             file.write("\n]\n}\n")
-    return [str(loss)] if loss else []
-
-
-@dataclass(slots=True)
-class Loss:
-    """What masks lose as polygons: how many are other masks when pycocotools draws them again, and the least IoU."""
-
-    num_masks: int = 0
-    num_changed: int = 0
-    least_iou: float = 1.0
-
-    def add(self, iou: float) -> None:
-        """Count a mask."""
-        self.num_masks += 1
-        self.num_changed += iou < 1
-        self.least_iou = min(self.least_iou, iou)
-
-    def __str__(self) -> str:
-        if not self.num_changed:
-            return f"all {self.num_masks:,} masks come back pixel by pixel when pycocotools draws their polygons"
-        changed = f"{self.num_changed:,} of {self.num_masks:,} masks"
-        return (
-            f"{changed} are not quite the same when pycocotools draws their polygons: IoU {self.least_iou:.4f} at least"
-        )
+    return [loss.told("when pycocotools draws their polygons")] if loss else []
 
 
 def _as_polygons(text: str, loss: Loss) -> str:

@@ -12,11 +12,11 @@ from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 
-from pipelines.errors import some_of
+from pipelines.errors import some_texts
 from pipelines.export.choice import ExportMask, Progress
 from pipelines.export.selection import Selection
 from pipelines.export.splits import split_file
-from pipelines.redaction import quoted
+from pipelines.redaction import counted, quoted
 
 FILE = "annotations"
 
@@ -55,9 +55,10 @@ def write_cvat(selection: Selection, folder: Path, on_masks: Progress) -> list[s
         return []
     with (folder / SHORTENED).open("x", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("label", "category_name"), *((label, name) for name, label in changed.items())])
-    which = some_of(f"{quoted(name)} as {label}" for name, label in changed.items())
+    which = some_texts(f"{quoted(name)} as {label}" for name, label in changed.items())
     return [
-        f"{len(changed):,} names are no labels of CVAT ({_MAX_LABEL} characters, those of XML), written as: {which}"
+        f"{counted(len(changed), 'name is no label of', 'names are no labels of')} CVAT ({_MAX_LABEL} characters, "
+        f"those of XML), written as: {which}"
     ]
 
 

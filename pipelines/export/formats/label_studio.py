@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,8 +86,8 @@ def _region(image: ExportImage, mask: ExportMask) -> dict[str, Any]:
     }
 
 
-def _score(score: float) -> float:
-    return round(score, 6)
+def _score(score: float) -> float | None:
+    return round(score, 6) if math.isfinite(score) else None
 
 
 def brush_rle(mask: NDArray[np.bool_]) -> list[int]:

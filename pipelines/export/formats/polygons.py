@@ -6,13 +6,16 @@ Needs OpenCV, which the extra ``export`` installs.
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import SourceError
+from pipelines.redaction import counted
 
 # Outlines of parts and holes that are traced; of more, the largest. Parts that are not joined may be many more.
 _MAX_RINGS, _MAX_SEPARATE = 256, 10_000
@@ -22,6 +25,32 @@ _LEFT, _RIGHT = 0.25, 0.7
 
 Points = NDArray[np.int64]
 """Points of a closed line, (N, 2) int64 pixels (x, y); the last is joined to the first."""
+
+
+@dataclass(slots=True)
+class Loss:
+    """What masks lose as polygons: how many are other masks when they are drawn again, and the least IoU."""
+
+    num_masks: int = 0
+    num_changed: int = 0
+    least_iou: float = 1.0
+
+    def add(self, iou: float) -> None:
+        """Count a mask."""
+        self.num_masks += 1
+        self.num_changed += iou < 1
+        self.least_iou = min(self.least_iou, iou)
+
+    def told(self, when: str) -> str:
+        """Say what was lost ``when`` the masks are drawn again."""
+        if not self.num_changed:
+            return f"all {counted(self.num_masks, 'mask comes', 'masks come')} back pixel by pixel {when}"
+        # Rounded down, so that 1 is never said of a mask that lost something.
+        least = math.floor(self.least_iou * 1e4) / 1e4
+        changed = (
+            f"{self.num_changed:,} of {counted(self.num_masks, 'mask')} {'is' if self.num_changed == 1 else 'are'}"
+        )
+        return f"{changed} not quite the same {when}: IoU {least:.4f} at least"
 
 
 def opencv() -> Any:
@@ -53,6 +82,15 @@ def outline(mask: NDArray[np.bool_]) -> Points:
     """
     whole = _joined([_joined(part) for part in _parts(mask.astype(np.uint8), _MAX_RINGS)])
     return whole if len(whole) >= 3 else np.resize(whole, (3, 2))
+
+
+def redrawn_iou(line: Points, mask: NDArray[np.bool_]) -> float:
+    """Return the IoU of a mask, bool (H, W), with what ``cv2.fillPoly`` draws from its outline."""
+    (left, top), (right, bottom) = line.min(axis=0), line.max(axis=0) + 1
+    drawn = np.zeros((bottom - top, right - left), np.uint8)
+    opencv().fillPoly(drawn, [(line - (left, top)).astype(np.int32)], 1)
+    num_both = np.count_nonzero(drawn & mask[top:bottom, left:right])
+    return num_both / (np.count_nonzero(drawn) + np.count_nonzero(mask) - num_both)
 
 
 def edges(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:

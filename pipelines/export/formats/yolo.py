@@ -15,8 +15,9 @@ from PIL import Image as PILImage
 from pipelines.errors import StorageError
 from pipelines.export.choice import Choice, ExportImage, Progress
 from pipelines.export.formats.file_names import FileNames
-from pipelines.export.formats.polygons import opencv, outline
+from pipelines.export.formats.polygons import Loss, opencv, outline, redrawn_iou
 from pipelines.export.selection import Selection
+from pipelines.redaction import counted
 from pipelines.sources.fetch import FetchError, fetch
 from pipelines.sources.locations import split_location
 from pipelines.storage.filesystems import open_filesystem, protocol_of
@@ -54,7 +55,7 @@ def write_yolo(selection: Selection, folder: Path, on_masks: Progress) -> list[s
     names = {split: split or _ONLY_SPLIT for split in selection.splits}
     splits = list(names.values())
     (folder / FILE).write_text(_description(selection, splits), encoding="utf-8")
-    unread = Counter[str]()
+    unread, loss = Counter[str](), Loss()
     with _Pictures(folder, selection.choice) as pictures:
         for split, name in names.items():
             labels = folder / "labels" / name
@@ -68,27 +69,35 @@ def write_yolo(selection: Selection, folder: Path, on_masks: Progress) -> list[s
                     selection.withheld.append((split, len(image.masks)))
                     continue
                 path = files.new_file(image.image_id)
-                path.write_text("".join(_lines(image)), encoding="ascii")
+                path.write_text("".join(_lines(image, loss)), encoding="ascii")
                 pictures.add(image, folder / "images" / name / f"{path.stem}{suffix}", path, split)
     selection.withheld.extend(pictures.gone)
-    return list(_notes(splits, unread, pictures))
+    return list(_notes(splits, unread, pictures, loss))
 
 
-def _notes(splits: list[str], unread: Counter[str], pictures: _Pictures) -> Iterator[str]:
+def _notes(splits: list[str], unread: Counter[str], pictures: _Pictures, loss: Loss) -> Iterator[str]:
     if "val" not in splits:
         same = "train" if "train" in splits else splits[0]
         yield (
             f"no images are kept for validation: val is the same as {same} in {FILE}, and figures of training will "
             "look too good; --split train=0.9,val=0.1 divides them"
         )
+    if loss.num_changed:
+        yield loss.told("drawn again, for lines join the parts of each to one polygon")
     if unread:
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in unread.most_common(5))
-        yield f"{unread.total():,} images are of formats that YOLO's readers do not take, left out: {kinds}"
+        yield (
+            f"{counted(unread.total(), 'image is of a format', 'images are of formats')} that "
+            f"YOLO's readers do not take, left out: {kinds}"
+        )
     if pictures.gone:
-        yield f"{len(pictures.gone):,} images are not there any more: left out, with their labels"
+        yield (
+            f"{counted(len(pictures.gone), 'image is', 'images are')} not there any more: left out, with their labels"
+        )
     if pictures.num_missing:
         yield (
-            f"{pictures.num_missing:,} images are not beside their labels: {MISSING} says which file each must become; "
+            f"{counted(pictures.num_missing, 'image is', 'images are')} not beside the labels: {MISSING} says which "
+            "file each must become; "
             "--copy-images copies them"
         )
 
@@ -102,12 +111,14 @@ def _description(selection: Selection, splits: list[str]) -> str:
     return text
 
 
-def _lines(image: ExportImage) -> Iterator[str]:
+def _lines(image: ExportImage, loss: Loss) -> Iterator[str]:
     for mask in image.masks:
         pixels = mask.pixels()
         if not pixels.any():
             continue
-        points = (outline(pixels) + _INTO_PIXEL) / (pixels.shape[1], pixels.shape[0])
+        line = outline(pixels)
+        loss.add(redrawn_iou(line, pixels))
+        points = (line + _INTO_PIXEL) / (pixels.shape[1], pixels.shape[0])
         # Six decimals are less than a tenth of a pixel even on the longest side that is decoded.
         yield f"{mask.category} {' '.join(f'{value:.6f}' for value in points.reshape(-1).tolist())}\n"
 

@@ -146,7 +146,7 @@ class TestMistakes:
         truth = instances(tmp_path / "t.json", {"x.png": [("cat", box(0, 0, 4, 4))]})
         file = tmp_path / "figures.json"
         ended = cli("evaluate", output, "--ground-truth", truth, "--json", file)
-        self.refused(ended, "none of the 1 images", "x.png", "2 labelled images", "a.png, b.png")
+        self.refused(ended, "none of the 1 image", "x.png", "2 labelled images", "a.png, b.png")
         assert not file.exists()
 
     def test_a_broken_truth_that_is_read_strictly(self, cli: Cli, output: Path, tmp_path: Path) -> None:

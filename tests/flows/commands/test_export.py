@@ -32,7 +32,7 @@ def test_what_is_exported_and_what_is_left_out_is_said(cli: Cli, output: Path, t
     ended = cli("export", output, "--to", tmp_path / "coco.json", "--where", "score >= 0.5")
     assert (ended.code, ended.err) == (0, "")
     said = " ".join(ended.out.split())
-    for text in ("2 images, 2 masks", "1 quarantined images", "1 masks of ovseg_semantic: name it with --task"):
+    for text in ("2 images, 2 masks", "1 quarantined image", "1 mask of ovseg_semantic: name it with --task"):
         assert text in said
     document = json.loads((tmp_path / "coco.json").read_text())
     assert [category["name"] for category in document["categories"]] == ["cat"]

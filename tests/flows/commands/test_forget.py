@@ -253,7 +253,7 @@ def test_no_run_is_planned_until_an_erasure_that_was_begun_is_completed(collecti
     assert "it has not ended" in collection("status", collection.output).out
     assert "begun and not ended" in collection.forget("--dry-run").out
     ended = collection.forget()
-    assert (ended.code, "begun and completed now: 1 images" in ended.out) == (0, True), ended
+    assert (ended.code, "begun and completed now: 1 image" in ended.out) == (0, True), ended
     assert not [name for name, data in collection.state().items() if "jane-1.png" in texts(data)]
     assert collection.run(categories="new").code == 0
     (collection.output / "_runs" / ".erasure-000001").write_text("{}")

@@ -18,12 +18,12 @@ def test_plan_and_run_tell_what_lies_beside_the_images(tmp_path: Path) -> None:
     for name in ("1.dcm", "2.dcm", "3.nef", "notes.txt"):
         (source / name).write_bytes(b"\0")
     settings = ["--source", source, "--output", tmp_path / "out", "--categories", "bright", "--model", "fake"]
-    beside = ["2 .dcm, 1 .nef left out: not read here", "1 images left out: hidden"]
+    beside = ["2 .dcm, 1 .nef left out: not read here", "1 image left out: hidden"]
     planned = command("plan", *settings)
     assert (planned.code, [line for line in beside if line not in planned.out]) == (0, [])
     ran = command("run", *settings, "--no-prefect", "--runner", "in_process")
     assert (ran.code, [line for line in beside if line not in ran.out]) == (0, [])
-    assert "2 images in 1 shards" in ran.out
+    assert "2 images in 1 shard" in ran.out
     (plan,) = (tmp_path / "out/_runs").glob("*/plan.json")
     left_out = json.loads(plan.read_text())["facts"]["left_out"]
     assert left_out == {"formats": {".dcm": 2, ".nef": 1}, "hidden": 1, "others": 1}
@@ -52,7 +52,7 @@ def test_names_of_any_length_are_shown_by_their_ends(tmp_path: Path) -> None:
     first = command("run", *settings, "--categories", f"cup, {long}", "--no-prefect", "--runner", "in_process")
     assert "2 prompts could not be asked" in first.out
     second = command("plan", *settings, "--incremental", "--categories", f"cup, {long}y")
-    assert "1 prompts of earlier runs are not asked any more" in second.out
+    assert "1 prompt of earlier runs is not asked any more" in second.out
     assert "asked what is new" in second.out
     twice = command("plan", *settings, "--categories", f"{long}, {long}")
     assert "named twice" in twice.errors

@@ -11,12 +11,18 @@ import pytest
 from rich.console import Console
 
 from flows.commands import status
+from flows.commands.console import show_summary
 from flows.commands.status import show_status
 from flows.config import parse_config
 from flows.run.progress import read_progress, replica_seconds
-from pipelines.layout import commit_name
-from pipelines.planning.plan import plan_documents
+from flows.run.summary import summarize
+from pipelines.forgetting import Found, forget
+from pipelines.layout import commit_name, summary_name
+from pipelines.planning.plan import plan_documents, require_plan
 from pipelines.storage.store import Store
+from pipelines.table.run_summary import summary_bytes
+from pipelines.table.verify import verify
+from pipelines.types import PixelNote
 from tests.support.documents import change_document
 from tests.support.labeled import RUN, box, mask, named, write_output
 
@@ -137,6 +143,24 @@ def test_of_several_runs_all_have_a_line_and_the_last_unfinished_one_is_shown(
     assert "1 min 0 s ago" in shown
     assert "20 s left at that rate" in shown
     assert "run third in" in _shown(tmp_path, "third")
+    assert "other runs" not in shown
+
+
+def test_earlier_runs_that_are_unfinished_or_ended_with_problems_are_named(tmp_path: Path) -> None:
+    store = _output(tmp_path, 2, [(0, 1)], "first")
+    _output(tmp_path, 6, [(30, 40)], "second")
+    _output(tmp_path, 6, [], "third")
+    _output(tmp_path, 6, [(50, 55)], "fourth")
+    plan = require_plan(store, "first")
+    summary = summarize(store, plan, verify(store, "first"), failures=[], stopped="", committed_before=0, elapsed_s=0)
+    store.write(summary_name("first"), summary_bytes({**summary.to_dict(), "problems": ["a", "b"]}))
+    shown = _shown(tmp_path)
+    assert "run fourth in" in shown
+    assert (
+        "other runs: first is finished with 2 problems, second is unfinished, third has not begun; "
+        "--run-id shows one of them"
+    ) in " ".join(shown.split())
+    assert [run["num_problems"] for run in json.loads(_shown(tmp_path, as_json=True))["runs"]] == [2, 0, 0, 0]
 
 
 def test_json_holds_the_same_facts(tmp_path: Path) -> None:
@@ -147,6 +171,26 @@ def test_json_holds_the_same_facts(tmp_path: Path) -> None:
     run = document["run"]
     assert (run["images"], run["done"], run["state"], run["counts"]["ok"]) == (6, 2, "unfinished", 2)
     assert (run["shards"], run["committed"], run["rate"], run["left_s"]) == (3, 1, 0.2, 20.0)
+
+
+def test_images_that_are_not_seen_as_they_are_stored_are_counted(tmp_path: Path) -> None:
+    found = {name: [mask(CAT, box(0, 0, 2, 2))] for name in "abc"}
+    notes = {"a": [PixelNote.STRETCHED], "b": [PixelNote.NO_END_MARKER, PixelNote.STRETCHED]}
+    store, plan = write_output(tmp_path, found, common=[CAT], notes=notes)
+    assert "2 images not seen as stored: pixel_notes of `images`" in _shown(tmp_path)
+    report = verify(store, RUN)
+    summary = summarize(store, plan, report, failures=[], stopped="", committed_before=0, elapsed_s=0)
+    console = Console(width=120, record=True)
+    show_summary(console, summary)
+    assert "2 images not seen as stored" in console.export_text()
+    forget(store, Found(image_ids=("a",), uris=("/p/a",)))
+    assert "1 image not seen as stored" in _shown(tmp_path)
+    assert verify(store, RUN).problems == []
+    change_document(store, commit_name(RUN, "shard-00000", 1), {"predictor": {"images_with_pixel_notes": "7"}})
+    assert "has 1 image with pixel_notes, committed 7" in str(verify(store, RUN).problems)
+    plain, _ = write_output(tmp_path / "plain", found, common=[CAT])
+    assert "pixel_notes" not in _shown(tmp_path / "plain")
+    assert b"pixel_notes" not in plain.read(commit_name(RUN, "shard-00000"))
 
 
 def test_a_plan_whose_config_cannot_be_read_any_more_is_shown_without_waves(tmp_path: Path) -> None:

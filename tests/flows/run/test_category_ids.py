@@ -60,7 +60,7 @@ def test_prompts_that_are_not_asked_any_more_are_told_by_plan_and_run(desk: Desk
     for name in ("plan", "run"):
         ended = desk(name, "--run-id", "two", "--categories", "cup")
         (warning,) = [line for line in ended.out.splitlines() if "warning" in line]
-        assert "1 prompts of earlier runs are not asked any more: ovseg:moon (last by run run-" in warning
+        assert "1 prompt of earlier runs is not asked any more: ovseg:moon (last by run run-" in warning
         assert "--drop-removed" in warning
     # Neither is this passed over where nothing is left to ask.
     again = desk("run", "--incremental", "--categories", "cup").out

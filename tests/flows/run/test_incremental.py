@@ -242,7 +242,7 @@ def test_what_an_update_would_do_is_said_beforehand(
     assert "run update-2 would be planned" in shown
     second = cli("run", *common, "car,tree", "--runner", "in_process", "--no-prefect")
     assert second.code == 0, second.err
-    assert "update: 1 new images, 1 changed, 3 asked something new (1 prompts), 0 with nothing left" in second.out
+    assert "update: 1 new image, 1 changed, 3 asked something new (1 prompt), 0 with nothing left" in second.out
     assert {name: listing(output)[name] for name in before} == before
     assert "nothing is left to ask" in cli("plan", *common, "car,tree").out
 

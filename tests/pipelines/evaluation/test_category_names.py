@@ -53,7 +53,7 @@ def test_names_are_compared_cleaned(name: str, cleaned: str) -> None:
             ["umbrella-other", "umbrella-stuff", "cat"],
             ["umbrella", "cat"],
             {"cat": "cat"},
-            ["1 names fit categories of the truth in several ways, left out: umbrella could be umbrella-other or um"],
+            ["1 name fits categories of the truth in several ways, left out: umbrella could be umbrella-other or um"],
         ),
         (
             ["dog", "cat"],
@@ -62,7 +62,7 @@ def test_names_are_compared_cleaned(name: str, cleaned: str) -> None:
             ["2 names fit categories of the truth in several ways, left out: Dog could be dog, DOG could be dog"],
         ),
         # What another name has exactly is taken.
-        (["dog"], ["dog", "Dog"], {"dog": "dog"}, ["1 names are no category of the truth, left out: Dog"]),
+        (["dog"], ["dog", "Dog"], {"dog": "dog"}, ["1 name is no category of the truth, left out: Dog"]),
         (["off-stuffing", "offing"], ["offing"], {"offing": "offing"}, ["never asked, left out: off-stuffing"]),
     ],
 )
@@ -81,12 +81,12 @@ def test_categories_that_were_never_asked_can_count() -> None:
     notes: list[str] = []
     names = CountedNames.of("ovseg", ["cat", "dog"], ["cat"], True, notes)
     assert names.is_counted("dog")
-    assert notes == ["ovseg: 1 categories of the truth were never asked, not found: dog"]
+    assert notes == ["ovseg: 1 category of the truth was never asked, not found: dog"]
 
 
 def test_nothing_in_common_shows_both_sides() -> None:
     with pytest.raises(
-        SourceError, match=r"none of the 1 names asked \(bird\) is one of the 2 categories .*\(cat, dog\)"
+        SourceError, match=r"none of the 1 name asked \(bird\) is one of the 2 categories .*\(cat, dog\)"
     ):
         CountedNames.of("ovseg", ["cat", "dog"], ["bird"], False, [])
 
@@ -94,5 +94,5 @@ def test_nothing_in_common_shows_both_sides() -> None:
 def test_names_with_commas_are_told_apart_in_notes() -> None:
     notes: list[str] = []
     CountedNames.of("ovseg", ["cat", "bowl, glass", 'the "big" one'], ["cat", "cup, red"], False, notes)
-    assert 'ovseg: 1 names are no category of the truth, left out: "cup, red"' in notes
+    assert 'ovseg: 1 name is no category of the truth, left out: "cup, red"' in notes
     assert any(note.endswith('left out: "bowl, glass", "the ""big"" one"') for note in notes)

@@ -66,7 +66,7 @@ class TestInstances:
         assert result.figures["true"] == result.figures["found"] == sum(map(len, shown.values()))
         assert list(result.categories) == ["cat", "dog", "red-bird"]
         assert evaluation.notes == (
-            "ovseg: 1 names are spelled otherwise in the truth, and compared: red bird with red-bird",
+            "ovseg: 1 name is spelled otherwise in the truth, and compared: red bird with red-bird",
         )
 
     @pytest.mark.parametrize("task", ["ovseg", "genseg"])
@@ -204,8 +204,8 @@ class TestInstances:
         names = ("night/1.png", "images\\x\\2.png", "val/3.png")
         truth = instances(tmp_path / "t.json", {name: [("cat", box(0, 0, 4, 4))] for name in names})
         notes = evaluate(output, truth).notes
-        (note,) = [note for note in notes if "folders" in note]
-        assert note == "1 images lie in other folders in the truth, compared by base name: night/1.png with day/1.png"
+        (note,) = [note for note in notes if "another folder" in note]
+        assert note == "1 image lies in another folder in the truth, compared by base name: night/1.png with day/1.png"
 
     def test_some_images_of_another_size_are_left_out(self, tmp_path: Path) -> None:
         one = [mask(CAT, box(0, 0, 4, 4))]
@@ -223,7 +223,7 @@ class TestInstances:
     def test_no_category_in_common(self, tmp_path: Path) -> None:
         output = write_output(tmp_path / "o", {"a.png": []}, common=named("ovseg", "unicorn"))
         truth = instances(tmp_path / "t.json", {"a.png": [("cat", box(0, 0, 4, 4))]})
-        with pytest.raises(SourceError, match=r"none of the 1 names asked \(unicorn\).*2 categories.*cat, dog"):
+        with pytest.raises(SourceError, match=r"none of the 1 name asked \(unicorn\).*2 categories.*cat, dog"):
             evaluate(output, truth)
 
     def test_what_is_found_on_an_image_without_objects_is_wrong(self, tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ class TestInstances:
         text = "\n".join(evaluation.notes)
         assert "1 of 3 images of the truth are not labelled, left out: never.png" in text
         assert "2 of 4 labelled images are not in the truth" in text
-        assert "1 images are quarantined, so that nothing is found on them: 1 truncated" in text
+        assert "nothing is found on 1 quarantined image: 1 truncated" in text
         assert "not finished: 4 of 5" in text
 
 
@@ -269,7 +269,7 @@ class TestMatching:
         ("ids", "names"), [(["a/1.jpg", "b/1.jpg"], ["1.jpg"]), (["1.jpg", "2.jpg"], ["a/1.jpg", "b/1.jpg", "2.jpg"])]
     )
     def test_a_name_that_could_be_several(self, tmp_path: Path, ids: list[str], names: list[str]) -> None:
-        with pytest.raises(SourceError, match=r"1 base names .* ambiguous, e.g. 1.jpg: .*a/1.jpg"):
+        with pytest.raises(SourceError, match=r"1 base name is ambiguous .*, e.g. 1.jpg: .*a/1.jpg"):
             self.run(tmp_path, ids, names)
 
     def test_nothing_in_common_shows_both_sides(self, tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ class TestMatching:
         document = json.loads(Path(truth).read_text())
         document["images"][0] |= {"height": 9, "width": 8}
         Path(truth).write_text(json.dumps(document))
-        with pytest.raises(SourceError, match=r"all of 1 images .* a.png: 8 x 9 pixels there, 10 x 10 labelled"):
+        with pytest.raises(SourceError, match=r"none of 1 image has .* a.png: 8 x 9 pixels there, 10 x 10 labelled"):
             evaluate(output, truth)
 
     def test_of_several_runs_the_rows_that_are_current(self, tmp_path: Path) -> None:
@@ -333,7 +333,7 @@ def test_visual_prompts_are_measured_by_kind_where_they_were_asked(tmp_path: Pat
     assert measured["vgdseg", "point"] == pytest.approx({"AP": 1, "AP50": 1, "AP75": 1, "true": 3, "found": 3})
     assert measured["vgdseg", "box"] == pytest.approx({"AP": 0, "AP50": 0, "AP75": 0, "true": 1, "found": 1})
     assert set(measured) == {("vgdseg", "point"), ("vgdseg", "box")}
-    assert "vgdseg: 1 prompts could not be asked and are left out" in evaluation.notes
+    assert "vgdseg: 1 prompt could not be asked, left out" in evaluation.notes
 
 
 THINGS = {"cat": True, "dog": True, "sky-other-merged": False}
@@ -410,7 +410,7 @@ class TestMaps:
             read = read_ground_truth(truth)
             assert isinstance(read, PanopticTruth)
             assert read.segments("a.jpg") is None
-            assert re.search(f"1 entries of the truth left out: .*the map of a.jpg .*{words}", str(read.left_out))
+            assert re.search(f"1 entry of the truth left out: .*the map of a.jpg .*{words}", str(read.left_out))
         evaluation = evaluate(output, truth)
         assert [note for note in evaluation.notes if "the map cannot be used: the map of a.jpg" in note]
         with pytest.raises(SourceError, match=f"the map of a.jpg.*{words}"):
@@ -431,7 +431,7 @@ class TestMaps:
         Path(truth).write_text(json.dumps(document))
         evaluation = evaluate(output, truth)
         assert evaluation.results[0].figures == plain.results[0].figures
-        assert "1 entries of the truth left out: a mask without a pixel of its image: segment 777 of a.jpg" in (
+        assert "1 entry of the truth left out: a mask without a pixel of its image: segment 777 of a.jpg" in (
             evaluation.notes
         )
         with pytest.raises(SourceError, match=r"segment 777 of a\.jpg: a mask without a pixel"):
@@ -537,6 +537,6 @@ def test_what_was_never_asked_of_an_image_is_not_missing_there(tmp_path: Path) -
     evaluation = evaluate_output(store, [first, second, third], read_ground_truth(truth))
     (result,) = evaluation.results
     assert (result.figures["true"], result.figures["found"], result.figures["AP"]) == (2, 2, pytest.approx(1))
-    assert "ovseg: 1 images were never asked, left out: c.png" in evaluation.notes
+    assert "ovseg: 1 image was never asked, left out: c.png" in evaluation.notes
     everything = evaluate_output(store, [first, second, third], read_ground_truth(truth), count_unasked=True)
     assert everything.results[0].figures["true"] == 4

@@ -11,9 +11,11 @@ import pytest
 
 from pipelines.errors import SourceError
 from pipelines.evaluation.coco_entries import read_mask
-from pipelines.evaluation.ground_truth import InstanceTruth, read_ground_truth
+from pipelines.evaluation.ground_truth import InstanceTruth, PanopticTruth, PhraseTruth, read_ground_truth
 from pipelines.masks import rle
 from pipelines.types import Rle
+from tests.support.labeled import box
+from tests.support.truth_files import panoptic
 
 
 def test_a_folder_is_no_truth(tmp_path: Path) -> None:
@@ -25,7 +27,11 @@ def test_a_folder_is_no_truth(tmp_path: Path) -> None:
     ("text", "words"),
     [
         (None, "not found"),
-        ("{", "not JSON"),
+        ("{", "not JSON: .*; a ground truth is a COCO file or a list of phrases"),
+        (
+            '[{"image_id": 1, "category_id": 1, "score": 0.5}]',
+            "without their images and categories: give the whole COCO",
+        ),
         ("\x1f\x8b", "compressed, which is not read here; unpack it"),
         ('{"a": 1}', "not a ground truth of a known form"),
         ("3", "not a ground truth of a known form"),
@@ -34,15 +40,15 @@ def test_a_folder_is_no_truth(tmp_path: Path) -> None:
         ('{"annotations": [], "images": [], "categories": []}', "holds no annotations"),
         (
             '{"annotations": [{"id": 7, "image_id": 1}], "images": [], "categories": []}',
-            r"none of its 1 annotations can be used: 1 .* image_id is no image of .*: annotation 7 \(image_id 1\)",
+            r"none of its 1 annotation can be used: 1 .* image_id is no image of .*: annotation 7 \(image_id 1\)",
         ),
         (
             '{"annotations": [5], "images": [], "categories": []}',
-            r"none of its 1 annotations .* not an object: annotation number 1 \(5\)",
+            r"none of its 1 annotation .* not an object: annotation number 1 \(5\)",
         ),
         (
             '[{"file_name": "a", "segmentation": [[1, 1, 2, 2, 3, 1]], "phrase": "x"}]',
-            r"none of its 1 entries .*entry 0 \(.*height and width",
+            r"none of its 1 entry .*entry 0 \(.*height and width",
         ),
         ('[{"file_name": "a", "segmentation": {"size": [2, 2], "counts": [4]}}]', "either phrase or prompt_id"),
         ('[{"file_name": "a", "segmentation": {"size": [2, 2], "counts": [3]}, "phrase": "x"}]', "entry 0 .*cover 3"),
@@ -122,7 +128,7 @@ def test_an_annotation_that_cannot_be_used_is_named_and_counted_and_the_others_s
     broken, words = BROKEN[name]
     truth = read_objects(tmp_path / "t.json", cats(broken))
     (note,) = truth.left_out.notes()
-    assert re.search(rf"^1 entries of the truth left out: .*{words}", note)
+    assert re.search(rf"^1 entry of the truth left out: .*{words}", note)
     assert len(truth.objects("a.png")) == 1
     with pytest.raises(SourceError, match=r"annotation 7( of a.png)?: .*without --strict it is left out"):
         read_objects(tmp_path / "t.json", cats(broken), is_strict=True)
@@ -177,7 +183,7 @@ def test_one_name_of_several_ids_is_told(tmp_path: Path) -> None:
     document = cats({"category_id": 2}, categories=[{"id": 2, "name": "cat"}, {"id": 3, "name": "dog"}])
     truth = read_objects(tmp_path / "t.json", document)
     assert [one.category for one in truth.objects("a.png")] == ["cat", "cat"]
-    assert truth.left_out.notes() == ["1 names of the truth have several ids, compared as one: cat"]
+    assert truth.left_out.notes() == ["1 name of the truth has several ids, compared as one: cat"]
     document["categories"].append({"id": 3, "name": "cow"})
     truth = read_objects(tmp_path / "t.json", document)
     assert "several categories have one id: category 3 (one is 'dog')" in str(truth.left_out)
@@ -199,6 +205,43 @@ def test_a_phrase_that_cannot_be_used_is_left_out(tmp_path: Path) -> None:
     assert re.search(r"entry 1 \(its mask is 3 x 2 pixels, another of a 2 x 2", str(truth.left_out))
     with pytest.raises(SourceError, match="entry 1: cannot be read"):
         read_ground_truth(str(tmp_path / "t.json"), is_strict=True)
+
+
+def test_a_list_of_phrases_may_have_one_a_line(tmp_path: Path) -> None:
+    entries = [
+        {"file_name": name, "segmentation": {"size": [2, 2], "counts": [2, 2]}, "phrase": "x"} for name in ("a", "b")
+    ]
+    (tmp_path / "t.jsonl").write_text("".join(f"{json.dumps(entry)}\n\n" for entry in entries))
+    truth = read_ground_truth(str(tmp_path / "t.jsonl"))
+    assert isinstance(truth, PhraseTruth)
+    assert [phrase.file_name for phrase in truth.phrases] == ["a", "b"]
+    (tmp_path / "t.jsonl").rename(tmp_path / "t.json")
+    with pytest.raises(SourceError, match=r"not JSON: Extra data.*one a line in a file named \.jsonl"):
+        read_ground_truth(str(tmp_path / "t.json"))
+
+
+def test_an_image_listed_twice_with_its_segments_is_told_unless_one_map_has_them_all(tmp_path: Path) -> None:
+    maps = {name: [("cat", box(0, 0, 4, 4), False), ("sky", box(0, 6, 9, 3), False)] for name in "abc"}
+    path = Path(panoptic(tmp_path / "t.json", maps, {"cat": True, "sky": False}))
+    document = json.loads(path.read_text())
+    one, two, three = document["annotations"]
+    # Of a the segments of one map are listed in two parts, of b there are two maps, of c two segments with one id.
+    parts = [{**one, "segments_info": [segment]} for segment in one["segments_info"]]
+    three["segments_info"].append({**three["segments_info"][0], "category_id": 2})
+    document["annotations"] = [*parts, parts[0], two, {**two, "file_name": "a.png"}, three]
+    path.write_text(json.dumps(document))
+    truth = read_ground_truth(str(path))
+    assert isinstance(truth, PanopticTruth)
+    assert {name: [s.category for s in truth.segments(name) or ()] for name in truth.images} == {
+        "a": ["cat", "sky"],
+        "c": ["sky"],
+    }
+    assert truth.left_out.notes() == [
+        "1 entry of the truth left out: several maps of one image: image 'b' (b.png, a.png)",
+        "1 entry of the truth left out: several segments of one map have one id: segment 66305 of c (one is 'cat')",
+    ]
+    with pytest.raises(SourceError, match=r"image 'b': several maps of one image .*without --strict"):
+        read_ground_truth(str(path), is_strict=True)
 
 
 def test_an_empty_mask_has_the_size_of_its_image() -> None:

@@ -105,13 +105,33 @@ def test_yolo_polygons_give_the_masks_again_with_their_holes_and_parts(output: S
     assert np.array_equal(yolo_masks(labels / "d.txt")[0][1], FULL)
     described = yaml.safe_load((tmp_path / "yolo" / "data.yaml").read_text())
     assert described == {"train": "images/train", "val": "images/train", "names": {0: "cat", 1: "d<o>g & co"}}
-    same, fetch = summary.notes
+    same, lost, fetch = summary.notes
     assert "val is the same as train" in same
-    assert "3 images are not beside their labels" in fetch
+    least = (PARTS & parts).sum() / (PARTS | parts).sum()
+    assert lost == (
+        "1 of 3 masks is not quite the same drawn again, for lines join the parts of each to one polygon: "
+        f"IoU {np.floor(least * 1e4) / 1e4:.4f} at least"
+    )
+    assert "3 images are not beside the labels" in fetch
     rows = list(csv.reader((tmp_path / "yolo" / "images_to_fetch.csv").open()))
     assert rows[:2] == [["file", "uri"], ["images/train/a_1.jpg", "/p/a/1.jpg"]]
     rows = list(csv.reader((tmp_path / "yolo" / "images.csv").open()))
     assert rows[:2] == [["file", "image_id", "uri"], ["images/train/a_1.jpg", "a/1.jpg", "/p/a/1.jpg"]]
+
+
+def test_a_score_that_is_no_number_is_null_in_json(tmp_path: Path) -> None:
+    panoptic = named("ovseg_panoptic", "cat")
+    found = {"a.jpg": [mask(CAT, box(0, 0, 2, 2), np.nan), mask(panoptic[0], box(4, 4, 2, 2), np.nan)]}
+    store, _ = write_output(tmp_path / "output", found, common=[CAT, *panoptic])
+    for form, file, tasks in (
+        ("coco", "instances.json", ("ovseg",)),
+        ("panoptic", "panoptic.json", ("ovseg_panoptic",)),
+        ("label-studio", "tasks.json", ("ovseg",)),
+    ):
+        export_output(store, str(tmp_path / form), form, Choice(tasks=tasks))
+        text = (tmp_path / form / file).read_text()
+        json.loads(text, parse_constant=pytest.fail)
+        assert '"score": null' in text
 
 
 def test_images_of_formats_that_no_reader_of_yolo_takes_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -180,7 +200,7 @@ def with_photos(folder: Path) -> Store:
 def test_yolo_images_lie_beside_their_labels_as_links_or_copies(tmp_path: Path, copy: bool) -> None:
     store = with_photos(tmp_path)
     summary = export_output(store, str(tmp_path / "yolo"), "yolo", Choice(copy_images=copy))
-    assert len(summary.notes) == 1  # that val is train
+    assert len(summary.notes) == 2  # that val is train, and what lines between parts cost
     images = tmp_path / "yolo" / "images" / "train"
     assert sorted(path.name for path in images.iterdir()) == ["1.png", "2.PNG"]
     assert sorted(ref.image_id for ref in list_images(str(tmp_path))) == ["photos/1.png", "photos/2.PNG"]
@@ -262,7 +282,8 @@ def test_where_segments_overlap_the_better_score_has_the_pixel(tmp_path: Path) -
         "a.png": [mask(sky, box(0, 0, 6, 6), 0.5), mask(sky, box(0, 0, 3, 3), 0.9), mask(sky, box(1, 1, 1, 1), 0.2)]
     }
     store, _ = write_output(tmp_path / "output", found, common=[sky])
-    export_output(store, str(tmp_path / "panoptic"), "panoptic", Choice())
+    summary = export_output(store, str(tmp_path / "panoptic"), "panoptic", Choice())
+    assert summary.notes == ("2 masks lie under better ones, 1 of them wholly: the maps have what is seen of them",)
     (entry,) = json.loads((tmp_path / "panoptic" / "panoptic.json").read_text())["annotations"]
     assert [segment["area"] for segment in entry["segments_info"]] == [9, 27]
 

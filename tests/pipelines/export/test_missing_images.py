@@ -22,7 +22,7 @@ def test_images_that_are_gone_are_left_out_with_their_labels_and_counted(tmp_pat
     files = {path.name for path in (tmp_path / "yolo").rglob("*") if path.is_file()}
     assert files >= {"here.png", "here.txt", "data.yaml"}
     assert not [name for name in files if name.startswith("gone")]
-    assert any("1 images are not there any more" in note for note in export.notes)
+    assert any("1 image is not there any more" in note for note in export.notes)
     assert (export.num_images, export.num_masks) == ({"": 1}, {"": 1})
     assert "gone.png" not in (tmp_path / "yolo" / "images.csv").read_text()
 
@@ -38,7 +38,7 @@ def test_links_are_made_to_images_that_are_there(tmp_path: Path) -> None:
     files = {path.name for path in (tmp_path / "yolo").rglob("*")}
     assert files >= {"here.png", "here.txt", "far.txt", "images_to_fetch.csv"}
     assert not [name for name in files if name.startswith("gone")]
-    assert any("1 images are not there any more: left out" in note for note in export.notes)
+    assert any("1 image is not there any more: left out" in note for note in export.notes)
     for name in ("images.csv", "images_to_fetch.csv"):
         assert "gone.png" not in (tmp_path / "yolo" / name).read_text()
     assert elsewhere in (tmp_path / "yolo" / "images_to_fetch.csv").read_text()

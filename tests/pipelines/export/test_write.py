@@ -375,6 +375,24 @@ def test_a_killed_export_leaves_nothing_of_its_name(output: Store, tmp_path: Pat
     export_output(output, str(tmp_path / "target"), format_name, Choice())  # what was left is in nobody's way
 
 
+def test_a_name_of_another_kind_of_file_is_refused_by_every_format(output: Store, tmp_path: Path) -> None:
+    wrong = {
+        "coco": ("a.xml", "coco is written as one .json file or a folder"),
+        "cvat": ("a.json", "cvat is written as one .xml file or a folder"),
+        "label-studio": ("a.ZIP", "label-studio is written as one .json file or a folder"),
+        "panoptic": ("a.json", "panoptic is written as a folder"),
+        "yolo": ("a.yaml", "yolo is written as a folder"),
+    }
+    for format_name, (name, words) in wrong.items():
+        with pytest.raises(StorageError, match=f"{name} is named like another kind of file: {words}"):
+            export_output(output, str(tmp_path / name), format_name, Choice())
+    assert [path.name for path in tmp_path.iterdir()] == ["output"]
+    export_output(output, str(tmp_path / "labels.v2"), "cvat", Choice())
+    export_output(output, f"{tmp_path / 'a.json'}/", "coco", Choice())
+    export_output(output, str(tmp_path / "a.XML"), "cvat", Choice())
+    assert [(tmp_path / name).is_file() for name in ("labels.v2", "a.json", "a.XML")] == [False, False, True]
+
+
 def test_what_was_made_meanwhile_is_left_as_it_is(output: Store, tmp_path: Path) -> None:
     for target, is_file in ((tmp_path / "coco.json", True), (tmp_path / "coco", False)):
 

@@ -294,6 +294,56 @@ def test_coordinates_in_fractions_of_the_image_are_refused(tmp_path: Path) -> No
     assert rejected.reason.startswith("box lies within one pixel: coordinates are absolute pixels")
 
 
+def test_decimal_commas_of_tables_with_semicolons_are_read_or_told(tmp_path: Path) -> None:
+    # As spreadsheets write where the comma is the decimal sign; "10,5 20,5" may be two points as well.
+    cells = {
+        "box": "10,5 20 30,25 40,5",
+        "box-2": "10,5; 20,5; 30,25; 40,5",
+        "box-3": "10,20 30,40",
+        "point": "10,5 20",
+        "point-2": "10,123456 20,5",
+        "point-3": "10,5",
+        "point-4": "10,5 20,5",
+        "scribble": "10,05 20,5 30,5 40,5",
+        "scribble-2": "10,20 30,40 50,60",
+        "polygon": "10,5 20,5 30,5 40,5 50,5 20,5",
+    }
+    rows = "".join(f'a.jpg;{name};{name.split("-")[0]};"{cell}"\n' for name, cell in cells.items())
+    for start in ("", "sep=;\n"):
+        path = tmp_path / "p.csv"
+        path.write_text(f"{start}image_id;prompt_id;kind;coordinates\n{rows}", encoding="utf-8")
+        table = read_prompt_table(str(path))
+        assert {p.prompt_id: p.region.coordinates for p in table.by_image["a.jpg"] if p.region} == {
+            "box": (10.5, 20, 30.25, 40.5),
+            "box-2": (10.5, 20.5, 30.25, 40.5),
+            "box-3": (10, 20, 30, 40),
+            "point": (10.5, 20),
+            "point-2": (10.123456, 20.5),
+            "point-3": (10, 5),
+            "scribble": (10.05, 20.5, 30.5, 40.5),
+            "scribble-2": (10, 20, 30, 40, 50, 60),
+        }
+        assert {rejected.prompt_id: rejected.reason for rejected in table.rejected} == {
+            "point-4": "coordinates '10,5 20,5' are 2 points or, with decimal commas, 1: write decimals with a point "
+            "('10.5 20.5'), or all numbers with blanks between them",
+            "polygon": "coordinates '10,5 20,5 30,5 40,5 50,5 20,5' are 6 points or, with decimal commas, 3: write "
+            "decimals with a point ('10.5 20.5'), or all numbers with blanks between them",
+        }
+
+
+@pytest.mark.parametrize(
+    ("kind", "cell", "coordinates"),
+    [("point", "10,5 20,5", (10, 5, 20, 5)), ("box", "10,5 20 30,25 40,5", (10.5, 20, 30.25, 40.5))],
+)
+def test_commas_part_numbers_wherever_that_can_be_meant(
+    tmp_path: Path, kind: str, cell: str, coordinates: tuple
+) -> None:
+    row = {"image_id": "a.jpg", "prompt_id": "p1", "kind": kind, "coordinates": cell}
+    for name in ("p.csv", "p.jsonl", "p.parquet"):
+        (read,) = read_prompt_table(write(tmp_path / name, [row])).by_image["a.jpg"]
+        assert read.region == Region(kind=kind, coordinates=coordinates)  # type: ignore[arg-type]
+
+
 def test_uncompressed_run_lengths_are_taken_too() -> None:
     region = read_region("mask", segmentation={"size": [2, 3], "counts": rle.to_runs(MASK).tolist()})
     assert region.mask == MASK
@@ -331,6 +381,7 @@ def test_bad_row_does_not_take_the_prompt_id_from_a_good_one(tmp_path: Path) -> 
         pytest.param("image,prompt_id,kind\na,1,point\n", "no column image_id or uri", id="image"),
         pytest.param("image_id,prompt_id,kind,coordinates\n", "no rows", id="no-rows"),
         pytest.param("", "no rows", id="empty-file"),
+        pytest.param("a.jpg,p,point,1 2\nb.jpg,p,point,1 2\n", "'a.jpg' is no name of a column: write", id="no-names"),
     ],
 )
 def test_table_without_its_columns_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -189,6 +189,27 @@ def test_parquet_has_one_schema_whatever_the_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("database")
+def test_json_has_null_where_a_number_is_none(tmp_path: Path) -> None:
+    nan, infinity = "'NaN'::DOUBLE", "'-inf'::FLOAT"
+    sql = (
+        f"SELECT {nan} AS a, {infinity} AS b"
+        f", [1.5, {nan}] AS c, {{'NaN': {infinity}, 't': 'a \"NaN\", -Infinity'}} AS d"
+        f", MAP {{'k': {nan}}} AS e, NULL::FLOAT[] AS f, to_json({nan}) AS g, 'NaN' AS h, [-1, 2] AS i,"
+        " 0.25 AS j, -2.5::FLOAT AS k, 'FLOAT'::ENUM('FLOAT') AS l"
+    )
+    nested = {"c": [1.5, None], "d": {"NaN": None, "t": 'a "NaN", -Infinity'}, "e": {"k": None}, "i": [-1, 2]}
+    plain = {"a": None, "b": None, "f": None, "g": None, "h": "NaN", "j": 0.25, "k": -2.5, "l": "FLOAT"}
+    for name in ("a.json", "a.jsonl", "a.csv"):
+        save(tmp_path / "output", sql, tmp_path / name)
+    read = [json.loads((tmp_path / name).read_text(), parse_constant=pytest.fail) for name in ("a.json", "a.jsonl")]
+    assert read == [[nested | plain], nested | plain]
+    with open(tmp_path / "a.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert {name: json.loads(row[name], parse_constant=pytest.fail) for name in nested} == nested
+    assert (row["a"], row["h"], row["f"]) == ("nan", "NaN", "")
+
+
+@pytest.mark.usefixtures("database")
 def test_columns_of_one_name_are_all_saved(tmp_path: Path) -> None:
     save(tmp_path / "output", "SELECT 1 AS a, 2 AS a, [3] AS A", tmp_path / "a.csv")
     save(tmp_path / "output", "SELECT 1 AS a, 2 AS a, [3] AS A", tmp_path / "a.json")

@@ -102,7 +102,7 @@ def test_a_dataset_that_changed_after_it_was_listed_gives_no_image_under_a_wrong
         (f"{REPO}/nix", "no images found"),
         (f"{REPO}/nix.parquet", "not found"),
         ("hf://datasets/user/other", "not found"),
-        (REPO, r"holds image files, and 2 \.parquet files and 1 \.tar files with images inside"),
+        (REPO, r"holds image files, and 2 \.parquet files and 1 \.tar file with images inside"),
         ("hf://", "hf://"),
         ("hf://datasets", "hf://datasets"),
     ],

@@ -502,6 +502,15 @@ def test_csv_quotes_protect_delimiters_and_line_ends(tmp_path: Path) -> None:
     assert json.loads(ref.source_columns or "") == {"note": "two\nlines"}
 
 
+@pytest.mark.parametrize("text", ["a.jpg\nb.jpg\n", "1;/p/a.JPG;cat\n2;/p/b.JPG;dog\n"])
+def test_a_table_without_a_first_line_of_names_is_told_so(tmp_path: Path, text: str) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(
+        SourceError, match=r"a\.(jpg|JPG)' is no name of a column: write a first line that names the col"
+    ):
+        list(list_images(str(tmp_path / "t.csv")))
+
+
 def test_further_columns_of_parquet_become_plain_json_and_pixels_stay_behind(tmp_path: Path) -> None:
     row = {
         "uri": "a.jpg",

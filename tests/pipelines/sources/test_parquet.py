@@ -154,6 +154,37 @@ def test_a_table_of_both_is_read_as_what_is_said(tmp_path: Path) -> None:
     assert [content(ref) for ref in listed(path, image_column="jpg").values()] == [b"1"]
 
 
+PNG = b"\x89PNG\r\n"
+ODD_TYPES: dict[str, tuple[pa.DataType, Any, str]] = {
+    "fixed size": (pa.binary(6), PNG, r"write it as binary: column\.cast\(pa\.binary\(\)\)"),
+    "list": (pa.list_(pa.uint8()), list(PNG), r"bytes of each picture as binary: pa\.array\(\[bytes\(one\)"),
+    "long list": (pa.large_list(pa.int64()), list(PNG), "write the bytes of each picture as binary"),
+    "struct": (pa.struct([("bytes", pa.list_(pa.uint8()))]), {"bytes": list(PNG)}, "the bytes of each picture"),
+    "pixels": (pa.list_(pa.list_(pa.uint8())), [[0, 1], [1, 0]], "each array of pixels as a picture"),
+}
+
+
+@pytest.mark.parametrize("name", ["image", "photo"])
+@pytest.mark.parametrize("form", ODD_TYPES)
+def test_images_of_types_that_are_not_read_are_told_with_how_to_write_them(
+    tmp_path: Path, form: str, name: str
+) -> None:
+    kind, value, words = ODD_TYPES[form]
+    table = pa.table({name: pa.array([value], kind), "label": ["a"]})
+    for path, column in ((tmp_path / "t.parquet", None), (tmp_path / "t.parquet", name), (tmp_path / "t.arrow", None)):
+        if path.suffix == ".parquet":
+            pq.write_table(table, path)
+        else:
+            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+                stream.write_table(table)
+        with pytest.raises(SourceError, match=rf"{path.name}: .*column '{name}' \(.*\) is meant, .*{words}"):
+            list(list_images(str(path), image_column=column))
+    # Beside URIs, hashes and embeddings are nothing but further columns.
+    pq.write_table(table.append_column("path", pa.array(["a.jpg"])).rename_columns(["x", "label", "path"]), path)
+    path.rename(tmp_path / "u.parquet")
+    assert [ref.image_id for ref in list_images(str(tmp_path / "u.parquet"))] == ["a.jpg"]
+
+
 def test_a_parquet_file_that_is_cut_short_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", {"jpg": PICTURES})
     path.write_bytes(path.read_bytes()[:-20])
@@ -181,7 +212,7 @@ def test_parquet_beside_image_files_is_passed_over_unless_it_holds_images(tmp_pa
 def test_several_kinds_of_files_with_images_are_refused_with_how_to_say_it(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", {"image": [b"1"]})
     (tmp_path / "b.tar").write_bytes(b"")
-    with pytest.raises(SourceError, match=r"holds 1 \.\w+ files and 1 \.\w+ files: say which with a pattern"):
+    with pytest.raises(SourceError, match=r"holds 1 \.\w+ file and 1 \.\w+ file: say which with a pattern"):
         listed(tmp_path)
 
 

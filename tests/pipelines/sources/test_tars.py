@@ -208,7 +208,7 @@ def test_a_folder_of_image_files_and_tars_with_images_is_refused_with_how_to_say
     assert list(listed(tmp_path)) == ["a.jpg"]
     write_tar(tmp_path / "b.tar", {"1.jpg": b"x"})
     (tmp_path / "notes.tar").unlink()
-    with pytest.raises(SourceError, match=r"holds image files, and 1 \.tar files .*\*\*/\*\.tar"):
+    with pytest.raises(SourceError, match=r"holds image files, and 1 \.tar file .*\*\*/\*\.tar"):
         listed(tmp_path)
     assert list(listed(f"{tmp_path}/**/*.tar")) == ["1"]
     assert list(listed(f"{tmp_path}/**/*.{{jpg,png}}")) == ["a.jpg"]

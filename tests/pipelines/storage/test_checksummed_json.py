@@ -48,3 +48,9 @@ def test_what_an_earlier_version_wrote_is_read_without_a_checksum() -> None:
 def test_only_a_document_with_one_place_for_its_checksum_is_sealed(document: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="BLANK once"):
         seal(document)
+
+
+def test_numbers_that_json_has_no_word_for_are_null() -> None:
+    data = seal({**BLANK, "figures": {"rate": float("nan"), "most": [1.5, float("-inf")]}, "name": "NaN"})
+    assert json.loads(data, parse_constant=pytest.fail)["figures"] == {"rate": None, "most": [1.5, None]}
+    assert unseal(data)["name"] == "NaN"

@@ -215,7 +215,7 @@ def _rewrite(store: Store, kind: str, change) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda s: s.delete(commit_name(RUN, "shard-00001")), "1 planned shards are not committed: shard-00001"),
+        (lambda s: s.delete(commit_name(RUN, "shard-00001")), "1 planned shard is not committed: shard-00001"),
         (lambda s: s.delete(data_name("images", RUN, "shard-00001", "d1-0")), "shard-00001-d1-0.parquet is missing"),
         (lambda s: s.write(data_name("annotations", RUN, "shard-00001", "d1-0"), b"x"), "has 1 bytes, committed"),
         (lambda s: _rewrite(s, "images", lambda t: t.slice(1)), "does not have the committed SHA-256"),
@@ -249,8 +249,8 @@ def _change_commit(store: Store, **fields: Any) -> None:
     [
         ({"status_counts": {"ok": 1}}, "shard-00001: 2 images planned, but 1 ok + 0 empty + 0 quarantined = 1"),
         ({"status_counts": {"ok": 3}}, "shard-00001: 2 images planned, but 3 ok + 0 empty + 0 quarantined = 3"),
-        ({"images__rows": 1}, "shard-00001: 1 rows committed, but 2 ok + 0 empty + 0 quarantined = 2"),
-        ({"reason_counts": {"corrupt": 1}}, "shard-00001: 0 images quarantined, but 1 reasons counted"),
+        ({"images__rows": 1}, "shard-00001: 1 row committed, but 2 ok + 0 empty + 0 quarantined = 2"),
+        ({"reason_counts": {"corrupt": 1}}, "shard-00001: 0 images quarantined, but 1 reason counted"),
     ],
 )
 def test_a_ledger_that_does_not_add_up_is_named_by_shard_without_reading_rows(
