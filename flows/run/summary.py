@@ -168,7 +168,8 @@ def rejected_row(rejected: RejectedPrompt) -> dict[str, Any]:
 def versions() -> Mapping[str, str]:
     """Return the versions of the packages that results depend on."""
     found = {}
-    for name in ("xsam-label", "torch", "transformers", "ray", "prefect", "pyarrow", "pycocotools", "pillow", "numpy"):
+    packages = ("xsam-label", "torch", "transformers", "ray", "prefect", "pyarrow", "pycocotools", "numpy")
+    for name in (*packages, "pillow", "simplejpeg"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

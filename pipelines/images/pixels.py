@@ -19,8 +19,9 @@ from pipelines.images.headers import tiff_tags
 from pipelines.images.headers.jpeg_markers import JpegHead
 from pipelines.images.headers.png_chunks import png_has_end
 from pipelines.images.opening import Opened, as_raw_mode
-from pipelines.images.orientation import orientation_of, turns_in_xmp, upright
+from pipelines.images.orientation import orientation_of, turns_in_xmp, upright, write_upright
 from pipelines.images.other_decoders import OtherImage
+from pipelines.images.turbo_jpeg import decoded_jpeg
 from pipelines.images.value_range import Stretch, Values, is_like_opacity, range_of, write_rgb
 from pipelines.types import PixelNote, Reason
 
@@ -50,7 +51,7 @@ def load(opened: Opened, data: bytes, stretch: Stretch) -> Pixels:
 
     Args:
         opened: its pixels not yet decoded.
-        data: the file.
+        data: the file; nothing if no other decoder shall be tried where Pillow can read it.
         stretch: how values become 8 bits where the file does not say.
 
     Raises:
@@ -62,6 +63,8 @@ def load(opened: Opened, data: bytes, stretch: Stretch) -> Pixels:
         return _from_values(image.load(), image.orientation, stretch, image.tags)
     if image.mode not in _RGB_MODES | VALUE_MODES:
         raise DecodeError(Reason.UNSUPPORTED_MODE, f"pixels of mode {image.mode} have no agreed 8 bit range")
+    if opened.head is not None and (pixels := _from_jpeg(image, opened.head, data)) is not None:
+        return pixels
     is_deep, is_tiff = is_deep_color(image), isinstance(image, TiffImageFile)
     _assume_no_inversion(image, opened.head)
     # A PNG may keep its EXIF behind the pixels, so it is read after loading; loading a TIFF turns it upright and
@@ -86,6 +89,16 @@ def load(opened: Opened, data: bytes, stretch: Stretch) -> Pixels:
         notes += [PixelNote.ALPHA_LEFT_OUT] * is_opaque
         pixels = Pixels(rgb=_from_colors(image, left, is_opaque=is_opaque))
     return replace(pixels, orientation=orientation, notes=(*notes, *pixels.notes))
+
+
+def _from_jpeg(image: ImageFile, head: JpegHead, data: bytes) -> Pixels | None:
+    """Decode a JPEG without Pillow; None if it is left to Pillow."""
+    orientation = orientation_of(image)
+    rgb = decoded_jpeg(image, head, data, orientation) if data else None
+    if rgb is None:
+        return None
+    is_ignored = orientation == 1 and turns_in_xmp(image)
+    return Pixels(rgb=rgb, orientation=orientation, notes=(PixelNote.XMP_ORIENTATION_IGNORED,) * is_ignored)
 
 
 def _assume_no_inversion(image: ImageFile, head: JpegHead | None) -> None:
@@ -167,7 +180,7 @@ def _from_colors(image: PilImage.Image, orientation: int, *, is_opaque: bool = F
         band = image.crop((0, top, image.width, bottom))
         if image.has_transparency_data and not is_opaque:
             band = _over_white(band)
-        as_stored[top:bottom] = np.asarray(band.convert("RGB"))
+        write_upright(np.asarray(band if band.mode == "RGB" else band.convert("RGB")), as_stored[top:bottom])
     return rgb
 
 

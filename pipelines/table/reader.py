@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from pipelines.layout import Kind
-from pipelines.planning.plan import planned_runs
+from pipelines.planning.image_lookup import shards_of_images
+from pipelines.planning.plan import planned_runs, require_plan
 from pipelines.storage.store import Store
-from pipelines.table.commits import read_commits
+from pipelines.table.commits import find_commit, read_commits
 from pipelines.table.schema import SCHEMAS
 
 
-def open_table(store: Store, kind: Kind, run_id: str | None = None) -> ds.Dataset:
+def open_table(
+    store: Store, kind: Kind, run_id: str | None = None, *, image_ids: Collection[str] | None = None
+) -> ds.Dataset:
     """Open the committed rows of one run, or of every run, as a pyarrow dataset.
 
     Only whole committed shards, no matter what else lies in the folder or who is writing at the moment.
@@ -21,11 +27,22 @@ def open_table(store: Store, kind: Kind, run_id: str | None = None) -> ds.Datase
         kind: "annotations" or "images".
         run_id: one run; by default every planned run. Where several have labelled an image, query.open_database shows
             which of their rows are current.
+        image_ids: only the rows of these images: of each run just the files of their shards are opened, which the plan
+            tells. By default those of all.
+
+    Raises:
+        DamagedError: a commit, or with ``image_ids`` a file of the plan, is damaged.
     """
     names = []
     for one in planned_runs(store) if run_id is None else [run_id]:
-        names += [(c.annotations if kind == "annotations" else c.images).name for c in read_commits(store, one)]
+        if image_ids is None:
+            commits = list(read_commits(store, one))
+        else:
+            shard_ids = shards_of_images(store, require_plan(store, one), image_ids)
+            commits = [commit for shard_id in shard_ids if (commit := find_commit(store, one, shard_id)) is not None]
+        names += [(c.annotations if kind == "annotations" else c.images).name for c in commits]
     if not names:
         return ds.dataset(SCHEMAS[kind].empty_table())
     paths = [store.path(name) for name in names]
-    return ds.dataset(paths, schema=SCHEMAS[kind], filesystem=store.fs, format="parquet")
+    rows = ds.dataset(paths, schema=SCHEMAS[kind], filesystem=store.fs, format="parquet")
+    return rows if image_ids is None else rows.filter(pc.field("image_id").isin(list(image_ids)))

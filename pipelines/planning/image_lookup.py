@@ -1,0 +1,49 @@
+"""Find the shards that hold some images without reading the whole plan: its ids are sorted."""
+
+from __future__ import annotations
+
+import functools
+import io
+from bisect import bisect_right
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.errors import DamagedError
+from pipelines.layout import run_folder
+from pipelines.planning.plan import Plan
+from pipelines.storage.store import Store
+
+
+def shards_of_images(store: Store, plan: Plan, image_ids: Iterable[str]) -> list[str]:
+    """Return the ids of the shards in which images would be, in order; whether they are there their rows tell.
+
+    Of the plan's files, each with some 256 shards, as many are read as a binary search asks for.
+
+    Raises:
+        DamagedError: a file of the plan does not match it.
+    """
+    parts = list(plan.shards_by_part())
+
+    @functools.cache
+    def opened(part: int) -> pq.ParquetFile:
+        try:
+            return pq.ParquetFile(io.BytesIO(plan.read_part(store, parts[part][0])))
+        except pa.ArrowException as error:
+            name = f"{store.uri}/{run_folder(plan.run_id)}/{parts[part][0].name}"
+            raise DamagedError(f"{name}: what was read is no whole plan file ({error})") from error
+
+    @functools.cache
+    def first_id(part: int, shard: int) -> str:
+        return str(opened(part).read_row_group(shard, columns=["image_id"])["image_id"][0])
+
+    found = set()
+    for image_id in set(image_ids):
+        part = bisect_right(range(len(parts)), image_id, key=lambda part: first_id(part, 0)) - 1
+        if part < 0:
+            continue
+        shard_ids = parts[part][1]
+        shard = bisect_right(range(len(shard_ids)), image_id, key=functools.partial(first_id, part)) - 1
+        found.add((part, shard))
+    return [parts[part][1][shard] for part, shard in sorted(found)]

@@ -1,0 +1,75 @@
+"""Opening an output as a pyarrow dataset: the rows of some images out of the few files that may hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pytest
+
+from pipelines.errors import DamagedError
+from pipelines.planning import draft
+from pipelines.storage.store import Store
+from pipelines.table.reader import open_table
+from tests.support.labeled import box, mask, named, write_output
+
+NAMES = [f"{number:03}ä.jpg" for number in range(0, 64, 2)]
+OTHERS = ["", "0", "001ä.jpg", "0999", "061ä.jpg", "zzz", "\U0001f600"]
+
+
+def cut_small(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
+    """One shard at a time, so that few images make many plan files."""
+    images = pa.Table.from_batches(list(batches))
+    return (images.slice(first, size) for first in range(0, images.num_rows, size))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Two runs of the same 32 images in 16 shards, in plan files of 2 shards; of the second only 4 are committed."""
+    prompts = named("ovseg", "cup")
+    output: Path = tmp_path_factory.mktemp("output")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(draft, "SHARDS_PER_PART", 2)
+        patched.setattr(draft, "_cut", cut_small)
+        for run_id, committed in (("one", 16), ("two", 4)):
+            found = {name: [mask(prompts[0], box(0, 0, 2, 2))] * (number % 3) for number, name in enumerate(NAMES)}
+            store, plan = write_output(output, found, common=prompts, run_id=run_id, committed=committed)
+            assert len(plan.parts) == 8
+    return store
+
+
+@pytest.mark.parametrize("kind", ["annotations", "images"])
+def test_the_rows_of_some_images_are_those_of_the_whole_table(store: Store, kind: str) -> None:
+    asked = [[], *([name] for name in (*NAMES[::7], NAMES[-1], *OTHERS)), NAMES[5:30:8], [*NAMES, *OTHERS]]
+    everything = open_table(store, kind)
+    for image_ids in asked:
+        expected = everything.to_table(filter=ds.field("image_id").isin(pa.array(image_ids, pa.string())))
+        rows = open_table(store, kind, image_ids=image_ids)
+        order = [("image_id", "ascending"), ("run_id", "ascending")]
+        assert rows.to_table().sort_by(order).equals(expected.sort_by(order))
+        assert rows.count_rows() == expected.num_rows
+
+
+def test_one_image_is_found_with_few_reads(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, sized = list[str](), list[str]()
+    reading, sizing = Store.read, Store.size
+    monkeypatch.setattr(Store, "read", lambda self, name: (read.append(name), reading(self, name))[1])
+    monkeypatch.setattr(Store, "size", lambda self, name: (sized.append(name), sizing(self, name))[1])
+    rows = open_table(store, "annotations", "one", image_ids=[NAMES[20]])
+    assert len(rows.files) == 1
+    assert set(rows.to_table()["image_id"].to_pylist()) == {NAMES[20]}
+    of_plan = [name for name in read if "/plan-" in name]
+    assert 1 <= len(of_plan) <= 4, "a binary search among eight"
+    assert len(of_plan) == len(set(of_plan))
+    assert len(read) == len(of_plan) + 2, "plan.json and one commit"
+    assert len(sized) <= 2
+
+
+def test_a_damaged_plan_file_is_named(tmp_path: Path) -> None:
+    store, plan = write_output(tmp_path, {"a.jpg": [], "b.jpg": []}, run_id="one")
+    part = tmp_path / "_runs/one" / plan.parts[0].name
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(DamagedError, match=plan.parts[0].name):
+        open_table(store, "images", image_ids=["a.jpg"])
