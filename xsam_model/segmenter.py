@@ -34,6 +34,8 @@ Segmentation = InstanceSegmentation | SemanticSegmentation | PanopticSegmentatio
 SegmentationKind = Literal["instance", "semantic", "panoptic"]
 # Tasks whose conditions share a conversation and compete for each mask; other tasks ask one at a time, as in training.
 _JOINT_TASKS = (*CATEGORY_TASKS, "vgdseg")
+# A mask that reaches so many edges of a window that are not the image's own is cut off by it.
+_CUT_OFF = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -403,7 +405,8 @@ class XSamSegmenter:
             batch_size: windows that go through the network together.
 
         Yields:
-            For each query the mask with the best score of all its windows. Of a box it is what lies inside.
+            For each query the mask with the best score of all its windows, of those that do not cut it off if there are
+            any. Of a box it is what lies inside.
         """
         zoom = self.model.config.interactive_zoom or 1.0
         pixels = [np.asarray(one if isinstance(one, np.ndarray) else one.convert("RGB")) for one in images]
@@ -412,23 +415,25 @@ class XSamSegmenter:
             for place, query in enumerate(queries)
             for window in close_ups(check_mask(query.visual_prompts[0], _size_hw(images[query.image])), zoom)
         ]
-        best: dict[int, SeenClosely] = {}
+        best: dict[int, tuple[tuple[bool, float], SeenClosely]] = {}
         for first in range(0, len(windows), batch_size):
             batch = windows[first : first + batch_size]
             cuts = [window.cut(pixels[queries[place].image]) for place, window in batch]
             asked = [Query(image=cut, visual_prompts=[window.region]) for cut, (_, window) in enumerate(batch)]
             replies = self.ask(self.encode(cuts), "intseg", asked)
             with self.beside(replies):
-                for (place, window), found in zip(
-                    batch, self.read(replies, "intseg", asked, threshold=threshold), strict=True
-                ):
+                read = self.read(replies, "intseg", asked, threshold=threshold)
+                for (place, window), found in zip(batch, read, strict=True):
                     assert isinstance(found, PhraseSegmentation)
-                    if place not in best or found.scores.item() > best[place].found.scores.item():
-                        best[place] = SeenClosely(window.top, window.left, _inside(found, window))
+                    # What fills a window is rather a part of something larger, however sure the network is.
+                    fills = window.num_edges_reached(found.masks[0], pixels[queries[place].image].shape) >= _CUT_OFF
+                    rank = (not fills, found.scores.item())
+                    if place not in best or rank > best[place][0]:
+                        best[place] = (rank, SeenClosely(window.top, window.left, _inside(found, window)))
             # What is complete is given away, so that of many prompts one batch is held.
             for place in sorted(best):
                 if first + batch_size >= len(windows) or place < windows[first + batch_size][0]:
-                    yield best.pop(place)
+                    yield best.pop(place)[1]
 
     def read(
         self,

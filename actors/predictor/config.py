@@ -11,6 +11,8 @@ from pydantic import model_validator
 from pipelines.settings import Settings
 
 TINY_MODEL = "xsam-tiny"
+# The models that come with the package, by which their names stand for a folder.
+INCLUDED_MODELS = (TINY_MODEL, "xsam-photos")
 Device = Literal["auto", "cuda", "cpu"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 RegionSampling = Literal["seeded", "all"]
@@ -21,8 +23,9 @@ class PredictorConfig(Settings):
     """Settings of the predictor: the model that a replica loads, and the masks that it keeps."""
 
     path: str = TINY_MODEL
-    """Folder with config, weights, tokenizer and processor, as ``save_pretrained`` writes it, or "xsam-tiny": a small
-    model that comes with the package and knows drawings of everyday things.
+    """Folder with config, weights, tokenizer and processor, as ``save_pretrained`` writes it, or a small model that
+    comes with the package: "xsam-tiny" knows drawings of everyday things, "xsam-photos" cuts out what is marked in
+    photographs.
     """
     device: Device = "auto"
     """"auto" takes the GPU that the replica was given, else the CPU."""
@@ -61,10 +64,10 @@ class PredictorConfig(Settings):
 
 def model_folder(path: str) -> Path:
     """Return a model's folder on this machine as an absolute path, without loading anything."""
-    if path != TINY_MODEL:
+    if path not in INCLUDED_MODELS:
         return Path(path).expanduser().absolute()
     # Finds the package without importing it, which would load torch.
     package = find_spec("xsam_model")
     places = package.submodule_search_locations if package else None
     assert places, "xsam_model is part of this distribution"
-    return Path(places[0]) / "weights" / TINY_MODEL
+    return Path(places[0]) / "weights" / path

@@ -1,4 +1,4 @@
-"""`xsam-label demo`: label example scenes and photographs with the packaged model, and show the resulting table."""
+"""`xsam-label demo`: label example scenes and photographs with the included models, and show the resulting table."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pipelines.types import ImageRef, Rle
 
 TRUTH_FILE = "instances.json"
 PHOTO_CATEGORIES = ("person", "cat", "dog", "cup", "flower", "rocket", "camera", "sky")
-PHOTO_PHRASE = "the largest object"
+PHOTO_MODEL = "xsam-photos"
 
 _DRAWN_MASKS, _DRAWN_SCORE = 6, 0.3
 
@@ -34,7 +34,7 @@ _DRAWN_MASKS, _DRAWN_SCORE = 6, 0.3
 def run_demo(
     scenes: Path, photos: Path, prompts: Path | None, output: Path, console: Console, *, prefect: bool
 ) -> bool:
-    """Label scenes, for which there is ground truth, and photographs with the packaged model; then show the table.
+    """Label scenes, for which there is ground truth, and photographs with the included models; then show the table.
 
     Returns:
         Whether every image is accounted for.
@@ -58,7 +58,7 @@ def run_demo(
     precision = scene_precision(output, "scenes", truth)
     console.print(
         f"Scenes against their truth, {len(names)} names asked at once: mask AP {100 * precision.ap:.1f}, "
-        f"AP50 {100 * precision.ap50:.1f}. Photographs are new to this model, which learned from drawings."
+        f"AP50 {100 * precision.ap50:.1f}."
     )
     console.print(f"Look at it: [bold]{draw_overlays(output, list(asked))}[/]")
     write_report(str(output), str(output / "report.html"), console, overwrite=True)
@@ -66,16 +66,20 @@ def run_demo(
 
 
 def asked_of(scenes: Path, photos: Path, prompts: Path | None, names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-    """Return what is asked in each run; no words, for what this small model says of a picture is mostly wrong."""
+    """Return what is asked in each run.
+
+    No words, for what small models say of a picture is mostly wrong; and no names of photographs, if there are prompts
+    that mark what to cut out.
+    """
     return {
-        "scenes": {"source": {"uri": str(scenes)}, "categories": names},
         "photos": {
-            # One output for both, so that one table shows them; no image in one folder has a name used in the other.
-            "source": {"uri": str(photos), "same_collection": True},
-            "categories": PHOTO_CATEGORIES,
-            "phrases": [PHOTO_PHRASE],
+            "source": {"uri": str(photos)},
+            "categories": () if prompts else PHOTO_CATEGORIES,
             "prompts": str(prompts) if prompts else None,
+            "model": {"path": PHOTO_MODEL},
         },
+        # One output for both, so that one table shows them; no image in one folder has a name used in the other.
+        "scenes": {"source": {"uri": str(scenes), "same_collection": True}, "categories": names},
     }
 
 
@@ -85,7 +89,7 @@ def label(run_id: str, values: Mapping[str, Any], output: Path, console: Console
         {
             **values,
             "output": {"uri": str(output), "run_id": run_id},
-            "model": {"max_masks_per_image": 20},
+            "model": {"max_masks_per_image": 20, **values.get("model", {})},
             "plan": {"images_per_shard": 4},
             "label": {"batch_size": 4},
             "pool": {"replicas": 2},
@@ -145,7 +149,7 @@ def draw_overlays(output: Path, run_ids: Sequence[str]) -> Path | None:
 
 def _masks_to_draw(output: Path, run_id: str) -> dict[str, list[LabeledMask]]:
     """Return the most confident instances of each image, best first; a mask found under two names is drawn once."""
-    is_sure = (ds.field("score") >= _DRAWN_SCORE) & ds.field("task").isin(["ovseg", "vgdseg"])
+    is_sure = (ds.field("score") >= _DRAWN_SCORE) & ds.field("task").isin(["ovseg", "vgdseg", "intseg"])
     masks: dict[str, list[LabeledMask]] = {}
     for row in open_table(open_store(str(output)), "annotations", run_id).to_table(filter=is_sure).to_pylist():
         drawn = masks.setdefault(row["image_id"], [])

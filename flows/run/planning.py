@@ -15,7 +15,7 @@ import pyarrow as pa
 from actors.pool.open import open_runner
 from actors.pool.runner import ShardRunner
 from actors.predictor import model_check
-from actors.predictor.config import TINY_MODEL, model_folder
+from actors.predictor.config import INCLUDED_MODELS, model_folder
 from actors.predictor.labeler import RunLabelerFactory
 from flows.config import ConfigError, RunConfig
 from flows.run.own_prompts import OwnPrompts, read_own_prompts, unasked_rows
@@ -495,9 +495,9 @@ def open_run_runner(config: RunConfig, run_id: str, prompts: tuple[Prompt, ...])
         source_options=config.source.client_options,
         allow_http=config.source.allow_http,
     )
-    # A relative model path is made absolute, because replicas may have another working directory. The packaged model
+    # A relative model path is made absolute, because replicas may have another working directory. An included model
     # keeps its name, because their packages may be installed elsewhere.
-    is_packaged = config.model.path == TINY_MODEL
+    is_packaged = config.model.path in INCLUDED_MODELS
     store = open_output(config)
     factory = RunLabelerFactory(
         predictor=config.model if is_packaged else config.model.replace(path=str(model_folder(config.model.path))),

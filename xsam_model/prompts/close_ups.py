@@ -6,7 +6,9 @@ gives the object the canvas to itself, as "zoom-in" does in interactive segmenta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +45,22 @@ class CloseUp:
         """Return the window of an image, (H, W, 3) -> (h, w, 3)."""
         height, width = self.region.shape
         return np.ascontiguousarray(pixels[self.top : self.top + height, self.left : self.left + width])
+
+    def num_edges_reached(self, mask: Any, image_shape: Sequence[int]) -> int:
+        """Return how many edges of the window a mask reaches, those of the image itself left out.
+
+        Args:
+            mask: bool (h, w), a NumPy array or a tensor.
+            image_shape: height and width of the image first.
+        """
+        height, width = self.region.shape
+        inner = (
+            self.top > 0 and mask[0].any(),
+            self.left > 0 and mask[:, 0].any(),
+            self.top + height < image_shape[0] and mask[-1].any(),
+            self.left + width < image_shape[1] and mask[:, -1].any(),
+        )
+        return sum(map(bool, inner))
 
 
 def close_ups(region: NDArray[np.bool_], zoom: float) -> list[CloseUp]:

@@ -15,14 +15,16 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
+from actors.predictor.config import model_folder
 from actors.scenes import fetch_photos as fetching
 from actors.scenes.evaluate_photos import PhotoTest, absent_names, count_samples, evaluate_photos, main
 from actors.scenes.photo_prompts import box_prompt, inner_prompt, pole_prompt
 from actors.scenes.photo_truth import TRUTH, photo_path, read_document, read_photo_truth
 from pipelines.errors import SourceError
 from pipelines.evaluation.coco_entries import read_mask
+from pipelines.evaluation.mask_metrics import referring_iou
 from pipelines.masks import rle
-from xsam_model import InstanceSegmentation, PhraseSegmentation, XSamResult
+from xsam_model import InstanceSegmentation, PhraseSegmentation, XSamResult, XSamSegmenter
 from xsam_model.training import packages
 
 CHOSEN = ("fig.jpg", "nuthatch.jpg", "dogs.jpg")
@@ -262,3 +264,21 @@ def test_a_part_that_there_is_not_and_a_truth_that_there_is_not_are_named(tmp_pa
     assert "no such part: boxes" in capsys.readouterr().err
     with pytest.raises(SystemExit, match=r"gone\.json is no COCO file"):
         main(["--model", "m", "--truth", str(tmp_path / "gone.json")])
+
+
+def test_the_included_model_for_photographs_cuts_out_what_is_marked():
+    # The photographs of the examples alone, which are there without a download.
+    truth = read_photo_truth(folder=TRUTH.parent)
+    marked = [(photo, one) for photo in truth.photos for one in photo.objects]
+    assert len(marked) >= 20
+    segmenter = XSamSegmenter.from_pretrained(model_folder("xsam-photos"))
+    found = segmenter.segment(
+        [photo.pixels for photo, _ in marked],
+        task="intseg",
+        visual_prompts=[[box_prompt(one.mask)] for _, one in marked],
+    )
+    pairs = [(rle.encode(one.mask), rle.encode(result.segmentation.masks[0].numpy()))
+             for (_, one), result in zip(marked, found, strict=True)]  # fmt: skip
+    boxes = [(rle.encode(one.mask), rle.encode(box_prompt(one.mask))) for _, one in marked]
+    assert referring_iou(pairs).giou > referring_iou(boxes).giou + 0.05
+    assert referring_iou(pairs).giou > 0.65

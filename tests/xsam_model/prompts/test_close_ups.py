@@ -78,3 +78,14 @@ def test_a_window_is_cut_from_the_pixels_of_its_place():
     pixels = np.arange(480 * 640 * 3, dtype=np.uint32).reshape(480, 640, 3).astype(np.uint8)
     (window,) = close_ups(draw_box((200, 100, 80, 60), SIZE), zoom=1.5)
     assert (window.cut(pixels) == pixels[70:190, 180:300]).all()
+
+
+def test_a_mask_that_fills_its_window_reaches_all_edges_but_those_of_the_image():
+    whole, *inner = close_ups(draw_points([(300, 200)], SIZE), zoom=1.3)
+    filled = [np.ones(window.region.shape, dtype=bool) for window in (whole, inner[-1])]
+    assert whole.num_edges_reached(filled[0], SIZE) == 0
+    assert inner[-1].num_edges_reached(filled[1], SIZE) == 4
+    filled[1][:, :9] = filled[1][:9] = False
+    assert inner[-1].num_edges_reached(filled[1], SIZE) == 2
+    (corner,) = close_ups(draw_box((0, 0, 100, 100), SIZE), zoom=2)
+    assert corner.num_edges_reached(np.ones((200, 200), dtype=bool), SIZE) == 2
