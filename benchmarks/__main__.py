@@ -13,21 +13,9 @@ from rich.console import Console
 from benchmarks.report import Report, machine, print_reports, replace_sections, write_markdown
 
 NAMES = (
-    *("tiny_rate", "costs", "many_prompts", "text_lengths", "pipeline_overhead", "orchestration"),
-    *(
-        "load_rate",
-        "jpeg_rate",
-        "planning",
-        "updates",
-        "peak_memory",
-        "memory_curve",
-        "large_image",
-        "rle_rate",
-        "sql",
-        "export",
-    ),
     *("tiny_rate", "costs", "many_prompts", "text_lengths", "pipeline_overhead", "orchestration", "scheduling"),
-    *("load_rate", "planning", "updates", "peak_memory", "memory_curve", "large_image", "rle_rate", "sql", "export"),
+    *("load_rate", "jpeg_rate", "planning", "updates", "peak_memory", "memory_curve", "large_image", "rle_rate"),
+    *("sql", "export"),
 )
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
