@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,8 +34,6 @@ Segmentation = InstanceSegmentation | SemanticSegmentation | PanopticSegmentatio
 SegmentationKind = Literal["instance", "semantic", "panoptic"]
 # Tasks whose conditions share a conversation and compete for each mask; other tasks ask one at a time, as in training.
 _JOINT_TASKS = (*CATEGORY_TASKS, "vgdseg")
-# A mask that reaches so many edges of a window that are not the image's own is cut off by it.
-_CUT_OFF = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,11 +66,14 @@ class Query:
         image: position of the image.
         conditions: categories, phrases or the question, as in `XSamProcessor` for one image.
         visual_prompts: bool (H, W) masks at the image's original size.
+        region_kind: of intseg the kind of region that was drawn as the mask, one of `prompts.visual.REGION_KINDS`;
+            None if it is not known. Only a model with `interactive_zoom` makes a difference.
     """
 
     image: int
     conditions: Sequence[str] = ()
     visual_prompts: Sequence[NDArray[np.bool_]] = ()
+    region_kind: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -101,12 +102,17 @@ class SeenClosely:
 
     Attributes:
         top, left: row and column of the window's first pixel in the image.
-        found: one row, of the window: its mask is (1, h, w).
+        found: one row, of the window: its mask is (1, h, w). On the CPU.
     """
 
     top: int
     left: int
     found: PhraseSegmentation
+
+    @property
+    def is_found(self) -> bool:
+        """Whether the mask has a pixel."""
+        return bool(self.found.masks.any())
 
     def on_image(self, size_hw: tuple[int, int]) -> PhraseSegmentation:
         """Return the same row with the mask at the size of the image, (1, H, W)."""
@@ -342,7 +348,10 @@ class XSamSegmenter:
             )
         queries = _queries(task, len(images), conditions, visual_prompts)
         if task == "intseg" and self.model.config.interactive_zoom and not isinstance(images, EncodedImages):
-            return self._segment_closely(images, queries, threshold=threshold, batch_size=batch_size)
+            if stuff:
+                raise ValueError(f"stuff names what is no condition: {', '.join(sorted(stuff))}")
+            asking = {"question": question, "answer": answer, "explain": explain, "generate": generate}
+            return self._segment_closely(images, queries, threshold=threshold, batch_size=batch_size, **asking)
         encoded = images if isinstance(images, EncodedImages) else self.encode(images, is_reused=_ask_again(queries))
         if unknown := set(stuff) - {name for query in queries for name in query.conditions}:
             raise ValueError(f"stuff names what is no condition: {', '.join(sorted(unknown))}")
@@ -378,10 +387,11 @@ class XSamSegmenter:
         *,
         threshold: float,
         batch_size: int,
+        **asking: Any,
     ) -> list[XSamResult]:
         sizes = [_size_hw(one) for one in images]
         rows: list[list[PhraseSegmentation]] = [[] for _ in images]
-        seen = self.look_closer(images, queries, threshold=threshold, batch_size=batch_size)
+        seen = self.look_closer(images, queries, threshold=threshold, batch_size=batch_size, **asking)
         for query, one in zip(queries, seen, strict=True):
             rows[query.image].append(one.on_image(sizes[query.image]))
         return [
@@ -395,6 +405,7 @@ class XSamSegmenter:
         *,
         threshold: float = 0.5,
         batch_size: int = 8,
+        **asking: Any,
     ) -> Iterator[SeenClosely]:
         """Answer queries of intseg in windows around their visual prompts, by the model's `interactive_zoom`.
 
@@ -403,6 +414,7 @@ class XSamSegmenter:
             queries: each with one visual prompt.
             threshold: as for `segment`.
             batch_size: windows that go through the network together.
+            asking: further arguments of `ask`.
 
         Yields:
             For each query the mask with the best score of all its windows, of those that do not cut it off if there are
@@ -413,23 +425,28 @@ class XSamSegmenter:
         windows = [
             (place, window)
             for place, query in enumerate(queries)
-            for window in close_ups(check_mask(query.visual_prompts[0], _size_hw(images[query.image])), zoom)
+            for window in close_ups(
+                check_mask(query.visual_prompts[0], _size_hw(images[query.image])), zoom, query.region_kind
+            )
         ]
         best: dict[int, tuple[tuple[bool, float], SeenClosely]] = {}
         for first in range(0, len(windows), batch_size):
             batch = windows[first : first + batch_size]
             cuts = [window.cut(pixels[queries[place].image]) for place, window in batch]
             asked = [Query(image=cut, visual_prompts=[window.region]) for cut, (_, window) in enumerate(batch)]
-            replies = self.ask(self.encode(cuts), "intseg", asked)
+            replies = self.ask(self.encode(cuts), "intseg", asked, **asking)
             with self.beside(replies):
                 read = self.read(replies, "intseg", asked, threshold=threshold)
                 for (place, window), found in zip(batch, read, strict=True):
                     assert isinstance(found, PhraseSegmentation)
+                    one = SeenClosely(window.top, window.left, _inside(found, window))
                     # What fills a window is rather a part of something larger, however sure the network is.
-                    fills = window.num_edges_reached(found.masks[0], pixels[queries[place].image].shape) >= _CUT_OFF
-                    rank = (not fills, found.scores.item())
+                    is_whole = one.is_found and not window.is_filled_by(
+                        one.found.masks[0].numpy(), pixels[queries[place].image].shape
+                    )
+                    rank = (is_whole, one.found.scores.item())
                     if place not in best or rank > best[place][0]:
-                        best[place] = (rank, SeenClosely(window.top, window.left, _inside(found, window)))
+                        best[place] = (rank, one)
             # What is complete is given away, so that of many prompts one batch is held.
             for place in sorted(best):
                 if first + batch_size >= len(windows) or place < windows[first + batch_size][0]:
@@ -513,10 +530,9 @@ def _size_hw(image: NDArray[np.uint8] | Image.Image) -> tuple[int, int]:
 
 
 def _inside(found: PhraseSegmentation, window: CloseUp) -> PhraseSegmentation:
-    """Drop what a box's mask has outside the box."""
-    if not window.is_box:
-        return found
-    return replace(found, masks=found.masks & torch.as_tensor(window.region, device=found.masks.device))
+    """Copy a row to the host, without what a box's mask has outside the box."""
+    found = PhraseSegmentation(**{one.name: getattr(found, one.name).cpu() for one in fields(found)})
+    return replace(found, masks=found.masks & torch.as_tensor(window.region)) if window.is_box else found
 
 
 def _ask_again(queries: Sequence[Query]) -> bool:

@@ -67,7 +67,13 @@ class Conversation:
         """Return the conversation as a query for XSamSegmenter.ask."""
         from xsam_model.segmenter import Query
 
-        return Query(image=self.image, conditions=_conditions(task, self.prompts), visual_prompts=self.regions)
+        region = self.prompts[0].region if task == "intseg" else None
+        return Query(
+            image=self.image,
+            conditions=_conditions(task, self.prompts),
+            visual_prompts=self.regions,
+            region_kind=region.kind if region else None,
+        )
 
 
 @lru_cache(maxsize=1000)

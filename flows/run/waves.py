@@ -209,7 +209,8 @@ class ShardStream:
         if self._watch is None:
             return
         context, watch = contextvars.copy_context(), self._watch
-        self._num_watched += 1
+        with self.changed:
+            self._num_watched += 1
 
         def run() -> None:
             try:

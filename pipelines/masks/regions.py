@@ -22,7 +22,7 @@ _NUMBERS_IN_TEXT = 4
 # Drawing a region takes time and memory with its coordinates; no real outline has nearly as many.
 _MAX_NUMBERS = 100_000
 _MIN_VERTICES = {"point": 1, "scribble": 2, "polygon": 3}
-_DECIMAL = re.compile(r"[+-]?\d+(,\d+)?")
+_DECIMAL = re.compile(r"[+-]?(0|[1-9]\d*)(,\d+)?")
 # 10,05 and 10,123456 are one number each: no image is so large, and nobody writes a whole number as 05.
 _FRACTION = re.compile(r",(0\d|\d{6})")
 

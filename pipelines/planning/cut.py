@@ -37,7 +37,7 @@ def shrinking_sizes(num_images: int, replicas: int) -> Sizes:
     """
     if replicas == 1:
         return even_sizes(num_images, MOST)
-    least = min(LEAST, ceil(num_images / replicas))
+    least = min(LEAST, max(1, num_images // replicas))
     sizes, left = list[tuple[int, int]](), num_images
     while left:
         size = min(MOST, max(least, ceil(left / (_ROUNDS_LEFT * replicas))))

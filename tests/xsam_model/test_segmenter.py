@@ -347,3 +347,32 @@ def test_encoded_images_are_asked_whole(near, tiny, images, monkeypatch):
 def test_a_zoom_that_would_cut_off_the_prompt_is_refused():
     with pytest.raises(ValueError, match="interactive_zoom must be 1 or more"):
         untrained_tiny_config(interactive_zoom=0.5)
+
+
+def test_what_fills_a_window_gives_way_to_a_mask_that_is_whole_and_to_nothing_that_is_empty(near, monkeypatch, picture):
+    image, point = picture(400, 400, seed=6), np.zeros((400, 400), dtype=bool)
+    point[200, 200] = True
+    answers = {400: (0.0, slice(0, 0)), 240: (0.9, slice(None)), 144: (0.95, slice(None)), 86: (0.6, slice(10, 40))}
+
+    def read(replies, task, queries, **_):
+        rows = []
+        for query in queries:
+            side = query.visual_prompts[0].shape[0]
+            score, part = answers[side]
+            masks = torch.zeros(1, side, side, dtype=torch.bool)
+            masks[:, part, part] = True
+            rows.append(PhraseSegmentation(*(torch.tensor([score]),) * 3, torch.tensor([0]), masks))
+        return rows
+
+    monkeypatch.setattr(near, "read", read)
+    queries = [Query(image=0, visual_prompts=[point], region_kind="point")]
+    assert next(near.look_closer([image], queries)).found.scores.item() == pytest.approx(0.6)
+    answers[86] = (0.6, slice(None))
+    # All are cut off, or empty: the surest answer.
+    assert next(near.look_closer([image], queries)).found.scores.item() == pytest.approx(0.95)
+
+
+@pytest.mark.parametrize("asked", [{"explain": True}, {"question": "What?"}, {"stuff": ["sky"]}])
+def test_what_a_region_cannot_be_asked_is_refused_from_near_too(near, images, asked):
+    with pytest.raises(ValueError):  # noqa: PT011  (the processor's own messages)
+        near.segment(images, **ASKED["intseg"], **asked)

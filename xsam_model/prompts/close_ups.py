@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,8 @@ _LEAST_BOX_SIDE = 8
 _STEP, _LEAST_SHARE = 0.6, 0.2
 # A window of fewer pixels shows nothing that a larger one does not.
 _LEAST_SIDE = 48
+# A mask that reaches so many edges of a window, or all that the image has beyond it, is cut off.
+_MOST_EDGES = 3
 # Radius of a point, as a share of its window's longer side.
 _POINT_SHARE = POINT_RADIUS / 640
 
@@ -46,24 +47,25 @@ class CloseUp:
         height, width = self.region.shape
         return np.ascontiguousarray(pixels[self.top : self.top + height, self.left : self.left + width])
 
-    def num_edges_reached(self, mask: Any, image_shape: Sequence[int]) -> int:
-        """Return how many edges of the window a mask reaches, those of the image itself left out.
+    def is_filled_by(self, mask: NDArray[np.bool_], image_shape: Sequence[int]) -> bool:
+        """Return whether a mask is cut off by the window: reaches most of the edges that are not the image's own.
 
         Args:
-            mask: bool (h, w), a NumPy array or a tensor.
+            mask: bool (h, w).
             image_shape: height and width of the image first.
         """
         height, width = self.region.shape
-        inner = (
-            self.top > 0 and mask[0].any(),
-            self.left > 0 and mask[:, 0].any(),
-            self.top + height < image_shape[0] and mask[-1].any(),
-            self.left + width < image_shape[1] and mask[:, -1].any(),
+        edges = (
+            (self.top > 0, mask[0]),
+            (self.left > 0, mask[:, 0]),
+            (self.top + height < image_shape[0], mask[-1]),
+            (self.left + width < image_shape[1], mask[:, -1]),
         )
-        return sum(map(bool, inner))
+        reached = [bool(pixels.any()) for is_inner, pixels in edges if is_inner]
+        return len(reached) > 1 and sum(reached) >= min(len(reached), _MOST_EDGES)
 
 
-def close_ups(region: NDArray[np.bool_], zoom: float) -> list[CloseUp]:
+def close_ups(region: NDArray[np.bool_], zoom: float, kind: str | None = None) -> list[CloseUp]:
     """Return the windows in which to look for the object that a visual prompt stands for.
 
     A box holds its object, so one window shows both. A point, a scribble or a mask may lie on a part of it: there are
@@ -72,15 +74,17 @@ def close_ups(region: NDArray[np.bool_], zoom: float) -> list[CloseUp]:
     Args:
         region: bool (H, W), the visual prompt at the image's size, not empty.
         zoom: length of the window around a box, as a multiple of the box's longer side, 1 or more.
+        kind: one of `visual.REGION_KINDS`. None if it is not known: then a region that fills its bounding box is taken
+            for a box if it is not tiny, and one that is as `draw_points` draws a point for a point.
     """
     rows, columns = (np.flatnonzero(region.any(axis)) for axis in (1, 0))
     top, left, bottom, right = (int(edge) for edge in (rows[0], columns[0], rows[-1] + 1, columns[-1] + 1))
     sides = (bottom - top, right - left)
-    center = ((top + bottom) / 2, (left + right) / 2)
-    is_box = min(sides) >= _LEAST_BOX_SIDE and bool(region[top:bottom, left:right].all())
-    if is_box:
-        return [_window(region, center, zoom * max(sides), is_box=True)]
-    is_point = max(sides) <= 2 * POINT_RADIUS + 1
+    fills = min(sides) >= _LEAST_BOX_SIDE and bool(region[top:bottom, left:right].all())
+    if kind == "box" or (kind is None and fills):
+        return [_window(region, ((top + bottom) / 2, (left + right) / 2), zoom * max(sides), is_box=True)]
+    center = (_middle(top, bottom, region.shape[0]), _middle(left, right, region.shape[1]))
+    is_point = max(sides) <= 2 * POINT_RADIUS + 1 and (kind == "point" or (kind is None and _is_drawn(region, center)))
     whole = max(region.shape)
     least = max(_LEAST_SHARE * whole, _LEAST_SIDE, 0 if is_point else zoom * max(sides))
     lengths = [float(whole)]
@@ -88,6 +92,22 @@ def close_ups(region: NDArray[np.bool_], zoom: float) -> list[CloseUp]:
         lengths.append(length)
     windows = [_window(region, center, length) for length in lengths]
     return [_with_point(one, center) for one in windows] if is_point else windows
+
+
+def _middle(start: int, end: int, side: int) -> float:
+    """Return the middle of a disc that reaches from a row or column to another, of which an edge may cut off a part."""
+    if start == 0 and POINT_RADIUS < end < side:
+        return end - POINT_RADIUS - 0.5
+    if end == side and 0 < start < side - POINT_RADIUS:
+        return start + POINT_RADIUS + 0.5
+    return (start + end) / 2
+
+
+def _is_drawn(region: NDArray[np.bool_], center: tuple[float, float]) -> bool:
+    """Return whether a region is a point as it is drawn, or a single pixel."""
+    height, width = region.shape
+    point = draw_points([(center[1] - 0.5, center[0] - 0.5)], (height, width))
+    return bool(region.sum() == 1 or np.array_equal(region, point))
 
 
 def _window(region: NDArray[np.bool_], center: tuple[float, float], length: float, *, is_box: bool = False) -> CloseUp:

@@ -19,6 +19,9 @@ from tests.support.documents import change_document
 CASES = [
     (1, 2),
     (10, 2),
+    (9, 8),
+    (16, 5),
+    (1001, 1000),
     (61, 4),
     (400, 2),
     (4_000, 8),

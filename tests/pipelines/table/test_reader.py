@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pytest
 
 from pipelines.errors import DamagedError
+from pipelines.forgetting.chosen import choose
+from pipelines.forgetting.forget import forget
 from pipelines.planning import draft
-from pipelines.storage.store import Store
+from pipelines.storage.store import Store, open_store
 from pipelines.table.reader import open_table
 from tests.support.labeled import box, mask, named, write_output
 
@@ -19,10 +23,10 @@ NAMES = [f"{number:03}ä.jpg" for number in range(0, 64, 2)]
 OTHERS = ["", "0", "001ä.jpg", "0999", "061ä.jpg", "zzz", "\U0001f600"]
 
 
-def cut_small(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
+def cut_small(batches: Iterable[pa.RecordBatch], sizes: Iterable[tuple[int | None, int]]) -> Iterator[Any]:
     """One shard at a time, so that few images make many plan files."""
-    images = pa.Table.from_batches(list(batches))
-    return (images.slice(first, size) for first in range(0, images.num_rows, size))
+    images, ((_, size),) = pa.Table.from_batches(list(batches)), sizes
+    return ((images.slice(first, size), size) for first in range(0, images.num_rows, size))
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +36,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     output: Path = tmp_path_factory.mktemp("output")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(draft, "SHARDS_PER_PART", 2)
-        patched.setattr(draft, "_cut", cut_small)
+        patched.setattr(draft, "cut", cut_small)
         for run_id, committed in (("one", 16), ("two", 4)):
             found = {name: [mask(prompts[0], box(0, 0, 2, 2))] * (number % 3) for number, name in enumerate(NAMES)}
             store, plan = write_output(output, found, common=prompts, run_id=run_id, committed=committed)
@@ -73,3 +77,25 @@ def test_a_damaged_plan_file_is_named(tmp_path: Path) -> None:
     part.write_bytes(part.read_bytes()[:-1])
     with pytest.raises(DamagedError, match=plan.parts[0].name):
         open_table(store, "images", image_ids=["a.jpg"])
+
+
+def test_images_beside_shards_that_are_forgotten_whole_are_found(tmp_path: Path) -> None:
+    prompts = named("ovseg", "cup")
+    names = [f"{number:02}.jpg" for number in range(12)]
+    found = {name: [mask(prompts[0], box(0, 0, 2, 2))] for name in names}
+    store, _ = write_output(tmp_path, found, common=prompts, per_shard=2)
+    for gone in (["04.jpg", "05.jpg"], ["00.jpg", "01.jpg", "06.jpg", "07.jpg", "10.jpg", "11.jpg"]):
+        forget(store, choose(store, image_ids=gone))
+        everything = open_table(store, "images").to_table()
+        for name in names:
+            rows = open_table(store, "images", image_ids=[name]).to_table()
+            assert rows.equals(everything.filter(pc.field("image_id") == name)), name
+
+
+def test_some_images_of_an_output_of_the_first_version_are_found() -> None:
+    store = open_store(str(Path(__file__).parents[2] / "outputs" / "schema-1" / "finished"))
+    everything = open_table(store, "images").to_table()
+    name = everything["image_id"][3].as_py()
+    rows = open_table(store, "images", image_ids=[name]).to_table()
+    assert rows.num_rows == 1
+    assert rows["uri"].to_pylist() == everything.filter(pc.field("image_id") == name)["uri"].to_pylist()

@@ -83,9 +83,39 @@ def test_a_window_is_cut_from_the_pixels_of_its_place():
 def test_a_mask_that_fills_its_window_reaches_all_edges_but_those_of_the_image():
     whole, *inner = close_ups(draw_points([(300, 200)], SIZE), zoom=1.3)
     filled = [np.ones(window.region.shape, dtype=bool) for window in (whole, inner[-1])]
-    assert whole.num_edges_reached(filled[0], SIZE) == 0
-    assert inner[-1].num_edges_reached(filled[1], SIZE) == 4
+    assert not whole.is_filled_by(filled[0], SIZE)
+    assert inner[-1].is_filled_by(filled[1], SIZE)
     filled[1][:, :9] = filled[1][:9] = False
-    assert inner[-1].num_edges_reached(filled[1], SIZE) == 2
+    assert not inner[-1].is_filled_by(filled[1], SIZE)
+    # Of a window in the image's corner both inner edges count, of one that is as high as the image both sides.
     (corner,) = close_ups(draw_box((0, 0, 100, 100), SIZE), zoom=2)
-    assert corner.num_edges_reached(np.ones((200, 200), dtype=bool), SIZE) == 2
+    assert corner.is_filled_by(np.ones((200, 200), dtype=bool), SIZE)
+    (column,) = close_ups(draw_box((280, 100, 80, 300), SIZE), zoom=1.6)
+    assert column.region.shape == (480, 480)
+    assert column.is_filled_by(np.ones((480, 480), dtype=bool), SIZE)
+
+
+@pytest.mark.parametrize("point", [(0, 240), (639, 479), (3, 3), (300, 476)])
+def test_a_point_that_the_edge_cuts_off_is_drawn_where_it_was_asked(point):
+    for window in close_ups(draw_points([point], SIZE), zoom=1.3):
+        assert window.region[point[1] - window.top, point[0] - window.left]
+        # As near to the edge of the image as it was, up to the rounding of its radius.
+        expected = draw_points([(point[0] - window.left, point[1] - window.top)], window.region.shape,
+                               max(1, POINT_RADIUS * max(window.region.shape) / 640))  # fmt: skip
+        assert (window.region != expected).sum() <= 3
+
+
+@pytest.mark.parametrize("box", [(100, 100, 7, 7), (100, 100, 5, 200), (636, 10, 4, 30)])
+def test_a_small_box_is_a_box_where_its_kind_is_known(box):
+    (window,) = close_ups(draw_box(box, SIZE), 1.3, "box")
+    assert window.is_box
+    assert window.region.sum() == box[2] * box[3]
+
+
+@pytest.mark.parametrize("kind", ["mask", "polygon", "scribble", None])
+def test_a_small_region_that_is_no_point_keeps_its_shape(kind):
+    region = np.zeros(SIZE, dtype=bool)
+    region[100:112, 200:204] = region[108:112, 200:215] = True
+    windows = close_ups(region, 1.3, kind)
+    assert len(windows) == 4
+    assert all(window.region.sum() == region.sum() for window in windows)

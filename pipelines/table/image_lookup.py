@@ -15,6 +15,9 @@ from pipelines.layout import run_folder
 from pipelines.planning.plan import Plan
 from pipelines.storage.store import Store
 
+# Greater than every id.
+_AFTER_ALL = "\U0010ffff"
+
 
 def shards_of_images(store: Store, plan: Plan, image_ids: Iterable[str]) -> list[str]:
     """Return the ids of the shards in which images would be, in order; whether they are there their rows tell.
@@ -35,8 +38,20 @@ def shards_of_images(store: Store, plan: Plan, image_ids: Iterable[str]) -> list
             raise DamagedError(f"{name}: what was read is no whole plan file ({error})") from error
 
     @functools.cache
+    def own_first_id(part: int, shard: int) -> str | None:
+        file = opened(part)
+        columns = [name for name in ("image_id", "is_forgotten") if name in file.schema_arrow.names]
+        group = file.read_row_group(shard, columns=columns)
+        # Of a shard that is forgotten as a whole only the hashes of its ids are left, in no order. They come last.
+        is_gone = "is_forgotten" in columns and group["is_forgotten"][0].as_py()
+        return None if is_gone else str(group["image_id"][0])
+
     def first_id(part: int, shard: int) -> str:
-        return str(opened(part).read_row_group(shard, columns=["image_id"])["image_id"][0])
+        for place in range(part, len(parts)):
+            for number in range(shard if place == part else 0, len(parts[place][1])):
+                if (found := own_first_id(place, number)) is not None:
+                    return found
+        return _AFTER_ALL
 
     found = set()
     for image_id in set(image_ids):
