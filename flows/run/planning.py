@@ -50,6 +50,7 @@ from pipelines.planning.plan import (
     write_plan,
 )
 from pipelines.planning.prompt_table import PromptTable, join_prompts
+from pipelines.redaction import counted
 from pipelines.sources.image_batches import to_batches
 from pipelines.sources.listing import list_batches
 from pipelines.sources.uri_lists import AbsentPaths
@@ -125,8 +126,8 @@ def list_collection(
         if 0 < (shards := draft.num_shards) < replicas:
             advice = ", or lower plan.images_per_shard" if draft.num_images > shards else ""
             notes.append(
-                f"{draft.num_images:,} images are {shards:,} shards, one replica's work each: {replicas - shards:,} of "
-                f"{replicas:,} replicas have nothing to do; ask for fewer{advice}"
+                f"{counted(draft.num_images, 'image')} in {counted(shards, 'shard')}, one replica's work each: "
+                f"{replicas - shards:,} of {replicas:,} replicas have nothing to do; ask for fewer{advice}"
             )
         if erased.total():
             notes.append(f"{erased.total():,} listed images were forgotten on request, and are not asked again")
