@@ -19,28 +19,34 @@ from xsam_model.training.loop.checkpointing import read_weights
 from xsam_model.training.loop.start import copy_notice
 
 
-def export_model(model: Path, output: Path, checkpoint: Path | None = None) -> Path:
+def export_model(model: Path, output: Path, *checkpoints: Path) -> Path:
     """Write a `from_pretrained` folder with float16 weights, half the size of the original.
 
     Args:
         model: folder of a trained model.
         output: folder, created if missing.
-        checkpoint: checkpoint of a stage that started from `model`, whose weights are exported instead; its moving
-            average, if it has one.
+        checkpoints: checkpoints of stages that started from `model`, whose weights are exported instead; their moving
+            averages, if they have any. Of several the mean, which is often better than each (model soups, arXiv
+            2203.05482).
 
     Returns:
         The output folder. Its configuration says float32, so that the weights are widened when they are loaded: half
         precision is slow on a CPU.
 
     Raises:
-        ValueError: if a weight does not fit float16, or the checkpoint is of another model.
+        ValueError: if a weight does not fit float16, or a checkpoint is of another model.
     """
     network = XSamForSegmentation.from_pretrained(model, dtype=torch.float32)
-    if checkpoint is not None:
+    sums: dict[str, torch.Tensor] = {}
+    for checkpoint in checkpoints:
         try:
             network.load_state_dict(read_weights(checkpoint))
         except RuntimeError as error:
             raise ValueError(f"{checkpoint} is of another model than {model}: {error}") from error
+        for name, value in network.state_dict().items():
+            sums[name] = value / len(checkpoints) + sums.get(name, 0)
+    if sums:
+        network.load_state_dict(sums)
     state = {name: value.half() for name, value in network.state_dict().items()}
     if broken := [name for name, value in state.items() if not torch.isfinite(value).all()]:
         raise ValueError(f"these weights do not fit float16: {', '.join(broken[:8])}")
@@ -61,9 +67,15 @@ def main() -> None:
     )
     parser.add_argument("--model", type=Path, required=True, help="folder of the trained model")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    parser.add_argument("--checkpoint", type=Path, help="take the weights of a running stage's checkpoint instead")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="take the weights of a running stage's checkpoint instead; of several, their mean",
+    )
     options = parser.parse_args()
-    print(export_model(options.model, options.output, options.checkpoint))
+    print(export_model(options.model, options.output, *options.checkpoint))
 
 
 if __name__ == "__main__":

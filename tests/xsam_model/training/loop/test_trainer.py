@@ -118,12 +118,16 @@ def test_a_checkpoint_of_other_settings_is_refused(settings):
 def test_a_checkpoint_holds_the_weights_that_are_shipped(settings, tmp_path):
     folder = train(settings)
     trained = weights(folder)
-    *_, last = sorted((folder.parent / "checkpoints").iterdir())
+    first, last = sorted((folder.parent / "checkpoints").iterdir())
     start = settings.stage_folder(0) / "model"
     shipped = weights(export_model(start, tmp_path / "shipped", last))
+    earlier = weights(export_model(start, tmp_path / "earlier", first))
+    mean = weights(export_model(start, tmp_path / "mean", first, last))
     assert trained.keys() == shipped.keys()
     for name, value in shipped.items():
         torch.testing.assert_close(value, trained[name].half(), atol=0, rtol=0)
+        torch.testing.assert_close(mean[name].float(), (earlier[name].float() + value) / 2, atol=1e-3, rtol=1e-3)
+    assert any((mean[name] != value).any() for name, value in shipped.items())
     with pytest.raises(ValueError, match="no checkpoint of a training stage"):
         export_model(start, tmp_path / "other", start / "missing")
 
