@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from flows.config import RunConfig, parse_config
+from flows.run import updates
 from pipelines.planning.plan import plan_documents
 from pipelines.query.database import open_database
 from pipelines.storage.store import Store
@@ -32,6 +33,12 @@ class SmallUpdate(SmallRun):
     def config(self) -> RunConfig:
         values = super().config().to_dict()
         return parse_config({**values, "output": {"uri": self.output}, "incremental": True})
+
+
+@pytest.fixture(autouse=True)
+def gathers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every update gathers the runs before it, so that its side effects are among those that are tried."""
+    monkeypatch.setattr(updates, "GATHERED_AFTER", 0)
 
 
 @pytest.fixture
@@ -109,6 +116,7 @@ def test_an_update_that_dies_at_any_side_effect_ends_in_the_rows_of_an_unbroken_
     names = {(image, prompt) for image, prompt, *_ in expected[list(expected)[1]]}
     assert len(names) == 5 * 3, "five images, each asked three names"
     check(unbroken, expected)
+    assert [name for name in effects if name.startswith("create") and "/.history-" in name]
     points = [(at, after) for at in range(len(effects)) for after in (False, True)]
     points = points[:: 1 if LONG else 7]
     for at, after in points:
