@@ -65,17 +65,20 @@ def nights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nights]:
     nights.store.fs.rm(nights.store.root, recursive=True)
 
 
+def counting(name: str, real: Any, counts: Counter[str]) -> Any:
+    def call(self: Store, *args: Any) -> Any:
+        counts[name] += 1
+        return real(self, *args)
+
+    return call
+
+
 @contextmanager
 def requests() -> Iterator[Counter[str]]:
     counts: Counter[str] = Counter()
     with pytest.MonkeyPatch.context() as patch:
         for name in _REQUESTS:
-
-            def counted(self: Store, *args: Any, _name: str = name, _real: Any = getattr(Store, name)) -> Any:
-                counts[_name] += 1
-                return _real(self, *args)
-
-            patch.setattr(Store, name, counted)
+            patch.setattr(Store, name, counting(name, getattr(Store, name), counts))
         yield counts
 
 
