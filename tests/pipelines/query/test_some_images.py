@@ -16,7 +16,7 @@ NAMES = [f"it's {number:02}%ä.jpg" for number in range(20)]
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Three runs: one of all images, one that asked some of them again, and more, and one of which half is committed."""
+    """Three runs: of all images, of some of them again and asked more, and one of which half is committed."""
     output: Path = tmp_path_factory.mktemp("output")
     again = {name: [mask(CAT, box(0, 0, 3, 3), 0.7)] * (number % 2) for number, name in enumerate(NAMES[4:9])}
     for run_id, found, prompts, committed in (
