@@ -182,14 +182,19 @@ def run_command(printed, arguments):
 def start(server):
     """Start the command in a process of its own; start(*arguments) -> the process, and the lines that it prints."""
 
+    started = []
+
     def run(*arguments):
         printed, theirs = server.Pipe(duplex=False)
         process = server.Process(target=run_command, args=(theirs, [str(one) for one in arguments]))
         process.start()
+        started.append(process)
         theirs.close()
         return process, open(os.dup(printed.fileno()))
 
-    return run
+    yield run
+    for process in started:
+        process.kill()
 
 
 @pytest.fixture
