@@ -49,6 +49,13 @@ def settings_of(start_folder, folder):
     )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def server():
+    """Those that load data are forked from it too: Python has one server, and the first that needs it starts it."""
+    with fork_server("xsam_model.training.__main__", "xsam_model.training.loop.trainer") as server:
+        yield server
+
+
 @pytest.fixture
 def settings(start_folder, tmp_path):
     return settings_of(start_folder, tmp_path)
@@ -164,12 +171,6 @@ learning_rate = 1e-3
 points = {{ num_points = 128 }}
 weights = {{ dense = {dense} }}
 """
-
-
-@pytest.fixture(scope="module")
-def server():
-    with fork_server("xsam_model.training.__main__", "xsam_model.training.loop.trainer") as server:
-        yield server
 
 
 def run_command(printed, arguments):
