@@ -17,6 +17,7 @@ from PIL import Image as PILImage
 
 from flows.config import RunConfig, merge, parse_config
 from tests.support.drivers import Command, Ended, PrefectServer, command_line, migrated_home, prefect_server  # noqa: F401
+from tests.support.forked_driver import DriverServer, driver_server
 from tests.support.seaweed import S3Server
 
 CATEGORIES = ("car", "tree", "traffic light")
@@ -55,6 +56,13 @@ def prefect(
             from prefect.logging.handlers import APILogWorker
 
             APILogWorker.drain_all(timeout=10)
+
+
+@pytest.fixture(scope="session")
+def forking(_environment: None) -> Iterator[DriverServer]:
+    """What drivers are forked from: worth its own imports for tests that start many."""
+    with driver_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
