@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -147,8 +148,25 @@ def _process_environment() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A running SeaweedFS."""
-    with seaweed(tmp_path_factory.mktemp("seaweed")) as server:
+    from botocore.loaders import Loader
+
+    with pytest.MonkeyPatch.context() as patch, seaweed(tmp_path_factory.mktemp("seaweed")) as server:
+        # A new client looks for the description of S3 among those of all services, and reads it: half of its time.
+        patch.setattr(Loader, "load_service_model", _once(Loader.load_service_model))
         yield server
+
+
+def _once(load: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep what a method of a loader has loaded for all loaders."""
+    held: dict[tuple[Any, ...], Any] = {}
+
+    def loaded(loader: Any, *what: Any, **options: Any) -> Any:
+        key = (*what, *sorted(options.items()))
+        if key not in held:
+            held[key] = load(loader, *what, **options)
+        return held[key]
+
+    return loaded
 
 
 @pytest.fixture(scope="session")
