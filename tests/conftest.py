@@ -151,8 +151,9 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     from botocore.loaders import Loader
 
     with pytest.MonkeyPatch.context() as patch, seaweed(tmp_path_factory.mktemp("seaweed")) as server:
-        # A new client looks for the description of S3 among those of all services, and reads it: half of its time.
-        patch.setattr(Loader, "load_service_model", _once(Loader.load_service_model))
+        # Each new client would look for the description of S3 among those of all services, and read it.
+        for name in ("load_service_model", "load_data_with_path"):
+            patch.setattr(Loader, name, _once(getattr(Loader, name)))
         yield server
 
 
