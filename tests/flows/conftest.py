@@ -30,6 +30,9 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect-home")))
         patch.setenv("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
         patch.setenv("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+        # No test has a block, whose types each new home is told of.
+        patch.setenv("PREFECT_SERVER_REGISTER_BLOCKS_ON_START", "false")
+        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
         patch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         yield
 
