@@ -34,7 +34,8 @@ class Timetable:
 
     Attributes:
         cron: five fields, e.g. "0 2 * * *" for every night at two.
-        interval_s: seconds between runs, instead of cron; the first run is due in ten seconds.
+        interval_s: seconds between runs, instead of cron; the first is due in ten seconds, if Prefect looks as often
+            as by default.
         timezone: IANA time zone of cron, e.g. "Europe/Berlin"; UTC by default.
 
     Raises:
@@ -118,8 +119,8 @@ def register(config: RunConfig, timetable: Timetable, name: str) -> Runner:
         description=f"Labels {config.source.uri} into {config.output.uri}.",
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
-    # No limit on the runner itself: a run that is due meanwhile would wait there for its turn, not be cancelled. Nothing
-    # is fetched before it is due: it would be cancelled for the sake of a run that may have ended by then.
+    # No limit on the runner itself: a run that is due meanwhile would wait there for its turn, not be cancelled.
+    # Nothing is fetched before it is due: it would be cancelled for the sake of a run that may have ended by then.
     runner = Runner(name=name, limit=None, prefetch_seconds=0, pause_on_shutdown=True)
     deployment_id: Any = runner.add_deployment(deployment)
     _end_dead_runs(deployment_id)
@@ -210,7 +211,7 @@ def _run_until_stopped(runner: Runner) -> None:
 
 
 def _first_after_s() -> float:
-    """Return twice the time between two looks of Prefect's scheduler for new deployments: it ignores times of the past."""
+    """Return twice the time between two looks of Prefect's scheduler at new deployments: it ignores what is past."""
     from prefect.settings import get_current_settings
 
     return 2 * get_current_settings().server.services.scheduler.recent_deployments_loop_seconds
