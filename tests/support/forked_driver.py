@@ -119,7 +119,7 @@ class DriverServer:
         with other:
             socket.send_fds(self._control, [b"."], [other.fileno(), out.fileno(), err.fileno()])
         keeper.sendall(json.dumps(order).encode() + b"\n")
-        keeper.settimeout(60)
+        keeper.settimeout(120)  # the server may still import
         return ForkedProcess(int(keeper.recv(64)), keeper, out, err)
 
 
