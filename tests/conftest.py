@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -141,14 +143,34 @@ def _process_environment() -> Iterator[None]:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        # Nothing here need outlive a power cut, and the disk is waited for thousands of times.
+        patch.setattr(os, "fsync", os.fstat)
         yield
 
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A running SeaweedFS."""
-    with seaweed(tmp_path_factory.mktemp("seaweed")) as server:
+    from botocore.loaders import Loader
+
+    with pytest.MonkeyPatch.context() as patch, seaweed(tmp_path_factory.mktemp("seaweed")) as server:
+        # Each new client would look for the description of S3 among those of all services, and read it.
+        for name in ("load_service_model", "load_data_with_path"):
+            patch.setattr(Loader, name, _once(getattr(Loader, name)))
         yield server
+
+
+def _once(load: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep what a method of a loader has loaded for all loaders."""
+    held: dict[tuple[Any, ...], Any] = {}
+
+    def loaded(loader: Any, *what: Any, **options: Any) -> Any:
+        key = (*what, *sorted(options.items()))
+        if key not in held:
+            held[key] = load(loader, *what, **options)
+        return held[key]
+
+    return loaded
 
 
 @pytest.fixture(scope="session")
