@@ -168,7 +168,8 @@ def ray(s3_server: S3Server) -> Iterator[str]:
                 object_store_memory=100 * 2**20,
                 log_to_driver=False,
             )
-        ray.get(ray.remote(lambda: None).remote())  # its workers are forked from now on: no test has to wait for the first
+        # Its workers are forked from now on: no test has to wait for the first.
+        ray.get(ray.remote(lambda: None).remote())
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
 
