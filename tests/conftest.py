@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pipelines.storage.store import Store, open_store
+from tests.support.ray_workers import forked_workers
 from tests.support.seaweed import S3Server, seaweed
 
 TOUCHED = pytest.StashKey[dict[Path, bool]]()
@@ -181,9 +182,16 @@ def ray(s3_server: S3Server) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in s3_server.environment.items():
             patch.setenv(name, value)
-        ray.init(
-            address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False
-        )
+        with forked_workers():
+            ray.init(
+                address="local",
+                num_cpus=2,
+                include_dashboard=False,
+                object_store_memory=100 * 2**20,
+                log_to_driver=False,
+            )
+        # Its workers are forked from now on: no test has to wait for the first.
+        ray.get(ray.remote(lambda: None).remote())
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
 
