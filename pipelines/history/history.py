@@ -33,8 +33,6 @@ _RUN = pa.field("run", pa.int32(), nullable=False)  # its place among the runs
 _SCHEMA = pa.schema([_RUN, *PLANNED])
 _ROWS_PER_PART = 2**18
 _ROWS_PER_GROUP = 2**13
-# One more than the newest is kept for whoever has just begun to read it.
-_KEPT = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,40 +158,30 @@ def gather(
         }
         is_ours = store.create(history_name(number), seal(document))
     except BaseException:
-        _delete(store, [part.name for part in parts])
+        _delete(store, [f"_runs/{part.name}" for part in parts])
         raise
     if not is_ours:
-        _delete(store, [part.name for part in parts])
+        _delete(store, [f"_runs/{part.name}" for part in parts])
         return False
     # A request to forget images that came meanwhile has not seen this one, which may name them.
-    if store.exists(erasure_name(len(erasures) + 1)):
-        discard_histories(store)
-        return False
-    discard_histories(store, before=number - _KEPT + 1)
-    return True
+    is_late = store.exists(erasure_name(len(erasures) + 1))
+    # The one before stays for whoever has just begun to read it. None is left that cannot be used: it may be unusable
+    # because it names images that were forgotten.
+    kept = set[int]() if is_late else {number, held.number if held else number}
+    _delete(store, [name for name in history_files(store) if history_number(name) not in kept])
+    return not is_late
 
 
-def discard_histories(store: Store, *, before: int | None = None) -> list[str]:
-    """Remove histories and their files: those with smaller numbers than one, by default all.
-
-    Returns:
-        The names of the removed objects, relative to the output.
-    """
-    names = [
-        name
-        for name in store.files("_runs")
-        if (number := history_number(f"_runs/{name}")) is not None and (before is None or number < before)
-    ]
-    # What names the files goes before them.
-    names.sort(key=lambda name: (name.endswith(".parquet"), name))
-    _delete(store, names)
-    return [f"_runs/{name}" for name in names]
+def history_files(store: Store) -> list[str]:
+    """Return the names of all objects of histories, relative to the output: what names the others first."""
+    names = [f"_runs/{name}" for name in store.files("_runs")]
+    found = [name for name in names if history_number(name) is not None]
+    return sorted(found, key=lambda name: (name.endswith(".parquet"), name))
 
 
 def _numbered(store: Store) -> set[int]:
     """Return the numbers of the histories that a listing shows."""
-    names = [f"_runs/{name}" for name in store.files("_runs") if not name.endswith(".parquet")]
-    return {number for name in names if (number := history_number(name)) is not None}
+    return {number for name in history_files(store) if (number := history_number(name)) and "parquet" not in name}
 
 
 def _rows(store: Store, held: History | None, plans: Sequence[Plan]) -> Iterator[pa.RecordBatch]:
@@ -234,4 +222,4 @@ def _delete(store: Store, names: Sequence[str]) -> None:
     """Remove files of a history; what cannot be removed does no harm, and is removed with a later one."""
     for name in names:
         with suppress(StorageError):
-            store.delete(f"_runs/{name}")
+            store.delete(name)

@@ -13,14 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.errors import DamagedError, PlanError
-from pipelines.forgetting.chosen import choose
+from pipelines.errors import DamagedError, PlanError, StorageError
+from pipelines.forgetting.chosen import Found, choose
 from pipelines.forgetting.forget import forget
 from pipelines.history import history as module
-from pipelines.history.history import History, discard_histories, gather, newest_history
-from pipelines.layout import is_ours
+from pipelines.history.history import History, gather, history_files, newest_history
+from pipelines.layout import history_number, is_ours
 from pipelines.planning.draft import PlanConfig
-from pipelines.planning.erasures import begin_erasure
+from pipelines.planning.erasures import begin_erasure, end_erasure, read_forgotten
 from pipelines.planning.plan import plan_documents, read_plan
 from pipelines.storage.store import Store, open_store
 from pipelines.types import ImageRef
@@ -204,9 +204,42 @@ def raw_histories(store: Store) -> list[bytes]:
     return found
 
 
-def test_discarding_leaves_all_else(store: Store) -> None:
+def test_its_objects_are_told_from_all_others_and_what_names_the_files_comes_first(store: Store) -> None:
     before = store.find("")
+    found = gathered(store)
+    made = history_files(store)
+    assert set(made) == set(store.find("")) - set(before)
+    assert made[0] == f"_runs/.history-{found.number:06d}"
+
+
+def test_an_erasure_does_not_end_while_a_history_cannot_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = SmallRun(source=write_source(tmp_path / "images", 4), output=str(tmp_path / "out"))
+    assert run(small).ok
+    store = small.store()
     gathered(store)
-    made = set(store.find("")) - set(before)
-    assert set(discard_histories(store)) == made
-    assert store.find("") == before
+    delete = Store.delete
+
+    def refusing(self: Store, name: str) -> None:
+        if "/.history-" in name:
+            raise StorageError(f"{name}: denied")
+        delete(self, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "delete", refusing)
+        with pytest.raises(StorageError, match="history-000001: denied"):
+            forget(store, choose(store, image_ids=["0002.png"]))
+    assert read_forgotten(store).unfinished
+    forget(store, Found())
+    assert (read_forgotten(store).unfinished, raw_histories(store)) == ([], [])
+
+
+def test_none_stays_that_names_a_forgotten_image_though_it_came_late_and_was_not_removed(store: Store) -> None:
+    stale = gathered(store)
+    erasure = begin_erasure(store, image_ids=["a"], uris=["/p/a"], labels=[], condition="image_id = ?")
+    end_erasure(store, erasure, {})
+    assert newest_history(store) is None
+    found = gathered(store)
+    assert found.number == stale.number + 1
+    assert {history_number(name) for name in history_files(store)} == {found.number}
