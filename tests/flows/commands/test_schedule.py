@@ -124,7 +124,7 @@ def test_scheduled_runs_label_what_came_between_ask_what_was_added_and_never_ove
     def finished(run: str) -> Callable[[], bool]:
         return lambda: time.sleep(0.5) or bool(list(output.glob(f"_runs/{run}/summary.json")))
 
-    with serving(config_file, "nightly-new", 5, environment) as served:
+    with serving(config_file, "nightly-new", 3, environment) as served:
         served.wait_until(finished("run-*"), 120)
         names = [f"{number:02d}.png" for number in range(3)]
         both = {(name, f"ovseg:{text}"): 1 for name in names for text in ("car", "tree")}
@@ -138,7 +138,7 @@ def test_scheduled_runs_label_what_came_between_ask_what_was_added_and_never_ove
     assert (code, "interrupted; what is committed is kept" in printed) == (130, True)
     assert deployment_of(prefect, "nightly-new")["paused"]
     config_file.write_text(config_file.read_text().replace('"tree"]', '"tree", "traffic light"]'))
-    with serving(config_file, "nightly-new", 5, environment) as served:
+    with serving(config_file, "nightly-new", 3, environment) as served:
         served.wait_until(finished("update-3"), 90)
         end_by(signal.SIGINT, served)
     assert questions(output) == both | {(name, "ovseg:traffic light"): 1 for name in (*names, "later.png")}
