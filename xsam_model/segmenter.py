@@ -409,10 +409,12 @@ class XSamSegmenter:
     ) -> Iterator[SeenClosely]:
         """Answer queries of intseg in windows around their visual prompts, by the model's `interactive_zoom`.
 
+        The model's refiner draws the masks, if it has one and nothing is asked beside the prompts.
+
         Args:
             images: as for `encode`.
             queries: each with one visual prompt.
-            threshold: as for `segment`.
+            threshold: as for `segment`; a refiner has one candidate and no use for it.
             batch_size: windows that go through the network together.
             asking: further arguments of `ask`.
 
@@ -468,7 +470,7 @@ class XSamSegmenter:
         is_box = torch.tensor([window.is_box for window in windows])
         copied = self._streams.copy([pixels["segmentor_pixel_values"], regions, is_box])
         with self._turn:
-            masks, quality = self.model.refine(*copied())
+            masks, quality = self.model.refine(*copied(), mirrored=True)
             computed = self._streams.mark()
         with self._streams.beside(computed):
             # As the logits of one query for one condition beside a background of 0.

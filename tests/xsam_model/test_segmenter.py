@@ -353,7 +353,7 @@ def test_a_refiner_draws_what_a_box_stands_for_in_its_window(refined, picture):
     canvas = images([image[rows, columns]])["segmentor_pixel_values"]
     region = torch.from_numpy(images.scale_mask(box[rows, columns]))[None]
     with torch.inference_mode():
-        logits, quality = refined.model.refine(canvas, region, torch.tensor([True]))
+        logits, quality = refined.model.refine(canvas, region, torch.tensor([True]), mirrored=True)
     inside = refined.processor.geometry((256, 256), (90, 90)).enlarge(logits)[0] > 0
     expected = torch.zeros(1, 200, 300, dtype=torch.bool)
     expected[0, rows, columns] = inside & torch.as_tensor(box[rows, columns])

@@ -101,12 +101,13 @@ class XSamRefiner(nn.Module):
             Mask logits (R, H_0, W_0), positive inside, and logits (R,) of the masks' expected IoU with the whole object
             that is meant, of which the canvas may show a part.
         """
-        drawn = regions[:, None].to(pyramid[0].dtype)
+        # Centers are not exact enough in half precision.
+        drawn = regions[:, None].float()
         joined: list[Tensor] = []
         for number in reversed(range(len(pyramid))):
             features = pyramid[number]
             size_hw = (features.shape[2], features.shape[3])
-            parts = [features, prompt_maps(drawn, is_box, size_hw)]
+            parts = [features, prompt_maps(drawn, is_box, size_hw).to(features.dtype)]
             if 0 < number < len(pyramid) - 1:
                 parts.append(self._likeness(number - 1, features, drawn))
             if joined:
@@ -117,7 +118,7 @@ class XSamRefiner(nn.Module):
 
     def _likeness(self, number: int, features: Tensor, drawn: Tensor) -> Tensor:
         """Return cosines of each place and the mean of the places that a prompt covers, (R, heads, H, W)."""
-        shares = F.adaptive_avg_pool2d(drawn, (features.shape[2], features.shape[3]))
+        shares = F.adaptive_avg_pool2d(drawn, (features.shape[2], features.shape[3])).to(features.dtype)
         shown = (features * shares).sum((2, 3)) / shares.sum((2, 3)).clamp(min=1e-6)
         query = F.normalize(self.queries[number](shown).unflatten(1, (_HEADS, _HEAD_CHANNELS)), dim=2)
         keys = F.normalize(self.keys[number](features).unflatten(1, (_HEADS, _HEAD_CHANNELS)), dim=2)

@@ -63,6 +63,24 @@ def test_a_model_with_a_refiner_is_loaded_as_it_was_saved_and_one_without_has_no
         plain.refine(torch.zeros(1, 3, 256, 256), torch.ones(1, 256, 256, dtype=torch.bool), torch.tensor([True]))
 
 
+@torch.no_grad()
+def test_what_is_seen_both_ways_is_the_same_in_a_mirror(config):
+    torch.manual_seed(0)
+    model = XSamForSegmentation(config).eval()
+    canvas, region, is_box = (
+        torch.randn(1, 3, 256, 256),
+        torch.zeros(1, 256, 256, dtype=torch.bool),
+        torch.tensor([True]),
+    )
+    region[:, 40:120, 20:90] = True
+    once, _ = model.refine(canvas, region, is_box)
+    logits, quality = model.refine(canvas, region, is_box, mirrored=True)
+    other, same = model.refine(canvas.flip(-1), region.flip(-1), is_box, mirrored=True)
+    torch.testing.assert_close(logits, other.flip(-1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(quality, same, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(logits, once, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("dims", "zoom", "message"),
     [

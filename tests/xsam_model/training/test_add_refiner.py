@@ -3,11 +3,14 @@
 import pytest
 import torch
 from rectangles import Rectangles
+from safetensors.torch import load_file
 
 from xsam_model import XSamForSegmentation
 from xsam_model.training.add_refiner import add_refiner, main
+from xsam_model.training.loop.config import SourceConfig, TrainingConfig
 from xsam_model.training.loop.network import XSamTraining
 from xsam_model.training.loop.stages import build_optimizer, read_stage, select_parameters
+from xsam_model.training.loop.trainer import train
 
 DIMS = (8, 16, 16)
 
@@ -56,6 +59,22 @@ def test_its_stage_trains_the_refiner_alone_and_it_learns(with_refiner, build):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_run_of_its_stage_changes_the_refiner_alone(with_refiner, tmp_path):
+    trained = train(
+        TrainingConfig(
+            output=str(tmp_path / "run"),
+            model=str(with_refiner),
+            sources=(SourceConfig(factory="rectangles:Rectangles", arguments={"task": "intseg"}),),
+            stages=(read_stage({"kind": "refiner", "steps": 2, "batch_size": 2, "average_decay": 0.5}),),
+            device="cpu",
+            workers=0,
+        )
+    )
+    before, after = (load_file(folder / "model.safetensors") for folder in (with_refiner, trained))
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed == {name for name in before if name.startswith("refiner.")}
 
 
 def test_a_mask_is_rated_by_what_it_covers_of_the_whole_object(with_refiner, build, monkeypatch):
