@@ -297,8 +297,8 @@ class XSamForSegmentation(XSamPreTrainedModel):
         if self.refiner is None:
             raise ValueError("this model has no refiner: refiner_dims of its configuration is None")
         if mirrored:
-            both = (torch.cat([one, one.flip(-1)]) for one in (segmentor_pixel_values, regions))
-            logits, quality = self.refine(*both, is_box.repeat(2))
+            canvases, drawn = (torch.cat([one, one.flip(-1)]) for one in (segmentor_pixel_values, regions))
+            logits, quality = self.refine(canvases, drawn, is_box.repeat(2))
             count = len(is_box)
             return (logits[:count] + logits[count:].flip(-1)) / 2, (quality[:count] + quality[count:]) / 2
         used = self.config.segmentor_config.used_layers
