@@ -419,8 +419,8 @@ class XSamSegmenter:
             asking: further arguments of `ask`.
 
         Yields:
-            For each query the mask with the best score of all its windows, of those that do not cut it off if there are
-            any. Of a box it is what lies inside.
+            For each query the mask with the best score of all its windows; if the language model was asked, of those
+            that do not cut it off if there are any. Of a box it is what lies inside.
         """
         zoom = self.model.config.interactive_zoom or 1.0
         pixels = [np.asarray(one if isinstance(one, np.ndarray) else one.convert("RGB")) for one in images]
@@ -431,16 +431,19 @@ class XSamSegmenter:
                 check_mask(query.visual_prompts[0], _size_hw(images[query.image])), zoom, query.region_kind
             )
         ]
+        refines = self.model.refiner is not None and not any(asking.values())
         best: dict[int, tuple[tuple[bool, float], SeenClosely]] = {}
         for first in range(0, len(windows), batch_size):
             batch = windows[first : first + batch_size]
             cuts = [window.cut(pixels[queries[place].image]) for place, window in batch]
-            read = self._read_windows(cuts, [window for _, window in batch], threshold, asking)
+            seen = [window for _, window in batch]
+            read = self._refine(cuts, seen) if refines else self._ask_windows(cuts, seen, threshold, asking)
             for (place, window), found in zip(batch, read, strict=True):
                 one = SeenClosely(window.top, window.left, found)
-                # What fills a window is rather a part of something larger, however sure the network is.
-                is_whole = one.is_found and not window.is_filled_by(
-                    one.found.masks[0].numpy(), pixels[queries[place].image].shape
+                # What fills a window is rather a part of something larger, however sure the network is; a refiner rates
+                # what the window shows of the whole.
+                is_whole = one.is_found and (
+                    refines or not window.is_filled_by(one.found.masks[0].numpy(), pixels[queries[place].image].shape)
                 )
                 rank = (is_whole, one.found.scores.item())
                 if place not in best or rank > best[place][0]:
@@ -450,12 +453,10 @@ class XSamSegmenter:
                 if first + batch_size >= len(windows) or place < windows[first + batch_size][0]:
                     yield best.pop(place)[1]
 
-    def _read_windows(
+    def _ask_windows(
         self, cuts: Sequence[NDArray[np.uint8]], windows: Sequence[CloseUp], threshold: float, asking: Mapping[str, Any]
     ) -> list[PhraseSegmentation]:
-        """Return a row for each window, on the CPU: the refiner's, if there is one and nothing else is asked."""
-        if self.model.refiner is not None and not any(asking.values()):
-            return self._refine(cuts, windows)
+        """Ask the language model about each window; return a row for each, on the CPU."""
         asked = [Query(image=cut, visual_prompts=[window.region]) for cut, window in enumerate(windows)]
         replies = self.ask(self.encode(cuts), "intseg", asked, **asking)
         with self.beside(replies):
@@ -464,6 +465,7 @@ class XSamSegmenter:
 
     @torch.inference_mode()
     def _refine(self, cuts: Sequence[NDArray[np.uint8]], windows: Sequence[CloseUp]) -> list[PhraseSegmentation]:
+        """Have the refiner draw what is meant in each window; return a row for each, on the CPU."""
         images = self.processor.image_processor
         pixels = images(cuts)
         regions = torch.from_numpy(np.stack([images.scale_mask(window.region) for window in windows]))

@@ -362,6 +362,24 @@ def test_a_refiner_draws_what_a_box_stands_for_in_its_window(refined, picture):
     torch.testing.assert_close(found.segmentation.class_scores, quality.sigmoid(), atol=1e-4, rtol=0)
 
 
+def test_of_masks_that_a_refiner_draws_the_best_rated_counts_even_if_it_fills_its_window(refined, monkeypatch, picture):
+    image, point = picture(400, 400, seed=6), np.zeros((400, 400), dtype=bool)
+    point[200, 200] = True
+    rated = {400: (0.3, 40), 240: (0.9, 240), 144: (0.95, 0), 86: (0.6, 40)}
+
+    def draw(cuts, windows):
+        rows = []
+        for side in (len(cut) for cut in cuts):
+            score, filled = rated[side]
+            masks = (torch.arange(side) < filled).expand(1, side, side)
+            rows.append(PhraseSegmentation(*(torch.tensor([score]),) * 3, torch.tensor([0]), masks))
+        return rows
+
+    monkeypatch.setattr(refined, "_refine", draw)
+    (found,) = refined.look_closer([image], [Query(image=0, visual_prompts=[point], region_kind="point")])
+    assert found.found.scores.item() == pytest.approx(0.9)
+
+
 def test_a_refiner_gives_way_where_more_than_the_prompt_is_asked(refined, picture):
     image, point = picture(96, 96, seed=6), np.zeros((96, 96), dtype=bool)
     point[48, 48] = True
