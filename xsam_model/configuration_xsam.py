@@ -16,6 +16,8 @@ from transformers.configuration_utils import SubConfigSpec
 # transformers' deformable encoder and masked decoder are written for three levels; a fourth map, of the highest
 # resolution, is added to the mask features alone.
 _NUM_FEATURE_LEVELS = (3, 4)
+# The refiner normalizes channels in so many groups.
+REFINER_GROUPS = 8
 
 
 @strict
@@ -167,6 +169,9 @@ class XSamConfig(PreTrainedConfig):
         interactive_zoom: a visual prompt of intseg is looked at in windows around it, that of a box as many times as
             long as the box, see `prompts.close_ups`; None to ask of the whole image alone, as the reference
             implementation does.
+        refiner_dims: channels, multiples of 8, of a network that draws the mask in such a window from the prompt's
+            place and the mask encoder's maps, see `layers.refiner`: for each map, finest first; None to ask the
+            language model, as the reference implementation does.
         initializer_range: standard deviation of the projectors' initial weights.
     """
 
@@ -220,6 +225,7 @@ class XSamConfig(PreTrainedConfig):
     region_sampling: Literal["seeded", "all"] = "seeded"
     region_sampling_seed: int = 0
     interactive_zoom: float | int | None = None
+    refiner_dims: list[int] | tuple[int, ...] | None = None
     initializer_range: float = 0.02
     tie_word_embeddings: bool = False
 
@@ -233,7 +239,19 @@ class XSamConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be negative, outside the vocabulary; got {getattr(self, name)}")
         if self.interactive_zoom is not None and self.interactive_zoom < 1:
             raise ValueError(f"interactive_zoom must be 1 or more, or None; got {self.interactive_zoom}")
+        self._check_refiner()
         self._check_mask_encoder()
+
+    def _check_refiner(self) -> None:
+        dims, levels = self.refiner_dims, self.segmentor_config.num_feature_levels
+        if dims is None:
+            return
+        if self.interactive_zoom is None:
+            raise ValueError("refiner_dims need interactive_zoom: the refiner answers in windows around a prompt")
+        if len(dims) != levels or any(channels < 1 or channels % REFINER_GROUPS for channels in dims):
+            raise ValueError(
+                f"refiner_dims must be {levels} multiples of {REFINER_GROUPS}, one for each map; got {list(dims)}"
+            )
 
     def _check_mask_encoder(self) -> None:
         """Refuse a trunk whose stages do not make the pyramid that the pixel decoder reads."""

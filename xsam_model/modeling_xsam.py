@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput
 from xsam_model.configuration_xsam import XSamConfig
 from xsam_model.layers.image_prefix import PackedTexts, XSamImagePrefix
 from xsam_model.layers.language_layers import read_right_padded, use_language_layers
+from xsam_model.layers.refiner import XSamRefiner
 from xsam_model.layers.region_sampling import choose_region_points, pool_region_features
 from xsam_model.layers.segmentor import XSamConnector, XSamSegmentor, pad_to_multiple, space_to_depth
 
@@ -181,6 +182,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
         self.llm_projector = XSamProjector(text.hidden_size, channels, activation)
         self.seg_connector = XSamConnector(config)
         self.bg_embeds = nn.Embedding(1, channels)
+        self.refiner = None if config.refiner_dims is None else XSamRefiner(config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -273,6 +275,36 @@ class XSamForSegmentation(XSamPreTrainedModel):
         used = self.config.segmentor_config.used_layers
         maps = self.segmentor.encode(segmentor_pixel_values.to(self.dtype), {*layers, *used})
         return maps, *self.segmentor.decode_pixels(self.seg_connector([maps[layer] for layer in used]))
+
+    def refine(
+        self, segmentor_pixel_values: Tensor, regions: Tensor, is_box: Tensor, *, mirrored: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Draw the masks of visual prompts with the refiner, without the language model.
+
+        Args:
+            segmentor_pixel_values: (R, 3, M, M) normalised canvases, one for each prompt.
+            regions: (R, M, M) bool, the prompts on their canvases.
+            is_box: (R,) bool, whether a prompt is a box, which holds its object.
+            mirrored: look at every canvas from left to right and from right to left, and return the mean of both, which
+                is better and takes twice as long.
+
+        Returns:
+            Mask logits (R, H, W) for the whole canvas and quality logits (R,), see `XSamRefiner`; both float32.
+
+        Raises:
+            ValueError: if the model has no refiner.
+        """
+        if self.refiner is None:
+            raise ValueError("this model has no refiner: refiner_dims of its configuration is None")
+        if mirrored:
+            canvases, drawn = (torch.cat([one, one.flip(-1)]) for one in (segmentor_pixel_values, regions))
+            logits, quality = self.refine(canvases, drawn, is_box.repeat(2))
+            count = len(is_box)
+            return (logits[:count] + logits[count:].flip(-1)) / 2, (quality[:count] + quality[count:]) / 2
+        used = self.config.segmentor_config.used_layers
+        maps = self.segmentor.encode(segmentor_pixel_values.to(self.dtype), set(used))
+        logits, quality = self.refiner([maps[layer].permute(0, 3, 1, 2) for layer in used], regions, is_box)
+        return logits.float(), quality.float()
 
     def _encode_vision(self, pixel_values: Tensor) -> Tensor:
         """Run the vision tower up to the selected layer: (B, 3, S, S) -> (B, V, channels)."""

@@ -7,7 +7,7 @@ both and post-processes the results.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from xsam_model.layers.image_prefix import XSamImagePrefix
 from xsam_model.modeling_xsam import XSamForSegmentation, XSamImageFeatures, XSamOutput
-from xsam_model.post_processing.instances import InstanceSegmentation, PhraseSegmentation
+from xsam_model.post_processing.instances import InstanceSegmentation, PhraseSegmentation, phrase_segmentation
 from xsam_model.post_processing.maps import PanopticSegmentation, SemanticSegmentation
 from xsam_model.processing_xsam import XSamInputs, XSamProcessor
 from xsam_model.prompts.answers import Caption, read_caption
@@ -409,16 +409,18 @@ class XSamSegmenter:
     ) -> Iterator[SeenClosely]:
         """Answer queries of intseg in windows around their visual prompts, by the model's `interactive_zoom`.
 
+        The model's refiner draws the masks, if it has one and nothing is asked beside the prompts.
+
         Args:
             images: as for `encode`.
             queries: each with one visual prompt.
-            threshold: as for `segment`.
+            threshold: as for `segment`; a refiner has one candidate and no use for it.
             batch_size: windows that go through the network together.
             asking: further arguments of `ask`.
 
         Yields:
-            For each query the mask with the best score of all its windows, of those that do not cut it off if there are
-            any. Of a box it is what lies inside.
+            For each query the mask with the best score of all its windows; if the language model was asked, of those
+            that do not cut it off if there are any. Of a box it is what lies inside.
         """
         zoom = self.model.config.interactive_zoom or 1.0
         pixels = [np.asarray(one if isinstance(one, np.ndarray) else one.convert("RGB")) for one in images]
@@ -429,28 +431,58 @@ class XSamSegmenter:
                 check_mask(query.visual_prompts[0], _size_hw(images[query.image])), zoom, query.region_kind
             )
         ]
+        refines = self.model.refiner is not None and not any(asking.values())
         best: dict[int, tuple[tuple[bool, float], SeenClosely]] = {}
         for first in range(0, len(windows), batch_size):
             batch = windows[first : first + batch_size]
             cuts = [window.cut(pixels[queries[place].image]) for place, window in batch]
-            asked = [Query(image=cut, visual_prompts=[window.region]) for cut, (_, window) in enumerate(batch)]
-            replies = self.ask(self.encode(cuts), "intseg", asked, **asking)
-            with self.beside(replies):
-                read = self.read(replies, "intseg", asked, threshold=threshold)
-                for (place, window), found in zip(batch, read, strict=True):
-                    assert isinstance(found, PhraseSegmentation)
-                    one = SeenClosely(window.top, window.left, _inside(found, window))
-                    # What fills a window is rather a part of something larger, however sure the network is.
-                    is_whole = one.is_found and not window.is_filled_by(
-                        one.found.masks[0].numpy(), pixels[queries[place].image].shape
-                    )
-                    rank = (is_whole, one.found.scores.item())
-                    if place not in best or rank > best[place][0]:
-                        best[place] = (rank, one)
+            seen = [window for _, window in batch]
+            read = self._refine(cuts, seen) if refines else self._ask_windows(cuts, seen, threshold, asking)
+            for (place, window), found in zip(batch, read, strict=True):
+                one = SeenClosely(window.top, window.left, found)
+                # What fills a window is rather a part of something larger, however sure the network is; a refiner rates
+                # what the window shows of the whole.
+                is_whole = one.is_found and (
+                    refines or not window.is_filled_by(one.found.masks[0].numpy(), pixels[queries[place].image].shape)
+                )
+                rank = (is_whole, one.found.scores.item())
+                if place not in best or rank > best[place][0]:
+                    best[place] = (rank, one)
             # What is complete is given away, so that of many prompts one batch is held.
             for place in sorted(best):
                 if first + batch_size >= len(windows) or place < windows[first + batch_size][0]:
                     yield best.pop(place)[1]
+
+    def _ask_windows(
+        self, cuts: Sequence[NDArray[np.uint8]], windows: Sequence[CloseUp], threshold: float, asking: Mapping[str, Any]
+    ) -> list[PhraseSegmentation]:
+        """Ask the language model about each window; return a row for each, on the CPU."""
+        asked = [Query(image=cut, visual_prompts=[window.region]) for cut, window in enumerate(windows)]
+        replies = self.ask(self.encode(cuts), "intseg", asked, **asking)
+        with self.beside(replies):
+            found = self.read(replies, "intseg", asked, threshold=threshold)
+            return [_inside(one, window) for one, window in zip(found, windows, strict=True)]
+
+    @torch.inference_mode()
+    def _refine(self, cuts: Sequence[NDArray[np.uint8]], windows: Sequence[CloseUp]) -> list[PhraseSegmentation]:
+        """Have the refiner draw what is meant in each window; return a row for each, on the CPU."""
+        images = self.processor.image_processor
+        pixels = images(cuts)
+        regions = torch.from_numpy(np.stack([images.scale_mask(window.region) for window in windows]))
+        is_box = torch.tensor([window.is_box for window in windows])
+        copied = self._streams.copy([pixels["segmentor_pixel_values"], regions, is_box])
+        with self._turn:
+            masks, quality = self.model.refine(*copied(), mirrored=True)
+            computed = self._streams.mark()
+        with self._streams.beside(computed):
+            # As the logits of one query for one condition beside a background of 0.
+            classes = torch.stack([quality, torch.zeros_like(quality)], dim=1)[:, None]
+            sizes = zip(pixels["scaled_sizes"], pixels["original_sizes"], strict=True)
+            found = [
+                phrase_segmentation(classes[place], masks[place : place + 1], self.processor.geometry(*size))
+                for place, size in enumerate(sizes)
+            ]
+            return [_inside(one, window) for one, window in zip(found, windows, strict=True)]
 
     def read(
         self,
@@ -529,8 +561,9 @@ def _size_hw(image: NDArray[np.uint8] | Image.Image) -> tuple[int, int]:
     return height, width
 
 
-def _inside(found: PhraseSegmentation, window: CloseUp) -> PhraseSegmentation:
+def _inside(found: Segmentation | None, window: CloseUp) -> PhraseSegmentation:
     """Copy a row to the host, without what a box's mask has outside the box."""
+    assert isinstance(found, PhraseSegmentation)
     found = PhraseSegmentation(**{one.name: getattr(found, one.name).cpu() for one in fields(found)})
     return replace(found, masks=found.masks & torch.as_tensor(window.region)) if window.is_box else found
 

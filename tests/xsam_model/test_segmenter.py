@@ -336,6 +336,61 @@ def test_of_a_points_windows_the_best_score_answers_whatever_is_asked_beside_it(
         assert (seen.on_image(prompt.shape).masks != alone.segmentation.masks).sum() <= 0.002 * prompt.size
 
 
+@pytest.fixture(scope="module")
+def refined(tiny):
+    """A tiny model whose untrained refiner draws what visual prompts stand for."""
+    torch.manual_seed(0)
+    model = XSamForSegmentation(untrained_tiny_config(interactive_zoom=1.5, refiner_dims=[8, 16, 16]))
+    return XSamSegmenter(model, tiny.processor)
+
+
+def test_a_refiner_draws_what_a_box_stands_for_in_its_window(refined, picture):
+    image, box = picture(200, 300, seed=5), np.zeros((200, 300), dtype=bool)
+    box[60:100, 100:160] = True
+    (found,) = refined.segment([image], task="intseg", visual_prompts=[[box]])
+    rows, columns = slice(35, 125), slice(85, 175)
+    images = refined.processor.image_processor
+    canvas = images([image[rows, columns]])["segmentor_pixel_values"]
+    region = torch.from_numpy(images.scale_mask(box[rows, columns]))[None]
+    with torch.inference_mode():
+        logits, quality = refined.model.refine(canvas, region, torch.tensor([True]), mirrored=True)
+    inside = refined.processor.geometry((256, 256), (90, 90)).enlarge(logits)[0] > 0
+    expected = torch.zeros(1, 200, 300, dtype=torch.bool)
+    expected[0, rows, columns] = inside & torch.as_tensor(box[rows, columns])
+    assert expected.any()
+    assert (found.segmentation.masks != expected).sum() <= 3
+    torch.testing.assert_close(found.segmentation.class_scores, quality.sigmoid(), atol=1e-4, rtol=0)
+
+
+def test_of_masks_that_a_refiner_draws_the_best_rated_counts_even_if_it_fills_its_window(refined, monkeypatch, picture):
+    image, point = picture(400, 400, seed=6), np.zeros((400, 400), dtype=bool)
+    point[200, 200] = True
+    rated = {400: (0.3, 40), 240: (0.9, 240), 144: (0.95, 0), 86: (0.6, 40)}
+
+    def draw(cuts, windows):
+        rows = []
+        for side in (len(cut) for cut in cuts):
+            score, filled = rated[side]
+            masks = (torch.arange(side) < filled).expand(1, side, side)
+            rows.append(PhraseSegmentation(*(torch.tensor([score]),) * 3, torch.tensor([0]), masks))
+        return rows
+
+    monkeypatch.setattr(refined, "_refine", draw)
+    (found,) = refined.look_closer([image], [Query(image=0, visual_prompts=[point], region_kind="point")])
+    assert found.found.scores.item() == pytest.approx(0.9)
+
+
+def test_a_refiner_gives_way_where_more_than_the_prompt_is_asked(refined, picture):
+    image, point = picture(96, 96, seed=6), np.zeros((96, 96), dtype=bool)
+    point[48, 48] = True
+    asked = {"task": "intseg", "visual_prompts": [[point]]}
+    (drawn,) = refined.segment([image], **asked)
+    (said,) = refined.segment([image], **asked, answer="It is <SEG>.")
+    assert not torch.allclose(drawn.segmentation.scores, said.segmentation.scores)
+    with pytest.raises(ValueError, match="explain"):
+        refined.segment([image], **asked, explain=True)
+
+
 def test_encoded_images_are_asked_whole(near, tiny, images, monkeypatch):
     asked = ASKED["intseg"]
     whole = near.segment(near.encode(images), **asked)

@@ -10,12 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xsam_model.modeling_xsam import XSamForSegmentation, XSamOutput
-from xsam_model.training.losses.losses import SegmentationLoss, language_loss
+from xsam_model.training.losses.losses import (
+    SegmentationLoss,
+    cross_entropy_at_points,
+    dice_at_points,
+    language_loss,
+)
 from xsam_model.training.losses.point_sampling import PointSampling, RandomPoints
 from xsam_model.training.losses.targets import LossWeights
 from xsam_model.training.samples.batches import TrainingBatch
 
-StageKind = Literal["encoder", "segmentor", "alignment", "mixed"]
+StageKind = Literal["encoder", "segmentor", "alignment", "mixed", "refiner"]
 CLOSED_KINDS: tuple[StageKind, ...] = ("encoder", "segmentor")
 
 
@@ -49,13 +54,17 @@ class XSamTraining(nn.Module):
         channels = model.config.segmentor_config.hidden_dim
         if kind in CLOSED_KINDS and num_classes < 1:
             raise ValueError(f"the {kind} stage needs the names of its classes")
+        if kind == "refiner" and model.refiner is None:
+            raise ValueError(
+                "the refiner stage needs a model with one: begin with python -m xsam_model.training.add_refiner"
+            )
         if kind == "segmentor":
             self.class_predictor = nn.Linear(channels, num_classes + 1)
         if kind == "encoder":
             last = model.config.mask_encoder_config.num_hidden_layers
             channels, _ = model.config.mask_encoder_map(last)
             self.token_predictor = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, num_classes + 1))
-        elif self.weights.dense > 0:
+        elif self.weights.dense > 0 and kind != "refiner":
             if num_classes < 1:
                 raise ValueError("the dense loss needs the names of its classes")
             self.dense_predictor = nn.Conv2d(channels, num_classes + 1, 1)
@@ -66,6 +75,8 @@ class XSamTraining(nn.Module):
             return {"tokens": self._tokens(batch)}
         if self.kind == "segmentor":
             return self._closed(batch)
+        if self.kind == "refiner":
+            return self._refined(batch)
         language_only = self.kind == "alignment" or batch.task == "chat"
         output = self.model(**batch.inputs, output_hidden_states=True, language_only=language_only)
         losses = {"language": self.weights.language * self._language(output, batch)}
@@ -108,6 +119,29 @@ class XSamTraining(nn.Module):
         if self.weights.dense > 0:
             losses["dense"] = self._dense(maps[-1], batch)
         return losses
+
+    def _refined(self, batch: TrainingBatch) -> dict[str, Tensor]:
+        """Return the losses of the refiner: of its masks, at every place, and of what it expects of them."""
+        logits, quality = self.model.refine(**batch.inputs)
+        average = self._average.get("average", lambda value: value)
+        number = average(torch.tensor(float(len(logits)), device=logits.device))
+        size = (logits.shape[1], logits.shape[2])
+        truth = F.adaptive_avg_pool2d(batch.targets.masks[:, None].float(), size)[:, 0].flatten(1)
+        valid = torch.ones_like(truth)
+        if batch.targets.valid is not None:
+            valid = F.adaptive_avg_pool2d(batch.targets.valid[:, None].float(), size)[:, 0].flatten(1)
+        flat = logits.flatten(1)
+        with torch.no_grad():
+            found, real = (flat > 0).float() * valid, (truth > 0.5).float() * valid
+            common = (found * real).sum(1)
+            # What lies outside of the window is missed.
+            whole = real.sum(1) / cast("Tensor", batch.shares).clamp(min=1e-3)
+            ious = common / (found.sum(1) + whole - common).clamp(min=1)
+        return {
+            "mask": self.weights.mask * cross_entropy_at_points(flat, truth, valid).sum() / number,
+            "dice": self.weights.dice * dice_at_points(flat, truth, valid).sum() / number,
+            "quality": F.binary_cross_entropy_with_logits(quality, ious, reduction="sum") / number,
+        }
 
     def _class_logits(self, output: XSamOutput, batch: TrainingBatch) -> Tensor:
         """Return class logits of the queries of every decoder level, (L, N, Q, K + 1)."""

@@ -29,6 +29,7 @@ _TRAINED: dict[str, tuple[str, ...]] = {
     ),
     "alignment": ("model.visual_projector", "model.seg_projector"),
     "mixed": ("model", "dense_predictor"),
+    "refiner": ("model.refiner",),
 }
 # Matrices with one row for each class or token. Like an embedding's, the rows are independent of each other, so Muon
 # must not mix them.
@@ -44,7 +45,7 @@ class StageConfig:
         kind: "encoder" trains only the mask encoder, to name what its tokens show, which only a model from random
             weights needs; "segmentor" trains mask encoder, connector and both decoders with a closed list of classes;
             "alignment" trains the two image projectors with the language model's loss; "mixed" trains everything on
-            every task.
+            every task but the refiner; "refiner" trains that alone.
         steps: number of updates of the weights.
         sources: names of the data sets; all by default.
         batch_size: samples in one update, over all processes and `accumulation` passes.
@@ -116,7 +117,7 @@ class StageConfig:
 def published(kind: StageKind, steps: int) -> StageConfig:
     """Return the settings with which the released weights were trained; `steps` depends on the data.
 
-    The encoder stage is not a published one; its settings are ours.
+    The encoder and refiner stages are not published ones; their settings are ours.
 
     The towers learn ten times slower than the rest, because they start from pretrained weights; for a model from random
     weights set `learning_rate_factors` to {}.
@@ -127,6 +128,18 @@ def published(kind: StageKind, steps: int) -> StageConfig:
     if kind == "segmentor":
         return StageConfig(
             kind=kind, steps=steps, learning_rate=1e-4, learning_rate_factors=towers, schedule="step", clip_norm=0.01
+        )
+    if kind == "refiner":
+        # The mean over places and that of masks are both about 1 here, where the published weights are for points.
+        weights = LossWeights(mask=2.0, dice=1.0)
+        return StageConfig(
+            kind=kind,
+            steps=steps,
+            batch_size=16,
+            learning_rate=2e-3,
+            weight_decay=0.01,
+            betas=(0.9, 0.98),
+            weights=weights,
         )
     if kind == "alignment":
         return StageConfig(kind=kind, steps=steps, batch_size=256, accumulation=4, learning_rate=1e-3, weight_decay=0.0)
@@ -203,6 +216,9 @@ def _unused_parameters(network: XSamTraining) -> tuple[str, ...]:
     encoder = "model.visual_encoder"
     unused = ["model.segmentor.encoder.neck", "model.segmentor.shared_image_embedding"]
     unused += [f"{encoder}.{name}" for name in ("head", "post_layernorm")]
+    if network.kind == "mixed":
+        # Trained by a stage of its own, on windows.
+        unused.append("model.refiner")
     if network.kind in CLOSED_KINDS:
         # Only language tokens have places that a trunk has to learn.
         unused.append("model.segmentor.encoder.token_positions")

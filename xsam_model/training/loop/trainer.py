@@ -21,6 +21,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from xsam_model.configuration_xsam import XSamConfig
 from xsam_model.conversion.new_output import whole_folder
 from xsam_model.modeling_xsam import XSamForSegmentation
 from xsam_model.processing_xsam import XSamProcessor
@@ -129,7 +130,7 @@ class StageRun:
         self._average = MovingAverage(self.network, stage.average_decay) if stage.average_decay else None
         if self._average is not None:
             accelerator.register_for_checkpointing(self._average)
-        self._batches = self._open_batches(number, chosen, classes, model.config.region_num_points)
+        self._batches = self._open_batches(number, chosen, classes, model.config)
         # Everything that a resumed run must have in common with the one before to reach the same weights.
         settings = json.loads(json.dumps({**asdict(stage), "seed": config.seed, "data": [s.name for s in chosen]}))
         self._checkpoints = Checkpoints(folder / "checkpoints", accelerator, settings, config.keep_checkpoints)
@@ -137,7 +138,7 @@ class StageRun:
         self._window: list[dict[str, Tensor]] = []
 
     def _open_batches(
-        self, number: int, sources: Sequence[SampleSource], classes: tuple[str, ...], num_region_points: int
+        self, number: int, sources: Sequence[SampleSource], classes: tuple[str, ...], network: XSamConfig
     ) -> StageBatches:
         config, stage = self._config, self._stage
         if missing := sorted(set(stage.sources) - {source.name for source in sources}):
@@ -147,7 +148,8 @@ class StageRun:
             variation=stage.variation,
             classes=classes,
             closed=stage.kind in CLOSED_KINDS,
-            num_region_points=num_region_points,
+            zoom=network.interactive_zoom if stage.kind == "refiner" else None,
+            num_region_points=network.region_num_points,
         )
         seed = [config.seed, number]
         plan = BatchPlan(

@@ -19,6 +19,7 @@ from xsam_model.training.losses.targets import Targets
 from xsam_model.training.samples.conversations import Conversation, Writer, class_names, without_empty_masks
 from xsam_model.training.samples.samples import TrainingSample
 from xsam_model.training.samples.variation import Prompt, Variation
+from xsam_model.training.samples.windows import prompt_windows
 
 _PHRASE_TASKS = ("refseg", "reaseg")
 
@@ -38,6 +39,7 @@ class TrainingBatch:
         shared_columns: (B, B) bool, for phrases that are scored against all phrases of the batch: False for a phrase
             that is not a negative because it means the same. None if each conversation has its own conditions.
         keys: keys of the random points of each decode.
+        shares: (M,) float32, share of each object that its window shows; None if images are shown whole.
         num_samples: number of samples.
     """
 
@@ -50,6 +52,7 @@ class TrainingBatch:
     shared_columns: Tensor | None
     keys: tuple[int, ...]
     num_samples: int
+    shares: Tensor | None = None
 
     def to(self, device: torch.device) -> TrainingBatch:
         """Return the batch on a device."""
@@ -65,6 +68,8 @@ class BatchBuilder:
         variation: how conversations vary.
         classes: names of the closed classes, in the order of the heads; may be empty.
         closed: whether the stage has no language, and masks are labelled with `classes`.
+        zoom: `XSamConfig.interactive_zoom` of a stage that has no language and sees windows around visual prompts; else
+            None.
         num_region_points: points that represent a visual prompt, `XSamConfig.region_num_points`.
     """
 
@@ -72,6 +77,7 @@ class BatchBuilder:
     variation: Variation = field(default_factory=Variation)
     classes: tuple[str, ...] = ()
     closed: bool = False
+    zoom: float | None = None
     num_region_points: int = 256
 
     def build(self, samples: Sequence[TrainingSample], randoms: Sequence[np.random.Generator]) -> TrainingBatch:
@@ -82,12 +88,15 @@ class BatchBuilder:
             randoms: one generator for each sample, from which all choices about it are drawn.
 
         Raises:
-            ValueError: if the samples have several tasks, or a closed stage meets a mask without a class.
+            ValueError: if the samples have several tasks, a closed stage meets a mask without a class, or windows are
+                to be cut around visual prompts and there are none with a mask.
         """
         tasks = {sample.task for sample in samples}
         if len(tasks) != 1:
             raise ValueError(f"source {samples[0].source!r} mixes tasks {sorted(tasks)}: a batch has one")
         samples = [without_empty_masks(sample) for sample in samples]
+        if self.zoom is not None:
+            return self._windows(samples, randoms, self.zoom)
         if self.closed:
             return self._closed(samples, randoms)
         tokens = self.processor.tokenizer.added_tokens_decoder.values()
@@ -133,6 +142,44 @@ class BatchBuilder:
             shared_columns=None,
             keys=_keys(randoms),
             num_samples=len(samples),
+        )
+
+    def _windows(
+        self, samples: Sequence[TrainingSample], randoms: Sequence[np.random.Generator], zoom: float
+    ) -> TrainingBatch:
+        """Build a batch of windows, each an image of its own with one mask."""
+        drawn = zip(samples, randoms, strict=True)
+        windows = [window for sample, random in drawn for window in prompt_windows(sample, zoom, random)]
+        if not windows:
+            raise ValueError(f"source {samples[0].source!r} has no visual prompt on a mask in {len(samples)} samples")
+        images = self.processor.image_processor
+        silent = [
+            TrainingSample(
+                image=window.pixels, task="intseg", visual_prompts=(window.region,), masks=window.mask[None],
+                labels=np.zeros(1, dtype=np.int64), ignore=window.ignored,
+            )
+            for window in windows
+        ]  # fmt: skip
+        talks = [
+            Conversation(image=place, masks=one.masks, labels=one.labels, class_names=("",))
+            for place, one in enumerate(silent)
+        ]
+        targets, class_ids = self._targets(silent, talks)
+        return TrainingBatch(
+            task=samples[0].task,
+            source=samples[0].source,
+            inputs={
+                "segmentor_pixel_values": images([one.image for one in silent])["segmentor_pixel_values"],
+                "regions": torch.from_numpy(np.stack([images.scale_mask(window.region) for window in windows])),
+                "is_box": torch.tensor([window.is_box for window in windows]),
+            },
+            targets=targets,
+            class_ids=class_ids,
+            token_labels=None,
+            shared_columns=None,
+            keys=_keys(randoms),
+            num_samples=len(samples),
+            shares=torch.tensor([window.share for window in windows]),
         )
 
     def _inputs(

@@ -1,0 +1,56 @@
+"""Training sees prompts as inference does: in windows, with the part of the object that a window shows."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from xsam_model.prompts.visual import draw_points
+from xsam_model.training.samples.samples import TrainingSample
+from xsam_model.training.samples.windows import prompt_windows
+
+
+@pytest.fixture
+def sample():
+    """A picture whose pixels are their places: a point on a large object, a box around a small one."""
+    image = np.zeros((200, 200, 3), dtype=np.uint8)
+    image[..., 0], image[..., 1] = np.arange(200)[:, None], np.arange(200)[None]
+    masks = np.zeros((2, 200, 200), dtype=bool)
+    masks[0, 20:180, 0:100] = True
+    masks[1, 90:110, 140:180] = True
+    point = draw_points([(50.0, 100.0)], (200, 200), 6)
+    prompts = (point, masks[1])
+    return TrainingSample(image=image, task="intseg", visual_prompts=prompts, masks=masks, labels=np.array([0, 1]))
+
+
+def test_each_prompt_has_a_window_that_shows_it_and_its_object(sample):
+    seen = set()
+    for seed in range(12):
+        point, box = prompt_windows(sample, 1.3, np.random.default_rng(seed))
+        assert (point.is_box, box.is_box) == (False, True)
+        assert 1.05 * 40 < len(box.pixels) < 1.75 * 40
+        assert box.share == 1
+        assert np.array_equal(box.region, box.mask)
+        for window, mask in zip((point, box), sample.masks, strict=True):
+            rows, columns = window.pixels[..., 0].astype(int), window.pixels[..., 1].astype(int)
+            assert np.array_equal(window.mask, mask[rows, columns])
+            assert window.share == pytest.approx(window.mask.sum() / mask.sum())
+            assert (window.region & window.mask).any()
+        # A point is as small in its window as points are in a whole image.
+        assert np.ptp(np.flatnonzero(point.region.any(0))) <= 2 * 10 * len(point.pixels) / 640 + 1
+        seen.add(len(point.pixels))
+    assert {120, 200} < seen
+
+
+def test_a_prompt_without_a_mask_of_its_own_gives_no_window(sample):
+    nothing = replace(sample, masks=sample.masks[:1], labels=np.array([1]))
+    assert prompt_windows(nothing, 1.3, np.random.default_rng(0)) == []
+    both = replace(sample, task="vgdseg", labels=np.array([1, 1]))
+    assert prompt_windows(both, 1.3, np.random.default_rng(0)) == []
+
+
+def test_ignored_pixels_are_cut_too(sample):
+    ignored = np.zeros((200, 200), dtype=bool)
+    ignored[:, 170:] = True
+    (_, box) = prompt_windows(replace(sample, ignore=ignored), 1.3, np.random.default_rng(0))
+    assert np.array_equal(box.ignored, box.pixels[..., 1] >= 170)
