@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _counted(photographs: Iterator[tuple[str, Pixels]]) -> Iterator[tuple[str, Pixels]]:
-    """Say how far it is: a photograph takes some ten seconds."""
+    """Say how far it is: a photograph takes half a minute."""
     for number, (name, pixels) in enumerate(photographs, 1):
         print(f"{number}: {name}", file=sys.stderr)
         yield name, pixels
