@@ -36,7 +36,7 @@ def fetch_photos(truth: Path = TRUTH, folder: Path = DEFAULT_FOLDER) -> list[str
     for package, images in wanted.items():
         try:
             with tempfile.TemporaryDirectory() as temporary:
-                unpacked = _unpack(package, Path(temporary))
+                unpacked = packages.unpack(package, Path(temporary))
                 missing += [
                     f"{package}: {why}" for path, image in images.items() if (why := _keep(unpacked, image, path))
                 ]
@@ -54,30 +54,6 @@ def _keep(unpacked: Path, image: Mapping[str, str], path: Path) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return ""
-
-
-def _unpack(package: str, folder: Path) -> Path:
-    """Fetch a package and unpack it.
-
-    Raises:
-        RuntimeError: the tool is not there, or failed.
-        OSError: it fetched nothing.
-    """
-    kind, name = package.split(":", 1)
-    name, version = name.rsplit("@", 1)
-    unpacked = folder / "unpacked"
-    if kind == "npm":
-        packages.run(["npm", "pack", "--silent", f"{name}@{version}"], folder)
-        with tarfile.open(packages.fetched(folder, "*.tgz")) as archive:
-            archive.extractall(unpacked, filter="data")
-    elif kind == "pip":
-        with zipfile.ZipFile(packages.download_wheel(f"{name}=={version}", folder)) as wheel:
-            wheel.extractall(unpacked)
-    else:
-        # Debian keeps one version in a release: another one may hold the same photographs, which their SHA-256 tells.
-        packages.run(["apt-get", "download", name], folder)
-        packages.run(["dpkg-deb", "-x", str(packages.fetched(folder, "*.deb")), str(unpacked)], folder)
-    return unpacked
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

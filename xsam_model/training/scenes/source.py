@@ -69,12 +69,13 @@ class SceneSource:
         raise RuntimeError(f"none of {_TRIES} scenes can be asked the task {self.task}: {self.scenes}")
 
 
-def scenes(
+def scenes(  # noqa: PLR0913  (each is a choice of its own)
     task: str,
     *,
     assets: str | None = None,
     split: str = "train",
     cutouts: bool = False,
+    backgrounds: str | None = None,
     name: str | None = None,
     size: int = 100_000,
     scene: Mapping[str, Any] | None = None,
@@ -88,12 +89,22 @@ def scenes(
         split: one of `art.assets.SPLITS`.
         cutouts: whether to use photographic cut-outs too, as far as they were prepared; `SceneConfig.photo_share` says
             how often.
+        backgrounds: folder of more photographs to lay objects on. What they show themselves is not known, so only
+            "intseg" may be asked, where it is no mistake.
         name: name of the source, by which stages choose among several of one task; by default "scenes-<task>".
         size: number of samples in an epoch, which sets how often this source is chosen among several.
         scene, ask: fields of `SceneConfig` and `AskConfig`.
+
+    Raises:
+        ValueError: if there are backgrounds and another task, or a setting is unknown.
+        FileNotFoundError: if pictures are missing.
     """
+    if backgrounds is not None and task != "intseg":
+        raise ValueError(f"backgrounds: nobody says what is on them, so {task} cannot be asked there; only intseg can")
     parts = (*PARTS, *(f"{CUTOUTS}{part}" for part in PARTS if cutouts))
-    pictures = SceneAssets.builtin() if assets == "builtin" else SceneAssets.load(assets or DEFAULT_FOLDER, parts)
+    pictures = (
+        SceneAssets.builtin() if assets == "builtin" else SceneAssets.load(assets or DEFAULT_FOLDER, parts, backgrounds)
+    )
     questions: dict[str, Any] = dict(ask or {})
     if "prompt_kinds" in questions:
         questions["prompt_kinds"] = tuple(questions["prompt_kinds"])

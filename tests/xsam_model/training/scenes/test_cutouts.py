@@ -1,5 +1,7 @@
 """Photographic cut-outs: read from their package, named, and laid beside drawings of the same things."""
 
+import pickle
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -144,3 +146,22 @@ def test_objects_may_fill_the_canvas_and_stand_alone():
         SceneConfig(max_length=2.5)
     with pytest.raises(ValueError, match="alone_share must be in"):
         SceneConfig(alone_share=1.5)
+
+
+def test_more_photographs_are_backgrounds_where_only_prompts_are_asked(folder, tmp_path):
+    (tmp_path / "photos").mkdir()
+    names = [next(f"{kind}{i}.png" for i in range(99) if not is_held_out(f"photos/{kind}{i}.png")) for kind in "ab"]
+    for name in names:
+        Image.fromarray(np.full((600, 900, 3), 30, dtype=np.uint8)).save(tmp_path / "photos" / name)
+    (tmp_path / "notes.txt").write_text("no picture")
+    options = {"assets": str(folder), "cutouts": True, "scene": {"stuff_share": 0.0}}
+    source = scenes("intseg", backgrounds=str(tmp_path), **options)
+    again = pickle.loads(pickle.dumps(source))
+    for one in (source, again):
+        made = {make_scene(seed, one.assets, config=one.scenes).ground for seed in range(40)}
+        assert made >= {f"photos/{name}" for name in names}
+    assert {ground.pixels.shape for ground in source.assets.grounds[-2:]} == {(341, 512, 3)}
+    with pytest.raises(ValueError, match="ovseg cannot be asked there"):
+        scenes("ovseg", backgrounds=str(tmp_path), **options)
+    with pytest.raises(FileNotFoundError, match="holds no photographs"):
+        scenes("intseg", backgrounds=str(folder), **options)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from xsam_model.training.scenes.art.colors import color_shares
 from xsam_model.training.scenes.art.shapes import SHAPE_NAMES, SHAPE_STYLES, draw_grounds, draw_shape
@@ -41,6 +42,8 @@ SHOWN_IN_EXAMPLES = frozenset(
 ) | {"astronaut", "camera", "chelsea", "china", "coffee", "rocket"}
 # Drawings are kept at several sizes: scaling a large one far down in one step would make small objects jagged.
 _LEAST_LEVEL = 32
+_GROUND_SIDE = 512
+_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -107,7 +110,8 @@ class SceneAssets:
         categories: every category with its synonyms.
         sprites: drawings of these categories.
         grounds: background pictures.
-        folder, parts: what they were loaded from, if anything; pickled assets consist of this alone and load again.
+        folder, parts, backgrounds: what they were loaded from, if anything; pickled assets consist of this alone and
+            load again.
     """
 
     def __init__(
@@ -117,10 +121,11 @@ class SceneAssets:
         grounds: Sequence[Ground],
         folder: Path | None = None,
         parts: Sequence[str] = PARTS,
+        backgrounds: Path | None = None,
     ) -> None:
         self.categories = {category.name: category for category in categories}
         self.sprites, self.grounds = tuple(sprites), tuple(grounds)
-        self._source = None if folder is None else (str(folder), tuple(parts))
+        self._source = None if folder is None else (str(folder), tuple(parts), backgrounds and str(backgrounds))
         self._pools: dict[tuple[str, bool], ScenePool] = {}
 
     def __reduce__(self) -> Any:
@@ -130,18 +135,21 @@ class SceneAssets:
         return SceneAssets, (tuple(self.categories.values()), self.sprites, self.grounds)
 
     @classmethod
-    def load(cls, folder: str | Path = DEFAULT_FOLDER, parts: Sequence[str] = PARTS) -> SceneAssets:
+    def load(
+        cls, folder: str | Path = DEFAULT_FOLDER, parts: Sequence[str] = PARTS, backgrounds: str | Path | None = None
+    ) -> SceneAssets:
         """Load prepared assets, once in each process.
 
         Args:
             folder: folder that `art.prepare` wrote.
             parts: "train" contains everything that training may see, "test" the rest; "cutouts-train" and
                 "cutouts-test" are the same of photographic cut-outs.
+            backgrounds: folder of more photographs to lay objects on, of which nobody says what they show.
 
         Raises:
             FileNotFoundError: if they are missing.
         """
-        return _load(str(folder), tuple(parts))
+        return _load(str(folder), tuple(parts), None if backgrounds is None else str(backgrounds))
 
     @classmethod
     def builtin(cls) -> SceneAssets:
@@ -195,7 +203,7 @@ class SceneAssets:
 
 
 @lru_cache(maxsize=2)
-def _load(place: str, parts: tuple[str, ...]) -> SceneAssets:
+def _load(place: str, parts: tuple[str, ...], backgrounds: str | None = None) -> SceneAssets:
     folder = Path(place)
     if missing := [part for part in parts if not (folder / f"{part}.npz").is_file()]:
         raise FileNotFoundError(
@@ -219,7 +227,20 @@ def _load(place: str, parts: tuple[str, ...]) -> SceneAssets:
                 Ground(name=name, pixels=arrays[f"ground_{place}"], shows=tuple(shows))
                 for place, (name, shows) in enumerate(index["grounds"])
             ]
-    return SceneAssets(categories, sprites, grounds, folder, parts)
+    more = None if backgrounds is None else Path(backgrounds).expanduser()
+    if more is not None:
+        found = [path for path in sorted(more.rglob("*")) if path.suffix.lower() in _ENDINGS]
+        if not found:
+            raise FileNotFoundError(f"{more} holds no photographs to lay objects on")
+        grounds += [read_ground(path, path.relative_to(more).as_posix(), ()) for path in found]
+    return SceneAssets(categories, sprites, grounds, folder, parts, more)
+
+
+def read_ground(path: Path, name: str, shows: tuple[str, ...]) -> Ground:
+    """Read a photograph that shows things of these names, scaled down to at most 512 pixels."""
+    picture = Image.open(path).convert("RGB")
+    picture.thumbnail((_GROUND_SIDE, _GROUND_SIDE), Image.Resampling.LANCZOS)
+    return Ground(name=name, pixels=np.asarray(picture), shows=shows)
 
 
 def make_sprite(category: str, style: str, pixels: NDArray[np.uint8]) -> Sprite:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from xsam_model.training.scenes.art.assets import PHOTO_STYLE, Ground
+from xsam_model.training.scenes.art.assets import PHOTO_STYLE, Ground, read_ground
 from xsam_model.training.scenes.art.vocabulary import Category, curated_categories, everyday_names
 
 DEBIAN_PACKAGES = ("tuxpaint-stamps-default", "tuxpaint-data")
@@ -22,7 +22,6 @@ DRAWING_SIDE, CUTOUT_SIDE = 128, 256
 # Enlarged further than this, an object would be told from its ground by its blur.
 _LEAST_SIDE = 90
 _STAMPS, _TEMPLATES = "usr/share/tuxpaint/stamps", "usr/share/tuxpaint/templates"
-_GROUND_SIDE = 512
 # Photographs without a thing in front of the rest -> names of our vocabulary that they show.
 _PHOTOS: dict[str, tuple[str, ...]] = {
     "burnt_bark": ("leafy tree", "soil"), "cliff": ("sky", "stone wall", "foliage"), "corn_maze": ("corn", "foliage"),
@@ -101,13 +100,6 @@ def read_cutouts(root: Path) -> tuple[list[Category], dict[tuple[str, str], list
 def read_photographs(root: Path) -> list[Ground]:
     """Read the photographs of an unpacked package, scaled down to at most 512 pixels."""
     return [read_ground(root / _TEMPLATES / f"{stem}.jpg", stem, shows) for stem, shows in _PHOTOS.items()]
-
-
-def read_ground(path: Path, name: str, shows: tuple[str, ...]) -> Ground:
-    """Read a photograph that shows things of these names, scaled down to at most 512 pixels."""
-    picture = Image.open(path).convert("RGB")
-    picture.thumbnail((_GROUND_SIDE, _GROUND_SIDE), Image.Resampling.LANCZOS)
-    return Ground(name=name, pixels=np.asarray(picture), shows=shows)
 
 
 def _named_stamps(folder: Path, known: set[str]) -> Iterator[tuple[Path, str]]:

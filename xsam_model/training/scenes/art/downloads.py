@@ -22,7 +22,7 @@ from PIL import Image
 from xsam_model.training.packages import download_wheel, run
 from xsam_model.training.scenes.art import cutouts
 from xsam_model.training.scenes.art import names as scene_names
-from xsam_model.training.scenes.art.assets import CUTOUTS, Ground, save_assets
+from xsam_model.training.scenes.art.assets import CUTOUTS, Ground, read_ground, save_assets
 from xsam_model.training.scenes.art.cutouts import trimmed
 from xsam_model.training.scenes.art.vocabulary import Category, curated_categories, everyday_names
 
@@ -230,5 +230,5 @@ def read_grounds(root: Path) -> list[Ground]:
     for end, shows in sorted(_PHOTOS.items()):
         path = next((path for path in found if path.as_posix().endswith(end)), None)
         if path is not None:
-            grounds.append(cutouts.read_ground(path, Path(end).stem, shows))
+            grounds.append(read_ground(path, Path(end).stem, shows))
     return grounds

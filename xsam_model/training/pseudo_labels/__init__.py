@@ -1,0 +1,1 @@
+"""Masks for photographs that nobody outlined: where two sizes of a salient-object network agree."""
