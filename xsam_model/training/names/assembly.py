@@ -67,7 +67,8 @@ def with_name_head(
     new.load_state_dict(old.state_dict(), strict=False)
     processor = XSamProcessor.from_pretrained(model)
     assert new.name_head is not None
-    fit_classifier(new.name_head, new.segmentor.encoder, inputs.weights, canvases(pictures, processor))
+    trunk_config = old.config.mask_encoder_config
+    fit_classifier(new.name_head, new.segmentor.encoder, trunk_config, inputs.weights, canvases(pictures, processor))
     learned = names_to_learn(inputs.teacher) if names is None else list(names)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -88,19 +89,24 @@ def with_name_head(
 
 @torch.no_grad()
 def fit_classifier(
-    head: XSamNameHead, trunk: XSamTrunk, weights: dict[str, Tensor], pixel_values: Iterator[Tensor]
+    head: XSamNameHead,
+    trunk: XSamTrunk,
+    config: XSamTrunkConfig,
+    weights: dict[str, Tensor],
+    pixel_values: Iterator[Tensor],
 ) -> None:
     """Give a head the published classifier, as it is to look at a trunk that has been trained since.
 
     Args:
         head: changed in place.
         trunk: the trunk as it is.
+        config: its sizes.
         weights: published weights, see `pretrained_trunk.trunk_weights`.
         pixel_values: (B, 3, S, S) canvases.
     """
-    last = trunk.config.num_hidden_layers
-    published = XSamTrunk(trunk.config, (trunk.token_positions.shape[2], trunk.token_positions.shape[0]))
-    published.load_state_dict(trunk_weights(weights, trunk.config), strict=False)
+    last = config.num_hidden_layers
+    published = XSamTrunk(config, (trunk.token_positions.shape[2], trunk.token_positions.shape[0]))
+    published.load_state_dict(trunk_weights(weights, config), strict=False)
     seen, wanted = [], []
     for canvas in pixel_values:
         maps = trunk.encode(canvas, set(head.config.layers))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from xsam_model.processing_xsam import XSamProcessor
 from xsam_model.prompts.templates import PHRASE_END, PHRASE_START, clean_category
 
 _RIDGE = 1e-3
+_BATCHES_TOGETHER = 8
 # How often a name comes with a word before it, which leaves what it means to the eye as it is.
 _DESCRIBED = 0.3
 _BEFORE = (
@@ -68,6 +69,7 @@ def train_reader(  # noqa: PLR0913  (each is a choice of its own)
     batch_size: int = 192,
     learning_rate: float = 3e-3,
     seed: int = 0,
+    on_step: Callable[[int, float], object] = lambda _step, _loss: None,
 ) -> list[float]:
     """Train a reader to answer as the teacher does.
 
@@ -78,6 +80,7 @@ def train_reader(  # noqa: PLR0913  (each is a choice of its own)
         targets: (names, classes), the teacher's distributions.
         weights: (names,), how often each comes in comparison.
         steps: updates.
+        on_step: called after each with its number and its loss.
 
     Returns:
         The divergence from the teacher in each step, in nats.
@@ -92,13 +95,20 @@ def train_reader(  # noqa: PLR0913  (each is a choice of its own)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
-        chosen = random.choice(len(names), size=batch_size, p=shares)
-        rows = [tokens[random.integers(len(tokens))][place] for place in chosen]
-        read = reader(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)).log_softmax(-1)
-        loss = F.kl_div(read, torch.as_tensor(targets[chosen], dtype=torch.float32), reduction="batchmean")
+        if not step % _BATCHES_TOGETHER:
+            chosen = random.choice(len(names), size=_BATCHES_TOGETHER * batch_size, p=shares)
+            drawn = [(tokens[random.integers(len(tokens))][place], place) for place in chosen]
+            # Names of about one length together, so that hardly anything is padding.
+            drawn.sort(key=lambda one: len(one[0]))
+            order = random.permutation(_BATCHES_TOGETHER)
+        rows, places = zip(*drawn[order[step % _BATCHES_TOGETHER] * batch_size :][:batch_size], strict=True)
+        read = reader(torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)).log_softmax(-1)
+        wanted = torch.as_tensor(targets[list(places)], dtype=torch.float32)
+        loss = F.kl_div(read, wanted, reduction="batchmean")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
+        on_step(step, losses[-1])
     reader.requires_grad_(False)
     return losses
