@@ -149,6 +149,32 @@ class XSamSegmentorConfig(PreTrainedConfig):
 
 
 @strict
+class XSamNameHeadConfig(PreTrainedConfig):
+    """Configuration of the classifier that helps to name masks, see `layers.name_head`.
+
+    Args:
+        layers: hidden states of the trunk that it looks at, all of one resolution.
+        feature_size, num_classes: channels of the classifier's features, and its classes (those of ImageNet).
+        token_size, hidden_size: channels of a name's tokens, and of what is read of them.
+        network_weight, evidence_weight: weights of the network's own opinion on which name a mask has, and of the
+            classifier's.
+        no_name_logit: logit of none of the names, where one of which nothing is known has 0.
+    """
+
+    model_type = "xsam_name_head"
+    base_config_key = "name_head_config"
+
+    layers: list[int] | tuple[int, ...] = (7, 6)
+    feature_size: int = 1280
+    num_classes: int = 1000
+    token_size: int = 128
+    hidden_size: int = 256
+    network_weight: float = 0.25
+    evidence_weight: float = 0.5
+    no_name_logit: float = -1.0
+
+
+@strict
 class XSamConfig(PreTrainedConfig):
     """Configuration of `XSamForSegmentation`.
 
@@ -172,6 +198,8 @@ class XSamConfig(PreTrainedConfig):
         refiner_dims: channels, multiples of 8, of a network that draws the mask in such a window from the prompt's
             place and the mask encoder's maps, see `layers.refiner`: for each map, finest first; None to ask the
             language model, as the reference implementation does.
+        name_head_config: classifier that helps to name masks of categories; None, as in the reference implementation,
+            for none. Needs an `XSamTrunkConfig`.
         initializer_range: standard deviation of the projectors' initial weights.
     """
 
@@ -226,6 +254,7 @@ class XSamConfig(PreTrainedConfig):
     region_sampling_seed: int = 0
     interactive_zoom: float | int | None = None
     refiner_dims: list[int] | tuple[int, ...] | None = None
+    name_head_config: Any = None
     initializer_range: float = 0.02
     tie_word_embeddings: bool = False
 
@@ -241,6 +270,22 @@ class XSamConfig(PreTrainedConfig):
             raise ValueError(f"interactive_zoom must be 1 or more, or None; got {self.interactive_zoom}")
         self._check_refiner()
         self._check_mask_encoder()
+        if isinstance(self.name_head_config, dict):
+            self.name_head_config = XSamNameHeadConfig(**self.name_head_config)
+        if self.name_head_config is not None:
+            self._check_name_head(self.name_head_config)
+
+    def _check_name_head(self, head: XSamNameHeadConfig) -> None:
+        """Refuse layers of which the classifier cannot look at the same places."""
+        mask = self.mask_encoder_config
+        if not isinstance(mask, XSamTrunkConfig):
+            raise ValueError("name_head_config goes with a convolutional trunk as mask_encoder_config")
+        layers = list(head.layers)
+        outside = [layer for layer in layers if not 0 <= layer <= mask.num_hidden_layers]
+        if outside or len({mask.stride_at(layer) for layer in layers}) != 1:
+            raise ValueError(
+                f"name_head_config: layers must be of one stride among 0 .. {mask.num_hidden_layers}, got {layers}"
+            )
 
     def _check_refiner(self) -> None:
         dims, levels = self.refiner_dims, self.segmentor_config.num_feature_levels
@@ -311,4 +356,4 @@ class XSamConfig(PreTrainedConfig):
 AutoConfig.register(XSamTrunkConfig.model_type, XSamTrunkConfig)
 AutoConfig.register(XSamConfig.model_type, XSamConfig)
 
-__all__ = ["XSamConfig", "XSamSegmentorConfig", "XSamTrunkConfig"]
+__all__ = ["XSamConfig", "XSamNameHeadConfig", "XSamSegmentorConfig", "XSamTrunkConfig"]

@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput
 from xsam_model.configuration_xsam import XSamConfig
 from xsam_model.layers.image_prefix import PackedTexts, XSamImagePrefix
 from xsam_model.layers.language_layers import read_right_padded, use_language_layers
+from xsam_model.layers.name_head import XSamNameHead, gather_names
 from xsam_model.layers.refiner import XSamRefiner
 from xsam_model.layers.region_sampling import choose_region_points, pool_region_features
 from xsam_model.layers.segmentor import XSamConnector, XSamSegmentor, pad_to_multiple, space_to_depth
@@ -44,12 +45,15 @@ class XSamImageFeatures:
         segmentor_tokens (`torch.Tensor` of shape `(I, S, E)`): language tokens of the mask encoder, row by row.
         multi_scale_features (`tuple` of `torch.Tensor` of shape `(I, C, H_i, W_i)`): lowest resolution first.
         mask_features (`torch.Tensor` of shape `(I, C, H, W)`): features whose product with queries gives mask logits.
+        name_features (`torch.Tensor` of shape `(I, H, W, C)`): what the classifier sees, of a model with a
+            `name_head_config`.
     """
 
     vision_tokens: torch.Tensor
     segmentor_tokens: torch.Tensor
     multi_scale_features: tuple[torch.Tensor, ...]
     mask_features: torch.Tensor
+    name_features: torch.Tensor | None = None
 
     def language_tokens(self, dtype: torch.dtype) -> torch.Tensor:
         """Return images as the language model reads them, (I, V + S, E)."""
@@ -183,6 +187,10 @@ class XSamForSegmentation(XSamPreTrainedModel):
         self.seg_connector = XSamConnector(config)
         self.bg_embeds = nn.Embedding(1, channels)
         self.refiner = None if config.refiner_dims is None else XSamRefiner(config)
+        self.name_head = None
+        if (head := config.name_head_config) is not None:
+            seen = sum(config.mask_encoder_map(layer)[0] for layer in head.layers)
+            self.name_head = XSamNameHead(head, seen, text.vocab_size)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -203,13 +211,15 @@ class XSamForSegmentation(XSamPreTrainedModel):
         config = self.config
         vision = self._encode_vision(pixel_values.to(self.dtype))
         layer, block = config.token_layer, config.token_downsample
-        maps, multi_scale_features, mask_features = self.encode_canvases(segmentor_pixel_values, {layer})
+        named = [] if self.name_head is None else list(self.name_head.config.layers)
+        maps, multi_scale_features, mask_features = self.encode_canvases(segmentor_pixel_values, {layer, *named})
         tokens = space_to_depth(pad_to_multiple(self.segmentor.place_tokens(maps[layer]), block), block)
         return XSamImageFeatures(
             vision_tokens=self.visual_projector(vision),
             segmentor_tokens=self.seg_projector(tokens.flatten(1, 2)),
             multi_scale_features=multi_scale_features,
             mask_features=mask_features,
+            name_features=None if self.name_head is None else self.name_head.look([maps[one] for one in named]),
         )
 
     def read_images(self, features: XSamImageFeatures, token_ids: Tensor) -> XSamImagePrefix | None:
@@ -335,6 +345,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
         region_images: Tensor | None = None,
         language_only: bool = False,
         image_prefix: XSamImagePrefix | None = None,
+        conditions_are_names: bool = False,
     ) -> XSamOutput:
         """Segment images by the conditions in their conversations.
 
@@ -356,6 +367,8 @@ class XSamForSegmentation(XSamPreTrainedModel):
                 `image_indices` and `language_hidden_state` are returned.
             image_prefix: result of `read_images` for the same images, which are then not read again. Positions in
                 hidden states and groups then count from the first token after the image.
+            conditions_are_names: all conditions are names of categories, so that a model with a `name_head_config` can
+                ask its classifier; it makes no difference to others.
 
         Raises:
             ValueError: if images, regions or `<SEG>` do not match the token ids.
@@ -366,6 +379,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
         rows = self._splice(
             input_ids, attention_mask.bool(), cond_ids, seg_ids, features, images, regions, image_prefix
         )
+        names = input_ids, cond_ids
         cond_ids, seg_ids = _pad_groups(rows)
         # Refused before the language model runs, which is the expensive part.
         missing = (seg_ids < 0).all(1).nonzero()[:, 0].tolist()
@@ -378,6 +392,8 @@ class XSamForSegmentation(XSamPreTrainedModel):
         if language_only:
             return XSamOutput(image_features=features, image_indices=images, language_hidden_state=hidden)
         output = self._decode(hidden, cond_ids, seg_ids, features, images, every_prediction=output_hidden_states)
+        if conditions_are_names and self.name_head is not None:
+            self._weigh_names(output, *names)
         if output_hidden_states:
             output["inputs_embeds"] = _pad_right([row.embeds for row in rows])
             output["sequence_cond_ids"], output["sequence_seg_ids"] = cond_ids, seg_ids
@@ -544,6 +560,18 @@ class XSamForSegmentation(XSamPreTrainedModel):
         )
         output["mask_logits"] = masks
         return output
+
+    def _weigh_names(self, output: XSamOutput, input_ids: Tensor, cond_ids: Tensor) -> None:
+        """Let the classifier have its say in the class logits of an output; ids (B, L) before the image is spliced."""
+        head, looks = self.name_head, output.image_features.name_features
+        assert head is not None
+        if looks is None:
+            raise ValueError("image_features are of a model without a name head: encode the images with this one")
+        config = self.config
+        names, which = gather_names(input_ids, cond_ids, [config.phrase_start_token_id, config.phrase_end_token_id])
+        of_names = head.reader(names)[which][output.conversation_indices]
+        evidence = head.evidence(looks[output.image_indices], output.mask_logits, of_names)
+        output["class_logits"] = head.weigh(output.class_logits, evidence, output.condition_mask)
 
     def _features(
         self, features: XSamImageFeatures | None, pixel_values: Tensor | None, segmentor_pixel_values: Tensor | None

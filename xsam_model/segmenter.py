@@ -232,7 +232,8 @@ class XSamSegmenter:
             explain=explain,
             generate=generate,
         )
-        outputs, computed = self._reply(images, queries, inputs, max_new_tokens if generate else None)
+        are_names = task in CATEGORY_TASKS and not generate
+        outputs, computed = self._reply(images, queries, inputs, max_new_tokens if generate else None, are_names)
         # Reading these on the network's own stream would wait for whatever other threads have queued there since.
         with self._streams.beside(computed):
             conversations = outputs.conversation_indices.tolist()
@@ -255,7 +256,12 @@ class XSamSegmenter:
         )
 
     def _reply(
-        self, images: EncodedImages, queries: Sequence[Query], inputs: XSamInputs, max_new_tokens: int | None
+        self,
+        images: EncodedImages,
+        queries: Sequence[Query],
+        inputs: XSamInputs,
+        max_new_tokens: int | None,
+        are_names: bool,
     ) -> tuple[XSamOutput, torch.cuda.Event | None]:
         """Run the network in this thread's turn; it generates its answers if they have a longest length.
 
@@ -274,7 +280,8 @@ class XSamSegmenter:
                 stops = self.processor.stop_token_ids
                 outputs = self.model.generate(**arguments, stop_token_ids=stops, max_new_tokens=max_new_tokens)
             else:
-                outputs = self.model(**arguments, image_prefix=self._prefix(images, queries, inputs["input_ids"]))
+                prefix = self._prefix(images, queries, inputs["input_ids"])
+                outputs = self.model(**arguments, image_prefix=prefix, conditions_are_names=are_names)
             return outputs, self._streams.mark()
 
     def beside(self, replies: Replies) -> AbstractContextManager[None]:

@@ -78,7 +78,7 @@ def trunk_weights(published: Mapping[str, Tensor], config: XSamTrunkConfig) -> d
     Raises:
         KeyError: if one is missing.
     """
-    folded = _folded(published, "_conv_stem", "_bn0", "stem")
+    found = folded(published, "_conv_stem", "_bn0", "stem")
     number = 0
     for stage, depth in enumerate(config.depths):
         for place in range(depth):
@@ -86,12 +86,17 @@ def trunk_weights(published: Mapping[str, Tensor], config: XSamTrunkConfig) -> d
                 # The blocks of the first stage widen nothing.
                 if ours != "expand" or config.expansions[stage] > 1:
                     before = f"_blocks.{number}."
-                    folded |= _folded(published, before + theirs, before + norm, f"stages.{stage}.{place}.{ours}")
+                    found |= folded(published, before + theirs, before + norm, f"stages.{stage}.{place}.{ours}")
             number += 1
-    return folded
+    return found
 
 
-def _folded(published: Mapping[str, Tensor], convolution: str, norm: str, name: str) -> dict[str, Tensor]:
+def folded(published: Mapping[str, Tensor], convolution: str, norm: str, name: str) -> dict[str, Tensor]:
+    """Return weight and bias, under a name, of a published convolution and the batch normalization after it.
+
+    Raises:
+        KeyError: if one is missing.
+    """
     weight = published[f"{convolution}.weight"]
     scale = published[f"{norm}.weight"] / torch.sqrt(published[f"{norm}.running_var"] + _NORM_EPSILON)
     shift = published[f"{norm}.bias"] - published[f"{norm}.running_mean"] * scale

@@ -206,7 +206,7 @@ def build_optimizer(network: XSamTraining, stage: StageConfig) -> torch.optim.Op
 
 
 def _unused_parameters(network: XSamTraining) -> tuple[str, ...]:
-    """Return prefixes of parameters that no forward pass reads and that exist only because the released weights do.
+    """Return prefixes of parameters that no forward pass reads, most of which exist because the released weights do.
 
     Data-parallel training needs a gradient of every parameter that is trained.
     """
@@ -214,7 +214,8 @@ def _unused_parameters(network: XSamTraining) -> tuple[str, ...]:
     layers, selected = config.vision_config.num_hidden_layers, config.vision_select_layer
     last = selected if selected >= 0 else layers + 1 + selected
     encoder = "model.visual_encoder"
-    unused = ["model.segmentor.encoder.neck", "model.segmentor.shared_image_embedding"]
+    # A name head is fitted by itself, to the model that training ends with.
+    unused = ["model.segmentor.encoder.neck", "model.segmentor.shared_image_embedding", "model.name_head"]
     unused += [f"{encoder}.{name}" for name in ("head", "post_layernorm")]
     if network.kind == "mixed":
         # Trained by a stage of its own, on windows.
