@@ -8,10 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xsam_model.prompts.close_ups import CloseUp, close_ups
+from xsam_model.prompts.visual import POINT_RADIUS, draw_points
 from xsam_model.training.samples.samples import TrainingSample
 
 # How much longer or shorter than at inference a box's window is.
 _ZOOM_RANGE = (0.85, 1.3)
+# How much a box differs from its object's bounding box at each side, as a share of its length.
+_BOX_SLACK = 0.015
+# How far inside its object a point is at least, as a share of the deepest place; one of these by lot.
+_DEPTHS = (0.25, 0.5, 1.0)
+_DEPTH_CELLS = 64
 # A window of which the object has a smaller share teaches little, if there are others.
 _LEAST_SHARE = 0.01
 
@@ -40,6 +46,8 @@ class PromptWindow:
 def prompt_windows(sample: TrainingSample, zoom: float, random: np.random.Generator) -> list[PromptWindow]:
     """Return a window for each visual prompt of a sample that has a mask; of several sizes one by lot.
 
+    Boxes and single points are drawn anew, as people draw them: tight, and well inside the object.
+
     Args:
         sample: of intseg or vgdseg; one of vgdseg gives windows only to prompts with a single mask.
         zoom: `XSamConfig.interactive_zoom`.
@@ -60,11 +68,12 @@ def _window(
     zoom: float,
     random: np.random.Generator,
 ) -> PromptWindow:
-    length = max(1.0, zoom * random.uniform(*_ZOOM_RANGE))
-    windows = close_ups(region, length)
-    if not windows[0].is_box:
-        # Points of training data have a radius of their own: what is as small as a point is drawn as one.
-        windows = close_ups(region, length, "point")
+    length, kind = max(1.0, zoom * random.uniform(*_ZOOM_RANGE)), "scribble"
+    if close_ups(region, length)[0].is_box:
+        region, kind = _box(mask, random), "box"
+    elif max(np.ptp(np.argwhere(region), axis=0)) <= 2 * POINT_RADIUS:
+        region, kind = _point(mask, random), "point"
+    windows = close_ups(region, length, kind)
     shown = [_part(mask, window) for window in windows]
     large = [place for place, part in enumerate(shown) if part.mean() >= _LEAST_SHARE]
     # Of windows around a prompt that its object covers, the smallest shows the largest share of it.
@@ -78,6 +87,35 @@ def _window(
         ignored=None if sample.ignore is None else _part(sample.ignore, window),
         share=float(part.sum() / mask.sum()),
     )
+
+
+def _box(mask: NDArray[np.bool_], random: np.random.Generator) -> NDArray[np.bool_]:
+    places = np.argwhere(mask)
+    ends = np.array([places.min(axis=0), places.max(axis=0) + 1])
+    moved = np.rint(ends + random.normal(0, _BOX_SLACK, (2, 2)) * (ends[1] - ends[0])).astype(int)
+    (top, left), (bottom, right) = moved.clip(0, mask.shape)
+    drawn = np.zeros_like(mask)
+    drawn[top : max(bottom, top + 1), left : max(right, left + 1)] = True
+    return drawn if drawn.any() else mask
+
+
+def _point(mask: NDArray[np.bool_], random: np.random.Generator) -> NDArray[np.bool_]:
+    step = max(1, max(mask.shape) // _DEPTH_CELLS)
+    depths = _depths(mask[::step, ::step])
+    if not depths.any():
+        step, depths = 1, mask.astype(np.int64)
+    deep = np.argwhere(depths >= max(1, random.choice(_DEPTHS) * depths.max()))
+    row, column = deep[random.integers(len(deep))] * step
+    return draw_points([(float(column), float(row))], (mask.shape[0], mask.shape[1]))
+
+
+def _depths(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return how many steps up, down, left or right it takes to leave the mask, 0 outside."""
+    depths, inner = np.zeros(mask.shape, dtype=np.int64), np.pad(mask, 1)
+    while inner.any():
+        depths += inner[1:-1, 1:-1]
+        inner[1:-1, 1:-1] &= inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
+    return depths
 
 
 def _part(mask: NDArray[np.bool_], window: CloseUp) -> NDArray[np.bool_]:

@@ -16,17 +16,17 @@ _LEAST_PIXELS = 5
 Mask = NDArray[np.bool_]
 
 
-def draw_prompt(kind: str, mask: Mask, random: np.random.Generator, box_slack: float = 0.1) -> Mask:
+def draw_prompt(kind: str, mask: Mask, random: np.random.Generator) -> Mask:
     """Draw a visual prompt for an object.
 
     Points lie on the object, one for each of its connected parts. A scribble is a wavy diagonal of a box within the
-    object's bounding box, and mostly on the object. A mask is that of the object, smoothed.
+    object's bounding box, and mostly on the object. A box is up to a tenth smaller or larger than the bounding box. A
+    mask is that of the object, smoothed.
 
     Args:
         kind: one of `PROMPT_KINDS`.
         mask: bool (H, W), visible pixels of the object; at least one.
         random: source of all choices.
-        box_slack: how much smaller or larger than the bounding box a box is at most, as a share of it.
 
     Returns:
         bool (H, W), never empty.
@@ -36,9 +36,7 @@ def draw_prompt(kind: str, mask: Mask, random: np.random.Generator, box_slack: f
     """
     if kind not in PROMPT_KINDS:
         raise ValueError(f"unknown kind of visual prompt {kind!r}; known: {', '.join(PROMPT_KINDS)}")
-    if kind == "box":
-        return _box(mask, random, box_slack)
-    drawn = {"point": _points, "scribble": _scribble, "mask": _smoothed}
+    drawn = {"point": _points, "scribble": _scribble, "box": _box, "mask": _smoothed}
     return drawn[kind](mask, random)
 
 
@@ -85,9 +83,9 @@ def _scribble(mask: Mask, random: np.random.Generator) -> Mask:
     return _points(mask, random)
 
 
-def _box(mask: Mask, random: np.random.Generator, slack: float) -> Mask:
+def _box(mask: Mask, random: np.random.Generator) -> Mask:
     x, y, width, height = bounding_box(mask)
-    scale = random.uniform(1 - slack, 1 + slack)
+    scale = random.uniform(0.9, 1.1)
     left, top = x + width * (1 - scale) / 2, y + height * (1 - scale) / 2
     return draw_box((left, top, width * scale, height * scale), mask.shape[:2])
 

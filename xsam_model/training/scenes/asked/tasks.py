@@ -37,8 +37,7 @@ class AskConfig:
         explain_share: share of reasoning questions that ask for an explanation.
         max_phrases: most refseg phrases for one scene, each a conversation of its own; fewer if fewer are true.
         max_prompts: most intseg prompts for one scene, each on an object of its own choice.
-        prompt_kinds: kinds of visual prompts, equally likely; one may be there several times.
-        box_slack: how much smaller or larger than an object's bounding box a box is at most, as a share of it.
+        prompt_kinds: kinds of visual prompts, equally likely.
     """
 
     max_absent: int = 20
@@ -50,16 +49,13 @@ class AskConfig:
     max_phrases: int = 1
     max_prompts: int = 1
     prompt_kinds: tuple[str, ...] = PROMPT_KINDS
-    box_slack: float = 0.1
 
     def __post_init__(self) -> None:
         """Refuse invalid settings.
 
         Raises:
-            ValueError: if a kind of prompt is unknown or there is none, or boxes could shrink to nothing.
+            ValueError: if a kind of prompt is unknown or there is none.
         """
-        if not 0 <= self.box_slack < 1:
-            raise ValueError(f"box_slack must be in [0, 1), got {self.box_slack}")
         if not self.prompt_kinds or set(self.prompt_kinds) - set(PROMPT_KINDS):
             raise ValueError(f"prompt_kinds must be some of {', '.join(PROMPT_KINDS)}, got {self.prompt_kinds}")
 
@@ -79,9 +75,6 @@ class _Asked:
 
     def choose(self, items: Sequence[str]) -> str:
         return items[int(self.random.integers(len(items)))]
-
-    def prompt(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        return draw_prompt(self.choose(self.config.prompt_kinds), mask, self.random, self.config.box_slack)
 
     def names(self) -> list[str]:
         """Return the name to use for each object, the same for all of one category."""
@@ -212,7 +205,7 @@ def _vgdseg(asked: _Asked) -> TrainingSample | None:
     for category in categories:
         members = [thing for thing in objects if thing.name == category]
         member = members[asked.random.integers(len(members))]
-        prompts.append(asked.prompt(member.mask))
+        prompts.append(draw_prompt(asked.choose(asked.config.prompt_kinds), member.mask, asked.random))
     if asked.chance(asked.config.nothing_present_share) and (empty := _empty_prompt(asked)) is not None:
         prompts.append(empty)
         categories.append("background")
@@ -245,7 +238,7 @@ def _intseg(asked: _Asked) -> TrainingSample | None:
     for _ in range(asked.config.max_prompts):
         thing = objects[asked.random.integers(len(objects))]
         things.append(thing)
-        prompts.append(asked.prompt(thing.mask))
+        prompts.append(draw_prompt(asked.choose(asked.config.prompt_kinds), thing.mask, asked.random))
     return asked.sample(
         "intseg",
         [thing.mask for thing in things],
