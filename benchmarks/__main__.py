@@ -14,8 +14,8 @@ from benchmarks.report import Report, machine, print_reports, replace_sections, 
 
 NAMES = (
     *("tiny_rate", "costs", "many_prompts", "text_lengths", "pipeline_overhead", "orchestration", "scheduling"),
-    *("load_rate", "jpeg_rate", "planning", "updates", "peak_memory", "memory_curve", "large_image", "rle_rate"),
-    *("sql", "export"),
+    *("load_rate", "jpeg_rate", "planning", "updates", "history", "peak_memory", "memory_curve"),
+    *("large_image", "rle_rate", "sql", "export"),
 )
 RESULTS = Path(__file__).with_name("RESULTS.md")
 

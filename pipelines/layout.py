@@ -9,6 +9,7 @@ _runs/RUN/commits/shard-00000.repair-1         a repair: supersedes a commit who
 _runs/RUN/summary.json, report.html            how the run ended; for people, the table does not depend on them
 _runs/.run-000001                              the id of a run, found by number where a listing lags
 _runs/.erasure-000001, .erasure-000001-done    that images were to be forgotten, and that they are
+_runs/.history-000001, .history-000001-*       what finished runs have planned, gathered; made from their plans
 README.md                                      tells Hugging Face datasets where the two tables are; for people, too
 
 Dataset readers (pyarrow, Spark, DuckDB) skip names that begin with an underscore, so that they see data files only.
@@ -37,6 +38,7 @@ _DATA_NAME = re.compile(
     r"(annotations|images)/[^/]+/(?P<shard_id>shard-\d{5,})-(repair-(?P<repair>[1-9]\d*)-)?(?P<attempt>[^/]+)\.parquet"
 )
 _NUMBERED = re.compile(r"_runs/\.(run-\d{6,}|erasure-\d{6,}(-done)?)")
+_HISTORY = re.compile(r"_runs/\.history-(\d{6,})(-[^/]+\.parquet)?")
 _OF_RUN = re.compile(r"_runs/[^/]+/(plan\.json|plan\.erased-[1-9]\d*|plan-[^/]+\.parquet|summary\.json|report\.html)")
 
 
@@ -68,6 +70,22 @@ def erasure_name(number: int, *, done: bool = False) -> str:
         done: the object that tells of its end instead.
     """
     return f"_runs/.erasure-{number:06d}{'-done' if done else ''}"
+
+
+def history_name(number: int, part: str = "") -> str:
+    """Return the object that gathers the plans of finished runs, the output's one of this number, counted from 1.
+
+    Args:
+        number: of the history.
+        part: what tells one of its files from all others; empty for the object that names them.
+    """
+    return f"_runs/.history-{number:06d}{f'-{part}.parquet' if part else ''}"
+
+
+def history_number(name: str) -> int | None:
+    """Return the number of the history that an object belongs to; None if it belongs to none."""
+    found = _HISTORY.fullmatch(name)
+    return int(found[1]) if found else None
 
 
 def summary_name(run_id: str) -> str:
@@ -125,5 +143,7 @@ def split_commit_name(name: str) -> tuple[str, int] | None:
 def is_ours(name: str) -> bool:
     """Return whether a name follows the output's naming scheme; files of other names are left alone."""
     if name == CARD_NAME or name.startswith(PROBE_PREFIX) or _OF_RUN.fullmatch(name) or _NUMBERED.fullmatch(name):
+        return True
+    if history_number(name) is not None:
         return True
     return split_data_name(name) is not None or split_commit_name(name) is not None

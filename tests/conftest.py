@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gc
+import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipelines.storage.store import Store, open_store
+from tests.support.ray_workers import forked_workers
 from tests.support.seaweed import S3Server, seaweed
 
 TOUCHED = pytest.StashKey[dict[Path, bool]]()
@@ -141,14 +144,34 @@ def _process_environment() -> Iterator[None]:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        # Nothing here need outlive a power cut, and the disk is waited for thousands of times.
+        patch.setattr(os, "fsync", os.fstat)
         yield
 
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A running SeaweedFS."""
-    with seaweed(tmp_path_factory.mktemp("seaweed")) as server:
+    from botocore.loaders import Loader
+
+    with pytest.MonkeyPatch.context() as patch, seaweed(tmp_path_factory.mktemp("seaweed")) as server:
+        # Each new client would look for the description of S3 among those of all services, and read it.
+        for name in ("load_service_model", "load_data_with_path"):
+            patch.setattr(Loader, name, _once(getattr(Loader, name)))
         yield server
+
+
+def _once(load: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep what a method of a loader has loaded for all loaders."""
+    held: dict[tuple[Any, ...], Any] = {}
+
+    def loaded(loader: Any, *what: Any, **options: Any) -> Any:
+        key = (*what, *sorted(options.items()))
+        if key not in held:
+            held[key] = load(loader, *what, **options)
+        return held[key]
+
+    return loaded
 
 
 @pytest.fixture(scope="session")
@@ -159,9 +182,16 @@ def ray(s3_server: S3Server) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in s3_server.environment.items():
             patch.setenv(name, value)
-        ray.init(
-            address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False
-        )
+        with forked_workers():
+            ray.init(
+                address="local",
+                num_cpus=2,
+                include_dashboard=False,
+                object_store_memory=100 * 2**20,
+                log_to_driver=False,
+            )
+        # Its workers are forked from now on: no test has to wait for the first.
+        ray.get(ray.remote(lambda: None).remote())
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
 

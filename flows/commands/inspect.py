@@ -22,7 +22,7 @@ from flows.config import RunConfig
 from flows.run import planning
 from flows.run.existing_runs import existing_plans, no_run
 from flows.run.summary import rejected_row
-from flows.run.updates import held_runs, is_labeled
+from flows.run.updates import is_labeled, unfinished_runs
 from pipelines.errors import DamagedError, some_of
 from pipelines.planning.coverage import UpdateCounts
 from pipelines.planning.draft import PlanDraft
@@ -110,7 +110,8 @@ def _unfinished(config: RunConfig, store: Store) -> list[tuple[Plan, Due]]:
     """Return the runs that an incremental run would finish first, each with its due shards."""
     if not config.incremental or config.output.run_id is not None:
         return []
-    found = ((plan, planning.left_to_label(store, plan, check=config.output.check)) for plan in held_runs(store))
+    runs = unfinished_runs(store, check=config.output.check)
+    found = ((plan, planning.left_to_label(store, plan, check=config.output.check)) for plan in runs)
     return [(plan, due) for plan, due in found if due.commits]
 
 

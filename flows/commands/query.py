@@ -36,6 +36,7 @@ def run_query(
     overwrite: bool = False,
     max_rows: int = 40,
     drop_removed: bool = False,
+    image_ids: Sequence[str] | None = None,
 ) -> None:
     """Run a query, and print the first rows of its result or save all of them.
 
@@ -47,7 +48,7 @@ def run_query(
             are printed.
         overwrite: whether the file may be replaced.
         max_rows: number of rows to print.
-        drop_removed: as for open_database.
+        drop_removed, image_ids: as for open_database.
 
     Raises:
         QueryError: the query is invalid, or the file's extension is not known.
@@ -66,6 +67,7 @@ def run_query(
         with console.status("finding the committed files"):
             found = open_database(
                 store,
+                image_ids=image_ids,
                 own_files=statement.own_files,
                 folder=place,
                 is_saved=target is not None,

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 # and writing the summary need the rest.
 _PREFECT_GRACE_S = 30.0
 _DRAIN_GRACE_S = 20.0
-# Prefect's scheduler looks every few seconds and ignores times that are past, so the first run is due a little later.
-_FIRST_AFTER_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +34,8 @@ class Timetable:
 
     Attributes:
         cron: five fields, e.g. "0 2 * * *" for every night at two.
-        interval_s: seconds between runs, instead of cron; the first run is due in ten seconds.
+        interval_s: seconds between runs, instead of cron; the first is due in ten seconds, if Prefect looks as often
+            as by default.
         timezone: IANA time zone of cron, e.g. "Europe/Berlin"; UTC by default.
 
     Raises:
@@ -65,7 +64,7 @@ class Timetable:
         if self.cron is not None:
             return Cron(self.cron, timezone=self.timezone or "UTC")
         assert self.interval_s is not None
-        first = datetime.now(UTC) + timedelta(seconds=_FIRST_AFTER_S)
+        first = datetime.now(UTC) + timedelta(seconds=_first_after_s())
         return Interval(timedelta(seconds=self.interval_s), anchor_date=first, timezone=self.timezone or "UTC")
 
     def __str__(self) -> str:
@@ -121,7 +120,8 @@ def register(config: RunConfig, timetable: Timetable, name: str) -> Runner:
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
     # No limit on the runner itself: a run that is due meanwhile would wait there for its turn, not be cancelled.
-    runner = Runner(name=name, limit=None, pause_on_shutdown=True)
+    # Nothing is fetched before it is due: it would be cancelled for the sake of a run that may have ended by then.
+    runner = Runner(name=name, limit=None, prefetch_seconds=0, pause_on_shutdown=True)
     deployment_id: Any = runner.add_deployment(deployment)
     _end_dead_runs(deployment_id)
     return runner
@@ -208,6 +208,13 @@ def _run_until_stopped(runner: Runner) -> None:
                 thread.join()
     if failures:
         raise failures[0]
+
+
+def _first_after_s() -> float:
+    """Return twice the time between two looks of Prefect's scheduler at new deployments: it ignores what is past."""
+    from prefect.settings import get_current_settings
+
+    return 2 * get_current_settings().server.services.scheduler.recent_deployments_loop_seconds
 
 
 def _check_timezone(name: str) -> None:

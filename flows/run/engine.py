@@ -15,7 +15,7 @@ from flows.run.observer import RunObserver, Several, Silent
 from flows.run.planning import PlannedRun, open_output, planned_run
 from flows.run.report import leave_report
 from flows.run.summary import RunSummary, read_run_summary, summarize, why_fruitless
-from flows.run.updates import configs_to_run
+from flows.run.updates import configs_to_run, gather_history
 from flows.run.waves import ShardStream
 from pipelines.errors import StorageError
 from pipelines.layout import summary_name
@@ -105,6 +105,7 @@ def finish_run(
         warnings=[
             *(f"a leftover could not be removed, which does no harm: {error}" for error in removal.failed),
             *leave_card(store),
+            *(gather_history(store, plan) if config.incremental and plan.retry_of is None else ()),
         ],
     )
     summary = replace(summary, fruitless=why_fruitless(store, plan, summary, is_update=config.incremental))

@@ -24,6 +24,7 @@ from flows.run.summary import rejected_row, versions
 from flows.run.updates import (
     asks_otherwise,
     check_same_collection,
+    gathered_documents,
     is_finished,
     noted_unlisted,
     notes_on_earlier,
@@ -32,6 +33,7 @@ from flows.run.updates import (
     update_coverage,
 )
 from pipelines.errors import DamagedError, PlanError
+from pipelines.history.history import History, newest_history
 from pipelines.image_formats import LeftOut
 from pipelines.labeling.shard import LabelJob
 from pipelines.layout import plan_name
@@ -42,6 +44,7 @@ from pipelines.planning.erasures import Forgotten, check_no_erasure, read_forgot
 from pipelines.planning.fingerprint import check_fingerprint
 from pipelines.planning.plan import (
     DRIVER_ID,
+    Documents,
     Plan,
     check_no_plan_lost,
     plan_documents,
@@ -178,7 +181,7 @@ class RunDraft:
         rejected: rejected prompts of single images; empty if there is a plan already.
         update: for an incremental run, what was found in the listing; if nothing is left to ask, ``held`` is the last
             run's plan.
-        after: sequence number of the last known run that the new one follows.
+        before: sequence numbers by run of the known runs that the new one follows.
         notes: what to tell before anything is labelled.
         nothing_new: of an incremental run that has nothing to ask, why there is a run or a result all the same.
         ids: the numbers of the run's names.
@@ -191,7 +194,7 @@ class RunDraft:
     plan: PlanDraft | None = None
     rejected: tuple[RejectedPrompt, ...] = ()
     update: UpdateCounts | None = None
-    after: int = 0
+    before: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     nothing_new: str = ""
     ids: CategoryIds = field(default_factory=CategoryIds)
@@ -216,9 +219,10 @@ def draft_run(config: RunConfig, on_listed: OnListed = lambda _count: None) -> I
     """
     store = open_output(config)
     if config.incremental and config.output.run_id is None:
-        earlier, name = _earlier_runs(config, store)
+        history = newest_history(store)
+        earlier, name = _earlier_runs(config, store, gathered_documents(history))
         if earlier:
-            with _draft_update(config, store, name, earlier, on_listed) as update:
+            with _draft_update(config, store, name, earlier, history, on_listed) as update:
                 yield update
             return
     run_id, held, fingerprint = _find_run(config, store)
@@ -234,16 +238,15 @@ def draft_run(config: RunConfig, on_listed: OnListed = lambda _count: None) -> I
     documents = plan_documents(store, by_name=True)
     if retried is None:
         check_same_collection(config, store, fingerprint, documents)
-        before = [document.get("sequence", 0) for document in documents.values()]
+        before = {run: document.get("sequence", 0) for run, document in documents.items()}
     else:
-        before = [plan.sequence for plan in runs_before_retry(store, run_id, retried)]
-    after = max(before, default=0)
+        before = {plan.run_id: plan.sequence for plan in runs_before_retry(store, run_id, retried)}
     # Before the listing, which may take long.
     (own, ids), left_out = _own_and_ids(config, store, documents.values(), forgotten), LeftOut()
     told = [] if retried else notes_on_earlier(config, documents, ids)
     listing = list_collection(config, own, on_listed=on_listed, left_out=left_out, forgotten=forgotten)
     with listing as (plan, rejected, notes):
-        draft = RunDraft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, after=after)
+        draft = RunDraft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, before=before)
         yield replace(draft, notes=(*told, *notes), ids=ids, left_out=left_out)
 
 
@@ -270,10 +273,10 @@ def _find_run(config: RunConfig, store: Store) -> tuple[str, Plan | None, dict[s
     return run_id, held, fingerprint
 
 
-def _earlier_runs(config: RunConfig, store: Store) -> tuple[list[Plan], str]:
+def _earlier_runs(config: RunConfig, store: Store, known: Documents) -> tuple[list[Plan], str]:
     """Return the plans that an incremental run follows, in order, and its name; no plans for an output's first run."""
-    check_no_plan_lost(store)
-    runs, name = runs_before_update(store)
+    check_no_plan_lost(store, known)
+    runs, name = runs_before_update(store, known)
     first = first_run(run_fingerprint(config, None))
     if all(plan.run_id != first for plan in runs) and (held := read_plan(store, first)) is not None:
         runs = sorted([held, *runs], key=lambda plan: plan.sequence)  # a run that the listing does not show yet
@@ -282,7 +285,7 @@ def _earlier_runs(config: RunConfig, store: Store) -> tuple[list[Plan], str]:
 
 @contextmanager
 def _draft_update(
-    config: RunConfig, store: Store, run_id: str, earlier: list[Plan], on_listed: OnListed
+    config: RunConfig, store: Store, run_id: str, earlier: list[Plan], history: History | None, on_listed: OnListed
 ) -> Iterator[RunDraft]:
     """Draft an incremental run: list the collection, and keep only what is left to ask."""
     # It is named by its number, not by its fingerprint, so that of two planned at once only one can hold.
@@ -290,7 +293,7 @@ def _draft_update(
     check_no_erasure(forgotten, store)
     held = {plan.run_id: {"fingerprint": plan.fingerprint, "facts": plan.facts} for plan in earlier}
     check_same_collection(config, store, fingerprint, held)
-    coverage = update_coverage(config, store, fingerprint, earlier)
+    coverage = update_coverage(config, store, fingerprint, earlier, history)
     (own, ids), left_out = _own_and_ids(config, store, held.values(), forgotten), LeftOut()
     told = notes_on_earlier(config, held, ids)
     with list_collection(config, own, coverage, on_listed, left_out, forgotten) as (plan, rejected, notes):
@@ -305,7 +308,8 @@ def _draft_update(
             drafted = replace(plan, unlisted=unlisted)
             draft = RunDraft(run_id=run_id, fingerprint=fingerprint, plan=drafted, rejected=rejected, update=counts)
             told_why = "" if plan.num_images else nothing_new(counts, is_asked_otherwise=is_asked_otherwise)
-            draft = replace(draft, after=last.sequence, ids=ids, nothing_new=told_why)
+            before = {plan.run_id: plan.sequence for plan in earlier}
+            draft = replace(draft, before=before, ids=ids, nothing_new=told_why)
         else:
             draft = RunDraft(run_id=last.run_id, fingerprint=last.fingerprint, held=last, update=counts)
             told_why = nothing_new(counts, result_of=last.run_id)
@@ -359,7 +363,7 @@ def freeze_plan(config: RunConfig, draft: RunDraft) -> Plan:
         fingerprint=draft.fingerprint,
         facts=_plan_facts(config, draft),
         driver_id=DRIVER_ID,
-        after=draft.after,
+        before=draft.before,
         register=draft.update is None and config.retry is None,
     )
     if plan.facts.get("category_ids") != draft.ids.to_facts()["category_ids"]:

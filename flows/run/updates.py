@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,16 +11,17 @@ import pyarrow as pa
 from flows.config import RunConfig, merge, parse_config
 from flows.run.run_names import unlisted_updates
 from flows.run.summary import read_run_summary
-from pipelines.errors import PlanError, some_of
+from pipelines.errors import DamagedError, PlanError, StorageError, some_of
+from pipelines.history.history import History, gather, newest_history
 from pipelines.planning.category_ids import CategoryIds
 from pipelines.planning.coverage import Coverage, CoveringRun, UpdateCounts
 from pipelines.planning.draft import UNLISTED
 from pipelines.planning.fingerprint import model_part, source_part
-from pipelines.planning.plan import Plan, plan_documents, read_plan
+from pipelines.planning.plan import NONE_KNOWN, Documents, Plan, plan_documents, plan_of
 from pipelines.redaction import counted
 from pipelines.storage.store import Store
 from pipelines.table.commits import committed_shards
-from pipelines.table.verify import table_size
+from pipelines.table.verify import TableSize, table_size, table_sizes
 
 # Settings that do not change a row and may differ when a run is resumed, and those that a machine needs to reach its
 # storage.
@@ -31,21 +33,25 @@ _OPERATIONAL_PARTS = {
 }
 
 
-def held_runs(store: Store) -> list[Plan]:
+# An update reads some ten objects for each run before it that no history holds.
+GATHERED_AFTER = 10
+
+
+def held_runs(store: Store, known: Documents = NONE_KNOWN) -> list[Plan]:
     """Return the plans of all runs of an output except retries, in the order of planning.
 
-    Incremental runs that a listing does not show yet are found by name.
+    Incremental runs that a listing does not show yet are found by name. Plans that are ``known`` are not read.
 
     Raises:
         PlanError: a plan was written by another version.
     """
-    return runs_before_update(store)[0]
+    return runs_before_update(store, known)[0]
 
 
-def runs_before_update(store: Store) -> tuple[list[Plan], str]:
+def runs_before_update(store: Store, known: Documents = NONE_KNOWN) -> tuple[list[Plan], str]:
     """Return the plans as held_runs does, and the name of the incremental run that follows exactly these."""
-    documents = plan_documents(store, by_name=True)
-    listed = [plan for run_id in documents if (plan := read_plan(store, run_id)) is not None]
+    documents = plan_documents(store, by_name=True, known=known)
+    listed = [plan_of(store, document) for document in documents.values()]
     others, name = unlisted_updates(store, [plan.run_id for plan in listed])
     # A stable sort: plans of earlier versions, which have no number, keep the order of the listing.
     plans = sorted((*listed, *others), key=lambda plan: plan.sequence)
@@ -57,10 +63,38 @@ def is_labeled(store: Store, plan: Plan) -> bool:
     return len(committed_shards(store, plan.run_id)) >= plan.num_shards
 
 
-def is_finished(store: Store, plan: Plan) -> bool:
-    """Return whether a run was verified as complete, and its objects are still listed as they were then."""
+def is_finished(store: Store, plan: Plan, size: TableSize | None = None) -> bool:
+    """Return whether a run was verified as complete, and its objects are still listed as they were then.
+
+    Args:
+        store: the output.
+        plan: the run's.
+        size: of its objects as they are listed now, if that is known.
+    """
     told = read_run_summary(store, plan.run_id)
-    return told is not None and told.is_current(plan, table_size(store, plan.run_id))
+    return told is not None and told.is_current(plan, size or table_size(store, plan.run_id))
+
+
+def unfinished_runs(store: Store, *, check: bool = False) -> list[Plan]:
+    """Return the plans of an output's runs, except retries, that are not finished, in the order of planning.
+
+    Args:
+        store: the output.
+        check: whether to return the finished ones as well, whose files are to be read.
+    """
+    if check:
+        return held_runs(store)
+    history = newest_history(store)
+    finished = history.names_sha256 if history else {}
+    if not (held := held_runs(store, gathered_documents(history))):
+        return []
+    sizes = table_sizes(store)
+
+    def is_done(plan: Plan) -> bool:
+        size = sizes[plan.run_id]
+        return finished.get(plan.run_id) == size.names_sha256 or is_finished(store, plan, size)
+
+    return [plan for plan in held if not is_done(plan)]
 
 
 def configs_to_run(config: RunConfig, store: Store) -> list[RunConfig]:
@@ -71,7 +105,7 @@ def configs_to_run(config: RunConfig, store: Store) -> list[RunConfig]:
     """
     if not config.incremental or config.output.run_id is not None:
         return [config]
-    unfinished = [plan for plan in held_runs(store) if config.output.check or not is_finished(store, plan)]
+    unfinished = unfinished_runs(store, check=config.output.check)
     return [*(as_planned(plan, config) for plan in unfinished), config]
 
 
@@ -140,13 +174,60 @@ def _another_source(store: Store, run_id: str, theirs: Mapping[str, Any], ours: 
     )
 
 
-def update_coverage(config: RunConfig, store: Store, fingerprint: Mapping[str, Any], runs: list[Plan]) -> Coverage:
+def gathered_documents(history: History | None) -> Documents:
+    """Return the plans that a history holds."""
+    return NONE_KNOWN if history is None else history.documents
+
+
+def gather_history(store: Store, plan: Plan) -> list[str]:
+    """Gather the finished runs before an incremental run, once there are several that no history holds.
+
+    Returns:
+        A warning if that failed, which does no harm.
+    """
+    try:
+        history = newest_history(store)
+        if plan.sequence - (history.sequence if history else 0) <= GATHERED_AFTER:
+            return []
+        held = gathered_documents(history)
+        documents = plan_documents(store, by_name=True, known=held).values()
+        others = [one for one in documents if one["run_id"] not in held and one.get("sequence", 0) < plan.sequence]
+        sizes = table_sizes(store)
+
+        def is_settled(document: Mapping[str, Any]) -> bool:
+            earlier = plan_of(store, document)
+            # No update goes on with a retry.
+            return earlier.retry_of is not None or is_finished(store, earlier, sizes[earlier.run_id])
+
+        if settled := list(itertools.takewhile(is_settled, others)):
+            names = [plan_of(store, one).run_id for one in settled if plan_of(store, one).retry_of is None]
+            gather(store, history, settled, {run_id: sizes[run_id].names_sha256 for run_id in names})
+    except (StorageError, PlanError, DamagedError) as error:
+        return [f"what earlier runs have planned could not be gathered, which does no harm: {error}"]
+    return []
+
+
+def update_coverage(
+    config: RunConfig,
+    store: Store,
+    fingerprint: Mapping[str, Any],
+    runs: list[Plan],
+    history: History | None = None,
+) -> Coverage:
     """Return the coverage of earlier runs, which reduces a listing to what an incremental run has left to ask.
+
+    Args:
+        config: of the incremental run.
+        store: the output.
+        fingerprint: of the run.
+        runs: the earlier runs.
+        history: holds some of them, which are finished.
 
     Raises:
         PlanError: one of the runs is unfinished, because another driver is working on it.
     """
-    if unfinished := [plan.run_id for plan in runs if not is_labeled(store, plan)]:
+    known = gathered_documents(history)
+    if unfinished := [plan.run_id for plan in runs if plan.run_id not in known and not is_labeled(store, plan)]:
         raise PlanError(
             f"{store.uri}: run {unfinished[0]} is not finished, so what is left for an update cannot be told yet; wait "
             "for the driver that works on it, or finish it by the same command"
@@ -163,6 +244,7 @@ def update_coverage(config: RunConfig, store: Store, fingerprint: Mapping[str, A
             )
             for plan in runs
         ],
+        gathered=history,
     )
 
 

@@ -10,6 +10,7 @@ import heapq
 import itertools
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -55,6 +56,16 @@ class UpdateCounts:
     covered: int = 0
     gone: int = 0
     added_prompts: tuple[str, ...] = ()
+
+
+class GatheredRuns(Protocol):
+    """What several runs have planned, gathered; see `history.history.History`."""
+
+    def __contains__(self, run_id: object) -> bool:
+        """Return whether a run is among them."""
+
+    def images(self, store: Store) -> Iterator[tuple[str, PlannedImage]]:
+        """Yield what each run has planned for each image, in image_id order."""
 
 
 def prompt_key(prompt: Prompt, unit: Hashable = None) -> Hashable:
@@ -107,6 +118,7 @@ class Coverage:
         store: the output.
         prompts: the common prompts of the new run.
         runs: earlier runs, in order.
+        gathered: what some of these runs have planned, if that need not be read run by run.
         counts: complete once the listing has been consumed.
         unlisted: ids of the images of earlier runs that are not listed any more, in order; complete then, too.
     """
@@ -114,6 +126,7 @@ class Coverage:
     store: Store
     prompts: tuple[Prompt, ...]
     runs: Sequence[CoveringRun]
+    gathered: GatheredRuns | None = None
     counts: UpdateCounts = field(default_factory=UpdateCounts)
     unlisted: Ids = field(default_factory=Ids)
 
@@ -128,8 +141,13 @@ class Coverage:
         """
         # Common prompts as bits of an integer, which is cheaper than a set for each of millions of images.
         bits = {key: 1 << number for number, key in enumerate(common_keys(self.prompts).values())}
-        asked = [_AskedBy(run, bits) for run in self.runs]
-        held = _Held(heapq.merge(*(_planned(self.store, one) for one in asked), key=lambda pair: pair[1].image_id))
+        asked = [_AskedBy(run, bits, place) for place, run in enumerate(self.runs)]
+        gathered = self.gathered
+        planned = [_planned(self.store, one) for one in asked if gathered is None or one.plan.run_id not in gathered]
+        if gathered is not None:
+            by_run = {one.plan.run_id: one for one in asked}
+            planned.append((by_run[run_id], image) for run_id, image in gathered.images(self.store))
+        held = _Held(heapq.merge(*planned, key=lambda pair: pair[1].image_id))
         added = 0
         for ref in refs:
             self.unlisted.add(held.skip_to(ref.image_id))
@@ -180,8 +198,8 @@ class Coverage:
 class _AskedBy:
     """An earlier run's common prompts, as a bit mask over the new run's."""
 
-    def __init__(self, run: CoveringRun, bits: dict[Hashable, int]) -> None:
-        self.plan, self.same_model = run.plan, run.same_model
+    def __init__(self, run: CoveringRun, bits: dict[Hashable, int], place: int) -> None:
+        self.plan, self.same_model, self.place = run.plan, run.same_model, place
         self._bits = {prompt_id: bits.get(key, 0) for prompt_id, key in common_keys(run.prompts).items()}
         self._all = sum(self._bits.values())
 
@@ -197,7 +215,7 @@ class _Held:
 
     def __init__(self, planned: Iterable[tuple[_AskedBy, PlannedImage]]) -> None:
         groups = itertools.groupby(planned, key=lambda pair: pair[1].image_id)
-        self._groups = ((image_id, list(group)) for image_id, group in groups)
+        self._groups = ((image_id, sorted(group, key=lambda pair: pair[0].place)) for image_id, group in groups)
         self._next = next(self._groups, None)
 
     def skip_to(self, image_id: str | None) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +38,11 @@ from pipelines.types import Shard
 
 DRIVER_ID = secrets.token_hex(4)
 """Identifies this process in plan parts and attempt ids, so that two drivers never write the same object."""
+
+
+Documents = Mapping[str, Mapping[str, Any]]
+"""Parsed plans by run id."""
+NONE_KNOWN: Documents = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,7 +220,7 @@ def write_plan(
     fingerprint: Mapping[str, Any],
     facts: Mapping[str, Any],
     driver_id: str,
-    after: int = 0,
+    before: Mapping[str, int] | None = None,
     register: bool = False,
 ) -> Plan:
     """Freeze a plan. If several drivers plan the same run at once, the first one's plan holds for all of them.
@@ -227,7 +232,7 @@ def write_plan(
         fingerprint: see fingerprint_digest; JSON values only.
         facts: anything else worth keeping, JSON values only.
         driver_id: unique to this process; it is part of the file names.
-        after: sequence number of a plan that this one must follow, even if no listing shows that plan yet.
+        before: sequence numbers by run of plans that this one must follow, even if no listing shows them yet.
         register: whether to record the run's id under a number, because whoever plans next cannot know its name.
 
     Returns:
@@ -246,7 +251,7 @@ def write_plan(
         "run_id": run_id,
         "driver_id": driver_id,
         # The listing may not show the run that this one follows.
-        "sequence": max(next_sequence(store), after + 1),
+        "sequence": next_sequence(store, before),
         "num_images": draft.num_images,
         "num_bytes": draft.num_bytes,
         "num_shards": draft.num_shards,
@@ -329,6 +334,14 @@ def read_plan(store: Store, run_id: str, *, oldest: int = PLAN_FORMAT) -> Plan |
         document = _read_document(store, run_id, oldest=oldest)
     except FileNotFoundError:
         return None
+    return plan_of(store, document, oldest=oldest)
+
+
+def plan_of(store: Store, document: Mapping[str, Any], *, oldest: int = PLAN_FORMAT) -> Plan:
+    """Return the plan that a parsed one describes, as plan_documents returns it; arguments and errors of read_plan."""
+    run_id = document["run_id"]
+    if document["format"] < oldest:
+        raise _older(store, run_id, document)
     if document["format"] > PLAN_FORMAT:
         raise _newer(store, run_id, document)
     checks = document.get("part_checks", {})
@@ -361,25 +374,30 @@ def require_plan(store: Store, run_id: str, *, oldest: int = PLAN_FORMAT) -> Pla
     return plan
 
 
-def planned_runs(store: Store, *, by_name: bool = False) -> list[str]:
+def planned_runs(store: Store, *, by_name: bool = False, known: Collection[str] = ()) -> list[str]:
     """List the ids of the planned runs in an output, sorted.
 
     Args:
         store: the output.
         by_name: whether to include registered runs that a listing does not show yet; needed where a plan depends on
             all runs before it.
+        known: runs whose plans are known to be there; they are not looked up.
     """
-    names = {*store.folders("_runs"), *(registered_runs(store) if by_name else ())}
-    return [run_id for run_id in sorted(names) if store.exists(plan_name(run_id))]
+    names = {*store.folders("_runs"), *known, *(registered_runs(store) if by_name else ())}
+    return [run_id for run_id in sorted(names) if run_id in known or store.exists(plan_name(run_id))]
 
 
-def check_no_plan_lost(store: Store) -> None:
+def check_no_plan_lost(store: Store, known: Collection[str] = ()) -> None:
     """Check that every run with commits has its plan; otherwise its rows would silently be left out.
+
+    Args:
+        store: the output.
+        known: runs that are not looked at.
 
     Raises:
         DamagedError: plans are missing; the message names them.
     """
-    runs = [run for run in store.folders("_runs") if not store.exists(plan_name(run))]
+    runs = [run for run in store.folders("_runs") if run not in known and not store.exists(plan_name(run))]
     if lost := [f"{store.uri}/{plan_name(run)}" for run in runs if _is_committed(store, run)]:
         raise DamagedError(f"{', '.join(lost)}: missing, although there are commits; restore it from a copy")
 
@@ -388,17 +406,23 @@ def _is_committed(store: Store, run_id: str) -> bool:
     return any(split_commit_name(name) for name in store.find(f"{run_folder(run_id)}/commits"))
 
 
-def plan_documents(store: Store, *, by_name: bool = False) -> dict[str, dict[str, Any]]:
+def plan_documents(store: Store, *, by_name: bool = False, known: Documents = NONE_KNOWN) -> Documents:
     """Return the parsed plan of every run, of any version, by run id in the order of planning.
 
     The order matters: of two rows about one prompt of one image, the one of the later run is current. The runs are
     those of planned_runs.
 
+    Args:
+        store: the output.
+        by_name: as for planned_runs.
+        known: plans that need not be read.
+
     Raises:
         PlanError: a newer version wrote one of them in a form that cannot be read.
         DamagedError: one of them is not a valid plan of its run.
     """
-    found = {run_id: _read_document(store, run_id) for run_id in planned_runs(store, by_name=by_name)}
+    runs = planned_runs(store, by_name=by_name, known=known)
+    found = {run_id: known[run_id] if run_id in known else _read_document(store, run_id) for run_id in runs}
     return dict(sorted(found.items(), key=_place))
 
 
@@ -417,11 +441,7 @@ def _read_document(store: Store, run_id: str, *, oldest: int = 1) -> dict[str, A
         if type(document["format"]) is not int:
             raise TypeError(f"format is {document['format']!r}")
         if document["format"] < oldest:
-            raise PlanError(
-                f"{store.uri}: run {run_id} was planned by an older version (plan format {document['format']}), and "
-                "this one cannot go on with it. Its rows stay readable (query, export, report, status and verify); "
-                "give another run id or output to label anew."
-            )
+            raise _older(store, run_id, document)
         _check_document(document, run_id)
     except PlanError:  # a ValueError, too, and already what the user needs to know
         raise
@@ -433,6 +453,14 @@ def _read_document(store: Store, run_id: str, *, oldest: int = 1) -> dict[str, A
             f"{store.uri}/{name}: no plan of run {run_id} ({misfit(document, error)}); restore it from a copy"
         ) from error
     return dict(document)
+
+
+def _older(store: Store, run_id: str, document: Mapping[str, Any]) -> PlanError:
+    return PlanError(
+        f"{store.uri}: run {run_id} was planned by an older version (plan format {document['format']}), and this one "
+        "cannot go on with it. Its rows stay readable (query, export, report, status and verify); give another run id "
+        "or output to label anew."
+    )
 
 
 def _newer(store: Store, run_id: str, document: Mapping[str, Any]) -> PlanError:
@@ -458,9 +486,17 @@ def _check_document(document: Mapping[str, Any], run_id: str) -> None:
         raise ValueError("its fingerprint does not have the SHA-256 that it states")
 
 
-def next_sequence(store: Store) -> int:
-    """Return the sequence number for the next run to be planned in an output."""
-    return 1 + max((document.get("sequence", 0) for document in plan_documents(store).values()), default=0)
+def next_sequence(store: Store, before: Mapping[str, int] | None = None) -> int:
+    """Return the sequence number for the next run to be planned in an output.
+
+    Args:
+        store: the output.
+        before: sequence numbers by run of plans that need not be read.
+    """
+    known = before or {}
+    unknown = [run_id for run_id in planned_runs(store, known=known) if run_id not in known]
+    numbers = (_read_document(store, run_id).get("sequence", 0) for run_id in unknown)
+    return 1 + max([*known.values(), *numbers], default=0)
 
 
 def _place(item: tuple[str, Mapping[str, Any]]) -> tuple[int, str, int, str]:

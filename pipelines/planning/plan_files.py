@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.layout import shard_name
@@ -36,6 +37,9 @@ class PlannedImage:
     version: int
     common: tuple[str, ...] | None
     prompts: tuple[Prompt, ...]
+
+
+PLANNED = pa.schema([IMAGES.field(name) for name in PlannedImage.__slots__])
 
 
 class PlanFileWriter:
@@ -101,15 +105,29 @@ def rewritten(data: bytes, change: Callable[[pa.Table], pa.Table]) -> bytes:
     return buffer.getvalue()
 
 
-def read_planned(data: bytes) -> Iterator[PlannedImage]:
-    """Read all images of a file in order, without forgotten ones, with one shard in memory at a time."""
+def planned_batches(data: bytes) -> Iterator[pa.RecordBatch]:
+    """Read all images of a file in order, without forgotten ones, as a batch of PLANNED for each shard."""
     file = pq.ParquetFile(io.BytesIO(data))
-    wanted = (*PlannedImage.__slots__, IS_FORGOTTEN.name)
-    names = [name for name in wanted if name in file.schema_arrow.names]
+    names = [name for name in (*PLANNED.names, IS_FORGOTTEN.name) if name in file.schema_arrow.names]
     for number in range(file.num_row_groups):
         table = file.read_row_group(number, columns=names)
-        for image_id, num_bytes, etag, version, common, prompts, is_forgotten in read_rows(table, wanted):
-            if is_forgotten:
-                continue
-            asked = None if common is None else tuple(common)
-            yield PlannedImage(image_id, num_bytes, etag, version or 1, asked, read_prompts(prompts))
+        if IS_FORGOTTEN.name in names:
+            table = table.filter(pc.invert(pc.fill_null(table[IS_FORGOTTEN.name], False)))
+        columns = [
+            table[field.name].cast(field.type) if field.name in names else pa.nulls(table.num_rows, field.type)
+            for field in PLANNED
+        ]
+        yield from pa.Table.from_arrays(columns, schema=PLANNED).combine_chunks().to_batches()
+
+
+def to_planned(batch: pa.RecordBatch) -> Iterator[PlannedImage]:
+    """Yield the images of a batch that has the columns of PLANNED, in order."""
+    for image_id, num_bytes, etag, version, common, prompts in read_rows(batch, PLANNED.names):
+        asked = None if common is None else tuple(common)
+        yield PlannedImage(image_id, num_bytes, etag, version or 1, asked, read_prompts(prompts))
+
+
+def read_planned(data: bytes) -> Iterator[PlannedImage]:
+    """Read all images of a file in order, without forgotten ones, with one shard in memory at a time."""
+    for batch in planned_batches(data):
+        yield from to_planned(batch)

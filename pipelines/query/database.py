@@ -62,9 +62,10 @@ _REQUESTS_AT_ONCE = 16
 _RUNS_AT_ONCE = 4
 
 
-def open_database(
+def open_database(  # noqa: PLR0913  (each is a choice of its own)
     store: Store,
     *,
+    image_ids: Collection[str] | None = None,
     own_files: Collection[str] = (),
     memory_limit: str | None = None,
     max_threads: int | None = None,
@@ -99,6 +100,9 @@ def open_database(
 
     Args:
         store: the output.
+        image_ids: the only images that the views show; just the files that hold them are opened, which the plans tell,
+            so that it takes as long for few images of many as of few. Then ``runs`` counts what these images' shards
+            hold. By default all.
         own_files: further local files that statements may read, e.g. ["meta.csv"], spelled as the statements do.
         memory_limit: limit on DuckDB's memory, e.g. "4GB"; by default four fifths of the machine's.
         max_threads: number of DuckDB's threads; by default the number of cores, or more for an object store.
@@ -113,6 +117,7 @@ def open_database(
 
     Raises:
         StorageError: the output cannot be read.
+        DamagedError: a commit, or with ``image_ids`` a file of a plan, is damaged.
         QueryError: one of ``own_files`` does not exist.
     """
     connection = _connect(store, memory_limit, max_threads, folder)
@@ -120,10 +125,10 @@ def open_database(
         connection.execute("SET disabled_optimizers = 'statistics_propagation'")
     plans = plan_documents(store)
     with ThreadPoolExecutor(_RUNS_AT_ONCE) as readers:
-        found = readers.map(lambda run: find_files(store, run, plans[run].get("schema_version", 0)), plans)
+        found = readers.map(lambda run: find_files(store, plans[run], image_ids), plans)
         held = dict(zip(plans, found, strict=True))
     with query_errors(store):
-        tables = _create_all(connection, store, plans, held, drop_removed)
+        tables = _create_all(connection, store, plans, held, drop_removed, image_ids)
     # Last: from here on no setting can be changed and no other file opened.
     if is_fenced:
         fence(connection, [*tables.folders, *([] if folder is None else [str(folder)])], own_files)
@@ -136,8 +141,9 @@ def _create_all(
     plans: Mapping[str, Mapping[str, Any]],
     held: Mapping[str, RunFiles],
     drop_removed: bool,
+    image_ids: Collection[str] | None,
 ) -> _Tables:
-    tables = _Tables(connection, store, held)
+    tables = _Tables(connection, store, held, image_ids)
     for kind in KINDS:
         tables.create_view(f"all_{kind}", kind, held)
     runs = [_run(place, plans[run_id], files) for place, (run_id, files) in enumerate(held.items(), start=1)]
@@ -215,8 +221,12 @@ class _Tables:
         connection: duckdb.DuckDBPyConnection,
         store: Store,
         held: Mapping[str, RunFiles],
+        image_ids: Collection[str] | None,
     ) -> None:
         self._connection, self._held = connection, held
+        # Literals, not a table: with them whole row groups are passed over.
+        chosen = ", ".join(map(sql_literal, image_ids or ()))
+        self._chosen = "" if image_ids is None else f"image_id IN ({chosen})" if chosen else "false"
         files = (file for run in held.values() for kind in KINDS for one in run.files[kind].values() for file in one)
         self._paths, self.folders = make_readable(connection, store, files)
         connection.execute("CREATE SCHEMA internal")
@@ -247,6 +257,8 @@ class _Tables:
             if found:
                 parts.append(f"SELECT * FROM read_parquet([{', '.join(found)}], hive_partitioning = false{by_name})")
         rows = " UNION ALL BY NAME ".join(parts)
+        if self._chosen:
+            rows = f"SELECT * FROM ({rows}) WHERE {self._chosen}"
         if kind == "images" and any(version < SCHEMA_VERSION for version in paths):
             rows = rows_of_earlier_versions(rows)
         counts = [self._held[run_id].status_counts for run_id in runs if run_id in self._held]

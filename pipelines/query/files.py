@@ -7,7 +7,7 @@ import io
 import re
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,10 +18,11 @@ from fsspec import AbstractFileSystem
 
 from pipelines.errors import StorageError
 from pipelines.layout import KINDS, Kind, split_data_name
-from pipelines.planning.plan import planned_runs
+from pipelines.planning.plan import plan_of, planned_runs
 from pipelines.storage.store import Store
 from pipelines.table.commits import find_commit, read_commits
 from pipelines.table.file_checks import check_sizes, content_problem
+from pipelines.table.image_lookup import commits_of_images
 from pipelines.table.shard_commit import DataFile
 
 _DATA_FILE = re.compile(r"(annotations|images)/(?P<run_id>[^/]+)/shard-\d+-[^/]+?\.parquet")
@@ -46,19 +47,25 @@ class RunFiles:
     num_annotations: int
 
 
-def find_files(store: Store, run_id: str, schema_version: int) -> RunFiles:
+def find_files(store: Store, plan: Mapping[str, Any], image_ids: Collection[str] | None = None) -> RunFiles:
     """Find the files of a run's committed shards.
 
     Args:
         store: the output.
-        run_id: the run.
-        schema_version: the table's version when the run was planned, used where a commit does not state its own.
+        plan: the run's, as plan_documents returns it. Its schema version is used where a commit does not state its own.
+        image_ids: only the shards that hold these images; by default all.
 
     Raises:
-        DamagedError: a commit is damaged, or a file is missing or differs in size from its commit.
+        DamagedError: a commit is damaged, or a file is missing or differs in size from its commit; with ``image_ids``,
+            a file of the plan is damaged.
     """
-    commits, counts = list(read_commits(store, run_id)), Counter[str]()
-    check_sizes(store, run_id, commits)
+    run_id, schema_version, counts = plan["run_id"], plan.get("schema_version", 0), Counter[str]()
+    if image_ids is None:
+        commits = list(read_commits(store, run_id))
+        check_sizes(store, run_id, commits)
+    else:
+        commits = commits_of_images(store, plan_of(store, plan, oldest=1), image_ids)
+        check_sizes(store, run_id, commits, by_name=True)
     files: dict[Kind, dict[int, list[DataFile]]] = {kind: {} for kind in KINDS}
     for commit in commits:
         counts.update(commit.status_counts)

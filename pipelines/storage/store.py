@@ -179,10 +179,17 @@ class Store:
 
     def folders(self, prefix: str) -> list[str]:
         """List the names of the folders directly below a relative folder, sorted; empty if there is none."""
+        return self._level(prefix, "directory")
+
+    def _level(self, prefix: str, kind: str) -> list[str]:
         entries: Sequence[Mapping[str, Any]] = ()
         with contextlib.suppress(FileNotFoundError), self._looking_for(prefix):
             entries = self.fs.ls(self.path(prefix), detail=True)
-        return sorted(PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == "directory")
+        return sorted(PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == kind)
+
+    def files(self, prefix: str) -> list[str]:
+        """List the names of the objects directly in a relative folder, sorted; empty if there is none."""
+        return [name for name in self._level(prefix, "file") if not _is_temporary(name)]
 
     def exists(self, name: str) -> bool:
         """Return whether an object of this name exists."""

@@ -14,9 +14,21 @@ from pipelines.errors import DamagedError
 from pipelines.layout import run_folder
 from pipelines.planning.plan import Plan
 from pipelines.storage.store import Store
+from pipelines.table.commits import find_commit
+from pipelines.table.shard_commit import ShardCommit
 
 # Greater than every id.
 _AFTER_ALL = "\U0010ffff"
+
+
+def commits_of_images(store: Store, plan: Plan, image_ids: Iterable[str]) -> list[ShardCommit]:
+    """Return the commits of the shards in which images would be, in order; errors as for ``shards_of_images``.
+
+    Raises:
+        DamagedError: a commit is damaged.
+    """
+    found = (find_commit(store, plan.run_id, shard_id) for shard_id in shards_of_images(store, plan, image_ids))
+    return [commit for commit in found if commit is not None]
 
 
 def shards_of_images(store: Store, plan: Plan, image_ids: Iterable[str]) -> list[str]:

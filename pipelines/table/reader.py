@@ -10,8 +10,8 @@ import pyarrow.dataset as ds
 from pipelines.layout import Kind
 from pipelines.planning.plan import planned_runs, require_plan
 from pipelines.storage.store import Store
-from pipelines.table.commits import find_commit, read_commits
-from pipelines.table.image_lookup import shards_of_images
+from pipelines.table.commits import read_commits
+from pipelines.table.image_lookup import commits_of_images
 from pipelines.table.schema import SCHEMAS
 
 
@@ -38,8 +38,7 @@ def open_table(
         if image_ids is None:
             commits = list(read_commits(store, one))
         else:
-            shard_ids = shards_of_images(store, require_plan(store, one, oldest=1), image_ids)
-            commits = [commit for shard_id in shard_ids if (commit := find_commit(store, one, shard_id)) is not None]
+            commits = commits_of_images(store, require_plan(store, one, oldest=1), image_ids)
         names += [(c.annotations if kind == "annotations" else c.images).name for c in commits]
     if not names:
         return ds.dataset(SCHEMAS[kind].empty_table())

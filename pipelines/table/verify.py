@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.errors import DamagedError
-from pipelines.layout import KINDS, SCHEMA_VERSION, Kind
+from pipelines.layout import KINDS, SCHEMA_VERSION, Kind, split_commit_name, split_data_name
 from pipelines.planning.erasures import Forgotten, read_forgotten
 from pipelines.planning.plan import Plan, require_plan
 from pipelines.redaction import counted, named
@@ -174,6 +174,16 @@ def _count(store: Store, plan: Plan | None, commit: ShardCommit, sizes: dict[str
 def table_size(store: Store, run_id: str) -> TableSize:
     """Return the number and bytes of a run's data files and commits, by listings alone; no object is read."""
     return _size(data_files(store, run_id), commit_files(store, run_id))
+
+
+def table_sizes(store: Store) -> Mapping[str, TableSize]:
+    """Return the same of every run of an output, by as few listings as of one; of any other name that of nothing."""
+    files = defaultdict[str, dict[str, int]](dict)
+    for prefix, split in (*((kind, split_data_name) for kind in KINDS), ("_runs", split_commit_name)):
+        for name, size in store.find(prefix).items():
+            if split(name) is not None:
+                files[name.split("/")[1]][name] = size
+    return defaultdict(lambda: _size({}, {}), {run_id: _size(sizes, {}) for run_id, sizes in files.items()})
 
 
 def _size(data: Mapping[str, int], commits: Mapping[str, int]) -> TableSize:

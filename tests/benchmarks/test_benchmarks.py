@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
 import os
-import subprocess
+import runpy
 import sys
+from collections.abc import Iterator, Mapping
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,13 +23,56 @@ from benchmarks.pipeline_overhead import RUN_ID
 from benchmarks.report import Figure, Report, machine, replace_sections, write_markdown
 from pipelines.storage.store import open_store
 from pipelines.table.reader import open_table
+from tests.support.fork_server import fork_server
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+# Their processes are started as `run_child` does: from nothing. Those of the others import torch, or are many.
+FROM_NOTHING = ("updates",)
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[ForkServerContext]:
+    """Processes that are forked from one which has imported what the programs measure, but Ray."""
+    names = (*("large_image", "memory_curve", "export", "planning"), "orchestration", "__main__")
+    with fork_server("actors.predictor.predictor", *(f"benchmarks.{name}" for name in names)) as server:
+        yield server
+
+
+def run_forked(
+    processes: ForkServerContext, environment: Mapping[str, str], module: str, *arguments: str
+) -> tuple[int | None, str]:
+    """Run ``python -m module arguments`` in a process of its own; its exit code and what it printed."""
+    printed, theirs = processes.Pipe(duplex=False)
+    process = processes.Process(target=_run_module, args=(theirs, dict(environment), module, arguments))
+    process.start()
+    theirs.close()
+    with os.fdopen(os.dup(printed.fileno())) as lines:
+        text = lines.read()
+    process.join()
+    return process.exitcode, text
+
+
+def _run_module(printed: Connection, environment: Mapping[str, str], module: str, arguments: tuple[str, ...]) -> None:
+    os.dup2(printed.fileno(), sys.stdout.fileno())
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("peak_memory", "orchestration")])
-def test_runs_at_a_tiny_size_and_writes_its_section(name: str, tmp_path: Path) -> None:
-    report = importlib.import_module(f"benchmarks.{name}").run(tiny=True)
+def test_runs_at_a_tiny_size_and_writes_its_section(
+    name: str, processes: ForkServerContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_child(module: str, *arguments: str) -> dict[str, Any]:
+        code, text = run_forked(processes, os.environ, module, *arguments)
+        assert code == 0, text
+        return dict(json.loads(text.strip().splitlines()[-1]))
+
+    benchmark = importlib.import_module(f"benchmarks.{name}")
+    if hasattr(benchmark, "run_child") and name not in FROM_NOTHING:
+        monkeypatch.setattr(benchmark, "run_child", run_child)
+    report = benchmark.run(tiny=True)
     assert report.name == name
     assert report.figures
     assert all(math.isfinite(figure.value) for figure in report.figures)
@@ -63,13 +111,12 @@ def test_the_picture_is_drawn_from_the_figures_that_are_written(tmp_path: Path) 
         plots.draw({**figures, "rle_rate": {"other": 1.0}}, tmp_path / "measured.png")
 
 
-def test_orchestration_runs_on_a_ray_of_its_own() -> None:
+def test_orchestration_runs_on_a_ray_of_its_own(processes: ForkServerContext) -> None:
     """In a process of its own: other tests have a Ray with other settings."""
-    command = [sys.executable, "-m", "benchmarks", "--only", "orchestration", "--tiny"]
-    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "of the time at work" in done.stdout
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    code, text = run_forked(processes, environment, "benchmarks", "--only", "orchestration", "--tiny")
+    assert code == 0, text
+    assert "of the time at work" in text
 
 
 def test_peak_memory_labels_what_it_is_told_to(tmp_path: Path) -> None:

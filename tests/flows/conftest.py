@@ -17,6 +17,7 @@ from PIL import Image as PILImage
 
 from flows.config import RunConfig, merge, parse_config
 from tests.support.drivers import Command, Ended, PrefectServer, command_line, migrated_home, prefect_server  # noqa: F401
+from tests.support.forked_driver import DriverServer, driver_server
 from tests.support.seaweed import S3Server
 
 CATEGORIES = ("car", "tree", "traffic light")
@@ -29,6 +30,9 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect-home")))
         patch.setenv("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
         patch.setenv("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+        # No test has a block, whose types each new home is told of.
+        patch.setenv("PREFECT_SERVER_REGISTER_BLOCKS_ON_START", "false")
+        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
         patch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         yield
 
@@ -55,6 +59,13 @@ def prefect(
             from prefect.logging.handlers import APILogWorker
 
             APILogWorker.drain_all(timeout=10)
+
+
+@pytest.fixture(scope="session")
+def forking(_environment: None) -> Iterator[DriverServer]:
+    """What drivers are forked from: worth its own imports for tests that start many."""
+    with driver_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ FLAGS = {
         "--plots", "--overwrite", "--check",
     },
     "forget": {"--images-where", "--image-ids", "--dry-run", "--yes"},
-    "query": {"--to", "--overwrite", "--rows", "--drop-removed", "--check"},
+    "query": {"--to", "--overwrite", "--rows", "--image-id", "--drop-removed", "--check"},
     "report": {"--to", "--overwrite", "--drop-removed", "--check"},
     "export": {
         "--to", "--format", "--where", "--images-where", "--task", "--categories", "--split", "--empty", "--no-empty",

@@ -39,6 +39,7 @@ from tests.support.drivers import (
     run_file,
     wait_until,
 )
+from tests.support.forked_driver import DriverServer
 from tests.support.seaweed import S3Server
 
 pytestmark = pytest.mark.timeout(180)
@@ -86,7 +87,12 @@ class TestKilledDriver:
 
     @pytest.fixture(scope="class")
     def story(
-        self, config_file: Path, prefect: PrefectServer, make_prefect_home: Callable[[Path], Path], ray: str
+        self,
+        config_file: Path,
+        prefect: PrefectServer,
+        make_prefect_home: Callable[[Path], Path],
+        ray: str,
+        forking: DriverServer,
     ) -> dict[str, dict[str, bytes]]:
         """The commits that stood after each chapter."""
         output = config_file.parent / "table"
@@ -95,9 +101,9 @@ class TestKilledDriver:
         embedded = {**env, "PREFECT_HOME": str(make_prefect_home(config_file.parent / "prefect-home"))}
         served = {**env, "PREFECT_API_URL": prefect.api_url}
 
-        def start(environment: dict[str, str], *flags: str) -> Driver:
+        def start(environment: dict[str, str], *flags: str, server: DriverServer | None = forking) -> Driver:
             arguments = ("run", "-c", "run.toml", *flags)
-            return stack.enter_context(driver(*arguments, env=environment, cwd=config_file.parent))
+            return stack.enter_context(driver(*arguments, env=environment, cwd=config_file.parent, server=server))
 
         told = {}
         with ExitStack() as stack:
@@ -117,7 +123,7 @@ class TestKilledDriver:
             wait_until(lambda: not interrupted.relatives(), 10, lambda: str(interrupted.relatives()))
             told["interrupted"] = commits(output)
 
-            killed = start(served)
+            killed = start(served, server=None)  # as a user starts it
             killed.wait_until(lambda: len(commits(output)) >= len(told["interrupted"]) + 2)
             killed.kill_all()
             killed.end()
@@ -312,13 +318,14 @@ def test_two_drivers_at_once_end_well_with_one_committed_copy(
     photographs: Path,
     fresh_bucket_prefix: str,
     tmp_path: Path,
+    forking: DriverServer,
 ) -> None:
     output = f"{fresh_bucket_prefix}/table"
     (tmp_path / "run.toml").write_text("plan = { images_per_shard = 1 }\n")
     arguments = ["run", "-c", tmp_path / "run.toml", "--source", photographs, "--output", output, "--model", model]
     arguments += ["--categories", "car,tree", "--runner", "in_process"]
-    env = {**os.environ, "PREFECT_API_URL": prefect.api_url}
-    with driver(*arguments, env=env) as one, driver(*arguments, env=env) as other:
+    env = {**os.environ, "PREFECT_API_URL": prefect.api_url, "OMP_NUM_THREADS": "1"}
+    with driver(*arguments, env=env, server=forking) as one, driver(*arguments, env=env, server=forking) as other:
         ends = [one.end(), other.end()]
     assert [(code, err) for code, _, err in ends] == [(0, "")] * 2
     store = open_store(output)

@@ -11,6 +11,8 @@ import sys
 
 from ray.cluster_utils import Cluster
 
+from tests.support.ray_workers import forked_workers
+
 _NODE = {"node_ip_address": "127.0.0.1", "object_store_memory": 100 * 2**20, "include_log_monitor": False}
 # A lost node is noticed after 2 s, where Ray otherwise takes 15; one that is only slow to answer has the usual 10 s.
 _HEALTH_CHECKS = {
@@ -41,11 +43,12 @@ def obey(cluster: Cluster, order: str, cpus_per_node: int) -> dict[str, object]:
 
 def main() -> None:
     """Obey until there is nobody to give orders."""
-    cluster, cpus_per_node = start(), int(sys.argv[1])
-    print(json.dumps({"address": cluster.address}), flush=True)
-    for line in sys.stdin:
-        print(json.dumps(obey(cluster, line.strip(), cpus_per_node)), flush=True)
-    cluster.shutdown()
+    with forked_workers():
+        cluster, cpus_per_node = start(), int(sys.argv[1])
+        print(json.dumps({"address": cluster.address}), flush=True)
+        for line in sys.stdin:
+            print(json.dumps(obey(cluster, line.strip(), cpus_per_node)), flush=True)
+        cluster.shutdown()
 
 
 if __name__ == "__main__":

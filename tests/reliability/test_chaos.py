@@ -24,11 +24,11 @@ from pipelines.table.commits import read_commits
 from tests.reliability.small_run import LONG, RUN, SmallRun, check_ended, rows, run, write_source
 from tests.support.drivers import REPOSITORY, Driver, wait_until
 
-SHARDS = 600 if LONG else 240
+SHARDS = 600 if LONG else 120
 ROUNDS = 2 if LONG else 1
 """How often a node is lost, and later the driver."""
 NODES, CPUS_PER_NODE = 2, 2
-COMMITS_PER_KILL = 20
+COMMITS_PER_KILL = 20 if LONG else 8
 FEWEST_KILLS = 20 if LONG else 8
 
 

@@ -19,6 +19,7 @@ from tests.reliability.small_run import (
     check_ended,
     check_readable,
     raw_rows,
+    remove_from_memory,
     rows,
     run,
     state,
@@ -74,6 +75,7 @@ def test_a_run_that_dies_at_any_side_effect_is_resumed_to_the_rows_of_an_unbroke
         check_readable(broken.store())
         assert run(broken).ok
         check_ended(broken, expected)
+        remove_from_memory(broken)
     with capsys.disabled():
         print(f"\n{place.kind}: {len(points)} crash points survived, of {2 * len(effects)}")
 
@@ -129,6 +131,7 @@ def test_vacuum_that_dies_at_any_side_effect_removes_nothing_that_is_committed(
         assert verify(broken.store(), RUN).leftovers == []
         assert run(broken).ok
         check_ended(broken, expected)
+        remove_from_memory(broken)
     with capsys.disabled():
         print(f"\n{place.kind}: {len(points)} crash points of vacuum survived, of {2 * len(effects)}")
 
@@ -145,6 +148,7 @@ def test_vacuum_leaves_exactly_what_an_unbroken_run_has(place: Place, unbroken: 
         vacuum(broken.store(), RUN, older_than_s=0)
         assert _everything(place, broken) == _everything(place, unbroken)
         assert raw_rows(broken.store()) == rows(unbroken.store())
+        remove_from_memory(broken)
 
 
 def _everything(place: Place, small: SmallRun) -> int:

@@ -17,7 +17,17 @@ from actors.pool.runner import ReplicaStartError
 from pipelines.errors import StorageError
 from tests.reliability.dying import Death, effects_of
 from tests.reliability.faults import ON_EFFECTS, ON_READINGS, Faulty
-from tests.reliability.small_run import LONG, RUN, SmallRun, check_ended, check_readable, rows, run, write_source
+from tests.reliability.small_run import (
+    LONG,
+    RUN,
+    SmallRun,
+    check_ended,
+    check_readable,
+    remove_from_memory,
+    rows,
+    run,
+    write_source,
+)
 from tests.reliability.watched_storage import watched
 
 faults = st.fixed_dictionaries(
@@ -89,19 +99,24 @@ def test_any_order_of_drivers_faults_and_deaths(
         print(f"\n{Collection.drivers} drivers met faults and deaths; every run ended whole")
 
 
-def meet(small: SmallRun, faulty: Faulty, expected: dict) -> None:
-    """Let a run of its own meet faults, and what is late land; then run it to its end."""
+def meet(small: SmallRun, faulty: Faulty, expected: dict) -> bool:
+    """Let a run of its own meet faults, and what is late land; then run it to its end. Say whether any took place."""
     broken = replace(small, output=f"memory://{secrets.token_hex(6)}")
     with watched(broken.output, faulty):
         try:
             run(broken)
         except (StorageError, ReplicaStartError, Death):
             assert faulty.happened
-    check_readable(broken.store())
-    faulty.land()
-    check_readable(broken.store())
-    assert run(broken).ok
-    check_ended(broken, expected)
+    # Where a fault befalls no access of its kind, this was an unbroken run.
+    if faulty.happened:
+        check_readable(broken.store())
+        if faulty.late:
+            faulty.land()
+            check_readable(broken.store())
+        assert run(broken).ok
+        check_ended(broken, expected)
+    remove_from_memory(broken)
+    return bool(faulty.happened)
 
 
 @pytest.fixture
@@ -113,16 +128,18 @@ def small(tmp_path: Path) -> SmallRun:
 def test_each_fault_at_each_side_effect_is_survived(fault: str, small: SmallRun) -> None:
     run(small)
     expected = rows(small.store())
-    for at in range(14):
-        meet(small, Faulty({at: fault}, {}), expected)
+    # Only what is created can be in conflict, or refused.
+    fewest = 7 if fault in ("conflict", "refused") else 14
+    assert sum(meet(small, Faulty({at: fault}, {}), expected) for at in range(14)) >= fewest
 
 
 @pytest.mark.parametrize("fault", ON_READINGS)
 def test_each_fault_at_each_reading_is_survived(fault: str, small: SmallRun) -> None:
     run(small)
     expected = rows(small.store())
-    for at in range(24):
-        meet(small, Faulty({}, {at: fault}), expected)
+    # Only what is read is cut short, and only what is listed is stale.
+    fewest = {"cut short": 13, "stale": 8}.get(fault, 24)
+    assert sum(meet(small, Faulty({}, {at: fault}), expected) for at in range(24)) >= fewest
 
 
 def test_a_lost_answer_and_a_short_one_together_lose_no_commit(small: SmallRun) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.reliability.dying import effects_of
 from tests.reliability.pausing import Pausing
-from tests.reliability.small_run import LONG, SmallRun, check_ended, rows, run, write_source
+from tests.reliability.small_run import LONG, SmallRun, check_ended, remove_from_memory, rows, run, write_source
 from tests.reliability.watched_storage import watched
 
 
@@ -33,5 +33,6 @@ def test_a_driver_that_pauses_while_another_does_the_whole_run_commits_nothing_t
             ends.append(run(both))
         assert [end.problems for end in ends] == [[], []]
         check_ended(both, expected)
+        remove_from_memory(both)
     with capsys.disabled():
         print(f"\n{place}: {len(points)} points of {2 * len(effects)} at which another driver did the whole run")

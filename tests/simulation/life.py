@@ -13,7 +13,7 @@ import pytest
 
 from flows.commands import launch
 from flows.config import RunConfig
-from flows.run import planning
+from flows.run import planning, updates
 from flows.run.observer import Silent
 from pipelines.labeling import shard
 from pipelines.planning import plan as manifest
@@ -304,6 +304,7 @@ def _replace(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(planning, "open_run_runner", commands.open_run_runner)
     patch.setattr(planning, "check_model", lambda _config, own: own)
     patch.setattr(planning, "run_fingerprint", cached.run_fingerprint)
+    patch.setattr(updates, "GATHERED_AFTER", 1)  # few lives have ten updates
     patch.setattr(launch, "ConsoleObserver", _Quiet)
     patch.setattr(launch, "ListingProgress", lambda *_: lambda _count: None)
     patch.setattr(launch, "show_summary", lambda *_: None)

@@ -30,8 +30,7 @@ from pipelines.layout import Kind
 from pipelines.storage.checksummed_json import BLANK
 from pipelines.storage.store import open_store
 from pipelines.table.reader import open_table
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.support.forked_driver import REPOSITORY, DriverServer, ForkedProcess, heed_interrupts
 
 # What differs between two runs that label the same: who did it, and how long it took.
 UNSTABLE = ("attempt", "decode_ms", "model_ms")
@@ -41,7 +40,7 @@ UNSTABLE = ("attempt", "decode_ms", "model_ms")
 class Driver:
     """A running `xsam-label ...`, leader of its own session."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] | ForkedProcess
 
     @property
     def pid(self) -> int:
@@ -74,15 +73,28 @@ class Driver:
                 process.kill()
 
 
-def _heed_interrupts() -> None:
-    """Undo what a background job inherits: it ignores Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @contextlib.contextmanager
-def driver(*args: object, env: Mapping[str, str], cwd: Path = REPOSITORY) -> Iterator[Driver]:
-    """Run the command line in a process; nothing of it is left when the block ends."""
-    process = subprocess.Popen(
+def driver(
+    *args: object, env: Mapping[str, str], cwd: Path = REPOSITORY, server: DriverServer | None = None
+) -> Iterator[Driver]:
+    """Run the command line in a process; nothing of it is left when the block ends.
+
+    Args:
+        args: of the command line.
+        env: its whole environment.
+        cwd: the folder it starts in.
+        server: forks it, if given; it then need not import everything anew.
+    """
+    running = Driver(server.start(*args, env=env, cwd=cwd) if server else _started(*args, env=env, cwd=cwd))
+    try:
+        yield running
+    finally:
+        running.kill_all()
+        running.process.communicate(timeout=20)
+
+
+def _started(*args: object, env: Mapping[str, str], cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         [sys.executable, "-m", "flows.cli", *map(str, args)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -91,14 +103,8 @@ def driver(*args: object, env: Mapping[str, str], cwd: Path = REPOSITORY) -> Ite
         env={"PYTHONPATH": str(REPOSITORY), **env},
         cwd=cwd,
         start_new_session=True,
-        preexec_fn=_heed_interrupts,  # noqa: PLW1509 - one call that takes no lock
+        preexec_fn=heed_interrupts,  # noqa: PLW1509 - one call that takes no lock
     )
-    running = Driver(process)
-    try:
-        yield running
-    finally:
-        running.kill_all()
-        process.communicate(timeout=20)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 from collections.abc import Iterator
 from multiprocessing import context, forkserver, get_context
 
@@ -19,4 +21,7 @@ def fork_server(*modules: str) -> Iterator[context.ForkServerContext]:
     try:
         yield processes
     finally:
+        # What it has imported would be taken apart for a second.
+        if forkserver._forkserver._forkserver_pid is not None:
+            os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
         forkserver._forkserver._stop()

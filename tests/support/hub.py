@@ -55,6 +55,7 @@ class Hub:
 
 
 class _Answer(BaseHTTPRequestHandler):
+    disable_nagle_algorithm = True  # which holds a body back until its headers are acknowledged
     hub: Hub
     protocol_version = "HTTP/1.1"
 
@@ -116,7 +117,7 @@ def running(hub: Hub) -> Iterator[Hub]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Answer", (_Answer,), {"hub": hub}))
     server.daemon_threads = True
     hub.endpoint = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield hub

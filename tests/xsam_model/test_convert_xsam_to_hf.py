@@ -8,7 +8,6 @@ import pickle
 import runpy
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import zipfile
@@ -32,7 +31,6 @@ from xsam_model.convert_xsam_to_hf import from_hf, main, to_hf
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "A"
 BASE_ARGUMENTS = ("--text-model", "--vision-model", "--mask-encoder")
-COMMAND = [sys.executable, "-m", "xsam_model.convert_xsam_to_hf"]
 EMBEDDINGS = "llm.model.embed_tokens.weight"
 VOCABULARY = (EMBEDDINGS, "llm.lm_head.weight")
 
@@ -116,14 +114,16 @@ def photo(picture):
     return picture(90, 120)
 
 
-def test_command_writes_a_folder_with_the_logits_of_the_weights_that_went_in(tmp_path, bases, weights, photo):
+def test_command_writes_a_folder_with_the_logits_of_the_weights_that_went_in(
+    tmp_path, bases, weights, photo, processes
+):
     named = [word for pair in bases.items() for word in map(str, pair)]
     output = tmp_path / "new" / "folder"
     checkpoint = ["--checkpoint", str(GOLDEN / "weights.safetensors")]
-    done = subprocess.run(
-        [*COMMAND, *checkpoint, *named, "--output", str(output)], capture_output=True, check=False, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    process = processes.Process(target=_run_command, args=([*checkpoint, *named, "--output", str(output)],))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
     model = XSamForSegmentation(XSamConfig.from_pretrained(output)).eval()
     model.load_state_dict(to_hf(weights))
     model.save_pretrained(tmp_path / "direct")
@@ -628,9 +628,14 @@ def test_an_interrupted_command_leaves_nothing(number, bases, tmp_path, processe
     assert sorted(tmp_path.iterdir()) == before
 
 
+def _run_command(arguments):
+    sys.argv = ["convert_xsam_to_hf", *arguments]
+    runpy.run_module("xsam_model.convert_xsam_to_hf", run_name="__main__", alter_sys=True)
+
+
 def _run_on_a_slow_disk(arguments, told):
     """Run the command, to which a file takes a minute; tell when the first is whole, and at last what was printed."""
-    errors, sys.argv = io.StringIO(), ["convert_xsam_to_hf", *arguments]
+    errors = io.StringIO()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it for what runs in the background
 
     def save_slowly(*args, **options):
@@ -641,7 +646,7 @@ def _run_on_a_slow_disk(arguments, told):
     weight_files.save_file = save_slowly
     try:
         with redirect_stderr(errors):
-            runpy.run_module("xsam_model.convert_xsam_to_hf", run_name="__main__", alter_sys=True)
+            _run_command(arguments)
     finally:
         told.send(errors.getvalue())
 

@@ -52,12 +52,13 @@ class LethalPredictor(BrightPredictor):
 
 
 @pytest.fixture(autouse=True)
-def by_value(ray: str) -> None:
-    """Workers cannot import the tests: send what is defined in them by value."""
+def by_value(ray: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers cannot import the tests: send what is defined in them by value. No other machine may have been lost."""
     import ray as ray_module
 
     for module in (sys.modules[__name__], tests.support.fakes):
         ray_module.cloudpickle.register_pickle_by_value(module)
+    monkeypatch.setattr(dispatch, "_LOOK_AROUND_S", 0.01)
 
 
 def label(
@@ -108,7 +109,7 @@ def test_several_such_images_of_a_shard_are_each_found(tmp_path: Path) -> None:
 
 
 def test_an_image_that_hangs_its_replica_is_quarantined_alone(tmp_path: Path) -> None:
-    _, happened = label(tmp_path, {"0007.png": "hang"}, shard_timeout_s=8)
+    _, happened = label(tmp_path, {"0007.png": "hang"}, shard_timeout_s=3)
     found = images_by_reason(tmp_path)
     assert found["replica_hung"] == ["0007.png"]
     assert len(found[None]) == 23

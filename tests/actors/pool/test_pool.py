@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from actors.pool import dispatch
 from actors.pool.config import PoolConfig
 from actors.pool.open import open_runner
 from actors.pool.runner import PoolEvent, ReplicaStartError, ShardFailure
@@ -83,9 +84,11 @@ def lab(tmp_path: Path) -> Lab:
 
 
 @pytest.fixture
-def by_value(ray: str) -> None:
-    """Workers cannot import this file: send what is defined here by value."""
+def by_value(ray: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers cannot import this file: send what is defined here by value. No other machine may have been lost."""
     import ray as ray_module
+
+    monkeypatch.setattr(dispatch, "_LOOK_AROUND_S", 0.01)
 
     ray_module.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -204,14 +207,14 @@ def test_a_labeler_that_can_be_built_at_the_third_try_is_enough(lab: Lab, runner
 
 def test_a_spent_budget_lets_shards_in_flight_finish_and_leaves_the_rest(lab: Lab, runner_kind: str) -> None:
     def slow(shard_id: str, earlier: int) -> None:
-        time.sleep(0.4)
+        time.sleep(0.2)
 
     shards = make_shards(1000)
-    with open_runner(lab.factory(slow), PoolConfig(runner=runner_kind, budget_s=2)) as runner:
+    with open_runner(lab.factory(slow), PoolConfig(runner=runner_kind, budget_s=1)) as runner:
         runner.describe()
         started = time.monotonic()
         result = collect(runner.map(shards), [])
-    assert 2 <= time.monotonic() - started < 6
+    assert 1 <= time.monotonic() - started < 6
     assert not result.failures
     assert len(result.receipts) + len(list(shards)) == 1000
 
@@ -244,7 +247,7 @@ def test_stop_from_a_signal_handler_finishes_what_is_in_flight(lab: Lab, runner_
         runner.describe()
         before = signal.signal(signal.SIGUSR1, lambda number, frame: runner.stop())
         try:
-            threading.Timer(1, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGUSR1)).start()
             result = collect(runner.map(make_shards(1000)), [])
         finally:
             signal.signal(signal.SIGUSR1, before)
@@ -413,8 +416,8 @@ def test_a_start_that_takes_too_long_is_given_up(lab: Lab, by_value: None) -> No
         time.sleep(1000)
         return lab.factory()()
 
-    config = PoolConfig(replica_start_timeout_s=1, max_replica_start_failures=2)
-    with open_runner(build, config) as runner, pytest.raises(ReplicaStartError, match="not ready after 1 s"):
+    config = PoolConfig(replica_start_timeout_s=0.5, max_replica_start_failures=2)
+    with open_runner(build, config) as runner, pytest.raises(ReplicaStartError, match=r"not ready after 0\.5 s"):
         runner.describe()
 
 
@@ -427,7 +430,7 @@ def test_replicas_without_room_keep_no_other_from_working(lab: Lab, by_value: No
                 return
             yield shard
 
-    config = PoolConfig(replicas=3, wait_for_nodes=True, replica_start_timeout_s=8, max_replica_start_failures=1)
+    config = PoolConfig(replicas=3, wait_for_nodes=True, replica_start_timeout_s=3, max_replica_start_failures=1)
     with open_runner(lab.factory(lambda shard_id, earlier: time.sleep(0.3)), config) as runner:
         result = collect(runner.map(until_a_start_is_given_up(), events.append), events)
     assert not result.failures

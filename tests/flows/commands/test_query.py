@@ -125,3 +125,11 @@ def test_a_run_that_has_committed_nothing_has_no_rows(cli: Cli, tmp_path: Path) 
     write_output(tmp_path / "output", {"a": [mask(CAT, box(0, 0, 2, 2))]}, common=[CAT], committed=0)
     ended = cli("query", tmp_path / "output", "SELECT count(*) AS n FROM annotations")
     assert rows(ended) == [["0"]]
+
+
+def test_some_images_are_asked_for_by_id(cli: Cli, output: Path) -> None:
+    chosen = ("--image-id", "[b]03[/b].png", "--image-id", "[b]20[/b].png")
+    ended = cli("query", output, "SELECT image_id, count(*) AS n FROM annotations GROUP BY 1 ORDER BY 1", *chosen)
+    assert rows(ended) == [["[b]03[/b].png", "2"], ["[b]20[/b].png", "2"]]
+    ended = cli("query", output, "SELECT image_id FROM images", "--image-id", "unknown.png")
+    assert (ended.code, rows(ended)) == (0, [])

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.errors import PlanError
+from pipelines.history.history import History, gather, newest_history
 from pipelines.planning.coverage import Coverage, CoveringRun, UpdateCounts
 from pipelines.planning.draft import PlanConfig, draft_plan
+from pipelines.planning.plan import plan_documents
 from pipelines.sources.image_batches import to_batches
 from pipelines.storage.store import Store, open_store
 from pipelines.types import ImageRef, Prompt, Region
@@ -47,9 +49,13 @@ def covering(store: Store, refs: Sequence[ImageRef], *prompts: Prompt, same_mode
 
 
 def left(
-    store: Store, refs: Sequence[ImageRef], prompts: Sequence[Prompt], *runs: CoveringRun
+    store: Store,
+    refs: Sequence[ImageRef],
+    prompts: Sequence[Prompt],
+    *runs: CoveringRun,
+    gathered: History | None = None,
 ) -> tuple[list[ImageRef], UpdateCounts]:
-    coverage = Coverage(store=store, prompts=tuple(prompts), runs=runs)
+    coverage = Coverage(store=store, prompts=tuple(prompts), runs=runs, gathered=gathered)
     return list(coverage.left(sorted(refs, key=lambda one: one.image_id))), coverage.counts
 
 
@@ -185,6 +191,7 @@ NIGHTS = st.lists(st.tuples(LISTINGS, st.sets(st.sampled_from([0, 1, 2]), min_si
 @given(NIGHTS)
 @pytest.mark.slow
 def test_night_after_night_each_version_of_an_image_is_asked_each_prompt_once(nights) -> None:
+    """With earlier runs read one by one, and with some of them gathered."""
     store = open_store("memory://coverage-nights")
     memory, runs = Memory({}, {}, {}), list[CoveringRun]()
     try:
@@ -192,6 +199,13 @@ def test_night_after_night_each_version_of_an_image_is_asked_each_prompt_once(ni
             prompts = [(CAT, DOG, COW)[number] for number in sorted(numbers)]
             refs = [ref(image, tag) for image, tag in sorted(listing.items())]
             found, counts = left(store, refs, prompts, *runs)
+            # Now and then, so that there are runs beside those that are gathered.
+            if len(runs) % 2:
+                held = newest_history(store)
+                documents = plan_documents(store)
+                assert gather(store, held, [one for run, one in documents.items() if not (held and run in held)], {})
+            gathered = newest_history(store)
+            assert left(store, refs, prompts, *runs, gathered=gathered) == (found, counts)
             planned = {one.image_id: (one.version, {p.text for p in one.asked(prompts)}) for one in found}
             assert planned == memory.update(listing, [prompt.text for prompt in prompts])
             assert counts.new + counts.changed + counts.extended == len(found)

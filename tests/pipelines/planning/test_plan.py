@@ -77,7 +77,7 @@ def test_a_driver_that_plans_second_with_another_fingerprint_is_told_what_differ
 
 def test_a_plan_takes_its_place_behind_one_that_no_listing_shows_yet(store: Store) -> None:
     with draft_plan(to_batches(_refs(["a"])), PlanConfig()) as draft:
-        plan = write_plan(store, "later", draft, fingerprint={}, facts={}, driver_id="d1", after=7)
+        plan = write_plan(store, "later", draft, fingerprint={}, facts={}, driver_id="d1", before={"unlisted": 7})
         assert plan.sequence == 8
         assert write_plan(store, "last", draft, fingerprint={}, facts={}, driver_id="d1").sequence == 9
 

@@ -98,7 +98,7 @@ def web() -> Iterator[str]:
     """A web server's address."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Web)
     server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()

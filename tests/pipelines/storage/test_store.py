@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import threading
@@ -119,6 +120,30 @@ def test_a_local_write_leaves_no_temporary_file(tmp_path: Any) -> None:
     store.create("y", b"2")
     store.create("y", b"3")
     assert sorted(path.name for path in (tmp_path / "output").iterdir()) == ["x", "y"]
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
+    """What is told to outlive a power cut: its name or bytes, and the names of a folder at that moment."""
+    found: list[tuple[str, list[str]]] = []
+
+    def fsync(descriptor: int) -> None:
+        place = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        folder = place if place.is_dir() else place.parent
+        names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+        found.append(("folder" if place.is_dir() else place.read_text(), names))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks up a file by its descriptor")
+@pytest.mark.parametrize("how", ["write", "create"])
+def test_a_local_write_is_on_the_disk_before_its_name_and_its_name_before_it_returns(
+    how: str, tmp_path: Path, synced: list[tuple[str, list[str]]]
+) -> None:
+    getattr(open_store(str(tmp_path)), how)("commit", b"bytes")
+    assert synced == [("bytes", []), ("folder", ["commit"])]
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
+import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+
+import torch
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
 from xsam_model.training.loop.config import read_config
 
@@ -19,8 +23,8 @@ def launch(config: Path, output: str | None = None, max_minutes: float | None = 
     Args:
         config: TOML file of a `TrainingConfig`.
         output, max_minutes: replace the file's values, unless None.
-        processes: if more than one, they are started by torch's elastic launcher and waited for; `accelerate launch`
-            or `torchrun` may start them instead.
+        processes: if more than one, they are started on this machine and waited for, on the CPU as forks of this one,
+            which should not have computed anything before; `accelerate launch` or `torchrun` may start them instead.
 
     Returns:
         0 if the run is complete, `STOPPED` if it stopped early; the same call then resumes it.
@@ -43,29 +47,54 @@ def launch(config: Path, output: str | None = None, max_minutes: float | None = 
 
 
 def _launch_several(config: Path, output: str | None, max_minutes: float | None, processes: int, on_cpu: bool) -> int:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += ["-m", "xsam_model.training", "--config", str(config)]
-    command += [] if output is None else ["--output", output]
-    command += [] if max_minutes is None else ["--max-minutes", str(max_minutes)]
-    # One thread for each process unless the user says otherwise: two processes of one are faster than one of two.
-    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    environment = {**address, "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
     if on_cpu:
         environment["ACCELERATE_USE_CPU"] = "true"
-    with subprocess.Popen(command, env=environment) as launcher:
-        asked: list[int] = []
+    # A fork has imported all that this process has, which takes seconds, but could not use a GPU.
+    running = start_processes(
+        _train_beside_others,
+        args=(config, output, max_minutes, environment),
+        nprocs=processes,
+        join=False,
+        start_method="fork" if on_cpu else "spawn",
+    )
+    asked: list[int] = []
 
-        def pass_on(number: int, _: object) -> None:
-            asked.append(number)
-            launcher.send_signal(signal.SIGTERM)
+    def pass_on(number: int, _: object) -> None:
+        asked.append(number)
+        for process in running.processes:
+            process.terminate()
 
-        # The launcher forwards SIGTERM, upon which every process saves and stops.
-        before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            code = launcher.wait()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-    return STOPPED if asked else code
+    # Upon SIGTERM every process saves and stops.
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        while not running.join():
+            pass
+    except (ProcessRaisedException, ProcessExitedException) as error:
+        if not asked:
+            sys.stderr.write(f"error: {error}\n")
+            return 2 if isinstance(error, ProcessExitedException) and error.exit_code == 2 else 1
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return STOPPED if asked else 0
+
+
+def _train_beside_others(
+    place: int, config: Path, output: str | None, max_minutes: float | None, environment: Mapping[str, str]
+) -> None:
+    os.environ.update(environment, RANK=str(place), LOCAL_RANK=str(place))
+    if "OMP_NUM_THREADS" not in os.environ:
+        # One thread for each process unless the user says otherwise: two of one are faster than one of two.
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
+    try:
+        launch(config, output, max_minutes)
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
 
 
 def _say(line: str) -> None:

@@ -1,7 +1,5 @@
 import csv
 import os
-import signal
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +9,7 @@ import torch
 from rectangles import HalfEmpty
 from safetensors.torch import load_file
 
+from tests.support.fork_server import fork_server
 from xsam_model import XSamForSegmentation, XSamProcessor
 from xsam_model.training.__main__ import main
 from xsam_model.training.export_model import export_model
@@ -22,7 +21,7 @@ from xsam_model.training.losses.point_sampling import PointSampling
 from xsam_model.training.losses.targets import LossWeights
 from xsam_model.training.samples.sources import BatchPlan
 
-HERE, ROOT = Path(__file__).parents[1], Path(__file__).parents[4]
+ROOT = Path(__file__).parents[4]
 STAGE = {"batch_size": 4, "learning_rate": 1e-3, "points": PointSampling(num_points=128)}
 
 
@@ -30,8 +29,7 @@ def source(task):
     return SourceConfig(factory="rectangles:Rectangles", arguments={"task": task})
 
 
-@pytest.fixture
-def settings(start_folder, tmp_path):
+def settings_of(start_folder, folder):
     stages = (
         StageConfig(kind="segmentor", steps=4, sources=("ovseg",), weights=LossWeights(dense=1.0), **STAGE),
         StageConfig(
@@ -39,7 +37,7 @@ def settings(start_folder, tmp_path):
         ),
     )
     return TrainingConfig(
-        output=str(tmp_path / "run"),
+        output=str(folder / "run"),
         model=str(start_folder),
         sources=(source("ovseg"), source("vgdseg"), source("refseg")),
         stages=stages,
@@ -49,6 +47,24 @@ def settings(start_folder, tmp_path):
         checkpoint_every_steps=2,
         workers=0,
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server():
+    """Those that load data are forked from it too: Python has one server, and the first that needs it starts it."""
+    with fork_server("xsam_model.training.__main__", "xsam_model.training.loop.trainer") as server:
+        yield server
+
+
+@pytest.fixture
+def settings(start_folder, tmp_path):
+    return settings_of(start_folder, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(start_folder, tmp_path_factory):
+    """The model of a run of these settings that nothing broke."""
+    return train(settings_of(start_folder, tmp_path_factory.mktemp("whole")))
 
 
 def weights(folder):
@@ -64,8 +80,7 @@ class Killed(BaseException):
     """Ends a run as a kill does: nothing after it runs."""
 
 
-def test_a_killed_run_ends_as_an_unbroken_one_does(settings, tmp_path, monkeypatch):
-    whole = train(settings)
+def test_a_killed_run_ends_as_an_unbroken_one_does(settings, whole, tmp_path):
     broken = replace(settings, output=str(tmp_path / "broken"), workers=1)
 
     def say_until(words):
@@ -94,7 +109,7 @@ def test_a_killed_run_ends_as_an_unbroken_one_does(settings, tmp_path, monkeypat
     assert lines == [f"trained: {resumed}"]
 
 
-def test_a_run_stops_after_its_minutes_and_goes_on(settings, tmp_path):
+def test_a_run_stops_after_its_minutes_and_goes_on(settings, whole, tmp_path):
     slices = replace(settings, output=str(tmp_path / "slices"), max_minutes=1e-6, stages=settings.stages[:1])
     calls = 0
     while train(slices) is None:
@@ -103,8 +118,7 @@ def test_a_run_stops_after_its_minutes_and_goes_on(settings, tmp_path):
         assert checkpoints[-1].name == f"step-{calls:08d}"
         assert len(checkpoints) <= 2
     assert calls == 3
-    whole = train(replace(settings, stages=settings.stages[:1]))
-    for name, value in weights(whole).items():
+    for name, value in weights(whole.parent.parent / "1-segmentor" / "model").items():
         assert torch.equal(value, weights(slices.stage_folder(0) / "model")[name]), name
 
 
@@ -115,11 +129,10 @@ def test_a_checkpoint_of_other_settings_is_refused(settings):
         train(changed)
 
 
-def test_a_checkpoint_holds_the_weights_that_are_shipped(settings, tmp_path):
-    folder = train(settings)
-    trained = weights(folder)
-    first, last = sorted((folder.parent / "checkpoints").iterdir())
-    start = settings.stage_folder(0) / "model"
+def test_a_checkpoint_holds_the_weights_that_are_shipped(whole, tmp_path):
+    trained = weights(whole)
+    first, last = sorted((whole.parent / "checkpoints").iterdir())
+    start = whole.parent.parent / "1-segmentor" / "model"
     shipped = weights(export_model(start, tmp_path / "shipped", last))
     earlier = weights(export_model(start, tmp_path / "earlier", first))
     mean = weights(export_model(start, tmp_path / "mean", first, last))
@@ -160,10 +173,34 @@ weights = {{ dense = {dense} }}
 """
 
 
+def run_command(printed, arguments):
+    os.dup2(printed.fileno(), sys.stdout.fileno())
+    sys.argv = ["xsam_model.training", *arguments]
+    sys.exit(main())
+
+
 @pytest.fixture
-def launched(start_folder, tmp_path, monkeypatch):
-    """Write a config file, and let launched processes find the data set."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(ROOT)]))
+def start(server):
+    """Start the command in a process of its own; start(*arguments) -> the process, and the lines that it prints."""
+
+    started = []
+
+    def run(*arguments):
+        printed, theirs = server.Pipe(duplex=False)
+        process = server.Process(target=run_command, args=(theirs, [str(one) for one in arguments]))
+        process.start()
+        started.append(process)
+        theirs.close()
+        return process, open(os.dup(printed.fileno()))
+
+    yield run
+    for process in started:
+        process.kill()
+
+
+@pytest.fixture
+def launched(start_folder, tmp_path):
+    """Write a config file."""
 
     def write(name, steps=3, data="Rectangles", dense=0.0):
         file = tmp_path / f"{name}.toml"
@@ -173,9 +210,13 @@ def launched(start_folder, tmp_path, monkeypatch):
     return write
 
 
-def compare_two_processes_with_one(launched, tmp_path, *names, **options):
+def compare_two_processes_with_one(launched, start, tmp_path, *names, **options):
     assert launch(launched("one", **options)) == 0
-    assert launch(launched("two", **options), processes=2) == 0
+    process, lines = start("--config", launched("two", **options), "--processes", 2)
+    with lines:
+        assert "trained: " in lines.read()
+    process.join()
+    assert process.exitcode == 0
     one, two = (tmp_path / name / "1-mixed" for name in ("one", "two"))
     for mine, theirs in zip(rows(one), rows(two), strict=True):
         for name in ("total", "language", "classes", "mask", "dice", "gradient_norm", *names):
@@ -184,35 +225,39 @@ def compare_two_processes_with_one(launched, tmp_path, *names, **options):
         torch.testing.assert_close(value, weights(two / "model")[name], atol=5e-4, rtol=0)
 
 
-def test_two_processes_equal_one(launched, tmp_path):
-    compare_two_processes_with_one(launched, tmp_path)
+def test_two_processes_equal_one(launched, start, tmp_path):
+    compare_two_processes_with_one(launched, start, tmp_path)
 
 
-def test_a_process_whose_pictures_show_nothing_keeps_up_with_the_other(launched, tmp_path):
+def test_a_process_whose_pictures_show_nothing_keeps_up_with_the_other(launched, start, tmp_path):
     # Some step must have masks in one process alone: the other has no part in a loss, but in its mean.
     data, steps = HalfEmpty(), 6
     plan = BatchPlan([len(data)], 4, seed=0)
     filled = [[data.is_filled(index) for index in plan.at(step)[1]] for step in range(steps)]
     assert any(any(places[:2]) != any(places[2:]) for places in filled)
-    compare_two_processes_with_one(launched, tmp_path, "dense", steps=steps, data="HalfEmpty", dense=1.0)
+    compare_two_processes_with_one(launched, start, tmp_path, "dense", steps=steps, data="HalfEmpty", dense=1.0)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_sigterm_saves_and_the_same_command_goes_on(launched, tmp_path, processes, monkeypatch, capfd):
-    command = ["xsam_model.training", "--config", str(launched("run", steps=500)), "--processes", str(processes)]
-    process = subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
-    for line in process.stdout:
-        if " 2/500 " in line:
-            process.send_signal(signal.SIGTERM)
-            break
-    rest = process.stdout.read()
-    assert process.wait(timeout=60) == STOPPED
+def test_sigterm_saves_and_the_same_command_goes_on(launched, start, tmp_path, processes):
+    command = ["--config", launched("run", steps=500), "--processes", processes]
+    process, lines = start(*command)
+    with lines:
+        for line in lines:
+            if " 2/500 " in line:
+                process.terminate()
+                break
+        rest = lines.read()
+    process.join(60)
+    assert process.exitcode == STOPPED
     assert "the same command goes on" in rest
     (checkpoint,) = (tmp_path / "run/1-mixed/checkpoints").iterdir()
     first = int(checkpoint.name.removeprefix("step-"))
-    monkeypatch.setattr(sys, "argv", [*command, "--max-minutes", "0.00001"])
-    assert main() == STOPPED
-    assert f"stopped at step {first + 1} of 500" in capfd.readouterr().out
+    process, lines = start(*command, "--max-minutes", "0.00001")
+    with lines:
+        assert f"stopped at step {first + 1} of 500" in lines.read()
+    process.join(60)
+    assert process.exitcode == STOPPED
 
 
 def test_mistakes_in_a_file_are_named(tmp_path):

@@ -145,14 +145,8 @@ class SceneAssets:
 
     @classmethod
     def builtin(cls) -> SceneAssets:
-        """Return a few drawn shapes on gradients, which need no download: for tests and first tries."""
-        known = {category.name: category for category in curated_categories()}
-        synonyms = {"car": ("automobile",), "tent": ("canopy",), "box": ("package",), "balloon": ("inflated ball",)}
-        categories = [
-            Category(name=name, group=known[name].group, synonyms=synonyms.get(name, ())) for name in SHAPE_NAMES
-        ]
-        sprites = [make_sprite(name, style, draw_shape(name, style)) for name in SHAPE_NAMES for style in SHAPE_STYLES]
-        return cls(categories, sprites, [Ground(name=name, pixels=pixels) for name, pixels in draw_grounds().items()])
+        """Return a few shapes on gradients, drawn once in each process, without any download: for tests."""
+        return _draw_builtin()
 
     def pool(self, split: str, core_only: bool = False) -> ScenePool:
         """Return the material of a split.
@@ -269,3 +263,14 @@ def save_assets(
         arrays: dict[str, Any] = {f"ground_{place}": ground.pixels for place, ground in enumerate(kept)}
         arrays |= {"index": np.array(json.dumps(index)), "sprites": np.stack([pixels for _, pixels in chosen])}
         np.savez_compressed(folder / f"{prefix}{part}.npz", **arrays)
+
+
+@lru_cache
+def _draw_builtin() -> SceneAssets:
+    known = {category.name: category for category in curated_categories()}
+    synonyms = {"car": ("automobile",), "tent": ("canopy",), "box": ("package",), "balloon": ("inflated ball",)}
+    categories = [Category(name=name, group=known[name].group, synonyms=synonyms.get(name, ())) for name in SHAPE_NAMES]
+    sprites = [make_sprite(name, style, draw_shape(name, style)) for name in SHAPE_NAMES for style in SHAPE_STYLES]
+    return SceneAssets(
+        categories, sprites, [Ground(name=name, pixels=pixels) for name, pixels in draw_grounds().items()]
+    )
