@@ -169,7 +169,7 @@ class XSamNameHeadConfig(PreTrainedConfig):
     num_classes: int = 1000
     token_size: int = 128
     hidden_size: int = 256
-    network_weight: float = 0.25
+    network_weight: float = 0.5
     evidence_weight: float = 0.5
     no_name_logit: float = -1.0
 

@@ -74,7 +74,7 @@ class XSamNameHead(nn.Module):
         Returns:
             (N, Q, K) float32, logarithms of likelihood ratios: 0 where the classifier says nothing for or against.
         """
-        weights = F.adaptive_avg_pool2d(mask_logits.float().sigmoid(), looks.shape[1:3]).flatten(2)
+        weights = F.adaptive_avg_pool2d(mask_logits.float().sigmoid(), (looks.shape[1], looks.shape[2])).flatten(2)
         weights = weights / weights.sum(-1, keepdim=True).clamp(min=_LEAST_RATIO)
         pooled = weights @ looks.float().flatten(1, 2)
         seen = F.linear(pooled, self.classes.weight.float(), self.classes.bias.float()).softmax(-1)
