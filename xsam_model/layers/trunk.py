@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from xsam_model.configuration_xsam import XSamTrunkConfig
 
-_IMAGES_AT_A_TIME = 2
+_IMAGES_AT_A_TIME = 4
 
 
 class XSamTrunkConv(nn.Conv2d):
@@ -35,7 +35,12 @@ class XSamTrunkConv(nn.Conv2d):
             # Of an even side, one row more is padded below than above.
             missing = [self.kernel_size[0] - 2 + side % 2 for side in (features.shape[3], features.shape[2])]
             features = F.pad(features, [part for total in missing for part in (total // 2, total - total // 2)])
-        features = super().forward(features)
+        if self.kernel_size == (1, 1):
+            # With the channels last a convolution of single pixels is one product of matrices, which torch would not see.
+            weight = self.weight.flatten(1)
+            features = F.linear(features.permute(0, 2, 3, 1), weight, self.bias).permute(0, 3, 1, 2)
+        else:
+            features = super().forward(features)
         # In place: no gradient needs what a convolution returned, and maps of many channels are slow to write.
         return features if self.linear else F.relu6(features, inplace=True)
 
