@@ -11,7 +11,7 @@ import pyarrow as pa
 from flows.config import RunConfig, merge, parse_config
 from flows.run.run_names import unlisted_updates
 from flows.run.summary import read_run_summary
-from pipelines.errors import DamagedError, PlanError, StorageError, some_of
+from pipelines.errors import PlanError, UserError, some_of
 from pipelines.history.history import History, gather, newest_history
 from pipelines.planning.category_ids import CategoryIds
 from pipelines.planning.coverage import Coverage, CoveringRun, UpdateCounts
@@ -202,7 +202,7 @@ def gather_history(store: Store, plan: Plan) -> list[str]:
         if settled := list(itertools.takewhile(is_settled, others)):
             names = [plan_of(store, one).run_id for one in settled if plan_of(store, one).retry_of is None]
             gather(store, history, settled, {run_id: sizes[run_id].names_sha256 for run_id in names})
-    except (StorageError, PlanError, DamagedError) as error:
+    except (UserError, OSError) as error:  # such as no room for temporary files
         return [f"what earlier runs have planned could not be gathered, which does no harm: {error}"]
     return []
 

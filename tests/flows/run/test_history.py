@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import secrets
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from flows.config import parse_config
 from flows.run import engine, updates
 from flows.run.observer import Silent
 from flows.run.summary import RunSummary
+from pipelines.history import history as module
 from pipelines.history.history import newest_history
 from pipelines.storage.store import Store, open_store
 from pipelines.table.reader import open_table
@@ -141,3 +144,21 @@ def test_check_reads_the_files_of_gathered_runs(nights: Nights) -> None:
     assert nights.update()[1] == []
     assert nights.update(check=True)[1] == ["0002.png"]
     assert verify(nights.store, "update-2").problems == []
+
+
+def test_a_history_that_does_not_fit_into_the_folder_for_temporary_files_ends_no_run(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        nights.night()
+
+    def is_full(*_: object) -> Iterator[Any]:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module, "sort_batches", is_full)
+    for number in (4, 5):
+        summary, seen = nights.night()
+        assert (summary.ok, seen) == (True, [f"{number:04d}.png"])
+        assert "could not be gathered, which does no harm: [Errno 28]" in summary.warnings[0]
+    monkeypatch.undo()
+    assert [name for name in nights.store.files("_runs") if name.startswith(".history-")] == []
