@@ -11,8 +11,9 @@ import pyarrow as pa
 from flows.config import RunConfig, merge, parse_config
 from flows.run.run_names import unlisted_updates
 from flows.run.summary import read_run_summary
-from pipelines.errors import PlanError, UserError, some_of
+from pipelines.errors import DamagedError, PlanError, UserError, some_of
 from pipelines.history.history import History, gather, newest_history
+from pipelines.layout import plan_name
 from pipelines.planning.category_ids import CategoryIds
 from pipelines.planning.coverage import Coverage, CoveringRun, UpdateCounts
 from pipelines.planning.draft import UNLISTED
@@ -81,6 +82,9 @@ def unfinished_runs(store: Store, *, check: bool = False) -> list[Plan]:
     Args:
         store: the output.
         check: whether to return the finished ones as well, whose files are to be read.
+
+    Raises:
+        DamagedError: a plan is damaged or lost.
     """
     if check:
         return held_runs(store)
@@ -88,7 +92,12 @@ def unfinished_runs(store: Store, *, check: bool = False) -> list[Plan]:
     finished = history.names_sha256 if history else {}
     if not (held := held_runs(store, gathered_documents(history))):
         return []
-    sizes = table_sizes(store)
+    listed = store.find("_runs")
+    for name in map(plan_name, gathered_documents(history)):
+        # Nothing else would miss it; a listing that lags does not show it yet.
+        if name not in listed and not store.exists(name):
+            raise DamagedError(f"{store.uri}/{name}: missing, although its run has ended; restore it from a copy")
+    sizes = table_sizes(store, listed)
 
     def is_done(plan: Plan) -> bool:
         size = sizes[plan.run_id]

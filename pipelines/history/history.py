@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.errors import DamagedError, PlanError, StorageError
-from pipelines.layout import erasure_name, history_name, history_number
+from pipelines.layout import erasure_name, history_name, history_number, plan_name
 from pipelines.planning.erasures import read_forgotten
 from pipelines.planning.external_sort import sort_batches
 from pipelines.planning.plan import DRIVER_ID, Plan, PlanPart, plan_of
@@ -90,12 +90,15 @@ class History:
 def newest_history(store: Store) -> History | None:
     """Return the newest usable history of an output, None if there is none.
 
-    One that is damaged or incomplete, of another version, or from before images were forgotten is passed over.
+    One that is damaged or incomplete, of another version, from before images were forgotten, or that holds a run which
+    was removed since is passed over.
 
     Raises:
         StorageError: the store does not answer.
     """
-    for number in sorted(_numbered(store), reverse=True):
+    numbers = sorted(_numbered(store), reverse=True)
+    folders = set(store.folders("_runs") if numbers else ())
+    for number in numbers:
         with suppress(FileNotFoundError, DamagedError, KeyError, TypeError, ValueError):
             document = store.read_json(history_name(number))
             if document["format"] != _FORMAT:
@@ -108,6 +111,8 @@ def newest_history(store: Store) -> History | None:
                 erasures=int(document["erasures"]),
             )
             is_whole = all(store.size(f"_runs/{part.name}") == part.num_bytes for part in found.parts)
+            # A listing that lags does not show every run.
+            is_whole = is_whole and all(store.exists(plan_name(run)) for run in found.documents.keys() - folders)
             if is_whole and not store.exists(erasure_name(found.erasures + 1)):
                 return found
     return None

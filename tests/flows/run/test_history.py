@@ -17,6 +17,7 @@ from flows.config import parse_config
 from flows.run import engine, updates
 from flows.run.observer import Silent
 from flows.run.summary import RunSummary
+from pipelines.errors import DamagedError
 from pipelines.history import history as module
 from pipelines.history.history import newest_history
 from pipelines.storage.store import Store, open_store
@@ -162,3 +163,25 @@ def test_a_history_that_does_not_fit_into_the_folder_for_temporary_files_ends_no
         assert "could not be gathered, which does no harm: [Errno 28]" in summary.warnings[0]
     monkeypatch.undo()
     assert [name for name in nights.store.files("_runs") if name.startswith(".history-")] == []
+
+
+def test_a_run_that_was_removed_is_not_taken_from_the_history(nights: Nights) -> None:
+    for _ in range(6):
+        nights.night()
+    history = newest_history(nights.store)
+    assert history is not None
+    assert "update-2" in history
+    for name in nights.store.find(""):
+        if "/update-2/" in name:
+            nights.store.delete(name)
+    summary, seen = nights.update()
+    assert (summary.run_id, seen) == ("update-7", ["0002.png"])
+    assert nights.update()[1] == []
+
+
+def test_a_plan_that_is_lost_is_named_though_a_history_holds_it(nights: Nights) -> None:
+    for _ in range(6):
+        nights.night()
+    nights.store.delete("_runs/update-2/plan.json")
+    with pytest.raises(DamagedError, match=r"_runs/update-2/plan\.json: missing, although"):
+        nights.update()
