@@ -33,7 +33,7 @@ from flows.run.updates import (
     update_coverage,
 )
 from pipelines.errors import DamagedError, PlanError
-from pipelines.history.history import History, newest_history
+from pipelines.history.history import DamagedHistoryError, History, newest_history
 from pipelines.image_formats import LeftOut
 from pipelines.labeling.shard import LabelJob
 from pipelines.layout import plan_name
@@ -222,7 +222,13 @@ def draft_run(config: RunConfig, on_listed: OnListed = lambda _count: None) -> I
         history = newest_history(store)
         earlier, name = _earlier_runs(config, store, gathered_documents(history))
         if earlier:
-            with _draft_update(config, store, name, earlier, history, on_listed) as update:
+            with ExitStack() as stack:
+                try:
+                    drafted = _draft_update(config, store, name, earlier, history, on_listed)
+                    update = stack.enter_context(drafted)
+                except DamagedHistoryError:  # on which nothing depends
+                    drafted = _draft_update(config, store, name, earlier, None, on_listed)
+                    update = stack.enter_context(drafted)
                 yield update
             return
     run_id, held, fingerprint = _find_run(config, store)

@@ -12,7 +12,7 @@ from flows.config import RunConfig, merge, parse_config
 from flows.run.run_names import unlisted_updates
 from flows.run.summary import read_run_summary
 from pipelines.errors import DamagedError, PlanError, UserError, some_of
-from pipelines.history.history import History, gather, newest_history
+from pipelines.history.history import DamagedHistoryError, History, gather, newest_history
 from pipelines.layout import plan_name
 from pipelines.planning.category_ids import CategoryIds
 from pipelines.planning.coverage import Coverage, CoveringRun, UpdateCounts
@@ -195,25 +195,31 @@ def gather_history(store: Store, plan: Plan) -> list[str]:
         A warning if that failed, which does no harm.
     """
     try:
-        history = newest_history(store)
-        if plan.sequence - (history.sequence if history else 0) <= GATHERED_AFTER:
-            return []
-        held = gathered_documents(history)
-        documents = plan_documents(store, by_name=True, known=held).values()
-        others = [one for one in documents if one["run_id"] not in held and one.get("sequence", 0) < plan.sequence]
-        sizes = table_sizes(store)
-
-        def is_settled(document: Mapping[str, Any]) -> bool:
-            earlier = plan_of(store, document)
-            # No update goes on with a retry.
-            return earlier.retry_of is not None or is_finished(store, earlier, sizes[earlier.run_id])
-
-        if settled := list(itertools.takewhile(is_settled, others)):
-            names = [plan_of(store, one).run_id for one in settled if plan_of(store, one).retry_of is None]
-            gather(store, history, settled, {run_id: sizes[run_id].names_sha256 for run_id in names})
+        try:
+            _gather(store, plan, newest_history(store))
+        except DamagedHistoryError:  # which one that is made from the plans alone replaces
+            _gather(store, plan, None)
     except (UserError, OSError) as error:  # such as no room for temporary files
         return [f"what earlier runs have planned could not be gathered, which does no harm: {error}"]
     return []
+
+
+def _gather(store: Store, plan: Plan, history: History | None) -> None:
+    if plan.sequence - (history.sequence if history else 0) <= GATHERED_AFTER:
+        return
+    held = gathered_documents(history)
+    documents = plan_documents(store, by_name=True, known=held).values()
+    others = [one for one in documents if one["run_id"] not in held and one.get("sequence", 0) < plan.sequence]
+    sizes = table_sizes(store)
+
+    def is_settled(document: Mapping[str, Any]) -> bool:
+        earlier = plan_of(store, document)
+        # No update goes on with a retry.
+        return earlier.retry_of is not None or is_finished(store, earlier, sizes[earlier.run_id])
+
+    if settled := list(itertools.takewhile(is_settled, others)):
+        names = [plan_of(store, one).run_id for one in settled if plan_of(store, one).retry_of is None]
+        gather(store, history, settled, {run_id: sizes[run_id].names_sha256 for run_id in names})
 
 
 def update_coverage(

@@ -35,6 +35,10 @@ _ROWS_PER_PART = 2**18
 _ROWS_PER_GROUP = 2**13
 
 
+class DamagedHistoryError(DamagedError):
+    """A file of a history is damaged: what it gathered is to be read from the plans."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
     """Finished runs of an output, the first of all that it has.
@@ -67,7 +71,7 @@ class History:
 
         Raises:
             PlanError: images were forgotten meanwhile.
-            DamagedError: a part does not match what was gathered.
+            DamagedHistoryError: a part does not match what was gathered.
         """
         names = list(self.documents)
         for batch in self.batches(store):
@@ -83,7 +87,7 @@ class History:
             except FileNotFoundError as error:
                 raise PlanError(f"{name}: gone while it was read; run the same command again") from error
             if hashlib.sha256(data).hexdigest() != part.sha256:
-                raise DamagedError(f"{name}: damaged; remove it, it is made again from the plans")
+                raise DamagedHistoryError(f"{name}: damaged; remove it, it is made again from the plans")
             yield from pq.ParquetFile(io.BytesIO(data)).iter_batches(_ROWS_PER_GROUP, columns=_SCHEMA.names)
 
 
@@ -134,7 +138,7 @@ def gather(
 
     Raises:
         StorageError: the output cannot be read or written.
-        DamagedError: a plan is damaged.
+        DamagedError: a plan is damaged; a DamagedHistoryError if it is the one to go on with.
     """
     erasures = read_forgotten(store).erasures
     if any(erasure.done is None for erasure in erasures) or (held is not None and held.erasures != len(erasures)):

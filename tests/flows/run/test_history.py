@@ -185,3 +185,22 @@ def test_a_plan_that_is_lost_is_named_though_a_history_holds_it(nights: Nights) 
     nights.store.delete("_runs/update-2/plan.json")
     with pytest.raises(DamagedError, match=r"_runs/update-2/plan\.json: missing, although"):
         nights.update()
+
+
+def test_a_history_of_which_a_bit_has_flipped_stops_no_update_and_is_made_again(nights: Nights) -> None:
+    for _ in range(6):
+        nights.night()
+    history = newest_history(nights.store)
+    assert history is not None
+    name = f"_runs/{history.parts[0].name}"
+    data = bytearray(nights.store.read(name))
+    data[len(data) // 2] ^= 1
+    nights.store.write(name, bytes(data))
+    assert nights.update()[1] == []
+    for number in range(7, 10):
+        summary, seen = nights.night()
+        assert (summary.ok, summary.warnings, seen) == (True, [], [f"{number:04d}.png"])
+    assert not nights.store.exists(name)
+    again = newest_history(nights.store)
+    assert again is not None
+    assert len(list(again.images(nights.store))) == len(again.documents) > len(history.documents)
