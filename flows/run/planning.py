@@ -314,7 +314,8 @@ def _draft_update(
             drafted = replace(plan, unlisted=unlisted)
             draft = RunDraft(run_id=run_id, fingerprint=fingerprint, plan=drafted, rejected=rejected, update=counts)
             told_why = "" if plan.num_images else nothing_new(counts, is_asked_otherwise=is_asked_otherwise)
-            before = {plan.run_id: plan.sequence for plan in earlier}
+            before = {run: document.get("sequence", 0) for run, document in gathered_documents(history).items()}
+            before |= {plan.run_id: plan.sequence for plan in earlier}
             draft = replace(draft, before=before, ids=ids, nothing_new=told_why)
         else:
             draft = RunDraft(run_id=last.run_id, fingerprint=last.fingerprint, held=last, update=counts)

@@ -16,6 +16,7 @@ import pytest
 from flows.config import parse_config
 from flows.run import engine, updates
 from flows.run.observer import Silent
+from flows.run.retry import runs_to_retry
 from flows.run.summary import RunSummary
 from pipelines.errors import DamagedError
 from pipelines.history import history as module
@@ -204,3 +205,18 @@ def test_a_history_of_which_a_bit_has_flipped_stops_no_update_and_is_made_again(
     again = newest_history(nights.store)
     assert again is not None
     assert len(list(again.images(nights.store))) == len(again.documents) > len(history.documents)
+
+
+def test_retries_that_were_gathered_are_not_read_again(nights: Nights) -> None:
+    (nights.source / "broken.png").write_bytes(b"no image")
+    first = nights.night()[0].run_id
+    with as_driver(BrightPredictor()):
+        for config in runs_to_retry(nights.output, None, [], {}):
+            engine.run_directly(config, Silent())
+    for _ in range(4):
+        nights.night()
+    history = newest_history(nights.store)
+    assert history is not None
+    assert f"{first}-retry-1" in history
+    nights.store.write(f"_runs/{first}-retry-1/plan.json", b"not read")
+    assert nights.night()[1] == ["0006.png"]
