@@ -33,7 +33,7 @@ from flows.run.updates import (
     update_coverage,
 )
 from pipelines.errors import DamagedError, PlanError
-from pipelines.history.history import History, newest_history
+from pipelines.history.history import DamagedHistoryError, History, newest_history
 from pipelines.image_formats import LeftOut
 from pipelines.labeling.shard import LabelJob
 from pipelines.layout import plan_name
@@ -222,7 +222,13 @@ def draft_run(config: RunConfig, on_listed: OnListed = lambda _count: None) -> I
         history = newest_history(store)
         earlier, name = _earlier_runs(config, store, gathered_documents(history))
         if earlier:
-            with _draft_update(config, store, name, earlier, history, on_listed) as update:
+            with ExitStack() as stack:
+                try:
+                    drafted = _draft_update(config, store, name, earlier, history, on_listed)
+                    update = stack.enter_context(drafted)
+                except DamagedHistoryError:  # on which nothing depends
+                    drafted = _draft_update(config, store, name, earlier, None, on_listed)
+                    update = stack.enter_context(drafted)
                 yield update
             return
     run_id, held, fingerprint = _find_run(config, store)
@@ -308,7 +314,8 @@ def _draft_update(
             drafted = replace(plan, unlisted=unlisted)
             draft = RunDraft(run_id=run_id, fingerprint=fingerprint, plan=drafted, rejected=rejected, update=counts)
             told_why = "" if plan.num_images else nothing_new(counts, is_asked_otherwise=is_asked_otherwise)
-            before = {plan.run_id: plan.sequence for plan in earlier}
+            before = {run: document.get("sequence", 0) for run, document in gathered_documents(history).items()}
+            before |= {plan.run_id: plan.sequence for plan in earlier}
             draft = replace(draft, before=before, ids=ids, nothing_new=told_why)
         else:
             draft = RunDraft(run_id=last.run_id, fingerprint=last.fingerprint, held=last, update=counts)

@@ -11,8 +11,9 @@ import pyarrow as pa
 from flows.config import RunConfig, merge, parse_config
 from flows.run.run_names import unlisted_updates
 from flows.run.summary import read_run_summary
-from pipelines.errors import DamagedError, PlanError, StorageError, some_of
-from pipelines.history.history import History, gather, newest_history
+from pipelines.errors import DamagedError, PlanError, UserError, some_of
+from pipelines.history.history import DamagedHistoryError, History, gather, newest_history
+from pipelines.layout import plan_name
 from pipelines.planning.category_ids import CategoryIds
 from pipelines.planning.coverage import Coverage, CoveringRun, UpdateCounts
 from pipelines.planning.draft import UNLISTED
@@ -81,6 +82,9 @@ def unfinished_runs(store: Store, *, check: bool = False) -> list[Plan]:
     Args:
         store: the output.
         check: whether to return the finished ones as well, whose files are to be read.
+
+    Raises:
+        DamagedError: a plan is damaged or lost.
     """
     if check:
         return held_runs(store)
@@ -88,7 +92,12 @@ def unfinished_runs(store: Store, *, check: bool = False) -> list[Plan]:
     finished = history.names_sha256 if history else {}
     if not (held := held_runs(store, gathered_documents(history))):
         return []
-    sizes = table_sizes(store)
+    listed = store.find("_runs")
+    for name in map(plan_name, gathered_documents(history)):
+        # Nothing else would miss it; a listing that lags does not show it yet.
+        if name not in listed and not store.exists(name):
+            raise DamagedError(f"{store.uri}/{name}: missing, although its run has ended; restore it from a copy")
+    sizes = table_sizes(store, listed)
 
     def is_done(plan: Plan) -> bool:
         size = sizes[plan.run_id]
@@ -186,25 +195,31 @@ def gather_history(store: Store, plan: Plan) -> list[str]:
         A warning if that failed, which does no harm.
     """
     try:
-        history = newest_history(store)
-        if plan.sequence - (history.sequence if history else 0) <= GATHERED_AFTER:
-            return []
-        held = gathered_documents(history)
-        documents = plan_documents(store, by_name=True, known=held).values()
-        others = [one for one in documents if one["run_id"] not in held and one.get("sequence", 0) < plan.sequence]
-        sizes = table_sizes(store)
-
-        def is_settled(document: Mapping[str, Any]) -> bool:
-            earlier = plan_of(store, document)
-            # No update goes on with a retry.
-            return earlier.retry_of is not None or is_finished(store, earlier, sizes[earlier.run_id])
-
-        if settled := list(itertools.takewhile(is_settled, others)):
-            names = [plan_of(store, one).run_id for one in settled if plan_of(store, one).retry_of is None]
-            gather(store, history, settled, {run_id: sizes[run_id].names_sha256 for run_id in names})
-    except (StorageError, PlanError, DamagedError) as error:
+        try:
+            _gather(store, plan, newest_history(store))
+        except DamagedHistoryError:  # which one that is made from the plans alone replaces
+            _gather(store, plan, None)
+    except (UserError, OSError) as error:  # such as no room for temporary files
         return [f"what earlier runs have planned could not be gathered, which does no harm: {error}"]
     return []
+
+
+def _gather(store: Store, plan: Plan, history: History | None) -> None:
+    if plan.sequence - (history.sequence if history else 0) <= GATHERED_AFTER:
+        return
+    held = gathered_documents(history)
+    documents = plan_documents(store, by_name=True, known=held).values()
+    others = [one for one in documents if one["run_id"] not in held and one.get("sequence", 0) < plan.sequence]
+    sizes = table_sizes(store)
+
+    def is_settled(document: Mapping[str, Any]) -> bool:
+        earlier = plan_of(store, document)
+        # No update goes on with a retry.
+        return earlier.retry_of is not None or is_finished(store, earlier, sizes[earlier.run_id])
+
+    if settled := list(itertools.takewhile(is_settled, others)):
+        names = [plan_of(store, one).run_id for one in settled if plan_of(store, one).retry_of is None]
+        gather(store, history, settled, {run_id: sizes[run_id].names_sha256 for run_id in names})
 
 
 def update_coverage(

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.errors import DamagedError, PlanError, StorageError
-from pipelines.layout import erasure_name, history_name, history_number
+from pipelines.layout import erasure_name, history_name, history_number, plan_name
 from pipelines.planning.erasures import read_forgotten
 from pipelines.planning.external_sort import sort_batches
 from pipelines.planning.plan import DRIVER_ID, Plan, PlanPart, plan_of
@@ -33,6 +33,10 @@ _RUN = pa.field("run", pa.int32(), nullable=False)  # its place among the runs
 _SCHEMA = pa.schema([_RUN, *PLANNED])
 _ROWS_PER_PART = 2**18
 _ROWS_PER_GROUP = 2**13
+
+
+class DamagedHistoryError(DamagedError):
+    """A file of a history is damaged: what it gathered is to be read from the plans."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +71,7 @@ class History:
 
         Raises:
             PlanError: images were forgotten meanwhile.
-            DamagedError: a part does not match what was gathered.
+            DamagedHistoryError: a part does not match what was gathered.
         """
         names = list(self.documents)
         for batch in self.batches(store):
@@ -83,19 +87,22 @@ class History:
             except FileNotFoundError as error:
                 raise PlanError(f"{name}: gone while it was read; run the same command again") from error
             if hashlib.sha256(data).hexdigest() != part.sha256:
-                raise DamagedError(f"{name}: damaged; remove it, it is made again from the plans")
+                raise DamagedHistoryError(f"{name}: damaged; remove it, it is made again from the plans")
             yield from pq.ParquetFile(io.BytesIO(data)).iter_batches(_ROWS_PER_GROUP, columns=_SCHEMA.names)
 
 
 def newest_history(store: Store) -> History | None:
     """Return the newest usable history of an output, None if there is none.
 
-    One that is damaged or incomplete, of another version, or from before images were forgotten is passed over.
+    One that is damaged or incomplete, of another version, from before images were forgotten, or that holds a run which
+    was removed since is passed over.
 
     Raises:
         StorageError: the store does not answer.
     """
-    for number in sorted(_numbered(store), reverse=True):
+    numbers = sorted(_numbered(store), reverse=True)
+    folders = set(store.folders("_runs") if numbers else ())
+    for number in numbers:
         with suppress(FileNotFoundError, DamagedError, KeyError, TypeError, ValueError):
             document = store.read_json(history_name(number))
             if document["format"] != _FORMAT:
@@ -108,6 +115,8 @@ def newest_history(store: Store) -> History | None:
                 erasures=int(document["erasures"]),
             )
             is_whole = all(store.size(f"_runs/{part.name}") == part.num_bytes for part in found.parts)
+            # A listing that lags does not show every run.
+            is_whole = is_whole and all(store.exists(plan_name(run)) for run in found.documents.keys() - folders)
             if is_whole and not store.exists(erasure_name(found.erasures + 1)):
                 return found
     return None
@@ -129,7 +138,7 @@ def gather(
 
     Raises:
         StorageError: the output cannot be read or written.
-        DamagedError: a plan is damaged.
+        DamagedError: a plan is damaged; a DamagedHistoryError if it is the one to go on with.
     """
     erasures = read_forgotten(store).erasures
     if any(erasure.done is None for erasure in erasures) or (held is not None and held.erasures != len(erasures)):

@@ -176,11 +176,17 @@ def table_size(store: Store, run_id: str) -> TableSize:
     return _size(data_files(store, run_id), commit_files(store, run_id))
 
 
-def table_sizes(store: Store) -> Mapping[str, TableSize]:
-    """Return the same of every run of an output, by as few listings as of one; of any other name that of nothing."""
+def table_sizes(store: Store, listed: Mapping[str, int] | None = None) -> Mapping[str, TableSize]:
+    """Return the same of every run of an output, by as few listings as of one; of any other name that of nothing.
+
+    Args:
+        store: the output.
+        listed: the objects below ``_runs`` with their sizes, if they have been listed.
+    """
     files = defaultdict[str, dict[str, int]](dict)
     for prefix, split in (*((kind, split_data_name) for kind in KINDS), ("_runs", split_commit_name)):
-        for name, size in store.find(prefix).items():
+        found = listed if prefix == "_runs" and listed is not None else store.find(prefix)
+        for name, size in found.items():
             if split(name) is not None:
                 files[name.split("/")[1]][name] = size
     return defaultdict(lambda: _size({}, {}), {run_id: _size(sizes, {}) for run_id, sizes in files.items()})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import secrets
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +16,10 @@ import pytest
 from flows.config import parse_config
 from flows.run import engine, updates
 from flows.run.observer import Silent
+from flows.run.retry import runs_to_retry
 from flows.run.summary import RunSummary
+from pipelines.errors import DamagedError
+from pipelines.history import history as module
 from pipelines.history.history import newest_history
 from pipelines.storage.store import Store, open_store
 from pipelines.table.reader import open_table
@@ -141,3 +146,77 @@ def test_check_reads_the_files_of_gathered_runs(nights: Nights) -> None:
     assert nights.update()[1] == []
     assert nights.update(check=True)[1] == ["0002.png"]
     assert verify(nights.store, "update-2").problems == []
+
+
+def test_a_history_that_does_not_fit_into_the_folder_for_temporary_files_ends_no_run(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        nights.night()
+
+    def is_full(*_: object) -> Iterator[Any]:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module, "sort_batches", is_full)
+    for number in (4, 5):
+        summary, seen = nights.night()
+        assert (summary.ok, seen) == (True, [f"{number:04d}.png"])
+        assert "could not be gathered, which does no harm: [Errno 28]" in summary.warnings[0]
+    monkeypatch.undo()
+    assert [name for name in nights.store.files("_runs") if name.startswith(".history-")] == []
+
+
+def test_a_run_that_was_removed_is_not_taken_from_the_history(nights: Nights) -> None:
+    for _ in range(6):
+        nights.night()
+    history = newest_history(nights.store)
+    assert history is not None
+    assert "update-2" in history
+    for name in nights.store.find(""):
+        if "/update-2/" in name:
+            nights.store.delete(name)
+    summary, seen = nights.update()
+    assert (summary.run_id, seen) == ("update-7", ["0002.png"])
+    assert nights.update()[1] == []
+
+
+def test_a_plan_that_is_lost_is_named_though_a_history_holds_it(nights: Nights) -> None:
+    for _ in range(6):
+        nights.night()
+    nights.store.delete("_runs/update-2/plan.json")
+    with pytest.raises(DamagedError, match=r"_runs/update-2/plan\.json: missing, although"):
+        nights.update()
+
+
+def test_a_history_of_which_a_bit_has_flipped_stops_no_update_and_is_made_again(nights: Nights) -> None:
+    for _ in range(6):
+        nights.night()
+    history = newest_history(nights.store)
+    assert history is not None
+    name = f"_runs/{history.parts[0].name}"
+    data = bytearray(nights.store.read(name))
+    data[len(data) // 2] ^= 1
+    nights.store.write(name, bytes(data))
+    assert nights.update()[1] == []
+    for number in range(7, 10):
+        summary, seen = nights.night()
+        assert (summary.ok, summary.warnings, seen) == (True, [], [f"{number:04d}.png"])
+    assert not nights.store.exists(name)
+    again = newest_history(nights.store)
+    assert again is not None
+    assert len(list(again.images(nights.store))) == len(again.documents) > len(history.documents)
+
+
+def test_retries_that_were_gathered_are_not_read_again(nights: Nights) -> None:
+    (nights.source / "broken.png").write_bytes(b"no image")
+    first = nights.night()[0].run_id
+    with as_driver(BrightPredictor()):
+        for config in runs_to_retry(nights.output, None, [], {}):
+            engine.run_directly(config, Silent())
+    for _ in range(4):
+        nights.night()
+    history = newest_history(nights.store)
+    assert history is not None
+    assert f"{first}-retry-1" in history
+    nights.store.write(f"_runs/{first}-retry-1/plan.json", b"not read")
+    assert nights.night()[1] == ["0006.png"]
