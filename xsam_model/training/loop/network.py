@@ -21,6 +21,8 @@ from xsam_model.training.losses.targets import LossWeights
 from xsam_model.training.samples.batches import TrainingBatch
 
 StageKind = Literal["encoder", "segmentor", "alignment", "mixed", "refiner"]
+# Weight of what a refiner expects of its masks: less than the masks, whose features it shares.
+_QUALITY = 0.3
 CLOSED_KINDS: tuple[StageKind, ...] = ("encoder", "segmentor")
 
 
@@ -140,7 +142,7 @@ class XSamTraining(nn.Module):
         return {
             "mask": self.weights.mask * cross_entropy_at_points(flat, truth, valid).sum() / number,
             "dice": self.weights.dice * dice_at_points(flat, truth, valid).sum() / number,
-            "quality": F.binary_cross_entropy_with_logits(quality, ious, reduction="sum") / number,
+            "quality": _QUALITY * F.binary_cross_entropy_with_logits(quality, ious, reduction="sum") / number,
         }
 
     def _class_logits(self, output: XSamOutput, batch: TrainingBatch) -> Tensor:
