@@ -36,7 +36,7 @@ class XSamTrunkConv(nn.Conv2d):
             missing = [self.kernel_size[0] - 2 + side % 2 for side in (features.shape[3], features.shape[2])]
             features = F.pad(features, [part for total in missing for part in (total // 2, total - total // 2)])
         if self.kernel_size == (1, 1):
-            # With the channels last a convolution of single pixels is one product of matrices, which torch would not see.
+            # With the channels last it is one product of matrices, which torch does not see.
             weight = self.weight.flatten(1)
             features = F.linear(features.permute(0, 2, 3, 1), weight, self.bias).permute(0, 3, 1, 2)
         else:
