@@ -208,18 +208,18 @@ def _gather(store: Store, plan: Plan, history: History | None) -> None:
     if plan.sequence - (history.sequence if history else 0) <= GATHERED_AFTER:
         return
     held = gathered_documents(history)
-    documents = plan_documents(store, by_name=True, known=held).values()
-    others = [one for one in documents if one["run_id"] not in held and one.get("sequence", 0) < plan.sequence]
+    documents = plan_documents(store, by_name=True, known=held)
+    before = [one for one in documents.values() if one.get("sequence", 0) < plan.sequence]
+    others = (plan_of(store, one) for one in before if one["run_id"] not in held)
     sizes = table_sizes(store)
 
-    def is_settled(document: Mapping[str, Any]) -> bool:
-        earlier = plan_of(store, document)
+    def is_settled(earlier: Plan) -> bool:
         # No update goes on with a retry.
         return earlier.retry_of is not None or is_finished(store, earlier, sizes[earlier.run_id])
 
     if settled := list(itertools.takewhile(is_settled, others)):
-        names = [plan_of(store, one).run_id for one in settled if plan_of(store, one).retry_of is None]
-        gather(store, history, settled, {run_id: sizes[run_id].names_sha256 for run_id in names})
+        names_sha256 = {one.run_id: sizes[one.run_id].names_sha256 for one in settled if one.retry_of is None}
+        gather(store, history, [documents[one.run_id] for one in settled], names_sha256)
 
 
 def update_coverage(
