@@ -16,7 +16,7 @@ from xsam_model.configuration_xsam import XSamConfig
 from xsam_model.conversion.new_output import check_new_folder, whole_folder
 from xsam_model.modeling_xsam import XSamForSegmentation
 from xsam_model.processing_xsam import XSamProcessor
-from xsam_model.training.loop.start import copy_notice
+from xsam_model.training.loop.start import check_model_folder, copy_notice
 
 DEFAULT_DIMS = (48, 64, 96, 96)
 _ZOOM = 1.3
@@ -74,8 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         check_new_folder(options.output)
-        if not (options.model / "config.json").is_file():
-            raise ValueError(f"--model: {options.model} holds no config.json: give the folder of a model")
+        check_model_folder(options.model)
         count = add_refiner(options.model, options.output, options.dims)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")

