@@ -35,8 +35,8 @@ _INSTANCE_TASKS = ("genseg", "ovseg", "vgdseg")
 _ONE_MASK_TASKS = ("refseg", "reaseg", "intseg")
 # Candidates below it are so many, and so surely wrong, that they would decide the fit of scores that people see.
 _LEAST_SCORE = 0.01
-# Fewer wrong or right masks than this say nothing.
-_LEAST_COUNT = 20
+# Fewer wrong or right masks in half of the samples say nothing.
+_LEAST_COUNT = 10
 _BATCH_SIZE = 8
 
 
