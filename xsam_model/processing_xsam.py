@@ -252,8 +252,10 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
             calibration: of the scores, see `XSamConfig.score_calibration`.
         """
         decodes = self._decodes(outputs, scaled_sizes, original_sizes, num_conditions)
-        options = {"threshold": threshold, "top_k": top_k, "calibration": calibration}
-        return [instance_segmentation(**decode, **options) for decode in decodes]
+        return [
+            instance_segmentation(**decode, threshold=threshold, top_k=top_k, calibration=calibration)
+            for decode in decodes
+        ]
 
     def post_process_semantic_segmentation(
         self, outputs: XSamOutput, scaled_sizes: _Sizes, original_sizes: _Sizes

@@ -520,16 +520,16 @@ class XSamSegmenter:
         """
         processor, outputs = self.processor, replies.outputs
         sizes = (replies.scaled_sizes, replies.original_sizes)
-        rated = {"calibration": self.calibration(task)}
+        calibration = self.calibration(task)
         asked = [queries[conversation] for conversation in outputs.conversation_indices.tolist()]
         found: Sequence[Segmentation]
         if task == "intseg":
             prompts = [query.visual_prompts[0] for query in asked]
             found = processor.post_process_interactive_segmentation(
-                outputs, *sizes, prompts, threshold=threshold, **rated
+                outputs, *sizes, prompts, threshold=threshold, calibration=calibration
             )
         elif task not in _JOINT_TASKS:
-            found = processor.post_process_phrase_segmentation(outputs, *sizes, **rated)
+            found = processor.post_process_phrase_segmentation(outputs, *sizes, calibration=calibration)
             if task != "gcgseg":
                 # A generated answer may name several phrases, but only one thing was asked for.
                 phrases = zip(found, replies.original_sizes, strict=True)
@@ -541,7 +541,7 @@ class XSamSegmenter:
             found = processor.post_process_panoptic_segmentation(outputs, *sizes, stuff=places, threshold=threshold)
         else:
             found = processor.post_process_instance_segmentation(
-                outputs, *sizes, threshold=threshold, top_k=top_k, **rated
+                outputs, *sizes, threshold=threshold, top_k=top_k, calibration=calibration
             )
         return [None if decode is None else found[decode] for decode in replies.decodes]
 
