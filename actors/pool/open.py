@@ -14,14 +14,20 @@ def open_runner(labeler_factory: LabelerFactory, config: PoolConfig) -> ShardRun
             functools.partial of a module-level function.
         config: where and how to run.
     """
-    if config.runner == "in_process":
+    if config.chosen_runner == "in_process":
         from actors.pool.in_process import InProcessRunner
 
         return InProcessRunner(labeler_factory, config)
+    from actors.pool.replica_pool import ReplicaPool
+
+    if config.chosen_runner == "processes":
+        from actors.pool.processes.workers import ProcessWorkers
+
+        return ReplicaPool(ProcessWorkers(labeler_factory, config), config)
     from actors.pool.cluster import prepare_environment
 
     # Before the next import, which imports ray: some of its variables count only then.
     prepare_environment(config)
-    from actors.pool.ray_pool import ReplicaPool
+    from actors.pool.ray_workers import RayWorkers
 
-    return ReplicaPool(labeler_factory, config)
+    return ReplicaPool(RayWorkers(labeler_factory, config), config)

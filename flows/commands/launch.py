@@ -17,6 +17,7 @@ from flows.run.observer import RunObserver, Several, observed_by
 from flows.run.summary import RunFailedError, RunSummary
 from flows.run.updates import as_planned, configs_to_run
 from pipelines.planning.plan import read_plan
+from pipelines.redaction import counted
 
 
 def launch(config: RunConfig, console: Console, *, prefect: bool) -> RunSummary:
@@ -76,6 +77,11 @@ def _starting(config: RunConfig, *, prefect: bool) -> str:
     """Say what is started before the first image is labelled."""
     if config.pool.runner == "in_process":
         return f"starting {'Prefect and ' if prefect else ''}the model"
+    if config.pool.chosen_runner == "processes":
+        num = counted(config.pool.replicas, "replica")
+        return (
+            f"starting {'Prefect and ' if prefect else ''}{num} in processes of this machine (pool.runner: ray for Ray)"
+        )
     return f"starting {'Prefect, ' if prefect else ''}Ray and the replicas"
 
 
