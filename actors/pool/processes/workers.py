@@ -69,8 +69,11 @@ class ProcessWorker:
         self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
         self._outbox.put(first)
         # Two threads: sending blocks while the process hangs and reads nothing, and must then not block the driver.
-        for task in (self._speak, self._listen):
-            threading.Thread(target=task, name=f"replica-{number}", daemon=True).start()
+        self._speaker, listener = (
+            threading.Thread(target=task, name=f"replica-{number}", daemon=True) for task in (self._speak, self._listen)
+        )
+        self._speaker.start()
+        listener.start()
 
     def label(self, shard: Shard, attempt_id: str, crashes: CrashHistory | None) -> Future[Answer]:
         """Begin an attempt; see Worker."""
@@ -113,6 +116,7 @@ class ProcessWorker:
         for waiting in (*left, self.ended):
             waiting.set_exception(WorkerEndedError(how))
         self._outbox.put(None)
+        self._speaker.join()
         self._line.close()
 
 
