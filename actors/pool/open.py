@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 from actors.pool.config import PoolConfig
 from actors.pool.runner import LabelerFactory, ShardRunner
 
@@ -31,3 +34,22 @@ def open_runner(labeler_factory: LabelerFactory, config: PoolConfig) -> ShardRun
     from actors.pool.ray_workers import RayWorkers
 
     return ReplicaPool(RayWorkers(labeler_factory, config), config)
+
+
+@contextmanager
+def importing_ahead(config: PoolConfig, preload: Sequence[str]) -> Iterator[None]:
+    """Import what replicas need beside what is done in this block, for a runner that is opened within it.
+
+    Where replicas are no processes of this machine, nothing is done.
+
+    Args:
+        config: of that runner.
+        preload: names of modules: the attribute ``preload`` of its labeler's factory.
+    """
+    if config.chosen_runner != "processes":
+        yield
+        return
+    from actors.pool.processes.workers import template_ahead
+
+    with template_ahead(config, preload):
+        yield

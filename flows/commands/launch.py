@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
+from actors.pool.open import importing_ahead
+from actors.predictor.labeler import RunLabelerFactory
 from flows.commands.console import ConsoleObserver, ListingProgress, literal, show_summary, show_warnings
 from flows.config import RunConfig
 from flows.prefect_server.reach import may_name_server, reach_named_server, reach_prefect
@@ -44,6 +46,9 @@ def launch(config: RunConfig, console: Console, *, prefect: bool) -> RunSummary:
 def _launch_run(config: RunConfig, console: Console, *, prefect: bool) -> RunSummary:
     reached: list[AbstractContextManager[Any]] = []
     with ExitStack() as stack:
+        # In an output without runs there is something to label, unless the run is refused.
+        if not planning.open_output(config).folders("_runs"):
+            stack.enter_context(importing_ahead(config.pool, RunLabelerFactory.preload))
         with console.status("planning") as spinner:
 
             def begin() -> Callable[[], None]:

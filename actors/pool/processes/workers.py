@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from itertools import count
 from queue import SimpleQueue
@@ -172,10 +172,31 @@ class ProcessWorkers:
             if self._template is not None:
                 self._template.close()
             try:
-                self._template = _TemplateProcess(self._preload, self._config.num_cpus_per_replica)
+                self._template = _take_ahead(self._preload) or _TemplateProcess(self._preload, self._config)
             except OSError as error:
                 raise ReplicaStartError(f"no process can be started on this machine: {error}") from error
         return self._template
+
+
+_ahead: list[_TemplateProcess] = []
+
+
+@contextlib.contextmanager
+def template_ahead(config: PoolConfig, preload: Sequence[str]) -> Iterator[None]:
+    """Start a template for the ProcessWorkers that are opened in this block with the same settings."""
+    with contextlib.suppress(OSError):  # those workers tell it
+        _ahead[:] = [_TemplateProcess(preload, config)]
+    try:
+        yield
+    finally:
+        while _ahead:
+            _ahead.pop().close()
+
+
+def _take_ahead(preload: Sequence[str]) -> _TemplateProcess | None:
+    if _ahead and _ahead[0].preload == tuple(preload) and not _ahead[0].has_ended():
+        return _ahead.pop()
+    return None
 
 
 class _TemplateProcess:
@@ -183,10 +204,11 @@ class _TemplateProcess:
 
     Args:
         preload: names of modules to import once.
-        num_cpus: cores of each worker.
+        config: its num_cpus_per_replica are the cores of each worker.
     """
 
-    def __init__(self, preload: Sequence[str], num_cpus: float) -> None:
+    def __init__(self, preload: Sequence[str], config: PoolConfig) -> None:
+        self.preload = tuple(preload)
         self._changed = threading.Condition()
         self._ended: dict[int, str] = {}
         self._is_over = False
@@ -194,7 +216,11 @@ class _TemplateProcess:
         settings = {"path": sys.path, "preload": list(preload), "socket": there.fileno(), "memory_limit": MEMORY_LIMIT}
         # As in a Ray actor: torch computes on as many threads as the replica holds cores, and sees no GPU that the
         # replica was not given.
-        environment = {"OMP_NUM_THREADS": str(max(1, int(num_cpus))), **os.environ, "CUDA_VISIBLE_DEVICES": ""}
+        environment = {
+            "OMP_NUM_THREADS": str(max(1, int(config.num_cpus_per_replica))),
+            **os.environ,
+            "CUDA_VISIBLE_DEVICES": "",
+        }
         with there:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _PROGRAM, json.dumps(settings)],

@@ -17,7 +17,7 @@ import pytest
 
 from actors.pool import dispatch
 from actors.pool.config import PoolConfig
-from actors.pool.open import open_runner
+from actors.pool.open import importing_ahead, open_runner
 from actors.pool.processes import workers
 from actors.pool.processes.memory import Memory
 from actors.pool.runner import PoolEvent, ReplicaStartError, ShardFailure
@@ -84,6 +84,19 @@ def test_a_replica_has_what_was_imported_once_and_sees_no_gpu(monkeypatch: pytes
             "OMP_NUM_THREADS": "1",
             "oom_score_adj": "1000",
         }
+
+
+def test_what_replicas_need_is_imported_ahead_of_them() -> None:
+    with importing_ahead(CONFIG, Factory.preload):
+        (ahead,) = workers._ahead
+        with open_runner(Factory(), CONFIG) as runner:
+            assert runner.describe()["preloaded"] == "True"
+            assert ahead._process.pid in {parent.pid for parent in psutil.Process().children()}
+            assert not workers._ahead
+        assert ahead.has_ended()
+    with importing_ahead(CONFIG, Factory.preload):
+        (unused,) = workers._ahead
+    assert unused.has_ended()
 
 
 def test_when_what_replicas_are_forked_from_is_killed_another_takes_its_place(tmp_path: Path) -> None:
