@@ -54,7 +54,7 @@ from pipelines.planning.plan import (
     write_plan,
 )
 from pipelines.planning.prompt_table import PromptTable, join_prompts
-from pipelines.redaction import counted
+from pipelines.redaction import counted, quoted
 from pipelines.sources.image_batches import to_batches
 from pipelines.sources.listing import list_batches
 from pipelines.sources.uri_lists import AbsentPaths
@@ -163,7 +163,11 @@ def run_fingerprint(config: RunConfig, held: Plan | None) -> dict[str, Any]:
     folder = model_folder(config.model.path)
     if not (folder / "config.json").is_file():
         what = "has no config.json" if folder.is_dir() else "does not exist"
-        raise ConfigError(f"model {config.model.path!r} {what}; give a folder that save_pretrained wrote")
+        included = " or ".join(INCLUDED_MODELS)
+        raise ConfigError(
+            f"model {quoted(config.model.path)} {what}; give a folder that save_pretrained wrote, or an included model: "
+            f"{included}"
+        )
     if held is not None and config.incremental:
         prompts = held.fingerprint.get("prompts")
     else:

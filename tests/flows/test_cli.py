@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import typer
 
+from actors.predictor.config import INCLUDED_MODELS
 from flows.cli import app
 from flows.config import load_config
 from flows.run import engine
@@ -85,6 +86,15 @@ def test_before_a_command_come_the_version_and_completion() -> None:
 def test_the_version_is_that_of_the_package(cli: Cli) -> None:
     ended = cli("--version")
     assert (ended.code, ended.out, ended.err) == (0, f"xsam-label {version('xsam-label')}\n", "")
+
+
+def test_help_names_the_included_models_and_says_which_runs_are_retried() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    helps = {(name, one.name): one.help for name, command in commands.items() for one in command.params}
+    for command in ("run", "plan"):
+        assert all(name in helps[command, "model"] for name in INCLUDED_MODELS)
+    assert "`run`" not in helps["retry", "run_id"]
+    assert "all" in helps["retry", "run_id"]
 
 
 @pytest.mark.parametrize(("words", "completed"), [("ex", "export"), ("export --imag", "--image-url")])
@@ -200,7 +210,7 @@ class TestMistakes:
         if make:
             (tmp_path / "model").mkdir()
         ended = cli("run", *arguments, "--model", tmp_path / "model")
-        refused(ended, tmp_path / "output", str(tmp_path / "model"), words)
+        refused(ended, tmp_path / "output", str(tmp_path / "model"), words, *INCLUDED_MODELS)
 
     def test_a_model_folder_without_weights(
         self, cli: Cli, arguments: list[object], model: Path, tmp_path: Path
@@ -334,7 +344,12 @@ def test_a_retry_without_quarantined_images_says_so_and_writes_nothing(cli: Cli,
     before = listing(table)
     ended = cli("retry", table, "--reason", "out_of_memory")
     assert (ended.code, ended.out) == (0, "no image is quarantined for out_of_memory\n")
-    refused(cli("retry", table, "--reason", "oom"), table / "tmp", "oom is no reason", "out_of_memory")
+    refused(
+        cli("retry", table, "--reason", "oom"),
+        table / "tmp",
+        "error: --reason: no such reason: oom; allowed: ",
+        "out_of_memory",
+    )
     assert listing(table) == before
 
 
