@@ -164,8 +164,9 @@ def retry(
         summary = launch(one, console, prefect=prefect)
         ended.append(summary.has_succeeded)
         if summary.ok and (bad := summary.ledger["quarantined"]) and bad == summary.ledger["listed"]:
-            again_bad = counted(bad, "image")
-            console.print(f"[yellow]none was labeled:[/] {again_bad} quarantined again, for the reasons above")
+            console.print(
+                f"[yellow]none is better:[/] {counted(bad, 'image')} quarantined again, for the reasons above"
+            )
     if not ended:
         console.print("no image is quarantined" + (f" for {', '.join(reason)}" if reason else ""))
     raise typer.Exit(0 if all(ended) else 1)

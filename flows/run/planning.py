@@ -165,8 +165,8 @@ def run_fingerprint(config: RunConfig, held: Plan | None) -> dict[str, Any]:
         what = "has no config.json" if folder.is_dir() else "does not exist"
         included = " or ".join(INCLUDED_MODELS)
         raise ConfigError(
-            f"model {quoted(config.model.path)} {what}; give a folder that save_pretrained wrote, or an included model: "
-            f"{included}"
+            f"model {quoted(config.model.path)} {what}; give a folder that save_pretrained wrote, or an included "
+            f"model: {included}"
         )
     if held is not None and config.incremental:
         prompts = held.fingerprint.get("prompts")

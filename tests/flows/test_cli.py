@@ -45,8 +45,8 @@ FLAGS = {
         "--prefect", "--no-prefect",
     },
     "status": {"--run-id", "--gpu-price", "--json"},
-    "verify": {"--run-id", "--quick", "--no-quick"},
-    "vacuum": {"--run-id", "--older-than", "--dry-run", "--no-dry-run"},
+    "verify": {"--run-id", "--quick"},
+    "vacuum": {"--run-id", "--older-than", "--dry-run"},
     "evaluate": {
         "--ground-truth", "--png-folder", "--run-id", "--count-unasked", "--where", "--score", "--strict", "--json",
         "--plots", "--overwrite", "--check",
@@ -331,6 +331,10 @@ def test_a_report_is_written_once_and_replaced_only_when_asked(cli: Cli, table: 
     ended = cli("report", table, "--to", tmp_path / "new", "--overwrite")
     assert ended.code == 2
     assert "new holds page.html, which is no part of such a result" in ended.err
+    for more in ([], ["--overwrite"]):
+        ended = cli("export", table, "--to", table, *more)
+        refused(ended, None, f"{table} is an output of runs", "name another place")
+        assert "--overwrite" not in ended.err
     assert listing(table) == before
     assert {path.name for path in tmp_path.iterdir()} <= {"page.html", "new", "output", "prefect"}
 
@@ -354,8 +358,8 @@ def test_a_retry_without_quarantined_images_says_so_and_writes_nothing(cli: Cli,
 
 
 def test_verify_finds_a_whole_table_whole(cli: Cli, table: Path) -> None:
-    for flag in ("--quick", "--no-quick"):
-        ended = cli("verify", table, flag)
+    for flags in ([], ["--quick"]):
+        ended = cli("verify", table, *flags)
         assert ended.code == 0
         assert ended.out.endswith("whole\n")
 
