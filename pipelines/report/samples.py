@@ -194,7 +194,8 @@ ORDER BY reason, md5(image_id), image_id
 def _of_categories(database: duckdb.DuckDBPyConnection, categories: Sequence[Category], number: int) -> list[_Pick]:
     """Choose masks of each category, those with the smallest ids, at most one from an image.
 
-    A category without a mask of DRAWN_SCORE is shown by others. First only the ids, then the rows of those few: the aggregate must not carry the run lengths of all masks.
+    A category without a mask of DRAWN_SCORE is shown by others. First only the ids, then the rows of those few: the
+    aggregate must not carry the run lengths of all masks.
     """
     count = number * _CANDIDATES_OF_CATEGORY
     least = database.execute(
@@ -275,7 +276,8 @@ def _masks(database: duckdb.DuckDBPyConnection, image_ids: set[str], annotation_
             segmentation.size, segmentation.counts, bbox_x, bbox_y, bbox_w, bbox_h
         FROM annotations WHERE image_id IN (SELECT unnest(?))
         QUALIFY row_number() OVER (PARTITION BY image_id, task, category_name ORDER BY score DESC, annotation_id)
-            <= {_MASKS_OF_A_CATEGORY} AND (score >= {DRAWN_SCORE} OR task = 'gcgseg') OR annotation_id IN (SELECT unnest(?))
+            <= {_MASKS_OF_A_CATEGORY} AND (score >= {DRAWN_SCORE} OR task = 'gcgseg')
+            OR annotation_id IN (SELECT unnest(?))
         ORDER BY image_id, score DESC, annotation_id
         """,
         [sorted(image_ids), sorted(annotation_ids)],
