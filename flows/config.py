@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ from flows.prompts import caption_prompt, check_names, check_stuff, named_prompt
 from pipelines.errors import UserError
 from pipelines.labeling.shard import LabelConfig
 from pipelines.planning.draft import PlanConfig
-from pipelines.redaction import check_storage_options, secret_in
+from pipelines.redaction import check_storage_options, quoted_names, secret_in
 from pipelines.settings import Settings
 from pipelines.storage.client_limits import REQUEST_TIMEOUT_S, check_request_timeout
 from pipelines.storage.filesystems import absolute_uri, protocol_of
@@ -50,6 +50,17 @@ def check_run_id(name: str, run_id: str | None) -> None:
         raise ValueError(f"{name} {run_id!r} begins with '_', and readers of tables skip such folders")
     if len(run_id.encode()) > _MAX_RUN_ID:
         raise ValueError(f"{name} has {len(run_id.encode())} bytes; allowed: {_MAX_RUN_ID}")
+
+
+def check_reasons(name: str, reasons: Iterable[str]) -> None:
+    """Check that these are reasons of quarantine.
+
+    Raises:
+        ValueError: one is not; the message names the setting and what is allowed.
+    """
+    known = [reason.value for reason in Reason]
+    if unknown := [reason for reason in reasons if reason not in known]:
+        raise ValueError(f"{name}: no such reason: {quoted_names(unknown)}; allowed: {', '.join(known)}")
 
 
 # File names may have 255 bytes, and a retry appends "-retry-N" to the id.
@@ -195,9 +206,7 @@ class RetryConfig(Settings):
     @model_validator(mode="after")
     def _check(self) -> Self:
         check_run_id("retry.run_id", self.run_id)
-        known = [reason.value for reason in Reason]
-        if unknown := [reason for reason in self.reasons if reason not in known]:
-            raise ValueError(f"retry.reasons: {', '.join(unknown)} is no reason; allowed: {', '.join(known)}")
+        check_reasons("retry.reasons", self.reasons)
         return self
 
 
@@ -347,6 +356,8 @@ def parse_config(values: Mapping[str, Any], *, origin: str = "config") -> RunCon
         return RunConfig.model_validate(expanded)
     except ValidationError as error:
         lines = [_explain(dict(item)) for item in error.errors(include_url=False)]
+        if "stages" in values:
+            lines = ["this looks like a config of `train`, which has stages; one of `run` has source and output"]
         # Without its cause, which shows the values given: even a mistaken one may be a secret.
         raise ConfigError(f"{origin} cannot be used:\n" + "\n".join(f"  {line}" for line in lines)) from None
 

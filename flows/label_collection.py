@@ -6,7 +6,6 @@ is decided by the commits in the output alone: Prefect's states, caches and resu
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -73,7 +72,6 @@ def label_collection(config: RunConfig) -> dict[str, Any]:
 
 def _label_run(config: RunConfig, told: PrefectReporter) -> RunSummary:
     """Label one run, or resume it."""
-    started = time.monotonic()
     with ExitStack() as stack:
         planned: list[planning.PlannedRun] = []
 
@@ -91,7 +89,6 @@ def _label_run(config: RunConfig, told: PrefectReporter) -> RunSummary:
             Several(current_observer(), PrefectObserver(told, run.plan, committed)),
             label=partial(_label_in_waves, told=told),
             finish=partial(_verify, told),
-            started=started,
             publish=partial(publish, told),
         )
 

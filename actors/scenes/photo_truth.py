@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from pipelines.errors import SourceError
 from pipelines.evaluation.coco_entries import read_mask
+from pipelines.images.decode import DecodeError, decode_image
 from pipelines.masks import rle
+from pipelines.types import ImageRef
 
 TRUTH = Path(__file__).resolve().parents[2] / "examples" / "photo_truth" / "instances.json"
 DEFAULT_FOLDER = Path.home() / ".cache" / "xsam-label" / "photos"
@@ -147,19 +148,11 @@ def _photo(
 def _pixels(path: Path, sha256: str, size_hw: tuple[int, int]) -> NDArray[np.uint8]:
     """Read a photograph upright, at the size at which it was outlined."""
     try:
-        data = path.read_bytes()
-        with Image.open(path) as opened:
-            picture = ImageOps.exif_transpose(opened)
-            if picture.mode in ("P", "LA", "RGBA"):
-                # Outlines were drawn on white where a picture is transparent.
-                picture = Image.alpha_composite(
-                    Image.new("RGBA", picture.size, "white"), picture.convert("RGBA")
-                )  # fmt: skip
-            picture = picture.convert("RGB")
-    except OSError as error:
+        image = decode_image(path.read_bytes(), ImageRef(image_id=path.name, uri=str(path)))
+    except (OSError, DecodeError) as error:
         raise SourceError(f"photograph {path} cannot be read: {error}") from error
-    if hashlib.sha256(data).hexdigest() != sha256:
+    if image.content_sha256 != sha256:
         raise SourceError(f"photograph {path} is not the one that was outlined (its SHA-256 differs): fetch it again")
-    if picture.size != size_hw[::-1]:
-        picture = picture.resize(size_hw[::-1], Image.Resampling.LANCZOS)
-    return np.asarray(picture)
+    if image.pixels.shape[:2] == size_hw:
+        return image.pixels
+    return np.asarray(Image.fromarray(image.pixels).resize(size_hw[::-1], Image.Resampling.LANCZOS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 import unicodedata
 from collections import Counter
@@ -28,6 +29,7 @@ from pipelines.table.verify import VerifyReport
 from pipelines.types import Reason, ShardReceipt, Status
 
 _LINE_INTERVAL_S = 5.0
+_QUARANTINED = "\"SELECT image_id, error FROM images WHERE status = 'quarantined'\""
 
 
 class ConsoleObserver:
@@ -226,12 +228,17 @@ def show_summary(console: Console, summary: RunSummary, prompts: str | None = No
     rows.append(("masks", f"{summary.num_annotations:,}"))
     rows += noted_row(summary.facts.get("images_with_pixel_notes", 0))
     rows.append(("shards", f"{summary.committed:,} of {summary.shards:,}, {summary.labelled_now:,} labelled now"))
-    at_model = f"all shards together {duration(summary.model_s)} waiting for the model"
-    rows.append(("time", f"{duration(summary.elapsed_s)}; {at_model}"))
+    rows.append(("time", duration(summary.elapsed_s)))
+    rows.append(("model time", f"{duration(summary.model_s)}, added up over all shards"))
     console.print(facts_table(f"[bold]{summary.run_id}[/] in {literal(summary.output)}", rows))
     show_rejected(console, summary.rejected_prompts, summary.num_rejected_prompts, prompts)
     show_warnings(console, summary.warnings)
     show_problems(console, summary.failures)
+    output = shlex.quote(summary.output)
+    if summary.ledger["quarantined"]:
+        show_lines(console, "[dim]which and why:[/]", [f"xsam-label query {output} {_QUARANTINED}"])
+    if summary.has_succeeded:
+        show_lines(console, "[dim]see them:[/]", [f"xsam-label report {output}"])
 
 
 def show_rejected(console: Console, rejected: list[dict[str, Any]], total: int, prompts: str | None) -> None:

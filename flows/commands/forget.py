@@ -93,8 +93,8 @@ def _show_found(found: Found, store: Store, console: Console) -> None:
         examples = [quoted(image_id) for image_id in found.image_ids[:_SHOWN_IDS]]
         more = len(found.image_ids) - len(examples)
         rows.append(("", ", ".join(examples) + (f" and {more:,} more" if more else "")))
-        rows += [("masks", f"{found.masks:,} of all runs"), ("shards", f"{shards}: written anew without them")]
-    rows.append(("kept as", f"{found.condition}: the condition without its values"))
+        rows += [("masks", f"{found.masks:,} in all runs"), ("shards", f"{shards}: rewritten without them")]
+        rows.append(("recorded", f"in the ledger: {found.condition} (values are never kept)"))
     if found.known:
         rows.append(("forgotten before", f"{found.known:,} of the ids"))
     if found.unknown:

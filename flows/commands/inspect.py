@@ -148,7 +148,9 @@ def _count_prompts(config: RunConfig, num_own: int) -> str:
         (int(config.caption), "caption", "captions"),
     ]
     common = [f"{number:,} {one if number == 1 else several}" for number, one, several in counts if number]
-    return ", ".join([*common, f"{num_own:,} of single images"])
+    # A table of which no row can be asked is told as well.
+    own = [f"{num_own:,} of single images"] if num_own or config.prompts or not common else []
+    return ", ".join([*common, *own])
 
 
 def show_verify(output: str, run_id: str | None, console: Console, *, deep: bool) -> bool:

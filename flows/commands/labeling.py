@@ -36,7 +36,13 @@ CaptionOption = Annotated[
 PromptsOption = Annotated[
     str | None, typer.Option(help="Table of regions and sentences for single images (Parquet, CSV or JSONL).")
 ]
-ModelOption = Annotated[str | None, typer.Option(help="Folder of a model, as save_pretrained writes it.")]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder of a model, as save_pretrained writes it, or an included one: xsam-tiny (names drawings; the "
+        "default), xsam-photos (cuts objects out of photographs)."
+    ),
+]
 ReplicasOption = Annotated[int | None, typer.Option(help="Loaded models that label side by side.")]
 GpusOption = Annotated[float | None, typer.Option(help="GPUs for each replica; a fraction shares one.")]
 RunIdOption = Annotated[
@@ -132,7 +138,10 @@ def retry(
     reason: Annotated[
         list[str] | None, typer.Option(help='Only images quarantined for it, e.g. "out_of_memory". Repeatable.')
     ] = None,
-    run_id: RunIdOption = None,
+    run_id: Annotated[
+        str | None,
+        typer.Option(help="Only images of this run; by default those of all the output's.", callback=checked_run_id),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="TOML or YAML file with what is to differ from the run's.")
     ] = None,
@@ -158,8 +167,9 @@ def retry(
         summary = launch(one, console, prefect=prefect)
         ended.append(summary.has_succeeded)
         if summary.ok and (bad := summary.ledger["quarantined"]) and bad == summary.ledger["listed"]:
-            again_bad = counted(bad, "image")
-            console.print(f"[yellow]none was labeled:[/] {again_bad} quarantined again, for the reasons above")
+            console.print(
+                f"[yellow]none is better:[/] {counted(bad, 'image')} quarantined again, for the reasons above"
+            )
     if not ended:
         console.print("no image is quarantined" + (f" for {', '.join(reason)}" if reason else ""))
     raise typer.Exit(0 if all(ended) else 1)

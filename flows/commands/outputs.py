@@ -46,7 +46,9 @@ def status(
 def verify(
     output: OutputArgument,
     run_id: RunIdOption = None,
-    quick: Annotated[bool, typer.Option(help="Only check that files exist with their committed sizes.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only check that files exist with their committed sizes.")
+    ] = False,
 ) -> None:
     """Recompute every count and hash from the objects. Exit code 0 only if the table is whole."""
     from flows.commands.inspect import show_verify
@@ -66,7 +68,7 @@ def vacuum(
             help="Hours, as a number, since a file was written, if its shard is not committed yet.",
         ),
     ] = 24,
-    dry_run: Annotated[bool, typer.Option(help="Only list what would be removed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
 ) -> None:
     """Delete files that no commit names, once they are older than --older-than."""
     from flows.commands.inspect import show_vacuum

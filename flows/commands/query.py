@@ -92,20 +92,21 @@ def run_query(
 
 
 def show_rows(columns: Sequence[Column], rows: Sequence[Sequence[Any]], console: Console) -> None:
-    """Print rows as a table with as many columns as fit, and name the other columns."""
-    texts = [[shown(value) for value in row] for row in rows]
-    widths = [
-        max([cell_len(column.name), *(cell_len(text[place]) for text in texts)]) + 3
-        for place, column in enumerate(columns)
-    ]
+    """Print rows as a table with as many columns as fit, and name the other columns. Only a terminal gets them cut."""
+    texts = [[cell_text(value) for value in row] for row in rows]
+    widths = _widths(columns, [[_cut(text) for text in row] for row in texts])
     fitting = max(1, sum(1 for place in range(len(columns)) if sum(widths[: place + 1]) < console.width))
-    table = Table()
+    printed = [[_cut(text) if console.is_terminal else text for text in row[:fitting]] for row in texts]
+    # A program that reads the table finds each value whole.
+    table = Table(width=None if console.is_terminal else sum(_widths(columns[:fitting], printed)) + 1)
     for column in columns[:fitting]:
         justify: Any = "right" if _is_number(column.type) else "left"
         table.add_column(literal(column.name), justify=justify, overflow="fold")
-    for text in texts:
-        table.add_row(*map(literal, text[:fitting]))
+    for row in printed:
+        table.add_row(*map(literal, row))
     console.print(table)
+    if printed != [row[:fitting] for row in texts]:
+        console.print(f"cells cut at {_MAX_CELL} characters; --to FILE has them whole")
     if hidden := [column.name for column in columns[fitting:]]:
         names = literal(quoted_names(hidden))
         console.print(
@@ -114,13 +115,24 @@ def show_rows(columns: Sequence[Column], rows: Sequence[Sequence[Any]], console:
         )
 
 
-def shown(value: Any) -> str:
-    """Format a value for a table: shortened, with lists and structs as JSON."""
+def _widths(columns: Sequence[Column], texts: Sequence[Sequence[str]]) -> list[int]:
+    """Return the width of each column with its border."""
+    return [
+        max([cell_len(column.name), *(cell_len(line) for row in texts for line in row[place].split("\n"))]) + 3
+        for place, column in enumerate(columns)
+    ]
+
+
+def cell_text(value: Any) -> str:
+    """Format a value for a table, with lists and structs as JSON."""
     if value is None:
         return ""
     if isinstance(value, float):
         return f"{value:.6g}"
-    text = str(value) if isinstance(value, _PLAIN) else json.dumps(value, default=str, ensure_ascii=False)
+    return str(value) if isinstance(value, _PLAIN) else json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _MAX_CELL else f"{text[: _MAX_CELL - 1]}…"
 
 

@@ -85,7 +85,7 @@ def finish_run(
         failures: shards that were given up.
         stopped: why the run was stopped early; empty if it was not.
         committed_before: number of shards that were committed and whole when this invocation began.
-        started: time.monotonic() when it began.
+        started: time.monotonic() when its planning began.
     """
     store = open_output(config)
     told = read_run_summary(store, plan.run_id) if committed_before == plan.num_shards else None
@@ -144,9 +144,8 @@ def run_each(configs: Iterable[RunConfig], run: Callable[[RunConfig], RunSummary
 
 
 def _run_one(config: RunConfig, observer: RunObserver) -> RunSummary:
-    started = time.monotonic()
     with planned_run(config) as run:
-        return run_once(config, run, observer, label=_label_at_once, finish=finish_run, started=started)
+        return run_once(config, run, observer, label=_label_at_once, finish=finish_run)
 
 
 def _label_at_once(
@@ -173,7 +172,6 @@ def run_once(
     *,
     label: Label,
     finish: Callable[..., RunSummary],
-    started: float,
     publish: Callable[[RunSummary, str | None], None] = lambda _summary, _report: None,
 ) -> RunSummary:
     """Label the due shards of a planned run, and finish it.
@@ -186,7 +184,6 @@ def run_once(
         observer: notified of everything that happens.
         label: labels the due shards and returns the failures.
         finish: finish_run, or a task around it.
-        started: time.monotonic() at the beginning.
         publish: called with the summary and the report's URI, before a deferred SIGTERM takes effect.
 
     Raises:
@@ -221,7 +218,7 @@ def run_once(
         stopped = stopped or breaker.reason or sigterm.reason
         try:
             summary = finish(
-                config, plan, failures=failures, stopped=stopped, committed_before=committed, started=started
+                config, plan, failures=failures, stopped=stopped, committed_before=committed, started=run.started
             )
         except StorageError as error:
             report = VerifyReport(plan.run_id, listed=plan.num_images, shards=plan.num_shards)
@@ -234,7 +231,7 @@ def run_once(
                 failures=failures,
                 stopped=stopped,
                 committed_before=committed,
-                elapsed_s=time.monotonic() - started,
+                elapsed_s=time.monotonic() - run.started,
             )
         # Inside the block: a deferred SIGTERM may end the process as soon as it is left.
         publish(summary, leave_report(config, summary, observer))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -53,7 +54,7 @@ from pipelines.planning.plan import (
     write_plan,
 )
 from pipelines.planning.prompt_table import PromptTable, join_prompts
-from pipelines.redaction import counted
+from pipelines.redaction import counted, quoted
 from pipelines.sources.image_batches import to_batches
 from pipelines.sources.listing import list_batches
 from pipelines.sources.uri_lists import AbsentPaths
@@ -162,7 +163,11 @@ def run_fingerprint(config: RunConfig, held: Plan | None) -> dict[str, Any]:
     folder = model_folder(config.model.path)
     if not (folder / "config.json").is_file():
         what = "has no config.json" if folder.is_dir() else "does not exist"
-        raise ConfigError(f"model {config.model.path!r} {what}; give a folder that save_pretrained wrote")
+        included = " or ".join(INCLUDED_MODELS)
+        raise ConfigError(
+            f"model {quoted(config.model.path)} {what}; give a folder that save_pretrained wrote, or an included "
+            f"model: {included}"
+        )
     if held is not None and config.incremental:
         prompts = held.fingerprint.get("prompts")
     else:
@@ -389,6 +394,7 @@ class PlannedRun(NamedTuple):
         runner: labels its shards; None if no shard is due. Replicas start when it gets the first shard.
         update: what was found in the listing, if an incremental run was planned now or has nothing to ask.
         due: the shards to label.
+        started: time.monotonic() when its planning began.
         notes: what to tell before they are.
         nothing_new: as in RunDraft.
     """
@@ -397,6 +403,7 @@ class PlannedRun(NamedTuple):
     runner: ShardRunner | None
     update: UpdateCounts | None
     due: Due
+    started: float
     notes: tuple[str, ...] = ()
     nothing_new: str = ""
 
@@ -434,6 +441,7 @@ def planned_run(
     if held is not None and held.plan.run_id == config.output.run_id:
         yield held
         return
+    started = time.monotonic()
     with ExitStack() as stack:
         with draft_run(config, on_listed) as draft:
             store = open_output(config)
@@ -449,7 +457,7 @@ def planned_run(
             plan = freeze_plan(config, draft)
         if due is None:
             due = Due(dict.fromkeys(plan.shard_ids(), 0))
-        yield PlannedRun(plan, runner, draft.update, due, draft.notes, draft.nothing_new)
+        yield PlannedRun(plan, runner, draft.update, due, started, draft.notes, draft.nothing_new)
 
 
 def left_to_label(store: Store, plan: Plan, *, check: bool = False) -> Due:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from flows.config import ConfigError, RunConfig, merge, parse_config
+from flows.config import ConfigError, RunConfig, check_reasons, merge, parse_config
 from flows.run.existing_runs import existing_plans
 from flows.run.planning import left_to_label
 from flows.run.run_names import next_retry
@@ -23,7 +23,14 @@ def runs_to_retry(
     """Yield the configs of all runs that a retry needs, one by one, since each depends on how the previous one ended.
 
     First come retries with broken shards, complete or not, then those of retry_configs, which read all rows.
+
+    Raises:
+        ConfigError: a reason is none, and as for broken_retries and retry_configs.
     """
+    try:
+        check_reasons("--reason", reasons)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     check_no_plan_lost(open_store(output))
     yield from broken_retries(output, run_id, overrides)
     yield from retry_configs(output, run_id, reasons, overrides)

@@ -43,7 +43,7 @@ class RunSummary:
         warnings: problems that do no harm to the table.
         rejected_prompts: the first thousand prompts of single images that could not be asked, with row and reason.
         num_rejected_prompts: number of all of them.
-        elapsed_s: wall-clock seconds of this invocation.
+        elapsed_s: wall-clock seconds of this invocation, from the beginning of planning.
         model_s: seconds in the model over all committed shards.
         facts: versions, device, weights, times, and the errors of failed shards with their tracebacks.
     """

@@ -43,7 +43,7 @@ class Evaluation:
     """The evaluation of a run.
 
     Attributes:
-        runs: the runs whose rows were compared.
+        runs: those that have rows of the compared images.
         num_images: images that were compared.
         num_quarantined: those of them that are quarantined; nothing counts as found on them.
         results: figures by task and group.
@@ -138,7 +138,7 @@ def _evaluate(
     if not results:
         raise SourceError(f"{truth.uri} has no entry for what {runs} was asked: {'; '.join(comparison.notes)}")
     return Evaluation(
-        runs=tuple(plan.run_id for plan in plans),
+        runs=run.runs,
         num_images=len(run.images),
         num_quarantined=sum(image.reason is not None for image in run.images.values()),
         results=results,

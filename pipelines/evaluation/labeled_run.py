@@ -75,6 +75,7 @@ class LabeledRun:
         num_forgotten: number of those that were forgotten; not among num_images.
         common: prompts asked of every image.
         own: prompts of single images, by ``image_id``.
+        runs: those of the runs that have rows of any of the images, in order.
     """
 
     rows: Rows
@@ -84,6 +85,7 @@ class LabeledRun:
     num_forgotten: int
     common: tuple[Prompt, ...]
     own: Mapping[str, tuple[Prompt, ...]]
+    runs: tuple[str, ...]
 
     def tasks(self) -> list[Task]:
         """Return the tasks that were asked of these images, in the order of TASKS."""
@@ -216,6 +218,7 @@ def read_run(store: Store, plans: Sequence[Plan], file_names: Collection[str], *
             "file_name, or end in the same base name"
         )
     ids = {image.image_id for image in images.values()}
+    shards = rows.shards_of(ids)
     return LabeledRun(
         rows=rows,
         images=images,
@@ -223,7 +226,8 @@ def read_run(store: Store, plans: Sequence[Plan], file_names: Collection[str], *
         num_images=num_images,
         num_forgotten=rows.num_forgotten(),
         common=tuple({p.prompt_id: p for plan in plans for p in _common_prompts(plan)}.values()),
-        own=_own_prompts(store, plans, rows.shards_of(ids), ids),
+        own=_own_prompts(store, plans, shards, ids),
+        runs=tuple(plan.run_id for plan in plans if plan.run_id in shards),
     )
 
 

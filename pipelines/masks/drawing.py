@@ -58,24 +58,27 @@ def color_of(number: int) -> Rgb:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def draw_masks(pixels: NDArray[np.uint8], masks: Sequence[LabeledMask]) -> PILImage.Image:
+def draw_masks(
+    pixels: NDArray[np.uint8], masks: Sequence[LabeledMask], *, line_px: int | None = None
+) -> PILImage.Image:
     """Draw masks on an image: tinted and outlined.
 
     Args:
         pixels: uint8 (H, W, 3) RGB.
         masks: at the image's size; later ones are drawn over earlier ones.
+        line_px: width of the outlines, pixels; by default one for each 300 of the image's shorter side.
 
     Raises:
         ValueError: a mask has another size than the image.
     """
-    tinted = pixels.astype(np.float32)
+    tinted, line_px = pixels.astype(np.float32), line_px or max(1, min(pixels.shape[:2]) // 300)
     for mask in masks:
         if mask.segmentation.size_hw != pixels.shape[:2]:
             raise ValueError(f"mask of size {mask.segmentation.size_hw} on an image of size {pixels.shape[:2]}")
         inside = rle.decode(mask.segmentation)
         color = np.array(mask.rgb, dtype=np.float32)
         tinted[inside] = (1 - _OPACITY) * tinted[inside] + _OPACITY * color
-        tinted[inside & ~_eroded(inside, max(1, min(pixels.shape[:2]) // 300))] = color
+        tinted[inside & ~_eroded(inside, line_px)] = color
     return PILImage.fromarray(tinted.round().astype(np.uint8))
 
 

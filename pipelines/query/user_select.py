@@ -73,7 +73,7 @@ def check_select(connection: duckdb.DuckDBPyConnection, sql: str) -> Select:
         QueryError: it is not SQL, names something unknown, is several statements, or would change or write something.
     """
     statement = read_statement(sql)
-    with explained_query(connection):
+    with explained_query(connection, statement.sql):
         # As a subquery, in which DuckDB itself allows no statement of a WITH clause to write.
         found = connection.execute(f"DESCRIBE SELECT * FROM (\n{statement.sql}\n)").fetchall()
     return Select(statement.sql, tuple(Column(name=row[0], type=row[1]) for row in found))
@@ -85,7 +85,7 @@ def first_rows(connection: duckdb.DuckDBPyConnection, select: Select, count: int
     Raises:
         QueryError, StorageError: the statement fails while it runs.
     """
-    with explained_query(connection):
+    with explained_query(connection, select.sql):
         rows = connection.execute(select.sql).fetchmany(count + 1)
     return rows[:count], len(rows) > count
 
@@ -114,7 +114,7 @@ def save(connection: duckdb.DuckDBPyConnection, select: Select, whole: Path) -> 
     values = {} if suffix == ".parquet" else {c.name: v for c in select.columns if (v := _in_text(c, suffix))}
     if values:
         columns = f"* REPLACE ({', '.join(f'{value} AS {_quoted(name)}' for name, value in values.items())})"
-    with explained_query(connection):
+    with explained_query(connection, select.sql):
         sql = f"COPY (SELECT {columns} FROM (\n{select.sql}\n)) TO {sql_literal(str(whole))} ({form})"
         (count,) = connection.execute(sql).fetchall()[0]
     return int(count)
@@ -142,7 +142,7 @@ def check_format(name: str) -> None:
 
 
 @contextlib.contextmanager
-def explained_query(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+def explained_query(connection: duckdb.DuckDBPyConnection, sql: str) -> Iterator[None]:
     """Raise a QueryError with a clear message in place of DuckDB's exceptions about a query."""
     try:
         yield
@@ -152,7 +152,11 @@ def explained_query(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
             "itself, in quotes: JOIN 'meta.csv', read_csv('meta.csv'), read_parquet(['a.parquet', 'b.parquet'])"
         ) from error
     except (duckdb.CatalogException, duckdb.BinderException) as error:
-        raise QueryError(f"{_message(error)}\n{describe_views(connection)}") from error
+        text = str(error)
+        if "Table with name" in text:
+            raise QueryError(f"{_message(error)}\nviews: {', '.join(VIEWS)}") from error
+        known = describe_views(connection, sql) if isinstance(error, duckdb.BinderException) else ""
+        raise QueryError("\n".join(filter(None, [_message(error), known]))) from error
     except duckdb.Error as error:
         if isinstance(error.__cause__, StorageError):
             raise error.__cause__ from error
@@ -182,15 +186,16 @@ def _message(error: duckdb.Error) -> str:
     return re.sub(r"^LINE (\d+):", lambda found: f"LINE {max(1, int(found[1]) - 1)}:", str(error).strip(), flags=re.M)
 
 
-def describe_views(connection: duckdb.DuckDBPyConnection) -> str:
-    """Describe what can be queried: each view with its columns, one view per line."""
+def describe_views(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
+    """Describe the views that a statement names: each with its columns, one view per line."""
+    named = [name for name in VIEWS if re.search(rf"\b{name}\b", sql, re.IGNORECASE)]
     found = connection.execute(
         "SELECT table_name, list(column_name ORDER BY column_index) FROM duckdb_columns() "
         "WHERE schema_name = 'main' AND table_name IN $views GROUP BY 1",
-        {"views": list(VIEWS)},
+        {"views": named},
     )
     columns = dict(found.fetchall())
-    return "\n".join(f"{name}: {', '.join(columns[name])}" for name in VIEWS)
+    return "\n".join(f"{name}: {', '.join(columns[name])}" for name in named)
 
 
 def _quoted(name: str) -> str:

@@ -19,7 +19,7 @@ from pipelines.report import charts
 from pipelines.report.colors import CategoryColors, color, css
 from pipelines.report.facts import AREA_EDGES, MASK_EDGES, SCORE_BINS, Facts, read_facts
 from pipelines.report.pictures import Access, Picture, PictureConfig, draw_cards
-from pipelines.report.samples import Card, ImageRow, Mask, Samples, SampleSizes, draw_samples
+from pipelines.report.samples import DRAWN_SCORE, Card, ImageRow, Mask, Samples, SampleSizes, draw_samples
 from pipelines.storage.store import Store
 
 _SPARK = (100.0, 22.0)
@@ -167,6 +167,7 @@ def _render(
         ledger=_ledger(facts),
         by_category=[(category, figures[number]) for number, (category, _) in enumerate(samples.by_category)],
         **sections,
+        drawn_score=DRAWN_SCORE,
         first_categories=_FIRST_CATEGORIES,
         charts=_charts(facts),
         rates=[(run.run_id, chart) for run in facts.runs if (chart := charts.rate_chart(run.work))],

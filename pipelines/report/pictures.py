@@ -32,6 +32,7 @@ _LARGE_PIXELS = 20_000_000
 _QUALITY = 76
 _SMALL_SHARE = 0.002  # masks with a smaller share of the picture get a ring around them
 _RING_PX = 7
+_LINE_PX = 2  # thinner outlines do not tell masks of like colors apart
 
 _one_large_image = threading.Lock()
 
@@ -172,7 +173,7 @@ def _draw(
             )
             for mask in reversed(card.masks)
         ]
-        picture = draw_masks(np.asarray(small), masks)
+        picture = draw_masks(np.asarray(small), masks, line_px=_LINE_PX * _OVERSAMPLING)
         _ring_small(picture, card, color_of)
     else:
         # thumbnail works in place, and other cards share this image.

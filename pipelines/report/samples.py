@@ -22,6 +22,8 @@ from pipelines.types import Rle
 _CANDIDATES_OF_CATEGORY = 10
 _CANDIDATES = 40
 _MASKS_OF_A_CATEGORY = 12
+DRAWN_SCORE = 0.3
+"""Masks of a category are shown from this score on: tables hold those below it, which would cover whole pictures."""
 # Sections of masks in an order of their scores; the last are those nearest to one half.
 _ORDERS = {"highest": "score DESC", "lowest": "score", "doubtful": "abs(score - 0.5)"}
 _MAX_TEXT = 600
@@ -160,7 +162,7 @@ class _Shown:
         return tuple(Card(image=self._rows[p.image_id], masks=(self._masks[p.annotation_id],)) for p in picks)
 
     def of_category(self, category: Category, picks: Iterable[_Pick]) -> tuple[Card, ...]:
-        """Return a card for each image among a category's picks, with all of the category's masks."""
+        """Return a card for each image among a category's picks, with all of the category's masks that were read."""
         key = (category.task, category.name)
         ids = [pick.image_id for pick in picks if (pick.task, pick.category) == key]
         masks = {i: tuple(mask for mask in self._of_image[i] if (mask.task, mask.category) == key) for i in ids}
@@ -192,11 +194,14 @@ ORDER BY reason, md5(image_id), image_id
 def _of_categories(database: duckdb.DuckDBPyConnection, categories: Sequence[Category], number: int) -> list[_Pick]:
     """Choose masks of each category, those with the smallest ids, at most one from an image.
 
-    First only the ids, then the rows of those few: the aggregate must not carry the run lengths of all masks.
+    A category without a mask of DRAWN_SCORE is shown by others. First only the ids, then the rows of those few: the
+    aggregate must not carry the run lengths of all masks.
     """
+    count = number * _CANDIDATES_OF_CATEGORY
     least = database.execute(
         f"""
-        SELECT task, category_name, min(annotation_id, {number * _CANDIDATES_OF_CATEGORY}) FROM annotations
+        SELECT task, category_name, coalesce(min(annotation_id, {count}) FILTER (score >= {DRAWN_SCORE}),
+            min(annotation_id, {count})) FROM annotations
         WHERE (task, category_name) IN (SELECT unnest(?), unnest(?)) GROUP BY ALL
         """,
         [[category.task for category in categories], [category.name for category in categories]],
@@ -264,14 +269,15 @@ def _shortened(text: str | None) -> str | None:
 
 
 def _masks(database: duckdb.DuckDBPyConnection, image_ids: set[str], annotation_ids: set[str]) -> list[Mask]:
-    """Read masks of some images, best first: the best of each category, and those with the given ids."""
+    """Read masks of some images, best first: the best of each category that are to be drawn, and the given ones."""
     rows = database.execute(
         f"""
         SELECT annotation_id, image_id, task, category_name, category_id, prompt_id, score,
             segmentation.size, segmentation.counts, bbox_x, bbox_y, bbox_w, bbox_h
         FROM annotations WHERE image_id IN (SELECT unnest(?))
         QUALIFY row_number() OVER (PARTITION BY image_id, task, category_name ORDER BY score DESC, annotation_id)
-            <= {_MASKS_OF_A_CATEGORY} OR annotation_id IN (SELECT unnest(?))
+            <= {_MASKS_OF_A_CATEGORY} AND (score >= {DRAWN_SCORE} OR task = 'gcgseg')
+            OR annotation_id IN (SELECT unnest(?))
         ORDER BY image_id, score DESC, annotation_id
         """,
         [sorted(image_ids), sorted(annotation_ids)],

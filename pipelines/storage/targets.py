@@ -23,7 +23,8 @@ from pipelines.storage.client_errors import storage_errors
 from pipelines.storage.filesystems import PROTOCOLS, absolute_uri, odd_part, open_filesystem, protocol_of
 from pipelines.storage.local_files import publish, temporary_beside
 
-_OF_THE_TABLE = ("annotations", "images", "_runs")
+_RUNS = "_runs"
+_OF_THE_TABLE = ("annotations", "images", _RUNS)
 _UPLOADS = 16
 # Endings that a folder has by mistake alone; others may be part of its name, as in labels.v2.
 _OF_FILES = (
@@ -70,12 +71,19 @@ class Target:
         held = self._held()
         if held is None:
             return
-        if not self.overwrite:
-            raise StorageError(f"{self.uri} exists already; name a new one, remove it, or add --overwrite")
-        if others := [name for name in held if not any(fnmatchcase(name, pattern) for pattern in self.replaces)]:
+        if _RUNS in held:
+            raise StorageError(f"{self.uri} is an output of runs, which nothing replaces; name another place")
+        others = [name for name in held if not any(fnmatchcase(name, pattern) for pattern in self.replaces)]
+        if others and not self.overwrite:
+            raise StorageError(
+                f"{self.uri} exists already, and holds {others[0]}, which is no part of such a result; name a new one"
+            )
+        if others:
             raise StorageError(
                 f"{self.uri} holds {others[0]}, which is no part of such a result: --overwrite leaves it as it is"
             )
+        if not self.overwrite:
+            raise StorageError(f"{self.uri} exists already; name a new one, remove it, or add --overwrite")
 
     @contextlib.contextmanager
     def place(self) -> Iterator[Path]:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import typer
 
+from actors.predictor.config import INCLUDED_MODELS
 from flows.cli import app
 from flows.config import load_config
 from flows.run import engine
@@ -44,8 +45,8 @@ FLAGS = {
         "--prefect", "--no-prefect",
     },
     "status": {"--run-id", "--gpu-price", "--json"},
-    "verify": {"--run-id", "--quick", "--no-quick"},
-    "vacuum": {"--run-id", "--older-than", "--dry-run", "--no-dry-run"},
+    "verify": {"--run-id", "--quick"},
+    "vacuum": {"--run-id", "--older-than", "--dry-run"},
     "evaluate": {
         "--ground-truth", "--png-folder", "--run-id", "--count-unasked", "--where", "--score", "--strict", "--json",
         "--plots", "--overwrite", "--check",
@@ -85,6 +86,15 @@ def test_before_a_command_come_the_version_and_completion() -> None:
 def test_the_version_is_that_of_the_package(cli: Cli) -> None:
     ended = cli("--version")
     assert (ended.code, ended.out, ended.err) == (0, f"xsam-label {version('xsam-label')}\n", "")
+
+
+def test_help_names_the_included_models_and_says_which_runs_are_retried() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    helps = {(name, one.name): one.help for name, command in commands.items() for one in command.params}
+    for command in ("run", "plan"):
+        assert all(name in helps[command, "model"] for name in INCLUDED_MODELS)
+    assert "`run`" not in helps["retry", "run_id"]
+    assert "all" in helps["retry", "run_id"]
 
 
 @pytest.mark.parametrize(("words", "completed"), [("ex", "export"), ("export --imag", "--image-url")])
@@ -200,7 +210,7 @@ class TestMistakes:
         if make:
             (tmp_path / "model").mkdir()
         ended = cli("run", *arguments, "--model", tmp_path / "model")
-        refused(ended, tmp_path / "output", str(tmp_path / "model"), words)
+        refused(ended, tmp_path / "output", str(tmp_path / "model"), words, *INCLUDED_MODELS)
 
     def test_a_model_folder_without_weights(
         self, cli: Cli, arguments: list[object], model: Path, tmp_path: Path
@@ -321,6 +331,10 @@ def test_a_report_is_written_once_and_replaced_only_when_asked(cli: Cli, table: 
     ended = cli("report", table, "--to", tmp_path / "new", "--overwrite")
     assert ended.code == 2
     assert "new holds page.html, which is no part of such a result" in ended.err
+    for more in ([], ["--overwrite"]):
+        ended = cli("export", table, "--to", table, *more)
+        refused(ended, None, f"{table} is an output of runs", "name another place")
+        assert "--overwrite" not in ended.err
     assert listing(table) == before
     assert {path.name for path in tmp_path.iterdir()} <= {"page.html", "new", "output", "prefect"}
 
@@ -334,13 +348,18 @@ def test_a_retry_without_quarantined_images_says_so_and_writes_nothing(cli: Cli,
     before = listing(table)
     ended = cli("retry", table, "--reason", "out_of_memory")
     assert (ended.code, ended.out) == (0, "no image is quarantined for out_of_memory\n")
-    refused(cli("retry", table, "--reason", "oom"), table / "tmp", "oom is no reason", "out_of_memory")
+    refused(
+        cli("retry", table, "--reason", "oom"),
+        table / "tmp",
+        "error: --reason: no such reason: oom; allowed: ",
+        "out_of_memory",
+    )
     assert listing(table) == before
 
 
 def test_verify_finds_a_whole_table_whole(cli: Cli, table: Path) -> None:
-    for flag in ("--quick", "--no-quick"):
-        ended = cli("verify", table, flag)
+    for flags in ([], ["--quick"]):
+        ended = cli("verify", table, *flags)
         assert ended.code == 0
         assert ended.out.endswith("whole\n")
 

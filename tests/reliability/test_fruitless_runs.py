@@ -53,7 +53,7 @@ def test_once_a_retry_has_labelled_one_the_run_counts_as_done(nightly: Nightly) 
     assert nightly.run().code == 1
     again = nightly.retry()
     assert again.code == 0  # they were known to be bad: nothing new
-    assert "none was labeled: 2 images quarantined again" in again.out
+    assert "none is better: 2 images quarantined again" in again.out
     assert nightly.run().code == 1
     nightly.put(a=WHOLE)
     assert [nightly.retry().code, nightly.run().code] == [0, 0]

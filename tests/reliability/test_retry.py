@@ -174,7 +174,7 @@ def test_a_retry_may_differ_from_its_run(labeled: SmallRun) -> None:
 
 
 def test_mistakes_are_named(labeled: SmallRun) -> None:
-    with pytest.raises(ConfigError, match=r"oom is no reason; allowed: .*out_of_memory"):
+    with pytest.raises(ConfigError, match=r"no such reason: oom; allowed: .*out_of_memory"):
         retry(labeled, "oom")
     retry(labeled)
     with pytest.raises(ConfigError, match=f"is a retry: name the run that it belongs to, {RUN}"):

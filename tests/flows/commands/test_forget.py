@@ -139,6 +139,10 @@ def erased(labeled: Path, tmp_path_factory: pytest.TempPathFactory) -> Erased:
     collection = Collection(labeled, output)
     rows, held, before = collection.rows(OTHERS), naming(collection), collection.state()
     shown = collection.forget("--images-where", CONDITION, "--dry-run")
+    assert " in all runs" in shown.out
+    assert ": rewritten without them" in shown.out
+    assert "in the ledger: image_id LIKE ? AND num_bytes > ? (values are never kept)" in shown.out
+    assert "ledger" not in collection.forget("--images-where", "image_id = 'nobody'", "--dry-run").out
     is_untouched = collection.state() == before
     ended = collection.forget("--images-where", CONDITION, "--yes")
     return Erased(collection, rows, held, shown, ended, is_untouched)

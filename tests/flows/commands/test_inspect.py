@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ def test_plan_and_run_tell_what_lies_beside_the_images(tmp_path: Path) -> None:
     beside = ["2 .dcm, 1 .nef left out: not read here", "1 image left out: hidden"]
     planned = command("plan", *settings)
     assert (planned.code, [line for line in beside if line not in planned.out]) == (0, [])
+    assert re.search(r"^prompts +1 category *$", planned.out, re.MULTILINE)
     ran = command("run", *settings, "--no-prefect", "--runner", "in_process")
     assert (ran.code, [line for line in beside if line not in ran.out]) == (0, [])
     assert "2 images in 1 shard" in ran.out

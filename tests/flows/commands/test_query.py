@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
 import pytest
+from rich.console import Console
 
+from flows.commands.query import show_rows
+from pipelines.query.user_select import Column
 from tests.flows.commands.test_evaluate import contents
 from tests.flows.conftest import Ended
 from tests.support.labeled import RUN, box, mask, named, write_output
@@ -61,10 +65,22 @@ def test_what_does_not_fit_is_said(cli: Cli, output: Path) -> None:
     assert "[b]00[/b].png" in ended.out
 
 
-def test_long_values_are_shortened(cli: Cli, output: Path) -> None:
+def test_only_a_terminal_gets_long_values_cut_and_is_told() -> None:
+    columns, values = [Column("text", "VARCHAR"), Column("n", "BIGINT")], [("long " * 8, 1), ("x" * 41, 2)]
+    for is_terminal in (True, False):
+        printed = Console(file=io.StringIO(), force_terminal=is_terminal, width=60, soft_wrap=True, color_system=None)
+        show_rows(columns, values, printed)
+        text = printed.file.getvalue()  # type: ignore[attr-defined]
+        assert ("x" * 41 in text) != is_terminal
+        assert ("cells cut at 40 characters; --to FILE has them whole" in text) == is_terminal
+    show_rows(columns, values[:1], printed)
+    assert "cells cut" not in printed.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_long_values_are_whole_in_a_pipe(cli: Cli, output: Path) -> None:
     ended = cli("query", output, "SELECT repeat('long ', 1000) AS text, [range, NULL] AS list FROM range(1)")
     (row,) = rows(ended)
-    assert row == ["long long long long long long long long…"[:39] + "…", "[0, null]"]
+    assert row == [("long " * 1000).strip(), "[0, null]"]
 
 
 def test_all_rows_are_saved(cli: Cli, output: Path, tmp_path: Path) -> None:
@@ -78,7 +94,8 @@ def test_all_rows_are_saved(cli: Cli, output: Path, tmp_path: Path) -> None:
     ("sql", "said"),
     [
         ("SELEC 1", 'syntax error at or near "SELEC"'),
-        ("FROM anotations", "annotations: image_id, annotation_id"),
+        ("FROM anotations", "views: annotations, images, coverage, runs, prompts, all_annotations, all_images\n"),
+        ("SELECT scor FROM annotations", "\nannotations: image_id, annotation_id"),
         ("DROP VIEW images", "must be one SELECT statement, this is DROP"),
         (
             "WITH a AS (COPY images TO '{output}/annotations/x.parquet') FROM a",
@@ -93,6 +110,8 @@ def test_a_wrong_query_is_one_message(cli: Cli, output: Path, sql: str, said: st
     assert (ended.code, ended.out) == (2, "")
     assert said in ended.err
     assert "Traceback" not in ended.err
+    assert len(ended.err) < 1000
+    assert "all_annotations: " not in ended.err
     assert contents(output) == before
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from flows.run.summary import summarize
 from pipelines.forgetting import Found, forget
 from pipelines.layout import commit_name, summary_name
 from pipelines.planning.plan import plan_documents, require_plan
+from pipelines.query.database import open_database
 from pipelines.storage.store import Store
 from pipelines.table.run_summary import summary_bytes
 from pipelines.table.verify import verify
@@ -191,6 +194,28 @@ def test_images_that_are_not_seen_as_they_are_stored_are_counted(tmp_path: Path)
     plain, _ = write_output(tmp_path / "plain", found, common=[CAT])
     assert "pixel_notes" not in _shown(tmp_path / "plain")
     assert b"pixel_notes" not in plain.read(commit_name(RUN, "shard-00000"))
+
+
+@pytest.mark.parametrize("bad", [True, False])
+def test_a_summary_names_the_next_command_as_a_shell_takes_it(tmp_path: Path, bad: bool) -> None:
+    found = {"a": [mask(CAT, box(0, 0, 2, 2))], "b": None if bad else []}
+    store, plan = write_output(tmp_path / "my labels", found, common=[CAT])
+    report = verify(store, RUN)
+    summary = summarize(store, plan, report, failures=[], stopped="", committed_before=0, elapsed_s=0)
+    console = Console(width=40, record=True, soft_wrap=True)
+    show_summary(console, summary)
+    commands = [line.partition(": ")[2] for line in console.export_text().splitlines() if ": xsam-label " in line]
+    words = [shlex.split(command) for command in commands]
+    assert words[-1] == ["xsam-label", "report", str(tmp_path / "my labels")]
+    assert len(words) == 1 + bad
+    if bad:
+        name, command, output, sql = words[0]
+        assert (name, command, output) == ("xsam-label", "query", str(tmp_path / "my labels"))
+        with open_database(store) as database:
+            assert [row[0] for row in database.execute(sql).fetchall()] == ["b"]
+    summary = replace(summary, problems=["shard-00000 failed"])
+    show_summary(console, summary)
+    assert "report" not in console.export_text()
 
 
 def test_a_plan_whose_config_cannot_be_read_any_more_is_shown_without_waves(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_no_replica_waits_for_the_last_shard_of_a_wave(
     told = label_collection.PrefectReporter()
     workers = VirtualWorkers(log_normal(cv))
     with workers.in_place(), ReplicaPool(workers, config.pool) as runner:
-        run = PlannedRun(plan, runner, None, Due(dict.fromkeys(plan.shard_ids(), 0)))
+        run = PlannedRun(plan, runner, None, Due(dict.fromkeys(plan.shard_ids(), 0)), started=0.0)
         failures = label_collection._label_in_waves(
             config, run, runner, Silent(), CircuitBreaker(config.limits), Termination(), told=told
         )

@@ -298,7 +298,8 @@ class TestMatching:
         truth = instances(
             tmp_path / "t.json", {name: [("cat", box(0, 0, 4, 4))] for name in ("a.png", "b.png", "c.png")}
         )
-        evaluation = evaluate_output(store, [first, later], read_ground_truth(truth))
+        _, other = write_output(tmp_path / "o", {"z.png": [right]}, common=[CAT], run_id="other-photos")
+        evaluation = evaluate_output(store, [first, later, other], read_ground_truth(truth))
         assert (evaluation.runs, evaluation.num_images) == ((RUN, "later"), 3)
         assert figures(evaluation)["ovseg", ""]["AP"] == pytest.approx(1)
         assert figures(evaluate_output(store, [first], read_ground_truth(truth)))["ovseg", ""]["AP"] < 1

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
+from pipelines.query.database import open_database
 from pipelines.report import charts
 from pipelines.report.build import ReportConfig, build_report
 from pipelines.report.colors import color
+from pipelines.report.facts import read_facts
 from pipelines.report.run_facts import Work
-from pipelines.report.samples import SampleSizes
+from pipelines.report.samples import SampleSizes, draw_samples
 from pipelines.types import Caption, CaptionPhrase, Prompt
 from tests.support.labeled import box, mask, named, write_output
 
@@ -207,6 +209,22 @@ def test_pictures_are_bounded_whatever_the_table_holds(tmp_path: Path) -> None:
     cards = [values for tag, values in page.tags if tag == "figure"]
     assert len(cards) == 12 * 2 + 3 * 3 + 2 + 2
     assert "60 of 90 categories" in page.text
+
+
+def test_samples_show_a_category_by_its_sure_masks_if_it_has_any(tmp_path: Path) -> None:
+    whole = box(0, 0, 10, 10)
+    found = {f"{n:02d}": [mask(CAT, whole, 0.05)] for n in range(40)}
+    found["sure"] = [mask(CAT, box(1, 1, 3, 3), 0.3), mask(CAT, box(6, 6, 2, 2), 0.29), mask(DOG, whole, 0.1)]
+    store, _ = write_output(tmp_path / "out", found, common=[CAT, DOG])
+    with open_database(store) as database:
+        categories = read_facts(store, database, max_categories=9).categories
+        samples = draw_samples(database, categories, SampleSizes())
+    shown = {
+        category.name: [(card.image.image_id, [round(one.score, 2) for one in card.masks]) for card in cards]
+        for category, cards in samples.by_category
+    }
+    assert shown == {"cat": [("sure", [0.3])], "dog": [("sure", [0.1])]}
+    assert {category.name: category.masks for category in categories} == {"cat": 42, "dog": 1}
 
 
 def test_of_several_runs_current_rows_are_shown_and_every_run_is_told(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_what_is_there_is_replaced_on_request_alone(root: str) -> None:
     before = contents(root)
     for name, new in (("c.json", "new"), ("folder", {"index.json": "new"})):
         with pytest.raises(StorageError, match="exists already; name a new one, remove it, or add --overwrite"):
-            write(f"{root}/{name}", new)
+            write(f"{root}/{name}", new, replaces=["index*.json", "labels"])
         assert contents(root) == before
     write(f"{root}/c.json", "new", overwrite=True)
     write(f"{root}/folder", {"index.json": "new"}, overwrite=True, replaces=["index*.json", "labels"])
@@ -60,6 +60,16 @@ def test_a_folder_that_holds_something_else_is_never_replaced(root: str) -> None
     before = contents(root)
     with pytest.raises(StorageError, match=r"home holds thesis.tex, which is no part of such a result"):
         write(f"{root}/home", {"index.json": "new"}, overwrite=True, replaces=["index.json"])
+    # What --overwrite would refuse is not offered.
+    with pytest.raises(StorageError, match=r"exists already, and holds thesis.tex.*; name a new one$"):
+        write(f"{root}/home", {"index.json": "new"}, replaces=["index.json"])
+    write(f"{root}/out", {"_runs/plan.json": "{}", "images/a.parquet": ""})
+    before = contents(root)
+    for overwrite in (False, True):
+        with pytest.raises(
+            StorageError, match=r"out is an output of runs, which nothing replaces; name another place$"
+        ):
+            write(f"{root}/out", {"index.json": "new"}, overwrite=overwrite, replaces=["*"])
     assert contents(root) == before
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from xsam_model.training.datasets.records import MISSING_IMAGE, UNREADABLE_IMAGE, RecordError
+from xsam_model.training.upright import upright
 
 # Exceptions that Pillow's parsers raise on broken files, most often the first three. pipelines/images/decode_error.py
 # has the same list; neither package may import the other.
@@ -50,7 +51,7 @@ def open_image(path: str | Path) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
+            image = upright(file)
             if image.mode not in _MODES:
                 raise RecordError(UNREADABLE_IMAGE, f"{path}: pixels of mode {image.mode}")
             if image.has_transparency_data:

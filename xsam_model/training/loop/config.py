@@ -114,7 +114,15 @@ def read_config(path: Path, **overrides: Any) -> TrainingConfig:
         OSError: if the file cannot be read.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8-sig")  # editors of Windows put a mark in front
+    except OSError as error:
+        raise OSError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from error
+    try:
+        values = tomllib.loads(text)
+        if "source" in values and not {"sources", "stages"} & values.keys():
+            raise ValueError("this looks like a config of `run`, which labels; one of `train` has sources and stages")
         values |= {name: value for name, value in overrides.items() if value is not None}
         known = {one.name for one in fields(TrainingConfig)}
         if strange := sorted(set(values) - known):

@@ -23,6 +23,7 @@ from xsam_model.training.names.inputs import NameInputs
 from xsam_model.training.names.teacher import NameTeacher
 from xsam_model.training.pretrained_trunk import folded, trunk_weights
 from xsam_model.training.scenes.art.vocabulary import STUFF_NAMES, curated_categories, everyday_names
+from xsam_model.training.upright import upright
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # Cuts of each picture: how large, as a share of its shorter side; the first is the whole picture.
@@ -147,7 +148,7 @@ def read_pictures(
         try:
             with Image.open(path) as opened:
                 opened.draft("RGB", (4 * side, 4 * side))
-                picture = opened.convert("RGB")
+                picture = upright(opened).convert("RGB")
             picture.thumbnail((4 * side, 4 * side))
             found.append(picture)
         except (OSError, ValueError, Image.DecompressionBombError) as error:

@@ -21,6 +21,7 @@ from xsam_model.training.scenes.art.colors import color_shares
 from xsam_model.training.scenes.art.shapes import SHAPE_NAMES, SHAPE_STYLES, draw_grounds, draw_shape
 from xsam_model.training.scenes.art.textures import opencv
 from xsam_model.training.scenes.art.vocabulary import STUFF_NAMES, Category, curated_categories, is_core, is_held_out
+from xsam_model.training.upright import upright
 
 # The numbers are part of every seed, so that no two splits share a scene.
 SPLITS = {"train": 0, "test": 1, "unseen_categories": 2, "unseen_style": 3}
@@ -238,7 +239,7 @@ def _load(place: str, parts: tuple[str, ...], backgrounds: str | None = None) ->
 
 def read_ground(path: Path, name: str, shows: tuple[str, ...]) -> Ground:
     """Read a photograph that shows things of these names, scaled down to at most 512 pixels."""
-    picture = Image.open(path).convert("RGB")
+    picture = upright(Image.open(path)).convert("RGB")
     picture.thumbnail((_GROUND_SIDE, _GROUND_SIDE), Image.Resampling.LANCZOS)
     return Ground(name=name, pixels=np.asarray(picture), shows=shows)
 
