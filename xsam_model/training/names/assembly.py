@@ -1,4 +1,4 @@
-"""Puts a name head together: the trunk's classifier, fitted to the trunk as it is by now, and a reader of names."""
+"""Puts a name head together: the trunk's classifier, refitted to the trained trunk, and a reader of names."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def with_name_head(
     if not isinstance(old.config.mask_encoder_config, XSamTrunkConfig):
         raise ValueError(f"--model: the mask encoder of {model} is no convolutional trunk")
     head_config = XSamNameHeadConfig() if config is None else config
-    fields = {**old.config.to_dict(), "name_head_config": head_config.to_dict()}
+    fields = {**old.config.to_dict(), "name_head_config": head_config.to_dict(), "score_calibration": None}
     new = XSamForSegmentation(XSamConfig(**fields))
     new.load_state_dict(old.state_dict(), strict=False)
     processor = XSamProcessor.from_pretrained(model)
