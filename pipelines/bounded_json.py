@@ -107,10 +107,15 @@ class JsonGuard:
 
 
 class GuardedFile:
-    """A file object that checks JSON as it is read, for parsers that read streams."""
+    """A file object that checks JSON as it is read, for parsers that read streams.
+
+    Attributes:
+        num_bytes: read so far.
+    """
 
     def __init__(self, file: IO[bytes] | PlainJsonFile, guard: JsonGuard) -> None:
         self._file, self._guard = file, guard
+        self.num_bytes = 0
 
     def read(self, size: int = -1) -> bytes:
         """Read up to ``size`` bytes.
@@ -120,6 +125,7 @@ class GuardedFile:
         """
         data = self._file.read(size)
         self._guard.feed(data)
+        self.num_bytes += len(data)
         return data
 
 

@@ -24,7 +24,7 @@ from pipelines.layout import erasure_name, history_name, history_number, plan_na
 from pipelines.planning.erasures import read_forgotten
 from pipelines.planning.external_sort import sort_batches
 from pipelines.planning.plan import DRIVER_ID, Plan, PlanPart, plan_of
-from pipelines.planning.plan_files import PLANNED, PlannedImage, planned_batches, to_planned
+from pipelines.planning.plan_files import PLANNED, planned_batches
 from pipelines.storage.checksummed_json import BLANK, seal
 from pipelines.storage.store import Store
 
@@ -66,20 +66,15 @@ class History:
         """The sequence number of its last run."""
         return max(int(document.get("sequence", 0)) for document in self.documents.values())
 
-    def images(self, store: Store) -> Iterator[tuple[str, PlannedImage]]:
-        """Read what was planned for each image and by which run, in image_id order, part by part.
+    def batches(self, store: Store) -> Iterator[pa.RecordBatch]:
+        """Read what was planned for each image, in image_id order, part by part: rows of PLANNED and ``run``.
+
+        ``run`` is the place of the run that planned it in ``documents``.
 
         Raises:
             PlanError: images were forgotten meanwhile.
             DamagedHistoryError: a part does not match what was gathered.
         """
-        names = list(self.documents)
-        for batch in self.batches(store):
-            runs = batch["run"].to_pylist()
-            yield from ((names[run], image) for run, image in zip(runs, to_planned(batch), strict=True))
-
-    def batches(self, store: Store) -> Iterator[pa.RecordBatch]:
-        """Read the rows of its files as batches; errors as for ``images``."""
         for part in self.parts:
             name = f"{store.uri}/_runs/{part.name}"
             try:

@@ -6,18 +6,22 @@ memory does not grow with the collection.
 
 from __future__ import annotations
 
-import heapq
-import itertools
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from pipelines.planning.draft import UNLISTED
+from pipelines.planning.earlier.planned_groups import PlannedGroups, group_rows, has_own_prompts, runs_of
+from pipelines.planning.earlier.side_by_side import PLACE, PLACED, between_ids, side_by_side
 from pipelines.planning.plan import Plan
-from pipelines.planning.plan_files import PlannedImage
-from pipelines.sources.image_batches import BATCH_SIZE
+from pipelines.planning.plan_files import PLANNED, PlannedImage, to_planned
+from pipelines.sources.image_batches import BATCH_SIZE, IMAGES, to_batches, to_refs
 from pipelines.storage.store import Store
 from pipelines.types import MAP_TASKS, ImageRef, Prompt, Task
 
@@ -64,8 +68,12 @@ class GatheredRuns(Protocol):
     def __contains__(self, run_id: object) -> bool:
         """Return whether a run is among them."""
 
-    def images(self, store: Store) -> Iterator[tuple[str, PlannedImage]]:
-        """Yield what each run has planned for each image, in image_id order."""
+    @property
+    def documents(self) -> Mapping[str, Any]:
+        """Something of each run by its id; rows tell of a run by its place among them."""
+
+    def batches(self, store: Store) -> Iterator[pa.RecordBatch]:
+        """Yield what each run has planned for each image, in image_id order: rows of PLANNED and ``run``."""
 
 
 def prompt_key(prompt: Prompt, unit: Hashable = None) -> Hashable:
@@ -130,114 +138,195 @@ class Coverage:
     counts: UpdateCounts = field(default_factory=UpdateCounts)
     unlisted: Ids = field(default_factory=Ids)
 
-    def left(self, refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
+    def left(self, images: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield the images that still have prompts to ask, with only those prompts.
 
         A quarantined image counts as asked; `retry` labels those again. An image is unchanged if its version tag is
         equal, or its size where a tag is missing; if neither is known it counts as unchanged.
 
         Args:
-            refs: the listing in the order of image ids.
+            images: the listing in the order of image ids, with columns of IMAGES.
+
+        Yields:
+            Batches with the columns of IMAGES.
         """
-        # Common prompts as bits of an integer, which is cheaper than a set for each of millions of images.
-        bits = {key: 1 << number for number, key in enumerate(common_keys(self.prompts).values())}
-        asked = [_AskedBy(run, bits, place) for place, run in enumerate(self.runs)]
-        gathered = self.gathered
-        planned = [_planned(self.store, one) for one in asked if gathered is None or one.plan.run_id not in gathered]
-        if gathered is not None:
-            by_run = {one.plan.run_id: one for one in asked}
-            planned.append((by_run[run_id], image) for run_id, image in gathered.images(self.store))
-        held = _Held(heapq.merge(*planned, key=lambda pair: pair[1].image_id))
-        added = 0
-        for ref in refs:
-            self.unlisted.add(held.skip_to(ref.image_id))
-            before = held.take(ref.image_id)
-            if not before:
-                self.counts.new += 1
-                yield ref
-                continue
-            left, missing = self._left_of(ref, before, all_bits=(1 << len(bits)) - 1)
-            if left is not None:
-                added |= missing
-                yield left
-        self.unlisted.add(held.skip_to(None))
+        compared = _Compared(self)
+        for listed, planned in side_by_side(images, list(self._planned())):
+            yield from compared.left(listed, group_rows(planned, len(self.runs)))
         self.counts.gone = len(self.unlisted)
-        self.counts.added_prompts = tuple(self._ids(added))
+        self.counts.added_prompts = tuple(compared.added_ids())
 
-    def _left_of(
-        self, ref: ImageRef, before: Sequence[tuple[_AskedBy, PlannedImage]], *, all_bits: int
-    ) -> tuple[ImageRef | None, int]:
-        """Return what is left to ask of an image planned before (None: nothing), and the common prompts left, as bits.
+    def _planned(self) -> Iterator[Iterator[pa.RecordBatch]]:
+        """Yield the rows that each run has planned, or several together."""
+        gathered = self.gathered
+        for place, run in enumerate(self.runs):
+            if gathered is None or run.plan.run_id not in gathered:
+                yield map(partial(_placed, place), run.plan.planned_batches(self.store))
+        if gathered is not None:
+            by_run = {run.plan.run_id: place for place, run in enumerate(self.runs)}
+            places = np.array([by_run.get(run_id, -1) for run_id in gathered.documents], np.int32)
+            yield between_ids(
+                _placed(places[np.asarray(batch["run"])], batch) for batch in gathered.batches(self.store)
+            )
 
-        The bits are 0 for a changed image, which is asked everything without any prompt being new.
+
+class _Compared:
+    """Compares images with what was planned for them, and counts.
+
+    What was asked of an image is told by the runs that planned it. Only images with prompts of their own, or that were
+    asked only some of a run's, are looked at one by one.
+    """
+
+    def __init__(self, coverage: Coverage) -> None:
+        self._prompts, self._counts, self._unlisted = coverage.prompts, coverage.counts, coverage.unlisted
+        # Common prompts as bits of an integer, which is cheaper than a set for each of millions of images.
+        bits = {key: 1 << number for number, key in enumerate(common_keys(self._prompts).values())}
+        self._asked = [_AskedBy(run, bits) for run in coverage.runs]
+        self._all_bits = (1 << len(bits)) - 1
+        self._added = 0
+        self._commons = dict[int, list[str]]()  # lists of prompt ids, by their bits
+
+    def added_ids(self) -> Iterator[str]:
+        """Yield the ids of the common prompts that unchanged images are asked in addition."""
+        return self._ids(self._added)
+
+    def left(self, images: pa.RecordBatch | None, groups: PlannedGroups) -> Iterator[pa.RecordBatch]:
+        """Yield what is left of images, given all rows planned for ids up to the last of them."""
+        number = pa.nulls(0, pa.int32()) if images is None else pc.index_in(images["image_id"], value_set=groups.ids)
+        group = np.asarray(number.drop_null())
+        is_gone = np.ones(len(groups.ids), np.bool_)
+        is_gone[group] = False
+        if is_gone.any():
+            self._unlisted.add(groups.ids.filter(pa.array(is_gone)).to_pylist())
+        if images is None:
+            return
+        is_known = np.asarray(number.is_valid(), np.bool_)
+        known = np.flatnonzero(is_known)
+        self._counts.new += len(is_known) - len(known)
+        listed = images.take(pa.array(known)) if len(known) < len(is_known) else images
+        is_same = _are_same(listed, groups.rows.select(["num_bytes", "etag"]).take(pa.array(groups.last[group])))
+        self._counts.changed += int((~is_same).sum())
+        is_single = is_same & (groups.is_odd[group] | has_own_prompts(listed))
+        is_missing, common = self._missing(groups.asked_by[group], is_same & ~is_single)
+        # Row by row of the listing; new images are asked everything.
+        is_left, version, commons = ~is_known, np.ones(len(is_known), np.int32), np.full(len(is_known), -1)
+        is_left[known], commons[known] = ~is_same | is_missing, common
+        version[known] = groups.version[group] + ~is_same
+        rows = np.flatnonzero(is_left)
+        found = _with_columns(images.take(pa.array(rows)), version[rows], self._lists(commons[rows]))
+        singles = self._left_singly(listed, groups, [(int(row), int(group[row])) for row in np.flatnonzero(is_single)])
+        if singles:
+            places = np.concatenate([rows, [known[row] for row, _ in singles]])
+            others = pa.Table.from_batches(to_batches([ref for _, ref in singles]))
+            found = pa.concat_tables([found, others]).take(pa.array(np.argsort(places)))
+        yield from found.combine_chunks().to_batches()
+
+    def _missing(
+        self, asked_by: NDArray[np.int64], is_asked: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Count images by what is left to ask of them.
+
+        Args:
+            asked_by: for each image, see PlannedGroups.
+            is_asked: the images that this is about.
+
+        Returns:
+            Whether common prompts are left, and the place of their list in ``_commons``; -1 if they are all.
         """
+        is_missing, common = np.zeros(len(asked_by), np.bool_), np.full(len(asked_by), -1)
+        keys, inverse, numbers = np.unique(asked_by[is_asked], return_inverse=True, return_counts=True)
+        left = [self._all_bits & ~self._covered(int(key)) for key in keys]
+        for bits, count in zip(left, numbers.tolist(), strict=True):
+            self._counts.extended += count if bits else 0
+            self._counts.covered += 0 if bits else count
+            self._added |= bits
+        is_missing[is_asked] = np.array([bits != 0 for bits in left], np.bool_)[inverse]
+        common[is_asked] = np.array([self._place_of(bits) for bits in left], np.int64)[inverse]
+        return is_missing, common
+
+    def _covered(self, asked_by: int) -> int:
+        covered = 0
+        for place in runs_of(asked_by, len(self._asked)):
+            covered |= self._asked[place].all_bits if self._asked[place].same_model else 0
+        return covered
+
+    def _place_of(self, bits: int) -> int:
+        if bits in (0, self._all_bits):
+            return -1
+        return list(self._commons).index(bits) if self._commons.setdefault(bits, list(self._ids(bits))) else -1
+
+    def _lists(self, places: NDArray[np.int64]) -> pa.Array:
+        lists = pa.array(self._commons.values(), IMAGES.field("common").type)
+        return lists.take(pa.array(places, mask=places < 0))
+
+    def _left_singly(
+        self, images: pa.RecordBatch, groups: PlannedGroups, chosen: Sequence[tuple[int, int]]
+    ) -> list[tuple[int, ImageRef]]:
+        """Look at images one by one, each given by its row and its group; return what is left of which rows."""
+        found = list[tuple[int, ImageRef]]()
+        refs = to_refs([images.take(pa.array([row for row, _ in chosen], pa.int64()))])
+        for (row, number), ref in zip(chosen, refs, strict=True):
+            rows = groups.rows.slice(groups.starts[number], groups.counts[number])
+            asked = [self._asked[place] for place in rows["place"].to_pylist()]
+            left = self._left_of(ref, list(zip(asked, to_planned(rows), strict=True)))
+            found += [] if left is None else [(row, left)]
+        return found
+
+    def _left_of(self, ref: ImageRef, before: Sequence[tuple[_AskedBy, PlannedImage]]) -> ImageRef | None:
+        """Return what is left to ask of an unchanged image that was planned before; None if nothing is."""
         version = max(planned.version for _, planned in before)
-        # Answers about an earlier version of the image are history: they say nothing about what it shows now.
-        current = [(asked, planned) for asked, planned in before if planned.version == version]
-        if not _is_same(ref, current[-1][1]):
-            self.counts.changed += 1
-            return replace(ref, version=version + 1), 0
         covered, own = 0, set[Hashable]()
-        for asked, planned in current:
-            if asked.same_model:
+        for asked, planned in before:
+            if asked.same_model and planned.version == version:
                 covered |= asked.bits_of(planned)
                 own.update(map(prompt_key, planned.prompts))
-        missing = all_bits & ~covered
+        missing = self._all_bits & ~covered
         prompts = tuple(prompt for prompt in ref.prompts if prompt_key(prompt) not in own)
         if not missing and not prompts:
-            self.counts.covered += 1
-            return None, 0
-        self.counts.extended += 1
-        common = None if missing == all_bits else tuple(self._ids(missing))
-        return replace(ref, version=version, prompts=prompts, common=common), missing
+            self._counts.covered += 1
+            return None
+        self._counts.extended += 1
+        self._added |= missing
+        common = None if missing == self._all_bits else tuple(self._ids(missing))
+        return replace(ref, version=version, prompts=prompts, common=common)
 
     def _ids(self, bits: int) -> Iterator[str]:
-        return (prompt.prompt_id for number, prompt in enumerate(self.prompts) if bits >> number & 1)
+        return (prompt.prompt_id for number, prompt in enumerate(self._prompts) if bits >> number & 1)
 
 
 class _AskedBy:
     """An earlier run's common prompts, as a bit mask over the new run's."""
 
-    def __init__(self, run: CoveringRun, bits: dict[Hashable, int], place: int) -> None:
-        self.plan, self.same_model, self.place = run.plan, run.same_model, place
+    def __init__(self, run: CoveringRun, bits: dict[Hashable, int]) -> None:
+        self.same_model = run.same_model
         self._bits = {prompt_id: bits.get(key, 0) for prompt_id, key in common_keys(run.prompts).items()}
-        self._all = sum(self._bits.values())
+        self.all_bits = sum(self._bits.values())
 
     def bits_of(self, planned: PlannedImage) -> int:
         """Return the common prompts that an image was asked."""
         if planned.common is None:
-            return self._all
+            return self.all_bits
         return sum(self._bits.get(prompt_id, 0) for prompt_id in planned.common)
 
 
-class _Held:
-    """A cursor over the images planned by all runs, merged by image id."""
-
-    def __init__(self, planned: Iterable[tuple[_AskedBy, PlannedImage]]) -> None:
-        groups = itertools.groupby(planned, key=lambda pair: pair[1].image_id)
-        self._groups = ((image_id, sorted(group, key=lambda pair: pair[0].place)) for image_id, group in groups)
-        self._next = next(self._groups, None)
-
-    def skip_to(self, image_id: str | None) -> Iterator[str]:
-        """Skip the ids before this one (all of them for None), and yield them."""
-        while self._next is not None and (image_id is None or self._next[0] < image_id):
-            yield self._next[0]
-            self._next = next(self._groups, None)
-
-    def take(self, image_id: str) -> list[tuple[_AskedBy, PlannedImage]]:
-        """Return what earlier runs planned for this id, in the order of the runs."""
-        if self._next is None or self._next[0] != image_id:
-            return []
-        found = self._next[1]
-        self._next = next(self._groups, None)
-        return found
+def _placed(place: NDArray[np.int32] | int, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return planned rows with the place of the run, or of each row's run."""
+    places = pa.array(np.broadcast_to(place, batch.num_rows), PLACE.type)
+    return pa.RecordBatch.from_arrays([places, *(batch[name] for name in PLANNED.names)], schema=PLACED)
 
 
-def _planned(store: Store, asked: _AskedBy) -> Iterator[tuple[_AskedBy, PlannedImage]]:
-    return ((asked, planned) for planned in asked.plan.planned_images(store))
+def _are_same(images: pa.RecordBatch, planned: pa.Table) -> NDArray[np.bool_]:
+    """Return which images are as they were planned."""
+    same = [
+        pc.equal(images[name], planned[name].combine_chunks())
+        for name in ("etag", "num_bytes")
+        if name in images.schema.names
+    ]
+    return np.asarray(pc.coalesce(*same, pa.scalar(True)), np.bool_) if same else np.ones(images.num_rows, np.bool_)
 
 
-def _is_same(ref: ImageRef, planned: PlannedImage) -> bool:
-    if ref.etag is not None and planned.etag is not None:
-        return ref.etag == planned.etag
-    return ref.num_bytes is None or planned.num_bytes is None or ref.num_bytes == planned.num_bytes
+def _with_columns(images: pa.RecordBatch, version: NDArray[np.int32], common: pa.Array) -> pa.Table:
+    """Return images with all columns of IMAGES."""
+    held = {name: images[name] for name in images.schema.names} | {"version": pa.array(version), "common": common}
+    columns = [held[field.name] if field.name in held else pa.nulls(len(version), field.type) for field in IMAGES]
+    return pa.Table.from_arrays(columns, schema=IMAGES)

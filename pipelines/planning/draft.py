@@ -30,7 +30,7 @@ from pipelines.planning.plan_files import PlanFileWriter, read_shards
 from pipelines.planning.repeated_rows import join_repeated
 from pipelines.redaction import quoted, shown
 from pipelines.settings import Settings
-from pipelines.sources.image_batches import to_batches, to_refs
+from pipelines.sources.image_batches import to_batches
 from pipelines.types import ImageRef, Shard
 
 SHARDS_PER_PART = 256  # at least; the last part may have fewer
@@ -108,7 +108,7 @@ class PlanDraft:
 def draft_plan(
     batches: Iterable[pa.RecordBatch],
     config: PlanConfig,
-    left: Callable[[Iterable[ImageRef]], Iterable[ImageRef]] | None = None,
+    left: Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]] | None = None,
     *,
     left_out: LeftOut | None = None,
     replicas: int = 1,
@@ -123,7 +123,8 @@ def draft_plan(
     Args:
         batches: the listing, see image_batches; read once. All batches have the same columns.
         config: how to cut.
-        left: given the sorted images, returns those to plan, in the same order; by default all are planned.
+        left: given the sorted images, returns those to plan, in the same order and in batches of the same columns; by
+            default all are planned.
         left_out: counts the rows that name an image again.
         replicas: how many are to share the work, if the config does not say how to cut it.
 
@@ -140,7 +141,7 @@ def draft_plan(
             joined = join_repeated(placed, LeftOut() if left_out is None else left_out)
             images = _unique(_first(joined, config.limit))
             if left is not None:
-                images = to_batches(left(to_refs(images)))
+                images = iter(left(images))
             size, sizes = config.images_per_shard or MOST, Sizes()
             if config.images_per_shard is None and replicas > 1:
                 num_images, images = counted(images, Path(temporary) / "counted.arrow")

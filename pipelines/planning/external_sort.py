@@ -82,7 +82,7 @@ def _merge(runs: Iterable[Iterator[pa.RecordBatch]], by: str) -> Iterator[pa.Rec
         last = min(piece[by][-1].as_py() for piece, _ in pieces)
         taken, kept = [], []
         for piece, rest in pieces:
-            count = _count_up_to(piece[by], last)
+            count = count_up_to(piece[by], last)
             if count:
                 taken.append(piece.slice(0, count))
             left = piece.slice(count) if count < piece.num_rows else next(rest, None)
@@ -92,5 +92,6 @@ def _merge(runs: Iterable[Iterator[pa.RecordBatch]], by: str) -> Iterator[pa.Rec
         yield from taken if len(taken) == 1 else _sort(taken, by)
 
 
-def _count_up_to(keys: pa.StringArray, last: str) -> int:
+def count_up_to(keys: pa.StringArray, last: str) -> int:
+    """Return how many of sorted keys are not greater than one."""
     return bisect.bisect_right(range(len(keys)), last, key=lambda row: keys[row].as_py())

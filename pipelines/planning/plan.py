@@ -29,7 +29,7 @@ from pipelines.layout import (
 from pipelines.planning.cut import Sizes
 from pipelines.planning.draft import UNLISTED, PlanDraft
 from pipelines.planning.fingerprint import check_fingerprint, fingerprint_digest
-from pipelines.planning.plan_files import PlannedImage, read_image_ids, read_planned, read_shards
+from pipelines.planning.plan_files import planned_batches, read_image_ids, read_shards
 from pipelines.planning.plan_versions import newest_document
 from pipelines.planning.registered_runs import register_run, registered_runs
 from pipelines.storage.checksummed_json import BLANK, misfit, seal
@@ -176,11 +176,11 @@ class Plan:
         with self.open_part(store, self.unlisted) as data:
             return pq.read_table(io.BytesIO(data), schema=UNLISTED)
 
-    def planned_images(self, store: Store) -> Iterator[PlannedImage]:
-        """Read what was planned for each image, in image_id order, part by part."""
+    def planned_batches(self, store: Store) -> Iterator[pa.RecordBatch]:
+        """Read what was planned for each image, in image_id order, part by part, as batches of plan_files.PLANNED."""
         for part in self.parts:
             with self.open_part(store, part) as data:
-                yield from read_planned(data)
+                yield from planned_batches(data)
 
     @contextmanager
     def open_part(self, store: Store, part: PlanPart) -> Iterator[bytes]:

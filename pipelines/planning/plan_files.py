@@ -16,9 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.layout import shard_name
-from pipelines.sources.image_batches import IMAGES, IS_FORGOTTEN, read_prompts, read_rows, to_refs
+from pipelines.sources.image_batches import BATCH_SIZE, IMAGES, IS_FORGOTTEN, read_prompts, read_rows, to_refs
 from pipelines.types import Prompt, Shard
 
+_READ_BYTES = 2**22
 _SHARD_ID = pa.field("shard_id", pa.string(), nullable=False)
 # Columns with repetitive values. The values of the others differ from row to row: dictionaries would only cost time.
 _REPEATED = (
@@ -106,11 +107,11 @@ def rewritten(data: bytes, change: Callable[[pa.Table], pa.Table]) -> bytes:
 
 
 def planned_batches(data: bytes) -> Iterator[pa.RecordBatch]:
-    """Read all images of a file in order, without forgotten ones, as a batch of PLANNED for each shard."""
+    """Read all images of a file in order, without forgotten ones, as batches of PLANNED: of a shard, or small ones."""
     file = pq.ParquetFile(io.BytesIO(data))
     names = [name for name in (*PLANNED.names, IS_FORGOTTEN.name) if name in file.schema_arrow.names]
-    for number in range(file.num_row_groups):
-        table = file.read_row_group(number, columns=names)
+    for numbers in _together(file.metadata):
+        table = file.read_row_groups(numbers, columns=names)
         if IS_FORGOTTEN.name in names:
             table = table.filter(pc.invert(pc.fill_null(table[IS_FORGOTTEN.name], False)))
         columns = [
@@ -120,7 +121,21 @@ def planned_batches(data: bytes) -> Iterator[pa.RecordBatch]:
         yield from pa.Table.from_arrays(columns, schema=PLANNED).combine_chunks().to_batches()
 
 
-def to_planned(batch: pa.RecordBatch) -> Iterator[PlannedImage]:
+def _together(metadata: pq.FileMetaData) -> Iterator[list[int]]:
+    """Yield the numbers of the row groups that are read at once: a few thousand rows, if they are small."""
+    held, num_rows, num_bytes = list[int](), 0, 0
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        if held and (num_rows + group.num_rows > BATCH_SIZE or num_bytes + group.total_byte_size > _READ_BYTES):
+            yield held
+            held, num_rows, num_bytes = [], 0, 0
+        held.append(number)
+        num_rows, num_bytes = num_rows + group.num_rows, num_bytes + group.total_byte_size
+    if held:
+        yield held
+
+
+def to_planned(batch: pa.RecordBatch | pa.Table) -> Iterator[PlannedImage]:
     """Yield the images of a batch that has the columns of PLANNED, in order."""
     for image_id, num_bytes, etag, version, common, prompts in read_rows(batch, PLANNED.names):
         asked = None if common is None else tuple(common)

@@ -28,6 +28,7 @@ from pipelines.sources.files import (
     uri_of,
 )
 from pipelines.sources.image_batches import LISTED, file_batch, to_batches, to_refs
+from pipelines.sources.in_columns.named_images import MAX_NAME_CHARS, too_long
 from pipelines.sources.parquet import (
     SeveralColumnsError,
     binary_columns,
@@ -47,7 +48,6 @@ from pipelines.types import ImageRef
 
 LIST_EXTENSIONS = (".txt", ".lst")
 
-_MAX_NAME_CHARS = 2**16
 _NAMING = (*LIST_EXTENSIONS, ".json")
 _COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst", ".zip")
 # Found only to be refused with advice: no image in them can be read alone.
@@ -142,9 +142,9 @@ def list_batches(
     if extension in _COMPRESSIONS and extension_of(source[: -len(extension)]) in (*_NAMING, *TABLE_EXTENSIONS):
         raise SourceError(f"{source}: a compressed list or table, which is not read here; unpack it")
     if extension in LIST_EXTENSIONS:
-        return _listed(source, list_listed(source, storage_options, left_out, image_root=image_root))
+        return list_listed(source, storage_options, left_out, image_root=image_root)
     if extension == ".json":
-        return _listed(source, list_coco(source, storage_options, image_root=image_root))
+        return list_coco(source, storage_options, image_root=image_root)
     if extension == ".parquet":
         return _list_parquet(source, storage_options, names)
     if extension in TABLE_EXTENSIONS:
@@ -159,20 +159,14 @@ def _listed(source: str, refs: Iterable[ImageRef]) -> Iterator[pa.RecordBatch]:
 def _short_named(source: str, refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
     """Pass images on, and refuse ids and URIs that are too long to be any."""
     for number, ref in enumerate(refs):
-        if len(ref.image_id) > _MAX_NAME_CHARS or len(ref.uri) > _MAX_NAME_CHARS:
-            raise SourceError(
-                f"{source}: image {number:,} (from 0) has an id or a URI of more than {_MAX_NAME_CHARS:,} characters, "
-                f"{ref.image_id[:40]!r}...; see source.image_id_column and source.uri_column"
-            )
+        if len(ref.image_id) > MAX_NAME_CHARS or len(ref.uri) > MAX_NAME_CHARS:
+            raise too_long(source, number, ref.image_id)
         yield ref
 
 
 def _list_table(source: str, storage_options: Mapping[str, Any] | None, names: _Names) -> Iterator[pa.RecordBatch]:
-    return _listed(
-        source,
-        list_table(
-            source, storage_options, image_id_column=names.image_id, uri_column=names.uri, image_root=names.root
-        ),
+    return list_table(
+        source, storage_options, image_id_column=names.image_id, uri_column=names.uri, image_root=names.root
     )
 
 

@@ -11,6 +11,8 @@ import io
 from collections.abc import Collection, Iterator
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.storage.filesystems import read_range
@@ -27,7 +29,9 @@ _INTEGER_FIELD = 0x15  # of Thrift's compact protocol: the next field, an int32
 _DELTA = "DELTA_BYTE_ARRAY"
 
 
-def rows_at_once(fs: Any, path: str, group: pq.RowGroupMetaData, names: Collection[str]) -> int:
+def rows_at_once(
+    fs: Any, path: str, group: pq.RowGroupMetaData, names: Collection[str], as_dictionary: Collection[str] = ()
+) -> int:
     """Return how many rows of a row group can be read at once within MAX_BATCH_BYTES, at least one.
 
     Args:
@@ -35,11 +39,15 @@ def rows_at_once(fs: Any, path: str, group: pq.RowGroupMetaData, names: Collecti
         path: its path there.
         group: the row group.
         names: the columns to read, or ``column.field`` for one field of a struct.
+        as_dictionary: those of them that are read as Arrow dictionaries, which hold a value once, as the file does.
     """
     within = tuple(f"{name}." for name in names)
     columns = [group.column(number) for number in range(group.num_columns)]
     chosen = [c for c in columns if c.path_in_schema in names or c.path_in_schema.startswith(within)]
-    row_bytes = sum(_row_bytes(fs, path, column, group.num_rows) for column in chosen)
+    row_bytes = sum(
+        _row_bytes(fs, path, column, group.num_rows, is_expanded=column.path_in_schema not in as_dictionary)
+        for column in chosen
+    )
     return int(max(1, min(MAX_BATCH_ROWS, MAX_BATCH_BYTES // max(1, row_bytes))))
 
 
@@ -52,16 +60,43 @@ def iter_rows(fs: Any, path: str, table: pq.ParquetFile, columns: Collection[str
         table: the open file.
         columns: the columns to read, or ``column.field`` for one field of a struct.
     """
+    if not columns:
+        yield from ({} for _ in range(table.metadata.num_rows))
+        return
+    for batch in iter_batches(fs, path, table, columns):
+        yield from batch.to_pylist()
+
+
+def iter_batches(
+    fs: Any, path: str, table: pq.ParquetFile, columns: Collection[str], as_dictionary: Collection[str] = ()
+) -> Iterator[pa.RecordBatch]:
+    """Yield a file's rows in batches that are small enough for Python values.
+
+    Args:
+        fs, path, table: as for iter_rows.
+        columns: as there, at least one.
+        as_dictionary: those that the file was opened to read as dictionaries.
+    """
     for number in range(table.num_row_groups):
-        group = table.metadata.row_group(number)
-        if not columns:
-            yield from ({} for _ in range(group.num_rows))
-            continue
-        size = rows_at_once(fs, path, group, columns)
+        size = rows_at_once(fs, path, table.metadata.row_group(number), columns, as_dictionary)
         for batch in table.iter_batches(batch_size=size, row_groups=[number], columns=list(columns)):
-            step = max(1, batch.num_rows * _PYTHON_BYTES // max(1, batch.nbytes))
+            step = max(1, batch.num_rows * _PYTHON_BYTES // max(1, sum(map(_num_bytes, batch.columns))))
             for start in range(0, batch.num_rows, step):
-                yield from batch.slice(start, step).to_pylist()
+                yield batch.slice(start, step)
+
+
+def is_text_dictionary(kind: pa.DataType) -> bool:
+    """Return whether a type's values are strings in a dictionary."""
+    is_dictionary = pa.types.is_dictionary(kind)
+    return is_dictionary and bool(pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type))
+
+
+def _num_bytes(values: pa.Array) -> int:
+    """Return the bytes of a column, those of a dictionary's values for each row."""
+    if not is_text_dictionary(values.type):
+        return int(values.nbytes)
+    lengths = pc.binary_length(values.dictionary).take(values.indices)
+    return (pc.sum(lengths.cast(pa.int64())).as_py() or 0) + int(values.indices.nbytes)
 
 
 def has_dictionary(column: pq.ColumnChunkMetaData) -> bool:
@@ -69,11 +104,11 @@ def has_dictionary(column: pq.ColumnChunkMetaData) -> bool:
     return any("DICTIONARY" in encoding for encoding in column.encodings)
 
 
-def _row_bytes(fs: Any, path: str, column: pq.ColumnChunkMetaData, num_rows: int) -> int:
+def _row_bytes(fs: Any, path: str, column: pq.ColumnChunkMetaData, num_rows: int, *, is_expanded: bool) -> int:
     """Return an upper estimate of the bytes of one value of a column, since no value is larger than its page."""
     num_bytes: int = column.total_uncompressed_size
     mean = -(-num_bytes // max(1, num_rows))
-    if column.physical_type != "BYTE_ARRAY":
+    if column.physical_type != "BYTE_ARRAY" or not (is_expanded or _DELTA in column.encodings):
         return max(8, mean)
     if num_bytes <= _SMALL_BYTES or _DELTA in column.encodings:
         return max(8, num_bytes)

@@ -30,6 +30,8 @@ TABLE_EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 MAX_ROW_CHARS = 2**24
 """Limit for a text line or CSV row. A mask's RLE may be long, but Python values take many times the text's memory."""
 
+_BLOCK_CHARS = 2**19
+
 MAX_COLUMN_CHARS, MAX_COLUMNS_CHARS = 2**16, 2**18
 """Limits for the JSON of one carried column, and of all carried columns of a row."""
 
@@ -70,7 +72,7 @@ def numbered_rows(
         case ".tsv":
             return _csv_rows(uri, storage_options, delimiter="\t")
         case ".jsonl" | ".ndjson":
-            return _without_nan(_json_rows(uri, storage_options))
+            return _without_nan((number, row) for number, _, row in json_rows(uri, storage_options))
         case ".parquet":
             return _without_nan(_parquet_rows(uri, storage_options, binary))
         case other:
@@ -100,14 +102,17 @@ def source_errors(uri: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def open_text(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[IO[str]]:
-    """Open a UTF-8 text file, with or without a byte order mark; line endings are not translated.
+def open_text(uri: str, storage_options: Mapping[str, Any] | None, *, newline: str | None = "") -> Iterator[IO[str]]:
+    """Open a UTF-8 text file, with or without a byte order mark; by default line endings are not translated.
 
     Raises:
         SourceError: the file cannot be opened, or turns out not to be UTF-8.
     """
     try:
-        with open_bytes(uri, storage_options) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+        with (
+            open_bytes(uri, storage_options) as file,
+            io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline) as text,
+        ):
             yield text
     except UnicodeDecodeError as error:
         raise SourceError(f"{uri}: not UTF-8 text ({error}); save it as UTF-8") from error
@@ -130,12 +135,13 @@ class Lines:
     """The lines of a text file, with a limit on the size of a row; not even one line is read beyond it.
 
     Attributes:
+        uri: the file.
         num_chars: characters since the row began; the consumer resets it to 0 after each row. With ``is_row`` every
             line is a row of its own.
     """
 
     def __init__(self, uri: str, text: IO[str], *, is_row: bool = False) -> None:
-        self._uri, self._text, self._is_row = uri, text, is_row
+        self.uri, self._text, self._is_row = uri, text, is_row
         self._number = self.num_chars = 0
 
     def __iter__(self) -> Lines:
@@ -154,16 +160,68 @@ class Lines:
         self._number += 1
         self.num_chars = len(line) + (0 if self._is_row else self.num_chars)
         if self.num_chars > MAX_ROW_CHARS:
-            raise SourceError(
-                f"{self._uri}: line {self._number} makes a row of more than {MAX_ROW_CHARS:,} characters; if it is a "
-                "table, see that its lines end and its quotes are closed"
-            )
+            raise _too_long(self.uri, self._number)
         return line
+
+
+def _too_long(uri: str, line: int) -> SourceError:
+    return SourceError(
+        f"{uri}: line {line} makes a row of more than {MAX_ROW_CHARS:,} characters; if it is a "
+        "table, see that its lines end and its quotes are closed"
+    )
+
+
+def line_blocks(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[tuple[int, str]]:
+    """Read the lines of a text file in blocks.
+
+    Yields:
+        The number of a block's first line, from 1, and its lines, parted by newlines.
+
+    Raises:
+        SourceError: the file cannot be read, is not UTF-8, or has a line of more than MAX_ROW_CHARS characters.
+    """
+    number, held = 1, ""
+    with open_text(uri, storage_options, newline=None) as text:
+        while piece := text.read(_BLOCK_CHARS):
+            whole, newline, rest = piece.rpartition("\n")
+            if len(held) + (piece.find("\n") + 1 or len(piece)) > MAX_ROW_CHARS:
+                raise _too_long(uri, number)
+            if newline:
+                block = held + whole
+                yield number, block
+                number += block.count("\n") + 1
+                held = rest
+            else:
+                held += rest
+        if held:
+            yield number, held
 
 
 def _csv_rows(
     uri: str, storage_options: Mapping[str, Any] | None, delimiter: str
 ) -> Iterator[tuple[int, dict[str, Any]]]:
+    with open_csv(uri, storage_options, delimiter) as (columns, rows):
+        for line, _, fields in rows:
+            yield line, {name: value or None for name, value in zip(columns, fields, strict=True) if name}
+
+
+@contextlib.contextmanager
+def open_csv(
+    uri: str, storage_options: Mapping[str, Any] | None, delimiter: str
+) -> Iterator[tuple[list[str], Iterator[tuple[int, int, list[str]]]]]:
+    """Open a CSV file.
+
+    Args:
+        uri, storage_options: as for read_rows.
+        delimiter: what parts its columns unless its header tells otherwise.
+
+    Returns:
+        The names of its columns, empty for one without; and its rows: the line where each begins, its characters, and
+        a field for each column. Empty rows are left out.
+
+    Raises:
+        SourceError: as for read_rows.
+    """
     # A setting of the whole process, 131,072 by default, which a mask's RLE exceeds.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_CHARS))
     with open_text(uri, storage_options) as text:
@@ -179,22 +237,25 @@ def _csv_rows(
             named = [name for name in columns if name]
             if len(set(named)) < len(named):
                 raise SourceError(f"{uri}: a column name occurs twice in the header: {quoted_names(columns)}")
-            begun = reader.line_num + 1
-            for fields in reader:
-                lines.num_chars = 0
-                if any(fields[len(columns) :]):
-                    raise SourceError(
-                        f"{uri}: line {reader.line_num + declared} has {counted(len(fields), 'field')}, the header "
-                        f"{len(columns)}; quote fields that contain the delimiter"
-                    )
-                if any(fields):  # spreadsheets write empty rows as nothing but delimiters
-                    # A line may leave out fields at its end: they are empty.
-                    padded = [*fields, *[""] * (len(columns) - len(fields))]
-                    named_fields = zip(columns, padded, strict=False)
-                    yield begun + declared, {name: value or None for name, value in named_fields if name}
-                begun = reader.line_num + 1
+            yield columns, _csv_fields(lines, reader, len(columns), declared)
         except csv.Error as error:
             raise SourceError(f"{uri}: line {reader.line_num + declared}: {error}") from error
+
+
+def _csv_fields(lines: Lines, reader: Any, num_columns: int, declared: bool) -> Iterator[tuple[int, int, list[str]]]:
+    begun = reader.line_num + 1
+    for fields in reader:
+        num_chars, lines.num_chars = lines.num_chars, 0
+        if any(fields[num_columns:]):
+            raise SourceError(
+                f"{lines.uri}: line {reader.line_num + declared} has {counted(len(fields), 'field')}, the header "
+                f"{num_columns}; quote fields that contain the delimiter"
+            )
+        if any(fields):  # spreadsheets write empty rows as nothing but delimiters
+            # A line may leave out fields at its end: they are empty.
+            whole = fields if len(fields) == num_columns else [*fields, *[""] * num_columns][:num_columns]
+            yield begun + declared, num_chars, whole
+        begun = reader.line_num + 1
 
 
 def has_decimal_commas(uri: str, storage_options: Mapping[str, Any] | None) -> bool:
@@ -227,7 +288,12 @@ def _delimiter(head: str, usual: str) -> str:
     return usual if usual in outside else next((mark for mark in ",;\t|" if mark in outside), usual)
 
 
-def _json_rows(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[tuple[int, dict[str, Any]]]:
+def json_rows(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Read JSON lines: yield the number of each line that is not blank, its characters, and the object that it holds.
+
+    Raises:
+        SourceError: as for read_rows.
+    """
     with open_text(uri, storage_options) as text:
         for number, line in enumerate(Lines(uri, text, is_row=True), start=1):
             if not line.strip():
@@ -240,19 +306,36 @@ def _json_rows(uri: str, storage_options: Mapping[str, Any] | None) -> Iterator[
                 raise SourceError(f"{uri}: line {number} is not JSON: {error}") from error
             if not isinstance(row, dict):
                 raise SourceError(f"{uri}: line {number} holds {type(row).__name__}, not an object with columns")
-            yield number, row
+            yield number, len(line), row
 
 
 def _parquet_rows(
     uri: str, storage_options: Mapping[str, Any] | None, binary: Collection[str]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
+    with open_parquet_table(uri, storage_options, binary=binary) as (table, columns):
+        yield from enumerate(iter_rows(*open_filesystem(uri, storage_options), table, columns), start=1)
+
+
+@contextlib.contextmanager
+def open_parquet_table(
+    uri: str, storage_options: Mapping[str, Any] | None, *, binary: Collection[str] = (), as_dictionary: bool = False
+) -> Iterator[tuple[pq.ParquetFile, list[str]]]:
+    """Open a Parquet file, and say which of its columns are without binary data, or among those named.
+
+    Args:
+        uri, storage_options, binary: as for read_rows.
+        as_dictionary: whether columns of strings shall be read as dictionaries.
+
+    Raises:
+        SourceError: it cannot be opened, or reading it inside the ``with`` fails.
+    """
     with open_bytes(uri, storage_options) as file:
         try:
             table = pq.ParquetFile(file)
-            columns = [
-                field.name for field in table.schema_arrow if field.name in binary or not holds_binary(field.type)
-            ]
-            yield from enumerate(iter_rows(*open_filesystem(uri, storage_options), table, columns), start=1)
+            fields = table.schema_arrow
+            names = [field.name for field in fields if field.name in binary or not holds_binary(field.type)]
+            texts = [field.name for field in fields if field.name in names and pa.types.is_string(field.type)]
+            yield (pq.ParquetFile(file, read_dictionary=texts) if as_dictionary and texts else table), names
         except (pa.ArrowException, UnicodeDecodeError) as error:
             raise SourceError(f"{uri}: not a readable Parquet file: {error}") from error
 
@@ -270,19 +353,20 @@ def columns_json(columns: Mapping[str, Any], *, is_bounded: bool = False) -> str
     if not is_bounded:  # long texts go first, before any work is done on them
         columns = {n: v for n, v in columns.items() if not isinstance(v, str) or len(v) <= MAX_COLUMN_CHARS}
     known = {name: value for name, value in ((n, plain_json(v)) for n, v in columns.items()) if value is not None}
-    whole = _dump(known) if known else None
+    whole = dump_json(known) if known else None
     if whole is None or is_bounded or len(whole) <= MAX_COLUMN_CHARS:
         return whole
-    sizes = {name: len(_dump(value)) for name, value in known.items()}
+    sizes = {name: len(dump_json(value)) for name, value in known.items()}
     kept, num_chars = list[str](), 0
     for name in sorted(sizes, key=lambda name: (sizes[name], name)):
         num_chars += sizes[name] + len(name)
         if sizes[name] <= MAX_COLUMN_CHARS and num_chars <= MAX_COLUMNS_CHARS:
             kept.append(name)
-    return _dump({name: known[name] for name in kept}) if kept else None
+    return dump_json({name: known[name] for name in kept}) if kept else None
 
 
-def _dump(value: Any) -> str:
+def dump_json(value: Any) -> str:
+    """Return a value as JSON with sorted keys; what JSON lacks as its str."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
 
 

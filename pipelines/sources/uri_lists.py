@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ijson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.bounded_json import BoundsError, GuardedFile, JsonGuard, PlainJsonFile
 from pipelines.errors import SourceError
 from pipelines.image_formats import LeftOut, readable_extensions
 from pipelines.redaction import counted, quoted, quoted_names, secret_in, shown
 from pipelines.sources.files import open_source, uri_of
+from pipelines.sources.in_columns.chunks import Chunk, gathered, read_chunks
+from pipelines.sources.in_columns.column_json import Values, columns_json_of_rows, value_of
+from pipelines.sources.in_columns.named_images import NamedImages
 from pipelines.sources.locations import split_location
-from pipelines.sources.tabular import Lines, columns_json, open_bytes, open_text, read_rows, source_errors
+from pipelines.sources.tabular import line_blocks, open_bytes, source_errors
 from pipelines.storage.filesystems import absolute_uri
 from pipelines.storage.spellings import is_windows_path, path_of_url, spelling_on_disk
-from pipelines.types import ImageRef
 
 URI_COLUMNS = ("uri", "url", "path", "image", "image_uri", "file_name")
 ID_COLUMN = "image_id"
@@ -35,13 +39,14 @@ _MIN_BASE64_CHARS = 60
 # Numbers behind a file's name, with its extension.
 _FIELDS = re.compile(r"\.[A-Za-z]{3,4}[ ,;]+-?\d[\d.]*(?:[ ,;]+-?\d[\d.]*)*\Z")
 _MAX_FIELDS_CHARS = 1000
+_MAY_HAVE_FIELDS = r"\t|[ ,;][^A-Za-z]*$"  # all lines that are refused for it, and some others
 MAX_LOOKED_UP = 10_000
 _COCO_FORM = 'a COCO file is an object with a list "images" of objects that have a file_name'
 
 
 def list_listed(
     source: str, storage_options: Mapping[str, Any] | None, left_out: LeftOut, *, image_root: str | None = None
-) -> Iterator[ImageRef]:
+) -> Iterator[pa.RecordBatch]:
     """List the images of a list file: one URI per line; blank lines and lines that begin with # are skipped.
 
     ``image_id`` is the URI as written. Skipped lines that may name an image are counted in ``left_out``.
@@ -49,23 +54,36 @@ def list_listed(
     Raises:
         SourceError: the file cannot be read, or names no image.
     """
-    resolve = _resolver(source, storage_options, image_root)
-    num_listed = 0
-    with open_text(source, storage_options) as text:
-        for number, line in enumerate(Lines(source, text, is_row=True), start=1):
-            uri = line.strip()
-            if uri.startswith("#") and not _is_here(resolve, uri):
-                left_out.commented += uri.lower().endswith(readable_extensions())
-            elif uri:
-                num_listed += 1
-                resolved = resolve(uri, f"line {number}")
-                _refuse_fields(uri, resolved, f"{source}: line {number}")
-                yield ImageRef(image_id=uri, uri=resolved)
-    if not num_listed:
+    resolve = _Resolver(source, storage_options, image_root)
+    images = NamedImages(source, resolve.prefix)
+    for first, block in line_blocks(source, storage_options):
+        lines = block.split("\n")
+        uris = [line.strip() for line in lines]
+        one = functools.partial(_resolve_line, resolve, left_out, first, lines)
+        written, is_odd = pa.array(uris, pa.string()), None
+        if any(mark in block for mark in "\t ,;"):
+            is_odd = pc.match_substring_regex(written, _MAY_HAVE_FIELDS).to_numpy(zero_copy_only=False)
+        batch = images.batch(written, written, one, is_odd=is_odd)
+        if batch.num_rows:
+            yield batch
+    if not images.num_images:
         raise SourceError(f"{source}: no images found: the list names no URI; write one a line")
 
 
-def _is_here(resolve: Callable[[str, str], str], uri: str) -> bool:
+def _resolve_line(resolve: _Resolver, left_out: LeftOut, first: int, lines: Sequence[str], row: int) -> str | None:
+    """Return the absolute URI of a line, None if it names no image; the first line has the number ``first``."""
+    uri = lines[row].strip()
+    if uri.startswith("#") and not _is_here(resolve, uri):
+        left_out.commented += uri.lower().endswith(readable_extensions())
+        return None
+    if not uri:
+        return None
+    resolved = resolve(uri, f"line {first + row}")
+    _refuse_fields(uri, resolved, f"{resolve.source}: line {first + row}")
+    return resolved
+
+
+def _is_here(resolve: _Resolver, uri: str) -> bool:
     """Return whether a line that looks like a comment is the name of a file of this machine."""
     with contextlib.suppress(SourceError):
         return os.path.lexists(resolve(uri, ""))
@@ -92,7 +110,7 @@ def list_table(
     image_id_column: str | None = None,
     uri_column: str | None = None,
     image_root: str | None = None,
-) -> Iterator[ImageRef]:
+) -> Iterator[pa.RecordBatch]:
     """List the images of a table with a column of URIs; its other columns are carried along.
 
     ``image_id`` comes from the id column (by default ``image_id``), or else is the URI as written.
@@ -100,27 +118,25 @@ def list_table(
     Raises:
         SourceError: the table cannot be read, a column is missing, or a row has no URI.
     """
-    resolve = _resolver(source, storage_options, image_root)
-    rows = read_rows(source, storage_options)
-    first = next(rows, None)
+    resolve = _Resolver(source, storage_options, image_root)
+    images, chunks = NamedImages(source, resolve.prefix), read_chunks(source, storage_options)
+    first = next(chunks, None)
     if first is None:
         raise SourceError(f"{source}: no images found: the table has no rows")
-    uri_column = _uri_column(source, first, uri_column)
-    image_id_column = id_column(source, first, image_id_column)
-    for number, row in enumerate(itertools.chain([first], rows)):
-        uri = row.get(uri_column)
-        if not isinstance(uri, str) or not uri:
-            raise SourceError(f"{source}: row {number} (from 0) has no URI in column {uri_column!r} but {quoted(uri)}")
-        named = row.get(image_id_column) if image_id_column else None
-        image_id = uri if named is None else str(named)
-        others = {name: value for name, value in row.items() if name not in (uri_column, image_id_column)}
-        uri = resolve(uri, f"row {number} (from 0)")
-        yield ImageRef(image_id=image_id, uri=uri, source_columns=columns_json(others))
+    uri_column = _uri_column(source, first.names, uri_column)
+    image_id_column = id_column(source, first.names, image_id_column)
+    for chunk in itertools.chain([first], chunks):
+        values = chunk.columns.get(uri_column, [None] * chunk.num_rows)
+
+        def missing(row: int, values: Values = values) -> str:
+            return f"has no URI in column {uri_column!r} but {quoted(value_of(values, row))}"
+
+        yield _named(images, resolve, chunk, (uri_column, image_id_column), "row", missing)
 
 
 def list_coco(
     source: str, storage_options: Mapping[str, Any] | None, *, image_root: str | None = None
-) -> Iterator[ImageRef]:
+) -> Iterator[pa.RecordBatch]:
     """List the ``images`` of a COCO file, parsed as a stream, so that memory does not grow with the file.
 
     ``image_id`` is the ``file_name`` as written, by which ground truth is matched; the other keys, including the
@@ -129,21 +145,29 @@ def list_coco(
     Raises:
         SourceError: the file cannot be read, is not JSON or not a COCO file, or an image has no file_name.
     """
-    resolve = _resolver(source, storage_options, image_root)
-    number = -1
+    resolve = _Resolver(source, storage_options, image_root)
+    images = NamedImages(source, resolve.prefix)
+    for entries in gathered(_coco_entries(source, storage_options), lambda entry: entry[0]):
+
+        def missing(row: int, entries: Sequence[tuple[int, Any]] = entries) -> str:
+            is_lvis = isinstance(entries[row][1], dict) and "coco_url" in entries[row][1]
+            return f"has no file_name; {'add it, e.g. the end of its coco_url' if is_lvis else _COCO_FORM}"
+
+        chunk = Chunk.of_rows([entry if isinstance(entry, dict) else {} for _, entry in entries])
+        yield _named(images, resolve, chunk, ("file_name", None), "image", missing)
+    if not images.num_images:
+        raise SourceError(f"{source}: no images found: {_COCO_FORM}")
+
+
+def _coco_entries(source: str, storage_options: Mapping[str, Any] | None) -> Iterator[tuple[int, Any]]:
+    """Yield the items of a COCO file's list of images, each with the bytes that were read for it."""
     with open_bytes(source, storage_options) as file:
-        guarded = GuardedFile(PlainJsonFile(file), JsonGuard(_ENTRY_DEPTH))
+        guarded, num_bytes = GuardedFile(PlainJsonFile(file), JsonGuard(_ENTRY_DEPTH)), 0
         try:
             # use_float: ijson's default is Decimal, which cannot be written as JSON.
-            for number, entry in enumerate(ijson.items(guarded, "images.item", use_float=True)):
-                name = entry.get("file_name") if isinstance(entry, dict) else None
-                if not isinstance(name, str) or not name:
-                    is_lvis = isinstance(entry, dict) and "coco_url" in entry
-                    advice = "add it, e.g. the end of its coco_url" if is_lvis else _COCO_FORM
-                    raise SourceError(f"{source}: image {number} (from 0) has no file_name; {advice}")
-                others = {key: value for key, value in entry.items() if key != "file_name"}
-                uri = resolve(name, f"image {number} (from 0)")
-                yield ImageRef(image_id=name, uri=uri, source_columns=columns_json(others))
+            for entry in ijson.items(guarded, "images.item", use_float=True):
+                yield guarded.num_bytes - num_bytes, entry
+                num_bytes = guarded.num_bytes
         except BoundsError as error:
             raise SourceError(f"{source}: {error}; {_COCO_FORM}") from error
         except (ijson.JSONError, UnicodeDecodeError) as error:
@@ -151,8 +175,56 @@ def list_coco(
             raise SourceError(
                 f"{source}: not a whole JSON document ({what}); one object a line is a table: name it .jsonl"
             ) from error
-    if number < 0:
-        raise SourceError(f"{source}: no images found: {_COCO_FORM}")
+
+
+def _named(
+    images: NamedImages,
+    resolve: _Resolver,
+    chunk: Chunk,
+    columns: tuple[str, str | None],
+    what: str,
+    missing: Callable[[int], str],
+) -> pa.RecordBatch:
+    """Return the images that rows name.
+
+    Args:
+        images, resolve: of the source.
+        chunk: the rows.
+        columns: the column of URIs, and that of ids: by default the URIs as written.
+        what: what the source calls a row.
+        missing: says that a row has no URI.
+    """
+    uri_column, image_id_column = columns
+    written = _texts(chunk.columns.get(uri_column, [None] * chunk.num_rows))
+    ids = chunk.columns.get(image_id_column) if image_id_column else None
+    others = {name: values for name, values in chunk.columns.items() if name not in columns}
+    begun = images.num_images
+
+    def one(row: int) -> str:
+        if (uri := written[row].as_py()) is None:
+            raise SourceError(f"{images.source}: {what} {begun + row} (from 0) {missing(row)}")
+        return resolve(uri, f"{what} {begun + row} (from 0)")
+
+    return images.batch(
+        written if ids is None else pc.coalesce(_as_text(ids), written),
+        written,
+        one,
+        source_columns=columns_json_of_rows(others, chunk.num_rows),
+    )
+
+
+def _texts(values: Values) -> pa.StringArray:
+    """Return the values that are text, null for others and for empty ones."""
+    if not isinstance(values, pa.Array):
+        return pa.array([value if isinstance(value, str) and value else None for value in values], pa.string())
+    is_empty = pc.fill_null(pc.equal(values, ""), False)
+    return pc.if_else(is_empty, pa.scalar(None, pa.string()), values) if pc.any(is_empty).as_py() else values
+
+
+def _as_text(values: Values) -> pa.StringArray:
+    if isinstance(values, pa.Array):
+        return values
+    return pa.array([None if value is None else str(value) for value in values], pa.string())
 
 
 class AbsentPaths:
@@ -228,14 +300,25 @@ def headless(columns: Iterable[str]) -> str:
     return "" if first is None else f"{quoted(first)} is no name of a column: write a first line that names the columns"
 
 
-def _resolver(
-    source: str, storage_options: Mapping[str, Any] | None, image_root: str | None
-) -> Callable[[str, str], str]:
-    """Return a function that makes a URI as written absolute; its second argument is the place in the source."""
-    fs, path = open_source(source, storage_options)
-    with source_errors(source):
-        folder = absolute_uri(image_root) if image_root else uri_of(fs, posixpath.dirname(path))
-    return lambda uri, place: resolve_uri(uri, folder, f"{source}: {place}")
+class _Resolver:
+    """Makes URIs as written in a source absolute.
+
+    Attributes:
+        source: the source.
+        prefix: what is put in front of a relative path that is plain.
+    """
+
+    def __init__(self, source: str, storage_options: Mapping[str, Any] | None, image_root: str | None) -> None:
+        fs, path = open_source(source, storage_options)
+        with source_errors(source):
+            self._folder = absolute_uri(image_root) if image_root else uri_of(fs, posixpath.dirname(path))
+        self.source = source
+        scheme, separator, path = self._folder.rpartition("://")
+        self.prefix = scheme + separator + posixpath.normpath(posixpath.join(path, "x")).removesuffix("x")
+
+    def __call__(self, uri: str, place: str) -> str:
+        """Return the absolute URI; its place in the source is for errors, which are those of resolve_uri."""
+        return resolve_uri(uri, self._folder, f"{self.source}: {place}")
 
 
 def resolve_uri(uri: str, folder: str, place: str) -> str:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.config import RunConfig
-from pipelines.planning.plan_files import read_image_ids, read_planned, read_shards
+from pipelines.planning.plan_files import planned_batches, read_image_ids, read_shards
 
 _MOST = 20_000
 _fingerprints: dict[int, tuple[RunConfig, dict[str, Any]]] = {}
@@ -103,9 +103,9 @@ def _read_shards(data: bytes, numbers: Iterable[int]) -> Iterator[Any]:
         yield from _shards[data, number]
 
 
-def _read_planned(data: bytes) -> Iterator[Any]:
+def _planned_batches(data: bytes) -> Iterator[Any]:
     if data not in _planned:
-        _planned[data] = list(read_planned(data))
+        _planned[data] = list(planned_batches(data))
     yield from _planned[data]
 
 
@@ -146,7 +146,7 @@ def replace(patch: pytest.MonkeyPatch, *, table: Any, reader: Any, manifest: Any
     patch.setattr(integrity, "pq", _ByName(pq, read_table=read_table))
     patch.setattr(reader, "ds", _ByName(ds, dataset=dataset))
     patch.setattr(manifest, "read_shards", _read_shards)
-    patch.setattr(manifest, "read_planned", _read_planned)
+    patch.setattr(manifest, "planned_batches", _planned_batches)
     patch.setattr(manifest, "read_image_ids", _read_image_ids)
     for name in ("annotations_table", "images_table"):
         patch.setattr(table, name, _rows_of(getattr(table, name)))

@@ -17,7 +17,7 @@ import pyarrow as pa
 from pipelines.image_formats import LeftOut
 from pipelines.planning.draft import DraftPart, PlanConfig, PlanDraft
 from pipelines.planning.draft import draft_plan as really_draft
-from pipelines.sources.image_batches import file_batch
+from pipelines.sources.image_batches import file_batch, to_batches, to_refs
 from pipelines.types import ImagePrediction, ImageRef, MaskPrediction, Prompt, Reason, Rle, Status
 
 SOURCE = "s3://sim/images"
@@ -116,10 +116,10 @@ def draft_plan(
         if key not in _refs:
             with really_draft(held, config) as draft:
                 _refs[key] = tuple(ref for shard in draft.shards() for ref in shard.images)
-        key = (tuple(left(iter(_refs[key]))), config)
+        key = (tuple(to_refs(left(to_batches(_refs[key])))), config)
     if key not in _drafts:
         wanted = key[0] if left is not None else None
-        with really_draft(held, config, None if wanted is None else lambda _all: wanted) as draft:
+        with really_draft(held, config, None if wanted is None else lambda _all: to_batches(wanted)) as draft:
             parts: Sequence[Any] = [
                 DraftPart(path=_InMemory(part.path.read_bytes()), num_shards=part.num_shards)  # type: ignore[arg-type]
                 for part in draft.parts

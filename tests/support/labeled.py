@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from pipelines.masks import rle
 from pipelines.planning.draft import PlanConfig, draft_plan
@@ -84,7 +85,7 @@ def plan_run(
     fingerprint: Mapping[str, Any] | None = None,
     facts: Mapping[str, Any] | None = None,
     driver_id: str = "d1",
-    left: Callable[[Iterable[ImageRef]], Iterable[ImageRef]] | None = None,
+    left: Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]] | None = None,
 ) -> tuple[Plan, list[Shard]]:
     """Freeze the plan of a run, and return it with the shards that were drafted."""
     with draft_plan(to_batches(refs), config or PlanConfig(), left) as draft:

@@ -14,7 +14,7 @@ from pipelines.history.history import History, gather, newest_history
 from pipelines.planning.coverage import Coverage, CoveringRun, UpdateCounts
 from pipelines.planning.draft import PlanConfig, draft_plan
 from pipelines.planning.plan import plan_documents
-from pipelines.sources.image_batches import to_batches
+from pipelines.sources.image_batches import to_batches, to_refs
 from pipelines.storage.store import Store, open_store
 from pipelines.types import ImageRef, Prompt, Region
 from tests.support.labeled import named, plan_run
@@ -56,7 +56,8 @@ def left(
     gathered: History | None = None,
 ) -> tuple[list[ImageRef], UpdateCounts]:
     coverage = Coverage(store=store, prompts=tuple(prompts), runs=runs, gathered=gathered)
-    return list(coverage.left(sorted(refs, key=lambda one: one.image_id))), coverage.counts
+    listing = to_batches(sorted(refs, key=lambda one: one.image_id))
+    return list(to_refs(coverage.left(listing))), coverage.counts
 
 
 def test_only_new_images_are_left_where_nothing_else_has_changed(store: Store) -> None:
