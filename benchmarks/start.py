@@ -42,6 +42,7 @@ def run(*, tiny: bool = False) -> Report:
     return _report(taken, rounds)
 
 
+# Not in a checkout: a pyproject.toml that speaks of Prefect may name a server, for which Prefect is asked.
 def _measure_all(checkout: Path, folder: Path, output: Path) -> Case:
     """Plan, label a folder, and do so again, when there is nothing to do."""
     log = output.with_suffix(".log")
@@ -51,9 +52,7 @@ def _measure_all(checkout: Path, folder: Path, output: Path) -> Case:
         environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
         environment["PREFECT_HOME"] = str(folder / f"prefect-{checkout.name}")
         options = ("--replicas", "2") if command == "run" else ()
-        return measure(
-            [sys.executable, "-m", "flows.cli", command, *asked, *options], environment, first, log, checkout
-        )
+        return measure([sys.executable, "-m", "flows.cli", command, *asked, *options], environment, first, log, folder)
 
     return {
         "plan": call("plan", "more", str(log)),

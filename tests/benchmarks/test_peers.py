@@ -27,7 +27,7 @@ def test_processes_that_a_command_starts_are_counted_too(tmp_path: Path) -> None
     command = [sys.executable, "-c", COMMAND, str(first)]
     taken = measure(command, os.environ, str(first), tmp_path / "log", tmp_path)
     assert taken.cpu_seconds >= 0.4
-    assert taken.peak_mb >= 80
+    assert taken.peak_mb >= 40
     assert 0 < taken.first_s <= taken.seconds
 
 
