@@ -62,7 +62,7 @@ def with_name_head(
     if not isinstance(old.config.mask_encoder_config, XSamTrunkConfig):
         raise ValueError(f"--model: the mask encoder of {model} is no convolutional trunk")
     head_config = XSamNameHeadConfig() if config is None else config
-    fields = {**old.config.to_dict(), "name_head_config": head_config.to_dict()}
+    fields = {**old.config.to_dict(), "name_head_config": head_config.to_dict(), "score_calibration": None}
     new = XSamForSegmentation(XSamConfig(**fields))
     new.load_state_dict(old.state_dict(), strict=False)
     processor = XSamProcessor.from_pretrained(model)
