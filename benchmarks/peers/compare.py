@@ -55,11 +55,9 @@ class Engine:
         config.write_text(f"label.batch_size = {BATCH}\n")
         return [str(program), "run", "--config", str(config), *asked, *self.options]
 
-    def has_first(self, output: Path) -> bool:
-        """Return whether the first images are labelled; of this project, whether they are committed."""
-        if self.program:
-            return (output / FIRST).exists()
-        return any(output.glob("_runs/*/commits/*"))
+    def first(self, output: Path) -> str:
+        """Return what is there once the first images are labelled, as a pattern; of this project, committed."""
+        return str(output / (FIRST if self.program else "_runs/*/commits/*"))
 
     def masks(self, output: Path) -> Iterator[Mask]:
         """Read what was found."""
@@ -135,7 +133,7 @@ def _run_one(engine: Engine, folder: Path, output: Path) -> Measured:
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     command, log = engine.command(folder / "images", output), output.with_suffix(".log")
-    return measure(command, environment, lambda: engine.has_first(output), log, ROOT)
+    return measure(command, environment, engine.first(output), log, ROOT)
 
 
 def _install() -> None:

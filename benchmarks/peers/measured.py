@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import glob
+import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,44 +41,69 @@ class Measured:
     peak_mb: float
 
 
-def measure(
-    command: Sequence[str], environment: Mapping[str, str], has_first: Callable[[], object], log: Path, cwd: Path
-) -> Measured:
+def measure(command: Sequence[str], environment: Mapping[str, str], first: str, log: Path, cwd: Path) -> Measured:
     """Run a command.
+
+    It is a child of a process of its own, which becomes the parent of whatever the command leaves behind.
 
     Args:
         command: the command.
         environment: its environment.
-        has_first: whether the first result is there.
+        first: absolute pattern of files; the first result is there once one of them holds something.
         log: file for what it prints.
         cwd: its working directory.
 
     Raises:
         RuntimeError: it fails; with the end of what it printed.
     """
+    order = {
+        "command": list(command),
+        "environment": dict(environment),
+        "first": first,
+        "log": str(log),
+        "cwd": str(cwd),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.peers.measured"],
+        input=json.dumps(order),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    answer = json.loads(done.stdout)
+    if answer.pop("code"):
+        raise RuntimeError(f"{' '.join(command)} failed:\n{log.read_text(errors='replace')[-3000:]}")
+    return Measured(**answer)
+
+
+def _measure(command: list[str], environment: dict[str, str], first: str, log: str, cwd: str) -> dict[str, float]:
     # Whatever a command leaves behind becomes a child of this process, whose processor time is told when it ends.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     begun = time.perf_counter()
-    with log.open("wb") as printed:
+    with Path(log).open("wb") as printed:
         process = subprocess.Popen(command, env=environment, stdout=printed, stderr=subprocess.STDOUT, cwd=cwd)
-        watch = _Watch(process.pid, begun, has_first)
+        watch = _Watch(process.pid, begun, first)
         _pid, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - begun
         process.returncode = os.waitstatus_to_exitcode(status)
         watch.end()
-    cpu_seconds = usage.ru_utime + usage.ru_stime + _reap_the_rest()
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{log.read_text(errors='replace')[-3000:]}")
-    return Measured(seconds, cpu_seconds, min(watch.first_s, seconds), watch.peak_mb)
+    return {
+        "code": process.returncode,
+        "seconds": seconds,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime + _reap_the_rest(),
+        "first_s": min(watch.first_s, seconds),
+        "peak_mb": watch.peak_mb,
+    }
 
 
 class _Watch:
     """A thread that looks at a process and its descendants."""
 
-    def __init__(self, pid: int, begun: float, has_first: Callable[[], object]) -> None:
+    def __init__(self, pid: int, begun: float, first: str) -> None:
         self.first_s = float("inf")
         self.peak_mb = 0.0
-        self._pid, self._begun, self._has_first = pid, begun, has_first
+        self._pid, self._begun, self._first = pid, begun, first
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
@@ -89,12 +117,18 @@ class _Watch:
         weighed = self._begun
         while not self._ended.wait(_LOOK_EVERY_S):
             now = time.perf_counter()
-            if self.first_s == float("inf") and self._has_first():
+            if self.first_s == float("inf") and any(map(_holds_something, glob.iglob(self._first))):
                 self.first_s = now - self._begun
             if now - weighed < _WEIGH_EVERY_S:
                 continue
             weighed = now
             self.peak_mb = max(self.peak_mb, sum(map(_pss_mb, [self._pid, *_descendants(os.getpid(), self._pid)])))
+
+
+def _holds_something(file: str) -> bool:
+    with contextlib.suppress(OSError):
+        return os.path.getsize(file) > 0
+    return False
 
 
 def _descendants(root: int, besides: int) -> list[int]:
@@ -139,3 +173,7 @@ def _reap_the_rest() -> float:
             deadline += _LEFT_S
         else:
             time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure(**json.load(sys.stdin))))
