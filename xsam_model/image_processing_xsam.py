@@ -133,8 +133,10 @@ def _resize_square(picture: Image.Image, size: int, fill: tuple[int, ...]) -> Im
     rows = max(1, _BAND_PIXELS // side)
     for start in range(0, picture.height, rows):
         stop = min(picture.height, start + rows)
-        band = Image.new("RGB", (side, stop - start), fill)
-        band.paste(picture.crop((0, start, picture.width, stop)), (left, 0))
+        band = picture if rows >= picture.height else picture.crop((0, start, picture.width, stop))
+        if picture.width < side:
+            band, inner = Image.new("RGB", (side, stop - start), fill), band
+            band.paste(inner, (left, 0))
         narrow.paste(band.resize((size, stop - start), Image.Resampling.BILINEAR), (0, top + start))
     return narrow.resize((size, size), Image.Resampling.BILINEAR)
 

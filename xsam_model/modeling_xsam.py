@@ -386,7 +386,11 @@ class XSamForSegmentation(XSamPreTrainedModel):
         if missing and not language_only:
             raise ValueError(f"conversations {missing} have no <SEG>, so there is nothing to decode")
         if image_prefix is None:
-            hidden = read_right_padded(self.llm.base_model, _pad_right([row.embeds for row in rows]))
+            embeds = _pad_right([row.embeds for row in rows])
+            # Of the image, which comes first, no state is read.
+            first = 0 if language_only or output_hidden_states else _first_group(cond_ids, seg_ids)
+            hidden = read_right_padded(self.llm.base_model, embeds, states_from=first)
+            cond_ids, seg_ids = cond_ids[:, first:], seg_ids[:, first:]
         else:
             hidden = self._read_behind(image_prefix, [row.embeds for row in rows], images)
         if language_only:
@@ -701,6 +705,11 @@ def _pad_right(rows: Sequence[Tensor], value: float = 0.0) -> Tensor:
 def _pad_groups(rows: Sequence[_Sequence]) -> tuple[Tensor, Tensor]:
     conds, segs = [row.cond_ids for row in rows], [row.seg_ids for row in rows]
     return _pad_right(conds, _NO_GROUP), _pad_right(segs, _NO_GROUP)
+
+
+def _first_group(cond_ids: Tensor, seg_ids: Tensor) -> int:
+    """Return the first position (of T) at which any conversation has a condition or `<SEG>`."""
+    return int(((cond_ids >= 0) | (seg_ids >= 0)).any(0).int().argmax())
 
 
 def _check_prefix(prefix: XSamImagePrefix, input_ids: Tensor, places: Sequence[int]) -> None:

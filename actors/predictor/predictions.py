@@ -206,10 +206,8 @@ class _Encoded:
 
     @classmethod
     def of_windowed(cls, mask: WindowedMask, size_hw: tuple[int, int]) -> _Encoded:
-        # From a GPU only the positions where the mask changes are copied, which is all that RLE needs.
-        if mask.inside.device.type != "cpu":
-            return cls.of_changes(mask.changes(size_hw[0]).numpy(), size_hw)
-        return cls.of_window(mask.inside.numpy(), (mask.top, mask.left), size_hw)
+        # Only the positions where the mask changes are copied from a GPU, and they are all that RLE needs.
+        return cls.of_changes(mask.changes(size_hw[0]).numpy(), size_hw)
 
     @classmethod
     def of_window(cls, inside: NDArray[np.bool_], top_left: tuple[int, int], size_hw: tuple[int, int]) -> _Encoded:

@@ -102,11 +102,16 @@ def from_changes(changes: NDArray[np.int64], size_hw: tuple[int, int]) -> Rle:
     num_pixels = size_hw[0] * size_hw[1]
     if len(changes) and not 0 <= changes[0] <= changes[-1] <= num_pixels:
         raise ValueError(f"changes from {changes[0]} to {changes[-1]} do not lie in a mask of {num_pixels} pixels")
-    is_doubled = np.zeros(len(changes) + 1, np.bool_)
-    np.equal(changes[1:], changes[:-1], out=is_doubled[1:-1])
-    changes = changes[~(is_doubled[1:] | is_doubled[:-1])]
-    starts = np.concatenate((np.zeros(1, np.int64), changes[changes < num_pixels]))
-    return _pack(size_hw, np.diff(starts, append=num_pixels))
+    is_same = changes[1:] == changes[:-1]
+    if is_same.any():
+        is_doubled = np.zeros(len(changes) + 1, np.bool_)
+        is_doubled[1:-1] = is_same
+        changes = changes[~(is_doubled[1:] | is_doubled[:-1])]
+    if len(changes) and changes[-1] == num_pixels:
+        changes = changes[:-1]
+    edges = np.empty(len(changes) + 2, np.int64)
+    edges[0], edges[1:-1], edges[-1] = 0, changes, num_pixels
+    return _pack(size_hw, edges[1:] - edges[:-1])
 
 
 def encode_batch(masks_nhw: NDArray[np.bool_] | NDArray[np.uint8]) -> list[Rle]:

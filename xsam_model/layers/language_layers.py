@@ -3,7 +3,7 @@
 On a GPU the matrix products of the language model take hardly longer than the operations between them, which read and
 write the whole batch again and again (benchmarks/RESULTS.md). Here a norm is one kernel, queries and keys are rotated
 (RoPE, Su et al. 2021) together, in three steps instead of sixteen, and texts longer than the attention window need no
-mask of all pairs of tokens.
+mask of all pairs of tokens. On a CPU the last layer computes only the states that are read, those behind the image.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from transformers.models.phi3.modeling_phi3 import (
     ALL_ATTENTION_FUNCTIONS,
     Phi3Attention,
+    Phi3DecoderLayer,
     Phi3RMSNorm,
     eager_attention_forward,
 )
@@ -79,6 +80,41 @@ class XSamPhi3Attention(Phi3Attention):
         )
         return self.o_proj(attended.flatten(2)), weights
 
+    def attend_from(self, first: int, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor]) -> Tensor:
+        """Attend as `forward` does, with queries for the tokens from `first` on only.
+
+        Args:
+            first: position of the first query.
+            hidden_states: (B, L, C), no longer than the attention window, padded on the right or not at all.
+            position_embeddings: as for `forward`.
+
+        Returns:
+            (B, L - first, C).
+        """
+        asked, size = self.config.num_attention_heads, self.head_dim
+        weight, kept = self.qkv_proj.weight, self.num_key_value_heads
+        query = F.linear(hidden_states[:, first:], weight[: asked * size]).unflatten(-1, (asked, size))
+        key, value = F.linear(hidden_states, weight[asked * size :]).unflatten(-1, (2 * kept, size)).split(kept, dim=2)
+        query = rotate(query, *(part[:, first:] for part in position_embeddings))
+        query, key, value = (part.transpose(1, 2) for part in (query, rotate(key, *position_embeddings), value))
+        places = torch.arange(hidden_states.shape[1], device=hidden_states.device)
+        attended = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=places[first:, None] >= places, scale=self.scaling, enable_gqa=asked != kept
+        )
+        return self.o_proj(attended.transpose(1, 2).flatten(2))
+
+
+class XSamPhi3DecoderLayer(Phi3DecoderLayer):
+    """A layer that can leave out the states of the first tokens, if no later layer needs them."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, states_from: int = 0, **options: Any) -> Tensor:
+        """(B, L, C) -> (B, L, C), or of the last layer (B, L - states_from, C)."""
+        if not states_from or self.self_attn.layer_idx + 1 < self.config.num_hidden_layers:
+            return super().forward(hidden_states, *args, **options)
+        normal, positions = self.input_layernorm(hidden_states), options["position_embeddings"]
+        hidden_states = hidden_states[:, states_from:] + self.self_attn.attend_from(states_from, normal, positions)
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+
 
 def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     """Rotate pairs of channels, the i-th of the first half with the i-th of the second, by the angle of their token.
@@ -141,7 +177,7 @@ def attend_in_window(query: Tensor, key: Tensor, value: Tensor, window: int, sca
     return torch.cat(parts, 2).transpose(1, 2)
 
 
-def read_right_padded(model: nn.Module, embeds: Tensor) -> Tensor:
+def read_right_padded(model: nn.Module, embeds: Tensor, states_from: int = 0) -> Tensor:
     """Return the last hidden states of right-padded texts, without an attention mask.
 
     In a causal model no token attends to the padding after it, so there is nothing to mask.
@@ -149,19 +185,29 @@ def read_right_padded(model: nn.Module, embeds: Tensor) -> Tensor:
     Args:
         model: a causal language model of transformers, without its head.
         embeds: (B, L, C), padded on the right.
+        states_from: position of the first token whose state is needed.
 
     Returns:
-        (B, L, C); states of padding have no meaning.
+        (B, L - states_from, C); states of padding have no meaning.
     """
     has_our_layers = any(isinstance(module, XSamPhi3Attention) for module in model.modules())
-    options = {"is_right_padded": True} if has_our_layers else {}
+    options: dict[str, Any] = {"is_right_padded": True} if has_our_layers else {}
+    # Not on a GPU, where attention with a mask rounds otherwise than the fused kernel for causal attention.
+    config, is_inference = model.config, embeds.device.type == "cpu" and not torch.is_grad_enabled()
+    is_whole = embeds.shape[1] <= (getattr(config, "sliding_window", None) or embeds.shape[1])
+    if has_our_layers and is_inference and is_whole and config._attn_implementation == "sdpa":
+        options["states_from"] = states_from
     hidden: Tensor = model(inputs_embeds=embeds, use_cache=False, **options).last_hidden_state
-    return hidden
+    return hidden[:, hidden.shape[1] - (embeds.shape[1] - states_from) :]
 
 
 def use_language_layers(model: nn.Module) -> None:
     """Replace the layers of a Phi-3 model by those above; any other model is left alone."""
-    forms: dict[type[nn.Module], type[nn.Module]] = {Phi3RMSNorm: XSamPhi3RMSNorm, Phi3Attention: XSamPhi3Attention}
+    forms: dict[type[nn.Module], type[nn.Module]] = {
+        Phi3RMSNorm: XSamPhi3RMSNorm,
+        Phi3Attention: XSamPhi3Attention,
+        Phi3DecoderLayer: XSamPhi3DecoderLayer,
+    }
     # Changing the class keeps parameters and their names, so that checkpoints load unchanged.
     for module in model.modules():
         module.__class__ = forms.get(type(module), type(module))

@@ -58,6 +58,18 @@ def test_texts_padded_on_the_right_are_read_as_if_each_stood_alone(attention, wi
         torch.testing.assert_close(row[: len(text)], expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("window", [None, 5, 16])
+@torch.inference_mode()
+def test_states_that_are_left_out_change_no_other(attention, window):
+    theirs, ours = both(attention, sliding_window=window)
+    embeds = torch.randn(2, 16, 48)
+    expected = theirs.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+    for first in (0, 1, 9, 15):
+        found = read_right_padded(ours.base_model, embeds, states_from=first)
+        torch.testing.assert_close(found, expected[:, first:], atol=1e-5, rtol=1e-5)
+
+
 def test_a_text_longer_than_the_window_is_read_without_its_mask(monkeypatch):
     _, ours = both(sliding_window=4)
     seen = []
