@@ -7,7 +7,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from xsam_model import XSamImageProcessor, XSamProcessor
+from xsam_model import XSamImageProcessor, XSamProcessor, image_processing_xsam
 from xsam_model.processing_xsam import add_tokens
 from xsam_model.prompts.templates import QUESTIONS, TASKS, clean_category
 
@@ -218,6 +218,18 @@ def test_canvas_is_zero_outside_the_image_and_the_square_is_padded_with_grey():
     assert torch.allclose(square[:, :15], torch.tensor(gray))
     assert (square[:, 15:45] == 1).all()
     assert torch.allclose(square[:, 45:], torch.tensor(gray))
+
+
+@pytest.mark.parametrize("size_hw", [(40, 90), (90, 40), (64, 64)])
+@pytest.mark.parametrize("band_pixels", [700, 2**21])
+def test_the_square_in_bands_is_the_whole_square_resized(picture, monkeypatch, size_hw, band_pixels):
+    monkeypatch.setattr(image_processing_xsam, "_BAND_PIXELS", band_pixels)
+    image, side = Image.fromarray(picture(*size_hw)), max(size_hw)
+    square = Image.new("RGB", (side, side), (127, 127, 127))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    expected = np.asarray(square.resize((48, 48), Image.Resampling.BILINEAR))
+    found = XSamImageProcessor(vision_size=48, segmentor_size=64)(image)["pixel_values"][0]
+    assert ((found.permute(1, 2, 0) * 127.5 + 127.5).round().numpy() == expected).all()
 
 
 def test_pil_images_of_any_mode_equal_their_rgb_arrays(picture):
