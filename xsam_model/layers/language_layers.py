@@ -193,7 +193,8 @@ def read_right_padded(model: nn.Module, embeds: Tensor, states_from: int = 0) ->
     has_our_layers = any(isinstance(module, XSamPhi3Attention) for module in model.modules())
     options: dict[str, Any] = {"is_right_padded": True} if has_our_layers else {}
     # Not on a GPU, where attention with a mask rounds otherwise than the fused kernel for causal attention.
-    config, is_inference = model.config, embeds.device.type == "cpu" and not torch.is_grad_enabled()
+    config: Any = model.config
+    is_inference = embeds.device.type == "cpu" and not torch.is_grad_enabled()
     is_whole = embeds.shape[1] <= (getattr(config, "sliding_window", None) or embeds.shape[1])
     if has_our_layers and is_inference and is_whole and config._attn_implementation == "sdpa":
         options["states_from"] = states_from

@@ -235,7 +235,7 @@ def _where(flags: Tensor) -> Tensor:
 
 def _probabilities(enlarged: Tensor) -> Tensor:
     """Logits -> probabilities inside the mask, 0 outside, in their place; faster than gathering those inside."""
-    return F.threshold_(enlarged, 0.0, -torch.inf).sigmoid_()
+    return torch.threshold_(enlarged, 0.0, -torch.inf).sigmoid_()
 
 
 def check_finite(class_logits: Tensor, mask_logits: Tensor) -> None:
