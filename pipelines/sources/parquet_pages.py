@@ -25,6 +25,7 @@ _SMALL_BYTES = 2**20  # a column chunk up to this size bounds its values well en
 # The type and uncompressed size are the first two fields of a page header, and take a few bytes.
 _HEADER_BYTES = 64
 _DICTIONARY_PAGE = 2
+_DICTIONARY_BYTES = 2**24  # of a column chunk that is read as an Arrow dictionary
 _INTEGER_FIELD = 0x15  # of Thrift's compact protocol: the next field, an int32
 _DELTA = "DELTA_BYTE_ARRAY"
 
@@ -97,6 +98,13 @@ def _num_bytes(values: pa.Array) -> int:
         return int(values.nbytes)
     lengths = pc.binary_length(values.dictionary).take(values.indices)
     return (pc.sum(lengths.cast(pa.int64())).as_py() or 0) + int(values.indices.nbytes)
+
+
+def large_columns(metadata: pq.FileMetaData) -> set[str]:
+    """Return the columns that are not to be read as dictionaries: these hold all values of a row group that differ."""
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    columns = (group.column(number) for group in groups for number in range(group.num_columns))
+    return {column.path_in_schema for column in columns if column.total_uncompressed_size > _DICTIONARY_BYTES}
 
 
 def has_dictionary(column: pq.ColumnChunkMetaData) -> bool:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pipelines.bounded_json import load_json, plain_json
 from pipelines.errors import SourceError, StorageError
 from pipelines.redaction import counted, quoted_names
-from pipelines.sources.parquet_pages import iter_rows
+from pipelines.sources.parquet_pages import iter_rows, large_columns
 from pipelines.storage.client_errors import storage_errors
 from pipelines.storage.filesystems import open_filesystem
 
@@ -324,7 +324,7 @@ def open_parquet_table(
 
     Args:
         uri, storage_options, binary: as for read_rows.
-        as_dictionary: whether columns of strings shall be read as dictionaries.
+        as_dictionary: whether columns of strings shall be read as dictionaries, as far as these stay small.
 
     Raises:
         SourceError: it cannot be opened, or reading it inside the ``with`` fails.
@@ -334,7 +334,9 @@ def open_parquet_table(
             table = pq.ParquetFile(file)
             fields = table.schema_arrow
             names = [field.name for field in fields if field.name in binary or not holds_binary(field.type)]
-            texts = [field.name for field in fields if field.name in names and pa.types.is_string(field.type)]
+            large = large_columns(table.metadata)
+            texts = [field.name for field in fields if pa.types.is_string(field.type) and field.name not in large]
+            texts = [name for name in texts if name in names]
             yield (pq.ParquetFile(file, read_dictionary=texts) if as_dictionary and texts else table), names
         except (pa.ArrowException, UnicodeDecodeError) as error:
             raise SourceError(f"{uri}: not a readable Parquet file: {error}") from error
