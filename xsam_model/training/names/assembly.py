@@ -83,8 +83,15 @@ def with_name_head(
     with whole_folder(output) as beside:
         new.save_pretrained(str(beside))
         processor.save_pretrained(str(beside))
-        (beside / NOTICE_FILE).write_text(inputs.notice, encoding="utf-8")
+        (beside / NOTICE_FILE).write_text(_with_notices(model, inputs.notices), encoding="utf-8")
     return float(np.mean(losses[-100:]))
+
+
+def _with_notices(model: Path, notices: Sequence[str]) -> str:
+    """Return the notice that goes with a model, and those that it lacks."""
+    own = model / NOTICE_FILE
+    said = own.read_text(encoding="utf-8") if own.is_file() else ""
+    return "\n".join(filter(None, [said, *(notice for notice in notices if notice not in said)]))
 
 
 @torch.no_grad()
