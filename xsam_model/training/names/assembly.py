@@ -27,6 +27,7 @@ from xsam_model.training.scenes.art.vocabulary import STUFF_NAMES, curated_categ
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # Cuts of each picture: how large, as a share of its shorter side; the first is the whole picture.
 _LEAST_CUT, _AT_A_TIME = 0.3, 2
+_SEED = 0
 # How often a name comes in training: one of the classifier's or the scenes', a common one, any other.
 _WEIGHTS = (6.0, 4.0, 1.0)
 
@@ -63,7 +64,9 @@ def with_name_head(
         raise ValueError(f"--model: the mask encoder of {model} is no convolutional trunk")
     head_config = XSamNameHeadConfig() if config is None else config
     fields = {**old.config.to_dict(), "name_head_config": head_config.to_dict()}
-    new = XSamForSegmentation(XSamConfig(**fields))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        new = XSamForSegmentation(XSamConfig(**fields))
     new.load_state_dict(old.state_dict(), strict=False)
     processor = XSamProcessor.from_pretrained(model)
     assert new.name_head is not None
@@ -71,7 +74,7 @@ def with_name_head(
     fit_classifier(new.name_head, new.segmentor.encoder, trunk_config, inputs.weights, canvases(pictures, processor))
     learned = names_to_learn(inputs.teacher) if names is None else list(names)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(_SEED)
         losses = train_reader(
             new.name_head.reader,
             processor,
