@@ -19,7 +19,7 @@ _BOX_SLACK = 0.015
 _DEPTHS = (0.25, 0.5, 1.0)
 _DEPTH_CELLS = 64
 _MIRRORED_SHARE = 0.5
-# A region of up to so many radii of a point, which fills so much of its bounding box, is a point: sources draw them up to
+# A region of up to so many radii of a point, which fills so much of its bounding box, is a point: sources draw some
 # twice as large as people do.
 _MOST_RADII, _LEAST_FILL, _USUAL_SIDE = 4, 0.55, 640
 # A window of which the object has a smaller share teaches little, if there are others.
