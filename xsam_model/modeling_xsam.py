@@ -562,7 +562,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
         return output
 
     def _weigh_names(self, output: XSamOutput, input_ids: Tensor, cond_ids: Tensor) -> None:
-        """Let the classifier have its say in the class logits of an output; ids (B, L) before the image is spliced."""
+        """Add the classifier's evidence to an output's class logits; `input_ids` (B, L) have no image tokens yet."""
         head, looks = self.name_head, output.image_features.name_features
         assert head is not None
         if looks is None:

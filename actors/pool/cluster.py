@@ -150,14 +150,24 @@ def _short_folder() -> str | None:
     return os.path.join(_private_folder.name, "r")
 
 
+def check_connection(address: str) -> None:
+    """Connect to HOST:PORT and hang up.
+
+    Raises:
+        OSError: nothing listens there.
+        ValueError: the port is no number.
+    """
+    host, _, port = address.rpartition(":")
+    # An IPv6 address is written in brackets before a port.
+    socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+
+
 def _check_reachable(address: str) -> None:
     """Refuse an address where nothing listens, which Ray itself would keep retrying for many minutes."""
     if address == "auto":
         return
-    host, _, port = address.rpartition(":")
     try:
-        # An IPv6 address is written in brackets before a port.
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+        check_connection(address)
     except (OSError, ValueError) as error:
         raise ReplicaStartError(f"the Ray cluster at {address!r} cannot be reached: {error}") from error
 

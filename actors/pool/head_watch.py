@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 
 import ray
 
+from actors.pool.cluster import check_connection
+
 # Well below the 60 s after which Ray ends a driver that has lost the head, but longer than a head takes to restart.
 LOST_AFTER_S = 20.0
 _LOOK_EVERY_S = 2.0
-_CONNECT_TIMEOUT_S = 5.0
 
 
 class HeadWatch:
@@ -53,9 +53,8 @@ class HeadWatch:
 
 
 def _listens(address: str) -> bool:
-    host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+        check_connection(address)
     except OSError:
         return False
     return True

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,11 @@ from rich.table import Table
 from flows.commands.launch import launch
 from flows.commands.report import write_report
 from flows.config import ConfigError, parse_config
-from pipelines.evaluation.coco_matching import FoundMask, TrueMask
-from pipelines.evaluation.mask_metrics import AveragePrecision, mask_average_precision
+from pipelines.evaluation.evaluate import evaluate_output
+from pipelines.evaluation.ground_truth import InstanceTruth, read_ground_truth
 from pipelines.images.decode import DecodeLimits, decode_image
-from pipelines.masks import rle
 from pipelines.masks.drawing import LabeledMask, contact_sheet, draw_masks
+from pipelines.planning.plan import require_plan
 from pipelines.storage.store import open_store
 from pipelines.table.reader import open_table
 from pipelines.types import ImageRef, Rle
@@ -45,8 +43,9 @@ def run_demo(
     for folder in (scenes, photos):
         if not folder.is_dir():
             raise ConfigError(f"{folder} is not a folder; run the demo from a checkout, or say where the pictures are")
-    truth = read_truth(scenes / TRUTH_FILE)
-    names = sorted({mask.category for mask in truth})
+    truth = read_ground_truth(str(scenes / TRUTH_FILE))
+    assert isinstance(truth, InstanceTruth)
+    names = sorted(truth.categories)
     asked = asked_of(scenes, photos, prompts, names)
     is_complete = True
     for run_id, values in asked.items():
@@ -57,8 +56,8 @@ def run_demo(
     ask_table(output, console)
     precision = scene_precision(output, "scenes", truth)
     console.print(
-        f"Scenes against their truth, {len(names)} names asked at once: mask AP {100 * precision.ap:.1f}, "
-        f"AP50 {100 * precision.ap50:.1f}."
+        f"Scenes against their truth, {len(names)} names asked at once: mask AP {100 * (precision['AP'] or 0):.1f}, "
+        f"AP50 {100 * (precision['AP50'] or 0):.1f}."
     )
     console.print(f"Look at it: [bold]{draw_overlays(output, list(asked))}[/]")
     write_report(str(output), str(output / "report.html"), console, overwrite=True)
@@ -99,34 +98,11 @@ def label(run_id: str, values: Mapping[str, Any], output: Path, console: Console
     return launch(config, console, prefect=prefect).has_succeeded
 
 
-def read_truth(path: Path) -> list[TrueMask]:
-    """Read the true masks of scenes from a COCO file with uncompressed RLE; images are identified by file name."""
-    truth = json.loads(path.read_text(encoding="utf-8"))
-    names = {category["id"]: category["name"] for category in truth["categories"]}
-    images = {image["id"]: image["file_name"] for image in truth["images"]}
-    return [
-        TrueMask(
-            image_id=images[entry["image_id"]],
-            category=names[entry["category_id"]],
-            segmentation=rle.from_runs(tuple(entry["segmentation"]["size"]), entry["segmentation"]["counts"]),
-        )
-        for entry in truth["annotations"]
-    ]
-
-
-def scene_precision(output: Path, run_id: str, truth: Sequence[TrueMask]) -> AveragePrecision:
-    """Compare the instances of a run with the truth."""
-    rows = open_table(open_store(str(output)), "annotations", run_id).to_table(filter=ds.field("task") == "ovseg")
-    found = [
-        FoundMask(
-            image_id=row["image_id"],
-            category=row["category_name"],
-            segmentation=Rle.from_coco(row["segmentation"]),
-            score=row["score"],
-        )
-        for row in rows.to_pylist()
-    ]
-    return mask_average_precision(truth, found)
+def scene_precision(output: Path, run_id: str, truth: InstanceTruth) -> Mapping[str, float | None]:
+    """Return mask AP and AP50, in [0, 1], of a run's instances against the truth."""
+    store = open_store(str(output))
+    found = evaluate_output(store, [require_plan(store, run_id)], truth)
+    return next(one.figures for one in found.results if one.task == "ovseg" and not one.group)
 
 
 def draw_overlays(output: Path, run_ids: Sequence[str]) -> Path | None:
@@ -178,14 +154,12 @@ def show_table(output: Path, run_id: str, console: Console) -> None:
 
 
 def ask_table(output: Path, console: Console) -> None:
-    """Print an SQL query over the table's files, and its answer if DuckDB is installed."""
+    """Print an SQL query over the table's files, and its answer."""
     query = (
         "SELECT run_id, task, count(*) AS masks, count(DISTINCT image_id) AS images, round(avg(score), 2) AS score\n"
         f"FROM '{output}/annotations/*/*.parquet' GROUP BY ALL ORDER BY run_id, task"
     )
     console.print(f"Ask it with DuckDB:\n[bold]{query}[/]")
-    if importlib.util.find_spec("duckdb") is None:
-        return
     import duckdb
 
     answer = duckdb.sql(query)

@@ -87,7 +87,10 @@ def forget(
     yes: Annotated[bool, typer.Option("--yes", help="Erase without asking.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be erased.")] = False,
 ) -> None:
-    """Erase all that an output holds of some images, and never ask them again. Without a condition: complete that."""
+    """Erase all that an output holds of some images, and never ask them again.
+
+    Without a condition, completes an erasure that was interrupted.
+    """
     from flows.commands.forget import run_forget
 
     if not dry_run:

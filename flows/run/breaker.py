@@ -1,4 +1,4 @@
-"""Stop a run if too many of its images are quarantined, since then the images are hardly the cause."""
+"""Stop a run if too many of its images are quarantined, because the images are then unlikely to be the cause."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class RunSummary:
 
     @property
     def failures(self) -> list[str]:
-        """The problems, and that not one image could be labelled: none if the run has succeeded."""
+        """Everything that makes the run a failure, including that no image could be labeled; empty on success."""
         return [*self.problems, *filter(None, [self.fruitless])]
 
     def is_current(self, plan: Plan, size: TableSize) -> bool:

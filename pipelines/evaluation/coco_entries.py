@@ -22,7 +22,7 @@ _FLAGS: Mapping[Any, bool] = {None: False, 0: False, 1: True, "0": False, "1": T
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CocoLists:
-    """What of a COCO file can be used.
+    """The usable entries of a COCO file.
 
     Attributes:
         images: (height, width) of every image by its ``file_name``.
@@ -177,7 +177,7 @@ def read_mask(segmentation: Any, size_hw: tuple[int, int] | None) -> Rle:
     if isinstance(segmentation, Mapping):
         own = tuple(int(side) for side in segmentation["size"])
         if size_hw is not None and own != size_hw:
-            raise ValueError(f"its mask is {_size(own)}, but its image {_size(size_hw)}")
+            raise ValueError(f"its mask is {size_words(own)}, but its image {size_words(size_hw)}")
         counts = segmentation["counts"]
         mask = Rle((own[0], own[1]), counts) if isinstance(counts, str) else rle.from_runs((own[0], own[1]), counts)
         return rle.canonical(mask)  # also checks it, so that a broken mask is reported with its entry
@@ -192,5 +192,6 @@ def read_mask(segmentation: Any, size_hw: tuple[int, int] | None) -> Rle:
     return from_polygons(segmentation, size_hw)
 
 
-def _size(size_hw: Sequence[int]) -> str:
+def size_words(size_hw: Sequence[int]) -> str:
+    """Return a size (height, width) as messages tell it: width first."""
     return f"{size_hw[1]} x {size_hw[0]} pixels"

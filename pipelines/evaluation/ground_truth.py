@@ -20,7 +20,7 @@ from PIL import UnidentifiedImageError
 
 from pipelines.bounded_json import MAX_DOCUMENT_BYTES, load_json
 from pipelines.errors import SourceError, some_of
-from pipelines.evaluation.coco_entries import CocoLists, read_flag, read_lists, read_mask
+from pipelines.evaluation.coco_entries import CocoLists, read_flag, read_lists, read_mask, size_words
 from pipelines.evaluation.left_out import EntryError, LeftOut
 from pipelines.evaluation.map_metrics import Segment
 from pipelines.images.decode import DEFAULT_LIMITS
@@ -273,7 +273,9 @@ def _phrases(document: Sequence[Any], left_out: LeftOut) -> PhraseTruth:
             phrase = _phrase(entry)
             size_hw = phrase.segmentation.size_hw
             if (known := sizes.setdefault(phrase.file_name, size_hw)) != size_hw:
-                raise ValueError(f"its mask is {_size(size_hw)}, another of {phrase.file_name} {_size(known)}")
+                raise ValueError(
+                    f"its mask is {size_words(size_hw)}, another of {phrase.file_name} {size_words(known)}"
+                )
             phrases.append(phrase)
     if not document:
         raise SourceError(f"{left_out.uri}: the list is empty")
@@ -313,9 +315,13 @@ def _read_ids(uri: str, size_hw: tuple[int, int]) -> NDArray[np.int32]:
     try:
         with PILImage.open(io.BytesIO(data)) as image:
             if (image.height, image.width) != size_hw:
-                raise SourceError(f"{uri}: is {_size((image.height, image.width))}, but its image {_size(size_hw)}")
+                raise SourceError(
+                    f"{uri}: is {size_words((image.height, image.width))}, but its image {size_words(size_hw)}"
+                )
             if image.height * image.width > DEFAULT_LIMITS.max_image_pixels:
-                raise SourceError(f"{uri}: {_size(size_hw)} are more than {DEFAULT_LIMITS.max_image_pixels:,} in all")
+                raise SourceError(
+                    f"{uri}: {size_words(size_hw)} are more than {DEFAULT_LIMITS.max_image_pixels:,} in all"
+                )
             red, green, blue = (np.asarray(band, dtype=np.int32) for band in image.convert("RGB").split())
     except (UnidentifiedImageError, OSError, PILImage.DecompressionBombError) as error:
         raise SourceError(f"{uri}: not a readable PNG: {error}") from error
@@ -357,7 +363,3 @@ def _explained(uri: str, what: str) -> Iterator[None]:
         raise SourceError(f"{uri}: {what} has no {error}, or names one that is not there") from error
     except (ValueError, TypeError, AttributeError) as error:
         raise SourceError(f"{uri}: {what}: {error}") from error
-
-
-def _size(size_hw: Sequence[int]) -> str:
-    return f"{size_hw[1]} x {size_hw[0]} pixels"

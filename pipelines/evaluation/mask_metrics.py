@@ -68,14 +68,6 @@ class ReferringIou:
 
 
 @dataclass(frozen=True, slots=True)
-class InteractiveIou:
-    """IoU of interactive masks: the mean over objects, and cumulative (sum of intersections / sum of unions)."""
-
-    miou: float
-    ciou: float
-
-
-@dataclass(frozen=True, slots=True)
 class GroundedCaptionQuality:
     """Masks of grounded captions: mean over images of the mean IoU of paired masks, and class-agnostic AP50."""
 
@@ -148,21 +140,6 @@ def referring_iou(
     """
     ciou, mean = _cumulative_and_mean(pairs, ignored)
     return ReferringIou(ciou=ciou, giou=mean)
-
-
-def interactive_iou(pairs: Sequence[tuple[Rle | None, Rle]]) -> InteractiveIou:
-    """Return mIoU and cIoU of interactive segmentation: one object for each visual prompt (PSALM, arXiv:2403.14598).
-
-    Computed as in ``referring_iou``, where mIoU is called gIoU.
-
-    Args:
-        pairs: for each prompt the found mask (None: nothing found) and the true one.
-
-    Raises:
-        ValueError: as for ``referring_iou``.
-    """
-    ciou, mean = _cumulative_and_mean(pairs, None)
-    return InteractiveIou(miou=mean, ciou=ciou)
 
 
 def _cumulative_and_mean(

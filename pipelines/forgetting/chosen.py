@@ -135,9 +135,9 @@ def labels_of(store: Store, image_ids: Collection[str]) -> set[str]:
 def _with_prompts(store: Store, plan: Plan) -> Iterator[PlannedImage]:
     """Yield the images of those files of a plan of which any image may have prompts of its own."""
     for part in plan.parts:
-        data = plan.read_part(store, part)
-        if "prompts" in pq.read_schema(io.BytesIO(data)).names:
-            yield from read_planned(data)
+        with plan.open_part(store, part) as data:
+            if "prompts" in pq.read_schema(io.BytesIO(data)).names:
+                yield from read_planned(data)
 
 
 def shards_with(store: Store, run_id: str, forgotten: Forgotten) -> set[str]:

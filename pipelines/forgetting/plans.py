@@ -104,7 +104,8 @@ def _changed(
         if set(held).isdisjoint(shard_ids):
             continue
         erased = _Erased(forgotten)
-        data = rewritten(plan.read_part(store, part), erased)
+        with plan.open_part(store, part) as held_data:
+            data = rewritten(held_data, erased)
         if not erased.images:
             continue
         name = f"plan-{unique}-{number:05d}.parquet"

@@ -202,9 +202,10 @@ def _rows(store: Store, held: History | None, plans: Sequence[Plan]) -> Iterator
         if (held is not None and plan.run_id in held) or plan.retry_of is not None:
             continue
         for part in plan.parts:
-            for batch in planned_batches(plan.read_part(store, part)):
-                run = pa.array([place] * batch.num_rows, _RUN.type)
-                yield pa.RecordBatch.from_arrays([run, *batch.columns], schema=_SCHEMA)
+            with plan.open_part(store, part) as data:
+                for batch in planned_batches(data):
+                    run = pa.array([place] * batch.num_rows, _RUN.type)
+                    yield pa.RecordBatch.from_arrays([run, *batch.columns], schema=_SCHEMA)
 
 
 def _files(rows: Iterator[pa.RecordBatch]) -> Iterator[bytes]:

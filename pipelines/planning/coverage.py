@@ -59,7 +59,7 @@ class UpdateCounts:
 
 
 class GatheredRuns(Protocol):
-    """What several runs have planned, gathered; see `history.history.History`."""
+    """The merged plans of several runs; see `history.history.History`."""
 
     def __contains__(self, run_id: object) -> bool:
         """Return whether a run is among them."""

@@ -30,7 +30,7 @@ def even_sizes(num_images: int, size: int) -> Sizes:
 
 
 def shrinking_sizes(num_images: int, replicas: int) -> Sizes:
-    """Return sizes of shards for so many replicas that take one after the other and shall end together.
+    """Return shard sizes with which replicas, each taking the next shard when free, end at about the same time.
 
     Shards have MOST images as long as that is a small part of what is left, then fewer and fewer. A short run has small
     ones throughout, so that every replica gets some.
@@ -45,7 +45,7 @@ def shrinking_sizes(num_images: int, replicas: int) -> Sizes:
             count = 1 + (left - _ROUNDS_LEFT * replicas * (MOST - 1) - 1) // MOST
         else:
             count = replicas if size > least else left
-        # What is left over is the last shard.
+        # Fewer images than a shard should have are left: they become the last shard.
         count, size = (min(count, left // size), size) if left >= size else (1, left)
         sizes.append((count, size))
         left -= count * size

@@ -136,7 +136,7 @@ class Plan:
         for part, shard_ids in self.shards_by_part():
             numbers = [number for number, shard_id in enumerate(shard_ids) if shard_id in names]
             if numbers:
-                with self._part(store, part) as data:
+                with self.open_part(store, part) as data:
                     yield from read_shards(data, numbers)
 
     def shards_by_part(self) -> Iterator[tuple[PlanPart, list[str]]]:
@@ -152,7 +152,7 @@ class Plan:
         Raises:
             DamagedError: the file does not match the plan.
         """
-        with self._part(store, part) as data:
+        with self.open_part(store, part) as data:
             yield from read_image_ids(data, range(part.num_shards))
 
     def part_problem(self, store: Store, part: PlanPart) -> str | None:
@@ -173,26 +173,24 @@ class Plan:
         """
         if self.unlisted is None:
             return UNLISTED.empty_table()
-        with self._part(store, self.unlisted) as data:
+        with self.open_part(store, self.unlisted) as data:
             return pq.read_table(io.BytesIO(data), schema=UNLISTED)
-
-    def read_part(self, store: Store, part: PlanPart) -> bytes:
-        """Return the bytes of a file of the plan.
-
-        Raises:
-            DamagedError: the file is missing, or does not match the plan.
-        """
-        with self._part(store, part) as data:
-            return data
 
     def planned_images(self, store: Store) -> Iterator[PlannedImage]:
         """Read what was planned for each image, in image_id order, part by part."""
         for part in self.parts:
-            with self._part(store, part) as data:
+            with self.open_part(store, part) as data:
                 yield from read_planned(data)
 
     @contextmanager
-    def _part(self, store: Store, part: PlanPart) -> Iterator[bytes]:
+    def open_part(self, store: Store, part: PlanPart) -> Iterator[bytes]:
+        """Provide the bytes of a file of the plan to a block that reads them.
+
+        Raises:
+            DamagedError: the file is missing, does not match the plan, or the block cannot read it: plans of earlier
+                versions have no checksum, so that only reading shows that bytes are missing.
+            PlanError: images were forgotten meanwhile.
+        """
         name = f"{store.uri}/{run_folder(self.run_id)}/{part.name}"
         try:
             data = store.read(f"{run_folder(self.run_id)}/{part.name}")

@@ -46,7 +46,7 @@ def is_superseded(document: Any) -> bool:
 
 
 def versions(store: Store, run_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield every version of a plan, also one that does not hold yet since none before it is marked.
+    """Yield every version of a plan, even one not in force yet since none before it is marked as superseded.
 
     Raises:
         DamagedError: a version is damaged.

@@ -113,7 +113,7 @@ def build_report(
 
 
 def _color(card: Card, mask: Mask, colors: CategoryColors) -> Rgb:
-    """Return a mask's colour: that of its category, or on a card with a caption that of its phrase."""
+    """Return a mask's color: its category's, or its phrase's on a card with a caption."""
     return color(mask.category_id) if card.said is not None else colors.of(mask.category)
 
 

@@ -7,11 +7,8 @@ import io
 from bisect import bisect_right
 from collections.abc import Iterable
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.errors import DamagedError
-from pipelines.layout import run_folder
 from pipelines.planning.plan import Plan
 from pipelines.storage.store import Store
 from pipelines.table.commits import find_commit
@@ -43,11 +40,8 @@ def shards_of_images(store: Store, plan: Plan, image_ids: Iterable[str]) -> list
 
     @functools.cache
     def opened(part: int) -> pq.ParquetFile:
-        try:
-            return pq.ParquetFile(io.BytesIO(plan.read_part(store, parts[part][0])))
-        except pa.ArrowException as error:
-            name = f"{store.uri}/{run_folder(plan.run_id)}/{parts[part][0].name}"
-            raise DamagedError(f"{name}: what was read is no whole plan file ({error})") from error
+        with plan.open_part(store, parts[part][0]) as data:
+            return pq.ParquetFile(io.BytesIO(data))
 
     @functools.cache
     def own_first_id(part: int, shard: int) -> str | None:

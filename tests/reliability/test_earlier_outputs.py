@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipelines.errors import DamagedError
+from pipelines.forgetting.chosen import choose
+from pipelines.forgetting.forget import forget
+from pipelines.history.history import gather
+from pipelines.planning.plan import plan_documents, require_plan
 from pipelines.query.database import open_database
-from pipelines.storage.store import open_store
+from pipelines.storage.store import Store, open_store
+from pipelines.table.image_lookup import shards_of_images
 from pipelines.table.verify import verify
 from tests.outputs import write_output
 from tests.support.commands import Ended, command
@@ -195,3 +202,25 @@ def test_forgetting_is_refused_where_the_plan_is_of_the_first_versions(tmp_path:
     ended = command("forget", output, "--images-where", "true", "--yes")
     assert (ended.is_refusal, "plan format 1" in ended.errors) == (True, True), ended
     assert state(output) == before
+
+
+def gather_all(store: Store) -> None:
+    gather(store, None, list(plan_documents(store).values()), {})
+
+
+def forget_one(store: Store) -> None:
+    forget(store, choose(store, image_ids=["0002.png"]))
+
+
+def look_up_one(store: Store) -> None:
+    shards_of_images(store, require_plan(store, "run-1"), ["0002.png"])
+
+
+@pytest.mark.parametrize("read", [gather_all, forget_one, look_up_one])
+def test_a_plan_without_checksums_of_which_half_is_read_is_named(read: Callable[[Store], None], tmp_path: Path) -> None:
+    """Later plans state a checksum of each file, which tells before anything is made of its bytes."""
+    output = copy("schema-3/finished", tmp_path)
+    for path in output.glob("_runs/*/plan-*.parquet"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DamagedError, match="what was read is no whole plan file"):
+        read(open_store(str(output)))

@@ -1,4 +1,4 @@
-"""Chooses the parts of an image in which a visual prompt is looked at from near.
+"""Chooses the windows of an image in which a visual prompt is shown enlarged.
 
 A model with a small canvas sees a small object as a few pixels of a large image. Looking at the part around the prompt
 gives the object the canvas to itself, as "zoom-in" does in interactive segmentation (f-BRS, arXiv 2001.10331).

@@ -16,7 +16,6 @@ from pycocotools.cocoeval import COCOeval
 from pipelines.evaluation.coco_matching import FoundMask, TrueMask
 from pipelines.evaluation.mask_metrics import (
     grounded_caption_quality,
-    interactive_iou,
     mask_average_precision,
     referring_iou,
 )
@@ -174,7 +173,6 @@ def test_referring_iou_by_hand() -> None:
     result = referring_iou(pairs)
     assert result.giou == pytest.approx((1 / 3 + 1 + 0 + 0) / 4)
     assert result.ciou == pytest.approx(50 / (150 + 0 + 30 + 10))
-    assert (interactive_iou(pairs).miou, interactive_iou(pairs).ciou) == (result.giou, result.ciou)
 
 
 def test_ignored_pixels_are_left_out_of_both_masks() -> None:

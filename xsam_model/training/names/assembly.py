@@ -1,4 +1,4 @@
-"""Puts a name head together: the trunk's classifier, fitted to the trunk as it is by now, and a reader of names."""
+"""Puts a name head together: the trunk's classifier, refitted to the trained trunk, and a reader of names."""
 
 from __future__ import annotations
 
