@@ -28,6 +28,7 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # Cuts of each picture: how large, as a share of its shorter side; the first is the whole picture.
 _LEAST_CUT, _AT_A_TIME = 0.3, 2
 _SEED = 0
+_TOLD_EVERY = 50  # updates of the reader
 # How often a name comes in training: one of the classifier's or the scenes', a common one, any other.
 _WEIGHTS = (6.0, 4.0, 1.0)
 
@@ -41,6 +42,7 @@ def with_name_head(
     config: XSamNameHeadConfig | None = None,
     steps: int = 3000,
     names: Sequence[str] | None = None,
+    say: Callable[[str], object] = lambda _line: None,
 ) -> float:
     """Write a model like another, with a name head.
 
@@ -52,6 +54,7 @@ def with_name_head(
         config: sizes of the head, by default those of the published classifier.
         steps: updates of the reader.
         names: what the reader learns, by default `names_to_learn`.
+        say: receives lines of progress.
 
     Returns:
         The reader's divergence from its teacher at the end, in nats.
@@ -71,8 +74,10 @@ def with_name_head(
     processor = XSamProcessor.from_pretrained(model)
     assert new.name_head is not None
     trunk_config = old.config.mask_encoder_config
+    say(f"fitting the classifier to {len(pictures)} cuts")
     fit_classifier(new.name_head, new.segmentor.encoder, trunk_config, inputs.weights, canvases(pictures, processor))
     learned = names_to_learn(inputs.teacher) if names is None else list(names)
+    say(f"asking the teacher about {len(learned)} names")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         losses = train_reader(
@@ -82,6 +87,7 @@ def with_name_head(
             inputs.teacher.distributions(learned),
             how_often(learned, inputs.teacher),
             steps=steps,
+            on_step=lambda step, loss: step % _TOLD_EVERY or say(f"reader {step}/{steps}: {loss:.2f} nats"),
         )
     with whole_folder(output) as beside:
         new.save_pretrained(str(beside))
