@@ -19,6 +19,9 @@ _PROMPT_CHANNELS = 5
 _HEADS, _HEAD_CHANNELS = 8, 16
 # Cosines are in [-1, 1], the normalized features beside them wider.
 _COSINE_SCALE = 2.0
+# How a new refiner scales the encoder's maps, which learns. Those of a convolutional trunk are several times as wide as
+# the other inputs: unscaled, each update of their weights would move what is drawn as many times as far as the others'.
+_MAP_SCALE = 0.3
 _QUALITY_CHANNELS = 64
 
 
@@ -82,6 +85,7 @@ class XSamRefiner(nn.Module):
         heads = [0, *(_HEADS for _ in between), 0]
         inputs = [sum(parts) + _PROMPT_CHANNELS for parts in zip(channels, heads, (*dims[1:], 0), strict=True)]
         self.levels = nn.ModuleList(XSamRefinerLevel(*sizes) for sizes in zip(inputs, dims, strict=True))
+        self.scales = nn.Parameter(torch.full((len(dims),), _MAP_SCALE))
         self.queries = nn.ModuleList(nn.Linear(count, width) for count in between)
         self.keys = nn.ModuleList(nn.Conv2d(count, width, 1) for count in between)
         self.out = nn.Conv2d(dims[0], 1, 3, padding=1)
@@ -107,7 +111,7 @@ class XSamRefiner(nn.Module):
         for number in reversed(range(len(pyramid))):
             features = pyramid[number]
             size_hw = (features.shape[2], features.shape[3])
-            parts = [features, prompt_maps(drawn, is_box, size_hw).to(features.dtype)]
+            parts = [features * self.scales[number], prompt_maps(drawn, is_box, size_hw).to(features.dtype)]
             if 0 < number < len(pyramid) - 1:
                 parts.append(self._likeness(number - 1, features, drawn))
             if joined:

@@ -93,3 +93,24 @@ def test_what_is_seen_both_ways_is_the_same_in_a_mirror(config):
 def test_channels_that_cannot_be_are_refused(dims, zoom, message):
     with pytest.raises(ValueError, match=message):
         untrained_tiny_config(refiner_dims=dims, interactive_zoom=zoom)
+
+
+@torch.no_grad()
+def test_maps_of_the_encoder_are_seen_at_scales_that_are_trained_beside_their_weights(config):
+    torch.manual_seed(0)
+    refiner = XSamRefiner(config)
+    shapes = [config.mask_encoder_map(layer)[0] for layer in config.segmentor_config.used_layers]
+    maps = [torch.randn(1, count, 8, 8) for count in shapes]
+    region = torch.zeros(1, 32, 32, dtype=torch.bool)
+    region[:, 8:24, 8:24] = True
+    is_box = torch.tensor([True])
+    logits, _ = refiner(maps, region, is_box)
+    # The likeness of what a prompt shows is seen at its own width.
+    assert not torch.allclose(refiner([2 * maps[0], *maps[1:]], region, is_box)[0], logits)
+    refiner.scales[0] /= 2
+    torch.testing.assert_close(refiner([2 * maps[0], *maps[1:]], region, is_box)[0], logits)
+    refiner.scales[0] = refiner.scales[-1] = 0
+    blind, _ = refiner(maps, region, is_box)
+    ends = [torch.randn_like(maps[0]), maps[1], torch.randn_like(maps[2])]
+    torch.testing.assert_close(refiner(ends, region, is_box)[0], blind)
+    assert "scales" in dict(refiner.named_parameters())

@@ -163,15 +163,24 @@ def test_a_model_gets_a_name_head_that_sees_what_the_published_classifier_sees(f
     model.segmentor.encoder.load_state_dict(trunk_weights(weights, config), strict=False)
     start = tmp_path / "start"
     model.save_pretrained(start)
+    (start / "NOTICE").write_text("an older one\nwhose they are\n")
     processor = XSamProcessor.from_pretrained(folder)
     processor.save_pretrained(start)
     random = np.random.default_rng(0)
     pictures = [random.integers(0, 255, (64, 64, 3), dtype=np.uint8) for _ in range(40)]
     head = XSamNameHeadConfig(layers=[5], feature_size=24, num_classes=6, token_size=8, hidden_size=8)
-    inputs = NameInputs(weights=weights, notice="whose they are", teacher=teacher)
-    with_name_head(start, tmp_path / "named", inputs, pictures, config=head, steps=2, names=["dog", "cup"])
+    inputs = NameInputs(weights=weights, notices=("whose they are\n", "who taught it\n"), teacher=teacher)
+    told: list[str] = []
+    with_name_head(
+        start, tmp_path / "named", inputs, pictures, config=head, steps=2, names=["dog", "cup"], say=told.append
+    )
+    assert [line.split(":")[0] for line in told] == [
+        "fitting the classifier to 40 cuts",
+        "asking the teacher about 2 names",
+        "reader 0/2",
+    ]
     named = XSamForSegmentation.from_pretrained(tmp_path / "named")
-    assert (tmp_path / "named" / "NOTICE").read_text() == "whose they are"
+    assert (tmp_path / "named" / "NOTICE").read_text() == "an older one\nwhose they are\n\nwho taught it\n"
     for name, value in model.state_dict().items():
         assert torch.equal(value, named.state_dict()[name]), name
     (canvas, *_) = canvases(pictures[:2], processor)

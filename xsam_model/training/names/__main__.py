@@ -43,15 +43,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_new_folder(options.output)
         check_model_folder(options.model)
         side = XSamProcessor.from_pretrained(options.model).image_processor.segmentor_size
-        pictures = read_pictures(options.pictures, options.cuts, side, lambda note: print(note, file=sys.stderr))
+        pictures = read_pictures(options.pictures, options.cuts, side, _note)
         with tempfile.TemporaryDirectory() as temporary:
             inputs = fetch_inputs(options.downloads or Path(temporary))
-            loss = with_name_head(options.model, options.output, inputs, pictures, steps=options.steps)
+            loss = with_name_head(options.model, options.output, inputs, pictures, steps=options.steps, say=_note)
     except (ValueError, RuntimeError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     print(f"{options.output}: {options.model} with a name head, {loss:.2f} nats from its teacher")
     return 0
+
+
+def _note(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

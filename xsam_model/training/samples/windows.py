@@ -18,6 +18,10 @@ _BOX_SLACK = 0.015
 # How far inside its object a point is at least, as a share of the deepest place; one of these by lot.
 _DEPTHS = (0.25, 0.5, 1.0)
 _DEPTH_CELLS = 64
+_MIRRORED_SHARE = 0.5
+# A region of up to so many radii of a point, which fills so much of its bounding box, is a point: sources draw some
+# twice as large as people do.
+_MOST_RADII, _LEAST_FILL, _USUAL_SIDE = 4, 0.55, 640
 # A window of which the object has a smaller share teaches little, if there are others.
 _LEAST_SHARE = 0.01
 
@@ -71,7 +75,7 @@ def _window(
     length, kind = max(1.0, zoom * random.uniform(*_ZOOM_RANGE)), "scribble"
     if close_ups(region, length)[0].is_box:
         region, kind = _box(mask, random), "box"
-    elif max(np.ptp(np.argwhere(region), axis=0)) <= 2 * POINT_RADIUS:
+    elif _is_point(region):
         region, kind = _point(mask, random), "point"
     windows = close_ups(region, length, kind)
     shown = [_part(mask, window) for window in windows]
@@ -79,14 +83,25 @@ def _window(
     # Of windows around a prompt that its object covers, the smallest shows the largest share of it.
     chosen = int(random.choice(large)) if large else len(windows) - 1
     window, part = windows[chosen], shown[chosen]
+    ignored = None if sample.ignore is None else _part(sample.ignore, window)
+    # In a mirror, or not: inference looks both ways.
+    way = -1 if random.random() < _MIRRORED_SHARE else 1
     return PromptWindow(
-        pixels=window.cut(sample.image),
-        region=window.region,
+        pixels=window.cut(sample.image)[:, ::way],
+        region=window.region[:, ::way],
         is_box=window.is_box,
-        mask=part,
-        ignored=None if sample.ignore is None else _part(sample.ignore, window),
+        mask=part[:, ::way],
+        ignored=None if ignored is None else ignored[:, ::way],
         share=float(part.sum() / mask.sum()),
     )
+
+
+def _is_point(region: NDArray[np.bool_]) -> bool:
+    """Return whether a region is a disc of a point's size, as a picture of this size has them."""
+    rows, columns = (np.flatnonzero(region.any(axis)) for axis in (1, 0))
+    sides = (rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1)
+    most = _MOST_RADII * POINT_RADIUS * max(1.0, max(region.shape) / _USUAL_SIDE) + 1
+    return bool(max(sides) <= most and region.sum() >= _LEAST_FILL * sides[0] * sides[1])
 
 
 def _box(mask: NDArray[np.bool_], random: np.random.Generator) -> NDArray[np.bool_]:
