@@ -17,12 +17,16 @@ NAMES = (
     *("load_rate", "jpeg_rate", "planning", "updates", "history", "peak_memory", "memory_curve"),
     *("large_image", "rle_rate", "sql", "export"),
 )
+ON_REQUEST = ("start", "peers")
+"""Take minutes or install packages: only if they are named."""
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", choices=NAMES, action="append", help="run this one (may be given several times)")
+    parser.add_argument(
+        "--only", choices=(*NAMES, *ON_REQUEST), action="append", help="run this one (may be given several times)"
+    )
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}, or its sections of those chosen")
     parser.add_argument("--tiny", action="store_true", help="sizes that show only that the programs work")
     arguments = parser.parse_args()

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Self
 
 from actors.pool.config import PoolConfig
-from actors.pool.open import open_runner
+from actors.pool.replica_pool import ReplicaPool
 from benchmarks.report import Figure, Report
-from benchmarks.virtual_ray import VirtualRay
+from benchmarks.virtual_workers import VirtualWorkers
 from flows.config import WaveConfig
 from pipelines.layout import shard_name
 from pipelines.planning.cut import MOST, Sizes, even_sizes, shrinking_sizes
@@ -103,16 +103,17 @@ def play(replicas: int, rounds: int, cv: float, policy: str, *, with_images: boo
         drawn = random.Random(shard.shard_id).lognormvariate(-(sigma**2) / 2, sigma)
         return MEAN_S * drawn * len(shard.images) / MOST
 
-    ray, shards, pool = VirtualRay(duration), _Shards(sizes, with_images=with_images), PoolConfig(replicas=replicas)
+    workers, pool = VirtualWorkers(duration), PoolConfig(replicas=replicas)
+    shards = _Shards(sizes, with_images=with_images)
     num_shards = sum(count for count, _ in sizes)
     wave = max(math.ceil(num_shards / WaveConfig().max_waves), SHARDS_PER_WAVE_AND_REPLICA * replicas)
     begun = time.process_time()
-    with ray.in_place(), open_runner(dict, pool) as runner:
+    with workers.in_place(), ReplicaPool(workers, pool) as runner:
         handed: Iterable[Iterable[Shard]] = [shards] if policy == "stream" else _waves(shards, wave)
         finished = sum(1 for part in handed for _ in runner.map(part))
     assert finished == num_shards
-    cores = (time.process_time() - begun) / ray.ended_s
-    return Played(ray.busy_share(replicas), num_shards, ray.ended_s / 3600, cores, _peak_mb())
+    cores = (time.process_time() - begun) / workers.ended_s
+    return Played(workers.busy_share(replicas), num_shards, workers.ended_s / 3600, cores, _peak_mb())
 
 
 def _waves(shards: Iterator[Shard], size: int) -> Iterator[Iterator[Shard]]:

@@ -261,7 +261,10 @@ class RunConfig(Settings):
         check_stuff(self.task, self.categories, self.stuff)
         if self.explain and not self.questions:
             raise ValueError("explain is set, but there are no questions (rows of the prompts table say it themselves)")
-        if self.pool.runner == "ray" and "memory" in (protocol_of(self.output.uri), protocol_of(self.source.uri)):
+        if self.pool.runner != "in_process" and "memory" in (
+            protocol_of(self.output.uri),
+            protocol_of(self.source.uri),
+        ):
             raise ValueError('memory:// lives in one process: use it with pool.runner = "in_process"')
         return self
 

@@ -200,6 +200,9 @@ class XSamConfig(PreTrainedConfig):
             language model, as the reference implementation does.
         name_head_config: classifier that helps to name masks of categories; None, as in the reference implementation,
             for none. Needs an `XSamTrunkConfig`.
+        score_calibration: for each task whose scores are to be probabilities of a right mask a `temperature` above 0,
+            by which a score's logit is divided, and an `offset` that is added, see `post_processing.calibration`. None
+            for scores as the network gives them, as in the reference implementation. Maps keep theirs.
         initializer_range: standard deviation of the projectors' initial weights.
     """
 
@@ -255,6 +258,7 @@ class XSamConfig(PreTrainedConfig):
     interactive_zoom: float | int | None = None
     refiner_dims: list[int] | tuple[int, ...] | None = None
     name_head_config: Any = None
+    score_calibration: dict[str, dict[str, float | int]] | None = None
     initializer_range: float = 0.02
     tie_word_embeddings: bool = False
 
@@ -270,6 +274,7 @@ class XSamConfig(PreTrainedConfig):
             raise ValueError(f"interactive_zoom must be 1 or more, or None; got {self.interactive_zoom}")
         self._check_refiner()
         self._check_mask_encoder()
+        self._check_calibration()
         if isinstance(self.name_head_config, dict):
             self.name_head_config = XSamNameHeadConfig(**self.name_head_config)
         if self.name_head_config is not None:
@@ -286,6 +291,14 @@ class XSamConfig(PreTrainedConfig):
             raise ValueError(
                 f"name_head_config: layers must be of one stride among 0 .. {mask.num_hidden_layers}, got {layers}"
             )
+
+    def _check_calibration(self) -> None:
+        for task, fields in (self.score_calibration or {}).items():
+            values = [fields.get("temperature", math.nan), fields.get("offset", math.nan)]
+            if len(fields) != 2 or not all(map(math.isfinite, values)) or values[0] <= 0:
+                raise ValueError(
+                    f"score_calibration[{task!r}] must have a temperature above 0 and an offset, finite; got {fields}"
+                )
 
     def _check_refiner(self) -> None:
         dims, levels = self.refiner_dims, self.segmentor_config.num_feature_levels

@@ -15,6 +15,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from xsam_model.configuration_xsam import XSamConfig
 from xsam_model.image_processing_xsam import SIZE_KEYS, XSamImageProcessor
+from xsam_model.post_processing.calibration import NOT_CALIBRATED, ScoreCalibration
 from xsam_model.post_processing.instances import (
     InstanceSegmentation,
     PhraseSegmentation,
@@ -237,6 +238,8 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
         threshold: float = 0.0,
         top_k: int | None = None,
         num_conditions: Sequence[int] | None = None,
+        *,
+        calibration: ScoreCalibration = NOT_CALIBRATED,
     ) -> list[InstanceSegmentation]:
         """Return the instances of every decode (genseg, ovseg, vgdseg), best score first.
 
@@ -246,9 +249,13 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
             threshold: lowest score, in [0, 1].
             top_k: number of candidates per image; by default the number of queries.
             num_conditions: number of conditions of each decode; read from `outputs` by default.
+            calibration: of the scores, see `XSamConfig.score_calibration`.
         """
         decodes = self._decodes(outputs, scaled_sizes, original_sizes, num_conditions)
-        return [instance_segmentation(**decode, threshold=threshold, top_k=top_k) for decode in decodes]
+        return [
+            instance_segmentation(**decode, threshold=threshold, top_k=top_k, calibration=calibration)
+            for decode in decodes
+        ]
 
     def post_process_semantic_segmentation(
         self, outputs: XSamOutput, scaled_sizes: _Sizes, original_sizes: _Sizes
@@ -278,10 +285,15 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
         ]
 
     def post_process_phrase_segmentation(
-        self, outputs: XSamOutput, scaled_sizes: _Sizes, original_sizes: _Sizes
+        self,
+        outputs: XSamOutput,
+        scaled_sizes: _Sizes,
+        original_sizes: _Sizes,
+        calibration: ScoreCalibration = NOT_CALIBRATED,
     ) -> list[PhraseSegmentation]:
         """Return one mask for each phrase of each decode (refseg, reaseg, gcgseg); arguments as for instances."""
-        return [phrase_segmentation(**decode) for decode in self._decodes(outputs, scaled_sizes, original_sizes)]
+        decodes = self._decodes(outputs, scaled_sizes, original_sizes)
+        return [phrase_segmentation(**decode, calibration=calibration) for decode in decodes]
 
     def post_process_interactive_segmentation(
         self,
@@ -290,6 +302,7 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
         original_sizes: _Sizes,
         prompt_masks: Sequence[NDArray[np.bool_]],
         threshold: float = 0.5,
+        calibration: ScoreCalibration = NOT_CALIBRATED,
     ) -> list[PhraseSegmentation]:
         """Return the mask for the first visual prompt of each decode (intseg); other arguments as for instances.
 
@@ -298,7 +311,9 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
         """
         decodes = self._decodes(outputs, scaled_sizes, original_sizes, [1] * len(prompt_masks))
         return [
-            interactive_segmentation(**decode, prompt_mask=torch.as_tensor(mask), threshold=threshold)
+            interactive_segmentation(
+                **decode, prompt_mask=torch.as_tensor(mask), threshold=threshold, calibration=calibration
+            )
             for decode, mask in zip(decodes, prompt_masks, strict=True)
         ]
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from xsam_model.layers.image_prefix import XSamImagePrefix
 from xsam_model.modeling_xsam import XSamForSegmentation, XSamImageFeatures, XSamOutput
+from xsam_model.post_processing.calibration import ScoreCalibration, calibration_of
 from xsam_model.post_processing.instances import InstanceSegmentation, PhraseSegmentation, phrase_segmentation
 from xsam_model.post_processing.maps import PanopticSegmentation, SemanticSegmentation
 from xsam_model.processing_xsam import XSamInputs, XSamProcessor
@@ -151,6 +152,8 @@ class XSamSegmenter:
     """
 
     def __init__(self, model: XSamForSegmentation, processor: XSamProcessor) -> None:
+        if unknown := set(model.config.score_calibration or ()) - set(TASKS):
+            raise ValueError(f"score_calibration has no such tasks: {', '.join(sorted(unknown))}; known: {TASKS}")
         self.model = model.eval()
         self.processor = processor
         # Held while the network computes, on a GPU only while its kernels are queued.
@@ -167,6 +170,10 @@ class XSamSegmenter:
         """
         model = XSamForSegmentation.from_pretrained(folder, **model_options)
         return cls(model, XSamProcessor.from_pretrained(folder))
+
+    def calibration(self, task: str) -> ScoreCalibration:
+        """Return how the model's configuration has a task's scores calibrated."""
+        return calibration_of(self.model.config.score_calibration, task)
 
     @torch.inference_mode()
     def encode(self, images: Sequence[NDArray[np.uint8] | Image.Image], *, is_reused: bool = False) -> EncodedImages:
@@ -337,8 +344,8 @@ class XSamSegmenter:
             visual_prompts: for each image its prompts (vgdseg, intseg) as bool (H, W) masks at the image's size.
             segmentation: kind of segmentation by categories: "instance", "semantic" or "panoptic".
             stuff: conditions that are stuff, not things; "panoptic" makes one segment of each.
-            threshold: lowest score of an instance or of an intseg candidate, in [0, 1]; the class score of a panoptic
-                segment must exceed it.
+            threshold: lowest score of an instance, or, before calibration, of an intseg candidate, in [0, 1]; the class
+                score of a panoptic segment must exceed it.
             top_k: most instances of an image, before the threshold; by default as many as the model has queries.
             generate, max_new_tokens: as for `ask`.
             batch_size: conversations that go through the language model together.
@@ -485,8 +492,11 @@ class XSamSegmenter:
             # As the logits of one query for one condition beside a background of 0.
             classes = torch.stack([quality, torch.zeros_like(quality)], dim=1)[:, None]
             sizes = zip(pixels["scaled_sizes"], pixels["original_sizes"], strict=True)
+            calibration = self.calibration("intseg")
             found = [
-                phrase_segmentation(classes[place], masks[place : place + 1], self.processor.geometry(*size))
+                phrase_segmentation(
+                    classes[place], masks[place : place + 1], self.processor.geometry(*size), calibration=calibration
+                )
                 for place, size in enumerate(sizes)
             ]
             return [_inside(one, window) for one, window in zip(found, windows, strict=True)]
@@ -510,13 +520,16 @@ class XSamSegmenter:
         """
         processor, outputs = self.processor, replies.outputs
         sizes = (replies.scaled_sizes, replies.original_sizes)
+        calibration = self.calibration(task)
         asked = [queries[conversation] for conversation in outputs.conversation_indices.tolist()]
         found: Sequence[Segmentation]
         if task == "intseg":
             prompts = [query.visual_prompts[0] for query in asked]
-            found = processor.post_process_interactive_segmentation(outputs, *sizes, prompts, threshold=threshold)
+            found = processor.post_process_interactive_segmentation(
+                outputs, *sizes, prompts, threshold=threshold, calibration=calibration
+            )
         elif task not in _JOINT_TASKS:
-            found = processor.post_process_phrase_segmentation(outputs, *sizes)
+            found = processor.post_process_phrase_segmentation(outputs, *sizes, calibration=calibration)
             if task != "gcgseg":
                 # A generated answer may name several phrases, but only one thing was asked for.
                 phrases = zip(found, replies.original_sizes, strict=True)
@@ -527,7 +540,9 @@ class XSamSegmenter:
             places = [[place for place, name in enumerate(query.conditions) if name in stuff] for query in asked]
             found = processor.post_process_panoptic_segmentation(outputs, *sizes, stuff=places, threshold=threshold)
         else:
-            found = processor.post_process_instance_segmentation(outputs, *sizes, threshold=threshold, top_k=top_k)
+            found = processor.post_process_instance_segmentation(
+                outputs, *sizes, threshold=threshold, top_k=top_k, calibration=calibration
+            )
         return [None if decode is None else found[decode] for decode in replies.decodes]
 
     def _read(self, answer: str) -> Caption:

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +22,7 @@ from actors.pool.runner import ReplicaStartError
 # Small, because only shard references and receipts pass through the object store, never pixels or masks.
 _OBJECT_STORE_BYTES = 200 * 2**20
 _CONNECT_TIMEOUT_S = 10
+_ON_A_CLUSTER = ", or set wait_for_nodes on a cluster that adds nodes on demand"
 _SHORT_PLACE = "/tmp"
 # A socket path has room for 107 bytes, 103 on macOS, of which Ray's /ray/session_.../sockets/... takes up to 68.
 _MAX_FOLDER_BYTES = 35
@@ -62,7 +63,8 @@ def connect(config: PoolConfig) -> bool:
         _initialize(config)
     try:
         if not config.wait_for_nodes:
-            check_room(config)
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            check_room(config, nodes, "the Ray cluster", _ON_A_CLUSTER)
     except BaseException:
         # Ctrl-C included: the caller cannot shut down what it was never told about.
         if initialized_here:
@@ -71,16 +73,19 @@ def connect(config: PoolConfig) -> bool:
     return initialized_here
 
 
-def check_room(config: PoolConfig) -> None:
-    """Refuse more replicas than the live nodes could hold if nothing else ran on them.
+def check_room(config: PoolConfig, nodes: Sequence[Mapping[str, float]], place: str, advice: str = "") -> None:
+    """Refuse more replicas than machines could hold if nothing else ran on them.
+
+    Args:
+        config: how many replicas, and what each needs.
+        nodes: for each machine the CPUs and GPUs that it has.
+        place: what to call all of them.
+        advice: what else can be done about too little room.
 
     Raises:
         ReplicaStartError: names the resources asked for and those that exist.
     """
-    import ray
-
     needs = {"CPU": config.num_cpus_per_replica, "GPU": config.num_gpus_per_replica}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     # Ray counts resources in steps of 1e-4, so ten replicas of 0.1 fit one GPU even if the quotient rounds below 10.
     # By node, because a replica cannot be spread over two. One that needs nothing of a resource fits without limit.
     room_by_node = [
@@ -92,9 +97,9 @@ def check_room(config: PoolConfig) -> None:
         return
     there = " and ".join(f"{sum(node.get(name, 0) for node in nodes):g} {name}s" for name in needs)
     raise ReplicaStartError(
-        f"{config.replicas} replicas of {needs['CPU']:g} CPUs and {needs['GPU']:g} GPUs each were asked for, but the "
-        f"Ray cluster has room for {room}: {there} on {len(nodes)} node(s). Ask for fewer replicas or less for each, "
-        "or set wait_for_nodes on a cluster that adds nodes on demand."
+        f"{config.replicas} replicas of {needs['CPU']:g} CPUs and {needs['GPU']:g} GPUs each were asked for, but "
+        f"{place} has room for {room}: {there} on {len(nodes)} node(s). Ask for fewer replicas or less for "
+        f"each{advice}."
     )
 
 

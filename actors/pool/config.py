@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 from typing import Literal, Self
 
 from pydantic import model_validator
 
 from pipelines.settings import Settings
 
-RunnerKind = Literal["ray", "in_process"]
+RunnerKind = Literal["auto", "ray", "processes", "in_process"]
 
 
 class PoolConfig(Settings):
     """Settings of the replica pool: its size, the resources of each replica, retries and timeouts."""
 
-    runner: RunnerKind = "ray"
-    """"ray" for actors on one machine or many, "in_process" for one replica in this process. There only
-    shards_in_flight_per_replica, max_attempts_per_shard, max_replica_start_failures, budget_s and drain_grace_s mean
-    anything: a thread can be neither placed nor killed.
+    runner: RunnerKind = "auto"
+    """"ray" for actors on one machine or many, "processes" for processes of this machine without GPUs (Linux), which
+    start sooner, "in_process" for one replica in this process. In the last only shards_in_flight_per_replica,
+    max_attempts_per_shard, max_replica_start_failures, budget_s and drain_grace_s mean anything: a thread can be
+    neither placed nor killed. "auto" is explained at chosen_runner.
     """
     replicas: int = 1
     """Loaded models."""
     num_gpus_per_replica: float = 0
     """GPUs each replica holds; a fraction shares one, above 1 only whole numbers."""
     num_cpus_per_replica: float = 1
-    """CPU cores each replica holds. Ray also sets the replica's torch threads to it."""
+    """CPU cores each replica holds, and the number of its torch threads, except in_process."""
     shards_in_flight_per_replica: int = 2
     """Shards one replica works on at once, so that fetching, decoding and writing of one overlap the model's work on
     another.
@@ -60,8 +63,25 @@ class PoolConfig(Settings):
     refuses at once what the cluster's nodes cannot hold.
     """
 
+    @property
+    def chosen_runner(self) -> Literal["ray", "processes", "in_process"]:
+        """The runner that "auto" stands for here: processes, unless something asks for Ray.
+
+        That is an address, a Ray that this process has joined already, GPUs, which Ray hands out, nodes to wait for, or
+        another system than Linux.
+        """
+        if self.runner != "auto":
+            return self.runner
+        ray = sys.modules.get("ray")
+        has_joined = ray is not None and ray.is_initialized()
+        named = self.ray_address or os.environ.get("RAY_ADDRESS")
+        asks = has_joined or named or self.num_gpus_per_replica or self.wait_for_nodes
+        return "ray" if asks or sys.platform != "linux" else "processes"
+
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.runner == "processes" and (self.num_gpus_per_replica or sys.platform != "linux"):
+            raise ValueError("runner is 'processes'; allowed with num_gpus_per_replica 0 on Linux: else take 'ray'")
         for name in (
             "replicas",
             "shards_in_flight_per_replica",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 from actors.pool.config import PoolConfig
 from actors.pool.runner import LabelerFactory, ShardRunner
 
@@ -14,14 +17,39 @@ def open_runner(labeler_factory: LabelerFactory, config: PoolConfig) -> ShardRun
             functools.partial of a module-level function.
         config: where and how to run.
     """
-    if config.runner == "in_process":
+    if config.chosen_runner == "in_process":
         from actors.pool.in_process import InProcessRunner
 
         return InProcessRunner(labeler_factory, config)
+    from actors.pool.replica_pool import ReplicaPool
+
+    if config.chosen_runner == "processes":
+        from actors.pool.processes.workers import ProcessWorkers
+
+        return ReplicaPool(ProcessWorkers(labeler_factory, config), config)
     from actors.pool.cluster import prepare_environment
 
     # Before the next import, which imports ray: some of its variables count only then.
     prepare_environment(config)
-    from actors.pool.ray_pool import ReplicaPool
+    from actors.pool.ray_workers import RayWorkers
 
-    return ReplicaPool(labeler_factory, config)
+    return ReplicaPool(RayWorkers(labeler_factory, config), config)
+
+
+@contextmanager
+def importing_ahead(config: PoolConfig, preload: Sequence[str]) -> Iterator[None]:
+    """Import what replicas need beside what is done in this block, for a runner that is opened within it.
+
+    Where replicas are no processes of this machine, nothing is done.
+
+    Args:
+        config: of that runner.
+        preload: names of modules: the attribute ``preload`` of its labeler's factory.
+    """
+    if config.chosen_runner != "processes":
+        yield
+        return
+    from actors.pool.processes.workers import template_ahead
+
+    with template_ahead(config, preload):
+        yield

@@ -1,23 +1,19 @@
-"""Starts, replaces, recycles and kills the Ray actors of one pool. Knows nothing about queues and retries."""
+"""Starts, replaces, recycles and kills the replicas of one pool. Knows nothing about queues and retries."""
 
 from __future__ import annotations
 
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Any
-
-import ray
-from ray.exceptions import RayError
 
 from actors.pool.config import PoolConfig
 from actors.pool.dispatch import Attempt
-from actors.pool.replica import LabelerError, Replica, ReplicaFacts
-from actors.pool.runner import EventKind, LabelerFactory, OnEvent, PoolEvent, ReplicaStartError
-from pipelines.redaction import redacted
+from actors.pool.replica import LabelerError, ReplicaFacts
+from actors.pool.runner import EventKind, OnEvent, PoolEvent, ReplicaStartError
+from actors.pool.workers import Answer, Worker, WorkerEndedError, Workers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,12 +30,10 @@ class Member:
 
     Attributes:
         number: serial number, for messages.
-        actor: handle of the actor.
-        ready_ref: resolves to ReplicaFacts once the model is loaded.
-        end_ref: never resolves; fails once the process has ended.
+        worker: its process.
         since: when it was requested, on the monotonic clock.
         facts: None until it is ready.
-        flights: attempts in progress, by the reference that resolves to the outcome.
+        flights: attempts in progress, by what will have the outcome.
         attempts: attempts given to it so far.
         retired: True once it is dead or killed; it stays a member until its last flight is settled.
         blameless: True if it was killed for a reason that none of its remaining flights caused.
@@ -47,12 +41,10 @@ class Member:
     """
 
     number: int
-    actor: Any
-    ready_ref: Any
-    end_ref: Any
+    worker: Worker
     since: float
     facts: ReplicaFacts | None = None
-    flights: dict[Any, Flight] = field(default_factory=dict)
+    flights: dict[Future[Answer], Flight] = field(default_factory=dict)
     attempts: int = 0
     retired: bool = False
     blameless: bool = False
@@ -73,29 +65,29 @@ class Member:
         return self.facts is not None and not self.retired
 
 
-News = tuple[Member, Any]
-"""A replica, and a reference of its that has been resolved."""
+News = tuple[Member, Future[Answer]]
+"""A replica, and an answer of its that is there."""
 
 
 class ReplicaSet:
-    """Keeps config.replicas actors alive, as far as they can be started.
+    """Keeps config.replicas replicas alive, as far as they can be started.
 
     What is asked again and again (is one missing, slow, worn, free?) is kept up to date at each change, so that nothing
     here takes longer with more replicas.
 
     Attributes:
         members: replicas that are starting, ready, or dead with flights still to be settled, by number.
-        news: receives what Ray resolves of the references that are watched, from a thread of Ray's.
+        news: receives answers that are watched once they are there, from other threads.
         on_event: receives the events of replicas; None to drop them.
         facts: the first ready labeler's facts for provenance; None until then.
     """
 
-    def __init__(self, labeler_factory: LabelerFactory, config: PoolConfig) -> None:
+    def __init__(self, workers: Workers, config: PoolConfig) -> None:
         self.members: dict[int, Member] = {}
         self.news: SimpleQueue[News] = SimpleQueue()
         self.on_event: OnEvent | None = None
         self.facts: Mapping[str, str] | None = None
-        self._factory = labeler_factory
+        self._workers = workers
         self._config = config
         self._started = 0
         self._failures = 0
@@ -129,29 +121,30 @@ class ReplicaSet:
         for _ in range(self._config.replicas - self._alive):
             self._start()
 
-    def watch(self, member: Member, ref: Any) -> None:
-        """Have ``news`` told once a reference is resolved, whether to a value or to an error."""
+    def watch(self, member: Member, answer: Future[Answer]) -> None:
+        """Have ``news`` told once an answer is there, whether it is a value or an error."""
         # A callback for each, because waiting for all of them takes longer with each replica.
-        ref.future().add_done_callback(lambda _future: self.news.put((member, ref)))
+        answer.add_done_callback(lambda done: self.news.put((member, done)))
 
     def settle_start(self, member: Member) -> None:
         """Handle a replica that has become ready or has failed to start."""
         try:
-            answer = ray.get(member.ready_ref)
-        except RayError as error:
+            answer = member.worker.ready.result()
+        except WorkerEndedError as error:
             # A lost machine ends many starting replicas at once, which is one failed start: only a replica requested
             # after the last such end counts again.
             counted, self._last_end = member.since > self._last_end, time.monotonic()
-            self._start_failed(member, in_one_line(error), counted=counted)
+            self._start_failed(member, str(error), counted=counted)
             return
         if isinstance(answer, LabelerError):
             self._start_failed(member, answer.error)
             return
+        assert isinstance(answer, ReplicaFacts)
         member.facts = answer
         self._num_ready += 1
         del self._starting[member.number]
-        # Not before: while it starts, its death also fails ready_ref, and counts as a failed start.
-        self.watch(member, member.end_ref)
+        # Not before: while it starts, its death also fails `ready`, and counts as a failed start.
+        self.watch(member, member.worker.ended)
         self.changed(member)
         self._failures = 0
         self.facts = self.facts or answer.labeler
@@ -159,14 +152,13 @@ class ReplicaSet:
 
     def settle_end(self, member: Member) -> None:
         """Handle the death of a replica, busy or idle."""
-        try:
-            ray.get(member.end_ref)
-        except RayError as error:
-            self.died(member, error)
+        error = member.worker.ended.exception()
+        assert isinstance(error, WorkerEndedError)
+        self.died(member, error)
 
-    def died(self, member: Member, error: RayError) -> str:
+    def died(self, member: Member, error: WorkerEndedError) -> str:
         """Retire a dead replica, unless it is retired already, and return how it died."""
-        death = f"{member} died: {in_one_line(error)}"
+        death = f"{member} died: {error}"
         if not member.retired:
             self.retire(member)
             self.emit("replica_died", death)
@@ -183,7 +175,8 @@ class ReplicaSet:
             member = next(iter(self._starting.values()))
             if time.monotonic() - member.since <= limit_s:
                 break
-            cause = f"not ready after {limit_s:g} s; free in the cluster: {_free_resources() or 'nothing'}"
+            free = self._workers.free()
+            cause = f"not ready after {limit_s:g} s" + (f"; free in the cluster: {free}" if free else "")
             self._start_failed(member, cause, counted=not self._num_ready)
 
     def recycle(self) -> None:
@@ -229,7 +222,7 @@ class ReplicaSet:
             self._alive -= 1
             self._starting.pop(member.number, None)
             self.changed(member)
-            ray.kill(member.actor, no_restart=True)
+            member.worker.kill()
 
     def close(self) -> None:
         """Kill all replicas."""
@@ -238,35 +231,15 @@ class ReplicaSet:
         self.members.clear()
 
     def _start(self) -> None:
-        config = self._config
-        actor_class = ray.remote(Replica).options(
-            num_cpus=config.num_cpus_per_replica,
-            num_gpus=config.num_gpus_per_replica,
-            max_concurrency=config.shards_in_flight_per_replica + 1,  # one thread waits in `stay`
-            # The driver retries instead of Ray: a lost node is noticed only after some 15 s, by which time Ray's own
-            # retries are used up, and a new attempt needs a new attempt id.
-            max_restarts=0,
-            max_task_retries=0,
-        )
-        actor = actor_class.remote(self._factory)
+        worker = self._workers.start()
         self._started += 1
         self._alive += 1
-        member = Member(self._started, actor, actor.ready.remote(), actor.stay.remote(), time.monotonic())
+        member = Member(self._started, worker, time.monotonic())
         self.members[member.number] = self._starting[member.number] = member
-        self.watch(member, member.ready_ref)
+        self.watch(member, worker.ready)
 
     def _start_failed(self, member: Member, cause: str, *, counted: bool = True) -> None:
         self.retire(member)
         self._failures += counted
         self._last_failure = cause
         self.emit("replica_start_failed", f"{member}: {cause}")
-
-
-def in_one_line(error: RayError) -> str:
-    """Return Ray's report of a death, many coloured and indented lines, as one line of at most 1000 characters."""
-    return " ".join(redacted(re.sub(r"\x1b\[\d+m", "", str(error))).split())[:1000]
-
-
-def _free_resources() -> str:
-    free = ray.available_resources()
-    return ", ".join(f"{free[name]:g} {name}s" for name in ("CPU", "GPU") if name in free)

@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.pool.replicas import in_one_line
+from actors.pool.workers import in_one_line
 
 # The witness does nothing but read and write a dictionary: an answer that takes longer will not come.
 _ANSWER_S = 30

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from actors.predictor.config import PredictorConfig
 from actors.predictor.garbage_collection import garbage_collection_paused
@@ -26,7 +26,10 @@ class RunLabelerFactory:
         output_uri: where the table is written.
         output_options: storage options of the output.
         shards_in_flight: number of shards labelled at once.
+        preload: modules that a process imports once for all replicas that are forked from it.
     """
+
+    preload: ClassVar[tuple[str, ...]] = ("actors.predictor.predictor",)
 
     predictor: PredictorConfig
     job: LabelJob

@@ -24,6 +24,7 @@ from pipelines.types import (
     Rle,
     Task,
 )
+from xsam_model.post_processing.calibration import NOT_CALIBRATED, ScoreCalibration
 from xsam_model.post_processing.instances import interactive_segmentation, iter_instances, iter_phrases
 from xsam_model.post_processing.maps import Segment, panoptic_segmentation, semantic_segmentation
 from xsam_model.post_processing.mask_geometry import MAX_CHUNK_PIXELS, WindowedMask
@@ -51,7 +52,13 @@ class ImagePredictions:
 
 
 def find_masks(
-    task: Task, decode: Mapping[str, Any], conversation: Conversation, *, min_score: float, max_chunk_pixels: int
+    task: Task,
+    decode: Mapping[str, Any],
+    conversation: Conversation,
+    *,
+    min_score: float,
+    max_chunk_pixels: int,
+    calibration: ScoreCalibration = NOT_CALIBRATED,
 ) -> Iterator[MaskPrediction]:
     """Yield the masks of one conversation.
 
@@ -62,13 +69,14 @@ def find_masks(
         min_score: masks with a lower score are dropped; empty masks always are.
         max_chunk_pixels: mask logits upsampled at once for a panoptic or semantic map, which needs those of all
             queries, in pixels.
+        calibration: of the scores of masks that are no part of a map.
 
     Raises:
         FloatingPointError: the scores are not finite.
     """
     prompts = conversation.prompts
     if task in _INSTANCE_TASKS:
-        found = _instances(decode, prompts, min_score)
+        found = _instances(decode, prompts, min_score, calibration)
     elif task in PANOPTIC_TASKS:
         stuff = [label for label, prompt in enumerate(prompts) if prompt.is_thing is False]
         # With threshold 0 every query competes for pixels: a higher min_score then drops rows but moves no outline.
@@ -80,10 +88,10 @@ def find_masks(
         found = _segments(semantic.labels, semantic.segments, prompts, min_score)
     elif task == "intseg":
         region = torch.as_tensor(conversation.regions[0])
-        one = interactive_segmentation(**decode, prompt_mask=region)
+        one = interactive_segmentation(**decode, prompt_mask=region, calibration=calibration)
         found = find_closely(SeenClosely(0, 0, one), prompts[0], decode["geometry"].original_size, min_score)
     else:
-        found = _phrases(decode, prompts, min_score)
+        found = _phrases(decode, prompts, min_score, calibration)
     return found
 
 
@@ -127,10 +135,12 @@ def phrase_prompts(prompt: Prompt, said: answers.Caption) -> tuple[Prompt, ...]:
     )
 
 
-def _instances(decode: Mapping[str, Any], prompts: Sequence[Prompt], min_score: float) -> Iterator[MaskPrediction]:
+def _instances(
+    decode: Mapping[str, Any], prompts: Sequence[Prompt], min_score: float, calibration: ScoreCalibration
+) -> Iterator[MaskPrediction]:
     """Encode the mask of each query once, and yield it for every label of the query."""
     size_hw = decode["geometry"].original_size
-    for instances in iter_instances(**decode, threshold=min_score):
+    for instances in iter_instances(**decode, threshold=min_score, calibration=calibration):
         encoded = _Encoded.of_windowed(instances.mask, size_hw)
         if encoded.area:
             for score, label in zip(instances.scores.tolist(), instances.labels.tolist(), strict=True):
@@ -147,11 +157,13 @@ def _segments(
             yield _Encoded.of(ids == segment.id).found(prompts[segment.label], segment.score, segment.mask_score)
 
 
-def _phrases(decode: Mapping[str, Any], prompts: Sequence[Prompt], min_score: float) -> Iterator[MaskPrediction]:
+def _phrases(
+    decode: Mapping[str, Any], prompts: Sequence[Prompt], min_score: float, calibration: ScoreCalibration
+) -> Iterator[MaskPrediction]:
     """Encode one mask for each prompt; of a generated answer that names more phrases, the first ones count."""
     found: dict[int, MaskPrediction] = {}
     size_hw = decode["geometry"].original_size
-    for phrases in iter_phrases(**decode):
+    for phrases in iter_phrases(**decode, calibration=calibration):
         mask = phrases.mask
         scores = zip(phrases.labels.tolist(), phrases.scores.tolist(), strict=True)
         # A phrase of a generated caption may be blank.

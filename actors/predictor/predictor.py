@@ -240,6 +240,7 @@ class XSamPredictor:
             about,
             min_score=self._config.min_score,
             max_chunk_pixels=_CHUNK_PIXELS[self._device.type],
+            calibration=self.segmenter.calibration(ask.task),
         )
 
 

@@ -161,7 +161,7 @@ def _referring(segmenter: XSamSegmenter, test: SceneTest) -> Figures:
     groups = (("ref", test.samples("refseg")), ("ref_relative", relative), ("ref_relative_blind", blind))
     figures = {}
     for name, group in groups:
-        pairs = [pair for batch in test.batches(group) for pair in one_mask_each(segmenter, batch)]
+        pairs = [(true, found) for batch in test.batches(group) for true, found, _ in one_mask_each(segmenter, batch)]
         figures[f"{name}_ciou"] = 100 * referring_iou(pairs).ciou if pairs else float("nan")
     figures["ref_relative_count"] = float(len(relative))
     return figures
@@ -169,7 +169,7 @@ def _referring(segmenter: XSamSegmenter, test: SceneTest) -> Figures:
 
 def _interactive(segmenter: XSamSegmenter, test: SceneTest) -> Figures:
     samples = test.samples("intseg", prompt_kinds=("point",))
-    pairs = [pair for batch in test.batches(samples) for pair in one_mask_each(segmenter, batch)]
+    pairs = [(true, found) for batch in test.batches(samples) for true, found, _ in one_mask_each(segmenter, batch)]
     ious = referring_iou(pairs)
     return {"int_point_miou": 100 * ious.giou, "int_point_ciou": 100 * ious.ciou}
 
@@ -231,11 +231,12 @@ def _maps(segmenter: XSamSegmenter, batch: Sequence[TrainingSample], stuff: Sequ
         yield found, [Segment(names[label], rle.encode(mask)) for label, mask in truth]
 
 
-def one_mask_each(segmenter: XSamSegmenter, batch: Sequence[TrainingSample]) -> Iterator[tuple[Rle, Rle]]:
-    """Yield the true and the found mask of each sample of a task that asks for one mask."""
+def one_mask_each(segmenter: XSamSegmenter, batch: Sequence[TrainingSample]) -> Iterator[tuple[Rle, Rle, float]]:
+    """Yield the true and the found mask of each sample of a task that asks for one mask, and the found one's score."""
     for sample, result in zip(batch, _segment(segmenter, batch), strict=True):
-        assert isinstance(result.segmentation, PhraseSegmentation)
-        yield rle.encode(sample.masks[0]), rle.encode(result.segmentation.masks[0].cpu().numpy())
+        found = result.segmentation
+        assert isinstance(found, PhraseSegmentation)
+        yield rle.encode(sample.masks[0]), rle.encode(found.masks[0].cpu().numpy()), float(found.scores[0])
 
 
 def _parser() -> argparse.ArgumentParser:

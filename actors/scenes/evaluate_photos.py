@@ -25,6 +25,7 @@ from actors.scenes.samples import reported_batches
 from pipelines.bounded_json import plain_json
 from pipelines.errors import UserError
 from pipelines.evaluation.mask_metrics import mask_average_precision, referring_iou
+from pipelines.evaluation.score_calibration import RIGHT_IOU, expected_calibration_error, right_masks
 from pipelines.masks import rle
 from xsam_model.segmenter import XSamSegmenter
 from xsam_model.training.samples.samples import TrainingSample
@@ -33,6 +34,8 @@ PARTS = ("box", "point", "random", "vgd", "ov")
 NUM_ABSENT = 10
 ABSENT_SCORE = 0.3
 """A mask of an absent name with this score or more is one that people would see."""
+KEPT_SCORE = 0.05
+"""Of open vocabulary and visual grounding, masks with this score or more are told by a run as it is set by default."""
 SIZE_BANDS = {"small": (0.0, 0.05), "medium": (0.05, 0.3), "large": (0.3, 1.01)}
 """Shares of the picture, from and below."""
 _Draw = Callable[[Mask], Mask]
@@ -80,6 +83,10 @@ def evaluate_photos(
         are outlined. ov_ap50: open vocabulary, all such names of a picture and NUM_ABSENT absent ones asked together.
         Both also for the pictures that hold an object of the stricter half (_strict).
         absent_per_picture: masks of absent names with a score of at least ABSENT_SCORE.
+        ece_box, ece_point, ece_random, ece_vgd, ece_ov: expected calibration error of the scores, in 15 bins of as many
+        masks: how far a score is from the share of masks of that score that are right, which have an IoU of at least
+        0.5 with the object or with one of their name; for vgd and ov of masks with a score of at least KEPT_SCORE. With
+        _width in 15 bins of equal width.
     """
     figures: Figures = {}
     for part in only:
@@ -119,12 +126,21 @@ def _from_random_points(segmenter: XSamSegmenter, test: PhotoTest) -> Figures:
 
 
 def _interactive(segmenter: XSamSegmenter, test: PhotoTest, name: str, draws: Sequence[_Draw]) -> Figures:
-    overlaps = []
+    overlaps, scores = [], []
     for draw in draws:
         samples = [_sample(photo, "intseg", [draw(one.mask)], [one], [one.name]) for photo, one in _objects(test.truth)]
-        pairs = [pair for batch in test.batches(samples) for pair in one_mask_each(segmenter, batch)]
-        overlaps.append([referring_iou([pair]).giou for pair in pairs])
-    return _by_group(test.truth, name, np.mean(overlaps, axis=0))
+        rows = [row for batch in test.batches(samples) for row in one_mask_each(segmenter, batch)]
+        overlaps.append([referring_iou([(true, found)]).giou for true, found, _ in rows])
+        scores.append([score for *_, score in rows])
+    ece = _calibration(name, np.ravel(scores), np.ravel(overlaps) >= RIGHT_IOU)
+    return _by_group(test.truth, name, np.mean(overlaps, axis=0)) | ece
+
+
+def _calibration(name: str, scores: NDArray[np.float64], right: NDArray[np.bool_]) -> Figures:
+    return {
+        f"ece_{name}": expected_calibration_error(scores, right),
+        f"ece_{name}_width": expected_calibration_error(scores, right, equal_mass=False),
+    }
 
 
 def _by_group(truth: PhotoTruth, name: str, ious: NDArray[np.float64]) -> Figures:
@@ -153,7 +169,7 @@ def _by_example(segmenter: XSamSegmenter, test: PhotoTest) -> Figures:
                 wanted = [one for group in groups.values() for one in group]
                 samples.append(_sample(photo, "vgdseg", prompts, wanted, photo.exhaustive))
                 photos.append(photo)
-        figures.append(_precision(segmenter, test, samples, photos, "vgd_ap50")[0])
+        figures.append(_precision(segmenter, test, samples, photos, "vgd")[0])
     return _mean(figures)
 
 
@@ -167,7 +183,7 @@ def _by_name(segmenter: XSamSegmenter, test: PhotoTest) -> Figures:
             absent = absent_names(photo, test.truth.names, random)
             wanted = [one for one in photo.objects if one.name in photo.exhaustive]
             samples.append(_sample(photo, "ovseg", [], wanted, [*photo.exhaustive, *absent]))
-        found, absent_masks = _precision(segmenter, test, samples, photos, "ov_ap50")
+        found, absent_masks = _precision(segmenter, test, samples, photos, "ov")
         figures.append(found | {"absent_per_picture": absent_masks / len(photos) if photos else float("nan")})
     return _mean(figures)
 
@@ -175,7 +191,7 @@ def _by_name(segmenter: XSamSegmenter, test: PhotoTest) -> Figures:
 def _precision(
     segmenter: XSamSegmenter, test: PhotoTest, samples: Sequence[TrainingSample], photos: Sequence[Photo], name: str
 ) -> tuple[Figures, int]:
-    """Return AP50 of all pictures and of those with an object of the stricter half, and the number of absent masks."""
+    """Return AP50 of all pictures and of those with a stricter object, ECE, and the number of absent masks."""
     truth, found = find_instances(segmenter, test.batches(samples))
     held = {(mask.image_id, mask.category) for mask in truth}
     num_absent = sum(mask.score >= ABSENT_SCORE and (mask.image_id, mask.category) not in held for mask in found)
@@ -185,11 +201,13 @@ def _precision(
         if any(one.is_strict and one.name in photo.exhaustive for one in photo.objects)
     }
     figures = {}
-    for group, chosen in (("", {mask.image_id for mask in truth}), ("_strict", strict)):
+    for group, chosen in (("_ap50", {mask.image_id for mask in truth}), ("_ap50_strict", strict)):
         wanted = [mask for mask in truth if mask.image_id in chosen]
         candidates = [mask for mask in found if mask.image_id in chosen]
         figures[name + group] = mask_average_precision(wanted, candidates).ap50 if wanted else float("nan")
-    return figures, num_absent
+    kept = [mask for mask in found if mask.score >= KEPT_SCORE]
+    ece = _calibration(name, np.array([mask.score for mask in kept]), right_masks(truth, kept))
+    return figures | ece, num_absent
 
 
 def _mean(figures: Sequence[Figures]) -> Figures:

@@ -93,7 +93,7 @@ def _show_new(config: RunConfig, draft: planning.RunDraft, store: Store, console
         ("images", f"{plan.num_images:,}, {_size(plan)}"),
         ("shards", f"{plan.num_shards:,} of up to {plan.images_per_shard:,} images"),
         ("prompts", _count_prompts(config, plan.num_own_prompts)),
-        ("replicas", f"{config.pool.replicas} ({config.pool.runner})"),
+        ("replicas", f"{config.pool.replicas} ({config.pool.chosen_runner})"),
         ("first", shown(plan.first_uri or "")),
         ("last", shown(plan.last_uri or "")),
     ]

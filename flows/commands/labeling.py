@@ -44,7 +44,10 @@ RunIdOption = Annotated[
     typer.Option(help="Name of the run; `run` needs it where an output holds several.", callback=checked_run_id),
 ]
 LimitOption = Annotated[int | None, typer.Option(help="Label only the first so many images.")]
-RunnerOption = Annotated[str | None, typer.Option(help="ray (replicas in processes) or in_process.")]
+RunnerOption = Annotated[
+    str | None,
+    typer.Option(help="processes (of this machine), ray, in_process, or auto: processes unless Ray is asked for."),
+]
 IncrementalOption = Annotated[
     bool | None,
     typer.Option("--incremental", help="Only what earlier runs have not asked: new and changed images, new prompts."),

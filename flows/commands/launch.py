@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
+from actors.pool.open import importing_ahead
+from actors.predictor.labeler import RunLabelerFactory
 from flows.commands.console import ConsoleObserver, ListingProgress, literal, show_summary, show_warnings
 from flows.config import RunConfig
 from flows.prefect_server.reach import may_name_server, reach_named_server, reach_prefect
@@ -17,6 +19,7 @@ from flows.run.observer import RunObserver, Several, observed_by
 from flows.run.summary import RunFailedError, RunSummary
 from flows.run.updates import as_planned, configs_to_run
 from pipelines.planning.plan import read_plan
+from pipelines.redaction import counted
 
 
 def launch(config: RunConfig, console: Console, *, prefect: bool) -> RunSummary:
@@ -43,6 +46,9 @@ def launch(config: RunConfig, console: Console, *, prefect: bool) -> RunSummary:
 def _launch_run(config: RunConfig, console: Console, *, prefect: bool) -> RunSummary:
     reached: list[AbstractContextManager[Any]] = []
     with ExitStack() as stack:
+        # In an output without runs there is something to label, unless the run is refused.
+        if not planning.open_output(config).folders("_runs"):
+            stack.enter_context(importing_ahead(config.pool, RunLabelerFactory.preload))
         with console.status("planning") as spinner:
 
             def begin() -> Callable[[], None]:
@@ -76,6 +82,11 @@ def _starting(config: RunConfig, *, prefect: bool) -> str:
     """Say what is started before the first image is labelled."""
     if config.pool.runner == "in_process":
         return f"starting {'Prefect and ' if prefect else ''}the model"
+    if config.pool.chosen_runner == "processes":
+        num = counted(config.pool.replicas, "replica")
+        return (
+            f"starting {'Prefect and ' if prefect else ''}{num} in processes of this machine (pool.runner: ray for Ray)"
+        )
     return f"starting {'Prefect, ' if prefect else ''}Ray and the replicas"
 
 

@@ -100,7 +100,7 @@ def list_collection(
         PlanError: two images have the same id.
         StorageError: the listing does not fit into the folder for temporary files.
     """
-    replicas = config.pool.replicas if config.pool.runner == "ray" else 1
+    replicas = 1 if config.pool.runner == "in_process" else config.pool.replicas
     if own.retried is not None:
         with draft_plan(to_batches(own.retried), config.plan, replicas=replicas) as draft:
             yield draft, own.rejected, []

@@ -22,7 +22,7 @@ def runs_to_retry(
 ) -> Iterator[RunConfig]:
     """Yield the configs of all runs that a retry needs, one by one, since each depends on how the previous one ended.
 
-    First come completed retries with broken shards, then those of retry_configs.
+    First come retries with broken shards, complete or not, then those of retry_configs, which read all rows.
     """
     check_no_plan_lost(open_store(output))
     yield from broken_retries(output, run_id, overrides)
@@ -30,7 +30,7 @@ def runs_to_retry(
 
 
 def broken_retries(output: str, run_id: str | None, overrides: Mapping[str, Any]) -> list[RunConfig]:
-    """Return the configs that repair completed retries with broken shards, each as it was planned.
+    """Return the configs that repair retries with broken shards, each as it was planned.
 
     Args:
         output, run_id: as for retry_configs.
@@ -46,7 +46,7 @@ def broken_retries(output: str, run_id: str | None, overrides: Mapping[str, Any]
     for held in retried if run_id is None else [run_id]:
         for name in next_retry(store, held, retried.get(held, []))[1]:
             plan = read_plan(store, name)
-            if plan is not None and is_labeled(store, plan) and left_to_label(store, plan, check=check).commits:
+            if plan is not None and left_to_label(store, plan, check=check).broken:
                 again = {"output": {"uri": output, "run_id": name}}
                 values = merge(merge(dict(plan.facts["config"]), operational(overrides)), again)
                 found.append(parse_config(values, origin=f"the config that run {name} was planned with"))

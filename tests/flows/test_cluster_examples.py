@@ -73,7 +73,7 @@ def test_every_pod_has_the_config_the_model_and_the_role(manifest: Manifest) -> 
 def test_the_workers_hold_the_replicas_that_the_config_asks_for(manifest: Manifest) -> None:
     config = config_of(manifest)
     assert config.incremental
-    assert config.pool.runner == "ray"
+    assert config.pool.chosen_runner == "ray"
     assert config.pool.ray_address is None  # a Ray job has RAY_ADDRESS
     cluster = manifest["RayJob"]["spec"]["rayClusterSpec"]
     (workers,) = cluster["workerGroupSpecs"]

@@ -185,8 +185,13 @@ def test_other_results_of_the_same_categories(make_config: MakeConfig, task: str
     assert {(task, name, expected[name]) for _, name, _ in found} == set(found)
 
 
-def test_replicas_give_the_same_rows(ray: str, make: Make, summary: RunSummary, tmp_path: Path) -> None:
-    config = make(output=str(tmp_path / "other"), pool={"runner": "ray"})
+@pytest.mark.parametrize("runner", ["ray", "processes"])
+def test_replicas_give_the_same_rows(
+    runner: str, request: pytest.FixtureRequest, make: Make, summary: RunSummary, tmp_path: Path
+) -> None:
+    if runner == "ray":
+        request.getfixturevalue("ray")
+    config = make(output=str(tmp_path / "other"), pool={"runner": runner})
     assert engine.run_directly(config, Silent()).ok
     for kind in KINDS:
         assert committed(config.output.uri, kind, without=("attempt", "decode_ms", "model_ms")) == committed(

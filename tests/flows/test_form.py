@@ -53,7 +53,7 @@ def test_the_form_has_defaults_choices_and_what_is_required(schema: dict[str, An
     assert run["properties"]["task"]["default"] == "ovseg"
     assert "genseg_panoptic" in run["properties"]["task"]["enum"]
     pool = schema["definitions"]["PoolConfig"]["properties"]
-    assert (pool["runner"]["enum"], pool["replicas"]["default"]) == (["ray", "in_process"], 1)
+    assert (pool["runner"]["enum"], pool["replicas"]["default"]) == (["auto", "ray", "processes", "in_process"], 1)
     assert all(not settings["additionalProperties"] for settings in schema["definitions"].values())
 
 

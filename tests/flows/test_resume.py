@@ -187,8 +187,13 @@ class TestKilledDriver:
         assert listing(config_file.parent / "table") == before
 
 
-def test_a_run_survives_the_death_of_a_replica(ray: str, make_config: MakeConfig, tmp_path: Path) -> None:
-    config = make_config(pool={"runner": "ray"}, plan={"images_per_shard": 1})
+@pytest.mark.parametrize("runner", ["ray", "processes"])
+def test_a_run_survives_the_death_of_a_replica(
+    runner: str, request: pytest.FixtureRequest, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    if runner == "ray":
+        request.getfixturevalue("ray")
+    config = make_config(pool={"runner": runner}, plan={"images_per_shard": 1})
     pids: list[int] = []
     kinds: list[str] = []
 

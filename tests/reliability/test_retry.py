@@ -151,6 +151,21 @@ def test_a_retry_whose_files_are_gone_is_mended_before_anything_is_retried(label
     assert broken_retries(labeled.output, None, {}) == []
 
 
+def test_a_stopped_retry_whose_files_are_gone_is_mended_and_goes_on(labeled: SmallRun) -> None:
+    stopped = retry(labeled, "out_of_memory", plan={"images_per_shard": 1})
+    assert stopped is not None
+    store = labeled.store()
+    lost, _ = sorted(store.find(f"images/{stopped.run_id}"))
+    store.delete(lost)
+    store.delete(f"_runs/{stopped.run_id}/commits/shard-00001.json")
+    ended = []
+    for config in runs_to_retry(labeled.output, None, ["out_of_memory"], {}):
+        with as_driver(BrightPredictor()):
+            ended.append(engine.run_directly(config, Silent()))
+    assert [(run.run_id, run.ok) for run in ended] == [(stopped.run_id, True)]
+    assert verify(store, stopped.run_id).problems == []
+
+
 def test_a_retry_may_differ_from_its_run(labeled: SmallRun) -> None:
     summary = retry(labeled, "out_of_memory", categories=["dark"])
     assert summary is not None

@@ -17,6 +17,7 @@ from xsam_model import (
     XSamProcessor,
     XSamSegmenter,
 )
+from xsam_model.post_processing.calibration import NOT_CALIBRATED, ScoreCalibration
 from xsam_model.prompts.templates import TASKS
 from xsam_model.testing import build_tokenizer, untrained_tiny_config
 
@@ -389,6 +390,34 @@ def test_a_refiner_gives_way_where_more_than_the_prompt_is_asked(refined, pictur
     assert not torch.allclose(drawn.segmentation.scores, said.segmentation.scores)
     with pytest.raises(ValueError, match="explain"):
         refined.segment([image], **asked, explain=True)
+
+
+@pytest.mark.parametrize("asked", ["ovseg", "vgdseg", "refseg", "intseg"])
+def test_scores_are_calibrated_for_the_tasks_that_the_configuration_names(tiny, images, monkeypatch, asked):
+    plain = tiny.segment(images, **ASKED[asked])
+    fields = {"temperature": 0.5, "offset": -1.0}
+    for task, calibration in (("genseg", NOT_CALIBRATED), (asked, ScoreCalibration(**fields))):
+        monkeypatch.setattr(tiny.model.config, "score_calibration", {task: fields})
+        for before, after in zip(plain, tiny.segment(images, **ASKED[asked]), strict=True):
+            expected = calibration.of(before.segmentation.scores)
+            torch.testing.assert_close(after.segmentation.scores, expected, atol=1e-5, rtol=0)
+            assert len(after.segmentation)
+
+
+def test_a_refiners_scores_are_calibrated(refined, picture, monkeypatch):
+    asked = {"task": "intseg", "visual_prompts": [[np.ones((96, 96), dtype=bool)]]}
+    (plain,) = refined.segment([picture(96, 96)], **asked)
+    monkeypatch.setattr(refined.model.config, "score_calibration", {"intseg": {"temperature": 2.0, "offset": 1.0}})
+    (found,) = refined.segment([picture(96, 96)], **asked)
+    expected = ScoreCalibration(2.0, 1.0).of(plain.segmentation.scores)
+    torch.testing.assert_close(found.segmentation.scores, expected, atol=1e-5, rtol=0)
+    assert torch.equal(found.segmentation.masks, plain.segmentation.masks)
+
+
+def test_a_calibration_of_no_task_is_refused(refined):
+    config = untrained_tiny_config(score_calibration={"ovsegg": {"temperature": 1.0, "offset": 0.0}})
+    with pytest.raises(ValueError, match="no such tasks: ovsegg; known"):
+        XSamSegmenter(XSamForSegmentation(config), refined.processor)
 
 
 def test_encoded_images_are_asked_whole(near, tiny, images, monkeypatch):

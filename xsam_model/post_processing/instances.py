@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from xsam_model.post_processing.calibration import NOT_CALIBRATED, ScoreCalibration
 from xsam_model.post_processing.mask_geometry import MaskGeometry, WindowedMask, check_finite, class_probabilities
 
 
@@ -22,7 +23,7 @@ class InstanceSegmentation:
     """Instances of one image.
 
     Attributes:
-        scores: (N,) float32 in [0, 1]: class probability times mask score.
+        scores: (N,) float32 in [0, 1]: class probability times mask score, calibrated.
         mask_scores: (N,) float32 in [0, 1]: mean mask probability inside the mask, 0 for an empty mask.
         labels: (N,) int64, position of the category or visual prompt among the image's conditions.
         query_indices: (N,) int64, query that predicted the mask; one query may have several labels.
@@ -44,7 +45,7 @@ class PhraseSegmentation:
     """One mask for each condition of one image, in the order of the conditions.
 
     Attributes:
-        scores: (K,) float32 in [0, 1]: class score times mask score.
+        scores: (K,) float32 in [0, 1]: class score times mask score, calibrated.
         class_scores: (K,) float32 in [0, 1]: the query's probability of being the condition.
         mask_scores: (K,) float32 in [0, 1]: mean mask probability inside the mask, 0 for an empty mask.
         query_indices: (K,) int64, query that predicted the mask; one query may belong to several conditions.
@@ -77,7 +78,7 @@ class QueryInstances:
 
     Attributes:
         mask: mask of the query.
-        scores: (n,) float32 in [0, 1], on the CPU: class probability times mask score.
+        scores: (n,) float32 in [0, 1], on the CPU: class probability times mask score, calibrated.
         labels: (n,) int64, on the CPU: position of the category or visual prompt among the image's conditions.
     """
 
@@ -94,6 +95,7 @@ def iter_instances(
     num_conditions: int | None = None,
     threshold: float = 0.0,
     top_k: int | None = None,
+    calibration: ScoreCalibration = NOT_CALIBRATED,
 ) -> Iterator[QueryInstances]:
     """Yield the instances of one image query by query, so that each mask can be encoded and dropped before the next.
 
@@ -105,6 +107,7 @@ def iter_instances(
         threshold: in [0, 1]. Instances with a lower score are left out. Above 0 no mask is ever empty; at 0 all
             candidates are returned.
         top_k: number of candidates, the pairs of query and category with the highest class scores; Q by default.
+        calibration: of the scores; the threshold is one of calibrated scores.
 
     Yields:
         Every query that has an instance, once, in no particular order.
@@ -113,7 +116,7 @@ def iter_instances(
         FloatingPointError: if a logit is not finite, which would make the masks meaningless.
     """
     check_finite(class_logits, mask_logits)
-    candidates = _candidates(class_logits, num_conditions, threshold, top_k)
+    candidates = _candidates(class_logits, num_conditions, calibration.before(threshold), top_k)
     # On the host, where the loop below decides; the masks alone stay on the device.
     class_scores, labels, queries = (part.cpu() for part in candidates)
     # By query, so that each mask is upsampled once for all of its labels.
@@ -121,7 +124,7 @@ def iter_instances(
     asked, counts = (part.tolist() for part in queries.unique_consecutive(return_counts=True))
     by_query = zip(class_scores[order].split(counts), labels[order].split(counts), strict=True)
     for mask, (of_classes, of_labels) in zip(geometry.iter_masks(mask_logits, asked), by_query, strict=True):
-        scores = of_classes * mask.score
+        scores = calibration.of(of_classes * mask.score)
         kept = scores >= threshold
         if kept.any():
             yield QueryInstances(mask, scores[kept], of_labels[kept])
@@ -135,10 +138,20 @@ def instance_segmentation(
     num_conditions: int | None = None,
     threshold: float = 0.0,
     top_k: int | None = None,
+    calibration: ScoreCalibration = NOT_CALIBRATED,
 ) -> InstanceSegmentation:
     """Return all instances of one image at once, best score first; arguments as for `iter_instances`."""
-    options = {"num_conditions": num_conditions, "top_k": top_k}
-    found = list(iter_instances(class_logits, mask_logits, geometry, threshold=threshold, **options))
+    found = list(
+        iter_instances(
+            class_logits,
+            mask_logits,
+            geometry,
+            num_conditions=num_conditions,
+            threshold=threshold,
+            top_k=top_k,
+            calibration=calibration,
+        )
+    )
     device = class_logits.device
     if not found:
         empty = torch.zeros(0, device=device)
@@ -180,6 +193,7 @@ def iter_phrases(
     geometry: MaskGeometry,
     *,
     num_conditions: int | None = None,
+    calibration: ScoreCalibration = NOT_CALIBRATED,
 ) -> Iterator[QueryInstances]:
     """Yield the results of `phrase_segmentation` query by query, so that each mask can be encoded and dropped.
 
@@ -191,7 +205,7 @@ def iter_phrases(
     check_finite(class_logits, mask_logits)
     class_scores, queries = (part.cpu() for part in class_probabilities(class_logits, num_conditions).max(0))
     for mask, conditions in _masks_of(queries, mask_logits, geometry):
-        yield QueryInstances(mask, class_scores[conditions] * mask.score, conditions)
+        yield QueryInstances(mask, calibration.of(class_scores[conditions] * mask.score), conditions)
 
 
 def _masks_of(queries: Tensor, mask_logits: Tensor, geometry: MaskGeometry) -> Iterator[tuple[WindowedMask, Tensor]]:
@@ -206,6 +220,7 @@ def phrase_segmentation(
     geometry: MaskGeometry,
     *,
     num_conditions: int | None = None,
+    calibration: ScoreCalibration = NOT_CALIBRATED,
 ) -> PhraseSegmentation:
     """Return for each condition the mask of its most probable query: for phrases that name one thing.
 
@@ -217,6 +232,7 @@ def phrase_segmentation(
         mask_logits: (Q, h, w) at the resolution of the decoder, for the whole canvas.
         geometry: sizes of canvas and image.
         num_conditions: number of conditions of this image; all K by default. 0 gives an empty result.
+        calibration: of the scores.
 
     Raises:
         FloatingPointError: if a logit is not finite, which would make the masks meaningless.
@@ -230,7 +246,7 @@ def phrase_segmentation(
         mask_scores[conditions] = mask.score
         for condition in conditions.tolist():
             mask.paste(masks[condition])
-    scores = (class_scores * mask_scores).to(device)
+    scores = calibration.of(class_scores * mask_scores).to(device)
     return PhraseSegmentation(scores, class_scores.to(device), mask_scores.to(device), queries.to(device), masks)
 
 
@@ -242,6 +258,7 @@ def interactive_segmentation(
     *,
     num_conditions: int | None = None,
     threshold: float = 0.5,
+    calibration: ScoreCalibration = NOT_CALIBRATED,
 ) -> PhraseSegmentation:
     """Return the one mask that a visual prompt stands for (interactive segmentation).
 
@@ -256,7 +273,8 @@ def interactive_segmentation(
             was scaled to the canvas and back, `geometry.restore_mask(vprompt_mask)`, whose box may be slightly smaller
             or larger; pass that to reproduce its choice exactly.
         num_conditions: 1; needed if class_logits have padding columns.
-        threshold: lowest score of a candidate, in [0, 1].
+        threshold: lowest score of a candidate, in [0, 1], before calibration, which chooses no other mask.
+        calibration: of the score.
 
     Returns:
         One mask (K = 1). Ties between boxes are broken as in the reference implementation.
@@ -282,7 +300,9 @@ def interactive_segmentation(
     for mask in geometry.iter_masks(mask_logits, winner.tolist()):
         mask.paste(masks[0])
     scores, mask_scores = ratings[winner, :2].to(device).unbind(1)
-    return PhraseSegmentation(scores, probabilities[winner, 0].to(device), mask_scores, winner.to(device), masks)
+    return PhraseSegmentation(
+        calibration.of(scores), probabilities[winner, 0].to(device), mask_scores, winner.to(device), masks
+    )
 
 
 def _rate_queries(

@@ -39,7 +39,8 @@ def add_refiner(model: Path, output: Path, dims: Sequence[int] = DEFAULT_DIMS) -
     """
     old = XSamForSegmentation.from_pretrained(model, dtype=torch.float32)
     zoom = old.config.interactive_zoom or _ZOOM
-    config = XSamConfig(**{**old.config.to_dict(), "interactive_zoom": zoom, "refiner_dims": list(dims)})
+    fields = {"interactive_zoom": zoom, "refiner_dims": list(dims), "score_calibration": None}
+    config = XSamConfig(**{**old.config.to_dict(), **fields})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         new = XSamForSegmentation(config)

@@ -47,6 +47,7 @@ def export_model(model: Path, output: Path, *checkpoints: Path) -> Path:
             sums[name] = value / len(checkpoints) + sums.get(name, 0)
     if sums:
         network.load_state_dict(sums)
+        network.config.score_calibration = None
     state = {name: value.half() for name, value in network.state_dict().items()}
     if broken := [name for name, value in state.items() if not torch.isfinite(value).all()]:
         raise ValueError(f"these weights do not fit float16: {', '.join(broken[:8])}")

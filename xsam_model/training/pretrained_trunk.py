@@ -129,7 +129,7 @@ def with_trunk(
     encoder = XSamTrunkConfig(image_size=side) if trunk is None else trunk
     old = XSamForSegmentation.from_pretrained(model, dtype=torch.float32)
     fields: dict[str, Any] = old.config.to_dict()
-    fields |= {**_TOKENS, "mask_encoder_config": encoder.to_dict()}
+    fields |= {**_TOKENS, "mask_encoder_config": encoder.to_dict(), "score_calibration": None}
     fields["segmentor_config"] = {**fields["segmentor_config"], **_SEGMENTOR}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)

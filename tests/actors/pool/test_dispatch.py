@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from actors.pool.config import PoolConfig
-from actors.pool.open import open_runner
-from benchmarks.virtual_ray import VirtualRay
+from actors.pool.replica_pool import ReplicaPool
+from benchmarks.virtual_workers import VirtualWorkers
 from pipelines.types import Shard, ShardReceipt
 
 
@@ -27,8 +27,8 @@ def _calls_of(replicas: int, shards: int) -> int:
         count += event in ("call", "c_call")
 
     # Short, so that few replicas do not make the driver look at its clocks more often.
-    ray = VirtualRay(lambda shard: (1 + int(shard.shard_id[1:]) % 7) / 1000)
-    with ray.in_place(), open_runner(dict, PoolConfig(replicas=replicas)) as runner:
+    workers = VirtualWorkers(lambda shard: (1 + int(shard.shard_id[1:]) % 7) / 1000)
+    with workers.in_place(), ReplicaPool(workers, PoolConfig(replicas=replicas)) as runner:
         sys.setprofile(look)
         try:
             outcomes = list(runner.map(_shards(shards)))
@@ -49,28 +49,28 @@ def test_the_last_shards_wait_for_idle_replicas_if_their_number_is_known(known: 
     started: dict[str, float] = {}
 
     def duration(shard: Shard) -> float:
-        started[shard.shard_id] = ray.now
+        started[shard.shard_id] = workers.now
         return 10.0 if shard.shard_id == "s0" else 1.0
 
     def unknown() -> Iterator[Shard]:
         yield from _shards(3)
 
-    ray = VirtualRay(duration)
-    with ray.in_place(), open_runner(dict, PoolConfig(replicas=2)) as runner:
+    workers = VirtualWorkers(duration)
+    with workers.in_place(), ReplicaPool(workers, PoolConfig(replicas=2)) as runner:
         outcomes = list(runner.map(_shards(3) if known else unknown()))
     assert all(isinstance(outcome, ShardReceipt) for outcome in outcomes)
-    assert ray.ended_s == (10.0 if known else 11.0)
+    assert workers.ended_s == (10.0 if known else 11.0)
     assert started["s2"] == (1.0 if known else 0.0)
 
 
 def test_replicas_that_die_are_replaced_and_their_shards_are_labelled_elsewhere() -> None:
-    ray = VirtualRay(lambda _shard: 3.0)
-    with ray.in_place(), open_runner(dict, PoolConfig(replicas=3)) as runner:
+    workers = VirtualWorkers(lambda _shard: 3.0)
+    with workers.in_place(), ReplicaPool(workers, PoolConfig(replicas=3)) as runner:
         outcomes = []
         for outcome in runner.map(_shards(30)):
             if len(outcomes) == 5:
-                ray.actors[0].end()
+                workers.started[0].kill()
             outcomes.append(outcome)
     assert sorted(outcome.shard_id for outcome in outcomes) == sorted(shard.shard_id for shard in _shards(30))
     assert all(isinstance(outcome, ShardReceipt) for outcome in outcomes)
-    assert len(ray.actors) == 4
+    assert len(workers.started) == 4

@@ -1,8 +1,9 @@
-"""Images that end the whole process of a replica, on a real Ray: each is found and quarantined, its neighbours not."""
+"""Images that end the whole process of a replica: each is found and quarantined, its neighbours not."""
 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import signal
 import sys
@@ -51,14 +52,16 @@ class LethalPredictor(BrightPredictor):
         return super().predict(images, prompts)
 
 
-@pytest.fixture(autouse=True)
-def by_value(ray: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=["processes", "ray"], autouse=True)
+def runner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Workers cannot import the tests: send what is defined in them by value. No other machine may have been lost."""
-    import ray as ray_module
-
+    if request.param == "ray":
+        request.getfixturevalue("ray")
+    by_name = {"ray": "ray.cloudpickle", "processes": "cloudpickle"}[request.param]
     for module in (sys.modules[__name__], tests.support.fakes):
-        ray_module.cloudpickle.register_pickle_by_value(module)
+        importlib.import_module(by_name).register_pickle_by_value(module)
     monkeypatch.setattr(dispatch, "_LOOK_AROUND_S", 0.01)
+    return request.param
 
 
 def label(
@@ -73,6 +76,7 @@ def label(
     def factory() -> RunLabeler:
         return RunLabeler(LethalPredictor(ways), job, output)
 
+    factory.preload = ("pipelines.table.commits", "tests.support.fakes")  # once for all that are forked
     events: list[PoolEvent] = []
     config = PoolConfig(num_cpus_per_replica=0.5, **settings)  # type: ignore[arg-type]
     with open_runner(factory, config) as runner:
@@ -90,8 +94,8 @@ def images_by_reason(folder: Path) -> dict[str | None, list[str]]:
 
 
 @pytest.mark.parametrize("way", ["SIGSEGV", "sticky error"])
-def test_an_image_that_ends_its_replica_is_quarantined_alone(tmp_path: Path, way: str) -> None:
-    outcomes, happened = label(tmp_path, {"0005.png": way})
+def test_an_image_that_ends_its_replica_is_quarantined_alone(tmp_path: Path, way: str, runner: str) -> None:
+    outcomes, happened = label(tmp_path, {"0005.png": way}, runner=runner)
     assert all(isinstance(outcome, ShardReceipt) for outcome in outcomes)
     found = images_by_reason(tmp_path)
     assert found.pop("replica_died") == ["0005.png"]
@@ -100,16 +104,16 @@ def test_an_image_that_ends_its_replica_is_quarantined_alone(tmp_path: Path, way
     assert happened["replica_died"] == 3
 
 
-def test_several_such_images_of_a_shard_are_each_found(tmp_path: Path) -> None:
+def test_several_such_images_of_a_shard_are_each_found(tmp_path: Path, runner: str) -> None:
     fatal = {"0000.png": "SIGSEGV", "0005.png": "SIGKILL", "0006.png": "SIGSEGV", "0023.png": "SIGKILL"}
-    label(tmp_path, fatal, replicas=2)
+    label(tmp_path, fatal, runner=runner, replicas=2)
     found = images_by_reason(tmp_path)
     assert found["replica_died"] == sorted(fatal)
     assert len(found[None]) == 20
 
 
-def test_an_image_that_hangs_its_replica_is_quarantined_alone(tmp_path: Path) -> None:
-    _, happened = label(tmp_path, {"0007.png": "hang"}, shard_timeout_s=3)
+def test_an_image_that_hangs_its_replica_is_quarantined_alone(tmp_path: Path, runner: str) -> None:
+    _, happened = label(tmp_path, {"0007.png": "hang"}, runner=runner, shard_timeout_s=3)
     found = images_by_reason(tmp_path)
     assert found["replica_hung"] == ["0007.png"]
     assert len(found[None]) == 23
@@ -117,11 +121,11 @@ def test_an_image_that_hangs_its_replica_is_quarantined_alone(tmp_path: Path) ->
 
 
 def test_a_shard_of_which_every_image_ends_its_replica_is_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, runner: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatch, "MAX_LETHAL_IMAGES", 1)
     every = {f"{number:04}.png": "SIGKILL" for number in range(12)}
-    outcomes, happened = label(tmp_path, every, batch_size=12)
+    outcomes, happened = label(tmp_path, every, runner=runner, batch_size=12)
     failures = [outcome for outcome in outcomes if isinstance(outcome, ShardFailure)]
     assert [(failure.shard_id, failure.kind) for failure in failures] == [("shard-00000", "replica_died")]
     assert happened["replica_died"] <= 6

@@ -1,7 +1,8 @@
-"""Both runners over the same table of misfortunes; on Ray the actors are real and really die."""
+"""All runners over the same table of misfortunes; where replicas are processes, these are real and really die."""
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
 import signal
@@ -28,7 +29,8 @@ from pipelines.types import CrashHistory, ImageRef, ReplicaUnusable, Shard, Shar
 pytestmark = pytest.mark.timeout(60)
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-RUNNERS = ("in_process", "ray")
+APART = ("processes", "ray")
+RUNNERS = ("in_process", *APART)
 
 
 @dataclass
@@ -83,21 +85,30 @@ def lab(tmp_path: Path) -> Lab:
     return Lab(tmp_path)
 
 
-@pytest.fixture
-def by_value(ray: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def send_by_value(kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Workers cannot import this file: send what is defined here by value. No other machine may have been lost."""
-    import ray as ray_module
-
+    if kind == "ray":
+        request.getfixturevalue("ray")
     monkeypatch.setattr(dispatch, "_LOOK_AROUND_S", 0.01)
-
-    ray_module.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    by_name = {"ray": "ray.cloudpickle", "processes": "cloudpickle"}
+    if kind in by_name:
+        importlib.import_module(by_name[kind]).register_pickle_by_value(sys.modules[__name__])
+    return kind
 
 
 @pytest.fixture(params=RUNNERS)
-def runner_kind(request: pytest.FixtureRequest) -> str:
-    if request.param == "ray":
-        request.getfixturevalue("by_value")
-    return request.param
+def runner_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    return send_by_value(request.param, request, monkeypatch)
+
+
+@pytest.fixture(params=APART)
+def apart(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    return send_by_value(request.param, request, monkeypatch)
+
+
+@pytest.fixture
+def on_ray(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    return send_by_value("ray", request, monkeypatch)
 
 
 def make_shards(count: int) -> Iterator[Shard]:
@@ -121,7 +132,7 @@ def label_all(factory: Callable[[], FakeLabeler], config: PoolConfig, shards: It
         return collect(runner.map(shards, events.append), events)
 
 
-# Both runners
+# All runners
 
 
 def test_every_shard_is_labelled_once_under_its_own_attempt(lab: Lab, runner_kind: str) -> None:
@@ -275,16 +286,16 @@ def test_an_unusable_process_ends_the_run_when_there_is_no_other(lab: Lab) -> No
         list(runner.map(make_shards(3)))
 
 
-# Ray alone: what dies, hangs or does not fit
+# Replicas in processes: what dies, hangs or does not fit
 
 
-def test_shards_of_a_killed_replica_are_tried_again_under_a_new_attempt(lab: Lab, by_value: None) -> None:
+def test_shards_of_a_killed_replica_are_tried_again_under_a_new_attempt(lab: Lab, apart: str) -> None:
     def behave(shard_id: str, earlier: int) -> None:
         if shard_id == "s2" and earlier == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(0.05)
 
-    result = label_all(lab.factory(behave), PoolConfig(replicas=2), make_shards(10))
+    result = label_all(lab.factory(behave), PoolConfig(runner=apart, replicas=2), make_shards(10))
     assert len(result.receipts) == 10
     assert len(lab.attempts("s2")) == 2
     assert result.receipts["s2"].attempt in lab.attempts("s2")
@@ -304,7 +315,7 @@ def when(condition: Callable[[], bool], then: Callable[[], object]) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def test_the_death_of_an_idle_replica_is_noticed_while_others_work(lab: Lab, by_value: None) -> None:
+def test_the_death_of_an_idle_replica_is_noticed_while_others_work(lab: Lab, apart: str) -> None:
     folder = lab.folder
 
     def build() -> FakeLabeler:
@@ -335,14 +346,14 @@ def test_the_death_of_an_idle_replica_is_noticed_while_others_work(lab: Lab, by_
 
     # Not before the pool knows both as ready: until then the end of one is a failed start.
     when(lambda: len(ready) == 2 and len(lab.pids()) == 1, kill_the_idle_one)
-    config = PoolConfig(replicas=2, shards_in_flight_per_replica=1, num_cpus_per_replica=0.5)
+    config = PoolConfig(runner=apart, replicas=2, shards_in_flight_per_replica=1, num_cpus_per_replica=0.5)
     with open_runner(build, config) as runner:
         result = collect(runner.map(make_shards(1), on_event), [])
     assert set(result.receipts) == {"s0"}
     assert died == [False]
 
 
-def test_replicas_that_end_together_while_they_load_are_one_failed_start(lab: Lab, by_value: None) -> None:
+def test_replicas_that_end_together_while_they_load_are_one_failed_start(lab: Lab, apart: str) -> None:
     """As on a machine that is lost."""
     folder = lab.folder
 
@@ -355,19 +366,21 @@ def test_replicas_that_end_together_while_they_load_are_one_failed_start(lab: La
             os.kill(os.getpid(), signal.SIGKILL)
         return FakeLabeler(folder, lambda shard_id, earlier: None)
 
-    config = PoolConfig(replicas=3, num_cpus_per_replica=0.5, max_replica_start_failures=2)
+    config = PoolConfig(runner=apart, replicas=3, num_cpus_per_replica=0.5, max_replica_start_failures=2)
     result = label_all(build, config, make_shards(4))
     assert len(result.receipts) == 4
     assert result.kinds()["replica_start_failed"] == 3
 
 
-def test_a_shard_that_kills_every_replica_fails_alone(lab: Lab, by_value: None) -> None:
+def test_a_shard_that_kills_every_replica_fails_alone(lab: Lab, apart: str) -> None:
     def behave(shard_id: str, earlier: int) -> None:
         time.sleep(0.1)
         if shard_id == "s1":
             os.kill(os.getpid(), signal.SIGKILL)
 
-    result = label_all(lab.factory(behave), PoolConfig(replicas=2, max_attempts_per_shard=2), make_shards(8))
+    result = label_all(
+        lab.factory(behave), PoolConfig(runner=apart, replicas=2, max_attempts_per_shard=2), make_shards(8)
+    )
     assert {failure.shard_id: (failure.kind, failure.attempts) for failure in result.failures.values()} == {
         "s1": ("replica_died", 2)
     }
@@ -375,7 +388,7 @@ def test_a_shard_that_kills_every_replica_fails_alone(lab: Lab, by_value: None) 
 
 
 @pytest.mark.parametrize("way", ["asleep", "stopped"])
-def test_a_hung_replica_is_replaced_and_only_the_hung_shard_is_blamed(lab: Lab, by_value: None, way: str) -> None:
+def test_a_hung_replica_is_replaced_and_only_the_hung_shard_is_blamed(lab: Lab, apart: str, way: str) -> None:
     def behave(shard_id: str, earlier: int) -> None:
         if shard_id == "s1" and way == "asleep":
             time.sleep(1000)
@@ -385,7 +398,9 @@ def test_a_hung_replica_is_replaced_and_only_the_hung_shard_is_blamed(lab: Lab, 
 
     started = time.monotonic()
     in_flight = 2 if way == "asleep" else 1
-    config = PoolConfig(max_attempts_per_shard=1, shard_timeout_s=2, shards_in_flight_per_replica=in_flight)
+    config = PoolConfig(
+        runner=apart, max_attempts_per_shard=1, shard_timeout_s=2, shards_in_flight_per_replica=in_flight
+    )
     result = label_all(lab.factory(behave), config, make_shards(5))
     assert {shard_id: failure.kind for shard_id, failure in result.failures.items()} == {"s1": "timeout"}
     assert len(result.receipts) == 4
@@ -393,35 +408,35 @@ def test_a_hung_replica_is_replaced_and_only_the_hung_shard_is_blamed(lab: Lab, 
     assert time.monotonic() - started < 25
 
 
-def test_a_replica_that_calls_itself_unusable_is_replaced(lab: Lab, by_value: None) -> None:
+def test_a_replica_that_calls_itself_unusable_is_replaced(lab: Lab, apart: str) -> None:
     def behave(shard_id: str, earlier: int) -> None:
         if shard_id == "s1" and earlier == 0:
             raise ReplicaUnusable("CUDA error: an illegal memory access was encountered")
 
-    result = label_all(lab.factory(behave), PoolConfig(), make_shards(4))
+    result = label_all(lab.factory(behave), PoolConfig(runner=apart), make_shards(4))
     assert len(result.receipts) == 4
     assert result.kinds()["replica_died"] == 1
     assert len(lab.pids()) == 2
 
 
-def test_a_replica_is_recycled_after_its_share(lab: Lab, by_value: None) -> None:
-    result = label_all(lab.factory(), PoolConfig(recycle_after_shards=2), make_shards(4))
+def test_a_replica_is_recycled_after_its_share(lab: Lab, apart: str) -> None:
+    result = label_all(lab.factory(), PoolConfig(runner=apart, recycle_after_shards=2), make_shards(4))
     assert len(result.receipts) == 4
     assert len(lab.pids()) == 2
     assert result.kinds() == {"replica_started": 2, "replica_recycled": 1}
 
 
-def test_a_start_that_takes_too_long_is_given_up(lab: Lab, by_value: None) -> None:
+def test_a_start_that_takes_too_long_is_given_up(lab: Lab, apart: str) -> None:
     def build() -> FakeLabeler:
         time.sleep(1000)
         return lab.factory()()
 
-    config = PoolConfig(replica_start_timeout_s=0.5, max_replica_start_failures=2)
+    config = PoolConfig(runner=apart, replica_start_timeout_s=0.5, max_replica_start_failures=2)
     with open_runner(build, config) as runner, pytest.raises(ReplicaStartError, match=r"not ready after 0\.5 s"):
         runner.describe()
 
 
-def test_replicas_without_room_keep_no_other_from_working(lab: Lab, by_value: None) -> None:
+def test_replicas_without_room_keep_no_other_from_working(lab: Lab, on_ray: str) -> None:
     events: list[PoolEvent] = []
 
     def until_a_start_is_given_up() -> Iterator[Shard]:
@@ -430,7 +445,9 @@ def test_replicas_without_room_keep_no_other_from_working(lab: Lab, by_value: No
                 return
             yield shard
 
-    config = PoolConfig(replicas=3, wait_for_nodes=True, replica_start_timeout_s=3, max_replica_start_failures=1)
+    config = PoolConfig(
+        runner=on_ray, replicas=3, wait_for_nodes=True, replica_start_timeout_s=3, max_replica_start_failures=1
+    )
     with open_runner(lab.factory(lambda shard_id, earlier: time.sleep(0.3)), config) as runner:
         result = collect(runner.map(until_a_start_is_given_up(), events.append), events)
     assert not result.failures
@@ -442,12 +459,14 @@ def test_replicas_without_room_keep_no_other_from_working(lab: Lab, by_value: No
     ("asked", "message"),
     [
         pytest.param({"num_gpus_per_replica": 1}, "room for 0: 2 CPUs and 0 GPUs on 1 node", id="no-gpu"),
-        pytest.param({"replicas": 3}, "3 replicas of 1 CPUs .* room for 2", id="too-many-replicas"),
+        pytest.param({"replicas": 3}, "3 replicas of 1 CPUs .* Ray cluster has room for 2", id="too-many-replicas"),
+        pytest.param({"runner": "processes", "replicas": 999}, "999 replicas .* this machine has room for", id="cores"),
     ],
 )
-def test_more_than_the_cluster_has_is_refused_at_once(lab: Lab, by_value: None, asked: dict, message: str) -> None:
+def test_more_than_there_is_is_refused_at_once(lab: Lab, on_ray: str, asked: dict, message: str) -> None:
     started = time.monotonic()
-    with pytest.raises(ReplicaStartError, match=message), open_runner(lab.factory(), PoolConfig(**asked)):
+    config = PoolConfig(**{"runner": on_ray, **asked})
+    with pytest.raises(ReplicaStartError, match=message), open_runner(lab.factory(), config):
         pass
     assert time.monotonic() - started < 5
 
@@ -481,25 +500,33 @@ class Echo:
 
 handler = lambda number, frame: None
 signal.signal(signal.SIGTERM, handler)
-with open_runner(Echo, PoolConfig()) as runner:
-    import psutil, ray
+with open_runner(Echo, PoolConfig(runner=sys.argv[1])) as runner:
+    import psutil
     assert runner.describe()["code"].startswith({repository!r})
     assert [receipt.shard_id for receipt in runner.map([Shard(shard_id="s0", images=())])] == ["s0"]
     assert signal.getsignal(signal.SIGTERM) is handler
     family = {{process.pid for process in psutil.Process().children(recursive=True)}}
     listening = {{c.laddr.ip for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.pid in family}}
     assert listening <= {{"127.0.0.1", "::1", "::ffff:127.0.0.1"}}, listening
-assert not ray.is_initialized()
+if sys.argv[1] == "ray":
+    import ray
+    assert not ray.is_initialized()
+else:
+    assert not {{"ray", "torch"}} & set(sys.modules)
+    assert not listening
+    psutil.wait_procs(map(psutil.Process, family & set(psutil.pids())), timeout=10)
+    assert not family & set(psutil.pids())
 """
 
 
-def test_a_local_ray_runs_a_source_checkout_from_any_folder_and_home_on_loopback_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", APART)
+def test_a_source_checkout_runs_from_any_folder_and_home_on_loopback_alone(tmp_path: Path, kind: str) -> None:
     unset = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "PYTHONPATH")
     environment = {name: value for name, value in os.environ.items() if name not in unset} | {"HOME": "/dev/null/none"}
     script = tmp_path / "driver.py"
     script.write_text(LOCAL_RUN.format(repository=str(REPOSITORY)))
     done = subprocess.run(
-        [sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, script, kind], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
 
@@ -515,7 +542,14 @@ def test_neither_config_nor_the_in_process_runner_loads_ray_or_torch() -> None:
     [
         pytest.param({"num_gpus_per_replica": 0.25, "replicas": 4}, nullcontext(), id="a-quarter-gpu"),
         pytest.param({"shard_timeout_s": None, "budget_s": None}, nullcontext(), id="no-limits"),
-        pytest.param({"runner": "slurm"}, pytest.raises(ValueError, match="'ray' or 'in_process'"), id="runner"),
+        pytest.param(
+            {"runner": "slurm"},
+            pytest.raises(ValueError, match="'auto', 'ray', 'processes' or 'in_process'"),
+            id="runner",
+        ),
+        pytest.param(
+            {"runner": "processes", "num_gpus_per_replica": 1}, pytest.raises(ValueError, match="take 'ray'"), id="gpu"
+        ),
         pytest.param({"replicas": 0}, pytest.raises(ValueError, match="replicas is 0; allowed: 1 or"), id="replicas"),
         pytest.param({"budget_s": 0}, pytest.raises(ValueError, match="budget_s is 0"), id="budget"),
         pytest.param({"num_cpus_per_replica": -1}, pytest.raises(ValueError, match="num_cpus_per_repl"), id="cpus"),
@@ -527,6 +561,17 @@ def test_neither_config_nor_the_in_process_runner_loads_ray_or_torch() -> None:
 def test_config_says_what_is_wrong_and_what_is_allowed(settings: dict, expectation) -> None:
     with expectation:
         PoolConfig(**settings)
+
+
+def test_processes_are_chosen_unless_something_asks_for_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)  # the session's tests have one
+    assert PoolConfig(replicas=2).chosen_runner == "processes"
+    for asks in ({"num_gpus_per_replica": 0.5}, {"wait_for_nodes": True}, {"ray_address": "local"}, {"runner": "ray"}):
+        assert PoolConfig(**asks).chosen_runner == "ray", asks
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert PoolConfig().chosen_runner == "ray"
+    assert PoolConfig(runner="in_process").chosen_runner == "in_process"
 
 
 def test_config_from_a_file_refuses_unknown_keys() -> None:

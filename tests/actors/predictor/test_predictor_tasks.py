@@ -32,6 +32,7 @@ from pipelines.types import (
 )
 from tests.support.fakes import sentence
 from tests.xsam_model.forced_answers import force
+from xsam_model.post_processing.calibration import ScoreCalibration
 from xsam_model.prompts.visual import draw_box
 from xsam_model.testing import save_untrained
 
@@ -335,3 +336,24 @@ def test_a_model_that_looks_closer_answers_regions_in_their_windows_and_encodes_
     for mask in answer.masks:
         assert (dense(mask.segmentation) == expected[mask.prompt.prompt_id]).all()
         assert not (dense(mask.segmentation) & ~drawn[mask.prompt.prompt_id]).any()
+
+
+@pytest.mark.parametrize("zoom", [None, 1.5])
+def test_min_score_counts_calibrated_scores(load: Any, monkeypatch: pytest.MonkeyPatch, zoom: float | None) -> None:
+    predictor = load(min_score=0.0)
+    monkeypatch.setattr(predictor.segmenter.model.config, "interactive_zoom", zoom)
+    asked = [sentence("refseg", "the left one", "a"), region("vgdseg", "b"), region("intseg", "c")]
+    (plain,) = predictor.predict(IMAGES[:1], [asked])
+    calibration = ScoreCalibration(temperature=0.5, offset=-1.0)
+    settings = {task: {"temperature": 0.5, "offset": -1.0} for task in ("refseg", "vgdseg", "intseg")}
+    monkeypatch.setattr(predictor.segmenter.model.config, "score_calibration", settings)
+    scores = {
+        (mask.prompt.task, mask.segmentation.counts): calibration.of(torch.tensor(mask.score)).item()
+        for mask in plain.masks
+    }
+    least = sorted(scores.values())[len(scores) // 2]
+    monkeypatch.setattr(predictor, "_config", dataclasses.replace(predictor._config, min_score=least - 1e-6))
+    (answer,) = predictor.predict(IMAGES[:1], [asked])
+    found = {(mask.prompt.task, mask.segmentation.counts): mask.score for mask in answer.masks}
+    assert found == pytest.approx({key: score for key, score in scores.items() if score >= least}, abs=1e-5)
+    assert 0 < len(found) < len(scores)

@@ -173,6 +173,9 @@ def test_who_knows_the_truth_gets_full_marks(truth):
     assert figures.pop("absent_per_picture") == 0
     itself = {name: figures.pop(name) for name in list(figures) if name.startswith("box_itself")}
     assert 0.3 < itself["box_itself"] < 1
+    errors = {name: figures.pop(name) for name in list(figures) if name.startswith("ece_")}
+    parts = ("box", "point", "random", "vgd", "ov")
+    assert errors == {f"ece_{part}{width}": 0 for part in parts for width in ("", "_width")}
     assert {"box", "point", "random_strict", "vgd_ap50", "vgd_ap50_strict", "ov_ap50", "ov_ap50_strict"} <= set(figures)
     assert all(value == pytest.approx(1) for value in figures.values() if not math.isnan(value)), figures
     assert sum(asked) == count_samples(test)
@@ -186,6 +189,11 @@ def test_who_repeats_the_box_gets_what_the_box_is_worth_and_masks_of_absent_name
     assert [figures[f"box{group}"] for group in groups] == pytest.approx(boxes, nan_ok=True)
     assert figures["absent_per_picture"] == 5
     assert figures["ov_ap50"] < 0.5
+    # It is sure of every box, of which some are no good, and of names it is not, but still too much.
+    objects = [one for photo in truth.photos for one in photo.objects]
+    wrong = np.mean([one.mask.sum() / box_prompt(one.mask).sum() < 0.5 for one in objects])
+    assert figures["ece_box"] == figures["ece_box_width"] == pytest.approx(wrong)
+    assert 0.1 < figures["ece_ov"] < 0.4
 
 
 def test_a_point_lies_deep_in_the_object_and_absent_names_are_not_in_the_picture(truth):

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from actors.pool.config import PoolConfig
-from actors.pool.open import open_runner
-from benchmarks.virtual_ray import VirtualRay
+from actors.pool.replica_pool import ReplicaPool
+from benchmarks.virtual_workers import VirtualWorkers
 from flows.config import parse_config
 from flows.process.signals import Termination
 from flows.run.breaker import CircuitBreaker
@@ -47,14 +47,14 @@ def test_no_replica_waits_for_the_last_shard_of_a_wave(
     pool = {"replicas": REPLICAS}
     config = parse_config({"source": "/p", "output": {"uri": str(tmp_path)}, "categories": ["a"], "pool": pool})
     told = label_collection.PrefectReporter()
-    ray = VirtualRay(log_normal(cv))
-    with ray.in_place(), open_runner(dict, config.pool) as runner:
+    workers = VirtualWorkers(log_normal(cv))
+    with workers.in_place(), ReplicaPool(workers, config.pool) as runner:
         run = PlannedRun(plan, runner, None, Due(dict.fromkeys(plan.shard_ids(), 0)))
         failures = label_collection._label_in_waves(
             config, run, runner, Silent(), CircuitBreaker(config.limits), Termination(), told=told
         )
     assert failures == []
-    assert ray.busy_share(REPLICAS) >= 0.97
+    assert workers.busy_share(REPLICAS) >= 0.97
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """A model gets a refiner and keeps the rest; the refiner's stage trains it alone, on windows."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from rectangles import Rectangles
@@ -13,6 +16,7 @@ from xsam_model.training.loop.stages import build_optimizer, read_stage, select_
 from xsam_model.training.loop.trainer import train
 
 DIMS = (8, 16, 16)
+CALIBRATED = {"intseg": {"temperature": 2.0, "offset": 0.5}}
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +30,9 @@ def test_a_model_keeps_all_its_weights(start_folder, with_refiner, tmp_path):
     before, after = (XSamForSegmentation.from_pretrained(folder) for folder in (start_folder, with_refiner))
     assert (after.config.interactive_zoom, list(after.config.refiner_dims)) == (1.3, list(DIMS))
     assert all(torch.equal(value, after.state_dict()[name]) for name, value in before.state_dict().items())
-    # A refiner that it has is replaced.
+    # A refiner that it has is replaced, and scores that were calibrated are so no more.
     after.refiner.out.weight.data += 1
+    after.config.score_calibration = CALIBRATED
     after.save_pretrained(tmp_path / "trained")
     again = tmp_path / "again"
     (tmp_path / "trained" / "NOTICE").write_text("theirs\n")
@@ -36,6 +41,7 @@ def test_a_model_keeps_all_its_weights(start_folder, with_refiner, tmp_path):
     add_refiner(tmp_path / "trained", again, DIMS)
     new = XSamForSegmentation.from_pretrained(again)
     assert (new.refiner.out.weight - after.refiner.out.weight).abs().mean() > 0.5
+    assert new.config.score_calibration is None
     assert (again / "NOTICE").read_text() == "theirs\n"
 
 
@@ -61,11 +67,14 @@ def test_its_stage_trains_the_refiner_alone_and_it_learns(with_refiner, build):
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_a_run_of_its_stage_changes_the_refiner_alone(with_refiner, tmp_path):
+def test_a_run_of_its_stage_changes_the_refiner_alone_and_calibrated_scores_are_no_more(with_refiner, tmp_path):
+    start = shutil.copytree(with_refiner, tmp_path / "start")
+    config = json.loads((start / "config.json").read_text())
+    (start / "config.json").write_text(json.dumps(config | {"score_calibration": CALIBRATED}))
     trained = train(
         TrainingConfig(
             output=str(tmp_path / "run"),
-            model=str(with_refiner),
+            model=str(start),
             sources=(SourceConfig(factory="rectangles:Rectangles", arguments={"task": "intseg"}),),
             stages=(read_stage({"kind": "refiner", "steps": 2, "batch_size": 2, "average_decay": 0.5}),),
             device="cpu",
@@ -75,6 +84,7 @@ def test_a_run_of_its_stage_changes_the_refiner_alone(with_refiner, tmp_path):
     before, after = (load_file(folder / "model.safetensors") for folder in (with_refiner, trained))
     changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
     assert changed == {name for name in before if name.startswith("refiner.")}
+    assert json.loads((trained / "config.json").read_text()).get("score_calibration") is None
 
 
 def test_a_mask_is_rated_by_what_it_covers_of_the_whole_object(with_refiner, build, monkeypatch):

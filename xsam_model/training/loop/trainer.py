@@ -110,6 +110,8 @@ class StageRun:
         classes = tuple(dict.fromkeys(name for source in chosen for name in source.categories))
         self._processor = XSamProcessor.from_pretrained(str(model_folder))
         model = XSamForSegmentation.from_pretrained(str(model_folder), dtype=torch.float32)
+        # Fitted to the scores of other weights than these will be.
+        model.config.score_calibration = None
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.network = XSamTraining(

@@ -66,7 +66,7 @@ def with_name_head(
     if not isinstance(old.config.mask_encoder_config, XSamTrunkConfig):
         raise ValueError(f"--model: the mask encoder of {model} is no convolutional trunk")
     head_config = XSamNameHeadConfig() if config is None else config
-    fields = {**old.config.to_dict(), "name_head_config": head_config.to_dict()}
+    fields = {**old.config.to_dict(), "name_head_config": head_config.to_dict(), "score_calibration": None}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         new = XSamForSegmentation(XSamConfig(**fields))

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from xsam_model.training.scenes.art import assets as art
+from xsam_model.training.scenes.art import downloads
 from xsam_model.training.scenes.art.assets import CUTOUTS, PARTS, PHOTO_STYLE, Ground, SceneAssets, save_assets
 from xsam_model.training.scenes.art.cutouts import CUTOUT_SIDE, read_cutouts, stamp_name
 from xsam_model.training.scenes.art.shapes import SHAPE_NAMES, draw_shape
@@ -165,3 +166,30 @@ def test_more_photographs_are_backgrounds_where_only_prompts_are_asked(folder, t
         scenes("ovseg", backgrounds=str(tmp_path), **options)
     with pytest.raises(FileNotFoundError, match="holds no photographs"):
         scenes("intseg", backgrounds=str(folder), **options)
+
+
+@pytest.mark.parametrize("gpl", [True, False])
+def test_what_is_under_the_gpl_can_be_left_out_and_everyday_names_then_have_drawings_alone(tmp_path, monkeypatch, gpl):
+    drawing = draw_shape(TRAINED[0], "flat")
+    both = {name: [drawing] for name in ("flat", "noto")}
+    asked = []
+    monkeypatch.setattr(downloads, "fetch", lambda root: [])
+    monkeypatch.setattr(downloads, "fetch_debian", lambda root, packages: asked.extend(packages) or [])
+    monkeypatch.setattr(downloads, "_unpacked", lambda root, package: root)
+    monkeypatch.setattr(downloads, "with_synonyms", lambda categories, data: categories)
+    monkeypatch.setattr(downloads, "read_grounds", lambda root: [])
+    few = [one for one in curated_categories() if one.name in TRAINED]
+    monkeypatch.setattr(downloads, "curated_categories", lambda: few)
+    drawn = {one.name: both for one in few} | dict.fromkeys(everyday_names(), both)
+    monkeypatch.setattr(
+        downloads,
+        "draw_sprites",
+        lambda categories, *_: {(one.name, style): drawn[one.name][style] for one in categories for style in both},
+    )
+    monkeypatch.setattr(downloads.cutouts, "read_cutouts", lambda root: ([], {(TRAINED[0], PHOTO_STYLE): [drawing]}))
+    monkeypatch.setattr(downloads.cutouts, "read_photographs", lambda root: [])
+    downloads.prepare_assets(tmp_path / "assets", tmp_path, photographs=True, gpl=gpl)
+    found = SceneAssets.load(tmp_path / "assets", (*PARTS, *(f"{CUTOUTS}{part}" for part in PARTS)))
+    assert {sprite.style for sprite in found.sprites} == {"flat", "noto", *([PHOTO_STYLE] if gpl else [])}
+    assert set(everyday_names()) <= set(found.categories)
+    assert bool(asked) == gpl

@@ -66,13 +66,15 @@ _PHOTOS: dict[str, tuple[str, ...]] = {
 }
 
 
-def prepare_assets(folder: Path, downloads: Path | None = None, *, photographs: bool = False) -> str:
+def prepare_assets(folder: Path, downloads: Path | None = None, *, photographs: bool = False, gpl: bool = True) -> str:
     """Fetch and prepare all assets.
 
     Args:
         folder: folder to write the assets to.
         downloads: folder that keeps the downloads for the next time; by default a temporary one.
-        photographs: also photographic cut-outs, see `cutouts`.
+        photographs: also photographic cut-outs, see `cutouts`, and everyday names.
+        gpl: whether these may be under the GPL, as all photographic cut-outs and their backgrounds are; otherwise
+            everyday names have drawings alone.
 
     Returns:
         A summary for people.
@@ -90,14 +92,12 @@ def prepare_assets(folder: Path, downloads: Path | None = None, *, photographs: 
         grounds = read_grounds(root)
         save_assets(folder, categories, sprites, grounds)
         if photographs:
-            without = fetch_debian(root, cutouts.DEBIAN_PACKAGES)
+            without = fetch_debian(root, cutouts.DEBIAN_PACKAGES) if gpl else []
             missing += without
             if not without:
-                stamps, templates = (root / package for package in cutouts.DEBIAN_PACKAGES)
                 everyday = [one.category for one in everyday_names().values()]
-                new, photos = cutouts.read_cutouts(stamps)
+                new, photos, backgrounds = _read_photographs(root) if gpl else ([], {}, [])
                 photos |= draw_sprites(everyday, data, root, cutouts.CUTOUT_SIDE)
-                backgrounds = cutouts.read_photographs(templates)
                 save_assets(folder, [*everyday, *new], photos, backgrounds, prefix=CUTOUTS)
                 sprites, grounds = sprites | photos, grounds + backgrounds
     styles = Counter(style for _, style in sprites)
@@ -105,6 +105,14 @@ def prepare_assets(folder: Path, downloads: Path | None = None, *, photographs: 
     notes = "".join(f"\nleft out: {note}" for note in missing)
     drawings = f"{sum(map(len, sprites.values()))} drawings (categories by style: {dict(styles)})"
     return f"{len(categories)} categories, {drawings}, {len(grounds)} photographs in {folder}: {sizes}{notes}"
+
+
+def _read_photographs(
+    root: Path,
+) -> tuple[list[Category], dict[tuple[str, str], list[NDArray[np.uint8]]], list[Ground]]:
+    """Return new categories, cut-outs and backgrounds of the packages that were fetched."""
+    stamps, templates = (root / package for package in cutouts.DEBIAN_PACKAGES)
+    return *cutouts.read_cutouts(stamps), cutouts.read_photographs(templates)
 
 
 def fetch(root: Path) -> list[str]:

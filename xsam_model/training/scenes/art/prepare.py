@@ -18,8 +18,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=DEFAULT_FOLDER, help="folder (default: %(default)s)")
     parser.add_argument("--downloads", type=Path, help="keep what is fetched here, and use what is here already")
     parser.add_argument("--photographs", action="store_true", help="also photographic cut-outs (161 MB more)")
+    parser.add_argument("--no-gpl", action="store_true", help="of these, leave out what is under the GPL")
     arguments = parser.parse_args()
-    print(prepare_assets(arguments.output, arguments.downloads, photographs=arguments.photographs))
+    gpl = not arguments.no_gpl
+    print(prepare_assets(arguments.output, arguments.downloads, photographs=arguments.photographs, gpl=gpl))
 
 
 if __name__ == "__main__":

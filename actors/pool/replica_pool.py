@@ -1,36 +1,31 @@
-"""Labels shards on Ray actors, with a bound on shards in flight, retries, a watchdog for hung replicas and a budget.
+"""Labels shards on replicas in processes: a bound on shards in flight, retries, a watchdog for hung ones, a budget.
 
-The driver owns every retry: Ray restarts no actor and repeats no task. Only shard references and receipts travel
-between driver and replicas."""
+The driver owns every retry, wherever the processes run. Only shard references and receipts travel between driver and
+replicas."""
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from queue import Empty
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-import ray
-from ray.exceptions import RayError, RayTaskError
-
-from actors.pool.cluster import connect
 from actors.pool.config import PoolConfig
 from actors.pool.dispatch import Attempt, Drain, ShardQueue, attempt_ids
-from actors.pool.head_watch import HeadWatch
 from actors.pool.replica import LabelerError
 from actors.pool.replicas import Flight, Member, News, ReplicaSet
 from actors.pool.runner import (
     ClusterLostError,
     EventKind,
     FailureKind,
-    LabelerFactory,
     OnEvent,
     ShardFailure,
     summarize_error,
 )
-from actors.pool.witness import Witness
+from actors.pool.workers import Answer, WorkerEndedError, Workers
 from pipelines.types import CrashHistory, Shard, ShardReceipt
 
 # How often the clocks and stop() are checked; results are handled as soon as they arrive.
@@ -40,28 +35,25 @@ _Outcome = ShardReceipt | ShardFailure
 
 
 class ReplicaPool:
-    """A ShardRunner on Ray actors.
+    """A ShardRunner on replicas in processes of their own.
 
     Args:
-        labeler_factory: builds the labeler in the actor's process; must be picklable.
-        config: number of replicas, resources of each, and limits.
+        workers: where the replicas run.
+        config: number of replicas, and limits.
     """
 
-    def __init__(self, labeler_factory: LabelerFactory, config: PoolConfig) -> None:
+    def __init__(self, workers: Workers, config: PoolConfig) -> None:
         self._config = config
-        self._replicas = ReplicaSet(labeler_factory, config)
-        self._in_flight: OrderedDict[Any, Member] = OrderedDict()  # by reference; the one begun first comes first
-        self._witness = Witness()
+        self._workers = workers
+        self._replicas = ReplicaSet(workers, config)
+        self._in_flight: OrderedDict[Future[Answer], Member] = OrderedDict()  # the one begun first comes first
         self._ids = attempt_ids()
-        self._owns_ray = False
-        self._head: HeadWatch | None = None
         self._stopping = False
         self._budget_since: float | None = None
 
     def __enter__(self) -> Self:
-        """Connect to Ray; see ShardRunner. Replicas begin to load their models, and nothing waits for them here."""
-        self._owns_ray = connect(self._config)
-        self._head = HeadWatch()
+        """Connect to where replicas run; see ShardRunner. They begin to load their models, and nothing waits for it."""
+        self._workers.open()
         self._replicas.start_missing()
         return self
 
@@ -100,13 +92,13 @@ class ReplicaPool:
         """Return the labeler's facts from the first replica that is ready; see ShardRunner.describe."""
         put_back: list[News] = []
         while self._replicas.facts is None:
-            self._check_head()
+            self._check_lost()
             self._replicas.start_missing()
-            for member, ref in self._news():
-                if ref == member.ready_ref:
+            for member, answer in self._news():
+                if answer is member.worker.ready:
                     self._settle_start(member)
                 else:
-                    put_back.append((member, ref))
+                    put_back.append((member, answer))
             self._replicas.give_up_slow_starts()
         for news in put_back:
             self._replicas.news.put(news)
@@ -117,24 +109,17 @@ class ReplicaPool:
         self._stopping = True
 
     def close(self) -> None:
-        """Kill the replicas, and shut Ray down if this pool started it."""
-        lost = ""
-        if self._head is not None:
-            self._head.close()
-            lost = self._head.lost
-        if lost:
-            # A head that is gone would never answer the request to kill replicas; they end by themselves.
+        """Kill the replicas, and free what they ran on."""
+        if self._workers.lost:
+            # Nothing is left that would answer a request to kill replicas; they end by themselves.
             self._replicas.members.clear()
-        elif ray.is_initialized():
+        else:
             self._replicas.close()
-            self._witness.close()
-        if self._owns_ray:
-            self._owns_ray = False
-            ray.shutdown()
+        self._workers.close()
 
     def _goes_on(self, queue: ShardQueue, drain: Drain) -> bool:
         """Return whether the map call still has shards to start or to wait for."""
-        self._check_head()
+        self._check_lost()
         in_flight = len(self._in_flight)
         if drain.update(stopped=self._stopping):
             self._replicas.emit("draining", f"{drain.reason}; {in_flight} shards in flight may finish")
@@ -142,13 +127,13 @@ class ReplicaPool:
             return in_flight > 0 and not drain.over
         return in_flight > 0 or queue.has_more()
 
-    def _check_head(self) -> None:
-        if self._head is not None and self._head.lost:
+    def _check_lost(self) -> None:
+        if lost := self._workers.lost:
             # Nothing in flight can be waited for or killed any more, so the cleanup of map() must find nothing to do.
             for member in self._in_flight.values():
                 member.flights.clear()
             self._in_flight.clear()
-            raise ClusterLostError(f"{self._head.lost}; the same command resumes the run, on a new one")
+            raise ClusterLostError(f"{lost}; the same command resumes the run, on a new one")
 
     def _submit(self, queue: ShardQueue) -> None:
         """Hand shards to replicas that have room, idle ones first."""
@@ -157,22 +142,22 @@ class ReplicaPool:
                 attempt = queue.take(idle=not flights)
                 if attempt is None:
                     break
-                ref = member.actor.label.remote(attempt.shard, attempt.attempt_id, self._crash_history(attempt))
-                member.flights[ref] = Flight(attempt, time.monotonic())
+                answer = member.worker.label(attempt.shard, attempt.attempt_id, self._crash_history(attempt))
+                member.flights[answer] = Flight(attempt, time.monotonic())
                 member.attempts += 1
-                self._in_flight[ref] = member
-                self._replicas.watch(member, ref)
+                self._in_flight[answer] = member
+                self._replicas.watch(member, answer)
                 self._replicas.changed(member)
 
-    def _land(self, ref: Any) -> Attempt:
+    def _land(self, answer: Future[Answer]) -> Attempt:
         """Take an attempt off its replica, and return it."""
-        member = self._in_flight.pop(ref)
-        attempt = member.flights.pop(ref).attempt
+        member = self._in_flight.pop(answer)
+        attempt = member.flights.pop(answer).attempt
         self._replicas.changed(member)
         return attempt
 
     def _news(self) -> list[News]:
-        """Wait up to a tick for references to be resolved, and return all that are."""
+        """Wait up to a tick for answers, and return all that are there."""
         news: list[News] = []
         try:
             news.append(self._replicas.news.get(timeout=_TICK_S))
@@ -182,10 +167,10 @@ class ReplicaPool:
             return news
 
     def _crash_history(self, attempt: Attempt) -> CrashHistory | None:
-        # Only attempts that follow a crash report to the witness, which is a round trip before every batch.
+        # Only attempts that follow a crash report what they do, which may be a round trip before every batch.
         if not attempt.alone:
             return None
-        report = self._witness.report_of(attempt.attempt_id)
+        report = self._workers.report_of(attempt.attempt_id)
         return CrashHistory(report_in_progress=report, suspects=attempt.suspects, fatal=attempt.fatal)
 
     def _poll(self, queue: ShardQueue) -> list[_Outcome]:
@@ -195,12 +180,12 @@ class ReplicaPool:
         an outcome therefore does not make a replica look hung.
         """
         outcomes: list[_Outcome | None] = []
-        for member, ref in self._news():
-            if ref in self._in_flight:
-                outcomes.append(self._settle(member, ref, queue))
-            elif ref == member.ready_ref:
+        for member, answer in self._news():
+            if answer in self._in_flight:
+                outcomes.append(self._settle(member, answer, queue))
+            elif answer is member.worker.ready:
                 self._settle_start(member)
-            elif ref == member.end_ref and member.ready:
+            elif answer is member.worker.ended and member.ready:
                 self._replicas.settle_end(member)
         outcomes += self._kill_hung(queue)
         self._replicas.give_up_slow_starts()
@@ -210,25 +195,24 @@ class ReplicaPool:
         if member.starting:  # not one that was given up meanwhile
             self._replicas.settle_start(member)
 
-    def _settle(self, member: Member, ref: Any, queue: ShardQueue) -> _Outcome | None:
+    def _settle(self, member: Member, answer: Future[Answer], queue: ShardQueue) -> _Outcome | None:
         """Return the outcome of a finished flight, or None if its shard will be tried again."""
-        attempt = self._land(ref)
+        attempt = self._land(answer)
         try:
-            result = ray.get(ref)
-        except RayTaskError as error:
-            # The labeler's own errors return as LabelerError, so this one arose in passing arguments or the result.
-            return self._failed(queue, attempt, "error", summarize_error(error))
-        except RayError as error:
+            result = answer.result()
+        except WorkerEndedError as error:
             death = self._replicas.died(member, error)
             return self._failed(queue, attempt, "replica_died", death, charged=not member.blameless)
+        except Exception as error:  # noqa: BLE001 - of passing arguments or the result: the labeler's are returned
+            return self._failed(queue, attempt, "error", summarize_error(error))
         if isinstance(result, LabelerError):
             if not result.replica_unusable:
                 return self._failed(queue, attempt, "error", result.error)
             self._kill(member, "replica_died", f"its labeler calls it unusable: {result.error}")
             return self._failed(queue, attempt, "replica_died", result.error)
+        assert isinstance(result, ShardReceipt)
         queue.done()
-        receipt: ShardReceipt = result
-        return receipt
+        return result
 
     def _kill_hung(self, queue: ShardQueue) -> list[_Outcome | None]:
         """Kill replicas with an overdue flight, and settle that flight without waiting for the replica's death."""
@@ -237,11 +221,11 @@ class ReplicaPool:
             return []
         outcomes: list[_Outcome | None] = []
         while self._in_flight:
-            ref, member = next(iter(self._in_flight.items()))
-            if time.monotonic() - member.flights[ref].since <= limit_s:
+            answer, member = next(iter(self._in_flight.items()))
+            if time.monotonic() - member.flights[answer].since <= limit_s:
                 break
-            # Taken off first: the reference will fail too when the replica dies, and must not be settled twice.
-            attempt = self._land(ref)
+            # Taken off first: its answer will fail too when the replica dies, and must not be settled twice.
+            attempt = self._land(answer)
             message = f"{attempt.shard.shard_id} was not finished after {limit_s:g} s"
             self._kill(member, "replica_hung", message)
             outcomes.append(self._failed(queue, attempt, "timeout", f"{message} on {member}"))
@@ -257,9 +241,9 @@ class ReplicaPool:
     def _failed(
         self, queue: ShardQueue, attempt: Attempt, kind: FailureKind, error: str, *, charged: bool = True
     ) -> ShardFailure | None:
-        # The witness knows only attempts that ran alone; a replica that was killed for another's sake proves nothing.
+        # Only attempts that ran alone report; a replica that was killed for another's sake proves nothing.
         ended_here = charged and kind != "error" and attempt.alone
-        under_way = self._witness.in_progress(attempt.attempt_id) if ended_here else ()
+        under_way = self._workers.in_progress(attempt.attempt_id) if ended_here else ()
         failure = queue.failed(attempt, kind, error, charged=charged, under_way=under_way)
         if failure is None:
             summary = error.partition("\n")[0]
@@ -268,8 +252,10 @@ class ReplicaPool:
         return failure
 
     def _give_up_the_rest(self, queue: ShardQueue, reason: str) -> Iterator[ShardFailure]:
-        for ref, member in self._in_flight.items():
-            yield queue.give_up(member.flights[ref].attempt, "unfinished", f"{reason}, and it did not finish in time")
+        for answer, member in self._in_flight.items():
+            yield queue.give_up(
+                member.flights[answer].attempt, "unfinished", f"{reason}, and it did not finish in time"
+            )
         yield from queue.give_up_waiting(reason)
 
     def _abandon_in_flight(self) -> None:

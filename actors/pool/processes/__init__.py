@@ -1,0 +1,1 @@
+"""Replicas in processes of this machine, forked from one that has imported what they need. No Ray."""

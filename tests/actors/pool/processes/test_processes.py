@@ -1,0 +1,208 @@
+"""Replicas in processes of this machine: what they share and see, and that none of them outlives its driver."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import psutil
+import pytest
+
+from actors.pool import dispatch
+from actors.pool.config import PoolConfig
+from actors.pool.open import importing_ahead, open_runner
+from actors.pool.processes import workers
+from actors.pool.processes.memory import Memory
+from actors.pool.runner import PoolEvent, ReplicaStartError, ShardFailure
+from pipelines.types import CrashHistory, ImageRef, Shard, ShardReceipt
+
+pytestmark = pytest.mark.timeout(60)
+
+REPOSITORY = Path(__file__).resolve().parents[4]
+CONFIG = PoolConfig(runner="processes", num_cpus_per_replica=0.5)
+
+
+class Labeler:
+    """Behaves as the test asks, told the shard; describes its process."""
+
+    def __init__(self, behave: Callable[[str], object] = lambda _shard_id: None) -> None:
+        self._behave = behave
+        self._facts = {
+            "preloaded": str("tests.support.fakes" in sys.modules),
+            **{name: os.environ.get(name, "unset") for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")},
+            "oom_score_adj": Path("/proc/self/oom_score_adj").read_text().strip(),
+        }
+
+    def label(self, shard: Shard, attempt: str, crashes: CrashHistory | None = None) -> ShardReceipt:
+        self._behave(shard.shard_id)
+        return ShardReceipt(shard_id=shard.shard_id, attempt=attempt)
+
+    def describe(self) -> dict[str, str]:
+        return self._facts
+
+
+class Factory:
+    preload = ("tests.support.fakes", "a.module.that.is.not.there")
+
+    def __init__(self, behave: Callable[[str], object] = lambda _shard_id: None) -> None:
+        self._behave = behave
+
+    def __call__(self) -> Labeler:
+        return Labeler(self._behave)
+
+
+@pytest.fixture(autouse=True)
+def by_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(dispatch, "_LOOK_AROUND_S", 0.01)
+
+
+def shards(count: int, images: int = 0) -> list[Shard]:
+    refs = tuple(ImageRef(image_id=f"{n}", uri=f"memory://{n:0100}") for n in range(images))
+    return [Shard(shard_id=f"s{number}", images=refs) for number in range(count)]
+
+
+def label(factory: Any, config: PoolConfig, todo: list[Shard]) -> tuple[dict[str, Any], list[PoolEvent]]:
+    events: list[PoolEvent] = []
+    with open_runner(factory, config) as runner:
+        return {outcome.shard_id: outcome for outcome in runner.map(todo, events.append)}, events
+
+
+def test_a_replica_has_what_was_imported_once_and_sees_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with open_runner(Factory(), CONFIG) as runner:
+        assert runner.describe() == {
+            "preloaded": "True",
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": "1",
+            "oom_score_adj": "1000",
+        }
+
+
+def test_what_replicas_need_is_imported_ahead_of_them() -> None:
+    with importing_ahead(CONFIG, Factory.preload):
+        (ahead,) = workers._ahead
+        with open_runner(Factory(), CONFIG) as runner:
+            assert runner.describe()["preloaded"] == "True"
+            assert ahead._process.pid in {parent.pid for parent in psutil.Process().children()}
+            assert not workers._ahead
+        assert ahead.has_ended()
+    with importing_ahead(CONFIG, Factory.preload):
+        (unused,) = workers._ahead
+    assert unused.has_ended()
+
+
+def test_when_what_replicas_are_forked_from_is_killed_another_takes_its_place(tmp_path: Path) -> None:
+    def behave(shard_id: str) -> None:
+        if shard_id == "s1" and not (tmp_path / "killed").exists():
+            (tmp_path / "killed").touch()
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(30)
+
+    outcomes, events = label(Factory(behave), CONFIG, shards(4))
+    assert all(isinstance(outcome, ShardReceipt) for outcome in outcomes.values())
+    assert len(outcomes) == 4
+    assert [event.kind for event in events].count("replica_died") == 1
+
+
+def test_the_largest_replica_is_killed_before_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "MEMORY_LIMIT", 0.0)
+    config = CONFIG.replace(max_attempts_per_shard=1)
+    outcomes, events = label(Factory(lambda _shard_id: time.sleep(30)), config, shards(1))
+    (failure,) = outcomes.values()
+    assert isinstance(failure, ShardFailure)
+    assert failure.kind == "replica_died"
+    assert "of this machine's memory is used" in failure.error
+    assert [event.kind for event in events].count("replica_died") >= 1
+
+
+def test_the_used_share_is_that_of_whatever_is_fuller(tmp_path: Path) -> None:
+    (tmp_path / "proc" / "7").mkdir(parents=True)
+    (tmp_path / "proc" / "meminfo").write_text("MemTotal: 1000 kB\nMemFree: 1 kB\nMemAvailable: 600 kB\n")
+    (tmp_path / "proc" / "7" / "statm").write_text("900 300 100 1 0 1 0\n")
+    memory = Memory(0.95, tmp_path / "proc", tmp_path / "cgroup")
+    assert memory.used_share() == pytest.approx(0.4)
+    assert memory.held_by(7) == 200 * os.sysconf("SC_PAGE_SIZE")
+    assert memory.held_by(8) == 0
+    group = tmp_path / "cgroup"
+    group.mkdir()
+    for name, text in (("max", "1000"), ("current", "900"), ("stat", "anon 700\ninactive_file 100\n")):
+        (group / f"memory.{name}").write_text(text)
+    assert memory.used_share() == pytest.approx(0.8)
+    (group / "memory.max").write_text("max")
+    assert memory.used_share() == pytest.approx(0.4)
+
+
+def test_a_replica_that_reads_nothing_does_not_block_the_driver() -> None:
+    """More than the socket between them holds waits for a process that is stopped."""
+
+    def behave(shard_id: str) -> None:
+        if shard_id == "s0":
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    config = CONFIG.replace(shard_timeout_s=1.0, max_attempts_per_shard=1)
+    outcomes, _ = label(Factory(behave), config, shards(2, images=20_000))
+    assert {shard_id: isinstance(outcome, ShardReceipt) for shard_id, outcome in outcomes.items()} == {
+        "s0": False,
+        "s1": True,
+    }
+    assert outcomes["s0"].kind == "timeout"
+
+
+class Unreadable:
+    """Can be pickled, and not unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, ("no number",)
+
+    def __call__(self) -> Labeler:
+        raise AssertionError
+
+
+def test_a_factory_that_cannot_be_read_is_told() -> None:
+    config = CONFIG.replace(max_replica_start_failures=1)
+    with open_runner(Unreadable(), config) as runner, pytest.raises(ReplicaStartError, match="invalid literal"):
+        runner.describe()
+
+
+DRIVER = """
+import os, signal, sys, time
+sys.path.insert(0, {repository!r})
+from actors.pool.config import PoolConfig
+from actors.pool.open import open_runner
+from pipelines.types import Shard
+
+class Labeler:
+    def label(self, shard, attempt, crashes=None):
+        print(os.getpid(), os.getppid(), file=open({told!r}, "a"), flush=True)
+        while True:
+            sum(range(10**7))  # never idle, and never at the socket
+
+    def describe(self):
+        return {{}}
+
+with open_runner(Labeler, PoolConfig(runner="processes", replicas=2, num_cpus_per_replica=0.5)) as runner:
+    list(runner.map(Shard(shard_id=f"s{{n}}", images=()) for n in range(4)))
+"""
+
+
+def test_no_replica_outlives_a_driver_that_is_killed(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER.format(repository=str(REPOSITORY), told=str(told))])
+    deadline = time.monotonic() + 50
+    while time.monotonic() < deadline and (not told.exists() or len(set(told.read_text().split())) < 3):
+        time.sleep(0.02)
+    pids = {int(pid) for pid in told.read_text().split()}
+    assert len(pids) == 3  # two replicas, and what they were forked from
+    family = [psutil.Process(pid) for pid in pids]
+    driver.kill()
+    driver.wait()
+    _gone, alive = psutil.wait_procs(family, timeout=20)
+    assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
