@@ -69,6 +69,8 @@ class Template:
         data, descriptors, _flags, _address = socket.recv_fds(self._driver, MAX_MESSAGE, 1)
         if not data:
             return False
+        for descriptor in descriptors:  # or each program that a labeler executes would hold it, and hide its end
+            os.set_inheritable(descriptor, False)
         message = json.loads(data)
         if "fork" in message:
             self._fork(message["fork"], *descriptors)
@@ -157,6 +159,7 @@ def main(settings: dict[str, Any]) -> None:
         settings: ``socket``, the descriptor of the driver's socket; ``preload``, names of modules; ``memory_limit``,
             the share of the machine's memory from which on a worker is killed.
     """
+    os.set_inheritable(settings["socket"], False)
     for name in settings["preload"]:
         with contextlib.suppress(Exception):  # the labeler's own import fails again, in a replica that can tell it
             importlib.import_module(name)

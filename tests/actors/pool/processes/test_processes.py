@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +20,22 @@ import pytest
 from actors.pool import dispatch
 from actors.pool.config import PoolConfig
 from actors.pool.open import importing_ahead, open_runner
-from actors.pool.processes import workers
+from actors.pool.processes import template_process, workers
 from actors.pool.processes.memory import Memory
 from actors.pool.runner import PoolEvent, ReplicaStartError, ShardFailure
+from actors.pool.workers import WorkerEndedError
 from pipelines.types import CrashHistory, ImageRef, Shard, ShardReceipt
 
 pytestmark = pytest.mark.timeout(60)
 
 REPOSITORY = Path(__file__).resolve().parents[4]
 CONFIG = PoolConfig(runner="processes", num_cpus_per_replica=0.5)
+
+
+def is_inheritable(descriptor: int) -> bool:
+    with contextlib.suppress(OSError):  # what listed them
+        return os.get_inheritable(descriptor)
+    return False
 
 
 class Labeler:
@@ -38,6 +47,7 @@ class Labeler:
             "preloaded": str("tests.support.fakes" in sys.modules),
             **{name: os.environ.get(name, "unset") for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")},
             "oom_score_adj": Path("/proc/self/oom_score_adj").read_text().strip(),
+            "inheritable": str([fd for fd in map(int, os.listdir("/proc/self/fd")) if fd > 2 and is_inheritable(fd)]),
         }
 
     def label(self, shard: Shard, attempt: str, crashes: CrashHistory | None = None) -> ShardReceipt:
@@ -83,6 +93,7 @@ def test_a_replica_has_what_was_imported_once_and_sees_no_gpu(monkeypatch: pytes
             "CUDA_VISIBLE_DEVICES": "",
             "OMP_NUM_THREADS": "1",
             "oom_score_adj": "1000",
+            "inheritable": "[]",
         }
 
 
@@ -113,7 +124,7 @@ def test_when_what_replicas_are_forked_from_is_killed_another_takes_its_place(tm
 
 
 def test_the_largest_replica_is_killed_before_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "MEMORY_LIMIT", 0.0)
+    monkeypatch.setattr(template_process, "MEMORY_LIMIT", 0.0)
     config = CONFIG.replace(max_attempts_per_shard=1)
     outcomes, events = label(Factory(lambda _shard_id: time.sleep(30)), config, shards(1))
     (failure,) = outcomes.values()
@@ -170,6 +181,88 @@ def test_a_factory_that_cannot_be_read_is_told() -> None:
     config = CONFIG.replace(max_replica_start_failures=1)
     with open_runner(Unreadable(), config) as runner, pytest.raises(ReplicaStartError, match="invalid literal"):
         runner.describe()
+
+
+class Interrupted:
+    """A lock that another thread gets hold of, and does something with, as soon as this one lets it go."""
+
+    def __init__(self, lock: Any, meanwhile: Callable[[], object]) -> None:
+        self._lock = lock
+        self._meanwhile = meanwhile
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        if threading.current_thread() is threading.main_thread():
+            self._meanwhile()
+
+
+@pytest.fixture
+def crew() -> Iterator[workers.ProcessWorkers]:
+    crew = workers.ProcessWorkers(Factory(), CONFIG)
+    crew.open()
+    yield crew
+    crew.close()
+
+
+def test_a_shard_given_to_a_replica_as_it_ends_fails_like_any_other(crew: workers.ProcessWorkers) -> None:
+    worker = crew.start()
+    worker.ready.result(30)
+
+    def end() -> None:
+        worker.kill()
+        worker.ended.exception(30)
+
+    worker._guard = Interrupted(worker._guard, end)  # type: ignore[assignment]
+    answer = worker.label(shards(1)[0], "an-attempt", None)
+    assert isinstance(answer.exception(30), WorkerEndedError)
+    assert isinstance(worker.label(shards(1)[0], "another", None).exception(30), WorkerEndedError)
+
+
+def test_an_answer_that_cannot_be_read_is_told_and_the_next_one_is_read() -> None:
+    class Telling(Labeler):
+        def label(self, shard: Shard, attempt: str, crashes: CrashHistory | None = None) -> ShardReceipt:
+            if shard.shard_id == "s0":
+                return Unreadable()  # type: ignore[return-value]
+            return super().label(shard, attempt, crashes)
+
+    config = CONFIG.replace(max_attempts_per_shard=1, shard_timeout_s=20)
+    outcomes, events = label(Telling, config, shards(2))
+    assert outcomes["s0"].kind == "error"
+    assert "invalid literal" in outcomes["s0"].error
+    assert isinstance(outcomes["s1"], ShardReceipt)
+    assert "replica_died" not in [event.kind for event in events]
+
+
+def test_a_replica_that_is_ready_and_cannot_be_read_has_failed_to_start() -> None:
+    class Telling(Labeler):
+        def describe(self) -> dict[str, str]:
+            return {"a": Unreadable()}  # type: ignore[dict-item]
+
+    config = CONFIG.replace(max_replica_start_failures=1, replica_start_timeout_s=20)
+    with open_runner(Telling, config) as runner, pytest.raises(ReplicaStartError, match="invalid literal"):
+        runner.describe()
+
+
+def test_the_death_of_a_replica_is_noticed_while_what_it_started_lives_on(tmp_path: Path) -> None:
+    def behave(shard_id: str) -> None:
+        if os.fork() == 0:
+            os.setsid()
+            (tmp_path / "left").write_text(str(os.getpid()))
+            time.sleep(30)
+            os._exit(0)
+        while not (tmp_path / "left").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        config = CONFIG.replace(max_attempts_per_shard=1, shard_timeout_s=20)
+        outcomes, _ = label(Factory(behave), config, shards(1))
+    finally:
+        os.kill(int((tmp_path / "left").read_text()), signal.SIGKILL)
+    assert (outcomes["s0"].kind, "SIGKILL" in outcomes["s0"].error) == ("replica_died", True)
 
 
 DRIVER = """
