@@ -12,10 +12,10 @@ import threading
 from collections.abc import Sequence
 
 from actors.pool.config import PoolConfig
-from actors.pool.processes.template import MAX_MESSAGE
+from actors.pool.processes.template import MAX_MESSAGE, last_words, open_stderr
 from actors.pool.workers import in_one_line
 
-# As on Ray.
+# As Ray sets it.
 MEMORY_LIMIT = 0.95
 # How long the template may take to tell how a worker has ended; it has nothing else to do.
 _STATUS_S = 5.0
@@ -42,12 +42,18 @@ class TemplateProcess:
         self._preload = tuple(preload)
         self._threads = _threads(config)
         self._changed = threading.Condition()
-        self._ended: dict[int, str] = {}
+        self._ended: dict[int, tuple[str, bool]] = {}
         self._lines: dict[int, socket.socket] = {}  # to living workers, by number
         self._is_over = False
         self._socket, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         path = [entry for entry in sys.path if isinstance(entry, str)]  # others are ignored here as well
-        settings = {"path": path, "preload": list(preload), "socket": there.fileno(), "memory_limit": MEMORY_LIMIT}
+        settings = {
+            "path": path,
+            "preload": list(preload),
+            "socket": there.fileno(),
+            "memory_limit": MEMORY_LIMIT,
+            "driver": os.getpid(),
+        }
         # As in a Ray actor: torch computes on as many threads as the replica holds cores, and sees no GPU that the
         # replica was not given.
         environment = {
@@ -55,12 +61,13 @@ class TemplateProcess:
             **os.environ,
             "CUDA_VISIBLE_DEVICES": "",
         }
+        self._stderr = open(open_stderr(), "rb", buffering=0)  # noqa: SIM115 - close() closes it
         with there:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _PROGRAM, json.dumps(settings)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                stderr=self._stderr,
                 pass_fds=[there.fileno()],
                 env=environment,
                 start_new_session=True,  # Ctrl-C in a terminal is for the driver alone, which lets shards finish
@@ -83,27 +90,40 @@ class TemplateProcess:
         with contextlib.suppress(OSError):  # it has ended, and its workers with it
             socket.send_fds(self._socket, [json.dumps({"fork": number}).encode()], [theirs.fileno()])
 
+    def ready(self, number: int) -> None:
+        """Say that a worker has loaded its model."""
+        self._ask("ready", number)
+
     def kill(self, number: int) -> None:
         """Ask for a worker to be killed; nothing happens if it has ended."""
-        with contextlib.suppress(OSError):
-            self._socket.send(json.dumps({"kill": number}).encode())
+        self._ask("kill", number)
 
-    def how_ended(self, number: int) -> str:
-        """Return how a worker ended that has closed its socket."""
+    def how_ended(self, number: int) -> tuple[str, bool]:
+        """Return how a worker ended that has closed its socket, and whether its images in progress are innocent."""
         with self._changed:
             self._changed.wait_for(lambda: number in self._ended or self._is_over, _STATUS_S)
-            return self._ended.pop(number, "the process that it was forked from has ended")
+            if number in self._ended:
+                return self._ended.pop(number)
+            how = "the process that it was forked from has ended"
+            return how + (last_words(self._stderr.fileno()) if not self._stderr.closed else ""), False
 
     def close(self) -> None:
         """End the template, which takes all workers with it."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+        self._process.terminate()  # at once, if it imports; otherwise it has heard of it
         try:
             self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         self._socket.close()
+        with self._changed:
+            self._stderr.close()
+
+    def _ask(self, what: str, number: int) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.send(json.dumps({what: number}).encode())
 
     def _listen(self) -> None:
         while True:
@@ -114,7 +134,7 @@ class TemplateProcess:
             with self._changed:
                 if data:
                     message = json.loads(data)
-                    self._ended[message["ended"]] = in_one_line(message["how"])
+                    self._ended[message["ended"]] = in_one_line(message["how"]), message["innocent"]
                     over = [message["ended"]]
                 else:
                     self._is_over = True

@@ -75,7 +75,7 @@ def work(descriptor: int) -> None:
         return
     try:
         factory, num_threads = cloudpickle.loads(first)
-    except Exception as error:  # noqa: BLE001 - the driver tells it better than an exit code does
+    except BaseException as error:  # noqa: BLE001 - the driver tells it better than an exit code does
         _answer(line, READY, LabelerError(error=summarize_error(error), replica_unusable=True))
         return
     replica = Replica(factory)

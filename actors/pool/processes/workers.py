@@ -7,7 +7,7 @@ import os
 import pickle
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from itertools import count
 from queue import SimpleQueue
@@ -31,17 +31,18 @@ class ProcessWorker:
         template: where it is forked.
         number: serial number, for the template.
         first: what it is sent first: the labeler's factory, pickled.
-        on_report: receives an attempt's id and the ids of the images in progress.
+        reports: receives the ids of the images in progress, by attempt.
     """
 
     def __init__(
-        self, template: TemplateProcess, number: int, first: bytes, on_report: Callable[[str, tuple[str, ...]], None]
+        self, template: TemplateProcess, number: int, first: bytes, reports: dict[str, tuple[str, ...]]
     ) -> None:
         self.ready: Future[Answer] = Future()
         self.ended: Future[Answer] = Future()
         self._template = template
         self._number = number
-        self._on_report = on_report
+        self._reports = reports
+        self._reported: set[str] = set()
         self._calls = count()
         self._answers: dict[int, Future[Answer]] = {READY: self.ready}
         self._guard = threading.Lock()
@@ -92,14 +93,20 @@ class ProcessWorker:
             while (message := self._line.receive()) is not None:
                 call, data = pickle.loads(message)
                 if isinstance(call, str):
-                    self._on_report(call, data)
+                    self._reported.add(call)
+                    self._reports[call] = data
                 else:
+                    if call == READY:
+                        self._template.ready(self._number)
                     self._answers.pop(call).set_result(_read(data, of_start=call == READY))
         finally:
             self._end()
 
     def _end(self) -> None:
-        how = self._template.how_ended(self._number)
+        how, is_innocent = self._template.how_ended(self._number)
+        if is_innocent:
+            for attempt_id in self._reported:
+                self._reports.pop(attempt_id, None)
         with self._guard:
             self._how = how
             left = list(self._answers.values())
@@ -146,7 +153,7 @@ class ProcessWorkers:
 
     def start(self) -> ProcessWorker:
         """Fork a worker, from another template if the one before has ended."""
-        return ProcessWorker(self._ready_template(), next(self._numbers), self._first, self._in_progress.__setitem__)
+        return ProcessWorker(self._ready_template(), next(self._numbers), self._first, self._in_progress)
 
     def report_of(self, attempt_id: str) -> ReportInProgress:
         """Return what tells this process; see Workers."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,11 +21,11 @@ import pytest
 from actors.pool import dispatch
 from actors.pool.config import PoolConfig
 from actors.pool.open import importing_ahead, open_runner
-from actors.pool.processes import template_process, workers
+from actors.pool.processes import template, template_process, workers
 from actors.pool.processes.memory import Memory
 from actors.pool.runner import PoolEvent, ReplicaStartError, ShardFailure
 from actors.pool.workers import WorkerEndedError
-from pipelines.types import CrashHistory, ImageRef, Shard, ShardReceipt
+from pipelines.types import CrashHistory, ImageRef, ReplicaUnusable, Shard, ShardReceipt
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -123,15 +124,79 @@ def test_when_what_replicas_are_forked_from_is_killed_another_takes_its_place(tm
     assert [event.kind for event in events].count("replica_died") == 1
 
 
-def test_the_largest_replica_is_killed_before_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template_process, "MEMORY_LIMIT", 0.0)
-    config = CONFIG.replace(max_attempts_per_shard=1)
-    outcomes, events = label(Factory(lambda _shard_id: time.sleep(30)), config, shards(1))
-    (failure,) = outcomes.values()
+# Memory is nearly used up while a file exists.
+FULL = """
+import os
+from actors.pool.processes.memory import Memory, Usage
+Memory.usage = lambda self: Usage(96 if os.path.exists({flag!r}) else 0, 100)
+main(settings)
+"""
+
+
+def test_a_replica_that_is_killed_before_memory_runs_out_says_so_and_names_no_image(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    flag = tmp_path / "full"
+
+    class Waiting(Labeler):
+        def label(self, shard: Shard, attempt: str, crashes: CrashHistory | None = None) -> ShardReceipt:
+            if crashes is not None:
+                crashes.report_in_progress(["an-image"])
+            flag.touch()
+            time.sleep(30)
+            raise AssertionError
+
+    def on_event(event: PoolEvent) -> None:
+        flag.unlink(missing_ok=True)
+
+    program = template_process._PROGRAM.replace("main(settings)", FULL.format(flag=str(flag)))
+    monkeypatch.setattr(template_process, "_PROGRAM", program)
+    config = CONFIG.replace(max_attempts_per_shard=2, shard_timeout_s=20)
+    with open_runner(Waiting, config) as runner:
+        (failure,) = runner.map(shards(1), on_event)
     assert isinstance(failure, ShardFailure)
-    assert failure.kind == "replica_died"
-    assert "of this machine's memory is used" in failure.error
-    assert [event.kind for event in events].count("replica_died") >= 1
+    # With an image named, the last attempt would not count, and another one follow.
+    assert (failure.kind, failure.attempts) == ("replica_died", 2)
+    assert "96% of this machine's memory is used" in failure.error
+
+
+@pytest.fixture
+def sleeper() -> Iterator[int]:
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as process:
+        yield process.pid
+        process.kill()
+
+
+@pytest.mark.parametrize(
+    ("ready_kb", "now_kb", "used_kb", "killed", "innocent"),
+    [
+        (10_000, 10_000, 94_000, False, False),
+        (0, 3_000, 99_000, False, False),  # others would use too much without it
+        (10_000, 12_000, 99_000, True, True),
+        (10_000, 50_000, 99_000, True, False),
+    ],
+)
+def test_only_a_replica_that_has_taken_the_memory_was_ended_by_its_images(
+    tmp_path: Path, sleeper: int, *, ready_kb: int, now_kb: int, used_kb: int, killed: bool, innocent: bool
+) -> None:
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with here, there:
+        forge = template.Template(there, os.getpid(), Memory(0.95, tmp_path, tmp_path))
+        child = forge._children[sleeper] = template._Child(1, template.open_stderr())
+        (tmp_path / str(sleeper)).mkdir()
+
+        def are(held_kb: int, used_kb: int) -> None:
+            pages = 1024 * held_kb // os.sysconf("SC_PAGE_SIZE")
+            (tmp_path / str(sleeper) / "statm").write_text(f"{pages} {pages} 0 1 0 1 0\n")
+            (tmp_path / "meminfo").write_text(f"MemTotal: 100000 kB\nMemAvailable: {100_000 - used_kb} kB\n")
+
+        are(ready_kb, 45_000 + ready_kb)
+        here.send(b'{"ready": 1}')
+        assert forge._hear()
+        are(now_kb, used_kb)
+        assert (forge.spare_memory(), child.is_innocent) == (killed, innocent)
+        assert bool(child.reason) == killed
+        os.close(child.wrote)
 
 
 def test_the_used_share_is_that_of_whatever_is_fuller(tmp_path: Path) -> None:
@@ -139,16 +204,23 @@ def test_the_used_share_is_that_of_whatever_is_fuller(tmp_path: Path) -> None:
     (tmp_path / "proc" / "meminfo").write_text("MemTotal: 1000 kB\nMemFree: 1 kB\nMemAvailable: 600 kB\n")
     (tmp_path / "proc" / "7" / "statm").write_text("900 300 100 1 0 1 0\n")
     memory = Memory(0.95, tmp_path / "proc", tmp_path / "cgroup")
-    assert memory.used_share() == pytest.approx(0.4)
+    assert memory.usage().share == pytest.approx(0.4)
     assert memory.held_by(7) == 200 * os.sysconf("SC_PAGE_SIZE")
     assert memory.held_by(8) == 0
     group = tmp_path / "cgroup"
     group.mkdir()
-    for name, text in (("max", "1000"), ("current", "900"), ("stat", "anon 700\ninactive_file 100\n")):
+    for name, text in (
+        ("max", "1000"),
+        ("current", "900"),
+        ("stat", "anon 700\ninactive_file 60\nactive_file 30\nslab_reclaimable 10\n"),
+    ):
         (group / f"memory.{name}").write_text(text)
-    assert memory.used_share() == pytest.approx(0.8)
-    (group / "memory.max").write_text("max")
-    assert memory.used_share() == pytest.approx(0.4)
+    assert memory.usage().share == pytest.approx(0.8)
+    for unknown in ("max", "0", ""):
+        (group / "memory.max").write_text(unknown)
+        assert memory.usage().share == pytest.approx(0.4)
+    (tmp_path / "proc" / "meminfo").write_text("MemTotal:\n")
+    assert memory.usage().share == 0
 
 
 def test_a_replica_that_reads_nothing_does_not_block_the_driver() -> None:
@@ -263,6 +335,80 @@ def test_the_death_of_a_replica_is_noticed_while_what_it_started_lives_on(tmp_pa
     finally:
         os.kill(int((tmp_path / "left").read_text()), signal.SIGKILL)
     assert (outcomes["s0"].kind, "SIGKILL" in outcomes["s0"].error) == ("replica_died", True)
+
+
+class Fails:
+    """Fails to start in the way that is asked for."""
+
+    preload = ()
+
+    def __init__(self, how: str) -> None:
+        self._how = how
+
+    def __call__(self) -> Labeler:
+        if self._how == "unusable":
+            raise ReplicaUnusable("the cause")
+        if self._how == "exit":
+            sys.exit("the cause")
+        if self._how == "abort":
+            os.write(2, b"x" * 5000 + b" the cause")
+            os.abort()
+        labeler = Labeler()
+        labeler._facts = None  # type: ignore[assignment]
+        return labeler
+
+
+@pytest.mark.parametrize("how", ["unusable", "exit", "abort", "describe"])
+def test_why_a_replica_could_not_start_is_told(crew: workers.ProcessWorkers, how: str) -> None:
+    crew._first = cloudpickle.dumps((Fails(how), 1))
+    ready = crew.start().ready
+    try:
+        answer: object = ready.result(30)
+    except WorkerEndedError as error:
+        answer = error
+    assert ("NoneType" if how == "describe" else "the cause") in str(answer)
+
+
+def test_a_module_that_ends_the_process_as_it_is_imported_ends_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "import subprocess, sys\nsubprocess.Popen(['true'])\nsys.exit('none')\n"
+    (tmp_path / "needs_a_license.py").write_text(code)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path, tmp_path])  # Python ignores a Path as well
+    monkeypatch.setattr(Factory, "preload", ("needs_a_license",))
+    outcomes, events = label(Factory(), CONFIG, shards(1))
+    assert isinstance(outcomes["s0"], ShardReceipt)
+    assert [event.kind for event in events] == ["replica_started"]
+
+
+def test_imports_are_not_waited_for_when_they_are_needed_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = f"import time\nopen({str(tmp_path / 'begun')!r}, 'w').close()\ntime.sleep(60)\n"
+    (tmp_path / "takes_a_minute.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with importing_ahead(CONFIG, ("takes_a_minute",)):
+        (ahead,) = workers._ahead
+        wait_until((tmp_path / "begun").exists)
+    assert ahead._process.returncode == -signal.SIGTERM  # not SIGKILL, which comes after some seconds
+
+
+def test_what_others_import_ahead_is_neither_taken_nor_ended() -> None:
+    with importing_ahead(CONFIG.replace(num_cpus_per_replica=2), ()), importing_ahead(CONFIG, ("json",)):
+        theirs = tuple(workers._ahead)
+        with importing_ahead(CONFIG, ()):
+            (mine,) = set(workers._ahead) - set(theirs)
+            assert workers._take_ahead((), CONFIG) is mine
+            mine.close()
+        assert tuple(workers._ahead) == theirs
+        assert not any(template.has_ended() for template in theirs)
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 50
+    while time.monotonic() < deadline and not condition():
+        time.sleep(0.02)
+    assert condition()
 
 
 DRIVER = """
