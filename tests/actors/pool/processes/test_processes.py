@@ -128,7 +128,7 @@ def test_when_what_replicas_are_forked_from_is_killed_another_takes_its_place(tm
 FULL = """
 import os
 from actors.pool.processes.memory import Memory, Usage
-Memory.usage = lambda self: Usage(96 if os.path.exists({flag!r}) else 0, 100)
+Memory.usage = lambda self: Usage(950_000_000_001 if os.path.exists({flag!r}) else 0, 10**12)
 main(settings)
 """
 
@@ -157,7 +157,7 @@ def test_a_replica_that_is_killed_before_memory_runs_out_says_so_and_names_no_im
     assert isinstance(failure, ShardFailure)
     # With an image named, the last attempt would not count, and another one follow.
     assert (failure.kind, failure.attempts) == ("replica_died", 2)
-    assert "96% of this machine's memory is used" in failure.error
+    assert "95% of this machine's memory is used" in failure.error
 
 
 @pytest.fixture
@@ -428,20 +428,47 @@ class Labeler:
         return {{}}
 
 with open_runner(Labeler, PoolConfig(runner="processes", replicas=2, num_cpus_per_replica=0.5)) as runner:
+    if os.fork() == 0:  # a process that outlives the driver, and holds all that it has opened
+        print(os.getpid(), flush=True)
+        time.sleep(60)
+        os._exit(0)
     list(runner.map(Shard(shard_id=f"s{{n}}", images=()) for n in range(4)))
 """
 
 
 def test_no_replica_outlives_a_driver_that_is_killed(tmp_path: Path) -> None:
     told = tmp_path / "told"
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER.format(repository=str(REPOSITORY), told=str(told))])
-    deadline = time.monotonic() + 50
-    while time.monotonic() < deadline and (not told.exists() or len(set(told.read_text().split())) < 3):
-        time.sleep(0.02)
+    code = DRIVER.format(repository=str(REPOSITORY), told=str(told))
+    driver = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert driver.stdout is not None
+    left_behind = psutil.Process(int(driver.stdout.readline()))
+    wait_until(lambda: told.exists() and len(set(told.read_text().split())) == 3)
     pids = {int(pid) for pid in told.read_text().split()}
     assert len(pids) == 3  # two replicas, and what they were forked from
     family = [psutil.Process(pid) for pid in pids]
     driver.kill()
     driver.wait()
     _gone, alive = psutil.wait_procs(family, timeout=20)
+    assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+    assert left_behind.is_running()
+    left_behind.kill()
+    driver.stdout.close()
+
+
+def test_what_imports_for_replicas_does_not_outlive_a_driver_that_is_killed(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    code = f"import os, time; open({str(told)!r}, 'w').write(str(os.getpid()) + '.'); time.sleep(50)"
+    (tmp_path / "takes_a_minute.py").write_text(code)
+    code = f"""import sys; sys.path[:0] = {[str(REPOSITORY), str(tmp_path)]!r}
+from actors.pool.config import PoolConfig
+from actors.pool.open import importing_ahead
+with importing_ahead(PoolConfig(runner="processes"), ["takes_a_minute"]):
+    sys.stdin.read()
+"""
+    driver = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    wait_until(lambda: told.exists() and told.read_text().endswith("."))
+    importing = psutil.Process(int(told.read_text()[:-1]))
+    driver.kill()
+    driver.communicate()
+    _gone, alive = psutil.wait_procs([importing], timeout=20)
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
