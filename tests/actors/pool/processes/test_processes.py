@@ -318,6 +318,20 @@ def test_a_replica_that_is_ready_and_cannot_be_read_has_failed_to_start() -> Non
         runner.describe()
 
 
+@pytest.mark.parametrize("killed", [True, False])
+def test_what_a_replica_has_started_ends_with_it(crew: workers.ProcessWorkers, *, killed: bool, tmp_path: Path) -> None:
+    def behave(_shard_id: str) -> None:
+        (tmp_path / "started").write_text(str(subprocess.Popen(["sleep", "60"]).pid))
+
+    crew._first = cloudpickle.dumps((Factory(behave), 1))
+    worker = crew.start()
+    worker.label(shards(1)[0], "an-attempt", None).result(30)
+    started = psutil.Process(int((tmp_path / "started").read_text()))
+    worker.kill() if killed else crew.close()
+    _gone, alive = psutil.wait_procs([started], timeout=20)
+    assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+
+
 def test_the_death_of_a_replica_is_noticed_while_what_it_started_lives_on(tmp_path: Path) -> None:
     def behave(shard_id: str) -> None:
         if os.fork() == 0:
