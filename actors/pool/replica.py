@@ -1,4 +1,4 @@
-"""The replica, which is what runs inside a Ray actor: one labeler with its loaded model. Knows nothing of the pool."""
+"""The replica, which is what runs inside a worker: one labeler with its loaded model. Knows nothing of the pool."""
 
 from __future__ import annotations
 
@@ -35,25 +35,27 @@ class LabelerError:
 
 
 class Replica:
-    """One loaded model. replicas.py makes it a Ray actor.
+    """One loaded model, in a process of its own.
 
     Args:
-        labeler_factory: builds the labeler; called in the actor's process.
+        labeler_factory: builds the labeler; called in that process.
     """
 
     def __init__(self, labeler_factory: LabelerFactory) -> None:
-        # Kept for ready() instead of raised: Ray never restarts an actor whose constructor raises, so the driver has to
-        # replace it anyway, and can then name the cause.
+        # Kept for ready() instead of raised: a process whose replica cannot be built has to be replaced anyway, and the
+        # driver can then name the cause. Also of what is no Exception: ReplicaUnusable, or a library's sys.exit.
+        self._labeler: ShardLabeler | LabelerError
         try:
-            self._labeler: ShardLabeler | LabelerError = labeler_factory()
-        except Exception as error:  # noqa: BLE001 - the driver tells it better than Ray does
+            self._labeler = labeler_factory()
+            self._facts = ReplicaFacts(
+                host=socket.gethostname(), pid=os.getpid(), labeler=dict(self._labeler.describe())
+            )
+        except BaseException as error:  # noqa: BLE001
             self._labeler = LabelerError(error=summarize_error(error), replica_unusable=True)
 
     def ready(self) -> ReplicaFacts | LabelerError:
         """Return the replica's facts once its model is loaded, or why it could not be."""
-        if isinstance(self._labeler, LabelerError):
-            return self._labeler
-        return ReplicaFacts(host=socket.gethostname(), pid=os.getpid(), labeler=dict(self._labeler.describe()))
+        return self._labeler if isinstance(self._labeler, LabelerError) else self._facts
 
     def stay(self) -> None:
         """Never return. The reference to this call fails as soon as the process ends, whether it was busy or idle."""

@@ -176,7 +176,7 @@ class ReplicaSet:
             if time.monotonic() - member.since <= limit_s:
                 break
             free = self._workers.free()
-            cause = f"not ready after {limit_s:g} s" + (f"; free in the cluster: {free}" if free else "")
+            cause = f"not ready after {limit_s:g} s" + (f"; free: {free}" if free else "")
             self._start_failed(member, cause, counted=not self._num_ready)
 
     def recycle(self) -> None:

@@ -1,6 +1,6 @@
 """ShardRunner, the interface through which a flow labels shards, with its events and failures.
 
-Imports neither ray nor torch. in_process.py and ray_pool.py implement it, and open.py chooses between them."""
+Imports neither ray nor torch. in_process.py and replica_pool.py implement it, and open.py chooses between them."""
 
 from __future__ import annotations
 

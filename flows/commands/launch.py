@@ -84,9 +84,7 @@ def _starting(config: RunConfig, *, prefect: bool) -> str:
         return f"starting {'Prefect and ' if prefect else ''}the model"
     if config.pool.chosen_runner == "processes":
         num = counted(config.pool.replicas, "replica")
-        return (
-            f"starting {'Prefect and ' if prefect else ''}{num} in processes of this machine (pool.runner: ray for Ray)"
-        )
+        return f"starting {'Prefect and ' if prefect else ''}{num} on this machine's CPU, without Ray"
     return f"starting {'Prefect, ' if prefect else ''}Ray and the replicas"
 
 

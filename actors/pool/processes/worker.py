@@ -75,7 +75,7 @@ def work(descriptor: int) -> None:
         return
     try:
         factory, num_threads = cloudpickle.loads(first)
-    except Exception as error:  # noqa: BLE001 - the driver tells it better than an exit code does
+    except BaseException as error:  # noqa: BLE001 - the driver tells it better than an exit code does
         _answer(line, READY, LabelerError(error=summarize_error(error), replica_unusable=True))
         return
     replica = Replica(factory)
@@ -96,11 +96,12 @@ def _label(line: Line, replica: Replica, message: bytes) -> None:
 
 
 def _answer(line: Line, call: int, answer: Any) -> None:
+    # Pickled by itself, so that the driver knows which call it belongs to even if it cannot read it.
     try:
-        data = pickle.dumps((call, answer))
+        data = pickle.dumps(answer)
     except Exception as error:  # noqa: BLE001 - whatever a labeler returns that cannot be pickled
-        data = pickle.dumps((call, LabelerError(error=summarize_error(error), replica_unusable=False)))
+        data = pickle.dumps(LabelerError(error=summarize_error(error), replica_unusable=False))
     try:
-        line.send(data)
+        line.send(pickle.dumps((call, data)))
     except OSError:  # the driver has ended
         os._exit(0)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pickle
 import socket
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from itertools import count
 from queue import SimpleQueue
@@ -19,25 +16,12 @@ import cloudpickle
 
 from actors.pool.cluster import check_room
 from actors.pool.config import PoolConfig
-from actors.pool.processes.template import MAX_MESSAGE
+from actors.pool.processes.template_process import TemplateProcess
 from actors.pool.processes.worker import READY, Line, ReportInProgress
-from actors.pool.runner import LabelerFactory, ReplicaStartError
-from actors.pool.workers import Answer, WorkerEndedError, in_one_line
+from actors.pool.replica import LabelerError
+from actors.pool.runner import LabelerFactory, ReplicaStartError, summarize_error
+from actors.pool.workers import Answer, WorkerEndedError
 from pipelines.types import CrashHistory, Shard
-
-# As on Ray.
-MEMORY_LIMIT = 0.95
-# How long the template may take to tell how a worker has ended; it has nothing else to do.
-_STATUS_S = 5.0
-_END_S = 5.0
-# -P keeps the working directory from being searched for modules; the path is this process's instead.
-_PROGRAM = """
-import json, sys
-settings = json.loads(sys.argv[1])
-sys.path[:] = settings["path"]
-from actors.pool.processes.template import main
-main(settings)
-"""
 
 
 class ProcessWorker:
@@ -47,24 +31,25 @@ class ProcessWorker:
         template: where it is forked.
         number: serial number, for the template.
         first: what it is sent first: the labeler's factory, pickled.
-        on_report: receives an attempt's id and the ids of the images in progress.
+        reports: receives the ids of the images in progress, by attempt.
     """
 
     def __init__(
-        self, template: _TemplateProcess, number: int, first: bytes, on_report: Callable[[str, tuple[str, ...]], None]
+        self, template: TemplateProcess, number: int, first: bytes, reports: dict[str, tuple[str, ...]]
     ) -> None:
         self.ready: Future[Answer] = Future()
         self.ended: Future[Answer] = Future()
         self._template = template
         self._number = number
-        self._on_report = on_report
+        self._reports = reports
+        self._reported: set[str] = set()
         self._calls = count()
         self._answers: dict[int, Future[Answer]] = {READY: self.ready}
         self._guard = threading.Lock()
         self._how = ""
         here, there = socket.socketpair()
         with there:
-            template.fork(number, there)
+            template.fork(number, there, here)
         self._line = Line(here.detach())
         self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
         self._outbox.put(first)
@@ -84,11 +69,12 @@ class ProcessWorker:
             answer.set_exception(error)
             return answer
         with self._guard:
-            if not self._how:
+            how = self._how
+            if not how:
                 call = next(self._calls)
                 self._answers[call] = answer
-        if self._how:
-            answer.set_exception(WorkerEndedError(self._how))
+        if how:
+            answer.set_exception(WorkerEndedError(how))
         else:
             self._outbox.put(pickle.dumps((call, data)))
         return answer
@@ -103,13 +89,24 @@ class ProcessWorker:
                 self._line.send(data)
 
     def _listen(self) -> None:
-        while (message := self._line.receive()) is not None:
-            call, answer = pickle.loads(message)
-            if isinstance(call, str):
-                self._on_report(call, answer)
-            else:
-                self._answers.pop(call).set_result(answer)
-        how = self._template.how_ended(self._number)
+        try:
+            while (message := self._line.receive()) is not None:
+                call, data = pickle.loads(message)
+                if isinstance(call, str):
+                    self._reported.add(call)
+                    self._reports[call] = data
+                else:
+                    if call == READY:
+                        self._template.ready(self._number)
+                    self._answers.pop(call).set_result(_read(data, of_start=call == READY))
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        how, is_innocent = self._template.how_ended(self._number)
+        if is_innocent:
+            for attempt_id in self._reported:
+                self._reports.pop(attempt_id, None)
         with self._guard:
             self._how = how
             left = list(self._answers.values())
@@ -118,6 +115,15 @@ class ProcessWorker:
         self._outbox.put(None)
         self._speaker.join()
         self._line.close()
+
+
+def _read(data: bytes, *, of_start: bool) -> Answer:
+    try:
+        answer: Answer = pickle.loads(data)
+    except BaseException as error:  # noqa: BLE001 - what a labeler returns may do anything as it is read
+        summary = f"what it answered cannot be read: {summarize_error(error)}"
+        return LabelerError(error=summary, replica_unusable=of_start)
+    return answer
 
 
 class ProcessWorkers:
@@ -135,7 +141,7 @@ class ProcessWorkers:
         self._config = config
         self._preload: Sequence[str] = getattr(factory, "preload", ())
         self._first = cloudpickle.dumps((factory, config.shards_in_flight_per_replica))
-        self._template: _TemplateProcess | None = None
+        self._template: TemplateProcess | None = None
         self._numbers = count(1)
         self._in_progress: dict[str, tuple[str, ...]] = {}
 
@@ -147,7 +153,7 @@ class ProcessWorkers:
 
     def start(self) -> ProcessWorker:
         """Fork a worker, from another template if the one before has ended."""
-        return ProcessWorker(self._ready_template(), next(self._numbers), self._first, self._in_progress.__setitem__)
+        return ProcessWorker(self._ready_template(), next(self._numbers), self._first, self._in_progress)
 
     def report_of(self, attempt_id: str) -> ReportInProgress:
         """Return what tells this process; see Workers."""
@@ -167,115 +173,48 @@ class ProcessWorkers:
             self._template.close()
             self._template = None
 
-    def _ready_template(self) -> _TemplateProcess:
+    def _ready_template(self) -> TemplateProcess:
         if self._template is None or self._template.has_ended():
             if self._template is not None:
                 self._template.close()
             try:
-                self._template = _take_ahead(self._preload) or _TemplateProcess(self._preload, self._config)
+                self._template = _take_ahead(self._preload, self._config) or TemplateProcess(
+                    self._preload, self._config
+                )
             except OSError as error:
                 raise ReplicaStartError(f"no process can be started on this machine: {error}") from error
         return self._template
 
 
-_ahead: list[_TemplateProcess] = []
+_ahead: list[TemplateProcess] = []
 
 
 @contextlib.contextmanager
 def template_ahead(config: PoolConfig, preload: Sequence[str]) -> Iterator[None]:
     """Start a template for the ProcessWorkers that are opened in this block with the same settings."""
+    mine: list[TemplateProcess] = []
     with contextlib.suppress(OSError):  # those workers tell it
-        _ahead[:] = [_TemplateProcess(preload, config)]
+        mine.append(TemplateProcess(preload, config))
+    _ahead.extend(mine)
     try:
         yield
     finally:
-        while _ahead:
-            _ahead.pop().close()
+        for template in mine:
+            if _take(template):
+                template.close()
 
 
-def _take_ahead(preload: Sequence[str]) -> _TemplateProcess | None:
-    if _ahead and _ahead[0].preload == tuple(preload) and not _ahead[0].has_ended():
-        return _ahead.pop()
+def _take_ahead(preload: Sequence[str], config: PoolConfig) -> TemplateProcess | None:
+    for template in tuple(_ahead):
+        if template.suits(preload, config) and not template.has_ended() and _take(template):
+            return template
     return None
 
 
-class _TemplateProcess:
-    """The driver's side of template.py.
-
-    Args:
-        preload: names of modules to import once.
-        config: its num_cpus_per_replica are the cores of each worker.
-    """
-
-    def __init__(self, preload: Sequence[str], config: PoolConfig) -> None:
-        self.preload = tuple(preload)
-        self._changed = threading.Condition()
-        self._ended: dict[int, str] = {}
-        self._is_over = False
-        self._socket, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        settings = {"path": sys.path, "preload": list(preload), "socket": there.fileno(), "memory_limit": MEMORY_LIMIT}
-        # As in a Ray actor: torch computes on as many threads as the replica holds cores, and sees no GPU that the
-        # replica was not given.
-        environment = {
-            "OMP_NUM_THREADS": str(max(1, int(config.num_cpus_per_replica))),
-            **os.environ,
-            "CUDA_VISIBLE_DEVICES": "",
-        }
-        with there:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _PROGRAM, json.dumps(settings)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[there.fileno()],
-                env=environment,
-                start_new_session=True,  # Ctrl-C in a terminal is for the driver alone, which lets shards finish
-            )
-        threading.Thread(target=self._listen, name="replica-template", daemon=True).start()
-
-    def has_ended(self) -> bool:
-        """Return whether no worker can be forked any more."""
-        return self._is_over or self._process.poll() is not None
-
-    def fork(self, number: int, theirs: socket.socket) -> None:
-        """Ask for a worker that holds one end of a socket."""
-        with contextlib.suppress(OSError):  # it has ended, and its workers with it
-            socket.send_fds(self._socket, [json.dumps({"fork": number}).encode()], [theirs.fileno()])
-
-    def kill(self, number: int) -> None:
-        """Ask for a worker to be killed; nothing happens if it has ended."""
-        with contextlib.suppress(OSError):
-            self._socket.send(json.dumps({"kill": number}).encode())
-
-    def how_ended(self, number: int) -> str:
-        """Return how a worker ended that has closed its socket."""
-        with self._changed:
-            self._changed.wait_for(lambda: number in self._ended or self._is_over, _STATUS_S)
-            return self._ended.pop(number, "the process that it was forked from has ended")
-
-    def close(self) -> None:
-        """End the template, which takes all workers with it."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        try:
-            self._process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._socket.close()
-
-    def _listen(self) -> None:
-        while True:
-            try:
-                data = self._socket.recv(MAX_MESSAGE)
-            except OSError:
-                data = b""
-            with self._changed:
-                if data:
-                    message = json.loads(data)
-                    self._ended[message["ended"]] = in_one_line(message["how"])
-                else:
-                    self._is_over = True
-                self._changed.notify_all()
-            if not data:
-                return
+def _take(template: TemplateProcess) -> bool:
+    """Return whether it was nobody's yet; another thread may ask for it at the same time."""
+    try:
+        _ahead.remove(template)
+    except ValueError:
+        return False
+    return True
