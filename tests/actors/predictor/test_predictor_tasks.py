@@ -352,7 +352,7 @@ def test_min_score_counts_calibrated_scores(load: Any, monkeypatch: pytest.Monke
         for mask in plain.masks
     }
     least = sorted(scores.values())[len(scores) // 2]
-    monkeypatch.setattr(predictor, "_config", dataclasses.replace(predictor._config, min_score=least - 1e-6))
+    monkeypatch.setattr(predictor, "_config", predictor._config.model_copy(update={"min_score": least - 1e-6}))
     (answer,) = predictor.predict(IMAGES[:1], [asked])
     found = {(mask.prompt.task, mask.segmentation.counts): mask.score for mask in answer.masks}
     assert found == pytest.approx({key: score for key, score in scores.items() if score >= least}, abs=1e-5)
