@@ -362,7 +362,9 @@ def test_replicas_that_end_together_while_they_load_are_one_failed_start(lab: La
         while len(list(folder.glob("replica@*"))) < 3:
             time.sleep(0.02)
         if len(list(folder.glob("replica@*"))) == 3:
-            time.sleep(0.5)
+            (folder / f"loading@{os.getpid()}").touch()
+            while len(list(folder.glob("loading@*"))) < 3:
+                time.sleep(0.02)
             os.kill(os.getpid(), signal.SIGKILL)
         return FakeLabeler(folder, lambda shard_id, earlier: None)
 
