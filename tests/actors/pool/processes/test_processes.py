@@ -229,6 +229,7 @@ def test_a_replica_that_reads_nothing_does_not_block_the_driver() -> None:
     def behave(shard_id: str) -> None:
         if shard_id == "s0":
             os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(30)  # another thread may take the signal, and this one go on for a moment
 
     # Given out at the same time, both may be overdue at once; the second attempt at each has a replica to itself.
     config = CONFIG.replace(shard_timeout_s=1.0, max_attempts_per_shard=2)
