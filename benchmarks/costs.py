@@ -1,4 +1,4 @@
-"""Where the time of labelling goes: the parts of the network and what surrounds it, in milliseconds."""
+"""Where the time of labeling goes: the parts of the network and what surrounds it, in milliseconds."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def spend(predictor: XSamPredictor, images: Sequence[Image], prompts: Sequence[P
 
 
 def run(*, tiny: bool = False) -> Report:
-    """Take labelling apart: xsam-tiny with names, and a model of the full one's shape with 1 and 16 phrases."""
+    """Take labeling apart: xsam-tiny with names, and a model of the full one's shape with 1 and 16 phrases."""
     rounds = 1 if tiny else 5
     names = [one["name"] for one in json.loads((SCENES / "instances.json").read_text())["categories"]]
     with tempfile.TemporaryDirectory() as folder, one_torch_thread():
@@ -94,7 +94,7 @@ def run(*, tiny: bool = False) -> Report:
         }
     return Report(
         name=NAME,
-        question="where does the time of labelling go?",
+        question="where does the time of labeling go?",
         method=(
             "Milliseconds for each image of `predict`, on one torch thread, the fastest round. xsam-tiny: 8 example "
             "scenes at once, 16 names asked of each. Phrases: those of many_prompts, of one image, with its model."

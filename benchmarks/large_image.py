@@ -134,7 +134,7 @@ def ask(size_wh: tuple[int, int], masks: int) -> Case:
 
 
 def blocks(size_wh: tuple[int, int]) -> Image:
-    """Return a picture of large blocks of random colours, made without a copy."""
+    """Return a picture of large blocks of random colors, made without a copy."""
     width, height = size_wh
     colors = np.random.default_rng(0).integers(0, 256, (-(-height // _BLOCK), -(-width // _BLOCK), 3), dtype=np.uint8)
     pixels = np.empty((height, width, 3), dtype=np.uint8)

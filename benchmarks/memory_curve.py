@@ -54,11 +54,11 @@ class Curve:
     """Resident memory over a process that labels, in MB of 10**6 bytes.
 
     Attributes:
-        images: labelled so far, when a shard was committed.
+        images: labeled so far, when a shard was committed.
         rss_mb: then.
-        start_mb: the predictor loaded, nothing labelled.
+        start_mb: the predictor loaded, nothing labeled.
         peak_mb: the most at any time.
-        seconds: of labelling.
+        seconds: of labeling.
         masks: in the table.
     """
 
@@ -169,7 +169,7 @@ def report(curves: Mapping[str, Curve]) -> Report:
     for name, curve in curves.items():
         about = f"{name}, {curve.images[-1]:,} images"
         figures += [
-            Figure(what=f"{about}: ready, nothing labelled", value=curve.start_mb, unit="MB"),
+            Figure(what=f"{about}: ready, nothing labeled", value=curve.start_mb, unit="MB"),
             Figure(what=f"{about}: second quarter", value=curve.quarter(1), unit="MB"),
             Figure(what=f"{about}: last quarter", value=curve.quarter(3), unit="MB"),
             Figure(what=f"{about}: growth after the first quarter", value=curve.slope(), unit="MB/1,000 images"),
@@ -205,11 +205,11 @@ def draw(curves: Mapping[str, Curve], picture: Path) -> None:
     figure, axes = pyplot.subplots(1, len(curves), figsize=(8, 2.8), dpi=110, squeeze=False)
     for axis, (name, curve) in zip(axes[0], curves.items(), strict=True):
         axis.plot(curve.images, curve.rss_mb, linewidth=1)
-        axis.axhline(curve.quarter(1), color="grey", linewidth=0.8, linestyle="dotted")
+        axis.axhline(curve.quarter(1), color="gray", linewidth=0.8, linestyle="dotted")
         axis.set_ylim(0, 1.15 * curve.peak_mb)
         axis.set_xlim(0, curve.images[-1])
         axis.set_title(f"{name}: {curve.slope():+.2f} MB per 1,000 images", fontsize=9)
-        axis.set_xlabel("images labelled", fontsize=9)
+        axis.set_xlabel("images labeled", fontsize=9)
         axis.set_ylabel("resident memory, MB", fontsize=9)
         axis.tick_params(labelsize=8)
         axis.locator_params(axis="x", nbins=5)

@@ -29,7 +29,7 @@ def run(*, tiny: bool = False) -> Report:
             for name, (count, size) in cases.items()
         }
     figures = (
-        Figure(what="model loaded, nothing labelled", value=peak["load"], unit="MB"),
+        Figure(what="model loaded, nothing labeled", value=peak["load"], unit="MB"),
         Figure(what=f"N = {few} images, shards of {shard}", value=peak["few"], unit="MB"),
         Figure(what=f"4 N = {4 * few} images, shards of {shard}", value=peak["many"], unit="MB"),
         Figure(what=f"4 N = {4 * few} images, all in one shard", value=peak["one shard"], unit="MB"),
@@ -38,7 +38,7 @@ def run(*, tiny: bool = False) -> Report:
     )
     return Report(
         name=NAME,
-        question="does memory grow with what is labelled?",
+        question="does memory grow with what is labeled?",
         method=(
             "Each case is a process of its own that labels photographs with the tiny model through the in-process "
             "runner, two shards in flight; the figure is the most memory that it ever held (VmHWM)."

@@ -62,7 +62,7 @@ def random_crop(picture: Image.Image, size_wh: tuple[int, int], rng: np.random.G
 
 
 def synthetic_photo(rng: np.random.Generator, width: int, height: int) -> Image.Image:
-    """Return a colour picture whose spectrum falls with frequency as a photograph's does."""
+    """Return a color picture whose spectrum falls with frequency as a photograph's does."""
     common = random_field(rng, height, width, exponent=1.1)
     channels = [common + 0.4 * random_field(rng, height, width, exponent=1.3) for _ in range(3)]
     pixels = np.stack(channels, axis=-1) * 48 + 120

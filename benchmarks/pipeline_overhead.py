@@ -166,7 +166,7 @@ def in_batches(images: Sequence[Image], size: int) -> list[Sequence[Image]]:
 
 
 def describe(bench: Bench) -> str:
-    """Say what was labelled, how, and what came out."""
+    """Say what was labeled, how, and what came out."""
     masks = open_table(open_store(str(bench.pipeline())), "annotations", RUN_ID).to_table(columns=["segmentation"])
     lengths = [len(row["segmentation"]["counts"]) for row in masks.to_pylist()]
     return (

@@ -121,7 +121,7 @@ def write_markdown(path: Path, reports: Iterable[Report], facts: Mapping[str, st
         f"all of it (here in {seconds / 60:.1f} minutes) and prints the table without touching this file.",
         "",
         "Loops that are compared run in turn within one process, round after round, so that each ratio is between",
-        "neighbours in time. The machine is small and shared: a ratio is the median over those rounds, half of all,",
+        "neighbors in time. The machine is small and shared: a ratio is the median over those rounds, half of all,",
         "in which other programs were least busy, and a rate is the best round's. The rates are this machine's own;",
         "the ratios and the memory say something about another one.",
         "",

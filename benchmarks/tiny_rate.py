@@ -23,7 +23,7 @@ BATCHES = (1, 8)
 
 
 def run(*, tiny: bool = False) -> Report:
-    """Time labelling the example scenes one by one and eight at a time."""
+    """Time labeling the example scenes one by one and eight at a time."""
     copies, rounds = (1, 1) if tiny else (4, 5)
     images = read_scenes()[: 8 if tiny else None] * copies
     names = [one["name"] for one in json.loads((SCENES / "instances.json").read_text())["categories"]]

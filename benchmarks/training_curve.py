@@ -42,8 +42,8 @@ def draw_curve(run: Path, output: Path, smooth: int = 5) -> Path:
                     [at for at, _ in means], [value / start for _, value in means], color=colors[name], label=label
                 )
         seen += int(rows[-1]["samples"])
-        axes.axvline(seen, color="lightgrey", linewidth=1, zorder=0)
-        axes.text(seen, 1.05, path.parent.name + " ", ha="right", color="grey", fontsize=8)
+        axes.axvline(seen, color="lightgray", linewidth=1, zorder=0)
+        axes.text(seen, 1.05, path.parent.name + " ", ha="right", color="gray", fontsize=8)
     axes.set(xlabel="images", ylabel="loss, relative to its start", ylim=(0, 1.15))
     axes.legend(frameon=False, fontsize=8, ncols=len(_LOSSES), loc="lower left")
     figure.tight_layout()

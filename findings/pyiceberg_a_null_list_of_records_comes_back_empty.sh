@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # pyiceberg 0.12.0: append() turns a null list of structs into an empty list. Lists of plain values stay null beside it.
-# "Nobody has asked" and "asked, and nothing is there" are two answers of a labelling, and one after the append, without a
+# "Nobody has asked" and "asked, and nothing is there" are two answers of a labeling, and one after the append, without a
 # word: it is the data file that holds [], so no later version of the library brings the nulls back. A table that is tried
 # out with a list of strings shows nothing of it.
 # Seen 2026-11-29: phrases (list of structs): null -> []; tags (list of strings): null -> null

@@ -162,7 +162,7 @@ class WaveConfig(Settings):
     max_waves: int = 200
     """Task runs per flow run at most: servers and the UI suffer from thousands."""
     retries: int = 1
-    """Times a wave with failed shards is tried again; only its uncommitted shards are labelled then."""
+    """Times a wave with failed shards is tried again; only its uncommitted shards are labeled then."""
     retry_delay_s: float = 5.0
     """Seconds before that."""
 
@@ -211,7 +211,7 @@ class RetryConfig(Settings):
 
 
 class RunConfig(Settings):
-    """One labelling run: what to label, with which prompts and model, to where, on how many replicas."""
+    """One labeling run: what to label, with which prompts and model, to where, on how many replicas."""
 
     source: SourceConfig
     """Where the images are; in a file, a plain string is its uri."""
@@ -248,7 +248,7 @@ class RunConfig(Settings):
     retry: RetryConfig | None = None
     """Label quarantined images of an earlier run again; the source is not listed then."""
     report: bool = False
-    """Write an HTML page that shows the output beside the summary, once something was labelled."""
+    """Write an HTML page that shows the output beside the summary, once something was labeled."""
     plan: PlanConfig = Field(default_factory=PlanConfig)
     """How the collection is cut into shards."""
     label: LabelConfig = Field(default_factory=LabelConfig)
@@ -258,7 +258,7 @@ class RunConfig(Settings):
     waves: WaveConfig = Field(default_factory=WaveConfig)
     """How many Prefect task runs the shards are grouped into, and how often one is tried again."""
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
-    """When to stop, since too many images cannot be labelled."""
+    """When to stop, since too many images cannot be labeled."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

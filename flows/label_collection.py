@@ -1,4 +1,4 @@
-"""The Prefect flow: plan, label, verify, summarise.
+"""The Prefect flow: plan, label, verify, summarize.
 
 Prefect shows progress in waves of shards, and retries waves; shards are handed out without regard to them. What is done
 is decided by the commits in the output alone: Prefect's states, caches and results are never relied on.
@@ -52,7 +52,7 @@ def label_collection(config: RunConfig) -> dict[str, Any]:
 
     Raises:
         RunFailedError: an image is not accounted for; everything committed is kept, and the same call resumes. Or not
-            one image of a run could be labelled.
+            one image of a run could be labeled.
         TerminationSignal: SIGTERM came; what was in flight had config.pool.drain_grace_s to commit.
         ConfigError, SourceError, PromptTableError, PlanError, StorageError, ReplicaStartError: the run cannot start;
             nothing was written.
@@ -65,7 +65,7 @@ def label_collection(config: RunConfig) -> dict[str, Any]:
         if not summary.ok:
             raise RunFailedError(summary)
         fruitless = fruitless or (summary if summary.fruitless else None)
-    if fruitless is not None:  # only now: one bad image of last night must not keep tonight's from being labelled
+    if fruitless is not None:  # only now: one bad image of last night must not keep tonight's from being labeled
         raise RunFailedError(fruitless)
     return summary.to_dict()
 
@@ -118,12 +118,12 @@ def plan_run(plan: Callable[[], planning.PlannedRun]) -> planning.PlannedRun:
 
 
 class WaveFailedError(RuntimeError):
-    """Shards of a wave were not labelled; raised so that Prefect shows it, and retries the wave if that can help."""
+    """Shards of a wave were not labeled; raised so that Prefect shows it, and retries the wave if that can help."""
 
     def __init__(self, failures: list[ShardFailure], num_left: int) -> None:
         first = [f"{f.shard_id}: {f.error.splitlines()[0]}" for f in failures[:5]]
         left = [
-            f"{counted(num_left, 'shard was', 'shards were')} not labelled: the budget is spent or the run has stopped"
+            f"{counted(num_left, 'shard was', 'shards were')} not labeled: the budget is spent or the run has stopped"
         ] * (num_left > 0)
         super().__init__("; ".join(first + left))
         self.can_retry = not num_left and any(failure.kind != "unfinished" for failure in failures)
@@ -137,10 +137,10 @@ def _is_wave_failure(_task: Any, _run: Any, state: State[Any]) -> bool:
 
 @task(name="label-wave", cache_policy=NO_CACHE, persist_result=False)
 def label_wave(wave: Wave) -> None:
-    """Wait until the shards of a wave are labelled; a retry has those labelled again that could not be.
+    """Wait until the shards of a wave are labeled; a retry has those labeled again that could not be.
 
     Raises:
-        WaveFailedError: some could not be labelled.
+        WaveFailedError: some could not be labeled.
     """
     failures, num_left = wave.outcome()
     if failures or num_left:
@@ -148,7 +148,7 @@ def label_wave(wave: Wave) -> None:
 
 
 def _watch_wave(told: PrefectReporter, config: RunConfig, wave: Wave) -> None:
-    """Show a wave as a task run, with its retries; whatever becomes of that, labelling goes on."""
+    """Show a wave as a task run, with its retries; whatever becomes of that, labeling goes on."""
     shown = label_wave.with_options(
         task_run_name=f"wave {wave.label}",
         retries=config.waves.retries,

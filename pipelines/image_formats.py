@@ -19,7 +19,7 @@ _HEIF, _AVIF, _JXL = (".heic", ".heif", ".hif"), (".avif",), (".jxl",)
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 _MAX_BOX_BYTES = 4096
-# Files of these are counted and named where they are left out: people expect them to be labelled.
+# Files of these are counted and named where they are left out: people expect them to be labeled.
 _OTHER_FORMATS = (
     *(*_HEIF, *_AVIF, *_JXL, ".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".jpm", ".jls", ".jxr", ".wdp"),
     *(".dcm", ".dicom", ".nii", ".nii.gz", ".nrrd", ".mha", ".svs", ".ndpi", ".mrxs", ".czi", ".lif", ".fits"),
@@ -201,7 +201,7 @@ class LeftOut:
             (self.commented, ("line", "lines"), " left out that begin with #, as comments: ./#1.jpg names such a file"),
             (self.exported, ("folder or file", "folders and files"), " left out: exported or written by this program"),
             (self.archived, ("image is", "images are"), " archived (GLACIER, DEEP_ARCHIVE): fetched once restored"),
-            (self.repeated, ("row names", "rows name"), " an image again: labelled once, with all rows' columns"),
+            (self.repeated, ("row names", "rows name"), " an image again: labeled once, with all rows' columns"),
         )
 
 

@@ -58,7 +58,7 @@ def redacted(text: str) -> str:
 
 
 def _shortened(text: str) -> str:
-    """Cut the middle out of a long text, at a word and a line boundary: half a secret would not be recognised."""
+    """Cut the middle out of a long text, at a word and a line boundary: half a secret would not be recognized."""
     if len(text) <= 2 * _MAX_END_CHARS + _MAX_MARK_CHARS:
         return text
     start, end = text[:_MAX_END_CHARS], text[-_MAX_END_CHARS:].partition("\n")[2]
@@ -113,7 +113,7 @@ def _bare(found: re.Match[str]) -> str:
 
 
 def secret_in(uri: str) -> str | None:
-    """Return a description of the secret that a URI contains; None if none is recognised."""
+    """Return a description of the secret that a URI contains; None if none is recognized."""
     if "://" not in uri:
         return None
     try:

@@ -417,7 +417,7 @@ class ShardReceipt:
     """The result of labeling one shard, as sent to the driver: counts and names, never rows.
 
     Attributes:
-        shard_id: the shard that was labelled.
+        shard_id: the shard that was labeled.
         attempt: the attempt whose commit holds (another one, if that was first).
         status_counts: images by status.
         reason_counts: quarantined images by reason.
@@ -441,7 +441,7 @@ class ShardReceipt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FatalImage:
-    """How an image crashed or hung the process that was labelling it alone."""
+    """How an image crashed or hung the process that was labeling it alone."""
 
     reason: Reason
     error: str
@@ -454,7 +454,7 @@ class CrashHistory:
     Attributes:
         report_in_progress: called with the ids of the images that are about to be fetched, decoded and asked, and with
             none once they are done. The receiver must outlive this process.
-        suspects: ids of images in progress when a process crashed: each is labelled alone.
+        suspects: ids of images in progress when a process crashed: each is labeled alone.
         fatal: images that crashed a process alone, by id: they are quarantined without being touched again.
     """
 

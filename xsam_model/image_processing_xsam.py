@@ -1,4 +1,4 @@
-"""Resizes and normalises images for both towers, and scales visual prompts to the mask encoder's canvas."""
+"""Resizes and normalizes images for both towers, and scales visual prompts to the mask encoder's canvas."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ SIZE_KEYS = ("original_sizes", "scaled_sizes")
 class XSamImageProcessor(BaseImageProcessor):
     """Makes the two inputs that X-SAM needs for every image.
 
-    For the vision tower the image is centred in a square of the mean colour and resized. For the mask encoder its
-    longest side is resized to the canvas, then it is normalised, then padded with zeros at the bottom and right.
+    For the vision tower the image is centered in a square of the mean color and resized. For the mask encoder its
+    longest side is resized to the canvas, then it is normalized, then padded with zeros at the bottom and right.
 
     Args:
         vision_size: side of the vision tower's input in pixels.
-        vision_mean, vision_std: normalisation of that input, per RGB channel of values in [0, 1].
+        vision_mean, vision_std: normalization of that input, per RGB channel of values in [0, 1].
         segmentor_size: side of the mask encoder's canvas in pixels.
-        segmentor_mean, segmentor_std: normalisation of the canvas.
+        segmentor_mean, segmentor_std: normalization of the canvas.
     """
 
     model_input_names = ["pixel_values", "segmentor_pixel_values"]  # noqa: RUF012  (a plain attribute of the parent)
@@ -95,7 +95,7 @@ class XSamImageProcessor(BaseImageProcessor):
             mask: bool (H, W) at the image's original size, not empty.
 
         Returns:
-            bool (S, S), by nearest neighbour. A mask too small to survive that keeps the pixel at its centre, so that
+            bool (S, S), by nearest neighbor. A mask too small to survive that keeps the pixel at its center, so that
             the result is never empty.
         """
         height, width = self.scaled_size((mask.shape[0], mask.shape[1]))
@@ -114,7 +114,7 @@ class XSamImageProcessor(BaseImageProcessor):
 
     def _segmentor_input(self, picture: Image.Image) -> NDArray[np.float32]:
         height, width = self.scaled_size((picture.height, picture.width))
-        # Padded after normalising, so that padding is 0 for the network: the mean colour, not black.
+        # Padded after normalizing, so that padding is 0 for the network: the mean color, not black.
         canvas = np.zeros((3, self.segmentor_size, self.segmentor_size), dtype=np.float32)
         scaled = picture.resize((width, height), Image.Resampling.BILINEAR)
         canvas[:, :height, :width] = _normalize(scaled, self.segmentor_mean, self.segmentor_std)
@@ -122,10 +122,10 @@ class XSamImageProcessor(BaseImageProcessor):
 
 
 def _resize_square(picture: Image.Image, size: int, fill: tuple[int, ...]) -> Image.Image:
-    """Return a picture centred in a square and resized to (size, size), without ever holding the whole square.
+    """Return a picture centered in a square and resized to (size, size), without ever holding the whole square.
 
     Pillow resizes first along rows, then along columns, and rounds in between. Resizing the rows of the square in bands
-    therefore gives the same pixels bit for bit; rows of padding stay the fill colour at any width.
+    therefore gives the same pixels bit for bit; rows of padding stay the fill color at any width.
     """
     side = max(picture.size)
     left, top = ((side - length) // 2 for length in picture.size)
@@ -156,7 +156,7 @@ def _to_picture(image: NDArray[np.uint8] | Image.Image, index: int) -> Image.Ima
 
 
 def _normalize(picture: Image.Image, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
-    """RGB picture -> normalised (3, H, W) float32."""
+    """RGB picture -> normalized (3, H, W) float32."""
     # Channels first, because arithmetic along a last axis of length three is slow.
     pixels = np.asarray(picture).transpose(2, 0, 1).astype(np.float32, order="C")
     pixels /= np.float32(255)

@@ -121,7 +121,7 @@ class XSamProjector(nn.Module):
 
 
 class XSamPreTrainedModel(PreTrainedModel):
-    """Base class for loading, saving and initialising weights."""
+    """Base class for loading, saving and initializing weights."""
 
     config: XSamConfig
     config_class = XSamConfig
@@ -205,8 +205,8 @@ class XSamForSegmentation(XSamPreTrainedModel):
         """Run everything that depends only on the images.
 
         Args:
-            pixel_values: (B, 3, S, S) normalised squares for the vision tower.
-            segmentor_pixel_values: (B, 3, M, M) normalised canvases for the mask encoder.
+            pixel_values: (B, 3, S, S) normalized squares for the vision tower.
+            segmentor_pixel_values: (B, 3, M, M) normalized canvases for the mask encoder.
         """
         config = self.config
         vision = self._encode_vision(pixel_values.to(self.dtype))
@@ -276,7 +276,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
         """Run mask encoder, connector and pixel decoder, which do not need the language model.
 
         Args:
-            segmentor_pixel_values: (B, 3, M, M) normalised canvases.
+            segmentor_pixel_values: (B, 3, M, M) normalized canvases.
             layers: hidden states of the mask encoder to return; 0 is the patch embedding.
 
         Returns:
@@ -292,7 +292,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
         """Draw the masks of visual prompts with the refiner, without the language model.
 
         Args:
-            segmentor_pixel_values: (R, 3, M, M) normalised canvases, one for each prompt.
+            segmentor_pixel_values: (R, 3, M, M) normalized canvases, one for each prompt.
             regions: (R, M, M) bool, the prompts on their canvases.
             is_box: (R,) bool, whether a prompt is a box, which holds its object.
             mirrored: look at every canvas from left to right and from right to left, and return the mean of both, which

@@ -161,10 +161,10 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
         return np.stack(canvases)
 
     def _encode_groups(self, wording: Wording, groups: Sequence[Sequence[Any]]) -> list[list[int]]:
-        """Write and tokenise the conversation about each image."""
+        """Write and tokenize the conversation about each image."""
         rows: list[list[int]] = []
         for index, group in enumerate(groups):
-            # Most batches ask all images the same, which is then tokenised once.
+            # Most batches ask all images the same, which is then tokenized once.
             is_same = index > 0 and wording.task not in VISUAL_TASKS and list(group) == list(groups[index - 1])
             rows.append(rows[-1] if is_same else self._encode_group(wording, group, index))
         return rows
@@ -177,7 +177,7 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
                 raise ValueError(f"conversation {index} has {marks} {REGION_MARK}, but {len(regions)} visual prompts")
 
     def _encode_group(self, wording: Wording, group: Sequence[Any], index: int) -> list[int]:
-        """Write and tokenise the conversation about one image; errors name the image."""
+        """Write and tokenize the conversation about one image; errors name the image."""
         try:
             return self._encode_conditions(wording, group)
         except TooManyConditionsError as error:

@@ -49,7 +49,7 @@ def connect(config: PoolConfig) -> bool:
     """Connect this process to Ray and check that the cluster has room for the replicas.
 
     Returns:
-        True if Ray was initialised here, which makes the caller responsible for shutting it down; False if the process
+        True if Ray was initialized here, which makes the caller responsible for shutting it down; False if the process
         was already connected.
 
     Raises:

@@ -35,7 +35,7 @@ class PoolConfig(Settings):
     """
     max_attempts_per_shard: int = 3
     """Failed attempts (an error, a dead replica, a timeout) after which a shard is given up; those that brought the
-    image closer that ends replicas do not count. With 1 a shard also fails when a neighbour on its replica kills it;
+    image closer that ends replicas do not count. With 1 a shard also fails when a neighbor on its replica kills it;
     from the second attempt on it is alone.
     """
     max_replica_start_failures: int = 3

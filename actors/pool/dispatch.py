@@ -37,7 +37,7 @@ def attempt_ids() -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Attempt:
-    """One attempt at labelling a shard.
+    """One attempt at labeling a shard.
 
     Attributes:
         shard: what to label.
@@ -45,7 +45,7 @@ class Attempt:
         number: 1 for the first attempt at this shard.
         failures: earlier attempts that count against the shard.
         alone: True if an earlier attempt's replica died or hung. This attempt then shares its replica with no other, so
-            that a shard that kills replicas takes no neighbours with it.
+            that a shard that kills replicas takes no neighbors with it.
         suspects: ids of images that were in progress when the replica of an earlier attempt died or hung.
         fatal: images that were in progress at two such ends, alone at the second, by id.
         error: how the previous attempt ended.

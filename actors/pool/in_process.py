@@ -16,7 +16,7 @@ from pipelines.types import ReplicaUnusable, Shard, ShardLabeler, ShardReceipt
 
 # How often stop() and the budget are checked while no attempt finishes.
 _TICK_S = 0.2
-# How long close() waits for threads that are still labelling.
+# How long close() waits for threads that are still labeling.
 _CLOSE_S = 1.0
 
 _Outcome = tuple[Attempt, ShardReceipt | BaseException]

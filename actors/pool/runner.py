@@ -64,7 +64,7 @@ class ShardFailure:
         attempts: number of attempts made.
         error: the last error: a one-line summary, then the end of its traceback if there is one; secrets are redacted.
         kind: error (the labeler raised), replica_died, timeout (its replica was considered hung), or unfinished (the
-            budget was spent or stop() was called before it could be labelled).
+            budget was spent or stop() was called before it could be labeled).
     """
 
     shard_id: str
@@ -134,6 +134,6 @@ class ShardRunner(Protocol):
 def summarize_error(error: BaseException) -> str:
     """Return the type and message of an error, then the end of its traceback, with secrets redacted."""
     summary = "".join(traceback.format_exception_only(error)).strip()
-    # Redact before cutting: a cut could leave half of a secret, which no pattern recognises.
+    # Redact before cutting: a cut could leave half of a secret, which no pattern recognizes.
     trace = redacted("".join(traceback.format_exception(error)).strip())
     return f"{redacted(summary)[:_MAX_ERROR_CHARS]}\n{trace[-_MAX_ERROR_CHARS:]}"

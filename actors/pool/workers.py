@@ -85,5 +85,5 @@ class Workers(Protocol):
 
 
 def in_one_line(error: object) -> str:
-    """Return a report of a death, which may be many coloured and indented lines, as one of at most 1000 characters."""
+    """Return a report of a death, which may be many colored and indented lines, as one of at most 1000 characters."""
     return " ".join(redacted(re.sub(r"\x1b\[\d+m", "", str(error))).split())[:1000]

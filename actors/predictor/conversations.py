@@ -85,7 +85,7 @@ def cut(processor: ConversationEncoder, ask: Ask, prompts: tuple[Prompt, ...]) -
     parts: list[tuple[Prompt, ...]] = []
     rest = prompts
     while rest:
-        # Tokenising is the only way to know how many fit. About as many will as last time, so twice that is enough.
+        # Tokenizing is the only way to know how many fit. About as many will as last time, so twice that is enough.
         tried = rest[: 2 * len(parts[-1])] if parts else rest
         num_fitting = _num_fitting(processor, ask, tried)
         if num_fitting == 0:
@@ -146,7 +146,7 @@ def divided(group: Sequence[ConversationDraft]) -> dict[int, dict[str, int]]:
 def prepare(
     draft: ConversationDraft, image: Image, processor: ConversationEncoder
 ) -> tuple[Conversation | None, list[RejectedPrompt]]:
-    """Validate a draft: rasterise its regions, and tokenise a sentence that came with the image.
+    """Validate a draft: rasterise its regions, and tokenize a sentence that came with the image.
 
     Returns:
         The conversation, or None if none of its prompts can be asked; and the prompts that cannot.
@@ -186,7 +186,7 @@ def check_prompts(processor: ConversationEncoder, prompts: Sequence[Prompt]) -> 
 
 
 def try_words(processor: ConversationEncoder, ask: Ask, prompts: Sequence[Prompt]) -> None:
-    """Tokenise the conversation of text prompts, without an image; raises ValueError if it cannot be asked."""
+    """Tokenize the conversation of text prompts, without an image; raises ValueError if it cannot be asked."""
     conditions = _conditions(ask.task, prompts)
     try:
         processor.token_ids(conditions, task=ask.network_task, explain=ask.explain, generate=ask.is_spoken)

@@ -25,7 +25,7 @@ class RunLabelerFactory:
         job: what the run asks.
         output_uri: where the table is written.
         output_options: storage options of the output.
-        shards_in_flight: number of shards labelled at once.
+        shards_in_flight: number of shards labeled at once.
         preload: modules that a process imports once for all replicas that are forked from it.
     """
 

@@ -28,7 +28,7 @@ def draw_failures(segmenter: XSamSegmenter, test: SceneTest, number: int = 8) ->
 
     Args:
         segmenter: the model.
-        test: the scenes; all `count` of them are labelled.
+        test: the scenes; all `count` of them are labeled.
         number: how many scenes to draw.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Turns the labelled images of an output table into training samples, with corrections applied."""
+"""Turns the labeled images of an output table into training samples, with corrections applied."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TABLE_TASKS: Mapping[str, tuple[str, ...]] = {
     "reaseg": ("reaseg",),
     "gcgseg": ("gcgseg",),
 }
-QUARANTINED = "quarantined when it was labelled"
+QUARANTINED = "quarantined when it was labeled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ from xsam_model.training.datasets.grounded_captions import ask_caption
 from xsam_model.training.datasets.records import MISSING_IMAGE, UNREADABLE_IMAGE, RecordError, RecordSource, Skipped
 from xsam_model.training.datasets.segmentations import Segmentation, read_segmentation
 
-CHANGED = "image changed since it was labelled"
+CHANGED = "image changed since it was labeled"
 _FETCH_TIMEOUT_S = 60.0
 _ANNOTATION_COLUMNS = (
     "image_id, annotation_id, task, prompt_id, prompt, category_name, category_id, score, segmentation"
@@ -39,11 +39,11 @@ _IMAGE_COLUMNS = "image_id, uri, width, height, content_sha256, status, per_prom
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableImages:
-    """Reads the images of a table from the locations that they were labelled at.
+    """Reads the images of a table from the locations that they were labeled at.
 
     Attributes:
         options: storage options of the image source, without credentials.
-        hashes: SHA-256 of the bytes that were labelled, by URI.
+        hashes: SHA-256 of the bytes that were labeled, by URI.
     """
 
     options: Mapping[str, Any]
@@ -53,7 +53,7 @@ class TableImages:
         """Return an image, uint8 (H, W, 3), RGB, EXIF orientation applied.
 
         Raises:
-            RecordError: if it cannot be fetched or decoded, or has changed since it was labelled.
+            RecordError: if it cannot be fetched or decoded, or has changed since it was labeled.
         """
         ref = ImageRef(image_id=uri, uri=uri)
         try:
@@ -65,7 +65,7 @@ class TableImages:
             raise RecordError(MISSING_IMAGE, str(error)) from error
         except DecodeError as error:
             raise RecordError(UNREADABLE_IMAGE, str(error)) from error
-        # The masks belong to the bytes that were labelled; an image without a recorded hash is taken as it is.
+        # The masks belong to the bytes that were labeled; an image without a recorded hash is taken as it is.
         if self.hashes.get(uri, image.content_sha256) != image.content_sha256:
             raise RecordError(CHANGED, uri)
         return image.pixels

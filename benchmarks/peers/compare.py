@@ -56,7 +56,7 @@ class Engine:
         return [str(program), "run", "--config", str(config), *asked, *self.options]
 
     def first(self, output: Path) -> str:
-        """Return what is there once the first images are labelled, as a pattern; of this project, committed."""
+        """Return what is there once the first images are labeled, as a pattern; of this project, committed."""
         return str(output / (FIRST if self.program else "_runs/*/commits/*"))
 
     def masks(self, output: Path) -> Iterator[Mask]:

@@ -15,7 +15,7 @@ SCENES = ROOT / "examples" / "scenes"
 BATCH = 8
 WORKERS = 2
 FIRST = "first-image"
-"""File beside an engine's output, touched when the first images are labelled."""
+"""File beside an engine's output, touched when the first images are labeled."""
 
 
 def names() -> list[str]:

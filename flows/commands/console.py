@@ -44,7 +44,7 @@ class ConsoleObserver:
         self._started = self._shown = time.monotonic()
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("labelling"),
+            TextColumn("labeling"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("images"),
@@ -227,7 +227,7 @@ def show_summary(console: Console, summary: RunSummary, prompts: str | None = No
     rows = ledger_rows(summary.ledger, summary.reason_counts)
     rows.append(("masks", f"{summary.num_annotations:,}"))
     rows += noted_row(summary.facts.get("images_with_pixel_notes", 0))
-    rows.append(("shards", f"{summary.committed:,} of {summary.shards:,}, {summary.labelled_now:,} labelled now"))
+    rows.append(("shards", f"{summary.committed:,} of {summary.shards:,}, {summary.labelled_now:,} labeled now"))
     rows.append(("time", duration(summary.elapsed_s)))
     rows.append(("model time", f"{duration(summary.model_s)}, added up over all shards"))
     console.print(facts_table(f"[bold]{summary.run_id}[/] in {literal(summary.output)}", rows))

@@ -133,9 +133,9 @@ def _show_held(plan: Plan, due: Due, store: Store, console: Console) -> None:
         ("shards", f"{plan.num_shards:,}, {plan.num_shards - left:,} committed, {left:,} to label"),
     ]
     console.print(facts_table(f"run [bold]{plan.run_id}[/] would be resumed in {literal(store.uri)}", rows))
-    broken = [f"{one.shard_id}: {one.problem}; it would be labelled again" for one in due.broken[:_MAX_BROKEN]]
+    broken = [f"{one.shard_id}: {one.problem}; it would be labeled again" for one in due.broken[:_MAX_BROKEN]]
     if (more := len(due.broken) - _MAX_BROKEN) > 0:
-        broken.append(f"{counted(more, 'more committed shard')} would be labelled again")
+        broken.append(f"{counted(more, 'more committed shard')} would be labeled again")
     show_warnings(console, broken)
 
 

@@ -79,7 +79,7 @@ def _launch_run(config: RunConfig, console: Console, *, prefect: bool) -> RunSum
 
 
 def _starting(config: RunConfig, *, prefect: bool) -> str:
-    """Say what is started before the first image is labelled."""
+    """Say what is started before the first image is labeled."""
     if config.pool.runner == "in_process":
         return f"starting {'Prefect and ' if prefect else ''}the model"
     if config.pool.chosen_runner == "processes":

@@ -77,7 +77,7 @@ class Timetable:
 def serve(config: RunConfig, timetable: Timetable, name: str, console: Console) -> None:
     """Register the schedule and start runs when they are due, until SIGTERM or Ctrl-C.
 
-    A run that is due while another one is going on is cancelled; the next one labels what it would have labelled. At
+    A run that is due while another one is going on is cancelled; the next one labels what it would have labeled. At
     SIGTERM the current run is asked to stop, gets at most 20 s to commit shards in flight, and is resumed by the next.
 
     Args:

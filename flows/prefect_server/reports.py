@@ -1,4 +1,4 @@
-"""Report a run to Prefect, without ever letting labelling wait for its server or fail with it.
+"""Report a run to Prefect, without ever letting labeling wait for its server or fail with it.
 
 A thread of its own sends the reports, and retries while the server does not answer. If Prefect's bookkeeping of a step
 fails, the step is run without Prefect. Reports that could never be delivered become one warning at the end.
@@ -48,7 +48,7 @@ _REQUEST_TIMEOUT_S = 10.0
 PATIENCE_S = 10.0
 """Seconds at a run's end for delivering the remaining reports."""
 
-# Prefect's default, by which a setting of the user's is recognised, and the number used in its place.
+# Prefect's default, by which a setting of the user's is recognized, and the number used in its place.
 _PREFECTS_RETRIES, _RETRIES = 5, 3
 
 _T = TypeVar("_T")

@@ -9,7 +9,7 @@ from pipelines.types import ShardReceipt, Status
 
 
 class CircuitBreaker:
-    """Counts the images that this invocation labelled or quarantined, and says when to stop.
+    """Counts the images that this invocation labeled or quarantined, and says when to stop.
 
     Args:
         limits: the limits at which to stop.
@@ -34,7 +34,7 @@ class CircuitBreaker:
             return False
         most, count = self._reasons.most_common(1)[0]
         self.reason = (
-            f"stopped: {bad} of {seen} images could not be labelled (limits.max_quarantined_share is {limit:g}), most "
+            f"stopped: {bad} of {seen} images could not be labeled (limits.max_quarantined_share is {limit:g}), most "
             f"of them, {count}, for {most!r}; their rows in `images` say more, and a higher limit lets the run go on"
         )
         return True

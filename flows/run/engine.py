@@ -200,7 +200,7 @@ def run_once(
     for note in run.notes:
         observer.on_event(PoolEvent("warning", note))
     for one in run.due.broken:
-        message = f"{one.shard_id}: {one.problem}; it is labelled again (repair {one.repair})"
+        message = f"{one.shard_id}: {one.problem}; it is labeled again (repair {one.repair})"
         observer.on_event(PoolEvent("shard_broken", message))
     failures: list[ShardFailure] = []
     breaker, sigterm, stopped = CircuitBreaker(config.limits), Termination(), ""

@@ -29,7 +29,7 @@ class RunObserver(Protocol):
         ...
 
     def on_receipt(self, receipt: ShardReceipt) -> None:
-        """A shard was labelled and committed."""
+        """A shard was labeled and committed."""
         ...
 
     def on_failure(self, failure: ShardFailure) -> None:

@@ -93,7 +93,7 @@ def list_collection(
         forgotten: images that are not planned, though they may be listed.
 
     Yields:
-        The drafted plan, all rejected prompts of single images, and what to tell before anything is labelled.
+        The drafted plan, all rejected prompts of single images, and what to tell before anything is labeled.
 
     Raises:
         SourceError: no images, or an unreadable source.
@@ -187,7 +187,7 @@ class RunDraft:
         update: for an incremental run, what was found in the listing; if nothing is left to ask, ``held`` is the last
             run's plan.
         before: sequence numbers by run of the known runs that the new one follows.
-        notes: what to tell before anything is labelled.
+        notes: what to tell before anything is labeled.
         nothing_new: of an incremental run that has nothing to ask, why there is a run or a result all the same.
         ids: the numbers of the run's names.
         left_out: what was found beside the images.

@@ -31,7 +31,7 @@ class RunLine:
         retry_of: the run whose quarantined images it labels again; None if it is not a retry.
         planned_at: ISO 8601; None if the plan does not record it.
         state: "finished", "unfinished" or "not begun".
-        images, done: listed images, and those of them that are labelled or quarantined.
+        images, done: listed images, and those of them that are labeled or quarantined.
         masks: committed masks.
         num_problems: those in the summary, if no shard has been committed since it was written.
     """
@@ -61,7 +61,7 @@ class RunProgress:
         reasons: quarantined images by reason.
         shards, committed: planned and committed shards.
         waves, waves_done: waves as planned, and complete ones; None if this version cannot read the planned config.
-        rate: images per second over the time in which any shard was being labelled; None before the first commit.
+        rate: images per second over the time in which any shard was being labeled; None before the first commit.
         recent_rate: the same for shards committed in the last RECENT_S before the last commit.
         left_s: seconds that the rest takes at the recent rate; None if nothing is left or no rate is known.
         last_commit_at: seconds since the epoch.
@@ -160,7 +160,7 @@ def replica_seconds(spans: Iterable[tuple[float, float]], shards_in_flight: int)
     shards that are not committed yet.
 
     Args:
-        spans: beginning and end of the labelling of each committed shard, seconds.
+        spans: beginning and end of the labeling of each committed shard, seconds.
         shards_in_flight: number of shards that a replica works on at once.
     """
     # A sweep over beginnings and ends in order of time; at equal times ends come first, since -1 sorts before 1.

@@ -36,9 +36,9 @@ class RunSummary:
         shards, committed: planned and committed shards.
         num_files, num_bytes: number and size of the run's data files and commits.
         names_sha256: digest of their names and sizes.
-        labelled_now: shards that this invocation labelled; 0 if there was nothing left to do.
+        labelled_now: shards that this invocation labeled; 0 if there was nothing left to do.
         problems: what verify found wrong, and shards that failed; empty if the run succeeded.
-        fruitless: that not one image could be labelled, and why; empty if one could. Such a run is complete, for every
+        fruitless: that not one image could be labeled, and why; empty if one could. Such a run is complete, for every
             image has its row, but it has failed.
         warnings: problems that do no harm to the table.
         rejected_prompts: the first thousand prompts of single images that could not be asked, with row and reason.
@@ -75,7 +75,7 @@ class RunSummary:
 
     @property
     def has_succeeded(self) -> bool:
-        """Whether the run is complete, and any of its images could be labelled: exit code 0."""
+        """Whether the run is complete, and any of its images could be labeled: exit code 0."""
         return self.ok and not self.fruitless
 
     @property
@@ -123,10 +123,10 @@ def read_run_summary(store: Store, run_id: str) -> RunSummary | None:
 
 
 def why_fruitless(store: Store, plan: Plan, summary: RunSummary, *, is_update: bool) -> str:
-    """Return that not one image of a run could be labelled, and why; empty if one could.
+    """Return that not one image of a run could be labeled, and why; empty if one could.
 
     A retry is not judged: its images were known to be bad. Nor is a run that was complete before, once other runs have
-    labelled some of its images: its retries, or for an update that had nothing to ask any run.
+    labeled some of its images: its retries, or for an update that had nothing to ask any run.
     """
     listed = summary.ledger["listed"] - summary.ledger.get("forgotten", 0)
     bad = summary.ledger["quarantined"]
@@ -140,7 +140,7 @@ def why_fruitless(store: Store, plan: Plan, summary: RunSummary, *, is_update: b
             return ""
     reasons = ", ".join(f"{number:,} {reason}" for reason, number in Counter(summary.reason_counts).most_common(3))
     return (
-        f"not one of its {listed:,} images could be labelled ({reasons}): their rows in `images` say more. Remove the "
+        f"not one of its {listed:,} images could be labeled ({reasons}): their rows in `images` say more. Remove the "
         f"cause, then label them again: xsam-label retry {summary.output}"
     )
 
@@ -188,7 +188,7 @@ def summarize(
     elapsed_s: float,
     warnings: Sequence[str] = (),
 ) -> RunSummary:
-    """Summarise a run from its verify report."""
+    """Summarize a run from its verify report."""
     # Prompts are rejected twice: by planning, and by shards, once an image's size is known.
     rejected = list(plan.facts.get("rejected_prompts", []))
     model_s, num_noted, devices = 0.0, 0, Counter[str]()

@@ -128,7 +128,7 @@ class ShardStream:
 
     @property
     def failures(self) -> list[ShardFailure]:
-        """The last failure of each shard that could not be labelled."""
+        """The last failure of each shard that could not be labeled."""
         return [failure for wave in self._waves for failure in wave.failures.values()]
 
     def settle(self, outcome: ShardReceipt | ShardFailure) -> None:

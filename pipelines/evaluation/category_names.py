@@ -16,7 +16,7 @@ _SUFFIXES = ("-merged", "-other", "-stuff")
 
 
 def clean_name(name: str) -> str:
-    """Normalise a name for comparison: "wall-other-merged" to "wall", "Cell-Phone" to "cell phone"."""
+    """Normalize a name for comparison: "wall-other-merged" to "wall", "Cell-Phone" to "cell phone"."""
     short = name.strip().lower()
     while suffix := next((one for one in _SUFFIXES if short.endswith(one) and short != one), None):
         short = short.removesuffix(suffix)

@@ -160,7 +160,7 @@ def _results(comparison: Comparison, truth: GroundTruth, tasks: list[Task]) -> I
 
 
 def _of_same_size(run: LabeledRun, truth: GroundTruth) -> LabeledRun:
-    """Leave out the images whose size in the truth is another than labelled.
+    """Leave out the images whose size in the truth is another than labeled.
 
     Raises:
         SourceError: all of them are, or one is and the truth is read strictly.
@@ -170,13 +170,13 @@ def _of_same_size(run: LabeledRun, truth: GroundTruth) -> LabeledRun:
         if image.size_hw is not None and image.size_hw != sizes[name]:
             del kept[name]
             (height, width), labeled = sizes[name], image.size_hw
-            last = f"{width} x {height} pixels there, {labeled[1]} x {labeled[0]} labelled"
-            reason = "another size than labelled, where sizes are those after EXIF orientation"
+            last = f"{width} x {height} pixels there, {labeled[1]} x {labeled[0]} labeled"
+            reason = "another size than labeled, where sizes are those after EXIF orientation"
             truth.left_out.add(f"image {name}", reason, last)
     if kept or not run.images:
         return replace(run, images=kept)
     raise SourceError(
-        f"none of {counted(len(run.images), 'image')} has the size in the truth that it was labelled with, e.g. "
+        f"none of {counted(len(run.images), 'image')} has the size in the truth that it was labeled with, e.g. "
         f"{next(iter(run.images))}: {last}. Labels are of the image after EXIF orientation"
     )
 
@@ -185,10 +185,10 @@ def _image_notes(run: LabeledRun, plans: Sequence[Plan], num_true: int) -> Itera
     if run.num_forgotten:
         yield f"{counted(run.num_forgotten, 'image was', 'images were')} forgotten on request, left out"
     if len(plans) == 1 and run.num_images + run.num_forgotten < plans[0].num_images:
-        yield f"the run is not finished: {run.num_images:,} of {counted(plans[0].num_images, 'image')} are labelled"
+        yield f"the run is not finished: {run.num_images:,} of {counted(plans[0].num_images, 'image')} are labeled"
     if run.missing:
         yield (
-            f"{len(run.missing):,} of {counted(num_true, 'image')} of the truth are not labelled, left out: "
+            f"{len(run.missing):,} of {counted(num_true, 'image')} of the truth are not labeled, left out: "
             f"{some_of(run.missing)}"
         )
     if elsewhere := [(name, i.image_id) for name, i in run.images.items() if not is_end_of_other(name, i.image_id)]:
@@ -198,7 +198,7 @@ def _image_notes(run: LabeledRun, plans: Sequence[Plan], num_true: int) -> Itera
             f"in the truth, compared by base name: {some_texts(pairs)}"
         )
     if others := run.num_images - len(run.images):
-        yield f"{others:,} of {run.num_images:,} labelled images are not in the truth, left out"
+        yield f"{others:,} of {run.num_images:,} labeled images are not in the truth, left out"
     reasons = Counter(image.reason for image in run.images.values() if image.reason)
     if reasons:
         counts = ", ".join(f"{number:,} {reason}" for reason, number in sorted(reasons.items()))

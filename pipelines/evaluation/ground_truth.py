@@ -160,7 +160,7 @@ GroundTruth = InstanceTruth | PanopticTruth | PhraseTruth
 
 
 def read_ground_truth(uri: str, *, png_folder: str | None = None, is_strict: bool = False) -> GroundTruth:
-    """Read a ground truth file; the form is recognised by its content.
+    """Read a ground truth file; the form is recognized by its content.
 
     Args:
         uri: path or URI of a JSON file.

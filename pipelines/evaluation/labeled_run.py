@@ -31,7 +31,7 @@ _FOUND_COLUMNS = "image_id, prompt_id, category_name, score, segmentation"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabeledImage:
-    """One labelled image.
+    """One labeled image.
 
     Attributes:
         image_id: its id.
@@ -207,13 +207,13 @@ def read_run(store: Store, plans: Sequence[Plan], file_names: Collection[str], *
     exact, alike, num_images, examples = _candidates(rows, file_names)
     runs = runs_named(plans)
     if not num_images:
-        raise SourceError(f"{store.uri}: {runs} holds no labelled image yet")
+        raise SourceError(f"{store.uri}: {runs} holds no labeled image yet")
     images = _match(file_names, exact, alike)
     if not images:
         raise SourceError(
             f"none of the {counted(len(file_names), 'image')} of the ground truth "
             f"({some_of(file_names)}) is among the "
-            f"{counted(num_images, 'labelled image')} of {runs} ({some_of(examples)}): an "
+            f"{counted(num_images, 'labeled image')} of {runs} ({some_of(examples)}): an "
             "image_id must be the "
             "file_name, or end in the same base name"
         )
@@ -293,7 +293,7 @@ def _match(
         raise SourceError(
             f"{counted(len(unclear), 'base name is', 'base names are')} ambiguous among the ground truth's "
             f"{counted(len(file_names), 'image')}, e.g. {base}: "
-            f"{some_of(names)} in the truth, {some_of(ids)} labelled; write file_name as the image_id"
+            f"{some_of(names)} in the truth, {some_of(ids)} labeled; write file_name as the image_id"
         )
     by_base = {names[0]: alike[base][0] for base, names in left.items() if alike[base]}
     both = {**exact, **by_base}

@@ -260,7 +260,7 @@ _Entry = tuple[LabeledImage, Prompt, TruePhrase]
 
 
 def _entries_by_task(comparison: Comparison, truth: PhraseTruth) -> dict[Task, list[_Entry]]:
-    """Return the truth's entries for labelled images, by task, each with a prompt that asks for it."""
+    """Return the truth's entries for labeled images, by task, each with a prompt that asks for it."""
     asked: dict[Task, list[_Entry]] = {}
     num_unasked = 0
     for entry in truth.phrases:

@@ -91,7 +91,7 @@ class Selection:
         tasks: tasks whose masks are selected.
         categories: all categories, by position.
         num_images, num_masks: counts by split.
-        num_quarantined: images left out because they could not be labelled.
+        num_quarantined: images left out because they could not be labeled.
         num_forgotten: images left out because they were forgotten.
         num_unasked: images left out because none of the exported tasks and categories was asked of them.
         num_partly_asked: images that were never asked about some of the categories, so nothing is known about those.
@@ -180,7 +180,7 @@ def open_selection(store: Store, choice: Choice, *, of_maps: bool, folder: Path)
         folder: existing folder for data that does not fit into memory.
 
     Raises:
-        SourceError: a condition is invalid, the output has no labelled image, or no mask fits.
+        SourceError: a condition is invalid, the output has no labeled image, or no mask fits.
         StorageError: the output cannot be read.
         duckdb.Error: its rows cannot be read; see query.files.query_errors.
     """
@@ -205,7 +205,7 @@ def open_selection(store: Store, choice: Choice, *, of_maps: bool, folder: Path)
 def _open(store: Store, database: duckdb.DuckDBPyConnection, choice: Choice, of_maps: bool) -> Selection:
     counts = dict(database.execute("SELECT status = 'quarantined', count(*) FROM images GROUP BY 1").fetchall())
     if not counts.get(False):
-        raise SourceError(f"{store.uri} holds no labelled image yet, so there is nothing to export")
+        raise SourceError(f"{store.uri} holds no labeled image yet, so there is nothing to export")
     check_agreement(database, store)
     where = choice.images_where or "true"
     prefix = choice.image_url + "/" * choice.image_url[-1:].isalnum()

@@ -56,7 +56,7 @@ class Export:
         path: the new file or folder, or its URI.
         num_images, num_masks: counts by split; under one empty name if images are not split.
         num_categories: number of categories.
-        num_quarantined: images left out because they could not be labelled.
+        num_quarantined: images left out because they could not be labeled.
         num_forgotten: images left out because they were forgotten.
         num_unasked: images left out because nothing of what is exported was asked of them.
         num_partly_asked: images that were never asked about some of the categories.

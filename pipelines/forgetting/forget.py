@@ -99,7 +99,7 @@ class _Erasing:
         erased.images = len({name for erasure in begun for name in erasure.names})
         self.on_step("finding their rows")
         holding = {run_id: shards_with(store, run_id, Forgotten(tuple(begun))) for run_id in self.runs}
-        # Before the shards: one that has to be labelled again then does not ask the images again.
+        # Before the shards: one that has to be labeled again then does not ask the images again.
         for run_id in self.runs:
             self.on_step(f"plan of {run_id}")
             forget_in_plan(store, run_id, holding[run_id], self.forgotten)

@@ -171,7 +171,7 @@ def _with_tombstones(images: pa.Table, is_gone: pa.ChunkedArray, forgotten: Forg
 
 
 def _tombstone(row: dict[str, Any], schema: pa.Schema, forgotten: Forgotten) -> dict[str, Any]:
-    """Return what is left of an image's row: the same as a shard gets that is labelled again after the erasure."""
+    """Return what is left of an image's row: the same as a shard gets that is labeled again after the erasure."""
     empty: dict[str, list[object]] = {name: [] for name in ("per_prompt", "tasks", "captions") if name in schema.names}
     return {
         **row,

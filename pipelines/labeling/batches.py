@@ -12,7 +12,7 @@ _ALIKE_CHARS = 256
 
 
 def order_by_text(images: Sequence[ImageRef], prompts: Sequence[Prompt]) -> list[int]:
-    """Return the positions of a shard's images, ordered so that images with similar amounts of text are neighbours.
+    """Return the positions of a shard's images, ordered so that images with similar amounts of text are neighbors.
 
     Every text of a batch is padded to the longest, so mixed lengths waste compute. The sort is stable: images with
     equal lengths keep their order, in which tars and tables are read sequentially.

@@ -67,7 +67,7 @@ def ask(
 
 
 def groups_after_crashes(images: Sequence[ImageRef], crashes: CrashHistory, size: int) -> Iterator[list[ImageRef]]:
-    """Cut a shard's images, in order, into groups that are labelled one after the other.
+    """Cut a shard's images, in order, into groups that are labeled one after the other.
 
     Args:
         images: the images of the shard.

@@ -306,7 +306,7 @@ def with_prompts(found: ImagePrediction, common: Sequence[Prompt]) -> ImagePredi
 
 
 def quarantined(ref: ImageRef, reason: Reason, stage: str, error: str, **facts: Any) -> ImagePrediction:
-    """Return the outcome of an image that could not be labelled; a long error keeps its end, where its cause is."""
+    """Return the outcome of an image that could not be labeled; a long error keeps its end, where its cause is."""
     return ImagePrediction(
         ref=ref,
         status=Status.QUARANTINED,

@@ -16,7 +16,7 @@ from pipelines.masks import rle
 from pipelines.types import Rle
 
 _OPACITY = 0.45
-# Hues this fraction of the colour circle apart stay well separated, however many there are.
+# Hues this fraction of the color circle apart stay well separated, however many there are.
 _GOLDEN_RATIO = 0.618034
 _CAPTION_HEIGHT = 22
 _GAP = 6
@@ -35,10 +35,10 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabeledMask:
-    """One mask to draw: its RLE at the image's size, name, score and colour.
+    """One mask to draw: its RLE at the image's size, name, score and color.
 
     Attributes:
-        color: RGB, 0-255, or a colour's number, see ``color_of``.
+        color: RGB, 0-255, or a color's number, see ``color_of``.
     """
 
     segmentation: Rle
@@ -48,12 +48,12 @@ class LabeledMask:
 
     @property
     def rgb(self) -> Rgb:
-        """The colour, RGB, 0-255."""
+        """The color, RGB, 0-255."""
         return color_of(self.color) if isinstance(self.color, int) else self.color
 
 
 def color_of(number: int) -> Rgb:
-    """Return the RGB colour, 0-255, of a number; neighbouring numbers have clearly different colours."""
+    """Return the RGB color, 0-255, of a number; neighboring numbers have clearly different colors."""
     red, green, blue = colorsys.hsv_to_rgb((number * _GOLDEN_RATIO) % 1.0, 0.75, 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)
 

@@ -35,7 +35,7 @@ def check_coordinates(numbers: NDArray[np.float64]) -> None:
 
 
 def from_polygons(polygons: Sequence[Any], size_hw: tuple[int, int]) -> Rle:
-    """Draw COCO's polygons, as pycocotools does: a pixel belongs to the union of them if its centre does.
+    """Draw COCO's polygons, as pycocotools does: a pixel belongs to the union of them if its center does.
 
     Args:
         polygons: flat lists of x and y in absolute pixels, three points each or more. One of fewer points encloses no

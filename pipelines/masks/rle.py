@@ -179,7 +179,7 @@ def decode(rle: Rle) -> NDArray[np.bool_]:
 
 
 def scaled(rle: Rle, size_hw: tuple[int, int]) -> Rle:
-    """Resize a mask by nearest neighbour, taken at pixel centres, without decoding it.
+    """Resize a mask by nearest neighbor, taken at pixel centers, without decoding it.
 
     Args:
         rle: a mask of any size.

@@ -30,7 +30,7 @@ TOMBSTONE = "forgotten-"
 """How the ids of rows begin that stand for forgotten images."""
 
 _DIGITS = 32  # 128 bits: of two names of an output equal ones are not to be expected
-_ADVICE = "restore it from a copy: without it, images that were forgotten would be labelled again"
+_ADVICE = "restore it from a copy: without it, images that were forgotten would be labeled again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

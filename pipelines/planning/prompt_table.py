@@ -1,6 +1,6 @@
 """Read prompts of single images (regions and sentences) from a table, and join them to the listed images.
 
-Rows are checked one by one: a bad row is rejected with a reason, and its image is labelled with its other prompts.
+Rows are checked one by one: a bad row is rejected with a reason, and its image is labeled with its other prompts.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The rule of which rows of an output are current, in SQL. docs/query.md states it; only this module implements it.
 
-Images labelled by a single run need no rule. For those labelled by several, the replaced rows are worked out once, when
+Images labeled by a single run need no rule. For those labeled by several, the replaced rows are worked out once, when
 the output is opened, so that queries only join with the few that there are.
 """
 

@@ -183,7 +183,7 @@ def _render(
 def _ledger(facts: Facts) -> dict[str, int]:
     """Return the counts of listed = ok + empty + not_asked + quarantined + forgotten + left.
 
-    Several runs may list the same images, so with more than one run those that no run has labelled are not counted.
+    Several runs may list the same images, so with more than one run those that no run has labeled are not counted.
     """
     left = facts.runs[0].left if len(facts.runs) == 1 else 0
     labeled = sum(facts.counts.values())

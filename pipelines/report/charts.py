@@ -88,7 +88,7 @@ def sparkline(counts: Sequence[int], width: float, height: float) -> tuple[Bar, 
 
 
 def rate_chart(work: Sequence[Work]) -> Chart | None:
-    """Lay out the images labelled per second over the time of a run; None if none were labelled.
+    """Lay out the images labeled per second over the time of a run; None if none were labeled.
 
     A shard's images are spread evenly over the time of its attempt, since only its beginning and end are known.
     """
@@ -111,7 +111,7 @@ def rate_chart(work: Sequence[Work]) -> Chart | None:
     speed = f"{images / span:.3g} images/s on average, {max(rates):.3g} at most"
     step = (WIDTH - _LEFT - _RIGHT) / _RATE_BINS
     return Chart(
-        summary=f"Images labelled in a second from {moments[0]} to {moments[-1]} UTC: {speed}.",
+        summary=f"Images labeled in a second from {moments[0]} to {moments[-1]} UTC: {speed}.",
         bars=_bars(rates, step, labels, gap=0),
         x_ticks=(Tick(at=_LEFT, text=moments[0]), Tick(at=WIDTH - _RIGHT, text=moments[-1])),
         y_ticks=_y_ticks(max(rates), whole=False),

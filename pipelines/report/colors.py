@@ -1,4 +1,4 @@
-"""The colours of categories and phrases, used alike in pictures, legends and charts."""
+"""The colors of categories and phrases, used alike in pictures, legends and charts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pipelines.masks.drawing import Rgb
 from pipelines.report.facts import Category
 
-# All of the same lightness, with a contrast of at least 3 on white and on the dark page; neighbours differ in hue.
+# All of the same lightness, with a contrast of at least 3 on white and on the dark page; neighbors differ in hue.
 _PALETTE: tuple[Rgb, ...] = (
     (0x3F, 0x93, 0xF7),
     (0xE3, 0x69, 0x27),
@@ -25,17 +25,17 @@ _PALETTE: tuple[Rgb, ...] = (
 
 
 def color(number: int) -> Rgb:
-    """Return the colour of a number, RGB, 0-255; after twelve they repeat."""
+    """Return the color of a number, RGB, 0-255; after twelve they repeat."""
     return _PALETTE[number % len(_PALETTE)]
 
 
 def css(rgb: Rgb) -> str:
-    """Return a colour in CSS notation."""
+    """Return a color in CSS notation."""
     return "#{:02x}{:02x}{:02x}".format(*rgb)
 
 
 class CategoryColors:
-    """Assigns one colour to each category name, in whatever task; those with the most masks get the first twelve."""
+    """Assigns one color to each category name, in whatever task; those with the most masks get the first twelve."""
 
     def __init__(self, categories: Sequence[Category]) -> None:
         self._numbers: dict[str, int] = {}
@@ -43,5 +43,5 @@ class CategoryColors:
             self._numbers.setdefault(category.name, len(self._numbers))
 
     def of(self, name: str) -> Rgb:
-        """Return a category's colour."""
+        """Return a category's color."""
         return color(self._numbers.get(name, len(self._numbers)))

@@ -90,7 +90,7 @@ def draw_cards(
     Args:
         cards: the cards.
         access: how to fetch images, by run_id.
-        color_of: returns the colour of a mask on a card.
+        color_of: returns the color of a mask on a card.
         config: sizes and limits.
         on_image: called with the number of images done and their total.
 
@@ -135,7 +135,7 @@ def _draw_image(
 
 
 def _read_small(row: ImageRow, access: Access, config: PictureConfig) -> tuple[PILImage.Image, bool]:
-    """Read an image at the size for drawing, and return whether it has changed since it was labelled."""
+    """Read an image at the size for drawing, and return whether it has changed since it was labeled."""
     ref = ImageRef(image_id=row.image_id, uri=row.uri)  # without the listed size, which may have changed
     data = fetch(
         ref,
@@ -161,7 +161,7 @@ def _draw(
 ) -> Picture:
     picture, missing = small, None
     if changed:
-        missing = "the image has changed since it was labelled" + (": its masks are not drawn" if card.masks else "")
+        missing = "the image has changed since it was labeled" + (": its masks are not drawn" if card.masks else "")
     if card.masks and not changed:
         size_hw = (small.height, small.width)
         masks = [

@@ -1,4 +1,4 @@
-"""Collect a report's facts about one run: its counts, when its shards were labelled, and the origin of its rows."""
+"""Collect a report's facts about one run: its counts, when its shards were labeled, and the origin of its rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAX_PROMPTS = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """The labelling of one shard, from its commit: beginning and end in seconds since the epoch, number of images."""
+    """The labeling of one shard, from its commit: beginning and end in seconds since the epoch, number of images."""
 
     started_at: float
     ended_at: float
@@ -40,7 +40,7 @@ class RunFacts:
         counts: images by status.
         reasons: quarantined images by reason.
         masks, current_masks: committed masks, and those of them that no later run has replaced.
-        work: the labelling of each committed shard.
+        work: the labeling of each committed shard.
         origin: source, model, weights, device, times and so on, by name, as text.
         versions: package versions.
         prompts: the first of the prompts asked of every image, by task.
@@ -74,7 +74,7 @@ class RunFacts:
 
     @property
     def left(self) -> int:
-        """Number of listed images that are not labelled yet."""
+        """Number of listed images that are not labeled yet."""
         return self.listed - sum(self.counts.values())
 
 

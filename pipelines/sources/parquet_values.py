@@ -1,4 +1,4 @@
-"""Read single values of a binary column in a Parquet file, and cache the column chunk for neighbouring rows.
+"""Read single values of a binary column in a Parquet file, and cache the column chunk for neighboring rows.
 
 Only the footer is read, and the requested column of the row group. The cache is shared by all threads of the process.
 Its lock is never held while reading, so a file that hangs delays only its own readers, and those only for a while.
@@ -278,7 +278,7 @@ def read_value(
 ) -> bytes | None:
     """Return one binary value of a Parquet file.
 
-    About 256 MB of column chunks are cached for neighbouring rows; a single larger one is kept alone.
+    About 256 MB of column chunks are cached for neighboring rows; a single larger one is kept alone.
 
     Args:
         uri: the file's URI.

@@ -30,7 +30,7 @@ class SealError(ValueError):
 
 
 def seal(document: Mapping[str, Any]) -> bytes:
-    """Serialise a document that contains BLANK to JSON, with the checksum filled in; NaN and infinities become null.
+    """Serialize a document that contains BLANK to JSON, with the checksum filled in; NaN and infinities become null.
 
     Raises:
         ValueError: the document does not contain BLANK exactly once.

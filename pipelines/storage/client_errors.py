@@ -1,6 +1,6 @@
 """Translate the storage clients' exceptions into one message: what failed, at which location, and what to do about it.
 
-Each client library raises classes of its own. They are recognised by the name of the class and of its package, so that
+Each client library raises classes of its own. They are recognized by the name of the class and of its package, so that
 no client has to be imported (or even installed) to explain an error.
 """
 

@@ -114,7 +114,7 @@ async def read_web(session: Any, address: str, most: int, *, timeout_s: float, c
     Args:
         session: an aiohttp session.
         address: the URL; its percent escapes are sent as they are.
-        most: in bytes. They are counted as they come, since a server need neither announce a length nor honour a
+        most: in bytes. They are counted as they come, since a server need neither announce a length nor honor a
             range. An answer that announces too large a length is not read at all.
         timeout_s: seconds that the caller will wait: no pause goes beyond them.
         config: headers and tries.

@@ -17,7 +17,7 @@ configs:
 # Labels written by xsam-label
 
 `annotations` has one row for each mask: image, prompt, category, score, box, COCO run lengths. `images` has one row for
-each planned image: `status` says whether anything was found, and why not if it could not be labelled.
+each planned image: `status` says whether anything was found, and why not if it could not be labeled.
 
     from datasets import load_dataset
     from pycocotools import mask

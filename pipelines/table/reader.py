@@ -25,7 +25,7 @@ def open_table(
     Args:
         store: the output.
         kind: "annotations" or "images".
-        run_id: one run; by default every planned run. Where several have labelled an image, query.open_database shows
+        run_id: one run; by default every planned run. Where several have labeled an image, query.open_database shows
             which of their rows are current.
         image_ids: only the rows of these images: of each run just the files of their shards are opened, which the plan
             tells. By default those of all.

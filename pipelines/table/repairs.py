@@ -22,7 +22,7 @@ _READERS, _READERS_OF_CONTENTS = 16, 4
 
 @dataclass(frozen=True, slots=True)
 class BrokenShard:
-    """A committed shard that has to be labelled again.
+    """A committed shard that has to be labeled again.
 
     Attributes:
         shard_id: the shard.

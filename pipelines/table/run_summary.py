@@ -22,7 +22,7 @@ _KINDS: Mapping[str, type] = {
 
 
 def summary_bytes(values: Mapping[str, Any]) -> bytes:
-    """Serialise a summary, with its checksum."""
+    """Serialize a summary, with its checksum."""
     return seal({**values, **BLANK})
 
 

@@ -101,7 +101,7 @@ def schema_of(schema: pa.Schema, version: int) -> pa.Schema:
 
 
 def annotation_id(run_id: str, image_id: str, prompt_id: str, rank: int) -> str:
-    """Return the deterministic id of a mask: the same if its shard is labelled again, different between runs.
+    """Return the deterministic id of a mask: the same if its shard is labeled again, different between runs.
 
     20 hex digits are 80 bits: even among billions of masks two equal ids are not to be expected.
     """

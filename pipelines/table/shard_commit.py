@@ -1,4 +1,4 @@
-"""The content of a shard's commit object, and how it is serialised and read back."""
+"""The content of a shard's commit object, and how it is serialized and read back."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class ShardCommit:
         )
 
     def to_json(self) -> bytes:
-        """Serialise the commit. The bytes contain the attempt, so they are unique to their writer, as create needs."""
+        """Serialize the commit. The bytes contain the attempt, so they are unique to their writer, as create needs."""
         document = {name: getattr(self, name) for name in self.__slots__ if name not in ("schema_version", "num_noted")}
         if not self.repair:
             del document["repair"]  # earlier versions refuse fields they do not know, and have to read first commits

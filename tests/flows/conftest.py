@@ -94,7 +94,7 @@ def model(_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def photograph(width: int, height: int, seed: int) -> PILImage.Image:
-    """A smooth picture in colour, different for each seed."""
+    """A smooth picture in color, different for each seed."""
     rng = np.random.default_rng(seed)
     small = PILImage.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8))
     return small.resize((width, height), PILImage.Resampling.BICUBIC)

@@ -294,7 +294,7 @@ def test_plan_shows_what_would_run_and_writes_nothing(cli: Cli, arguments: list[
 
 @pytest.fixture
 def table(make_config: MakeConfig, tmp_path: Path) -> Path:
-    """A labelled table."""
+    """A labeled table."""
     engine.run_directly(make_config(), Silent())
     return tmp_path / "output"
 

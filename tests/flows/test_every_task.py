@@ -141,7 +141,7 @@ def test_rows_that_cannot_be_asked_are_told_by_number_and_reason(summary: RunSum
     assert told[8] == ("both", "has both a text and the region of a box; give each a row of its own")
 
 
-def test_a_plan_tells_of_them_before_anything_is_labelled(make: Make) -> None:
+def test_a_plan_tells_of_them_before_anything_is_labeled(make: Make) -> None:
     with planning.draft_run(make(output="memory://not-planned")) as draft:
         assert draft.plan is not None
         refs = [ref for shard in draft.plan.shards() for ref in shard.images]

@@ -37,7 +37,7 @@ def test_every_field_of_the_form_says_what_it_is_for(schema: dict[str, Any]) -> 
 
 def test_the_words_of_the_form_are_those_of_the_docstrings(schema: dict[str, Any]) -> None:
     run = schema["definitions"]["RunConfig"]
-    assert run["description"].startswith("One labelling run")
+    assert run["description"].startswith("One labeling run")
     assert "Attributes" not in json.dumps(schema)
     assert run["properties"]["chat"]["description"] == "Questions asked of every image and answered in words alone."
     # One line of the docstring for two fields, and one of several lines.

@@ -33,7 +33,7 @@ more/001.JPG,loop,polygon,"2 2 20 4 12 30",part
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labeled:
     """A run that has ended: its output, its summary, the server that saw it."""
 
     output: Store
@@ -45,8 +45,8 @@ class Labelled:
 
 
 @pytest.fixture(scope="module")
-def labeled(ray: str, prefect: PrefectServer, s3_environment: S3Server, model: Path, photographs: Path) -> Labelled:
-    """Ten photographs and a table of visual prompts on S3, labelled by two replicas in two waves."""
+def labeled(ray: str, prefect: PrefectServer, s3_environment: S3Server, model: Path, photographs: Path) -> Labeled:
+    """Ten photographs and a table of visual prompts on S3, labeled by two replicas in two waves."""
     from flows.label_collection import label_collection
 
     prefix = f"s3://bkt/{secrets.token_hex(4)}"
@@ -65,10 +65,10 @@ def labeled(ray: str, prefect: PrefectServer, s3_environment: S3Server, model: P
             "pool": {"replicas": 2, "shards_in_flight_per_replica": 1},
         }
     )
-    return Labelled(open_store(f"{prefix}/table"), label_collection(config), prefect)
+    return Labeled(open_store(f"{prefix}/table"), label_collection(config), prefect)
 
 
-def test_every_image_has_one_row_and_the_ledger_adds_up(labeled: Labelled, photographs: Path) -> None:
+def test_every_image_has_one_row_and_the_ledger_adds_up(labeled: Labeled, photographs: Path) -> None:
     images = labeled.rows("images")
     assert sorted(row["image_id"] for row in images) == sorted(
         str(path.relative_to(photographs)) for path in photographs.rglob("*.*")
@@ -80,7 +80,7 @@ def test_every_image_has_one_row_and_the_ledger_adds_up(labeled: Labelled, photo
     assert counts["ok"] > 0
 
 
-def test_every_mask_decodes_to_its_image_and_agrees_with_its_box_and_area(labeled: Labelled) -> None:
+def test_every_mask_decodes_to_its_image_and_agrees_with_its_box_and_area(labeled: Labeled) -> None:
     sizes = {row["image_id"]: [row["height"], row["width"]] for row in labeled.rows("images")}
     annotations = labeled.rows("annotations")
     assert len(annotations) == labeled.summary["num_annotations"] > 0
@@ -93,12 +93,12 @@ def test_every_mask_decodes_to_its_image_and_agrees_with_its_box_and_area(labele
         assert 0 < row["score"] <= 1
 
 
-def test_a_turned_photograph_is_labelled_upright(labeled: Labelled) -> None:
+def test_a_turned_photograph_is_labeled_upright(labeled: Labeled) -> None:
     (turned,) = [row for row in labeled.rows("images") if row["image_id"] == "more/001.JPG"]
     assert (turned["exif_orientation"], turned["width"], turned["height"]) == (6, 48, 72)
 
 
-def test_categories_are_asked_of_every_image_and_visual_prompts_of_their_own(labeled: Labelled) -> None:
+def test_categories_are_asked_of_every_image_and_visual_prompts_of_their_own(labeled: Labeled) -> None:
     asked = {row["image_id"]: {entry["prompt_id"] for entry in row["per_prompt"]} for row in labeled.rows("images")}
     text = {f"ovseg:{name}" for name in CATEGORIES}
     own = {"000.png": {"dot"}, "002.png": {"frame"}, "more/001.JPG": {"loop"}}
@@ -106,13 +106,13 @@ def test_categories_are_asked_of_every_image_and_visual_prompts_of_their_own(lab
     assert labeled.summary["num_rejected_prompts"] == 0
 
 
-def test_the_table_is_whole_to_the_last_hash(labeled: Labelled) -> None:
+def test_the_table_is_whole_to_the_last_hash(labeled: Labeled) -> None:
     report = verify(labeled.output, labeled.summary["run_id"], deep=True)
     assert report.ok
     assert report.leftovers == []
 
 
-def test_summary_json_says_how_the_run_ended(labeled: Labelled) -> None:
+def test_summary_json_says_how_the_run_ended(labeled: Labeled) -> None:
     held = run_file(labeled.output.uri, "summary.json")
     assert held == labeled.summary
     assert (held["shards"], held["committed"], held["labelled_now"], held["problems"]) == (10, 10, 10, [])
@@ -120,7 +120,7 @@ def test_summary_json_says_how_the_run_ended(labeled: Labelled) -> None:
     assert len(held["facts"]["predictor"]["weights_sha256"]) == 64
 
 
-def test_prefect_shows_the_run_its_waves_and_its_artifacts(labeled: Labelled) -> None:
+def test_prefect_shows_the_run_its_waves_and_its_artifacts(labeled: Labeled) -> None:
     (flow_run,) = [
         run
         for run in labeled.server.ask("flow_runs/filter", {})
@@ -199,7 +199,7 @@ def test_where_and_in_which_pieces_it_runs_changes_no_row(
 
 @pytest.fixture(scope="module")
 def reference(model: Path, photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same collection labelled in shards of three."""
+    """The same collection labeled in shards of three."""
     output = tmp_path_factory.mktemp("reference") / "output"
     values = {
         "source": str(photographs),

@@ -1,4 +1,4 @@
-"""Odd but valid pictures and sources from end to end: labelled, evaluated and exported as plain ones are."""
+"""Odd but valid pictures and sources from end to end: labeled, evaluated and exported as plain ones are."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_every_export_takes_them(form: str, ended: tuple[Path, Ended], tmp_path:
 
 
 @pytest.mark.parametrize("source", ODD_SOURCES, ids=lambda source: source.name)
-def test_an_odd_source_is_labelled_picture_by_picture(source: OddSource, tmp_path: Path) -> None:
+def test_an_odd_source_is_labeled_picture_by_picture(source: OddSource, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     settings = {"source": source.build(tmp_path / "in"), "output": str(tmp_path / "out"), "model": {"path": "fake"}}
     config = parse_config({**settings, "categories": ["bright"], "pool": {"runner": "in_process"}})

@@ -62,7 +62,7 @@ def commits(output: Path) -> dict[str, bytes]:
     return {path.stem: path.read_bytes() for path in output.glob("_runs/*/commits/*.json")}
 
 
-# More than are labelled until a driver is stopped three times.
+# More than are labeled until a driver is stopped three times.
 NUM_IMAGES = 40
 
 
@@ -140,7 +140,7 @@ class TestKilledDriver:
         assert counts == sorted(set(counts))
         assert (counts[0] >= 2, counts[-1]) == (True, NUM_IMAGES)
 
-    def test_committed_shards_are_not_labelled_again(self, story: dict[str, dict[str, bytes]]) -> None:
+    def test_committed_shards_are_not_labeled_again(self, story: dict[str, dict[str, bytes]]) -> None:
         assert story["terminated"].items() < story["interrupted"].items() < story["killed"].items()
         assert story["killed"].items() < story["ended"].items()
 
@@ -183,7 +183,7 @@ class TestKilledDriver:
         before = listing(config_file.parent / "table")
         ended = cli("run", "-c", "run.toml")
         assert (ended.code, ended.err) == (0, "")
-        assert f"{NUM_IMAGES} of {NUM_IMAGES}, 0 labelled now" in ended.out
+        assert f"{NUM_IMAGES} of {NUM_IMAGES}, 0 labeled now" in ended.out
         assert listing(config_file.parent / "table") == before
 
 

@@ -1,4 +1,4 @@
-"""A whole run in milliseconds: real listing, plan, labelling, commits, verify and summary; the model is a visible fake.
+"""A whole run in milliseconds: real listing, plan, labeling, commits, verify and summary; the model is a visible fake.
 
 Every call of `run` stands for a process of its own: it has its own driver id, as a process would. docs/reliability.md
 defines the invariants I1 to I8.
@@ -106,7 +106,7 @@ def as_driver(predictor: Predictor) -> AbstractContextManager[None]:
 
 @contextmanager
 def as_driver_of(open_runner: Callable[[RunConfig, str, tuple[Prompt, ...]], ShardRunner]) -> Iterator[None]:
-    """Be a process of its own, without a model's folder, whose shards are labelled where it is told."""
+    """Be a process of its own, without a model's folder, whose shards are labeled where it is told."""
     driver_id = secrets.token_hex(4)
     with pytest.MonkeyPatch.context() as patch:
         for module in _DRIVER_MODULES:

@@ -1,4 +1,4 @@
-"""A run of which too many images cannot be labelled stops, keeps what it has, and goes on once it is told to."""
+"""A run of which too many images cannot be labeled stops, keeps what it has, and goes on once it is told to."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_run_of_bad_images_stops_early_and_goes_on_when_told_to(tmp_path: Path
     )
     stopped = run(small)
     assert not stopped.ok
-    assert "4 of 8 images could not be labelled" in stopped.problems[0]
+    assert "4 of 8 images could not be labeled" in stopped.problems[0]
     assert "'not_an_image'" in stopped.problems[0]
     assert 4 <= stopped.committed < 12
     patient = run(replace(small, limits={"max_quarantined_share": 1.0}))

@@ -226,7 +226,7 @@ def test_vacuum_while_the_driver_goes_on(tale: Tale) -> None:
         ended = running.end()
     assert (ended.code, ended.err) == (0, ""), ended
     tale.check_whole()
-    assert "0 labelled now" in tale.check_ends().out
+    assert "0 labeled now" in tale.check_ends().out
 
 
 @BOTH
@@ -254,7 +254,7 @@ def test_data_files_that_land_when_all_is_done_are_removed_by_the_next_run(tale:
     store = open_store(tale.output)
     assert rows(store) == tale.expected
     assert raw_rows(store) != tale.expected
-    assert "0 labelled now" in tale.check_ends().out
+    assert "0 labeled now" in tale.check_ends().out
 
 
 @ONE
@@ -289,11 +289,11 @@ def test_a_driver_restores_what_vacuum_took_for_abandoned(tale: Tale) -> None:
         ended = running.end()
     assert (ended.code, ended.err) == (0, ""), ended
     tale.check_whole()
-    assert "0 labelled now" in tale.check_ends().out
+    assert "0 labeled now" in tale.check_ends().out
 
 
 @ONE
-def test_a_shard_whose_files_were_removed_before_its_commit_landed_is_labelled_again(tale: Tale) -> None:
+def test_a_shard_whose_files_were_removed_before_its_commit_landed_is_labeled_again(tale: Tale) -> None:
     tale.kill()
     assert tale.command("vacuum", tale.output, "--older-than", 0).out.endswith("4 leftovers removed\n")
     tale.land()
@@ -302,8 +302,8 @@ def test_a_shard_whose_files_were_removed_before_its_commit_landed_is_labelled_a
     assert [verified.out.count(f"{shard}: ") for shard in two_shards(tale)] == [2, 2]  # each of both files
     ended = tale.check_ends()
     assert [ended.out.count(f"shard broken: {shard}: ") for shard in two_shards(tale)] == [1, 1]
-    assert "4 labelled now" in ended.out
-    assert "0 labelled now" in tale.check_ends().out
+    assert "4 labeled now" in ended.out
+    assert "0 labeled now" in tale.check_ends().out
 
 
 @ONE
@@ -320,7 +320,7 @@ def test_vacuum_says_so_when_its_deletions_were_late_and_a_commit_was_faster(tal
         ended = vacuuming.end()
     assert (ended.code, ended.err) == (1, ""), ended
     assert [ended.out.count(f"{shard} was committed just now") for shard in two_shards(tale)] == [1, 1]
-    assert "4 labelled now" in tale.check_ends().out
+    assert "4 labeled now" in tale.check_ends().out
 
 
 def two_shards(tale: Tale) -> list[str]:

@@ -366,7 +366,7 @@ def test_a_run_that_checks_labels_again_what_is_damaged_and_that_alone(
     assert ended.code == 0, ended
     shards = 2 if damage is CONTENT_DAMAGE["annotations of another shard"] else None
     shards = shards or (2 if damage is CONTENT_DAMAGE["images of another shard"] else 1)
-    assert f"3 of 3, {shards} labelled now" in ended.out, ended
+    assert f"3 of 3, {shards} labeled now" in ended.out, ended
     assert Path(name).name.partition("-d")[0].removesuffix(".json")[:11] in ended.out
     assert ask(whole, output, ("verify",)).code == 0
     for arguments in READING.values():
@@ -382,21 +382,21 @@ def test_the_same_command_labels_a_shard_again_whose_files_are_gone(
     damage(output)
     ended = ask(whole, output, ("run", "--no-prefect", *more))
     assert ended.code == 0, ended
-    assert "3 of 3, 1 labelled now" in ended.out
+    assert "3 of 3, 1 labeled now" in ended.out
     assert ask(whole, output, ("verify",)).code == 0
 
 
 @shown({**COMMIT_DAMAGE, **FILE_DAMAGE}, every=3)
 @pytest.mark.parametrize("more", [(), ("--incremental",)], ids=["run", "incremental"])
-def test_plan_says_of_a_damaged_shard_that_it_would_be_labelled_again(
+def test_plan_says_of_a_damaged_shard_that_it_would_be_labeled_again(
     damage: Damage, more: tuple[str, ...], whole: Whole, tmp_path: Path
 ) -> None:
     output = whole.copy(tmp_path)
     name = damage(output)
     ended = ask(whole, output, ("plan", *more))
     assert ended.code == 0, ended
-    is_seen = "3 of 3, 1 labelled now" in ask(whole, output, ("run", "--no-prefect", *more)).out
-    assert is_seen == ("would be labelled again" in ended.out), ended
+    is_seen = "3 of 3, 1 labeled now" in ask(whole, output, ("run", "--no-prefect", *more)).out
+    assert is_seen == ("would be labeled again" in ended.out), ended
     if not is_seen:  # a commit that is as long as it was, which only --check reads
         assert damage in COMMIT_DAMAGE.values()
         return
@@ -439,7 +439,7 @@ def test_a_damaged_summary_is_written_again_and_is_no_damage_to_the_table(
     ended = command("verify", output)
     assert ended.code == 0, ended
     assert any(line.startswith("note:") and name in line for line in ended.out.splitlines()), ended
-    assert "0 labelled now" in ask(whole, output, ("run", "--no-prefect")).out
+    assert "0 labeled now" in ask(whole, output, ("run", "--no-prefect")).out
     assert "note:" not in command("verify", output).out
 
 

@@ -122,7 +122,7 @@ def test_an_output_of_an_earlier_version_is_evaluated(name: str, tmp_path: Path)
     if name in FINISHED:
         assert "ovseg" in expect(0, ended).out
     else:
-        assert ended.is_refusal  # the image of the truth is not labelled yet
+        assert ended.is_refusal  # the image of the truth is not labeled yet
         assert "0002.png" in ended.errors
 
 

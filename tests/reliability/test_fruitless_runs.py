@@ -1,4 +1,4 @@
-"""A run of which not one image could be labelled has failed, however small, and keeps no later run from its work."""
+"""A run of which not one image could be labeled has failed, however small, and keeps no later run from its work."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def test_a_run_none_of_whose_images_can_be_read_does_not_end_with_0(nightly: Nig
     for _ in range(2):  # nor does the same command again, as a scheduler sends it
         ended = nightly.run()
         assert ended.code == 1
-        assert "not one of its 2 images could be labelled (1 not_an_image, 1 zero_bytes)" in ended.out
+        assert "not one of its 2 images could be labeled (1 not_an_image, 1 zero_bytes)" in ended.out
         assert f"xsam-label retry {nightly.folder}/output" in ended.out
 
 
-def test_once_a_retry_has_labelled_one_the_run_counts_as_done(nightly: Nightly) -> None:
+def test_once_a_retry_has_labeled_one_the_run_counts_as_done(nightly: Nightly) -> None:
     nightly.put(a=BROKEN, b=BROKEN)
     assert nightly.run().code == 1
     again = nightly.retry()

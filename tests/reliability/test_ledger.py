@@ -71,7 +71,7 @@ def test_a_finished_run_reads_no_commit_again_but_mends_a_shard_whose_file_is_go
     with as_driver(BrightPredictor()):
         healed = engine.run_directly(small.config(), healing)
     shard_id, _ = split_data_name(lost) or ("", "")
-    assert healing.events == [f"{shard_id}: {lost} is missing; it is labelled again (repair 1)"]
+    assert healing.events == [f"{shard_id}: {lost} is missing; it is labeled again (repair 1)"]
     assert (healed.problems, healed.labelled_now) == ([], 1)
     assert rows(store) == rows_before
     check_no_op(small)

@@ -1,4 +1,4 @@
-"""What a replica holds does not grow with what it has labelled, nor with the masks of a large image."""
+"""What a replica holds does not grow with what it has labeled, nor with the masks of a large image."""
 
 from __future__ import annotations
 

@@ -194,7 +194,7 @@ def forget_clients() -> None:
     s3fs.S3FileSystem.clear_instance_cache()
 
 
-def test_a_summary_that_cannot_be_written_ends_a_labelled_run_with_1(
+def test_a_summary_that_cannot_be_written_ends_a_labeled_run_with_1(
     run: Run, proxy: SlowProxy, command: Command, output: str
 ) -> None:
     refused = proxy.add(Rule("PUT", "*/summary.json", "refuse"))
@@ -205,7 +205,7 @@ def test_a_summary_that_cannot_be_written_ends_a_labelled_run_with_1(
         assert "summary.json" in ended.out.replace("\n", ""), ended
     proxy.remove(refused)
     again = run()
-    assert (again.code, "0 labelled now" in again.out) == (0, True), again
+    assert (again.code, "0 labeled now" in again.out) == (0, True), again
     assert open_store(output).exists(f"_runs/{RUN}/summary.json")
     check_whole(command, output)
 

@@ -1,4 +1,4 @@
-"""Quarantined images are labelled again as a run of their own, and readers see one row for each image."""
+"""Quarantined images are labeled again as a run of their own, and readers see one row for each image."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class LateListing:
 
 @dataclass(frozen=True)
 class Nightly:
-    """What is labelled night after night."""
+    """What is labeled night after night."""
 
     small: SmallRun
 

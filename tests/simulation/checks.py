@@ -107,7 +107,7 @@ class Watch:
 
 
 def check_listed(life: Life, listing: Listing) -> None:
-    """Who has listed the source, and ends complete, has labelled what it has listed: called in its process."""
+    """Who has listed the source, and ends complete, has labeled what it has listed: called in its process."""
     task, life.world.current = life.world.current, None  # the truth is looked up at once
     try:
         store, wanted = life.store, set(listing.images)

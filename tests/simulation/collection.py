@@ -1,4 +1,4 @@
-"""What is labelled in the simulation: a few images whose answers are known, and kept from life to life.
+"""What is labeled in the simulation: a few images whose answers are known, and kept from life to life.
 
 Everything constant is made once: predictions, the Parquet bytes of a shard under one attempt's name, a drafted plan.
 """

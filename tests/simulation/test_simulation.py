@@ -98,7 +98,7 @@ def _told(seed: int) -> str:
         return str(error)
 
 
-def test_the_simulated_collection_is_labelled_by_the_product_itself() -> None:
+def test_the_simulated_collection_is_labeled_by_the_product_itself() -> None:
     """A life without faults: its rows, its commits and its summary are there, and its replicas wrote them."""
     life = live(0, draw_scenario(0, "run", {}))
     names = set(life.network.objects.held)

@@ -1,4 +1,4 @@
-"""Files that hold images, as the tests write them: tars, Parquet with bytes, and how all forms are labelled alike."""
+"""Files that hold images, as the tests write them: tars, Parquet with bytes, and how all forms are labeled alike."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Sources as people really have them: odd but valid, each made by code and with its right answer.
 
-``ODD_SOURCES`` are listed and labelled; ``REFUSED_SOURCES`` end with one message before anything is written. A picture
+``ODD_SOURCES`` are listed and labeled; ``REFUSED_SOURCES`` end with one message before anything is written. A picture
 is known by its number: its bytes are ``picture(number)`` of tests/support/containers.py, whatever its file is called.
 """
 

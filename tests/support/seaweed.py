@@ -81,7 +81,7 @@ def _wait_until_ready(endpoint: str, process: subprocess.Popen[bytes], log: Path
 
 
 def _free_ports(count: int) -> list[int]:
-    """Return ports that are free and whose neighbours 10000 above, where the server puts gRPC, are free too."""
+    """Return ports that are free and whose neighbors 10000 above, where the server puts gRPC, are free too."""
     found: set[int] = set()
     while len(found) < count:
         port = random.randrange(15_000, 25_000)

@@ -179,7 +179,7 @@ def tiny_processor(tiny_folder):
 
 @pytest.fixture
 def picture():
-    """Deterministic picture of coloured rectangles: picture(height, width) -> uint8 (height, width, 3)."""
+    """Deterministic picture of colored rectangles: picture(height, width) -> uint8 (height, width, 3)."""
 
     def draw(height, width, seed=0):
         rng = np.random.default_rng(seed)

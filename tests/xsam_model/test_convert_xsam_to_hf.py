@@ -254,7 +254,7 @@ def test_there_and_back_and_there_again_changes_no_byte(suffix, dtype, convert, 
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
 
-def test_sizes_and_normalisation_come_from_the_base_folders(convert, bases):
+def test_sizes_and_normalization_come_from_the_base_folders(convert, bases):
     edit_json(bases["--text-model"] / "config.json", sliding_window=77, vocab_size=999, auto_map={"AutoConfig": "x.Y"})
     vision = {"size": {"height": 56, "width": 56}, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
     (bases["--vision-model"] / "preprocessor_config.json").write_text(json.dumps({**vision, "resample": 3}))
@@ -305,7 +305,7 @@ def test_card_names_tasks_bases_and_hash_and_its_example_runs(convert, tmp_path,
     for words in (
         digest,
         "ovseg",
-        "licence of these weights",
+        "license of these weights",
         "| language model | text |",
         "--dtype bfloat16",
     ):

@@ -1,4 +1,4 @@
-"""Behaviour of the network that no recording covers: batches, saving, half precision, visual prompts, errors."""
+"""Behavior of the network that no recording covers: batches, saving, half precision, visual prompts, errors."""
 
 import json
 import subprocess

@@ -105,7 +105,7 @@ def test_wordings_can_be_replaced_and_shorter_rows_are_padded_on_the_right(tiny_
     assert (inputs["input_ids"][padding] == tiny_processor.tokenizer.pad_token_id).all()
 
 
-def test_question_answer_and_line_break_are_tokenised_apart(tiny_processor, picture, monkeypatch):
+def test_question_answer_and_line_break_are_tokenized_apart(tiny_processor, picture, monkeypatch):
     pieces = []
     encode = tiny_processor.tokenizer.encode
 
@@ -206,7 +206,7 @@ def test_longest_side_fills_the_canvas(size_hw, scaled):
     assert XSamImageProcessor().scaled_size(size_hw) == scaled
 
 
-def test_canvas_is_zero_outside_the_image_and_the_square_is_padded_with_grey():
+def test_canvas_is_zero_outside_the_image_and_the_square_is_padded_with_gray():
     white = np.full((30, 61, 3), 255, dtype=np.uint8)
     features = XSamImageProcessor(vision_size=61, segmentor_size=122)([white])
     canvas, square = features["segmentor_pixel_values"][0], features["pixel_values"][0]

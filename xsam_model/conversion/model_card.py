@@ -59,9 +59,9 @@ print(found.labels, found.scores, found.masks.shape)
 |---|---|
 {bases}
 
-## Licence
+## License
 
-To be filled in before publishing: the licence of these weights, and those of the base models, which they contain.
+To be filled in before publishing: the license of these weights, and those of the base models, which they contain.
 
 ## Provenance
 

@@ -49,7 +49,7 @@ def pool_region_features(feature_map: Tensor, region_points: Sequence[Tensor]) -
 
     Args:
         feature_map: (C, H, W).
-        region_points: for each region (P, 2) (row, column) in [0, 1], where 0 and 1 are the centres of the outer
+        region_points: for each region (P, 2) (row, column) in [0, 1], where 0 and 1 are the centers of the outer
             pixels.
 
     Returns:

@@ -62,7 +62,7 @@ def pad_to_multiple(features: Tensor, multiple: int) -> Tensor:
 
 
 class XSamChannelNorm(nn.LayerNorm):
-    """Layer normalisation over the channels of a (B, C, H, W) map, rounded as in the reference implementation.
+    """Layer normalization over the channels of a (B, C, H, W) map, rounded as in the reference implementation.
 
     `mask_encoder_attention` says why the rounding matters.
     """
@@ -178,7 +178,7 @@ class XSamSegmentor(Mask2FormerPreTrainedModel):
         """Run the mask encoder up to the deepest layer asked for; SAM's neck is never needed.
 
         Args:
-            pixel_values: (B, 3, S, S), normalised.
+            pixel_values: (B, 3, S, S), normalized.
             layers: hidden states to return: 0 is the patch embedding or the stem, i the output of layer i.
 
         Returns:

@@ -106,7 +106,7 @@ class XSamTrunk(nn.Module):
         """Run the stages up to the deepest one asked for; frozen on a CPU, a few images at a time.
 
         Args:
-            pixel_values: (B, 3, S, S), normalised.
+            pixel_values: (B, 3, S, S), normalized.
             layers: hidden states to return: 0 is the stem's, i that of stage i.
 
         Returns:

@@ -131,7 +131,7 @@ class MaskGeometry:
         return F.interpolate(values[None], self.original_size, mode="bilinear", align_corners=False)[0]
 
     def restore_mask(self, mask: Tensor) -> Tensor:
-        """(S, S) mask on the whole canvas, as visual prompts are -> (H, W) bool on the image, by nearest neighbour."""
+        """(S, S) mask on the whole canvas, as visual prompts are -> (H, W) bool on the image, by nearest neighbor."""
         used = mask[None, None, : self.scaled_size[0], : self.scaled_size[1]].float()
         return F.interpolate(used, self.original_size, mode="nearest")[0, 0] > 0
 

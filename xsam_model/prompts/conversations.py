@@ -131,7 +131,7 @@ class ConversationEncoder:
         self._seg_id, self._start_id, self._end_id = (vocabulary[token] for token in ADDED_TOKENS)
         chat = CHAT_FORMATS[chat_format]
         user, end, assistant = (re.escape(mark) for mark in (chat.user.strip(), chat.end, chat.assistant.lstrip()))
-        # The weights were trained with questions, answers and the line breaks after answers tokenised separately.
+        # The weights were trained with questions, answers and the line breaks after answers tokenized separately.
         self._turns = re.compile(f"(?<={end})(\n)(?={user}|$)|(?<={assistant})")
 
     @classmethod
@@ -175,7 +175,7 @@ class ConversationEncoder:
         fits = f"{excess} more than the {self.max_text_length} that fit beside an image"
         if len(group) < 2:
             raise ValueError(f"the conversation has {len(ids)} text tokens, {fits}. Say it in fewer words.")
-        # Bisection: only tokenising tells how many conditions fit.
+        # Bisection: only tokenizing tells how many conditions fit.
         low, high = 0, len(group)
         while high - low > 1:
             middle = (low + high) // 2
@@ -188,9 +188,9 @@ class ConversationEncoder:
         )
 
     def _encode(self, text: str, check: bool = True) -> list[int]:
-        """Tokenise a conversation.
+        """Tokenize a conversation.
 
-        Turns, and the text between pseudo tokens, are tokenised separately as in training: some tokenizers treat the
+        Turns, and the text between pseudo tokens, are tokenized separately as in training: some tokenizers treat the
         first word of a text differently.
         """
         marks = {IMAGE_MARK: self.image_token_index, REGION_MARK: self.region_token_index}

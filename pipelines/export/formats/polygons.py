@@ -20,7 +20,7 @@ from pipelines.redaction import counted
 # Outlines of parts and holes that are traced; of more, the largest. Parts that are not joined may be many more.
 _MAX_RINGS, _MAX_SEPARATE = 256, 10_000
 _MAX_COMPARED = 1000  # points considered when looking for the shortest connections; comparing all pairs is quadratic
-# Where a pixel's left and right, upper and lower sides are traced. pycocotools asks whether the centre is between them.
+# Where a pixel's left and right, upper and lower sides are traced. pycocotools asks whether the center is between them.
 _LEFT, _RIGHT = 0.25, 0.7
 
 Points = NDArray[np.int64]
@@ -68,7 +68,7 @@ def opencv() -> Any:
 
 
 def outline(mask: NDArray[np.bool_]) -> Points:
-    """Trace a mask as one closed line through the centres of its outermost pixels.
+    """Trace a mask as one closed line through the centers of its outermost pixels.
 
     ``cv2.fillPoly``, which fills by the even-odd rule and draws the line itself, restores the mask from it, apart from
     the connecting lines: those between parts are one pixel wide, those to holes mostly lie inside the mask. If a mask
@@ -114,7 +114,7 @@ def edges(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
 
 
 def _parts(mask: NDArray[np.uint8], most: int) -> list[list[Points]]:
-    """Return the rings of each part: its outline, then its holes, through the centres of its outermost pixels."""
+    """Return the rings of each part: its outline, then its holes, through the centers of its outermost pixels."""
     cv2 = opencv()
     lines, tree = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     if not lines:

@@ -34,7 +34,7 @@ _SUFFIX_OF = {"JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif", "WEBP": ".webp", "J
 _UNREAD = (".jxl", ".svg", ".dcm")
 _COPIERS = 16
 _MAX_IMAGE_BYTES, _COPY_TIMEOUT_S = 2**31, 300.0
-# A reader that cuts to whole pixels and one that rounds both come back to the pixel whose centre was traced.
+# A reader that cuts to whole pixels and one that rounds both come back to the pixel whose center was traced.
 _INTO_PIXEL = 0.25
 
 

@@ -33,7 +33,7 @@ class JpegHead:
         frame: second byte of the start-of-frame marker: 0xC0 baseline, 0xC2 progressive, 0xF7 JPEG-LS; 0 where absent.
         bits: bits of each sample, 0 without a frame.
         width, height: pixels; a height of 0 says that a later marker states it.
-        num_components: 1 for gray, 3 for colour, 4 for CMYK.
+        num_components: 1 for gray, 3 for color, 4 for CMYK.
         has_many_scans: whether several passes make the pixels, so that a decoder holds all coefficients.
         has_adobe_marker: whether an Adobe segment says what the components are.
         exif: its EXIF block, joined from all segments, and cut off soon after MAX_EXIF_BYTES.

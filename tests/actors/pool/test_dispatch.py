@@ -63,7 +63,7 @@ def test_the_last_shards_wait_for_idle_replicas_if_their_number_is_known(known: 
     assert started["s2"] == (1.0 if known else 0.0)
 
 
-def test_replicas_that_die_are_replaced_and_their_shards_are_labelled_elsewhere() -> None:
+def test_replicas_that_die_are_replaced_and_their_shards_are_labeled_elsewhere() -> None:
     workers = VirtualWorkers(lambda _shard: 3.0)
     with workers.in_place(), ReplicaPool(workers, PoolConfig(replicas=3)) as runner:
         outcomes = []

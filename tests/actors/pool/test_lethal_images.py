@@ -1,4 +1,4 @@
-"""Images that end the whole process of a replica: each is found and quarantined, its neighbours not."""
+"""Images that end the whole process of a replica: each is found and quarantined, its neighbors not."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def label_all(factory: Callable[[], FakeLabeler], config: PoolConfig, shards: It
 # All runners
 
 
-def test_every_shard_is_labelled_once_under_its_own_attempt(lab: Lab, runner_kind: str) -> None:
+def test_every_shard_is_labeled_once_under_its_own_attempt(lab: Lab, runner_kind: str) -> None:
     with open_runner(lab.factory(), PoolConfig(runner=runner_kind, replicas=2)) as runner:
         assert runner.describe() == {"device": "fake"}
         first = collect(runner.map(make_shards(9)), [])

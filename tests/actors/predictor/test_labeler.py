@@ -10,7 +10,7 @@ from tests.support.fakes import BrightPredictor, text_prompt, write_images
 from tests.support.labeled import plan_run
 
 
-def test_a_shard_that_another_attempt_has_committed_is_not_labelled_again(store: Store, tmp_path: Path) -> None:
+def test_a_shard_that_another_attempt_has_committed_is_not_labeled_again(store: Store, tmp_path: Path) -> None:
     _, (shard,) = plan_run(store, "run-1", write_images(tmp_path / "photos", 3))
     predictor = BrightPredictor()
     labeler = RunLabeler(predictor, LabelJob(run_id="run-1", prompts=(text_prompt("bright"),)), store.uri)

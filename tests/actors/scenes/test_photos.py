@@ -117,7 +117,7 @@ class Repeater(Oracle):
         return XSamResult(segmentation=InstanceSegmentation(scores, scores, order, order, masks))
 
 
-def test_there_are_enough_photographs_and_each_has_its_licence_and_its_source(document):
+def test_there_are_enough_photographs_and_each_has_its_license_and_its_source(document):
     images, licenses = document["images"], {entry["id"] for entry in document["licenses"]}
     assert len(images) >= 100
     assert len(document["annotations"]) >= 150

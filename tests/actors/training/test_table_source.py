@@ -110,7 +110,7 @@ def correct(tmp_path: Path, *rows: Mapping[str, str]) -> str:
 def test_names_that_were_asked_are_conditions_and_masks_are_true(output: str) -> None:
     source = table(output)
     assert (source.name, len(source), source.categories) == ("table-ovseg", 2, ("cat", "dog", "bird"))
-    assert source.skipped == {"quarantined when it was labelled": ("c.png",)}
+    assert source.skipped == {"quarantined when it was labeled": ("c.png",)}
     sample = drawn(pickle.loads(pickle.dumps(source)))
     assert (sample.task, sample.conditions, sample.labels.tolist()) == ("ovseg", ("cat", "dog", "bird"), [0, 1])
     assert (sample.masks == np.stack([columns(SURE[0]), columns(UNSURE[0])])).all()
@@ -205,7 +205,7 @@ def test_corrections_that_say_nothing_clear_are_left_out(output: str, tmp_path: 
         "malformed annotation": ("correction in row 0", "correction in row 2"),
         "image of another size": (f"correction of {dog}",),
         "correction of no annotation": ("nowhere",),
-        "quarantined when it was labelled": ("c.png",),
+        "quarantined when it was labeled": ("c.png",),
     }
     # The dog is somewhere there, so that nothing is learned about the place.
     assert (drawn(source).ignore == columns(UNSURE[0])).all()
@@ -220,7 +220,7 @@ def test_images_that_are_gone_or_have_changed_are_replaced(output: str, tmp_path
     source = table(output)
     (tmp_path / "photos" / "a.png").write_bytes(png(half_bright(bright_columns=1)))
     assert (drawn(source).image == half_bright(bright_columns=9)).all()
-    assert source.skipped["image changed since it was labelled"] == ("a.png",)
+    assert source.skipped["image changed since it was labeled"] == ("a.png",)
     (tmp_path / "photos" / "b.png").unlink()
     with pytest.raises(ValueError, match="none of 100 records"):
         drawn(source)

@@ -50,7 +50,7 @@ def test_figures_are_printed_and_written(cli: Cli, output: Path, truth: str, tmp
     assert [cell.strip() for cell in row.strip("│ ").split("│")] == ["ovseg", "all", "55.0", "100.0", "50.0", "3", "3"]
     (dog,) = [line for line in ended.out.splitlines() if line.strip("│ ").startswith("dog")]
     assert [cell.strip() for cell in dog.strip("│ ").split("│")] == ["dog", "10.0", "100.0", "0.0", "1", "1"]
-    assert "1 of 3 images of the truth are not labelled, left out: [c].png" in ended.out
+    assert "1 of 3 images of the truth are not labeled, left out: [c].png" in ended.out
     written = json.loads(file.read_text())
     assert (written["runs"], written["num_images"], written["ground_truth"]) == ([RUN], 2, truth)
     assert written["results"][0]["figures"]["AP"] == pytest.approx(0.55)
@@ -146,7 +146,7 @@ class TestMistakes:
         truth = instances(tmp_path / "t.json", {"x.png": [("cat", box(0, 0, 4, 4))]})
         file = tmp_path / "figures.json"
         ended = cli("evaluate", output, "--ground-truth", truth, "--json", file)
-        self.refused(ended, "none of the 1 image", "x.png", "2 labelled images", "a.png, b.png")
+        self.refused(ended, "none of the 1 image", "x.png", "2 labeled images", "a.png, b.png")
         assert not file.exists()
 
     def test_a_broken_truth_that_is_read_strictly(self, cli: Cli, output: Path, tmp_path: Path) -> None:
@@ -161,9 +161,7 @@ class TestMistakes:
     def test_images_of_another_size(self, cli: Cli, output: Path, tmp_path: Path) -> None:
         mask_rle = {"size": [20, 30], "counts": [600]}
         truth = instances(tmp_path / "t.json", {"a.png": [("cat", mask_rle)]}, height=20, width=30)
-        self.refused(
-            cli("evaluate", output, "--ground-truth", truth), "a.png", "30 x 20 pixels there, 10 x 10 labelled"
-        )
+        self.refused(cli("evaluate", output, "--ground-truth", truth), "a.png", "30 x 20 pixels there, 10 x 10 labeled")
 
     def test_a_json_file_that_exists_is_kept(self, cli: Cli, output: Path, truth: str, tmp_path: Path) -> None:
         file = tmp_path / "figures.json"

@@ -24,7 +24,7 @@ CONDITION = "image_id LIKE 'jane%' AND num_bytes > 7"
 
 
 class Collection:
-    """A table of images with prompts of their own, labelled by three runs."""
+    """A table of images with prompts of their own, labeled by three runs."""
 
     def __init__(self, folder: Path, output: Path) -> None:
         self.folder, self.output, self.predictor = folder, output, BrightPredictor()

@@ -69,7 +69,7 @@ def test_names_of_any_length_are_shown_by_their_ends(tmp_path: Path) -> None:
         ("names.json", '{"images": [{"file_name": "1.png"}, {"file_name": "2.png"}]}'),
     ],
 )
-def test_local_paths_that_are_not_there_are_told_before_labelling(tmp_path: Path, name: str, text: str) -> None:
+def test_local_paths_that_are_not_there_are_told_before_labeling(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     (tmp_path / "fake").mkdir()
     settings = ["--source", tmp_path / name, "--output", tmp_path / "out", "--categories", "bright"]

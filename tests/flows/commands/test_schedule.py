@@ -30,7 +30,7 @@ from tests.support.drivers import REPOSITORY, Driver, PrefectServer, driver, run
 # Of the test alone: the first one here may also wait for the Prefect server to start.
 pytestmark = pytest.mark.timeout(175, func_only=True)
 
-# More than can be labelled between the first commit and the end of a run that is asked to stop.
+# More than can be labeled between the first commit and the end of a run that is asked to stop.
 NUM_IMAGES = 32
 
 

@@ -38,7 +38,7 @@ def _config(**pool: Any) -> dict[str, Any]:
 
 
 def _output(folder: Path, images: int, times: list[tuple[float, float]], run_id: str = RUN, **pool: Any) -> Store:
-    """A run of two images a shard, of whose shards the first were labelled from when until when, in seconds."""
+    """A run of two images a shard, of whose shards the first were labeled from when until when, in seconds."""
     found = {f"{n:03d}": [mask(CAT, box(0, 0, 2, 2))] for n in range(images)}
     store, _ = write_output(folder, found, common=[CAT], committed=len(times), run_id=run_id, config=_config(**pool))
     for number, (start, end) in enumerate(times):
@@ -57,7 +57,7 @@ def _shown(folder: Path, run_id: str | None = None, **given: Any) -> str:
     return console.export_text()
 
 
-def test_rates_count_the_time_in_which_shards_were_labelled(tmp_path: Path) -> None:
+def test_rates_count_the_time_in_which_shards_were_labeled(tmp_path: Path) -> None:
     # Two hours of pause after the first two shards, which overlap; the last two are recent.
     times = [(0, 10), (5, 20), (2 * HOUR, 2 * HOUR + 5), (2 * HOUR + 5, 2 * HOUR + 10)]
     progress = _progress(_output(tmp_path, 12, times))

@@ -107,7 +107,7 @@ def config(tmp_path: Path) -> Path:
 @pytest.fixture
 def output(tmp_path: Path) -> str:
     """A finished output."""
-    small = SmallRun(source=write_source(tmp_path / "images"), output=str(tmp_path / "labelled"))
+    small = SmallRun(source=write_source(tmp_path / "images"), output=str(tmp_path / "labeled"))
     assert run_small(small).ok
     return small.output
 

@@ -40,7 +40,7 @@ truncated.jpg,on-a-bad-image,point,"5 5",thing
 
 
 def png_bomb(side: int) -> bytes:
-    """A valid PNG of side x side black grey pixels, about 1 MB: its rows are compressed as they are made."""
+    """A valid PNG of side x side black gray pixels, about 1 MB: its rows are compressed as they are made."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -86,7 +86,7 @@ def summary(model: Path, collection: Path) -> RunSummary:
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here on
     before = memory("VmRSS")
     summary = engine.run_directly(config, Silent())
-    # The bomb's pixels alone would be 2.7 GB as RGB, 0.9 GB as grey.
+    # The bomb's pixels alone would be 2.7 GB as RGB, 0.9 GB as gray.
     assert memory("VmHWM") - before < 0.5e9
     return summary
 
@@ -101,7 +101,7 @@ def rows(summary: RunSummary) -> dict[str, dict[str, Any]]:
     return {row["image_id"]: row for row in open_table(open_store(summary.output), "images").to_table().to_pylist()}
 
 
-def test_each_bad_image_is_a_row_with_its_own_reason_and_the_good_ones_are_labelled(summary: RunSummary) -> None:
+def test_each_bad_image_is_a_row_with_its_own_reason_and_the_good_ones_are_labeled(summary: RunSummary) -> None:
     found = rows(summary)
     assert {name: row["reason"] for name, row in found.items() if row["status"] == "quarantined"} == BAD
     assert all(found[name]["error"] and found[name]["stage"] in ("fetch", "decode") for name in BAD)

@@ -66,7 +66,7 @@ def test_prompts_that_are_not_asked_any_more_are_told_by_plan_and_run(desk: Desk
     again = desk("run", "--incremental", "--categories", "cup").out
     assert "not asked any more: ovseg:moon" in again
     assert "nothing new: all 2 listed images are covered; the result below is that of run two" in again
-    assert again.index("nothing new") < again.index("labelled now")
+    assert again.index("nothing new") < again.index("labeled now")
 
 
 def test_prompts_last_asked_by_several_runs_are_not_said_to_be_of_one(desk: Desk) -> None:

@@ -1,4 +1,4 @@
-"""A prompt table that does not fit its collection is told of before anything is labelled, and by lines of its file."""
+"""A prompt table that does not fit its collection is told of before anything is labeled, and by lines of its file."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_table_none_of_whose_rows_is_a_prompt_stops_too(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("name", ["plan", "run"])
-def test_rows_that_fit_no_image_are_told_before_labelling_with_ids_of_both_sides(desk: Desk, name: str) -> None:
+def test_rows_that_fit_no_image_are_told_before_labeling_with_ids_of_both_sides(desk: Desk, name: str) -> None:
     ended = desk(name, point("0000.png") + point("0001.png") + point("IMG_9.png") + "0001.png,q,point,x\n")
     assert ended.code == 0, ended
     warning = next(line for line in ended.out.splitlines() if "warning" in line)

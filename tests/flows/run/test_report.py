@@ -36,7 +36,7 @@ def test_a_run_leaves_its_report_once(make_config: MakeConfig, tmp_path: Path) -
     assert listing(tmp_path / "output") == before
 
 
-def test_a_report_that_fails_is_told_and_the_run_is_labelled(
+def test_a_report_that_fails_is_told_and_the_run_is_labeled(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def broken(*_: object, **__: object) -> str:

@@ -69,8 +69,8 @@ def label(
 
 
 def fail_once(shard_id: str) -> Callable[[str, int], None]:
-    def behave(labelled: str, tries: int) -> None:
-        if labelled == shard_id and tries == 1:
+    def behave(labeled: str, tries: int) -> None:
+        if labeled == shard_id and tries == 1:
             raise OSError("no luck")
 
     return behave
@@ -95,7 +95,7 @@ def test_a_wave_that_asks_again_has_its_failed_shards_alone_tried_again(
     assert again == ([], 0)
 
 
-def test_shards_of_the_next_wave_are_labelled_while_a_wave_waits_for_its_last(planned: tuple[Store, Plan]) -> None:
+def test_shards_of_the_next_wave_are_labeled_while_a_wave_waits_for_its_last(planned: tuple[Store, Plan]) -> None:
     """The first wave asks again only once the second has ended."""
     second_ended = threading.Event()
 
@@ -117,7 +117,7 @@ def test_a_failure_that_nobody_asks_about_again_is_the_runs(planned: tuple[Store
     assert failed == [shard_name(1)]
 
 
-def test_what_another_driver_has_committed_meanwhile_is_not_labelled(
+def test_what_another_driver_has_committed_meanwhile_is_not_labeled(
     planned: tuple[Store, Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held: list[dict[str, int]] = [{}, {shard_name(2): 0}]

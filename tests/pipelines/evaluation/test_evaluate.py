@@ -216,7 +216,7 @@ class TestInstances:
         Path(truth).write_text(json.dumps(document))
         evaluation = evaluate(output, truth)
         assert (evaluation.num_images, evaluation.results[0].figures["true"]) == (1, 1)
-        assert [note for note in evaluation.notes if "image b.png (8 x 9 pixels there, 10 x 10 labelled)" in note]
+        assert [note for note in evaluation.notes if "image b.png (8 x 9 pixels there, 10 x 10 labeled)" in note]
         with pytest.raises(SourceError, match=r"image b.png: another size"):
             evaluate(output, truth, is_strict=True)
 
@@ -232,7 +232,7 @@ class TestInstances:
         truth = instances(tmp_path / "t.json", {"a.png": [("cat", box(0, 0, 4, 4))], "b.png": []})
         assert figures(evaluate(output, truth))["ovseg", ""]["AP"] == pytest.approx(0.5)
 
-    def test_quarantined_unlabelled_and_untold_images_are_reported(self, tmp_path: Path) -> None:
+    def test_quarantined_unlabeled_and_untold_images_are_reported(self, tmp_path: Path) -> None:
         one = [mask(CAT, box(0, 0, 4, 4))]
         found = {"a.png": one, "broken.png": None, "more.png": one, "z1.png": one, "z2.png": one}
         output = write_output(tmp_path / "o", found, common=[CAT], committed=2)
@@ -243,8 +243,8 @@ class TestInstances:
         # One of two objects found, without a mistake: precision 1 up to recall 0.5, 51 of 101 places.
         assert figures(evaluation)["ovseg", ""]["AP"] == pytest.approx(51 / 101)
         text = "\n".join(evaluation.notes)
-        assert "1 of 3 images of the truth are not labelled, left out: never.png" in text
-        assert "2 of 4 labelled images are not in the truth" in text
+        assert "1 of 3 images of the truth are not labeled, left out: never.png" in text
+        assert "2 of 4 labeled images are not in the truth" in text
         assert "nothing is found on 1 quarantined image: 1 truncated" in text
         assert "not finished: 4 of 5" in text
 
@@ -273,13 +273,13 @@ class TestMatching:
             self.run(tmp_path, ids, names)
 
     def test_nothing_in_common_shows_both_sides(self, tmp_path: Path) -> None:
-        words = r"none of the 4 images .*\(a.jpg, b.jpg, c.jpg, ...\).* the 2 labelled images .*\(1.png, 2.png\)"
+        words = r"none of the 4 images .*\(a.jpg, b.jpg, c.jpg, ...\).* the 2 labeled images .*\(1.png, 2.png\)"
         with pytest.raises(SourceError, match=words):
             self.run(tmp_path, ["1.png", "2.png"], ["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
 
-    def test_nothing_labelled_yet(self, tmp_path: Path) -> None:
+    def test_nothing_labeled_yet(self, tmp_path: Path) -> None:
         store, plan = write_output(tmp_path / "o", {"1.png": ()}, common=[CAT], committed=0)
-        with pytest.raises(SourceError, match="holds no labelled image yet"):
+        with pytest.raises(SourceError, match="holds no labeled image yet"):
             read_run(store, [plan], ["1.png"])
 
     def test_another_size(self, tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ class TestMatching:
         document = json.loads(Path(truth).read_text())
         document["images"][0] |= {"height": 9, "width": 8}
         Path(truth).write_text(json.dumps(document))
-        with pytest.raises(SourceError, match=r"none of 1 image has .* a.png: 8 x 9 pixels there, 10 x 10 labelled"):
+        with pytest.raises(SourceError, match=r"none of 1 image has .* a.png: 8 x 9 pixels there, 10 x 10 labeled"):
             evaluate(output, truth)
 
     def test_of_several_runs_the_rows_that_are_current(self, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_an_export_is_perfect_ground_truth_of_its_own_run(tmp_path: Path) -> Non
     assert result.figures["true"] == result.figures["found"] > 40
     assert [figures["AP"] for figures in result.categories.values()] == pytest.approx([1, 1, 1])
     assert evaluation.num_images == 13
-    assert evaluation.notes == ("1 of 14 labelled images are not in the truth, left out",)
+    assert evaluation.notes == ("1 of 14 labeled images are not in the truth, left out",)
 
 
 def test_ap_of_a_shifted_copy_is_that_of_pycocotools(tmp_path: Path) -> None:

@@ -267,7 +267,7 @@ def test_panoptic_maps_hold_the_segments_and_score_1_against_their_own_run(tmp_p
     assert figures["PQ"] == pytest.approx(1)
 
 
-def test_many_segments_use_all_of_a_maps_colours(tmp_path: Path) -> None:
+def test_many_segments_use_all_of_a_maps_colors(tmp_path: Path) -> None:
     (stuff,) = named("ovseg_semantic", "tile")
     tiles = [mask(stuff, box(x, y, 1, 1, (20, 20)), 1 - (20 * y + x) / 1000) for y in range(20) for x in range(20)]
     store, _ = write_output(tmp_path / "output", {"a.png": tiles}, common=[stuff], sizes={"a.png": (20, 20)})

@@ -247,7 +247,7 @@ def test_a_wrong_split_is_refused(text: str, message: str) -> None:
     ("choice", "message"),
     [
         ({"where": "score >"}, "--where is no SQL condition.*syntax error"),
-        ({"where": "colour = 'red'"}, '--where is no SQL condition.*"colour" not found'),
+        ({"where": "color = 'red'"}, '--where is no SQL condition.*"color" not found'),
         ({"where": "prompt::INT > 3"}, "--where is no SQL condition.*[Cc]ould not convert"),
         ({"images_where": "score > 0.5"}, '--images-where is no SQL condition.*"score" not found'),
         ({"where": "score > 2"}, "holds 3 masks of ovseg, and none of them fits --where"),
@@ -266,11 +266,11 @@ def test_what_cannot_be_chosen_is_a_clear_error_and_leaves_nothing(
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_an_output_without_labelled_images_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="holds no labelled image yet"):
+def test_an_output_without_labeled_images_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="holds no labeled image yet"):
         coco(open_store(str(tmp_path / "nothing")), tmp_path / "coco.json")
     store, _ = write_output(tmp_path / "output", {"a.jpg": None}, common=[CAT])
-    with pytest.raises(SourceError, match="holds no labelled image yet"):
+    with pytest.raises(SourceError, match="holds no labeled image yet"):
         coco(store, tmp_path / "coco.json")
     store, _ = write_output(tmp_path / "empty", {"a.jpg": []}, common=[CAT])
     with pytest.raises(SourceError, match="holds no masks: nothing to export"):

@@ -50,7 +50,7 @@ def png_header(width: int, height: int) -> bytes:
 
 
 def gray_tiff(values: np.ndarray, *, bits: int, white_is_zero: bool = False) -> bytes:
-    """An uncompressed single-strip grey TIFF, written by hand: Pillow writes neither 12 bit nor inverted ones."""
+    """An uncompressed single-strip gray TIFF, written by hand: Pillow writes neither 12 bit nor inverted ones."""
     height, width = values.shape
     if bits == 12:
         flat = values.ravel().astype(np.uint32)
@@ -241,7 +241,7 @@ def test_transparent_palette_entry_shows_white(file_format: str) -> None:
     assert pixels.tolist() == [[[255, 255, 255], [0, 100, 0]]]
 
 
-def test_transparent_colour_of_an_rgb_png_shows_white() -> None:
+def test_transparent_color_of_an_rgb_png_shows_white() -> None:
     data = encoded(UPRIGHT, "PNG", transparency=(255, 0, 0))
     assert decode_image(data, REF).pixels[0, 0].tolist() == [255, 255, 255]
 

@@ -86,7 +86,7 @@ def test_batches_hold_only_decoded_images_and_never_more_than_asked(store: Store
     ]
 
 
-def test_each_bad_image_is_a_row_with_its_reason_and_the_others_are_labelled(store: Store, tmp_path: Path) -> None:
+def test_each_bad_image_is_a_row_with_its_reason_and_the_others_are_labeled(store: Store, tmp_path: Path) -> None:
     whole = png(half_bright())
     files = {
         "good.png": whole,

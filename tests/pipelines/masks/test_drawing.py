@@ -72,7 +72,7 @@ def test_masks_of_one_name_that_lie_over_one_another_are_named_once() -> None:
     assert [label.text for label in labels] == ["a 0.90", "b 0.70", "a 0.60"]
 
 
-def test_names_are_light_on_dark_whatever_the_colour_of_the_mask() -> None:
+def test_names_are_light_on_dark_whatever_the_color_of_the_mask() -> None:
     mask = dataclasses.replace(_mask(100, 200), color=(0, 0, 90))
     picture = draw_masks(np.full((100, 200, 3), 128, dtype=np.uint8), [mask])
     bare, named = (np.asarray(contact_sheet([("", picture, masks)])).astype(int) for masks in ([], [mask]))
@@ -87,6 +87,6 @@ def test_a_long_caption_stays_in_its_cell() -> None:
     assert (sheets[0][:, 332:] == sheets[1][:, 332:]).all()
 
 
-def test_neighbouring_colours_differ() -> None:
+def test_neighboring_colors_differ() -> None:
     colors = np.array([color_of(number) for number in range(20)], dtype=int)
     assert np.abs(np.diff(colors, axis=0)).sum(axis=1).min() > 100

@@ -230,7 +230,7 @@ def test_any_string_decodes_to_its_size_or_raises_value_error(height: int, width
 
 
 @pytest.mark.parametrize("size_hw", [(7, 11), (3, 4), (20, 30), (1, 1)])
-def test_a_scaled_mask_holds_the_pixels_at_its_centres(size_hw: tuple[int, int]) -> None:
+def test_a_scaled_mask_holds_the_pixels_at_its_centers(size_hw: tuple[int, int]) -> None:
     mask = np.random.default_rng(0).random((7, 11)) > 0.5
     rows, columns = (
         np.floor((np.arange(number) + 0.5) * side / number).astype(int)

@@ -42,7 +42,7 @@ PROMPTS = (CAT, DOG, SKY, SEA, CHAT, POINT)
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labeled:
     """What a run made of an image: for each prompt how many masks, -1 if it could not be asked; None: quarantined."""
 
     image_id: str
@@ -63,7 +63,7 @@ def unit(prompt_id: str) -> str:
 # --- an output by hand ---
 
 
-def prediction(one: Labelled) -> ImagePrediction:
+def prediction(one: Labeled) -> ImagePrediction:
     known = {prompt.prompt_id: prompt for prompt in PROMPTS}
     ref = ImageRef(image_id=one.image_id, uri=f"/p/{one.image_id}", version=one.version or 1)
     if one.asked is None:
@@ -89,7 +89,7 @@ def prediction(one: Labelled) -> ImagePrediction:
     )
 
 
-def write_run(store: Store, run_id: str, sequence: int, labeled: Sequence[Labelled]) -> None:
+def write_run(store: Store, run_id: str, sequence: int, labeled: Sequence[Labeled]) -> None:
     """Commit a run as one shard; rows without a version are those of an earlier schema."""
     predictions = [prediction(one) for one in labeled]
     old = any(one.version is None for one in labeled)
@@ -128,9 +128,9 @@ def write_run(store: Store, run_id: str, sequence: int, labeled: Sequence[Labell
 # --- the rule, plainly ---
 
 
-def expected(runs: Sequence[Sequence[Labelled]]) -> dict[str, Any]:
+def expected(runs: Sequence[Sequence[Labeled]]) -> dict[str, Any]:
     """Return what the views are to show: annotations, coverage and images, by image."""
-    rows: dict[str, list[tuple[int, Labelled]]] = defaultdict(list)
+    rows: dict[str, list[tuple[int, Labeled]]] = defaultdict(list)
     for place, run in enumerate(runs):
         for one in run:
             rows[one.image_id].append((place, one))
@@ -142,14 +142,14 @@ def expected(runs: Sequence[Sequence[Labelled]]) -> dict[str, Any]:
     return found
 
 
-def entries(one: Labelled) -> dict[str, int | None]:
+def entries(one: Labeled) -> dict[str, int | None]:
     """Return how many masks each prompt of a row has; None where it is unanswered."""
     if one.asked is None:
         return {} if one.version is None else dict.fromkeys(one.wanted)
     return {name: None if count < 0 else 0 if name == CHAT.prompt_id else count for name, count in one.asked.items()}
 
 
-def image_now(live: Sequence[tuple[int, Labelled]], *, is_alone: bool) -> dict[str, Any]:
+def image_now(live: Sequence[tuple[int, Labeled]], *, is_alone: bool) -> dict[str, Any]:
     holder: dict[str, int] = {}
     answered: set[str] = set()
     for place, one in live:
@@ -227,7 +227,7 @@ names = st.sampled_from([prompt.prompt_id for prompt in PROMPTS])
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> list[list[Labelled]]:
+def histories(draw: st.DrawFn) -> list[list[Labeled]]:
     """Up to four runs over up to four images, each of a version that never goes back."""
     versions = dict.fromkeys("abcd", 1)
     runs = []
@@ -242,11 +242,11 @@ def histories(draw: st.DrawFn) -> list[list[Labelled]]:
             if wanted & {SKY.prompt_id, SEA.prompt_id}:
                 wanted |= draw(st.sampled_from(({SKY.prompt_id}, {SKY.prompt_id, SEA.prompt_id})))
             if draw(st.integers(0, 3)) == 0:
-                run.append(Labelled(image_id, version, None, tuple(sorted(wanted))))
+                run.append(Labeled(image_id, version, None, tuple(sorted(wanted))))
                 continue
             least = {POINT.prompt_id: -1}
             asked = {name: draw(st.integers(least.get(name, 0), 2)) for name in sorted(wanted)}
-            run.append(Labelled(image_id, version, asked))
+            run.append(Labeled(image_id, version, asked))
         runs.append(run)
     return runs
 
@@ -254,16 +254,14 @@ def histories(draw: st.DrawFn) -> list[list[Labelled]]:
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(runs=histories())
 @pytest.mark.slow
-def test_the_views_show_what_the_rule_says(
-    runs: list[list[Labelled]], tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_the_views_show_what_the_rule_says(runs: list[list[Labeled]], tmp_path_factory: pytest.TempPathFactory) -> None:
     store = open_store(str(tmp_path_factory.mktemp("output")))
     for place, run in enumerate(runs):
         write_run(store, f"run-{place}", place + 1, run)
     assert shown(store) == expected(runs)
 
 
-def one_image(tmp_path: Path, *runs: Labelled) -> dict[str, Any]:
+def one_image(tmp_path: Path, *runs: Labeled) -> dict[str, Any]:
     store = open_store(str(tmp_path / "output"))
     for place, one in enumerate(runs):
         write_run(store, f"run-{place}", place + 1, [one])
@@ -273,44 +271,44 @@ def one_image(tmp_path: Path, *runs: Labelled) -> dict[str, Any]:
 
 
 def test_the_last_answer_replaces_those_before(tmp_path: Path) -> None:
-    now = one_image(tmp_path, Labelled("a", 1, {"ovseg:cat": 2, "ovseg:dog": 1}), Labelled("a", 1, {"ovseg:cat": 0}))
+    now = one_image(tmp_path, Labeled("a", 1, {"ovseg:cat": 2, "ovseg:dog": 1}), Labeled("a", 1, {"ovseg:cat": 0}))
     assert now["coverage"] == {("ovseg:cat", "run-1", 0), ("ovseg:dog", "run-0", 1)}
     assert (now["num_annotations"], now["status"]) == (1, "ok")
 
 
 def test_no_answer_replaces_none_and_what_needs_a_retry_is_found_as_quarantined(tmp_path: Path) -> None:
-    failed = Labelled("a", 1, None, ("ovseg:cat", "ovseg:dog"))
-    now = one_image(tmp_path, Labelled("a", 1, {"ovseg:cat": 2}), failed)
+    failed = Labeled("a", 1, None, ("ovseg:cat", "ovseg:dog"))
+    now = one_image(tmp_path, Labeled("a", 1, {"ovseg:cat": 2}), failed)
     assert now["coverage"] == {("ovseg:cat", "run-0", 2), ("ovseg:dog", "run-1", None)}
     assert (now["num_annotations"], now["status"], now["run_id"]) == (2, "quarantined", "run-1")
 
 
 def test_a_quarantined_image_whose_prompts_have_been_answered_is_not_quarantined(tmp_path: Path) -> None:
-    now = one_image(tmp_path, Labelled("a", 1, {"ovseg:cat": 2}), Labelled("a", 1, None, ("ovseg:cat",)))
+    now = one_image(tmp_path, Labeled("a", 1, {"ovseg:cat": 2}), Labeled("a", 1, None, ("ovseg:cat",)))
     assert (now["status"], now["reason"], now["run_id"]) == ("ok", None, "run-0")
 
 
 def test_of_an_image_that_changed_only_what_was_asked_since_is_current(tmp_path: Path) -> None:
-    now = one_image(tmp_path, Labelled("a", None, {"ovseg:cat": 2, "ovseg:dog": 1}), Labelled("a", 2, {"ovseg:cat": 1}))
+    now = one_image(tmp_path, Labeled("a", None, {"ovseg:cat": 2, "ovseg:dog": 1}), Labeled("a", 2, {"ovseg:cat": 1}))
     assert now["coverage"] == {("ovseg:cat", "run-1", 1)}
 
 
 def test_all_categories_of_a_map_are_replaced_together(tmp_path: Path) -> None:
-    both = Labelled("a", 1, {"ovseg_semantic:sky": 1, "ovseg_semantic:sea": 1, "ovseg:cat": 1})
-    now = one_image(tmp_path, both, Labelled("a", 1, {"ovseg_semantic:sky": 1}))
+    both = Labeled("a", 1, {"ovseg_semantic:sky": 1, "ovseg_semantic:sea": 1, "ovseg:cat": 1})
+    now = one_image(tmp_path, both, Labeled("a", 1, {"ovseg_semantic:sky": 1}))
     assert now["coverage"] == {("ovseg_semantic:sky", "run-1", 1), ("ovseg:cat", "run-0", 1)}
 
 
 def test_old_rows_of_quarantined_images_are_not_lost(tmp_path: Path) -> None:
-    old = Labelled("a", None, None, ("ovseg:cat",))
+    old = Labeled("a", None, None, ("ovseg:cat",))
     assert one_image(tmp_path / "alone", old)["status"] == "quarantined"
-    assert one_image(tmp_path / "again", old, Labelled("a", None, None, ("ovseg:cat",)))["run_id"] == "run-1"
-    assert one_image(tmp_path / "retried", old, Labelled("a", None, {"ovseg:cat": 1}))["status"] == "ok"
+    assert one_image(tmp_path / "again", old, Labeled("a", None, None, ("ovseg:cat",)))["run_id"] == "run-1"
+    assert one_image(tmp_path / "retried", old, Labeled("a", None, {"ovseg:cat": 1}))["status"] == "ok"
 
 
 def test_plans_without_a_number_are_ordered_by_their_time(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "output"))
     for run_id, day, count in (("b", 1, 1), ("a", 2, 2)):
-        write_run(store, run_id, day, [Labelled("a", None, {"ovseg:cat": count})])
+        write_run(store, run_id, day, [Labeled("a", None, {"ovseg:cat": count})])
         change_document(store, f"{run_folder(run_id)}/plan.json", {"sequence": 0})
     assert shown(store)["a"]["masks"] == {("ovseg:cat", "a"): 2}

@@ -97,7 +97,7 @@ def test_a_page_shows_counts_categories_pictures_words_and_reasons(tmp_path: Pat
     assert np.abs(page.pictures["b"] - 90).max() < 12
 
 
-def test_a_mask_has_the_colour_of_its_legend(tmp_path: Path) -> None:
+def test_a_mask_has_the_color_of_its_legend(tmp_path: Path) -> None:
     _photo(tmp_path / "p", "a", (200, 200), level=0)
     found = {"a": [mask(CAT, box(0, 0, 90, 200, (200, 200)), 0.9), mask(DOG, box(110, 0, 90, 200, (200, 200)), 0.8)]}
     store, _ = write_output(
@@ -235,7 +235,7 @@ def test_of_several_runs_current_rows_are_shown_and_every_run_is_told(tmp_path: 
     text = " ".join(page.text.split())
     assert "1 mask of 1 category on 1 image, from 3 runs" in text
     assert "listed 3 = ok 1 + empty 2 + quarantined 0" in text
-    assert "Run run-3 is not finished: 1 of its 3 images are not labelled yet;" in text
+    assert "Run run-3 is not finished: 1 of its 3 images are not labeled yet;" in text
     assert [run for run in ("run-1", "run-2", "run-3") if f"Run {run}" in text] == ["run-1", "run-2", "run-3"]
     assert "0.20" not in text
 
@@ -252,7 +252,7 @@ def test_of_words_of_several_runs_the_last_are_shown(tmp_path: Path) -> None:
 
 def test_an_output_without_a_committed_shard_has_a_page(tmp_path: Path) -> None:
     store, _ = write_output(tmp_path / "out", {"a": []}, committed=0)
-    assert "listed 1 = ok 0 + empty 0 + quarantined 0 + not labelled yet 1" in " ".join(_page(store).text.split())
+    assert "listed 1 = ok 0 + empty 0 + quarantined 0 + not labeled yet 1" in " ".join(_page(store).text.split())
 
 
 def test_rates_are_images_over_the_time_that_their_shards_took() -> None:

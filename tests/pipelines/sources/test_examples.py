@@ -16,7 +16,7 @@ from pipelines.sources.listing import list_batches
 from pipelines.types import REGION_KINDS, Image, ImageRef
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-FREE_LICENCES = ("CC0 1.0", "CC BY 2.0", "CC BY 4.0", "CC BY-SA 3.0", "CC BY-SA 4.0", "public domain")
+FREE_LICENSES = ("CC0 1.0", "CC BY 2.0", "CC BY 4.0", "CC BY-SA 3.0", "CC BY-SA 4.0", "public domain")
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def images() -> list[Image]:
     return [decode_image(Path(ref.uri).read_bytes(), ref) for ref in to_refs(joined)]
 
 
-def test_every_photograph_is_credited_with_a_free_licence() -> None:
+def test_every_photograph_is_credited_with_a_free_license() -> None:
     table = re.findall(
         r"^\| `(.+?)` \| (.+?) \| (.+?) \| (.+?) \|", (EXAMPLES / "CREDITS.md").read_text(), re.MULTILINE
     )
@@ -33,7 +33,7 @@ def test_every_photograph_is_credited_with_a_free_licence() -> None:
     for name, title, author, license in table:
         assert title, name
         assert author, name
-        assert any(free in license for free in FREE_LICENCES), name
+        assert any(free in license for free in FREE_LICENSES), name
 
 
 def test_scenes_are_small_fit_their_truth_and_name_credited_backgrounds() -> None:

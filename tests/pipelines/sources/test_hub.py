@@ -42,7 +42,7 @@ def options(hub: Hub) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("place", ["data", "data/*.parquet", "data/t-{0..1}.parquet", "wds/s.tar", "wds", "**/*.tar"])
-def test_images_inside_files_of_a_dataset_are_labelled_where_they_lie(hub: Hub, tmp_path: Path, place: str) -> None:
+def test_images_inside_files_of_a_dataset_are_labeled_where_they_lie(hub: Hub, tmp_path: Path, place: str) -> None:
     rows = label_all(f"{REPO}/{place}", str(tmp_path / "out"), **options(hub))
     assert {name: (row["status"], row["num_bytes"]) for name, row in rows.items()} == {
         name: ("ok", len(data)) for name, data in PICTURES.items()
@@ -50,7 +50,7 @@ def test_images_inside_files_of_a_dataset_are_labelled_where_they_lie(hub: Hub, 
     assert all(row["uri"].startswith(f"{REPO}/") and row["etag"] for row in rows.values())
 
 
-def test_image_files_of_a_dataset_are_listed_and_labelled(hub: Hub, tmp_path: Path) -> None:
+def test_image_files_of_a_dataset_are_listed_and_labeled(hub: Hub, tmp_path: Path) -> None:
     refs = listed(f"{REPO}/photos", **options(hub))
     assert {name: ref.num_bytes for name, ref in refs.items()} == {
         "a b#1.jpg": len(picture(1)),

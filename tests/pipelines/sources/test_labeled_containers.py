@@ -55,7 +55,7 @@ def check_rows(rows: dict[str, dict[str, Any]], ids: dict[str, bytes]) -> None:
 @pytest.mark.parametrize(
     ("files", "source"), [(tars, "s-{0..1}.tar"), (tars, ""), (tables, "t.parquet"), (tables, "*.parquet")]
 )
-def test_a_local_container_is_labelled_image_by_image(
+def test_a_local_container_is_labeled_image_by_image(
     tmp_path: Path, files: Callable[[], dict[str, bytes]], source: str
 ) -> None:
     put_local(tmp_path / "in", files())
@@ -64,7 +64,7 @@ def test_a_local_container_is_labelled_image_by_image(
     assert all(row["etag"] and row["uri"].startswith(f"{tmp_path}/in/") for row in rows.values())
 
 
-def test_a_coco_file_is_labelled_and_a_file_that_it_names_but_is_not_there_is_a_row(tmp_path: Path) -> None:
+def test_a_coco_file_is_labeled_and_a_file_that_it_names_but_is_not_there_is_a_row(tmp_path: Path) -> None:
     put_local(tmp_path / "in", coco())
     (tmp_path / "in/p/003.png").unlink()
     rows = label_all(f"{tmp_path}/in/instances.json", str(tmp_path / "out"))
@@ -74,7 +74,7 @@ def test_a_coco_file_is_labelled_and_a_file_that_it_names_but_is_not_there_is_a_
     assert json.loads(rows["p/007.png"]["source_columns"]) == {"id": 7}
 
 
-def test_a_saved_dataset_is_labelled_row_by_row(tmp_path: Path) -> None:
+def test_a_saved_dataset_is_labeled_row_by_row(tmp_path: Path) -> None:
     dataset(PICTURES).save_to_disk(tmp_path / "in", num_shards=3)
     rows = label_all(f"{tmp_path}/in", str(tmp_path / "out"))
     check_rows(rows, {f"{name}.png": data for name, data in PICTURES.items()})
@@ -117,7 +117,7 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("files", "source"), [(tars, "*.tar"), (tables, "t.parquet"), (coco, "instances.json")])
-def test_a_container_in_a_bucket_is_labelled_image_by_image(bucket, files, source: str) -> None:
+def test_a_container_in_a_bucket_is_labeled_image_by_image(bucket, files, source: str) -> None:
     uri, put = bucket
     put(files())
     rows = label_all(f"{uri}/{source}", f"{uri}/out")

@@ -236,7 +236,7 @@ def test_fetched_bytes_are_exactly_the_values(tmp_path: Path, values, group, has
     assert all(content(refs[place]) == values[place] for place in places)
 
 
-def test_neighbours_do_not_read_their_row_group_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neighbors_do_not_read_their_row_group_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.parquet", {"jpg": PICTURES}, row_group_size=4)
     reads, read = [], pq.ParquetFile.iter_batches
 
@@ -251,7 +251,7 @@ def test_neighbours_do_not_read_their_row_group_again(tmp_path: Path, monkeypatc
     assert sorted(reads) == [(0, ["jpg"]), (1, ["jpg"]), (2, ["jpg"])]
 
 
-def test_what_is_kept_for_neighbours_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_kept_for_neighbors_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet_values, "_HELD_BYTES", 3000)
     monkeypatch.setattr(parquet_values, "_HELD_FILES", 2)
     monkeypatch.setattr(parquet_values, "_CACHE", parquet_values._Cache())

@@ -61,7 +61,7 @@ def test_a_stalled_read_does_not_keep_others_from_other_files(tmp_path: Path, mo
         assert hung.result(timeout=10) == picture(0)
 
 
-def test_images_of_other_files_are_labelled_while_one_file_hangs(
+def test_images_of_other_files_are_labeled_while_one_file_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refs = []

@@ -305,7 +305,7 @@ def test_no_other_protocol_is_opened_whatever_is_allowed(uri: str) -> None:
     assert refused.value.reason == Reason.NOT_ALLOWED
 
 
-def test_an_image_that_may_not_be_fetched_becomes_a_row_beside_its_neighbours(web: str, tmp_path: Path) -> None:
+def test_an_image_that_may_not_be_fetched_becomes_a_row_beside_its_neighbors(web: str, tmp_path: Path) -> None:
     uris = [f"{web}/picture.png", "ftp://host/b.png", f"{web}/404"]
     images = tuple(ImageRef(image_id=str(number), uri=uri) for number, uri in enumerate(uris))
     store = open_store(str(tmp_path))

@@ -58,7 +58,7 @@ def test_a_model_around_it_answers_every_prompt_and_a_batch_equals_one_by_one(fo
         model(**processor(images[:1], task="intseg", visual_prompts=[[spot]]).for_model()).seg_embeddings
         for spot in spots
     ]
-    # On a picture of one colour only the positions of tokens tell two points apart.
+    # On a picture of one color only the positions of tokens tell two points apart.
     assert (answers[0] - answers[1]).abs().max() > 1e-4
 
 

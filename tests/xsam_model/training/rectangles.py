@@ -1,4 +1,4 @@
-"""Pictures of coloured rectangles with exact masks: a data set that needs nothing. Also read by launched processes."""
+"""Pictures of colored rectangles with exact masks: a data set that needs nothing. Also read by launched processes."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ _ANSWERS = {"gcgseg": "<p>{}</p> and more. <SEG>", "chat": "It shows a {}."}
 
 
 class Rectangles:
-    """Two rectangles of two colours in each picture, asked about in one task."""
+    """Two rectangles of two colors in each picture, asked about in one task."""
 
     def __init__(self, task="ovseg", size=32, side=64, name=None):
         self.name, self.task, self.categories = name or task, task, NAMES

@@ -44,8 +44,8 @@ CLASSES = ClassNames(
 
 def write_wordnet(folder):
     folder.mkdir(parents=True, exist_ok=True)
-    licence = "  1 This is a licence.\n"
-    data, senses = [licence], {}
+    license = "  1 This is a license.\n"
+    data, senses = [license], {}
     for place, file, words, kinds, gloss in SYNSETS:
         text = " ".join(f"{word} 0" for word in words)
         pointers = "".join(f" @ {kind} n 0000" for kind in kinds)
@@ -54,7 +54,7 @@ def write_wordnet(folder):
         )
         for word in words:
             senses.setdefault(word, []).append(place)
-    index = [licence]
+    index = [license]
     for word, places in senses.items():
         index.append(f"{word} n {len(places)} 1 @ {len(places)} {int(word in ('dog', 'cup'))} {' '.join(places)}\n")
     (folder / "data.noun").write_text("".join(data))

@@ -1,4 +1,4 @@
-"""Training and labelling see a picture alike: turned by its EXIF, never by its XMP."""
+"""Training and labeling see a picture alike: turned by its EXIF, never by its XMP."""
 
 import numpy as np
 import pytest

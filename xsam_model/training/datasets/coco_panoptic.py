@@ -93,7 +93,7 @@ def panoptic(
     Args:
         annotations: JSON file, e.g. `panoptic_train2017.json`.
         images: folder of its images.
-        segments: folder of the PNG files whose colours are segment ids: red + 256 green + 65,536 blue.
+        segments: folder of the PNG files whose colors are segment ids: red + 256 green + 65,536 blue.
         task: "genseg" or "ovseg".
         name: name of the source; "coco-panoptic-<task>" by default.
 
@@ -131,7 +131,7 @@ def read_segment_ids(path: Path) -> NDArray[np.int64]:
     try:
         with Image.open(path) as file:
             if file.mode not in ("RGB", "RGBA"):
-                raise RecordError(UNREADABLE_SEGMENTS, f"{path}: colours are ids, but its mode is {file.mode}")
+                raise RecordError(UNREADABLE_SEGMENTS, f"{path}: colors are ids, but its mode is {file.mode}")
             # Widened, because ids have 24 bits.
             colors = np.asarray(file, dtype=np.int64)
     except FileNotFoundError as error:

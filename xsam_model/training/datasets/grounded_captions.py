@@ -77,7 +77,7 @@ def grandf(
     """Open grounded captions.
 
     Args:
-        annotations: JSON file in one of the three formats above, recognised by its content.
+        annotations: JSON file in one of the three formats above, recognized by its content.
         images: folder of its images.
         lower_case: lower-case captions, as in X-SAM's training; False to leave them as they are.
         name: name of the source; give each file its own.

@@ -149,7 +149,7 @@ def _lengths(counts: bytes) -> NDArray[np.int64]:
     """Decode COCO's text of run lengths: five bits a character, low bits first, as differences two places apart.
 
     Decoded here to validate it: pycocotools reads beyond the end of a broken text, and leaves pixels that the runs do
-    not cover uninitialised. `pipelines.masks` decodes the same text for tables; this package can be published alone, so
+    not cover uninitialized. `pipelines.masks` decodes the same text for tables; this package can be published alone, so
     neither imports the other.
 
     Raises:

@@ -72,7 +72,7 @@ class XSamTraining(nn.Module):
             self.dense_predictor = nn.Conv2d(channels, num_classes + 1, 1)
 
     def forward(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """Return the weighted losses of a batch by name, float32 scalars; their sum is minimised."""
+        """Return the weighted losses of a batch by name, float32 scalars; their sum is minimized."""
         if self.kind == "encoder":
             return {"tokens": self._tokens(batch)}
         if self.kind == "segmentor":

@@ -104,7 +104,7 @@ class StageRun:
     ) -> None:
         self._config, self._stage, self._folder, self._start = config, config.stages[number], folder, model_folder
         self._accelerator, stage = accelerator, config.stages[number]
-        # The heads that only training has are initialised at random.
+        # The heads that only training has are initialized at random.
         torch.manual_seed(config.seed + 1000 * number)
         chosen = [source for source in sources if not stage.sources or source.name in stage.sources]
         classes = tuple(dict.fromkeys(name for source in chosen for name in source.categories))

@@ -154,7 +154,7 @@ def language_loss(
         average: mean of a tensor over all processes.
 
     Returns:
-        Mean over the labelled tokens of all processes, float32.
+        Mean over the labeled tokens of all processes, float32.
     """
     asked = labels[:, 1:] != IGNORED_TOKEN
     number = average(asked.sum().float()).clamp(min=1)

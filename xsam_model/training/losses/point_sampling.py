@@ -45,7 +45,7 @@ class PointSampling:
 
 
 def read_at(maps: Tensor, points: Tensor) -> Tensor:
-    """Sample maps at points bilinearly; beyond the centres of the outer pixels their values continue.
+    """Sample maps at points bilinearly; beyond the centers of the outer pixels their values continue.
 
     Mask2Former's code reads zeros there, which on small maps makes every outer edge look undecided.
 

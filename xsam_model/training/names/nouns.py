@@ -96,5 +96,5 @@ class Nouns:
 
 def _entries(path: Path) -> Iterator[str]:
     with path.open(encoding="utf-8") as file:
-        # The files begin with their licence, whose lines are indented.
+        # The files begin with their license, whose lines are indented.
         yield from (line for line in file if not line.startswith("  "))

@@ -67,7 +67,7 @@ class BatchBuilder:
         processor: processor of the model.
         variation: how conversations vary.
         classes: names of the closed classes, in the order of the heads; may be empty.
-        closed: whether the stage has no language, and masks are labelled with `classes`.
+        closed: whether the stage has no language, and masks are labeled with `classes`.
         zoom: `XSamConfig.interactive_zoom` of a stage that has no language and sees windows around visual prompts; else
             None.
         num_region_points: points that represent a visual prompt, `XSamConfig.region_num_points`.
@@ -123,7 +123,7 @@ class BatchBuilder:
         )
 
     def _closed(self, samples: Sequence[TrainingSample], randoms: Sequence[np.random.Generator]) -> TrainingBatch:
-        """Build a batch without language, with masks labelled by closed classes."""
+        """Build a batch without language, with masks labeled by closed classes."""
         silent = [
             Conversation(image=place, masks=sample.masks, labels=sample.labels, class_names=class_names(sample))
             for place, sample in enumerate(samples)
@@ -230,7 +230,7 @@ class BatchBuilder:
 
     def _token_labels(self, inputs: dict[str, Any], answers: Sequence[str]) -> Tensor:
         """Return labels for the tokens of the answers, end marks included (X-SAM, sec. 3.4)."""
-        # The processor tokenises an answer, and the line break after it, separately, so counting from the end finds it.
+        # The processor tokenizes an answer, and the line break after it, separately, so counting from the end finds it.
         after, *counts = (
             len(self.processor.tokenizer.encode(text, add_special_tokens=False)) for text in ("\n", *answers)
         )

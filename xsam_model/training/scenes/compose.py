@@ -118,7 +118,7 @@ def _crop(picture: Pixels, random: np.random.Generator, side: int, least: float 
 
 
 def _vary(pixels: Pixels, random: np.random.Generator) -> Pixels:
-    """Vary brightness, contrast and colour balance."""
+    """Vary brightness, contrast and color balance."""
     levels = np.arange(256, dtype=np.float32)
     gains = random.uniform(0.7, 1.15) * random.uniform(0.9, 1.1, 3)
     middle = random.uniform(90, 150)
@@ -177,11 +177,11 @@ def cut_out(  # noqa: PLR0917
 
     Args:
         sprite: the drawing.
-        color: colour to paint it in, None to keep its own.
+        color: color to paint it in, None to keep its own.
         random: source of all choices.
         side: height and width of the picture in pixels.
         length: longer side of the object in pixels.
-        place: row and column of its centre.
+        place: row and column of its center.
         min_inside: least share of it that is inside the picture.
 
     Returns:
@@ -201,7 +201,7 @@ def cut_out(  # noqa: PLR0917
     pixels = cv2.warpAffine(drawing, np.column_stack((matrix, offset)), (width, height), flags=cv2.INTER_LINEAR)
     if color is not None:
         pixels = paint(pixels, color)
-    # Colours are multiplied by alpha, so brightening must not exceed it.
+    # Colors are multiplied by alpha, so brightening must not exceed it.
     pixels[..., :3] = np.minimum(pixels[..., :3] * np.float32(random.uniform(0.75, 1.1)), pixels[..., 3:])
     if random.random() < 0.2:
         pixels = cv2.GaussianBlur(pixels, (0, 0), random.uniform(0.3, 0.9) * side / 128)
@@ -210,7 +210,7 @@ def cut_out(  # noqa: PLR0917
     rows, columns = slice(max(0, -top), max(0, side - top)), slice(max(0, -left), max(0, side - left))
     inside = pixels[rows, columns]
     solid = inside[..., 3] > 127
-    # What is cut off too far by the picture's edge could often not be recognised.
+    # What is cut off too far by the picture's edge could often not be recognized.
     if not full_area or solid.sum() < min_inside * full_area:
         return None
     return Cutout(pixels=inside, solid=solid, top=max(0, top), left=max(0, left), full_area=full_area)
@@ -229,7 +229,7 @@ def blend_in(picture: Pixels, cutout: Cutout, shadow: tuple[float, float] | None
         _cast_shadow(picture, cutout, *shadow)
     behind = picture[rows, columns].astype(np.uint16)
     see_through = 255 - cutout.pixels[..., 3:].astype(np.uint16)
-    # Colours are multiplied by alpha already, so they are added as they are; 127 rounds the division to the nearest.
+    # Colors are multiplied by alpha already, so they are added as they are; 127 rounds the division to the nearest.
     picture[rows, columns] = np.minimum((behind * see_through + 127) // 255 + cutout.pixels[..., :3], 255)
 
 

@@ -31,7 +31,7 @@ class SceneConfig:
         photo_share: share of objects that are photographic cut-outs, if the assets have any, and not any style.
         min_crop: least side of the part of a background picture that is shown, as a share of its shorter side.
         repeat_share: share of further objects that repeat a category of the scene.
-        paint_share: share of objects that are painted in one colour; doubled for an object of a repeated category.
+        paint_share: share of objects that are painted in one color; doubled for an object of a repeated category.
         stuff_share: share of scenes with drawn surfaces.
         min_visible: least visible share of an object; a later object that would hide more of it is not placed.
         min_area: least visible area of an object, as a share of the picture.
@@ -83,8 +83,8 @@ class SceneObject:
         synonyms: other names of the category.
         group: group of the category: "mammal", "land vehicle", ...
         style: art style of the drawing.
-        color: one of `art.colors.COLORS`, None if it has no clear colour.
-        shares: float32 (11,), share of each colour in it.
+        color: one of `art.colors.COLORS`, None if it has no clear color.
+        shares: float32 (11,), share of each color in it.
         mask: bool (H, W), its visible pixels. No two objects share a pixel.
         silhouette: bool (H, W), all its pixels in the picture, those hidden by others included.
         z: position from back to front, from 0.
@@ -224,7 +224,7 @@ def _place_objects(
 def _choose_sprites(
     pool: ScenePool, shown: tuple[str, ...], count: int, random: np.random.Generator, config: SceneConfig
 ) -> list[tuple[Sprite, str | None]]:
-    """Choose drawings and their colours, without two categories that could be confused with each other."""
+    """Choose drawings and their colors, without two categories that could be confused with each other."""
     banned = frozenset[str]().union(*(lookalikes(name) for name in shown))
     chosen: list[tuple[Sprite, str | None]] = []
     for _ in range(count):

@@ -35,7 +35,7 @@ def _sheet(pairs: Sequence[tuple[np.ndarray, np.ndarray]], notes: Sequence[str])
 
 
 def draw_samples(samples: Sequence[TrainingSample]) -> Image.Image:
-    """Draw training samples, with visual prompts highlighted and masks coloured by condition.
+    """Draw training samples, with visual prompts highlighted and masks colored by condition.
 
     Args:
         samples: samples of one size.
@@ -55,7 +55,7 @@ def draw_samples(samples: Sequence[TrainingSample]) -> Image.Image:
 
 
 def paint_masks(scene: Scene) -> np.ndarray:
-    """Draw the masks of objects in bright and those of surfaces in dark colours, uint8 (H, W, 3)."""
+    """Draw the masks of objects in bright and those of surfaces in dark colors, uint8 (H, W, 3)."""
     painted = np.zeros_like(scene.pixels)
     for hue, region in zip(_STUFF_HUES, scene.stuff, strict=False):
         painted[region.mask] = hue

@@ -17,7 +17,7 @@ WEIGHTS = Path(__file__).parents[4] / "xsam_model" / "weights" / "xsam-tiny"
 
 @pytest.fixture
 def picture(tmp_path):
-    """Write a picture: picture("a.jpg", width, height) -> its path. PNG files hold noise, JPEG files one colour."""
+    """Write a picture: picture("a.jpg", width, height) -> its path. PNG files hold noise, JPEG files one color."""
 
     def write(name, width=12, height=8, **options):
         path = tmp_path / name

@@ -14,7 +14,7 @@ def entry(image_id, name=None, width=12, height=8):
 
 
 def write_segments(path, ids):
-    """Write segment ids as colours: id = red + 256 green + 65536 blue."""
+    """Write segment ids as colors: id = red + 256 green + 65536 blue."""
     path.parent.mkdir(exist_ok=True)
     colors = np.stack([ids % 256, ids // 256 % 256, ids // 65_536], axis=-1).astype(np.uint8)
     Image.fromarray(colors).save(path)

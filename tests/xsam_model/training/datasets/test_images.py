@@ -16,8 +16,8 @@ def test_pixels_are_rgb_and_upright(tmp_path, picture):
     exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
     Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
     assert np.array_equal(open_image(tmp_path / "turned.png"), np.rot90(pixels, -1))
-    Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.png")
-    assert np.array_equal(open_image(tmp_path / "grey.png"), np.repeat(pixels[..., :1], 3, axis=2))
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "gray.png")
+    assert np.array_equal(open_image(tmp_path / "gray.png"), np.repeat(pixels[..., :1], 3, axis=2))
     see_through = np.zeros((2, 3, 4), dtype=np.uint8)
     Image.fromarray(see_through).save(tmp_path / "clear.png")
     assert (open_image(tmp_path / "clear.png") == 255).all()

@@ -33,7 +33,7 @@ def hollow(pixels):
 
 
 def photograph(*discs, size_hw=(120, 200)):
-    """Grey, with red discs at (row, column, radius)."""
+    """Gray, with red discs at (row, column, radius)."""
     pixels = np.full((*size_hw, 3), 90, dtype=np.uint8)
     rows, columns = np.mgrid[: size_hw[0], : size_hw[1]]
     for row, column, radius in discs:
@@ -42,7 +42,7 @@ def photograph(*discs, size_hw=(120, 200)):
 
 
 @pytest.fixture(scope="module")
-def labelled(tmp_path_factory):
+def labeled(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pseudo") / "labels"
     photographs = [
         ("one", photograph((60, 100, 30))),
@@ -53,8 +53,8 @@ def labelled(tmp_path_factory):
     return folder, write_pseudo_labels(photographs, [redness, redness], folder)
 
 
-def test_what_all_networks_see_is_outlined_in_each_window_that_shows_more_of_it(labelled):
-    folder, (num_windows, num_masks) = labelled
+def test_what_all_networks_see_is_outlined_in_each_window_that_shows_more_of_it(labeled):
+    folder, (num_windows, num_masks) = labeled
     document = json.loads((folder / "instances.json").read_text())
     assert (num_windows, num_masks) == (len(document["images"]), len(document["annotations"]))
     # The whole picture shows all of it, so no smaller window is kept.
@@ -66,8 +66,8 @@ def test_what_all_networks_see_is_outlined_in_each_window_that_shows_more_of_it(
         assert picture.size == (512, 307)
 
 
-def test_prompts_are_trained_on_them(labelled):
-    folder, _ = labelled
+def test_prompts_are_trained_on_them(labeled):
+    folder, _ = labeled
     source = visual_prompts(str(folder / "instances.json"), str(folder / "images"), task="intseg", kinds=["box"])
     assert len(source) == 3
     assert source.skipped == {}

@@ -19,7 +19,7 @@ FIXED = Variation(all_categories_share=1.0, borrowed_prompts_share=0.0, fixed_wo
 
 
 def answers_of(batch, processor):
-    """The labelled tokens of each conversation as text."""
+    """The labeled tokens of each conversation as text."""
     return [processor.tokenizer.decode(row[row != IGNORED_TOKEN]) for row in batch.token_labels]
 
 

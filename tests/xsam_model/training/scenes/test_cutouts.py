@@ -42,15 +42,15 @@ def folder(tmp_path_factory):
     known = {category.name: category for category in curated_categories()}
     names = (*TRAINED, next(name for name in SHAPE_NAMES if is_held_out(name)))
     drawings = {(name, style): [draw_shape(name, style)] for name in names for style in ("flat", "outline")}
-    grey = np.full((80, 80, 3), 90, dtype=np.uint8)
+    gray = np.full((80, 80, 3), 90, dtype=np.uint8)
     train = next(name for name in sorted(art.SHOWN_IN_EXAMPLES) if not is_held_out(name))
     other = next(name for name in ("rocks", "cliff", "shore", "dune") if not is_held_out(name))
     held = next(f"held {i}" for i in range(99) if is_held_out(f"held {i}"))
-    grounds = [Ground(name=name, pixels=grey) for name in (train, held)]
+    grounds = [Ground(name=name, pixels=gray) for name in (train, held)]
     save_assets(folder, [known[name] for name in names], drawings, grounds)
     photo = np.repeat(np.repeat(draw_shape(TRAINED[0], "flat"), 2, 0), 2, 1)
     photos = {(TRAINED[0], PHOTO_STYLE): [photo], (NEW, PHOTO_STYLE): [photo], (names[-1], PHOTO_STYLE): [photo]}
-    save_assets(folder, [art.Category(name=NEW)], photos, [Ground(name=other, pixels=grey)], prefix=CUTOUTS)
+    save_assets(folder, [art.Category(name=NEW)], photos, [Ground(name=other, pixels=gray)], prefix=CUTOUTS)
     return folder
 
 

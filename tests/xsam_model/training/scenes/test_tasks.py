@@ -128,7 +128,7 @@ def test_phrases_name_one_object_each(scenes):
         for phrase in phrases:
             assert by_text.setdefault(phrase.text, phrase.target) == phrase.target
         kinds |= {phrase.kind for phrase in phrases}
-    assert kinds == {"name", "colour", "side", "size", "near", "behind", "in front", "group"}
+    assert kinds == {"name", "color", "side", "size", "near", "behind", "in front", "group"}
 
 
 def test_sides_and_sizes_are_true_of_the_masks(scenes):
@@ -152,7 +152,7 @@ def test_sides_and_sizes_are_true_of_the_masks(scenes):
                 assert all(area >= SIZE_RATIO * rival if largest else rival >= SIZE_RATIO * area for rival in rivals)
 
 
-def test_neighbours_and_depth_are_true_of_the_masks(scenes):
+def test_neighbors_and_depth_are_true_of_the_masks(scenes):
     for scene in scenes:
         for phrase in phrases_of(scene):
             if phrase.kind not in ("near", "behind", "in front"):
@@ -172,11 +172,11 @@ def test_neighbours_and_depth_are_true_of_the_masks(scenes):
             assert not any((thing.silhouette & anchor.silhouette).any() for thing in rivals)
 
 
-def test_colours_are_the_only_ones_of_their_kind(scenes):
+def test_colors_are_the_only_ones_of_their_kind(scenes):
     found = 0
     for scene in scenes:
         for phrase in phrases_of(scene):
-            if phrase.kind == "colour":
+            if phrase.kind == "color":
                 target = scene.objects[phrase.target]
                 same = [thing for thing in scene.objects if thing.name == target.name and thing.color == target.color]
                 assert phrase.text == f"the {target.color} {target.name}"

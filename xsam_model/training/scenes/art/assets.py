@@ -1,7 +1,7 @@
 """Loads the pictures that scenes are composed of, and decides which of them each split may use.
 
 `python -m xsam_model.training.scenes.art.prepare --output DIR` fetches and prepares them; `docs/scenes.md` lists their
-origins and licences.
+origins and licenses.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Sprite:
         style: its art style: "fluent-3d", "noto", ...
         levels: the drawing at its full side, half of it, and so on down to 32 pixels, uint8 (side, side, 4), RGB
             multiplied by alpha.
-        shares: float32 (11,), share of each colour in it, see `color_shares`.
+        shares: float32 (11,), share of each color in it, see `color_shares`.
     """
 
     category: str

@@ -1,4 +1,4 @@
-"""Colour names: determines the colours of a drawing, and paints drawings in one colour."""
+"""Color names: determines the colors of a drawing, and paints drawings in one color."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 # The order is that of the counts of `color_shares`, and so of `Sprite.shares`.
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "gray", "white")
-# Colours that objects are painted in; the other names are too close to one of these.
+# Colors that objects are painted in; the other names are too close to one of these.
 PAINTS = {
     "red": (214, 32, 36),
     "yellow": (246, 208, 30),
@@ -18,7 +18,7 @@ PAINTS = {
     "black": (40, 40, 44),
     "white": (238, 238, 240),
 }
-# A drawing has a colour from the first share on, and lacks it below the second; in between nothing is said of it.
+# A drawing has a color from the first share on, and lacks it below the second; in between nothing is said of it.
 HAS_SHARE, LACKS_SHARE = 0.6, 0.15
 
 
@@ -31,7 +31,7 @@ def color_shares(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     Returns:
         float32 (11,), sum 1; zeros for an empty drawing.
     """
-    # Only nearly opaque pixels: the colours of others are darkened by the multiplication with alpha.
+    # Only nearly opaque pixels: the colors of others are darkened by the multiplication with alpha.
     opaque = pixels[pixels[..., 3] > 200].astype(np.float32) / 255
     if not len(opaque):
         return np.zeros(len(COLORS), dtype=np.float32)
@@ -57,20 +57,20 @@ def color_shares(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def paint_shares(name: str) -> NDArray[np.float32]:
-    """Return the `color_shares` of a drawing painted in a colour."""
+    """Return the `color_shares` of a drawing painted in a color."""
     shares = np.zeros(len(COLORS), dtype=np.float32)
     shares[COLORS.index(name)] = 1
     return shares
 
 
 def main_color(shares: NDArray[np.float32]) -> str | None:
-    """Return the colour that a drawing clearly has, or None."""
+    """Return the color that a drawing clearly has, or None."""
     best = int(shares.argmax())
     return COLORS[best] if shares[best] >= HAS_SHARE else None
 
 
 def lacks_color(shares: NDArray[np.float32], name: str) -> bool:
-    """Return whether nobody would describe a drawing by this colour or one close to it."""
+    """Return whether nobody would describe a drawing by this color or one close to it."""
     near = {
         "red": ("red", "orange", "pink", "brown"),
         "yellow": ("yellow", "orange"),
@@ -84,7 +84,7 @@ def lacks_color(shares: NDArray[np.float32], name: str) -> bool:
 
 
 def paint(pixels: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
-    """Paint a drawing in one colour and keep its shading.
+    """Paint a drawing in one color and keep its shading.
 
     Args:
         pixels: uint8 (h, w, 4), RGB multiplied by alpha.

@@ -38,7 +38,7 @@ _VECTOR_STYLES = ("fluent-emoji-flat", "twemoji", "emojione", "noto")
 PIP_PACKAGES = ("scikit-image==0.26.0", "scikit-learn==1.9.1")
 DEBIAN_PACKAGES = ("lomiri-wallpapers-16.04",)
 _SHORT_NAMES = ("emojibase", "github", "cldr", "iamcal", "joypixels")
-# End of a photograph's path -> names of our vocabulary that it shows. No licence among them is share-alike.
+# End of a photograph's path -> names of our vocabulary that it shows. No license among them is share-alike.
 _PHOTOS: dict[str, tuple[str, ...]] = {
     "aitzgorri_by_Aitzol_Berasategi.jpg": ("sky", "grass", "foliage", "pine tree"),
     "life_by_Aitzol_Berasategi.jpg": ("water", "foliage", "stone wall", "leafy tree"),

@@ -176,7 +176,7 @@ LOOKALIKES = """
     bikini, shorts, jeans
     dress, kimono, coat, t-shirt
 """
-# Familiar categories, distinct and recognisable when small: for training without a GPU.
+# Familiar categories, distinct and recognizable when small: for training without a GPU.
 CORE = """
     monkey, dog, cat, lion, horse, cow, pig, giraffe, elephant, rabbit, bear, panda, penguin, duck, owl, flamingo,
     parrot, frog, turtle, snake, fish, octopus, crab, butterfly, bee, ladybug, snail, rose, sunflower, pine tree,

@@ -13,7 +13,7 @@ from xsam_model.training.scenes.art.textures import gradient
 SHAPE_STYLES = ("flat", "shaded", "outline")
 _SIDE = 128
 _FINE = 4  # supersampling: Pillow draws without anti-aliasing
-# The parts of each object: shape, corners or box in hundredths of the side, colour.
+# The parts of each object: shape, corners or box in hundredths of the side, color.
 _SHAPES: dict[str, tuple[tuple[str, tuple[int, ...], tuple[int, int, int]], ...]] = {
     "coin": (("ellipse", (4, 4, 96, 96), (226, 180, 40)), ("ellipse", (20, 20, 80, 80), (246, 214, 92))),
     "box": (("rectangle", (6, 14, 94, 92), (188, 136, 80)), ("rectangle", (42, 14, 58, 92), (230, 196, 140))),

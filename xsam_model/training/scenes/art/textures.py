@@ -49,7 +49,7 @@ def noise(random: np.random.Generator, cells: tuple[int, int], octaves: int = 3,
 
 
 def blend(shades: _Shades, *colors: tuple[int, int, int]) -> _Shades:
-    """Map shades in [0, 1] to a ramp of colours, float32 (side, side, 3)."""
+    """Map shades in [0, 1] to a ramp of colors, float32 (side, side, 3)."""
     stops = np.linspace(0, 1, len(colors))
     return np.stack([np.interp(shades, stops, channel) for channel in zip(*colors, strict=True)], axis=-1).astype(
         np.float32
@@ -215,7 +215,7 @@ def textures(name: str) -> tuple[Pixels, ...]:
 
 @cache
 def gradient(number: int) -> Pixels:
-    """Return a soft gradient of two or three random colours, uint8 (256, 256, 3) RGB, fixed for each number."""
+    """Return a soft gradient of two or three random colors, uint8 (256, 256, 3) RGB, fixed for each number."""
     random = np.random.default_rng([7, number])
     colors = [tuple(int(value) for value in random.integers(20, 236, 3)) for _ in range(int(random.integers(2, 4)))]
     shades = noise(random, (2, 2), int(random.integers(1, 4)))

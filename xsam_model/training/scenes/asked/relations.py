@@ -1,4 +1,4 @@
-"""Referring phrases that are true of exactly one object: by colour, position, size, neighbours and occlusion."""
+"""Referring phrases that are true of exactly one object: by color, position, size, neighbors and occlusion."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ReferringPhrase:
     Attributes:
         text: "the red car", "the dog on the left", ...
         target: position of the object in the scene.
-        kind: "name", "colour", "side", "size", "near", "behind", "in front" or "group".
+        kind: "name", "color", "side", "size", "near", "behind", "in front" or "group".
     """
 
     text: str
@@ -79,7 +79,7 @@ class SceneLayout:
 
 def _center(mask: NDArray[np.bool_]) -> tuple[float, float]:
     rows, columns = np.nonzero(mask)
-    # Pixel 0 reaches from 0 to 1, so its centre is at one half.
+    # Pixel 0 reaches from 0 to 1, so its center is at one half.
     return float(rows.mean()) + 0.5, float(columns.mean()) + 0.5
 
 
@@ -105,7 +105,7 @@ def referring_phrases(layout: SceneLayout, names: Sequence[str]) -> list[Referri
 
 
 def has_color_alone(objects: Sequence[SceneObject], members: Sequence[int], target: int) -> bool:
-    """Return whether one of several objects has a clear colour that all others lack."""
+    """Return whether one of several objects has a clear color that all others lack."""
     color = objects[target].color
     others = [objects[place].shares for place in members if place != target]
     return color is not None and all(lacks_color(shares, color) for shares in others)
@@ -114,7 +114,7 @@ def has_color_alone(objects: Sequence[SceneObject], members: Sequence[int], targ
 def _by_color(objects: Sequence[SceneObject], members: Sequence[int], name: str) -> Iterator[ReferringPhrase]:
     for place in members:
         if has_color_alone(objects, members, place):
-            yield ReferringPhrase(f"the {objects[place].color} {name}", place, "colour")
+            yield ReferringPhrase(f"the {objects[place].color} {name}", place, "color")
 
 
 def _by_side(layout: SceneLayout, members: Sequence[int], name: str) -> Iterator[ReferringPhrase]:

@@ -19,7 +19,7 @@ from xsam_model.training.scenes.asked.relations import SceneLayout, referring_ph
 from xsam_model.training.scenes.scene import Scene, SceneObject, StuffRegion
 
 # Relative frequency of each kind of phrase among those that are true in a scene.
-_PHRASE_WEIGHTS = {"name": 1, "colour": 3, "side": 3, "size": 3, "near": 3, "behind": 4, "in front": 4, "group": 1}
+_PHRASE_WEIGHTS = {"name": 1, "color": 3, "side": 3, "size": 3, "near": 3, "behind": 4, "in front": 4, "group": 1}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
