@@ -91,7 +91,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 _COMMON_WORDS = (
     "a an the this that these those one two three first second last and or not no in on at of to from with without by "
-    "left right top bottom middle center center upper lower above below under over behind before front back next near "
+    "left right top bottom middle center centre upper lower above below under over behind before front back next near "
     "far beside between inside outside corner edge side half part whole other another same all each every any some "
     "small smaller smallest big bigger biggest large larger largest little tiny huge tall short long wide narrow thin "
     "thick round square flat red green blue yellow orange purple pink brown black white grey gray dark light bright "

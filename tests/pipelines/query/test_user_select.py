@@ -119,8 +119,8 @@ def test_what_would_change_or_write_something_is_refused(
     ("sql", "said"),
     [
         ("SELEC 1", 'syntax error at or near "SELEC"'),
-        ("SELECT scor FROM annotations", r'(?s)"scor" not found.*LINE 1: SELECT scor.*coverage: image_id, prompt_id'),
-        ("FROM anotations", r"(?s)anotations does not exist.*\nimages: image_id, uri"),
+        ("SELECT scor FROM annotations", r'(?s)"scor" not found.*LINE 1: SELECT scor.*annotations: image_id, annotation_id'),
+        ("FROM anotations", r"(?s)anotations does not exist.*\nviews: annotations, images, coverage"),
         ("SELECT image_id::INT FROM images", "Could not convert string 'a' to INT32"),
         ("SELECT 1\nFRO annotations a b", r"LINE 2: FRO annotations a b"),
         ("SELECT 1; SELECT 2", "must be one SELECT statement, this is 2 statements"),

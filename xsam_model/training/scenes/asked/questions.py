@@ -51,7 +51,7 @@ REASONS = (
     ),
     Reason(
         questions=("What could you travel in or on?", "Which of these would take you to another town?"),
-        explanation="can be traveled in or on",
+        explanation="can be travelled in or on",
         groups=("vehicle",),
         doubtful=listed(
             "horse, camel, elephant, unicorn, llama, dragon, skateboard, roller skate, ice skate, skis, sled, "
