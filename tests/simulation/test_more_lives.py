@@ -18,7 +18,7 @@ from tests.simulation.life import Broken, live, simulation
 from tests.simulation.more_scenarios import DRAWS
 from tests.simulation.scenario import draw_scenario
 
-LIVES = {"checked": 10_000 if LONG else 150, "contended": 10_000 if LONG else 80}
+LIVES = {"checked": 10_000 if LONG else 150, "contended": 10_000 if LONG else 80, "compacted": 10_000 if LONG else 40}
 MAX_LIVES = 150
 """Within which each rule that is taken away has to be missed."""
 
