@@ -146,7 +146,7 @@ def read_compacted(store: Store, number: int) -> Compacted:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, StorageError):
             raise
-        raise DamagedError(f"{store.uri}/{name}: no compaction ({misfit(document, error)}); {_AGAIN}") from error
+        raise DamagedError(f"{store.uri}/{name}: no compaction ({misfit(document, error)})") from error
     return compacted
 
 
@@ -201,7 +201,7 @@ def verify_compacted(store: Store, *, deep: bool = True) -> tuple[list[str], lis
     except FileNotFoundError:  # just removed
         return [], []
     except DamagedError as error:
-        return [str(error)], []
+        return [f"{error}; {_AGAIN}"], []
     name = f"{store.uri}/{compacted_name(found.number)}"
     if is_from_before_erasure(store, found):
         return [], [f"{name} is from before images were forgotten, and not to be read; vacuum removes it"]
