@@ -23,7 +23,7 @@ from pipelines.table.schema import ANNOTATIONS, SEGMENTATION
 NAME = "sql"
 _MASKS_PER_IMAGE = 8
 _IMAGES_PER_SHARD = 500
-_CATEGORIES = tuple(f"category {number:02}" for number in range(80))
+CATEGORIES = tuple(f"category {number:02}" for number in range(80))
 _COUNT = "SELECT category_name, count(*) FROM {} GROUP BY 1 ORDER BY 1"
 _FILTER = "SELECT category_name, avg(area) FROM {} WHERE score > 0.9 AND area > 1000 GROUP BY 1 ORDER BY 1"
 _LOOK_UP = "SELECT category_name, score, segmentation FROM {} WHERE image_id = '{}' ORDER BY score DESC"
@@ -129,9 +129,9 @@ def shard_table(
     """Return one shard's rows, as a run commits them."""
     count = len(images) * masks_per_image
     ids = np.repeat([image_id(number) for number in images], masks_per_image)
-    category, mask = rng.integers(0, len(_CATEGORIES), count), rng.integers(0, len(encoded), count)
+    category, mask = rng.integers(0, len(CATEGORIES), count), rng.integers(0, len(encoded), count)
     scores = np.sort(rng.random((len(images), masks_per_image)).astype(np.float32))[:, ::-1].reshape(-1)
-    names = np.array(_CATEGORIES)[category]
+    names = np.array(CATEGORIES)[category]
     boxes = np.array([rle.bbox_xywh(one) for one in encoded], np.float32)[mask]
     columns: dict[str, Any] = {
         "image_id": ids,
@@ -173,4 +173,4 @@ def _coco(table: pa.Table) -> list[dict[str, Any]]:
 
 def _count_coco(path: Path) -> list[tuple[str, int]]:
     counts = Counter(row["category_id"] for row in json.loads(path.read_bytes())["annotations"])
-    return sorted((_CATEGORIES[number], count) for number, count in counts.items())
+    return sorted((CATEGORIES[number], count) for number, count in counts.items())

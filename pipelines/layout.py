@@ -10,6 +10,8 @@ _runs/RUN/summary.json, report.html            how the run ended; for people, th
 _runs/.run-000001                              the id of a run, found by number where a listing lags
 _runs/.erasure-000001, .erasure-000001-done    that images were to be forgotten, and that they are
 _runs/.history-000001, .history-000001-*       what finished runs have planned, gathered; made from their plans
+_runs/.compacted-000001                        names the files of a compaction, and what they hold
+compacted/000001-ID/annotations/part-*.parquet a compaction: all committed rows once more, in few files; and images/
 README.md                                      tells Hugging Face datasets where the two tables are; for people, too
 
 Dataset readers (pyarrow, Spark, DuckDB) skip names that begin with an underscore, so that they see data files only.
@@ -28,6 +30,8 @@ SCHEMA_VERSION = 4
 Kind = Literal["annotations", "images"]
 KINDS: tuple[Kind, Kind] = ("annotations", "images")
 PROBE_PREFIX = "_runs/.probe-"
+COMPACTED = "compacted"
+"""The folder of all compactions."""
 CARD_NAME = "README.md"
 EXPORT_MARK = ".xsam-label-export"
 """A file in every exported folder: its pictures are no new images of a source around it. It sorts first there."""
@@ -39,6 +43,8 @@ _DATA_NAME = re.compile(
 )
 _NUMBERED = re.compile(r"_runs/\.(run-\d{6,}|erasure-\d{6,}(-done)?)")
 _HISTORY = re.compile(r"_runs/\.history-(\d{6,})(-[^/]+\.parquet)?")
+_COMPACTED = re.compile(r"_runs/\.compacted-(\d{6,})")
+_COMPACTED_FILE = re.compile(r"(compacted/(\d{6,})-[^/]+)/(annotations|images)/part-\d{5,}\.parquet")
 _OF_RUN = re.compile(r"_runs/[^/]+/(plan\.json|plan\.erased-[1-9]\d*|plan-[^/]+\.parquet|summary\.json|report\.html)")
 
 
@@ -86,6 +92,33 @@ def history_number(name: str) -> int | None:
     """Return the number of the history that an object belongs to; None if it belongs to none."""
     found = _HISTORY.fullmatch(name)
     return int(found[1]) if found else None
+
+
+def compacted_name(number: int) -> str:
+    """Return the object that names the files of the output's compaction of this number, counted from 1."""
+    return f"_runs/.compacted-{number:06d}"
+
+
+def compacted_number(name: str) -> int | None:
+    """Return the number of the compaction that an object tells of; None if it tells of none."""
+    found = _COMPACTED.fullmatch(name)
+    return int(found[1]) if found else None
+
+
+def compacted_folder(number: int, unique: str) -> str:
+    """Return the folder of the files of a compaction: unique to its writer, as the files of an attempt are."""
+    return f"{COMPACTED}/{number:06d}-{unique}"
+
+
+def compacted_file(folder: str, kind: Kind, number: int) -> str:
+    """Return the name of a file of a compaction, relative to the output."""
+    return f"{folder}/{kind}/part-{number:05d}.parquet"
+
+
+def split_compacted_file(name: str) -> tuple[str, int] | None:
+    """Split the name of a file of a compaction into (folder, number of the compaction); None if it is not one."""
+    found = _COMPACTED_FILE.fullmatch(name)
+    return (found[1], int(found[2])) if found else None
 
 
 def summary_name(run_id: str) -> str:
@@ -144,6 +177,6 @@ def is_ours(name: str) -> bool:
     """Return whether a name follows the output's naming scheme; files of other names are left alone."""
     if name == CARD_NAME or name.startswith(PROBE_PREFIX) or _OF_RUN.fullmatch(name) or _NUMBERED.fullmatch(name):
         return True
-    if history_number(name) is not None:
+    if history_number(name) is not None or compacted_number(name) is not None or split_compacted_file(name) is not None:
         return True
     return split_data_name(name) is not None or split_commit_name(name) is not None

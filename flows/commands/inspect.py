@@ -1,4 +1,4 @@
-"""The commands `plan`, `verify`, `vacuum` and the option `--check`: inspect an output without changing a label."""
+"""`plan`, `verify`, `vacuum`, `compact` and the option `--check`: inspect or tidy an output; no label is changed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ from flows.run import planning
 from flows.run.existing_runs import existing_plans, no_run
 from flows.run.summary import rejected_row
 from flows.run.updates import is_labeled, unfinished_runs
+from pipelines.compaction import compact
+from pipelines.compaction.compacted import verify_compacted
+from pipelines.compaction.removal import vacuum_compacted
 from pipelines.errors import DamagedError, some_of
+from pipelines.layout import KINDS
 from pipelines.planning.coverage import UpdateCounts
 from pipelines.planning.draft import PlanDraft
 from pipelines.planning.erasures import Forgotten, read_forgotten
@@ -178,13 +182,16 @@ def show_verify(output: str, run_id: str | None, console: Console, *, deep: bool
     if not held or (run_id is not None and run_id not in held):
         raise no_run(output, run_id, held)
     reports = [_verify_run(store, one, console, deep=deep) for one in (held if run_id is None else [run_id])]
+    wrong, notes = verify_compacted(store, deep=deep)
+    show_problems(console, wrong)
+    show_warnings(console, notes)
     show_erasures(console, forgotten.erasures)
     if strays := stray_files(store):
         console.print(
             f"{counted(len(strays), 'file that is not ours', 'files that are not ours')}, and left alone: "
             f"{literal(some_of(strays))}"
         )
-    return not problems and all(report.ok for report in reports)
+    return not problems and not wrong and all(report.ok for report in reports)
 
 
 def _runs_in_order(store: Store) -> list[str]:
@@ -235,6 +242,8 @@ def show_vacuum(output: str, run_id: str | None, console: Console, *, older_than
     store, plans = existing_plans(output, run_id)
     check_no_plan_lost(store)
     removals = [vacuum(store, plan.run_id, older_than_s=older_than_s, dry_run=dry_run) for plan in plans]
+    if run_id is None:
+        removals.append(vacuum_compacted(store, older_than_s=older_than_s, dry_run=dry_run))
     # Temporary files and probes belong to no run, and are found again with each one.
     removed = sorted({name for removal in removals for name in removal.removed})
     kept = {name for removal in removals for name in removal.kept}
@@ -244,7 +253,8 @@ def show_vacuum(output: str, run_id: str | None, console: Console, *, older_than
     if kept:
         hours = f"{older_than_s / 3600:g} h"
         console.print(
-            f"{len(kept):,} younger than {hours} left: whoever wrote them may be about to commit them (--older-than)"
+            f"{len(kept):,} younger than {hours} left: whoever wrote them may be about to commit them, or somebody "
+            "reads them (--older-than)"
         )
     alone = "its shard's files are left alone, and the next run labels it again"
     removed_since = "was committed just now with files that were removed; run it again to label it anew"
@@ -253,3 +263,22 @@ def show_vacuum(output: str, run_id: str | None, console: Console, *, older_than
         show_warnings(console, (f"could not be removed: {error}" for error in removal.failed))
         show_warnings(console, (f"{shard_id} {removed_since}" for shard_id in removal.broken))
     return not any(removal.failed or removal.broken for removal in removals)
+
+
+def show_compact(output: str, console: Console) -> None:
+    """Write an output's committed rows to few large files once more, and print where they are.
+
+    Raises:
+        PlanError: nothing is committed, or something came between; the message says what to do.
+        StorageError: the output cannot be read or written.
+    """
+    store, plans = existing_plans(output, None)
+    with console.status("reading commits") as spinner:
+        compacted, is_new = compact(store, on_file=lambda name: spinner.update(f"wrote {literal(name)}"))
+    files = compacted.all_files
+    rows: list[tuple[str, object]] = [
+        ("shards", f"{compacted.num_shards:,} of {counted(len(plans), 'run')}, in {2 * compacted.num_shards:,} files"),
+        ("compacted", f"{counted(len(files), 'file')}, {size(sum(file.num_bytes for file in files))}"),
+        *((kind, literal(f"{store.uri}/{compacted.folder}/{kind}/*.parquet")) for kind in KINDS),
+    ]
+    console.print(facts_table("written" if is_new else "there already: nothing was committed since", rows))

@@ -1,4 +1,4 @@
-"""The commands that read an output (`status`, `verify`, `query`, `report`, `export`, ...), `vacuum` and `forget`."""
+"""The commands that read an output (`status`, `verify`, `query`, `report`, ...), and `vacuum`, `compact`, `forget`."""
 
 from __future__ import annotations
 
@@ -70,13 +70,22 @@ def vacuum(
     ] = 24,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
 ) -> None:
-    """Delete files that no commit names, once they are older than --older-than."""
+    """Delete files that no commit names and compactions that a newer one has replaced, if older than --older-than."""
     from flows.commands.inspect import show_vacuum
 
     if not dry_run:
         outlive_terminal()
     done = show_vacuum(output, run_id, console, older_than_s=3600 * older_than, dry_run=dry_run)
     raise typer.Exit(0 if done else 1)
+
+
+@app.command("compact")
+def compact_output(output: OutputArgument) -> None:
+    """Write all committed rows once more, to few large files for other programs. The table stays as it is."""
+    from flows.commands.inspect import show_compact
+
+    outlive_terminal()
+    show_compact(output, console)
 
 
 @app.command()

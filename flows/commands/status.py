@@ -12,6 +12,7 @@ from flows.commands.console import duration, facts_table, ledger_rows, literal, 
 from flows.run.existing_runs import no_run
 from flows.run.progress import RunLine, RunProgress, chosen_run, read_lines, read_progress
 from pipelines.bounded_json import plain_json
+from pipelines.compaction import newest_compacted
 from pipelines.errors import some_texts
 from pipelines.planning.erasures import read_forgotten
 from pipelines.planning.plan import plan_documents
@@ -44,11 +45,12 @@ def show_status(
         only = run_id or (next(iter(plans)) if len(plans) == 1 else None)
         lines = [] if only else read_lines(store, plans)
         progress = read_progress(store, plans[only or chosen_run(lines)], gpu_price=gpu_price)
-        erasures = read_forgotten(store).erasures
+        erasures, compacted = read_forgotten(store).erasures, newest_compacted(store)
     lines = lines or [progress.line]
     if as_json:
         document = {"output": store.uri, "runs": [line.to_dict() for line in lines], "run": progress.to_dict()}
         document |= {"erasures": [erasure.to_dict() for erasure in erasures]} if erasures else {}
+        document |= {"compaction": compacted.to_dict()} if compacted else {}
         console.out(json.dumps(plain_json(document), indent=1), highlight=False)
         return
     if len(lines) > 1:
@@ -60,6 +62,12 @@ def show_status(
         told = literal(some_texts(bad))
         console.print(f"[yellow]other runs:[/] {told}; --run-id shows one of them", highlight=False)
     show_erasures(console, erasures)
+    if compacted is not None:
+        console.print(
+            f"[dim]compacted:[/] {counted(compacted.num_shards, 'shard')} in "
+            f"{counted(len(compacted.all_files), 'file')}, {compacted.made_at}: {literal(compacted.folder)}",
+            highlight=False,
+        )
     show_problems(console, progress.problems)
 
 

@@ -10,12 +10,22 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from pipelines.compaction.compacted import compacted_files
 from pipelines.errors import DamagedError
 from pipelines.forgetting.chosen import Found, check_at_rest, choose, labels_of, shards_with
 from pipelines.forgetting.plans import forget_in_plan, superseded_files
 from pipelines.forgetting.shards import clean_shards, forget_in_shard
 from pipelines.history.history import history_files
-from pipelines.layout import KINDS, is_ours, plan_name, report_name, run_folder, split_data_name, summary_name
+from pipelines.layout import (
+    COMPACTED,
+    KINDS,
+    is_ours,
+    plan_name,
+    report_name,
+    run_folder,
+    split_data_name,
+    summary_name,
+)
 from pipelines.planning.erasures import Forgotten, begin_erasure, end_erasure, read_forgotten
 from pipelines.planning.plan import plan_documents, require_plan
 from pipelines.redaction import counted
@@ -109,6 +119,7 @@ class _Erasing:
             self.on_step(f"removing what is superseded of {run_id}")
             self._clean(run_id, holding[run_id])
         erased.removed += _delete(store, history_files(store))
+        erased.removed += _delete(store, [*compacted_files(store), *store.unfinished(COMPACTED)])
         _clean_unplanned(store, erased)
         if later := sorted(set(plan_documents(store, by_name=True)) - set(self.runs)):
             erased.left.append(f"run {later[0]} was planned meanwhile, and may have been asked these images")

@@ -64,6 +64,9 @@ def bounded_filesystem(protocol: str, options: Mapping[str, Any], request_timeou
             "retries": {"max_attempts": _MIN_TRIES - 1},
         }
         options["config_kwargs"] = limits | dict(options.get("config_kwargs") or {})
+        # With more, s3fs asks for the size of every object before it reads it: twice the requests, for pieces that only
+        # objects of more than 50 MiB are read in.
+        options.setdefault("max_concurrency", 1)
     return _bounded_class(protocol)(request_timeout_s=request_timeout_s, **options)
 
 

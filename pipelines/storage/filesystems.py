@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import fsspec
-from fsspec.asyn import AsyncFileSystem
+from fsspec.asyn import AsyncFileSystem, sync
 
 from pipelines.errors import ProtocolError, StorageError
 from pipelines.redaction import quoted
@@ -115,6 +115,33 @@ def read_range(fs: Any, path: str, start: int, end: int) -> bytes:
 
 def read_info(fs: Any, path: str) -> Mapping[str, Any]:
     """Return a file's metadata (size, times, version tag) as the store has them now, past any cache."""
+    if isinstance(fs, AsyncFileSystem) and "s3" in fs.protocol:
+        return sync(fs.loop, _head_object, fs, path)  # type: ignore[no-any-return]
     everything = {"expand_info": True} if fs.protocol == "hf" else {}  # without it hf:// leaves out the version
     info: Mapping[str, Any] = fs.info(path, refresh=True, **everything)
     return info
+
+
+def path_exists(fs: Any, path: str) -> bool:
+    """Return whether a file exists."""
+    if not isinstance(fs, AsyncFileSystem):
+        return bool(fs.exists(path))
+    try:
+        read_info(fs, path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+async def _head_object(fs: Any, path: str) -> Mapping[str, Any]:
+    """Return an object's metadata in S3: for a name that nothing has, s3fs itself would also list what is below it."""
+    bucket, key, version = fs.split_path(path)
+    versioned = {"VersionId": version} if version else {}
+    found = await fs._call_s3("head_object", fs.kwargs, Bucket=bucket, Key=key, **versioned)
+    return {
+        "name": path,
+        "type": "file",
+        "size": found["ContentLength"],
+        "ETag": found.get("ETag", ""),
+        "LastModified": found.get("LastModified", ""),
+    }

@@ -27,6 +27,7 @@ from pipelines.storage.filesystems import (
     SCHEMES,
     odd_part,
     open_filesystem,
+    path_exists,
     protocol_of,
     read_info,
 )
@@ -194,7 +195,7 @@ class Store:
     def exists(self, name: str) -> bool:
         """Return whether an object of this name exists."""
         with storage_errors(f"{self.uri}/{name}"):
-            return bool(self.fs.exists(self.path(name)))
+            return path_exists(self.fs, self.path(name))
 
     def size(self, name: str) -> int | None:
         """Return an object's size in bytes, None if there is no such object.

@@ -254,7 +254,13 @@ def find_commit(store: Store, run_id: str, shard_id: str, listed: int | None = N
         DamagedError: the commit that holds is not a valid commit.
         FileNotFoundError: it was removed meanwhile, by hand.
     """
-    repair = last_repair(store, run_id, shard_id, listed)
+    # Nearly no shard was ever repaired: two requests then, of which the second is the commit.
+    if listed is None and store.size(commit_name(run_id, shard_id, 1)) is None:
+        try:
+            return read_commit(store, run_id, shard_id)
+        except FileNotFoundError:
+            return None
+    repair = last_repair(store, run_id, shard_id, 1 if listed is None else listed)
     return None if repair is None else read_commit(store, run_id, shard_id, repair)
 
 

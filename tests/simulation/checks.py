@@ -11,14 +11,17 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from fsspec.exceptions import FSTimeoutError
 
+from pipelines.compaction.compacted import Compacted, newest_compacted, verify_compacted
 from pipelines.errors import StorageError
 from pipelines.layout import KINDS, due_commit_of, split_data_name
 from pipelines.planning.category_ids import CategoryIds
 from pipelines.planning.plan import Plan, plan_documents, planned_runs, read_plan
 from pipelines.storage.store import Store, open_store
 from pipelines.table.commits import find_commit, last_repair
+from pipelines.table.file_checks import hash_problem
 from pipelines.table.reader import open_table
 from pipelines.table.schema import annotations_table, images_table
 from pipelines.table.verify import verify
@@ -138,6 +141,52 @@ def read_all(life: Life) -> None:
                 raise StorageError(str(error)) from error
             if kind == "images":
                 _check_whole_shards(life, run_id, rows)
+
+    held = newest_compacted(store)
+    if held is not None:
+        _read_compacted(life, store, held)
+
+
+def _read_compacted(life: Life, store: Store, held: Compacted) -> None:
+    """Read what an object names as a program does that goes by the path: it is there until a newer one is."""
+    try:
+        found = [(file, store.read(file.name)) for file in held.files["images"]]
+    except FileNotFoundError as error:
+        task, life.world.current = life.world.current, None
+        try:
+            is_replaced = (newest_compacted(life.store) or held).number > held.number
+        finally:
+            life.world.current = task
+        if not is_replaced and not life.wounds:
+            life.world.errors.append(f"a file of the newest compaction is gone: {error}")
+        return
+    if problems := [problem for file, data in found if (problem := hash_problem(data, file))]:
+        raise StorageError(problems[0])  # a read that was cut short; whether it is whole is looked up at the end
+    images = pa.concat_tables([cached.read(data) for _, data in found])
+    for run_id, one in held.runs.items():
+        of_run = images.filter(pc.equal(images["run_id"], run_id)).sort_by(
+            [("shard_id", "ascending"), ("image_id", "ascending")]
+        )
+        _check_whole_shards(life, run_id, of_run)
+        if (shards := len(set(of_run["shard_id"].to_pylist()))) != one.shards:
+            life.world.errors.append(f"a compaction has {shards} shards of {run_id}, and says {one.shards}")
+
+
+def check_compacted(life: Life) -> None:
+    """A compaction that nothing has come after holds the rows of the table, each once."""
+    store = life.store
+    held = newest_compacted(store)
+    assert held is not None, "there is no compaction"
+    assert verify_compacted(store) == ([], []), verify_compacted(store)
+    for kind in KINDS:
+        found = pa.concat_tables([cached.read(store.read(file.name)) for file in held.files[kind]])
+        expected = open_table(store, kind).to_table()
+        order = [(name, "ascending") for name in ("run_id", "image_id", *(["rank"] if kind == "annotations" else []))]
+        assert _plain(found.sort_by(order)).equals(_plain(expected.sort_by(order))), f"{kind} differ from the table"
+
+
+def _plain(rows: pa.Table) -> pa.Table:
+    return rows.replace_schema_metadata()
 
 
 def _check_whole_shards(life: Life, run_id: str, rows: pa.Table) -> None:

@@ -12,7 +12,7 @@ from actors.pool.in_process import InProcessRunner
 from actors.pool.runner import ReplicaStartError
 from actors.predictor.labeler import RunLabeler
 from flows.commands import launch
-from flows.commands.inspect import show_vacuum
+from flows.commands.inspect import show_compact, show_vacuum
 from flows.config import ConfigError, RunConfig
 from flows.process import signals
 from flows.process.signals import GRACE_S, Terminated
@@ -88,6 +88,12 @@ def retry(overrides: dict[str, Any]) -> int:
 def vacuum(older_than_s: float) -> int:
     """`xsam-label vacuum --older-than`."""
     return 0 if show_vacuum(URI, None, CONSOLE, older_than_s=older_than_s, dry_run=False) else 1
+
+
+def compact() -> int:
+    """`xsam-label compact`."""
+    show_compact(URI, CONSOLE)
+    return 0
 
 
 def start(world: World, name: str, command: Callable[[], int], order: Any = None) -> tuple[Process, Ended]:

@@ -16,6 +16,7 @@ from flows.config import RunConfig
 from flows.run import planning, updates
 from flows.run.observer import Silent
 from pipelines.labeling import shard
+from pipelines.layout import split_compacted_file
 from pipelines.planning import plan as manifest
 from pipelines.planning.plan import read_plan
 from pipelines.storage import store as storage
@@ -158,6 +159,8 @@ def _command(life: Life, order: Order) -> Callable[[], int]:
         return lambda: commands.retry({**check, **budget})
     if order.verb == "vacuum":
         return lambda: commands.vacuum(order.older_than_s)
+    if order.verb == "compact":
+        return commands.compact
     if order.verb == "read":
         return lambda: commands.reading(lambda: checks.read_all(life))
     assert order.config is not None
@@ -190,6 +193,8 @@ def _finish(life: Life) -> None:
         else:
             raise Broken(f"{TRIES} more tries of {_told(last)} end with {ended.code}: {ended.why or problems(life)}")
     checks.check_whole(life)
+    if life.scenario.kind == "compacted":
+        _compact(life)
     assert repeated is not None
     if repeated.has_check:
         _check_done(life, repeated)
@@ -199,6 +204,16 @@ def _finish(life: Life) -> None:
     reads = (re.match("read _runs/([^/]+)/commits/", what) for _, who, what in life.world.trace if who == name)
     again = [read[0] for read in reads if read and read[1] not in checks.begun_repairs(life.store)]
     assert not again, f"a finished run is not known as such: {again}"
+
+
+def _compact(life: Life) -> None:
+    """Compact what is whole, and remove what that replaces."""
+    for order in (Order("compact", 0.0), Order("vacuum", 0.0, older_than_s=0.0)):
+        ended = _alone(life, order)
+        assert ended.code == 0, f"{order.verb} ends with {ended.code}: {ended.why}"
+        checks.check_compacted(life)
+    left = {split[0] for name in life.store.find("compacted") if (split := split_compacted_file(name))}
+    assert len(left) == 1, f"more than one compaction is left: {left}"
 
 
 def _check_done(life: Life, repeated: Order) -> None:

@@ -2,6 +2,7 @@
 
 - checked: a life of any of the first kinds in which bits flip at rest, and some commands are given ``--check``.
 - contended: several drivers plan and label one run at about the same time, while its source changes; many end early.
+- compacted: a life of any of the first kinds in which the output is compacted again and again, beside all else.
 """
 
 from __future__ import annotations
@@ -28,6 +29,22 @@ def draw_checked(seed: int, rates: Mapping[str, float] | None = None) -> Scenari
     orders = [checked(order, 0.5) for order in life.orders]
     finals = [checked(order, 1.0 if flips else 0.5) for order in life.finals]
     return replace(life, kind="checked", orders=[*orders, *flips], finals=finals)
+
+
+def draw_compacted(seed: int, rates: Mapping[str, float] | None = None) -> Scenario:
+    """Draw a life with compactions: some at about the same time, some that die, some beside a vacuum."""
+    life, draw = draw_scenario(seed, rates=rates), random.Random(f"compacted {seed}")
+    longest = max(order.at for order in life.orders) + 30.0
+    orders = list(life.orders)
+    for _ in range(draw.randint(1, 4)):
+        order = Order("compact", draw.choice((draw.uniform(0.0, longest), 5.0 + draw.random())))
+        kill, stop = 0.02 * 5000 ** draw.random(), (0.02 * 500 ** draw.random(), 2e5 * draw.random())
+        orders.append(
+            replace(order, kill=kill if draw.random() < 0.3 else None, stop=stop if draw.random() < 0.2 else None)
+        )
+    if draw.random() < 0.5:
+        orders.append(Order("vacuum", draw.uniform(0.0, 2 * longest), older_than_s=draw.choice((86400.0, 60.0, 0.5))))
+    return replace(life, kind="compacted", orders=orders)
 
 
 def draw_contended(seed: int, rates: Mapping[str, float] | None = None) -> Scenario:
@@ -74,5 +91,6 @@ DRAWS: Mapping[str, Callable[[int], Scenario]] = {
     "": draw_scenario,
     "checked": draw_checked,
     "contended": draw_contended,
+    "compacted": draw_compacted,
 }
 """By kind, as `python -m tests.simulation` takes it; without one, the first kinds."""

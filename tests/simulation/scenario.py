@@ -22,7 +22,7 @@ TAKEN_NAMES = ("update-1", "update-2", "update-3", "nightly-retry-1")
 
 Kind = Literal["run", "update", "retry", "names"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-Verb = Literal["run", "update", "retry", "vacuum", "read", "damage"]
+Verb = Literal["run", "update", "retry", "vacuum", "compact", "read", "damage"]
 
 
 @dataclass(frozen=True)

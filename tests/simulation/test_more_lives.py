@@ -1,4 +1,4 @@
-"""Lives of further kinds: bits that flip and commands with --check, and drivers that begin one run together."""
+"""Lives of further kinds: bits that flip, commands with --check, drivers that begin one run together, compactions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from flows.run import planning
+from pipelines.compaction import removal
 from pipelines.errors import PlanError
 from pipelines.planning import plan as planned
 from pipelines.table import leftovers, verify
@@ -18,7 +19,7 @@ from tests.simulation.life import Broken, live, simulation
 from tests.simulation.more_scenarios import DRAWS
 from tests.simulation.scenario import draw_scenario
 
-LIVES = {"checked": 10_000 if LONG else 150, "contended": 10_000 if LONG else 80}
+LIVES = {"checked": 10_000 if LONG else 150, "contended": 10_000 if LONG else 80, "compacted": 10_000 if LONG else 40}
 MAX_LIVES = 150
 """Within which each rule that is taken away has to be missed."""
 
@@ -73,6 +74,10 @@ def _verifies_no_hash(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(verify, "hash_problem", lambda _data, _file: None)
 
 
+def _takes_compacted_for_abandoned(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(removal, "_folder", lambda _store, _number: "")
+
+
 @pytest.mark.parametrize(
     ("take_away", "kind", "told"),
     [
@@ -80,6 +85,7 @@ def _verifies_no_hash(patch: pytest.MonkeyPatch) -> None:
         (_compares_plans_by_numbers, "contended", "a run has listed .* and ends complete, but planned are"),
         (_checks_sizes_alone, "checked", "does not have the committed SHA-256"),
         (_verifies_no_hash, "checked", "has flipped, and verify does not tell"),
+        (_takes_compacted_for_abandoned, "compacted", "there is no compaction"),
     ],
 )
 def test_a_rule_that_is_taken_away_is_missed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,11 @@ from pipelines.forgetting.chosen import choose
 from pipelines.forgetting.forget import forget
 from pipelines.planning import draft
 from pipelines.storage.store import Store, open_store
+from pipelines.table.commits import commit_shard
+from pipelines.table.image_lookup import ImageIndex
 from pipelines.table.reader import open_table
+from pipelines.table.repairs import due_shards
+from pipelines.types import ImagePrediction, Status
 from tests.support.labeled import box, mask, named, write_output
 
 NAMES = [f"{number:03}ä.jpg" for number in range(0, 64, 2)]
@@ -69,6 +74,57 @@ def test_one_image_is_found_with_few_reads(store: Store, monkeypatch: pytest.Mon
     assert len(of_plan) == len(set(of_plan))
     assert len(read) == len(of_plan) + 2, "plan.json and one commit"
     assert len(sized) <= 2
+
+
+@pytest.mark.parametrize("kind", ["annotations", "images"])
+def test_an_index_reads_the_same_rows_again_and_again(store: Store, kind: Any) -> None:
+    index = ImageIndex(store)
+    order = [("image_id", "ascending"), ("run_id", "ascending")]
+    for image_ids in ([], *([name] for name in (*NAMES[::7], *OTHERS)), NAMES[5:30:8], [*NAMES, *OTHERS]):
+        expected = open_table(store, kind, image_ids=image_ids).to_table()
+        rows = index.read(kind, image_ids)
+        assert rows.schema.equals(expected.schema)
+        assert rows.sort_by(order).equals(expected.sort_by(order))
+    of_one = ImageIndex(store, "two").read(kind, NAMES)
+    assert set(of_one["run_id"].to_pylist()) == {"two"}
+
+
+def test_an_index_that_knows_the_plan_takes_three_requests_for_an_image(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, asked = ImageIndex(store, "one"), list[str]()
+    assert index.read("annotations", NAMES).num_rows == 31
+    for verb in ("_read", "_info", "_files", "_level", "exists"):
+        real = getattr(Store, verb)
+        monkeypatch.setattr(
+            Store, verb, lambda self, name, real=real, verb=verb: (asked.append(verb), real(self, name))[1]
+        )
+    for name in NAMES[1:9:3]:
+        assert set(index.read("annotations", [name])["image_id"].to_pylist()) == {name}
+        assert asked == ["_info", "_read", "_read"], "is it repaired, the commit, the file"
+        asked.clear()
+
+
+def test_an_index_sees_what_was_committed_again_and_names_what_is_damaged(tmp_path: Path) -> None:
+    prompts = named("ovseg", "cup")
+    store, plan = write_output(tmp_path, {name: [] for name in NAMES}, common=prompts, committed=15)
+    index, name = ImageIndex(store), NAMES[4]
+    (row,) = index.read("images", [name]).to_pylist()
+    data = tmp_path / "images" / plan.run_id / f"{row['shard_id']}-{row['attempt']}.parquet"
+    whole = data.read_bytes()
+    data.write_bytes(whole[:40] + bytes([whole[40] ^ 1]) + whole[41:])
+    with pytest.raises(DamagedError, match=f"{data.name} does not have the committed SHA-256"):
+        index.read("images", [name])
+    data.unlink()
+    with pytest.raises(DamagedError, match=f"{data.name} is missing; verify names all"):
+        index.read("images", [name])
+    assert due_shards(store, plan).commits == {row["shard_id"]: 1, "shard-00015": 0}
+    assert index.read("images", [NAMES[31]]).num_rows == 0
+    (shard,) = plan.shards(store, [row["shard_id"]])
+    outcomes = [ImagePrediction(ref=ref, status=Status.EMPTY) for ref in shard.images]
+    again = replace(shard, repair=1)
+    commit_shard(store, plan.run_id, again, outcomes, attempt="d2-0", started=0.0, model_s=0.0, predictor={})
+    assert index.read("images", [name])["attempt"].to_pylist() == ["d2-0"]
 
 
 def test_a_damaged_plan_file_is_named(tmp_path: Path) -> None:
