@@ -6,6 +6,7 @@ is decided by the commits in the output alone: Prefect's states, caches and resu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -92,7 +93,7 @@ def _watch_wave(told: PrefectReporter, config: RunConfig, wave: Wave) -> None:
 
 
 def _verify(told: PrefectReporter, *run: Any, **ended: Any) -> RunSummary:
-    verify = partial(engine.finish_run, *run, **ended)
+    verify: Callable[[], RunSummary] = partial(engine.finish_run, *run, **ended)
     return orchestrated(told, partial(verify_run, verify), verify)
 
 

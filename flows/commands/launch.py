@@ -51,7 +51,7 @@ def _launch_run(config: RunConfig, console: Console, *, prefect: bool) -> RunSum
             stack.enter_context(importing_ahead(config.pool, RunLabelerFactory.preload))
         with console.status("planning") as spinner:
 
-            def begin() -> Callable[[], object]:
+            def begin() -> Callable[[], None]:
                 """Begin what shows the run beside the replicas, and check what can be while nothing is written."""
                 text = _starting(config, prefect=prefect)
                 if console.is_terminal:
@@ -61,14 +61,13 @@ def _launch_run(config: RunConfig, console: Console, *, prefect: bool) -> RunSum
                 if not prefect:
                     return lambda: None
                 shows.append(show_process())
-                # A server that is named must answer; nothing waits for one that is run for this run alone.
-                return shows[0].wait_until_reached if may_name_server() else lambda: None
+                return shows[0].check
 
             run = stack.enter_context(planning.planned_run(config, begin, ListingProgress(console, spinner)))
             # A run with nothing to label starts no server, but is shown by one that is there.
             if prefect and not shows and may_name_server():
                 process = show_process(may_start=False)
-                shows += [process] * process.wait_until_reached()
+                shows += [process] * process.has_server()
         observer = Several(stack.enter_context(ConsoleObserver(console)))
         stack.enter_context(observed_by(observer))
         # Everything below takes the run planned here, by its name: planning again could find another.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tomllib
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -20,8 +21,18 @@ def may_name_server() -> bool:
         name.upper().startswith(("PREFECT_API", "PREFECT_PROFILE")) for name in os.environ
     ):
         return True
-    files = [file for file in (_home() / "profiles.toml", Path("pyproject.toml"), Path(".env")) if file.is_file()]
-    return Path("prefect.toml").exists() or any(b"prefect" in file.read_bytes().lower() for file in files)
+    texts = [file.read_bytes().lower() for file in (_home() / "profiles.toml", Path(".env")) if file.is_file()]
+    return Path("prefect.toml").exists() or any(b"prefect" in text for text in texts) or _is_in_project()
+
+
+def _is_in_project() -> bool:
+    """Return whether a pyproject.toml has settings of Prefect; mentioning it among what is to be installed is none."""
+    try:
+        return "prefect" in tomllib.loads(Path("pyproject.toml").read_text()).get("tool", {})
+    except OSError:
+        return False
+    except ValueError:  # Prefect may read it all the same
+        return True
 
 
 def _home() -> Path:

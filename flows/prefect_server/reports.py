@@ -43,6 +43,9 @@ PATIENCE_S = 10.0
 # Prefect's default, by which a setting of the user's is recognized, and the number used in its place.
 _PREFECTS_RETRIES, _RETRIES = 5, 3
 
+# Prefect returns coroutines instead to whoever calls it in the context of an asynchronous flow.
+_AT_ONCE: Mapping[str, Any] = {"_sync": True}
+
 _T = TypeVar("_T")
 
 
@@ -54,18 +57,22 @@ def is_prefects(error: BaseException) -> bool:
 class PrefectReporter:
     """Sends reports about a flow run to Prefect, from a thread of its own.
 
+    Args:
+        patience_s: seconds at a run's end for delivering the remaining reports.
+
     Attributes:
         missed: why the last report could not be delivered; empty if it was.
         flow_run_id: of the flow run, once it has begun.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float = PATIENCE_S) -> None:
         self.missed = ""
         self.flow_run_id: UUID | None = None
         self._news = threading.Condition()
         self._waiting: dict[str, Callable[[], object]] = {}
         self._thread: threading.Thread | None = None
         self._deadline: float | None = None
+        self._patience_s = patience_s
 
     def begin(self) -> None:
         """Record the current flow run; to be called inside it."""
@@ -88,13 +95,13 @@ class PrefectReporter:
         self.missed = redacted(f"{type(error).__name__}: {error}").partition("\n")[0]
 
     def finish(self) -> None:
-        """Wait until all reports are delivered, but not much longer than PATIENCE_S."""
+        """Wait until all reports are delivered, but not much longer than ``patience_s``."""
         if self._thread is None:
             return
         with self._news:
-            self._deadline = time.monotonic() + PATIENCE_S
+            self._deadline = time.monotonic() + self._patience_s
             self._news.notify()
-        self._thread.join(PATIENCE_S + _REQUEST_TIMEOUT_S)
+        self._thread.join(self._patience_s + _REQUEST_TIMEOUT_S)
         self._thread, self._deadline = None, None
 
     def end(self, problem: str) -> None:
@@ -161,13 +168,16 @@ _current: ContextVar[PrefectReporter | None] = ContextVar("reporter", default=No
 
 
 @contextlib.contextmanager
-def reporting() -> Iterator[PrefectReporter]:
+def reporting(patience_s: float) -> Iterator[PrefectReporter]:
     """Report the flow runs in this block, and keep messages about an absent server off the terminal.
 
     A flow run proposes its final state three times, each with all retries of its client. Their number is reduced,
     unless the user has set it, since the final state is also reported from here.
+
+    Args:
+        patience_s: as of PrefectReporter.
     """
-    told = PrefectReporter()
+    told = PrefectReporter(patience_s)
     token = _current.set(told)
     logging.raiseExceptions = False  # logging would print a traceback for every line that cannot be sent
     logging.getLogger("EventsWorker").setLevel(logging.ERROR)  # logs every second how many events it could not send
@@ -207,7 +217,7 @@ class FlowRecord:
 
     def __init__(self, told: PrefectReporter) -> None:
         self._told = told
-        self._log = get_run_logger()
+        self._log: Any = get_run_logger()  # an adapter
         self._artifact: UUID | None = None
 
     def log(self, level: int, text: str, at: float | None = None) -> None:
@@ -232,11 +242,10 @@ class FlowRecord:
 
     def _show_progress(self, percent: float, description: str) -> None:
         if self._artifact is None:
-            artifact = create_progress_artifact(percent, key="shards-committed", description=description)
-            assert isinstance(artifact, UUID), "artifacts are created synchronously where no event loop runs"
-            self._artifact = artifact
+            create: Any = partial(create_progress_artifact, **_AT_ONCE)
+            self._artifact = create(percent, key="shards-committed", description=description)
         else:
-            update_progress_artifact(artifact_id=self._artifact, progress=percent)
+            update_progress_artifact(artifact_id=self._artifact, progress=percent, **_AT_ONCE)
 
 
 _CREATE: Mapping[str, Callable[..., object]] = {
@@ -248,4 +257,4 @@ _CREATE: Mapping[str, Callable[..., object]] = {
 
 def publish_one(told: PrefectReporter, what: str, kind: str, values: Mapping[str, Any]) -> None:
     """Publish an artifact of the current flow run; see told.Artifact."""
-    told.tell(what, partial(_CREATE[kind], **values))
+    told.tell(what, partial(_CREATE[kind], **values, **_AT_ONCE))

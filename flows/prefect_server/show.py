@@ -4,14 +4,16 @@ So the driver imports nothing of Prefect, and labels while its server comes up: 
 it is there. When the driver ends, however it ends, so does this process.
 
 The driver sends tuples that name what has happened: ``("show", config, retries, retry_delay_s)``, which begins a run,
-``("log", level, text, time)``, ``("progress", percent, description)``, ``("wave", label)``, ``("outcome", label, problem,
-can_retry)``, ``("artifact", ...)`` as in told.py, ``("verify",)``, ``("verified", error)`` and ``("end", error, problem)``,
-which ends it. It is sent ``("reached",)`` or ``("starting",)`` or ``("nobody",)``, ``("up",)``, ``("failed", why)``,
-``("again", label)`` or ``("settled", label)`` for each outcome with a problem, and ``("told", missed)`` at a run's end.
+``("log", level, text, time)``, ``("progress", percent, description)``, ``("wave", label)``, ``("outcome", label,
+problem, can_retry)``, ``("artifact", ...)`` as in told.py, ``("verify",)``, ``("verified", error)`` and
+``("end", error, problem)``, which ends it. It is sent ``("reached",)`` or ``("starting",)`` or ``("nobody",)``,
+``("up",)``, ``("failed", why)``, ``("again", label)`` or ``("settled", label)`` for each outcome with a problem, and
+``("told", missed)`` at a run's end.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import contextvars
 import gc
@@ -26,9 +28,14 @@ from functools import partial
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any
+from uuid import UUID
 
+import httpx
 from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.events.worker import EventsWorker
+from prefect.exceptions import PrefectException
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import (
     PREFECT_API_URL,
@@ -41,7 +48,6 @@ from flows.prefect_server.embedded import embedded_server
 from flows.prefect_server.reach import PrefectUnreachableError, check_home, reach_named_server
 from flows.prefect_server.redacted_logs import redact_run_logs
 from flows.prefect_server.reports import (
-    PATIENCE_S,
     FlowRecord,
     PrefectReporter,
     is_prefects,
@@ -62,6 +68,7 @@ _WAVES_S = 10.0
 _AGAIN_AFTER_S = 2.0
 _BEGIN_S = 60.0
 _DRAIN_S = 5.0
+_LOOK_EVERY_S = 0.05
 # How long this process may take to end once the driver has.
 _END_S = 15.0
 
@@ -198,7 +205,7 @@ class Following:
         self._threads.append(thread)
         thread.start()
 
-    def _outcome(self, label: str, problem: str, can_retry: bool) -> None:  # noqa: FBT001 - as it is sent
+    def _outcome(self, label: str, problem: str, can_retry: bool) -> None:
         self._waves[label].outcomes.put((problem, can_retry))
         if self._record is None:
             self._driver.say("settled", label)
@@ -224,7 +231,8 @@ def _error(name: str, text: str) -> BaseException:
     """Return an error under the name that it has in the driver."""
     if name == "KeyboardInterrupt":
         return KeyboardInterrupt()
-    return type(name, (BaseException if name in _ENDS else Exception,), {})(text)
+    kind: type[BaseException] = type(name, (BaseException if name in _ENDS else Exception,), {})
+    return kind(text)
 
 
 _following: ContextVar[Following] = ContextVar("following")
@@ -237,8 +245,9 @@ _following: ContextVar[Following] = ContextVar("following")
     validate_parameters=False,
     persist_result=False,
 )
-def label_collection(config: dict[str, Any]) -> None:  # noqa: ARG001 - shown as the parameters of the flow run
+async def label_collection(config: dict[str, Any]) -> None:  # noqa: ARG001 - shown as the parameters of the flow run
     """Show a run that the command line has begun, until it has ended."""
+    # A coroutine, though it waits for nothing in its loop: of any other Prefect waits for up to a second as it ends.
     following = _following.get()
     following.follow()
     assert following.end is not None, "it has been followed to its end"
@@ -246,31 +255,36 @@ def label_collection(config: dict[str, Any]) -> None:  # noqa: ARG001 - shown as
         raise _error(*following.end)
 
 
-def show_run(driver: Driver, config: dict[str, Any], retries: int, retry_delay_s: float) -> None:
-    """Follow a run to its end, and say what could not be told of it."""
-    with reporting() as told:
+def show_run(
+    driver: Driver, patience_s: float, config: dict[str, Any], retries: int, retry_delay_s: float
+) -> UUID | None:
+    """Follow a run to its end, and say what could not be told of it; return its flow run, if there is one."""
+    with reporting(patience_s) as told:
         following = Following(driver, told, retries, retry_delay_s)
         _following.set(following)
-        last_try: float | None = None
+        since: float | None = None
         while True:
             try:
-                label_collection(config)
+                asyncio.run(label_collection(config))
             except BaseException as error:  # noqa: BLE001 - the run's own, which the driver has told, or Prefect's
                 if following.end is None or is_prefects(error):
                     told.note(error)
-                    if not following.has_begun and _may_try_again(driver, last_try := last_try or time.monotonic()):
+                    if not following.has_begun and _may_try_again(
+                        driver, since := since or time.monotonic(), patience_s
+                    ):
                         continue
                     following.go_on_alone()
             break
         driver.say("told", told.missed)
+        return told.flow_run_id
 
 
-def _may_try_again(driver: Driver, since: float) -> bool:
+def _may_try_again(driver: Driver, since: float, patience_s: float) -> bool:
     """Wait a moment; return whether a flow run that could not begin is to be tried again."""
     has_ended = driver.run_has_ended.wait(_AGAIN_AFTER_S)
     if has_ended:
         time.sleep(_AGAIN_AFTER_S / 2)
-    return time.monotonic() - since < (PATIENCE_S if has_ended else _BEGIN_S)
+    return time.monotonic() - since < (patience_s if has_ended else _BEGIN_S)
 
 
 @contextlib.contextmanager
@@ -304,12 +318,24 @@ def _server(driver: Driver, may_start: bool) -> Iterator[bool]:
             yield True
 
 
+def _wait_until_recorded(flow_runs: list[UUID]) -> None:
+    """Wait, though not for long, until the server has written how task runs ended: it does so in its own time."""
+    chosen = FlowRunFilter(id=FlowRunFilterId(any_=flow_runs))
+    deadline = time.monotonic() + _DRAIN_S
+    with contextlib.suppress(httpx.HTTPError, PrefectException), get_client(sync_client=True) as client:
+        while flow_runs and time.monotonic() < deadline:
+            runs = client.read_task_runs(flow_run_filter=chosen)
+            if all(run.state is not None and run.state.is_final() for run in runs):
+                return
+            time.sleep(_LOOK_EVERY_S)
+
+
 def main(settings: dict[str, Any]) -> None:
     """Show what the driver asks for, until it ends.
 
     Args:
         settings: ``socket``, the descriptor of the driver's socket; ``may_start``, whether to run a server if none is
-            named.
+            named; ``patience_s``, as of PrefectReporter.
     """
     gc.freeze()
     gc.enable()
@@ -319,11 +345,13 @@ def main(settings: dict[str, Any]) -> None:
     redact_run_logs()
     try:
         with _server(driver, settings["may_start"]) as is_there:
+            shown = []
             while (message := driver.inbox.get()) != GONE:
                 if is_there:
-                    show_run(driver, *message[1:])
+                    shown.append(show_run(driver, settings["patience_s"], *message[1:]))
             EventsWorker.drain_all(timeout=_DRAIN_S)
             APILogWorker.drain_all(timeout=_DRAIN_S)
+            _wait_until_recorded([one for one in shown if one])
     except PrefectUnreachableError as error:
         driver.say("failed", str(error))
         driver.is_gone.wait()

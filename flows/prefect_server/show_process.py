@@ -19,6 +19,9 @@ from flows.config import ConfigError
 from flows.prefect_server.embedded import SETTINGS
 from flows.prefect_server.reach import PrefectUnreachableError, check_home, may_name_server
 
+PATIENCE_S = 10.0
+"""Seconds at a run's end in which a server that does not answer may be told the rest."""
+
 # How long the process may take to end once its runs have.
 _END_S = 20.0
 # -P keeps the working directory from being searched for modules; the path is this process's instead. Collecting garbage
@@ -39,12 +42,18 @@ class ShowProcess:
     Args:
         may_start: whether it runs a server where none is named.
 
+    Raises:
+        PrefectUnreachableError: no server can be run here.
+
     Attributes:
         failure: why it cannot reach or run a server; empty while that is not so.
         is_up: whether there is a server.
     """
 
     def __init__(self, *, may_start: bool) -> None:
+        self._may_be_named = may_name_server()
+        if may_start and not self._may_be_named:
+            check_home()
         self.failure = ""
         self.is_up = False
         self.on_failure: Callable[[], object] = lambda: None
@@ -58,6 +67,7 @@ class ShowProcess:
             "path": [entry for entry in sys.path if isinstance(entry, str)],
             "socket": theirs.fileno(),
             "may_start": may_start,
+            "patience_s": PATIENCE_S,
         }
         with theirs:
             self._process = subprocess.Popen(
@@ -81,14 +91,23 @@ class ShowProcess:
         """Return whether it can show nothing more."""
         return self._is_over
 
-    def wait_until_reached(self) -> bool:
-        """Wait until a named server has answered, or it is known that there is none; return whether one is used.
+    def check(self) -> None:
+        """Wait until a server that may be named has answered; for one that is run for a run alone nothing waits.
 
         Raises:
-            ConfigError: the server does not answer, or none can be run here.
+            ConfigError: it does not answer, or none can be run here.
+        """
+        if self._may_be_named:
+            self.has_server()
+
+    def has_server(self) -> bool:
+        """Wait until it is known whether a server is named and answers, or else one is being started.
+
+        Raises:
+            ConfigError: it does not answer, or none can be run here.
         """
         with self._changed:
-            while not (self._state or self._is_over):
+            while not (self._state or self.failure):
                 self._changed.wait(0.1)  # with a time limit, so that Ctrl-C is handled
             if self.failure:
                 raise ConfigError(self.failure)
@@ -179,8 +198,6 @@ def show_process(*, may_start: bool = True) -> ShowProcess:
         return _running[0]
     _running.clear()
     try:
-        if may_start and not may_name_server():
-            check_home()
         _running.append(ShowProcess(may_start=may_start))
     except PrefectUnreachableError as error:
         raise ConfigError(str(error)) from error
