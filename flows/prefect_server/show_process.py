@@ -120,13 +120,13 @@ class ShowProcess:
     def is_to_try_again(self, label: str) -> bool:
         """Wait for what Prefect has decided about a wave with failures: whether it is tried again."""
         with self._changed:
-            self._changed.wait_for(lambda: label in self._tries_again or self._is_over)
+            self._changed.wait_for(lambda: label in self._tries_again or self._is_over or self.failure)
             return self._tries_again.pop(label, False)
 
     def wait_until_told(self) -> str:
         """Wait for what could not be told of a run that has ended; empty if it is told."""
         with self._changed:
-            while self._missed is None and not self._is_over:
+            while self._missed is None and not (self._is_over or self.failure):
                 self._changed.wait(0.1)
             missed, self._missed = self._missed, None
         return missed if missed is not None else self.failure or "the process that tells it has ended"
