@@ -18,7 +18,6 @@ import contextlib
 import contextvars
 import gc
 import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -339,8 +338,6 @@ def main(settings: dict[str, Any]) -> None:
     """
     gc.freeze()
     gc.enable()
-    for number in (signal.SIGINT, signal.SIGTERM):  # the driver decides when it ends, and tells how the run did
-        signal.signal(number, signal.SIG_IGN)
     driver = Driver(Connection(settings["socket"]))
     redact_run_logs()
     try:
