@@ -6,10 +6,13 @@ Prefect would start a server by itself, on the same database, but that one stays
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import threading
 import time
 from collections.abc import Iterator
+
+from pipelines.redaction import shown
 
 _HOST = "127.0.0.1"
 _LOOK_EVERY_S = 0.02
@@ -31,6 +34,16 @@ class EmbeddedServerError(RuntimeError):
     """The embedded server did not start."""
 
 
+class _Last(logging.Handler):
+    """Keeps the last line of the last error, which is what a traceback is about."""
+
+    text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep it."""
+        self.text = shown(record.getMessage().strip().rpartition("\n")[2])
+
+
 @contextlib.contextmanager
 def embedded_server(timeout_s: float) -> Iterator[str]:
     """Run a server on a free loopback port within this block.
@@ -50,14 +63,23 @@ def embedded_server(timeout_s: float) -> Iterator[str]:
 
     listening = socket.create_server((_HOST, 0))
     app = create_app(ephemeral=True, final=True)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on"))
-    thread = threading.Thread(target=server.run, args=([listening],), name="prefect-server", daemon=True)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="error", lifespan="on"))
+    said = _Last()
+    logger = logging.getLogger("uvicorn.error")
+    logger.addHandler(said)
+    logger.propagate = False
+
+    def run() -> None:
+        with contextlib.suppress(SystemExit):  # of one that cannot start
+            server.run(sockets=[listening])
+
+    thread = threading.Thread(target=run, name="prefect-server", daemon=True)
     thread.start()
     try:
         deadline = time.monotonic() + timeout_s
         while not server.started:
             if not thread.is_alive():
-                raise EmbeddedServerError("its start failed")
+                raise EmbeddedServerError(said.text or "its start failed")
             if time.monotonic() > deadline:
                 raise EmbeddedServerError(f"it was not up in {timeout_s:g} s")
             time.sleep(_LOOK_EVERY_S)
