@@ -34,14 +34,14 @@ class EmbeddedServerError(RuntimeError):
     """The embedded server did not start."""
 
 
-class _Last(logging.Handler):
-    """Keeps the last line of the last error, which is what a traceback is about."""
+class _FirstError(logging.Handler):
+    """Keeps the last line of the first error, which is what its traceback is about."""
 
     text = ""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep it."""
-        self.text = shown(record.getMessage().strip().rpartition("\n")[2])
+        self.text = self.text or shown(record.getMessage().strip().rpartition("\n")[2])
 
 
 @contextlib.contextmanager
@@ -64,7 +64,7 @@ def embedded_server(timeout_s: float) -> Iterator[str]:
     listening = socket.create_server((_HOST, 0))
     app = create_app(ephemeral=True, final=True)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="error", lifespan="on"))
-    said = _Last()
+    said = _FirstError()
     logger = logging.getLogger("uvicorn.error")
     logger.addHandler(said)
     logger.propagate = False

@@ -348,7 +348,7 @@ def main(settings: dict[str, Any]) -> None:
     try:
         with _server(driver, settings["may_start"]) as is_there:
             shown = []
-            while (message := driver.inbox.get()) != GONE:
+            while not driver.is_gone.is_set() and (message := driver.inbox.get()) != GONE:
                 if is_there:
                     shown.append(show_run(driver, settings["patience_s"], *message[1:]))
             EventsWorker.drain_all(timeout=_DRAIN_S)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
+import math
 import os
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
@@ -125,11 +127,18 @@ class ShowProcess:
             self._changed.wait_for(lambda: label in self._tries_again or self._is_over or self.failure)
             return self._tries_again.pop(label, False)
 
-    def wait_until_told(self) -> str:
-        """Wait for what could not be told of a run that has ended; empty if it is told."""
+    def wait_until_told(self, limit_s: float = math.inf) -> str:
+        """Wait for what could not be told of a run that has ended; empty if it is told.
+
+        Args:
+            limit_s: seconds after which this process is to end all the same, and the other one with it.
+        """
+        deadline = time.monotonic() + limit_s
         with self._changed:
             while self._missed is None and not (self._is_over or self.failure):
                 self._changed.wait(0.1)
+                if time.monotonic() > deadline:
+                    self._process.kill()
             missed, self._missed = self._missed, None
         return missed if missed is not None else self.failure or "the process that tells it has ended"
 

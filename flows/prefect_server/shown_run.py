@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from functools import partial
 from typing import Any
 
 from flows.config import ConfigError, RunConfig
-from flows.prefect_server.show_process import ShowProcess
+from flows.prefect_server.show_process import PATIENCE_S, ShowProcess
 from flows.prefect_server.told import PrefectObserver, artifacts
 from flows.run import engine
 from flows.run.observer import RunObserver, Several
@@ -64,10 +65,10 @@ class ShownRun:
             self._process.say("artifact", *artifact)
 
     def end(self, error: BaseException | None) -> str:
-        """Tell how the run has ended; wait, and return what could not be told."""
+        """Tell how the run has ended; wait, though not for long if it was to end at once; return what was not told."""
         name = "" if error is None else type(error).__name__
         self._process.say("end", name, redacted(str(error or "")))
-        return self._process.wait_until_told()
+        return self._process.wait_until_told(math.inf if isinstance(error, Exception | None) else PATIENCE_S)
 
 
 def run_shown(
