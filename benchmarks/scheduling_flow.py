@@ -114,12 +114,12 @@ def busy_share(replicas: int, rounds: int, mean_s: float, cv: float, policy: str
             job = LabelJob(run_id=run_id, prompts=prompts, config=config.label)
             return open_runner(Labelers(job, f"{folder}/out", str(notes), mean_s, cv), config.pool)
 
-        label = in_waves if policy == "waves" else label_collection._label_in_waves
+        label = in_waves if policy == "waves" else engine.label_in_waves
         with (
             patch.object(cut, "MOST", IMAGES),
             patch.object(cut, "LEAST", 1),
             patch.object(planning, "open_run_runner", runner),
-            patch.object(label_collection, "_label_in_waves", label),
+            patch.object(engine, "label_in_waves", label),
             observed_by(ready := Ready()),
         ):
             label_collection.label_collection(config)

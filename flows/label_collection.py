@@ -11,23 +11,18 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State
+from prefect import flow, get_run_logger
 
-from actors.pool.runner import ShardFailure, ShardRunner
 from flows.config import RunConfig
 from flows.prefect_server.redacted_logs import redact_run_logs
-from flows.prefect_server.reports import PrefectObserver, PrefectReporter, current_reporter, orchestrated, publish
-from flows.process.signals import Termination
+from flows.prefect_server.reports import FlowRecord, PrefectReporter, current_reporter, orchestrated, publish_one
+from flows.prefect_server.tasks import plan_run, verify_run, watch_wave
+from flows.prefect_server.told import PrefectObserver, artifacts
 from flows.run import engine, planning
-from flows.run.breaker import CircuitBreaker
-from flows.run.observer import RunObserver, Several, current_observer
+from flows.run.observer import Several, current_observer
 from flows.run.summary import RunFailedError, RunSummary
 from flows.run.updates import configs_to_run
-from flows.run.waves import ShardStream, Wave, cut_waves
-from pipelines.planning.plan import Plan
-from pipelines.redaction import counted
+from flows.run.waves import Wave
 
 redact_run_logs()
 
@@ -86,92 +81,25 @@ def _label_run(config: RunConfig, told: PrefectReporter) -> RunSummary:
         return engine.run_once(
             config,
             run,
-            Several(current_observer(), PrefectObserver(told, run.plan, committed)),
-            label=partial(_label_in_waves, told=told),
+            Several(current_observer(), PrefectObserver(FlowRecord(told), run.plan, committed)),
+            label=partial(engine.label_in_waves, watch=partial(_watch_wave, told, config)),
             finish=partial(_verify, told),
-            publish=partial(publish, told),
+            publish=partial(_publish, told),
         )
 
 
-def _label_in_waves(
-    config: RunConfig,
-    run: planning.PlannedRun,
-    runner: ShardRunner,
-    observer: RunObserver,
-    breaker: CircuitBreaker,
-    sigterm: Termination,
-    *,
-    told: PrefectReporter,
-) -> list[ShardFailure]:
-    """Label the due shards in one stream, with a task run that watches each wave of them."""
-    due = run.due.commits
-    waves, watch = cut_waves(list(due), config), partial(_watch_wave, told, config)
-    stream = ShardStream(planning.open_output(config), run.plan, due, waves, watch)
-    return engine.label_shards(runner, stream, observer, breaker, sigterm)
-
-
-# No task caches or persists results: whether work is done is decided by the commits alone.
-@task(name="plan", task_run_name="plan", cache_policy=NO_CACHE, persist_result=False)
-def plan_run(plan: Callable[[], planning.PlannedRun]) -> planning.PlannedRun:
-    """Freeze the plan, or read the frozen one."""
-    return plan()
-
-
-class WaveFailedError(RuntimeError):
-    """Shards of a wave were not labeled; raised so that Prefect shows it, and retries the wave if that can help."""
-
-    def __init__(self, failures: list[ShardFailure], num_left: int) -> None:
-        first = [f"{f.shard_id}: {f.error.splitlines()[0]}" for f in failures[:5]]
-        left = [
-            f"{counted(num_left, 'shard was', 'shards were')} not labeled: the budget is spent or the run has stopped"
-        ] * (num_left > 0)
-        super().__init__("; ".join(first + left))
-        self.can_retry = not num_left and any(failure.kind != "unfinished" for failure in failures)
-
-
-def _is_wave_failure(_task: Any, _run: Any, state: State[Any]) -> bool:
-    """Return whether retrying a wave can help; replicas that cannot start were retried often enough by the pool."""
-    error = state.result(raise_on_failure=False)
-    return isinstance(error, WaveFailedError) and error.can_retry
-
-
-@task(name="label-wave", cache_policy=NO_CACHE, persist_result=False)
-def label_wave(wave: Wave) -> None:
-    """Wait until the shards of a wave are labeled; a retry has those labeled again that could not be.
-
-    Raises:
-        WaveFailedError: some could not be labeled.
-    """
-    failures, num_left = wave.outcome()
-    if failures or num_left:
-        raise WaveFailedError(failures, num_left)
-
-
 def _watch_wave(told: PrefectReporter, config: RunConfig, wave: Wave) -> None:
-    """Show a wave as a task run, with its retries; whatever becomes of that, labeling goes on."""
-    shown = label_wave.with_options(
-        task_run_name=f"wave {wave.label}",
-        retries=config.waves.retries,
-        retry_delay_seconds=config.waves.retry_delay_s,
-        retry_condition_fn=_is_wave_failure,
-    )
-    try:
-        orchestrated(told, partial(shown, wave), partial(label_wave.fn, wave))
-    except WaveFailedError:
-        pass  # the failures are the run's as well
-    except Exception as error:  # noqa: BLE001 - Prefect's, since the wave itself raises nothing else
-        told.note(error)
-
-
-@task(name="verify", task_run_name="verify", cache_policy=NO_CACHE, persist_result=False)
-def verify_run(
-    config: RunConfig, plan: Plan, *, failures: list[ShardFailure], stopped: str, committed_before: int, started: float
-) -> RunSummary:
-    """Remove losers, check that every image is accounted for, and write the summary."""
-    return engine.finish_run(
-        config, plan, failures=failures, stopped=stopped, committed_before=committed_before, started=started
-    )
+    watch_wave(told, wave.label, wave.problem, config.waves.retries, config.waves.retry_delay_s)
 
 
 def _verify(told: PrefectReporter, *run: Any, **ended: Any) -> RunSummary:
-    return orchestrated(told, partial(verify_run, *run, **ended), partial(verify_run.fn, *run, **ended))
+    verify: Callable[[], RunSummary] = partial(engine.finish_run, *run, **ended)
+    return orchestrated(told, partial(verify_run, verify), verify)
+
+
+def _publish(told: PrefectReporter, summary: RunSummary, report: str | None) -> None:
+    for artifact in artifacts(summary, report):
+        publish_one(told, *artifact)
+    told.finish()
+    if told.missed:
+        get_run_logger().warning("Prefect could not be told of all of this run (%s)", told.missed)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from actors.pool.config import PoolConfig
+from actors.pool.processes.cores import num_cores
 from actors.pool.runner import LabelerFactory, ShardRunner
 
 
@@ -20,6 +22,9 @@ def open_runner(labeler_factory: LabelerFactory, config: PoolConfig) -> ShardRun
     if config.chosen_runner == "in_process":
         from actors.pool.in_process import InProcessRunner
 
+        # torch would compute on as many threads as the machine has cores, which a container's quota then slows down.
+        if (cores := num_cores()) < (os.cpu_count() or 1):
+            os.environ.setdefault("OMP_NUM_THREADS", str(int(cores)))
         return InProcessRunner(labeler_factory, config)
     from actors.pool.replica_pool import ReplicaPool
 

@@ -15,6 +15,9 @@ from actors.pool.replica import LabelerError, ReplicaFacts
 from actors.pool.runner import EventKind, OnEvent, PoolEvent, ReplicaStartError
 from actors.pool.workers import Answer, Worker, WorkerEndedError, Workers
 
+# After a start for which there was no memory: how soon another is tried while replicas work.
+_LOOK_FOR_ROOM_S = 30.0
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Flight:
@@ -92,7 +95,7 @@ class ReplicaSet:
         self._started = 0
         self._failures = 0
         self._last_failure = ""
-        self._last_end = 0.0
+        self._last_end = self._not_before = 0.0
         self._alive = 0
         self._num_ready = 0
         self._starting: OrderedDict[int, Member] = OrderedDict()  # the one asked for first comes first
@@ -118,6 +121,8 @@ class ReplicaSet:
             if self._alive == 0:
                 raise ReplicaStartError(f"no replica could be started ({self._failures} tries): {self._last_failure}")
             return
+        if self._alive and time.monotonic() < self._not_before:
+            return
         for _ in range(self._config.replicas - self._alive):
             self._start()
 
@@ -134,6 +139,10 @@ class ReplicaSet:
             # A lost machine ends many starting replicas at once, which is one failed start: only a replica requested
             # after the last such end counts again.
             counted, self._last_end = member.since > self._last_end, time.monotonic()
+            if error.blameless:
+                self._not_before = time.monotonic() + _LOOK_FOR_ROOM_S
+            # Nor is one to blame that was killed to spare memory, while there are others that it was killed for.
+            counted &= not (error.blameless and self._alive > 1)
             self._start_failed(member, str(error), counted=counted)
             return
         if isinstance(answer, LabelerError):

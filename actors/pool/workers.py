@@ -17,7 +17,15 @@ Answer = ReplicaFacts | ShardReceipt | LabelerError | None
 
 
 class WorkerEndedError(Exception):
-    """The process of a replica has ended; the message says how, in one line."""
+    """The process of a replica has ended; the message says how, in one line.
+
+    Attributes:
+        blameless: whether neither the replica nor what it worked on caused that, as far as is known.
+    """
+
+    def __init__(self, how: str, *, blameless: bool = False) -> None:
+        super().__init__(how)
+        self.blameless = blameless
 
 
 class Worker(Protocol):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
-from typing import Any
+from contextlib import ExitStack
 
 from rich.console import Console
 
@@ -12,11 +11,12 @@ from actors.pool.open import importing_ahead
 from actors.predictor.labeler import RunLabelerFactory
 from flows.commands.console import ConsoleObserver, ListingProgress, literal, show_summary, show_warnings
 from flows.config import RunConfig
-from flows.prefect_server.reach import may_name_server, reach_named_server, reach_prefect
-from flows.process.signals import begin_unharmed
+from flows.prefect_server.reach import may_name_server
+from flows.prefect_server.show_process import ShowProcess, show_process
+from flows.prefect_server.shown_run import run_shown
 from flows.run import engine, planning
-from flows.run.observer import RunObserver, Several, observed_by
-from flows.run.summary import RunFailedError, RunSummary
+from flows.run.observer import Several, observed_by
+from flows.run.summary import RunSummary
 from flows.run.updates import as_planned, configs_to_run
 from pipelines.planning.plan import read_plan
 from pipelines.redaction import counted
@@ -44,7 +44,7 @@ def launch(config: RunConfig, console: Console, *, prefect: bool) -> RunSummary:
 
 
 def _launch_run(config: RunConfig, console: Console, *, prefect: bool) -> RunSummary:
-    reached: list[AbstractContextManager[Any]] = []
+    shows: list[ShowProcess] = []
     with ExitStack() as stack:
         # In an output without runs there is something to label, unless the run is refused.
         if not planning.open_output(config).folders("_runs"):
@@ -52,7 +52,7 @@ def _launch_run(config: RunConfig, console: Console, *, prefect: bool) -> RunSum
         with console.status("planning") as spinner:
 
             def begin() -> Callable[[], None]:
-                """Reach Prefect beside the start of the replicas, and while a failure still leaves nothing written."""
+                """Begin what shows the run beside the replicas, and check what can be while nothing is written."""
                 text = _starting(config, prefect=prefect)
                 if console.is_terminal:
                     spinner.update(text)
@@ -60,21 +60,27 @@ def _launch_run(config: RunConfig, console: Console, *, prefect: bool) -> RunSum
                     console.print(text, highlight=False)
                 if not prefect:
                     return lambda: None
-                return begin_unharmed(lambda: reached.append(reach_prefect()))
+                shows.append(show_process())
+                return shows[0].check
 
             run = stack.enter_context(planning.planned_run(config, begin, ListingProgress(console, spinner)))
             # A run with nothing to label starts no server, but is shown by one that is there.
-            if prefect and not reached and may_name_server():
-                reached += reach_named_server()
-        for settings in reached:
-            stack.enter_context(settings)
+            if prefect and not shows and may_name_server():
+                process = show_process(may_start=False)
+                shows += [process] * process.has_server()
         observer = Several(stack.enter_context(ConsoleObserver(console)))
         stack.enter_context(observed_by(observer))
         # Everything below takes the run planned here, by its name: planning again could find another.
         stack.enter_context(planning.at_hand(run))
         config = as_planned(run.plan, config) if config.incremental else _named(config, run.plan.run_id)
-        summary = _flow(config, observer, console) if reached else engine.run_directly(config, observer)
+        if shows:
+            summary, untold = run_shown(config, run, observer, shows[0])
+        else:
+            summary, untold = engine.run_directly(config, observer), ""
     show_summary(console, summary, config.prompts)
+    if untold:
+        warning = f"Prefect could not be told of all of this run ({untold}); its table does not depend on that"
+        show_warnings(console, [warning])
     return summary
 
 
@@ -91,26 +97,3 @@ def _starting(config: RunConfig, *, prefect: bool) -> str:
 def _named(config: RunConfig, run_id: str) -> RunConfig:
     """Return the config with the run's name."""
     return config.replace(output=config.output.replace(run_id=run_id))
-
-
-def _flow(config: RunConfig, observer: RunObserver, console: Console) -> RunSummary:
-    """Run as a Prefect flow. If the server goes away meanwhile, Prefect's record is incomplete, but the run goes on."""
-    from flows.label_collection import label_collection
-    from flows.prefect_server.reports import is_prefects, reporting
-
-    with reporting() as told:
-        try:
-            summary = RunSummary(**label_collection(config))
-        except RunFailedError as error:
-            summary = error.summary
-        except Exception as error:
-            if not is_prefects(error):
-                raise
-            told.note(error)
-            # The flow may have ended, and only its bookkeeping failed; otherwise it is continued without Prefect.
-            summary = told.summary or engine.run_directly(config, observer)
-            told.end(summary)
-    if told.missed:
-        untold = f"Prefect could not be told of all of this run ({told.missed})"
-        show_warnings(console, [f"{untold}; its table does not depend on that"])
-    return summary

@@ -11,7 +11,7 @@ import contextvars
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, TypeVar
@@ -33,16 +33,8 @@ from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Completed, Failed
 
-from actors.pool.runner import PoolEvent, ShardFailure
-from flows.run.summary import RunSummary
-from flows.run.updates import update_text
-from pipelines.planning.coverage import UpdateCounts
-from pipelines.planning.plan import Plan
-from pipelines.redaction import counted, redacted
-from pipelines.types import ShardReceipt
+from pipelines.redaction import redacted
 
-# Each update is a request to the server.
-_ARTIFACT_INTERVAL_S = 10.0
 _AGAIN_AFTER_S = 5.0
 _REQUEST_TIMEOUT_S = 10.0
 PATIENCE_S = 10.0
@@ -50,6 +42,9 @@ PATIENCE_S = 10.0
 
 # Prefect's default, by which a setting of the user's is recognized, and the number used in its place.
 _PREFECTS_RETRIES, _RETRIES = 5, 3
+
+# Prefect returns coroutines instead to whoever calls it in the context of an asynchronous flow.
+_AT_ONCE: Mapping[str, Any] = {"_sync": True}
 
 _T = TypeVar("_T")
 
@@ -62,19 +57,22 @@ def is_prefects(error: BaseException) -> bool:
 class PrefectReporter:
     """Sends reports about a flow run to Prefect, from a thread of its own.
 
+    Args:
+        patience_s: seconds at a run's end for delivering the remaining reports.
+
     Attributes:
         missed: why the last report could not be delivered; empty if it was.
-        summary: how the run ended; None until then.
+        flow_run_id: of the flow run, once it has begun.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float = PATIENCE_S) -> None:
         self.missed = ""
-        self.summary: RunSummary | None = None
         self.flow_run_id: UUID | None = None
         self._news = threading.Condition()
         self._waiting: dict[str, Callable[[], object]] = {}
         self._thread: threading.Thread | None = None
         self._deadline: float | None = None
+        self._patience_s = patience_s
 
     def begin(self) -> None:
         """Record the current flow run; to be called inside it."""
@@ -97,20 +95,24 @@ class PrefectReporter:
         self.missed = redacted(f"{type(error).__name__}: {error}").partition("\n")[0]
 
     def finish(self) -> None:
-        """Wait until all reports are delivered, but not much longer than PATIENCE_S."""
+        """Wait until all reports are delivered, but not much longer than ``patience_s``."""
         if self._thread is None:
             return
         with self._news:
-            self._deadline = time.monotonic() + PATIENCE_S
+            self._deadline = time.monotonic() + self._patience_s
             self._news.notify()
-        self._thread.join(PATIENCE_S + _REQUEST_TIMEOUT_S)
+        self._thread.join(self._patience_s + _REQUEST_TIMEOUT_S)
         self._thread, self._deadline = None, None
 
-    def end(self, summary: RunSummary) -> None:
-        """Report how a run ended, if its flow run could not set its final state itself."""
+    def end(self, problem: str) -> None:
+        """Report how a run ended, if its flow run could not set its final state itself.
+
+        Args:
+            problem: what made it a failure; empty if nothing did.
+        """
         if self.flow_run_id is None:
             return
-        self.tell("end", partial(_set_end, self.flow_run_id, summary))
+        self.tell("end", partial(_set_end, self.flow_run_id, problem))
         self.finish()
 
     def _run(self) -> None:
@@ -156,8 +158,8 @@ def _impatiently(call: Callable[[], object]) -> None:
         call()
 
 
-def _set_end(flow_run_id: UUID, summary: RunSummary) -> None:
-    state: State[Any] = Completed() if summary.has_succeeded else Failed(message="; ".join(summary.failures[:5]))
+def _set_end(flow_run_id: UUID, problem: str) -> None:
+    state: State[Any] = Failed(message=problem) if problem else Completed()
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(flow_run_id, state, force=True)
 
@@ -166,13 +168,16 @@ _current: ContextVar[PrefectReporter | None] = ContextVar("reporter", default=No
 
 
 @contextlib.contextmanager
-def reporting() -> Iterator[PrefectReporter]:
+def reporting(patience_s: float) -> Iterator[PrefectReporter]:
     """Report the flow runs in this block, and keep messages about an absent server off the terminal.
 
     A flow run proposes its final state three times, each with all retries of its client. Their number is reduced,
     unless the user has set it, since the final state is also reported from here.
+
+    Args:
+        patience_s: as of PrefectReporter.
     """
-    told = PrefectReporter()
+    told = PrefectReporter(patience_s)
     token = _current.set(told)
     logging.raiseExceptions = False  # logging would print a traceback for every line that cannot be sent
     logging.getLogger("EventsWorker").setLevel(logging.ERROR)  # logs every second how many events it could not send
@@ -207,81 +212,49 @@ def orchestrated(told: PrefectReporter, step: Callable[[], _T], plain: Callable[
         return plain()
 
 
-class PrefectObserver:
-    """Shows a run in Prefect: a progress artifact, updated at most every ten seconds, and log lines."""
+class FlowRecord:
+    """The current flow run's log and progress artifact; see RunRecord."""
 
-    def __init__(self, told: PrefectReporter, plan: Plan, committed: int) -> None:
+    def __init__(self, told: PrefectReporter) -> None:
         self._told = told
-        self._log = get_run_logger()
-        self._total, self._done = max(1, plan.num_shards), committed
-        self._shown = time.monotonic()
-        self._description = f"Committed shards of {plan.run_id}"
+        self._log: Any = get_run_logger()  # an adapter
         self._artifact: UUID | None = None
-        self._tell_progress()
 
-    def on_plan(self, plan: Plan, committed: int) -> None:
-        """Log the plan."""
-        self._log.info(
-            "%s: %d images in %d shards, %d committed before", plan.run_id, plan.num_images, plan.num_shards, committed
-        )
+    def log(self, level: int, text: str, at: float | None = None) -> None:
+        """Add a line to the flow run's log.
 
-    def on_update(self, update: UpdateCounts) -> None:
-        """Log what an incremental run found."""
-        self._log.info("update: %s", update_text(update))
+        Args:
+            level: as in logging.
+            text: the line.
+            at: when it was said, in seconds since the epoch; None for now.
+        """
+        logger = self._log.logger
+        if logger.isEnabledFor(level):
+            record = logger.makeRecord(
+                logger.name, level, __file__, 0, text, (), None, extra=dict(self._log.extra or {})
+            )
+            record.created = at or record.created
+            logger.handle(record)
 
-    def on_receipt(self, receipt: ShardReceipt) -> None:
-        """Count a shard."""
-        self._done += 1
-        now = time.monotonic()
-        if now - self._shown >= _ARTIFACT_INTERVAL_S or self._done >= self._total:
-            self._shown = now
-            self._tell_progress()
-        self._log.debug("%s committed by %s: %s", receipt.shard_id, receipt.attempt, dict(receipt.status_counts))
+    def progress(self, percent: float, description: str) -> None:
+        """Create or update the progress artifact."""
+        self._told.tell("progress", partial(self._show_progress, percent, description))
 
-    def on_failure(self, failure: ShardFailure) -> None:
-        """Log a shard that was given up."""
-        self._log.error("%s failed after %d attempts: %s", failure.shard_id, failure.attempts, failure.error)
-
-    def on_event(self, event: PoolEvent) -> None:
-        """Log what happens to replicas."""
-        self._log.info("%s: %s", event.kind, event.message)
-
-    def _tell_progress(self) -> None:
-        self._told.tell("progress", partial(self._show_progress, 100 * self._done / self._total))
-
-    def _show_progress(self, percent: float) -> None:
+    def _show_progress(self, percent: float, description: str) -> None:
         if self._artifact is None:
-            artifact = create_progress_artifact(percent, key="shards-committed", description=self._description)
-            assert isinstance(artifact, UUID), "artifacts are created synchronously where no event loop runs"
-            self._artifact = artifact
+            create: Any = partial(create_progress_artifact, **_AT_ONCE)
+            self._artifact = create(percent, key="shards-committed", description=description)
         else:
-            update_progress_artifact(artifact_id=self._artifact, progress=percent)
+            update_progress_artifact(artifact_id=self._artifact, progress=percent, **_AT_ONCE)
 
 
-def publish(told: PrefectReporter, summary: RunSummary, report: str | None) -> None:
-    """Publish the run's counts and problems as artifacts, and a link to its report."""
-    told.summary = summary
-    if report is not None:
-        what = f"What {summary.run_id} looks like"
-        told.tell("report", partial(create_link_artifact, report, key="label-collection-report", description=what))
-    rows = [{"what": f"images: {name}", "number": number} for name, number in summary.ledger.items()]
-    rows += [{"what": f"quarantined: {reason}", "number": number} for reason, number in summary.reason_counts.items()]
-    rows.append({"what": "masks", "number": summary.num_annotations})
-    what = f"Images and masks of {summary.run_id}"
-    told.tell("counts", partial(create_table_artifact, rows, key="label-collection-counts", description=what))
-    ended = "Complete" if summary.ok else "Incomplete"
-    counts = ", ".join(f"{number:,} {name}" for name, number in summary.ledger.items())
-    lines = [
-        f"# {ended}: {summary.run_id}",
-        f"Output: `{summary.output}`",
-        f"Images: {counts}. Masks: {summary.num_annotations:,}.",
-        f"{summary.committed} of {summary.shards} shards committed, {summary.labelled_now} of them by this flow run, "
-        f"in {summary.elapsed_s:.1f} s.",
-        *(f"* {problem.splitlines()[0]}" for problem in summary.failures[:50]),
-    ]
-    what = f"{ended}: {counts}; {counted(summary.num_annotations, 'mask')}"
-    text = "\n\n".join(lines)
-    told.tell("summary", partial(create_markdown_artifact, text, key="label-collection-summary", description=what))
-    told.finish()
-    if told.missed:
-        get_run_logger().warning("Prefect could not be told of all of this run (%s)", told.missed)
+_CREATE: Mapping[str, Callable[..., object]] = {
+    "link": create_link_artifact,
+    "table": create_table_artifact,
+    "markdown": create_markdown_artifact,
+}
+
+
+def publish_one(told: PrefectReporter, what: str, kind: str, values: Mapping[str, Any]) -> None:
+    """Publish an artifact of the current flow run; see told.Artifact."""
+    told.tell(what, partial(_CREATE[kind], **values, **_AT_ONCE))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import os
 import signal
 import sys
@@ -137,34 +136,3 @@ def end_in_time(code: int) -> None:
     timer = threading.Timer(GRACE_S, end)
     timer.daemon = True
     timer.start()
-
-
-def begin_unharmed(start: Callable[[], object]) -> Callable[[], None]:
-    """Call a function that starts processes, and protect these from Ctrl-C, which a terminal sends to the whole group.
-
-    Returns:
-        What waits for the function to return, and raises the exception that it raised, if any.
-    """
-    failures: list[Exception] = []
-
-    def run() -> None:
-        # Child processes inherit the signal mask of the thread that starts them. In a thread of its own, because in the
-        # main thread Ctrl-C would be blocked for this process, too.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            start()
-        except Exception as error:  # noqa: BLE001 - raised in the caller's thread
-            failures.append(error)
-
-    context = contextvars.copy_context()
-    thread = threading.Thread(target=lambda: context.run(run), name="start", daemon=True)
-    thread.start()
-
-    def wait() -> None:
-        # With a timeout, so that Ctrl-C is handled while waiting.
-        while thread.is_alive():
-            thread.join(0.1)
-        if failures:
-            raise failures[0]
-
-    return wait

@@ -16,7 +16,7 @@ from flows.run.planning import PlannedRun, open_output, planned_run
 from flows.run.report import leave_report
 from flows.run.summary import RunSummary, read_run_summary, summarize, why_fruitless
 from flows.run.updates import configs_to_run, gather_history
-from flows.run.waves import ShardStream
+from flows.run.waves import ShardStream, Wave, cut_waves
 from pipelines.errors import StorageError
 from pipelines.layout import summary_name
 from pipelines.planning.plan import Plan
@@ -158,6 +158,22 @@ def _label_at_once(
 ) -> list[ShardFailure]:
     due = run.due.commits
     stream = ShardStream(open_output(config), run.plan, due, [list(due)])
+    return label_shards(runner, stream, observer, breaker, sigterm)
+
+
+def label_in_waves(
+    config: RunConfig,
+    run: PlannedRun,
+    runner: ShardRunner,
+    observer: RunObserver,
+    breaker: CircuitBreaker,
+    sigterm: Termination,
+    *,
+    watch: Callable[[Wave], object],
+) -> list[ShardFailure]:
+    """Label the due shards in one stream, and have each wave of them watched, in a thread of its own."""
+    due = run.due.commits
+    stream = ShardStream(open_output(config), run.plan, due, cut_waves(list(due), config), watch)
     return label_shards(runner, stream, observer, breaker, sigterm)
 
 

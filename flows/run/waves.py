@@ -18,6 +18,7 @@ from typing import Self
 from actors.pool.runner import ShardFailure
 from flows.config import RunConfig
 from pipelines.planning.plan import Plan
+from pipelines.redaction import counted
 from pipelines.storage.store import Store
 from pipelines.table.commits import held_commits
 from pipelines.types import Shard, ShardReceipt
@@ -64,6 +65,21 @@ class Wave:
             self._stream.changed.wait_for(lambda: not self.pending or self._stream.closed)
             self._was_told = True
             return list(self.failures.values()), self.pending
+
+    def problem(self) -> tuple[str, bool]:
+        """Wait as ``outcome`` does.
+
+        Returns:
+            What was not labeled, in words, or nothing; and whether it may help to call this again, for replicas that
+            cannot start were retried often enough by the pool.
+        """
+        failures, num_left = self.outcome()
+        first = [f"{f.shard_id}: {f.error.splitlines()[0]}" for f in failures[:5]]
+        left = [
+            f"{counted(num_left, 'shard was', 'shards were')} not labeled: the budget is spent or the run has stopped"
+        ] * (num_left > 0)
+        can_retry = not num_left and any(failure.kind != "unfinished" for failure in failures)
+        return "; ".join(first + left), can_retry
 
 
 class ShardStream:

@@ -216,8 +216,10 @@ def _say_status(status: int) -> str:
 def _be_a_worker(parent: int, others: Sequence[int], descriptor: int, stderr: int) -> None:
     """Work until the driver closes the worker's socket; never returns."""
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # What stops a service or a job may send SIGTERM to all its processes: the driver heeds it, and lets shards in
+    # flight commit. Not SIG_IGN, which programs that a labeler executes would inherit.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: None)
     end_with_parent(parent)
     # The first to go if the kernel runs out of memory before this package notices it.
     with contextlib.suppress(OSError):

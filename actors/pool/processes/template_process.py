@@ -70,7 +70,9 @@ class TemplateProcess:
                 stderr=self._stderr,
                 pass_fds=[there.fileno()],
                 env=environment,
-                start_new_session=True,  # Ctrl-C in a terminal is for the driver alone, which lets shards finish
+                # Ctrl-C in a terminal is for the driver alone, which lets shards finish. Not a session of its own:
+                # Linux shares out processor time by sessions, and what is granted to the driver is for its replicas.
+                process_group=0,
             )
         threading.Thread(target=self._listen, name="replica-template", daemon=True).start()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import socket
 import threading
@@ -16,6 +15,7 @@ import cloudpickle
 
 from actors.pool.cluster import check_room
 from actors.pool.config import PoolConfig
+from actors.pool.processes.cores import num_cores
 from actors.pool.processes.template_process import TemplateProcess
 from actors.pool.processes.worker import READY, Line, ReportInProgress
 from actors.pool.replica import LabelerError
@@ -111,7 +111,7 @@ class ProcessWorker:
             self._how = how
             left = list(self._answers.values())
         for waiting in (*left, self.ended):
-            waiting.set_exception(WorkerEndedError(how))
+            waiting.set_exception(WorkerEndedError(how, blameless=is_innocent))
         self._outbox.put(None)
         self._speaker.join()
         self._line.close()
@@ -147,8 +147,7 @@ class ProcessWorkers:
 
     def open(self) -> None:
         """Check that there are cores enough, and start what workers are forked from; see Workers."""
-        cores = len(os.sched_getaffinity(0))
-        check_room(self._config, [{"CPU": cores}], "this machine")
+        check_room(self._config, [{"CPU": num_cores()}], "this machine, or this container's quota of it,")
         self._ready_template()
 
     def start(self) -> ProcessWorker:

@@ -51,7 +51,7 @@ def own_server(
     """A server that may be killed; its clients, and we, soon give it up."""
     from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-    monkeypatch.setattr("flows.prefect_server.reports.PATIENCE_S", 2.0)
+    monkeypatch.setattr("flows.prefect_server.show_process.PATIENCE_S", 2.0)
     with prefect_server(make_prefect_home(tmp_path / "prefect-home")) as server:
         server.wait_until_ready()
         with temporary_settings({PREFECT_API_URL: server.api_url, PREFECT_CLIENT_MAX_RETRIES: 1}):

@@ -14,9 +14,11 @@ from actors.pool.replica_pool import ReplicaPool
 from benchmarks.virtual_workers import VirtualWorkers
 from flows.config import parse_config
 from flows.process.signals import Termination
+from flows.run import engine
 from flows.run.breaker import CircuitBreaker
 from flows.run.observer import Silent
 from flows.run.planning import PlannedRun, draft_run
+from flows.run.waves import Wave
 from pipelines.planning.draft import PlanConfig
 from pipelines.storage.store import open_store
 from pipelines.table.repairs import Due
@@ -35,23 +37,17 @@ def log_normal(cv: float) -> Any:
 
 
 @pytest.mark.parametrize("cv", [0.5, 1.0])
-def test_no_replica_waits_for_the_last_shard_of_a_wave(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cv: float
-) -> None:
-    from flows import label_collection
-
-    monkeypatch.setattr(label_collection, "orchestrated", lambda _told, _step, plain: plain())
+def test_no_replica_waits_for_the_last_shard_of_a_wave(tmp_path: Path, cv: float) -> None:
     store = open_store(str(tmp_path))
     refs = [ImageRef(image_id=f"{n:05}", uri=f"/p/{n}.jpg") for n in range(REPLICAS * SHARDS_PER_REPLICA)]
     plan, _ = plan_run(store, RUN, refs, PlanConfig(images_per_shard=1))
     pool = {"replicas": REPLICAS}
     config = parse_config({"source": "/p", "output": {"uri": str(tmp_path)}, "categories": ["a"], "pool": pool})
-    told = label_collection.PrefectReporter()
     workers = VirtualWorkers(log_normal(cv))
     with workers.in_place(), ReplicaPool(workers, config.pool) as runner:
         run = PlannedRun(plan, runner, None, Due(dict.fromkeys(plan.shard_ids(), 0)), started=0.0)
-        failures = label_collection._label_in_waves(
-            config, run, runner, Silent(), CircuitBreaker(config.limits), Termination(), told=told
+        failures = engine.label_in_waves(
+            config, run, runner, Silent(), CircuitBreaker(config.limits), Termination(), watch=Wave.problem
         )
     assert failures == []
     assert workers.busy_share(REPLICAS) >= 0.97

@@ -21,7 +21,9 @@ def test_the_time_of_a_run_begins_before_its_images_are_listed(tmp_path, monkeyp
     if prefect:
         monkeypatch.setattr(label_collection, "orchestrated", lambda _told, _step, plain: plain())
         monkeypatch.setattr(label_collection, "PrefectObserver", lambda *_: Silent())
-        monkeypatch.setattr(label_collection, "publish", lambda *_: None)
+        monkeypatch.setattr(label_collection, "watch_wave", lambda _told, _label, outcome, *_: outcome())
+        monkeypatch.setattr(label_collection, "FlowRecord", lambda _told: None)
+        monkeypatch.setattr(label_collection, "_publish", lambda *_: None)
     planned = planning.planned_run(config, on_listed=listed.append)
     with as_driver(BrightPredictor()), planned as run, planning.at_hand(run):
         if prefect:

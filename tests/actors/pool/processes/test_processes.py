@@ -241,6 +241,19 @@ def test_a_replica_that_reads_nothing_does_not_block_the_driver() -> None:
     assert outcomes["s0"].kind == "timeout"
 
 
+def test_a_replica_that_gets_sigterm_finishes_what_it_labels() -> None:
+    """As where a whole service or job is stopped: the driver gets it, too, and decides."""
+    ran = "import signal; print(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)"
+
+    def behave(_shard_id: str) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert subprocess.check_output([sys.executable, "-c", ran], text=True) == "True\n"
+
+    outcomes, events = label(Factory(behave), CONFIG, shards(1))
+    assert isinstance(outcomes["s0"], ShardReceipt)
+    assert [event.kind for event in events] == ["replica_started"]
+
+
 class Unreadable:
     """Can be pickled, and not unpickled."""
 

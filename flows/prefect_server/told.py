@@ -1,0 +1,104 @@
+"""What Prefect is told of a run: log lines, progress and artifacts, however they get there. Imports no Prefect."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from actors.pool.runner import PoolEvent, ShardFailure
+from flows.run.summary import RunSummary
+from flows.run.updates import update_text
+from pipelines.planning.coverage import UpdateCounts
+from pipelines.planning.plan import Plan
+from pipelines.redaction import counted
+from pipelines.types import ShardReceipt
+
+# Each update is a request to the server.
+_ARTIFACT_INTERVAL_S = 10.0
+
+Artifact = tuple[str, str, dict[str, Any]]
+"""What it shows; its kind: "link", "table" or "markdown"; what creates it is called with."""
+
+
+class RunRecord(Protocol):
+    """Where log lines and progress of a flow run go. Neither waits for Prefect nor fails with it."""
+
+    def log(self, level: int, text: str) -> None:
+        """Add a line to the flow run's log."""
+        ...
+
+    def progress(self, percent: float, description: str) -> None:
+        """Create or update the progress artifact."""
+        ...
+
+
+class PrefectObserver:
+    """Shows a run in Prefect: a progress artifact, updated at most every ten seconds, and log lines."""
+
+    def __init__(self, record: RunRecord, plan: Plan, committed: int) -> None:
+        self._record = record
+        self._total, self._done = max(1, plan.num_shards), committed
+        self._shown = time.monotonic()
+        self._description = f"Committed shards of {plan.run_id}"
+        self._tell_progress()
+
+    def on_plan(self, plan: Plan, committed: int) -> None:
+        """Log the plan."""
+        text = f"{plan.run_id}: {plan.num_images} images in {plan.num_shards} shards, {committed} committed before"
+        self._record.log(logging.INFO, text)
+
+    def on_update(self, update: UpdateCounts) -> None:
+        """Log what an incremental run found."""
+        self._record.log(logging.INFO, f"update: {update_text(update)}")
+
+    def on_receipt(self, receipt: ShardReceipt) -> None:
+        """Count a shard."""
+        self._done += 1
+        now = time.monotonic()
+        if now - self._shown >= _ARTIFACT_INTERVAL_S or self._done >= self._total:
+            self._shown = now
+            self._tell_progress()
+        counts: Mapping[str, int] = dict(receipt.status_counts)
+        self._record.log(logging.DEBUG, f"{receipt.shard_id} committed by {receipt.attempt}: {counts}")
+
+    def on_failure(self, failure: ShardFailure) -> None:
+        """Log a shard that was given up."""
+        text = f"{failure.shard_id} failed after {failure.attempts} attempts: {failure.error}"
+        self._record.log(logging.ERROR, text)
+
+    def on_event(self, event: PoolEvent) -> None:
+        """Log what happens to replicas."""
+        self._record.log(logging.INFO, f"{event.kind}: {event.message}")
+
+    def _tell_progress(self) -> None:
+        self._record.progress(100 * self._done / self._total, self._description)
+
+
+def artifacts(summary: RunSummary, report: str | None) -> Iterator[Artifact]:
+    """Yield what shows a run's counts and problems, and a link to its report."""
+    if report is not None:
+        what = f"What {summary.run_id} looks like"
+        yield "report", "link", {"link": report, "key": "label-collection-report", "description": what}
+    rows = [{"what": f"images: {name}", "number": number} for name, number in summary.ledger.items()]
+    rows += [{"what": f"quarantined: {reason}", "number": number} for reason, number in summary.reason_counts.items()]
+    rows.append({"what": "masks", "number": summary.num_annotations})
+    what = f"Images and masks of {summary.run_id}"
+    yield "counts", "table", {"table": rows, "key": "label-collection-counts", "description": what}
+    ended = "Complete" if summary.ok else "Incomplete"
+    counts = ", ".join(f"{number:,} {name}" for name, number in summary.ledger.items())
+    lines = [
+        f"# {ended}: {summary.run_id}",
+        f"Output: `{summary.output}`",
+        f"Images: {counts}. Masks: {summary.num_annotations:,}.",
+        f"{summary.committed} of {summary.shards} shards committed, {summary.labelled_now} of them by this flow run, "
+        f"in {summary.elapsed_s:.1f} s.",
+        *(f"* {problem.splitlines()[0]}" for problem in summary.failures[:50]),
+    ]
+    what = f"{ended}: {counts}; {counted(summary.num_annotations, 'mask')}"
+    yield (
+        "summary",
+        "markdown",
+        {"markdown": "\n\n".join(lines), "key": "label-collection-summary", "description": what},
+    )
