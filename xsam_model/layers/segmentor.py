@@ -21,6 +21,7 @@ from transformers.models.sam.modeling_sam import SamPositionalEmbedding, SamVisi
 from xsam_model.configuration_xsam import XSamConfig, XSamSegmentorConfig, XSamTrunkConfig
 from xsam_model.layers.deformable_attention import XSamDeformableAttention
 from xsam_model.layers.mask_encoder_attention import attention_like
+from xsam_model.layers.sine_positions import use_sine_positions
 from xsam_model.layers.transformer_decoder import XSamTransformerDecoder
 from xsam_model.layers.trunk import XSamTrunk, XSamTrunkConv
 
@@ -161,6 +162,7 @@ class XSamSegmentor(Mask2FormerPreTrainedModel):
             sizes = (layer.self_attn.d_model, *(getattr(layer.self_attn, f"n_{name}") for name in _SAMPLES))
             layer.self_attn = XSamDeformableAttention(*sizes)
         self.decoder = XSamTransformerDecoder(in_features=config.feature_size, config=mask2former)
+        use_sine_positions(self)
         self.logit_scale = nn.Parameter(torch.full([1], config.logit_scale_init))
         self.post_init()
 

@@ -51,8 +51,8 @@ class WindowedMask:
     def changes(self, height: int) -> Tensor:
         """Return where runs of the mask start and end, column by column in an image of this height, as RLE needs it.
 
-        Computed on the mask's device, so that only these positions are copied from a GPU to the host and no pixels; for
-        all companions at once.
+        Companions are computed at once on their device, so that only these positions are copied from a GPU to the host
+        and no pixels.
 
         Returns:
             (n,) int64 on the CPU, ascending, column-major positions in the image, starts and ends in turn. A run ends
@@ -61,15 +61,16 @@ class WindowedMask:
         """
         if self.companions is not None:
             return self.companions.changes[self.place]
-        columns = self.inside.T
+        columns = self.inside.T.cpu().numpy()
         width, rows = columns.shape
         # A column of n pixels has n + 1 places for a change: above the first, between any two, below the last.
-        is_change = columns.new_zeros(width, rows + 1)
+        is_change = np.zeros((width, rows + 1), np.bool_)
         if rows:
             is_change[:, 0], is_change[:, -1] = columns[:, 0], columns[:, -1]
-            torch.ne(columns[:, 1:], columns[:, :-1], out=is_change[:, 1:-1])
-        places = _where(is_change.flatten())
-        return (places + places // (rows + 1) * (height - rows - 1) + (self.left * height + self.top)).cpu()
+            np.not_equal(columns[:, 1:], columns[:, :-1], out=is_change[:, 1:-1])
+        places = np.flatnonzero(is_change)
+        places += places // (rows + 1) * (height - rows - 1) + (self.left * height + self.top)
+        return torch.from_numpy(places)
 
     def paste(self, mask: Tensor) -> None:
         """Set this mask's pixels in a (H, W) bool mask of the whole image."""
