@@ -21,6 +21,7 @@ from transformers.models.sam.modeling_sam import SamPositionalEmbedding, SamVisi
 from xsam_model.configuration_xsam import XSamConfig, XSamSegmentorConfig, XSamTrunkConfig
 from xsam_model.layers.deformable_attention import XSamDeformableAttention
 from xsam_model.layers.mask_encoder_attention import attention_like
+from xsam_model.layers.sine_positions import use_sine_positions
 from xsam_model.layers.transformer_decoder import XSamTransformerDecoder
 from xsam_model.layers.trunk import XSamTrunk, XSamTrunkConv
 
@@ -71,7 +72,12 @@ class XSamChannelNorm(nn.LayerNorm):
         super().__init__(num_channels, eps=1e-6)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W), with float32 statistics."""
+        """(B, C, H, W) -> (B, C, H, W), with float32 statistics; fastest with the channels last in memory."""
+        if features.dtype == torch.float32:
+            normal = F.layer_norm(
+                features.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps
+            )
+            return normal.permute(0, 3, 1, 2)
         centered = features.float() - features.float().mean(1, keepdim=True)
         normal = centered / torch.sqrt(centered.pow(2).mean(1, keepdim=True) + self.eps)
         # Cast back before the affine part, not after it.
@@ -95,15 +101,15 @@ class XSamConnectorBranch(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, C / scale, H * scale, W * scale)."""
+        """(B, H, W, C) -> (B, C / scale, H * scale, W * scale), the channels last in memory."""
         # Of no effect for an even number of patches, as in the released weights.
         features = pad_to_multiple(features, self.multiple)
-        features = self.model(features.permute(0, 3, 1, 2).contiguous()).permute(0, 2, 3, 1)
+        features = self.model(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         if self.scale < 1:
             features = space_to_depth(features, round(1 / self.scale))
         elif self.scale > 1:
             features = depth_to_space(features, round(self.scale))
-        return features.permute(0, 3, 1, 2).contiguous()
+        return features.permute(0, 3, 1, 2)
 
 
 class XSamConnector(nn.Module):
@@ -156,6 +162,7 @@ class XSamSegmentor(Mask2FormerPreTrainedModel):
             sizes = (layer.self_attn.d_model, *(getattr(layer.self_attn, f"n_{name}") for name in _SAMPLES))
             layer.self_attn = XSamDeformableAttention(*sizes)
         self.decoder = XSamTransformerDecoder(in_features=config.feature_size, config=mask2former)
+        use_sine_positions(self)
         self.logit_scale = nn.Parameter(torch.full([1], config.logit_scale_init))
         self.post_init()
 

@@ -98,9 +98,7 @@ class XSamTransformerDecoder(Mask2FormerTransformerModule):
         """(I, C, H_i, W_i) each -> tokens (I, H_i * W_i, C) each, and their position embeddings (1, H_i * W_i, C)."""
         tokens, positions = [], []
         for level, level_map in enumerate(multi_scale_features):
-            # Sine positions depend on the size of the map alone, so one serves all images.
-            shape = torch.Size((1, *level_map.shape[1:]))
-            position = self.position_embedder(shape, level_map.device, level_map.dtype, None)
+            position = self.position_embedder(level_map.shape, level_map.device, level_map.dtype, None)
             projected = self.input_projections[level](level_map).flatten(2) + self.level_embed.weight[level][:, None]
             tokens.append(projected.transpose(1, 2))
             positions.append(position.flatten(2).transpose(1, 2))

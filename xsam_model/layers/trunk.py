@@ -19,28 +19,26 @@ _IMAGES_AT_A_TIME = 4
 
 
 class XSamTrunkConv(nn.Conv2d):
-    """A convolution of odd kernel size, padded as TensorFlow pads, followed by ReLU6 unless it is linear."""
+    """A convolution of odd kernel size, padded as TensorFlow pads, followed by ReLU6 unless it is linear.
+
+    Its maps are turned by half a turn, and so is its kernel where it computes. At stride 2 and an even side TensorFlow
+    pads a row less above than below, and torch the other way around.
+    """
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, *, linear: bool = False
     ) -> None:
         self.linear = linear
-        super().__init__(
-            inputs, outputs, kernel, stride, padding=0 if stride == 2 else kernel // 2, groups=groups, bias=True
-        )
+        super().__init__(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=True)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, outputs, H / stride, W / stride), rounded up."""
-        if self.stride[0] == 2:
-            # Of an even side, one row more is padded below than above.
-            missing = [self.kernel_size[0] - 2 + side % 2 for side in (features.shape[3], features.shape[2])]
-            features = F.pad(features, [part for total in missing for part in (total // 2, total - total // 2)])
+        """(B, C, H, W) -> (B, outputs, H / stride, W / stride), rounded up; both turned by half a turn."""
         if self.kernel_size == (1, 1):
             # With the channels last it is one product of matrices, which torch does not see.
             weight = self.weight.flatten(1)
             features = F.linear(features.permute(0, 2, 3, 1), weight, self.bias).permute(0, 3, 1, 2)
         else:
-            features = super().forward(features)
+            features = self._conv_forward(features, self.weight.flip(2, 3), self.bias)
         # In place: no gradient needs what a convolution returned, and maps of many channels are slow to write.
         return features if self.linear else F.relu6(features, inplace=True)
 
@@ -118,10 +116,10 @@ class XSamTrunk(nn.Module):
             parts = [self.encode(part, layers) for part in pixel_values.split(_IMAGES_AT_A_TIME)]
             return {layer: torch.cat([part[layer] for part in parts]) for layer in layers}
         # Convolutions of few channels are faster with the channels last.
-        hidden = self.stem(pixel_values.contiguous(memory_format=torch.channels_last))
+        hidden = self.stem(pixel_values.flip(2, 3).contiguous(memory_format=torch.channels_last))
         kept = {0: hidden}
         for index, stage in enumerate(self.stages[: max(layers)], start=1):
             hidden = stage(hidden)
             if index in layers:
                 kept[index] = hidden
-        return {index: kept[index].permute(0, 2, 3, 1) for index in layers}
+        return {index: kept[index].permute(0, 2, 3, 1).flip(1, 2) for index in layers}

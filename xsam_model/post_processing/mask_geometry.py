@@ -51,8 +51,8 @@ class WindowedMask:
     def changes(self, height: int) -> Tensor:
         """Return where runs of the mask start and end, column by column in an image of this height, as RLE needs it.
 
-        Computed on the mask's device, so that only these positions are copied from a GPU to the host and no pixels; for
-        all companions at once.
+        Companions are computed at once on their device, so that only these positions are copied from a GPU to the host
+        and no pixels.
 
         Returns:
             (n,) int64 on the CPU, ascending, column-major positions in the image, starts and ends in turn. A run ends
@@ -61,15 +61,16 @@ class WindowedMask:
         """
         if self.companions is not None:
             return self.companions.changes[self.place]
-        columns = self.inside.T
+        columns = self.inside.T.cpu().numpy()
         width, rows = columns.shape
         # A column of n pixels has n + 1 places for a change: above the first, between any two, below the last.
-        is_change = columns.new_zeros(width, rows + 1)
+        is_change = np.zeros((width, rows + 1), np.bool_)
         if rows:
             is_change[:, 0], is_change[:, -1] = columns[:, 0], columns[:, -1]
-            torch.ne(columns[:, 1:], columns[:, :-1], out=is_change[:, 1:-1])
-        places = _where(is_change.flatten())
-        return (places + places // (rows + 1) * (height - rows - 1) + (self.left * height + self.top)).cpu()
+            np.not_equal(columns[:, 1:], columns[:, :-1], out=is_change[:, 1:-1])
+        places = np.flatnonzero(is_change)
+        places += places // (rows + 1) * (height - rows - 1) + (self.left * height + self.top)
+        return torch.from_numpy(places)
 
     def paste(self, mask: Tensor) -> None:
         """Set this mask's pixels in a (H, W) bool mask of the whole image."""
@@ -173,17 +174,15 @@ class MaskGeometry:
         memory column by column, in which order RLE reads them.
         """
         chosen = mask_logits.detach()[torch.as_tensor(queries, device=mask_logits.device)].float()
-        in_rows, in_columns = ((chosen > 0).any(side).cpu().numpy() for side in (2, 1))
         rows, columns = (
             _KEPT.get(cells, self.canvas_size, used, pixels, chosen.device)
             for cells, used, pixels in zip(chosen.shape[1:], self.scaled_size, self.original_size, strict=True)
         )
-        for query, logits, down, right in zip(
-            queries, chosen, map(rows.window, in_rows), map(columns.window, in_columns), strict=True
-        ):
-            # By rows first, for all cells of a row, then along them.
-            of_rows = rows.weights[down.pixels, down.cells] @ logits[down.cells, right.cells]
-            inside, score = _enlarge_columns(of_rows, columns, right)
+        tops, bottoms = _reach(np.greater(chosen.cpu().numpy(), 0))
+        for query, logits, top, bottom in zip(queries, chosen, tops.tolist(), bottoms.tolist(), strict=True):
+            marked = [cell for cell, low in enumerate(bottom) if low >= 0] or [0]
+            down, right = rows.window(min(top), max(bottom)), columns.window(marked[0], marked[-1])
+            inside, score = _enlarge_in_blocks(logits, (top, bottom), (rows, down), (columns, right))
             yield WindowedMask(query, down.pixels.start, right.pixels.start, inside, score)
             del inside
 
@@ -206,22 +205,49 @@ class MaskGeometry:
             del inside, together
 
 
-def _enlarge_columns(logits: Tensor, columns: _Enlarging, window: _Window) -> tuple[Tensor, Tensor]:
-    """Enlarge a window's logits (h, cells) along their rows, on a CPU; return its mask (h, w) and the mask's score."""
-    first, first_cell = window.pixels.start, window.cells.start
-    height, width = len(logits), window.pixels.stop - first
-    by_cell, inside, total = logits.T.contiguous(), np.empty((width, height), np.bool_), 0.0
+def _reach(is_positive: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Masks (n, h, w) -> their first and last row in each column, (n, w) each; h and -1 where a column has none."""
+    height, is_any = is_positive.shape[1], is_positive.any(1)
+    last = height - 1 - is_positive[:, ::-1].argmax(1)
+    return np.where(is_any, is_positive.argmax(1), height), np.where(is_any, last, -1)
+
+
+def _enlarge_in_blocks(
+    logits: Tensor,
+    reach: tuple[list[int], list[int]],
+    down: tuple[_Enlarging, _Window],
+    right: tuple[_Enlarging, _Window],
+) -> tuple[Tensor, Tensor]:
+    """Enlarge one mask in its window, a few columns at a time, on a CPU.
+
+    Args:
+        logits: (h, w) of the decoder.
+        reach: the first and the last row that is positive in each of its columns, as from `_reach`.
+        down, right: weights of rows and of columns, and the window of each.
+
+    Returns:
+        The mask in its window, bool (H, W), column by column in memory; and its score.
+    """
+    (tops, bottoms), (rows, tall), (columns, wide) = reach, down, right
+    top, left, first_cell = tall.pixels.start, wide.pixels.start, wide.cells.start
+    height, width = tall.pixels.stop - top, wide.pixels.stop - left
+    # By rows first, for all cells of a row, then along them.
+    by_cell = (rows.weights[tall.pixels, tall.cells] @ logits[tall.cells, wide.cells]).T.contiguous()
+    inside, total, room = np.zeros((width, height), np.bool_), 0.0, logits.new_empty(max(_BLOCK_PIXELS, height))
     step = max(1, _BLOCK_PIXELS // max(height, 1))
-    block = logits.new_empty(min(step, width), height)
     for start in range(0, width if height else 0, step):
         stop = min(start + step, width)
-        # Few cells have a weight in these columns.
-        low, high = int(columns.first[first + start]), int(columns.last[first + stop - 1]) + 1
-        weights = columns.weights[first + start : first + stop, low:high]
-        enlarged = torch.mm(weights, by_cell[low - first_cell : high - first_cell], out=block[: stop - start])
-        # NumPy compares several times as fast as torch.
-        np.greater(enlarged.numpy(), 0, out=inside[start:stop])
-        total += _probabilities(enlarged).sum().item()
+        # Few cells have a weight in these columns, and they may be positive in few rows.
+        low, high = int(columns.first[left + start]), int(columns.last[left + stop - 1]) + 1
+        some = rows.window(min(tops[low:high]), max(bottoms[low:high])).pixels
+        if some.start < some.stop:
+            some = slice(some.start - top, some.stop - top)
+            weights = columns.weights[left + start : left + stop, low:high]
+            block = room[: (stop - start) * (some.stop - some.start)].view(stop - start, -1)
+            enlarged = torch.mm(weights, by_cell[low - first_cell : high - first_cell, some], out=block)
+            # NumPy compares several times as fast as torch.
+            np.greater(enlarged.numpy(), 0, out=inside[start:stop, some])
+            total += _probabilities(enlarged).sum().item()
     # The 1e-6 is the reference implementation's: an empty mask scores 0.
     score = logits.new_tensor(total / (np.count_nonzero(inside) + 1e-6))
     return torch.from_numpy(inside).T, score
@@ -240,7 +266,9 @@ def _probabilities(enlarged: Tensor) -> Tensor:
 
 def check_finite(class_logits: Tensor, mask_logits: Tensor) -> None:
     """Raise FloatingPointError if a logit is not finite, which would make the masks meaningless."""
-    if not (torch.isfinite(class_logits).all() and torch.isfinite(mask_logits).all()):
+    # Of all logits the least and the greatest: NaN is both.
+    ends = [end for logits in (class_logits, mask_logits) if logits.numel() for end in logits.aminmax()]
+    if ends and not torch.stack(ends).isfinite().all():
         raise FloatingPointError("class or mask logits are not finite")
 
 
@@ -278,16 +306,13 @@ class _Enlarging:
         """Memory of the arrays."""
         return self.weights.nbytes + self.first.nbytes + self.last.nbytes
 
-    def window(self, is_positive: NDArray[np.bool_]) -> _Window:
-        """Return the range of pixels that depend on any cell from the first marked one to the last."""
-        marked = np.flatnonzero(is_positive)
-        if len(marked):
-            start, stop = self.last.searchsorted(marked[0], "left"), self.first.searchsorted(marked[-1], "right")
-            # Empty if all marked cells are in the padding of the canvas, which no pixel depends on.
+    def window(self, low: int, high: int) -> _Window:
+        """Return the range of pixels that depend on any cell from `low` up to and including `high`."""
+        if low <= high:
+            start, stop = int(self.last.searchsorted(low, "left")), int(self.first.searchsorted(high, "right"))
+            # Empty if all of the cells are in the padding of the canvas, which no pixel depends on.
             if start < stop:
-                return _Window(
-                    slice(int(start), int(stop)), slice(int(self.first[start]), int(self.last[stop - 1]) + 1)
-                )
+                return _Window(slice(start, stop), slice(int(self.first[start]), int(self.last[stop - 1]) + 1))
         return _Window(slice(0, 0), slice(0, 0))
 
 

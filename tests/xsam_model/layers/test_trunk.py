@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from xsam_model import XSamConfig, XSamForSegmentation, XSamProcessor, XSamTrunkConfig
 from xsam_model.layers.trunk import XSamTrunk
@@ -89,6 +90,32 @@ def test_positions_begin_smooth_and_tell_all_places_apart(model):
     across, down = (positions.diff(dim=axis).norm(dim=2) for axis in (0, 1))
     opposite = (positions[0, 0] - positions[-1, -1]).norm()
     assert max(across.max(), down.max()) < opposite
+
+
+def padded_as_tensorflow_pads(conv, features):
+    kernel, stride = conv.kernel_size[0], conv.stride[0]
+    missing = [max(0, (-(-side // stride) - 1) * stride + kernel - side) for side in (features.shape[3], features.shape[2])]
+    padded = F.pad(features, [part for total in missing for part in (total // 2, total - total // 2)])
+    found = F.conv2d(padded, conv.weight, conv.bias, stride, groups=conv.groups)
+    return found if conv.linear else F.relu6(found)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("side", [48, 45])
+def test_maps_are_those_of_convolutions_padded_as_tensorflow_pads(side, model):
+    trunk, pixels = model.segmentor.encoder, torch.randn(2, 3, side, side, generator=torch.manual_seed(0))
+    hidden = padded_as_tensorflow_pads(trunk.stem, pixels)
+    expected = [hidden]
+    for stage in trunk.stages:
+        for block in stage:
+            before = hidden
+            for conv in filter(None, (block.expand, block.depthwise, block.project)):
+                hidden = padded_as_tensorflow_pads(conv, hidden)
+            hidden = before + hidden if block.is_residual else hidden
+        expected.append(hidden)
+    found = trunk.encode(pixels, range(6))
+    for layer, one in enumerate(expected):
+        torch.testing.assert_close(found[layer].permute(0, 3, 1, 2), one, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
