@@ -1,0 +1,123 @@
+"""What an output holds of some images now: their current rows, as a correction needs them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from pipelines.query.database import open_database
+from pipelines.storage.store import Store
+from pipelines.table.schema import SOURCE_HUMAN
+from pipelines.types import MAP_TASKS, Prompt, Rle, Status
+
+# Of few images only the files that hold them are opened.
+_FEW = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldMask:
+    """A current mask of an image; fields are columns of ``annotations``."""
+
+    annotation_id: str
+    prompt: Prompt
+    segmentation: Rle
+    score: float
+    mask_score: float | None
+    is_human: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldImage:
+    """An image.
+
+    Attributes:
+        row: its current row in ``images``.
+        masks: its current masks.
+        earlier: ids of all masks that any run has found in it.
+        by_people: ids of the prompts whose current answer is a person's.
+    """
+
+    row: Mapping[str, Any]
+    masks: tuple[HeldMask, ...]
+    earlier: frozenset[str]
+    by_people: frozenset[str]
+
+    @property
+    def size_hw(self) -> tuple[int, int] | None:
+        """(height, width); None if it was never decoded."""
+        return None if self.row["width"] is None else (self.row["height"], self.row["width"])
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it has been labeled."""
+        return self.row["status"] != Status.QUARANTINED and self.row["width"] is not None
+
+
+def unit_of(prompt_id: str) -> str:
+    """Return what a prompt's answer is a part of: of a map all its categories, see query.current_rows."""
+    task = prompt_id.partition(":")[0]
+    return task if task in MAP_TASKS else prompt_id
+
+
+def read_held(store: Store, image_ids: Collection[str]) -> dict[str, HeldImage]:
+    """Return those of some images that an output holds, by id.
+
+    Raises:
+        StorageError: the output cannot be read.
+    """
+    wanted = pa.table({"image_id": pa.array(sorted(set(image_ids)), pa.string())})
+    with open_database(store, image_ids=image_ids if len(image_ids) <= _FEW else None) as database:
+        database.register("wanted", wanted)
+        masks: dict[str, list[HeldMask]] = defaultdict(list)
+        for row in _rows(database, "SELECT * FROM annotations"):
+            masks[row["image_id"]].append(_mask(row))
+        earlier, by_people = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
+        for row in _rows(database, "SELECT DISTINCT image_id, annotation_id FROM all_annotations"):
+            earlier[row["image_id"]].add(row["annotation_id"])
+        imports = "(SELECT run_id FROM runs WHERE imported IS NOT NULL)"
+        for row in _rows(database, f"SELECT image_id, prompt_id FROM coverage SEMI JOIN {imports} USING (run_id)"):
+            by_people[row["image_id"]].add(row["prompt_id"])
+        return {
+            (image_id := row["image_id"]): HeldImage(
+                row=row,
+                masks=tuple(masks[image_id]),
+                earlier=frozenset(earlier[image_id]),
+                by_people=frozenset(by_people[image_id]),
+            )
+            for row in _rows(database, "SELECT * FROM images")
+        }
+
+
+def some_ids(store: Store) -> list[str]:
+    """Return the ids of a few images of an output."""
+    with open_database(store) as database:
+        return [row[0] for row in database.execute("SELECT image_id FROM images LIMIT 3").fetchall()]
+
+
+def _rows(database: duckdb.DuckDBPyConnection, query: str) -> Iterator[dict[str, Any]]:
+    for batch in database.sql(f"FROM ({query}) SEMI JOIN wanted USING (image_id)").to_arrow_reader():
+        yield from batch.to_pylist()
+
+
+def _mask(row: Mapping[str, Any]) -> HeldMask:
+    prompt = Prompt(
+        prompt_id=row["prompt_id"],
+        task=row["task"],
+        text=row["prompt"],
+        category_id=row["category_id"],
+        category_name=row["category_name"],
+        is_thing=row["is_thing"],
+    )
+    return HeldMask(
+        annotation_id=row["annotation_id"],
+        prompt=prompt,
+        segmentation=Rle.from_coco(row["segmentation"]),
+        score=row["score"],
+        mask_score=row["mask_score"],
+        is_human=row["source"] == SOURCE_HUMAN,
+    )
