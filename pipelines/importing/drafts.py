@@ -62,7 +62,7 @@ class ImportDraft:
             StorageError: the output cannot be read.
         """
         with query_errors(self.store):
-            held = read_held(self.store, [image.image_id for image in edited.images])
+            held = read_held(self.store, [image.image_id for image in edited.images], self.run_id)
         self._check_output(edited, held)
         self.num_unreviewed = edited.num_unreviewed
         labels, untold = frozenset(map(self.names.name_of, edited.names)), dict[str, int]()

@@ -64,14 +64,15 @@ def unit_of(prompt_id: str) -> str:
     return task if task in MAP_TASKS else prompt_id
 
 
-def read_held(store: Store, image_ids: Collection[str]) -> dict[str, HeldImage]:
-    """Return those of some images that an output holds, by id.
+def read_held(store: Store, image_ids: Collection[str], without_run: str) -> dict[str, HeldImage]:
+    """Return those of some images that an output holds, by id; as it is without a run, which may be damaged.
 
     Raises:
         StorageError: the output cannot be read.
     """
+    chosen = image_ids if len(image_ids) <= _FEW else None
     wanted = pa.table({"image_id": pa.array(sorted(set(image_ids)), pa.string())})
-    with open_database(store, image_ids=image_ids if len(image_ids) <= _FEW else None) as database:
+    with open_database(store, image_ids=chosen, without_run=without_run) as database:
         database.register("wanted", wanted)
         masks: dict[str, list[HeldMask]] = defaultdict(list)
         for row in _rows(database, "SELECT * FROM annotations"):

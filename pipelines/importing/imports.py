@@ -110,7 +110,7 @@ def import_file(
     held, due = read_plan(store, run_id), dict[str, int]()
     if held is not None:
         check_fingerprint(run_id, held.fingerprint, fingerprint)
-        due = dict(due_shards(store, held).commits)
+        due = dict(due_shards(store, held, hashes=True).commits)
         if not due:
             return _as_planned(held)
     forgotten = read_forgotten(store)

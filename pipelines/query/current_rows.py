@@ -77,7 +77,8 @@ WITH kinds AS MATERIALIZED (
     GROUP BY ALL
 ), judged AS (
     SELECT kind, place, unit, row_number() OVER (
-        PARTITION BY kind, unit ORDER BY is_answered DESC, (imported IS NOT NULL OR over_corrections) DESC, place DESC
+        PARTITION BY kind, unit
+        ORDER BY is_answered DESC, (is_answered AND (imported IS NOT NULL OR over_corrections)) DESC, place DESC
     ) > 1 AS is_replaced
     FROM units JOIN (SELECT place, imported, over_corrections FROM runs) USING (place)
 ), lost AS (

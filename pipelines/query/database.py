@@ -80,6 +80,7 @@ def open_database(  # noqa: PLR0913  (each is a choice of its own)
     is_saved: bool = False,
     is_fenced: bool = True,
     drop_removed: bool = False,
+    without_run: str | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """Open an output for SQL.
 
@@ -124,6 +125,7 @@ def open_database(  # noqa: PLR0913  (each is a choice of its own)
             for trusted statements.
         drop_removed: whether ``annotations``, ``coverage`` and ``images`` are without the prompts that the latest run
             does not ask. Prompts of single images stay.
+        without_run: a run of which nothing is shown, nor read.
 
     Raises:
         StorageError: the output cannot be read.
@@ -133,7 +135,7 @@ def open_database(  # noqa: PLR0913  (each is a choice of its own)
     connection = _connect(store, memory_limit, max_threads, folder)
     if is_saved:
         connection.execute("SET disabled_optimizers = 'statistics_propagation'")
-    plans = plan_documents(store)
+    plans = {run_id: plan for run_id, plan in plan_documents(store).items() if run_id != without_run}
     with ThreadPoolExecutor(_RUNS_AT_ONCE) as readers:
         found = readers.map(lambda run: find_files(store, plans[run], image_ids), plans)
         held = dict(zip(plans, found, strict=True))

@@ -13,24 +13,19 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from pipelines.errors import SourceError
 from pipelines.export.formats.label_studio import brush_rle
 from pipelines.export.write import Choice, export_output
-from pipelines.forgetting.chosen import choose
-from pipelines.forgetting.forget import forget
-from pipelines.importing.imports import ImportChoice, Imported, import_file
-from pipelines.layout import KINDS
+from pipelines.importing.imports import ImportChoice, import_file
 from pipelines.masks import rle
 from pipelines.planning.plan import retries_by_run
 from pipelines.query.database import open_database
-from pipelines.storage.store import Store, open_store
+from pipelines.storage.store import Store
 from pipelines.table.leftovers import vacuum
 from pipelines.table.verify import verify
-from pipelines.types import Rle
-from tests.support.labeled import RUN, box, mask, named, region, write_output
+from tests.support.labeled import RUN, box, mask, named, write_output
 
 CAT, DOG, COW = named("ovseg", "cat", "dog", "cow")
-SKY, SEA = named("ovseg_semantic", "sky", "sea")
+(SKY,) = named("ovseg_semantic", "sky")
 SIZE = (40, 60)
 RING = box(10, 5, 30, 25, SIZE) & ~box(15, 10, 10, 10, SIZE)
 LEFT, RIGHT, SMALL = box(0, 0, 8, 8, SIZE), box(45, 20, 12, 12, SIZE), box(30, 2, 5, 5, SIZE)
@@ -48,8 +43,8 @@ def output_in(folder: Path, **more: Any) -> Store:
     return write_output(folder, FOUND, common=[CAT, DOG, COW], sizes=dict.fromkeys(FOUND, SIZE), **more)[0]
 
 
-def exported(store: Store, folder: Path, form: str, choice: Choice = Choice()) -> Path:
-    export_output(store, str(folder), form, choice)
+def exported(store: Store, folder: Path, form: str, **choice: Any) -> Path:
+    export_output(store, str(folder), form, Choice(**choice))
     return folder / FORMATS[form]
 
 
@@ -214,7 +209,7 @@ def test_the_run_is_whole_and_the_same_file_again_writes_nothing(edited: Any) ->
 
 
 def test_no_run_of_a_model_replaces_what_a_person_answered_unless_it_is_asked_to(edited: Any) -> None:
-    store, ids, _, _ = edited
+    store, _, _, _ = edited
     found = {"a/1.jpg": [mask(CAT, LEFT, 0.99), mask(COW, RIGHT, 0.9), mask(SKY, RING, 0.5)]}
     late = {"common": [CAT, DOG, COW, SKY], "sizes": {"a/1.jpg": SIZE}}
     write_output(store.root, found, run_id="run-2", **late)
