@@ -64,6 +64,7 @@ class ImportDraft:
         with query_errors(self.store):
             held = read_held(self.store, [image.image_id for image in edited.images], self.run_id)
         self._check_output(edited, held)
+        self.names.know(mask.prompt.category_name for image in held.values() for mask in image.masks)
         self.num_unreviewed = edited.num_unreviewed
         labels, untold = frozenset(map(self.names.name_of, edited.names)), dict[str, int]()
         for number, image in enumerate(edited.images, start=1):
@@ -100,7 +101,7 @@ class ImportDraft:
         if image.size_hw not in (None, held.size_hw):
             (height, width), known = image.size_hw or (0, 0), held.size_hw or (0, 0)
             return f"is {width} x {height} pixels in the file, and {known[1]} x {known[0]} in the output"
-        return image.problem
+        return image.problem or ("a mask of it has no name" if not all(one.name.strip() for one in image.masks) else "")
 
     def _check_output(self, edited: EditedFile, held: Mapping[str, HeldImage]) -> None:
         """Refuse a file that is about another output.

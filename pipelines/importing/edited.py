@@ -11,6 +11,7 @@ from pipelines.bounded_json import MAX_DOCUMENT_BYTES, load_json
 from pipelines.errors import SourceError
 from pipelines.masks import rle
 from pipelines.masks.rle import MAX_PIXELS
+from pipelines.redaction import shown
 from pipelines.sources.tabular import source_errors
 from pipelines.storage.filesystems import open_filesystem, read_range
 from pipelines.types import Rle
@@ -84,9 +85,9 @@ def mask_errors(what: str) -> Iterator[None]:
     except MaskError:
         raise
     except KeyError as error:
-        raise MaskError(f"{what} has no {error}") from error
+        raise MaskError(f"{what} has no {shown(str(error))}") from error
     except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise MaskError(f"{what}: {error}") from error
+        raise MaskError(f"{what}: {shown(str(error))}") from error
 
 
 def with_pixels(mask: Rle) -> Rle:

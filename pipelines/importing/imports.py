@@ -25,8 +25,16 @@ from pipelines.importing.formats.label_studio import exported_ids, read_label_st
 from pipelines.importing.names import Names
 from pipelines.planning.draft import PlanConfig, draft_plan
 from pipelines.planning.erasures import check_no_erasure, read_forgotten
-from pipelines.planning.fingerprint import IMPORT, check_fingerprint, fingerprint_digest
-from pipelines.planning.plan import DRIVER_ID, Plan, check_no_plan_lost, plan_documents, read_plan, write_plan
+from pipelines.planning.fingerprint import IMPORT, check_fingerprint, fingerprint_digest, lists_source
+from pipelines.planning.plan import (
+    DRIVER_ID,
+    Documents,
+    Plan,
+    check_no_plan_lost,
+    plan_documents,
+    read_plan,
+    write_plan,
+)
 from pipelines.redaction import shown_name
 from pipelines.sources.image_batches import to_batches
 from pipelines.storage.store import Store, probe_create_only
@@ -144,7 +152,7 @@ def import_file(
     if dry_run or (held is None and not draft.answers):
         return imported
     if held is None:
-        held = _planned(draft, fingerprint, imported, facts or {})
+        held = _planned(draft, fingerprint, imported, documents, facts or {})
         due = dict.fromkeys(held.shard_ids(), 0)
     _commit(store, held, due, draft.answers)
     return replace(imported, plan=held, committed_before=held.num_shards - len(due))
@@ -197,7 +205,13 @@ def _with_shown(edited: EditedFile, ids: Mapping[str, frozenset[str]]) -> Edited
     return replace(edited, images=images)
 
 
-def _planned(draft: ImportDraft, fingerprint: Mapping[str, Any], imported: Imported, facts: Mapping[str, Any]) -> Plan:
+def _planned(
+    draft: ImportDraft,
+    fingerprint: Mapping[str, Any],
+    imported: Imported,
+    documents: Documents,
+    facts: Mapping[str, Any],
+) -> Plan:
     """Freeze the plan of an import."""
     store = draft.store
     probe_create_only(store)
@@ -205,6 +219,7 @@ def _planned(draft: ImportDraft, fingerprint: Mapping[str, Any], imported: Impor
     every = {
         **facts,
         "planned_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": {"source": _access(documents)},
         "prompts": [],
         "rejected_prompts": draft.left_out[:_MAX_KEPT],
         "imported": told,
@@ -213,8 +228,22 @@ def _planned(draft: ImportDraft, fingerprint: Mapping[str, Any], imported: Impor
     refs = [found.prediction().ref for found in draft.answers.values()]
     with draft_plan(to_batches(refs), PlanConfig()) as drafted:
         return write_plan(
-            store, draft.run_id, drafted, fingerprint=fingerprint, facts=every, driver_id=DRIVER_ID, register=True
+            store,
+            draft.run_id,
+            drafted,
+            fingerprint=fingerprint,
+            facts=every,
+            driver_id=DRIVER_ID,
+            before={run: document.get("sequence", 0) for run, document in documents.items()},
+            register=True,
         )
+
+
+def _access(documents: Documents) -> dict[str, Any]:
+    """Return how the images of an output are fetched, as its newest run has it: reports show an import's, too."""
+    listing = (one for one in reversed(list(documents.values())) if lists_source(one.get("fingerprint", {})))
+    source = next(listing, {}).get("facts", {}).get("config", {}).get("source") or {}
+    return {name: source[name] for name in ("storage_options", "http", "allow_http") if name in source}
 
 
 def _commit(store: Store, plan: Plan, due: Mapping[str, int], answers: Mapping[str, Answer]) -> None:

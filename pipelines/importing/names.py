@@ -18,13 +18,13 @@ class Names:
 
     Attributes:
         ids: their numbers; new names get the next ones.
-        labels: the name that a label of CVAT stands for, where the label is shorter.
+        labels: the name that a label stands for: in CVAT it may be a shorter one.
         tasks: the task in which a name is asked of every image.
         task: the task in which a name is asked that no run has asked.
     """
 
     ids: CategoryIds
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
     tasks: Mapping[str, Task] = field(default_factory=dict)
     task: Task = "ovseg"
 
@@ -37,13 +37,18 @@ class Names:
             if prompt["task"] in CATEGORY_TASKS:
                 tasks[prompt["text"].strip()] = prompt["task"]
                 counts[prompt["task"]] += prompt["task"] not in MAP_TASKS
-        labels = {label: name for name, label in label_names(list(ids.by_name)).items() if label != name}
         likeliest = max(counts, key=counts.__getitem__, default="ovseg")
-        return cls(ids=ids, labels=labels, tasks=tasks, task=cast(Task, likeliest))
+        found = cls(ids=ids, tasks=tasks, task=cast(Task, likeliest))
+        found.know(ids.by_name)
+        return found
+
+    def know(self, names: Iterable[str]) -> None:
+        """Take further names of the output, such as phrases of captions, which have no numbers."""
+        self.labels |= {label: name for name, label in label_names(list(dict.fromkeys(names))).items()}
 
     def name_of(self, label: str) -> str:
         """Return the name that a tool's label stands for."""
-        return label if label in self.ids.by_name else self.labels.get(label, label.strip())
+        return self.labels.get(label, label.strip())
 
     def prompt_of(self, name: str, task: str | None = None) -> Prompt:
         """Return the prompt that a mask of a name answers.

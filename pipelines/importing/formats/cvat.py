@@ -22,7 +22,7 @@ from pipelines.importing.edited import (
 )
 from pipelines.masks import rle
 from pipelines.masks.polygons import from_polygons
-from pipelines.redaction import quoted
+from pipelines.redaction import quoted, shown
 from pipelines.types import Rle
 
 _SHAPES = ("mask", "polygon", "box", "ellipse", "polyline", "points", "cuboid", "skeleton")
@@ -53,7 +53,7 @@ def read_cvat(data: bytes, uri: str) -> EditedFile:
     except (ElementTree.ParseError, expat.ExpatError, LookupError, ValueError) as error:
         if isinstance(error, SourceError):
             raise
-        raise SourceError(f"{uri}: no file of CVAT for images 1.1 ({error})") from error
+        raise SourceError(f"{uri}: no file of CVAT for images 1.1 ({shown(str(error))})") from error
     if not images:
         raise SourceError(f"{uri}: no file of CVAT for images 1.1: it holds no image")
     return EditedFile(images=tuple(images.values()), names=frozenset(names))

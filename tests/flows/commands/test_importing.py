@@ -103,6 +103,7 @@ def test_the_commands_that_read_take_imports_for_runs(corrected: tuple[Life, End
         ("status", life.output, "--run-id", run_id, "--json"),
         ("report", life.output, "--to", life.folder / "page.html"),
         ("vacuum", life.output, "--older-than", 0),
+        ("evaluate", life.output, "--ground-truth", life.folder / "masks.json"),
         ("query", life.output, "FROM corrections"),
     ):
         ended = life(*arguments)

@@ -182,6 +182,19 @@ def test_regions_and_phrases_keep_what_was_asked_and_captions_stay(tmp_path: Pat
     assert [(one["text"], one["phrases"][0]["phrase"]) for one in captions] == [("there is a cup", "a cup")]
 
 
+def test_names_that_cvat_cuts_are_read_whole(tmp_path: Path) -> None:
+    long = "a person who " + "walks " * 12
+    prompts = [*named("ovseg", f"{long}left"), region("vgdseg", "p1", "point", label=f"{long}right")]
+    found = {"a": [mask(prompts[0], A, 0.9), mask(prompts[1], B, 0.8)]}
+    store, _ = write_output(tmp_path / "o", found, common=prompts[:1], own={"a": prompts[1:]})
+    export_output(store, str(tmp_path / "e"), "cvat", Choice())
+    choice = ImportChoice(format_name="cvat", is_reviewed=True)
+    imported = import_file(store, str(tmp_path / "e" / "annotations.xml"), choice)
+    assert imported.changes == {"confirmed": 2}
+    names = rows(store, "SELECT category_name FROM annotations WHERE source = 'human' ORDER BY 1")
+    assert names == [(f"{long}left",), (f"{long}right",)]
+
+
 def test_a_deleted_mask_that_comes_back_has_its_id_again(tmp_path: Path) -> None:
     store, _ = write_output(tmp_path / "o", {"a": [mask(CAT, A), mask(CAT, B)]}, common=[CAT])
     edited = Edited(store, tmp_path / "e.json")
@@ -271,6 +284,17 @@ def test_verify_finds_corrections_that_are_not_those_of_the_rows(tmp_path: Path)
     )
     assert untrue_corrections(images, annotations) == []
     assert untrue_corrections(images, annotations.slice(0, 0)) == ["b"]
+
+
+def test_an_import_knows_how_images_are_fetched_and_asks_of_no_source_itself(tmp_path: Path) -> None:
+    config = {"source": {"uri": "s3://b", "storage_options": {"endpoint_url": "http://s"}, "same_collection": True}}
+    store, _ = write_output(tmp_path / "o", {"a": [mask(CAT, A)]}, common=[CAT], config=config)
+    edited = Edited(store, tmp_path / "e.json")
+    edited.document["annotations"].clear()
+    plan = edited.imported().plan
+    assert plan is not None
+    assert plan.facts["config"] == {"source": {"storage_options": {"endpoint_url": "http://s"}}}
+    assert (plan.sequence, plan.lists_source, plan.is_import) == (2, False, True)
 
 
 def test_forgotten_images_leave_nothing_in_an_import(tmp_path: Path) -> None:
