@@ -6,14 +6,14 @@ are. What the edits do not touch is not answered.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipelines.importing.edited import EditedImage, EditedMask
 from pipelines.importing.held import HeldImage, HeldMask, unit_of
 from pipelines.importing.names import Names
-from pipelines.importing.pairing import pair
+from pipelines.importing.pairing import MIN_IOU, pair
 from pipelines.masks import rle
 from pipelines.table.schema import annotation_id
 from pipelines.types import (
@@ -54,19 +54,21 @@ class Answer:
         masks: of all prompts that are answered.
         corrections: what was done to each mask, in the order of the file, deleted ones last.
         prompts: those that are answered, by id.
-        is_news: whether the output does not hold all of it already.
+        is_changed: whether a person has changed anything of what was exported.
     """
 
     image: HeldImage
     masks: list[MaskPrediction] = field(default_factory=list)
     prompts: dict[str, Prompt] = field(default_factory=dict)
     corrections: list[Correction] = field(default_factory=list)
-    is_news: bool = False
+    is_changed: bool = False
 
     @property
-    def is_changed(self) -> bool:
-        """Whether anything was done but confirmed."""
-        return any(one.change is not Change.CONFIRMED for one in self.corrections)
+    def is_news(self) -> bool:
+        """Whether the output does not hold all of it already."""
+        human = {mask.annotation_id for mask in self.image.masks if mask.is_human}
+        is_known = all(one.change is Change.CONFIRMED and one.annotation_id in human for one in self.corrections)
+        return not is_known or bool(self.prompts.keys() - self.image.by_people)
 
     def prediction(self, ref: ImageRef | None = None) -> ImagePrediction:
         """Return the answer as the table takes it; for the image as it was planned, if it was."""
@@ -121,30 +123,37 @@ def answer(
         UntoldError: masks are missing, and the file does not tell whether they were deleted.
     """
     edited = [replace(mask, name=names.name_of(mask.name)) for mask in image.masks]
-    pairs = pair(edited, held.masks)
-    absent = [mask for place, mask in enumerate(held.masks) if place not in set(pairs.values())]
-    if absent and image.shown is None:
-        raise UntoldError(len(absent))
-    shown = image.shown or frozenset()
+    shown, claimed = image.shown or frozenset(), {mask.annotation_id for mask in edited}
+    known = [*held.masks, *(mask for name, mask in held.stale.items() if name in shown or name in claimed)]
+    pairs = pair(edited, known)
+    absent = [mask for place, mask in enumerate(known) if place not in set(pairs.values())]
+    current = {mask.annotation_id for mask in held.masks}
+    if image.shown is None and (number := sum(mask.annotation_id in current for mask in absent)):
+        raise UntoldError(number)
     answering = _Answering(
         found=Answer(image=held),
         names=names,
         run_id=run_id,
         unchanged_iou=unchanged_iou,
         who={"author": image.author, "edited_at": image.edited_at},
-        taken={held.masks[place].annotation_id for place in pairs.values()},
+        taken=set(current),
+        unseen=[mask for mask in absent if mask.annotation_id in current and mask.annotation_id not in shown],
     )
-    for number, mask in enumerate(edited):
-        if number in pairs:
-            answering.compare(mask, held.masks[pairs[number]])
-        else:
+    for place, mask in enumerate(edited):
+        before = known[pairs[place]] if place in pairs else None
+        answering.found.is_changed |= before is None or not answering.is_same(mask, before)
+        # What was exported may have been replaced by a model since: its successor is what was corrected.
+        now = before if before is None or before.annotation_id in current else answering.successor(before)
+        if now is None:
             answering.add(mask)
-    for held_mask in (one for one in absent if one.annotation_id in shown):
-        answering.delete(held_mask)
-    answering.complete([one for one in absent if one.annotation_id not in shown], set(labels))
-    found = answering.found
-    is_told = any(not held.masks[place].is_human for place in pairs.values()) or set(found.prompts) - held.by_people
-    return replace(found, is_news=found.is_changed or bool(is_told))
+        else:
+            answering.compare(mask, now)
+    for gone in (mask for mask in absent if mask.annotation_id in shown):
+        last = gone if gone.annotation_id in current else answering.successor(gone)
+        if last is not None:
+            answering.delete(last)
+    answering.complete(set(labels))
+    return answering.found
 
 
 @dataclass(slots=True, kw_only=True)
@@ -154,6 +163,7 @@ class _Answering:
     Attributes:
         found: the answer so far.
         taken: ids that other masks have.
+        unseen: current masks that were not exported, and are not in the file.
         who: who edited the image, and when.
         names, run_id, unchanged_iou: as for ``answer``.
     """
@@ -164,6 +174,22 @@ class _Answering:
     unchanged_iou: float
     who: Mapping[str, Any]
     taken: set[str]
+    unseen: list[HeldMask]
+
+    def is_same(self, mask: EditedMask, before: HeldMask) -> bool:
+        """Return whether a mask is as it was."""
+        is_named = mask.name == before.prompt.category_name
+        return is_named and float(rle.iou([mask.segmentation], [before.segmentation])[0, 0]) >= self.unchanged_iou
+
+    def successor(self, before: HeldMask) -> HeldMask | None:
+        """Return, and take, the mask of the same prompt that a later run has found in the place of one."""
+        rivals = [mask for mask in self.unseen if mask.prompt.prompt_id == before.prompt.prompt_id]
+        ious = rle.iou([mask.segmentation for mask in rivals], [before.segmentation])
+        best = int(ious.argmax()) if rivals else -1
+        if best < 0 or ious[best, 0] < MIN_IOU:
+            return None
+        self.unseen.remove(rivals[best])
+        return rivals[best]
 
     def add(self, mask: EditedMask) -> None:
         """Add a mask that the output does not have now. If a run had found it, it gets its id again."""
@@ -189,10 +215,11 @@ class _Answering:
 
     def delete(self, mask: HeldMask) -> None:
         """Leave out a mask that was deleted."""
+        self.found.is_changed = True
         self.found.prompts.setdefault(mask.prompt.prompt_id, mask.prompt)
         self._note(mask.prompt, mask.annotation_id, Change.DELETED)
 
-    def complete(self, unseen: Sequence[HeldMask], labels: set[str]) -> None:
+    def complete(self, labels: set[str]) -> None:
         """Complete the answers: by masks that were not shown, the categories of a map, and what is not there."""
         prompts, units = self.found.prompts, set(map(unit_of, self.found.prompts))
         for entry in self.found.image.row["per_prompt"]:
@@ -202,7 +229,7 @@ class _Answering:
             is_part = number is not None and unit_of(prompt_id) in units
             if prompt_id not in prompts and (is_empty or (is_part and task in CATEGORY_TASKS)):
                 prompts[prompt_id] = self.names.prompt_of(name, task)
-        for mask in (mask for mask in unseen if unit_of(mask.prompt.prompt_id) in set(map(unit_of, prompts))):
+        for mask in (mask for mask in self.unseen if unit_of(mask.prompt.prompt_id) in set(map(unit_of, prompts))):
             self.found.masks.append(_kept(mask))
             prompts.setdefault(mask.prompt.prompt_id, mask.prompt)
 

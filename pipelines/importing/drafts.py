@@ -101,6 +101,9 @@ class ImportDraft:
         if image.size_hw not in (None, held.size_hw):
             (height, width), known = image.size_hw or (0, 0), held.size_hw or (0, 0)
             return f"is {width} x {height} pixels in the file, and {known[1]} x {known[0]} in the output"
+        ids = {mask.annotation_id for mask in image.masks} | (image.shown or set())
+        if ids & held.outdated:
+            return "has changed since it was exported: its masks are those of another picture"
         return image.problem or ("a mask of it has no name" if not all(one.name.strip() for one in image.masks) else "")
 
     def _check_output(self, edited: EditedFile, held: Mapping[str, HeldImage]) -> None:

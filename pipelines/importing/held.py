@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,18 @@ import pyarrow as pa
 from pipelines.query.database import open_database
 from pipelines.storage.store import Store
 from pipelines.table.schema import SOURCE_HUMAN
-from pipelines.types import MAP_TASKS, Prompt, Rle, Status
+from pipelines.types import MAP_TASKS, Change, Prompt, Rle, Status
 
 # Of few images only the files that hold them are opened.
 _FEW = 1000
+_EVERY_MASK = """
+SELECT a.*, coalesce(i.image_version, 1) AS version FROM all_annotations AS a
+JOIN (SELECT image_id, run_id, image_version FROM all_images) AS i USING (image_id, run_id)
+JOIN (SELECT run_id, place FROM runs) USING (run_id) ORDER BY place
+"""
+_BY_PEOPLE = """
+SELECT image_id, prompt_id FROM coverage SEMI JOIN (SELECT run_id FROM runs WHERE imported IS NOT NULL) USING (run_id)
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,14 +46,23 @@ class HeldImage:
     Attributes:
         row: its current row in ``images``.
         masks: its current masks.
-        earlier: ids of all masks that any run has found in it.
+        stale: masks that are not current any more, and that no person has deleted, by id.
+        deleted: ids of the masks that people have deleted.
+        outdated: ids of masks of the image as it was before it changed.
         by_people: ids of the prompts whose current answer is a person's.
     """
 
     row: Mapping[str, Any]
     masks: tuple[HeldMask, ...]
-    earlier: frozenset[str]
+    stale: Mapping[str, HeldMask]
+    deleted: frozenset[str]
+    outdated: frozenset[str]
     by_people: frozenset[str]
+
+    @property
+    def earlier(self) -> set[str]:
+        """The ids of all masks that any run has found in it."""
+        return {mask.annotation_id for mask in self.masks} | self.stale.keys() | self.deleted | self.outdated
 
     @property
     def size_hw(self) -> tuple[int, int] | None:
@@ -77,21 +94,34 @@ def read_held(store: Store, image_ids: Collection[str], without_run: str) -> dic
         masks: dict[str, list[HeldMask]] = defaultdict(list)
         for row in _rows(database, "SELECT * FROM annotations"):
             masks[row["image_id"]].append(_mask(row))
-        earlier, by_people = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
-        for row in _rows(database, "SELECT DISTINCT image_id, annotation_id FROM all_annotations"):
-            earlier[row["image_id"]].add(row["annotation_id"])
-        imports = "(SELECT run_id FROM runs WHERE imported IS NOT NULL)"
-        for row in _rows(database, f"SELECT image_id, prompt_id FROM coverage SEMI JOIN {imports} USING (run_id)"):
+        every: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for row in _rows(database, _EVERY_MASK):
+            every[row["image_id"]].append(row)
+        by_people: dict[str, set[str]] = defaultdict(set)
+        for row in _rows(database, _BY_PEOPLE):
             by_people[row["image_id"]].add(row["prompt_id"])
         return {
-            (image_id := row["image_id"]): HeldImage(
-                row=row,
-                masks=tuple(masks[image_id]),
-                earlier=frozenset(earlier[image_id]),
-                by_people=frozenset(by_people[image_id]),
-            )
+            row["image_id"]: _image(row, masks[row["image_id"]], every[row["image_id"]], by_people[row["image_id"]])
             for row in _rows(database, "SELECT * FROM images")
         }
+
+
+def _image(
+    row: Mapping[str, Any], masks: Sequence[HeldMask], every: Sequence[Mapping[str, Any]], by_people: Collection[str]
+) -> HeldImage:
+    current, version = {mask.annotation_id for mask in masks}, row["image_version"] or 1
+    deleted = {one["annotation_id"] for one in row["corrections"] or () if one["change"] == Change.DELETED} - current
+    of_now = [one for one in every if one["version"] == version]
+    # In the order of runs: of a mask that several have, the last one's row counts.
+    stale = {one["annotation_id"]: _mask(one) for one in of_now if one["annotation_id"] not in current | deleted}
+    return HeldImage(
+        row=row,
+        masks=tuple(masks),
+        stale=stale,
+        deleted=frozenset(deleted),
+        outdated=frozenset({one["annotation_id"] for one in every} - {one["annotation_id"] for one in of_now}),
+        by_people=frozenset(by_people),
+    )
 
 
 def some_ids(store: Store) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from pipelines.errors import PlanError, SourceError, StorageError
 from pipelines.export.write import Choice, export_output
 from pipelines.forgetting.chosen import choose
 from pipelines.forgetting.forget import forget
+from pipelines.importing import imports
 from pipelines.importing.imports import ImportChoice, Imported, import_file
 from pipelines.masks import rle
+from pipelines.planning.draft import PlanConfig
 from pipelines.planning.erasures import begin_erasure
 from pipelines.planning.plan import plan_documents
 from pipelines.query.database import open_database
@@ -207,17 +210,48 @@ def test_a_deleted_mask_that_comes_back_has_its_id_again(tmp_path: Path) -> None
     assert rows(store, "SELECT count(*) FROM corrections") == [(4,)]  # what was done before stays told
 
 
+def relabeled(store: Store, found: list[Any], version: int = 1) -> None:
+    """Have another model label the image, or its changed picture."""
+    ref = ImageRef(image_id="a", uri="/p/a", version=version, etag="new")
+    _, (shard,) = plan_run(store, "update-2", [ref])
+    one = ImagePrediction(ref=ref, status=Status.OK, masks=tuple(found), prompts=(CAT,), size_hw=(10, 10))
+    ids: dict[str, Any] = {"attempt": "d1-0", "started": 0.0, "model_s": 0.0, "predictor": {}}
+    commit_shard(store, "update-2", shard, [one], **ids)
+
+
+def test_edits_are_of_what_was_exported_though_a_model_has_labeled_it_anew_since(tmp_path: Path) -> None:
+    new_a, new_b = box(0, 0, 4, 3), box(5, 5, 4, 3)
+    store, _ = write_output(tmp_path / "o", {"a": [mask(CAT, A, 0.9), mask(CAT, B, 0.8)]}, common=[CAT])
+    edited = Edited(store, tmp_path / "e.json")
+    relabeled(store, [mask(CAT, new_a, 0.7), mask(CAT, new_b, 0.6), mask(CAT, C, 0.5)])
+    untouched = edited.imported()
+    assert (untouched.plan, untouched.num_unreviewed) == (None, 1)  # that another model draws otherwise is no edit
+    edited.document["annotations"].pop(0)
+    assert edited.imported().changes == {"deleted": 1, "moved": 1}
+    now = rows(store, "SELECT source, area FROM annotations ORDER BY 1")
+    assert now == [("human", 16), ("model", 9)]  # what stands where the deleted one stood has gone with it
+
+
+def test_edits_of_a_picture_that_has_changed_since_are_left_out(tmp_path: Path) -> None:
+    store, _ = write_output(tmp_path / "o", {"a": [mask(CAT, A)], "b": [mask(CAT, A)]}, common=[CAT])
+    edited = Edited(store, tmp_path / "e.json")
+    relabeled(store, [mask(CAT, B)], version=2)
+    for entry in edited.document["annotations"]:
+        entry["segmentation"] = rle.encode(C).to_coco()
+    imported = edited.imported()
+    assert [(row["image"], row["reason"].partition(":")[0]) for row in imported.left_out] == [
+        ("a", "has changed since it was exported")
+    ]
+    assert current(store) == {("cat", "model"): 1}
+
+
 def test_an_image_that_has_changed_since_is_answered_by_the_model_again(tmp_path: Path) -> None:
     store, _ = write_output(tmp_path / "o", {"a": [mask(CAT, A)]}, common=[CAT])
     edited = Edited(store, tmp_path / "e.json")
     edited.document["annotations"].clear()
     edited.imported()
     assert current(store) == {}
-    ref = ImageRef(image_id="a", uri="/p/a", version=2, etag="new")
-    _, (shard,) = plan_run(store, "update-2", [ref])
-    found = ImagePrediction(ref=ref, status=Status.OK, masks=(mask(CAT, B),), prompts=(CAT,), size_hw=(10, 10))
-    ids = {"attempt": "d1-0", "started": 0.0, "model_s": 0.0, "predictor": {}}
-    commit_shard(store, "update-2", shard, [found], **ids)
+    relabeled(store, [mask(CAT, B)], version=2)
     assert current(store) == {("cat", "model"): 1}
     assert rows(store, "SELECT change FROM corrections") == [("deleted",)]  # what was done to the picture before
 
@@ -226,9 +260,9 @@ def test_an_image_that_has_changed_since_is_answered_by_the_model_again(tmp_path
 
 
 def many(tmp_path: Path) -> Edited:
-    """Six hundred images, of which each has a mask that was moved: two shards."""
-    found = {f"{number:04d}": [mask(CAT, A)] for number in range(600)}
-    store, _ = write_output(tmp_path / "o", found, common=[CAT], per_shard=600)
+    """Images of which each has a mask that was moved."""
+    found = {name: [mask(CAT, A)] for name in "abc"}
+    store, _ = write_output(tmp_path / "o", found, common=[CAT])
     edited = Edited(store, tmp_path / "e.json")
     for entry in edited.document["annotations"]:
         entry["segmentation"] = rle.encode(B).to_coco()
@@ -243,6 +277,7 @@ def test_a_killed_import_goes_on_by_the_same_file(tmp_path: Path, monkeypatch: p
             raise StorageError("the network is gone")
         return created(store, name, data)
 
+    monkeypatch.setattr(imports, "PlanConfig", partial(PlanConfig, images_per_shard=2))
     monkeypatch.setattr(Store, "create", killed)
     with pytest.raises(StorageError, match="the network is gone"):
         edited.imported()
@@ -250,12 +285,12 @@ def test_a_killed_import_goes_on_by_the_same_file(tmp_path: Path, monkeypatch: p
     (run_id,) = (run for run in plan_documents(edited.store) if run.startswith("import-"))
     assert committed_shards(edited.store, run_id) == {"shard-00000"}
     # A night between: new rows do not matter to what was planned.
-    write_output(edited.store.root, {"0599": [mask(DOG, A)]}, common=[DOG], run_id="run-2")
+    write_output(edited.store.root, {"c": [mask(DOG, A)]}, common=[DOG], run_id="run-2")
     imported = edited.imported()
     assert (imported.run_id, imported.committed_before) == (run_id, 1)
     assert not verify(edited.store, run_id).problems
     assert rows(edited.store, "SELECT source, count(*) FROM annotations GROUP BY 1 ORDER BY 1") == [
-        ("human", 600), ("model", 1)
+        ("human", 3), ("model", 1)
     ]  # fmt: skip
 
 
