@@ -23,8 +23,8 @@ from tests.outputs import write_output
 from tests.support.commands import Ended, command
 
 OUTPUTS = Path(__file__).parents[1] / "outputs"
-FINISHED = ("schema-1/finished", "schema-2/finished", "schema-2/resumed", "schema-3/finished")
-UNFINISHED = ("schema-1/unfinished", "schema-2/unfinished", "schema-3/unfinished")
+FINISHED = ("schema-1/finished", "schema-2/finished", "schema-2/resumed", "schema-3/finished", "schema-4/finished")
+UNFINISHED = ("schema-1/unfinished", "schema-2/unfinished", "schema-3/unfinished", "schema-4/unfinished")
 CAN_GO_ON = tuple(name for name in (*FINISHED, *UNFINISHED) if not name.startswith("schema-1"))
 EVERY_IMAGE = [f"{number:04d}.png" for number in range(5)]
 
