@@ -245,6 +245,8 @@ class RunConfig(Settings):
     """Label only what the output's earlier runs do not cover: new or changed images, new prompts. Runs that are not
     finished are finished first.
     """
+    over_corrections: bool = False
+    """Let the run's answers replace those that people have given by ``import``; otherwise these stay current."""
     retry: RetryConfig | None = None
     """Label quarantined images of an earlier run again; the source is not listed then."""
     report: bool = False
@@ -301,6 +303,7 @@ class RunConfig(Settings):
         retry = {"retry": {"run_id": self.retry.run_id, "reasons": sorted(self.retry.reasons)}} if self.retry else {}
         return {
             **retry,
+            **({"over_corrections": True} if self.over_corrections else {}),
             "source": absolute_uri(self.source.uri),
             "source.image_id_column": self.source.image_id_column,
             "source.uri_column": self.source.uri_column,

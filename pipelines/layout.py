@@ -24,7 +24,7 @@ from typing import Literal
 
 PLAN_FORMAT = 2
 COMMIT_FORMAT = 1
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Version of the table's columns; CHANGELOG.md says what changed with each."""
 
 Kind = Literal["annotations", "images"]

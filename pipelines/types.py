@@ -84,6 +84,16 @@ class Reason(StrEnum):
     REPLICA_HUNG = "replica_hung"
 
 
+class Change(StrEnum):
+    """What a person has made of a mask: a closed list, so that SQL can group by it."""
+
+    ADDED = "added"
+    MOVED = "moved"
+    RELABELED = "relabeled"
+    CONFIRMED = "confirmed"
+    DELETED = "deleted"
+
+
 class PixelNote(StrEnum):
     """What had to be decided to see a picture in a file: a closed list, so that SQL can group by it."""
 
@@ -256,6 +266,8 @@ class MaskPrediction:
         segmentation: RLE at the image's size; never empty.
         bbox_xywh: COCO box of the mask, absolute pixels.
         area: pixels in the mask.
+        annotation_id: the id that it has already, if an earlier run found it; None for one made of its run and rank.
+        is_human: whether a person has drawn or confirmed it.
     """
 
     prompt: Prompt
@@ -264,6 +276,32 @@ class MaskPrediction:
     segmentation: Rle
     bbox_xywh: tuple[float, float, float, float]
     area: int
+    annotation_id: str | None = None
+    is_human: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Correction:
+    """What a person has made of one mask.
+
+    Attributes:
+        annotation_id: of the mask; it keeps the one that it had.
+        change: what was made of it.
+        prompt_id: the prompt that it answers, or answered if it was deleted.
+        category_name: its name, the new one if it was relabeled.
+        was: its name before, if it was relabeled; None otherwise.
+        iou: how well its shapes before and after agree, in [0, 1]; None if it was added or deleted.
+        author, edited_at: who did it and when, as far as the tool tells, in its words.
+    """
+
+    annotation_id: str
+    change: Change
+    prompt_id: str
+    category_name: str
+    was: str | None = None
+    iou: float | None = None
+    author: str | None = None
+    edited_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -391,6 +429,7 @@ class ImagePrediction:
         notes: as in Image.
         decode_ms, model_ms: milliseconds; model_ms is the batch's time divided among its images.
         attempts: how many times the model was asked about this image in this shard attempt.
+        corrections: what a person has made of its masks.
     """
 
     ref: ImageRef
@@ -410,6 +449,7 @@ class ImagePrediction:
     decode_ms: float | None = None
     model_ms: float | None = None
     attempts: int = 0
+    corrections: tuple[Correction, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -204,6 +204,33 @@ def export(
     run_export(output, to, format_name, choice, console, overwrite=overwrite)
 
 
+@app.command("import")
+def import_file(
+    output: OutputArgument,
+    file: Annotated[str, typer.Argument(help="The file that came back, e.g. annotations.xml.")],
+    format_name: Annotated[str, typer.Option("--format", help="coco, cvat or label-studio.")] = "coco",
+    exported: Annotated[
+        str, typer.Option(help="The file as it was exported: tells which masks were deleted, if FILE does not.")
+    ] = "",
+    reviewed: Annotated[
+        bool, typer.Option("--reviewed", help="People have looked at every image of FILE: what is unchanged is right.")
+    ] = False,
+    unchanged_iou: Annotated[
+        float, typer.Option(min=0.5, max=1, help="Masks that agree at least so well are unchanged, if a tool redraws.")
+    ] = 1.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be imported.")] = False,
+) -> None:
+    """Take masks that people have corrected in another tool as answers: no model's run replaces them."""
+    from flows.commands.importing import run_import
+    from pipelines.importing.imports import ImportChoice
+
+    if not dry_run:
+        outlive_terminal()
+    _checked(output, False)
+    choice = ImportChoice(format_name=format_name, exported=exported, is_reviewed=reviewed, unchanged_iou=unchanged_iou)
+    raise typer.Exit(0 if run_import(output, file, choice, console, dry_run=dry_run) else 1)
+
+
 @app.command()
 def evaluate(
     output: OutputArgument,

@@ -79,8 +79,10 @@ def retry_configs(
     store, plans = existing_plans(output, run_id, by_name=True)
     if run_id is not None and plans[0].retry_of is not None:
         raise ConfigError(f"run {run_id} is a retry: name the run that it belongs to, {plans[0].retry_of}")
+    if run_id is not None and plans[0].is_import:
+        raise ConfigError(f"run {run_id} holds corrections, which no model labels: name a run that was labeled")
     check_runs(store, plan_documents(store))
-    found = (_retry_config(store, output, plan, reasons, overrides) for plan in plans if plan.retry_of is None)
+    found = (_retry_config(store, output, plan, reasons, overrides) for plan in plans if plan.lists_source)
     return [config for config in found if config is not None]
 
 

@@ -39,7 +39,7 @@ GATHERED_AFTER = 10
 
 
 def held_runs(store: Store, known: Documents = NONE_KNOWN) -> list[Plan]:
-    """Return the plans of all runs of an output except retries, in the order of planning.
+    """Return the plans of all runs of an output except retries and imports, in the order of planning.
 
     Incremental runs that a listing does not show yet are found by name. Plans that are ``known`` are not read.
 
@@ -56,7 +56,7 @@ def runs_before_update(store: Store, known: Documents = NONE_KNOWN) -> tuple[lis
     others, name = unlisted_updates(store, [plan.run_id for plan in listed])
     # A stable sort: plans of earlier versions, which have no number, keep the order of the listing.
     plans = sorted((*listed, *others), key=lambda plan: plan.sequence)
-    return [plan for plan in plans if plan.retry_of is None], name
+    return [plan for plan in plans if plan.lists_source], name
 
 
 def is_labeled(store: Store, plan: Plan) -> bool:
@@ -214,11 +214,11 @@ def _gather(store: Store, plan: Plan, history: History | None) -> None:
     sizes = table_sizes(store)
 
     def is_settled(earlier: Plan) -> bool:
-        # No update goes on with a retry.
-        return earlier.retry_of is not None or is_finished(store, earlier, sizes[earlier.run_id])
+        # No update goes on with a retry or an import.
+        return not earlier.lists_source or is_finished(store, earlier, sizes[earlier.run_id])
 
     if settled := list(itertools.takewhile(is_settled, others)):
-        names_sha256 = {one.run_id: sizes[one.run_id].names_sha256 for one in settled if one.retry_of is None}
+        names_sha256 = {one.run_id: sizes[one.run_id].names_sha256 for one in settled if one.lists_source}
         gather(store, history, [documents[one.run_id] for one in settled], names_sha256)
 
 

@@ -36,11 +36,13 @@ class LeftOut:
     Attributes:
         uri: of the truth.
         is_strict: whether to refuse the truth for the first of them.
+        noun: what it is called in messages.
         told: further messages about the truth.
     """
 
     uri: str
     is_strict: bool = False
+    noun: str = "the truth"
     told: list[str] = field(default_factory=list)
     _found: dict[str, dict[str, str]] = field(default_factory=dict)
 
@@ -71,10 +73,14 @@ class LeftOut:
     def notes(self) -> list[str]:
         """Return a message for each reason, with its count and a few examples."""
         return self.told + [
-            f"{counted(len(found), 'entry', 'entries')} of the truth left out: {reason}: "
+            f"{counted(len(found), 'entry', 'entries')} of {self.noun} left out: {reason}: "
             + some_texts(f"{what} ({detail})" if detail else what for what, detail in found.items())
             for reason, found in self._found.items()
         ]
+
+    def __bool__(self) -> bool:
+        """Return whether anything was left out."""
+        return bool(self._found)
 
     def __str__(self) -> str:
         return "; ".join(self.notes())

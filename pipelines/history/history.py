@@ -193,8 +193,8 @@ def _rows(store: Store, held: History | None, plans: Sequence[Plan]) -> Iterator
     if held is not None:
         yield from held.batches(store)
     for place, plan in enumerate(plans):
-        # A retry asks what was asked before: it covers nothing that its run does not.
-        if (held is not None and plan.run_id in held) or plan.retry_of is not None:
+        # A retry asks what was asked before: it covers nothing that its run does not. An import asks nothing.
+        if (held is not None and plan.run_id in held) or not plan.lists_source:
             continue
         for part in plan.parts:
             with plan.open_part(store, part) as data:

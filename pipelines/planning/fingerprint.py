@@ -9,6 +9,14 @@ from typing import Any
 
 from pipelines.errors import PlanError
 
+IMPORT = "import"
+"""The field of a run that holds what a person has corrected: which file it was, and how it was read."""
+
+
+def lists_source(fingerprint: Mapping[str, Any]) -> bool:
+    """Return whether a run labels what its source lists: not a retry, which labels some of it again, nor an import."""
+    return fingerprint.get("retry") is None and fingerprint.get(IMPORT) is None
+
 
 def fingerprint_digest(fingerprint: Mapping[str, Any]) -> str:
     """Return the SHA-256 of a fingerprint's canonical JSON."""

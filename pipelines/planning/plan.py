@@ -28,7 +28,7 @@ from pipelines.layout import (
 )
 from pipelines.planning.cut import Sizes
 from pipelines.planning.draft import UNLISTED, PlanDraft
-from pipelines.planning.fingerprint import check_fingerprint, fingerprint_digest
+from pipelines.planning.fingerprint import IMPORT, check_fingerprint, fingerprint_digest, lists_source
 from pipelines.planning.plan_files import planned_batches, read_image_ids, read_shards
 from pipelines.planning.plan_versions import newest_document
 from pipelines.planning.registered_runs import register_run, registered_runs
@@ -104,6 +104,16 @@ class Plan:
     def retry_of(self) -> str | None:
         """The run whose quarantined images this one labels again; None if this run is not a retry."""
         return _retry_of(self.fingerprint)
+
+    @property
+    def lists_source(self) -> bool:
+        """Whether the run labels what its source lists: it is no retry, and holds no corrections."""
+        return lists_source(self.fingerprint)
+
+    @property
+    def is_import(self) -> bool:
+        """Whether the run holds what a person has corrected, which no model labels again."""
+        return self.fingerprint.get(IMPORT) is not None
 
     def shard_ids(self) -> list[str]:
         """Return all shard ids in order, without reading the image lists."""
@@ -506,14 +516,15 @@ def _place(item: tuple[str, Mapping[str, Any]]) -> tuple[int, str, int, str]:
 
 
 def retries_by_run(store: Store, *, by_name: bool = False) -> dict[str, list[str]]:
-    """Return every planned run that is not a retry, with its retries in the order of planning.
+    """Return every planned run that is no retry and no import, with its retries in the order of planning.
 
     Plans of every version are read: the rows of runs that this version cannot resume stay readable. The runs are those
     of planned_runs.
     """
     documents = plan_documents(store, by_name=by_name)
-    retried = {run: _retry_of(plan.get("fingerprint", {})) for run, plan in documents.items()}
-    found: dict[str, list[str]] = {run: [] for run, first in retried.items() if first is None}
+    fingerprints = {run: plan.get("fingerprint", {}) for run, plan in documents.items()}
+    retried = {run: _retry_of(fingerprint) for run, fingerprint in fingerprints.items()}
+    found: dict[str, list[str]] = {run: [] for run, fingerprint in fingerprints.items() if lists_source(fingerprint)}
     for run, first in retried.items():
         if first is not None:
             found.setdefault(first, []).append(run)

@@ -76,8 +76,11 @@ WITH kinds AS MATERIALIZED (
     FROM (SELECT kind, place, unnest(per_prompt) AS entry FROM rows JOIN asked USING (asked) WHERE is_live)
     GROUP BY ALL
 ), judged AS (
-    SELECT *, row_number() OVER (PARTITION BY kind, unit ORDER BY is_answered DESC, place DESC) > 1 AS is_replaced
-    FROM units
+    SELECT kind, place, unit, row_number() OVER (
+        PARTITION BY kind, unit
+        ORDER BY is_answered DESC, (is_answered AND (imported IS NOT NULL OR over_corrections)) DESC, place DESC
+    ) > 1 AS is_replaced
+    FROM units JOIN (SELECT place, imported, over_corrections FROM runs) USING (place)
 ), lost AS (
     SELECT kind, place, true AS wholly, NULL AS units FROM rows WHERE NOT is_live
     UNION ALL
@@ -94,7 +97,8 @@ _KEPT = """
 CREATE VIEW internal.kept AS
 SELECT * EXCLUDE (lost) REPLACE (
     list_filter(per_prompt, lambda entry: NOT list_contains(lost, internal.unit(entry.prompt_id))) AS per_prompt,
-    list_filter(captions, lambda said: NOT list_contains(lost, internal.unit(said.prompt_id))) AS captions
+    list_filter(captions, lambda said: NOT list_contains(lost, internal.unit(said.prompt_id))) AS captions,
+    list_filter(corrections, lambda one: NOT list_contains(lost, internal.unit(one.prompt_id))) AS corrections
 )
 FROM (
     SELECT i.*, coalesce(units, []) AS lost
@@ -142,7 +146,7 @@ SELECT image_id, entry.prompt_id, entry.n, entry.max_score, entry.rejected, stat
 FROM (SELECT *, unnest(per_prompt) AS entry FROM (FROM internal.own_images UNION ALL FROM internal.kept))
 """
 # An image with several current rows becomes one row. These columns combine all of them; ...
-_OF_ALL = ("image_id", "status", "num_annotations", "per_prompt", "tasks", "captions")
+_OF_ALL = ("image_id", "status", "num_annotations", "per_prompt", "tasks", "captions", "corrections")
 # ... these come from the row that failed, if a prompt is unanswered because of it; all others from the last good row.
 _OF_FAILURE = ("reason", "stage", "error", "run_id", "shard_id", "attempt")
 _MERGED = """
@@ -157,6 +161,7 @@ WITH judged AS (
         flatten(list(per_prompt ORDER BY place)) AS per_prompt,
         list_distinct(flatten(list(tasks ORDER BY place) FILTER (tasks IS NOT NULL))) AS tasks,
         flatten(list(captions ORDER BY place) FILTER (captions IS NOT NULL)) AS captions,
+        flatten(list(corrections ORDER BY place) FILTER (corrections IS NOT NULL)) AS corrections,
         arg_max({last}, (NOT has_failed, place)) AS last,
         arg_max({failure}, (is_open, place)) FILTER (has_failed) AS failure
     FROM judged GROUP BY image_id

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from pipelines.layout import KINDS, SCHEMA_VERSION, Kind
 from pipelines.planning.draft import UNLISTED
+from pipelines.planning.fingerprint import IMPORT, lists_source
 from pipelines.planning.plan import plan_documents, read_plan
 from pipelines.query.current_rows import create_views, find_replaced, rows_of_earlier_versions
 from pipelines.query.fence import fence, harden, sql_literal
@@ -28,13 +29,15 @@ from pipelines.types import Status
 if TYPE_CHECKING:
     import polars
 
-VIEWS = ("annotations", "images", "coverage", "runs", "prompts", "all_annotations", "all_images")
+VIEWS = ("annotations", "images", "coverage", "runs", "prompts", "corrections", "all_annotations", "all_images")
 RUNS = pa.schema(
     [
         pa.field("run_id", pa.string(), nullable=False),
         pa.field("sequence", pa.int32(), nullable=False),
         pa.field("place", pa.int32(), nullable=False),
         pa.field("retry_of", pa.string()),
+        pa.field("imported", pa.string()),
+        pa.field("over_corrections", pa.bool_(), nullable=False),
         pa.field("planned_at", pa.string()),
         pa.field("source", pa.string()),
         pa.field("model", pa.string()),
@@ -56,6 +59,10 @@ PROMPTS = pa.schema(
         pa.field("is_asked", pa.bool_(), nullable=False),
     ]
 )
+_CORRECTIONS = """
+CREATE VIEW corrections AS
+SELECT image_id, unnest(corrections, recursive := true), run_id FROM all_images WHERE corrections IS NOT NULL
+"""
 # DuckDB's threads wait for an object store most of the time, so there may be more of them than cores.
 _REQUESTS_AT_ONCE = 16
 # Few: each of them reads its run's commits in many threads already.
@@ -73,6 +80,7 @@ def open_database(  # noqa: PLR0913  (each is a choice of its own)
     is_saved: bool = False,
     is_fenced: bool = True,
     drop_removed: bool = False,
+    without_run: str | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """Open an output for SQL.
 
@@ -80,7 +88,8 @@ def open_database(  # noqa: PLR0913  (each is a choice of its own)
 
     - ``annotations``: the current rows, with the columns of schema.ANNOTATIONS. If several runs asked an image the same
       prompt, the last answer is current; a run that could not answer (quarantined) replaces no answer; for an image
-      that has changed, only what was asked since then is current.
+      that has changed, only what was asked since then is current. What a person has answered by an import, only another
+      import replaces, or a run that was asked to.
     - ``images``: one row for each image, with the columns of schema.IMAGES; ``per_prompt``, ``captions``,
       ``num_annotations`` and ``status`` combine what is current of all runs, and ``is_listed`` tells whether the last
       incremental run that noted it found the image in its listing. An image is quarantined if any prompt is
@@ -88,6 +97,8 @@ def open_database(  # noqa: PLR0913  (each is a choice of its own)
     - ``coverage``: one row for each image and prompt: image_id, prompt_id, n, max_score, rejected, status, reason,
       image_version, run_id.
     - ``runs``: one row for each run, with the columns of RUNS; ``place`` is their order, from 1.
+    - ``corrections``: one row for each thing that a person has done to a mask, of all imports: image_id, the fields of
+      types.Correction, run_id.
     - ``prompts``: one row for each prompt that a run asks of every image, with the columns of PROMPTS; ``is_asked``
       tells whether the latest run does, retries not counted.
     - ``all_annotations``, ``all_images``: the rows of every run; only in ``all_images`` there are those that stand for
@@ -114,6 +125,7 @@ def open_database(  # noqa: PLR0913  (each is a choice of its own)
             for trusted statements.
         drop_removed: whether ``annotations``, ``coverage`` and ``images`` are without the prompts that the latest run
             does not ask. Prompts of single images stay.
+        without_run: a run of which nothing is shown, nor read.
 
     Raises:
         StorageError: the output cannot be read.
@@ -123,7 +135,7 @@ def open_database(  # noqa: PLR0913  (each is a choice of its own)
     connection = _connect(store, memory_limit, max_threads, folder)
     if is_saved:
         connection.execute("SET disabled_optimizers = 'statistics_propagation'")
-    plans = plan_documents(store)
+    plans = {run_id: plan for run_id, plan in plan_documents(store).items() if run_id != without_run}
     with ThreadPoolExecutor(_RUNS_AT_ONCE) as readers:
         found = readers.map(lambda run: find_files(store, plans[run], image_ids), plans)
         held = dict(zip(plans, found, strict=True))
@@ -150,6 +162,7 @@ def _create_all(
     tables.create("runs", pa.Table.from_pylist(runs, schema=RUNS))
     tables.create("prompts", pa.Table.from_pylist(_prompts(plans), schema=PROMPTS))
     tables.create("internal.unlisted", _unlisted(store, plans))
+    connection.execute(_CORRECTIONS)
     shared = find_replaced(connection)
     for kind in KINDS:
         tables.create_view(f"internal.shared_{kind}", kind, shared, with_forgotten=False)
@@ -268,11 +281,11 @@ class _Tables:
 
 
 def _prompts(plans: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of the view ``prompts``; a retry asks nothing new, and does not tell what is asked now."""
+    """Return the rows of the view ``prompts``; what asks no listing (retries, imports) tells not what is asked now."""
     found: dict[str, dict[str, Any]] = {}
     latest = None
     for run_id, plan in plans.items():
-        if plan.get("fingerprint", {}).get("retry") is not None:
+        if not lists_source(plan.get("fingerprint", {})):
             continue
         latest = run_id
         for prompt in plan.get("facts", {}).get("prompts", ()):
@@ -291,12 +304,14 @@ def _unlisted(store: Store, plans: Mapping[str, Mapping[str, Any]]) -> pa.Table:
 def _run(place: int, plan: Mapping[str, Any], held: RunFiles) -> dict[str, Any]:
     """Return a run's row of the view ``runs``."""
     facts, fingerprint = plan.get("facts", {}), plan.get("fingerprint", {})
-    retry = fingerprint.get("retry")
+    retry, imported = fingerprint.get("retry"), fingerprint.get(IMPORT)
     return {
         "run_id": plan["run_id"],
         "sequence": plan.get("sequence", 0),
         "place": place,
         "retry_of": retry and retry["run_id"],
+        "imported": None if imported is None else str(facts.get("imported", {}).get("file", "")),
+        "over_corrections": bool(fingerprint.get("over_corrections")),
         "planned_at": facts.get("planned_at"),
         "source": fingerprint.get("source"),
         "model": fingerprint.get("model"),

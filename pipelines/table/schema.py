@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 
 import pyarrow as pa
 
@@ -16,7 +17,7 @@ from pipelines.types import Caption, ImagePrediction, MaskPrediction, Status
 
 VERSION_KEY = b"xsam_label.schema_version"
 """Metadata key under which a Parquet file of the table states its schema version."""
-SOURCE_MODEL = "model"
+SOURCE_MODEL, SOURCE_HUMAN = "model", "human"
 
 # The exact form that pycocotools takes: a row's value needs no conversion.
 SEGMENTATION = pa.struct([pa.field("size", pa.list_(pa.int32())), pa.field("counts", pa.string())])
@@ -56,6 +57,12 @@ PER_PROMPT = pa.list_(_OF_PROMPT)
 _PHRASE = pa.struct([("phrase", pa.string()), ("start", pa.int32()), ("end", pa.int32()), ("category_id", pa.int32())])
 _CAPTION = [("prompt_id", pa.string()), ("task", pa.string()), ("text", pa.string()), ("phrases", pa.list_(_PHRASE))]
 CAPTIONS = pa.list_(pa.struct(_CAPTION))
+_CORRECTION = [
+    *((name, pa.string()) for name in ("annotation_id", "change", "prompt_id", "category_name", "was")),
+    ("iou", pa.float32()),
+    *((name, pa.string()) for name in ("author", "edited_at")),
+]
+CORRECTIONS = pa.list_(pa.struct(_CORRECTION))
 
 IMAGES = pa.schema(
     [
@@ -79,6 +86,7 @@ IMAGES = pa.schema(
         pa.field("per_prompt", PER_PROMPT, nullable=False),
         pa.field("tasks", pa.list_(pa.string())),  # null in rows of schema version 3 and before
         pa.field("captions", CAPTIONS),  # null in rows of schema version 1
+        pa.field("corrections", CORRECTIONS),  # null where no person has made any
         pa.field("decode_ms", pa.float32()),
         pa.field("model_ms", pa.float32()),
         pa.field("run_id", pa.string(), nullable=False),
@@ -90,7 +98,7 @@ IMAGES = pa.schema(
 
 SCHEMAS: Mapping[Kind, pa.Schema] = {"annotations": ANNOTATIONS, "images": IMAGES}
 # The schema version that introduced a column, for those that version 1 did not have.
-_SINCE = {"is_thing": 2, "captions": 2, "image_version": 3, "tasks": 4, "pixel_notes": 4}
+_SINCE = {"is_thing": 2, "captions": 2, "image_version": 3, "tasks": 4, "pixel_notes": 4, "corrections": 5}
 
 
 def schema_of(schema: pa.Schema, version: int) -> pa.Schema:
@@ -125,7 +133,8 @@ def annotations_table(predictions: Iterable[ImagePrediction], *, run_id: str, sh
             prompt, box = mask.prompt, mask.bbox_xywh
             row = {
                 "image_id": prediction.ref.image_id,
-                "annotation_id": annotation_id(run_id, prediction.ref.image_id, prompt.prompt_id, rank),
+                "annotation_id": mask.annotation_id
+                or annotation_id(run_id, prediction.ref.image_id, prompt.prompt_id, rank),
                 "image_uri": prediction.ref.uri,
                 "task": prompt.task,
                 "prompt_id": prompt.prompt_id,
@@ -145,7 +154,7 @@ def annotations_table(predictions: Iterable[ImagePrediction], *, run_id: str, sh
                 "run_id": run_id,
                 "shard_id": shard_id,
                 "attempt": attempt,
-                "source": SOURCE_MODEL,
+                "source": SOURCE_HUMAN if mask.is_human else SOURCE_MODEL,
             }
             for name, value in row.items():
                 columns[name].append(value)
@@ -179,6 +188,7 @@ def images_table(predictions: Iterable[ImagePrediction], *, run_id: str, shard_i
                 "per_prompt": _per_prompt(prediction),
                 "tasks": _answered_tasks(prediction),
                 "captions": _captions(prediction),
+                "corrections": [asdict(one) for one in prediction.corrections] or None,
                 "decode_ms": prediction.decode_ms,
                 "model_ms": prediction.model_ms,
                 "run_id": run_id,

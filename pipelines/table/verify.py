@@ -21,6 +21,7 @@ from pipelines.planning.plan import Plan, require_plan
 from pipelines.redaction import counted, named
 from pipelines.storage.store import Store
 from pipelines.table.commits import commit_files, data_files, inspect_commits
+from pipelines.table.correction_checks import untrue_corrections
 from pipelines.table.file_checks import hash_problem, size_problem
 from pipelines.table.run_summary import read_summary
 from pipelines.table.schema import SCHEMAS, VERSION_KEY, schema_of
@@ -28,7 +29,7 @@ from pipelines.table.shard_commit import DataFile, ShardCommit
 from pipelines.types import Status
 
 _READERS = 8
-_MENDED_BY_CHECK = "`run --check` labels it again (of a retry `retry --check`)"
+_MENDED_BY_CHECK = "`run --check` labels it again (of a retry `retry --check`, of an import `import` of its file)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +314,8 @@ def _shard_problems(
     wrong = [image for image in claimed | masks if claimed.get(image) != masks[image]]
     if wrong:
         yield f"num_annotations differs from the rows of {commit.annotations.name} for {_some(wrong)}"
+    if untrue := untrue_corrections(images, annotations):
+        yield f"corrections differ from the rows of {commit.annotations.name} for {_some(untrue)}"
 
 
 def _read_file(store: Store, kind: Kind, file: DataFile) -> tuple[str | None, pa.Table | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -36,6 +37,9 @@ def write_samples(folder: Path) -> None:
     ended = command("export", folder / "OUTPUT", "--to", truth, "--task", "ovseg")
     assert ended.code == 0, ended
     shutil.copy(truth, folder / "FILE")
+    edited = json.loads(truth.read_text())
+    edited["annotations"].pop()
+    (folder / "edited.json").write_text(json.dumps(edited))
 
 
 def _write_output(uri: Path) -> None:

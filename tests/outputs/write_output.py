@@ -55,8 +55,10 @@ def main(kind: str) -> None:
     write_photos()
     predictor = BrightPredictor() if kind == "finished" else DyingPredictor()
 
-    def open_runner(config: RunConfig, run_id: str) -> InProcessRunner:
+    def open_runner(config: RunConfig, run_id: str, *numbered: Any) -> InProcessRunner:
+        # Prompts have had another name, and since they have numbers they are handed over.
         prompts = config.common_prompts() if hasattr(config, "common_prompts") else config.prompts()
+        prompts = numbered[0] if numbered else prompts
         job = LabelJob(run_id=run_id, prompts=prompts, config=config.label)
         return InProcessRunner(lambda: RunLabeler(predictor, job, config.output.uri), config.pool)
 

@@ -23,8 +23,8 @@ from tests.outputs import write_output
 from tests.support.commands import Ended, command
 
 OUTPUTS = Path(__file__).parents[1] / "outputs"
-FINISHED = ("schema-1/finished", "schema-2/finished", "schema-2/resumed", "schema-3/finished")
-UNFINISHED = ("schema-1/unfinished", "schema-2/unfinished", "schema-3/unfinished")
+FINISHED = ("schema-1/finished", "schema-2/finished", "schema-2/resumed", "schema-3/finished", "schema-4/finished")
+UNFINISHED = ("schema-1/unfinished", "schema-2/unfinished", "schema-3/unfinished", "schema-4/unfinished")
 CAN_GO_ON = tuple(name for name in (*FINISHED, *UNFINISHED) if not name.startswith("schema-1"))
 EVERY_IMAGE = [f"{number:04d}.png" for number in range(5)]
 
@@ -114,6 +114,22 @@ def test_commands_that_read_work_on_outputs_of_earlier_versions_and_write_nothin
     assert progress["run"]["masks"] == masks
     assert progress["run"]["state"] == ("finished" if name in FINISHED else "unfinished")
     assert state(output) == before
+
+
+@pytest.mark.parametrize("name", ["schema-1/finished", "schema-3/finished"])
+def test_corrections_of_an_output_of_an_earlier_version_come_back(name: str, tmp_path: Path) -> None:
+    output, path = copy(name, tmp_path), tmp_path / "coco.json"
+    expect(0, command("export", output, "--to", path))
+    document = json.loads(path.read_text())
+    document["annotations"].pop()
+    path.write_text(json.dumps(document))
+    expect(0, command("import", output, path))
+    expect(0, command("verify", output))
+    assert images(output)[-1]["num_annotations"] == 1
+    with open_database(open_store(str(output))) as database:
+        assert database.execute("SELECT image_id, change FROM corrections ORDER BY ALL").fetchall() == [
+            (EVERY_IMAGE[-1], "confirmed"), (EVERY_IMAGE[-1], "deleted")
+        ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CAN_GO_ON)

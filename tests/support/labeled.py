@@ -110,6 +110,7 @@ def write_output(
     errors: Mapping[str, str] | None = None,
     notes: Mapping[str, Sequence[PixelNote]] | None = None,
     config: Mapping[str, Any] | None = None,
+    fingerprint: Mapping[str, Any] | None = None,
 ) -> tuple[Store, Plan]:
     """Write a run.
 
@@ -127,6 +128,7 @@ def write_output(
         said, errors: captions of images, and what is told of those that are quarantined.
         notes: what had to be decided to see images.
         config: of the run, as its plan keeps it.
+        fingerprint: of the run.
     """
     own, rejected, said, errors = own or {}, rejected or {}, said or {}, errors or {}
     store = open_store(str(uri))
@@ -134,7 +136,8 @@ def write_output(
     refs = [ImageRef(image_id=name, uri=where[name], prompts=tuple(own.get(name, ()))) for name in found]
     facts = {"prompts": [{"prompt_id": p.prompt_id, "task": p.task, "text": p.text} for p in common]}
     facts |= {"config": dict(config)} if config else {}
-    plan, shards = plan_run(store, run_id, refs, PlanConfig(images_per_shard=per_shard), facts=facts)
+    shape = PlanConfig(images_per_shard=per_shard)
+    plan, shards = plan_run(store, run_id, refs, shape, facts=facts, fingerprint=fingerprint)
     for shard in shards[:committed]:
         outcomes = []
         for ref in shard.images:

@@ -23,6 +23,15 @@ SELECT '{"id": ' || number || ', "file_name": ' || to_json(image_id) || ', "widt
     || height || ', "coco_url": ' || to_json(url) || '}'
 FROM export_images WHERE split = $split ORDER BY image_id
 """
+# With the ids of an image's masks, whoever reads the file again can tell those that were deleted from those that were
+# never exported.
+_IMAGES_AND_IDS = """
+SELECT '{"id": ' || number || ', "file_name": ' || to_json(image_id) || ', "width": ' || width || ', "height": '
+    || height || ', "coco_url": ' || to_json(url) || ', "annotation_ids": ' || coalesce(to_json(ids), '[]') || '}'
+FROM export_images
+LEFT JOIN (SELECT image_id, list(annotation_id ORDER BY annotation_id) AS ids FROM chosen_masks GROUP BY image_id)
+USING (image_id) WHERE split = $split ORDER BY image_id
+"""
 # DuckDB writes a float32 as the shortest text that reads back as the same float32. Rows are sorted in the subquery,
 # before they become text, so that the sort does not carry the text.
 _ANNOTATIONS = """
@@ -94,7 +103,7 @@ def write_head(file: IO[str], selection: Selection, split: str, *, of_maps: bool
     info = {"description": "exported by xsam-label", "where": choice.where, "images_where": choice.images_where}
     file.write(f'"info": {json.dumps({**info, "split": split, "tasks": selection.tasks})},\n"images": [')
     separator = "\n"
-    for texts in batches(selection, _IMAGES, split):
+    for texts in batches(selection, _IMAGES if of_maps else _IMAGES_AND_IDS, split):
         file.write(separator + ",\n".join(texts))
         separator = ",\n"
     categories = [

@@ -33,7 +33,7 @@ def write_cvat(selection: Selection, folder: Path, on_masks: Progress) -> list[s
     CVAT finds images by name, here the image_id; characters that XML cannot represent become U+FFFD. Labels have at
     most 64 characters: longer names are cut and get a part of their hash, and ``labels_shortened.csv`` tells them.
     """
-    labels = _labels([category.name for category in selection.categories])
+    labels = label_names([category.name for category in selection.categories])
     text = {"mutable": False, "input_type": "text", "default_value": "", "values": [""]}
     attributes = [{"name": name, **text} for name in _ATTRIBUTES]
     described = [{"name": label, "attributes": attributes} for label in labels.values()]
@@ -43,8 +43,11 @@ def write_cvat(selection: Selection, folder: Path, on_masks: Progress) -> list[s
             file.write('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n')
             _write_meta(file, list(labels.values()), selection.num_images[split])
             for place, image in enumerate(selection.images(split)):
-                name = quoteattr(_writable(image.image_id))
-                file.write(f'  <image id="{place}" name={name} width="{image.width}" height="{image.height}">\n')
+                name = quoteattr(writable(image.image_id))
+                # CVAT passes over the ids; whoever reads the file again can tell which masks were deleted from it.
+                ids = " ".join(mask.annotation_id for mask in image.masks)
+                size = f'width="{image.width}" height="{image.height}"'
+                file.write(f'  <image id="{place}" name={name} {size} annotation_ids={quoteattr(writable(ids))}>\n')
                 for mask in image.masks:
                     file.write(_mask(mask, labels[mask.category_name]))
                 file.write("  </image>\n")
@@ -62,13 +65,13 @@ def write_cvat(selection: Selection, folder: Path, on_masks: Progress) -> list[s
     ]
 
 
-def _labels(names: Sequence[str]) -> dict[str, str]:
+def label_names(names: Sequence[str]) -> dict[str, str]:
     """Return the label of each name: the name, if it is short and can be written, or one like it that is no other's."""
-    labels = {name: name for name in names if len(name) <= _MAX_LABEL and _writable(name) == name and name.strip()}
+    labels = {name: name for name in names if len(name) <= _MAX_LABEL and writable(name) == name and name.strip()}
     for name in names:
         if name not in labels:
             digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-            labels[name] = f"{_writable(name).strip()[: _MAX_LABEL - 9]}-{digest}"
+            labels[name] = f"{writable(name).strip()[: _MAX_LABEL - 9]}-{digest}"
     return {name: labels[name] for name in names}
 
 
@@ -97,7 +100,7 @@ def _mask(mask: ExportMask, label: str) -> str:
     return (
         f'    <mask label={quoteattr(label)} source="auto" occluded="0" rle="{runs}" {box} z_order="0">\n'
         f'      <attribute name="score">{mask.score:.4f}</attribute>\n'
-        f'      <attribute name="annotation_id">{escape(_writable(mask.annotation_id))}</attribute>\n    </mask>\n'
+        f'      <attribute name="annotation_id">{escape(writable(mask.annotation_id))}</attribute>\n    </mask>\n'
     )
 
 
@@ -109,7 +112,7 @@ def row_runs(flat: np.ndarray) -> list[int]:
     return lengths
 
 
-def _writable(text: str) -> str:
+def writable(text: str) -> str:
     """Replace the characters that XML 1.0 cannot represent, not even escaped."""
     return "".join(
         char if char in "\t\n\r" or (char >= " " and char not in "\ufffe\uffff") else "\ufffd" for char in text

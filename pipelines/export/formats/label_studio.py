@@ -56,7 +56,12 @@ def _task(image: ExportImage, models: Mapping[str, str]) -> dict[str, Any]:
     for mask in image.masks:
         by_model[models[mask.run_id]].append(mask)
     return {
-        "data": {"image": image.url, "image_id": image.image_id},
+        # Label Studio keeps what is here: the ids tell masks that were deleted from those that were never exported.
+        "data": {
+            "image": image.url,
+            "image_id": image.image_id,
+            "annotation_ids": [mask.annotation_id for mask in image.masks],
+        },
         "predictions": [
             {
                 "model_version": model,

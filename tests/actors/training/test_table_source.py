@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from actors.training.table_source import table
+from pipelines.export.write import Choice, export_output
+from pipelines.importing.imports import ImportChoice, import_file
 from pipelines.labeling.shard import LabelConfig, LabelJob, label_shard
 from pipelines.masks import rle
 from pipelines.storage.store import open_store
@@ -179,6 +181,26 @@ def test_masks_are_dropped_renamed_redrawn_confirmed_and_added(output: str, tmp_
     # A dropped mask is wrong: its category is absent there.
     assert [second.conditions[label] for label in second.labels] == ["cat"]
     assert second.ignore is None
+
+
+def test_what_people_have_imported_is_read_by_itself(output: str, tmp_path: Path) -> None:
+    path = tmp_path / "edited.json"
+    export_output(open_store(output), str(path), "coco", Choice(tasks=("ovseg",)))
+    document = json.loads(path.read_text())
+    images = {image["file_name"]: image["id"] for image in document["images"]}
+    cat_a, dog_a, cat_b, dog_b = document["annotations"]
+    assert [entry["image_id"] for entry in (cat_a, dog_b)] == [images["a.png"], images["b.png"]]
+    cat_a["segmentation"] = rle.encode(columns(slice(4, 8))).to_coco()
+    document["annotations"] = [cat_a, dog_a, cat_b]
+    path.write_text(json.dumps(document))
+    import_file(open_store(output), str(path), ImportChoice(format_name="coco"))
+    first, second = (drawn(table(output, min_score=0.95), number) for number in (0, 1))
+    assert [first.conditions[label] for label in first.labels] == ["cat", "dog"]  # an unsure one that was confirmed
+    assert (first.masks == np.stack([columns(slice(4, 8)), columns(UNSURE[0])])).all()
+    # A mask that was deleted is wrong: its category is absent there.
+    assert sorted(second.conditions) == ["bird", "cat", "dog"]
+    assert ([second.conditions[label] for label in second.labels], second.ignore) == (["cat"], None)
+    assert (drawn(table(output, run_id="run-1")).masks[0] == columns(SURE[0])).all()
 
 
 @pytest.mark.parametrize("counts", [[16 * 4, 16 * 4, 16 * 16], rle.encode(columns(slice(4, 8))).counts.encode()])

@@ -111,7 +111,7 @@ def test_damage_is_not_committed_again_and_once_it_is_mended_the_erasure_is_comp
         forget(store, chosen, threads=1)
     assert verify(store, RUN).problems == [
         f"shard-00001: {name} does not have the committed SHA-256; `run --check` labels it again (of a retry `retry "
-        "--check`)"
+        "--check`, of an import `import` of its file)"
     ]
     store.write(name, data)
     assert verify(store, RUN).ok  # though shard-00001 holds what its plan does not any more

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,9 @@ def prediction(one: Labeled) -> ImagePrediction:
     )
 
 
-def write_run(store: Store, run_id: str, sequence: int, labeled: Sequence[Labeled]) -> None:
+def write_run(
+    store: Store, run_id: str, sequence: int, labeled: Sequence[Labeled], fingerprint: dict[str, Any] | None = None
+) -> None:
     """Commit a run as one shard; rows without a version are those of an earlier schema."""
     predictions = [prediction(one) for one in labeled]
     old = any(one.version is None for one in labeled)
@@ -120,7 +122,8 @@ def write_run(store: Store, run_id: str, sequence: int, labeled: Sequence[Labele
     store.create(commit_name(run_id, "shard-00000"), commit.to_json())
     plan = {"format": 2, "schema_version": 3, "run_id": run_id, "sequence": sequence, "num_images": len(labeled)}
     plan |= {"num_bytes": 0, "num_shards": 1, "parts": [{"name": "plan-d1-00000.parquet", "num_shards": 1}]}
-    plan |= {"fingerprint": {}, "fingerprint_sha256": fingerprint_digest({})}
+    fingerprint = fingerprint or {}
+    plan |= {"fingerprint": fingerprint, "fingerprint_sha256": fingerprint_digest(fingerprint)}
     plan |= {"facts": {"planned_at": f"2026-01-{sequence:02d}"}}
     store.create(f"{run_folder(run_id)}/plan.json", json.dumps(plan).encode())
 
@@ -128,7 +131,11 @@ def write_run(store: Store, run_id: str, sequence: int, labeled: Sequence[Labele
 # --- the rule, plainly ---
 
 
-def expected(runs: Sequence[Sequence[Labeled]]) -> dict[str, Any]:
+# Answers of such runs are replaced by those of such runs alone.
+FIRM = ({"import": {"format": "coco"}}, {"over_corrections": True})
+
+
+def expected(runs: Sequence[Sequence[Labeled]], firm: Collection[int] = ()) -> dict[str, Any]:
     """Return what the views are to show: annotations, coverage and images, by image."""
     rows: dict[str, list[tuple[int, Labeled]]] = defaultdict(list)
     for place, run in enumerate(runs):
@@ -138,7 +145,7 @@ def expected(runs: Sequence[Sequence[Labeled]]) -> dict[str, Any]:
     for image_id, history in rows.items():
         newest = max(one.version or 1 for _, one in history)
         live = [(place, one) for place, one in history if (one.version or 1) == newest]
-        found[image_id] = image_now(live, is_alone=len(history) == 1)
+        found[image_id] = image_now(live, firm)
     return found
 
 
@@ -149,17 +156,13 @@ def entries(one: Labeled) -> dict[str, int | None]:
     return {name: None if count < 0 else 0 if name == CHAT.prompt_id else count for name, count in one.asked.items()}
 
 
-def image_now(live: Sequence[tuple[int, Labeled]], *, is_alone: bool) -> dict[str, Any]:
-    holder: dict[str, int] = {}
-    answered: set[str] = set()
+def image_now(live: Sequence[tuple[int, Labeled]], firm: Collection[int]) -> dict[str, Any]:
+    ranks: dict[str, tuple[bool, bool, int]] = {}
     for place, one in live:
         for name in units(list(entries(one))):
-            of_unit = [count for prompt, count in entries(one).items() if unit(prompt) == name]
-            is_answer = None not in of_unit
-            if is_answer or name not in answered:
-                holder[name] = place
-            if is_answer:
-                answered.add(name)
+            is_answer = None not in [count for prompt, count in entries(one).items() if unit(prompt) == name]
+            ranks[name] = max(ranks.get(name, (False, False, -1)), (is_answer, is_answer and place in firm, place))
+    holder = {name: place for name, (_, _, place) in ranks.items()}
     now = {
         (prompt, place): count
         for place, one in live
@@ -252,13 +255,28 @@ def histories(draw: st.DrawFn) -> list[list[Labeled]]:
 
 
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(runs=histories())
+@given(runs=histories(), firm=st.dictionaries(st.integers(0, 3), st.sampled_from(FIRM), max_size=2))
 @pytest.mark.slow
-def test_the_views_show_what_the_rule_says(runs: list[list[Labeled]], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_views_show_what_the_rule_says(
+    runs: list[list[Labeled]], firm: dict[int, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     store = open_store(str(tmp_path_factory.mktemp("output")))
     for place, run in enumerate(runs):
-        write_run(store, f"run-{place}", place + 1, run)
-    assert shown(store) == expected(runs)
+        write_run(store, f"run-{place}", place + 1, run, firm.get(place))
+    assert shown(store) == expected(runs, firm)
+
+
+def test_what_a_person_answered_is_replaced_by_a_person_or_by_a_run_that_is_asked_to(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "output"))
+    runs = [[Labeled("a", 1, {"ovseg:cat": count, "ovseg:dog": count})] for count in (2, 1, 2)]
+    runs[1] = [Labeled("a", 1, {"ovseg:cat": 0})]
+    for place, run in enumerate(runs):
+        write_run(store, f"run-{place}", place + 1, run, FIRM[0] if place == 1 else None)
+    found = shown(store)
+    assert found == expected(runs, {1})
+    assert found["a"]["coverage"] == {("ovseg:cat", "run-1", 0), ("ovseg:dog", "run-2", 2)}
+    write_run(store, "run-3", 4, runs[2], FIRM[1])
+    assert shown(store)["a"]["coverage"] == {("ovseg:cat", "run-3", 2), ("ovseg:dog", "run-3", 2)}
 
 
 def one_image(tmp_path: Path, *runs: Labeled) -> dict[str, Any]:

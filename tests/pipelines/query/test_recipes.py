@@ -26,10 +26,12 @@ def blocks(language: str, after: str, before: str = "\n## ") -> list[str]:
 
 @pytest.fixture
 def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two runs that share an image."""
+    """Two runs that share an image, and what a person said about it between them."""
     left, right = box(0, 0, 4, 4), box(1, 0, 4, 4)
     first = {"a": [mask(CAT, left, 0.9), mask(DOG, left), mask(SKY, left), mask(SEA, right)], "b": [], "c": None}
     write_output(tmp_path / "output", first, common=[CAT, DOG, SKY, SEA], run_id="run-1")
+    corrected = {"a": [mask(CAT, left | right, 1.0)]}
+    write_output(tmp_path / "output", corrected, common=[CAT], run_id="import-1", fingerprint={"import": {}})
     second = {"a": [mask(CAT, right, 0.8), mask(SKY, right)], "d": [mask(CAT, left)]}
     write_output(tmp_path / "output", second, common=[CAT, SKY], run_id="run-2")
     monkeypatch.chdir(tmp_path)

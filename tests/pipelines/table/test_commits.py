@@ -530,7 +530,8 @@ def test_the_schema_is_pinned() -> None:
     assert " ".join(IMAGES.names) == (
         "image_id uri width height exif_orientation pixel_notes num_bytes etag content_sha256 image_version "
         "source_columns status reason stage "
-        "error attempts num_annotations per_prompt tasks captions decode_ms model_ms run_id shard_id attempt"
+        "error attempts num_annotations per_prompt tasks captions corrections decode_ms model_ms run_id shard_id "
+        "attempt"
     )
 
 
