@@ -10,7 +10,6 @@ from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from pipelines.errors import DamagedError
@@ -92,6 +91,8 @@ class ImageIndex:
 def _filtered(store: Store, kind: Kind, file: DataFile, chosen: pc.Expression) -> pa.Table:
     """Read those rows of a committed file that fit a condition, with null in columns that its version did not have."""
     if file.num_bytes > _READ_WHOLE_BYTES:
+        import pyarrow.dataset as ds  # imports pandas wherever that is installed
+
         rows = ds.dataset([store.path(file.name)], schema=SCHEMAS[kind], filesystem=store.fs, format="parquet")
         return rows.to_table(filter=chosen)
     data = store.read(file.name)
