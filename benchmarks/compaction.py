@@ -24,7 +24,7 @@ _LOOK_UP = "SELECT category_name, score FROM '{}' WHERE image_id = '{}' ORDER BY
 
 def run(*, tiny: bool = False) -> Report:
     """Write small shards, compact them, and ask both."""
-    images, per_shard, rounds = (40, 2, 1) if tiny else (25_000, 10, 3)
+    images, per_shard, rounds = (40, 2, 1) if tiny else (25_000, 10, 2)
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(f"{folder}/output")
         for night in range(_NIGHTS):

@@ -245,10 +245,10 @@ def _content_problems(store: Store, compacted: Compacted) -> Iterator[str]:
                 counts[kind].update(found)
     yield from problems
     for kind in KINDS if not problems else ():
-        held = {run: rows for run, one in compacted.runs.items() if (rows := getattr(one, kind))}
+        held = {run: getattr(one, kind) for run, one in compacted.runs.items()}
         for run in sorted(held.keys() | counts[kind]):
-            if held.get(run, 0) != (found := counts[kind][run]):
-                yield f"{compacted.folder}/{kind} has {found} rows of run {run}, its note says {held.get(run, 0)}"
+            if held.get(run, 0) != (rows := counts[kind][run]):
+                yield f"{compacted.folder}/{kind} has {rows} rows of run {run}, its note says {held.get(run, 0)}"
 
 
 def _read_counts(store: Store, kind: Kind, file: DataFile) -> Counter[str] | str:
