@@ -49,6 +49,7 @@ from flows.prefect_server.redacted_logs import redact_run_logs
 from flows.prefect_server.reports import (
     FlowRecord,
     PrefectReporter,
+    fewer_retries,
     is_prefects,
     orchestrated,
     publish_one,
@@ -297,7 +298,8 @@ def _server(driver: Driver, may_start: bool) -> Iterator[bool]:
     if reach_named_server():
         driver.say("reached")
         driver.is_up = True
-        yield True
+        with temporary_settings(fewer_retries()):
+            yield True
     elif not may_start:
         driver.is_up = True
         driver.say("nobody")
@@ -316,7 +318,7 @@ def _server(driver: Driver, may_start: bool) -> Iterator[bool]:
                     "longer with PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, name a server with PREFECT_API_URL, "
                     "or run with --no-prefect"
                 ) from error
-            stack.enter_context(temporary_settings({PREFECT_API_URL: url}))
+            stack.enter_context(temporary_settings({PREFECT_API_URL: url, **fewer_retries()}))
             driver.is_up = True
             driver.say("up")
             yield True
@@ -341,12 +343,12 @@ def main(settings: dict[str, Any]) -> None:
         settings: ``socket``, the descriptor of the driver's socket; ``may_start``, whether to run a server if none is
             named; ``patience_s``, as of PrefectReporter.
     """
-    gc.freeze()
-    gc.enable()
     driver = Driver(Connection(settings["socket"]))
     redact_run_logs()
     try:
         with _server(driver, settings["may_start"]) as is_there:
+            gc.freeze()
+            gc.enable()  # which _PROGRAM of show_process.py had disabled, since all before makes hardly any garbage
             shown = []
             while not driver.is_gone.is_set() and (message := driver.inbox.get()) != GONE:
                 if is_there:
