@@ -30,8 +30,9 @@ def draw(figures: dict[str, dict[str, float]], path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    canvas = Figure(figsize=(12, 3.2), layout="constrained")
-    prompts, replicas, rle, costs = canvas.subplots(1, 4, width_ratios=(1, 1, 1, 1.3))
+    canvas = Figure(figsize=(12, 5.6), layout="constrained")
+    places = canvas.subplot_mosaic("AABBCC;DDDEEE")
+    prompts, replicas, rle, peers, costs = (places[name] for name in "ABCDE")
     ratio = " : reference procedure"
     bars(prompts, figures["many_prompts"], rf"(\d+) prompts?: product{ratio}", "{:.1f}x", "prompts of an image")
     prompts.set_title("times as fast as the\nreference procedure")
@@ -47,7 +48,15 @@ def draw(figures: dict[str, dict[str, float]], path: Path) -> None:
     names = list(reversed(parts))
     costs.barh(names, [parts[name] for name in names], color="tab:gray")
     costs.set_title("xsam-tiny on one core:\nms an image")
-    for axes in (prompts, replicas, rle, costs):
+    whole = ": whole command"
+    engines = {what.removesuffix(whole): value for what, value in figures["peers"].items() if what.endswith(whole)}
+    slowest_first = sorted(engines, key=engines.__getitem__, reverse=True)
+    colors = ["tab:blue" if name.startswith("ours") else "tab:gray" for name in slowest_first]
+    drawn = peers.barh(slowest_first, [engines[name] for name in slowest_first], color=colors)
+    peers.bar_label(drawn, fmt="%.0f", padding=2)
+    peers.margins(x=0.1)
+    peers.set_title("400 images, two cores:\nseconds of a whole command")
+    for axes in (prompts, replicas, rle, peers, costs):
         axes.spines[["top", "right"]].set_visible(False)
     canvas.savefig(path, dpi=110)
 

@@ -1,1 +1,1 @@
-"""Evaluates models on synthetic scenes that no training has seen."""
+"""Measures models on pictures that no training has seen: synthetic scenes, and photographs outlined by hand."""

@@ -65,6 +65,7 @@ class Engine:
             yield from _coco_masks(json.loads((output / "coco.json").read_text()))
         elif self.program:
             table = pyarrow.dataset.dataset(sorted(map(str, output.rglob("*.parquet")))).to_table()
+            table = table.filter(table["counts"].is_valid())  # Daft explodes an image without masks to a row of nulls
             yield from zip(*(table[name].to_pylist() for name in ("file", "category", "counts")), strict=True)
         else:
             for row in open_table(open_store(str(output)), "annotations").to_table().to_pylist():

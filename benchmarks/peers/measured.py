@@ -29,7 +29,8 @@ class Measured:
 
     Attributes:
         seconds: from its start to its exit.
-        cpu_seconds: of it and its descendants, including those that outlived it for a moment.
+        cpu_seconds: of it and its descendants, including those that outlived it for a moment; if what was seen of them
+            twice a second adds up to more, that, for a parent that ignores how its children end hides what they took.
         first_s: seconds until the first result was seen; ``seconds`` if it never was.
         peak_mb: the most proportional set size (PSS) that all of them held at once, of 10**6 bytes, looked at twice a
             second.
@@ -88,10 +89,11 @@ def _measure(command: list[str], environment: dict[str, str], first: str, log: s
         seconds = time.perf_counter() - begun
         process.returncode = os.waitstatus_to_exitcode(status)
         watch.end()
+    waited_for = usage.ru_utime + usage.ru_stime + _reap_the_rest()
     return {
         "code": process.returncode,
         "seconds": seconds,
-        "cpu_seconds": usage.ru_utime + usage.ru_stime + _reap_the_rest(),
+        "cpu_seconds": max(waited_for, watch.cpu_seconds),
         "first_s": min(watch.first_s, seconds),
         "peak_mb": watch.peak_mb,
     }
@@ -103,6 +105,7 @@ class _Watch:
     def __init__(self, pid: int, begun: float, first: str) -> None:
         self.first_s = float("inf")
         self.peak_mb = 0.0
+        self._cpu_seconds: dict[tuple[int, int], float] = {}
         self._pid, self._begun, self._first = pid, begun, first
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
@@ -113,6 +116,11 @@ class _Watch:
         self._ended.set()
         self._thread.join()
 
+    @property
+    def cpu_seconds(self) -> float:
+        """What the processes had taken, each when it was last seen."""
+        return sum(self._cpu_seconds.values())
+
     def _look(self) -> None:
         weighed = self._begun
         while not self._ended.wait(_LOOK_EVERY_S):
@@ -122,7 +130,13 @@ class _Watch:
             if now - weighed < _WEIGH_EVERY_S:
                 continue
             weighed = now
-            self.peak_mb = max(self.peak_mb, sum(map(_pss_mb, [self._pid, *_descendants(os.getpid(), self._pid)])))
+            seen = [self._pid, *_descendants(os.getpid(), self._pid)]
+            self.peak_mb = max(self.peak_mb, sum(map(_pss_mb, seen)))
+            for pid in seen:
+                with contextlib.suppress(OSError):
+                    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                    begun_at, ticks = int(fields[19]), int(fields[11]) + int(fields[12])
+                    self._cpu_seconds[pid, begun_at] = ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _holds_something(file: str) -> bool:

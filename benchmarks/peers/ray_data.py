@@ -39,7 +39,7 @@ def main(folder: str, output: str) -> None:
             LabelBatch,
             fn_constructor_args=(output,),
             batch_size=BATCH,
-            num_cpus=1,
+            num_cpus=0.5,  # two actors that hold all of two cores would leave the reading tasks none
             compute=ray.data.ActorPoolStrategy(size=WORKERS),
             udf_modifying_row_count=True,
         )

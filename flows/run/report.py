@@ -11,7 +11,6 @@ from flows.run.observer import RunObserver
 from flows.run.planning import open_output
 from flows.run.summary import RunSummary
 from pipelines.layout import report_name
-from pipelines.report.build import ReportConfig, build_report
 
 
 def leave_report(config: RunConfig, summary: RunSummary, observer: RunObserver) -> str | None:
@@ -24,6 +23,8 @@ def leave_report(config: RunConfig, summary: RunSummary, observer: RunObserver) 
     """
     if not config.report or not summary.labelled_now or summary.committed < summary.shards:
         return None
+    from pipelines.report.build import ReportConfig, build_report  # DuckDB, Jinja: not for a run with nothing to do
+
     name = report_name(summary.run_id)
     try:
         store = open_output(config)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from pipelines.planning.external_sort import read_spilled
 from pipelines.sources.image_batches import BATCH_SIZE
 
 MOST, LEAST = 500, 50
@@ -67,7 +68,7 @@ def counted(batches: Iterable[pa.RecordBatch], path: Path) -> tuple[int, Iterato
         for batch in itertools.chain([first], batches):
             writer.write_batch(batch)
             num_rows += batch.num_rows
-    return num_rows, _read(path)
+    return num_rows, read_spilled(path)
 
 
 def cut(batches: Iterable[pa.RecordBatch], sizes: Iterable[tuple[int | None, int]]) -> Iterator[tuple[pa.Table, int]]:
@@ -110,8 +111,3 @@ def _cut_evenly(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Tab
             held = table.slice(table.num_rows - num_rows).to_batches()
     if num_rows:
         yield pa.Table.from_batches(held)
-
-
-def _read(path: Path) -> Iterator[pa.RecordBatch]:
-    with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
-        yield from reader

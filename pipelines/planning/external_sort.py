@@ -43,11 +43,11 @@ def sort_batches(batches: Iterable[pa.RecordBatch], by: str, folder: Path) -> It
             held, num_bytes = [], 0
         # Limits the number of open files; the merged run takes part in the next merge.
         if len(runs) == MAX_RUNS:
-            whole = _write(_merge(map(_read, runs), by), batch.schema, next(paths))
+            whole = _write(_merge(map(read_spilled, runs), by), batch.schema, next(paths))
             for path in runs:
                 path.unlink()
             runs = [whole]
-    yield from _merge([*map(_read, runs), _sort(held, by)], by)
+    yield from _merge([*map(read_spilled, runs), _sort(held, by)], by)
 
 
 def _sort(batches: Sequence[pa.RecordBatch], by: str) -> Iterator[pa.RecordBatch]:
@@ -66,7 +66,8 @@ def _write(pieces: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path) -> P
     return path
 
 
-def _read(path: Path) -> Iterator[pa.RecordBatch]:
+def read_spilled(path: Path) -> Iterator[pa.RecordBatch]:
+    """Read a temporary file of batches, an Arrow stream, batch by batch."""
     with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
         yield from stream
 

@@ -8,7 +8,7 @@ bytes of a page are read here.
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -25,7 +25,7 @@ _SMALL_BYTES = 2**20  # a column chunk up to this size bounds its values well en
 # The type and uncompressed size are the first two fields of a page header, and take a few bytes.
 _HEADER_BYTES = 64
 _DICTIONARY_PAGE = 2
-_DICTIONARY_BYTES = 2**24  # of a column chunk that is read as an Arrow dictionary
+_DICTIONARY_BYTES = 2**21  # of a column chunk that is read as an Arrow dictionary
 _INTEGER_FIELD = 0x15  # of Thrift's compact protocol: the next field, an int32
 _DELTA = "DELTA_BYTE_ARRAY"
 
@@ -80,10 +80,37 @@ def iter_batches(
     """
     for number in range(table.num_row_groups):
         size = rows_at_once(fs, path, table.metadata.row_group(number), columns, as_dictionary)
-        for batch in table.iter_batches(batch_size=size, row_groups=[number], columns=list(columns)):
+        batches = table.iter_batches(batch_size=size, row_groups=[number], columns=list(columns))
+        for batch in _joined(map(_with_own_dictionaries, batches)):
             step = max(1, batch.num_rows * _PYTHON_BYTES // max(1, sum(map(_num_bytes, batch.columns))))
             for start in range(0, batch.num_rows, step):
                 yield batch.slice(start, step)
+
+
+def _with_own_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Leave only a batch's own values in its dictionaries: each comes with all that its row group has had so far."""
+    return pa.record_batch([_with_own_dictionary(values) for values in batch.columns], schema=batch.schema)
+
+
+def _with_own_dictionary(values: pa.Array) -> pa.Array:
+    if not is_text_dictionary(values.type):
+        return values
+    own = values.indices.dictionary_encode()
+    return pa.DictionaryArray.from_arrays(own.indices, values.dictionary.take(own.dictionary))
+
+
+def _joined(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Join batches smaller than they need be: where a value may be large, few rows are read, and mostly none is."""
+    held, num_rows, num_bytes = list[pa.RecordBatch](), 0, 0
+    for batch in batches:
+        held.append(batch)
+        num_rows += batch.num_rows
+        num_bytes += batch.nbytes
+        if num_rows >= MAX_BATCH_ROWS or num_bytes >= _PYTHON_BYTES:
+            yield pa.concat_batches(held)
+            held, num_rows, num_bytes = [], 0, 0
+    if held:
+        yield pa.concat_batches(held)
 
 
 def is_text_dictionary(kind: pa.DataType) -> bool:

@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as ds
+import pyarrow.compute as pc
 
 from pipelines.errors import PlanError, StorageError
 from pipelines.planning.plan import plan_documents, read_plan, retries_by_run
@@ -80,7 +80,7 @@ def _quarantined(
     store: Store, tries: Sequence[str], reasons: Collection[str], pool: ThreadPoolExecutor
 ) -> Iterator[tuple[str, str]]:
     """Yield the id and reason of each image whose last try in these runs ended in quarantine."""
-    is_quarantined = ds.field("status") == Status.QUARANTINED.value
+    is_quarantined = pc.field("status") == Status.QUARANTINED.value
     columns = ("image_id", "status", "reason")
     # Retries label only what the first run quarantined: its other rows, nearly all of them, need not be merged.
     first = _rows(store, tries[0], columns, pool, is_quarantined)
@@ -93,7 +93,7 @@ def _quarantined(
 
 def _changed_since(store: Store, runs: Iterable[str], pool: ThreadPoolExecutor) -> Iterator[tuple[str, int]]:
     """Yield the id and newest version of each image that one of these runs has planned as changed."""
-    is_changed = ds.field("image_version") > 1
+    is_changed = pc.field("image_version") > 1
     found = [_rows(store, run_id, ("image_id", "image_version"), pool, is_changed) for run_id in runs]
     for image_id, rows in _grouped(found):
         yield image_id, max(version for _, version in rows)
@@ -107,7 +107,7 @@ def _grouped(runs: Sequence[Iterator[tuple[Any, ...]]]) -> Iterator[tuple[str, l
 
 
 def _rows(
-    store: Store, run_id: str, columns: Sequence[str], pool: ThreadPoolExecutor, kept: ds.Expression | None = None
+    store: Store, run_id: str, columns: Sequence[str], pool: ThreadPoolExecutor, kept: pc.Expression | None = None
 ) -> Iterator[tuple[Any, ...]]:
     """Yield the committed rows of a run in the order of image ids, with a few shards in memory at a time.
 
@@ -117,10 +117,12 @@ def _rows(
         StorageError: rows cannot be read; the message includes what the storage client or pyarrow said.
     """
     held = held_commits(store, run_id)
-    is_there = ds.field("status") != Status.FORGOTTEN.value
+    is_there = pc.field("status") != Status.FORGOTTEN.value
     kept = is_there if kept is None else kept & is_there
 
     def read(shard_id: str) -> pa.Table:
+        import pyarrow.dataset as ds  # see pipelines.table.reader
+
         name = read_commit(store, run_id, shard_id, held[shard_id]).images.name
         try:
             with storage_errors(f"{store.uri}/{name}"):

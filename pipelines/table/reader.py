@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from pipelines.layout import Kind
 from pipelines.planning.plan import planned_runs, require_plan
@@ -13,6 +13,9 @@ from pipelines.storage.store import Store
 from pipelines.table.commits import read_commits
 from pipelines.table.image_lookup import commits_of_images
 from pipelines.table.schema import SCHEMAS
+
+if TYPE_CHECKING:  # imports pandas wherever that is installed: a fifth of the time to a command's first line
+    import pyarrow.dataset as ds
 
 
 def open_table(
@@ -33,6 +36,8 @@ def open_table(
     Raises:
         DamagedError: a commit, or with ``image_ids`` a file of the plan, is damaged.
     """
+    import pyarrow.dataset as ds
+
     names = []
     for one in planned_runs(store) if run_id is None else [run_id]:
         if image_ids is None:

@@ -106,11 +106,15 @@ def test_a_shell_completes_commands_and_options(words: str, completed: str) -> N
     assert completed in ended.stdout.split()
 
 
-def test_importing_the_command_line_loads_nothing_heavy() -> None:
-    heavy = ("torch", "ray", "prefect", "transformers", "xsam_model")
-    code = f"import sys, flows.cli; print([name for name in {heavy} if name in sys.modules])"
+@pytest.mark.parametrize(("module", "more"), [("flows.cli", ["xsam_model"]), ("flows.commands.launch", [])])
+def test_what_every_command_imports_is_light(module: str, more: list[str]) -> None:
+    heavy = ["torch", "ray", "prefect", "transformers", "pandas", "duckdb", "jinja2", *more]
+    code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "[]"
+
+
+def test_help_names_the_commands() -> None:
     with driver("--help", env=dict(os.environ)) as help_text:
         code, out, _ = help_text.end()
     assert code == 0

@@ -144,3 +144,16 @@ def test_values_that_many_rows_of_parquet_share_are_listed_in_small_pieces(tmp_p
     refs = list(list_images(str(tmp_path / "t.parquet")))
     assert [ref.uri for ref in refs] == uris.to_pylist()
     assert refs[7].source_columns == columns_json({"text": "t" * 40_000, "n": 7})
+
+
+def test_rows_that_may_be_large_by_their_dictionary_are_not_handed_on_in_small_numbers(tmp_path: Path) -> None:
+    count = 60_000  # their dictionaries reach the megabyte at which writers go on without, so any value could have it
+    columns = {
+        "uri": [f"s3://photos/{number:06}/{'name' * 100}.jpg" for number in range(count)],
+        "label": ["cup", "moon", None] * (count // 3),
+        "id": [f"{number:020}" for number in range(count)],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    found = list(chunks.read_chunks(str(tmp_path / "t.parquet")))
+    assert {name: [v for one in found for v in pa.array(one.columns[name]).to_pylist()] for name in columns} == columns
+    assert min(one.num_rows for one in found[:-1]) >= 4096 - 64
