@@ -37,7 +37,9 @@ from pipelines.table.shard_commit import DataFile, ShardCommit
 
 # What goes into one file: its rows are in memory while it is written, and below 100 MiB a file is one request.
 _MAX_BYTES = 64 << 20
-_MAX_ROWS: Mapping[Kind, int] = {"annotations": 2**20, "images": 2**17}
+_MAX_ROWS: Mapping[Kind, int] = {"annotations": 2**19, "images": 2**16}
+# Of a committed file so much is not counted: small ones are footer, page index and bloom filter rather than rows.
+_FIXED_BYTES = 32 << 10
 _READERS = 8
 
 
@@ -148,11 +150,12 @@ def _together(kind: Kind, commits: Iterable[ShardCommit]) -> Iterator[list[Shard
         file = commit.files()[KINDS.index(kind)]
         if not file.rows:
             continue
-        if some and (rows + file.rows > _MAX_ROWS[kind] or num_bytes + file.num_bytes > _MAX_BYTES):
+        own_bytes = max(0, file.num_bytes - _FIXED_BYTES)
+        if some and (rows + file.rows > _MAX_ROWS[kind] or num_bytes + own_bytes > _MAX_BYTES):
             yield some
             some, rows, num_bytes, is_first = [], 0, 0, False
         some.append(commit)
-        rows, num_bytes = rows + file.rows, num_bytes + file.num_bytes
+        rows, num_bytes = rows + file.rows, num_bytes + own_bytes
     if some or is_first:
         yield some
 
