@@ -20,7 +20,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from multiprocessing.connection import Connection
 from typing import Any
 from uuid import UUID
 
@@ -126,14 +125,13 @@ def _wait_until_recorded(flow_runs: list[UUID]) -> None:
             time.sleep(_LOOK_EVERY_S)
 
 
-def main(settings: dict[str, Any]) -> None:
+def main(driver: Driver, settings: dict[str, Any]) -> None:
     """Show what the driver asks for, until it ends.
 
     Args:
-        settings: ``socket``, the descriptor of the driver's socket; ``may_start``, whether to run a server if none is
-            named; ``patience_s``, as of PrefectReporter.
+        driver: says what to show.
+        settings: ``may_start``, whether to run a server if none is named; ``patience_s``, as of PrefectReporter.
     """
-    driver = Driver(Connection(settings["socket"]))
     redact_run_logs()
     try:
         with _server(driver, settings["may_start"]) as server:
