@@ -41,7 +41,7 @@ from flows.prefect_server.embedded import embedded_server
 from flows.prefect_server.following import Following, followed, label_collection
 from flows.prefect_server.reach import PrefectUnreachableError, check_home, reach_named_server
 from flows.prefect_server.redacted_logs import redact_run_logs
-from flows.prefect_server.reports import fewer_retries, is_prefects, reporting
+from flows.prefect_server.reports import fewer_retries, reporting
 
 # How soon, and how long, a flow run is tried to be begun while the server is away; and how long after the run's end.
 _AGAIN_AFTER_S = 2.0
@@ -62,7 +62,7 @@ def show_run(
             try:
                 asyncio.run(label_collection(config))
             except BaseException as error:  # noqa: BLE001 - the run's own, which the driver has told, or Prefect's
-                if following.end is None or is_prefects(error):
+                if error is not following.raised:
                     told.note(error)
                     if not following.has_begun and tries.another():
                         continue
