@@ -21,7 +21,7 @@ class Driver:
     """The connection to the driver; once that has ended, this process soon does.
 
     Args:
-        connection: to the driver.
+        descriptor: of a socket to the driver, which it takes over.
 
     Attributes:
         inbox: what the driver has said.
@@ -30,12 +30,12 @@ class Driver:
         is_up: whether there is a server, and with it something to finish when the driver ends.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, descriptor: int) -> None:
         self.inbox: SimpleQueue[Message] = SimpleQueue()
         self.run_has_ended = threading.Event()
         self.is_gone = threading.Event()
         self.is_up = False
-        self._connection = connection
+        self._connection = Connection(descriptor)
         self._turn = threading.Lock()
         threading.Thread(target=self._read, name="driver", daemon=True).start()
 

@@ -48,10 +48,12 @@ class Following:
 
     Attributes:
         end: error and problem of the run, once it has ended.
+        raised: that error, once its flow run has failed with it.
     """
 
     def __init__(self, driver: Driver, told: PrefectReporter, retries: int, retry_delay_s: float) -> None:
         self.end: tuple[str, str] | None = None
+        self.raised: BaseException | None = None
         self._driver, self._told = driver, told
         self._retries, self._retry_delay_s = retries, retry_delay_s
         self._waves: dict[str, _Wave] = {}
@@ -172,4 +174,5 @@ async def label_collection(config: dict[str, Any]) -> None:  # noqa: ARG001 - sh
     following.follow()
     assert following.end is not None, "it has been followed to its end"
     if following.end[0]:
-        raise _error(*following.end)
+        following.raised = _error(*following.end)
+        raise following.raised

@@ -20,7 +20,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from multiprocessing.connection import Connection
 from typing import Any
 from uuid import UUID
 
@@ -42,7 +41,7 @@ from flows.prefect_server.embedded import embedded_server
 from flows.prefect_server.following import Following, followed, label_collection
 from flows.prefect_server.reach import PrefectUnreachableError, check_home, reach_named_server
 from flows.prefect_server.redacted_logs import redact_run_logs
-from flows.prefect_server.reports import fewer_retries, is_prefects, reporting
+from flows.prefect_server.reports import fewer_retries, reporting
 
 # How soon, and how long, a flow run is tried to be begun while the server is away; and how long after the run's end.
 _AGAIN_AFTER_S = 2.0
@@ -58,15 +57,14 @@ def show_run(
     with reporting(patience_s) as told:
         following = Following(driver, told, retries, retry_delay_s)
         followed.set(following)
-        since: float | None = None
+        tries = _Tries(driver, patience_s)
         while True:
             try:
                 asyncio.run(label_collection(config))
             except BaseException as error:  # noqa: BLE001 - the run's own, which the driver has told, or Prefect's
-                if following.end is None or is_prefects(error):
+                if error is not following.raised:
                     told.note(error)
-                    since = since or time.monotonic()
-                    if not following.has_begun and _may_try_again(driver, since, patience_s):
+                    if not following.has_begun and tries.another():
                         continue
                     following.go_on_alone()
             break
@@ -74,12 +72,29 @@ def show_run(
         return told.flow_run_id
 
 
-def _may_try_again(driver: Driver, since: float, patience_s: float) -> bool:
-    """Wait a moment; return whether a flow run that could not begin is to be tried again."""
-    has_ended = driver.run_has_ended.wait(_AGAIN_AFTER_S)
-    if has_ended:
+class _Tries:
+    """Says how long a flow run that could not begin is tried to: for a while, and once the run has ended for a moment.
+
+    Args:
+        driver: tells that the run has ended.
+        patience_s: seconds from then on.
+    """
+
+    def __init__(self, driver: Driver, patience_s: float) -> None:
+        self._driver, self._patience_s = driver, patience_s
+        self._first_s: float | None = None
+        self._ended_s: float | None = None
+
+    def another(self) -> bool:
+        """Wait a moment, and return whether to try again."""
+        self._first_s = self._first_s or time.monotonic()
+        if not self._driver.run_has_ended.wait(_AGAIN_AFTER_S):
+            return time.monotonic() - self._first_s < _BEGIN_S
+        if self._ended_s is None:
+            self._ended_s = time.monotonic()
+            return True
         time.sleep(_AGAIN_AFTER_S / 2)
-    return time.monotonic() - since < (patience_s if has_ended else _BEGIN_S)
+        return time.monotonic() - self._ended_s < self._patience_s
 
 
 @contextlib.contextmanager
@@ -126,14 +141,13 @@ def _wait_until_recorded(flow_runs: list[UUID]) -> None:
             time.sleep(_LOOK_EVERY_S)
 
 
-def main(settings: dict[str, Any]) -> None:
+def main(driver: Driver, settings: dict[str, Any]) -> None:
     """Show what the driver asks for, until it ends.
 
     Args:
-        settings: ``socket``, the descriptor of the driver's socket; ``may_start``, whether to run a server if none is
-            named; ``patience_s``, as of PrefectReporter.
+        driver: says what to show.
+        settings: ``may_start``, whether to run a server if none is named; ``patience_s``, as of PrefectReporter.
     """
-    driver = Driver(Connection(settings["socket"]))
     redact_run_logs()
     try:
         with _server(driver, settings["may_start"]) as server:

@@ -35,8 +35,10 @@ for number in (signal.SIGINT, signal.SIGTERM):  # the driver decides when it end
     signal.signal(number, signal.SIG_IGN)
 settings = json.loads(sys.argv[1])
 sys.path[:] = settings["path"]
+from flows.prefect_server.driver import Driver
+driver = Driver(settings["socket"])  # first: or nothing would notice the driver's end while the rest is imported
 from flows.prefect_server.show import main
-main(settings)
+main(driver, settings)
 """
 
 

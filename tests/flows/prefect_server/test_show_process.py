@@ -144,6 +144,17 @@ def test_one_that_ends_before_there_is_a_server_is_told_as_what_could_not_be_sta
         launched(small, lambda: wait_until(show_process._running[0].has_ended, 20))
 
 
+def test_what_still_imports_ends_with_the_driver(small: SmallRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = Path(small.output).with_name("begun")
+    importing = f"import time; open({str(begun)!r}, 'w').close(); time.sleep(60)"
+    program = show_process._PROGRAM.replace("from flows.prefect_server.show import main", importing)
+    monkeypatch.setattr(show_process, "_PROGRAM", program)
+    process = show_process.ShowProcess(may_start=True)
+    wait_until(begun.exists, 20)
+    process.close()
+    assert process._process.returncode == 1  # by itself: not SIGKILL, which comes after some time
+
+
 class Decided:
     """Stands for the process: remembers what it is told, and decides about waves with failures."""
 
