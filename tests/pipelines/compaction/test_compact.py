@@ -19,6 +19,7 @@ from pipelines.compaction.removal import vacuum_compacted
 from pipelines.errors import DamagedError, PlanError
 from pipelines.forgetting import Found, forget
 from pipelines.layout import KINDS, Kind
+from pipelines.sources.listing import list_batches
 from pipelines.storage.store import Store, open_store
 from pipelines.table.leftovers import vacuum
 from pipelines.table.reader import open_table
@@ -351,3 +352,12 @@ def test_a_vacuum_that_dies_at_any_side_effect_leaves_the_newest_compaction_whol
             *(file.name for file in newest_compacted(store).all_files),  # type: ignore[union-attr]
         }
         check_same_rows(store)
+
+
+def test_its_files_are_no_images_of_a_source_around_the_output(tmp_path: Path) -> None:
+    table = pa.table({"image_id": ["x"], "uri": ["/p/x.png"]})
+    pq.write_table(table, tmp_path / "images.parquet")
+    store, _ = write_output(tmp_path / "labels", {"a": [mask(BRIGHT[0], box(0, 0, 2, 2))]}, common=BRIGHT)
+    compact(store)
+    listed = [row["image_id"] for batch in list_batches(str(tmp_path)) for row in batch.to_pylist()]
+    assert listed == ["x"]
