@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,21 @@ def test_all_categories_of_a_map_are_answered_together(tmp_path: Path) -> None:
     assert current(store) == {("sky", "human"): 1, ("sea", "model"): 1, ("cat", "model"): 1}
     runs = dict(rows(store, "SELECT prompt_id, run_id LIKE 'import-%' FROM coverage"))
     assert runs == {"ovseg_semantic:sky": True, "ovseg_semantic:sea": True, "ovseg:cat": False}
+
+
+def test_what_is_stuff_in_the_output_stays_stuff(tmp_path: Path) -> None:
+    cat, sky = (replace(one, is_thing=one.text == "cat") for one in named("ovseg_panoptic", "cat", "sky"))
+    found = {"a": [mask(cat, A, 0.9), mask(sky, B, 0.8)]}
+    store, _ = write_output(tmp_path / "o", found, common=[cat, sky], config={"stuff": ["sky"]})
+    edited = Edited(store, tmp_path / "e.json", tasks=("ovseg_panoptic",))
+    edited.entry()["category_id"], name = edited.entry(1)["category_id"], edited.entry()["annotation_id"]
+    edited.add("sky", C, task="ovseg_panoptic")
+    edited.add("hat", box(9, 9, 1, 1), task="ovseg_panoptic")
+    assert edited.imported().changes == {"confirmed": 1, "relabeled": 1, "added": 2}
+    assert rows(store, "SELECT DISTINCT category_name, is_thing FROM annotations ORDER BY 1") == [
+        ("hat", True), ("sky", False)
+    ]  # fmt: skip
+    assert rows(store, f"SELECT category_name FROM annotations WHERE annotation_id = '{name}'") == [("sky",)]
 
 
 def test_regions_and_phrases_keep_what_was_asked_and_captions_stay(tmp_path: Path) -> None:
