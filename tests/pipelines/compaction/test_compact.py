@@ -131,6 +131,18 @@ def test_rows_are_cut_into_files_where_one_would_be_too_large(monkeypatch: pytes
     assert verify_compacted(store) == ([], [])
 
 
+def test_rows_that_are_small_files_and_large_in_memory_are_cut_into_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of hundreds of categories in each image nearly all have no mask: a file of them is a hundredth of its rows."""
+    prompts = named("ovseg", *(f"category number {number}" for number in range(300)))
+    store = open_store(f"memory://compacting-{secrets.token_hex(4)}")
+    write_output(store.uri, {f"{number:02d}": () for number in range(32)}, common=prompts, per_shard=4)
+    monkeypatch.setattr("pipelines.compaction.write._MAX_MEMORY", 2**17)
+    files = compact(store)[0].files["images"]
+    assert [file.rows for file in files] == [8, 8, 8, 8]
+    assert [pq.read_table(io.BytesIO(store.read(file.name))).nbytes < 2**17 for file in files] == [True] * 4
+    check_same_rows(store)
+
+
 def test_an_output_without_masks_has_a_file_of_each_table_and_one_without_commits_is_refused() -> None:
     store = open_store(f"memory://compacting-{secrets.token_hex(4)}")
     write_output(store.uri, dict.fromkeys(NAMES, ()), common=BRIGHT, committed=0)
