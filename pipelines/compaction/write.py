@@ -36,8 +36,8 @@ from pipelines.table.file_checks import hash_problem
 from pipelines.table.schema import SCHEMAS, VERSION_KEY
 from pipelines.table.shard_commit import DataFile, ShardCommit
 
-# What goes into one file: below 100 MiB it is one request, and its rows are in memory while it is written. These may take
-# hundreds of times as much: what a thousand categories came to in an image is nearly the same in each.
+# What goes into one file: below 100 MiB it is one request, and its rows are in memory while it is written. These may
+# take hundreds of times as much: what a thousand categories came to in an image is nearly the same in each.
 _MAX_BYTES = 64 << 20
 _MAX_MEMORY = 256 << 20
 _MAX_ROWS: Mapping[Kind, int] = {"annotations": 2**20, "images": 2**17}
@@ -162,7 +162,8 @@ def _together(kind: Kind, tables: Iterable[tuple[int, pa.Table]]) -> Iterator[li
         kind: which table.
         tables: the rows of each shard, with the bytes of its file.
     """
-    some, held, is_first = list[pa.Table](), (0, 0, 0), True
+    some, is_first = list[pa.Table](), True
+    held: tuple[int, ...] = (0, 0, 0)
     for num_bytes, table in tables:
         own = (table.num_rows, num_bytes, table.nbytes)
         total = tuple(map(add, held, own))

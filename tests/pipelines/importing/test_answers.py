@@ -310,6 +310,27 @@ def test_a_killed_import_goes_on_by_the_same_file(tmp_path: Path, monkeypatch: p
     ]  # fmt: skip
 
 
+def test_of_two_imports_at_once_none_loses_what_the_other_has_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, _ = write_output(tmp_path / "o", {"a": [mask(CAT, A), mask(CAT, B)]}, common=[CAT])
+    first, second, plan = Edited(store, tmp_path / "e.json"), Edited(store, tmp_path / "f.json"), imports._planned
+    first.entry()["segmentation"] = rle.encode(box(9, 9, 1, 1)).to_coco()
+    second.add("cat", C)
+
+    def planned(*given: Any) -> Any:
+        monkeypatch.undo()
+        second.imported()
+        return plan(*given)
+
+    monkeypatch.setattr(imports, "_planned", planned)
+    with pytest.raises(PlanError, match=r"another import, import-\w{12}, was at work meanwhile"):
+        first.imported()
+    assert first.imported().changes["moved"] == 1  # the same command goes on
+    assert sorted(rows(store, "SELECT area, source FROM annotations")) == [(1, "human"), (9, "human"), (16, "human")]
+    assert not [problem for run in store.folders("_runs") for problem in verify(store, run).problems]
+
+
 def test_a_lost_file_of_an_import_is_mended_by_the_same_file(tmp_path: Path) -> None:
     store, _ = write_output(tmp_path / "o", {"a": [mask(CAT, A)]}, common=[CAT])
     edited = Edited(store, tmp_path / "e.json")
