@@ -221,7 +221,7 @@ def import_file(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be imported.")] = False,
 ) -> None:
     """Take masks that people have corrected in another tool as answers: no model's run replaces them."""
-    from flows.commands.importing import run_import
+    from flows.commands.export import run_import
     from pipelines.importing.imports import ImportChoice
 
     if not dry_run:

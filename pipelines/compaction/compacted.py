@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -151,9 +152,13 @@ def read_compacted(store: Store, number: int) -> Compacted:
 
 
 def compacted_numbers(store: Store) -> list[int]:
-    """Return the numbers of the compactions that a listing shows, the newest first."""
-    found = (compacted_number(f"_runs/{name}") for name in store.files("_runs"))
-    return sorted((number for number in found if number is not None), reverse=True)
+    """Return the numbers of an output's compactions, the newest first."""
+    listed = (compacted_number(f"_runs/{name}") for name in store.files("_runs"))
+    found = [number for number in listed if number is not None]
+    # A listing may lag: the next is asked for by name.
+    later = itertools.count(max(found, default=0) + 1)
+    found += itertools.takewhile(lambda number: store.exists(compacted_name(number)), later)
+    return sorted(found, reverse=True)
 
 
 def newest_compacted(store: Store) -> Compacted | None:
@@ -179,8 +184,11 @@ def is_from_before_erasure(store: Store, compacted: Compacted) -> bool:
 
 def compacted_files(store: Store) -> list[str]:
     """Return the names of all objects of compactions, relative to the output: what names the others first."""
-    names = [compacted_name(number) for number in compacted_numbers(store)]
-    return [*names, *sorted(name for name in store.find(COMPACTED) if split_compacted_file(name) is not None)]
+    numbers, files = compacted_numbers(store), {name for name in store.find(COMPACTED) if split_compacted_file(name)}
+    for number in numbers:
+        with suppress(FileNotFoundError, DamagedError):
+            files |= {file.name for file in read_compacted(store, number).all_files}
+    return [*map(compacted_name, numbers), *sorted(files)]
 
 
 def verify_compacted(store: Store, *, deep: bool = True) -> tuple[list[str], list[str]]:
@@ -237,9 +245,10 @@ def _content_problems(store: Store, compacted: Compacted) -> Iterator[str]:
                 counts[kind].update(found)
     yield from problems
     for kind in KINDS if not problems else ():
-        held = {run: rows for run, one in compacted.runs.items() if (rows := getattr(one, kind))}
-        if held != dict(counts[kind]):
-            yield f"{compacted.folder}/{kind} has {dict(counts[kind])} rows of each run, its note says {held}"
+        held = {run: getattr(one, kind) for run, one in compacted.runs.items()}
+        for run in sorted(held.keys() | counts[kind]):
+            if held.get(run, 0) != (rows := counts[kind][run]):
+                yield f"{compacted.folder}/{kind} has {rows} rows of run {run}, its note says {held.get(run, 0)}"
 
 
 def _read_counts(store: Store, kind: Kind, file: DataFile) -> Counter[str] | str:

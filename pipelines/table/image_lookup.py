@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from pipelines.errors import DamagedError
@@ -90,6 +91,8 @@ class ImageIndex:
 def _filtered(store: Store, kind: Kind, file: DataFile, chosen: pc.Expression) -> pa.Table:
     """Read those rows of a committed file that fit a condition, with null in columns that its version did not have."""
     if file.num_bytes > _READ_WHOLE_BYTES:
+        import pyarrow.dataset as ds  # imports pandas wherever that is installed
+
         rows = ds.dataset([store.path(file.name)], schema=SCHEMAS[kind], filesystem=store.fs, format="parquet")
         return rows.to_table(filter=chosen)
     data = store.read(file.name)
@@ -130,7 +133,9 @@ class _Shards:
     def __init__(self, store: Store, plan: Plan) -> None:
         self.run_id = plan.run_id
         self._store, self._plan, self._parts = store, plan, list(plan.shards_by_part())
-        self._held = dict[int, list[str | None]]()
+        # Of each file of the plan: what its first shard begins with, and what all do, None where a shard is forgotten.
+        self._heads, self._held = dict[int, str | None](), dict[int, list[str | None]]()
+        self._opened = dict[int, pq.ParquetFile]()
 
     def of(self, image_ids: Iterable[str]) -> list[str]:
         """Return the ids of the shards in which images would be, in order; errors as for ``shards_of_images``."""
@@ -139,31 +144,56 @@ class _Shards:
             part = bisect_right(range(len(parts)), image_id, key=lambda part: self._first_id(part, 0)) - 1
             if part < 0:
                 continue
+            self._first_ids(part)
             shards = range(len(parts[part][1]))
-            shard = bisect_right(shards, image_id, key=lambda shard, part=part: self._first_id(part, shard)) - 1
+            shard = bisect_right(shards, image_id, key=functools.partial(self._first_id, part)) - 1
             found.add((part, shard))
+        self._opened.clear()
         return [parts[part][1][shard] for part, shard in sorted(found)]
 
     def _first_id(self, part: int, shard: int) -> str:
+        if part not in self._held and not shard and (head := self._head(part)) is not None:
+            return head
         for place in range(part, len(self._parts)):
             for first in self._first_ids(place)[shard if place == part else 0 :]:
                 if first is not None:
                     return first
         return _AFTER_ALL
 
+    def _head(self, part: int) -> str | None:
+        """Return the first id of a plan's file, whose other shards are not read for that."""
+        if part not in self._heads:
+            with self._open(part) as file:
+                (self._heads[part],) = _first_ids(file, [0])
+        return self._heads[part]
+
     def _first_ids(self, part: int) -> list[str | None]:
-        """Return the first id of each shard of a plan's file; None for a shard that is forgotten as a whole."""
         if part not in self._held:
-            with self._plan.open_part(self._store, self._parts[part][0]) as data:
-                self._held[part] = list(_first_ids(pq.ParquetFile(io.BytesIO(data))))
+            with self._open(part) as file:
+                self._held[part] = _first_ids(file, range(file.num_row_groups))
         return self._held[part]
 
+    @contextmanager
+    def _open(self, part: int) -> Iterator[pq.ParquetFile]:
+        held = self._parts[part][0]
+        if part in self._opened:
+            yield self._opened[part]
+            return
+        with self._plan.open_part(self._store, held) as data:
+            file = pq.ParquetFile(io.BytesIO(data))
+            # Without a checksum, as of earlier versions, only reading shows damage: open_part tells of it.
+            if held.sha256 is not None:
+                self._opened[part] = file
+            yield file
 
-def _first_ids(file: pq.ParquetFile) -> Iterator[str | None]:
+
+def _first_ids(file: pq.ParquetFile, shards: Sequence[int]) -> list[str | None]:
+    """Return the first id of some consecutive shards of a plan's file; None for one that is forgotten as a whole."""
     columns = [name for name in ("image_id", "is_forgotten") if name in file.schema_arrow.names]
-    table, place = file.read(columns=columns), 0
-    for number in range(file.num_row_groups):
+    table, place, found = file.read_row_groups(list(shards), columns=columns), 0, list[str | None]()
+    for number in shards:
         # Of a shard that is forgotten as a whole only the hashes of its ids are left, in no order. They come last.
         is_gone = "is_forgotten" in columns and table["is_forgotten"][place].as_py()
-        yield None if is_gone else str(table["image_id"][place])
+        found.append(None if is_gone else str(table["image_id"][place]))
         place += file.metadata.row_group(number).num_rows
+    return found

@@ -140,11 +140,11 @@ def _parquet_bytes(build: Callable[..., bytes]) -> Callable[..., bytes]:
     return encode
 
 
-def replace(patch: pytest.MonkeyPatch, *, table: Any, reader: Any, manifest: Any, integrity: Any, retry: Any) -> None:
+def replace(patch: pytest.MonkeyPatch, *, table: Any, manifest: Any, integrity: Any) -> None:
     """Let the product's modules use what is kept here."""
-    patch.setattr(retry, "ds", _ByName(ds, dataset=dataset))
+    # They import it where they need it.
+    patch.setattr(pa, "dataset", _ByName(ds, dataset=dataset))
     patch.setattr(integrity, "pq", _ByName(pq, read_table=read_table))
-    patch.setattr(reader, "ds", _ByName(ds, dataset=dataset))
     patch.setattr(manifest, "read_shards", _read_shards)
     patch.setattr(manifest, "planned_batches", _planned_batches)
     patch.setattr(manifest, "read_image_ids", _read_image_ids)

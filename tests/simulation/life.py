@@ -21,7 +21,7 @@ from pipelines.planning import plan as manifest
 from pipelines.planning.plan import read_plan
 from pipelines.storage import store as storage
 from pipelines.storage.store import Store
-from pipelines.table import commits, quarantined, reader, verify
+from pipelines.table import commits, verify
 from pipelines.types import ImagePrediction
 from tests.simulation import cached, checks, collection, commands, damage, earlier
 from tests.simulation.filesystem import SimulatedFileSystem
@@ -327,4 +327,4 @@ def _replace(patch: pytest.MonkeyPatch) -> None:
         now = getattr(module, name)
         patch.setattr(module, name, now)
         SEAMS.own(module, name, lambda process, now=now, before=before: before if process.is_earlier else now)
-    cached.replace(patch, table=commits, reader=reader, manifest=manifest, integrity=verify, retry=quarantined)
+    cached.replace(patch, table=commits, manifest=manifest, integrity=verify)

@@ -76,8 +76,13 @@ def test_one_image_is_found_with_few_reads(store: Store, monkeypatch: pytest.Mon
     assert len(sized) <= 2
 
 
+@pytest.mark.parametrize("whole_bytes", [0, 8 << 20])
 @pytest.mark.parametrize("kind", ["annotations", "images"])
-def test_an_index_reads_the_same_rows_again_and_again(store: Store, kind: Any) -> None:
+def test_an_index_reads_the_same_rows_again_and_again(
+    store: Store, kind: Any, whole_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of files that are too large to be read as a whole."""
+    monkeypatch.setattr("pipelines.table.image_lookup._READ_WHOLE_BYTES", whole_bytes)
     index = ImageIndex(store)
     order = [("image_id", "ascending"), ("run_id", "ascending")]
     for image_ids in ([], *([name] for name in (*NAMES[::7], *OTHERS)), NAMES[5:30:8], [*NAMES, *OTHERS]):
