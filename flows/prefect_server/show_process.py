@@ -202,7 +202,7 @@ _running: list[ShowProcess] = []
 
 
 def show_process(*, may_start: bool = True) -> ShowProcess:
-    """Return this process's, which ends with it; started if necessary, without waiting for a server.
+    """Return this process's, which ends with it; started if there is none that works, without waiting for a server.
 
     Args:
         may_start: whether a server is run where none is named.
@@ -210,8 +210,11 @@ def show_process(*, may_start: bool = True) -> ShowProcess:
     Raises:
         ConfigError: no server can be run here, or no process be started.
     """
-    if _running and not _running[0].has_ended():
+    if _running and not (_running[0].has_ended() or _running[0].failure):
         return _running[0]
+    for failed in _running:  # the next night's run may find a server
+        atexit.unregister(failed.close)
+        failed.close()
     _running.clear()
     try:
         _running.append(ShowProcess(may_start=may_start))

@@ -58,6 +58,7 @@ FLAGS = {
         "--to", "--format", "--where", "--images-where", "--task", "--categories", "--split", "--empty", "--no-empty",
         "--copy-images", "--image-url", "--drop-removed", "--overwrite", "--polygons", "--check",
     },
+    "compact": set(),
     "import": {"--format", "--exported", "--reviewed", "--unchanged-iou", "--dry-run"},
     "train": {"--config", "-c", "--output", "--max-minutes", "--processes"},
     "demo": {"--scenes", "--photos", "--prompts", "--output", "--prefect", "--no-prefect"},

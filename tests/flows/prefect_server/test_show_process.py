@@ -213,3 +213,14 @@ def test_only_settings_of_prefect_may_name_a_server(
     monkeypatch.delitem(reach.sys.modules, "prefect", raising=False)
     (tmp_path / name).write_text(text)
     assert reach.may_name_server() is names
+
+
+@pytest.mark.usefixtures("small")
+def test_a_process_that_has_failed_shows_no_later_run(shown_by: Callable[[str], None]) -> None:
+    shown_by('line.send(("failed", "no server"))')
+    failed = show_process.show_process()
+    assert show_process.show_process() is failed
+    failed.say("show", {}, 0, 0.0)
+    wait_until(lambda: bool(failed.failure), 30)
+    assert show_process.show_process() is not failed
+    assert failed.has_ended()
