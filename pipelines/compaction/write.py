@@ -40,7 +40,9 @@ from pipelines.table.shard_commit import DataFile, ShardCommit
 # take hundreds of times as much: what a thousand categories came to in an image is nearly the same in each.
 _MAX_BYTES = 64 << 20
 _MAX_MEMORY = 256 << 20
-_MAX_ROWS: Mapping[Kind, int] = {"annotations": 2**20, "images": 2**17}
+_MAX_ROWS: Mapping[Kind, int] = {"annotations": 2**19, "images": 2**16}
+# Of a committed file so much is not counted: small ones are footer, page index and bloom filter rather than rows.
+_FIXED_BYTES = 32 << 10
 _READERS = 8
 
 
@@ -133,7 +135,7 @@ def _write(
     with ThreadPoolExecutor(_READERS) as readers:
         every = (commit for held in commits.values() for commit in held if commit.files()[KINDS.index(kind)].rows)
         tables = (
-            (commit.files()[KINDS.index(kind)].num_bytes, table)
+            (max(0, commit.files()[KINDS.index(kind)].num_bytes - _FIXED_BYTES), table)
             for some in _several(every)
             for commit, table in zip(some, readers.map(lambda commit: _read(store, kind, commit), some), strict=True)
         )
@@ -160,7 +162,7 @@ def _together(kind: Kind, tables: Iterable[tuple[int, pa.Table]]) -> Iterator[li
 
     Args:
         kind: which table.
-        tables: the rows of each shard, with the bytes of its file.
+        tables: the rows of each shard, with the bytes that count of its file.
     """
     some, is_first = list[pa.Table](), True
     held: tuple[int, ...] = (0, 0, 0)

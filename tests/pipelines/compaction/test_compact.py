@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import secrets
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,15 @@ def test_damage_of_a_compaction_is_named_with_what_mends_it() -> None:
         assert compact(store)[0].number == 2
         assert verify_compacted(store) == ([], [])
         check_same_rows(store)
+
+
+def test_a_note_that_counts_other_rows_than_its_files_have_is_told() -> None:
+    store = fresh()
+    held, _ = compact(store)
+    runs = {**held.runs, "b-first": replace(held.runs["b-first"], annotations=7)}
+    store.write("_runs/.compacted-000001", replace(held, runs=runs).to_json())
+    ((told,), _) = verify_compacted(store)
+    assert "/annotations has 6 rows of run b-first, its note says 7; remove" in told
 
 
 def once(do: Callable[[], Any]) -> Callable[[str], None]:
