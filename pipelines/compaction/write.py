@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
-from itertools import groupby
+from itertools import groupby, islice
+from operator import add, gt
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,8 +36,10 @@ from pipelines.table.file_checks import hash_problem
 from pipelines.table.schema import SCHEMAS, VERSION_KEY
 from pipelines.table.shard_commit import DataFile, ShardCommit
 
-# What goes into one file: its rows are in memory while it is written, and below 100 MiB a file is one request.
+# What goes into one file: below 100 MiB it is one request, and its rows are in memory while it is written. These may
+# take hundreds of times as much: what a thousand categories came to in an image is nearly the same in each.
 _MAX_BYTES = 64 << 20
+_MAX_MEMORY = 256 << 20
 _MAX_ROWS: Mapping[Kind, int] = {"annotations": 2**19, "images": 2**16}
 # Of a committed file so much is not counted: small ones are footer, page index and bloom filter rather than rows.
 _FIXED_BYTES = 32 << 10
@@ -130,9 +133,14 @@ def _write(
     """Write one of the tables, and add the name of each file to ``names`` before it is written."""
     number = 0
     with ThreadPoolExecutor(_READERS) as readers:
-        for some in _together(kind, (commit for held in commits.values() for commit in held)):
-            tables = list(readers.map(lambda commit: _read(store, kind, commit), some))
-            for version, rows in _sorted_by_version(kind, tables):
+        every = (commit for held in commits.values() for commit in held if commit.files()[KINDS.index(kind)].rows)
+        tables = (
+            (max(0, commit.files()[KINDS.index(kind)].num_bytes - _FIXED_BYTES), table)
+            for some in _several(every)
+            for commit, table in zip(some, readers.map(lambda commit: _read(store, kind, commit), some), strict=True)
+        )
+        for together in _together(kind, tables):
+            for version, rows in _sorted_by_version(kind, together):
                 name = compacted_file(folder, kind, number)
                 names.append(name)
                 data = parquet_bytes(rows, kind, {"compaction": folder}, version)
@@ -142,20 +150,30 @@ def _write(
                 number += 1
 
 
-def _together(kind: Kind, commits: Iterable[ShardCommit]) -> Iterator[list[ShardCommit]]:
-    """Yield the shards whose rows go into one file; at least once, if without any, so that no table lacks a file."""
-    some, rows, num_bytes = list[ShardCommit](), 0, 0
-    is_first = True
-    for commit in commits:
-        file = commit.files()[KINDS.index(kind)]
-        if not file.rows:
-            continue
-        own_bytes = max(0, file.num_bytes - _FIXED_BYTES)
-        if some and (rows + file.rows > _MAX_ROWS[kind] or num_bytes + own_bytes > _MAX_BYTES):
+def _several(commits: Iterable[ShardCommit]) -> Iterator[list[ShardCommit]]:
+    """Yield the shards that are read at once."""
+    rest = iter(commits)
+    while some := list(islice(rest, _READERS)):
+        yield some
+
+
+def _together(kind: Kind, tables: Iterable[tuple[int, pa.Table]]) -> Iterator[list[pa.Table]]:
+    """Yield what goes into one file; at least once, if without any rows, so that no table lacks a file.
+
+    Args:
+        kind: which table.
+        tables: the rows of each shard, with the bytes that count of its file.
+    """
+    some, is_first = list[pa.Table](), True
+    held: tuple[int, ...] = (0, 0, 0)
+    for num_bytes, table in tables:
+        own = (table.num_rows, num_bytes, table.nbytes)
+        total = tuple(map(add, held, own))
+        if some and any(map(gt, total, (_MAX_ROWS[kind], _MAX_BYTES, _MAX_MEMORY))):
             yield some
-            some, rows, num_bytes, is_first = [], 0, 0, False
-        some.append(commit)
-        rows, num_bytes = rows + file.rows, num_bytes + own_bytes
+            some, total, is_first = [], own, False
+        some.append(table)
+        held = total
     if some or is_first:
         yield some
 

@@ -112,6 +112,8 @@ class ImportDraft:
         Raises:
             SourceError: none of its images, or none of its masks' ids, is of this one.
         """
+        if not edited.images:
+            raise SourceError(f"{self.uri}: it holds no image. Nothing was imported")
         if not held:
             theirs = some_texts(quoted(image.image_id) for image in edited.images)
             ours = some_texts(map(quoted, some_ids(self.store)))

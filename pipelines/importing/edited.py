@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +75,10 @@ class EditedFile:
     num_unreviewed: int = 0
 
 
+# Pairs of them are characters beyond the first 65,536; one alone is none, and no text that can be written.
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
 class MaskError(ValueError):
     """A mask cannot be used; the message says which, and why."""
 
@@ -125,9 +131,18 @@ def parsed_json(data: bytes, uri: str) -> Any:
         SourceError: it is not JSON.
     """
     try:
-        return load_json(data)
+        document = load_json(data)
     except ValueError as error:
         raise SourceError(f"{uri}: not JSON ({error}); give the file as the tool exported it, unpacked") from error
+    if _SURROGATE.search(data):
+        try:
+            json.dumps(document, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            found = ascii(error.object[error.start : error.end][:1])
+            raise SourceError(
+                f"{uri}: a text in it is cut within a character ({found}), and cannot be written"
+            ) from error
+    return document
 
 
 def read_bytes(uri: str) -> bytes:

@@ -127,7 +127,7 @@ def _image(
 def some_ids(store: Store) -> list[str]:
     """Return the ids of a few images of an output."""
     with open_database(store) as database:
-        return [row[0] for row in database.execute("SELECT image_id FROM images LIMIT 3").fetchall()]
+        return [row[0] for row in database.execute("SELECT image_id FROM images ORDER BY image_id LIMIT 3").fetchall()]
 
 
 def _rows(database: duckdb.DuckDBPyConnection, query: str) -> Iterator[dict[str, Any]]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from pipelines.errors import PlanError, SourceError
+from pipelines.errors import PlanError, SourceError, some_texts
 from pipelines.importing.answers import Answer
 from pipelines.importing.drafts import ImportDraft
 from pipelines.importing.edited import EditedFile, read_bytes
@@ -38,7 +38,7 @@ from pipelines.planning.plan import (
 from pipelines.redaction import shown_name
 from pipelines.sources.image_batches import to_batches
 from pipelines.storage.store import Store, probe_create_only
-from pipelines.table.commits import commit_shard
+from pipelines.table.commits import commit_shard, committed_shards
 from pipelines.table.repairs import due_shards
 from pipelines.types import ImagePrediction, Shard, Status
 
@@ -107,7 +107,8 @@ def import_file(
 
     Raises:
         SourceError: the file cannot be used, or is of another output; nothing is written.
-        PlanError: the output has no run, or images are being forgotten; nothing is written.
+        PlanError: the output has no run, or images are being forgotten, and nothing is written; or another import was
+            at work meanwhile, and the same call goes on.
         StorageError: the output cannot be read or written; the same call goes on.
     """
     data = read_bytes(uri)
@@ -124,6 +125,7 @@ def import_file(
     forgotten = read_forgotten(store)
     check_no_erasure(forgotten, store)
     documents = plan_documents(store, by_name=True)
+    others = _other_imports(store, run_id, documents)
     if not documents:
         raise PlanError(f"{store.uri} holds no run: check the spelling, or label something there first")
     edited = _read(data, uri, choice.format_name)
@@ -154,6 +156,7 @@ def import_file(
     if held is None:
         held = _planned(draft, fingerprint, imported, documents, facts or {})
         due = dict.fromkeys(held.shard_ids(), 0)
+    _check_alone(store, run_id, others)
     _commit(store, held, due, draft.answers)
     return replace(imported, plan=held, committed_before=held.num_shards - len(due))
 
@@ -236,6 +239,28 @@ def _planned(
             driver_id=DRIVER_ID,
             before={run: document.get("sequence", 0) for run, document in documents.items()},
             register=True,
+        )
+
+
+def _other_imports(store: Store, run_id: str, documents: Documents) -> dict[str, frozenset[str]]:
+    """Return what the other imports of an output have committed: their shards by run."""
+    runs = (one for one, plan in documents.items() if one != run_id and plan.get("fingerprint", {}).get(IMPORT))
+    return {one: frozenset(committed_shards(store, one)) for one in runs}
+
+
+def _check_alone(store: Store, run_id: str, before: Mapping[str, frozenset[str]]) -> None:
+    """Refuse to commit answers that do not know of what another import has committed, or is about to.
+
+    An answer is whole, so that it would replace the other's. The plan stays: the next call answers its images anew.
+
+    Raises:
+        PlanError: another import was planned, or has committed, since the output was read.
+    """
+    now = _other_imports(store, run_id, plan_documents(store, by_name=True))
+    if changed := [one for one, shards in now.items() if before.get(one) != shards]:
+        raise PlanError(
+            f"{store.uri}: another import, {some_texts(changed)}, was at work meanwhile; once it has ended, run the "
+            "same command again. Nothing was imported"
         )
 
 

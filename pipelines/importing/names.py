@@ -21,24 +21,29 @@ class Names:
         labels: the name that a label stands for: in CVAT it may be a shorter one.
         tasks: the task in which a name is asked of every image.
         task: the task in which a name is asked that no run has asked.
+        stuff: names that the last run which asked a panoptic task with them called stuff.
     """
 
     ids: CategoryIds
     labels: dict[str, str] = field(default_factory=dict)
     tasks: Mapping[str, Task] = field(default_factory=dict)
     task: Task = "ovseg"
+    stuff: set[str] = field(default_factory=set)
 
     @classmethod
     def of_runs(cls, documents: Iterable[Mapping[str, Any]]) -> Self:
         """Read the names from the plans of an output's runs, in the order of planning."""
         plans = list(documents)
-        ids, tasks, counts = CategoryIds.of_runs(plans), dict[str, Task](), Counter[Task]()
-        for prompt in (one for plan in plans for one in plan.get("facts", {}).get("prompts", ())):
-            if prompt["task"] in CATEGORY_TASKS:
+        ids, tasks, counts, stuff = CategoryIds.of_runs(plans), dict[str, Task](), Counter[Task](), set[str]()
+        for facts in (plan.get("facts", {}) for plan in plans):
+            asked = [one for one in facts.get("prompts", ()) if one["task"] in CATEGORY_TASKS]
+            for prompt in asked:
                 tasks[prompt["text"].strip()] = prompt["task"]
                 counts[prompt["task"]] += prompt["task"] not in MAP_TASKS
+            stuff -= {one["text"].strip() for one in asked if one["task"] in PANOPTIC_TASKS}
+            stuff |= {name.strip() for name in facts.get("config", {}).get("stuff") or ()}
         likeliest = max(counts, key=counts.__getitem__, default="ovseg")
-        found = cls(ids=ids, tasks=tasks, task=cast(Task, likeliest))
+        found = cls(ids=ids, tasks=tasks, task=cast(Task, likeliest), stuff=stuff)
         found.know(ids.by_name)
         return found
 
@@ -84,5 +89,5 @@ class Names:
             text=name,
             category_id=self.ids.by_name[name],
             category_name=name,
-            is_thing=True if task in PANOPTIC_TASKS else None,
+            is_thing=name not in self.stuff if task in PANOPTIC_TASKS else None,
         )

@@ -52,7 +52,9 @@ _NAMING = (*LIST_EXTENSIONS, ".json")
 _COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst", ".zip")
 # Found only to be refused with advice: no image in them can be read alone.
 _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-_OF_OUTPUT = re.compile(r"(?P<output>(?:.*/)?)(?P<name>(?P<kind>annotations|images|_runs)/[^/]+/[^/]+)", re.DOTALL)
+_OF_OUTPUT = re.compile(
+    r"(?P<output>(?:.*/)?)(?P<name>(?P<kind>compacted/[^/]+|annotations|images|_runs)/[^/]+/[^/]+)", re.DOTALL
+)
 _HOLDERS = (".tar", ".parquet", ".arrow", *_COMPRESSED_TARS)
 
 

@@ -40,7 +40,8 @@ def read_cvat(data: bytes, uri: str) -> EditedFile:
         names, author, edited_at = set[str](), None, None
         for _, element in ElementTree.iterparse(io.BytesIO(data), events=("end",)):
             if element.tag == "meta":  # before all images
-                names = {name.text for name in element.iter("name") if name.text}
+                # The task, and the attributes of labels, have names too.
+                names = {name.text for name in element.iterfind(".//label/name") if name.text}
                 author = _first(element, "assignee/username") or _first(element, "owner/username")
                 edited_at = _first(element, "updated") or _first(element, "dumped")
             elif element.tag == "track":

@@ -90,7 +90,7 @@ def _image(image_id: str, annotation: Mapping[str, Any], shown: Any) -> EditedIm
                 if region["type"] in _NO_SHAPES:
                     continue
                 size_hw = size_hw or size_of(region["original_height"], region["original_width"])
-                masks.append(_mask(what, region, size_hw))
+                masks += _masks(what, region, size_hw)
         except MaskError as error:
             problem = problem or str(error)
     by = annotation.get("completed_by")
@@ -106,7 +106,8 @@ def _image(image_id: str, annotation: Mapping[str, Any], shown: Any) -> EditedIm
     )
 
 
-def _mask(what: str, region: Mapping[str, Any], size_hw: tuple[int, int]) -> EditedMask:
+def _masks(what: str, region: Mapping[str, Any], size_hw: tuple[int, int]) -> list[EditedMask]:
+    """Read a region: a mask for each of its labels, of which a tool may allow several."""
     kind, value = region["type"], region["value"]
     if (int(region["original_height"]), int(region["original_width"])) != size_hw or region.get("image_rotation"):
         raise MaskError(f"{what} is of an image that is turned or of another size")
@@ -120,11 +121,11 @@ def _mask(what: str, region: Mapping[str, Any], size_hw: tuple[int, int]) -> Edi
         )
     else:
         raise MaskError(f"{what} is no mask but {quoted(kind)}: draw it with the brush")
-    if not value.get(kind):
+    names = value.get(kind)
+    if not names or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise MaskError(f"{what} has no label")
-    return EditedMask(
-        annotation_id=text_of(region.get("id")), name=str(value[kind][0]), segmentation=with_pixels(segmentation)
-    )
+    drawn, known = with_pixels(segmentation), text_of(region.get("id"))
+    return [EditedMask(annotation_id=known, name=name, segmentation=drawn) for name in dict.fromkeys(names)]
 
 
 def _decoded(stream: Sequence[int], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
@@ -133,6 +134,8 @@ def _decoded(stream: Sequence[int], size_hw: tuple[int, int]) -> NDArray[np.bool
     Raises:
         ValueError: it is cut short, or not of this size.
     """
+    if not isinstance(stream, list):  # of a number n, bytes() would make n zeros
+        raise ValueError("its rle is no list of numbers")
     data = bytes(stream)
     place, end = 0, 8 * len(data)
 

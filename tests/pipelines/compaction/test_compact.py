@@ -20,6 +20,7 @@ from pipelines.compaction.removal import vacuum_compacted
 from pipelines.errors import DamagedError, PlanError
 from pipelines.forgetting import Found, forget
 from pipelines.layout import KINDS, Kind
+from pipelines.sources.listing import list_batches
 from pipelines.storage.store import Store, open_store
 from pipelines.table.leftovers import vacuum
 from pipelines.table.reader import open_table
@@ -129,6 +130,18 @@ def test_rows_are_cut_into_files_where_one_would_be_too_large(monkeypatch: pytes
     assert [[file.rows for file in held.files[kind]] for kind in KINDS] == [[4, 3, 5], [4, 4, 4, 4, 2]]
     check_same_rows(store)
     assert verify_compacted(store) == ([], [])
+
+
+def test_rows_that_are_small_files_and_large_in_memory_are_cut_into_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of hundreds of categories in each image nearly all have no mask: a file of them is a hundredth of its rows."""
+    prompts = named("ovseg", *(f"category number {number}" for number in range(300)))
+    store = open_store(f"memory://compacting-{secrets.token_hex(4)}")
+    write_output(store.uri, {f"{number:02d}": () for number in range(32)}, common=prompts, per_shard=4)
+    monkeypatch.setattr("pipelines.compaction.write._MAX_MEMORY", 2**17)
+    files = compact(store)[0].files["images"]
+    assert [file.rows for file in files] == [8, 8, 8, 8]
+    assert [pq.read_table(io.BytesIO(store.read(file.name))).nbytes < 2**17 for file in files] == [True] * 4
+    check_same_rows(store)
 
 
 def test_an_output_without_masks_has_a_file_of_each_table_and_one_without_commits_is_refused() -> None:
@@ -361,3 +374,12 @@ def test_a_vacuum_that_dies_at_any_side_effect_leaves_the_newest_compaction_whol
             *(file.name for file in newest_compacted(store).all_files),  # type: ignore[union-attr]
         }
         check_same_rows(store)
+
+
+def test_its_files_are_no_images_of_a_source_around_the_output(tmp_path: Path) -> None:
+    table = pa.table({"image_id": ["x"], "uri": ["/p/x.png"]})
+    pq.write_table(table, tmp_path / "images.parquet")
+    store, _ = write_output(tmp_path / "labels", {"a": [mask(BRIGHT[0], box(0, 0, 2, 2))]}, common=BRIGHT)
+    compact(store)
+    listed = [row["image_id"] for batch in list_batches(str(tmp_path)) for row in batch.to_pylist()]
+    assert listed == ["x"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,21 @@ def test_all_categories_of_a_map_are_answered_together(tmp_path: Path) -> None:
     assert runs == {"ovseg_semantic:sky": True, "ovseg_semantic:sea": True, "ovseg:cat": False}
 
 
+def test_what_is_stuff_in_the_output_stays_stuff(tmp_path: Path) -> None:
+    cat, sky = (replace(one, is_thing=one.text == "cat") for one in named("ovseg_panoptic", "cat", "sky"))
+    found = {"a": [mask(cat, A, 0.9), mask(sky, B, 0.8)]}
+    store, _ = write_output(tmp_path / "o", found, common=[cat, sky], config={"stuff": ["sky"]})
+    edited = Edited(store, tmp_path / "e.json", tasks=("ovseg_panoptic",))
+    edited.entry()["category_id"], name = edited.entry(1)["category_id"], edited.entry()["annotation_id"]
+    edited.add("sky", C, task="ovseg_panoptic")
+    edited.add("hat", box(9, 9, 1, 1), task="ovseg_panoptic")
+    assert edited.imported().changes == {"confirmed": 1, "relabeled": 1, "added": 2}
+    assert rows(store, "SELECT DISTINCT category_name, is_thing FROM annotations ORDER BY 1") == [
+        ("hat", True), ("sky", False)
+    ]  # fmt: skip
+    assert rows(store, f"SELECT category_name FROM annotations WHERE annotation_id = '{name}'") == [("sky",)]
+
+
 def test_regions_and_phrases_keep_what_was_asked_and_captions_stay(tmp_path: Path) -> None:
     point = region("intseg", "p1", "point", label="cup")
     caption = Prompt(prompt_id="gcgseg:caption", task="gcgseg", text="caption", category_id=0, category_name="caption")
@@ -292,6 +308,27 @@ def test_a_killed_import_goes_on_by_the_same_file(tmp_path: Path, monkeypatch: p
     assert rows(edited.store, "SELECT source, count(*) FROM annotations GROUP BY 1 ORDER BY 1") == [
         ("human", 3), ("model", 1)
     ]  # fmt: skip
+
+
+def test_of_two_imports_at_once_none_loses_what_the_other_has_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, _ = write_output(tmp_path / "o", {"a": [mask(CAT, A), mask(CAT, B)]}, common=[CAT])
+    first, second, plan = Edited(store, tmp_path / "e.json"), Edited(store, tmp_path / "f.json"), imports._planned
+    first.entry()["segmentation"] = rle.encode(box(9, 9, 1, 1)).to_coco()
+    second.add("cat", C)
+
+    def planned(*given: Any) -> Any:
+        monkeypatch.undo()
+        second.imported()
+        return plan(*given)
+
+    monkeypatch.setattr(imports, "_planned", planned)
+    with pytest.raises(PlanError, match=r"another import, import-\w{12}, was at work meanwhile"):
+        first.imported()
+    assert first.imported().changes["moved"] == 1  # the same command goes on
+    assert sorted(rows(store, "SELECT area, source FROM annotations")) == [(1, "human"), (9, "human"), (16, "human")]
+    assert not [problem for run in store.folders("_runs") for problem in verify(store, run).problems]
 
 
 def test_a_lost_file_of_an_import_is_mended_by_the_same_file(tmp_path: Path) -> None:

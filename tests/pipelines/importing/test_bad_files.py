@@ -66,6 +66,11 @@ def refused(store: Store, folder: Path, document: Any, form: str = "coco") -> st
 REFUSED: dict[str, tuple[str, Any, str]] = {
     "no JSON": ("coco", "{", "not JSON"),
     "empty": ("coco", " ", "empty"),
+    "no image": ("coco", {"images": [], "annotations": [], "categories": []}, "it holds no image. Nothing"),
+    "half a character as a name": ("coco", coco(annotation_id="\ud83d"), r"within a character ('\ud83d')"),
+    "half a character as a label": (
+        "label-studio", [{"data": {"image_id": "\udc4d"}}], r"within a character ('\udc4d')"
+    ),
     "no COCO": ("coco", {"images": []}, "it needs lists of images, annotations, categories"),
     "results of COCO": ("coco", [{"image_id": 1}], "no COCO instances file"),
     "another collection": ("coco", coco("xyz"), "has 'x', 'y', 'z'; an image_id here looks like 'a', 'b', 'c'"),
@@ -132,6 +137,18 @@ def test_the_other_images_of_a_file_are_imported(tmp_path: Path) -> None:
 
 
 # --- what tools write ---
+
+
+def test_labels_of_cvat_are_told_from_the_names_of_tasks_and_attributes() -> None:
+    label = "<label><name>cat</name><attributes><attribute><name>score</name></attribute></attributes></label>"
+    task = f"<meta><task><name>dog</name><labels>{label}</labels></task></meta>"
+    text = f"<annotations>{task}<image name='a' width='8' height='6'/></annotations>"
+    assert read_cvat(text.encode(), "f").names == {"cat"}  # of these it can be said that none is there
+
+
+def test_characters_in_two_escapes_are_read() -> None:
+    (image,) = read_coco(json.dumps(coco("\U0001f408")).encode(), "f").images
+    assert image.image_id == "\U0001f408"
 
 
 def cvat(*shapes: str) -> EditedImage:
@@ -203,7 +220,10 @@ def test_brushes_that_label_studio_draws_itself_are_read() -> None:
         (brush(rle=[]), "cut short"),
         (brush(rle=[300]), "region number 1"),
         (brush(rle="abc"), "region number 1"),
+        (brush(rle=2**60), "its rle is no list of numbers"),
         (brush(brushlabels=[]), "region number 1 has no label"),
+        (brush(brushlabels="cat"), "region number 1 has no label"),
+        (brush(brushlabels=[None]), "region number 1 has no label"),
         (brush(np.zeros(SIZE, np.bool_)), "no pixel of its image"),
         ({**brush(), "image_rotation": 90}, "turned or of another size"),
         ({**brush(), "original_width": 10**9}, "an image of 1000000000 x 6 pixels"),
@@ -215,6 +235,11 @@ def test_brushes_that_label_studio_draws_itself_are_read() -> None:
 def test_a_region_of_label_studio_that_is_no_mask_is_told(region: Any, message: str) -> None:
     (image,) = label_studio(region).images
     assert message in image.problem
+
+
+def test_a_region_of_several_labels_is_a_mask_of_each() -> None:
+    (image,) = label_studio(brush(brushlabels=["cat", "dog", "cat"])).images
+    assert [mask.name for mask in image.masks] == ["cat", "dog"]
 
 
 def test_skipped_and_unfinished_tasks_are_no_answers() -> None:
