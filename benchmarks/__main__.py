@@ -17,7 +17,7 @@ NAMES = (
     *("load_rate", "jpeg_rate", "planning", "updates", "history", "peak_memory", "memory_curve"),
     *("large_image", "rle_rate", "sql", "look_up", "export"),
 )
-ON_REQUEST = ("start", "peers", "named_sources")
+ON_REQUEST = ("start", "earlier", "peers", "named_sources")
 """Take minutes or install packages: only if they are named."""
 RESULTS = Path(__file__).with_name("RESULTS.md")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import cycle
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers.models.mask2former.modeling_mask2former import (

@@ -94,7 +94,9 @@ def test_positions_begin_smooth_and_tell_all_places_apart(model):
 
 def padded_as_tensorflow_pads(conv, features):
     kernel, stride = conv.kernel_size[0], conv.stride[0]
-    missing = [max(0, (-(-side // stride) - 1) * stride + kernel - side) for side in (features.shape[3], features.shape[2])]
+    missing = [
+        max(0, (-(-side // stride) - 1) * stride + kernel - side) for side in (features.shape[3], features.shape[2])
+    ]
     padded = F.pad(features, [part for total in missing for part in (total // 2, total - total // 2)])
     found = F.conv2d(padded, conv.weight, conv.bias, stride, groups=conv.groups)
     return found if conv.linear else F.relu6(found)

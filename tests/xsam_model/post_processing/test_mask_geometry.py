@@ -1,5 +1,7 @@
 """Masks where they can be: the same pixels as of both resizes over the whole image."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xsam_model.image_processing_xsam import XSamImageProcessor
+from xsam_model.post_processing import mask_geometry
 from xsam_model.post_processing.mask_geometry import MaskGeometry
 
 
@@ -34,8 +37,8 @@ def changes_of(mask):
     sides=st.sampled_from([(8, 32), (16, 64), (12, 50), (7, 64), (32, 32)]),
     shift=st.sampled_from([-8.0, 0.0, 3.0, 6.0]),
 )
-@pytest.mark.parametrize("together", [False, True])
-def test_masks_and_scores_are_those_of_the_whole_enlarged_image(seed, height, width, sides, shift, together):
+@pytest.mark.parametrize("block_pixels", [None, 100, 2**16])
+def test_masks_and_scores_are_those_of_the_whole_enlarged_image(seed, height, width, sides, shift, block_pixels):
     cells, canvas = sides
     scaled = XSamImageProcessor(segmentor_size=canvas).scaled_size((height, width))
     geometry = MaskGeometry(canvas_size=canvas, scaled_size=scaled, original_size=(height, width))
@@ -43,11 +46,11 @@ def test_masks_and_scores_are_those_of_the_whole_enlarged_image(seed, height, wi
     queries = [3, 0, 4, 2]
     full = geometry.enlarge(logits)
     # Three masks of the canvas at a time, and one that is left.
-    found = list(
-        geometry.iter_whole(logits, queries, max_chunk_pixels=3 * max(height * width, canvas**2))
-        if together
-        else geometry.iter_windowed(logits, queries)
-    )
+    if block_pixels is None:
+        found = list(geometry.iter_whole(logits, queries, max_chunk_pixels=3 * max(height * width, canvas**2)))
+    else:
+        with mock.patch.object(mask_geometry, "_BLOCK_PIXELS", block_pixels):
+            found = list(geometry.iter_windowed(logits, queries))
     assert [mask.query for mask in found] == queries
     for mask in found:
         pasted = torch.zeros(height, width, dtype=torch.bool)
