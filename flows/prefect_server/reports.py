@@ -31,7 +31,7 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
-from prefect.states import Completed, Failed
+from prefect.states import Completed, Crashed, Failed
 
 from pipelines.redaction import redacted
 
@@ -104,15 +104,17 @@ class PrefectReporter:
         self._thread.join(self._patience_s + _REQUEST_TIMEOUT_S)
         self._thread, self._deadline = None, None
 
-    def end(self, problem: str) -> None:
+    def end(self, problem: str, *, is_crash: bool) -> None:
         """Report how a run ended, if its flow run could not set its final state itself.
 
         Args:
             problem: what made it a failure; empty if nothing did.
+            is_crash: whether it was stopped, or its process has ended.
         """
         if self.flow_run_id is None:
             return
-        self.tell("end", partial(_set_end, self.flow_run_id, problem))
+        state: State[Any] = (Crashed if is_crash else Failed)(message=problem) if problem else Completed()
+        self.tell("end", partial(_set_end, self.flow_run_id, state))
         self.finish()
 
     def _run(self) -> None:
@@ -158,8 +160,7 @@ def _impatiently(call: Callable[[], object]) -> None:
         call()
 
 
-def _set_end(flow_run_id: UUID, problem: str) -> None:
-    state: State[Any] = Failed(message=problem) if problem else Completed()
+def _set_end(flow_run_id: UUID, state: State[Any]) -> None:
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(flow_run_id, state, force=True)
 

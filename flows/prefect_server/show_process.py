@@ -31,8 +31,8 @@ _END_S = 20.0
 _PROGRAM = """
 import gc, json, signal, sys
 gc.disable()
-for number in (signal.SIGINT, signal.SIGTERM):  # the driver decides when it ends, and tells how the run did
-    signal.signal(number, signal.SIG_IGN)
+# The driver decides when it ends, and tells how the run did. Blocked, for Prefect handles SIGTERM while a flow runs.
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
 settings = json.loads(sys.argv[1])
 sys.path[:] = settings["path"]
 from flows.prefect_server.show import main
@@ -115,10 +115,15 @@ class ShowProcess:
                 self._changed.wait(0.1)  # with a time limit, so that Ctrl-C is handled
             if self.failure:
                 raise ConfigError(self.failure)
-            return self._state != "nobody"
+        if self._state == "nobody":
+            self.close()  # or a later run that is to have a server would get this one, which starts none
+        return self._state != "nobody"
 
     def say(self, *message: Any) -> None:
         """Tell it something, without waiting."""
+        if message[0] == "show":
+            with self._changed:
+                self._tries_again.clear()  # waves of the run before may have the same labels
         self._outbox.put(message)
 
     def is_to_try_again(self, label: str) -> bool:

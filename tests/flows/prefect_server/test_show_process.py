@@ -6,6 +6,9 @@ import io
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +48,7 @@ except EOFError:
     pass
 """
 WAIT_FOR_END = 'any(what == "end" for what, *_ in iter(hear, None))'
+WAIT_FOR_OUTCOME = WAIT_FOR_END.replace("end", "outcome")
 
 
 @pytest.fixture
@@ -139,6 +143,69 @@ def test_one_that_ends_before_there_is_a_server_is_told_as_what_could_not_be_sta
     shown_by("sys.exit(3)")
     with pytest.raises(ConfigError, match=r"^the process that shows runs in Prefect ended with code 3\."):
         launched(small, lambda: wait_until(show_process._running[0].has_ended, 20))
+
+
+# Stands for it where no server is named: it has one to show runs on only if it may start one.
+ASKING = """
+import json, sys
+from multiprocessing.connection import Connection
+settings = json.loads(sys.argv[1])
+line = Connection(settings["socket"])
+line.send(("starting",) if settings["may_start"] else ("nobody",))
+try:
+    while True:
+        line.recv()
+except EOFError:
+    pass
+"""
+
+
+def test_a_run_that_needs_a_server_gets_one_after_a_run_that_found_none(
+    small: SmallRun, shown_by: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown_by("")
+    monkeypatch.setattr(show_process, "_PROGRAM", ASKING)
+    assert not show_process.show_process(may_start=False).has_server()
+    assert show_process.show_process().has_server()
+    assert len(show_process._running) == 1
+
+
+def test_what_was_decided_about_a_wave_is_not_taken_for_the_same_wave_of_the_next_run(
+    small: SmallRun, shown_by: Callable[[str], None]
+) -> None:
+    again = 'line.send(("again", "1/1")); hear(); line.send(("settled", "1/1"))'
+    shown_by(f'{WAIT_FOR_END}; line.send(("settled", "1/1")); line.send(("told", "")); {WAIT_FOR_OUTCOME}; {again}')
+    process = show_process.show_process()
+    assert ShownRun(process, small.config()).end(None) == ""
+    wave = Ending("a: bad", "")
+    ShownRun(process, small.config()).watch(wave)  # type: ignore[arg-type]
+    assert not wave.problems
+
+
+# Stands for show.py: as Prefect does while a flow runs, it lets SIGTERM interrupt it.
+HEEDING = """
+import os, signal, socket
+
+def main(settings):
+    heard = []
+    signal.signal(signal.SIGTERM, lambda *_: heard.append("SIGTERM"))
+    os.kill(os.getpid(), signal.SIGTERM)
+    socket.socket(fileno=settings["socket"]).send(str(heard).encode())
+"""
+
+
+def test_sigterm_to_all_processes_does_not_end_what_is_shown_before_the_driver_does(tmp_path: Path) -> None:
+    package = tmp_path / "flows" / "prefect_server"
+    package.mkdir(parents=True)
+    for folder in (package.parent, package):
+        (folder / "__init__.py").touch()
+    (package / "show.py").write_text(HEEDING)
+    ours, theirs = socket.socketpair()
+    settings = {"path": [str(tmp_path), *sys.path], "socket": theirs.fileno()}
+    with ours, theirs:
+        command = [sys.executable, "-P", "-c", show_process._PROGRAM, json.dumps(settings)]
+        subprocess.run(command, pass_fds=[theirs.fileno()], check=True, timeout=50)
+        assert ours.recv(100) == b"[]"
 
 
 class Decided:
