@@ -94,7 +94,8 @@ def _watch_wave(told: PrefectReporter, config: RunConfig, wave: Wave) -> None:
 
 def _verify(told: PrefectReporter, *run: Any, **ended: Any) -> RunSummary:
     verify: Callable[[], RunSummary] = partial(engine.finish_run, *run, **ended)
-    return orchestrated(told, partial(verify_run, verify), verify)
+    summary: RunSummary = orchestrated(told, partial(verify_run, verify), verify)
+    return summary
 
 
 def _publish(told: PrefectReporter, summary: RunSummary, report: str | None) -> None:

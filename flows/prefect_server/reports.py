@@ -28,9 +28,9 @@ from prefect.artifacts import (
 )
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
-from prefect.context import FlowRunContext
+from prefect.context import FlowRunContext, SettingsContext, get_settings_context
 from prefect.exceptions import PrefectException
-from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, Settings
 from prefect.states import Completed, Crashed, Failed
 
 from pipelines.redaction import redacted
@@ -73,6 +73,7 @@ class PrefectReporter:
         self._thread: threading.Thread | None = None
         self._deadline: float | None = None
         self._patience_s = patience_s
+        self._settings: Settings | None = None
 
     def begin(self) -> None:
         """Record the current flow run; to be called inside it."""
@@ -84,7 +85,7 @@ class PrefectReporter:
         # Prefect's calls find their flow run in the context, and this one may have ended when they are made.
         context = contextvars.copy_context()
         with self._news:
-            self._waiting[what] = partial(context.run, _impatiently, call)
+            self._waiting[what] = partial(context.run, self._impatiently, call)
             self._news.notify()
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="tell-prefect", daemon=True)
@@ -116,6 +117,16 @@ class PrefectReporter:
         state: State[Any] = (Crashed if is_crash else Failed)(message=problem) if problem else Completed()
         self.tell("end", partial(_set_end, self.flow_run_id, state))
         self.finish()
+
+    def _impatiently(self, call: Callable[[], object]) -> None:
+        """Call without Prefect's own retries, during which newer reports would have to wait."""
+        context = get_settings_context()
+        if self._settings is None:  # they take longer to make than an artifact does
+            self._settings = context.settings.copy_with_update(
+                updates={PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: _REQUEST_TIMEOUT_S}
+            )
+        with SettingsContext(profile=context.profile, settings=self._settings):
+            call()
 
     def _run(self) -> None:
         with contextlib.suppress(_ToldAll):
@@ -154,12 +165,6 @@ class _ToldAll(Exception):  # noqa: N818 - no error
     """There is nothing left to report, or no time left."""
 
 
-def _impatiently(call: Callable[[], object]) -> None:
-    """Call without Prefect's own retries, during which newer reports would have to wait."""
-    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: _REQUEST_TIMEOUT_S}):
-        call()
-
-
 def _set_end(flow_run_id: UUID, state: State[Any]) -> None:
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(flow_run_id, state, force=True)
@@ -168,12 +173,19 @@ def _set_end(flow_run_id: UUID, state: State[Any]) -> None:
 _current: ContextVar[PrefectReporter | None] = ContextVar("reporter", default=None)
 
 
-@contextlib.contextmanager
-def reporting(patience_s: float) -> Iterator[PrefectReporter]:
-    """Report the flow runs in this block, and keep messages about an absent server off the terminal.
+def fewer_retries() -> dict[Any, int]:
+    """Return the settings with which flow runs are to be reported.
 
     A flow run proposes its final state three times, each with all retries of its client. Their number is reduced,
     unless the user has set it, since the final state is also reported from here.
+    """
+    is_set = PREFECT_CLIENT_MAX_RETRIES.value() != _PREFECTS_RETRIES
+    return {} if is_set else {PREFECT_CLIENT_MAX_RETRIES: _RETRIES}
+
+
+@contextlib.contextmanager
+def reporting(patience_s: float) -> Iterator[PrefectReporter]:
+    """Report the flow runs in this block, and keep messages about an absent server off the terminal.
 
     Args:
         patience_s: as of PrefectReporter.
@@ -182,10 +194,8 @@ def reporting(patience_s: float) -> Iterator[PrefectReporter]:
     token = _current.set(told)
     logging.raiseExceptions = False  # logging would print a traceback for every line that cannot be sent
     logging.getLogger("EventsWorker").setLevel(logging.ERROR)  # logs every second how many events it could not send
-    retries = {} if PREFECT_CLIENT_MAX_RETRIES.value() != _PREFECTS_RETRIES else {PREFECT_CLIENT_MAX_RETRIES: _RETRIES}
     try:
-        with temporary_settings(retries):
-            yield told
+        yield told
     finally:
         _current.reset(token)
 

@@ -111,10 +111,10 @@ class ShowProcess:
             ConfigError: it does not answer, or none can be run here.
         """
         with self._changed:
-            while not (self._state or self.failure):
+            while not (self._state or self.failure or self._is_over):
                 self._changed.wait(0.1)  # with a time limit, so that Ctrl-C is handled
-            if self.failure:
-                raise ConfigError(self.failure)
+            if self.failure or not self._state:
+                raise ConfigError(self.failure or "the process that shows runs in Prefect was killed; run it again")
         if self._state == "nobody":
             self.close()  # or a later run that is to have a server would get this one, which starts none
         return self._state != "nobody"
@@ -171,9 +171,14 @@ class ShowProcess:
             while True:
                 self._hear(*self._connection.recv())
         self._process.wait()
-        has_failed = not (self.failure or self.is_up or self._is_closing)
+        # One that something has killed says nothing about the server; the run goes on without being shown.
+        has_failed = self._process.returncode >= 0 and not (self.failure or self.is_up or self._is_closing)
         if has_failed:
-            self.failure = f"the process that shows runs in Prefect ended with code {self._process.returncode}"
+            code = self._process.returncode
+            self.failure = (
+                f"the process that shows runs in Prefect ended with code {code}: see what it printed, or run with "
+                "--no-prefect"
+            )
         with self._changed:
             self._is_over = True
             self._changed.notify_all()

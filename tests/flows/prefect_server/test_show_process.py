@@ -121,15 +121,18 @@ def test_a_run_that_is_complete_all_the_same_has_one_warning(small: SmallRun, sh
     assert printed.count("warning") == 1
 
 
-def test_a_process_that_is_killed_while_it_shows_costs_one_warning(
-    small: SmallRun, shown_by: Callable[[str], None]
+@pytest.mark.parametrize("is_up", [True, False])
+def test_a_process_that_is_killed_costs_one_warning(
+    small: SmallRun, shown_by: Callable[[str], None], *, is_up: bool
 ) -> None:
-    shown_by('line.send(("starting",)); line.send(("up",))')
+    shown_by('line.send(("starting",))' + '; line.send(("up",))' * is_up)
 
     def kill() -> None:
-        (process,) = show_process._running
-        wait_until(lambda: process.is_up, 20)
-        os.kill(process._process.pid, signal.SIGKILL)
+        process, *others = show_process._running
+        assert not others
+        wait_until(lambda: process.is_up == is_up and (process._state or process.has_ended()), 20)
+        if not process.has_ended():
+            os.kill(process._process.pid, signal.SIGKILL)
         wait_until(process.has_ended, 20)
 
     summary, printed = launched(small, kill)
@@ -141,7 +144,7 @@ def test_one_that_ends_before_there_is_a_server_is_told_as_what_could_not_be_sta
     small: SmallRun, shown_by: Callable[[str], None]
 ) -> None:
     shown_by("sys.exit(3)")
-    with pytest.raises(ConfigError, match=r"^the process that shows runs in Prefect ended with code 3\."):
+    with pytest.raises(ConfigError, match=r"^the process that shows runs in Prefect ended with code 3: see what"):
         launched(small, lambda: wait_until(show_process._running[0].has_ended, 20))
 
 

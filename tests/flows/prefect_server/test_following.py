@@ -11,9 +11,11 @@ from uuid import uuid4
 import pytest
 from prefect.client.schemas.objects import State
 
-from flows.prefect_server import reports, show
+from flows.prefect_server import following as module
+from flows.prefect_server import reports
+from flows.prefect_server.driver import GONE, Message
+from flows.prefect_server.following import Following
 from flows.prefect_server.reports import PrefectReporter
-from flows.prefect_server.show import GONE, Following, Message
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -45,8 +47,8 @@ def follow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Driver, list[
                 raised.append(str(error))
                 raise
 
-        monkeypatch.setattr(show, "FlowRecord", lambda _told: object())
-        monkeypatch.setattr(show, "orchestrated", orchestrated)
+        monkeypatch.setattr(module, "FlowRecord", lambda _told: object())
+        monkeypatch.setattr(module, "orchestrated", orchestrated)
         driver = Driver(*tells)
         following = Following(driver, PrefectReporter(), 1, 0.0)  # type: ignore[arg-type]
         following.follow()
@@ -77,9 +79,9 @@ def test_a_stopped_run_does_not_wait_for_waves_that_sleep_until_their_next_try(
         outcome()
         woken.set()
 
-    monkeypatch.setattr(show, "watch_wave", watch)
-    monkeypatch.setattr(show, "_STOPPED_WAVES_S", 0.01)
-    monkeypatch.setattr(show, "_WAVES_S", 1000.0)
+    monkeypatch.setattr(module, "watch_wave", watch)
+    monkeypatch.setattr(module, "_STOPPED_WAVES_S", 0.01)
+    monkeypatch.setattr(module, "_WAVES_S", 1000.0)
     driver, _ = follow(("wave", "1/1"), ("outcome", "1/1", "a: bad", True), end)
     wakes.set()
     assert woken.wait(20)
