@@ -21,10 +21,10 @@ def main(model: str, names: list[str], paths: list[str]) -> None:
     """Load a model and pictures, say so, and label them whenever a line is read."""
     torch.set_num_threads(1)
     ref, named_prompts = _find("ImageRef", "pipelines.types"), _find("named_prompts", "flows.prompts")
-    decode = _find("decode_image", "pipelines.images.decode", "pipelines.decode")
-    config = _find("PredictorConfig", "actors.predictor.config", "actors.config")
+    decode = _find("decode_image", "pipelines.decode", "pipelines.images.decode")
+    config = _find("PredictorConfig", "actors.config", "actors.predictor.config")
     images = [decode(Path(path).read_bytes(), ref(image_id=path, uri=path)) for path in paths]
-    predictor = _find("XSamPredictor", "actors.predictor.predictor", "actors.predictor")(
+    predictor = _find("XSamPredictor", "actors.predictor", "actors.predictor.predictor")(
         config(device="cpu", **({"path": model} if model else {}))
     )
     prompts = tuple(named_prompts("ovseg", names))
@@ -43,11 +43,12 @@ def main(model: str, names: list[str], paths: list[str]) -> None:
 
 
 def _find(name: str, *modules: str) -> Any:
-    """Return what the first of these modules that the checkout has calls by this name."""
+    """Return what the first of these modules, earlier ones first, has under this name."""
+    # The other way around, an editable installation would lend an earlier checkout the modules that it lacks.
     for module in modules[:-1]:
         try:
             return getattr(importlib.import_module(module), name)
-        except ModuleNotFoundError:
+        except (ModuleNotFoundError, AttributeError):
             continue
     return getattr(importlib.import_module(modules[-1]), name)
 
