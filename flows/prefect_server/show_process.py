@@ -63,7 +63,7 @@ class ShowProcess:
         self.on_failure: Callable[[], object] = lambda: None
         self._changed = threading.Condition()
         self._state = ""
-        self._is_over = self._is_closing = False
+        self._is_over = self._is_closing = self._is_left_alone = False
         self._tries_again: dict[str, bool] = {}
         self._missed: str | None = None
         ours, theirs = socket.socketpair()
@@ -136,14 +136,16 @@ class ShowProcess:
         """Wait for what could not be told of a run that has ended; empty if it is told.
 
         Args:
-            limit_s: seconds after which this process is to end all the same, and the other one with it.
+            limit_s: seconds after which this process is to end all the same. The other one tells the rest, and ends by
+                itself soon after: a run that has ended must not be shown as running for ever.
         """
         deadline = time.monotonic() + limit_s
         with self._changed:
             while self._missed is None and not (self._is_over or self.failure):
                 self._changed.wait(0.1)
                 if time.monotonic() > deadline:
-                    self._process.kill()
+                    self._is_left_alone = True
+                    return "there was no time to tell the rest"
             missed, self._missed = self._missed, None
         return missed if missed is not None else self.failure or "the process that tells it has ended"
 
@@ -151,6 +153,9 @@ class ShowProcess:
         """End it, once it has told what it has heard."""
         self._is_closing = True
         self._outbox.put(None)
+        if self._is_left_alone:
+            self._speaker.join(1.0)  # so that it hears how the run has ended
+            return
         try:
             self._process.wait(_END_S)
         except subprocess.TimeoutExpired:

@@ -19,8 +19,9 @@ from rich.console import Console
 
 from flows.commands.launch import launch
 from flows.config import ConfigError
-from flows.prefect_server import reach, show_process
+from flows.prefect_server import reach, show_process, shown_run
 from flows.prefect_server.shown_run import ShownRun
+from flows.process.signals import Terminated
 from flows.run.summary import RunSummary
 from pipelines.types import Answer, Image, Prompt
 from tests.reliability.small_run import SmallRun, as_driver, write_source
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.timeout(60)
 
 # Stands for the process: what it does once it has heard of a run.
 PROGRAM = """
-import json, sys, time
+import json, os, sys, time
 from multiprocessing.connection import Connection
 settings = json.loads(sys.argv[1])
 line = Connection(settings["socket"])
@@ -39,6 +40,9 @@ heard = []
 def hear():
     heard.append(line.recv())
     return heard[-1]
+def wait_for(path):
+    while not os.path.exists(path):
+        time.sleep(0.01)
 try:
     assert hear()[0] == "show"
     {does}
@@ -146,6 +150,20 @@ def test_one_that_ends_before_there_is_a_server_is_told_as_what_could_not_be_sta
     shown_by("sys.exit(3)")
     with pytest.raises(ConfigError, match=r"^the process that shows runs in Prefect ended with code 3: see what"):
         launched(small, lambda: wait_until(show_process._running[0].has_ended, 20))
+
+
+def test_one_that_is_slow_to_tell_of_a_stopped_run_may_do_so_when_the_driver_has_ended(
+    small: SmallRun, shown_by: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told = tmp_path / "told"
+    shown_by(f"{WAIT_FOR_END}; wait_for({str(told)!r})")
+    monkeypatch.setattr(shown_run, "PATIENCE_S", 0.05)
+    process = show_process.show_process()
+    assert ShownRun(process, small.config()).end(Terminated()) == "there was no time to tell the rest"
+    process.close()
+    assert process._process.poll() is None
+    told.touch()
+    assert process._process.wait(20) == 0
 
 
 # Stands for it where no server is named: it has one to show runs on only if it may start one.
