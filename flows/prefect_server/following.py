@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import threading
+import time
 from contextvars import ContextVar
 from functools import partial
 from queue import SimpleQueue
@@ -17,8 +18,10 @@ from flows.prefect_server.reports import FlowRecord, PrefectReporter, orchestrat
 from flows.prefect_server.tasks import plan_run, verify_run, watch_wave
 
 _ENDS = ("Terminated", "DriverEnded")
-# How long waves, which have ended, may take to be shown so.
-_WAVES_S = 10.0
+_CRASHES = (*_ENDS, "KeyboardInterrupt")
+# How long waves, which have ended, may take to be shown so, all together. If the run was stopped, they may sleep until
+# their next try, and the driver waits for ten seconds in all.
+_WAVES_S, _STOPPED_WAVES_S = 30.0, 3.0
 
 
 class _Wave:
@@ -26,12 +29,13 @@ class _Wave:
 
     def __init__(self, driver: Driver, label: str) -> None:
         self.outcomes: SimpleQueue[tuple[str, bool]] = SimpleQueue()
+        self.run_has_ended = False
         self._driver, self._label = driver, label
         self._has_failed = False
 
     def outcome(self) -> tuple[str, bool]:
         """Wait until it has ended; called again, ask for its failed shards to be tried again first."""
-        if self._has_failed:
+        if self._has_failed and not self.run_has_ended:
             self._driver.say("again", self._label)
         problem, can_retry = self.outcomes.get()
         self._has_failed = bool(problem)
@@ -71,16 +75,22 @@ class Following:
         self._record = FlowRecord(self._told)
         orchestrated(self._told, partial(plan_run, _done), _done)
         self.until("end")
-        for thread in self._threads:
-            thread.join(_WAVES_S)
+        self._join_waves()
         self._told.finish()
+
+    def _join_waves(self) -> None:
+        is_stopped = self.end is not None and self.end[0] in _CRASHES
+        deadline = time.monotonic() + (_STOPPED_WAVES_S if is_stopped else _WAVES_S)
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def go_on_alone(self) -> None:
         """Hear the run to its end without Prefect, which is told then, if it can be, how it ended."""
         self._record = None
         self.until("end")
         assert self.end is not None, "that was its end"
-        self._told.end(self.end[1])
+        name, problem = self.end
+        self._told.end(problem or name, is_crash=name in _CRASHES)
 
     def until(self, last: str) -> Message:
         """Pass on what the driver tells, until it tells this; return what came with it."""
@@ -89,6 +99,7 @@ class Following:
             if what == "end":
                 self.end = values[0], values[1]
                 for wave in self._waves.values():
+                    wave.run_has_ended = True
                     wave.outcomes.put(("the run has ended", False))
             elif what == last:
                 return tuple(values)
@@ -116,7 +127,8 @@ class Following:
 
         def watch() -> None:
             context.run(watch_wave, self._told, label, wave.outcome, self._retries, self._retry_delay_s)
-            self._driver.say("settled", label)
+            if self.end is None:  # or it could be taken for a wave of the next run
+                self._driver.say("settled", label)
 
         thread = threading.Thread(target=watch, name=f"wave-{label}", daemon=True)
         self._threads.append(thread)
@@ -137,7 +149,7 @@ class Following:
 
         def wait() -> None:
             if not errors:
-                errors.append("".join(self.until("verified")))
+                errors.append("".join(self.until("verified")) or " ".join(self.end or ()))
             if errors[0]:
                 raise _error("VerifyError", errors[0])
 

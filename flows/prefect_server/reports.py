@@ -31,7 +31,7 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext, SettingsContext, get_settings_context
 from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, Settings
-from prefect.states import Completed, Failed
+from prefect.states import Completed, Crashed, Failed
 
 from pipelines.redaction import redacted
 
@@ -105,15 +105,17 @@ class PrefectReporter:
         self._thread.join(self._patience_s + _REQUEST_TIMEOUT_S)
         self._thread, self._deadline = None, None
 
-    def end(self, problem: str) -> None:
+    def end(self, problem: str, *, is_crash: bool) -> None:
         """Report how a run ended, if its flow run could not set its final state itself.
 
         Args:
             problem: what made it a failure; empty if nothing did.
+            is_crash: whether it was stopped, or its process has ended.
         """
         if self.flow_run_id is None:
             return
-        self.tell("end", partial(_set_end, self.flow_run_id, problem))
+        state: State[Any] = (Crashed if is_crash else Failed)(message=problem) if problem else Completed()
+        self.tell("end", partial(_set_end, self.flow_run_id, state))
         self.finish()
 
     def _impatiently(self, call: Callable[[], object]) -> None:
@@ -163,8 +165,7 @@ class _ToldAll(Exception):  # noqa: N818 - no error
     """There is nothing left to report, or no time left."""
 
 
-def _set_end(flow_run_id: UUID, problem: str) -> None:
-    state: State[Any] = Failed(message=problem) if problem else Completed()
+def _set_end(flow_run_id: UUID, state: State[Any]) -> None:
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(flow_run_id, state, force=True)
 

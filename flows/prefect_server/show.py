@@ -155,7 +155,7 @@ def main(driver: Driver, settings: dict[str, Any]) -> None:
             gc.enable()  # which _PROGRAM of show_process.py had disabled, since all before makes hardly any garbage
             shown = []
             while not driver.is_gone.is_set() and (message := driver.inbox.get()) != GONE:
-                if server:
+                if server and message[0] == "show":  # and not what a wave has told late, after its run's end
                     shown.append(show_run(driver, settings["patience_s"], *message[1:]))
             EventsWorker.drain_all(timeout=_DRAIN_S)
             APILogWorker.drain_all(timeout=_DRAIN_S)

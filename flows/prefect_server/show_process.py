@@ -31,8 +31,8 @@ _END_S = 20.0
 _PROGRAM = """
 import gc, json, signal, sys
 gc.disable()
-for number in (signal.SIGINT, signal.SIGTERM):  # the driver decides when it ends, and tells how the run did
-    signal.signal(number, signal.SIG_IGN)
+# The driver decides when it ends, and tells how the run did. Blocked, for Prefect handles SIGTERM while a flow runs.
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
 settings = json.loads(sys.argv[1])
 sys.path[:] = settings["path"]
 from flows.prefect_server.driver import Driver
@@ -65,7 +65,7 @@ class ShowProcess:
         self.on_failure: Callable[[], object] = lambda: None
         self._changed = threading.Condition()
         self._state = ""
-        self._is_over = self._is_closing = False
+        self._is_over = self._is_closing = self._is_left_alone = False
         self._tries_again: dict[str, bool] = {}
         self._missed: str | None = None
         ours, theirs = socket.socketpair()
@@ -117,10 +117,15 @@ class ShowProcess:
                 self._changed.wait(0.1)  # with a time limit, so that Ctrl-C is handled
             if self.failure or not self._state:
                 raise ConfigError(self.failure or "the process that shows runs in Prefect was killed; run it again")
-            return self._state != "nobody"
+        if self._state == "nobody":
+            self.close()  # or a later run that is to have a server would get this one, which starts none
+        return self._state != "nobody"
 
     def say(self, *message: Any) -> None:
         """Tell it something, without waiting."""
+        if message[0] == "show":
+            with self._changed:
+                self._tries_again.clear()  # waves of the run before may have the same labels
         self._outbox.put(message)
 
     def is_to_try_again(self, label: str) -> bool:
@@ -133,14 +138,16 @@ class ShowProcess:
         """Wait for what could not be told of a run that has ended; empty if it is told.
 
         Args:
-            limit_s: seconds after which this process is to end all the same, and the other one with it.
+            limit_s: seconds after which this process is to end all the same. The other one tells the rest, and ends by
+                itself soon after: a run that has ended must not be shown as running for ever.
         """
         deadline = time.monotonic() + limit_s
         with self._changed:
             while self._missed is None and not (self._is_over or self.failure):
                 self._changed.wait(0.1)
                 if time.monotonic() > deadline:
-                    self._process.kill()
+                    self._is_left_alone = True
+                    return "there was no time to tell the rest"
             missed, self._missed = self._missed, None
         return missed if missed is not None else self.failure or "the process that tells it has ended"
 
@@ -148,6 +155,9 @@ class ShowProcess:
         """End it, once it has told what it has heard."""
         self._is_closing = True
         self._outbox.put(None)
+        if self._is_left_alone:
+            self._speaker.join(1.0)  # so that it hears how the run has ended
+            return
         try:
             self._process.wait(_END_S)
         except subprocess.TimeoutExpired:

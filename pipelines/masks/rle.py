@@ -128,9 +128,13 @@ def from_runs(size_hw: tuple[int, int], runs: ArrayLike) -> Rle:
         ValueError: runs that are not integers, are negative or do not sum to H * W, or more than 536,870,911 pixels.
     """
     try:
-        lengths = np.asarray(runs, dtype=np.int64).reshape(-1)
-    except (OverflowError, TypeError) as error:
+        given = np.asarray(runs).reshape(-1)
+        with np.errstate(invalid="ignore"):  # NaN is not equal to what becomes of it
+            lengths = given.astype(np.int64)
+    except (OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"RLE runs are not integers of 64 bits: {error}") from error
+    if not np.array_equal(given, lengths):
+        raise ValueError("RLE runs are not integers of 64 bits")
     _check(size_hw, lengths)
     return _pack(size_hw, lengths)
 

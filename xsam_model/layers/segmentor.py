@@ -73,7 +73,7 @@ class XSamChannelNorm(nn.LayerNorm):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W), with float32 statistics; fastest with the channels last in memory."""
-        if features.dtype == torch.float32:
+        if features.dtype == self.weight.dtype == torch.float32:  # torch normalizes no mixed types
             normal = F.layer_norm(features.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
             return normal.permute(0, 3, 1, 2)
         centered = features.float() - features.float().mean(1, keepdim=True)

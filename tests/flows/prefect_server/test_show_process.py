@@ -6,6 +6,9 @@ import io
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +19,9 @@ from rich.console import Console
 
 from flows.commands.launch import launch
 from flows.config import ConfigError
-from flows.prefect_server import reach, show_process
+from flows.prefect_server import reach, show_process, shown_run
 from flows.prefect_server.shown_run import ShownRun
+from flows.process.signals import Terminated
 from flows.run.summary import RunSummary
 from pipelines.types import Answer, Image, Prompt
 from tests.reliability.small_run import SmallRun, as_driver, write_source
@@ -28,7 +32,7 @@ pytestmark = pytest.mark.timeout(60)
 
 # Stands for the process: what it does once it has heard of a run.
 PROGRAM = """
-import json, sys, time
+import json, os, sys, time
 from multiprocessing.connection import Connection
 settings = json.loads(sys.argv[1])
 line = Connection(settings["socket"])
@@ -36,6 +40,9 @@ heard = []
 def hear():
     heard.append(line.recv())
     return heard[-1]
+def wait_for(path):
+    while not os.path.exists(path):
+        time.sleep(0.01)
 try:
     assert hear()[0] == "show"
     {does}
@@ -45,6 +52,7 @@ except EOFError:
     pass
 """
 WAIT_FOR_END = 'any(what == "end" for what, *_ in iter(hear, None))'
+WAIT_FOR_OUTCOME = WAIT_FOR_END.replace("end", "outcome")
 
 
 @pytest.fixture
@@ -153,6 +161,83 @@ def test_what_still_imports_ends_with_the_driver(small: SmallRun, monkeypatch: p
     wait_until(begun.exists, 20)
     process.close()
     assert process._process.returncode == 1  # by itself: not SIGKILL, which comes after some time
+
+
+def test_one_that_is_slow_to_tell_of_a_stopped_run_may_do_so_when_the_driver_has_ended(
+    small: SmallRun, shown_by: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told = tmp_path / "told"
+    shown_by(f"{WAIT_FOR_END}; wait_for({str(told)!r})")
+    monkeypatch.setattr(shown_run, "PATIENCE_S", 0.05)
+    process = show_process.show_process()
+    assert ShownRun(process, small.config()).end(Terminated()) == "there was no time to tell the rest"
+    process.close()
+    assert process._process.poll() is None
+    told.touch()
+    assert process._process.wait(20) == 0
+
+
+# Stands for it where no server is named: it has one to show runs on only if it may start one.
+ASKING = """
+import json, sys
+from multiprocessing.connection import Connection
+settings = json.loads(sys.argv[1])
+line = Connection(settings["socket"])
+line.send(("starting",) if settings["may_start"] else ("nobody",))
+try:
+    while True:
+        line.recv()
+except EOFError:
+    pass
+"""
+
+
+def test_a_run_that_needs_a_server_gets_one_after_a_run_that_found_none(
+    small: SmallRun, shown_by: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown_by("")
+    monkeypatch.setattr(show_process, "_PROGRAM", ASKING)
+    assert not show_process.show_process(may_start=False).has_server()
+    assert show_process.show_process().has_server()
+    assert len(show_process._running) == 1
+
+
+def test_what_was_decided_about_a_wave_is_not_taken_for_the_same_wave_of_the_next_run(
+    small: SmallRun, shown_by: Callable[[str], None]
+) -> None:
+    again = 'line.send(("again", "1/1")); hear(); line.send(("settled", "1/1"))'
+    shown_by(f'{WAIT_FOR_END}; line.send(("settled", "1/1")); line.send(("told", "")); {WAIT_FOR_OUTCOME}; {again}')
+    process = show_process.show_process()
+    assert ShownRun(process, small.config()).end(None) == ""
+    wave = Ending("a: bad", "")
+    ShownRun(process, small.config()).watch(wave)  # type: ignore[arg-type]
+    assert not wave.problems
+
+
+# Stands for show.py: as Prefect does while a flow runs, it lets SIGTERM interrupt it.
+HEEDING = """
+import os, signal, socket
+
+def main(settings):
+    heard = []
+    signal.signal(signal.SIGTERM, lambda *_: heard.append("SIGTERM"))
+    os.kill(os.getpid(), signal.SIGTERM)
+    socket.socket(fileno=settings["socket"]).send(str(heard).encode())
+"""
+
+
+def test_sigterm_to_all_processes_does_not_end_what_is_shown_before_the_driver_does(tmp_path: Path) -> None:
+    package = tmp_path / "flows" / "prefect_server"
+    package.mkdir(parents=True)
+    for folder in (package.parent, package):
+        (folder / "__init__.py").touch()
+    (package / "show.py").write_text(HEEDING)
+    ours, theirs = socket.socketpair()
+    settings = {"path": [str(tmp_path), *sys.path], "socket": theirs.fileno()}
+    with ours, theirs:
+        command = [sys.executable, "-P", "-c", show_process._PROGRAM, json.dumps(settings)]
+        subprocess.run(command, pass_fds=[theirs.fileno()], check=True, timeout=50)
+        assert ours.recv(100) == b"[]"
 
 
 class Decided:

@@ -212,8 +212,8 @@ def test_more_pixels_than_can_be_packed_are_refused() -> None:
         rle.from_runs((2**15, 2**14), [2**29])
 
 
-@pytest.mark.parametrize("runs", [[5, 6], [12, 1], [-1, 13], []])
-def test_runs_that_do_not_fit_are_refused(runs: list[int]) -> None:
+@pytest.mark.parametrize("runs", [[5, 6], [12, 1], [-1, 13], [], [2.5, 9.5], [float("nan"), 12], ["12"], [10**20]])
+def test_runs_that_do_not_fit_are_refused(runs: list[object]) -> None:
     with pytest.raises(ValueError, match="RLE"):
         rle.from_runs((3, 4), runs)
 
