@@ -123,9 +123,13 @@ def commit_shard(
         with contextlib.suppress(StorageError):
             write_missing(store, contents)
         return commit.receipt(committed_here=True)
+    # Damaged, it may be this attempt's, of whose creation no answer came, and names these files; then this raises.
+    held = read_commit(store, run_id, shard.shard_id, shard.repair)
+    if held.attempt == attempt:
+        return held.receipt(committed_here=True)
     # The commit that holds is another attempt's, for good: no commit will ever name these files.
     _discard(store, contents)
-    return read_commit(store, run_id, shard.shard_id, shard.repair).receipt(committed_here=False)
+    return held.receipt(committed_here=False)
 
 
 def _write_all(store: Store, contents: Mapping[str, bytes]) -> None:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.errors import DamagedError
 from pipelines.layout import KINDS, SCHEMA_VERSION, commit_name, data_name, plan_name, split_data_name
 from pipelines.planning.draft import PlanConfig
 from pipelines.planning.plan import Plan
@@ -145,6 +146,24 @@ def test_the_second_commit_of_a_shard_loses_and_takes_its_files_away(store: Stor
     assert second.attempt == "d1-0"
     assert find_leftovers(store, RUN).names == []
     assert verify(store, RUN).leftovers == []
+
+
+def test_files_stay_that_an_own_commit_may_name_which_was_damaged_before_its_creation_was_answered(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, shards = _planned(store)
+    create = Store.create
+
+    def unanswered(self: Store, name: str, data: bytes) -> bool:
+        assert create(self, name, data)
+        self.write(name, data.replace(b'"attempt"', b'"attemqt"'))
+        return create(self, name, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "create", unanswered)
+        with pytest.raises(DamagedError, match="shard-00000"):
+            _commit(store, shards[0], "d1-0")
+    assert all(store.exists(data_name(kind, RUN, shards[0].shard_id, "d1-0")) for kind in KINDS)
 
 
 def test_annotation_ids_are_unique_and_the_same_for_another_attempt() -> None:
