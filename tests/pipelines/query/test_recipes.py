@@ -50,7 +50,7 @@ def test_the_rule_in_sql_is_the_rule(output: Path) -> None:
 
 def test_the_python_runs_and_measures(output: Path) -> None:
     names: dict[str, Any] = {}
-    for code in blocks("python", "From Python"):
+    for code in (*blocks("python", "From Python"), *blocks("python", "Masks")):
         exec(code.replace("OUTPUT", str(output)), names)
     assert sorted(names["counts"]) == [("empty", 1), ("ok", 2), ("quarantined", 1)]
     assert names["frame"].height == 9
