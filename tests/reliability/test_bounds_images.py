@@ -208,8 +208,9 @@ def test_decoding_takes_what_is_reserved_for_it(tmp_path: Path, peak: Measure, e
     reserved = (len(data) + decoding_bytes(data)) / 1e6
     found = peak(calls.decode, str(path))
     assert found.error is None
-    # Half of it at least, or the budget would be spent on nothing; some megabytes are the process's own.
-    assert reserved / 2 - 10 <= found.mb <= reserved * 1.05 + 5
+    # Half of it at least, or the budget would be spent on nothing; some megabytes are the process's own, as are the
+    # libraries' pages, of which kernels map different numbers at once.
+    assert reserved / 2 - 10 <= found.mb <= reserved * 1.05 + 10
 
 
 def test_images_that_are_decoded_ahead_stay_within_their_budget(tmp_path: Path, peak: Measure) -> None:

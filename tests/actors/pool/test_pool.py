@@ -366,10 +366,22 @@ def test_replicas_that_end_together_while_they_load_are_one_failed_start(lab: La
             while len(list(folder.glob("loading@*"))) < 3:
                 time.sleep(0.02)
             os.kill(os.getpid(), signal.SIGKILL)
-        return FakeLabeler(folder, lambda shard_id, earlier: None)
+        return FakeLabeler(folder, label)
+
+    def label(shard_id: str, earlier: int) -> None:
+        while not (folder / "noticed").exists():  # or all would be labeled before the last of them is missed
+            time.sleep(0.02)
+
+    events: list[PoolEvent] = []
+
+    def on_event(event: PoolEvent) -> None:
+        events.append(event)
+        if [one.kind for one in events].count("replica_start_failed") == 3:
+            (folder / "noticed").touch()
 
     config = PoolConfig(runner=apart, replicas=3, num_cpus_per_replica=0.5, max_replica_start_failures=2)
-    result = label_all(build, config, make_shards(4))
+    with open_runner(build, config) as runner:
+        result = collect(runner.map(make_shards(4), on_event), events)
     assert len(result.receipts) == 4
     assert result.kinds()["replica_start_failed"] == 3
 
