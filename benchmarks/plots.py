@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -52,10 +53,11 @@ def draw(figures: dict[str, dict[str, float]], path: Path) -> None:
     engines = {what.removesuffix(whole): value for what, value in figures["peers"].items() if what.endswith(whole)}
     slowest_first = sorted(engines, key=engines.__getitem__, reverse=True)
     colors = ["tab:blue" if name.startswith("ours") else "tab:gray" for name in slowest_first]
-    drawn = peers.barh(slowest_first, [engines[name] for name in slowest_first], color=colors)
+    labels = [re.sub(r",? 2 (actors|processes|replicas)", "", name) for name in slowest_first]
+    drawn = peers.barh(labels, [engines[name] for name in slowest_first], color=colors)
     peers.bar_label(drawn, fmt="%.0f", padding=2)
     peers.margins(x=0.1)
-    peers.set_title("400 images, two cores:\nseconds of a whole command")
+    peers.set_title("400 images on two cores:\nseconds of a whole command, two workers")
     for axes in (prompts, replicas, rle, peers, costs):
         axes.spines[["top", "right"]].set_visible(False)
     canvas.savefig(path, dpi=110)
@@ -70,9 +72,8 @@ def bars(axes: Axes, figures: dict[str, float], pattern: str, label: str, what: 
     found = {match[1]: value for name, value in figures.items() if (match := re.fullmatch(pattern, name))}
     if not found:
         raise KeyError(f"no figure is called like {pattern!r}: {', '.join(figures)}")
-    axes.bar_label(
-        axes.bar(list(found), list(found.values()), color="tab:blue"), [label.format(v) for v in found.values()]
-    )
+    drawn = axes.bar([fill(name, 6) for name in found], list(found.values()), color="tab:blue")
+    axes.bar_label(drawn, [label.format(value) for value in found.values()])
     axes.margins(y=0.15)
     axes.set_xlabel(what)
 

@@ -84,32 +84,34 @@ ENGINES = {
     f"ours as shipped, {WORKERS} replicas": Engine(options=_WITH),
 }
 _SHIPPED = list(ENGINES)[-1]
+_AT_LENGTH = [name for name in ENGINES if str(WORKERS) in name]
 
 
 def run(*, tiny: bool = False) -> Report:
     """Run every engine once in each round, each round beginning with another one."""
-    count, rounds = (16, 1) if tiny else (400, _ROUNDS)
+    count, many, rounds = (16, 32, 1) if tiny else (400, 1600, _ROUNDS)
     _install()
     taken: dict[str, list[Measured]] = {name: [] for name in ENGINES}
     found: dict[str, tuple[int, str]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_images(folder / "images", count)
-        (folder / "first").mkdir()
-        first = _run_one(ENGINES[_SHIPPED], folder, folder / "first")
+        write_images(folder / "many", many)
+        first = _run_one(ENGINES[_SHIPPED], folder / "images", folder / "first")
         others, begun = busy_elsewhere(), os.times().elapsed
         for number in range(rounds):
             order = list(ENGINES)
             for name in order[number % len(order) :] + order[: number % len(order)]:
                 output = folder / f"{order.index(name)}-{number}"
-                output.mkdir()
                 engine = ENGINES[name]
-                taken[name].append(_run_one(engine, folder, output))
+                taken[name].append(_run_one(engine, folder / "images", output))
                 found[name] = _digest(engine.masks(output))
-        ours = sum(one.cpu_seconds for runs in taken.values() for one in runs)
+        at_length = {name: _run_one(ENGINES[name], folder / "many", folder / f"many-{name}") for name in _AT_LENGTH}
+        ours = sum(one.cpu_seconds for runs in (*taken.values(), at_length.values()) for one in runs)
         load = max(0.0, busy_elsewhere() - others - ours) / (os.times().elapsed - begun)
     _check_alike(found)
-    return _report(taken, first, count, rounds, found[_SHIPPED][0], load)
+    steady = {name: (many - count) / (one.seconds - _middle(taken[name])) for name, one in at_length.items()}
+    return _report(taken, first, steady, (count, many), rounds, found[_SHIPPED][0], load)
 
 
 def write_images(folder: Path, count: int) -> None:
@@ -125,17 +127,18 @@ def write_images(folder: Path, count: int) -> None:
         part.save(folder / f"image-{number:04}.jpg", quality=90)
 
 
-def _run_one(engine: Engine, folder: Path, output: Path) -> Measured:
+def _run_one(engine: Engine, images: Path, output: Path) -> Measured:
+    output.mkdir()
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join((str(ROOT), str(_PACKAGES))),
-        "HF_HOME": str(folder / "hf"),
-        "PREFECT_HOME": str(folder / "prefect"),
+        "HF_HOME": str(images.with_name("hf")),
+        "PREFECT_HOME": str(images.with_name("prefect")),
         "DO_NOT_TRACK": "true",  # Daft
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    command, log = engine.command(folder / "images", output), output.with_suffix(".log")
+    command, log = engine.command(images, output), output.with_suffix(".log")
     return measure(command, environment, engine.first(output), log, ROOT)
 
 
@@ -170,8 +173,15 @@ def _check_alike(found: dict[str, tuple[int, str]]) -> None:
 
 
 def _report(
-    taken: dict[str, list[Measured]], first: Measured, count: int, rounds: int, masks: int, load: float
+    taken: dict[str, list[Measured]],
+    first: Measured,
+    steady: dict[str, float],
+    counts: tuple[int, int],
+    rounds: int,
+    masks: int,
+    load: float,
 ) -> Report:
+    count, many = counts
     figures = list[Figure]()
     for name, runs in taken.items():
         for what, unit, values in (
@@ -181,7 +191,10 @@ def _report(
             ("peak memory", "MB", [one.peak_mb for one in runs]),
         ):
             figures.append(Figure(what=f"{name}: {what}", value=median(values), unit=unit, repeats=tuple(values)))
+        if name in steady:
+            figures.append(Figure(what=f"{name}: steady rate", value=steady[name], unit="images/s"))
     what = f"{_SHIPPED}, the first run of an account: whole command"
+    best = max(rate for name, rate in steady.items() if ENGINES[name].program)
     figures.append(Figure(what=what, value=first.seconds, unit="s"))
     ratios = _ratios(taken)
     fastest = min((name for name, engine in ENGINES.items() if engine.program), key=lambda name: _middle(taken[name]))
@@ -190,6 +203,7 @@ def _report(
             what=f"whole command, {_SHIPPED} : fastest peer", value=median(ratios), unit="of the time", repeats=ratios
         )
     )
+    figures.append(Figure(what=f"steady rate, {_SHIPPED} : best peer", value=steady[_SHIPPED] / best, unit="x"))
     return Report(
         name="peers",
         question="how does a whole command compare with that of other engines?",
@@ -199,8 +213,8 @@ def _report(
             "Processor time is that of all processes of a command, memory the sum of their proportional set sizes. The "
             "first image: of this project, when it is committed; of the others, when the model has answered, which is "
             "before it is written. The first run of an account, which makes the database of Prefect's embedded server, "
-            "is measured by itself, before the rounds. Figures are medians of the rounds. torch computes on one thread "
-            "in each process."
+            "is measured by itself, before the rounds. Figures are medians of the rounds. The steady rate is what "
+            f"{many - count:,} further images took, once for each engine. torch computes on one thread in each process."
         ),
         setup={
             "images": f"{count} JPEG files of 256 x 256 pixels",
