@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ RUN_ID = "bench"
 LOOPS = {
     "forward": "bare network",
     "predict": "bare predictor",
+    "predict_in_two": "bare predictor, two batches at once",
     "pipeline": "pipeline",
 }
 
@@ -55,8 +57,18 @@ class Bench:
 
     def predict(self) -> None:
         """What the pipeline asks of the replica: prepare, network, masks at original size, RLE."""
-        for batch in in_batches(self.images, self.batch_size):
+        self.predict_all(self.images)
+
+    def predict_all(self, images: Sequence[Image]) -> None:
+        """Predict these images, one batch after the other."""
+        for batch in in_batches(images, self.batch_size):
             self.predictor.predict(batch, [prompts()] * len(batch))
+
+    def predict_in_two(self) -> None:
+        """The same, with as many batches at once as the pipeline has shards in flight."""
+        half = len(self.images) // 2
+        with ThreadPoolExecutor(2) as threads:
+            list(threads.map(self.predict_all, (self.images[:half], self.images[half:])))
 
     def pipeline(self) -> Path:
         """The main job's path: fetch, decode, predict, rows, Parquet, commit."""
@@ -81,7 +93,7 @@ def run(*, tiny: bool = False) -> Report:
             predictor = load_predictor(Path(folder, f"model-{size}"), config)
             bench = make_bench(predictor, Path(folder, size), counts[size], batch_size=2, shrink=4 if tiny else 1)
             setup[f"{size} model"] = describe(bench)
-            loops = {"forward": bench.forward, "predict": bench.predict, "pipeline": bench.pipeline}
+            loops = {name: getattr(bench, name) for name in LOOPS}
             timed = time_in_turn(loops, rounds=rounds, warm_up=False)
             setup[f"other programs beside the {size} model"] = timed.say_others()
             figures += measure(size, timed, len(bench.refs))
@@ -100,7 +112,9 @@ METHOD = (
     "Loops over the same images on the same loaded replica, in batches of the same size. The bare network: "
     "`model(**inputs)` on inputs that were prepared before; it ends in logits, not in masks. The bare predictor: "
     "`predict(images)` on images that were decoded before; it prepares them, runs the network, enlarges each mask to "
-    "its image and encodes it, one batch after the other. The pipeline, as the main job runs it, through the "
+    "its image and encodes it, one batch after the other; and with two at once, as the pipeline has them, for two busy "
+    "cores that share caches or are threads of one take more processor time for the same work. The pipeline, as the "
+    "main job runs it, through the "
     "in-process runner with two shards in flight: it fetches and decodes the files, asks the predictor, builds rows, "
     "writes Parquet and commits each shard to the local disk. torch computes on one thread in all of them, so that a "
     "second core is free for what surrounds the network; with more torch threads the two would take each other's "
@@ -190,7 +204,7 @@ def measure(size: str, timed: Timed, count: int) -> list[Figure]:
         ratios = tuple(timed.speed_ratios("pipeline", baseline))
         what = f"{size}: pipeline : {LOOPS[baseline]}"
         figures.append(Figure(what=what, value=timed.speed_ratio("pipeline", baseline), unit="x", repeats=ratios))
-    for baseline in ("predict", "forward"):
+    for baseline in ("predict", "predict_in_two", "forward"):
         ratios = tuple(timed.cpu_ratios("pipeline", baseline))
         what = f"{size}: processor time, pipeline : {LOOPS[baseline]}"
         value = timed.cpu_ratio("pipeline", baseline)
@@ -201,10 +215,13 @@ def measure(size: str, timed: Timed, count: int) -> list[Figure]:
 def remark(size: str, timed: Timed) -> str:
     """Say what the ratios of one model mean."""
     predict, forward = (timed.speed_ratio("pipeline", name) for name in ("predict", "forward"))
-    cpu_predict, cpu_forward = (timed.cpu_ratio("pipeline", name) for name in ("predict", "forward"))
+    cpu_predict, cpu_in_two, cpu_forward = (
+        timed.cpu_ratio("pipeline", name) for name in ("predict", "predict_in_two", "forward")
+    )
     return (
         f"{size.capitalize()} model: the pipeline labels {predict:.2f} times as many images a second as the bare "
         f"predictor and {forward:.2f} times as many as the bare network. It takes {cpu_predict:.2f} times the "
-        f"processor time of the bare predictor: all that fetching, decoding, Parquet and commits add. It takes "
+        f"processor time of the bare predictor, and {cpu_in_two:.2f} times that of two batches at once: all that "
+        "fetching, decoding, Parquet and commits add. It takes "
         f"{cpu_forward:.1f} times that of the bare network: so many cores would let the network compute all the time."
     )
