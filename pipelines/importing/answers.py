@@ -125,7 +125,9 @@ def answer(
     edited = [replace(mask, name=names.name_of(mask.name)) for mask in image.masks]
     shown, claimed = image.shown or frozenset(), {mask.annotation_id for mask in edited}
     known = [*held.masks, *(mask for name, mask in held.stale.items() if name in shown or name in claimed)]
-    pairs = pair(edited, known)
+    # One that somebody else has deleted meanwhile is drawn again, and is no other in its place.
+    free = [place for place, mask in enumerate(edited) if mask.annotation_id not in held.deleted]
+    pairs = {free[place]: other for place, other in pair([edited[place] for place in free], known).items()}
     absent = [mask for place, mask in enumerate(known) if place not in set(pairs.values())]
     current = {mask.annotation_id for mask in held.masks}
     if image.shown is None and (number := sum(mask.annotation_id in current for mask in absent)):

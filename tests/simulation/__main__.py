@@ -1,6 +1,6 @@
 """Live one life again, or many: ``python -m tests.simulation [KIND] SEED`` or ``... [KIND] FIRST LAST``.
 
-Of further kinds KIND is ``checked``, ``contended`` or ``compacted`` (more_scenarios.py).
+Of further kinds KIND is ``checked``, ``contended``, ``compacted`` or ``corrected`` (more_scenarios.py).
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ _tables: dict[bytes, pa.Table] = {}
 _shards: dict[tuple[bytes, int], list[Any]] = {}
 _planned: dict[bytes, list[Any]] = {}
 _image_ids: dict[tuple[bytes, int], list[Any]] = {}
-_rows: dict[Any, pa.Table] = {}
+_rows: dict[Any, tuple[Any, pa.Table]] = {}
 _files: dict[Any, tuple[pa.Table, bytes]] = {}
 
 
@@ -120,8 +120,8 @@ def _rows_of(build: Callable[..., pa.Table]) -> Callable[..., pa.Table]:
     def rows(predictions: Sequence[Any], **ids: str) -> pa.Table:
         key = build.__name__, tuple(map(id, predictions)), *ids.values()
         if key not in _rows:
-            _rows[key] = build(predictions, **ids)
-        return _rows[key]
+            _rows[key] = tuple(predictions), build(predictions, **ids)  # kept, or others would get their ids
+        return _rows[key][1]
 
     return rows
 

@@ -15,15 +15,17 @@ from flows.commands import launch
 from flows.config import RunConfig
 from flows.run import planning, updates
 from flows.run.observer import Silent
+from pipelines.importing import imports
 from pipelines.labeling import shard
 from pipelines.layout import split_compacted_file
 from pipelines.planning import plan as manifest
 from pipelines.planning.plan import read_plan
+from pipelines.query import database
 from pipelines.storage import store as storage
 from pipelines.storage.store import Store
 from pipelines.table import commits, verify
 from pipelines.types import ImagePrediction
-from tests.simulation import cached, checks, collection, commands, damage, earlier
+from tests.simulation import cached, checks, collection, commands, corrections, damage, earlier
 from tests.simulation.filesystem import SimulatedFileSystem
 from tests.simulation.network import ROOT, URI, Network, Objects
 from tests.simulation.pool import SimulatedPool
@@ -34,6 +36,7 @@ from tests.simulation.world import World
 TRIES = 3
 """How often the same command may be needed once all faults are over."""
 _PATIENCE_S = 1000.0
+_LONG_PATIENCE_S = 50_000.0
 
 
 class Broken(AssertionError):
@@ -53,6 +56,7 @@ class Life:
         flipped: objects of which a bit has flipped, and their bytes since then.
         num_named: how many of those `verify` was to find, and found.
         tries: how many times the last commands were needed.
+        files: those that people have edited, by the number in their orders.
     """
 
     seed: int
@@ -69,6 +73,7 @@ class Life:
     missed: list[tuple[str, str]] = field(default_factory=list)
     flipped: dict[str, bytes] = field(default_factory=dict)
     num_named: int = 0
+    files: dict[int, corrections.Edited] = field(default_factory=dict)
     waits: bool = True
 
     @property
@@ -126,6 +131,12 @@ def _begin(life: Life, order: Order, number: int) -> Callable[[], None]:
             if world.now < order.at + _PATIENCE_S:
                 world.at(10.0, do)  # who asks for what is new knows that there is something old
             return
+        if order.verb == "import" and order.file not in life.files:
+            if (edited := corrections.edit(life, order.file)) is None:
+                if life.waits and world.now < order.at + _LONG_PATIENCE_S:
+                    world.at(_PATIENCE_S, do)  # who corrects masks waits for some
+                return
+            life.files[order.file] = edited
         if order.verb == "damage":
             (damage.flip if order.flips else damage.damage)(life)
             return
@@ -161,6 +172,8 @@ def _command(life: Life, order: Order) -> Callable[[], int]:
         return lambda: commands.vacuum(order.older_than_s)
     if order.verb == "compact":
         return commands.compact
+    if order.verb == "import":
+        return lambda: corrections.run_import(order.file)
     if order.verb == "read":
         return lambda: commands.reading(lambda: checks.read_all(life))
     assert order.config is not None
@@ -190,8 +203,11 @@ def _finish(life: Life) -> None:
             ended = _alone(life, last)
             if ended.code == 0:
                 break
+            for file in life.files:  # a damaged import is mended by its file alone
+                _alone(life, Order("import", 0.0, file=file))
         else:
             raise Broken(f"{TRIES} more tries of {_told(last)} end with {ended.code}: {ended.why or problems(life)}")
+    _import(life)
     checks.check_whole(life)
     if life.scenario.kind == "compacted":
         _compact(life)
@@ -204,6 +220,24 @@ def _finish(life: Life) -> None:
     reads = (re.match("read _runs/([^/]+)/commits/", what) for _, who, what in life.world.trace if who == name)
     again = [read[0] for read in reads if read and read[1] not in checks.begun_repairs(life.store)]
     assert not again, f"a finished run is not known as such: {again}"
+
+
+def _import(life: Life) -> None:
+    """Import every edited file once more, until all are: one may wait for another to be whole."""
+    left = sorted({order.file for order in life.scenario.orders if order.verb == "import"})
+    for _ in range(TRIES):
+        ended = {file: _alone(life, Order("import", 0.0, file=file)) for file in left}
+        ended = {file: one for file, one in ended.items() if file in life.files}  # others had nothing to correct
+        left = [file for file, one in ended.items() if one.code != 0 and not corrections.is_refused(one.why)]
+        if not left:
+            break
+    else:
+        raise Broken(f"{TRIES} more tries of an import end with {ended[left[0]].code}: {ended[left[0]].why}")
+    before = dict(life.network.objects.held)
+    for file in life.files:
+        _alone(life, Order("import", 0.0, file=file))
+    assert life.network.objects.held == before, "a file writes something when it is imported again"
+    corrections.check_current(life)
 
 
 def _compact(life: Life) -> None:
@@ -305,7 +339,8 @@ def simulation() -> Iterator[None]:
         pa.set_cpu_count(1)
         pa.set_io_thread_count(1)
         try:
-            yield
+            with corrections.folder_for_copies():
+                yield
         finally:
             pa.set_cpu_count(threads[0])
             pa.set_io_thread_count(threads[1])
@@ -327,4 +362,6 @@ def _replace(patch: pytest.MonkeyPatch) -> None:
         now = getattr(module, name)
         patch.setattr(module, name, now)
         SEAMS.own(module, name, lambda process, now=now, before=before: before if process.is_earlier else now)
+    patch.setattr(imports, "read_bytes", lambda uri: _now[0].files[int(uri)].data)
+    patch.setattr(database, "make_readable", corrections.make_readable)
     cached.replace(patch, table=commits, manifest=manifest, integrity=verify)

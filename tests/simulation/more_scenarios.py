@@ -2,6 +2,7 @@
 
 - checked: a life of any of the first kinds in which bits flip at rest, and some commands are given ``--check``.
 - contended: several drivers plan and label one run at about the same time, while its source changes; many end early.
+- corrected: a life of any of the first kinds, without earlier versions, in which people export, edit and import masks.
 - compacted: a life of any of the first kinds in which the output is compacted again and again, beside all else.
 """
 
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from tests.simulation.collection import SOURCE, Listing
+from tests.simulation.corrections import PEOPLES_NAME
 from tests.simulation.network import URI
 from tests.simulation.scenario import IMAGES, NIGHTLY, Order, Scenario, config_of, draw_scenario, override, with_check
 
@@ -45,6 +47,38 @@ def draw_compacted(seed: int, rates: Mapping[str, float] | None = None) -> Scena
     if draw.random() < 0.5:
         orders.append(Order("vacuum", draw.uniform(0.0, 2 * longest), older_than_s=draw.choice((86400.0, 60.0, 0.5))))
     return replace(life, kind="compacted", orders=orders)
+
+
+def draw_corrected(seed: int, rates: Mapping[str, float] | None = None) -> Scenario:
+    """Draw a life with imports: some of one file at once, some of several, some that die.
+
+    Another run asks for a name that people have given to masks by then.
+    """
+    draw = random.Random(f"corrected {seed}")
+    life = draw_scenario(seed, draw.choice(("run", "update", "retry")), rates)
+    orders, finals = ([_named(order) for order in some] for some in (life.orders, life.finals))
+    longest = max(order.at for order in orders) + 30.0
+    first = orders[0]
+    assert first.config is not None
+    config = override(first.config, incremental=False, run_id="by-name", categories=(PEOPLES_NAME,))
+    by_name = Order("run", longest + draw.uniform(0.0, 100.0), config, first.listing)
+    orders.append(by_name)
+    for file in range(draw.randint(1, 3)):
+        for _ in range(draw.choice((1, 1, 2))):
+            order = Order("import", draw.choice((draw.uniform(0.0, longest), 30.0 + draw.random())), file=file)
+            kill, stop = 0.02 * 500 ** draw.random(), (0.02 * 500 ** draw.random(), 2e5 * draw.random())
+            orders.append(
+                replace(order, kill=kill if draw.random() < 0.3 else None, stop=stop if draw.random() < 0.2 else None)
+            )
+    return replace(life, kind="corrected", orders=orders, finals=[by_name, *finals])
+
+
+def _named(order: Order) -> Order:
+    """Give a run a name: one without is refused beside runs of another configuration; let it be of this version."""
+    order = replace(order, is_earlier=False)
+    if order.config is None or order.config.incremental or order.config.output.run_id is not None:
+        return order
+    return replace(order, config=override(order.config, run_id=NIGHTLY))
 
 
 def draw_contended(seed: int, rates: Mapping[str, float] | None = None) -> Scenario:
@@ -92,5 +126,6 @@ DRAWS: Mapping[str, Callable[[int], Scenario]] = {
     "checked": draw_checked,
     "contended": draw_contended,
     "compacted": draw_compacted,
+    "corrected": draw_corrected,
 }
 """By kind, as `python -m tests.simulation` takes it; without one, the first kinds."""

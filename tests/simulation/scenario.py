@@ -22,7 +22,7 @@ TAKEN_NAMES = ("update-1", "update-2", "update-3", "nightly-retry-1")
 
 Kind = Literal["run", "update", "retry", "names"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-Verb = Literal["run", "update", "retry", "vacuum", "compact", "read", "damage"]
+Verb = Literal["run", "update", "retry", "vacuum", "compact", "read", "damage", "import"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Order:
         has_check: whether it has ``--check``: of a run its config says the same.
         flips: of damage, whether it is a bit that flips.
         budget_s: of a retry, instead of that of the run that it belongs to.
+        file: of an import, which of the files that people edit.
         clock_ahead_s, clock_jump: of its machine: how much, and when it jumps by how much.
     """
 
@@ -57,6 +58,7 @@ class Order:
     has_check: bool = False
     flips: bool = False
     budget_s: float | None = None
+    file: int = 0
 
 
 @dataclass

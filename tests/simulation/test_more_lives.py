@@ -1,4 +1,4 @@
-"""Lives of further kinds: bits that flip, commands with --check, drivers that begin one run together, compactions."""
+"""Lives of further kinds: bits that flip, --check, drivers that begin one run together, compactions, imports."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from flows.run import planning
 from pipelines.compaction import removal
 from pipelines.errors import PlanError
 from pipelines.planning import plan as planned
+from pipelines.query import current_rows
 from pipelines.table import leftovers, verify
 from tests.reliability.small_run import LONG
 from tests.simulation.life import Broken, live, simulation
 from tests.simulation.more_scenarios import DRAWS
 from tests.simulation.scenario import draw_scenario
 
-LIVES = {"checked": 10_000 if LONG else 150, "contended": 10_000 if LONG else 80, "compacted": 10_000 if LONG else 40}
+LIVES = {
+    **{"checked": 10_000 if LONG else 150, "contended": 10_000 if LONG else 80},
+    **{"compacted": 10_000 if LONG else 40, "corrected": 1_000 if LONG else 12},
+}
 MAX_LIVES = 150
 """Within which each rule that is taken away has to be missed."""
 
@@ -78,6 +82,12 @@ def _takes_compacted_for_abandoned(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(removal, "_folder", lambda _store, _number: "")
 
 
+def _lets_models_answer_over_people(patch: pytest.MonkeyPatch) -> None:
+    rule = "(imported IS NOT NULL OR over_corrections)"
+    assert rule in current_rows._REPLACED
+    patch.setattr(current_rows, "_REPLACED", current_rows._REPLACED.replace(rule, "false"))
+
+
 @pytest.mark.parametrize(
     ("take_away", "kind", "told"),
     [
@@ -86,6 +96,7 @@ def _takes_compacted_for_abandoned(patch: pytest.MonkeyPatch) -> None:
         (_checks_sizes_alone, "checked", "does not have the committed SHA-256"),
         (_verifies_no_hash, "checked", "has flipped, and verify does not tell"),
         (_takes_compacted_for_abandoned, "compacted", "there is no compaction"),
+        (_lets_models_answer_over_people, "corrected", "is not current, though .* has imported it last"),
     ],
 )
 def test_a_rule_that_is_taken_away_is_missed(

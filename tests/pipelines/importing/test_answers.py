@@ -226,6 +226,21 @@ def test_a_deleted_mask_that_comes_back_has_its_id_again(tmp_path: Path) -> None
     assert rows(store, "SELECT count(*) FROM corrections") == [(4,)]  # what was done before stays told
 
 
+def test_a_mask_that_another_file_has_deleted_is_drawn_again_and_is_no_other_in_its_place(tmp_path: Path) -> None:
+    store, _ = write_output(tmp_path / "o", {"a": [mask(CAT, A), mask(DOG, A)]}, common=[CAT, DOG])
+    first, second = (Edited(store, tmp_path / name) for name in ("first.json", "second.json"))
+    ids = {one: name for name, one in rows(store, "SELECT category_name, annotation_id FROM annotations")}
+    names = {one["id"]: one["name"] for one in first.document["categories"]}
+    for edited, deleted in ((first, "cat"), (second, "dog")):
+        left = [one for one in edited.document["annotations"] if names[one["category_id"]] != deleted]
+        edited.document["annotations"] = left
+        edited.imported()
+    assert current(store) == {("cat", "human"): 1}
+    changes = "SELECT annotation_id, change FROM corrections ORDER BY run_id = '{}', change"
+    made = rows(store, changes.format(list(plan_documents(store))[-1]))[-2:]
+    assert [(ids[one], change) for one, change in made] == [("cat", "added"), ("dog", "deleted")]
+
+
 def relabeled(store: Store, found: list[Any], version: int = 1) -> None:
     """Have another model label the image, or its changed picture."""
     ref = ImageRef(image_id="a", uri="/p/a", version=version, etag="new")
