@@ -13,8 +13,8 @@ from typing import Any
 from pipelines.importing.edited import EditedImage, EditedMask
 from pipelines.importing.held import HeldImage, HeldMask, unit_of
 from pipelines.importing.names import Names
-from pipelines.importing.pairing import MIN_IOU, pair
 from pipelines.masks import rle
+from pipelines.masks.pairing import MIN_IOU, pair
 from pipelines.table.schema import annotation_id
 from pipelines.types import (
     CATEGORY_TASKS,
@@ -125,7 +125,7 @@ def answer(
     edited = [replace(mask, name=names.name_of(mask.name)) for mask in image.masks]
     shown, claimed = image.shown or frozenset(), {mask.annotation_id for mask in edited}
     known = [*held.masks, *(mask for name, mask in held.stale.items() if name in shown or name in claimed)]
-    pairs = pair(edited, known)
+    pairs = pair(edited, known, lambda mask, before: int(mask.name != before.prompt.category_name))
     absent = [mask for place, mask in enumerate(known) if place not in set(pairs.values())]
     current = {mask.annotation_id for mask in held.masks}
     if image.shown is None and (number := sum(mask.annotation_id in current for mask in absent)):
