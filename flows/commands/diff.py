@@ -1,4 +1,4 @@
-"""`xsam-label diff`: compare two runs or two outputs, which are only read, and print, save and show what has changed."""
+"""`xsam-label diff`: compare two runs or two outputs, and print, save and show what has changed."""
 
 from __future__ import annotations
 
