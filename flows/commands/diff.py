@@ -135,7 +135,7 @@ def _place(table: Target | None) -> Iterator[Path]:
 
 
 def _sides(output: str, choice: DiffChoice) -> tuple[Chosen, Chosen]:
-    """Return what is compared. Without a run or another output: the last run, with what was current before it."""
+    """Return what is compared. Without a run or another output: what the last run has changed."""
     store = open_store(output)
     runs = _runs(store, choice.before)
     if choice.other is not None:
@@ -151,7 +151,7 @@ def _sides(output: str, choice: DiffChoice) -> tuple[Chosen, Chosen]:
             f"{store.uri} holds one run, {runs[0]}, so there is nothing to compare it with: name another output with "
             "--other"
         )
-    return Chosen(store=store, without_run=runs[-1]), Chosen(store=store, run_id=runs[-1])
+    return Chosen(store=store, without_run=runs[-1]), Chosen(store=store, images_of=runs[-1])
 
 
 def _runs(store: Store, run_id: str | None) -> list[str]:

@@ -118,6 +118,8 @@ def compare_sides(  # noqa: PLR0913  (each is a choice of its own)
                     rows.add(other, change)
             on_image(num_common)
         tally.images.only_before, tally.images.only_after = (total - num_common for total in totals)
+        if after.images_of is not None:  # others are out of question
+            tally.images.only_before = 0
         if not num_common:
             raise SourceError(_nothing_in_common(first, second, totals))
         notes = [*first.notes(), *second.notes()]

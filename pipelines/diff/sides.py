@@ -83,18 +83,21 @@ class Chosen:
         store: the output.
         run_id: one run; None for the current rows of all.
         without_run: a run whose rows do not count.
+        images_of: a run whose images alone are compared.
     """
 
     store: Store
     run_id: str | None = None
     without_run: str | None = None
+    images_of: str | None = None
 
     def __str__(self) -> str:
         """Return it in words."""
         if self.run_id is not None:
             return f"run {self.run_id} of {self.store.uri}"
-        before = f" before run {self.without_run}" if self.without_run else ""
-        return f"what is current in {self.store.uri}{before}"
+        when = f" before run {self.without_run}" if self.without_run else ""
+        when = f" since run {self.images_of}, of its images" if self.images_of else when
+        return f"what is current in {self.store.uri}{when}"
 
 
 class Side:
@@ -122,6 +125,8 @@ class Side:
         self._images = rows_of("images", chosen.run_id)
         self._masks = masks_that_fit(chosen.run_id, where)
         self._of_some = ""
+        if chosen.images_of is not None:
+            self._want(f"SELECT image_id FROM {rows_of('images', chosen.images_of)}")
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -138,27 +143,34 @@ class Side:
 
     def num_images(self) -> int:
         """Return how many images it has."""
-        return int(self._fetch(f"SELECT count(*) FROM {self._images}")[0][0])
+        return int(self._fetch(f"SELECT count(*) FROM {self._images} {self._of_some}")[0][0])
 
     def some_ids(self, count: int = 3) -> list[str]:
         """Return the first ids of its images."""
-        return [row[0] for row in self._fetch(f"SELECT image_id FROM {self._images} ORDER BY image_id LIMIT {count}")]
+        return [
+            row[0]
+            for row in self._fetch(f"SELECT image_id FROM {self._images} {self._of_some} ORDER BY 1 LIMIT {count}")
+        ]
 
     def few_ids(self) -> pa.Table | None:
         """Return the ids of its images if they are few, to be given to ``restrict`` of the other side."""
         if self.num_images() > _FEW:
             return None
-        ids = [row[0] for row in self._fetch(f"SELECT image_id FROM {self._images}")]
+        ids = [row[0] for row in self._fetch(f"SELECT image_id FROM {self._images} {self._of_some}")]
         return pa.table({"image_id": pa.array(ids, pa.string())})
 
     def restrict(self, image_ids: pa.Table | None) -> None:
-        """Read only these images from now on; None for all."""
-        if image_ids is not None:
-            # A table, since what is registered is not seen by other cursors.
+        """Read only these images from now on; None for all that were read so far."""
+        if image_ids is not None and not self._of_some:
             self._database.register("ids_to_keep", image_ids)
-            self._database.execute("CREATE TABLE wanted_images AS FROM ids_to_keep")
+            self._want("SELECT image_id FROM ids_to_keep")
             self._database.unregister("ids_to_keep")
-            self._of_some = "SEMI JOIN wanted_images USING (image_id)"
+
+    def _want(self, query: str) -> None:
+        # A table, since what is registered is not seen by other cursors.
+        with query_errors(self.chosen.store):
+            self._database.execute(f"CREATE TABLE wanted_images AS {query}")
+        self._of_some = "SEMI JOIN wanted_images USING (image_id)"
 
     def images(self) -> Iterator[SideImage]:
         """Yield its images with their masks in the order of their ids, a batch in memory at a time.
