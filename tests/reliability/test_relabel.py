@@ -79,7 +79,7 @@ def test_a_stopped_one_is_gone_on_with_though_its_condition_names_others_by_now(
     assert (finished.run_id, finished.ok) == (stopped.run_id, True)
     assert len(asked(predictor)) == 3 - stopped.committed
     assert sql(labeled, "SELECT count(*) FROM runs") == [(2,)]
-    with pytest.raises(NothingNamedError, match="no image .* fits --where"):
+    with pytest.raises(NothingNamedError, match=r"no image .* fits --where"):
         relabel(labeled, where)
 
 
@@ -157,9 +157,8 @@ def test_lost_files_of_it_are_written_again_by_the_same_command(labeled: SmallRu
 
 def test_a_condition_that_is_none_names_the_columns_and_writes_nothing(labeled: SmallRun) -> None:
     before = state(labeled.store())
-    with pytest.raises(
-        SourceError, match=r"--where is no SQL condition .*colour[\s\S]*images: image_id, uri, .*is_listed"
-    ):
+    told = r"--where is no SQL condition .*colour[\s\S]*images: image_id, uri, .*is_listed"
+    with pytest.raises(SourceError, match=told):
         relabel(labeled, "colour = 'red'")
     for where in ("status =", "true; DROP TABLE images", "", "true) OR (true"):
         with pytest.raises(QueryError, match="--where is no SQL condition"):
