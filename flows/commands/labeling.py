@@ -205,9 +205,12 @@ def relabel(
 
     The same command goes on with a run that was stopped.
     """
-    from flows.commands.relabel import run_relabel
+    from flows.commands.console import literal
+    from flows.commands.inspect import show_plan
+    from flows.commands.launch import launch
     from flows.config import read_values
     from flows.run.relabel import relabel_config
+    from pipelines.query.named_images import NothingNamedError
 
     if not dry_run:
         outlive_terminal()
@@ -220,7 +223,15 @@ def relabel(
         "output": {"check": check or None},
     }
     again = relabel_config(output, where, read_values(config) if config else {}, overrides)
-    raise typer.Exit(0 if run_relabel(again, console, dry_run=dry_run, prefect=prefect) else 1)
+    try:
+        if dry_run:
+            show_plan(again, console)
+            return
+        summary = launch(again, console, prefect=prefect)
+    except NothingNamedError as error:
+        console.print(f"{literal(str(error))}: nothing is labeled again")
+        return
+    raise typer.Exit(0 if summary.has_succeeded else 1)
 
 
 @app.command()

@@ -261,7 +261,7 @@ def evaluate(
     check: CheckOption = False,
 ) -> None:
     """Measure a run against ground truth: AP, PQ, mIoU, cIoU, by task. Writes nothing into the output."""
-    from flows.commands.evaluate import EvaluationChoice, read_score, run_evaluation
+    from flows.commands.comparing.evaluate import EvaluationChoice, read_score, run_evaluation
 
     choice = EvaluationChoice(
         run_id=run_id,
@@ -307,7 +307,7 @@ def diff(
 
     Of an output alone: what its last run has changed.
     """
-    from flows.commands.diff import DiffChoice, run_diff
+    from flows.commands.comparing.diff import DiffChoice, run_diff
 
     if json_file is not None or to is not None or page is not None:
         outlive_terminal()

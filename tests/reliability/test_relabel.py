@@ -157,9 +157,9 @@ def test_lost_files_of_it_are_written_again_by_the_same_command(labeled: SmallRu
 
 def test_a_condition_that_is_none_names_the_columns_and_writes_nothing(labeled: SmallRun) -> None:
     before = state(labeled.store())
-    told = r"--where is no SQL condition .*colour[\s\S]*images: image_id, uri, .*is_listed"
+    told = r"--where is no SQL condition .*shade[\s\S]*images: image_id, uri, .*is_listed"
     with pytest.raises(SourceError, match=told):
-        relabel(labeled, "colour = 'red'")
+        relabel(labeled, "shade = 'red'")
     for where in ("status =", "true; DROP TABLE images", "", "true) OR (true"):
         with pytest.raises(QueryError, match="--where is no SQL condition"):
             relabel(labeled, where)
