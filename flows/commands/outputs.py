@@ -277,15 +277,22 @@ def evaluate(
     run_evaluation(output, ground_truth, console, choice, json_file=json_file, plots=plots, overwrite=overwrite)
 
 
+def _checked_side(run_id: str | None) -> str | None:
+    try:
+        return checked_run_id(run_id)
+    except typer.BadParameter as error:
+        raise typer.BadParameter(f"{error}; another output is named by --other") from error
+
+
 @app.command()
 def diff(
     output: OutputArgument,
     before: Annotated[
-        str | None, typer.Argument(help="A run of it; by default what is current.", callback=checked_run_id)
+        str | None, typer.Argument(help="A run of it; by default what is current.", callback=_checked_side)
     ] = None,
     after: Annotated[
         str | None,
-        typer.Argument(help="The run to compare it with; by default what is current.", callback=checked_run_id),
+        typer.Argument(help="The run to compare it with; by default what is current.", callback=_checked_side),
     ] = None,
     other: Annotated[
         str | None, typer.Option(help="Another output, of which AFTER is; images go by their image_id.")

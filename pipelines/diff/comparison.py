@@ -106,9 +106,8 @@ def compare_sides(  # noqa: PLR0913  (each is a choice of its own)
         first.restrict(ids)
         second.restrict(first.few_ids() if ids is None else None)
         tally = Tally(first.prompts() | second.prompts())
-        largest, rows, num_common = Largest(num_largest), None, 0
-        if table is not None:
-            rows = stack.enter_context(ChangeTable(table))
+        largest, num_common = Largest(num_largest), 0
+        rows = None if table is None else stack.enter_context(ChangeTable(table))
         for one, other in _in_both(first.images(), second.images()):
             num_common += 1
             changes = _compared(one, other, tally, kept_iou, after)
