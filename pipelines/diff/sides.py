@@ -147,10 +147,7 @@ class Side:
 
     def some_ids(self, count: int = 3) -> list[str]:
         """Return the first ids of its images."""
-        return [
-            row[0]
-            for row in self._fetch(f"SELECT image_id FROM {self._images} {self._of_some} ORDER BY 1 LIMIT {count}")
-        ]
+        return [row[0] for row in self._fetch(f"SELECT image_id FROM {self._images} ORDER BY 1 LIMIT {count}")]
 
     def few_ids(self) -> pa.Table | None:
         """Return the ids of its images if they are few, to be given to ``restrict`` of the other side."""
@@ -207,12 +204,15 @@ class Side:
             f"run {run_id} is not finished: what is committed is compared, {committed:,} of {counted(shards, 'shard')}"
             for run_id, committed, shards in self._fetch(query)
         ]
-        imported = self._fetch(f"SELECT run_id, imported FROM {self._runs} WHERE imported IS NOT NULL")
-        if self.chosen.run_id is not None and imported:
-            told.append(
-                f"run {self.chosen.run_id} holds corrections by people ({quoted(imported[0][1])}): its masks have the "
-                "ids that they had, and it answers nothing but what was corrected"
-            )
+        run_id = self.chosen.run_id or self.chosen.images_of
+        imported = (
+            []
+            if run_id is None
+            else self._fetch(f"SELECT imported FROM runs WHERE imported IS NOT NULL AND run_id = {sql_literal(run_id)}")
+        )
+        for (file,) in imported:
+            what = "; it answers nothing but what was corrected" if self.chosen.run_id else ""
+            told.append(f"run {run_id} holds corrections by people, of {quoted(file)}{what}")
         with query_errors(self.chosen.store):
             forgotten = count_forgotten(self._database, self.chosen.run_id)
         if forgotten:

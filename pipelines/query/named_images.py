@@ -50,8 +50,8 @@ class NamedImages:
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield them in batches of LISTED and ``version``, a batch in memory at a time.
 
-        Size and version tag are those that they were labeled with: one whose file is another since is not labeled
-        under the version that it had. Of quarantined images they are left out, since the file may have been mended.
+        Size and version tag are those that they were labeled with, by which a tar or table that has changed is noticed.
+        Of quarantined images they are left out, since the file may have been mended.
 
         Raises:
             SourceError: the condition is none; the message names the columns that there are.

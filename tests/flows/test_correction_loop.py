@@ -1,4 +1,4 @@
-"""Label, export, correct, import, label again, compare: the whole loop with the included model, on scenes with truth."""
+"""Label, export, correct, import, label again, compare: the whole loop with the included model, on scenes."""
 
 from __future__ import annotations
 

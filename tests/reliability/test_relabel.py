@@ -119,11 +119,19 @@ def test_updates_and_what_is_asked_do_not_go_by_it(labeled: SmallRun) -> None:
     assert predictor.calls == []
 
 
-def test_a_file_that_is_another_since_is_not_labeled_under_its_old_version(labeled: SmallRun) -> None:
+def test_a_file_that_is_another_since_is_labeled_as_it_is_and_the_next_update_still_finds_it_changed(
+    labeled: SmallRun,
+) -> None:
     (Path(labeled.source) / "0004.png").write_bytes(png(half_bright(40, 30)))
-    summary = relabel(labeled)
-    assert summary.reason_counts == {"fetch_failed": 1}
-    assert dict(sql(labeled, "SELECT image_id, run_id FROM images"))["0004.png"] == RUN
+    assert relabel(labeled).ok
+    rows = "SELECT width, height, image_version FROM images WHERE image_id = '0004.png'"
+    assert sql(labeled, rows) == [(40, 30, 1)]
+    config = labeled.config().to_dict()
+    predictor = BrightPredictor()
+    with as_driver(predictor):
+        engine.run_directly(parse_config({**config, "output": {"uri": labeled.output}, "incremental": True}), Silent())
+    assert asked(predictor) == ["0004.png"]
+    assert sql(labeled, rows) == [(40, 30, 2)]
 
 
 def test_a_mended_file_of_a_quarantined_image_is_labeled(labeled: SmallRun) -> None:
