@@ -296,7 +296,7 @@ def _draft_relabel(config: RunConfig, store: Store, on_listed: OnListed) -> Iter
     (own, ids), left_out = _own_and_ids(config, store, documents.values(), forgotten), LeftOut()
     listing = list_collection(config, own, on_listed=on_listed, left_out=left_out, forgotten=forgotten)
     with listing as (plan, rejected, notes):
-        if last is not None and last.run_id == next(reversed(documents), None) and _is_repeated(store, last, plan):
+        if last is not None and last.run_id == list(documents)[-1] and _is_repeated(store, last, plan):
             told = (
                 f"run {last.run_id} has just asked the same of the same {counted(plan.num_images, 'image')}, and no "
                 "run has come since"

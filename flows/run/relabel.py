@@ -38,25 +38,24 @@ def relabel_config(output: str, where: str, given: Mapping[str, Any], overrides:
     planned = dict(last.facts["config"])
     origin = "the config" if given else f"the config that run {last.run_id} was planned with"
     values = merge(given or planned, overrides)
-    # The images are those of the output, wherever the file says that others are.
-    source = values["source"] if isinstance(values.get("source"), Mapping) else {}
-    access = {name: source[name] for name in _ACCESS if name in source}
-    told = {
-        "where": where,
-        "where_sha256": hashlib.sha256(where.strip().encode()).hexdigest(),
-        "condition": without_values(where),
+    source, place, plan = (_table(values, name) for name in ("source", "output", "plan"))
+    again = {
+        **values,
+        # The images are those of the output, wherever the file says that others are.
+        "source": merge(planned["source"], {name: source[name] for name in _ACCESS if name in source}),
+        "output": {**place, "uri": output, "run_id": None},
+        "plan": {**plan, "limit": None},
+        "incremental": False,
+        "retry": None,
+        "relabel": {
+            "where": where,
+            "where_sha256": hashlib.sha256(where.strip().encode()).hexdigest(),
+            "condition": without_values(where),
+        },
     }
-    again = {"source": merge(planned["source"], access), "output": {"uri": output}, "relabel": told}
-    again |= {"incremental": False, "retry": None, "plan": {"limit": None}}
-    return parse_config(_replaced(values, again), origin=origin)
+    return parse_config(again, origin=origin)
 
 
-def _replaced(values: Mapping[str, Any], again: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values with others in their place; of tables with further settings only those are replaced."""
-    output = values["output"] if isinstance(values.get("output"), Mapping) else {}
-    plan = values["plan"] if isinstance(values.get("plan"), Mapping) else {}
-    kept = {
-        "output": {**output, **again["output"], "run_id": None},
-        "plan": {**plan, **again["plan"]},
-    }
-    return {**values, **again, **kept}
+def _table(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a table of settings; empty for a short form."""
+    return values[name] if isinstance(values.get(name), Mapping) else {}

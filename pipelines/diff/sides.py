@@ -231,7 +231,7 @@ class Side:
 
     def _fetch(self, query: str) -> list[tuple[Any, ...]]:
         with query_errors(self.chosen.store):
-            return self._database.execute(query).fetchall()
+            return list(self._database.execute(query).fetchall())
 
     def _rows(self, query: str) -> Iterator[tuple[Any, ...]]:
         # A cursor of its own: images and masks are read side by side.
