@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pipelines.diff.sides import SideImage, SideMask
-from pipelines.masks import rle
 from pipelines.masks.pairing import pair
 from pipelines.types import CATEGORY_TASKS
 
@@ -59,7 +58,7 @@ class MaskChange:
 
     def changed_pixels(self) -> float:
         """Return how many pixels are in another mask, or in one of another name, than before."""
-        areas = [rle.area(mask.segmentation) for mask in self.masks]
+        areas = [mask.area for mask in self.masks]
         if self.iou is None or self.difference is Difference.RELABELED:
             return float(max(areas))
         both = self.iou * sum(areas) / (1 + self.iou)
@@ -85,14 +84,13 @@ def compare(before: SideImage, after: SideImage, *, kept_iou: float) -> Iterator
             is_told = mask.prompt_id in before.answered
             yield MaskChange(difference=Difference.ADDED if is_told else Difference.UNANSWERED_BEFORE, after=mask)
             continue
-        was = before.masks[pairs[number]]
-        iou = _iou(was, mask)
+        was, iou = before.masks[pairs[number].place], pairs[number].iou
         if was.category_name != mask.category_name:
             difference = Difference.RELABELED
         else:
             difference = Difference.KEPT if iou >= kept_iou else Difference.MOVED
         yield MaskChange(difference=difference, before=was, after=mask, iou=iou)
-    yield from _gone(before.masks, set(pairs.values()), after)
+    yield from _gone(before.masks, {match.place for match in pairs.values()}, after)
 
 
 def _gone(masks: Sequence[SideMask], paired: set[int], after: SideImage) -> Iterator[MaskChange]:
@@ -106,9 +104,3 @@ def _distance(after: SideMask, before: SideMask) -> int | None:
     if after.prompt_id != before.prompt_id and (after.task != before.task or after.task not in _OF_NAMES):
         return None
     return int(after.category_name != before.category_name)
-
-
-def _iou(before: SideMask, after: SideMask) -> float:
-    if before.segmentation == after.segmentation:
-        return 1.0
-    return float(rle.iou([before.segmentation], [after.segmentation])[0, 0])

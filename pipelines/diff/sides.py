@@ -33,7 +33,7 @@ SELECT image_id, uri, height, width, status, content_sha256, run_id,
 FROM {images} {chosen} ORDER BY image_id
 """
 _MASKS = """
-SELECT image_id, annotation_id, prompt_id, task, category_name, score, source, run_id,
+SELECT image_id, annotation_id, prompt_id, task, category_name, score, source, run_id, area,
     segmentation.size[1], segmentation.size[2], segmentation.counts
 FROM {masks} {chosen} ORDER BY image_id, score DESC, annotation_id
 """
@@ -50,6 +50,7 @@ class SideMask:
     score: float
     source: str
     run_id: str
+    area: int
     segmentation: Rle
 
 
@@ -255,7 +256,7 @@ def _image(row: tuple[Any, ...], answered: tuple[str, ...], masks: tuple[SideMas
 
 
 def _mask(row: tuple[Any, ...]) -> SideMask:
-    _, annotation_id, prompt_id, task, category_name, score, source, run_id, height, width, counts = row
+    _, annotation_id, prompt_id, task, category_name, score, source, run_id, area, height, width, counts = row
     return SideMask(
         annotation_id=annotation_id,
         prompt_id=prompt_id,
@@ -264,5 +265,6 @@ def _mask(row: tuple[Any, ...]) -> SideMask:
         score=score,
         source=source,
         run_id=run_id,
+        area=area,
         segmentation=Rle(size_hw=(height, width), counts=counts),
     )

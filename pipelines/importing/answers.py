@@ -126,7 +126,8 @@ def answer(
     shown, claimed = image.shown or frozenset(), {mask.annotation_id for mask in edited}
     known = [*held.masks, *(mask for name, mask in held.stale.items() if name in shown or name in claimed)]
     pairs = pair(edited, known, lambda mask, before: int(mask.name != before.prompt.category_name))
-    absent = [mask for place, mask in enumerate(known) if place not in set(pairs.values())]
+    paired = {match.place for match in pairs.values()}
+    absent = [mask for place, mask in enumerate(known) if place not in paired]
     current = {mask.annotation_id for mask in held.masks}
     if image.shown is None and (number := sum(mask.annotation_id in current for mask in absent)):
         raise UntoldError(number)
@@ -140,7 +141,7 @@ def answer(
         unseen=[mask for mask in absent if mask.annotation_id in current and mask.annotation_id not in shown],
     )
     for place, mask in enumerate(edited):
-        before = known[pairs[place]] if place in pairs else None
+        before = known[pairs[place].place] if place in pairs else None
         answering.found.is_changed |= before is None or not answering.is_same(mask, before)
         # What was exported may have been replaced by a model since: its successor is what was corrected.
         now = before if before is None or before.annotation_id in current else answering.successor(before)
