@@ -186,8 +186,8 @@ def _notes(images: ImageTally, prompts: dict[str, PromptTally]) -> Iterator[str]
         if alone:
             told = counted(len(alone), "prompt was", "prompts were")
             yield (
-                f"{told} answered on the side {side} alone, so that their masks are neither added nor lost but "
-                f"unanswered_{other}: {some_of(alone)}"
+                f"{told} answered on the side {side} alone; what was found for {'it' if len(alone) == 1 else 'them'} "
+                f"is neither added nor lost but unanswered_{other}: {some_of(alone)}"
             )
         partly = [prompt for prompt, tally in prompts.items() if getattr(tally, name) and tally.images]
         if partly:

@@ -25,10 +25,10 @@ from pipelines.storage.store import Store
 _BEFORE, _AFTER = 1, 0
 _MAX_PROMPTS = 200
 _TITLES = {
-    Difference.LOST: ("Lost", "masks that are not there any more"),
-    Difference.ADDED: ("Added", "masks that were not there"),
-    Difference.RELABELED: ("Relabeled", "masks in the same place under another name"),
-    Difference.MOVED: ("Moved", "masks of the same name and another shape"),
+    Difference.LOST: ("Lost", "not there any more"),
+    Difference.ADDED: ("Added", "not there before"),
+    Difference.RELABELED: ("Relabeled", "in the same place under another name"),
+    Difference.MOVED: ("Moved", "of the same name and another shape"),
 }
 
 
@@ -109,7 +109,8 @@ def _card(large: LargeChange) -> Card:
 
 
 def _masks(large: LargeChange) -> Iterator[Mask]:
-    for mask, number in ((large.change.before, _BEFORE), (large.change.after, _AFTER)):
+    # The first is drawn last, over the other.
+    for mask, number in ((large.change.after, _AFTER), (large.change.before, _BEFORE)):
         if mask is not None:
             yield Mask(
                 annotation_id=mask.annotation_id,
@@ -130,13 +131,14 @@ def _color(mask: Mask) -> Rgb:
 
 def _figure(large: LargeChange, picture: Picture) -> Figure:
     card, iou = _card(large), large.change.iou
-    names = " and ".join(named(mask.category) for mask in card.masks)
+    masks = card.masks[::-1]
+    names = " and ".join(named(mask.category) for mask in masks)
     agreement = "" if iou is None else f"IoU {iou:.2f}, "
     return Figure(
         card=card,
         picture=picture,
         alt=f"{card.image.image_id}, {large.change.difference.value}: {names}",
-        legend=tuple(Entry(color=css(_color(mask)), name=mask.category, score=mask.score) for mask in card.masks),
+        legend=tuple(Entry(color=css(_color(mask)), name=mask.category, score=mask.score) for mask in masks),
         missing=picture.missing,
         note=f"{agreement}{100 * large.share:.1f} % of the picture",
     )

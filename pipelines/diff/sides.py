@@ -97,7 +97,7 @@ class Chosen:
         if self.run_id is not None:
             return f"run {self.run_id} of {self.store.uri}"
         when = f" before run {self.without_run}" if self.without_run else ""
-        when = f" since run {self.images_of}, of its images" if self.images_of else when
+        when = f" now, of the images of run {self.images_of}" if self.images_of else when
         return f"what is current in {self.store.uri}{when}"
 
 

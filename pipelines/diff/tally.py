@@ -52,6 +52,11 @@ class PromptTally:
         return self.counts[Difference.KEPT] + self.counts[Difference.MOVED]
 
     @property
+    def num_unanswered(self) -> int:
+        """How many masks are of a prompt about which one side has no answer for their image."""
+        return self.counts[Difference.UNANSWERED_BEFORE] + self.counts[Difference.UNANSWERED_AFTER]
+
+    @property
     def mean_iou(self) -> float | None:
         """The mean IoU of the masks that were found again under the same name; None if there are none."""
         return self.iou_sum / self.num_paired if self.num_paired else None

@@ -170,7 +170,7 @@ def show_comparison(found: Comparison, console: Console) -> None:
     table = Table(
         title=f"{counted(images.compared, 'image')} compared, {images.changed:,} changed", title_justify="left"
     )
-    for name in ("prompt", "images", "before", *(one.value for one in _COLUMNS), "after", "mean IoU"):
+    for name in ("prompt", "images", "before", *(one.value for one in _COLUMNS), "unanswered", "after", "mean IoU"):
         table.add_column(name, justify="left" if name == "prompt" else "right")
     for name, tally in list(found.prompts.items())[:_MAX_PROMPTS]:
         table.add_row(literal(name), *_figures(tally))
@@ -187,8 +187,8 @@ def show_comparison(found: Comparison, console: Console) -> None:
 
 def _figures(tally: PromptTally) -> list[str]:
     mean = "-" if tally.mean_iou is None else f"{tally.mean_iou:.3f}"
-    counts = (tally.images, tally.masks_before, *(tally.counts[one] for one in _COLUMNS), tally.masks_after)
-    return [*(f"{count:,}" for count in counts), mean]
+    counts = (tally.images, tally.masks_before, *(tally.counts[one] for one in _COLUMNS))
+    return [*(f"{count:,}" for count in (*counts, tally.num_unanswered, tally.masks_after)), mean]
 
 
 def _distribution(tally: PromptTally) -> str:

@@ -37,8 +37,8 @@ def test_the_figures_are_printed_by_prompt_and_nothing_is_written_into_the_outpu
     assert (ended.code, ended.errors) == (0, "")
     assert "2 images compared, 2 changed" in ended.out
     rows = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in ended.out.splitlines() if "│ ovseg" in line}
-    assert [int(cell) for cell in rows["ovseg:cat"][:-1]] == [2, 2, 0, 1, 1, 0, 0, 1]
-    assert [int(cell) for cell in rows["ovseg:dog"][:-1]] == [2, 0, 0, 0, 0, 0, 0, 1]
+    assert [int(cell) for cell in rows["ovseg:cat"][:-1]] == [2, 2, 0, 1, 1, 0, 0, 0, 1]
+    assert [int(cell) for cell in rows["ovseg:dog"][:-1]] == [2, 0, 0, 0, 0, 0, 0, 0, 1]
     assert "IoU of 1 mask found again under the same name" in ended.out
     assert {name: open_store(str(output)).read(name) for name in open_store(str(output)).find("")} == before
 
@@ -47,6 +47,7 @@ def test_an_output_alone_tells_what_its_last_run_has_changed(output: Path) -> No
     alone = command("diff", output)
     assert alone.code == 0
     assert "before run run-2" in alone.out
+    assert "of the images of run run-2" in alone.out
     assert "2 images compared, 2 changed" in alone.out
     assert "0 changed" in command("diff", output, "run-2").out  # all that is current is of that run
 
