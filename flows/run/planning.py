@@ -287,7 +287,9 @@ def _draft_relabel(config: RunConfig, store: Store, on_listed: OnListed) -> Iter
     """
     fingerprint = run_fingerprint(config, None)
     name, last = relabels(store, fingerprint)
-    if last is not None and left_to_label(store, last, check=config.output.check).commits:
+    if last is not None and (
+        not is_finished(store, last) or (config.output.check and left_to_label(store, last, check=True).commits)
+    ):
         yield _held_draft(last)
         return
     forgotten = read_forgotten(store)

@@ -16,12 +16,14 @@ from flows.run.retry import retry_configs
 from flows.run.summary import RunSummary
 from pipelines.errors import QueryError, SourceError
 from pipelines.forgetting import choose, forget
+from pipelines.layout import summary_name
 from pipelines.planning.plan import plan_documents
 from pipelines.query.database import open_database
 from pipelines.query.named_images import NothingNamedError
 from pipelines.storage.store import open_store
 from pipelines.table.verify import verify
-from tests.reliability.small_run import RUN, SmallRun, as_driver, run, state
+from tests.reliability.dying import die_here, effects_of
+from tests.reliability.small_run import RUN, SmallRun, as_driver, remove_from_memory, run, state
 from tests.support.fakes import BrightPredictor, half_bright, png, write_images
 
 SOME = "image_id IN ('0002.png', '0004.png', '0006.png')"
@@ -81,6 +83,42 @@ def test_a_stopped_one_is_gone_on_with_though_its_condition_names_others_by_now(
     assert sql(labeled, "SELECT count(*) FROM runs") == [(2,)]
     with pytest.raises(NothingNamedError, match=r"no image .* fits --where"):
         relabel(labeled, where)
+
+
+@pytest.mark.timeout(600)
+def test_one_that_dies_at_any_side_effect_is_gone_on_with_by_the_same_command(tmp_path: Path) -> None:
+    source = tmp_path / "images"
+    write_images(source, 4)
+    where = f"run_id = '{RUN}' AND image_id < '0003.png'"  # what is committed does not fit any more
+    outputs = iter(range(1000))
+
+    def fresh() -> SmallRun:
+        small = SmallRun(source=str(source), output=f"memory://relabel-{next(outputs)}", images_per_shard=2)
+        assert run(small).ok
+        return small
+
+    whole = fresh()
+    effects = effects_of(whole, lambda small: relabel(small, where))
+    current = "SELECT image_id, category_name, segmentation, run_id FROM annotations ORDER BY ALL"
+    expected = sql(whole, current)
+    for at in range(len(effects)):
+        small = fresh()
+        assert die_here(small, at, after=at % 2 == 0, act=lambda small: relabel(small, where)), effects[at]
+        try:
+            summary = relabel(small, where)
+        except NothingNamedError:
+            is_over = True
+        else:
+            is_over = False
+            assert summary.ok
+        assert sql(small, current) == expected, effects[at]
+        assert sql(small, "SELECT count(*) FROM runs") == [(2,)]
+        (run_id,) = (name for (name,) in sql(small, "SELECT run_id FROM runs WHERE relabeled IS NOT NULL"))
+        assert verify(small.store(), run_id).problems == []
+        assert run_id in (name for (name,) in sql(small, "SELECT DISTINCT run_id FROM images"))
+        assert small.store().exists(summary_name(run_id))
+        assert not is_over or "summary" in " ".join(effects[: at + 1])
+        remove_from_memory(small)
 
 
 def test_the_same_again_asks_nothing_until_something_has_come_since(labeled: SmallRun) -> None:
