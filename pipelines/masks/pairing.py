@@ -94,10 +94,10 @@ def _alike(
     found = {}
     for number in free:
         places = shapes.get(after[number].segmentation, [])
-        place = next((one for one in places if distance(after[number], before[one]) == 0), None)
-        if place is not None:
-            places.remove(place)
-            found[number] = Match(place, 1.0)
+        same = next((one for one in places if distance(after[number], before[one]) == 0), None)
+        if same is not None:
+            places.remove(same)
+            found[number] = Match(same, 1.0)
     return found
 
 

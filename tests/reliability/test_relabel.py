@@ -155,6 +155,10 @@ def test_updates_and_what_is_asked_do_not_go_by_it(labeled: SmallRun) -> None:
     with as_driver(predictor):
         assert engine.run_directly(update, Silent()).run_id == RUN
     assert predictor.calls == []
+    unnamed = parse_config({**config, "output": {"uri": labeled.output}})
+    with as_driver(predictor):
+        assert engine.run_directly(unnamed, Silent()).run_id == RUN  # the only run to resume
+    assert predictor.calls == []
 
 
 def test_a_file_that_is_another_since_is_labeled_as_it_is_and_the_next_update_still_finds_it_changed(
