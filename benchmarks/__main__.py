@@ -15,7 +15,7 @@ from benchmarks.report import Report, machine, print_reports, replace_sections, 
 NAMES = (
     *("tiny_rate", "costs", "many_prompts", "text_lengths", "pipeline_overhead", "orchestration", "scheduling"),
     *("load_rate", "jpeg_rate", "planning", "updates", "history", "peak_memory", "memory_curve"),
-    *("large_image", "rle_rate", "sql", "look_up", "export"),
+    *("large_image", "rle_rate", "sql", "look_up", "export", "diff"),
 )
 ON_REQUEST = ("start", "earlier", "peers", "named_sources", "compaction")
 """Take minutes or install packages: only if they are named."""

@@ -16,6 +16,7 @@ from flows.prompts import caption_prompt, check_names, check_stuff, named_prompt
 from pipelines.errors import UserError
 from pipelines.labeling.shard import LabelConfig
 from pipelines.planning.draft import PlanConfig
+from pipelines.planning.fingerprint import RELABEL
 from pipelines.redaction import check_storage_options, quoted_names, secret_in
 from pipelines.settings import Settings
 from pipelines.storage.client_limits import REQUEST_TIMEOUT_S, check_request_timeout
@@ -210,6 +211,17 @@ class RetryConfig(Settings):
         return self
 
 
+class RelabelConfig(Settings):
+    """Which images of the output to label again, instead of those of the source."""
+
+    where: str = Field(default="", exclude=True, repr=False)
+    """SQL condition on images. It is never kept, since it may name an image or a person."""
+    where_sha256: str
+    """Its SHA-256, by which the same command goes on with its run."""
+    condition: str = ""
+    """The condition without the values that it names, for people."""
+
+
 class RunConfig(Settings):
     """One labeling run: what to label, with which prompts and model, to where, on how many replicas."""
 
@@ -249,6 +261,8 @@ class RunConfig(Settings):
     """Let the run's answers replace those that people have given by ``import``; otherwise these stay current."""
     retry: RetryConfig | None = None
     """Label quarantined images of an earlier run again; the source is not listed then."""
+    relabel: RelabelConfig | None = None
+    """Label images of the output again that a condition names; the source is not listed then."""
     report: bool = False
     """Write an HTML page that shows the output beside the summary, once something was labeled."""
     plan: PlanConfig = Field(default_factory=PlanConfig)
@@ -301,8 +315,10 @@ class RunConfig(Settings):
         torch threads.
         """
         retry = {"retry": {"run_id": self.retry.run_id, "reasons": sorted(self.retry.reasons)}} if self.retry else {}
+        relabel = {RELABEL: {"where_sha256": self.relabel.where_sha256}} if self.relabel else {}
         return {
             **retry,
+            **relabel,
             **({"over_corrections": True} if self.over_corrections else {}),
             "source": absolute_uri(self.source.uri),
             "source.image_id_column": self.source.image_id_column,

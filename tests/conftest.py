@@ -35,6 +35,7 @@ NOT_QUICK = (
     "flows/process/test_streams.py",
     "flows/run/test_bad_images.py",
     "flows/run/test_incremental.py",
+    "flows/test_correction_loop.py",
     "flows/test_label_collection.py",
     "pipelines/report/test_in_browser.py",
     "pipelines/sources/test_hub.py",

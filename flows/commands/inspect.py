@@ -80,6 +80,9 @@ def show_plan(config: RunConfig, console: Console) -> None:
             else:
                 console.print("nothing is left to ask: a run would make no model call and write nothing")
             return
+    if draft.held is not None and draft.nothing_new:
+        console.print(f"{draft.nothing_new}: nothing would be labeled")
+        return
     if draft.held is not None:
         due = planning.left_to_label(store, draft.held, check=config.output.check)
         _show_held(draft.held, due, store, console)

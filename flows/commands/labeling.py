@@ -1,4 +1,4 @@
-"""The commands that label and train (`run`, `plan`, `retry`, `serve`, `train`, `demo`) and their options."""
+"""The commands that label and train (`run`, `plan`, `retry`, `relabel`, `serve`, `train`, `demo`) and their options."""
 
 from __future__ import annotations
 
@@ -173,6 +173,65 @@ def retry(
     if not ended:
         console.print("no image is quarantined" + (f" for {', '.join(reason)}" if reason else ""))
     raise typer.Exit(0 if all(ended) else 1)
+
+
+@app.command()
+def relabel(
+    output: OutputArgument,
+    where: Annotated[
+        str,
+        typer.Option(
+            "--where", "--images-where", help="Images that fit this SQL condition, e.g. \"status = 'empty'\"."
+        ),
+    ],
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="TOML or YAML file with what to ask; else as the last run.")
+    ] = None,
+    categories: CategoriesOption = None,
+    model: ModelOption = None,
+    replicas: ReplicasOption = None,
+    gpus_per_replica: GpusOption = None,
+    runner: RunnerOption = None,
+    over_corrections: Annotated[
+        bool, typer.Option("--over-corrections", help="The new answers take the place of people's, too.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show how many images would be labeled.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read what the same command has committed; label what is damaged again.")
+    ] = False,
+    prefect: PrefectOption = True,
+) -> None:
+    """Label images of an output again that a condition names, as a run whose answers take the place of earlier ones.
+
+    The same command goes on with a run that was stopped.
+    """
+    from flows.commands.console import literal
+    from flows.commands.inspect import show_plan
+    from flows.commands.launch import launch
+    from flows.config import read_values
+    from flows.run.relabel import relabel_config
+    from pipelines.query.named_images import NothingNamedError
+
+    if not dry_run:
+        outlive_terminal()
+    pool = {"replicas": replicas, "num_gpus_per_replica": gpus_per_replica, "runner": runner}
+    overrides = {
+        "model": {"path": model},
+        "categories": split_names(categories),
+        "over_corrections": over_corrections or None,
+        "pool": pool,
+        "output": {"check": check or None},
+    }
+    again = relabel_config(output, where, read_values(config) if config else {}, overrides)
+    try:
+        if dry_run:
+            show_plan(again, console)
+            return
+        summary = launch(again, console, prefect=prefect)
+    except NothingNamedError as error:
+        console.print(f"{literal(str(error))}: nothing is labeled again")
+        return
+    raise typer.Exit(0 if summary.has_succeeded else 1)
 
 
 @app.command()

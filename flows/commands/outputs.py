@@ -261,7 +261,7 @@ def evaluate(
     check: CheckOption = False,
 ) -> None:
     """Measure a run against ground truth: AP, PQ, mIoU, cIoU, by task. Writes nothing into the output."""
-    from flows.commands.evaluate import EvaluationChoice, read_score, run_evaluation
+    from flows.commands.comparing.evaluate import EvaluationChoice, read_score, run_evaluation
 
     choice = EvaluationChoice(
         run_id=run_id,
@@ -275,6 +275,65 @@ def evaluate(
         outlive_terminal()
     _checked(output, check)
     run_evaluation(output, ground_truth, console, choice, json_file=json_file, plots=plots, overwrite=overwrite)
+
+
+def _checked_side(run_id: str | None) -> str | None:
+    try:
+        return checked_run_id(run_id)
+    except typer.BadParameter as error:
+        raise typer.BadParameter(f"{error}; another output is named by --other") from error
+
+
+@app.command()
+def diff(
+    output: OutputArgument,
+    before: Annotated[
+        str | None, typer.Argument(help="A run of it; by default what is current.", callback=_checked_side)
+    ] = None,
+    after: Annotated[
+        str | None,
+        typer.Argument(help="The run to compare it with; by default what is current.", callback=_checked_side),
+    ] = None,
+    other: Annotated[
+        str | None, typer.Option(help="Another output, of which AFTER is; images go by their image_id.")
+    ] = None,
+    where: Annotated[
+        str, typer.Option(help='Only masks that fit this SQL condition, on both sides, e.g. "score >= 0.5".')
+    ] = "",
+    kept_iou: Annotated[
+        float, typer.Option(min=0.5, max=1, help="Masks of one name that agree at least so well are kept.")
+    ] = 0.9,
+    json_file: Annotated[str | None, typer.Option("--json", help="New file to write all figures to.")] = None,
+    to: Annotated[str | None, typer.Option(help="New .parquet file for what has changed: a row for each mask.")] = None,
+    with_kept: Annotated[bool, typer.Option("--with-kept", help="Rows for kept masks, too.")] = False,
+    page: Annotated[str | None, typer.Option(help="New .html file with pictures of the largest changes.")] = None,
+    overwrite: OverwriteOption = False,
+    check: CheckOption = False,
+) -> None:
+    """Compare two runs, or two outputs: masks kept, moved, relabeled, added and lost.
+
+    Of an output alone: what its last run has changed.
+    """
+    from flows.commands.comparing.diff import DiffChoice, run_diff
+
+    if json_file is not None or to is not None or page is not None:
+        outlive_terminal()
+    for one in (output, other):
+        if one is not None:
+            _checked(one, check)
+    choice = DiffChoice(
+        before=before,
+        after=after,
+        other=other,
+        where=where,
+        kept_iou=kept_iou,
+        json_file=json_file,
+        table=to,
+        page=page,
+        with_kept=with_kept,
+        overwrite=overwrite,
+    )
+    run_diff(output, choice, console)
 
 
 def _checked(output: str, check: bool) -> None:

@@ -16,7 +16,7 @@ from pipelines.compaction import newest_compacted
 from pipelines.errors import some_texts
 from pipelines.planning.erasures import read_forgotten
 from pipelines.planning.plan import plan_documents
-from pipelines.redaction import counted
+from pipelines.redaction import counted, shown
 from pipelines.storage.store import open_store
 
 
@@ -81,7 +81,8 @@ def _runs_table(lines: list[RunLine]) -> Table:
     for name in ("run", "planned at", "state", "images", "done", "masks"):
         table.add_column(name, justify="right" if name in ("images", "done", "masks") else "left", no_wrap=True)
     for line in lines:
-        again = f" (again: {line.retry_of})" if line.retry_of else ""
+        what = line.retry_of or (f"where {shown(line.relabeled)}" if line.relabeled else "")
+        again = f" (again: {what})" if what else ""
         done = f"{_percent(line)} %"
         planned = (line.planned_at or "").removesuffix("+00:00").replace("T", " ")
         table.add_row(literal(line.run_id + again), planned, line.state, f"{line.images:,}", done, f"{line.masks:,}")

@@ -20,8 +20,8 @@ from actors.predictor.config import INCLUDED_MODELS, model_folder
 from actors.predictor.labeler import RunLabelerFactory
 from flows.config import ConfigError, RunConfig
 from flows.run.own_prompts import OwnPrompts, read_own_prompts, unasked_rows
-from flows.run.run_names import check_new_name, first_run, runs_before_retry
-from flows.run.summary import rejected_row, versions
+from flows.run.run_names import check_new_name, first_run, relabels, runs_before_retry
+from flows.run.summary import read_run_summary, rejected_row, versions
 from flows.run.updates import (
     asks_otherwise,
     check_same_collection,
@@ -53,7 +53,8 @@ from pipelines.planning.plan import (
     retries_by_run,
     write_plan,
 )
-from pipelines.planning.prompt_table import PromptTable, join_prompts
+from pipelines.planning.prompt_table import NOT_LISTED, PromptTable, join_prompts
+from pipelines.query.named_images import NamedImages
 from pipelines.redaction import counted, quoted
 from pipelines.sources.image_batches import to_batches
 from pipelines.sources.listing import list_batches
@@ -111,14 +112,19 @@ def list_collection(
             f"the environment variables {', '.join(missing)} of source.http.secret_headers are not set; set them here "
             "and on every node"
         )
-    listed = list_batches(
-        config.source.uri,
-        storage_options=config.source.client_options,
-        image_id_column=config.source.image_id_column,
-        uri_column=config.source.uri_column,
-        image_column=config.source.image_column,
-        image_root=config.source.image_root,
-        left_out=left_out,
+    named = None if config.relabel is None else NamedImages(open_output(config), config.relabel.where)
+    listed = (
+        named.batches()
+        if named is not None
+        else list_batches(
+            config.source.uri,
+            storage_options=config.source.client_options,
+            image_id_column=config.source.image_id_column,
+            uri_column=config.source.uri_column,
+            image_column=config.source.image_column,
+            image_root=config.source.image_root,
+            left_out=left_out,
+        )
     )
     absent = AbsentPaths()
     joined = join_prompts(absent.checked(_counted(listed, on_listed)), own.table or PromptTable(by_image={}))
@@ -126,7 +132,13 @@ def list_collection(
     forgotten, erased = forgotten or Forgotten(), Counter[str]()
     images = forgotten.without(joined, erased)
     with draft_plan(images, config.plan, left, left_out=left_out, replicas=replicas) as draft:
-        notes = [*absent.say(), *unasked_rows(config, own, joined)]
+        # Rows about images that are not to be labeled again are not at fault.
+        notes = [*absent.say(), *(unasked_rows(config, own, joined) if named is None else ())]
+        if named is not None and named.num_corrected and not config.over_corrections:
+            notes.append(
+                f"people have corrected {named.num_corrected:,} of these images: what they answered stays current; "
+                "with --over-corrections the new answers take its place"
+            )
         if 0 < (shards := draft.num_shards) < replicas:
             advice = ", or lower plan.images_per_shard" if draft.num_images > shards else ""
             notes.append(
@@ -139,7 +151,8 @@ def list_collection(
             notes.append(
                 f"{bare:,} of {draft.num_images:,} images are asked nothing: no row of {config.prompts} names them"
             )
-        yield draft, (*own.rejected, *joined.rejected), notes
+        rejected = [row for row in joined.rejected if named is None or row.reason != NOT_LISTED]
+        yield draft, (*own.rejected, *rejected), notes
 
 
 def _counted(batches: Iterable[pa.RecordBatch], on_listed: OnListed) -> Iterator[pa.RecordBatch]:
@@ -236,6 +249,10 @@ def draft_run(config: RunConfig, on_listed: OnListed = lambda _count: None) -> I
                     update = stack.enter_context(drafted)
                 yield update
             return
+    if config.relabel is not None and config.output.run_id is None:
+        with _draft_relabel(config, store, on_listed) as relabel:
+            yield relabel
+        return
     run_id, held, fingerprint = _find_run(config, store)
     if held is not None:
         check_fingerprint(held.run_id, held.fingerprint, fingerprint)
@@ -259,6 +276,56 @@ def draft_run(config: RunConfig, on_listed: OnListed = lambda _count: None) -> I
     with listing as (plan, rejected, notes):
         draft = RunDraft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, before=before)
         yield replace(draft, notes=(*told, *notes), ids=ids, left_out=left_out)
+
+
+@contextmanager
+def _draft_relabel(config: RunConfig, store: Store, on_listed: OnListed) -> Iterator[RunDraft]:
+    """Draft a run that labels images of the output again, or go on with the last one of the same fingerprint.
+
+    What a condition names changes while its run goes on: an unfinished one is finished as it was planned. The same
+    once more, of images about which nothing has come since, would come to the same.
+    """
+    fingerprint = run_fingerprint(config, None)
+    name, last = relabels(store, fingerprint)
+    if last is not None and (
+        not is_finished(store, last) or (config.output.check and left_to_label(store, last, check=True).commits)
+    ):
+        yield _held_draft(last)
+        return
+    forgotten = read_forgotten(store)
+    check_no_erasure(forgotten, store)
+    documents = plan_documents(store, by_name=True)
+    (own, ids), left_out = _own_and_ids(config, store, documents.values(), forgotten), LeftOut()
+    listing = list_collection(config, own, on_listed=on_listed, left_out=left_out, forgotten=forgotten)
+    with listing as (plan, rejected, notes):
+        if last is not None and last.run_id == list(documents)[-1] and _is_repeated(store, last, plan):
+            told = (
+                f"run {last.run_id} has just asked the same of the same {counted(plan.num_images, 'image')}, and no "
+                "run has come since"
+            )
+            yield replace(_held_draft(last), nothing_new=told)
+            return
+        yield RunDraft(
+            run_id=name,
+            fingerprint=fingerprint,
+            plan=plan,
+            rejected=rejected,
+            before={run: document.get("sequence", 0) for run, document in documents.items()},
+            notes=tuple(notes),
+            ids=ids,
+            left_out=left_out,
+        )
+
+
+def _held_draft(plan: Plan) -> RunDraft:
+    return RunDraft(run_id=plan.run_id, fingerprint=plan.fingerprint, held=plan, ids=CategoryIds.of_plan(plan.facts))
+
+
+def _is_repeated(store: Store, last: Plan, plan: PlanDraft) -> bool:
+    """Return whether a run that is complete has labeled all images of a draft."""
+    told = read_run_summary(store, last.run_id)
+    is_done = told is not None and not told.ledger["quarantined"]
+    return is_done and plan.images_sha256 == last.images_sha256
 
 
 def _own_and_ids(

@@ -12,6 +12,7 @@ from typing import Any
 from flows.config import ConfigError, RunConfig, parse_config
 from flows.run.waves import cut_waves
 from pipelines.layout import shard_name
+from pipelines.planning.fingerprint import relabeled
 from pipelines.storage.store import Store
 from pipelines.table.commits import committed_shards, read_commits
 from pipelines.table.run_summary import readable_summary
@@ -29,6 +30,7 @@ class RunLine:
         run_id: the run.
         sequence: its number in the order of planning.
         retry_of: the run whose quarantined images it labels again; None if it is not a retry.
+        relabeled: which images of the output it labels again; None if it is not a relabel.
         planned_at: ISO 8601; None if the plan does not record it.
         state: "finished", "unfinished" or "not begun".
         images, done: listed images, and those of them that are labeled or quarantined.
@@ -39,6 +41,7 @@ class RunLine:
     run_id: str
     sequence: int
     retry_of: str | None
+    relabeled: str | None
     planned_at: str | None
     state: str
     images: int
@@ -223,6 +226,7 @@ def _line_of(plan: Mapping[str, Any], done: int, committed: int, masks: int, num
         run_id=plan["run_id"],
         sequence=plan.get("sequence", 0),
         retry_of=retry and retry["run_id"],
+        relabeled=relabeled(plan),
         planned_at=plan.get("facts", {}).get("planned_at"),
         state=state,
         images=plan["num_images"],

@@ -10,6 +10,7 @@ from flows.run.existing_runs import existing_plans
 from flows.run.planning import left_to_label
 from flows.run.run_names import next_retry
 from flows.run.updates import is_labeled, operational
+from pipelines.planning.fingerprint import RELABEL
 from pipelines.planning.plan import Plan, check_no_plan_lost, plan_documents, read_plan, retries_by_run
 from pipelines.query.files import query_errors
 from pipelines.storage.store import Store, open_store
@@ -82,7 +83,8 @@ def retry_configs(
     if run_id is not None and plans[0].is_import:
         raise ConfigError(f"run {run_id} holds corrections, which no model labels: name a run that was labeled")
     check_runs(store, plan_documents(store))
-    found = (_retry_config(store, output, plan, reasons, overrides) for plan in plans if plan.lists_source)
+    labeled = (plan for plan in plans if plan.retry_of is None and not plan.is_import)
+    found = (_retry_config(store, output, plan, reasons, overrides) for plan in labeled)
     return [config for config in found if config is not None]
 
 
@@ -95,7 +97,9 @@ def _retry_config(
         "retry": {"run_id": plan.run_id, "reasons": list(reasons)},
         "incremental": False,
     }
-    values = merge(dict(plan.facts["config"]), overrides)
+    # Of a relabel its images, which the retry knows by their rows.
+    planned = {name: value for name, value in plan.facts["config"].items() if name != RELABEL}
+    values = merge(planned, overrides)
     config = parse_config(merge(values, again), origin=f"the config that run {plan.run_id} was planned with")
     if is_new:
         with query_errors(store):

@@ -1,4 +1,6 @@
-"""The names of runs, and the names reserved for incremental runs (update-N) and retries (NAME-retry-N).
+"""The names of runs: of first runs and relabels by their fingerprint, of incremental runs and retries by numbers.
+
+Names of incremental runs (update-N) and retries (NAME-retry-N) are reserved.
 
 Whether a name is taken is asked of the store by that name: a listing may lag, and not show the run that has it.
 """
@@ -56,6 +58,16 @@ def next_retry(store: Store, run_id: str, held: Iterable[str]) -> tuple[str, lis
         retries += [name] if _retry_of(store, name) == run_id else []
         number += 1
     return name, retries
+
+
+def relabels(store: Store, fingerprint: Mapping[str, Any]) -> tuple[str, Plan | None]:
+    """Return the name of the next relabel of a fingerprint, and the plan of the last one; None if there is none."""
+    first = f"relabel-{fingerprint_digest(fingerprint)[:12]}"
+    last, name, number = None, first, 1
+    while (plan := read_plan(store, name)) is not None:
+        last, number = plan, number + 1
+        name = f"{first}-{number}"
+    return name, last
 
 
 def _retry_of(store: Store, name: str) -> str | None:

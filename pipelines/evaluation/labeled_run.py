@@ -19,7 +19,7 @@ from pipelines.planning.plan import Plan
 from pipelines.query.database import count_forgotten, open_database, rows_of
 from pipelines.query.row_agreement import check_agreement
 from pipelines.query.select_text import read_condition
-from pipelines.query.user_select import MASK_COLUMNS, condition_errors
+from pipelines.query.user_select import condition_errors, masks_that_fit
 from pipelines.redaction import counted
 from pipelines.storage.store import Store
 from pipelines.types import TASKS, Prompt, Rle, Status, Task
@@ -146,14 +146,7 @@ class Rows:
         own_files = read_condition("--where", where) if where else ()
         self._database, self._run_id = open_database(store, own_files=own_files), run_id
         check_agreement(self._database, store, run_id)
-        masks, images = rows_of("annotations", run_id), rows_of("images", run_id)
-        # The line break ends a comment, in which a condition may end.
-        self._masks = (
-            f"(SELECT * FROM (SELECT a.*, {MASK_COLUMNS} FROM {masks} AS a JOIN {images} AS i USING (image_id)) "
-            f"WHERE ({where}\n))"
-            if where
-            else masks
-        )
+        self._masks = masks_that_fit(run_id, where)
         with condition_errors("--where"):
             self._database.sql(f"SELECT {_FOUND_COLUMNS} FROM {self._masks}")
 

@@ -18,7 +18,7 @@ from pipelines.planning.plan import Plan, check_no_plan_lost, plan_documents, re
 from pipelines.planning.plan_files import PlannedImage, read_planned
 from pipelines.query.database import open_database
 from pipelines.query.files import query_errors
-from pipelines.query.select_text import read_condition
+from pipelines.query.select_text import read_condition, without_values
 from pipelines.query.user_select import condition_errors
 from pipelines.redaction import counted
 from pipelines.storage.store import Store
@@ -154,19 +154,6 @@ def shards_with(store: Store, run_id: str, forgotten: Forgotten) -> set[str]:
     commits = list(read_commits(store, run_id))
     with query_errors(store), ThreadPoolExecutor(_READERS) as readers:
         return {commit.shard_id for commit, is_one in zip(commits, readers.map(holds, commits), strict=True) if is_one}
-
-
-def without_values(condition: str) -> str:
-    """Return an SQL condition with ? for each value, and without comments: values may name an image or a person."""
-    text = condition.encode()  # tokens begin at bytes, not at characters
-    tokens, parts = duckdb.tokenize(condition), list[str]()
-    ends = [start for start, _ in tokens[1:]] + [len(text)]
-    for (start, kind), end in zip(tokens, ends, strict=True):
-        if kind in (duckdb.token_type.string_const, duckdb.token_type.numeric_const):
-            parts.append("? ")
-        elif kind != duckdb.token_type.comment:
-            parts.append(text[start:end].decode())
-    return " ".join("".join(parts).split())
 
 
 def _column(database: duckdb.DuckDBPyConnection, query: str) -> list[str]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from pipelines.importing.edited import EditedImage, EditedMask
 from pipelines.importing.held import HeldImage, HeldMask, unit_of
 from pipelines.importing.names import Names
-from pipelines.importing.pairing import MIN_IOU, pair
 from pipelines.masks import rle
+from pipelines.masks.pairing import MIN_IOU, pair
 from pipelines.table.schema import annotation_id
 from pipelines.types import (
     CATEGORY_TASKS,
@@ -125,10 +126,9 @@ def answer(
     edited = [replace(mask, name=names.name_of(mask.name)) for mask in image.masks]
     shown, claimed = image.shown or frozenset(), {mask.annotation_id for mask in edited}
     known = [*held.masks, *(mask for name, mask in held.stale.items() if name in shown or name in claimed)]
-    # One that somebody else has deleted meanwhile is drawn again, and is no other in its place.
-    free = [place for place, mask in enumerate(edited) if mask.annotation_id not in held.deleted]
-    pairs = {free[place]: other for place, other in pair([edited[place] for place in free], known).items()}
-    absent = [mask for place, mask in enumerate(known) if place not in set(pairs.values())]
+    pairs = pair(edited, known, partial(_distance, held))
+    paired = {match.place for match in pairs.values()}
+    absent = [mask for place, mask in enumerate(known) if place not in paired]
     current = {mask.annotation_id for mask in held.masks}
     if image.shown is None and (number := sum(mask.annotation_id in current for mask in absent)):
         raise UntoldError(number)
@@ -142,7 +142,7 @@ def answer(
         unseen=[mask for mask in absent if mask.annotation_id in current and mask.annotation_id not in shown],
     )
     for place, mask in enumerate(edited):
-        before = known[pairs[place]] if place in pairs else None
+        before = known[pairs[place].place] if place in pairs else None
         answering.found.is_changed |= before is None or not answering.is_same(mask, before)
         # What was exported may have been replaced by a model since: its successor is what was corrected.
         now = before if before is None or before.annotation_id in current else answering.successor(before)
@@ -156,6 +156,11 @@ def answer(
             answering.delete(last)
     answering.complete(set(labels))
     return answering.found
+
+
+def _distance(held: HeldImage, mask: EditedMask, before: HeldMask) -> int | None:
+    """Return how far masks are apart by name; None for one that somebody else has deleted: it is drawn again."""
+    return None if mask.annotation_id in held.deleted else int(mask.name != before.prompt.category_name)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -13,9 +13,24 @@ IMPORT = "import"
 """The field of a run that holds what a person has corrected: which file it was, and how it was read."""
 
 
+RELABEL = "relabel"
+"""The field of a run that labels images of the output again: which ones, by a condition."""
+
+
 def lists_source(fingerprint: Mapping[str, Any]) -> bool:
-    """Return whether a run labels what its source lists: not a retry, which labels some of it again, nor an import."""
-    return fingerprint.get("retry") is None and fingerprint.get(IMPORT) is None
+    """Return whether a run labels what its source lists: no import, and nothing that labels some of it again."""
+    return all(fingerprint.get(name) is None for name in ("retry", RELABEL, IMPORT))
+
+
+def relabeled(plan: Mapping[str, Any]) -> str | None:
+    """Return which images of the output a run labels again, in SQL without the values; None if it is no such run.
+
+    Args:
+        plan: a parsed plan.
+    """
+    if plan.get("fingerprint", {}).get(RELABEL) is None:
+        return None
+    return str((plan.get("facts", {}).get("config", {}).get(RELABEL) or {}).get("condition", ""))
 
 
 def fingerprint_digest(fingerprint: Mapping[str, Any]) -> str:

@@ -107,7 +107,7 @@ class Plan:
 
     @property
     def lists_source(self) -> bool:
-        """Whether the run labels what its source lists: it is no retry, and holds no corrections."""
+        """Whether the run labels what its source lists: see fingerprint.lists_source."""
         return lists_source(self.fingerprint)
 
     @property
@@ -516,7 +516,9 @@ def _place(item: tuple[str, Mapping[str, Any]]) -> tuple[int, str, int, str]:
 
 
 def retries_by_run(store: Store, *, by_name: bool = False) -> dict[str, list[str]]:
-    """Return every planned run that is no retry and no import, with its retries in the order of planning.
+    """Return every planned run that labels what its source lists, with its retries in the order of planning.
+
+    Retries of other runs are there, too, under the id of their run.
 
     Plans of every version are read: the rows of runs that this version cannot resume stay readable. The runs are those
     of planned_runs.

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from pipelines.layout import KINDS, SCHEMA_VERSION, Kind
 from pipelines.planning.draft import UNLISTED
-from pipelines.planning.fingerprint import IMPORT, lists_source
+from pipelines.planning.fingerprint import IMPORT, lists_source, relabeled
 from pipelines.planning.plan import plan_documents, read_plan
 from pipelines.query.current_rows import create_views, find_replaced, rows_of_earlier_versions
 from pipelines.query.fence import fence, harden, sql_literal
@@ -36,6 +36,7 @@ RUNS = pa.schema(
         pa.field("sequence", pa.int32(), nullable=False),
         pa.field("place", pa.int32(), nullable=False),
         pa.field("retry_of", pa.string()),
+        pa.field("relabeled", pa.string()),
         pa.field("imported", pa.string()),
         pa.field("over_corrections", pa.bool_(), nullable=False),
         pa.field("planned_at", pa.string()),
@@ -310,6 +311,7 @@ def _run(place: int, plan: Mapping[str, Any], held: RunFiles) -> dict[str, Any]:
         "sequence": plan.get("sequence", 0),
         "place": place,
         "retry_of": retry and retry["run_id"],
+        "relabeled": relabeled(plan),
         "imported": None if imported is None else str(facts.get("imported", {}).get("file", "")),
         "over_corrections": bool(fingerprint.get("over_corrections")),
         "planned_at": facts.get("planned_at"),

@@ -107,6 +107,19 @@ def read_condition(option: str, text: str) -> tuple[str, ...]:
         raise QueryError(f"{option} is no SQL condition that can be used: {error}") from error
 
 
+def without_values(condition: str) -> str:
+    """Return an SQL condition with ? for each value, and without comments: values may name an image or a person."""
+    text = condition.encode()  # tokens begin at bytes, not at characters
+    tokens, parts = duckdb.tokenize(condition), list[str]()
+    ends = [start for start, _ in tokens[1:]] + [len(text)]
+    for (start, kind), end in zip(tokens, ends, strict=True):
+        if kind in (duckdb.token_type.string_const, duckdb.token_type.numeric_const):
+            parts.append("? ")
+        elif kind != duckdb.token_type.comment:
+            parts.append(text[start:end].decode())
+    return " ".join("".join(parts).split())
+
+
 def _kinds(statements: list[Any]) -> str:
     if len(statements) > 1:
         return f"{len(statements)} statements"

@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 
 from pipelines.errors import QueryError, SourceError, StorageError
-from pipelines.query.database import VIEWS
+from pipelines.query.database import VIEWS, rows_of
 from pipelines.query.fence import sql_literal
 from pipelines.query.select_text import read_statement
 
@@ -163,11 +163,30 @@ def explained_query(connection: duckdb.DuckDBPyConnection, sql: str) -> Iterator
         raise QueryError(_message(error)) from error
 
 
+def masks_that_fit(run_id: str | None, where: str) -> str:
+    """Return the SQL to put after FROM for the masks of one run, or for the current ones, that fit a condition.
+
+    Args:
+        run_id: the run; None for the current rows.
+        where: as read_condition has checked it, over the columns of ``annotations`` and MASK_COLUMNS; empty for all.
+    """
+    masks, images = rows_of("annotations", run_id), rows_of("images", run_id)
+    if not where:
+        return masks
+    with_image = f"SELECT a.*, {MASK_COLUMNS} FROM {masks} AS a JOIN {images} AS i USING (image_id)"
+    # The line break ends a comment, in which a condition may end.
+    return f"(SELECT * FROM ({with_image}) WHERE ({where}\n))"
+
+
 @contextlib.contextmanager
-def condition_errors(option: str) -> Iterator[None]:
+def condition_errors(option: str, *, known: str = "") -> Iterator[None]:
     """Raise a SourceError that names an option in place of DuckDB's exceptions about the condition that it gives.
 
     Errors of the disk, of memory and of files keep their class.
+
+    Args:
+        option: its name.
+        known: what the condition may name, told where it names something else.
     """
     try:
         yield
@@ -178,7 +197,8 @@ def condition_errors(option: str) -> Iterator[None]:
         if type(error) is duckdb.Error or isinstance(error.__cause__, StorageError):
             raise
         what = str(error).partition("\nLINE ")[0].strip()
-        raise SourceError(f"{option} is no SQL condition that can be used: {what}") from error
+        names = f"\n{known}" if known and isinstance(error, duckdb.BinderException) else ""
+        raise SourceError(f"{option} is no SQL condition that can be used: {what}{names}") from error
 
 
 def _message(error: duckdb.Error) -> str:

@@ -8,8 +8,6 @@ from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from pipelines.masks.drawing import Rgb
 from pipelines.query.database import open_database
 from pipelines.query.files import query_errors
@@ -18,6 +16,7 @@ from pipelines.redaction import named
 from pipelines.report import charts
 from pipelines.report.colors import CategoryColors, color, css
 from pipelines.report.facts import AREA_EDGES, MASK_EDGES, SCORE_BINS, Facts, read_facts
+from pipelines.report.page import Entry, Figure, render_page
 from pipelines.report.pictures import Access, Picture, PictureConfig, draw_cards
 from pipelines.report.samples import DRAWN_SCORE, Card, ImageRow, Mask, Samples, SampleSizes, draw_samples
 from pipelines.storage.store import Store
@@ -44,33 +43,6 @@ class ReportConfig:
     samples: SampleSizes = field(default_factory=SampleSizes)
     pictures: PictureConfig = field(default_factory=PictureConfig)
     drop_removed: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """A line of a picture's legend."""
-
-    color: str
-    name: str
-    score: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
-    """A card with its picture and legend, as the template shows it.
-
-    Attributes:
-        error: why the image is quarantined, without the reason, which the template names.
-        missing: why there is no picture, or why its masks are not drawn, unless that is the same error.
-    """
-
-    card: Card
-    picture: Picture
-    alt: str
-    legend: tuple[Entry, ...] = ()
-    more: int = 0
-    error: str | None = None
-    missing: str | None = None
 
 
 def build_report(
@@ -150,17 +122,8 @@ def _render(
     made_at: datetime,
 ) -> str:
     sections = dict(zip(samples.sections, figures[len(samples.by_category) :], strict=True))
-    folder = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"moment": _moment, "hash": lambda text: text[:12]}
-    return environment.get_template("report.html.j2").render(
-        style=(folder / "report.css").read_text(encoding="utf-8"),
+    return render_page(
+        Path(__file__).with_name("report.html.j2"),
         output=store.uri,
         made_at=made_at.isoformat(timespec="seconds"),
         facts=facts,
@@ -220,8 +183,3 @@ def _charts(facts: Facts) -> list[tuple[str, charts.Chart]]:
 
 def _percent(share: float) -> str:
     return f"{100 * share:g} %"
-
-
-def _moment(text: str | None) -> str:
-    """Return an ISO 8601 time in a readable form."""
-    return "" if text is None else text.replace("T", " ").replace("+00:00", " UTC")

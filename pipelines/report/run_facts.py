@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from pipelines.planning.fingerprint import relabeled
 from pipelines.redaction import counted
 from pipelines.storage.store import Store
 from pipelines.table.commits import read_commits
@@ -35,6 +36,7 @@ class RunFacts:
     Attributes:
         run_id: the run.
         retry_of: the run whose quarantined images it labels again; None if it is not a retry.
+        relabeled: which images of the output it labels again; None if it is not a relabel.
         planned_at, first_at, last_at: ISO 8601 times of planning, of the first shard's beginning, of the last commit.
         listed, shards, committed: numbers of listed images, planned shards and committed shards.
         counts: images by status.
@@ -52,6 +54,7 @@ class RunFacts:
 
     run_id: str
     retry_of: str | None
+    relabeled: str | None
     planned_at: str | None
     first_at: str | None
     last_at: str | None
@@ -110,6 +113,7 @@ def read_run_facts(store: Store, plan: Mapping[str, Any], current_masks: int) ->
     return RunFacts(
         run_id=run_id,
         retry_of=retry and retry["run_id"],
+        relabeled=relabeled(plan),
         planned_at=facts.get("planned_at"),
         first_at=_iso(min((shard.started_at for shard in work), default=None)),
         last_at=_iso(max((shard.ended_at for shard in work), default=None)),

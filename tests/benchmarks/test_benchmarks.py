@@ -33,7 +33,7 @@ FROM_NOTHING = ("updates",)
 @pytest.fixture(scope="module")
 def processes() -> Iterator[ForkServerContext]:
     """Processes that are forked from one which has imported what the programs measure, but Ray."""
-    names = (*("large_image", "memory_curve", "export", "planning"), "orchestration", "__main__")
+    names = (*("large_image", "memory_curve", "export", "diff", "planning"), "orchestration", "__main__")
     with fork_server("actors.predictor.predictor", *(f"benchmarks.{name}" for name in names)) as server:
         yield server
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from flows.commands.query import show_rows
 from pipelines.query.user_select import Column
-from tests.flows.commands.test_evaluate import contents
+from tests.flows.commands.comparing.test_evaluate import contents
 from tests.flows.conftest import Ended
 from tests.support.labeled import RUN, box, mask, named, write_output
 

@@ -10,11 +10,11 @@ import pytest
 
 from pipelines.errors import DamagedError, PlanError, SourceError, StorageError
 from pipelines.forgetting import Found, choose, forget
-from pipelines.forgetting.chosen import without_values
 from pipelines.planning.erasures import begin_erasure, read_forgotten
 from pipelines.planning.plan import require_plan
 from pipelines.query.database import open_database
 from pipelines.query.files import query_errors
+from pipelines.query.select_text import without_values
 from pipelines.storage.store import Store
 from pipelines.table.reader import open_table
 from pipelines.table.verify import verify

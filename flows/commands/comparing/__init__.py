@@ -1,0 +1,1 @@
+"""The commands that compare an output with ground truth (`evaluate`) or with another (`diff`)."""
