@@ -45,6 +45,19 @@ def status(
 
 
 @app.command()
+def approve(
+    output: OutputArgument,
+    run_id: Annotated[
+        str | None, typer.Option(help="The run; by default the last that waits.", callback=checked_run_id)
+    ] = None,
+) -> None:
+    """Let a run go on whose first images were not as expected: docs/canary.md."""
+    from flows.commands.status import approve_run
+
+    approve_run(output, run_id, console)
+
+
+@app.command()
 def verify(
     output: OutputArgument,
     run_id: RunIdOption = None,

@@ -45,6 +45,7 @@ FLAGS = {
         "--prefect", "--no-prefect",
     },
     "status": {"--run-id", "--gpu-price", "--json"},
+    "approve": {"--run-id"},
     "verify": {"--run-id", "--quick"},
     "vacuum": {"--run-id", "--older-than", "--dry-run"},
     "evaluate": {
