@@ -36,7 +36,7 @@ RATES = "rates"
 """Among the facts of a summary: the rates of the run, which the next one is held against."""
 _LEAST_SHARDS = 4
 _LEAST_IMAGES = 64
-_RUNS_BACK = 10
+_RUNS_BACK = 3
 _LOOK_EVERY_S = 2.0
 
 LabelSome = Callable[[Mapping[str, int], str], list[ShardFailure]]

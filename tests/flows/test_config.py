@@ -18,7 +18,7 @@ from tests.support.drivers import REPOSITORY
 
 pytestmark = pytest.mark.timeout(120)
 
-TABLES = {"plan", "label", "pool", "waves", "limits", "retry"}
+TABLES = {"plan", "label", "pool", "waves", "canary", "limits", "retry"}
 MINIMAL = {"source": "photos", "output": "table", "model": "folder", "categories": ["car"]}
 
 
