@@ -141,7 +141,7 @@ def query(
     drop_removed: DropRemovedOption = False,
     check: CheckOption = False,
 ) -> None:
-    """Ask an output in SQL (DuckDB): annotations, images, coverage, runs, prompts, all_annotations, all_images."""
+    """Ask an output in SQL (DuckDB): annotations, images, coverage, conflicts, runs, prompts, ... (docs/query.md)."""
     from flows.commands.query import run_query
 
     if to is not None:
