@@ -223,7 +223,7 @@ def _rates(sums: _Sums, names: Sequence[str]) -> Rates:
 def _found_rates(*sums: NDArray[np.float64]) -> dict[str, Rate | None]:
     asked, empty, masks, found, score = sums
     # A mask more or less is the least that two means of counts can differ by.
-    masks_floor = (masks.sum() + 0.5) / max(1.0, float(asked.sum()))
+    masks_floor = (float(masks.sum()) + 0.5) / max(1.0, float(asked.sum()))
     return {
         "empty": _share(empty, asked),
         "masks": _rate(masks, asked, masks_floor),
