@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -17,6 +17,7 @@ from pipelines.errors import UserError
 from pipelines.labeling.shard import LabelConfig
 from pipelines.planning.draft import PlanConfig
 from pipelines.planning.fingerprint import RELABEL
+from pipelines.rates.changes import RateLimits
 from pipelines.redaction import check_storage_options, quoted_names, secret_in
 from pipelines.settings import Settings
 from pipelines.storage.client_limits import REQUEST_TIMEOUT_S, check_request_timeout
@@ -196,6 +197,27 @@ class LimitsConfig(Settings):
         return self
 
 
+class CanaryConfig(RateLimits):
+    """A first part of a run, spread over the collection, by which it is seen whether the rest is worth labeling."""
+
+    images: int = 0
+    """Images that are labeled first, in some 32 places of the collection; 0 for none. Of a collection of fewer than
+    twice as many there is no such part.
+    """
+    then: Literal["stop", "wait", "warn"] = "stop"
+    """What happens if they are beyond a limit, or unlike those of the last run: "stop" ends the run (exit code 1), and
+    ``xsam-label approve`` lets the same command go on; "wait" waits for that, with the replicas; "warn" goes on.
+    """
+    compare: bool = True
+    """Hold the first part, and every run at its end, against the last run of the output."""
+
+    @model_validator(mode="after")
+    def _check_images(self) -> Self:
+        if self.images and not 32 <= self.images <= 100_000:
+            raise ValueError(f"canary: images is {self.images}; allowed: 0, or 32 to 100,000")
+        return self
+
+
 class RetryConfig(Settings):
     """Which images of an earlier run to label again, instead of those of the source."""
 
@@ -275,6 +297,8 @@ class RunConfig(Settings):
     """How many Prefect task runs the shards are grouped into, and how often one is tried again."""
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
     """When to stop, since too many images cannot be labeled."""
+    canary: CanaryConfig = Field(default_factory=CanaryConfig)
+    """Which images are labeled first, and what they have to be like for the rest to be labeled."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -7,6 +7,7 @@ _runs/RUN/plan.erased-1                        the plan without images that were
 _runs/RUN/commits/shard-00000.json             the commit: makes a shard's two files part of the table
 _runs/RUN/commits/shard-00000.repair-1         a repair: supersedes a commit whose files are gone or damaged
 _runs/RUN/summary.json, report.html            how the run ended; for people, the table does not depend on them
+_runs/RUN/canary.json, approved.json           what a run's first images were like; that it may go on all the same
 _runs/.run-000001                              the id of a run, found by number where a listing lags
 _runs/.erasure-000001, .erasure-000001-done    that images were to be forgotten, and that they are
 _runs/.history-000001, .history-000001-*       what finished runs have planned, gathered; made from their plans
@@ -45,7 +46,9 @@ _NUMBERED = re.compile(r"_runs/\.(run-\d{6,}|erasure-\d{6,}(-done)?)")
 _HISTORY = re.compile(r"_runs/\.history-(\d{6,})(-[^/]+\.parquet)?")
 _COMPACTED = re.compile(r"_runs/\.compacted-(\d{6,})")
 _COMPACTED_FILE = re.compile(r"(compacted/(\d{6,})-[^/]+)/(annotations|images)/part-\d{5,}\.parquet")
-_OF_RUN = re.compile(r"_runs/[^/]+/(plan\.json|plan\.erased-[1-9]\d*|plan-[^/]+\.parquet|summary\.json|report\.html)")
+_OF_RUN = re.compile(
+    r"_runs/[^/]+/(plan\.json|plan\.erased-[1-9]\d*|plan-[^/]+\.parquet|(summary|canary|approved)\.json|report\.html)"
+)
 
 
 def run_folder(run_id: str) -> str:
@@ -129,6 +132,16 @@ def summary_name(run_id: str) -> str:
 def report_name(run_id: str) -> str:
     """Return the name of the report that a run leaves beside its summary, relative to the output."""
     return f"{run_folder(run_id)}/report.html"
+
+
+def canary_name(run_id: str) -> str:
+    """Return the name of what was found of a run's first images, relative to the output."""
+    return f"{run_folder(run_id)}/canary.json"
+
+
+def approval_name(run_id: str) -> str:
+    """Return the name of the object that lets a run go on whatever its first images are like."""
+    return f"{run_folder(run_id)}/approved.json"
 
 
 def shard_name(number: int) -> str:

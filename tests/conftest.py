@@ -64,6 +64,7 @@ SLOW = (
     "simulation/test_commit_model.py",
     "reliability/test_storage_faults.py",
     "simulation/test_more_lives.py",
+    "pipelines/audit/test_intervals.py",
 )
 
 # What a test asks for, by the name of a fixture or by the value of a parameter, and makes it a slow one.

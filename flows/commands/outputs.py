@@ -11,6 +11,8 @@ from flows.commands.terminal import OutputArgument, checked_run_id, console, spl
 from flows.process.streams import outlive_terminal
 
 app = typer.Typer()
+audit = typer.Typer(no_args_is_help=True, help="Measure labels by a sample that a person checks: docs/audit.md.")
+app.add_typer(audit, name="audit")
 
 RunIdOption = Annotated[
     str | None, typer.Option(help="Name of the run; by default all of the output's.", callback=checked_run_id)
@@ -40,6 +42,19 @@ def status(
 
     _checked(output, False)
     show_status(output, run_id, console, gpu_price=gpu_price, as_json=as_json)
+
+
+@app.command()
+def approve(
+    output: OutputArgument,
+    run_id: Annotated[
+        str | None, typer.Option(help="The run; by default the last that waits.", callback=checked_run_id)
+    ] = None,
+) -> None:
+    """Let a run go on whose first images were not as expected: docs/canary.md."""
+    from flows.commands.status import approve_run
+
+    approve_run(output, run_id, console)
 
 
 @app.command()
@@ -126,7 +141,7 @@ def query(
     drop_removed: DropRemovedOption = False,
     check: CheckOption = False,
 ) -> None:
-    """Ask an output in SQL (DuckDB): annotations, images, coverage, runs, prompts, all_annotations, all_images."""
+    """Ask an output in SQL (DuckDB): annotations, images, coverage, conflicts, runs, prompts, ... (docs/query.md)."""
     from flows.commands.query import run_query
 
     if to is not None:
@@ -334,6 +349,82 @@ def diff(
         overwrite=overwrite,
     )
     run_diff(output, choice, console)
+
+
+@audit.command("sample")
+def audit_sample(
+    output: OutputArgument,
+    to: Annotated[str, typer.Option(help="New folder for the export and the record of the sample.")],
+    format_name: Annotated[str, typer.Option("--format", help="coco, cvat or label-studio.")] = "cvat",
+    score: Annotated[
+        float, typer.Option(min=0, max=1, help="Masks from this score on are checked; others count as not found.")
+    ] = 0.5,
+    per_band: Annotated[int, typer.Option(min=1, help="Images of each band of scores of a category.")] = 20,
+    without: Annotated[
+        int, typer.Option(min=1, help="Images in which none of a category was found: they tell what is missed.")
+    ] = 100,
+    categories: Annotated[
+        list[str] | None, typer.Option(help="Only these names: 'dog, \"bowl, glass\"'; several times, too.")
+    ] = None,
+    task: Annotated[str, typer.Option(help="ovseg or genseg, if the output holds masks of both.")] = "",
+    images_where: Annotated[
+        str, typer.Option(help="Only images that fit this SQL condition, e.g. \"image_id LIKE '2026/%'\".")
+    ] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Another one draws other images.")] = 0,
+    image_url: Annotated[
+        str, typer.Option(help="Where tools load an image: this with its id at the end; else its own URI.")
+    ] = "",
+    overwrite: OverwriteOption = False,
+    check: CheckOption = False,
+) -> None:
+    """Draw images for a person to check, and write them as an export with what is needed to weight the result."""
+    from flows.commands.comparing.evaluate import run_audit_sample
+    from pipelines.audit.draw import SampleSize
+    from pipelines.audit.sample import AuditChoice
+
+    outlive_terminal()
+    _checked(output, check)
+    choice = AuditChoice(
+        score=score,
+        categories=tuple(split_names(categories) or ()),
+        task=task,
+        images_where=images_where,
+        size=SampleSize(per_band=per_band, without=without),
+        seed=seed,
+        image_url=image_url,
+    )
+    run_audit_sample(output, to, format_name, choice, console, overwrite=overwrite)
+
+
+@audit.command("result")
+def audit_result(
+    sample: Annotated[str, typer.Argument(help="The folder that `audit sample` has written.")],
+    file: Annotated[str, typer.Argument(help="The file that came back, e.g. annotations.xml.")],
+    format_name: Annotated[str, typer.Option("--format", help="Of FILE, if it is not that of the sample.")] = "",
+    iou: Annotated[
+        float, typer.Option(min=0.01, max=1, help="A mask is right if it agrees at least so well with the person's.")
+    ] = 0.5,
+    json_file: Annotated[str | None, typer.Option("--json", help="New file to write all figures to.")] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="New .parquet or .csv with the probability that a mask of a score is right.")
+    ] = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Print precision and recall of each category with 95 % intervals, from a sample that a person has checked."""
+    from flows.commands.comparing.evaluate import run_audit_result
+
+    if json_file is not None or calibration is not None:
+        outlive_terminal()
+    run_audit_result(
+        sample,
+        file,
+        console,
+        iou=iou,
+        format_name=format_name,
+        json_file=json_file,
+        calibration=calibration,
+        overwrite=overwrite,
+    )
 
 
 def _checked(output: str, check: bool) -> None:

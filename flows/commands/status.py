@@ -1,4 +1,4 @@
-"""`xsam-label status`: show the progress of an output's runs, as tables or JSON. Nothing is written."""
+"""`xsam-label status` and `approve`: show how far an output's runs are, and let one go on that waits for a person."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from flows.commands.console import duration, facts_table, ledger_rows, literal, noted_row, show_erasures, show_problems
+from flows.commands.console import (
+    duration,
+    facts_table,
+    ledger_rows,
+    literal,
+    noted_row,
+    show_erasures,
+    show_lines,
+    show_problems,
+)
+from flows.run.canary import approve
 from flows.run.existing_runs import no_run
 from flows.run.progress import RunLine, RunProgress, chosen_run, read_lines, read_progress
 from pipelines.bounded_json import plain_json
@@ -71,6 +81,22 @@ def show_status(
     show_problems(console, progress.problems)
 
 
+def approve_run(output: str, run_id: str | None, console: Console) -> None:
+    """Let a run go on whose first images were not as expected, and print which.
+
+    Args:
+        output: path or URI of the output.
+        run_id: the run; by default the last that was stopped, or waits.
+        console: where to print.
+
+    Raises:
+        PlanError: there is no such run, or it needs no approval.
+    """
+    name, found = approve(open_store(output), run_id)
+    show_lines(console, "[dim]approved all the same:[/]", found.alarms)
+    console.print(f"run {literal(name)} may go on: the command that began it goes on with it, one that waits at once")
+
+
 def _state(line: RunLine) -> str:
     told = {"unfinished": "is unfinished", "not begun": "has not begun", "finished": "is finished"}[line.state]
     return f"{told} with {counted(line.num_problems, 'problem')}" if line.num_problems else told
@@ -97,6 +123,8 @@ def _rows(progress: RunProgress) -> list[tuple[str, object]]:
         *noted_row(progress.num_noted),
         ("shards", f"{progress.committed:,} of {progress.shards:,} committed"),
     ]
+    if progress.canary is not None:
+        rows.append(("canary", progress.canary))
     if progress.waves is not None:
         rows.append(("waves", f"{progress.waves_done:,} of {progress.waves:,} done, as planned"))
     rows.append(("done", f"{_percent(line)} %"))

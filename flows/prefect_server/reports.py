@@ -29,6 +29,7 @@ from prefect.artifacts import (
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext, SettingsContext, get_settings_context
+from prefect.events import emit_event
 from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, Settings
 from prefect.states import Completed, Crashed, Failed
@@ -251,6 +252,10 @@ class FlowRecord:
         """Create or update the progress artifact."""
         self._told.tell("progress", partial(self._show_progress, percent, description))
 
+    def event(self, values: dict[str, Any]) -> None:
+        """Emit an event; see RunRecord."""
+        publish_one(self._told, "event", "event", values)
+
     def _show_progress(self, percent: float, description: str) -> None:
         if self._artifact is None:
             create: Any = partial(create_progress_artifact, **_AT_ONCE)
@@ -259,7 +264,12 @@ class FlowRecord:
             update_progress_artifact(artifact_id=self._artifact, progress=percent, **_AT_ONCE)
 
 
+def _emit(*, _sync: bool, **values: Any) -> object:
+    return emit_event(**values)
+
+
 _CREATE: Mapping[str, Callable[..., object]] = {
+    "event": _emit,
     "link": create_link_artifact,
     "table": create_table_artifact,
     "markdown": create_markdown_artifact,

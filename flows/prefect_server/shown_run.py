@@ -39,6 +39,10 @@ class ShownRun:
         """Show the progress; see RunRecord."""
         self._process.say("progress", percent, description)
 
+    def event(self, values: dict[str, Any]) -> None:
+        """Emit an event; see RunRecord."""
+        self._process.say("artifact", "event", "event", values)
+
     def watch(self, wave: Wave) -> None:
         """Show a wave, and have its failed shards tried again as often as Prefect says."""
         self._process.say("wave", wave.label)

@@ -19,7 +19,9 @@ from pipelines.types import ShardReceipt
 _ARTIFACT_INTERVAL_S = 10.0
 
 Artifact = tuple[str, str, dict[str, Any]]
-"""What it shows; its kind: "link", "table" or "markdown"; what creates it is called with."""
+"""What it shows; its kind: "link", "table", "markdown" or "event"; what creates it is called with."""
+
+_ALARM, _CHANGED = "xsam-label.canary.alarm", "xsam-label.run.changed"
 
 
 class RunRecord(Protocol):
@@ -33,12 +35,16 @@ class RunRecord(Protocol):
         """Create or update the progress artifact."""
         ...
 
+    def event(self, values: dict[str, Any]) -> None:
+        """Emit an event, by which automations can tell people."""
+        ...
+
 
 class PrefectObserver:
     """Shows a run in Prefect: a progress artifact, updated at most every ten seconds, and log lines."""
 
     def __init__(self, record: RunRecord, plan: Plan, committed: int) -> None:
-        self._record = record
+        self._record, self._run_id = record, plan.run_id
         self._total, self._done = max(1, plan.num_shards), committed
         self._shown = time.monotonic()
         self._description = f"Committed shards of {plan.run_id}"
@@ -69,15 +75,25 @@ class PrefectObserver:
         self._record.log(logging.ERROR, text)
 
     def on_event(self, event: PoolEvent) -> None:
-        """Log what happens to replicas."""
-        self._record.log(logging.INFO, f"{event.kind}: {event.message}")
+        """Log what happens to replicas; of an alarm, emit an event too."""
+        level = logging.WARNING if event.kind in ("alarm", "waiting", "warning") else logging.INFO
+        self._record.log(level, f"{event.kind}: {event.message}")
+        if event.kind == "alarm":
+            self._record.event(_event(_ALARM, self._run_id, [event.message]))
 
     def _tell_progress(self) -> None:
         self._record.progress(100 * self._done / self._total, self._description)
 
 
+def _event(name: str, run_id: str, found: list[str]) -> dict[str, Any]:
+    resource = {"prefect.resource.id": f"xsam-label.run.{run_id}", "prefect.resource.name": run_id}
+    return {"event": name, "resource": resource, "payload": {"run_id": run_id, "found": found}}
+
+
 def artifacts(summary: RunSummary, report: str | None) -> Iterator[Artifact]:
-    """Yield what shows a run's counts and problems, and a link to its report."""
+    """Yield what shows a run's counts and problems, a link to its report, and an event of what has changed."""
+    if changes := summary.facts.get("changes"):
+        yield "changes", "event", _event(_CHANGED, summary.run_id, list(changes))
     if report is not None:
         what = f"What {summary.run_id} looks like"
         yield "report", "link", {"link": report, "key": "label-collection-report", "description": what}
@@ -94,7 +110,7 @@ def artifacts(summary: RunSummary, report: str | None) -> Iterator[Artifact]:
         f"Images: {counts}. Masks: {summary.num_annotations:,}.",
         f"{summary.committed} of {summary.shards} shards committed, {summary.labelled_now} of them by this flow run, "
         f"in {summary.elapsed_s:.1f} s.",
-        *(f"* {problem.splitlines()[0]}" for problem in summary.failures[:50]),
+        *(f"* {problem.splitlines()[0]}" for problem in [*summary.failures, *summary.warnings][:50]),
     ]
     what = f"{ended}: {counts}; {counted(summary.num_annotations, 'mask')}"
     yield (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -11,6 +11,7 @@ from actors.pool.runner import ClusterLostError, PoolEvent, ReplicaStartError, S
 from flows.config import RunConfig
 from flows.process.signals import Termination, finishing_first
 from flows.run.breaker import CircuitBreaker
+from flows.run.canary import Gate, final_rates
 from flows.run.observer import RunObserver, Several, Silent
 from flows.run.planning import PlannedRun, open_output, planned_run
 from flows.run.report import leave_report
@@ -94,6 +95,7 @@ def finish_run(
         return replace(told, fruitless=why_fruitless(store, plan, told, is_update=config.incremental))
     removal = remove_losers(store, plan.run_id)
     report = verify(store, plan.run_id, deep=False)
+    rates, changes = final_rates(store, plan, report.commits, config.canary) if report.ok else ({}, [])
     summary = summarize(
         store,
         plan,
@@ -105,10 +107,12 @@ def finish_run(
         warnings=[
             *(f"a leftover could not be removed, which does no harm: {error}" for error in removal.failed),
             *leave_card(store),
+            *changes,
             *(gather_history(store, plan) if config.incremental and plan.retry_of is None else ()),
         ],
     )
     summary = replace(summary, fruitless=why_fruitless(store, plan, summary, is_update=config.incremental))
+    summary = replace(summary, facts={**summary.facts, **rates})
     # An unchanged summary is not written again: a finished run that is run again writes nothing.
     if summary.labelled_now or not summary.same_outcome_as(read_run_summary(store, plan.run_id)):
         try:
@@ -173,7 +177,8 @@ def label_in_waves(
 ) -> list[ShardFailure]:
     """Label the due shards in one stream, and have each wave of them watched, in a thread of its own."""
     due = run.due.commits
-    stream = ShardStream(open_output(config), run.plan, due, cut_waves(list(due), config), watch)
+    waves = cut_waves(list(due), config)
+    stream = ShardStream(open_output(config), run.plan, due, waves, watch, part=run.part)
     return label_shards(runner, stream, observer, breaker, sigterm)
 
 
@@ -224,7 +229,7 @@ def run_once(
         if run.runner is not None:
             sigterm = stack.enter_context(finishing_first(run.runner.stop, config.pool.drain_grace_s))
             try:
-                failures = label(config, run, run.runner, observer, breaker, sigterm)
+                failures, stopped = _label_due(config, run, run.runner, label, observer, breaker, sigterm)
             except (StorageError, ReplicaStartError, ClusterLostError) as error:
                 # With nothing committed the run could not start (exit code 2); otherwise it ends incomplete (1).
                 if isinstance(error, ReplicaStartError) and not committed + counted.shards:
@@ -252,6 +257,31 @@ def run_once(
         # Inside the block: a deferred SIGTERM may end the process as soon as it is left.
         publish(summary, leave_report(config, summary, observer))
     return summary
+
+
+def _label_due(  # noqa: PLR0917  (what Label takes, and it)
+    config: RunConfig,
+    run: PlannedRun,
+    runner: ShardRunner,
+    label: Label,
+    observer: RunObserver,
+    breaker: CircuitBreaker,
+    sigterm: Termination,
+) -> tuple[list[ShardFailure], str]:
+    """Label the due shards, those of the canary first; return the failures, and why the rest was not to be labeled."""
+    gate = Gate(
+        store=open_output(config),
+        config=config,
+        plan=run.plan,
+        observer=observer,
+        is_stopping=lambda: bool(breaker.reason or sigterm.reason),
+    )
+
+    def label_some(due: Mapping[str, int], part: str) -> list[ShardFailure]:
+        some = run._replace(due=replace(run.due, commits=due), part=part)
+        return label(config, some, runner, observer, breaker, sigterm)
+
+    return gate.label(run.due.commits, label_some)
 
 
 class _Counting(Silent):

@@ -37,13 +37,14 @@ from pipelines.errors import DamagedError, PlanError
 from pipelines.history.history import DamagedHistoryError, History, newest_history
 from pipelines.image_formats import LeftOut
 from pipelines.labeling.shard import LabelJob
-from pipelines.layout import plan_name
+from pipelines.layout import plan_name, shard_name
 from pipelines.planning.category_ids import CategoryIds, has_name
 from pipelines.planning.coverage import Coverage, UpdateCounts
 from pipelines.planning.draft import PlanDraft, draft_plan
 from pipelines.planning.erasures import Forgotten, check_no_erasure, read_forgotten
 from pipelines.planning.fingerprint import check_fingerprint
 from pipelines.planning.plan import (
+    CANARY,
     DRIVER_ID,
     Documents,
     Plan,
@@ -131,7 +132,8 @@ def list_collection(
     left = None if coverage is None else coverage.left
     forgotten, erased = forgotten or Forgotten(), Counter[str]()
     images = forgotten.without(joined, erased)
-    with draft_plan(images, config.plan, left, left_out=left_out, replicas=replicas) as draft:
+    canary = config.canary.images
+    with draft_plan(images, config.plan, left, left_out=left_out, replicas=replicas, canary=canary) as draft:
         # Rows about images that are not to be labeled again are not at fault.
         notes = [*absent.say(), *(unasked_rows(config, own, joined) if named is None else ())]
         if named is not None and named.num_corrected and not config.over_corrections:
@@ -464,6 +466,7 @@ class PlannedRun(NamedTuple):
         started: time.monotonic() when its planning began.
         notes: what to tell before they are.
         nothing_new: as in RunDraft.
+        part: what part of the run the due shards are, before the number of a wave; empty for all, or the rest.
     """
 
     plan: Plan
@@ -473,6 +476,7 @@ class PlannedRun(NamedTuple):
     started: float
     notes: tuple[str, ...] = ()
     nothing_new: str = ""
+    part: str = ""
 
 
 _at_hand: ContextVar[PlannedRun | None] = ContextVar("run_at_hand", default=None)
@@ -564,6 +568,7 @@ def _plan_facts(config: RunConfig, draft: RunDraft) -> dict[str, Any]:
         "update": draft.update and asdict(draft.update),
         **draft.ids.to_facts(),
         "left_out": draft.left_out.to_dict(),
+        **({CANARY: [shard_name(number) for number in draft.plan.canary]} if draft.plan and draft.plan.canary else {}),
     }
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flows.config import ConfigError, RunConfig, parse_config
+from flows.run.canary import is_approved, read_canary, told
 from flows.run.waves import cut_waves
 from pipelines.layout import shard_name
 from pipelines.planning.fingerprint import relabeled
@@ -71,6 +72,7 @@ class RunProgress:
         gpu_hours: busy time of replicas, see replica_seconds, times GPUs per replica.
         cost: gpu_hours times the price of a GPU hour; None if no price is known.
         num_noted: images with pixel_notes.
+        canary: what was found of its first images, in words; None if nothing was (yet).
         problems: those in the summary, if no shard has been committed since it was written.
     """
 
@@ -88,6 +90,7 @@ class RunProgress:
     gpu_hours: float = 0.0
     cost: float | None = None
     num_noted: int = 0
+    canary: str | None = None
     problems: Sequence[str] = field(default_factory=tuple)
 
     def to_dict(self) -> dict[str, Any]:
@@ -129,6 +132,7 @@ def read_progress(store: Store, plan: Mapping[str, Any], *, gpu_price: float | N
     left = line.images - line.done
     gpu_hours = 0.0 if config is None else _gpu_hours(commits, config)
     price = config.pool.gpu_price_per_hour if gpu_price is None and config is not None else gpu_price
+    canary = read_canary(store, plan["run_id"])
     waves = None if config is None else _waves(plan, config, {commit.shard_id for commit in commits})
     return RunProgress(
         line=line,
@@ -145,6 +149,7 @@ def read_progress(store: Store, plan: Mapping[str, Any], *, gpu_price: float | N
         gpu_hours=gpu_hours,
         cost=None if price is None or not gpu_hours else gpu_hours * price,
         num_noted=sum(commit.num_noted for commit in commits),
+        canary=None if canary is None else told(canary, approved=is_approved(store, plan["run_id"])),
         problems=problems,
     )
 

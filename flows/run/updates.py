@@ -26,7 +26,7 @@ from pipelines.table.verify import TableSize, table_size, table_sizes
 
 # Settings that do not change a row and may differ when a run is resumed, and those that a machine needs to reach its
 # storage.
-_OPERATIONAL = ("pool", "waves", "limits", "report")
+_OPERATIONAL = ("pool", "waves", "limits", "canary", "report")
 _OPERATIONAL_PARTS = {
     "output": ("storage_options", "request_timeout_s", "single_driver", "check"),
     "source": ("storage_options", "request_timeout_s"),

@@ -95,6 +95,7 @@ class ShardStream:
         waves: the same shards in groups.
         watch: called for each wave, in a thread of its own, once its first shard is taken; None if nobody looks at
             waves.
+        part: what these shards are of the run, for the labels of the waves.
 
     Attributes:
         changed: guards all that is said of waves, and tells of changes.
@@ -108,11 +109,13 @@ class ShardStream:
         due: Mapping[str, int],
         waves: list[list[str]],
         watch: Callable[[Wave], object] | None = None,
+        *,
+        part: str = "",
     ) -> None:
         self.changed = threading.Condition()
         self.closed = False
         self._store, self._plan, self._due, self._watch = store, plan, due, watch
-        self._waves = [Wave(self, f"{n}/{len(waves)}", len(ids)) for n, ids in enumerate(waves, start=1)]
+        self._waves = [Wave(self, f"{part}{n}/{len(waves)}", len(ids)) for n, ids in enumerate(waves, start=1)]
         self._wave_of = {shard_id: wave for wave, ids in zip(self._waves, waves, strict=True) for shard_id in ids}
         self._asked: deque[tuple[Wave, list[str]]] = deque()
         self._to_come = len(due)

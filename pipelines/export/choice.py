@@ -25,6 +25,7 @@ class Choice:
         where: SQL condition on masks, over the columns of ``annotations`` and width, height, num_bytes and
             source_columns of the image. An image none of whose masks fits is still exported.
         images_where: SQL condition on images, over the columns of ``images``.
+        image_ids: the only images that are exported; None for all.
         tasks: tasks whose masks are exported; empty for those that suit the format.
         categories: category names in the order of their numbers; empty for all that are found, sorted by name.
         splits: how images are divided into splits.
@@ -38,6 +39,7 @@ class Choice:
 
     where: str = ""
     images_where: str = ""
+    image_ids: tuple[str, ...] | None = None
     tasks: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
     splits: Splits = field(default_factory=Splits)

@@ -189,6 +189,7 @@ def open_selection(store: Store, choice: Choice, *, of_maps: bool, folder: Path)
     threads = min(_MAX_THREADS, os.cpu_count() or 1)
     database = open_database(
         store,
+        image_ids=choice.image_ids,
         own_files=own_files,
         memory_limit=_MEMORY_LIMIT,
         max_threads=threads,

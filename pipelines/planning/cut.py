@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from math import ceil
 from pathlib import Path
@@ -51,6 +52,42 @@ def shrinking_sizes(num_images: int, replicas: int) -> Sizes:
         sizes.append((count, size))
         left -= count * size
     return tuple(sizes)
+
+
+CANARY_SHARDS = 32
+"""Shards, at most, that a canary consists of: so many places of the collection it tells of."""
+
+
+def with_canary(sizes: Sizes, images: int) -> tuple[Sizes, tuple[int, ...]]:
+    """Put small shards between others, at even distances: together they are a sample of the collection.
+
+    Shards within which one begins are parted there, so that images stay in their order.
+
+    Args:
+        sizes: of the shards of all images.
+        images: how many images the small shards have together.
+
+    Returns:
+        The sizes with them, and the positions of the small shards; none where they would be more than half of all.
+    """
+    total = sum(count * size for count, size in sizes)
+    if not images or 2 * images > total:
+        return sizes, ()
+    num_shards = min(CANARY_SHARDS, images)
+    small = [images // num_shards + (number < images % num_shards) for number in range(num_shards)]
+    starts = [(2 * number + 1) * total // (2 * num_shards) - size // 2 for number, size in enumerate(small)]
+    ends = [start + size for start, size in zip(starts, small, strict=True)]
+    cuts, at = {*starts, *ends}, 0
+    for count, size in sizes:
+        for edge in range(at, at + count * size, size):
+            before = bisect_right(starts, edge) - 1
+            if before < 0 or edge >= ends[before]:
+                cuts.add(edge)
+        at += count * size
+    edges = sorted(cuts | {total})
+    widths = (after - before for before, after in itertools.pairwise(edges))
+    parted = tuple((len(list(alike)), size) for size, alike in itertools.groupby(widths))
+    return parted, tuple(bisect_left(edges, start) for start in starts)
 
 
 def is_even(sizes: Sizes) -> bool:

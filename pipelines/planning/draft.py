@@ -23,7 +23,7 @@ from pydantic import model_validator
 
 from pipelines.errors import PlanError, StorageError
 from pipelines.image_formats import LeftOut
-from pipelines.planning.cut import MOST, Sizes, counted, cut, is_even, shrinking_sizes
+from pipelines.planning.cut import MOST, Sizes, counted, cut, even_sizes, is_even, shrinking_sizes, with_canary
 from pipelines.planning.external_sort import sort_batches
 from pipelines.planning.image_digest import ImageDigest
 from pipelines.planning.plan_files import PlanFileWriter, read_shards
@@ -73,6 +73,7 @@ class PlanDraft:
         parts: the files, in order; they are removed when the draft is closed.
         images_per_shard: images in every shard but the last; in the largest if sizes are given.
         sizes: how many images the shards have, if that differs; else empty.
+        canary: positions of the shards that are a sample of the images, to be labeled first; empty if there are none.
         num_images, num_bytes: totals as listed; num_bytes counts images whose size is known.
         num_own_prompts, num_with_own: prompts of single images, and the images that have any.
         first_uri, last_uri: of the first and last image in image_id order; None if there are none.
@@ -85,6 +86,7 @@ class PlanDraft:
     images_per_shard: int
     images_sha256: str
     sizes: Sizes = ()
+    canary: tuple[int, ...] = ()
     num_images: int = 0
     num_bytes: int = 0
     num_own_prompts: int = 0
@@ -112,6 +114,7 @@ def draft_plan(
     *,
     left_out: LeftOut | None = None,
     replicas: int = 1,
+    canary: int = 0,
 ) -> Iterator[PlanDraft]:
     """Sort images by id and cut them into shards; the order of the listing does not matter.
 
@@ -127,6 +130,7 @@ def draft_plan(
             default all are planned.
         left_out: counts the rows that name an image again.
         replicas: how many are to share the work, if the config does not say how to cut it.
+        canary: how many images small shards between the others are to have together, see cut.with_canary; 0 for none.
 
     Yields:
         The draft. Its files are removed at the end.
@@ -142,15 +146,17 @@ def draft_plan(
             images = _unique(_first(joined, config.limit))
             if left is not None:
                 images = iter(left(images))
-            size, sizes = config.images_per_shard or MOST, Sizes()
-            if config.images_per_shard is None and replicas > 1:
+            size, sizes, sample = config.images_per_shard or MOST, Sizes(), tuple[int, ...]()
+            is_shrinking = config.images_per_shard is None and replicas > 1
+            if is_shrinking or canary:
                 num_images, images = counted(images, Path(temporary) / "counted.arrow")
-                sizes = shrinking_sizes(num_images, replicas)
+                sizes = shrinking_sizes(num_images, replicas) if is_shrinking else even_sizes(num_images, size)
                 size = sizes[0][1] if sizes else MOST
+                sizes, sample = with_canary(sizes, canary)
             tables = cut(images, sizes or [(None, size)])
             draft = _write_parts(tables, size, Path(temporary))
             (Path(temporary) / "counted.arrow").unlink(missing_ok=True)
-            draft = replace(draft, sizes=() if is_even(sizes) else sizes)
+            draft = replace(draft, sizes=() if is_even(sizes) else sizes, canary=sample)
         yield draft
 
 

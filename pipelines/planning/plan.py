@@ -40,6 +40,9 @@ DRIVER_ID = secrets.token_hex(4)
 """Identifies this process in plan parts and attempt ids, so that two drivers never write the same object."""
 
 
+CANARY = "canary_shards"
+"""Among a plan's facts: the ids of the shards that are labeled first, a sample of its images."""
+
 Documents = Mapping[str, Mapping[str, Any]]
 """Parsed plans by run id."""
 NONE_KNOWN: Documents = {}
@@ -99,6 +102,11 @@ class Plan:
     def files(self) -> tuple[PlanPart, ...]:
         """All files of the plan beside plan.json."""
         return (*self.parts, *filter(None, [self.unlisted]))
+
+    @property
+    def canary_shards(self) -> tuple[str, ...]:
+        """The shards that are labeled first, a sample of the images; empty if it was planned without."""
+        return tuple(self.facts.get(CANARY, ()))
 
     @property
     def retry_of(self) -> str | None:

@@ -18,6 +18,7 @@ from pipelines.layout import KINDS, SCHEMA_VERSION, Kind
 from pipelines.planning.draft import UNLISTED
 from pipelines.planning.fingerprint import IMPORT, lists_source, relabeled
 from pipelines.planning.plan import plan_documents, read_plan
+from pipelines.query.conflicts import create_conflicts
 from pipelines.query.current_rows import create_views, find_replaced, rows_of_earlier_versions
 from pipelines.query.fence import fence, harden, sql_literal
 from pipelines.query.files import RunFiles, find_files, make_readable, query_errors
@@ -29,7 +30,10 @@ from pipelines.types import Status
 if TYPE_CHECKING:
     import polars
 
-VIEWS = ("annotations", "images", "coverage", "runs", "prompts", "corrections", "all_annotations", "all_images")
+VIEWS = (
+    *("annotations", "images", "coverage", "runs", "prompts", "corrections", "conflicts"),
+    *("all_annotations", "all_images"),
+)
 RUNS = pa.schema(
     [
         pa.field("run_id", pa.string(), nullable=False),
@@ -100,6 +104,8 @@ def open_database(  # noqa: PLR0913  (each is a choice of its own)
     - ``runs``: one row for each run, with the columns of RUNS; ``place`` is their order, from 1.
     - ``corrections``: one row for each thing that a person has done to a mask, of all imports: image_id, the fields of
       types.Correction, run_id.
+    - ``conflicts``: one row for each current mask that has the same place as one of another name and the same task; see
+      conflicts.create_conflicts.
     - ``prompts``: one row for each prompt that a run asks of every image, with the columns of PROMPTS; ``is_asked``
       tells whether the latest run does, retries not counted.
     - ``all_annotations``, ``all_images``: the rows of every run; only in ``all_images`` there are those that stand for
@@ -169,6 +175,7 @@ def _create_all(
         tables.create_view(f"internal.shared_{kind}", kind, shared, with_forgotten=False)
         tables.create_view(f"internal.own_{kind}", kind, held.keys() - set(shared), with_forgotten=False)
     create_views(connection, drop_removed=drop_removed)
+    create_conflicts(connection)
     return tables
 
 

@@ -32,6 +32,8 @@ def write_samples(folder: Path) -> None:
     (folder / "examples").symlink_to(REPOSITORY / "examples")
     sites = "".join(f"{name},{site}\n" for name, site in zip(_IMAGES, "xyxy", strict=True))
     (folder / "meta.csv").write_text("image_id,site\n" + sites)
+    scores = "forklift,0.5,0.6\npallet,0.5,0.7\nforklift,0.8,0.9\npallet,0.8,0.95\n"
+    (folder / "calibration.csv").write_text("category_name,score,probability\n" + scores)
     (folder / "chosen.csv").write_text(f"image_id\n{_IMAGES[0]}\n")
     truth = folder / "instances.json"
     ended = command("export", folder / "OUTPUT", "--to", truth, "--task", "ovseg")

@@ -77,8 +77,11 @@ def parse_ours(arguments: list[str]) -> None:
     if arguments[0].startswith("-"):  # before a command there are flags alone
         assert set(arguments) <= {"--help", *(flag for parameter in main.params for flag in parameter.opts)}
         return
-    name, *rest = arguments
-    main.commands[name].make_context(name, rest)  # type: ignore[attr-defined]
+    command = main
+    while hasattr(command, "commands") and arguments:
+        name, *arguments = arguments
+        command = command.commands[name]
+    command.make_context(name, arguments)
 
 
 def source_of(module: str) -> Path:

@@ -18,7 +18,7 @@ from tests.support.drivers import REPOSITORY
 
 pytestmark = pytest.mark.timeout(120)
 
-TABLES = {"plan", "label", "pool", "waves", "limits", "relabel", "retry"}
+TABLES = {"plan", "label", "pool", "waves", "canary", "limits", "relabel", "retry"}
 MINIMAL = {"source": "photos", "output": "table", "model": "folder", "categories": ["car"]}
 
 

@@ -1,25 +1,38 @@
-"""`xsam-label evaluate`: compare a run with ground truth, print the figures and save them. The output is only read."""
+"""`xsam-label evaluate` and `audit`: measure labels by ground truth, or by a sample that a person checks.
+
+Figures are printed and saved; the output is only read.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from flows.commands.console import literal, show_lines
+from flows.commands.console import facts_table, literal, show_lines
 from flows.run.existing_runs import existing_plans
+from pipelines.audit.calibration import calibration_table
+from pipelines.audit.estimates import Share
+from pipelines.audit.record import read_record
+from pipelines.audit.result import AuditResult, CategoryResult, read_result
+from pipelines.audit.sample import AuditChoice, Sample, write_sample
 from pipelines.bounded_json import plain_json
 from pipelines.errors import SourceError
 from pipelines.evaluation.evaluate import Evaluation, TaskFigures, evaluate_output
 from pipelines.evaluation.ground_truth import read_ground_truth
 from pipelines.evaluation.plots import figure_class, write_plots
 from pipelines.redaction import counted, quoted
+from pipelines.storage.store import open_store
 from pipelines.storage.targets import Target, open_target, write_target
 from pipelines.types import Task
 
@@ -201,3 +214,122 @@ def _shown(value: Any, name: str = "") -> str:
     if name == "best score":
         return f"{math.floor(value * 10_000) / 10_000:.4f}"
     return f"{value:,}" if isinstance(value, int) else f"{100 * value:.1f}"
+
+
+def run_audit_sample(
+    output: str, target: str, format_name: str, choice: AuditChoice, console: Console, *, overwrite: bool = False
+) -> Sample:
+    """Draw the sample of an audit, and print what is in it.
+
+    Args:
+        output: path or URI of the output.
+        target: path or URI of a new folder.
+        format_name: one of pipelines.importing.imports.READERS.
+        choice: what is audited.
+        console: where to print.
+        overwrite: whether to replace an earlier sample.
+
+    Raises:
+        SourceError, StorageError: as for ``write_sample``; nothing is written.
+    """
+    with console.status("drawing images"):
+        sample = write_sample(open_store(output), target, format_name, choice, overwrite=overwrite)
+    facts, record = sample.record.facts, sample.record
+    bands = ["none", *(f"from {edge:g}" for edge in facts.edges)]
+    table = _table(f"{facts.task}: images drawn, of those whose best mask is in the band", ("category", *bands))
+    for name, strata in list(facts.strata.items())[:_MAX_CATEGORIES]:
+        table.add_row(literal(name), *(f"{one.drawn:,} of {one.images:,}" for one in strata))
+    console.print(table)
+    if (more := len(facts.strata) - _MAX_CATEGORIES) > 0:
+        console.print(f"  and {more:,} more categories, in audit.json")
+    rows: list[tuple[str, object]] = [
+        ("to be checked", f"{counted(record.images.num_rows, 'image')}, {counted(record.masks.num_rows, 'mask')}"),
+        *(("note", note) for note in sample.export.notes),
+        ("then", f"xsam-label audit result {target} EDITED-FILE"),
+    ]
+    console.print(facts_table(f"{format_name} in {literal(target)}", rows))
+    return sample
+
+
+def run_audit_result(
+    sample: str,
+    file: str,
+    console: Console,
+    *,
+    iou: float = 0.5,
+    format_name: str = "",
+    json_file: str | None = None,
+    calibration: str | None = None,
+    overwrite: bool = False,
+) -> AuditResult:
+    """Print what a checked sample says of its output, and save it.
+
+    Args:
+        sample: the folder of the sample.
+        file: path or URI of the file that came back.
+        console: where to print.
+        iou, format_name: as for `read_result`.
+        json_file: path or URI of a new file to write all figures to.
+        calibration: path or URI of a new file for the probabilities of scores.
+        overwrite: whether these files may be replaced.
+
+    Raises:
+        SourceError, StorageError: sample or file cannot be read or do not fit each other, or a file cannot be written;
+            in these cases nothing is written.
+    """
+    place = partial(open_target, overwrite=overwrite)
+    figures = None if json_file is None else place(json_file, suffixes=(".json",), what="figures are written as .json")
+    suffixes = tuple(_TABLES)
+    fitted = None if calibration is None else place(
+        calibration, suffixes=suffixes, what=f"a calibration is written as {' or '.join(suffixes)}"
+    )  # fmt: skip
+    if fitted is not None and fitted.suffix not in _TABLES:
+        raise SourceError(f"{fitted.uri}: name a file {' or '.join(suffixes)}")
+    record = read_record(sample)
+    with console.status("comparing what came back"):
+        result = read_result(record, file, iou=iou, format_name=format_name)
+        table = None if fitted is None else calibration_table(result.rated, record.facts.score)
+    if figures is not None:
+        document = {"sample": sample, "file": file, "iou": iou, **result.to_dict()}
+        write_target(figures, (json.dumps(plain_json(document), indent=1) + "\n").encode())
+    if fitted is not None and table is not None:
+        write_target(fitted, _TABLES[fitted.suffix](table))
+    _show_audit(result, console)
+    return result
+
+
+def _parquet_bytes(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _csv_bytes(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pa_csv.write_csv(table, buffer)
+    return buffer.getvalue()
+
+
+_TABLES = {".csv": _csv_bytes, ".parquet": _parquet_bytes}
+
+
+def _show_audit(result: AuditResult, console: Console) -> None:
+    facts = result.record.facts
+    columns = ("category", "masks", "checked", "right", "missed", "precision", "95 % of", "recall", "95 % of ")
+    title = f"{facts.task} from score {facts.score:g} on, {counted(result.num_images, 'checked image')}, in percent"
+    table = _table(title, columns)
+    rows: Sequence[CategoryResult] = (*result.categories[:_MAX_CATEGORIES], result.whole)
+    for one in rows:
+        counts = (f"{number:,}" for number in (one.masks, one.checked, one.right, one.missed))
+        shares = (cell for share in (one.precision, one.recall) for cell in _share_cells(share))
+        table.add_row(literal(one.category_name) or "all", *counts, *shares)
+    console.print(table)
+    if (more := len(result.categories) - _MAX_CATEGORIES) > 0:
+        console.print(f"  and {more:,} more, which --json writes")
+    show_lines(console, "[yellow]note:[/]", result.notes)
+
+
+def _share_cells(share: Share) -> tuple[str, str]:
+    if share.estimate is None:
+        return "-", "-"
+    return f"{100 * share.estimate:.1f}", f"{100 * share.low:.1f} to {100 * share.high:.1f}"

@@ -94,7 +94,7 @@ def test_all_rows_are_saved(cli: Cli, output: Path, tmp_path: Path) -> None:
     ("sql", "said"),
     [
         ("SELEC 1", 'syntax error at or near "SELEC"'),
-        ("FROM anotations", "runs, prompts, corrections, all_annotations, all_images\n"),
+        ("FROM anotations", "runs, prompts, corrections, conflicts, all_annotations, all_images\n"),
         ("SELECT scor FROM annotations", "\nannotations: image_id, annotation_id"),
         ("DROP VIEW images", "must be one SELECT statement, this is DROP"),
         (

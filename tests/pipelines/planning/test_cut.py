@@ -8,7 +8,16 @@ import pytest
 
 from pipelines.errors import DamagedError
 from pipelines.layout import plan_name
-from pipelines.planning.cut import LEAST, MOST, is_even, shrinking_sizes
+from pipelines.planning.cut import (
+    CANARY_SHARDS,
+    LEAST,
+    MOST,
+    Sizes,
+    even_sizes,
+    is_even,
+    shrinking_sizes,
+    with_canary,
+)
 from pipelines.planning.draft import PlanConfig, draft_plan
 from pipelines.planning.plan import read_plan, write_plan
 from pipelines.sources.image_batches import BATCH_SIZE, to_batches
@@ -51,6 +60,28 @@ def test_every_replica_gets_work_and_the_last_shards_are_a_small_part_of_it(num_
         # Most of the images of a long run are in large shards.
         if num_images > 20 * MOST * replicas:
             assert sizes[0][0] * MOST > num_images / 2
+
+
+@pytest.mark.parametrize("sizes", [even_sizes(100_000, 500), shrinking_sizes(64_000, 8), even_sizes(700, 500)])
+def test_a_canary_is_small_shards_at_even_distances_and_every_image_keeps_its_place(sizes: Sizes) -> None:
+    total = sum(count * images for count, images in sizes)
+    parted, canary = with_canary(sizes, 256)
+    each = [images for count, images in parted for _ in range(count)]
+    assert sum(each) == total
+    assert min(each) > 0
+    assert [each[place] for place in canary] == [8] * CANARY_SHARDS
+    starts = [sum(each[:place]) for place in canary]
+    assert max(abs(start + 4 - (2 * n + 1) * total / 64) for n, start in enumerate(starts)) <= 1
+    # Beside the small shards and what they part, all is as it was.
+    assert len(each) <= sum(count for count, _ in sizes) + 2 * CANARY_SHARDS
+
+
+def test_a_canary_of_odd_size_is_whole_and_of_a_small_collection_there_is_none() -> None:
+    parted, canary = with_canary(even_sizes(1000, 500), 101)
+    each = [images for count, images in parted for _ in range(count)]
+    assert (sum(each), sum(each[place] for place in canary)) == (1000, 101)
+    assert with_canary(even_sizes(200, 500), 101) == (even_sizes(200, 500), ())
+    assert with_canary(even_sizes(200, 500), 0) == (even_sizes(200, 500), ())
 
 
 def test_one_replica_gets_shards_of_one_size() -> None:
