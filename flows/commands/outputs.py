@@ -116,7 +116,17 @@ def query(
     sql: Annotated[str, typer.Argument(help='One SELECT, e.g. "SELECT category_name, count(*) FROM annotations".')],
     to: Annotated[str | None, typer.Option(help="New file for all rows: .csv, .json, .jsonl or .parquet.")] = None,
     overwrite: OverwriteOption = False,
-    rows: Annotated[int, typer.Option(min=1, help="How many rows to show.")] = 40,
+    text_format: Annotated[
+        str | None,
+        typer.Option("--format", help="table (the default on a terminal), csv (in a pipe or file), json, jsonl."),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these columns of the result, e.g. image_id,score; several times, too."),
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="How many rows to print; by default all, and of a table the first 40.")
+    ] = None,
     image_id: Annotated[
         list[str] | None,
         typer.Option(
@@ -133,7 +143,16 @@ def query(
         outlive_terminal()
     _checked(output, check)
     run_query(
-        output, sql, console, to=to, overwrite=overwrite, max_rows=rows, drop_removed=drop_removed, image_ids=image_id
+        output,
+        sql,
+        console,
+        to=to,
+        overwrite=overwrite,
+        text_format=text_format,
+        columns=split_names(columns),
+        max_rows=rows,
+        drop_removed=drop_removed,
+        image_ids=image_id,
     )
 
 

@@ -52,7 +52,9 @@ FLAGS = {
         "--plots", "--overwrite", "--check",
     },
     "forget": {"--images-where", "--image-ids", "--dry-run", "--yes"},
-    "query": {"--to", "--overwrite", "--rows", "--image-id", "--drop-removed", "--check"},
+    "query": {
+        "--to", "--overwrite", "--format", "--columns", "--rows", "--image-id", "--drop-removed", "--check",
+    },
     "report": {"--to", "--overwrite", "--drop-removed", "--check"},
     "export": {
         "--to", "--format", "--where", "--images-where", "--task", "--categories", "--split", "--empty", "--no-empty",
