@@ -12,7 +12,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from flows.commands.console import literal, show_lines
+from flows.commands.console import literal, print_json, show_lines
 from flows.run.existing_runs import existing_plans
 from pipelines.bounded_json import plain_json
 from pipelines.errors import SourceError
@@ -68,9 +68,10 @@ def run_evaluation(
     console: Console,
     choice: EvaluationChoice,
     *,
-    json_file: str | None = None,
+    to: str | None = None,
     plots: str | None = None,
     overwrite: bool = False,
+    as_json: bool = False,
 ) -> Evaluation:
     """Compare a run with a ground truth file and print the figures.
 
@@ -79,16 +80,17 @@ def run_evaluation(
         ground_truth: path or URI of the ground truth.
         console: where to print.
         choice: what is compared, and how.
-        json_file: path or URI of a new file to write all figures to.
+        to: path or URI of a new JSON file to write all figures to.
         plots: path or URI of a new folder for plots.
         overwrite: whether the file, or an earlier folder of plots, may be replaced.
+        as_json: whether to print all figures as one JSON document instead.
 
     Raises:
         PlanError: there is no such run.
         SourceError, StorageError: truth or run cannot be read, or they cannot be compared; the JSON file or the plots'
             folder exists or cannot be made; or matplotlib is not installed. In these cases nothing is written.
     """
-    figures, pictures = _targets(output, json_file, plots, overwrite)
+    figures, pictures = _targets(output, to, plots, overwrite)
     store, plans = existing_plans(output, choice.run_id)
     if pictures is not None:
         figure_class()  # raises if matplotlib is missing: before the comparison, which may take long
@@ -109,24 +111,25 @@ def run_evaluation(
             score=choice.score,
             on_image=on_image,
         )
+    compared = {"output": store.uri, "ground_truth": ground_truth, "where": choice.where, "score": choice.score}
+    document = {**compared, **evaluation.to_dict()}
     if figures is not None:
-        compared = {"output": store.uri, "ground_truth": ground_truth, "where": choice.where, "score": choice.score}
-        document = {**compared, **evaluation.to_dict()}
         write_target(figures, (json.dumps(plain_json(document), indent=1) + "\n").encode())
-    show_evaluation(evaluation, console)
+    if as_json:
+        print_json(console, document)
+    else:
+        show_evaluation(evaluation, console)
     if pictures is not None:
-        _draw(evaluation, pictures, console)
+        _draw(evaluation, pictures, Console(quiet=True) if as_json else console)
     return evaluation
 
 
-def _targets(
-    output: str, json_file: str | None, plots: str | None, overwrite: bool
-) -> tuple[Target | None, Target | None]:
+def _targets(output: str, to: str | None, plots: str | None, overwrite: bool) -> tuple[Target | None, Target | None]:
     """Return where the figures and the plots go, which are checked before the comparison."""
     place = partial(open_target, overwrite=overwrite, output=output)
     figures, pictures = "figures are written as .json", "plots are written as a folder"
     return (
-        None if json_file is None else place(json_file, suffixes=(".json",), what=figures),
+        None if to is None else place(to, suffixes=(".json",), what=figures),
         None if plots is None else place(plots, replaces=["*.png"], what=pictures),
     )
 
@@ -156,7 +159,7 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
         if result.categories:
             console.print(_category_table(result))
             if (more := len(result.categories) - _MAX_CATEGORIES) > 0:
-                console.print(f"  and {more:,} more, which --json writes")
+                console.print(f"  and {more:,} more, which --json has")
     for result in evaluation.results:
         if result.confusion:
             console.print(_confusion_table(result))

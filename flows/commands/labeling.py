@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.commands.terminal import OutputArgument, checked_run_id, console, split_names
+from flows.commands.terminal import JsonOption, OutputArgument, checked_run_id, console, split_names
 from flows.process.streams import outlive_terminal
 from pipelines.redaction import counted
 
@@ -122,6 +122,7 @@ def plan(
     run_id: RunIdOption = None,
     incremental: IncrementalOption = None,
     same_collection: SameCollectionOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show what would run: images, bytes, shards. Writes nothing."""
     from flows.commands.inspect import show_plan
@@ -129,7 +130,7 @@ def plan(
     asked = _asked(categories, task, phrase, question, caption, prompts)
     overrides = _overrides(source, output, model, limit, run_id, same_collection) | asked
     overrides |= {"incremental": incremental or None}
-    show_plan(_config(config, overrides), console)
+    show_plan(_config(config, overrides), console, as_json=as_json)
 
 
 @app.command()

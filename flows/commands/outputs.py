@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.terminal import OutputArgument, checked_run_id, console, split_names
+from flows.commands.terminal import JsonOption, OutputArgument, checked_run_id, console, split_names
 from flows.process.streams import outlive_terminal
 
 app = typer.Typer()
@@ -33,7 +33,7 @@ def status(
         str | None, typer.Option(help="One run; by default the last that is not finished.", callback=checked_run_id)
     ] = None,
     gpu_price: Annotated[float | None, typer.Option(help="Price of a GPU hour, instead of the config's.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show how far runs are, from commits alone: works from any machine while they go on."""
     from flows.commands.status import show_status
@@ -49,11 +49,12 @@ def verify(
     quick: Annotated[
         bool, typer.Option("--quick", help="Only check that files exist with their committed sizes.")
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Recompute every count and hash from the objects. Exit code 0 only if the table is whole."""
     from flows.commands.inspect import show_verify
 
-    raise typer.Exit(0 if show_verify(output, run_id, console, deep=not quick) else 1)
+    raise typer.Exit(0 if show_verify(output, run_id, console, deep=not quick, as_json=as_json) else 1)
 
 
 @app.command()
@@ -69,23 +70,24 @@ def vacuum(
         ),
     ] = 24,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Delete files that no commit names and compactions that a newer one has replaced, if older than --older-than."""
     from flows.commands.inspect import show_vacuum
 
     if not dry_run:
         outlive_terminal()
-    done = show_vacuum(output, run_id, console, older_than_s=3600 * older_than, dry_run=dry_run)
+    done = show_vacuum(output, run_id, console, older_than_s=3600 * older_than, dry_run=dry_run, as_json=as_json)
     raise typer.Exit(0 if done else 1)
 
 
 @app.command("compact")
-def compact_output(output: OutputArgument) -> None:
+def compact_output(output: OutputArgument, as_json: JsonOption = False) -> None:
     """Write all committed rows once more, to few large files for other programs. The table stays as it is."""
     from flows.commands.inspect import show_compact
 
     outlive_terminal()
-    show_compact(output, console)
+    show_compact(output, console, as_json=as_json)
 
 
 @app.command()
@@ -274,7 +276,8 @@ def evaluate(
         bool,
         typer.Option("--strict", help="Refuse a truth with entries that cannot be used, instead of counting them."),
     ] = False,
-    json_file: Annotated[str | None, typer.Option("--json", help="New file to write all figures to.")] = None,
+    to: Annotated[str | None, typer.Option(help="New .json file to write all figures to.")] = None,
+    as_json: JsonOption = False,
     plots: Annotated[str | None, typer.Option(help="New folder for plots: precision and recall, categories.")] = None,
     overwrite: OverwriteOption = False,
     check: CheckOption = False,
@@ -290,10 +293,10 @@ def evaluate(
         where=where,
         score=read_score(score),
     )
-    if json_file is not None or plots is not None:
+    if to is not None or plots is not None:
         outlive_terminal()
     _checked(output, check)
-    run_evaluation(output, ground_truth, console, choice, json_file=json_file, plots=plots, overwrite=overwrite)
+    run_evaluation(output, ground_truth, console, choice, to=to, plots=plots, overwrite=overwrite, as_json=as_json)
 
 
 def _checked(output: str, check: bool) -> None:

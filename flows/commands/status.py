@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 from rich.console import Console
 from rich.table import Table
 
-from flows.commands.console import duration, facts_table, ledger_rows, literal, noted_row, show_erasures, show_problems
+from flows.commands.console import (
+    duration,
+    facts_table,
+    ledger_rows,
+    literal,
+    noted_row,
+    print_json,
+    show_erasures,
+    show_problems,
+)
 from flows.run.existing_runs import no_run
 from flows.run.progress import RunLine, RunProgress, chosen_run, read_lines, read_progress
-from pipelines.bounded_json import plain_json
 from pipelines.compaction import newest_compacted
 from pipelines.errors import some_texts
 from pipelines.planning.erasures import read_forgotten
@@ -51,7 +58,7 @@ def show_status(
         document = {"output": store.uri, "runs": [line.to_dict() for line in lines], "run": progress.to_dict()}
         document |= {"erasures": [erasure.to_dict() for erasure in erasures]} if erasures else {}
         document |= {"compaction": compacted.to_dict()} if compacted else {}
-        console.out(json.dumps(plain_json(document), indent=1), highlight=False)
+        print_json(console, document)
         return
     if len(lines) > 1:
         console.print(_runs_table(lines))

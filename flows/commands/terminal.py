@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 OutputArgument = Annotated[str, typer.Argument(help="Folder or bucket prefix that holds the table.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 # Into a pipe or file, 120 columns: rich would assume a terminal of 80 and cut tables to it. Without emoji=False it
 # would print `10:100:20` with a picture for the name between the colons.

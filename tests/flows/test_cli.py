@@ -37,7 +37,7 @@ FLAGS = {
     "plan": {
         "--config", "-c", "--source", "--output", "--categories", "--task", "--phrase", "--question", "--caption",
         "--no-caption", "--prompts", "--model", "--limit", "--run-id", "--incremental",
-        "--same-collection",
+        "--same-collection", "--json",
     },
     "serve": {"--config", "-c", "--cron", "--interval", "--timezone", "--name"},
     "retry": {
@@ -45,11 +45,11 @@ FLAGS = {
         "--prefect", "--no-prefect",
     },
     "status": {"--run-id", "--gpu-price", "--json"},
-    "verify": {"--run-id", "--quick"},
-    "vacuum": {"--run-id", "--older-than", "--dry-run"},
+    "verify": {"--run-id", "--quick", "--json"},
+    "vacuum": {"--run-id", "--older-than", "--dry-run", "--json"},
     "evaluate": {
         "--ground-truth", "--png-folder", "--run-id", "--count-unasked", "--where", "--score", "--strict", "--json",
-        "--plots", "--overwrite", "--check",
+        "--to", "--plots", "--overwrite", "--check",
     },
     "forget": {"--images-where", "--image-ids", "--dry-run", "--yes"},
     "query": {
@@ -60,7 +60,7 @@ FLAGS = {
         "--to", "--format", "--where", "--images-where", "--task", "--categories", "--split", "--empty", "--no-empty",
         "--copy-images", "--image-url", "--drop-removed", "--overwrite", "--polygons", "--check",
     },
-    "compact": set(),
+    "compact": {"--json"},
     "import": {"--format", "--exported", "--reviewed", "--unchanged-iou", "--dry-run"},
     "train": {"--config", "-c", "--output", "--max-minutes", "--processes"},
     "demo": {"--scenes", "--photos", "--prompts", "--output", "--prefect", "--no-prefect"},
