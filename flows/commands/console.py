@@ -18,6 +18,7 @@ from rich.status import Status as RichStatus
 from rich.table import Table
 
 from actors.pool.runner import PoolEvent, ShardFailure
+from flows.commands.terminal import heard
 from flows.run.summary import RunSummary
 from flows.run.updates import update_text
 from pipelines.bounded_json import plain_json
@@ -102,7 +103,7 @@ class ConsoleObserver:
     def on_failure(self, failure: ShardFailure) -> None:
         """Print a shard that was given up."""
         first = failure.error.splitlines()[0] if failure.error else failure.kind
-        self._console.print(
+        heard(self._console).print(
             f"[red]{failure.shard_id} failed[/] after {counted(failure.attempts, 'attempt')}: {literal(first)}"
         )
 
@@ -112,7 +113,8 @@ class ConsoleObserver:
             self._started = time.monotonic()
         message = literal(event.message.splitlines()[0])
         style = "yellow" if event.kind == "warning" else "dim"
-        self._console.print(f"[{style}]{event.kind.replace('_', ' ')}:[/] [dim]{message}[/]", highlight=False)
+        shown = heard(self._console) if event.kind == "warning" else self._console
+        shown.print(f"[{style}]{event.kind.replace('_', ' ')}:[/] [dim]{message}[/]", highlight=False)
 
     def _rate(self) -> str:
         rate = self._images / max(1e-9, time.monotonic() - self._started)
@@ -215,12 +217,12 @@ def show_lines(console: Console, label: str, lines: Iterable[object], *, rest: s
 
 def show_warnings(console: Console, warnings: Iterable[object]) -> None:
     """Print warnings, a line each."""
-    show_lines(console, "[yellow]warning:[/]", warnings)
+    show_lines(heard(console), "[yellow]warning:[/]", warnings)
 
 
 def show_problems(console: Console, problems: Iterable[str], *, rest: str = "") -> None:
     """Print problems, a line each; ``rest`` as for `show_lines`."""
-    show_lines(console, "[red]problem:[/]", problems, rest=rest)
+    show_lines(heard(console), "[red]problem:[/]", problems, rest=rest)
 
 
 def erasure_line(erasure: Erasure) -> str:
@@ -258,6 +260,7 @@ def show_rejected(console: Console, rejected: list[dict[str, Any]], total: int, 
     """Print the rejected prompts of the table ``prompts``, by line."""
     if not total:
         return
+    console = heard(console)
     console.print(f"[yellow]{counted(total, 'prompt')} could not be asked:[/]")
     for row in rejected[:MAX_LINES]:
         text = f"{row_name(prompts, row['row'])}: {shown(row['image'])} {shown(row['prompt_id'])}: {row['reason']}"

@@ -7,16 +7,21 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.terminal import JsonOption, OutputArgument, checked_run_id, console, split_names
+from flows.commands.terminal import (
+    JsonOption,
+    OutputArgument,
+    OverwriteOption,
+    checked_run_id,
+    command,
+    console,
+    split_names,
+)
 from flows.process.streams import outlive_terminal
 
 app = typer.Typer()
 
 RunIdOption = Annotated[
     str | None, typer.Option(help="Name of the run; by default all of the output's.", callback=checked_run_id)
-]
-OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Replace what is there: a file, or a folder of nothing but such a result.")
 ]
 CheckOption = Annotated[
     bool, typer.Option("--check", help="First compare every file with the hash in its commit, which reads all of them.")
@@ -26,7 +31,7 @@ DropRemovedOption = Annotated[
 ]
 
 
-@app.command()
+@command(app, "xsam-label status my-labels")
 def status(
     output: OutputArgument,
     run_id: Annotated[
@@ -42,7 +47,7 @@ def status(
     show_status(output, run_id, console, gpu_price=gpu_price, as_json=as_json)
 
 
-@app.command()
+@command(app, "xsam-label verify my-labels --quick")
 def verify(
     output: OutputArgument,
     run_id: RunIdOption = None,
@@ -57,7 +62,7 @@ def verify(
     raise typer.Exit(0 if show_verify(output, run_id, console, deep=not quick, as_json=as_json) else 1)
 
 
-@app.command()
+@command(app, "xsam-label vacuum my-labels --dry-run")
 def vacuum(
     output: OutputArgument,
     run_id: RunIdOption = None,
@@ -81,7 +86,7 @@ def vacuum(
     raise typer.Exit(0 if done else 1)
 
 
-@app.command("compact")
+@command(app, "xsam-label compact my-labels", "compact")
 def compact_output(output: OutputArgument, as_json: JsonOption = False) -> None:
     """Write all committed rows once more, to few large files for other programs. The table stays as it is."""
     from flows.commands.inspect import show_compact
@@ -90,7 +95,7 @@ def compact_output(output: OutputArgument, as_json: JsonOption = False) -> None:
     show_compact(output, console, as_json=as_json)
 
 
-@app.command()
+@command(app, "xsam-label forget my-labels --images-where \"image_id LIKE 'jane/%'\" --dry-run")
 def forget(
     output: OutputArgument,
     images_where: Annotated[
@@ -112,7 +117,7 @@ def forget(
     raise typer.Exit(0 if done else 1)
 
 
-@app.command()
+@command(app, "xsam-label query my-labels 'SELECT category_name, count(*) FROM annotations GROUP BY 1'")
 def query(
     output: OutputArgument,
     sql: Annotated[str, typer.Argument(help='One SELECT, e.g. "SELECT category_name, count(*) FROM annotations".')],
@@ -158,7 +163,7 @@ def query(
     )
 
 
-@app.command()
+@command(app, "xsam-label report my-labels --to my-labels.html")
 def report(
     output: OutputArgument,
     to: Annotated[str, typer.Option(help="New file to write the page to.")] = "report.html",
@@ -174,7 +179,7 @@ def report(
     write_report(output, to, console, overwrite=overwrite, drop_removed=drop_removed)
 
 
-@app.command()
+@command(app, "xsam-label export my-labels --format coco --where 'score >= 0.5' --to train.json")
 def export(
     output: OutputArgument,
     to: Annotated[str, typer.Option(help="New folder, or new .json (coco, label-studio) or .xml (cvat) file.")],
@@ -225,7 +230,7 @@ def export(
     run_export(output, to, format_name, choice, console, overwrite=overwrite)
 
 
-@app.command("import")
+@command(app, "xsam-label import my-labels edited.json --exported train.json", "import")
 def import_file(
     output: OutputArgument,
     file: Annotated[str, typer.Argument(help="The file that came back, e.g. annotations.xml.")],
@@ -252,7 +257,7 @@ def import_file(
     raise typer.Exit(0 if run_import(output, file, choice, console, dry_run=dry_run) else 1)
 
 
-@app.command()
+@command(app, "xsam-label evaluate my-labels --ground-truth instances.json")
 def evaluate(
     output: OutputArgument,
     ground_truth: Annotated[
