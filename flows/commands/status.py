@@ -91,7 +91,15 @@ def _runs_table(lines: list[RunLine]) -> Table:
         again = f" (again: {line.retry_of})" if line.retry_of else ""
         done = f"{_percent(line)} %"
         planned = (line.planned_at or "").removesuffix("+00:00").replace("T", " ")
-        table.add_row(literal(line.run_id + again), planned, line.state, f"{line.images:,}", done, f"{line.masks:,}")
+        state = (
+            f"{line.state}, {'stopped' if line.seems_stopped else 'running'}"
+            if line.state == "unfinished"
+            else line.state
+        )
+        table.add_row(literal(line.run_id + again), planned, state, f"{line.images:,}", done, f"{line.masks:,}")
+    images, done_images, masks = (sum(getattr(line, name) for line in lines) for name in ("images", "done", "masks"))
+    share = f"{_share(done_images, images)} %"
+    table.add_row("[dim]total[/]", "", "", f"{images:,}", share, f"{masks:,}")
     return table
 
 
@@ -113,7 +121,9 @@ def _rows(progress: RunProgress) -> list[tuple[str, object]]:
     if progress.left_s is not None:
         rows.append(("left", f"{duration(progress.left_s)} left at that rate"))
     if progress.last_commit_at is not None and line.state != "finished":
-        rows.append(("last commit", f"{duration(max(0.0, time.time() - progress.last_commit_at))} ago"))
+        stopped = ": it seems to have stopped, and the command that began it resumes it" if line.seems_stopped else ""
+        ago = duration(max(0.0, time.time() - progress.last_commit_at))
+        rows.append(("last commit", f"{ago} ago{stopped}"))
     if progress.gpu_hours:
         cost = "" if progress.cost is None else f", which cost {progress.cost:,.2f}"
         rows.append(("GPU hours", f"at least {progress.gpu_hours:,.2f} for what is committed{cost}"))
@@ -121,4 +131,8 @@ def _rows(progress: RunProgress) -> list[tuple[str, object]]:
 
 
 def _percent(line: RunLine) -> str:
-    return f"{100 * line.done / line.images:.1f}" if line.images else "100.0"
+    return _share(line.done, line.images)
+
+
+def _share(done: int, images: int) -> str:
+    return f"{100 * done / images:.1f}" if images else "100.0"
