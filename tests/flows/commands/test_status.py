@@ -143,13 +143,8 @@ def test_of_several_runs_all_have_a_line_and_the_last_unfinished_one_is_shown(
         ("third", "finished", ["2", "100.0", "%", "2"]),
     ]
     assert "unfinished, running" in shown
-    assert next(line.split() for line in shown.splitlines() if line.startswith("total")) == [
-        "total",
-        "10",
-        "60.0",
-        "%",
-        "6",
-    ]
+    (total,) = (line.split() for line in shown.splitlines() if line.startswith("total"))
+    assert total == ["total", "10", "60.0", "%", "6"]
     assert "run second in" in shown
     assert "1 min 0 s ago" in shown
     assert "20 s left at that rate" in shown
