@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from flows.commands import labeling, outputs
-from flows.commands.terminal import errors
+from flows.commands.terminal import Verbosity, errors
 from flows.process import signals, streams
 from flows.process.environment import prepare_environment
 
@@ -83,6 +83,8 @@ def _run() -> NoReturn:
             sys.exit(1)
         from flows.commands.console import literal
 
+        if Verbosity.has_details:
+            sys.stderr.write(redacted(traceback.format_exc()))
         # After the first line, a replica's error continues with its traceback.
         text = str(error) if type(error).__name__ != "ReplicaStartError" else str(error).partition("\n")[0]
         if isinstance(error, DamagedError) and "/plan" not in text:  # a plan can only be restored by hand

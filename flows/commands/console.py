@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import time
 import unicodedata
@@ -17,8 +18,10 @@ from rich.status import Status as RichStatus
 from rich.table import Table
 
 from actors.pool.runner import PoolEvent, ShardFailure
+from flows.commands.terminal import heard
 from flows.run.summary import RunSummary
 from flows.run.updates import update_text
+from pipelines.bounded_json import plain_json
 from pipelines.image_formats import LeftOut
 from pipelines.planning.coverage import UpdateCounts
 from pipelines.planning.erasures import Erasure
@@ -28,6 +31,9 @@ from pipelines.redaction import counted, shown
 from pipelines.table.verify import VerifyReport
 from pipelines.types import Reason, ShardReceipt, Status
 
+MAX_LINES = 20
+"""How many lines a command prints for one cause."""
+IN_JSON = ": --json has them"
 _LINE_INTERVAL_S = 5.0
 _QUARANTINED = "\"SELECT image_id, error FROM images WHERE status = 'quarantined'\""
 
@@ -97,7 +103,7 @@ class ConsoleObserver:
     def on_failure(self, failure: ShardFailure) -> None:
         """Print a shard that was given up."""
         first = failure.error.splitlines()[0] if failure.error else failure.kind
-        self._console.print(
+        heard(self._console).print(
             f"[red]{failure.shard_id} failed[/] after {counted(failure.attempts, 'attempt')}: {literal(first)}"
         )
 
@@ -107,7 +113,8 @@ class ConsoleObserver:
             self._started = time.monotonic()
         message = literal(event.message.splitlines()[0])
         style = "yellow" if event.kind == "warning" else "dim"
-        self._console.print(f"[{style}]{event.kind.replace('_', ' ')}:[/] [dim]{message}[/]", highlight=False)
+        shown = heard(self._console) if event.kind == "warning" else self._console
+        shown.print(f"[{style}]{event.kind.replace('_', ' ')}:[/] [dim]{message}[/]", highlight=False)
 
     def _rate(self) -> str:
         rate = self._images / max(1e-9, time.monotonic() - self._started)
@@ -194,20 +201,28 @@ def noted_row(num_noted: int) -> list[tuple[str, object]]:
     return [("notes", f"{counted(num_noted, 'image')} not seen as stored: pixel_notes of `images`, docs/pictures.md")]
 
 
-def show_lines(console: Console, label: str, lines: Iterable[object]) -> None:
-    """Print texts, a line each, after a label with markup."""
-    for line in lines:
+def print_json(console: Console, document: Mapping[str, Any]) -> None:
+    """Print one JSON document."""
+    console.out(json.dumps(plain_json(document), indent=1), highlight=False)
+
+
+def show_lines(console: Console, label: str, lines: Iterable[object], *, rest: str = "") -> None:
+    """Print texts, a line each, after a label with markup: the first MAX_LINES, and where the others are (``rest``)."""
+    every = list(lines)
+    for line in every[:MAX_LINES]:
         console.print(f"{label} {literal(line)}", highlight=False)
+    if (more := len(every) - MAX_LINES) > 0:
+        console.print(f"{label} and {more:,} more{rest}", highlight=False)
 
 
 def show_warnings(console: Console, warnings: Iterable[object]) -> None:
     """Print warnings, a line each."""
-    show_lines(console, "[yellow]warning:[/]", warnings)
+    show_lines(heard(console), "[yellow]warning:[/]", warnings)
 
 
-def show_problems(console: Console, problems: Iterable[str]) -> None:
-    """Print problems, a line each."""
-    show_lines(console, "[red]problem:[/]", problems)
+def show_problems(console: Console, problems: Iterable[str], *, rest: str = "") -> None:
+    """Print problems, a line each; ``rest`` as for `show_lines`."""
+    show_lines(heard(console), "[red]problem:[/]", problems, rest=rest)
 
 
 def erasure_line(erasure: Erasure) -> str:
@@ -245,12 +260,13 @@ def show_rejected(console: Console, rejected: list[dict[str, Any]], total: int, 
     """Print the rejected prompts of the table ``prompts``, by line."""
     if not total:
         return
+    console = heard(console)
     console.print(f"[yellow]{counted(total, 'prompt')} could not be asked:[/]")
-    for row in rejected[:20]:
+    for row in rejected[:MAX_LINES]:
         text = f"{row_name(prompts, row['row'])}: {shown(row['image'])} {shown(row['prompt_id'])}: {row['reason']}"
         console.print(f"  {literal(text)}", highlight=False)
-    if total > 20:
-        console.print(f"  and {total - 20:,} more, in summary.json")
+    if total > MAX_LINES:
+        console.print(f"  and {total - MAX_LINES:,} more, in summary.json")
 
 
 def show_report(console: Console, report: VerifyReport) -> None:
@@ -260,6 +276,6 @@ def show_report(console: Console, report: VerifyReport) -> None:
     rows.append(("shards", f"{report.committed:,} of {report.shards:,} committed"))
     rows.append(("leftovers", f"{counted(len(report.leftovers), 'file')} that no commit names"))
     console.print(facts_table(f"[bold]{report.run_id}[/]", rows))
-    show_lines(console, "[yellow]note:[/]", report.notes)
-    show_problems(console, report.problems)
+    show_lines(console, "[yellow]note:[/]", report.notes, rest=IN_JSON)
+    show_problems(console, report.problems, rest=IN_JSON)
     console.print("[green]whole[/]" if report.ok else "[red]not whole[/]")

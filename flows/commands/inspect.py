@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
+from typing import Any
 
 from rich.console import Console
 
 from flows.commands.console import (
+    IN_JSON,
+    MAX_LINES,
     ListingProgress,
     facts_table,
     literal,
+    print_json,
     show_erasures,
     show_lines,
     show_problems,
@@ -44,21 +49,34 @@ from pipelines.table.verify import VerifyReport, verify
 _MAX_BROKEN = 10
 
 
-def show_plan(config: RunConfig, console: Console) -> None:
+def show_plan(config: RunConfig, console: Console, *, as_json: bool = False) -> None:
     """Print what a run with this config would do; nothing is written.
+
+    Args:
+        config: the run.
+        console: where to print.
+        as_json: whether to print one JSON document instead.
 
     Raises:
         PlanError: the output has a run with another fingerprint.
         ConfigError, SourceError, PromptTableError, StorageError: the run could not start.
     """
+    told = _show_outlook(config, Console(quiet=True) if as_json else console)
+    if as_json:
+        print_json(console, told)
+
+
+def _show_outlook(config: RunConfig, console: Console) -> dict[str, Any]:
+    """Print what a run would do, and return it as JSON values."""
     store = planning.open_output(config)
     unfinished = _unfinished(config, store)
+    told: dict[str, Any] = {"output": store.uri, "resumed": [_held_facts(held, due) for held, due in unfinished]}
     for held, due in unfinished:
         _show_held(held, due, store, console)
     # What is new depends on how these end, unless only broken shards are left to repair.
     if not all(is_labeled(store, held) for held, _ in unfinished):
         console.print("new images can be counted once these runs are finished")
-        return
+        return told
     try:
         with (
             console.status("listing") as spinner,
@@ -69,36 +87,43 @@ def show_plan(config: RunConfig, console: Console) -> None:
         if not unfinished:
             raise
         console.print("new images can be counted once these runs are finished")
-        return
+        return told
+    told |= {"warnings": list(draft.notes), "beside_the_images": list(draft.left_out.say())}
     show_warnings(console, draft.notes)
     show_lines(console, "[yellow]beside the images:[/]", draft.left_out.say())
     if draft.update is not None:
+        told["update"] = dataclasses.asdict(draft.update)
         console.print(facts_table(f"update of {literal(store.uri)}", _update_rows(draft.update)))
         if draft.held is not None:
             if unfinished:
                 console.print("nothing else is left to ask")
             else:
                 console.print("nothing is left to ask: a run would make no model call and write nothing")
-            return
+            return told
     if draft.held is not None and draft.nothing_new:
         console.print(f"{draft.nothing_new}: nothing would be labeled")
-        return
+        return told
     if draft.held is not None:
         due = planning.left_to_label(store, draft.held, check=config.output.check)
+        told["resumed"].append(_held_facts(draft.held, due))
         _show_held(draft.held, due, store, console)
-        return
-    _show_new(config, draft, store, console)
+        return told
+    return told | {"planned": _show_new(config, draft, store, console)}
 
 
-def _show_new(config: RunConfig, draft: planning.RunDraft, store: Store, console: Console) -> None:
+def _show_new(config: RunConfig, draft: planning.RunDraft, store: Store, console: Console) -> dict[str, Any]:
     plan = draft.plan
     assert plan is not None, "a draft holds a plan, written or not"
+    told = {
+        **{"run_id": draft.run_id, "images": plan.num_images, "num_bytes": plan.num_bytes or None},
+        **{"shards": plan.num_shards, "own_prompts": plan.num_own_prompts, "rejected_prompts": len(draft.rejected)},
+    }
     if not plan.num_images:
         console.print("nothing is left to ask: a run would only note what is asked now and which images are not listed")
-        return
+        return told
     rows: list[tuple[str, object]] = [
         ("images", f"{plan.num_images:,}, {_size(plan)}"),
-        ("shards", f"{plan.num_shards:,} of up to {plan.images_per_shard:,} images"),
+        ("shards", f"{plan.num_shards:,} of up to {counted(plan.images_per_shard, 'image')}"),
         ("prompts", _count_prompts(config, plan.num_own_prompts)),
         ("replicas", f"{config.pool.replicas} ({config.pool.chosen_runner})"),
         ("first", shown(plan.first_uri or "")),
@@ -106,6 +131,7 @@ def _show_new(config: RunConfig, draft: planning.RunDraft, store: Store, console
     ]
     console.print(facts_table(f"run [bold]{draft.run_id}[/] would be planned in {literal(store.uri)}", rows))
     show_rejected(console, [rejected_row(r) for r in draft.rejected], len(draft.rejected), config.prompts)
+    return told
 
 
 def _size(plan: Plan | PlanDraft) -> str:
@@ -131,6 +157,14 @@ def _update_rows(update: UpdateCounts) -> list[tuple[str, object]]:
         ("covered", f"{update.covered:,}: nothing left to ask"),
         ("gone", f"{update.gone:,} of earlier runs are not listed any more; their rows stay"),
     ]
+
+
+def _held_facts(plan: Plan, due: Due) -> dict[str, Any]:
+    left = len(due.commits)
+    return {
+        **{"run_id": plan.run_id, "images": plan.num_images, "shards": plan.num_shards, "left": left},
+        "broken": [{"shard_id": one.shard_id, "problem": one.problem} for one in due.broken],
+    }
 
 
 def _show_held(plan: Plan, due: Due, store: Store, console: Console) -> None:
@@ -160,13 +194,21 @@ def _count_prompts(config: RunConfig, num_own: int) -> str:
     return ", ".join([*common, *own])
 
 
-def show_verify(output: str, run_id: str | None, console: Console, *, deep: bool) -> bool:
-    """Verify one run or all runs, print the reports, and return whether the table is whole.
+def show_verify(output: str, run_id: str | None, console: Console, *, deep: bool, as_json: bool = False) -> bool:
+    """Verify one run or all runs, print the reports or one JSON document, and return whether the table is whole.
 
     Raises:
         PlanError: there is no such run.
         StorageError: the output cannot be read.
     """
+    told = _show_verified(output, run_id, Console(quiet=True) if as_json else console, deep=deep)
+    if as_json:
+        print_json(console, told)
+    return bool(told["is_whole"])
+
+
+def _show_verified(output: str, run_id: str | None, console: Console, *, deep: bool) -> dict[str, Any]:
+    """Verify runs, print what was found, and return it as JSON values."""
     store = open_store(output)
     held = _runs_in_order(store)
     problems, forgotten = list(registered_problems(store)), Forgotten()
@@ -178,15 +220,16 @@ def show_verify(output: str, run_id: str | None, console: Console, *, deep: bool
         forgotten = read_forgotten(store)
     except DamagedError as error:
         problems.append(str(error))
-    show_problems(console, problems)
+    show_problems(console, problems, rest=IN_JSON)
+    told: dict[str, Any] = {"output": store.uri, "is_whole": False, "problems": problems}
     if problems and not held and run_id is None:
         console.print("[red]not whole[/]")
-        return False
+        return told
     if not held or (run_id is not None and run_id not in held):
         raise no_run(output, run_id, held)
     reports = [_verify_run(store, one, console, deep=deep) for one in (held if run_id is None else [run_id])]
     wrong, notes = verify_compacted(store, deep=deep)
-    show_problems(console, wrong)
+    show_problems(console, wrong, rest=IN_JSON)
     show_warnings(console, notes)
     show_erasures(console, forgotten.erasures)
     if strays := stray_files(store):
@@ -194,7 +237,23 @@ def show_verify(output: str, run_id: str | None, console: Console, *, deep: bool
             f"{counted(len(strays), 'file that is not ours', 'files that are not ours')}, and left alone: "
             f"{literal(some_of(strays))}"
         )
-    return not problems and not wrong and all(report.ok for report in reports)
+    return {
+        **told,
+        "is_whole": not problems and not wrong and all(report.ok for report in reports),
+        "problems": [*problems, *wrong],
+        "warnings": notes,
+        "erasures": [erasure.to_dict() for erasure in forgotten.erasures],
+        "files_not_ours": strays,
+        "runs": [_report_facts(report) for report in reports],
+    }
+
+
+def _report_facts(report: VerifyReport) -> dict[str, Any]:
+    return {
+        **{"run_id": report.run_id, "is_whole": report.ok, "ledger": report.ledger(), "reasons": report.reason_counts},
+        **{"masks": report.num_annotations, "shards": report.shards, "committed": report.committed},
+        **{"problems": report.problems, "notes": report.notes, "leftovers": report.leftovers},
+    }
 
 
 def _runs_in_order(store: Store) -> list[str]:
@@ -235,8 +294,18 @@ def check_output(output: str, console: Console) -> None:
             spinner.update(f"comparing files with their hashes: {number:,}, {literal(name)}")
 
 
-def show_vacuum(output: str, run_id: str | None, console: Console, *, older_than_s: float, dry_run: bool) -> bool:
+def show_vacuum(
+    output: str, run_id: str | None, console: Console, *, older_than_s: float, dry_run: bool, as_json: bool = False
+) -> bool:
     """Remove files that nothing refers to, and print them; return whether everything could be removed.
+
+    Args:
+        output: path or URI of the output.
+        run_id: the run whose files are looked at; by default those of all.
+        console: where to print.
+        older_than_s: how long ago they must have been written, if their shard is not committed, seconds.
+        dry_run: whether nothing is removed.
+        as_json: whether to print one JSON document instead.
 
     Raises:
         PlanError: there is no such run.
@@ -250,8 +319,20 @@ def show_vacuum(output: str, run_id: str | None, console: Console, *, older_than
     # Temporary files and probes belong to no run, and are found again with each one.
     removed = sorted({name for removal in removals for name in removal.removed})
     kept = {name for removal in removals for name in removal.kept}
-    for name in removed:
+    alone = "its shard's files are left alone, and the next run labels it again"
+    removed_since = "was committed just now with files that were removed; run it again to label it anew"
+    warnings = [f"{damage}; {alone}" for removal in removals for damage in removal.damaged]
+    warnings += [f"could not be removed: {error}" for removal in removals for error in removal.failed]
+    warnings += [f"{shard_id} {removed_since}" for removal in removals for shard_id in removal.broken]
+    is_done = not any(removal.failed or removal.broken for removal in removals)
+    if as_json:
+        found = {"output": store.uri, "dry_run": dry_run, "removed": removed, "kept": sorted(kept)}
+        print_json(console, {**found, "warnings": warnings})
+        return is_done
+    for name in removed[:MAX_LINES]:
         console.print(f"  {literal(name)}")
+    if (more := len(removed) - MAX_LINES) > 0:
+        console.print(f"  and {more:,} more{IN_JSON}")
     console.print(f"{counted(len(removed), 'leftover')} {'found' if dry_run else 'removed'}")
     if kept:
         hours = f"{older_than_s / 3600:g} h"
@@ -259,17 +340,12 @@ def show_vacuum(output: str, run_id: str | None, console: Console, *, older_than
             f"{len(kept):,} younger than {hours} left: whoever wrote them may be about to commit them, or somebody "
             "reads them (--older-than)"
         )
-    alone = "its shard's files are left alone, and the next run labels it again"
-    removed_since = "was committed just now with files that were removed; run it again to label it anew"
-    for removal in removals:
-        show_warnings(console, (f"{damage}; {alone}" for damage in removal.damaged))
-        show_warnings(console, (f"could not be removed: {error}" for error in removal.failed))
-        show_warnings(console, (f"{shard_id} {removed_since}" for shard_id in removal.broken))
-    return not any(removal.failed or removal.broken for removal in removals)
+    show_warnings(console, warnings)
+    return is_done
 
 
-def show_compact(output: str, console: Console) -> None:
-    """Write an output's committed rows to few large files once more, and print where they are.
+def show_compact(output: str, console: Console, *, as_json: bool = False) -> None:
+    """Write an output's committed rows to few large files once more, and print where they are, or one JSON document.
 
     Raises:
         PlanError: nothing is committed, or something came between; the message says what to do.
@@ -278,6 +354,9 @@ def show_compact(output: str, console: Console) -> None:
     store, plans = existing_plans(output, None)
     with console.status("reading commits") as spinner:
         compacted, is_new = compact(store, on_file=lambda name: spinner.update(f"wrote {literal(name)}"))
+    if as_json:
+        print_json(console, {"output": store.uri, "is_new": is_new, **compacted.to_dict()})
+        return
     files = compacted.all_files
     rows: list[tuple[str, object]] = [
         ("shards", f"{compacted.num_shards:,} of {counted(len(plans), 'run')}, in {2 * compacted.num_shards:,} files"),

@@ -1,77 +1,172 @@
-"""The commands that label and train (`run`, `plan`, `retry`, `relabel`, `serve`, `train`, `demo`) and their options."""
+"""The commands that label and train (`run`, `plan`, `init`, `retry`, `relabel`, `serve`, `train`, `demo`), their options."""
 
 from __future__ import annotations
 
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.commands.terminal import OutputArgument, checked_run_id, console, split_names
+from flows.commands.terminal import (
+    JsonOption,
+    OutputArgument,
+    OverwriteOption,
+    checked_run_id,
+    command,
+    console,
+    heard,
+    split_names,
+    with_options,
+)
 from flows.process.streams import outlive_terminal
 from pipelines.redaction import counted
 
+if TYPE_CHECKING:
+    from flows.config import RunConfig
+
 app = typer.Typer()
+
+# The headings of the help.
+_WHAT, _ASKED, _MODEL = "What is labeled, and where to", "What is asked", "Model and replicas"
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="TOML or YAML file with the run's settings.")]
 SourceOption = Annotated[
-    str | None, typer.Option(help="Folder, bucket prefix, glob, list file (.txt) or table (.csv, .parquet, .jsonl).")
+    str | None,
+    typer.Option(
+        help="Folder, bucket prefix, glob, list file (.txt) or table (.csv, .parquet, .jsonl).", rich_help_panel=_WHAT
+    ),
 ]
-OutputOption = Annotated[str | None, typer.Option(help="Folder or bucket prefix for the table.")]
+OutputOption = Annotated[str | None, typer.Option(help="Folder or bucket prefix for the table.", rich_help_panel=_WHAT)]
 CategoriesOption = Annotated[
-    list[str] | None, typer.Option(help='Names to segment, e.g. "car, traffic light". May be given several times.')
+    list[str] | None,
+    typer.Option(
+        help='Names to segment, e.g. "car, traffic light". May be given several times.', rich_help_panel=_ASKED
+    ),
 ]
 TaskOption = Annotated[
-    str | None, typer.Option(help="ovseg or genseg for the categories, or either with _semantic or _panoptic.")
+    str | None,
+    typer.Option(
+        help="ovseg or genseg for the categories, or either with _semantic or _panoptic.", rich_help_panel=_ASKED
+    ),
 ]
 PhraseOption = Annotated[
-    list[str] | None, typer.Option(help='One thing described, e.g. "the man on the left". May be given several times.')
+    list[str] | None,
+    typer.Option(
+        help='One thing described, e.g. "the man on the left". May be given several times.', rich_help_panel=_ASKED
+    ),
 ]
 QuestionOption = Annotated[
-    list[str] | None, typer.Option(help='Answered by a mask, e.g. "What could break?". May be given several times.')
+    list[str] | None,
+    typer.Option(
+        help='Answered by a mask, e.g. "What could break?". May be given several times.', rich_help_panel=_ASKED
+    ),
 ]
 CaptionOption = Annotated[
-    bool | None, typer.Option("--caption/--no-caption", help="Describe every image, with a mask for each phrase.")
+    bool | None,
+    typer.Option(
+        "--caption/--no-caption", help="Describe every image, with a mask for each phrase.", rich_help_panel=_ASKED
+    ),
 ]
 PromptsOption = Annotated[
-    str | None, typer.Option(help="Table of regions and sentences for single images (Parquet, CSV or JSONL).")
+    str | None,
+    typer.Option(
+        help="Table of regions and sentences for single images (Parquet, CSV or JSONL).", rich_help_panel=_ASKED
+    ),
 ]
 ModelOption = Annotated[
     str | None,
     typer.Option(
         help="Folder of a model, as save_pretrained writes it, or an included one: xsam-tiny (names drawings; the "
-        "default), xsam-photos (cuts objects out of photographs)."
+        "default), xsam-photos (cuts objects out of photographs).",
+        rich_help_panel=_MODEL,
     ),
 ]
-ReplicasOption = Annotated[int | None, typer.Option(help="Loaded models that label side by side.")]
-GpusOption = Annotated[float | None, typer.Option(help="GPUs for each replica; a fraction shares one.")]
+ReplicasOption = Annotated[
+    int | None, typer.Option(help="Loaded models that label side by side.", rich_help_panel=_MODEL)
+]
+GpusOption = Annotated[
+    float | None, typer.Option(help="GPUs for each replica; a fraction shares one.", rich_help_panel=_MODEL)
+]
 RunIdOption = Annotated[
     str | None,
-    typer.Option(help="Name of the run; `run` needs it where an output holds several.", callback=checked_run_id),
+    typer.Option(
+        help="Name of the run; `run` needs it where an output holds several.",
+        callback=checked_run_id,
+        rich_help_panel=_WHAT,
+    ),
 ]
-LimitOption = Annotated[int | None, typer.Option(help="Label only the first so many images.")]
+LimitOption = Annotated[int | None, typer.Option(help="Label only the first so many images.", rich_help_panel=_WHAT)]
 RunnerOption = Annotated[
     str | None,
-    typer.Option(help="processes (of this machine), ray, in_process, or auto: processes unless Ray is asked for."),
+    typer.Option(
+        help="processes (of this machine), ray, in_process, or auto: processes unless Ray is asked for.",
+        rich_help_panel=_MODEL,
+    ),
 ]
 IncrementalOption = Annotated[
     bool | None,
-    typer.Option("--incremental", help="Only what earlier runs have not asked: new and changed images, new prompts."),
+    typer.Option(
+        "--incremental",
+        help="Only what earlier runs have not asked: new and changed images, new prompts.",
+        rich_help_panel=_WHAT,
+    ),
 ]
 SameCollectionOption = Annotated[
     bool | None,
-    typer.Option("--same-collection", help="The output's runs are of this collection, whose source has moved."),
+    typer.Option(
+        "--same-collection",
+        help="The output's runs are of this collection, whose source has moved.",
+        rich_help_panel=_WHAT,
+    ),
 ]
 PrefectOption = Annotated[
     bool, typer.Option(help="Run as a Prefect flow: on the server of PREFECT_API_URL, else on an embedded one.")
 ]
 
 
-@app.command()
-def run(
+@dataclass(frozen=True, slots=True)
+class GivenSettings:
+    """The settings that a command line gives, and those of its config file.
+
+    Attributes:
+        values: the plain values, not validated.
+        origin: where they come from, for errors.
+    """
+
+    values: Mapping[str, Any]
+    origin: str
+
+    def config(self) -> RunConfig:
+        """Validate them.
+
+        Raises:
+            ConfigError: the message names what is missing or wrong.
+        """
+        from flows.config import parse_config
+
+        return parse_config(self.values, origin=self.origin)
+
+
+def run_settings(
     config: ConfigOption = None,
     source: SourceOption = None,
     output: OutputOption = None,
+    run_id: RunIdOption = None,
+    incremental: IncrementalOption = None,
+    limit: LimitOption = None,
+    same_collection: SameCollectionOption = None,
+    check: Annotated[
+        bool | None,
+        typer.Option(
+            "--check",
+            help="First read all that is committed; label again what is damaged.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
     categories: CategoriesOption = None,
     task: TaskOption = None,
     phrase: PhraseOption = None,
@@ -81,58 +176,81 @@ def run(
     model: ModelOption = None,
     replicas: ReplicasOption = None,
     gpus_per_replica: GpusOption = None,
-    limit: LimitOption = None,
-    run_id: RunIdOption = None,
-    incremental: IncrementalOption = None,
-    check: Annotated[
-        bool | None, typer.Option("--check", help="First read all that is committed; label again what is damaged.")
-    ] = None,
-    same_collection: SameCollectionOption = None,
     runner: RunnerOption = None,
-    prefect: PrefectOption = True,
-) -> None:
+) -> GivenSettings:
+    """Return the settings that these options and the config file give; options come first."""
+    from flows.config import merge, read_values
+
+    given = {
+        "source": {"uri": source, "same_collection": same_collection or None},
+        "output": {"uri": output, "run_id": run_id, "check": check},
+        "model": {"path": model},
+        "plan": {"limit": limit},
+        "pool": {"replicas": replicas, "num_gpus_per_replica": gpus_per_replica, "runner": runner},
+        "incremental": incremental or None,
+        "categories": split_names(categories),
+        "task": task,
+        "phrases": phrase or None,
+        "questions": question or None,
+        "caption": caption,
+        "prompts": prompts,
+    }
+    return GivenSettings(merge(read_values(config) if config else {}, given), str(config or "the command line"))
+
+
+@command(app, "xsam-label run --source my-photos --output my-labels --model xsam-photos --categories 'cup, dog'")
+@with_options(run_settings)
+def run(given: GivenSettings, prefect: PrefectOption = True) -> None:
     """Label a collection, or resume it. Exit code 0 only when every listed image is accounted for."""
     from flows.commands.launch import launch
 
     outlive_terminal()
-    asked = _asked(categories, task, phrase, question, caption, prompts)
-    pool = {"replicas": replicas, "num_gpus_per_replica": gpus_per_replica, "runner": runner}
-    overrides = (
-        _overrides(source, output, model, limit, run_id, same_collection)
-        | asked
-        | {"pool": pool, "incremental": incremental or None}
-    )
-    overrides["output"]["check"] = check
-    raise typer.Exit(0 if launch(_config(config, overrides), console, prefect=prefect).has_succeeded else 1)
+    raise typer.Exit(0 if launch(given.config(), console, prefect=prefect).has_succeeded else 1)
 
 
-@app.command()
-def plan(
-    config: ConfigOption = None,
-    source: SourceOption = None,
-    output: OutputOption = None,
-    categories: CategoriesOption = None,
-    task: TaskOption = None,
-    phrase: PhraseOption = None,
-    question: QuestionOption = None,
-    caption: CaptionOption = None,
-    prompts: PromptsOption = None,
-    model: ModelOption = None,
-    limit: LimitOption = None,
-    run_id: RunIdOption = None,
-    incremental: IncrementalOption = None,
-    same_collection: SameCollectionOption = None,
-) -> None:
+@command(app, "xsam-label plan --source my-photos --output my-labels --categories 'cup, dog'")
+@with_options(run_settings)
+def plan(given: GivenSettings, as_json: JsonOption = False) -> None:
     """Show what would run: images, bytes, shards. Writes nothing."""
     from flows.commands.inspect import show_plan
 
-    asked = _asked(categories, task, phrase, question, caption, prompts)
-    overrides = _overrides(source, output, model, limit, run_id, same_collection) | asked
-    overrides |= {"incremental": incremental or None}
-    show_plan(_config(config, overrides), console)
+    show_plan(given.config(), console, as_json=as_json)
 
 
-@app.command()
+@command(app, "xsam-label init label.toml --source my-photos --output my-labels --categories 'cup, dog'")
+@with_options(run_settings)
+def init(
+    given: GivenSettings,
+    file: Annotated[str, typer.Argument(help="New .toml file.")] = "label.toml",
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Write a config file for `run` with every setting explained; a terminal is asked for what is not given."""
+    from flows.commands.console import literal
+    from flows.config_file import commented_toml
+    from pipelines.storage.targets import open_target, write_target
+
+    target = open_target(file, overwrite=overwrite, suffixes=(".toml",), what="a config is written as .toml")
+    asked = GivenSettings(_ask(given.values) if sys.stdin.isatty() else given.values, given.origin)
+    write_target(target, commented_toml(asked.config(), file).encode())
+    console.print(f"{literal(file)}: `xsam-label plan --config {literal(shlex.quote(file))}` shows what it would label")
+
+
+def _ask(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Ask at the terminal for what a run cannot do without."""
+    from flows.config import merge
+
+    def answer(name: str, text: str) -> dict[str, Any]:
+        held = values.get(name)
+        return {} if held and (isinstance(held, str) or "uri" in held) else {name: {"uri": typer.prompt(text)}}
+
+    asked = answer("source", "Folder, bucket prefix, list or table of the images")
+    asked |= answer("output", "Folder or bucket prefix for the table")
+    if not any(values.get(name) for name in ("categories", "phrases", "questions", "caption", "chat", "prompts")):
+        asked["categories"] = split_names([typer.prompt("Names of what to segment, with commas between them")])
+    return merge(values, asked)
+
+
+@command(app, "xsam-label retry my-labels --reason out_of_memory")
 def retry(
     output: OutputArgument,
     reason: Annotated[
@@ -167,7 +285,7 @@ def retry(
         summary = launch(one, console, prefect=prefect)
         ended.append(summary.has_succeeded)
         if summary.ok and (bad := summary.ledger["quarantined"]) and bad == summary.ledger["listed"]:
-            console.print(
+            heard(console).print(
                 f"[yellow]none is better:[/] {counted(bad, 'image')} quarantined again, for the reasons above"
             )
     if not ended:
@@ -175,7 +293,7 @@ def retry(
     raise typer.Exit(0 if all(ended) else 1)
 
 
-@app.command()
+@command(app, "xsam-label relabel my-labels --where \"status = 'empty'\" --dry-run")
 def relabel(
     output: OutputArgument,
     where: Annotated[
@@ -234,7 +352,7 @@ def relabel(
     raise typer.Exit(0 if summary.has_succeeded else 1)
 
 
-@app.command()
+@command(app, "xsam-label serve -c label.toml --cron '0 2 * * *' --timezone Europe/Berlin")
 def serve(
     config: Annotated[Path, typer.Option("--config", "-c", help="TOML or YAML file with the settings of every run.")],
     cron: Annotated[str | None, typer.Option(help='When runs are due, e.g. "0 2 * * *": every night at two.')] = None,
@@ -256,7 +374,7 @@ def serve(
     serve_schedule(load_config(config), timetable, name or config.stem, console)
 
 
-@app.command()
+@command(app, "xsam-label train -c examples/train_tiny.toml --max-minutes 60")
 def train(
     config: Annotated[Path, typer.Option("--config", "-c", help="TOML file: examples/train_tiny.toml is one.")],
     output: Annotated[str | None, typer.Option(help="Folder of the run, instead of the file's.")] = None,
@@ -270,7 +388,7 @@ def train(
     raise typer.Exit(train_model(config, output, max_minutes, processes))
 
 
-@app.command()
+@command(app, "xsam-label demo --output demo-out")
 def demo(
     scenes: Annotated[Path, typer.Option(help="Folder of scenes with their truth.")] = Path("examples/scenes"),
     photos: Annotated[Path, typer.Option(help="Folder of photographs.")] = Path("examples/photos"),
@@ -285,44 +403,3 @@ def demo(
 
     outlive_terminal()
     raise typer.Exit(0 if run_demo(scenes, photos, prompts, output, console, prefect=prefect) else 1)
-
-
-def _overrides(
-    source: str | None,
-    output: str | None,
-    model: str | None,
-    limit: int | None,
-    run_id: str | None,
-    same_collection: bool | None,
-) -> dict[str, Any]:
-    return {
-        "source": {"uri": source, "same_collection": same_collection or None},
-        "output": {"uri": output, "run_id": run_id},
-        "model": {"path": model},
-        "plan": {"limit": limit},
-    }
-
-
-def _asked(
-    categories: list[str] | None,
-    task: str | None,
-    phrases: list[str] | None,
-    questions: list[str] | None,
-    caption: bool | None,
-    prompts: str | None,
-) -> dict[str, Any]:
-    return {
-        "categories": split_names(categories),
-        "task": task,
-        "phrases": phrases or None,
-        "questions": questions or None,
-        "caption": caption,
-        "prompts": prompts,
-    }
-
-
-def _config(path: Path | None, overrides: dict[str, Any]) -> Any:
-    from flows.config import merge, parse_config, read_values
-
-    values = read_values(path) if path else {}
-    return parse_config(merge(values, overrides), origin=str(path) if path else "the command line")

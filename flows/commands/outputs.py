@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.terminal import OutputArgument, checked_run_id, console, split_names
+from flows.commands.terminal import (
+    JsonOption,
+    OutputArgument,
+    OverwriteOption,
+    checked_run_id,
+    command,
+    console,
+    split_names,
+)
 from flows.process.streams import outlive_terminal
 
 app = typer.Typer()
@@ -17,9 +25,6 @@ app.add_typer(audit, name="audit")
 RunIdOption = Annotated[
     str | None, typer.Option(help="Name of the run; by default all of the output's.", callback=checked_run_id)
 ]
-OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Replace what is there: a file, or a folder of nothing but such a result.")
-]
 CheckOption = Annotated[
     bool, typer.Option("--check", help="First compare every file with the hash in its commit, which reads all of them.")
 ]
@@ -28,14 +33,14 @@ DropRemovedOption = Annotated[
 ]
 
 
-@app.command()
+@command(app, "xsam-label status my-labels")
 def status(
     output: OutputArgument,
     run_id: Annotated[
         str | None, typer.Option(help="One run; by default the last that is not finished.", callback=checked_run_id)
     ] = None,
     gpu_price: Annotated[float | None, typer.Option(help="Price of a GPU hour, instead of the config's.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show how far runs are, from commits alone: works from any machine while they go on."""
     from flows.commands.status import show_status
@@ -44,7 +49,7 @@ def status(
     show_status(output, run_id, console, gpu_price=gpu_price, as_json=as_json)
 
 
-@app.command()
+@command(app, "xsam-label approve my-labels")
 def approve(
     output: OutputArgument,
     run_id: Annotated[
@@ -57,21 +62,22 @@ def approve(
     approve_run(output, run_id, console)
 
 
-@app.command()
+@command(app, "xsam-label verify my-labels --quick")
 def verify(
     output: OutputArgument,
     run_id: RunIdOption = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Only check that files exist with their committed sizes.")
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Recompute every count and hash from the objects. Exit code 0 only if the table is whole."""
     from flows.commands.inspect import show_verify
 
-    raise typer.Exit(0 if show_verify(output, run_id, console, deep=not quick) else 1)
+    raise typer.Exit(0 if show_verify(output, run_id, console, deep=not quick, as_json=as_json) else 1)
 
 
-@app.command()
+@command(app, "xsam-label vacuum my-labels --dry-run")
 def vacuum(
     output: OutputArgument,
     run_id: RunIdOption = None,
@@ -84,26 +90,27 @@ def vacuum(
         ),
     ] = 24,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Delete files that no commit names and compactions that a newer one has replaced, if older than --older-than."""
     from flows.commands.inspect import show_vacuum
 
     if not dry_run:
         outlive_terminal()
-    done = show_vacuum(output, run_id, console, older_than_s=3600 * older_than, dry_run=dry_run)
+    done = show_vacuum(output, run_id, console, older_than_s=3600 * older_than, dry_run=dry_run, as_json=as_json)
     raise typer.Exit(0 if done else 1)
 
 
-@app.command("compact")
-def compact_output(output: OutputArgument) -> None:
+@command(app, "xsam-label compact my-labels", "compact")
+def compact_output(output: OutputArgument, as_json: JsonOption = False) -> None:
     """Write all committed rows once more, to few large files for other programs. The table stays as it is."""
     from flows.commands.inspect import show_compact
 
     outlive_terminal()
-    show_compact(output, console)
+    show_compact(output, console, as_json=as_json)
 
 
-@app.command()
+@command(app, "xsam-label forget my-labels --images-where \"image_id LIKE 'jane/%'\" --dry-run")
 def forget(
     output: OutputArgument,
     images_where: Annotated[
@@ -125,13 +132,23 @@ def forget(
     raise typer.Exit(0 if done else 1)
 
 
-@app.command()
+@command(app, "xsam-label query my-labels 'SELECT category_name, count(*) FROM annotations GROUP BY 1'")
 def query(
     output: OutputArgument,
     sql: Annotated[str, typer.Argument(help='One SELECT, e.g. "SELECT category_name, count(*) FROM annotations".')],
     to: Annotated[str | None, typer.Option(help="New file for all rows: .csv, .json, .jsonl or .parquet.")] = None,
     overwrite: OverwriteOption = False,
-    rows: Annotated[int, typer.Option(min=1, help="How many rows to show.")] = 40,
+    text_format: Annotated[
+        str | None,
+        typer.Option("--format", help="table (the default on a terminal), csv (in a pipe or file), json, jsonl."),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these columns of the result, e.g. image_id,score; several times, too."),
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="How many rows to print; by default all, and of a table the first 40.")
+    ] = None,
     image_id: Annotated[
         list[str] | None,
         typer.Option(
@@ -148,11 +165,20 @@ def query(
         outlive_terminal()
     _checked(output, check)
     run_query(
-        output, sql, console, to=to, overwrite=overwrite, max_rows=rows, drop_removed=drop_removed, image_ids=image_id
+        output,
+        sql,
+        console,
+        to=to,
+        overwrite=overwrite,
+        text_format=text_format,
+        columns=split_names(columns),
+        max_rows=rows,
+        drop_removed=drop_removed,
+        image_ids=image_id,
     )
 
 
-@app.command()
+@command(app, "xsam-label report my-labels --to my-labels.html")
 def report(
     output: OutputArgument,
     to: Annotated[str, typer.Option(help="New file to write the page to.")] = "report.html",
@@ -168,7 +194,7 @@ def report(
     write_report(output, to, console, overwrite=overwrite, drop_removed=drop_removed)
 
 
-@app.command()
+@command(app, "xsam-label export my-labels --format coco --where 'score >= 0.5' --to train.json")
 def export(
     output: OutputArgument,
     to: Annotated[str, typer.Option(help="New folder, or new .json (coco, label-studio) or .xml (cvat) file.")],
@@ -219,7 +245,7 @@ def export(
     run_export(output, to, format_name, choice, console, overwrite=overwrite)
 
 
-@app.command("import")
+@command(app, "xsam-label import my-labels edited.json --exported train.json", "import")
 def import_file(
     output: OutputArgument,
     file: Annotated[str, typer.Argument(help="The file that came back, e.g. annotations.xml.")],
@@ -246,7 +272,7 @@ def import_file(
     raise typer.Exit(0 if run_import(output, file, choice, console, dry_run=dry_run) else 1)
 
 
-@app.command()
+@command(app, "xsam-label evaluate my-labels --ground-truth instances.json")
 def evaluate(
     output: OutputArgument,
     ground_truth: Annotated[
@@ -270,7 +296,8 @@ def evaluate(
         bool,
         typer.Option("--strict", help="Refuse a truth with entries that cannot be used, instead of counting them."),
     ] = False,
-    json_file: Annotated[str | None, typer.Option("--json", help="New file to write all figures to.")] = None,
+    to: Annotated[str | None, typer.Option(help="New .json file to write all figures to.")] = None,
+    as_json: JsonOption = False,
     plots: Annotated[str | None, typer.Option(help="New folder for plots: precision and recall, categories.")] = None,
     overwrite: OverwriteOption = False,
     check: CheckOption = False,
@@ -286,10 +313,10 @@ def evaluate(
         where=where,
         score=read_score(score),
     )
-    if json_file is not None or plots is not None:
+    if to is not None or plots is not None:
         outlive_terminal()
     _checked(output, check)
-    run_evaluation(output, ground_truth, console, choice, json_file=json_file, plots=plots, overwrite=overwrite)
+    run_evaluation(output, ground_truth, console, choice, to=to, plots=plots, overwrite=overwrite, as_json=as_json)
 
 
 def _checked_side(run_id: str | None) -> str | None:
@@ -299,7 +326,7 @@ def _checked_side(run_id: str | None) -> str | None:
         raise typer.BadParameter(f"{error}; another output is named by --other") from error
 
 
-@app.command()
+@command(app, "xsam-label diff my-labels --page changes.html")
 def diff(
     output: OutputArgument,
     before: Annotated[
@@ -318,7 +345,7 @@ def diff(
     kept_iou: Annotated[
         float, typer.Option(min=0.5, max=1, help="Masks of one name that agree at least so well are kept.")
     ] = 0.9,
-    json_file: Annotated[str | None, typer.Option("--json", help="New file to write all figures to.")] = None,
+    as_json: JsonOption = False,
     to: Annotated[str | None, typer.Option(help="New .parquet file for what has changed: a row for each mask.")] = None,
     with_kept: Annotated[bool, typer.Option("--with-kept", help="Rows for kept masks, too.")] = False,
     page: Annotated[str | None, typer.Option(help="New .html file with pictures of the largest changes.")] = None,
@@ -331,7 +358,7 @@ def diff(
     """
     from flows.commands.comparing.diff import DiffChoice, run_diff
 
-    if json_file is not None or to is not None or page is not None:
+    if to is not None or page is not None:
         outlive_terminal()
     for one in (output, other):
         if one is not None:
@@ -342,7 +369,7 @@ def diff(
         other=other,
         where=where,
         kept_iou=kept_iou,
-        json_file=json_file,
+        as_json=as_json,
         table=to,
         page=page,
         with_kept=with_kept,
@@ -351,7 +378,7 @@ def diff(
     run_diff(output, choice, console)
 
 
-@audit.command("sample")
+@command(audit, "xsam-label audit sample my-labels --to review/", "sample")
 def audit_sample(
     output: OutputArgument,
     to: Annotated[str, typer.Option(help="New folder for the export and the record of the sample.")],
@@ -396,7 +423,7 @@ def audit_sample(
     run_audit_sample(output, to, format_name, choice, console, overwrite=overwrite)
 
 
-@audit.command("result")
+@command(audit, "xsam-label audit result review/ corrected.xml", "result")
 def audit_result(
     sample: Annotated[str, typer.Argument(help="The folder that `audit sample` has written.")],
     file: Annotated[str, typer.Argument(help="The file that came back, e.g. annotations.xml.")],
@@ -404,7 +431,7 @@ def audit_result(
     iou: Annotated[
         float, typer.Option(min=0.01, max=1, help="A mask is right if it agrees at least so well with the person's.")
     ] = 0.5,
-    json_file: Annotated[str | None, typer.Option("--json", help="New file to write all figures to.")] = None,
+    as_json: JsonOption = False,
     calibration: Annotated[
         str | None, typer.Option(help="New .parquet or .csv with the probability that a mask of a score is right.")
     ] = None,
@@ -413,7 +440,7 @@ def audit_result(
     """Print precision and recall of each category with 95 % intervals, from a sample that a person has checked."""
     from flows.commands.comparing.evaluate import run_audit_result
 
-    if json_file is not None or calibration is not None:
+    if calibration is not None:
         outlive_terminal()
     run_audit_result(
         sample,
@@ -421,7 +448,7 @@ def audit_result(
         console,
         iou=iou,
         format_name=format_name,
-        json_file=json_file,
+        as_json=as_json,
         calibration=calibration,
         overwrite=overwrite,
     )

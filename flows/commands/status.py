@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 from rich.console import Console
@@ -14,14 +13,13 @@ from flows.commands.console import (
     ledger_rows,
     literal,
     noted_row,
+    print_json,
     show_erasures,
-    show_lines,
     show_problems,
 )
 from flows.run.canary import approve
 from flows.run.existing_runs import no_run
 from flows.run.progress import RunLine, RunProgress, chosen_run, read_lines, read_progress
-from pipelines.bounded_json import plain_json
 from pipelines.compaction import newest_compacted
 from pipelines.errors import some_texts
 from pipelines.planning.erasures import read_forgotten
@@ -61,7 +59,7 @@ def show_status(
         document = {"output": store.uri, "runs": [line.to_dict() for line in lines], "run": progress.to_dict()}
         document |= {"erasures": [erasure.to_dict() for erasure in erasures]} if erasures else {}
         document |= {"compaction": compacted.to_dict()} if compacted else {}
-        console.out(json.dumps(plain_json(document), indent=1), highlight=False)
+        print_json(console, document)
         return
     if len(lines) > 1:
         console.print(_runs_table(lines))
@@ -111,7 +109,15 @@ def _runs_table(lines: list[RunLine]) -> Table:
         again = f" (again: {what})" if what else ""
         done = f"{_percent(line)} %"
         planned = (line.planned_at or "").removesuffix("+00:00").replace("T", " ")
-        table.add_row(literal(line.run_id + again), planned, line.state, f"{line.images:,}", done, f"{line.masks:,}")
+        state = (
+            f"{line.state}, {'stopped' if line.seems_stopped else 'running'}"
+            if line.state == "unfinished"
+            else line.state
+        )
+        table.add_row(literal(line.run_id + again), planned, state, f"{line.images:,}", done, f"{line.masks:,}")
+    images, done_images, masks = (sum(getattr(line, name) for line in lines) for name in ("images", "done", "masks"))
+    share = f"{_share(done_images, images)} %"
+    table.add_row("[dim]total[/]", "", "", f"{images:,}", share, f"{masks:,}")
     return table
 
 
@@ -135,7 +141,9 @@ def _rows(progress: RunProgress) -> list[tuple[str, object]]:
     if progress.left_s is not None:
         rows.append(("left", f"{duration(progress.left_s)} left at that rate"))
     if progress.last_commit_at is not None and line.state != "finished":
-        rows.append(("last commit", f"{duration(max(0.0, time.time() - progress.last_commit_at))} ago"))
+        stopped = ": it seems to have stopped, and the command that began it resumes it" if line.seems_stopped else ""
+        ago = duration(max(0.0, time.time() - progress.last_commit_at))
+        rows.append(("last commit", f"{ago} ago{stopped}"))
     if progress.gpu_hours:
         cost = "" if progress.cost is None else f", which cost {progress.cost:,.2f}"
         rows.append(("GPU hours", f"at least {progress.gpu_hours:,.2f} for what is committed{cost}"))
@@ -143,4 +151,8 @@ def _rows(progress: RunProgress) -> list[tuple[str, object]]:
 
 
 def _percent(line: RunLine) -> str:
-    return f"{100 * line.done / line.images:.1f}" if line.images else "100.0"
+    return _share(line.done, line.images)
+
+
+def _share(done: int, images: int) -> str:
+    return f"{100 * done / images:.1f}" if images else "100.0"

@@ -257,7 +257,7 @@ def draft_run(config: RunConfig, on_listed: OnListed = lambda _count: None) -> I
         return
     run_id, held, fingerprint = _find_run(config, store)
     if held is not None:
-        check_fingerprint(held.run_id, held.fingerprint, fingerprint)
+        check_fingerprint(held.run_id, held.fingerprint, fingerprint, names=_hashed_names(held, config))
         yield RunDraft(run_id=held.run_id, fingerprint=fingerprint, held=held, ids=CategoryIds.of_plan(held.facts))
         return
     retried = config.retry.run_id if config.retry else None
@@ -552,10 +552,17 @@ def choose_run_id(config: RunConfig, store: Store) -> str | None:
     held = list(retries_by_run(store, by_name=True))
     if len(held) > 1:
         raise ConfigError(
-            f"{store.uri} holds several runs ({', '.join(held)}): say which one with a run id, or run incrementally to "
-            "label what is new"
+            f"{store.uri} holds several runs ({', '.join(held)}): say which one with a run id (--run-id), or label "
+            "what is new with --incremental"
         )
     return held[0] if held else None
+
+
+def _hashed_names(held: Plan, config: RunConfig) -> dict[str, tuple[str | None, str | None]]:
+    """Return the names of what a fingerprint has hashes of, as planned and now."""
+    planned = held.facts.get("config") or {}
+    model, prompts = (planned.get("model") or {}).get("path"), planned.get("prompts")
+    return {"model": (model, config.model.path), "prompts": (prompts, config.prompts)}
 
 
 def _plan_facts(config: RunConfig, draft: RunDraft) -> dict[str, Any]:

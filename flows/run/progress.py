@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from pipelines.table.shard_commit import ShardCommit
 from pipelines.types import Status
 
 RECENT_S = 3600.0
+# Besides a few times the longest shard: for a start of replicas, and clocks that differ.
+_PATIENCE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,7 @@ class RunLine:
         images, done: listed images, and those of them that are labeled or quarantined.
         masks: committed masks.
         num_problems: those in the summary, if no shard has been committed since it was written.
+        seems_stopped: whether an unfinished run has committed nothing for so long that nobody seems to label it.
     """
 
     run_id: str
@@ -49,6 +53,7 @@ class RunLine:
     done: int
     masks: int
     num_problems: int = 0
+    seems_stopped: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -126,7 +131,7 @@ def read_progress(store: Store, plan: Mapping[str, Any], *, gpu_price: float | N
         reasons.update(commit.reason_counts)
     problems = _problems(store, plan["run_id"], len(commits))
     masks = sum(commit.annotations.rows for commit in commits)
-    line = _line_of(plan, counts.total(), len(commits), masks, len(problems))
+    line = _line_of(plan, counts.total(), len(commits), masks, len(problems), _seems_stopped(commits))
     last = max((commit.committed_at for commit in commits), default=None)
     recent = _rate([c for c in commits if last is not None and c.committed_at >= last - RECENT_S])
     left = line.images - line.done
@@ -221,10 +226,26 @@ def _line(store: Store, plan: Mapping[str, Any]) -> RunLine:
         return _line_of(plan, done, num_committed, summary["num_annotations"], len(summary.get("problems", ())))
     commits = list(read_commits(store, run_id))
     done = sum(sum(commit.status_counts.values()) for commit in commits)
-    return _line_of(plan, done, len(commits), sum(commit.annotations.rows for commit in commits))
+    masks = sum(commit.annotations.rows for commit in commits)
+    return _line_of(plan, done, len(commits), masks, seems_stopped=_seems_stopped(commits))
 
 
-def _line_of(plan: Mapping[str, Any], done: int, committed: int, masks: int, num_problems: int = 0) -> RunLine:
+def _seems_stopped(commits: Sequence[ShardCommit]) -> bool:
+    """Return whether the next commit should have come long ago, by how long a shard took."""
+    if not commits:
+        return False
+    longest_s = max(commit.elapsed_s for commit in commits)
+    return time.time() - max(commit.committed_at for commit in commits) > 3 * longest_s + _PATIENCE_S
+
+
+def _line_of(
+    plan: Mapping[str, Any],
+    done: int,
+    committed: int,
+    masks: int,
+    num_problems: int = 0,
+    seems_stopped: bool = False,
+) -> RunLine:
     retry = plan.get("fingerprint", {}).get("retry")
     state = "finished" if committed >= plan["num_shards"] else "unfinished" if committed else "not begun"
     return RunLine(
@@ -238,6 +259,7 @@ def _line_of(plan: Mapping[str, Any], done: int, committed: int, masks: int, num
         done=done,
         masks=masks,
         num_problems=num_problems,
+        seems_stopped=seems_stopped and state == "unfinished",
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,6 +17,7 @@ from pipelines.errors import QueryError, SourceError, StorageError
 from pipelines.query.database import VIEWS, rows_of
 from pipelines.query.fence import sql_literal
 from pipelines.query.select_text import read_statement
+from pipelines.redaction import quoted_names
 
 FILE_FORMATS = {
     ".csv": "FORMAT csv, HEADER true",
@@ -22,9 +25,12 @@ FILE_FORMATS = {
     ".jsonl": "FORMAT json, ARRAY false",
     ".parquet": "FORMAT parquet, COMPRESSION zstd",
 }
+TEXT_FORMATS = ("csv", "json", "jsonl")
+"""What ``text_pieces`` writes."""
 MASK_COLUMNS = "i.width, i.height, i.num_bytes, i.source_columns"
 """What a condition on masks (--where) may name of the mask's image ``i``, beside the columns of ``annotations``."""
 
+_ROWS_AT_ONCE = 1000
 _FLOATS = re.compile(r"\b(FLOAT|DOUBLE|JSON)\b")
 # Rewritten only where such a word occurs: what is in quotes stays, so that a text of this name does too.
 _PLAIN_JSON = """
@@ -62,21 +68,29 @@ class Select:
     columns: tuple[Column, ...]
 
 
-def check_select(connection: duckdb.DuckDBPyConnection, sql: str) -> Select:
+def check_select(connection: duckdb.DuckDBPyConnection, sql: str, columns: Sequence[str] | None = None) -> Select:
     """Check, without running it, that a text is one statement that only reads and that everything it names exists.
 
     Args:
         connection: as open_database returns it, with the statement's own files.
         sql: the user's statement.
+        columns: those of its result that are wanted, in this order; by default all.
 
     Raises:
-        QueryError: it is not SQL, names something unknown, is several statements, or would change or write something.
+        QueryError: it is not SQL, names something unknown, is several statements, or would change or write something;
+            or its result has not all of the columns.
     """
     statement = read_statement(sql)
     with explained_query(connection, statement.sql):
         # As a subquery, in which DuckDB itself allows no statement of a WITH clause to write.
         found = connection.execute(f"DESCRIBE SELECT * FROM (\n{statement.sql}\n)").fetchall()
-    return Select(statement.sql, tuple(Column(name=row[0], type=row[1]) for row in found))
+    held = {row[0]: Column(name=row[0], type=row[1]) for row in found}
+    if columns is None:
+        return Select(statement.sql, tuple(held.values()))
+    if unknown := [name for name in columns if name not in held]:
+        raise QueryError(f"--columns: the result has no {quoted_names(unknown)}; it has {', '.join(held)}")
+    chosen = ", ".join(map(_quoted, columns))
+    return Select(f"SELECT {chosen} FROM (\n{statement.sql}\n)", tuple(held[name] for name in columns))
 
 
 def first_rows(connection: duckdb.DuckDBPyConnection, select: Select, count: int) -> tuple[list[tuple[Any, ...]], bool]:
@@ -110,14 +124,61 @@ def save(connection: duckdb.DuckDBPyConnection, select: Select, whole: Path) -> 
         StorageError: the output cannot be read.
     """
     suffix = whole.suffix.lower()
-    form, columns = FILE_FORMATS[suffix], "*"
-    values = {} if suffix == ".parquet" else {c.name: v for c in select.columns if (v := _in_text(c, suffix))}
-    if values:
-        columns = f"* REPLACE ({', '.join(f'{value} AS {_quoted(name)}' for name, value in values.items())})"
+    rows = select.sql if suffix == ".parquet" else _text_rows(select, suffix)
     with explained_query(connection, select.sql):
-        sql = f"COPY (SELECT {columns} FROM (\n{select.sql}\n)) TO {sql_literal(str(whole))} ({form})"
+        sql = f"COPY (FROM (\n{rows}\n)) TO {sql_literal(str(whole))} ({FILE_FORMATS[suffix]})"
         (count,) = connection.execute(sql).fetchall()[0]
     return int(count)
+
+
+def text_pieces(
+    connection: duckdb.DuckDBPyConnection, select: Select, text_format: str, count: int | None = None
+) -> Iterator[str]:
+    """Yield a result as text, values as ``save`` writes them; rows are streamed.
+
+    Args:
+        connection: as open_database returns it.
+        select: the statement.
+        text_format: one of TEXT_FORMATS.
+        count: how many rows; by default all.
+
+    Raises:
+        QueryError, StorageError: the statement fails while it runs.
+    """
+    rows = _text_rows(select, f".{text_format}")
+    columns = "columns(*)::VARCHAR" if text_format == "csv" else 'to_json("the whole row")::VARCHAR'
+    limit = "" if count is None else f"LIMIT {count}"
+    with explained_query(connection, select.sql):
+        found = connection.execute(f'SELECT {columns} FROM (\n{rows}\n) AS "the whole row" {limit}')
+        if text_format == "csv":
+            yield _csv([[column.name for column in select.columns]])
+        yield "[\n" * (text_format == "json")
+        is_first = True
+        while batch := found.fetchmany(_ROWS_AT_ONCE):
+            if text_format == "csv":
+                yield _csv(batch)
+            elif text_format == "jsonl":
+                yield "".join(f"{row}\n" for (row,) in batch)
+            else:
+                yield ("" if is_first else ",\n") + ",\n".join(row for (row,) in batch)
+            is_first = False
+        if text_format == "json":
+            yield "]\n" if is_first else "\n]\n"
+
+
+def _csv(rows: Sequence[Sequence[str | None]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _text_rows(select: Select, suffix: str) -> str:
+    """Return the statement with values as a text file of this extension holds them."""
+    values = {column.name: value for column in select.columns if (value := _in_text(column, suffix))}
+    if not values:
+        return select.sql
+    replaced = ", ".join(f"{value} AS {_quoted(name)}" for name, value in values.items())
+    return f"SELECT * REPLACE ({replaced}) FROM (\n{select.sql}\n)"
 
 
 def _in_text(column: Column, suffix: str) -> str:

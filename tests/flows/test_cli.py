@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
+import shlex
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +20,8 @@ import typer
 
 from actors.predictor.config import INCLUDED_MODELS
 from flows.cli import app
-from flows.config import load_config
+from flows.config import load_config, parse_config
+from flows.config_file import commented_toml
 from flows.run import engine
 from flows.run.observer import Silent
 from tests.flows.conftest import Ended, MakeConfig
@@ -28,17 +32,16 @@ pytestmark = pytest.mark.timeout(120)
 
 Cli = Callable[..., Ended]
 
+QUIET = {"--quiet", "-q", "--verbose", "-v"}
+OF_RUNS = {
+    "--config", "-c", "--source", "--output", "--categories", "--task", "--phrase", "--question", "--caption",
+    "--no-caption", "--prompts", "--model", "--replicas", "--gpus-per-replica", "--limit", "--run-id",
+    "--incremental", "--same-collection", "--check", "--runner",
+}  # fmt: skip
 FLAGS = {
-    "run": {
-        "--config", "-c", "--source", "--output", "--categories", "--task", "--phrase", "--question", "--caption",
-        "--no-caption", "--prompts", "--model", "--replicas", "--gpus-per-replica", "--limit", "--run-id",
-        "--incremental", "--same-collection", "--check", "--runner", "--prefect", "--no-prefect",
-    },
-    "plan": {
-        "--config", "-c", "--source", "--output", "--categories", "--task", "--phrase", "--question", "--caption",
-        "--no-caption", "--prompts", "--model", "--limit", "--run-id", "--incremental",
-        "--same-collection",
-    },
+    "run": OF_RUNS | {"--prefect", "--no-prefect"},
+    "plan": OF_RUNS | {"--json"},
+    "init": OF_RUNS | {"--overwrite"},
     "serve": {"--config", "-c", "--cron", "--interval", "--timezone", "--name"},
     "retry": {
         "--reason", "--run-id", "--config", "-c", "--replicas", "--gpus-per-replica", "--runner", "--check",
@@ -46,11 +49,11 @@ FLAGS = {
     },
     "status": {"--run-id", "--gpu-price", "--json"},
     "approve": {"--run-id"},
-    "verify": {"--run-id", "--quick"},
-    "vacuum": {"--run-id", "--older-than", "--dry-run"},
+    "verify": {"--run-id", "--quick", "--json"},
+    "vacuum": {"--run-id", "--older-than", "--dry-run", "--json"},
     "evaluate": {
         "--ground-truth", "--png-folder", "--run-id", "--count-unasked", "--where", "--score", "--strict", "--json",
-        "--plots", "--overwrite", "--check",
+        "--to", "--plots", "--overwrite", "--check",
     },
     "audit sample": {
         "--to", "--format", "--score", "--per-band", "--without", "--categories", "--task", "--images-where", "--seed",
@@ -58,13 +61,15 @@ FLAGS = {
     },
     "audit result": {"--format", "--iou", "--json", "--calibration", "--overwrite"},
     "forget": {"--images-where", "--image-ids", "--dry-run", "--yes"},
-    "query": {"--to", "--overwrite", "--rows", "--image-id", "--drop-removed", "--check"},
+    "query": {
+        "--to", "--overwrite", "--format", "--columns", "--rows", "--image-id", "--drop-removed", "--check",
+    },
     "report": {"--to", "--overwrite", "--drop-removed", "--check"},
     "export": {
         "--to", "--format", "--where", "--images-where", "--task", "--categories", "--split", "--empty", "--no-empty",
         "--copy-images", "--image-url", "--drop-removed", "--overwrite", "--polygons", "--check",
     },
-    "compact": set(),
+    "compact": {"--json"},
     "import": {"--format", "--exported", "--reviewed", "--unchanged-iou", "--dry-run"},
     "train": {"--config", "-c", "--output", "--max-minutes", "--processes"},
     "demo": {"--scenes", "--photos", "--prompts", "--output", "--prefect", "--no-prefect"},
@@ -84,7 +89,82 @@ def test_commands_and_flags_are_those_promised() -> None:
         for name, command in {**commands, **below}.items()
         if not _below(command)
     }
-    assert flags == FLAGS
+    assert flags == {name: own | QUIET for name, own in FLAGS.items()}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_the_help_of_a_command_ends_with_an_example_that_fits_it(name: str) -> None:
+    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    program, first, *words = shlex.split(command.epilog.removeprefix("Example: "))
+    assert (program, first) == ("xsam-label", name)
+    assert command.make_context(name, words).params
+
+
+def test_quiet_prints_warnings_and_problems_alone(cli: Cli, arguments: list[object], tmp_path: Path) -> None:
+    ended = cli("run", *arguments, "--no-prefect", "--quiet")
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
+    next((tmp_path / "output" / "images").glob("*/*")).unlink()
+    ended = cli("verify", tmp_path / "output", "-q")
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err.startswith("problem: ")
+    assert cli("verify", tmp_path / "output").out.count("problem: ") == ended.err.count("problem: ")
+
+
+def test_verbose_shows_where_an_error_comes_from(cli: Cli, tmp_path: Path) -> None:
+    quiet, verbose = (cli("status", tmp_path / "nowhere", *more) for more in ((), ("-v",)))
+    assert quiet.code == verbose.code == 2
+    assert "Traceback" not in quiet.err
+    assert verbose.err.startswith("Traceback")
+    assert verbose.err.endswith(quiet.err)
+
+
+class TestInit:
+    def test_the_file_holds_what_was_given_and_explains_the_rest(self, cli: Cli, tmp_path: Path) -> None:
+        file = tmp_path / "new.toml"
+        ended = cli("init", file, "--source", "photos", "--output", "labels", "--categories", 'cup, "bowl, glass"')
+        assert (ended.code, ended.err) == (0, "")
+        assert f"xsam-label plan --config {file}" in ended.out
+        assert load_config(file) == parse_config(
+            {"source": "photos", "output": "labels", "categories": ["cup", "bowl, glass"]}
+        )
+        assert "#images_per_shard =    # not set" in file.read_text()
+        assert "# Names to segment in every image" in file.read_text()
+
+    def test_what_is_commented_out_is_what_holds_without_it(self, tmp_path: Path) -> None:
+        config = parse_config({"source": "photos", "output": "labels", "caption": True})
+        text = re.sub(r"^#(?=[a-z_]+ = (?!   # not set))", "", commented_toml(config, "x.toml"), flags=re.MULTILINE)
+        assert text.count("\nretries = ") == 1
+        assert parse_config(tomllib.loads(text)) == config
+
+    def test_values_survive_the_file(self) -> None:
+        options = {"endpoint_url": "http://x", "config_kwargs": {"a b": 1, "c": [True, 0.5]}}
+        values = {"source": {"uri": "p", "storage_options": options}, "output": "o", "phrases": ['"\\\n\x7fü😀']}
+        config = parse_config(values)
+        assert parse_config(tomllib.loads(commented_toml(config, "x.toml"))) == config
+
+    def test_a_file_that_is_there_is_kept(self, cli: Cli, tmp_path: Path) -> None:
+        file = tmp_path / "held.toml"
+        file.write_text("mine")
+        given = ["--source", "photos", "--output", "labels", "--categories", "cup"]
+        refused(cli("init", file, *given), None, "held.toml", "exists already")
+        assert file.read_text() == "mine"
+        assert cli("init", file, *given, "--overwrite").code == 0
+        assert load_config(file).categories == ("cup",)
+
+    def test_without_a_terminal_what_is_missing_is_listed(self, cli: Cli, tmp_path: Path) -> None:
+        refused(cli("init", tmp_path / "new.toml"), tmp_path / "new.toml", "source: missing", "output: missing")
+
+    def test_a_terminal_is_asked_for_what_is_missing(self, tmp_path: Path) -> None:
+        place, terminal = pty.openpty()
+        file = tmp_path / "new.toml"
+        script = Path(sys.executable).parent / "xsam-label"
+        os.write(place, b"photos\nlabels\ncup, dog\n")
+        command = [script, "init", file]
+        asked = subprocess.run(command, stdin=terminal, capture_output=True, text=True, check=True, timeout=100)
+        os.close(terminal)
+        os.close(place)
+        assert "Names of what to segment" in asked.stdout
+        assert load_config(file) == parse_config({"source": "photos", "output": "labels", "categories": ["cup", "dog"]})
 
 
 def _below(command: Any) -> dict[str, Any]:

@@ -33,14 +33,13 @@ def test_what_people_correct_makes_the_table_better_and_every_step_is_told(cli: 
             return database.execute(query).fetchall()
 
     def changes(*arguments: object) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        figures, rows = tmp_path / "figures.json", tmp_path / "changes.parquet"
-        done("diff", output, *arguments, "--json", figures, "--to", rows, "--overwrite")
-        return json.loads(figures.read_text()), pq.read_table(rows).to_pylist()
+        rows = tmp_path / "changes.parquet"
+        figures = done("diff", output, *arguments, "--json", "--to", rows, "--overwrite")
+        return json.loads(figures), pq.read_table(rows).to_pylist()
 
     def ap() -> float:
-        figures = tmp_path / "ap.json"
-        done("evaluate", output, "--ground-truth", SCENES / "instances.json", "--json", figures, "--overwrite")
-        (result,) = json.loads(figures.read_text())["results"]
+        figures = done("evaluate", output, "--ground-truth", SCENES / "instances.json", "--json")
+        (result,) = json.loads(figures)["results"]
         return float(result["figures"]["AP"])
 
     how = ("--runner", "in_process", "--no-prefect")

@@ -103,7 +103,7 @@ def truth(ended: tuple[Path, Ended]) -> Path:
 def test_an_odd_truth_of_what_was_found_scores_full_marks(ended: tuple[Path, Ended], truth: Path) -> None:
     folder, _ = ended
     figures = folder / "figures.json"
-    evaluated = command("evaluate", folder / "out", "--ground-truth", truth, "--json", figures)
+    evaluated = command("evaluate", folder / "out", "--ground-truth", truth, "--to", figures)
     assert evaluated.code == 0, evaluated
     told = json.loads(figures.read_text())
     (result,) = told["results"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +12,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from flows.commands.console import literal, show_lines, size
+from flows.commands.console import literal, print_json, show_lines, size
 from flows.run.existing_runs import no_run
-from pipelines.bounded_json import plain_json
 from pipelines.diff.changes import Difference
 from pipelines.diff.comparison import KEPT_IOU, Comparison, compare_sides
 from pipelines.diff.page import build_page
@@ -42,7 +40,8 @@ class DiffChoice:
         other: path or URI of the output that ``after`` is of; by default the same one.
         where: SQL condition on masks.
         kept_iou: least IoU of masks that count as kept.
-        json_file, table, page: paths or URIs of new files for all figures, the rows and the pictures.
+        as_json: whether to print all figures as one JSON document.
+        table, page: paths or URIs of new files for the rows and the pictures.
         with_kept: whether the table has rows for kept masks.
         overwrite: whether files may be replaced.
     """
@@ -52,7 +51,7 @@ class DiffChoice:
     other: str | None = None
     where: str = ""
     kept_iou: float = KEPT_IOU
-    json_file: str | None = None
+    as_json: bool = False
     table: str | None = None
     page: str | None = None
     with_kept: bool = False
@@ -72,10 +71,9 @@ def run_diff(output: str, choice: DiffChoice, console: Console) -> Comparison:
         SourceError: the condition is none, or there is nothing to compare.
         StorageError: an output cannot be read, or a file exists or cannot be written.
     """
-    figures, table, page = (
+    table, page = (
         _target(output, choice, *one)
         for one in (
-            (choice.json_file, ".json", "figures are written as .json"),
             (choice.table, ".parquet", "changes are written as .parquet"),
             (choice.page, ".html", "a page is written as .html"),
         )
@@ -102,11 +100,12 @@ def run_diff(output: str, choice: DiffChoice, console: Console) -> Comparison:
             )
             if table is not None and rows is not None:
                 table.publish(rows)
-        if figures is not None:
-            write_target(figures, (json.dumps(plain_json(found.to_dict()), indent=1) + "\n").encode())
         if page is not None:
             text = build_page(found, after.store, made_at=datetime.now(UTC), on_step=spinner.update)
             write_target(page, text.encode())
+    if choice.as_json:
+        print_json(console, found.to_dict())
+        return found
     show_comparison(found, console)
     if table is not None:
         console.print(f"{counted(found.num_rows, 'row')} written to {literal(str(choice.table))}")
@@ -179,7 +178,7 @@ def show_comparison(found: Comparison, console: Console) -> None:
         table.add_row("all", "", *_figures(found.total)[1:])
     console.print(table)
     if (more := len(found.prompts) - _MAX_PROMPTS) > 0:
-        console.print(f"  and {counted(more, 'more prompt')}, which --json writes")
+        console.print(f"  and {counted(more, 'more prompt')}, which --json has")
     if found.total.num_paired:
         console.print(_distribution(found.total))
     show_lines(console, "[yellow]note:[/]", found.notes)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from flows.commands.console import facts_table, literal, show_lines
+from flows.commands.console import facts_table, literal, print_json, show_lines
 from flows.run.existing_runs import existing_plans
 from pipelines.audit.calibration import calibration_table
 from pipelines.audit.estimates import Share
@@ -81,9 +81,10 @@ def run_evaluation(
     console: Console,
     choice: EvaluationChoice,
     *,
-    json_file: str | None = None,
+    to: str | None = None,
     plots: str | None = None,
     overwrite: bool = False,
+    as_json: bool = False,
 ) -> Evaluation:
     """Compare a run with a ground truth file and print the figures.
 
@@ -92,16 +93,17 @@ def run_evaluation(
         ground_truth: path or URI of the ground truth.
         console: where to print.
         choice: what is compared, and how.
-        json_file: path or URI of a new file to write all figures to.
+        to: path or URI of a new JSON file to write all figures to.
         plots: path or URI of a new folder for plots.
         overwrite: whether the file, or an earlier folder of plots, may be replaced.
+        as_json: whether to print all figures as one JSON document instead.
 
     Raises:
         PlanError: there is no such run.
         SourceError, StorageError: truth or run cannot be read, or they cannot be compared; the JSON file or the plots'
             folder exists or cannot be made; or matplotlib is not installed. In these cases nothing is written.
     """
-    figures, pictures = _targets(output, json_file, plots, overwrite)
+    figures, pictures = _targets(output, to, plots, overwrite)
     store, plans = existing_plans(output, choice.run_id)
     if pictures is not None:
         figure_class()  # raises if matplotlib is missing: before the comparison, which may take long
@@ -122,24 +124,25 @@ def run_evaluation(
             score=choice.score,
             on_image=on_image,
         )
+    compared = {"output": store.uri, "ground_truth": ground_truth, "where": choice.where, "score": choice.score}
+    document = {**compared, **evaluation.to_dict()}
     if figures is not None:
-        compared = {"output": store.uri, "ground_truth": ground_truth, "where": choice.where, "score": choice.score}
-        document = {**compared, **evaluation.to_dict()}
         write_target(figures, (json.dumps(plain_json(document), indent=1) + "\n").encode())
-    show_evaluation(evaluation, console)
+    if as_json:
+        print_json(console, document)
+    else:
+        show_evaluation(evaluation, console)
     if pictures is not None:
-        _draw(evaluation, pictures, console)
+        _draw(evaluation, pictures, Console(quiet=True) if as_json else console)
     return evaluation
 
 
-def _targets(
-    output: str, json_file: str | None, plots: str | None, overwrite: bool
-) -> tuple[Target | None, Target | None]:
+def _targets(output: str, to: str | None, plots: str | None, overwrite: bool) -> tuple[Target | None, Target | None]:
     """Return where the figures and the plots go, which are checked before the comparison."""
     place = partial(open_target, overwrite=overwrite, output=output)
     figures, pictures = "figures are written as .json", "plots are written as a folder"
     return (
-        None if json_file is None else place(json_file, suffixes=(".json",), what=figures),
+        None if to is None else place(to, suffixes=(".json",), what=figures),
         None if plots is None else place(plots, replaces=["*.png"], what=pictures),
     )
 
@@ -169,7 +172,7 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
         if result.categories:
             console.print(_category_table(result))
             if (more := len(result.categories) - _MAX_CATEGORIES) > 0:
-                console.print(f"  and {more:,} more, which --json writes")
+                console.print(f"  and {more:,} more, which --json has")
     for result in evaluation.results:
         if result.confusion:
             console.print(_confusion_table(result))
@@ -258,7 +261,7 @@ def run_audit_result(
     *,
     iou: float = 0.5,
     format_name: str = "",
-    json_file: str | None = None,
+    as_json: bool = False,
     calibration: str | None = None,
     overwrite: bool = False,
 ) -> AuditResult:
@@ -269,7 +272,7 @@ def run_audit_result(
         file: path or URI of the file that came back.
         console: where to print.
         iou, format_name: as for `read_result`.
-        json_file: path or URI of a new file to write all figures to.
+        as_json: whether to print all figures as one JSON document instead.
         calibration: path or URI of a new file for the probabilities of scores.
         overwrite: whether these files may be replaced.
 
@@ -278,7 +281,6 @@ def run_audit_result(
             in these cases nothing is written.
     """
     place = partial(open_target, overwrite=overwrite)
-    figures = None if json_file is None else place(json_file, suffixes=(".json",), what="figures are written as .json")
     suffixes = tuple(_TABLES)
     fitted = None if calibration is None else place(
         calibration, suffixes=suffixes, what=f"a calibration is written as {' or '.join(suffixes)}"
@@ -289,12 +291,12 @@ def run_audit_result(
     with console.status("comparing what came back"):
         result = read_result(record, file, iou=iou, format_name=format_name)
         table = None if fitted is None else calibration_table(result.rated, record.facts.score)
-    if figures is not None:
-        document = {"sample": sample, "file": file, "iou": iou, **result.to_dict()}
-        write_target(figures, (json.dumps(plain_json(document), indent=1) + "\n").encode())
     if fitted is not None and table is not None:
         write_target(fitted, _TABLES[fitted.suffix](table))
-    _show_audit(result, console)
+    if as_json:
+        print_json(console, {"sample": sample, "file": file, "iou": iou, **result.to_dict()})
+    else:
+        _show_audit(result, console)
     return result
 
 

@@ -58,9 +58,9 @@ def test_a_collection_that_is_checked_whole_is_measured_exactly(output: Path, tm
     assert re.search(r"to be checked +60 images, 47 masks", drawn.out)
     path = tmp_path / "review" / "instances.json"
     path.write_text(json.dumps(checked(json.loads(path.read_text()))))
-    ended = command("audit", "result", tmp_path / "review", path, "--json", tmp_path / "quality.json")
+    ended = command("audit", "result", tmp_path / "review", path)
     assert ended.code == 0, ended
-    found = json.loads((tmp_path / "quality.json").read_text())
+    found = json.loads(command("audit", "result", tmp_path / "review", path, "--json").out)
     told = {one["category_name"]: one for one in (*found["categories"], found["all"])}
     cup, dog, every = told["cup"], told["dog"], told[""]
     assert (cup["masks"], cup["checked"], cup["right"], cup["missed"]) == (35, 35, 20, 0)

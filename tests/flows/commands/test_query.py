@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from flows.commands.query import show_rows
-from pipelines.query.user_select import Column
+from pipelines.query.user_select import TEXT_FORMATS, Column
 from tests.flows.commands.comparing.test_evaluate import contents
 from tests.flows.conftest import Ended
 from tests.support.labeled import RUN, box, mask, named, write_output
@@ -33,9 +35,15 @@ def output(tmp_path: Path) -> Path:
 
 
 def rows(ended: Ended) -> list[list[str]]:
-    """Return the cells of the printed table, without its head."""
-    lines = [line for line in ended.out.splitlines() if line.startswith("│")]
-    return [[cell.strip() for cell in line.strip("│ ").split("│")] for line in lines]
+    """Return the values of CSV without its head."""
+    return list(csv.reader(io.StringIO(ended.out)))[1:]
+
+
+def on_terminal(width: int, columns: list[str], values: list[tuple[object, ...]], **more: int) -> str:
+    """Return what a terminal of this width shows of rows."""
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=width, soft_wrap=True, color_system=None)
+    show_rows([Column(name, "VARCHAR") for name in columns], values, terminal, **more)
+    return terminal.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 
 def test_values_are_shown_as_they_are(cli: Cli, output: Path) -> None:
@@ -45,42 +53,108 @@ def test_values_are_shown_as_they_are(cli: Cli, output: Path) -> None:
     assert "x:cat:" in ended.out
 
 
-def test_a_result_is_shown_as_a_table(cli: Cli, output: Path) -> None:
+def test_a_pipe_gets_every_row_as_csv(cli: Cli, output: Path) -> None:
     before = contents(output)
     sql = "SELECT category_name, count(*) AS n, avg(area) AS mean FROM annotations GROUP BY 1 ORDER BY 1"
     ended = cli("query", output, sql)
     assert (ended.code, ended.err) == (0, "")
-    assert rows(ended) == [["cat", "30", "16"], ["dog", "30", "4"]]
+    assert rows(ended) == [["cat", "30", "16.0"], ["dog", "30", "4.0"]]
     assert contents(output) == before
 
 
-def test_what_does_not_fit_is_said(cli: Cli, output: Path) -> None:
+def test_no_column_is_left_out_of_a_pipe_and_rows_only_if_asked(cli: Cli, output: Path) -> None:
+    ended = cli("query", output, "FROM annotations ORDER BY image_id")
+    assert (len(rows(ended)), ended.out.startswith("image_id,annotation_id,")) == (60, True)
     ended = cli("query", output, "FROM annotations ORDER BY image_id", "--rows", 3)
+    assert [row[0] for row in rows(ended)] == ["[b]00[/b].png", "[b]00[/b].png", "[b]01[/b].png"]
+    assert ended.err == ""
+
+
+ODD = """
+SELECT * FROM (VALUES ('a,b', 2::FLOAT, {'a': [1, NULL]}), (E'two\nlines "x"', 'NaN'::FLOAT, NULL), (NULL, 1e30, NULL))
+AS odd("the name", f, nested)
+"""
+
+
+@pytest.mark.parametrize("text_format", TEXT_FORMATS)
+def test_each_format_is_printed_as_a_file_of_it_holds_it(
+    cli: Cli, output: Path, tmp_path: Path, text_format: str
+) -> None:
+    file = tmp_path / f"saved.{text_format}"
+    assert cli("query", output, ODD, "--to", file).code == 0
+    ended = cli("query", output, ODD, "--format", text_format)
     assert ended.code == 0
-    assert max(map(len, ended.out.splitlines()[:-2])) <= 120
-    *_, columns, note = ended.out.splitlines()
-    assert "more columns do not fit: " in columns
-    assert "segmentation" in columns
-    assert note == "the first 3 rows; --rows shows more, --to FILE saves all"
-    assert "[b]00[/b].png" in ended.out
+    printed, saved = (values(text, text_format) for text in (ended.out, file.read_text()))
+    assert printed == saved
+    assert len(printed) == 3 + (text_format == "csv")
 
 
-def test_only_a_terminal_gets_long_values_cut_and_is_told() -> None:
-    columns, values = [Column("text", "VARCHAR"), Column("n", "BIGINT")], [("long " * 8, 1), ("x" * 41, 2)]
-    for is_terminal in (True, False):
-        printed = Console(file=io.StringIO(), force_terminal=is_terminal, width=60, soft_wrap=True, color_system=None)
-        show_rows(columns, values, printed)
-        text = printed.file.getvalue()  # type: ignore[attr-defined]
-        assert ("x" * 41 in text) != is_terminal
-        assert ("cells cut at 40 characters; --to FILE has them whole" in text) == is_terminal
-    show_rows(columns, values[:1], printed)
-    assert "cells cut" not in printed.file.getvalue()  # type: ignore[attr-defined]
+def values(text: str, text_format: str) -> list[object]:
+    if text_format == "csv":
+        return list(csv.reader(io.StringIO(text)))
+    return json.loads(text) if text_format == "json" else [json.loads(line) for line in text.splitlines()]
 
 
-def test_long_values_are_whole_in_a_pipe(cli: Cli, output: Path) -> None:
-    ended = cli("query", output, "SELECT repeat('long ', 1000) AS text, [range, NULL] AS list FROM range(1)")
-    (row,) = rows(ended)
-    assert row == [("long " * 1000).strip(), "[0, null]"]
+@pytest.mark.parametrize(("text_format", "empty"), [("csv", "image_id\n"), ("json", "[\n]\n"), ("jsonl", "")])
+def test_no_rows_are_a_whole_document_too(cli: Cli, output: Path, text_format: str, empty: str) -> None:
+    ended = cli("query", output, "SELECT image_id FROM images WHERE false", "--format", text_format)
+    assert (ended.code, ended.out) == (0, empty)
+
+
+def test_columns_are_chosen_in_any_order(cli: Cli, output: Path) -> None:
+    ended = cli("query", output, "FROM annotations LIMIT 1", "--columns", "area, image_id")
+    assert ended.out.startswith("area,image_id\n")
+    ended = cli("query", output, "FROM runs", "--columns", "run", "--columns", "run_id")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("error: --columns: the result has no run; it has run_id, ")
+
+
+def test_a_format_that_is_unknown_or_not_the_files_is_refused(cli: Cli, output: Path, tmp_path: Path) -> None:
+    ended = cli("query", output, "FROM runs", "--format", "xml")
+    assert (ended.code, "give one of table, csv, json, jsonl" in ended.err) == (2, True)
+    ended = cli("query", output, "FROM runs", "--format", "json", "--to", tmp_path / "a.csv")
+    assert (ended.code, "the extension of --to" in ended.err) == (2, True)
+    assert not (tmp_path / "a.csv").exists()
+
+
+@pytest.mark.parametrize("sql", ["DESCRIBE annotations", "SUMMARIZE annotations"])
+def test_a_view_is_described(cli: Cli, output: Path, sql: str) -> None:
+    ended = cli("query", output, sql)
+    assert ended.code == 0
+    assert ["image_id", "VARCHAR"] in [row[:2] for row in rows(ended)]
+
+
+def test_a_terminal_wraps_long_values() -> None:
+    text = on_terminal(40, ["long", "n"], [("x" * 60, "1")])
+    assert text.count("x") == 60
+    assert max(map(len, text.splitlines())) <= 40
+    assert "cut" not in text
+
+
+def test_a_terminal_shows_the_beginning_of_what_takes_many_lines_and_tells() -> None:
+    text = on_terminal(60, ["long", "n"], [("x" * 300, "1")])
+    assert text.count("x") == 199
+    assert "values cut at 200 characters" in text
+
+
+def test_where_the_columns_do_not_fit_each_row_is_shown_line_by_line() -> None:
+    columns, values = [f"column_{number}" for number in range(20)], [tuple(range(20))] * 7
+    text = on_terminal(60, columns, values)
+    assert text.count("row ") == 5
+    assert [len(re.findall(rf"{name} +{number} *\n", text)) for number, name in enumerate(columns)] == [5] * 20
+    assert text.splitlines()[-1].startswith("the first 5 rows; --rows shows more")
+    assert on_terminal(60, columns, values, max_records=7).count("row ") == 7
+
+
+def test_a_table_in_a_pipe_is_as_wide_as_its_values(cli: Cli, output: Path) -> None:
+    ended = cli(
+        "query",
+        output,
+        "SELECT repeat('long ', 1000) AS text, [range, NULL] AS list FROM range(1)",
+        "--format",
+        "table",
+    )
+    assert f"│ {'long ' * 1000} │ [0, null] │" in ended.out
 
 
 def test_all_rows_are_saved(cli: Cli, output: Path, tmp_path: Path) -> None:

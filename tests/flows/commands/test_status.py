@@ -139,14 +139,30 @@ def test_of_several_runs_all_have_a_line_and_the_last_unfinished_one_is_shown(
     lines = [line.split() for line in shown.splitlines() if line.startswith(("first", "second", "third"))]
     assert [(line[0], line[1], line[-4:]) for line in lines] == [
         ("first", "finished", ["2", "100.0", "%", "2"]),
-        ("second", "unfinished", ["6", "33.3", "%", "2"]),
+        ("second", "unfinished,", ["6", "33.3", "%", "2"]),
         ("third", "finished", ["2", "100.0", "%", "2"]),
     ]
+    assert "unfinished, running" in shown
+    (total,) = (line.split() for line in shown.splitlines() if line.startswith("total"))
+    assert total == ["total", "10", "60.0", "%", "6"]
     assert "run second in" in shown
     assert "1 min 0 s ago" in shown
     assert "20 s left at that rate" in shown
     assert "run third in" in _shown(tmp_path, "third")
     assert "other runs" not in shown
+
+
+def test_an_unfinished_run_that_commits_nothing_any_more_is_told_from_one_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _output(tmp_path, 6, [(0, 100), (0, 200)])
+    # The longest shard took 200 s.
+    for now, is_stopped in ((200.0 + 900, False), (200.0 + 901, True)):
+        monkeypatch.setattr(status.time, "time", lambda now=now: now)
+        assert json.loads(_shown(tmp_path, as_json=True))["run"]["seems_stopped"] == is_stopped
+        assert ("it seems to have stopped, and the command that began it resumes it" in _shown(tmp_path)) == is_stopped
+    _output(tmp_path, 2, [(0, 1)], "done")
+    assert "unfinished, stopped" in _shown(tmp_path)
 
 
 def test_earlier_runs_that_are_unfinished_or_ended_with_problems_are_named(tmp_path: Path) -> None:

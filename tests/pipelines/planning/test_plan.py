@@ -126,6 +126,22 @@ def test_another_fingerprint_names_the_fields_that_differ() -> None:
     assert "a:" not in str(caught.value)
 
 
+def test_of_a_long_list_what_was_added_and_removed_is_named() -> None:
+    planned, now = ([f"category {number}" for number in range(100)] + last for last in (["car"], ["house"]))
+    with pytest.raises(PlanError, match=r'categories: planned 101, now 101: added \["house"\], removed \["car"\]\n'):
+        check_fingerprint("r", {"categories": planned}, {"categories": now})
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [(("m", None), 'planned "m", now null'), (("m", "m"), '"m" as planned, but its content has changed')],
+)
+def test_what_is_hashed_is_told_by_its_name(names: tuple[str | None, str | None], told: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        check_fingerprint("r", {"model": "1f"}, {"model": "2e"}, names={"model": names})
+    assert f"model: {told}\n" in str(caught.value)
+
+
 def test_the_digest_does_not_depend_on_the_order_of_fields() -> None:
     assert fingerprint_digest({"a": 1, "b": 2}) == fingerprint_digest({"b": 2, "a": 1}) != fingerprint_digest({"a": 1})
 

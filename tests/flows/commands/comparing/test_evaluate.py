@@ -43,7 +43,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 def test_figures_are_printed_and_written(cli: Cli, output: Path, truth: str, tmp_path: Path) -> None:
     before, file = contents(output), tmp_path / "figures.json"
-    ended = cli("evaluate", output, "--ground-truth", truth, "--json", file)
+    ended = cli("evaluate", output, "--ground-truth", truth, "--to", file)
     assert (ended.code, ended.err) == (0, "")
     (row,) = [line for line in ended.out.splitlines() if "ovseg" in line and "all" in line]
     # The cats are found at every IoU, the dog at 0.5 alone.
@@ -61,7 +61,7 @@ def test_figures_are_printed_and_written(cli: Cli, output: Path, truth: str, tmp
 
 def test_what_a_score_decides_is_printed_and_written(cli: Cli, output: Path, truth: str, tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
-    ended = cli("evaluate", output, "--ground-truth", truth, "--json", file, "--score", 0.75, "--where", "area > 3")
+    ended = cli("evaluate", output, "--ground-truth", truth, "--to", file, "--score", 0.75, "--where", "area > 3")
     assert (ended.code, ended.err) == (0, "")
     (cat,) = [line for line in ended.out.splitlines() if line.strip("│ ").startswith("cat")]
     cells = [cell.strip() for cell in cat.strip("│ ").split("│")]
@@ -101,10 +101,10 @@ def test_many_categories_are_cut_short_on_the_terminal_only(cli: Cli, tmp_path: 
     prompts = named("ovseg", *names)
     write_output(tmp_path / "output", {"a.png": [mask(p, box(0, 0, 4, 4)) for p in prompts]}, common=prompts)
     truth = instances(tmp_path / "t.json", {"a.png": [(name, box(0, 0, 4, 4)) for name in names]}, names)
-    ended = cli("evaluate", tmp_path / "output", "--ground-truth", truth, "--json", tmp_path / "all.json")
+    ended = cli("evaluate", tmp_path / "output", "--ground-truth", truth, "--to", tmp_path / "all.json")
     assert "thing 39" in ended.out
     assert "thing 40" not in ended.out
-    assert "and 5 more, which --json writes" in ended.out
+    assert "and 5 more, which --json has" in ended.out
     assert len(json.loads((tmp_path / "all.json").read_text())["results"][0]["categories"]) == 45
 
 
@@ -138,14 +138,14 @@ class TestMistakes:
         if text is not None:
             (tmp_path / "[truth].json").write_text(text)
         file = tmp_path / "figures.json"
-        ended = cli("evaluate", output, "--ground-truth", tmp_path / "[truth].json", "--json", file)
+        ended = cli("evaluate", output, "--ground-truth", tmp_path / "[truth].json", "--to", file)
         self.refused(ended, *words)
         assert not file.exists()
 
     def test_images_of_something_else(self, cli: Cli, output: Path, tmp_path: Path) -> None:
         truth = instances(tmp_path / "t.json", {"x.png": [("cat", box(0, 0, 4, 4))]})
         file = tmp_path / "figures.json"
-        ended = cli("evaluate", output, "--ground-truth", truth, "--json", file)
+        ended = cli("evaluate", output, "--ground-truth", truth, "--to", file)
         self.refused(ended, "none of the 1 image", "x.png", "2 labeled images", "a.png, b.png")
         assert not file.exists()
 
@@ -153,7 +153,7 @@ class TestMistakes:
         truth = instances(tmp_path / "t.json", {"a.png": [("cat", box(0, 0, 4, 4)), ("cat", [])]})
         file = tmp_path / "figures.json"
         self.refused(
-            cli("evaluate", output, "--ground-truth", truth, "--strict", "--json", file),
+            cli("evaluate", output, "--ground-truth", truth, "--strict", "--to", file),
             "annotation 2 of a.png: no mask",
         )
         assert not file.exists()
@@ -166,10 +166,10 @@ class TestMistakes:
     def test_a_json_file_that_exists_is_kept(self, cli: Cli, output: Path, truth: str, tmp_path: Path) -> None:
         file = tmp_path / "figures.json"
         file.write_text("precious")
-        self.refused(cli("evaluate", output, "--ground-truth", truth, "--json", file), str(file), "exists")
+        self.refused(cli("evaluate", output, "--ground-truth", truth, "--to", file), str(file), "exists")
         assert file.read_text() == "precious"
         for target in (file, tmp_path / "new" / "figures.json"):
-            assert cli("evaluate", output, "--ground-truth", truth, "--json", target, "--overwrite").code == 0
+            assert cli("evaluate", output, "--ground-truth", truth, "--to", target, "--overwrite").code == 0
             assert json.loads(target.read_text())["ground_truth"] == truth
 
     def test_an_output_that_holds_no_run(self, cli: Cli, output: Path, truth: str, tmp_path: Path) -> None:
