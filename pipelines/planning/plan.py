@@ -79,6 +79,7 @@ class Plan:
         notes_listing: whether it notes which images of earlier runs its listing lacked, as incremental runs of a whole
             listing do.
         unlisted: the file with their ids; None if there are none.
+        exemplars: the file with the images of its exemplars, see exemplars.images; None if it has none.
     """
 
     run_id: str
@@ -94,11 +95,12 @@ class Plan:
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes_listing: bool = False
     unlisted: PlanPart | None = None
+    exemplars: PlanPart | None = None
 
     @property
     def files(self) -> tuple[PlanPart, ...]:
         """All files of the plan beside plan.json."""
-        return (*self.parts, *filter(None, [self.unlisted]))
+        return (*self.parts, *filter(None, [self.unlisted, self.exemplars]))
 
     @property
     def retry_of(self) -> str | None:
@@ -230,6 +232,7 @@ def write_plan(
     driver_id: str,
     before: Mapping[str, int] | None = None,
     register: bool = False,
+    exemplars: bytes | None = None,
 ) -> Plan:
     """Freeze a plan. If several drivers plan the same run at once, the first one's plan holds for all of them.
 
@@ -242,6 +245,7 @@ def write_plan(
         driver_id: unique to this process; it is part of the file names.
         before: sequence numbers by run of plans that this one must follow, even if no listing shows them yet.
         register: whether to record the run's id under a number, because whoever plans next cannot know its name.
+        exemplars: the file with the images of its exemplars.
 
     Returns:
         The plan that holds: this one, or that of the driver that was first.
@@ -250,8 +254,8 @@ def write_plan(
         PlanError: another driver was first, with another fingerprint or other images.
     """
     # Parts first: once plan.json exists, everything that it names is there.
-    parts, gone = _write_parts(store, run_id, draft, driver_id)
-    written = [*parts, *filter(None, [gone])]
+    parts, gone, kept = _write_parts(store, run_id, draft, driver_id, exemplars)
+    written = [*parts, *filter(None, [gone, kept])]
     checks = {part.name: {"num_bytes": part.num_bytes, "sha256": part.sha256} for part in written}
     document = {
         "format": PLAN_FORMAT,
@@ -274,6 +278,7 @@ def write_plan(
         "part_checks": {part.name: checks[part.name] for part in parts},
         # Left out where it was not noted: the latest run that has it tells.
         **({} if draft.unlisted is None else {"unlisted": gone and {"name": gone.name, **checks[gone.name]}}),
+        **({} if kept is None else {"exemplars": {"name": kept.name, **checks[kept.name]}}),
         "facts": dict(facts),
         **BLANK,
     }
@@ -292,7 +297,9 @@ def write_plan(
     return plan
 
 
-def _write_parts(store: Store, run_id: str, draft: PlanDraft, driver_id: str) -> tuple[list[PlanPart], PlanPart | None]:
+def _write_parts(
+    store: Store, run_id: str, draft: PlanDraft, driver_id: str, exemplars: bytes | None
+) -> tuple[list[PlanPart], PlanPart | None, PlanPart | None]:
     """Write the files of a plan under names unique to this call, so that the loser of a race removes only its own."""
     parts, unique = [], f"{driver_id}-{secrets.token_hex(4)}"
 
@@ -304,11 +311,14 @@ def _write_parts(store: Store, run_id: str, draft: PlanDraft, driver_id: str) ->
     for number, drafted in enumerate(draft.parts):
         data = drafted.path.read_bytes()
         parts.append(write(f"plan-{unique}-{number:05d}.parquet", data, drafted.num_shards))
-    if draft.unlisted is None or not draft.unlisted.num_rows:
-        return parts, None
-    buffer = io.BytesIO()
-    pq.write_table(draft.unlisted, buffer, compression="zstd")
-    return parts, write(f"plan-{unique}-unlisted.parquet", buffer.getvalue(), 0)
+    gone = kept = None
+    if draft.unlisted is not None and draft.unlisted.num_rows:
+        buffer = io.BytesIO()
+        pq.write_table(draft.unlisted, buffer, compression="zstd")
+        gone = write(f"plan-{unique}-unlisted.parquet", buffer.getvalue(), 0)
+    if exemplars is not None:
+        kept = write(f"plan-{unique}-exemplars.parquet", exemplars, 0)
+    return parts, gone, kept
 
 
 def _check_same_images(store: Store, plan: Plan, draft: PlanDraft) -> None:
@@ -367,6 +377,7 @@ def plan_of(store: Store, document: Mapping[str, Any], *, oldest: int = PLAN_FOR
         facts=document["facts"],
         notes_listing="unlisted" in document,
         unlisted=PlanPart(**document["unlisted"], num_shards=0) if document.get("unlisted") else None,
+        exemplars=PlanPart(**document["exemplars"], num_shards=0) if document.get("exemplars") else None,
     )
 
 
