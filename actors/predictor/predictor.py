@@ -46,6 +46,7 @@ from pipelines.types import (
     Reason,
     ReplicaUnusable,
 )
+from xsam_model.layers.region_sampling import together
 from xsam_model.modeling_xsam import XSamForSegmentation
 from xsam_model.processing_xsam import XSamProcessor
 from xsam_model.prompts.templates import SPOKEN_TASKS
