@@ -379,7 +379,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
         features = self._features(image_features, pixel_values, segmentor_pixel_values)
         images = _check_images(image_indices, features, input_ids)
         regions = self._region_embeddings(
-            input_ids, features, images, vprompt_masks, region_points, region_images, lent_regions
+            input_ids, features, images, vprompt_masks, region_points, region_images=region_images, lent=lent_regions
         )
         rows = self._splice(
             input_ids, attention_mask.bool(), cond_ids, seg_ids, features, images, regions, image_prefix
@@ -451,9 +451,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
         """
         features = self._features(image_features, pixel_values, segmentor_pixel_values)
         images = _check_images(image_indices, features, input_ids)
-        regions = self._region_embeddings(
-            input_ids, features, images, vprompt_masks, region_points, lent_regions=lent_regions
-        )
+        regions = self._region_embeddings(input_ids, features, images, vprompt_masks, region_points, lent=lent_regions)
         rows = self._splice(input_ids, attention_mask.bool(), cond_ids, seg_ids, features, images, regions)
         answers, hidden = self._speak(rows, stop_token_ids, max_new_tokens, logits_processor)
         spoken = [self._with_answer(row, ids) for row, ids in zip(rows, answers, strict=True)]
@@ -637,6 +635,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
         images: Tensor,
         masks: Tensor | None,
         points: Sequence[Tensor] | None,
+        *,
         region_images: Tensor | None = None,
         lent: Sequence[Tensor | None] | None = None,
     ) -> Tensor | None:

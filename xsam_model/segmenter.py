@@ -470,9 +470,7 @@ class XSamSegmenter:
         windows = [
             (place, window)
             for place, query in enumerate(queries)
-            for window in close_ups(
-                check_mask(_drawn(query), _size_hw(images[query.image])), zoom, query.region_kind
-            )
+            for window in close_ups(check_mask(_drawn(query), _size_hw(images[query.image])), zoom, query.region_kind)
         ]
         refines = self.model.refiner is not None and not any(asking.values())
         best: dict[int, tuple[tuple[bool, float], SeenClosely]] = {}

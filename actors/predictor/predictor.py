@@ -22,8 +22,8 @@ from actors.predictor.conversations import (
     batched,
     check_prompts,
     divided,
-    draw,
     drafts,
+    draw,
     prepare,
 )
 from actors.predictor.predictions import (

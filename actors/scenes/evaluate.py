@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,12 +132,8 @@ def _by_exemplars(number: int) -> _Ask:
         samples = test.samples("vgdseg", prompt_kinds=("box",))
         names = sorted({name for sample in samples for name in sample.conditions})
         shown = Exemplars(segmenter, test.exemplars(names, _EXEMPLARS_KEPT, prompt_kinds=("box",)))
-        random = np.random.default_rng([test.seed, number])
-        truth, found = find_instances(
-            segmenter,
-            test.batches(samples),
-            lambda sample: [shown.choose(name, sample.image, number, random) for name in sample.conditions],
-        )
+        by_others = partial(shown.of_sample, number=number, random=np.random.default_rng([test.seed, number]))
+        truth, found = find_instances(segmenter, test.batches(samples), by_others)
         precision = mask_average_precision(truth, found)
         name = f"exemplar_{number}_box_"
         return {f"{name}ap": 100 * precision.ap, f"{name}ap50": 100 * precision.ap50}
@@ -161,12 +158,19 @@ class Exemplars:
         """Return the embeddings of a name's objects that are not in this image."""
         return [read for shown_in, read in self._read.get(name, ()) if shown_in is not image]
 
-    def choose(
-        self, name: str, image: NDArray[np.uint8], number: int, random: np.random.Generator
-    ) -> torch.Tensor:
-        """Return what so many objects of a name in other images, chosen by lot, show together; all if there are less."""
-        others = self.others(name, image)
-        return together([others[place] for place in random.permutation(len(others))[:number]])
+    def of_sample(self, sample: TrainingSample, number: int, random: np.random.Generator) -> list[torch.Tensor]:
+        """Return what objects in other images show of each category of a sample.
+
+        Args:
+            sample: of vgdseg.
+            number: objects of each category, chosen by lot; all if there are not as many.
+            random: source of the lots.
+        """
+        read = []
+        for name in sample.conditions:
+            others = self.others(name, sample.image)
+            read.append(together([others[place] for place in random.permutation(len(others))[:number]]))
+        return read
 
 
 def find_instances(

@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -90,8 +91,8 @@ def evaluate_photos(
         vgd_ap50: visual grounding, the box of one object of each name as the example, for names all of whose objects
         are outlined. ov_ap50: open vocabulary, all such names of a picture and NUM_ABSENT absent ones asked together.
         Both also for the pictures that hold an object of the stricter half (_strict).
-        exemplar_1_ap50, exemplar_5_ap50: the same by the boxes of one object and of up to five in other photographs, for
-        names that these show; exemplar_0_ap50: that of the same names in the same photographs by an object of their own.
+        exemplar_1_ap50, exemplar_5_ap50: the same by the boxes of one object and of up to five in other photographs,
+        for names that these show; exemplar_0_ap50: of the same names in the same photographs, by an object in each.
         absent_per_picture: masks of absent names with a score of at least ABSENT_SCORE.
         ece_box, ece_point, ece_random, ece_vgd, ece_ov: expected calibration error of the scores, in 15 bins of as many
         masks: how far a score is from the share of masks of that score that are right, which have an IoU of at least
@@ -202,10 +203,7 @@ def _by_exemplars(segmenter: XSamSegmenter, test: PhotoTest) -> Figures:
                 samples.append(_sample(photo, "vgdseg", own, wanted, names))
         found = {"exemplar_0_ap50": _ap50(*find_instances(segmenter, test.batches(samples)))}
         for number in NUMBERS_OF_EXEMPLARS:
-
-            def shown(sample: TrainingSample, number: int = number) -> list[torch.Tensor]:
-                return [exemplars.choose(name, sample.image, number, random) for name in sample.conditions]
-
+            shown = partial(exemplars.of_sample, number=number, random=random)
             found[f"exemplar_{number}_ap50"] = _ap50(*find_instances(segmenter, test.batches(samples), shown))
         figures.append(found)
     return _mean(figures)

@@ -60,7 +60,9 @@ def with_exemplars(
     )
     frozen, images = find_exemplars(given, list_batches(config.source.uri, **config.source.listing_options), fetching)
     if gone := [one.image for one in frozen if forgotten.names(one.image) or forgotten.names(one.uri)]:
-        raise SourceError(f"{shown(gone[0])} was forgotten on request, and shows nothing any more: give another exemplar")
+        raise SourceError(
+            f"{shown(gone[0])} was forgotten on request, and shows nothing any more: give another exemplar"
+        )
     return config.replace(exemplars_frozen=tuple(frozen)), images
 
 
@@ -79,8 +81,7 @@ def _images_of(store: Store, run_id: str, config: RunConfig) -> dict[str, bytes]
     images = exemplar_images(store, plan)
     if any(one.sha256 not in images for one in config.exemplars_frozen):
         raise PlanError(
-            f"{store.uri}: an exemplar of run {plan.run_id} was forgotten on request, so what it showed cannot be asked "
-            "again"
+            f"{store.uri}: an exemplar of run {plan.run_id} was forgotten on request, so what it showed cannot be "
+            "asked again"
         )
     return images
-

@@ -338,9 +338,7 @@ def _draft_update(
             before |= {plan.run_id: plan.sequence for plan in earlier}
             draft = replace(draft, before=before, ids=ids, nothing_new=told_why)
         else:
-            draft = RunDraft(
-                run_id=last.run_id, fingerprint=last.fingerprint, config=config, held=last, update=counts
-            )
+            draft = RunDraft(run_id=last.run_id, fingerprint=last.fingerprint, config=config, held=last, update=counts)
             told_why = nothing_new(counts, result_of=last.run_id)
             draft = replace(draft, ids=CategoryIds.of_plan(last.facts), nothing_new=told_why)
         yield replace(draft, notes=(*told, *notes), left_out=left_out)
@@ -388,13 +386,12 @@ def freeze_plan(config: RunConfig, draft: RunDraft) -> Plan:
     plan = write_plan(
         store,
         draft.run_id,
-        draft.plan,
+        replace(draft.plan, exemplars=exemplar_file(draft.exemplars) if draft.exemplars else None),
         fingerprint=draft.fingerprint,
         facts=_plan_facts(config, draft),
         driver_id=DRIVER_ID,
         before=draft.before,
         register=draft.update is None and config.retry is None,
-        exemplars=exemplar_file(draft.exemplars) if draft.exemplars else None,
     )
     if plan.facts.get("category_ids") != draft.ids.to_facts()["category_ids"]:
         raise PlanError(

@@ -142,7 +142,7 @@ def _changed(
 
 
 def _facts(facts: Mapping[str, Any], forgotten: Forgotten) -> dict[str, Any]:
-    """Return a plan's facts without what names forgotten images: rejected prompts, labels of theirs alone, exemplars."""
+    """Return a plan's facts without what tells of forgotten images: rejected prompts, labels of theirs, exemplars."""
     changed = dict(facts)
     if "rejected_prompts" in facts:
         rows = facts["rejected_prompts"]

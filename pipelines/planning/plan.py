@@ -232,7 +232,6 @@ def write_plan(
     driver_id: str,
     before: Mapping[str, int] | None = None,
     register: bool = False,
-    exemplars: bytes | None = None,
 ) -> Plan:
     """Freeze a plan. If several drivers plan the same run at once, the first one's plan holds for all of them.
 
@@ -245,7 +244,6 @@ def write_plan(
         driver_id: unique to this process; it is part of the file names.
         before: sequence numbers by run of plans that this one must follow, even if no listing shows them yet.
         register: whether to record the run's id under a number, because whoever plans next cannot know its name.
-        exemplars: the file with the images of its exemplars.
 
     Returns:
         The plan that holds: this one, or that of the driver that was first.
@@ -254,7 +252,7 @@ def write_plan(
         PlanError: another driver was first, with another fingerprint or other images.
     """
     # Parts first: once plan.json exists, everything that it names is there.
-    parts, gone, kept = _write_parts(store, run_id, draft, driver_id, exemplars)
+    parts, gone, kept = _write_parts(store, run_id, draft, driver_id)
     written = [*parts, *filter(None, [gone, kept])]
     checks = {part.name: {"num_bytes": part.num_bytes, "sha256": part.sha256} for part in written}
     document = {
@@ -298,7 +296,7 @@ def write_plan(
 
 
 def _write_parts(
-    store: Store, run_id: str, draft: PlanDraft, driver_id: str, exemplars: bytes | None
+    store: Store, run_id: str, draft: PlanDraft, driver_id: str
 ) -> tuple[list[PlanPart], PlanPart | None, PlanPart | None]:
     """Write the files of a plan under names unique to this call, so that the loser of a race removes only its own."""
     parts, unique = [], f"{driver_id}-{secrets.token_hex(4)}"
@@ -316,8 +314,8 @@ def _write_parts(
         buffer = io.BytesIO()
         pq.write_table(draft.unlisted, buffer, compression="zstd")
         gone = write(f"plan-{unique}-unlisted.parquet", buffer.getvalue(), 0)
-    if exemplars is not None:
-        kept = write(f"plan-{unique}-exemplars.parquet", exemplars, 0)
+    if draft.exemplars is not None:
+        kept = write(f"plan-{unique}-exemplars.parquet", draft.exemplars, 0)
     return parts, gone, kept
 
 

@@ -50,7 +50,6 @@ def write_plan(
     driver_id: str,
     before: Mapping[str, int] | None = None,
     register: bool = False,
-    exemplars: bytes | None = None,
 ) -> Plan:
     """Freeze a plan; names of parts are unique to the driver, and the loser removes its own by name."""
     names = []

@@ -66,7 +66,7 @@ class FrozenExemplar(ExemplarConfig):
         return ExemplarConfig(**{name: getattr(self, name) for name in ExemplarConfig.model_fields})
 
 
-_Any = TypeVar("_Any", bound=ExemplarConfig)
+_Given = TypeVar("_Given", bound=ExemplarConfig)
 
 
 def exemplar_prompts(exemplars: Sequence[FrozenExemplar]) -> list[Prompt]:
@@ -85,9 +85,9 @@ def exemplar_prompts(exemplars: Sequence[FrozenExemplar]) -> list[Prompt]:
     ]
 
 
-def by_label(exemplars: Sequence[_Any]) -> Mapping[str, list[_Any]]:
+def by_label(exemplars: Sequence[_Given]) -> Mapping[str, list[_Given]]:
     """Return exemplars by label, in the order in which the labels come first."""
-    found: dict[str, list[E]] = {}
+    found: dict[str, list[_Given]] = {}
     for exemplar in exemplars:
         found.setdefault(exemplar.label.strip(), []).append(exemplar)
     return found

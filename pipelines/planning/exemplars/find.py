@@ -53,7 +53,7 @@ def find_exemplars(
         SourceError: an image is not found, cannot be read or is too large, or a region does not lie in it; the message
             names the exemplar.
     """
-    refs = _find([one.image for one in exemplars], listing, fetching)
+    refs = _find([one.image for one in exemplars], listing)
     sizes, digests, images = dict[str, tuple[int, int]](), dict[str, str](), dict[str, bytes]()
     frozen = []
     for one in exemplars:
@@ -75,7 +75,7 @@ def find_exemplars(
     return frozen, images
 
 
-def _find(names: Sequence[str], listing: Iterable[pa.RecordBatch], fetching: Fetching) -> dict[str, ImageRef]:
+def _find(names: Sequence[str], listing: Iterable[pa.RecordBatch]) -> dict[str, ImageRef]:
     """Return the image that each name stands for: by URI or absolute path, by its id in the source, or by path."""
     found = {name: _at(name) for name in dict.fromkeys(names) if "://" in name or name.startswith(("/", "~"))}
     missing, examples = [name for name in dict.fromkeys(names) if name not in found], list[str]()

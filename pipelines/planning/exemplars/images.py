@@ -46,5 +46,7 @@ def exemplar_images(store: Store, plan: Plan) -> dict[str, bytes]:
         images = read_exemplar_file(data)
     for name, image in images.items():
         if hashlib.sha256(image).hexdigest() != name:
-            raise DamagedError(f"{store.uri}: the plan of run {plan.run_id} has another image of an exemplar than it says")
+            raise DamagedError(
+                f"{store.uri}: the plan of run {plan.run_id} has another image of an exemplar than it says"
+            )
     return images

@@ -63,7 +63,9 @@ class Selection:
                     f"{prompt_id} is to be asked of images {quoted(pattern)}, and none of the "
                     f"{counted(self.num_images, 'listed image')} has such an id"
                 )
-            told.append(f"{prompt_id} is asked of {self.counts[pattern]:,} of {counted(self.num_images, 'listed image')}")
+            told.append(
+                f"{prompt_id} is asked of {self.counts[pattern]:,} of {counted(self.num_images, 'listed image')}"
+            )
         return told
 
 

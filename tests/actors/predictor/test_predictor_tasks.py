@@ -394,7 +394,9 @@ def test_the_image_of_exemplars_is_encoded_once_however_many_images_are_asked(
     encoded: list[int] = []
     real = XSamSegmenter.encode
     monkeypatch.setattr(
-        XSamSegmenter, "encode", lambda self, images, **options: encoded.append(len(images)) or real(self, images, **options)
+        XSamSegmenter,
+        "encode",
+        lambda self, images, **options: encoded.append(len(images)) or real(self, images, **options),
     )
     predictor = studied(load, *asked)
     assert encoded == [1, 1]
@@ -434,7 +436,9 @@ def test_exemplars_are_together_what_their_order_does_not_change(load: Any) -> N
     assert [m.score for m in single.masks] != [m.score for m in first.masks]
 
 
-def test_more_labels_of_exemplars_than_fit_into_a_conversation_are_refused_before_it_is_loaded(model_folder: Path) -> None:
+def test_more_labels_of_exemplars_than_fit_into_a_conversation_are_refused_before_it_is_loaded(
+    model_folder: Path,
+) -> None:
     asked = [shown_by((0, BOX_OF_EXEMPLAR), label=f"thing {number}") for number in range(2000)]
     with pytest.raises(ValueError, match=r"vgdseg: 2000 conditions make .* the first \d+ fit"):
         check_model(PredictorConfig(path=str(model_folder)), asked)

@@ -164,7 +164,9 @@ def test_the_second_night_asks_what_is_new_and_a_changed_exemplar_of_all(
 
     photograph(64, 40, 51).save(tmp_path / "shown.png")
     assert label(config).ledger["listed"] == 5
-    asked = sql(config, "SELECT DISTINCT p.prompt_id FROM all_images, unnest(per_prompt) u(p) WHERE run_id = 'update-3'")
+    asked = sql(
+        config, "SELECT DISTINCT p.prompt_id FROM all_images, unnest(per_prompt) u(p) WHERE run_id = 'update-3'"
+    )
     assert asked == [("vgdseg:thing",)]
     # Of a selection that grows, the images that were not asked yet.
     more = with_exemplars(shown, {**BOX, "label": "some", "images": "*.png"}, incremental=True)
@@ -186,7 +188,9 @@ def test_a_retry_has_the_exemplars_of_its_run(
     assert {row[0] for row in masks(config)} == set(NAMES)
 
 
-def test_the_plan_keeps_what_was_shown_and_vacuum_leaves_it(with_exemplars: Callable[..., RunConfig], source: Path) -> None:
+def test_the_plan_keeps_what_was_shown_and_vacuum_leaves_it(
+    with_exemplars: Callable[..., RunConfig], source: Path
+) -> None:
     config = with_exemplars(BOX)
     run_id = label(config).run_id
     store = open_store(config.output.uri)
@@ -226,7 +230,9 @@ def test_what_a_plan_has_frozen_is_not_given_to_a_new_run(with_exemplars: Callab
         label(with_exemplars(BOX, exemplars_frozen=[frozen]))
 
 
-def test_planning_asks_no_network_and_writes_nothing(with_exemplars: Callable[..., RunConfig], cli: Any, tmp_path: Path) -> None:
+def test_planning_asks_no_network_and_writes_nothing(
+    with_exemplars: Callable[..., RunConfig], cli: Any, tmp_path: Path
+) -> None:
     config = with_exemplars(BOX)
     values = {**config.to_dict(), "exemplars_frozen": []}
     (tmp_path / "run.yaml").write_text(json.dumps(values))

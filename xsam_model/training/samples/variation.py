@@ -81,8 +81,8 @@ def choose_prompts(
 ) -> tuple[list[Prompt], np.ndarray]:
     """Choose the visual prompts of a vgdseg sample: its own and some borrowed from other images, shuffled.
 
-    Its own may be shown by other images, as exemplars. A borrowed prompt is of a category that this sample does not have, as far as the samples say. If the batch has none
-    to lend, negatives have no image and a zero feature.
+    Its own may be shown by other images, as exemplars. A borrowed prompt is of a category that this sample does not
+    have, as far as the samples say. If the batch has none to lend, negatives have no image and a zero feature.
 
     Args:
         samples: the whole batch.

@@ -71,7 +71,10 @@ def test_the_source_is_listed_only_as_far_as_needed() -> None:
 @pytest.mark.parametrize(
     ("one", "message"),
     [
-        (exemplar("c.png"), r"no image for the exemplars 'c.png': it is no image_id of the source, nor a file; .*'.*png'"),
+        (
+            exemplar("c.png"),
+            r"no image for the exemplars 'c.png': it is no image_id of the source, nor a file; .*'.*png'",
+        ),
         (exemplar("broken.png"), r"the exemplar of 'pallet' in broken.png cannot be read \(not_an_image\)"),
         (exemplar("/nowhere/a.png"), r"the exemplar of 'pallet' in /nowhere/a.png cannot be read \(not_found\)"),
         (exemplar("a.png", 500, 500, 5, 5), "the exemplar of 'pallet' in a.png: box lies outside of its image"),
