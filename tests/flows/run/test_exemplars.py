@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -240,3 +241,52 @@ def test_planning_asks_no_network_and_writes_nothing(
     assert ended.code == 0, ended
     assert "1 label shown by exemplars" in ended.out
     assert not Path(config.output.uri).exists()
+
+
+def test_of_a_forgotten_image_no_plan_keeps_what_it_showed(
+    with_exemplars: Callable[..., RunConfig], source: Path, cli: Any
+) -> None:
+    mask = {"size": [40, 64], "counts": [100, 300, 2160]}
+    drawn = {"label": "drawn", "image": "000.png", "kind": "mask", "segmentation": mask}
+    config = with_exemplars(BOX, drawn, {**BOX, "image": "002.png"}, incremental=True)
+    run_id = label(config).run_id
+    shown = (source / "000.png").read_bytes()
+    ended = cli("forget", config.output.uri, "--images-where", "image_id = '000.png'", "--yes")
+    assert ended.code == 0, ended
+    held = {path: path.read_bytes() for path in Path(config.output.uri).rglob("*") if path.is_file()}
+    assert held
+    for needle in (b"000.png", shown, require_digest(shown), b'"counts"'):
+        assert not [path for path, data in held.items() if needle in data and "plan" in path.name], needle
+    store = open_store(config.output.uri)
+    assert list(exemplar_images(store, require_plan(store, run_id)).values()) == [(source / "002.png").read_bytes()]
+    assert verify(store, run_id).ok
+    # It shows nothing any more, by no name.
+    for image in ("000.png", str(source / "000.png")):
+        with pytest.raises(SourceError, match="forgotten on request"):
+            label(with_exemplars({**BOX, "image": image}, incremental=True))
+    # The others' answers stay, and the next night has nothing to do for what they show.
+    photograph(64, 48, 77).save(source / "later.png")
+    assert label(with_exemplars({**BOX, "image": "002.png"}, incremental=True)).ok
+
+
+def require_digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).hexdigest().encode()
+
+
+def test_exemplars_are_evaluated_against_outlines(
+    with_exemplars: Callable[..., RunConfig], cli: Any, tmp_path: Path
+) -> None:
+    config = with_exemplars(BOX)
+    label(config)
+    truth = {
+        "images": [{"id": 1, "file_name": "002.png", "width": 80, "height": 56}],
+        "categories": [{"id": 1, "name": "thing"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 20], "area": 400, "iscrowd": 0,
+             "segmentation": [[5, 5, 25, 5, 25, 25, 5, 25]]}
+        ],
+    }  # fmt: skip
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    ended = cli("evaluate", config.output.uri, "--ground-truth", str(tmp_path / "truth.json"))
+    assert ended.code == 0, ended
+    assert "exemplar" in ended.out
