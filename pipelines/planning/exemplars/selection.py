@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from pipelines.errors import SourceError
 from pipelines.redaction import counted, quoted
@@ -41,6 +42,8 @@ class Selection:
     def _common(self, ids: pa.StringArray) -> pa.Array:
         masks = {pattern: _matches(ids, pattern) for pattern in set(self._patterns.values())}
         self.counts.update({pattern: int(mask.sum()) for pattern, mask in masks.items()})
+        if not len(ids):
+            return pa.nulls(0, _COMMON.type)
         asked = np.array([masks[self._patterns[one]] for one in self._patterns])
         kinds, kind = np.unique(asked, axis=1, return_inverse=True)
         lists = [self._list(dict(zip(self._patterns, is_asked, strict=True))) for is_asked in kinds.T]
@@ -69,6 +72,6 @@ class Selection:
         return told
 
 
-def _matches(ids: pa.StringArray, pattern: str) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _matches(ids: pa.StringArray, pattern: str) -> NDArray[np.bool_]:
     words = (".*" if sign == "*" else "." if sign == "?" else re.escape(sign) for sign in pattern)
     return np.asarray(pc.match_substring_regex(ids, f"(?s)^{''.join(words)}$"), np.bool_)

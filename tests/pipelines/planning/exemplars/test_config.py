@@ -14,7 +14,7 @@ from pipelines.planning.exemplars.config import (
     exemplars_sha256,
     selections,
 )
-from pipelines.types import Region, Rle
+from pipelines.types import Region
 
 BOX: dict[str, Any] = {"label": "pallet", "image": "a.png", "kind": "box", "coordinates": [1, 2, 30, 40]}
 
@@ -74,7 +74,7 @@ def test_the_digest_tells_what_is_asked_and_not_where_the_images_are() -> None:
         {"label": "crate"},
         {"coordinates": [1, 2, 30, 41]},
         {"images": "new/*"},
-        {"kind": "mask", "coordinates": (), "segmentation": Rle((4, 4), "54O0").to_coco()},
+        {"kind": "mask", "coordinates": (), "segmentation": {"size": [4, 4], "counts": [5, 2, 9]}},
     )
     digests = {exemplars_sha256([frozen(**changes)]) for changes in others}
     assert len(digests - {same}) == len(others)

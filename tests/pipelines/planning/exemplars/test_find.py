@@ -73,7 +73,7 @@ def test_the_source_is_listed_only_as_far_as_needed() -> None:
     [
         (
             exemplar("c.png"),
-            r"no image for the exemplars 'c.png': it is no image_id of the source, nor a file; .*'.*png'",
+            r"no image for the exemplars c.png: it is no image_id of the source, nor a file; .*'.*png'",
         ),
         (exemplar("broken.png"), r"the exemplar of 'pallet' in broken.png cannot be read \(not_an_image\)"),
         (exemplar("/nowhere/a.png"), r"the exemplar of 'pallet' in /nowhere/a.png cannot be read \(not_found\)"),
