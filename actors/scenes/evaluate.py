@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from actors.scenes.samples import SceneTest, add_test_options, read_test
@@ -105,7 +104,7 @@ def _questions(test: SceneTest) -> list[_Question]:
             _Question(part="vgd", ask=_instances(f"vgd_{kind}_", "vgdseg", prompt_kinds=(kind,)))
             for kind in PROMPT_KINDS
         ),
-        *(_Question(part="exemplar", ask=_by_exemplars(number)) for number in NUMBERS_OF_EXEMPLARS),
+        _Question(part="exemplar", ask=_by_exemplars, num_sets=len(NUMBERS_OF_EXEMPLARS)),
         _Question(part="ref", ask=_referring, num_sets=3),
         _Question(part="int", ask=_interactive),
         _Question(part="gcg", ask=_given_captions),
@@ -125,20 +124,17 @@ def _instances(prefix: str, task: str, **asked: Any) -> _Ask:
     return ask
 
 
-def _by_exemplars(number: int) -> _Ask:
-    """Return a test of visual prompts, each of which other scenes show by so many boxes, in the scenes of "vgd_box"."""
-
-    def ask(segmenter: XSamSegmenter, test: SceneTest) -> Figures:
-        samples = test.samples("vgdseg", prompt_kinds=("box",))
-        names = sorted({name for sample in samples for name in sample.conditions})
-        shown = Exemplars(segmenter, test.exemplars(names, _EXEMPLARS_KEPT, prompt_kinds=("box",)))
+def _by_exemplars(segmenter: XSamSegmenter, test: SceneTest) -> Figures:
+    """Ask the scenes of "vgd_box" for what other scenes show by boxes, one or several for each category."""
+    samples = test.samples("vgdseg", prompt_kinds=("box",))
+    names = sorted({name for sample in samples for name in sample.conditions})
+    shown, figures = Exemplars(segmenter, test.exemplars(names, _EXEMPLARS_KEPT, prompt_kinds=("box",))), Figures()
+    for number in NUMBERS_OF_EXEMPLARS:
         by_others = partial(shown.of_sample, number=number, random=np.random.default_rng([test.seed, number]))
-        truth, found = find_instances(segmenter, test.batches(samples), by_others)
-        precision = mask_average_precision(truth, found)
+        precision = mask_average_precision(*find_instances(segmenter, test.batches(samples), by_others))
         name = f"exemplar_{number}_box_"
-        return {f"{name}ap": 100 * precision.ap, f"{name}ap50": 100 * precision.ap50}
-
-    return ask
+        figures |= {f"{name}ap": 100 * precision.ap, f"{name}ap50": 100 * precision.ap50}
+    return figures
 
 
 class Exemplars:
@@ -154,10 +150,6 @@ class Exemplars:
             for name, of_name in marked.items()
         }
 
-    def others(self, name: str, image: NDArray[np.uint8]) -> list[torch.Tensor]:
-        """Return the embeddings of a name's objects that are not in this image."""
-        return [read for shown_in, read in self._read.get(name, ()) if shown_in is not image]
-
     def of_sample(self, sample: TrainingSample, number: int, random: np.random.Generator) -> list[torch.Tensor]:
         """Return what objects in other images show of each category of a sample.
 
@@ -168,7 +160,7 @@ class Exemplars:
         """
         read = []
         for name in sample.conditions:
-            others = self.others(name, sample.image)
+            others = [one for shown_in, one in self._read[name] if shown_in is not sample.image]
             read.append(together([others[place] for place in random.permutation(len(others))[:number]]))
         return read
 

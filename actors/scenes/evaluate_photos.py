@@ -119,7 +119,8 @@ def count_samples(test: PhotoTest, only: Sequence[str] = PARTS) -> int:
     seeds, photos = len(test.seeds), sum(bool(photo.exhaustive) for photo in test.truth.photos)
     objects = len(_objects(test.truth))
     counts = {"box": objects, "point": objects, "random": seeds * objects, "vgd": seeds * photos, "ov": seeds * photos}
-    counts["exemplar"] = 3 * seeds * photos  # at most: of some names no other photograph shows anything
+    shown = sum(bool(_shown_elsewhere(test.truth, photo)) for photo in test.truth.photos)
+    counts["exemplar"] = (1 + len(NUMBERS_OF_EXEMPLARS)) * seeds * shown
     return sum(counts[part] for part in only)
 
 
@@ -195,7 +196,7 @@ def _by_exemplars(segmenter: XSamSegmenter, test: PhotoTest) -> Figures:
     for seed in test.seeds:
         random, samples = np.random.default_rng([seed, 4]), list[TrainingSample]()
         for photo in test.truth.photos:
-            names = [name for name in photo.exhaustive if exemplars.others(name, photo.pixels)]
+            names = _shown_elsewhere(test.truth, photo)
             groups = {name: [one for one in photo.objects if one.name == name] for name in names}
             if groups:
                 own = [box_prompt(group[random.integers(len(group))].mask) for group in groups.values()]
@@ -207,6 +208,12 @@ def _by_exemplars(segmenter: XSamSegmenter, test: PhotoTest) -> Figures:
             found[f"exemplar_{number}_ap50"] = _ap50(*find_instances(segmenter, test.batches(samples), shown))
         figures.append(found)
     return _mean(figures)
+
+
+def _shown_elsewhere(truth: PhotoTruth, photo: Photo) -> list[str]:
+    """Return the names of a photograph, all of whose objects are outlined in it, that another one shows too."""
+    others = {one.name for other in truth.photos if other is not photo for one in other.objects}
+    return [name for name in photo.exhaustive if name in others]
 
 
 def _ap50(truth: Sequence[TrueMask], found: Sequence[FoundMask]) -> float:

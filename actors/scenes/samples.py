@@ -95,9 +95,12 @@ class SceneTest:
             if all(len(samples) == number for samples in found.values()):
                 break
             drawn = source.draw(0, np.random.default_rng([self.seed, _EXEMPLARS, index]))
-            for name, prompt in zip(drawn.conditions, drawn.visual_prompts, strict=True):
-                if len(found.get(name, ())) < number and name in found:
-                    found[name].append(replace(drawn, conditions=(name,), visual_prompts=(prompt,)))
+            for place, (name, prompt) in enumerate(zip(drawn.conditions, drawn.visual_prompts, strict=True)):
+                if name in found and len(found[name]) < number:
+                    masks = drawn.masks[drawn.labels == place]
+                    labels = np.zeros(len(masks), dtype=np.int64)
+                    one = replace(drawn, conditions=(name,), visual_prompts=(prompt,), masks=masks, labels=labels)
+                    found[name].append(one)
         return found
 
     def batches(self, samples: Sequence[TrainingSample], size: int | None = None) -> Iterator[Sequence[TrainingSample]]:

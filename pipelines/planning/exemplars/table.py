@@ -69,7 +69,7 @@ def _read(raw: Mapping[str, Any], commas: bool) -> ExemplarConfig:
         image=_text(raw, COLUMN),
         kind=region.kind,
         coordinates=region.coordinates,
-        segmentation=region.mask and region.mask.to_coco(),
+        segmentation=region.mask.to_coco() if region.mask else None,
         images=_text(raw, "image_id") or _text(raw, "uri"),
     )
 
