@@ -69,7 +69,7 @@ def pool_region_features(feature_map: Tensor, region_points: Sequence[Tensor]) -
 
 
 def together(embeddings: Sequence[Tensor]) -> Tensor:
-    """Return the embedding of what several regions show together: the mean.
+    """Return the embedding of what several regions show together: the mean, which finds more than their maximum does.
 
     Args:
         embeddings: (E,) of each region; at least one.
