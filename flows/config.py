@@ -16,6 +16,13 @@ from flows.prompts import caption_prompt, check_names, check_stuff, named_prompt
 from pipelines.errors import UserError
 from pipelines.labeling.shard import LabelConfig
 from pipelines.planning.draft import PlanConfig
+from pipelines.planning.exemplars.config import (
+    ExemplarConfig,
+    FrozenExemplar,
+    exemplar_prompts,
+    exemplars_sha256,
+    selections,
+)
 from pipelines.planning.fingerprint import RELABEL
 from pipelines.rates.changes import RateLimits
 from pipelines.redaction import check_storage_options, quoted_names, secret_in
@@ -120,6 +127,12 @@ class SourceConfig(Settings):
         """The storage options for the source's files, with the request timeout, and how web servers are asked."""
         web = {} if self.http == HttpConfig() else {"http": self.http.model_dump(mode="json")}
         return {**self.storage_options, **web, "request_timeout_s": self.request_timeout_s}
+
+    @property
+    def listing_options(self) -> dict[str, Any]:
+        """How the source is listed: the arguments of list_batches beside its URI."""
+        names = ("image_id_column", "uri_column", "image_column", "image_root")
+        return {"storage_options": self.client_options, **{name: getattr(self, name) for name in names}}
 
 
 class OutputConfig(Settings):
@@ -274,7 +287,11 @@ class RunConfig(Settings):
     chat: tuple[str, ...] = ()
     """Questions asked of every image and answered in words alone."""
     prompts: str | None = None
-    """Table of regions and sentences for single images, joined to them."""
+    """Table of regions and sentences for single images, joined to them, and of exemplars."""
+    exemplars: tuple[ExemplarConfig, ...] = ()
+    """Regions of some images that show what to find in others, asked of every image or of a selection (vgdseg)."""
+    exemplars_frozen: tuple[FrozenExemplar, ...] = ()
+    """These and those of the table, as the run's plan has them; a run sets them itself."""
     incremental: bool = False
     """Label only what the output's earlier runs do not cover: new or changed images, new prompts. Runs that are not
     finished are finished first.
@@ -302,12 +319,14 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not (self.categories or self.phrases or self.questions or self.caption or self.chat or self.prompts):
-            raise ValueError("nothing to ask: give categories, phrases, questions, caption, chat or prompts")
+        asked = self.categories or self.phrases or self.questions or self.caption or self.chat
+        if not (asked or self.prompts or self.exemplars):
+            raise ValueError("nothing to ask: give categories, phrases, questions, caption, chat, exemplars or prompts")
         _check_uri("prompts", self.prompts or "")
         for what in ("categories", "phrases", "questions", "chat"):
             check_names(what, getattr(self, what))
         check_stuff(self.task, self.categories, self.stuff)
+        selections(self.exemplars)
         if self.explain and not self.questions:
             raise ValueError("explain is set, but there are no questions (rows of the prompts table say it themselves)")
         if self.pool.runner != "in_process" and "memory" in (
@@ -318,13 +337,17 @@ class RunConfig(Settings):
         return self
 
     def common_prompts(self) -> tuple[Prompt, ...]:
-        """Return the prompts asked of every image, task by task, each in the order given."""
+        """Return the prompts asked of every image, task by task, each in the order given.
+
+        Those of exemplars are there once they are frozen; some may be asked of a selection of the images only.
+        """
         return (
             *named_prompts(self.task, self.categories, stuff=self.stuff, keep_spaces=self._asks_as_reference),
             *named_prompts("refseg", self.phrases),
             *named_prompts("reaseg", self.questions, explain=self.explain),
             *([caption_prompt()] if self.caption else []),
             *named_prompts("chat", self.chat),
+            *exemplar_prompts(self.exemplars_frozen),
         )
 
     @property
@@ -361,6 +384,7 @@ class RunConfig(Settings):
             "caption": self.caption,
             "chat": [question.strip() for question in self.chat],
             "prompts": prompts_sha256,
+            **({"exemplars": exemplars_sha256(self.exemplars_frozen)} if self.exemplars_frozen else {}),
             "model": model_sha256,
             "model.dtype": self.model.dtype,
             "model.min_score": self.model.min_score,

@@ -145,18 +145,32 @@ class Region:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Exemplar:
+    """A region of one image that shows what is asked of others.
+
+    Attributes:
+        image_sha256: hex digest of the bytes of its image, which the plan keeps; empty once the image was forgotten.
+        region: the region, in pixels of that image.
+    """
+
+    image_sha256: str
+    region: Region
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """One thing asked of an image: a category, a sentence, a region, or a caption.
+    """One thing asked of an image: a category, a sentence, a region, what exemplars show, or a caption.
 
     Attributes:
         prompt_id: stable id, e.g. ``ovseg:forklift``, or the id given in the prompt table.
         task: what is asked; one of TASKS.
-        text: the category, phrase or question as asked, or a short description of the region: the table's ``prompt``
-            column. Of a mask found for a caption: the phrase.
+        text: the category, phrase or question as asked, a short description of the region, or the label of exemplars:
+            the table's ``prompt`` column. Of a mask found for a caption: the phrase.
         category_id: position of the category, phrase or question in its list; of the prompt table's rows the number of
             their label; of a phrase in a caption its position there.
-        category_name: the category or phrase, or the label of the prompt table's row.
-        region: the visual prompt of REGION_TASKS; None for text.
+        category_name: the category or phrase, or the label of exemplars or of the prompt table's row.
+        region: the visual prompt of REGION_TASKS; None for text, and for exemplars.
+        exemplars: regions of other images that show together what is asked (vgdseg); of one that has ``region``, none.
         is_thing: for a category of PANOPTIC_TASKS, whether it is countable (a thing) or one segment holds all of it
             (stuff); None for other tasks.
         explain: ask for an explanation in words beside the mask (reaseg).
@@ -170,6 +184,7 @@ class Prompt:
     category_id: int
     category_name: str
     region: Region | None = None
+    exemplars: tuple[Exemplar, ...] = ()
     is_thing: bool | None = None
     explain: bool = False
     source_row: int = -1

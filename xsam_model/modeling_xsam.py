@@ -346,6 +346,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
         language_only: bool = False,
         image_prefix: XSamImagePrefix | None = None,
         conditions_are_names: bool = False,
+        lent_regions: Sequence[Tensor | None] | None = None,
     ) -> XSamOutput:
         """Segment images by the conditions in their conversations.
 
@@ -369,13 +370,17 @@ class XSamForSegmentation(XSamPreTrainedModel):
                 hidden states and groups then count from the first token after the image.
             conditions_are_names: all conditions are names of categories, so that a model with a `name_head_config` can
                 ask its classifier; it makes no difference to others.
+            lent_regions: for each region pseudo id the embedding (E,) of a region of some other image, from
+                `pool_regions`; None for a region of `vprompt_masks` or `region_points`, which then have only these.
 
         Raises:
             ValueError: if images, regions or `<SEG>` do not match the token ids.
         """
         features = self._features(image_features, pixel_values, segmentor_pixel_values)
         images = _check_images(image_indices, features, input_ids)
-        regions = self._region_embeddings(input_ids, features, images, vprompt_masks, region_points, region_images)
+        regions = self._region_embeddings(
+            input_ids, features, images, vprompt_masks, region_points, region_images=region_images, lent=lent_regions
+        )
         rows = self._splice(
             input_ids, attention_mask.bool(), cond_ids, seg_ids, features, images, regions, image_prefix
         )
@@ -421,6 +426,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
         stop_token_ids: Sequence[int] | None = None,
         max_new_tokens: int = 512,
         logits_processor: LogitsProcessorList | None = None,
+        lent_regions: Sequence[Tensor | None] | None = None,
     ) -> XSamOutput:
         """Generate answers greedily, and segment what they name.
 
@@ -435,6 +441,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
             stop_token_ids: tokens that end an answer; by default those of the language model's generation config.
             max_new_tokens: longest answer in tokens; shorter if the language model runs out of positions.
             logits_processor: modifies the language model's logits, e.g. to force an answer.
+            lent_regions: as for `forward`.
 
         Returns:
             As from `forward`, with `sequences`; a conversation whose answer has no masks has no decode.
@@ -444,7 +451,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
         """
         features = self._features(image_features, pixel_values, segmentor_pixel_values)
         images = _check_images(image_indices, features, input_ids)
-        regions = self._region_embeddings(input_ids, features, images, vprompt_masks, region_points)
+        regions = self._region_embeddings(input_ids, features, images, vprompt_masks, region_points, lent=lent_regions)
         rows = self._splice(input_ids, attention_mask.bool(), cond_ids, seg_ids, features, images, regions)
         answers, hidden = self._speak(rows, stop_token_ids, max_new_tokens, logits_processor)
         spoken = [self._with_answer(row, ids) for row, ids in zip(rows, answers, strict=True)]
@@ -586,6 +593,41 @@ class XSamForSegmentation(XSamPreTrainedModel):
             raise ValueError("give either image_features, or both pixel_values and segmentor_pixel_values")
         return self.encode_images(pixel_values, segmentor_pixel_values)
 
+    def pool_regions(self, features: XSamImageFeatures, masks: Tensor, images: Tensor) -> Tensor:
+        """Return the embeddings of regions, as the language model reads them: also about other images, see `forward`.
+
+        Args:
+            features: result of `encode_images`.
+            masks: (R, M, M) bool, the regions on the canvas.
+            images: (R,) int64, the image of each.
+
+        Returns:
+            (R, E).
+
+        Raises:
+            ValueError: if a region is empty.
+        """
+        return self._pool_points(features, self._region_points(masks), images)
+
+    def _region_points(self, masks: Tensor) -> list[Tensor]:
+        config = self.config
+        return [
+            choose_region_points(mask, config.region_num_points, config.region_sampling, config.region_sampling_seed)
+            for mask in masks
+        ]
+
+    def _pool_points(self, features: XSamImageFeatures, points: Sequence[Tensor], images: Tensor) -> Tensor:
+        """Pool the features at the points of R regions, each of its image; zeros for image -1."""
+        # The canvas is square, so its tokens are too.
+        side = round(features.segmentor_tokens.shape[1] ** 0.5)
+        regions = features.segmentor_tokens.new_zeros(len(points), features.segmentor_tokens.shape[2])
+        for image in images[images >= 0].unique().tolist():
+            places = (images == image).nonzero()[:, 0]
+            tokens = features.segmentor_tokens[image].T.unflatten(1, (side, side))
+            pooled = pool_region_features(tokens, [points[place] for place in places.tolist()])
+            regions = regions.index_put((places,), pooled)
+        return regions
+
     def _region_embeddings(
         self,
         input_ids: Tensor,
@@ -593,33 +635,30 @@ class XSamForSegmentation(XSamPreTrainedModel):
         images: Tensor,
         masks: Tensor | None,
         points: Sequence[Tensor] | None,
+        *,
         region_images: Tensor | None = None,
+        lent: Sequence[Tensor | None] | None = None,
     ) -> Tensor | None:
         """Return (R, E), one embedding per region pseudo id, or None if there are none (X-SAM, sec. 3.3)."""
-        config = self.config
-        counts = (input_ids == config.region_token_index).sum(1)
-        if points is None and masks is not None:
-            points = [
-                choose_region_points(
-                    mask, config.region_num_points, config.region_sampling, config.region_sampling_seed
-                )
-                for mask in masks
-            ]
-        num_regions = 0 if points is None else len(points)
-        if num_regions != int(counts.sum()):
-            raise ValueError(f"the text has {int(counts.sum())} regions, but {num_regions} visual prompts were given")
-        if not points:
+        counts = (input_ids == self.config.region_token_index).sum(1)
+        if points is None:
+            points = [] if masks is None else self._region_points(masks)
+        lent = [None] * len(points) if lent is None else lent
+        own = [place for place, one in enumerate(lent) if one is None]
+        if len(lent) != int(counts.sum()) or len(own) != len(points):
+            raise ValueError(
+                f"the text has {int(counts.sum())} regions, but {len(points)} visual prompts were given"
+                + (f" for {len(own)} of {len(lent)} that are not lent" if len(own) < len(lent) else "")
+            )
+        if not lent:
             return None
-        # The canvas is square, so its tokens are too.
-        side = round(features.segmentor_tokens.shape[1] ** 0.5)
         sources = images.repeat_interleave(counts) if region_images is None else region_images
-        regions = features.segmentor_tokens.new_zeros(num_regions, features.segmentor_tokens.shape[2])
-        for image in sources[sources >= 0].unique().tolist():
-            places = (sources == image).nonzero()[:, 0]
-            tokens = features.segmentor_tokens[image].T.unflatten(1, (side, side))
-            pooled = pool_region_features(tokens, [points[place] for place in places.tolist()])
-            regions = regions.index_put((places,), pooled)
-        return regions
+        if len(own) == len(lent):
+            return self._pool_points(features, points, sources)
+        like = features.segmentor_tokens
+        places = torch.tensor(own, dtype=torch.long, device=sources.device)
+        pooled = iter(self._pool_points(features, points, sources[places]))
+        return torch.stack([next(pooled) if one is None else one.to(like) for one in lent])
 
     def _splice(  # noqa: PLR0917
         self,

@@ -95,7 +95,7 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
         *,
         task: str = "genseg",
         conditions: Sequence[Sequence[str]] | None = None,
-        visual_prompts: Sequence[Sequence[NDArray[np.bool_]]] | None = None,
+        visual_prompts: Sequence[Sequence[NDArray[np.bool_] | None]] | None = None,
         question: str | None = None,
         answer: str | None = None,
         explain: bool = False,
@@ -110,7 +110,8 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
                 prepared, for images that are already encoded.
             task: one of genseg, ovseg, vgdseg, refseg, reaseg, intseg, gcgseg, chat.
             conditions: for each image its categories (genseg, ovseg), phrases (refseg, reaseg) or question (chat).
-            visual_prompts: for each image its prompts (vgdseg, intseg) as bool (H, W) masks at the image's size.
+            visual_prompts: for each image its prompts (vgdseg, intseg) as bool (H, W) masks at the image's size; None
+                for a region whose embedding the model is given (`lent_regions` of `forward`).
             question: wording to use instead of the task's, with `{}` for the conditions.
             answer: wording to use instead of the task's. gcgseg, chat and explanations have none, so they need one or
                 `generate`.
@@ -122,7 +123,7 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
 
         Returns:
             `input_ids`, `attention_mask`, `cond_ids`, `seg_ids` (B, L) int64, padded on the right; `vprompt_masks`
-            (R, side, side) bool where there are visual prompts; `num_conditions`: list. With images also
+            (R, side, side) bool where there are masks of visual prompts; `num_conditions`: list. With images also
             `pixel_values`, `segmentor_pixel_values` (B, 3, side, side) float32; `original_sizes`, `scaled_sizes`:
             lists of (height, width).
 
@@ -145,17 +146,17 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
         self._check_regions(rows, prompts)
         data = self._collate(rows)
         data.update(features)
-        if any(prompts):
+        if any(mask is not None for masks in prompts for mask in masks):
             data["vprompt_masks"] = self._scale_masks(prompts, sizes)
         return XSamInputs(data, tensor_type=return_tensors, skip_tensor_conversion=[*SIZE_KEYS, "num_conditions"])
 
     def _scale_masks(
-        self, prompts: Sequence[Sequence[NDArray[np.bool_]]], sizes: Sequence[tuple[int, int]] | None
+        self, prompts: Sequence[Sequence[NDArray[np.bool_] | None]], sizes: Sequence[tuple[int, int]] | None
     ) -> NDArray[np.bool_]:
-        """Scale all visual prompts to the canvas: (R, side, side)."""
+        """Scale all masks of visual prompts to the canvas: (R, side, side)."""
         canvases = []
         for index, masks in enumerate(prompts):
-            for mask in masks:
+            for mask in (one for one in masks if one is not None):
                 size = np.shape(mask) if sizes is None else sizes[index]
                 canvases.append(self.image_processor.scale_mask(check_mask(mask, size)))
         return np.stack(canvases)
@@ -169,7 +170,7 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
             rows.append(rows[-1] if is_same else self._encode_group(wording, group, index))
         return rows
 
-    def _check_regions(self, rows: Sequence[list[int]], prompts: Sequence[Sequence[NDArray[np.bool_]]]) -> None:
+    def _check_regions(self, rows: Sequence[list[int]], prompts: Sequence[Sequence[NDArray[np.bool_] | None]]) -> None:
         """Raise ValueError if a conversation has not one region mark for each of its visual prompts."""
         for index, (row, regions) in enumerate(zip(rows, prompts, strict=True)):
             marks = row.count(self.region_token_index)

@@ -33,6 +33,7 @@ from xsam_model.runtime.device_streams import DeviceStreams
 
 Segmentation = InstanceSegmentation | SemanticSegmentation | PanopticSegmentation | PhraseSegmentation
 SegmentationKind = Literal["instance", "semantic", "panoptic"]
+VisualPrompt = NDArray[np.bool_] | Tensor
 # Tasks whose conditions share a conversation and compete for each mask; other tasks ask one at a time, as in training.
 _JOINT_TASKS = (*CATEGORY_TASKS, "vgdseg")
 
@@ -66,14 +67,15 @@ class Query:
     Attributes:
         image: position of the image.
         conditions: categories, phrases or the question, as in `XSamProcessor` for one image.
-        visual_prompts: bool (H, W) masks at the image's original size.
+        visual_prompts: bool (H, W) masks at the image's original size, or what `XSamSegmenter.pool_regions` has made of
+            a region of another image: (E,) embeddings.
         region_kind: of intseg the kind of region that was drawn as the mask, one of `prompts.visual.REGION_KINDS`;
             None if it is not known. Only a model with `interactive_zoom` makes a difference.
     """
 
     image: int
     conditions: Sequence[str] = ()
-    visual_prompts: Sequence[NDArray[np.bool_]] = ()
+    visual_prompts: Sequence[VisualPrompt] = ()
     region_kind: str | None = None
 
 
@@ -200,6 +202,28 @@ class XSamSegmenter:
         )
 
     @torch.inference_mode()
+    def pool_regions(self, images: EncodedImages, image: int, masks: Sequence[NDArray[np.bool_]]) -> Tensor:
+        """Read regions of an encoded image, so that they can be asked of others as visual prompts of vgdseg.
+
+        Args:
+            images: images from `encode`.
+            image: position of the image.
+            masks: the regions, bool (H, W) at the image's original size; at least one.
+
+        Returns:
+            (R, E), on the model's device. The embedding of a region of the image that is asked is the same.
+
+        Raises:
+            ValueError: if a mask is empty or differs in size from the image.
+        """
+        scale, size_hw = self.processor.image_processor.scale_mask, images.original_sizes[image]
+        canvases = torch.from_numpy(np.stack([scale(check_mask(mask, size_hw)) for mask in masks]))
+        copied = self._streams.copy([canvases])
+        with self._turn:
+            of_image = torch.full((len(masks),), image, device=self.model.device)
+            return self.model.pool_regions(images.features, *copied(), of_image)
+
+    @torch.inference_mode()
     def ask(
         self,
         images: EncodedImages,
@@ -231,7 +255,10 @@ class XSamSegmenter:
             task=task,
             conditions=[query.conditions for query in queries],
             visual_prompts=[
-                [check_mask(mask, images.original_sizes[query.image]) for mask in query.visual_prompts]
+                [
+                    None if isinstance(one, Tensor) else check_mask(one, images.original_sizes[query.image])
+                    for one in query.visual_prompts
+                ]
                 for query in queries
             ],
             question=question,
@@ -282,6 +309,7 @@ class XSamSegmenter:
                 **dict(zip(texts, copied(), strict=True)),
                 "image_features": images.features,
                 "image_indices": torch.tensor([query.image for query in queries]),
+                "lent_regions": _lent_regions(queries),
             }
             if max_new_tokens is not None:
                 stops = self.processor.stop_token_ids
@@ -319,7 +347,7 @@ class XSamSegmenter:
         *,
         task: str = "ovseg",
         conditions: Sequence[Sequence[str]] | None = None,
-        visual_prompts: Sequence[Sequence[NDArray[np.bool_]]] | None = None,
+        visual_prompts: Sequence[Sequence[VisualPrompt]] | None = None,
         segmentation: SegmentationKind = "instance",
         stuff: Collection[str] = (),
         threshold: float = 0.5,
@@ -341,7 +369,8 @@ class XSamSegmenter:
                 at from near: see `XSamConfig.interactive_zoom`.
             task, question, answer, explain: as for `XSamProcessor`.
             conditions: for each image its categories, phrases (refseg, reaseg) or questions (chat).
-            visual_prompts: for each image its prompts (vgdseg, intseg) as bool (H, W) masks at the image's size.
+            visual_prompts: for each image its prompts (vgdseg, intseg) as bool (H, W) masks at the image's size, for
+                vgdseg also (E,) embeddings of regions of other images, as from `pool_regions`.
             segmentation: kind of segmentation by categories: "instance", "semantic" or "panoptic".
             stuff: conditions that are stuff, not things; "panoptic" makes one segment of each.
             threshold: lowest score of an instance, or, before calibration, of an intseg candidate, in [0, 1]; the class
@@ -441,9 +470,7 @@ class XSamSegmenter:
         windows = [
             (place, window)
             for place, query in enumerate(queries)
-            for window in close_ups(
-                check_mask(query.visual_prompts[0], _size_hw(images[query.image])), zoom, query.region_kind
-            )
+            for window in close_ups(check_mask(_drawn(query), _size_hw(images[query.image])), zoom, query.region_kind)
         ]
         refines = self.model.refiner is not None and not any(asking.values())
         best: dict[int, tuple[tuple[bool, float], SeenClosely]] = {}
@@ -524,7 +551,7 @@ class XSamSegmenter:
         asked = [queries[conversation] for conversation in outputs.conversation_indices.tolist()]
         found: Sequence[Segmentation]
         if task == "intseg":
-            prompts = [query.visual_prompts[0] for query in asked]
+            prompts = [_drawn(query) for query in asked]
             found = processor.post_process_interactive_segmentation(
                 outputs, *sizes, prompts, threshold=threshold, calibration=calibration
             )
@@ -554,7 +581,7 @@ def _queries(
     task: str,
     count: int,
     conditions: Sequence[Sequence[str]] | None,
-    visual_prompts: Sequence[Sequence[NDArray[np.bool_]]] | None,
+    visual_prompts: Sequence[Sequence[VisualPrompt]] | None,
 ) -> list[Query]:
     """Split the prompts of each image into conversations."""
     if task not in TASKS:
@@ -576,6 +603,20 @@ def _queries(
     if is_visual:
         return [Query(image=image, visual_prompts=items) for image, items in groups]
     return [Query(image=image, conditions=items) for image, items in groups]
+
+
+def _drawn(query: Query) -> NDArray[np.bool_]:
+    """Return the mask of a query of intseg."""
+    drawn = query.visual_prompts[0]
+    if isinstance(drawn, Tensor):
+        raise ValueError("intseg marks an object of the image itself; a region of another image goes with vgdseg")
+    return drawn
+
+
+def _lent_regions(queries: Sequence[Query]) -> list[Tensor | None] | None:
+    """Return the embedding of each visual prompt, None for a mask; None if all are masks, as in most batches."""
+    lent = [one if isinstance(one, Tensor) else None for query in queries for one in query.visual_prompts]
+    return None if all(one is None for one in lent) else lent
 
 
 def _size_hw(image: NDArray[np.uint8] | Image.Image) -> tuple[int, int]:

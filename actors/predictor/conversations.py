@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.masks import rle
-from pipelines.types import CATEGORY_TASKS, REGION_TASKS, SENTENCE_TASKS, Image, Prompt, Region, RejectedPrompt, Task
+from pipelines.types import (
+    CATEGORY_TASKS,
+    REGION_TASKS,
+    SENTENCE_TASKS,
+    Exemplar,
+    Image,
+    Prompt,
+    Region,
+    RejectedPrompt,
+    Task,
+)
 from xsam_model.prompts.conversations import ConversationEncoder, TooManyConditionsError
 from xsam_model.prompts.visual import draw_region
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from xsam_model.segmenter import Query
 
 _JOINT_TASKS = (*CATEGORY_TASKS, "vgdseg")
@@ -56,22 +69,29 @@ class Conversation:
     Attributes:
         image: position of the image in its batch.
         prompts: what is asked; the network's labels are positions in it.
-        regions: the visual prompts among them, rasterised as bool (H, W) masks at the image's size.
+        regions: for each of the visual prompts, if they are that, its region as bool (H, W) mask at the image's size;
+            None for exemplars, which are regions of other images.
     """
 
     image: int
     prompts: tuple[Prompt, ...]
-    regions: tuple[NDArray[np.bool_], ...] = ()
+    regions: tuple[NDArray[np.bool_] | None, ...] = ()
 
-    def query(self, task: Task) -> Query:
-        """Return the conversation as a query for XSamSegmenter.ask."""
+    def query(self, task: Task, shown: Mapping[tuple[Exemplar, ...], Tensor] = MappingProxyType({})) -> Query:
+        """Return the conversation as a query for XSamSegmenter.ask.
+
+        Args:
+            task: what is asked.
+            shown: what the network has made of the exemplars of each prompt that has some.
+        """
         from xsam_model.segmenter import Query
 
+        drawn = zip(self.prompts, self.regions, strict=False)
         region = self.prompts[0].region if task == "intseg" else None
         return Query(
             image=self.image,
             conditions=_conditions(task, self.prompts),
-            visual_prompts=self.regions,
+            visual_prompts=[shown[prompt.exemplars] if mask is None else mask for prompt, mask in drawn],
             region_kind=region.kind if region else None,
         )
 
@@ -151,11 +171,13 @@ def prepare(
     Returns:
         The conversation, or None if none of its prompts can be asked; and the prompts that cannot.
     """
-    good, regions, refused = [], [], []
+    good, regions, refused = list[Prompt](), list[NDArray[np.bool_] | None](), list[RejectedPrompt]()
     for prompt in draft.prompts:
         try:
-            if prompt.task in REGION_TASKS:
-                regions.append(_draw(prompt.region or Region(kind="mask"), image.size_hw))
+            if prompt.exemplars:
+                regions.append(None)
+            elif prompt.task in REGION_TASKS:
+                regions.append(draw(prompt.region or Region(kind="mask"), image.size_hw))
             # Prompts asked of every image were tried when the replica started; those of a table only in part.
             elif prompt.source_row >= 0:
                 try_words(processor, Ask(prompt.task, prompt.explain), [prompt])
@@ -168,26 +190,27 @@ def prepare(
     return Conversation(image=draft.image, prompts=tuple(good), regions=tuple(regions)), refused
 
 
-def _draw(region: Region, size_hw: tuple[int, int]) -> NDArray[np.bool_]:
+def draw(region: Region, size_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """Draw a region as a bool (H, W) mask; raises ValueError if it does not fit the image of this size."""
     mask = rle.decode(region.mask) if region.mask else None
     return draw_region(region.kind, region.coordinates, size_hw, mask)
 
 
 def check_prompts(processor: ConversationEncoder, prompts: Sequence[Prompt]) -> None:
-    """Check that the text prompts asked of every image fit the model.
+    """Check that the prompts asked of every image fit the model.
 
     Raises:
-        ValueError: they do not, e.g. there are more categories than fit into its text (says how many do), a sentence is
-            too long (says by how much), or a prompt contains a token that the model reserves.
+        ValueError: they do not, e.g. there are more categories or exemplars' labels than fit into its text (says how
+            many do), a sentence is too long (says by how much), or a prompt contains a token that the model reserves.
     """
     for ask, group in drafts([prompts], processor).items():
-        for draft in group if ask.task not in REGION_TASKS else ():
+        for draft in group:
             try_words(processor, ask, draft.prompts)
 
 
 def try_words(processor: ConversationEncoder, ask: Ask, prompts: Sequence[Prompt]) -> None:
-    """Tokenize the conversation of text prompts, without an image; raises ValueError if it cannot be asked."""
-    conditions = _conditions(ask.task, prompts)
+    """Tokenize the conversation of some prompts, without an image; raises ValueError if it cannot be asked."""
+    conditions = _conditions_to_try(ask.task, prompts)
     try:
         processor.token_ids(conditions, task=ask.network_task, explain=ask.explain, generate=ask.is_spoken)
     except ValueError as error:
@@ -201,6 +224,11 @@ def try_words(processor: ConversationEncoder, ask: Ask, prompts: Sequence[Prompt
 def _conditions(task: Task, prompts: Sequence[Prompt]) -> list[str]:
     has_words = task in (*CATEGORY_TASKS, *SENTENCE_TASKS)
     return [prompt.text for prompt in prompts] if has_words else []
+
+
+def _conditions_to_try(task: Task, prompts: Sequence[Prompt]) -> list[str]:
+    # Of regions only their number counts.
+    return [prompt.text for prompt in prompts] if task in REGION_TASKS else _conditions(task, prompts)
 
 
 def batched(items: Sequence[ConversationDraft], size: int) -> Iterator[Sequence[ConversationDraft]]:

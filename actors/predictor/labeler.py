@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from actors.predictor.config import PredictorConfig
 from actors.predictor.garbage_collection import garbage_collection_paused
+from pipelines.labeling.exemplars import read_exemplars
 from pipelines.labeling.shard import LabelJob, label_shard
 from pipelines.storage.store import open_store
 from pipelines.table.commits import read_commit
@@ -38,13 +39,20 @@ class RunLabelerFactory:
     shards_in_flight: int = 1
 
     def __call__(self) -> RunLabeler:
-        """Load the model, check the run's prompts against it, choose the batch size, and open the output."""
+        """Load the model, check the run's prompts against it, have it see their exemplars, and open the output.
+
+        Raises:
+            DamagedError: the plan has not the images of the exemplars as it says.
+            PlanError: an exemplar was forgotten.
+        """
         # Imported here, not at the top: the driver pickles this factory without loading torch.
         with garbage_collection_paused():
             from actors.predictor.predictor import XSamPredictor
 
         predictor, job = XSamPredictor(self.predictor), self.job
         predictor.check(job.prompts)
+        if any(prompt.exemplars for prompt in job.prompts):
+            predictor.study(job.prompts, read_exemplars(open_store(self.output_uri, self.output_options), job))
         if job.config.batch_size is None:
             found = predictor.find_batch_size(job.prompts, shards=self.shards_in_flight)
             job = replace(job, config=job.config.replace(batch_size=found))

@@ -23,6 +23,7 @@ from actors.predictor.conversations import (
     check_prompts,
     divided,
     drafts,
+    draw,
     prepare,
 )
 from actors.predictor.predictions import (
@@ -34,7 +35,18 @@ from actors.predictor.predictions import (
     without_doubles,
 )
 from pipelines.storage.content_hash import content_hash
-from pipelines.types import Answer, Image, ImageRef, MaskPrediction, PredictionError, Prompt, Reason, ReplicaUnusable
+from pipelines.types import (
+    Answer,
+    Exemplar,
+    Image,
+    ImageRef,
+    MaskPrediction,
+    PredictionError,
+    Prompt,
+    Reason,
+    ReplicaUnusable,
+)
+from xsam_model.layers.region_sampling import together
 from xsam_model.modeling_xsam import XSamForSegmentation
 from xsam_model.processing_xsam import XSamProcessor
 from xsam_model.prompts.templates import SPOKEN_TASKS
@@ -94,14 +106,37 @@ class XSamPredictor:
             "torch": version("torch"),
             "transformers": version("transformers"),
         }
+        self._shown = dict[tuple[Exemplar, ...], torch.Tensor]()
 
     def describe(self) -> Mapping[str, str]:
         """Return facts for provenance: hash of the weights, device, dtype, library versions."""
         return self._facts
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        """Check the text prompts that every image of a run will be asked; see check_prompts."""
+        """Check the prompts that every image of a run will be asked; see check_prompts."""
         check_prompts(self.segmenter.processor, prompts)
+
+    def study(self, prompts: Sequence[Prompt], images: Mapping[str, Image]) -> None:
+        """Look at the exemplars of prompts, so that these can be asked: each of their images is encoded once.
+
+        Args:
+            prompts: those of a run; what has no exemplars is passed over.
+            images: the exemplars' images by SHA-256.
+
+        Raises:
+            ValueError: a region does not fit its image.
+        """
+        exemplars = dict.fromkeys(exemplar for prompt in prompts for exemplar in prompt.exemplars)
+        seen = dict[Exemplar, torch.Tensor]()
+        for name in dict.fromkeys(exemplar.image_sha256 for exemplar in exemplars):
+            image = images[name]
+            of_image = [exemplar for exemplar in exemplars if exemplar.image_sha256 == name]
+            encoded = self.segmenter.encode([image.pixels])
+            regions = [draw(exemplar.region, image.size_hw) for exemplar in of_image]
+            seen |= zip(of_image, self.segmenter.pool_regions(encoded, 0, regions), strict=True)
+        for prompt in prompts:
+            if prompt.exemplars:
+                self._shown[prompt.exemplars] = together([seen[exemplar] for exemplar in prompt.exemplars])
 
     def find_batch_size(self, prompts: Sequence[Prompt], *, shards: int = 1) -> int | None:
         """Measure how many images fit on the GPU at once, with images of noise; None on a CPU.
@@ -216,7 +251,7 @@ class XSamPredictor:
         replies = self.segmenter.ask(
             encoded,
             ask.network_task,
-            [conversation.query(ask.task) for conversation in conversations],
+            [conversation.query(ask.task, self._shown) for conversation in conversations],
             explain=ask.explain,
             max_new_tokens=self._config.max_new_tokens,
         )

@@ -10,8 +10,9 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,22 @@ from pipelines.evaluation.map_metrics import Maps, Segment, panoptic_quality
 from pipelines.evaluation.mask_metrics import grounded_caption_quality, mask_average_precision, referring_iou
 from pipelines.masks import rle
 from pipelines.types import Rle
+from xsam_model.layers.region_sampling import together
 from xsam_model.post_processing.instances import InstanceSegmentation, PhraseSegmentation
 from xsam_model.post_processing.maps import PanopticSegmentation
-from xsam_model.segmenter import XSamResult, XSamSegmenter
+from xsam_model.segmenter import VisualPrompt, XSamResult, XSamSegmenter
 from xsam_model.training.samples.samples import TrainingSample
 
 PROMPT_KINDS = ("point", "scribble", "box", "mask")
-PARTS = ("ov", "vgd", "ref", "int", "gcg", "pan")
+PARTS = ("ov", "vgd", "exemplar", "ref", "int", "gcg", "pan")
 # Words of phrases that only the position or the size of an object decides.
 _RELATIVE = re.compile(r"\b(left|right|top|bottom|largest|smallest)\b")
 _MAX_CAPTION_TOKENS = 192
 # COCO's evaluation counts the 100 best detections of an image.
 _MAX_INSTANCES = 100
+NUMBERS_OF_EXEMPLARS = (1, 5)
+# Of each category, for each scene to have some of its own: one odd object would else decide a category's figure.
+_EXEMPLARS_KEPT = 12
 
 Figures = dict[str, float]
 _Ask = Callable[[XSamSegmenter, SceneTest], Figures]
@@ -71,7 +76,8 @@ def evaluate_scenes(
 
     Returns:
         Figures in percent by name, NaN if nothing could be tested. ov: mask AP and AP50 of open-vocabulary segmentation
-        with `test.num_names` names asked at once, and with all. vgd: AP and AP50 of visual prompts by kind. ref:
+        with `test.num_names` names asked at once, and with all. vgd: AP and AP50 of visual prompts by kind. exemplar:
+        the same of the box of one, and of the boxes of five, objects of the category in other scenes. ref:
         referring cIoU of all phrases; of those that only position or size decides, with and without the deciding word;
         and the number of the latter. int: mean IoU and cIoU of point prompts. gcg: mean IoU of the phrases of a given
         caption; mean IoU and AP50 of those of generated captions. pan: panoptic quality of all names, things and stuff.
@@ -98,6 +104,7 @@ def _questions(test: SceneTest) -> list[_Question]:
             _Question(part="vgd", ask=_instances(f"vgd_{kind}_", "vgdseg", prompt_kinds=(kind,)))
             for kind in PROMPT_KINDS
         ),
+        _Question(part="exemplar", ask=_by_exemplars, num_sets=len(NUMBERS_OF_EXEMPLARS)),
         _Question(part="ref", ask=_referring, num_sets=3),
         _Question(part="int", ask=_interactive),
         _Question(part="gcg", ask=_given_captions),
@@ -117,16 +124,65 @@ def _instances(prefix: str, task: str, **asked: Any) -> _Ask:
     return ask
 
 
+def _by_exemplars(segmenter: XSamSegmenter, test: SceneTest) -> Figures:
+    """Ask the scenes of "vgd_box" for what other scenes show by boxes, one or several for each category."""
+    samples = test.samples("vgdseg", prompt_kinds=("box",))
+    names = sorted({name for sample in samples for name in sample.conditions})
+    shown, figures = Exemplars(segmenter, test.exemplars(names, _EXEMPLARS_KEPT, prompt_kinds=("box",))), Figures()
+    for number in NUMBERS_OF_EXEMPLARS:
+        by_others = partial(shown.of_sample, number=number, random=np.random.default_rng([test.seed, number]))
+        precision = mask_average_precision(*find_instances(segmenter, test.batches(samples), by_others))
+        name = f"exemplar_{number}_box_"
+        figures |= {f"{name}ap": 100 * precision.ap, f"{name}ap50": 100 * precision.ap50}
+    return figures
+
+
+class Exemplars:
+    """What a model has made of marked objects, to be asked of other images by their names."""
+
+    def __init__(self, segmenter: XSamSegmenter, marked: Mapping[str, Sequence[TrainingSample]]) -> None:
+        """Look at the objects: samples with one visual prompt each, by name."""
+        self._read = {
+            name: [
+                (one.image, segmenter.pool_regions(segmenter.encode([one.image]), 0, one.visual_prompts)[0])
+                for one in of_name
+            ]
+            for name, of_name in marked.items()
+        }
+
+    def of_sample(self, sample: TrainingSample, number: int, random: np.random.Generator) -> list[torch.Tensor]:
+        """Return what objects in other images show of each category of a sample.
+
+        Args:
+            sample: of vgdseg.
+            number: objects of each category, chosen by lot; all if there are not as many.
+            random: source of the lots.
+        """
+        read = []
+        for name in sample.conditions:
+            others = [one for shown_in, one in self._read[name] if shown_in is not sample.image]
+            read.append(together([others[place] for place in random.permutation(len(others))[:number]]))
+        return read
+
+
 def find_instances(
-    segmenter: XSamSegmenter, batches: Iterable[Sequence[TrainingSample]]
+    segmenter: XSamSegmenter,
+    batches: Iterable[Sequence[TrainingSample]],
+    shown: Callable[[TrainingSample], Sequence[VisualPrompt]] = lambda sample: sample.visual_prompts,
 ) -> tuple[list[TrueMask], list[FoundMask]]:
-    """Return the true and all found masks of samples of ovseg or vgdseg; images are numbered in order: "0", "1", ..."""
+    """Return the true and all found masks of samples of ovseg or vgdseg; images are numbered in order: "0", "1", ...
+
+    Args:
+        segmenter: the model.
+        batches: samples of one task.
+        shown: returns the visual prompts of a sample; by default its own.
+    """
     truth: list[TrueMask] = []
     found: list[FoundMask] = []
     number = 0
     for batch in batches:
         # Average precision ranks all candidates, however low their scores.
-        for sample, result in zip(batch, _segment(segmenter, batch, threshold=0.0), strict=True):
+        for sample, result in zip(batch, _segment(segmenter, batch, threshold=0.0, shown=shown), strict=True):
             image, names = str(number), sample.conditions
             number += 1
             for mask, label in zip(sample.masks, sample.labels, strict=True):
@@ -141,14 +197,19 @@ def find_instances(
     return truth, found
 
 
-def _segment(segmenter: XSamSegmenter, batch: Sequence[TrainingSample], threshold: float = 0.5) -> Sequence[XSamResult]:
+def _segment(
+    segmenter: XSamSegmenter,
+    batch: Sequence[TrainingSample],
+    threshold: float = 0.5,
+    shown: Callable[[TrainingSample], Sequence[VisualPrompt]] = lambda sample: sample.visual_prompts,
+) -> Sequence[XSamResult]:
     """Segment a batch of samples of one task."""
     is_visual = bool(batch[0].visual_prompts)
     return segmenter.segment(
         [sample.image for sample in batch],
         task=batch[0].task,
         conditions=None if is_visual else [sample.conditions for sample in batch],
-        visual_prompts=[sample.visual_prompts for sample in batch] if is_visual else None,
+        visual_prompts=[shown(sample) for sample in batch] if is_visual else None,
         threshold=threshold,
         top_k=_MAX_INSTANCES,
     )

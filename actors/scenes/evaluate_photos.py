@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +19,27 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from actors.scenes.evaluate import Figures, add_run_options, find_instances, one_mask_each
+from actors.scenes.evaluate import (
+    NUMBERS_OF_EXEMPLARS,
+    Exemplars,
+    Figures,
+    add_run_options,
+    find_instances,
+    one_mask_each,
+)
 from actors.scenes.photo_prompts import Mask, box_prompt, inner_prompt, pole_prompt
 from actors.scenes.photo_truth import DEFAULT_FOLDER, TRUTH, OutlinedObject, Photo, PhotoTruth, read_photo_truth
 from actors.scenes.samples import reported_batches
 from pipelines.bounded_json import plain_json
 from pipelines.errors import UserError
+from pipelines.evaluation.coco_matching import FoundMask, TrueMask
 from pipelines.evaluation.mask_metrics import mask_average_precision, referring_iou
 from pipelines.evaluation.score_calibration import RIGHT_IOU, expected_calibration_error, right_masks
 from pipelines.masks import rle
 from xsam_model.segmenter import XSamSegmenter
 from xsam_model.training.samples.samples import TrainingSample
 
-PARTS = ("box", "point", "random", "vgd", "ov")
+PARTS = ("box", "point", "random", "vgd", "exemplar", "ov")
 NUM_ABSENT = 10
 ABSENT_SCORE = 0.3
 """A mask of an absent name with this score or more is one that people would see."""
@@ -82,6 +91,8 @@ def evaluate_photos(
         vgd_ap50: visual grounding, the box of one object of each name as the example, for names all of whose objects
         are outlined. ov_ap50: open vocabulary, all such names of a picture and NUM_ABSENT absent ones asked together.
         Both also for the pictures that hold an object of the stricter half (_strict).
+        exemplar_1_ap50, exemplar_5_ap50: the same by the boxes of one object and of up to five in other photographs,
+        for names that these show; exemplar_0_ap50: of the same names in the same photographs, by an object in each.
         absent_per_picture: masks of absent names with a score of at least ABSENT_SCORE.
         ece_box, ece_point, ece_random, ece_vgd, ece_ov: expected calibration error of the scores, in 15 bins of as many
         masks: how far a score is from the share of masks of that score that are right, which have an IoU of at least
@@ -95,6 +106,7 @@ def evaluate_photos(
             "point": lambda segmenter, test: _interactive(segmenter, test, "point", [pole_prompt]),
             "random": _from_random_points,
             "vgd": _by_example,
+            "exemplar": _by_exemplars,
             "ov": _by_name,
         }[part](segmenter, test)
         figures |= found
@@ -107,6 +119,8 @@ def count_samples(test: PhotoTest, only: Sequence[str] = PARTS) -> int:
     seeds, photos = len(test.seeds), sum(bool(photo.exhaustive) for photo in test.truth.photos)
     objects = len(_objects(test.truth))
     counts = {"box": objects, "point": objects, "random": seeds * objects, "vgd": seeds * photos, "ov": seeds * photos}
+    shown = sum(bool(_shown_elsewhere(test.truth, photo)) for photo in test.truth.photos)
+    counts["exemplar"] = (1 + len(NUMBERS_OF_EXEMPLARS)) * seeds * shown
     return sum(counts[part] for part in only)
 
 
@@ -171,6 +185,39 @@ def _by_example(segmenter: XSamSegmenter, test: PhotoTest) -> Figures:
                 photos.append(photo)
         figures.append(_precision(segmenter, test, samples, photos, "vgd")[0])
     return _mean(figures)
+
+
+def _by_exemplars(segmenter: XSamSegmenter, test: PhotoTest) -> Figures:
+    """Objects of each name in other photographs are the exemplars, chosen by lot."""
+    marked: dict[str, list[TrainingSample]] = {}
+    for photo, one in _objects(test.truth):
+        marked.setdefault(one.name, []).append(_sample(photo, "vgdseg", [box_prompt(one.mask)], [one], [one.name]))
+    exemplars, figures = Exemplars(segmenter, marked), []
+    for seed in test.seeds:
+        random, samples = np.random.default_rng([seed, 4]), list[TrainingSample]()
+        for photo in test.truth.photos:
+            names = _shown_elsewhere(test.truth, photo)
+            groups = {name: [one for one in photo.objects if one.name == name] for name in names}
+            if groups:
+                own = [box_prompt(group[random.integers(len(group))].mask) for group in groups.values()]
+                wanted = [one for group in groups.values() for one in group]
+                samples.append(_sample(photo, "vgdseg", own, wanted, names))
+        found = {"exemplar_0_ap50": _ap50(*find_instances(segmenter, test.batches(samples)))}
+        for number in NUMBERS_OF_EXEMPLARS:
+            shown = partial(exemplars.of_sample, number=number, random=random)
+            found[f"exemplar_{number}_ap50"] = _ap50(*find_instances(segmenter, test.batches(samples), shown))
+        figures.append(found)
+    return _mean(figures)
+
+
+def _shown_elsewhere(truth: PhotoTruth, photo: Photo) -> list[str]:
+    """Return the names of a photograph, all of whose objects are outlined in it, that another one shows too."""
+    others = {one.name for other in truth.photos if other is not photo for one in other.objects}
+    return [name for name in photo.exhaustive if name in others]
+
+
+def _ap50(truth: Sequence[TrueMask], found: Sequence[FoundMask]) -> float:
+    return mask_average_precision(truth, found).ap50 if truth else float("nan")
 
 
 def _by_name(segmenter: XSamSegmenter, test: PhotoTest) -> Figures:

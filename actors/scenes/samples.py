@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from xsam_model.training.scenes.source import SceneSource
 
 # Part of each sample's seed: results are comparable over time only while a task keeps its number.
 _TASK_NUMBERS = {"ovseg": 1, "vgdseg": 2, "refseg": 3, "intseg": 4, "gcgseg": 5, "genseg": 6}
+_EXEMPLARS = 7
 # Most scenes drawn for each one wanted; without a limit a condition that hardly any scene meets would never end.
 _MAX_DRAWS = 30
 
@@ -75,6 +76,32 @@ class SceneTest:
         seeds = ([self.seed, _TASK_NUMBERS[task], index] for index in range(number))
         drawn = (source.draw(0, np.random.default_rng(seed)) for seed in seeds)
         return list(itertools.islice((one for one in drawn if wanted is None or wanted(one)), self.count))
+
+    def exemplars(self, names: Iterable[str], number: int, **asked: Any) -> dict[str, list[TrainingSample]]:
+        """Draw other scenes, in each of which one object is marked that has a name.
+
+        Args:
+            names: the names.
+            number: scenes for each name.
+            asked: fields of `AskConfig`.
+
+        Returns:
+            By name `number` samples with one visual prompt; fewer if hardly any scene shows such an object.
+        """
+        config = AskConfig(nothing_present_share=0.0, synonym_share=0.0, **asked)
+        source = SceneSource(self.assets, "vgdseg", self.split, self.scene, config)
+        found: dict[str, list[TrainingSample]] = {name: [] for name in names}
+        for index in range(number * len(found) * _MAX_DRAWS):
+            if all(len(samples) == number for samples in found.values()):
+                break
+            drawn = source.draw(0, np.random.default_rng([self.seed, _EXEMPLARS, index]))
+            for place, (name, prompt) in enumerate(zip(drawn.conditions, drawn.visual_prompts, strict=True)):
+                if name in found and len(found[name]) < number:
+                    masks = drawn.masks[drawn.labels == place]
+                    labels = np.zeros(len(masks), dtype=np.int64)
+                    one = replace(drawn, conditions=(name,), visual_prompts=(prompt,), masks=masks, labels=labels)
+                    found[name].append(one)
+        return found
 
     def batches(self, samples: Sequence[TrainingSample], size: int | None = None) -> Iterator[Sequence[TrainingSample]]:
         """Yield batches of `size` samples, by default `batch_size`; a batch is reported when the next is taken."""

@@ -36,6 +36,7 @@ from pipelines.layout import KINDS
 from pipelines.planning.coverage import UpdateCounts
 from pipelines.planning.draft import PlanDraft
 from pipelines.planning.erasures import Forgotten, read_forgotten
+from pipelines.planning.exemplars.config import by_label
 from pipelines.planning.plan import Plan, check_no_plan_lost, plan_documents, planned_runs
 from pipelines.planning.registered_runs import registered_problems
 from pipelines.redaction import counted, quoted_names, shown
@@ -124,7 +125,7 @@ def _show_new(config: RunConfig, draft: planning.RunDraft, store: Store, console
     rows: list[tuple[str, object]] = [
         ("images", f"{plan.num_images:,}, {_size(plan)}"),
         ("shards", f"{plan.num_shards:,} of up to {counted(plan.images_per_shard, 'image')}"),
-        ("prompts", _count_prompts(config, plan.num_own_prompts)),
+        ("prompts", _count_prompts(draft.config, plan.num_own_prompts)),
         ("replicas", f"{config.pool.replicas} ({config.pool.chosen_runner})"),
         ("first", shown(plan.first_uri or "")),
         ("last", shown(plan.last_uri or "")),
@@ -187,6 +188,7 @@ def _count_prompts(config: RunConfig, num_own: int) -> str:
         (len(config.phrases), "phrase", "phrases"),
         (len(config.questions) + len(config.chat), "question", "questions"),
         (int(config.caption), "caption", "captions"),
+        (len(by_label(config.exemplars_frozen)), "label shown by exemplars", "labels shown by exemplars"),
     ]
     common = [f"{number:,} {one if number == 1 else several}" for number, one, several in counts if number]
     # A table of which no row can be asked is told as well.

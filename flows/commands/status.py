@@ -15,6 +15,7 @@ from flows.commands.console import (
     noted_row,
     print_json,
     show_erasures,
+    show_lines,
     show_problems,
 )
 from flows.run.canary import approve

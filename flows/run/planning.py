@@ -19,6 +19,7 @@ from actors.predictor import model_check
 from actors.predictor.config import INCLUDED_MODELS, model_folder
 from actors.predictor.labeler import RunLabelerFactory
 from flows.config import ConfigError, RunConfig
+from flows.run.exemplars import with_exemplars
 from flows.run.own_prompts import OwnPrompts, read_own_prompts, unasked_rows
 from flows.run.run_names import check_new_name, first_run, relabels, runs_before_retry
 from flows.run.summary import read_run_summary, rejected_row, versions
@@ -42,6 +43,9 @@ from pipelines.planning.category_ids import CategoryIds, has_name
 from pipelines.planning.coverage import Coverage, UpdateCounts
 from pipelines.planning.draft import PlanDraft, draft_plan
 from pipelines.planning.erasures import Forgotten, check_no_erasure, read_forgotten
+from pipelines.planning.exemplars.config import selections
+from pipelines.planning.exemplars.images import exemplar_file
+from pipelines.planning.exemplars.selection import Selection
 from pipelines.planning.fingerprint import check_fingerprint
 from pipelines.planning.plan import (
     CANARY,
@@ -98,7 +102,7 @@ def list_collection(
         The drafted plan, all rejected prompts of single images, and what to tell before anything is labeled.
 
     Raises:
-        SourceError: no images, or an unreadable source.
+        SourceError: no images, an unreadable source, or exemplars that are to be asked of no image.
         PromptTableError: too many rows of the prompt table are asked of no image.
         PlanError: two images have the same id.
         StorageError: the listing does not fit into the folder for temporary files.
@@ -117,25 +121,19 @@ def list_collection(
     listed = (
         named.batches()
         if named is not None
-        else list_batches(
-            config.source.uri,
-            storage_options=config.source.client_options,
-            image_id_column=config.source.image_id_column,
-            uri_column=config.source.uri_column,
-            image_column=config.source.image_column,
-            image_root=config.source.image_root,
-            left_out=left_out,
-        )
+        else list_batches(config.source.uri, **config.source.listing_options, left_out=left_out)
     )
     absent = AbsentPaths()
-    joined = join_prompts(absent.checked(_counted(listed, on_listed)), own.table or PromptTable(by_image={}))
+    selection = Selection(config.common_prompts(), selections(config.exemplars_frozen))
+    marked = selection.marked(absent.checked(_counted(listed, on_listed)))
+    joined = join_prompts(marked, own.table or PromptTable(by_image={}))
     left = None if coverage is None else coverage.left
     forgotten, erased = forgotten or Forgotten(), Counter[str]()
     images = forgotten.without(joined, erased)
     canary = config.canary.images
     with draft_plan(images, config.plan, left, left_out=left_out, replicas=replicas, canary=canary) as draft:
         # Rows about images that are not to be labeled again are not at fault.
-        notes = [*absent.say(), *(unasked_rows(config, own, joined) if named is None else ())]
+        notes = [*absent.say(), *selection.check(), *(unasked_rows(config, own, joined) if named is None else ())]
         if named is not None and named.num_corrected and not config.over_corrections:
             notes.append(
                 f"people have corrected {named.num_corrected:,} of these images: what they answered stays current; "
@@ -206,10 +204,13 @@ class RunDraft:
         nothing_new: of an incremental run that has nothing to ask, why there is a run or a result all the same.
         ids: the numbers of the run's names.
         left_out: what was found beside the images.
+        config: the run's, with its exemplars frozen.
+        exemplars: the images of these by SHA-256, for a plan that is to be written.
     """
 
     run_id: str
     fingerprint: Mapping[str, Any]
+    config: RunConfig
     held: Plan | None = None
     plan: PlanDraft | None = None
     rejected: tuple[RejectedPrompt, ...] = ()
@@ -219,6 +220,7 @@ class RunDraft:
     nothing_new: str = ""
     ids: CategoryIds = field(default_factory=CategoryIds)
     left_out: LeftOut = field(default_factory=LeftOut)
+    exemplars: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @contextmanager
@@ -234,11 +236,12 @@ def draft_run(config: RunConfig, on_listed: OnListed = lambda _count: None) -> I
 
     Raises:
         PlanError: the output has a run with another fingerprint, or two images have the same id.
-        ConfigError, SourceError, PromptTableError, StorageError: see run_fingerprint, read_own_prompts, check_model,
-            list_collection, check_new_name, check_same_collection, check_no_erasure.
+        ConfigError, SourceError, PromptTableError, StorageError: see with_exemplars, run_fingerprint, read_own_prompts,
+            check_model, list_collection, check_new_name, check_same_collection, check_no_erasure.
     """
-    store = open_output(config)
+    store, images = open_output(config), dict[str, bytes]()
     if config.incremental and config.output.run_id is None:
+        config, images = with_exemplars(config, store, lambda: None)
         history = newest_history(store)
         earlier, name = _earlier_runs(config, store, gathered_documents(history))
         if earlier:
@@ -249,16 +252,19 @@ def draft_run(config: RunConfig, on_listed: OnListed = lambda _count: None) -> I
                 except DamagedHistoryError:  # on which nothing depends
                     drafted = _draft_update(config, store, name, earlier, None, on_listed)
                     update = stack.enter_context(drafted)
-                yield update
+                yield replace(update, exemplars=images)
             return
     if config.relabel is not None and config.output.run_id is None:
+        config, images = with_exemplars(config, store, lambda: None)
         with _draft_relabel(config, store, on_listed) as relabel:
-            yield relabel
+            yield replace(relabel, exemplars=images)
         return
+    if not images:
+        config, images = with_exemplars(config, store, lambda: _held_plan(config, store))
     run_id, held, fingerprint = _find_run(config, store)
     if held is not None:
         check_fingerprint(held.run_id, held.fingerprint, fingerprint, names=_hashed_names(held, config))
-        yield RunDraft(run_id=held.run_id, fingerprint=fingerprint, held=held, ids=CategoryIds.of_plan(held.facts))
+        yield _held_draft(config, held)
         return
     retried = config.retry.run_id if config.retry else None
     if config.output.run_id is not None:
@@ -276,8 +282,10 @@ def draft_run(config: RunConfig, on_listed: OnListed = lambda _count: None) -> I
     told = [] if retried else notes_on_earlier(config, documents, ids)
     listing = list_collection(config, own, on_listed=on_listed, left_out=left_out, forgotten=forgotten)
     with listing as (plan, rejected, notes):
-        draft = RunDraft(run_id=run_id, fingerprint=fingerprint, plan=plan, rejected=rejected, before=before)
-        yield replace(draft, notes=(*told, *notes), ids=ids, left_out=left_out)
+        draft = RunDraft(
+            run_id=run_id, fingerprint=fingerprint, config=config, plan=plan, rejected=rejected, before=before
+        )
+        yield replace(draft, notes=(*told, *notes), ids=ids, left_out=left_out, exemplars=images)
 
 
 @contextmanager
@@ -292,7 +300,7 @@ def _draft_relabel(config: RunConfig, store: Store, on_listed: OnListed) -> Iter
     if last is not None and (
         not is_finished(store, last) or (config.output.check and left_to_label(store, last, check=True).commits)
     ):
-        yield _held_draft(last)
+        yield _held_draft(config, last)
         return
     forgotten = read_forgotten(store)
     check_no_erasure(forgotten, store)
@@ -305,11 +313,12 @@ def _draft_relabel(config: RunConfig, store: Store, on_listed: OnListed) -> Iter
                 f"run {last.run_id} has just asked the same of the same {counted(plan.num_images, 'image')}, and no "
                 "run has come since"
             )
-            yield replace(_held_draft(last), nothing_new=told)
+            yield replace(_held_draft(config, last), nothing_new=told)
             return
         yield RunDraft(
             run_id=name,
             fingerprint=fingerprint,
+            config=config,
             plan=plan,
             rejected=rejected,
             before={run: document.get("sequence", 0) for run, document in documents.items()},
@@ -319,8 +328,9 @@ def _draft_relabel(config: RunConfig, store: Store, on_listed: OnListed) -> Iter
         )
 
 
-def _held_draft(plan: Plan) -> RunDraft:
-    return RunDraft(run_id=plan.run_id, fingerprint=plan.fingerprint, held=plan, ids=CategoryIds.of_plan(plan.facts))
+def _held_draft(config: RunConfig, plan: Plan) -> RunDraft:
+    ids = CategoryIds.of_plan(plan.facts)
+    return RunDraft(run_id=plan.run_id, fingerprint=plan.fingerprint, config=config, held=plan, ids=ids)
 
 
 def _is_repeated(store: Store, last: Plan, plan: PlanDraft) -> bool:
@@ -338,6 +348,11 @@ def _own_and_ids(
     ids.add(prompt.category_name for prompt in config.common_prompts() if has_name(prompt))
     own = read_own_prompts(config, store).of_others(forgotten).numbered(ids)
     return check_model(config, own), ids
+
+
+def _held_plan(config: RunConfig, store: Store) -> Plan | None:
+    run_id = choose_run_id(config, store)
+    return read_plan(store, run_id) if run_id else None
 
 
 def _find_run(config: RunConfig, store: Store) -> tuple[str, Plan | None, dict[str, Any]]:
@@ -386,13 +401,15 @@ def _draft_update(
         is_asked_otherwise = asks_otherwise(config, last)
         if plan.num_images or has_note or is_asked_otherwise:
             drafted = replace(plan, unlisted=unlisted)
-            draft = RunDraft(run_id=run_id, fingerprint=fingerprint, plan=drafted, rejected=rejected, update=counts)
+            draft = RunDraft(
+                run_id=run_id, fingerprint=fingerprint, config=config, plan=drafted, rejected=rejected, update=counts
+            )
             told_why = "" if plan.num_images else nothing_new(counts, is_asked_otherwise=is_asked_otherwise)
             before = {run: document.get("sequence", 0) for run, document in gathered_documents(history).items()}
             before |= {plan.run_id: plan.sequence for plan in earlier}
             draft = replace(draft, before=before, ids=ids, nothing_new=told_why)
         else:
-            draft = RunDraft(run_id=last.run_id, fingerprint=last.fingerprint, held=last, update=counts)
+            draft = RunDraft(run_id=last.run_id, fingerprint=last.fingerprint, config=config, held=last, update=counts)
             told_why = nothing_new(counts, result_of=last.run_id)
             draft = replace(draft, ids=CategoryIds.of_plan(last.facts), nothing_new=told_why)
         yield replace(draft, notes=(*told, *notes), left_out=left_out)
@@ -440,7 +457,7 @@ def freeze_plan(config: RunConfig, draft: RunDraft) -> Plan:
     plan = write_plan(
         store,
         draft.run_id,
-        draft.plan,
+        replace(draft.plan, exemplars=exemplar_file(draft.exemplars) if draft.exemplars else None),
         fingerprint=draft.fingerprint,
         facts=_plan_facts(config, draft),
         driver_id=DRIVER_ID,
@@ -515,7 +532,7 @@ def planned_run(
     started = time.monotonic()
     with ExitStack() as stack:
         with draft_run(config, on_listed) as draft:
-            store = open_output(config)
+            config, store = draft.config, open_output(config)
             due = None if draft.held is None else left_to_label(store, draft.held, check=config.output.check)
             is_done = not due.commits if due is not None else draft.plan is not None and not draft.plan.num_images
             runner = None

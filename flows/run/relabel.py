@@ -35,7 +35,8 @@ def relabel_config(output: str, where: str, given: Mapping[str, Any], overrides:
     last = next((plan for plan in reversed(plans) if plan.lists_source), None)
     if last is None:
         raise no_run(output)
-    planned = dict(last.facts["config"])
+    # Exemplars are given anew: what they show now counts, as in any new run.
+    planned = {name: value for name, value in last.facts["config"].items() if name != "exemplars_frozen"}
     origin = "the config" if given else f"the config that run {last.run_id} was planned with"
     values = merge(given or planned, overrides)
     source, place, plan = (_table(values, name) for name in ("source", "output", "plan"))

@@ -25,6 +25,8 @@ from pipelines.types import PANOPTIC_TASKS, REGION_KINDS, SENTENCE_TASKS, Prompt
 Figures = Mapping[str, float | int | None]
 """Figures by name: float fractions in [0, 1] and int counts; None where a figure is undefined."""
 
+EXEMPLAR = "exemplar"
+"""The group of what regions of other images showed, whatever kind of regions they are."""
 _ASKED_ONE_BY_ONE: tuple[Task, ...] = ("refseg", "reaseg", "intseg")
 
 
@@ -130,7 +132,7 @@ def visual_prompt_figures(comparison: Comparison, truth: InstanceTruth) -> Itera
             if prompt is not None and name is not None:
                 of_kind = found.setdefault(_kind(prompt), [])
                 of_kind.append(FoundMask(image.image_id, name, mask.segmentation, mask.score))
-    for kind in REGION_KINDS:
+    for kind in (*REGION_KINDS, EXEMPLAR):
         asked = {
             (image_id, names.of_found(prompt.category_name))
             for (image_id, _), prompt in prompts.items()
@@ -154,7 +156,7 @@ def _visual_prompts(comparison: Comparison, task: Task) -> dict[tuple[str, str],
 
 
 def _kind(prompt: Prompt) -> str:
-    return prompt.region.kind if prompt.region else ""
+    return prompt.region.kind if prompt.region else EXEMPLAR
 
 
 def _true_masks(comparison: Comparison, truth: InstanceTruth, names: CountedNames, task: Task) -> Iterator[TrueMask]:

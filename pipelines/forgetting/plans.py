@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from pipelines.layout import plan_name, run_folder
 from pipelines.planning.draft import UNLISTED
 from pipelines.planning.erasures import Forgotten, salted, tombstone
+from pipelines.planning.exemplars.images import exemplar_file, exemplar_images
 from pipelines.planning.plan import DRIVER_ID, Plan, require_plan
 from pipelines.planning.plan_files import rewritten
 from pipelines.planning.plan_versions import (
@@ -119,7 +120,11 @@ def _changed(
     if len(left) < unlisted.num_rows:
         name, is_changed = f"plan-{unique}-unlisted.parquet", True
         document["unlisted"] = {"name": name, **write(name, _parquet(left))} if left else None
-    facts = _facts(document["facts"], forgotten)
+    facts, kept = _facts(document["facts"], forgotten), _kept_exemplars(document["facts"], forgotten)
+    if plan.exemplars is not None and kept is not None:
+        images = {name: image for name, image in exemplar_images(store, plan).items() if name in kept}
+        name, is_changed = f"plan-{unique}-exemplars.parquet", True
+        document["exemplars"] = {"name": name, **write(name, exemplar_file(images))} if images else None
     if not is_changed and facts == document["facts"]:
         return None
     changed = {
@@ -137,7 +142,7 @@ def _changed(
 
 
 def _facts(facts: Mapping[str, Any], forgotten: Forgotten) -> dict[str, Any]:
-    """Return a plan's facts without what names forgotten images: rejected prompts, and labels of theirs alone."""
+    """Return a plan's facts without what tells of forgotten images: rejected prompts, labels of theirs, exemplars."""
     changed = dict(facts)
     if "rejected_prompts" in facts:
         rows = facts["rejected_prompts"]
@@ -145,7 +150,40 @@ def _facts(facts: Mapping[str, Any], forgotten: Forgotten) -> dict[str, Any]:
     if "category_ids" in facts:
         numbers = facts["category_ids"].items()
         changed["category_ids"] = {name: number for name, number in numbers if not forgotten.is_label(name)}
+    if "exemplars" in (config := facts.get("config", {})):
+        frozen = config["exemplars_frozen"]
+        gone = {one["image"] for one in frozen if _is_of(one, forgotten)}
+        # What others show stays as it was asked: of a forgotten one only that there was one, and where in its image.
+        blank = {
+            name: {"image": tombstone(salted(forgotten.salt, name)), "uri": "", "sha256": "", "segmentation": None}
+            for name in gone
+        }
+        changed["config"] = {
+            **config,
+            "exemplars": [_blanked(one, blank) for one in config["exemplars"]],
+            "exemplars_frozen": [_blanked(one, blank) for one in frozen],
+        }
     return changed
+
+
+def _is_of(exemplar: Mapping[str, Any], forgotten: Forgotten) -> bool:
+    return bool(exemplar["uri"]) and (forgotten.names(exemplar["image"]) or forgotten.names(exemplar["uri"]))
+
+
+def _blanked(exemplar: Mapping[str, Any], blank: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return an exemplar as a plan has it, without what tells of its image if that is one of those to blank."""
+    told = {name: value for name, value in blank.get(exemplar["image"], {}).items() if name in exemplar}
+    if told and exemplar["segmentation"] is not None:
+        # The outline of what it showed, too: a point stands for it.
+        told |= {"kind": "point", "coordinates": [0.0, 0.0]}
+    return {**exemplar, **told}
+
+
+def _kept_exemplars(facts: Mapping[str, Any], forgotten: Forgotten) -> set[str] | None:
+    """Return the SHA-256 of the images of exemplars that are not forgotten; None if none is."""
+    frozen = facts.get("config", {}).get("exemplars_frozen", ())
+    gone = {one["sha256"] for one in frozen if _is_of(one, forgotten)}
+    return {one["sha256"] for one in frozen} - gone if gone else None
 
 
 def _parquet(image_ids: Iterable[str]) -> bytes:

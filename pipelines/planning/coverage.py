@@ -78,7 +78,8 @@ class GatheredRuns(Protocol):
 
 def prompt_key(prompt: Prompt, unit: Hashable = None) -> Hashable:
     """Return what identifies a prompt when asking whether it was asked before; its place in a list does not count."""
-    return prompt.prompt_id, prompt.task, prompt.text, prompt.category_name, prompt.explain, prompt.region, unit
+    what = prompt.region, prompt.exemplars
+    return prompt.prompt_id, prompt.task, prompt.text, prompt.category_name, prompt.explain, what, unit
 
 
 def common_keys(prompts: Sequence[Prompt]) -> dict[str, Hashable]:
@@ -145,7 +146,8 @@ class Coverage:
         equal, or its size where a tag is missing; if neither is known it counts as unchanged.
 
         Args:
-            images: the listing in the order of image ids, with columns of IMAGES.
+            images: the listing in the order of image ids, with columns of IMAGES; ``common`` says which of the run's
+                prompts are to be asked of an image, if not all.
 
         Yields:
             Batches with the columns of IMAGES.
@@ -183,6 +185,7 @@ class _Compared:
         bits = {key: 1 << number for number, key in enumerate(common_keys(self._prompts).values())}
         self._asked = [_AskedBy(run, bits) for run in coverage.runs]
         self._all_bits = (1 << len(bits)) - 1
+        self._bit_of = {prompt_id: bits[key] for prompt_id, key in common_keys(self._prompts).items()}
         self._added = 0
         self._commons = dict[int, list[str]]()  # lists of prompt ids, by their bits
 
@@ -206,7 +209,7 @@ class _Compared:
         listed = images.take(pa.array(known)) if len(known) < len(is_known) else images
         is_same = _are_same(listed, groups.rows.select(["num_bytes", "etag"]).take(pa.array(groups.last[group])))
         self._counts.changed += int((~is_same).sum())
-        is_single = is_same & (groups.is_odd[group] | has_own_prompts(listed))
+        is_single = is_same & (groups.is_odd[group] | has_own_prompts(listed) | _is_asked_some(listed))
         is_missing, common = self._missing(groups.asked_by[group], is_same & ~is_single)
         # Row by row of the listing; new images are asked everything.
         is_left, version, commons = ~is_known, np.ones(len(is_known), np.int32), np.full(len(is_known), -1)
@@ -280,7 +283,8 @@ class _Compared:
             if asked.same_model and planned.version == version:
                 covered |= asked.bits_of(planned)
                 own.update(map(prompt_key, planned.prompts))
-        missing = self._all_bits & ~covered
+        wanted = self._all_bits if ref.common is None else sum(self._bit_of[prompt_id] for prompt_id in ref.common)
+        missing = wanted & ~covered
         prompts = tuple(prompt for prompt in ref.prompts if prompt_key(prompt) not in own)
         if not missing and not prompts:
             self._counts.covered += 1
@@ -325,8 +329,17 @@ def _are_same(images: pa.RecordBatch, planned: pa.Table) -> NDArray[np.bool_]:
     return np.asarray(pc.coalesce(*same, pa.scalar(True)), np.bool_) if same else np.ones(images.num_rows, np.bool_)
 
 
+def _is_asked_some(images: pa.RecordBatch) -> NDArray[np.bool_]:
+    """Return which listed images are to be asked only some of the run's common prompts."""
+    if "common" not in images.schema.names:
+        return np.zeros(images.num_rows, np.bool_)
+    return np.asarray(images["common"].is_valid(), np.bool_)
+
+
 def _with_columns(images: pa.RecordBatch, version: NDArray[np.int32], common: pa.Array) -> pa.Table:
     """Return images with all columns of IMAGES."""
+    if "common" in images.schema.names:
+        common = pc.coalesce(common, images["common"])
     held = {name: images[name] for name in images.schema.names} | {"version": pa.array(version), "common": common}
     columns = [held[field.name] if field.name in held else pa.nulls(len(version), field.type) for field in IMAGES]
     return pa.Table.from_arrays(columns, schema=IMAGES)

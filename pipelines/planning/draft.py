@@ -80,6 +80,7 @@ class PlanDraft:
         images_sha256: digest of the images, independent of how they are cut into shards.
         unlisted: ids of images of earlier runs that are not listed any more, with the schema UNLISTED; None if that is
             not to be noted.
+        exemplars: the file with the images of the run's exemplars, see exemplars.images; None if it has none.
     """
 
     parts: tuple[DraftPart, ...]
@@ -94,6 +95,7 @@ class PlanDraft:
     first_uri: str | None = None
     last_uri: str | None = None
     unlisted: pa.Table | None = None
+    exemplars: bytes | None = None
 
     @property
     def num_shards(self) -> int:

@@ -82,6 +82,7 @@ class Plan:
         notes_listing: whether it notes which images of earlier runs its listing lacked, as incremental runs of a whole
             listing do.
         unlisted: the file with their ids; None if there are none.
+        exemplars: the file with the images of its exemplars, see exemplars.images; None if it has none.
     """
 
     run_id: str
@@ -97,11 +98,12 @@ class Plan:
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes_listing: bool = False
     unlisted: PlanPart | None = None
+    exemplars: PlanPart | None = None
 
     @property
     def files(self) -> tuple[PlanPart, ...]:
         """All files of the plan beside plan.json."""
-        return (*self.parts, *filter(None, [self.unlisted]))
+        return (*self.parts, *filter(None, [self.unlisted, self.exemplars]))
 
     @property
     def canary_shards(self) -> tuple[str, ...]:
@@ -258,8 +260,8 @@ def write_plan(
         PlanError: another driver was first, with another fingerprint or other images.
     """
     # Parts first: once plan.json exists, everything that it names is there.
-    parts, gone = _write_parts(store, run_id, draft, driver_id)
-    written = [*parts, *filter(None, [gone])]
+    parts, gone, kept = _write_parts(store, run_id, draft, driver_id)
+    written = [*parts, *filter(None, [gone, kept])]
     checks = {part.name: {"num_bytes": part.num_bytes, "sha256": part.sha256} for part in written}
     document = {
         "format": PLAN_FORMAT,
@@ -282,6 +284,7 @@ def write_plan(
         "part_checks": {part.name: checks[part.name] for part in parts},
         # Left out where it was not noted: the latest run that has it tells.
         **({} if draft.unlisted is None else {"unlisted": gone and {"name": gone.name, **checks[gone.name]}}),
+        **({} if kept is None else {"exemplars": {"name": kept.name, **checks[kept.name]}}),
         "facts": dict(facts),
         **BLANK,
     }
@@ -300,7 +303,9 @@ def write_plan(
     return plan
 
 
-def _write_parts(store: Store, run_id: str, draft: PlanDraft, driver_id: str) -> tuple[list[PlanPart], PlanPart | None]:
+def _write_parts(
+    store: Store, run_id: str, draft: PlanDraft, driver_id: str
+) -> tuple[list[PlanPart], PlanPart | None, PlanPart | None]:
     """Write the files of a plan under names unique to this call, so that the loser of a race removes only its own."""
     parts, unique = [], f"{driver_id}-{secrets.token_hex(4)}"
 
@@ -312,11 +317,14 @@ def _write_parts(store: Store, run_id: str, draft: PlanDraft, driver_id: str) ->
     for number, drafted in enumerate(draft.parts):
         data = drafted.path.read_bytes()
         parts.append(write(f"plan-{unique}-{number:05d}.parquet", data, drafted.num_shards))
-    if draft.unlisted is None or not draft.unlisted.num_rows:
-        return parts, None
-    buffer = io.BytesIO()
-    pq.write_table(draft.unlisted, buffer, compression="zstd")
-    return parts, write(f"plan-{unique}-unlisted.parquet", buffer.getvalue(), 0)
+    gone = kept = None
+    if draft.unlisted is not None and draft.unlisted.num_rows:
+        buffer = io.BytesIO()
+        pq.write_table(draft.unlisted, buffer, compression="zstd")
+        gone = write(f"plan-{unique}-unlisted.parquet", buffer.getvalue(), 0)
+    if draft.exemplars is not None:
+        kept = write(f"plan-{unique}-exemplars.parquet", draft.exemplars, 0)
+    return parts, gone, kept
 
 
 def _check_same_images(store: Store, plan: Plan, draft: PlanDraft) -> None:
@@ -375,6 +383,7 @@ def plan_of(store: Store, document: Mapping[str, Any], *, oldest: int = PLAN_FOR
         facts=document["facts"],
         notes_listing="unlisted" in document,
         unlisted=PlanPart(**document["unlisted"], num_shards=0) if document.get("unlisted") else None,
+        exemplars=PlanPart(**document["exemplars"], num_shards=0) if document.get("exemplars") else None,
     )
 
 

@@ -67,14 +67,17 @@ def part_names(store: Store, run_id: str) -> set[str]:
 def names_in(document: dict[str, Any]) -> Iterator[str]:
     """Yield the names of a version's files, relative to the run's folder."""
     yield from (part["name"] for part in document["parts"])
-    if document.get("unlisted"):
-        yield document["unlisted"]["name"]
+    for name in ("unlisted", "exemplars"):
+        if document.get(name):
+            yield document[name]["name"]
 
 
 def supersede(store: Store, name: str, document: dict[str, Any]) -> None:
-    """Mark a version as superseded, without what may tell of forgotten images: rejected prompts, labels, the digest.
+    """Mark a version as superseded, without what may tell of forgotten images: rejected prompts, labels, exemplars.
 
     The bytes follow from the version alone, so that it does not matter who writes them, how often, and how late.
     """
     facts = {**document["facts"], "rejected_prompts": [], "category_ids": {}}
+    if "exemplars" in (config := facts.get("config", {})):
+        facts["config"] = {**config, "exemplars": [], "exemplars_frozen": []}
     store.write(name, seal({**document, "facts": facts, "images_sha256": None, _SUPERSEDED: True, **BLANK}))

@@ -16,6 +16,8 @@ import pyarrow.compute as pc
 
 from pipelines.errors import PromptTableError
 from pipelines.masks.regions import describe_region, read_region
+from pipelines.planning.exemplars.table import COLUMN as EXEMPLAR
+from pipelines.planning.exemplars.table import is_exemplar
 from pipelines.redaction import quoted, quoted_names, redacted, shown_name
 from pipelines.sources.image_batches import with_prompts
 from pipelines.sources.tabular import extension_of, has_decimal_commas, numbered_rows
@@ -42,7 +44,7 @@ class PromptTable:
     Attributes:
         by_image: accepted prompts by the image_id (or else the URI) in their row, as written.
         rejected: rows that are not valid prompts, in order.
-        num_rows: rows read, valid or not.
+        num_rows: rows read, valid or not, without exemplars.
     """
 
     by_image: Mapping[str, tuple[Prompt, ...]]
@@ -63,6 +65,8 @@ def read_prompt_table(
     Coordinates are flat numbers or ``[[x, y], ...]``; text holds them as a JSON list or separated by spaces, commas or
     semicolons. A box is x, y, width, height. The task is vgdseg (the default) or intseg, the label by default the
     prompt_id.
+
+    A row with ``exemplar`` is asked of many images: see the module exemplars.table. It is passed over here.
 
     A sentence: ``text``, with ``kind`` left empty or "text". The task is refseg (the default), reaseg or chat;
     ``explain`` (true or false) asks for words beside the mask, for reaseg only. The label is by default the text.
@@ -85,9 +89,11 @@ def read_prompt_table(
     columns: dict[str, None] = {}
     num_rows, commas = 0, has_decimal_commas(uri, storage_options)
     for line, raw in numbered_rows(uri, storage_options, binary=("segmentation",)):
-        num_rows += 1
         # Collected from all rows: in JSON lines each row may have others.
         columns.update(dict.fromkeys(raw))
+        if is_exemplar(raw):
+            continue
+        num_rows += 1
         image, prompt_id = _image_of(raw), _text(raw.get("prompt_id"))
         try:
             prompt = _read_row(raw, line, commas)
@@ -212,6 +218,8 @@ def _check_columns(uri: str, columns: Iterable[str]) -> None:
     columns = list(columns)
     if not columns:
         raise PromptTableError(f"{uri}: the prompt table has no rows")
+    if EXEMPLAR in columns:
+        return  # rows of exemplars need fewer columns, and the others are rejected one by one
     missing = [] if "prompt_id" in columns else ["prompt_id"]
     for either in (_IMAGE_COLUMNS, _WHAT_COLUMNS):
         if not any(name in columns for name in either):

@@ -94,10 +94,13 @@ def test_commands_and_flags_are_those_promised() -> None:
 
 @pytest.mark.parametrize("name", FLAGS)
 def test_the_help_of_a_command_ends_with_an_example_that_fits_it(name: str) -> None:
-    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
-    program, first, *words = shlex.split(command.epilog.removeprefix("Example: "))
-    assert (program, first) == ("xsam-label", name)
-    assert command.make_context(name, words).params
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    first, _, second = name.partition(" ")
+    command = commands[first].commands[second] if second else commands[first]
+    program, *words = shlex.split(command.epilog.removeprefix("Example: "))
+    assert program == "xsam-label"
+    assert words[: len(name.split())] == name.split()
+    assert command.make_context(name, words[len(name.split()) :]).params
 
 
 def test_quiet_prints_warnings_and_problems_alone(cli: Cli, arguments: list[object], tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tests.support.drivers import REPOSITORY
 
 pytestmark = pytest.mark.timeout(120)
 
-TABLES = {"plan", "label", "pool", "waves", "canary", "limits", "relabel", "retry"}
+TABLES = {*("plan", "label", "pool", "waves", "canary", "limits", "relabel", "retry", "exemplars", "exemplars_frozen")}
 MINIMAL = {"source": "photos", "output": "table", "model": "folder", "categories": ["car"]}
 
 
@@ -32,7 +32,7 @@ def changed(**tables: Any) -> dict[str, Any]:
         pytest.param({}, ["source: missing", "output: missing"], id="empty"),
         pytest.param(changed(sauce="x"), ["sauce: unknown key"], id="unknown key"),
         pytest.param(changed(pool={"replica": 2}), ["pool.replica: unknown key"], id="unknown nested key"),
-        pytest.param(changed(categories=[]), ["phrases, questions, caption, chat or prompts"], id="nothing"),
+        pytest.param(changed(categories=[]), ["phrases, questions, caption, chat, exemplars or prompts"], id="nothing"),
         pytest.param(changed(categories=["car", " "]), ["empty name"], id="blank category"),
         pytest.param(changed(categories=["car", "tree", "car "]), ["named twice: car"], id="doubled category"),
         pytest.param(changed(categories=[1]), ["categories.0"], id="category of another type"),

@@ -460,3 +460,59 @@ def test_what_fills_a_window_gives_way_to_a_mask_that_is_whole_and_to_nothing_th
 def test_what_a_region_cannot_be_asked_is_refused_from_near_too(near, images, asked):
     with pytest.raises(ValueError):  # noqa: PT011  (the processor's own messages)
         near.segment(images, **ASKED["intseg"], **asked)
+
+
+def test_a_region_read_from_an_image_is_asked_of_it_as_its_mask_is(tiny, images):
+    encoded = tiny.encode(images)
+    (read,) = tiny.pool_regions(encoded, 1, [BOX[1]])
+    drawn = tiny.ask(encoded, "vgdseg", [Query(image=1, visual_prompts=[BOX[1], ~BOX[1]])])
+    lent = tiny.ask(encoded, "vgdseg", [Query(image=1, visual_prompts=[read, ~BOX[1]])])
+    torch.testing.assert_close(lent.outputs.class_logits, drawn.outputs.class_logits, atol=0, rtol=0)
+    torch.testing.assert_close(lent.outputs.mask_logits, drawn.outputs.mask_logits, atol=0, rtol=0)
+
+
+def test_a_region_of_one_image_is_asked_of_another(tiny, images):
+    (lent,) = tiny.pool_regions(tiny.encode(images[:1]), 0, [BOX[0]])
+    encoded = tiny.encode(images[1:])
+    (asked, own) = (
+        tiny.ask(encoded, "vgdseg", [Query(image=0, visual_prompts=[one])]).outputs.class_logits
+        for one in (lent, BOX[1])
+    )
+    assert not torch.allclose(asked, own)
+    # As training says it: both images in one batch, and the first lends its region to the second.
+    inputs = tiny.processor(images, task="vgdseg", visual_prompts=[[BOX[0]], [BOX[1]]]).for_model()
+    inputs["vprompt_masks"][1] = inputs["vprompt_masks"][0]
+    with torch.inference_mode():
+        together = tiny.model(**inputs, region_images=torch.tensor([0, 0])).class_logits[1:]
+    torch.testing.assert_close(asked, together, atol=1e-3, rtol=0)
+
+
+def test_regions_of_other_images_stand_among_those_of_the_image_in_any_order(tiny, images):
+    encoded = tiny.encode(images)
+    (lent,) = tiny.pool_regions(encoded, 0, [BOX[0]])
+    asked = [[lent, BOX[1]], [BOX[1], lent], [BOX[1]]]
+    replies = tiny.ask(encoded, "vgdseg", [Query(image=1, visual_prompts=one) for one in asked])
+    conditions = replies.outputs.condition_mask.sum(1).tolist()
+    assert conditions == [3, 3, 2]
+    (alone,) = (tiny.ask(encoded, "vgdseg", [Query(image=1, visual_prompts=one)]) for one in asked[1:2])
+    torch.testing.assert_close(replies.outputs.class_logits[1], alone.outputs.class_logits[0], atol=1e-3, rtol=0)
+
+
+def test_segment_takes_regions_of_other_images(tiny, images):
+    (lent,) = tiny.pool_regions(tiny.encode(images[:1]), 0, [BOX[0]])
+    results = tiny.segment(images, task="vgdseg", visual_prompts=[[lent], [lent, BOX[1]]], threshold=0.0)
+    assert all(len(result.segmentation) for result in results)
+
+
+def test_a_region_of_another_image_is_no_interactive_prompt(tiny, images):
+    (lent,) = tiny.pool_regions(tiny.encode(images[:1]), 0, [BOX[0]])
+    with pytest.raises(ValueError, match="goes with vgdseg"):
+        tiny.segment(images, task="intseg", visual_prompts=[[lent], [lent]])
+
+
+def test_a_region_that_does_not_fit_its_image_cannot_be_read(tiny, images):
+    encoded = tiny.encode(images)
+    with pytest.raises(ValueError, match="its image is"):
+        tiny.pool_regions(encoded, 0, [BOX[1]])
+    with pytest.raises(ValueError, match="empty"):
+        tiny.pool_regions(encoded, 0, [np.zeros(SIZES[0], dtype=bool)])

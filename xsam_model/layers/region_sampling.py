@@ -66,3 +66,15 @@ def pool_region_features(feature_map: Tensor, region_points: Sequence[Tensor]) -
         ]
         pooled.append(torch.stack(maxima).amax(0))
     return torch.stack(pooled).to(feature_map.dtype)
+
+
+def together(embeddings: Sequence[Tensor]) -> Tensor:
+    """Return the embedding of what several regions show together: the mean, which finds more than their maximum does.
+
+    Args:
+        embeddings: (E,) of each region; at least one.
+
+    Returns:
+        (E,) in their dtype.
+    """
+    return torch.stack([one.float() for one in embeddings]).mean(0).to(embeddings[0].dtype)

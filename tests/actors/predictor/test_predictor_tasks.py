@@ -23,6 +23,7 @@ from pipelines.types import (
     SENTENCE_TASKS,
     TASKS,
     Answer,
+    Exemplar,
     Image,
     ImageRef,
     Prompt,
@@ -34,6 +35,7 @@ from tests.support.fakes import sentence
 from tests.xsam_model.forced_answers import force
 from xsam_model.post_processing.calibration import ScoreCalibration
 from xsam_model.prompts.visual import draw_box
+from xsam_model.segmenter import XSamSegmenter
 from xsam_model.testing import save_untrained
 
 CAPTION = sentence("gcgseg", "caption")
@@ -357,3 +359,86 @@ def test_min_score_counts_calibrated_scores(load: Any, monkeypatch: pytest.Monke
     found = {(mask.prompt.task, mask.segmentation.counts): mask.score for mask in answer.masks}
     assert found == pytest.approx({key: score for key, score in scores.items() if score >= least}, abs=1e-5)
     assert 0 < len(found) < len(scores)
+
+
+BOX_OF_EXEMPLAR = Region(kind="box", coordinates=(5.0, 5.0, 30.0, 20.0))
+
+
+def shown_by(*exemplars: tuple[int, Region], label: str = "thing") -> Prompt:
+    return Prompt(
+        prompt_id=f"vgdseg:{label}", task="vgdseg", text=label, category_id=7, category_name=label,
+        exemplars=tuple(Exemplar(image_sha256=str(place), region=drawn) for place, drawn in exemplars),
+    )  # fmt: skip
+
+
+def studied(load: Any, *prompts: Prompt, **settings: Any) -> XSamPredictor:
+    predictor: XSamPredictor = load(**settings)
+    predictor.study(prompts, {str(place): one for place, one in enumerate(IMAGES)})
+    return predictor
+
+
+def test_an_exemplar_is_asked_of_its_own_image_as_its_region_is(load: Any) -> None:
+    asked = shown_by((0, BOX_OF_EXEMPLAR))
+    predictor = studied(load, asked)
+    (lent,), (own,) = (predictor.predict(IMAGES[:1], [[prompt]]) for prompt in (asked, region("vgdseg", "own")))
+    assert lent.masks
+    assert [(m.score, m.segmentation) for m in lent.masks] == [(m.score, m.segmentation) for m in own.masks]
+    assert {(m.prompt.prompt_id, m.prompt.category_name) for m in lent.masks} == {("vgdseg:thing", "thing")}
+
+
+def test_the_image_of_exemplars_is_encoded_once_however_many_images_are_asked(
+    load: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Region(kind="point", coordinates=(20.0, 20.0))
+    asked = [shown_by((0, BOX_OF_EXEMPLAR), (0, other), (1, other)), shown_by((0, other), label="other")]
+    encoded: list[int] = []
+    real = XSamSegmenter.encode
+    monkeypatch.setattr(
+        XSamSegmenter,
+        "encode",
+        lambda self, images, **options: encoded.append(len(images)) or real(self, images, **options),
+    )
+    predictor = studied(load, *asked)
+    assert encoded == [1, 1]
+    for _ in range(3):
+        answers = predictor.predict(IMAGES, [asked] * 3)
+        assert len(answers) == 3
+    assert encoded == [1, 1, 3, 3, 3]
+
+
+def test_exemplars_share_the_conversation_of_an_images_own_regions(load: Any) -> None:
+    asked, own = shown_by((1, BOX_OF_EXEMPLAR)), region("vgdseg", "own")
+    predictor = studied(load, asked, min_score=0.0)
+    (both,) = predictor.predict(IMAGES[:1], [[asked, own]])
+    (turned,) = predictor.predict(IMAGES[:1], [[own, asked]])
+    assert {mask.prompt.prompt_id for mask in both.masks} <= {"vgdseg:thing", "own"}
+    assert len(both.masks) == len(turned.masks) == MAX_MASKS
+    (alone,) = predictor.predict(IMAGES[:1], [[asked]])
+    # What competes for a mask shares its score.
+    assert [mask.score for mask in alone.masks] != [mask.score for mask in both.masks]
+
+
+def test_a_region_of_an_image_that_cannot_be_drawn_costs_an_exemplar_nothing(load: Any) -> None:
+    asked, outside = shown_by((1, BOX_OF_EXEMPLAR)), region("vgdseg", "outside", (500.0, 500.0, 5.0, 5.0))
+    predictor = studied(load, asked)
+    (answer,) = predictor.predict(IMAGES[:1], [[outside, asked]])
+    assert [rejected.prompt_id for rejected in answer.rejected] == ["outside"]
+    assert {mask.prompt.prompt_id for mask in answer.masks} == {"vgdseg:thing"}
+
+
+def test_exemplars_are_together_what_their_order_does_not_change(load: Any) -> None:
+    one, other = (0, BOX_OF_EXEMPLAR), (1, BOX_OF_EXEMPLAR)
+    asked, turned = shown_by(one, other), shown_by(other, one)
+    predictor = studied(load, asked, turned)
+    (first,), (second,) = (predictor.predict(IMAGES[2:], [[prompt]]) for prompt in (asked, turned))
+    assert [m.segmentation for m in first.masks] == [m.segmentation for m in second.masks]
+    (single,) = studied(load, shown_by(one)).predict(IMAGES[2:], [[shown_by(one)]])
+    assert [m.score for m in single.masks] != [m.score for m in first.masks]
+
+
+def test_more_labels_of_exemplars_than_fit_into_a_conversation_are_refused_before_it_is_loaded(
+    model_folder: Path,
+) -> None:
+    asked = [shown_by((0, BOX_OF_EXEMPLAR), label=f"thing {number}") for number in range(2000)]
+    with pytest.raises(ValueError, match=r"vgdseg: 2000 conditions make .* the first \d+ fit"):
+        check_model(PredictorConfig(path=str(model_folder)), asked)

@@ -32,6 +32,13 @@ class Oracle:
     def key(image):
         return image.tobytes()
 
+    def encode(self, images):
+        return images
+
+    def pool_regions(self, images, image, masks):
+        assert all(mask.any() and mask.shape == images[image].shape[:2] for mask in masks)
+        return torch.ones(len(masks), 2)
+
     def segment(self, images, *, task, segmentation="instance", stuff=(), **asked):
         samples = [self.samples[task, self.key(image)] for image in images]
         if segmentation == "panoptic":
@@ -100,7 +107,48 @@ def test_parts_run_alone_and_their_scenes_are_counted():
     assert len(lines) == 2
     assert "pan_pq 100.0" in lines[1]
     assert sum(counted) == count_scenes(test, ["ref", "pan"]) == 12 * 4
-    assert count_scenes(test) == 12 * 13
+    assert count_scenes(test) == 12 * 15
+
+
+def test_exemplars_are_other_scenes_in_which_a_category_is_marked():
+    test = scene_test()
+    samples = test.samples("vgdseg", prompt_kinds=("box",))
+    names = {name for sample in samples for name in sample.conditions}
+    marked = test.exemplars(names, 3, prompt_kinds=("box",))
+    assert set(marked) == names
+    asked = {sample.image.tobytes() for sample in samples}
+    for name, drawn in marked.items():
+        assert len(drawn) == 3
+        for one in drawn:
+            assert one.conditions == (name,)
+            assert one.image.tobytes() not in asked
+            (prompt,) = one.visual_prompts
+            assert (prompt & one.masks.any(0)).any()
+    again = scene_test().exemplars(names, 3, prompt_kinds=("box",))
+    assert all(
+        one.image.tobytes() == other.image.tobytes()
+        for name in names
+        for one, other in zip(marked[name], again[name], strict=True)
+    )
+
+
+def test_what_is_asked_by_exemplars_is_read_in_other_images_only():
+    test, read = scene_test(), []
+
+    class Reader(Oracle):
+        def pool_regions(self, images, image, masks):
+            read.append(self.key(images[image]))
+            return super().pool_regions(images, image, masks)
+
+        def segment(self, images, *, visual_prompts, **asked):
+            for image, prompts in zip(images, visual_prompts, strict=True):
+                assert self.key(image) not in read
+                assert all(isinstance(prompt, torch.Tensor) and prompt.shape == (2,) for prompt in prompts)
+            return super().segment(images, visual_prompts=visual_prompts, **asked)
+
+    figures = evaluate_scenes(Reader(test), test, say=lambda line: None, only=["exemplar"])
+    assert figures == pytest.approx({f"exemplar_{n}_box_{name}": 100 for n in (1, 5) for name in ("ap", "ap50")})
+    assert read
 
 
 def test_samples_are_drawn_until_enough_are_wanted():

@@ -44,19 +44,23 @@ def document():
     return read_document(TRUTH)
 
 
-@pytest.fixture(scope="module")
-def small(document, tmp_path_factory):
-    """Three photographs of the repository, with paths that are true anywhere."""
+def some_of(document, file_names, path):
+    """Write the truth of some photographs of the repository, with paths that are true anywhere."""
     images = [
         image | {"path": str(TRUTH.parent / image["path"])}
         for image in document["images"]
-        if image["file_name"] in CHOSEN
+        if image["file_name"] in file_names
     ]
     ids = {image["id"] for image in images}
     kept = [annotation for annotation in document["annotations"] if annotation["image_id"] in ids]
-    path = tmp_path_factory.mktemp("truth") / "small.json"
     path.write_text(json.dumps(document | {"images": images, "annotations": kept}))
     return path
+
+
+@pytest.fixture(scope="module")
+def small(document, tmp_path_factory):
+    """Three photographs."""
+    return some_of(document, CHOSEN, tmp_path_factory.mktemp("truth") / "small.json")
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +73,7 @@ class Oracle:
 
     def __init__(self, truth):
         self.photos = {photo.pixels.tobytes(): photo for photo in truth.photos}
+        self.names, self.shown = truth.names, []
 
     def segment(self, images, *, task, conditions, visual_prompts, **_asked):
         photos = [self.photos[image.tobytes()] for image in images]
@@ -82,7 +87,18 @@ class Oracle:
             return [self.one(objects[0].mask) for objects in meant]
         return [self.all_of(photo, [one.name for one in objects]) for photo, objects in zip(photos, meant, strict=True)]
 
+    def encode(self, images):
+        return images
+
+    def pool_regions(self, images, image, masks):
+        """What an object shows is its name."""
+        photo = self.photos[images[image].tobytes()]
+        return torch.stack([torch.tensor([self.names.index(self.meant(photo, mask).name)]).float() for mask in masks])
+
     def meant(self, photo, prompt):
+        if isinstance(prompt, torch.Tensor):
+            self.shown.append(photo.file_name)
+            return next(one for one in photo.objects if one.name == self.names[int(prompt)])
         rows, columns = np.nonzero(prompt)
         boxed = [one for one in photo.objects if np.array_equal(box_prompt(one.mask), prompt)]
         middle = round(rows.mean()), round(columns.mean())
@@ -178,7 +194,22 @@ def test_who_knows_the_truth_gets_full_marks(truth):
     assert errors == {f"ece_{part}{width}": 0 for part in parts for width in ("", "_width")}
     assert {"box", "point", "random_strict", "vgd_ap50", "vgd_ap50_strict", "ov_ap50", "ov_ap50_strict"} <= set(figures)
     assert all(value == pytest.approx(1) for value in figures.values() if not math.isnan(value)), figures
+    # None of the three shows what another shows.
+    assert math.isnan(figures["exemplar_1_ap50"])
     assert sum(asked) == count_samples(test)
+
+
+def test_objects_of_other_photographs_are_the_exemplars(document, tmp_path):
+    chosen = ("astronaut.jpg", "cameraman.jpg", "rocket.jpg", "dogs.jpg")
+    truth = read_photo_truth(some_of(document, chosen, tmp_path / "truth.json"), tmp_path)
+    oracle, asked = Oracle(truth), []
+    test = PhotoTest(truth=truth, seeds=(0, 1), on_asked=asked.append)
+    figures = evaluate_photos(oracle, test, say=lambda line: None, only=("exemplar",))
+    assert figures == pytest.approx({"exemplar_0_ap50": 1, "exemplar_1_ap50": 1, "exemplar_5_ap50": 1})
+    assert sum(asked) == count_samples(test, ("exemplar",))
+    # Persons and rockets, each in two of them; dogs are shown by no other.
+    assert set(oracle.shown) <= {"astronaut.jpg", "cameraman.jpg", "rocket.jpg"}
+    assert oracle.shown
 
 
 def test_who_repeats_the_box_gets_what_the_box_is_worth_and_masks_of_absent_names_are_counted(truth):

@@ -22,6 +22,8 @@ class Variation:
         max_categories: most categories in one question; those that the image shows take precedence.
         borrowed_prompts_share: share of samples with visual prompts borrowed from other images as negatives.
         max_borrowed_prompts: most borrowed prompts in a sample.
+        exemplars_share: share of a sample's own visual prompts that are replaced by one of another image of the batch
+            that shows the same category, if there is one, as a run asks exemplars. The published code has none.
         fixed_wording_share: share of samples with the wording that inference uses; the others have any wording.
         shared_phrases: whether phrases of other conversations in a batch are negatives.
     """
@@ -30,6 +32,7 @@ class Variation:
     max_categories: int = 200
     borrowed_prompts_share: float = 0.5
     max_borrowed_prompts: int = 5
+    exemplars_share: float = 0.0
     fixed_wording_share: float = 0.5
     shared_phrases: bool = True
 
@@ -78,13 +81,13 @@ def choose_prompts(
 ) -> tuple[list[Prompt], np.ndarray]:
     """Choose the visual prompts of a vgdseg sample: its own and some borrowed from other images, shuffled.
 
-    A borrowed prompt is of a category that this sample does not have, as far as the samples say. If the batch has none
-    to lend, negatives have no image and a zero feature.
+    Its own may be shown by other images, as exemplars. A borrowed prompt is of a category that this sample does not
+    have, as far as the samples say. If the batch has none to lend, negatives have no image and a zero feature.
 
     Args:
         samples: the whole batch.
         place: position of the sample in it.
-        variation: how often prompts are borrowed, and how many.
+        variation: how often prompts are replaced by exemplars and borrowed, and how many.
         random: generator of this sample.
 
     Returns:
@@ -92,6 +95,17 @@ def choose_prompts(
     """
     sample = samples[place]
     prompts = [Prompt(sample=place, prompt=index) for index in range(len(sample.visual_prompts))]
+    # Nothing is drawn for a setting that is off, so that batches of the others stay as they are.
+    if variation.exemplars_share:
+        for index, name in enumerate(sample.conditions):
+            alike = [
+                Prompt(sample=other, prompt=lent)
+                for other, lender in enumerate(samples)
+                if other != place and lender.visual_prompts
+                for lent in (at for at, condition in enumerate(lender.conditions) if condition == name)
+            ]
+            if alike and random.random() < variation.exemplars_share:
+                prompts[index] = alike[int(random.integers(len(alike)))]
     if random.random() < variation.borrowed_prompts_share and variation.max_borrowed_prompts:
         number = int(random.integers(1, variation.max_borrowed_prompts + 1))
         lent = [

@@ -12,7 +12,7 @@ from xsam_model.training.samples.batches import BatchBuilder
 from xsam_model.training.samples.loading import Share, StageBatches
 from xsam_model.training.samples.samples import TrainingSample
 from xsam_model.training.samples.sources import BatchPlan, balanced_sizes
-from xsam_model.training.samples.variation import Variation, vary_categories
+from xsam_model.training.samples.variation import Variation, choose_prompts, vary_categories
 from xsam_model.training.samples.wordings import answers, questions
 
 FIXED = Variation(all_categories_share=1.0, borrowed_prompts_share=0.0, fixed_wording_share=1.0)
@@ -72,6 +72,30 @@ def test_prompts_are_borrowed_from_other_images_of_other_categories(build):
     # True masks belong to own prompts.
     first = counts.cumsum(0) - counts
     assert torch.equal(images[first[batch.targets.decodes] + batch.targets.labels], batch.targets.decodes)
+
+
+def test_exemplars_are_prompts_of_other_images_that_show_the_same_category(build):
+    always = replace(FIXED, exemplars_share=1.0)
+    batch, plain = (build("vgdseg", count=6, variation=one) for one in (always, FIXED))
+    assert torch.equal(plain.inputs["region_images"], torch.repeat_interleave(torch.arange(6), 2))
+    images = batch.inputs["region_images"]
+    # Of four categories six pictures show two each, so every one is shown by another picture too.
+    samples = [Rectangles("vgdseg").draw(place, np.random.default_rng([0, place])) for place in range(6)]
+    names = [name for sample in samples for name in sample.conditions]
+    assert min(names.count(name) for name in names) > 1
+    assert (images != plain.inputs["region_images"]).all()
+    # The truth stays that of the picture that is asked.
+    assert torch.equal(batch.targets.decodes, plain.targets.decodes)
+    assert torch.equal(batch.targets.masks, plain.targets.masks)
+
+
+def test_an_exemplar_shows_the_category_of_the_prompt_that_it_replaces():
+    samples = [Rectangles("vgdseg").draw(place, np.random.default_rng([0, place])) for place in range(6)]
+    variation = replace(FIXED, exemplars_share=1.0)
+    for place, sample in enumerate(samples):
+        prompts, moved = choose_prompts(samples, place, variation, np.random.default_rng(place))
+        shown = [samples[prompt.sample].conditions[prompt.prompt] for prompt in prompts]
+        assert [shown[at] for at in moved] == list(sample.conditions)
 
 
 def test_a_negative_without_a_lender_is_a_zero_vector(build, model):
