@@ -1,4 +1,4 @@
-"""The commands that label and train (`run`, `plan`, `init`, `retry`, `relabel`, `serve`, `train`, `demo`), and options."""
+"""The commands that label and train (`run`, `plan`, `init`, `retry`, `relabel`, `serve`, `train`, `demo`), options."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ from actors.predictor import model_check
 from actors.predictor.config import INCLUDED_MODELS, model_folder
 from actors.predictor.labeler import RunLabelerFactory
 from flows.config import ConfigError, RunConfig
-from flows.run.exemplars import with_exemplars
-from flows.run.own_prompts import OwnPrompts, read_own_prompts, unasked_rows
+from flows.run.asked.exemplars import with_exemplars
+from flows.run.asked.own_prompts import OwnPrompts, read_own_prompts, unasked_rows
 from flows.run.run_names import check_new_name, first_run, relabels, runs_before_retry
 from flows.run.summary import read_run_summary, rejected_row, versions
 from flows.run.updates import (

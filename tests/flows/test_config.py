@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from flows.config import ConfigError, RunConfig, load_config, merge, parse_config, read_values
-from flows.run.own_prompts import OwnPrompts
+from flows.run.asked.own_prompts import OwnPrompts
 from flows.run.planning import list_collection
 from tests.support.containers import parquet_bytes
 from tests.support.drivers import REPOSITORY

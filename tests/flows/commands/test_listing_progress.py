@@ -12,7 +12,7 @@ from flows.commands import console
 from flows.commands.console import ListingProgress
 from flows.config import parse_config
 from flows.run import planning
-from flows.run.own_prompts import OwnPrompts
+from flows.run.asked.own_prompts import OwnPrompts
 from pipelines.sources.image_batches import BATCH_SIZE
 
 
