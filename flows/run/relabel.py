@@ -37,7 +37,8 @@ def relabel_config(output: str, where: str, given: Mapping[str, Any], overrides:
         raise no_run(output)
     planned = dict(last.facts["config"])
     origin = "the config" if given else f"the config that run {last.run_id} was planned with"
-    values = merge(given or planned, overrides)
+    # That the last run was to replace what people answered does not say that this one is.
+    values = merge(given or {**planned, "over_corrections": False}, overrides)
     source, place, plan = (_table(values, name) for name in ("source", "output", "plan"))
     again = {
         **values,
