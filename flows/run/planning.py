@@ -134,11 +134,13 @@ def list_collection(
     with draft_plan(images, config.plan, left, left_out=left_out, replicas=replicas, canary=canary) as draft:
         # Rows about images that are not to be labeled again are not at fault.
         notes = [*absent.say(), *selection.check(), *(unasked_rows(config, own, joined) if named is None else ())]
-        if named is not None and named.num_corrected and not config.over_corrections:
-            notes.append(
-                f"people have corrected {named.num_corrected:,} of these images: what they answered stays current; "
-                "with --over-corrections the new answers take its place"
+        if named is not None and named.num_corrected:
+            what = (
+                "the new answers take the place of theirs"
+                if config.over_corrections
+                else "what they answered stays current; with --over-corrections the new answers take its place"
             )
+            notes.append(f"people have corrected {named.num_corrected:,} of these images: {what}")
         if 0 < (shards := draft.num_shards) < replicas:
             advice = ", or lower plan.images_per_shard" if draft.num_images > shards else ""
             notes.append(

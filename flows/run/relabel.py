@@ -38,7 +38,8 @@ def relabel_config(output: str, where: str, given: Mapping[str, Any], overrides:
     # Exemplars are given anew: what they show now counts, as in any new run.
     planned = {name: value for name, value in last.facts["config"].items() if name != "exemplars_frozen"}
     origin = "the config" if given else f"the config that run {last.run_id} was planned with"
-    values = merge(given or planned, overrides)
+    # That the last run was to replace what people answered does not say that this one is.
+    values = merge(given or {**planned, "over_corrections": False}, overrides)
     source, place, plan = (_table(values, name) for name in ("source", "output", "plan"))
     again = {
         **values,

@@ -19,10 +19,10 @@ from pipelines.redaction import counted
 KEPT_IOU = 0.9
 """Masks of one name that agree at least so well count as kept, unless told otherwise."""
 _FIGURES = {
-    "only_before": ("is", "are", "on the side before alone"),
-    "only_after": ("is", "are", "on the side after alone"),
-    "quarantined_before": ("is", "are", "quarantined before alone"),
-    "quarantined_after": ("is", "are", "quarantined after alone"),
+    "only_before": ("is", "are", "on the before side only"),
+    "only_after": ("is", "are", "on the after side only"),
+    "quarantined_before": ("is", "are", "quarantined on the before side only"),
+    "quarantined_after": ("is", "are", "quarantined on the after side only"),
     "quarantined_both": ("is", "are", "quarantined on both sides"),
     "resized": ("has", "have", "another size on the two sides, and their masks cannot be compared"),
     "other_bytes": ("is", "are", "another file on the two sides, of the same size, and compared all the same"),
@@ -34,7 +34,7 @@ class Comparison:
     """What a comparison comes to.
 
     Attributes:
-        before, after: the two sides in words.
+        before, after: the two sides.
         kept_iou: least IoU of masks that count as kept.
         where: the condition on masks.
         images: figures of images.
@@ -45,8 +45,8 @@ class Comparison:
         num_rows: rows of the table of changes.
     """
 
-    before: str
-    after: str
+    before: Chosen
+    after: Chosen
     kept_iou: float
     where: str
     images: ImageTally
@@ -59,8 +59,8 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """Return all figures as plain JSON values."""
         return {
-            "before": self.before,
-            "after": self.after,
+            "before": self.before.to_dict(),
+            "after": self.after.to_dict(),
             "kept_iou": self.kept_iou,
             "where": self.where,
             "images": self.images.to_dict(),
@@ -119,13 +119,13 @@ def compare_sides(  # noqa: PLR0913  (each is a choice of its own)
         tally.images.only_before, tally.images.only_after = (total - num_common for total in totals)
         if after.images_of is not None:  # others are out of question
             tally.images.only_before = 0
-        if not num_common:
+        if not num_common and after.images_of is None:
             raise SourceError(_nothing_in_common(first, second, totals))
         notes = [*first.notes(), *second.notes()]
         prompts = tally.prompts()
         return Comparison(
-            before=str(before),
-            after=str(after),
+            before=before,
+            after=after,
             kept_iou=kept_iou,
             where=where,
             images=tally.images,
@@ -186,10 +186,10 @@ def _notes(images: ImageTally, prompts: dict[str, PromptTally]) -> Iterator[str]
         if alone:
             told = counted(len(alone), "prompt was", "prompts were")
             yield (
-                f"{told} answered on the side {side} alone; what was found for {'it' if len(alone) == 1 else 'them'} "
+                f"{told} answered on the {side} side only; what was found for {'it' if len(alone) == 1 else 'them'} "
                 f"is neither added nor lost but unanswered_{other}: {some_of(alone)}"
             )
         partly = [prompt for prompt, tally in prompts.items() if getattr(tally, name) and tally.images]
         if partly:
             told = counted(len(partly), "prompt was", "prompts were")
-            yield f"{told} answered on the side {side} alone for some of the images: {some_of(partly)}"
+            yield f"{told} answered on the {side} side only for some of the images: {some_of(partly)}"

@@ -92,6 +92,11 @@ class Chosen:
     without_run: str | None = None
     images_of: str | None = None
 
+    def to_dict(self) -> dict[str, str | None]:
+        """Return plain JSON values."""
+        names = {"run_id": self.run_id, "without_run": self.without_run, "images_of": self.images_of}
+        return {"output": self.store.uri, **names}
+
     def __str__(self) -> str:
         """Return it in words."""
         if self.run_id is not None:

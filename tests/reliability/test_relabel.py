@@ -237,6 +237,16 @@ def test_rows_of_a_prompt_table_about_other_images_are_not_at_fault(labeled: Sma
     assert found == [("0004.png", "p4")]
 
 
+def test_that_the_last_run_replaced_what_people_answered_is_not_taken_over(labeled: SmallRun) -> None:
+    config = parse_config({**labeled.config().to_dict(), "over_corrections": True, "output": {
+        "uri": labeled.output, "run_id": "over"
+    }})  # fmt: skip
+    with as_driver(BrightPredictor()):
+        engine.run_directly(config, Silent())
+    assert not relabel_config(labeled.output, SOME, {}, {}).over_corrections
+    assert relabel_config(labeled.output, SOME, {}, {"over_corrections": True}).over_corrections
+
+
 def test_a_config_of_its_own_is_taken_whole_but_for_the_images_and_the_place(labeled: SmallRun) -> None:
     given = {
         "source": "elsewhere", "output": {"uri": "elsewhere", "run_id": "mine"}, "model": {"path": "fake"},

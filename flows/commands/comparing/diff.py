@@ -164,8 +164,8 @@ def _runs(store: Store, run_id: str | None) -> list[str]:
 def show_comparison(found: Comparison, console: Console) -> None:
     """Print the figures of images, and of masks by prompt."""
     images = found.images
-    console.print(f"before: {literal(found.before)}")
-    console.print(f"after:  {literal(found.after)}")
+    console.print(f"before: {literal(str(found.before))}")
+    console.print(f"after:  {literal(str(found.after))}")
     table = Table(
         title=f"{counted(images.compared, 'image')} compared, {images.changed:,} changed", title_justify="left"
     )

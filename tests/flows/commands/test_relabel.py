@@ -104,6 +104,7 @@ def test_the_loop_label_export_correct_import_relabel_diff(tmp_path: Path) -> No
     ]  # fmt: skip
     over = life("relabel", life.output, "--where", "image_id = 'a.png'", "--over-corrections", "--no-prefect")
     assert over.code == 0
+    assert "take the place of theirs" in over.out + over.errors
     assert life.sql("SELECT count(*) FROM annotations") == [(0,)]
 
 

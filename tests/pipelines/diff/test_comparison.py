@@ -146,7 +146,7 @@ def test_masks_of_a_prompt_that_one_side_did_not_answer_are_neither_added_nor_lo
     assert sorted(table["change"].to_pylist()) == ["unanswered_after", "unanswered_before"]
     assert found.images.changed == 0
     told = " ".join(found.notes)
-    assert "on the side before alone" in told
+    assert "on the before side only" in told
     assert "ovseg:dog" in told
     assert "ovseg:cow" in told
     check_identities(found)
@@ -203,7 +203,17 @@ def test_what_a_run_has_changed_is_what_was_current_of_its_images_before_and_is_
     found = compare_sides(Chosen(store=store, without_run="b"), Chosen(store=store, images_of="b"), place)
     assert (found.images.compared, found.images.only_before) == (1, 0)
     assert counts(found, "ovseg:cat") == {"lost": 1, "added": 1}
-    assert "before run b" in found.before
+    assert "before run b" in str(found.before)
+
+
+def test_a_last_run_of_new_images_alone_has_changed_nothing(output: Path) -> None:
+    write(output, "a", {"1.png": [mask(CAT, box(0, 0, 3, 3))]})
+    write(output, "b", {"2.png": [mask(CAT, box(0, 0, 3, 3))]})
+    store, place = open_store(str(output)), output.parent / "place"
+    place.mkdir()
+    found = compare_sides(Chosen(store=store, without_run="b"), Chosen(store=store, images_of="b"), place)
+    assert (found.images.compared, found.images.only_before, found.images.only_after) == (0, 0, 1)
+    assert found.prompts == {}
 
 
 def test_a_condition_counts_masks_that_fit_on_both_sides(output: Path) -> None:

@@ -59,6 +59,7 @@ def test_figures_rows_and_pictures_are_written_once(output: Path, tmp_path: Path
     ended = command(*arguments)
     assert ended.code == 0, ended
     assert (told["total"]["moved"], told["total"]["relabeled"], told["images"]["compared"]) == (1, 1, 2)
+    assert told["before"] == {"output": str(output), "run_id": "run-1", "without_run": None, "images_of": None}
     assert sorted(pq.read_table(rows)["change"].to_pylist()) == ["moved", "relabeled"]
     assert "2 rows written" in ended.out
     text = page.read_text()
@@ -76,7 +77,7 @@ def test_another_output_is_compared_by_image_ids(output: Path, tmp_path: Path) -
     write_output(tmp_path / "other", {"b.png": []}, common=[CAT], sizes={"b.png": SIZE}, run_id="run-1")
     ended = command("diff", output, "--other", tmp_path / "other")
     assert ended.code == 0, ended
-    assert "1 image is on the side before alone" in ended.out
+    assert "1 image is on the before side only" in ended.out
     assert "1 image compared" in ended.out
 
 
