@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -106,6 +107,20 @@ def test_images_unlike_the_last_runs_stop_the_run_and_an_approval_lets_it_go_on(
     assert life.store.exists(approval_name("update-2"))
     assert life("vacuum", life.output, "--older-than", 0).code == 0
     assert life.store.exists(approval_name("update-2"))
+
+
+def test_a_run_that_was_wrong_is_taken_back_by_removing_its_three_folders(life: Life) -> None:
+    before = life.sql("SELECT image_id, score FROM annotations ORDER BY ALL")
+    life.add("b", 90, bright_columns=0)
+    assert life.run().code == 1
+    for folder in ("images", "annotations", "_runs"):
+        shutil.rmtree(life.output / folder / "update-2")
+    assert life("verify", life.output).code == 0
+    assert life.sql("SELECT image_id, score FROM annotations ORDER BY ALL") == before
+    life.add("b", 90)
+    assert life.run().code == 0
+    assert life.sql("SELECT count(*), count(DISTINCT image_id), max(status) FROM images") == [(190, 190, "ok")]
+    assert life("verify", life.output).code == 0
 
 
 def test_images_like_the_last_runs_are_labeled_without_a_question(life: Life) -> None:
