@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -116,21 +116,20 @@ class XSamPredictor:
         """Check the prompts that every image of a run will be asked; see check_prompts."""
         check_prompts(self.segmenter.processor, prompts)
 
-    def study(self, prompts: Sequence[Prompt], images: Mapping[str, Image]) -> None:
+    def study(self, prompts: Sequence[Prompt], images: Iterable[tuple[str, Image]]) -> None:
         """Look at the exemplars of prompts, so that these can be asked: each of their images is encoded once.
 
         Args:
             prompts: those of a run; what has no exemplars is passed over.
-            images: the exemplars' images by SHA-256.
+            images: the exemplars' images, each once, with their SHA-256.
 
         Raises:
             ValueError: a region does not fit its image.
         """
         exemplars = dict.fromkeys(exemplar for prompt in prompts for exemplar in prompt.exemplars)
         seen = dict[Exemplar, torch.Tensor]()
-        for name in dict.fromkeys(exemplar.image_sha256 for exemplar in exemplars):
-            image = images[name]
-            of_image = [exemplar for exemplar in exemplars if exemplar.image_sha256 == name]
+        for digest, image in images:
+            of_image = [exemplar for exemplar in exemplars if exemplar.image_sha256 == digest]
             encoded = self.segmenter.encode([image.pixels])
             regions = [draw(exemplar.region, image.size_hw) for exemplar in of_image]
             seen |= zip(of_image, self.segmenter.pool_regions(encoded, 0, regions), strict=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pipelines.errors import PlanError
 from pipelines.images.decode import decode_image
 from pipelines.labeling.shard import LabelJob
@@ -12,8 +14,8 @@ from pipelines.storage.store import Store
 from pipelines.types import Image, ImageRef
 
 
-def read_exemplars(store: Store, job: LabelJob) -> dict[str, Image]:
-    """Return the decoded images of all exemplars that a run's prompts have, by the SHA-256 of their bytes.
+def read_exemplars(store: Store, job: LabelJob) -> Iterator[tuple[str, Image]]:
+    """Yield the image of each exemplar that a run's prompts have, with the SHA-256 of its bytes, decoded one by one.
 
     Args:
         store: the output.
@@ -24,15 +26,12 @@ def read_exemplars(store: Store, job: LabelJob) -> dict[str, Image]:
         PlanError: an image was forgotten, so what it showed cannot be asked any more.
     """
     held = exemplar_images(store, require_plan(store, job.run_id))
-    images = dict[str, Image]()
-    for prompt in job.prompts:
-        for name in dict.fromkeys(exemplar.image_sha256 for exemplar in prompt.exemplars):
-            if name not in held:
-                raise PlanError(
-                    f"{store.uri}: an exemplar of {quoted(prompt.category_name)} was forgotten on request, so run "
-                    f"{job.run_id} cannot ask for it again"
-                )
-            if name not in images:
-                # They were decoded under the same limits when the run was planned.
-                images[name] = decode_image(held[name], ImageRef(image_id=name, uri=""), job.config.decode)
-    return images
+    wanted = {one.image_sha256: prompt.category_name for prompt in job.prompts for one in prompt.exemplars}
+    if gone := [name for digest, name in wanted.items() if digest not in held]:
+        raise PlanError(
+            f"{store.uri}: an exemplar of {quoted(gone[0])} was forgotten on request, so run {job.run_id} cannot ask "
+            "for it again"
+        )
+    for digest in wanted:
+        # They were decoded under the same limits when the run was planned.
+        yield digest, decode_image(held[digest], ImageRef(image_id=digest, uri=""), job.config.decode)

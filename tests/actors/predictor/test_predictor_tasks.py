@@ -373,7 +373,8 @@ def shown_by(*exemplars: tuple[int, Region], label: str = "thing") -> Prompt:
 
 def studied(load: Any, *prompts: Prompt, **settings: Any) -> XSamPredictor:
     predictor: XSamPredictor = load(**settings)
-    predictor.study(prompts, {str(place): one for place, one in enumerate(IMAGES)})
+    places = sorted({exemplar.image_sha256 for prompt in prompts for exemplar in prompt.exemplars})
+    predictor.study(prompts, ((place, IMAGES[int(place)]) for place in places))
     return predictor
 
 

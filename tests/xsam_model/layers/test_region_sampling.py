@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from xsam_model.layers.region_sampling import choose_region_points, pool_region_features
+from xsam_model.layers.region_sampling import choose_region_points, pool_region_features, together
 
 
 def test_small_regions_use_every_pixel():
@@ -53,3 +53,13 @@ def test_all_pixels_are_read_in_pieces_without_changing_the_maximum():
     pooled = pool_region_features(features, [points])
     pieces = torch.stack([pool_region_features(features, [part])[0] for part in points.split(1000)])
     assert torch.equal(pooled[0], pieces.amax(0))
+
+
+def test_several_regions_show_their_mean_together():
+    one, other = torch.tensor([1.0, -2.0]), torch.tensor([3.0, 4.0])
+    assert together([one, other]).tolist() == [2.0, 1.0]
+    assert torch.equal(together([one]), one)
+    # Added up in float32: in bfloat16 257 equal summands would come to 256 of them.
+    many = together([torch.ones(2, dtype=torch.bfloat16)] * 257)
+    assert many.dtype == torch.bfloat16
+    assert many.tolist() == [1.0, 1.0]
