@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _BAND_PIXELS = 2**21  # pixels of the padded square held at once; Pillow keeps four bytes for each
+_TIMEOUT_S = 60.0
+ImageInput = NDArray[np.uint8] | Image.Image | str | Path
 SIZE_KEYS = ("original_sizes", "scaled_sizes")
 
 
@@ -48,12 +53,13 @@ class XSamImageProcessor(BaseImageProcessor):
         self.segmentor_mean, self.segmentor_std = tuple(segmentor_mean), tuple(segmentor_std)
 
     def preprocess(
-        self, images: Sequence[NDArray[np.uint8] | Image.Image], return_tensors: str | None = "pt", **_: Any
+        self, images: ImageInput | Sequence[ImageInput], return_tensors: str | None = "pt", **_: Any
     ) -> BatchFeature:
         """Prepare images of any size.
 
         Args:
-            images: uint8 (H, W, 3) RGB arrays in 0-255, or PIL images; a single one is a batch of one.
+            images: uint8 (H, W, 3) RGB arrays in 0-255, PIL images, or paths or URLs of pictures, which are turned as
+                their EXIF tag says; a single one is a batch of one.
             return_tensors: "pt", "np" or None.
 
         Returns:
@@ -61,11 +67,10 @@ class XSamImageProcessor(BaseImageProcessor):
             `scaled_sizes`: lists of (height, width), the latter on the canvas without its padding.
 
         Raises:
-            ValueError: if an array is not uint8 (H, W, 3), a PIL image has more than 8 bits a channel, or an image has
-                no pixels.
+            ValueError: if an array is not uint8 (H, W, 3), a PIL image has more than 8 bits a channel, an image has no
+                pixels, or a path or URL is none of a picture.
         """
-        if isinstance(images, Image.Image | np.ndarray):
-            images = [images]
+        images = as_batch(images)
         vision_inputs, segmentor_inputs, sizes = [], [], []
         for index, image in enumerate(images):
             # One image at a time: its PIL copy takes four bytes a pixel in addition to the array.
@@ -141,7 +146,31 @@ def _resize_square(picture: Image.Image, size: int, fill: tuple[int, ...]) -> Im
     return narrow.resize((size, size), Image.Resampling.BILINEAR)
 
 
-def _to_picture(image: NDArray[np.uint8] | Image.Image, index: int) -> Image.Image:
+def as_batch(images: ImageInput | Sequence[ImageInput]) -> Sequence[ImageInput]:
+    """Return a single image as a batch of one, and a batch as it is."""
+    # An array of four dimensions is a batch.
+    is_single = images.ndim < 4 if isinstance(images, np.ndarray) else isinstance(images, Image.Image | str | Path)
+    return [images] if is_single else images  # type: ignore[list-item, return-value]
+
+
+def load_picture(image: ImageInput) -> NDArray[np.uint8] | Image.Image:
+    """Return an image as it is, or the picture at a path or URL, turned as its EXIF tag says.
+
+    Raises:
+        ValueError: if there is no picture.
+    """
+    if not isinstance(image, str | Path):
+        return image
+    try:
+        is_url = str(image).startswith(("http://", "https://"))
+        file = io.BytesIO(urlopen(str(image), timeout=_TIMEOUT_S).read()) if is_url else image
+        return ImageOps.exif_transpose(Image.open(file))
+    except OSError as error:
+        raise ValueError(f"{image} is no picture that can be read: {error}") from error
+
+
+def _to_picture(image: ImageInput, index: int) -> Image.Image:
+    image = load_picture(image)
     if isinstance(image, Image.Image):
         # Modes I and F hold more than 8 bits; converting them would clip at 255.
         if image.mode[0] in "IF" or 0 in image.size:
@@ -165,4 +194,4 @@ def _normalize(picture: Image.Image, mean: Sequence[float], std: Sequence[float]
     return pixels
 
 
-__all__ = ["XSamImageProcessor"]
+__all__ = ["ImageInput", "XSamImageProcessor", "as_batch", "load_picture"]

@@ -9,16 +9,24 @@ channels of the language model, C channels of the segmentor.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForUniversalSegmentation, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.cache_utils import DynamicCache
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
-from transformers.utils import ModelOutput
+from transformers.utils import (
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+    ModelOutput,
+    can_return_tuple,
+)
 
 from xsam_model.configuration_xsam import XSamConfig
 from xsam_model.layers.image_prefix import PackedTexts, XSamImagePrefix
@@ -29,7 +37,7 @@ from xsam_model.layers.region_sampling import choose_region_points, pool_region_
 from xsam_model.layers.segmentor import XSamConnector, XSamSegmentor, pad_to_multiple, space_to_depth
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from transformers import LogitsProcessorList
 
@@ -105,6 +113,10 @@ class XSamOutput(ModelOutput):
     decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
     decoder_mask_logits: tuple[torch.Tensor, ...] | None = None
 
+    def to_tuple(self) -> tuple[Any, ...]:
+        """Return what is not None in the order above, not in that in which it was computed."""
+        return tuple(value for one in fields(self) if (value := getattr(self, one.name)) is not None)
+
 
 class XSamProjector(nn.Module):
     """An MLP of two linear layers with an activation between them."""
@@ -141,9 +153,22 @@ class XSamPreTrainedModel(PreTrainedModel):
             device_map: a device, {"": device}, or "auto" for the accelerator if there is one, else the CPU.
 
         Raises:
-            ValueError: if the device map splits the model, whose parts read each other's weights.
+            ValueError: if the device map splits the model, whose parts read each other's weights, or the folder holds
+                two sets of weights.
         """
+        _check_weights(args[0] if args else options.get("pretrained_model_name_or_path"), options)
         return super().from_pretrained(*args, device_map=_one_device(device_map), **options)
+
+
+def _check_weights(folder: Any, options: Mapping[str, Any]) -> None:
+    """Refuse a folder with weights in one file and in shards: the library would read the former, which may be older."""
+    place = Path(str(folder), options.get("subfolder") or "")
+    for whole, index in ((SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME), (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)):
+        if (place / whole).is_file() and (place / index).is_file():
+            raise ValueError(
+                f"{place} holds two sets of weights, {whole} and the shards of {index}; keep one of them, e.g. by "
+                "saving into an empty folder"
+            )
 
 
 def _one_device(device_map: Any) -> Any:
@@ -163,8 +188,9 @@ class XSamForSegmentation(XSamPreTrainedModel):
     ```python
     model = XSamForSegmentation.from_pretrained(folder).eval()
     processor = XSamProcessor.from_pretrained(folder)
-    inputs = processor(images=[pixels], task="ovseg", conditions=[["person", "dog"]])
-    outputs = model(**inputs.for_model())
+    inputs = processor(images="photo.jpg", task="ovseg", conditions=[["person", "dog"]])
+    outputs = model(**inputs)
+    (found,) = processor.post_process_instance_segmentation(outputs, target_sizes=inputs["original_sizes"])
     ```
     """
 
@@ -329,6 +355,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
             hidden = block(hidden, None)
         return hidden
 
+    @can_return_tuple
     def forward(  # noqa: PLR0913, PLR0917  (the model's inputs)
         self,
         input_ids: Tensor,
@@ -347,6 +374,9 @@ class XSamForSegmentation(XSamPreTrainedModel):
         image_prefix: XSamImagePrefix | None = None,
         conditions_are_names: bool = False,
         lent_regions: Sequence[Tensor | None] | None = None,
+        num_conditions: Sequence[int] | None = None,  # noqa: ARG002
+        original_sizes: Sequence[tuple[int, int]] | None = None,  # noqa: ARG002
+        scaled_sizes: Sequence[tuple[int, int]] | None = None,  # noqa: ARG002
     ) -> XSamOutput:
         """Segment images by the conditions in their conversations.
 
@@ -372,6 +402,10 @@ class XSamForSegmentation(XSamPreTrainedModel):
                 ask its classifier; it makes no difference to others.
             lent_regions: for each region pseudo id the embedding (E,) of a region of some other image, from
                 `pool_regions`; None for a region of `vprompt_masks` or `region_points`, which then have only these.
+            num_conditions, original_sizes, scaled_sizes: what the processor returns beside the inputs, for
+                post-processing; not used here.
+
+        With `return_dict=False` the output is a tuple of what is not None.
 
         Raises:
             ValueError: if images, regions or `<SEG>` do not match the token ids.
@@ -427,6 +461,9 @@ class XSamForSegmentation(XSamPreTrainedModel):
         max_new_tokens: int = 512,
         logits_processor: LogitsProcessorList | None = None,
         lent_regions: Sequence[Tensor | None] | None = None,
+        num_conditions: Sequence[int] | None = None,  # noqa: ARG002
+        original_sizes: Sequence[tuple[int, int]] | None = None,  # noqa: ARG002
+        scaled_sizes: Sequence[tuple[int, int]] | None = None,  # noqa: ARG002
     ) -> XSamOutput:
         """Generate answers greedily, and segment what they name.
 
@@ -442,6 +479,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
             max_new_tokens: longest answer in tokens; shorter if the language model runs out of positions.
             logits_processor: modifies the language model's logits, e.g. to force an answer.
             lent_regions: as for `forward`.
+            num_conditions, original_sizes, scaled_sizes: as for `forward`.
 
         Returns:
             As from `forward`, with `sequences`; a conversation whose answer has no masks has no decode.
@@ -806,5 +844,6 @@ def number_phrases(starts: Sequence[bool], ends: Sequence[bool]) -> list[int]:
 
 
 AutoModel.register(XSamConfig, XSamForSegmentation)
+AutoModelForUniversalSegmentation.register(XSamConfig, XSamForSegmentation)
 
 __all__ = ["XSamForSegmentation", "XSamImageFeatures", "XSamOutput", "XSamPreTrainedModel", "XSamProjector"]

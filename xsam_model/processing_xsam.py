@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor
 from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from xsam_model.configuration_xsam import XSamConfig
-from xsam_model.image_processing_xsam import SIZE_KEYS, XSamImageProcessor
+from xsam_model.image_processing_xsam import SIZE_KEYS, ImageInput, XSamImageProcessor
 from xsam_model.post_processing.calibration import NOT_CALIBRATED, ScoreCalibration
 from xsam_model.post_processing.instances import (
     InstanceSegmentation,
@@ -42,10 +41,10 @@ _Sizes = Sequence[Sequence[int]]
 
 
 class XSamInputs(BatchFeature):
-    """Output of the processor: model inputs, and sizes for post-processing."""
+    """Output of the processor: model inputs, and sizes for post-processing. `model(**inputs)` takes all of them."""
 
     def for_model(self) -> dict[str, Any]:
-        """Return the arguments of `XSamForSegmentation.forward`."""
+        """Return the arguments of `XSamForSegmentation.forward` that the network computes with."""
         return {key: value for key, value in self.items() if key not in (*SIZE_KEYS, "num_conditions")}
 
 
@@ -91,10 +90,10 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
 
     def __call__(  # noqa: PLR0913  (each is a choice of its own)
         self,
-        images: Sequence[NDArray[np.uint8] | Image.Image] | None = None,
+        images: ImageInput | Sequence[ImageInput] | None = None,
         *,
-        task: str = "genseg",
-        conditions: Sequence[Sequence[str]] | None = None,
+        task: str = "ovseg",
+        conditions: str | Sequence[str | Sequence[str]] | None = None,
         visual_prompts: Sequence[Sequence[NDArray[np.bool_] | None]] | None = None,
         question: str | None = None,
         answer: str | None = None,
@@ -106,10 +105,11 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
         """Prepare one conversation for each image.
 
         Args:
-            images: uint8 (H, W, 3) RGB arrays or PIL images, of any size. Without them only text and visual prompts are
-                prepared, for images that are already encoded.
+            images: uint8 (H, W, 3) RGB arrays, PIL images, or paths or URLs of pictures, of any size; one or several.
+                Without them only text and visual prompts are prepared, for images that are already encoded.
             task: one of genseg, ovseg, vgdseg, refseg, reaseg, intseg, gcgseg, chat.
-            conditions: for each image its categories (genseg, ovseg), phrases (refseg, reaseg) or question (chat).
+            conditions: for each image its categories (genseg, ovseg), phrases (refseg, reaseg) or question (chat). A
+                string instead of an image's list is one condition, and a single string that of every image.
             visual_prompts: for each image its prompts (vgdseg, intseg) as bool (H, W) masks at the image's size; None
                 for a region whose embedding the model is given (`lent_regions` of `forward`).
             question: wording to use instead of the task's, with `{}` for the conditions.
@@ -135,6 +135,7 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
         features = {} if images is None else self.image_processor(images, return_tensors="np")
         sizes = features.get("original_sizes")
         count = _count_conversations(sizes, conditions, visual_prompts, text)
+        conditions = condition_lists(conditions, count)
         prompts = _per_image(visual_prompts, count, "visual_prompts")
         if text is None:
             wording = self._wording(task=task, question=question, answer=answer, explain=explain, generate=generate)
@@ -234,13 +235,14 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
     def post_process_instance_segmentation(
         self,
         outputs: XSamOutput,
-        scaled_sizes: _Sizes,
-        original_sizes: _Sizes,
-        threshold: float = 0.0,
+        scaled_sizes: _Sizes | None = None,
+        original_sizes: _Sizes | None = None,
+        threshold: float = 0.5,
         top_k: int | None = None,
         num_conditions: Sequence[int] | None = None,
         *,
         calibration: ScoreCalibration = NOT_CALIBRATED,
+        target_sizes: _Sizes | None = None,
     ) -> list[InstanceSegmentation]:
         """Return the instances of every decode (genseg, ovseg, vgdseg), best score first.
 
@@ -251,26 +253,38 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
             top_k: number of candidates per image; by default the number of queries.
             num_conditions: number of conditions of each decode; read from `outputs` by default.
             calibration: of the scores, see `XSamConfig.score_calibration`.
+            target_sizes: original sizes under the library's name for them, instead of both sizes.
+
+        Raises:
+            ValueError: if neither sizes are given, or both.
         """
-        decodes = self._decodes(outputs, scaled_sizes, original_sizes, num_conditions)
+        decodes = self._decodes(outputs, scaled_sizes, original_sizes, num_conditions, target_sizes=target_sizes)
         return [
             instance_segmentation(**decode, threshold=threshold, top_k=top_k, calibration=calibration)
             for decode in decodes
         ]
 
     def post_process_semantic_segmentation(
-        self, outputs: XSamOutput, scaled_sizes: _Sizes, original_sizes: _Sizes
+        self,
+        outputs: XSamOutput,
+        scaled_sizes: _Sizes | None = None,
+        original_sizes: _Sizes | None = None,
+        *,
+        target_sizes: _Sizes | None = None,
     ) -> list[SemanticSegmentation]:
         """Return the category of every pixel of each decode (genseg, ovseg); arguments as for instances."""
-        return [semantic_segmentation(**decode) for decode in self._decodes(outputs, scaled_sizes, original_sizes)]
+        decodes = self._decodes(outputs, scaled_sizes, original_sizes, target_sizes=target_sizes)
+        return [semantic_segmentation(**decode) for decode in decodes]
 
     def post_process_panoptic_segmentation(
         self,
         outputs: XSamOutput,
-        scaled_sizes: _Sizes,
-        original_sizes: _Sizes,
+        scaled_sizes: _Sizes | None = None,
+        original_sizes: _Sizes | None = None,
         stuff: Sequence[Collection[int]] | None = None,
         threshold: float = 0.5,
+        *,
+        target_sizes: _Sizes | None = None,
         **options: Any,
     ) -> list[PanopticSegmentation]:
         """Return the panoptic segmentation of each decode (genseg, ovseg); other arguments as for instances.
@@ -279,7 +293,7 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
             stuff: for each decode the positions of its conditions that are stuff, which have at most one segment each.
             options: see `post_processing.maps.panoptic_segmentation`.
         """
-        decodes = self._decodes(outputs, scaled_sizes, original_sizes)
+        decodes = self._decodes(outputs, scaled_sizes, original_sizes, target_sizes=target_sizes)
         return [
             panoptic_segmentation(**decode, stuff=places, threshold=threshold, **options)
             for decode, places in zip(decodes, [()] * len(decodes) if stuff is None else stuff, strict=True)
@@ -288,29 +302,34 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
     def post_process_phrase_segmentation(
         self,
         outputs: XSamOutput,
-        scaled_sizes: _Sizes,
-        original_sizes: _Sizes,
+        scaled_sizes: _Sizes | None = None,
+        original_sizes: _Sizes | None = None,
         calibration: ScoreCalibration = NOT_CALIBRATED,
+        *,
+        target_sizes: _Sizes | None = None,
     ) -> list[PhraseSegmentation]:
         """Return one mask for each phrase of each decode (refseg, reaseg, gcgseg); arguments as for instances."""
-        decodes = self._decodes(outputs, scaled_sizes, original_sizes)
+        decodes = self._decodes(outputs, scaled_sizes, original_sizes, target_sizes=target_sizes)
         return [phrase_segmentation(**decode, calibration=calibration) for decode in decodes]
 
     def post_process_interactive_segmentation(
         self,
         outputs: XSamOutput,
-        scaled_sizes: _Sizes,
-        original_sizes: _Sizes,
-        prompt_masks: Sequence[NDArray[np.bool_]],
+        scaled_sizes: _Sizes | None = None,
+        original_sizes: _Sizes | None = None,
+        prompt_masks: Sequence[NDArray[np.bool_]] = (),
         threshold: float = 0.5,
         calibration: ScoreCalibration = NOT_CALIBRATED,
+        *,
+        target_sizes: _Sizes | None = None,
     ) -> list[PhraseSegmentation]:
         """Return the mask for the first visual prompt of each decode (intseg); other arguments as for instances.
 
         Args:
             prompt_masks: for each decode its visual prompt, a bool (H, W) mask at the image's original size.
         """
-        decodes = self._decodes(outputs, scaled_sizes, original_sizes, [1] * len(prompt_masks))
+        counts = [1] * len(prompt_masks)
+        decodes = self._decodes(outputs, scaled_sizes, original_sizes, counts, target_sizes=target_sizes)
         return [
             interactive_segmentation(
                 **decode, prompt_mask=torch.as_tensor(mask), threshold=threshold, calibration=calibration
@@ -321,11 +340,18 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
     def _decodes(
         self,
         outputs: XSamOutput,
-        scaled_sizes: _Sizes,
-        original_sizes: _Sizes,
+        scaled_sizes: _Sizes | None,
+        original_sizes: _Sizes | None,
         num_conditions: Sequence[int] | None = None,
+        *,
+        target_sizes: _Sizes | None,
     ) -> list[dict[str, Any]]:
         """Return `decode_arguments` of each decode."""
+        if target_sizes is not None and original_sizes is None and scaled_sizes is None:
+            original_sizes = [(int(height), int(width)) for height, width in target_sizes]
+            scaled_sizes = [self.image_processor.scaled_size(size) for size in original_sizes]
+        elif target_sizes is not None or original_sizes is None or scaled_sizes is None:
+            raise ValueError("give target_sizes, (height, width) of the image of each decode, or both sizes of inputs")
         decodes = [
             self.decode_arguments(outputs, index, scaled_size, original_size)
             for index, (scaled_size, original_size) in enumerate(zip(scaled_sizes, original_sizes, strict=True))
@@ -355,6 +381,23 @@ def _count_conversations(
     if not lists:
         raise ValueError("without images, give conditions, visual_prompts or text as a list: one entry a conversation")
     return len(lists[0])
+
+
+def condition_lists(
+    conditions: str | Sequence[str | Sequence[str]] | None, count: int
+) -> Sequence[Sequence[str]] | None:
+    """Return the conditions of each of `count` images as a list: a string is one condition, never its letters.
+
+    Raises:
+        ValueError: if several strings are given for one image, which may be meant as its list.
+    """
+    if conditions is None:
+        return None
+    if isinstance(conditions, str):
+        return [[conditions]] * count
+    if count == 1 and len(conditions) > 1 and all(isinstance(one, str) for one in conditions):
+        raise ValueError(f"conditions has {len(conditions)} entries for 1 image; its list is [{list(conditions)!r}]")
+    return [[one] if isinstance(one, str) else one for one in conditions]
 
 
 def _per_image(values: Sequence[Any] | None, count: int, name: str) -> Sequence[Any]:

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from xsam_model.image_processing_xsam import ImageInput, as_batch, load_picture
 from xsam_model.layers.image_prefix import XSamImagePrefix
 from xsam_model.modeling_xsam import XSamForSegmentation, XSamImageFeatures, XSamOutput
 from xsam_model.post_processing.calibration import ScoreCalibration, calibration_of
 from xsam_model.post_processing.instances import InstanceSegmentation, PhraseSegmentation, phrase_segmentation
 from xsam_model.post_processing.maps import PanopticSegmentation, SemanticSegmentation
-from xsam_model.processing_xsam import XSamInputs, XSamProcessor
+from xsam_model.processing_xsam import XSamInputs, XSamProcessor, condition_lists
 from xsam_model.prompts.answers import Caption, read_caption
 from xsam_model.prompts.close_ups import CloseUp, close_ups
 from xsam_model.prompts.templates import CATEGORY_TASKS, SPOKEN_TASKS, TASKS, VISUAL_TASKS
@@ -178,11 +179,11 @@ class XSamSegmenter:
         return calibration_of(self.model.config.score_calibration, task)
 
     @torch.inference_mode()
-    def encode(self, images: Sequence[NDArray[np.uint8] | Image.Image], *, is_reused: bool = False) -> EncodedImages:
+    def encode(self, images: ImageInput | Sequence[ImageInput], *, is_reused: bool = False) -> EncodedImages:
         """Run what depends only on the images.
 
         Args:
-            images: uint8 (H, W, 3) RGB arrays or PIL images, of any size.
+            images: as for `XSamProcessor`.
             is_reused: more than one conversation about an image will follow, perhaps in several calls of `ask`. The
                 language model then reads each image once and caches its prefix in the returned object (the released
                 model in bfloat16: 0.7 GB for each image).
@@ -343,10 +344,10 @@ class XSamSegmenter:
 
     def segment(  # noqa: PLR0913  (each is a choice of its own)
         self,
-        images: Sequence[NDArray[np.uint8] | Image.Image] | EncodedImages,
+        images: ImageInput | Sequence[ImageInput] | EncodedImages,
         *,
         task: str = "ovseg",
-        conditions: Sequence[Sequence[str]] | None = None,
+        conditions: str | Sequence[str | Sequence[str]] | None = None,
         visual_prompts: Sequence[Sequence[VisualPrompt]] | None = None,
         segmentation: SegmentationKind = "instance",
         stuff: Collection[str] = (),
@@ -365,10 +366,11 @@ class XSamSegmenter:
         for each mask. Phrases, questions and the visual prompts of intseg are asked one by one.
 
         Args:
-            images: uint8 (H, W, 3) RGB arrays or PIL images, or the result of `encode`, of which nothing can be looked
-                at from near: see `XSamConfig.interactive_zoom`.
+            images: as for `XSamProcessor`, or the result of `encode`, of which nothing can be looked at from near: see
+                `XSamConfig.interactive_zoom`.
             task, question, answer, explain: as for `XSamProcessor`.
-            conditions: for each image its categories, phrases (refseg, reaseg) or questions (chat).
+            conditions: for each image its categories, phrases (refseg, reaseg) or questions (chat); strings as for
+                `XSamProcessor`.
             visual_prompts: for each image its prompts (vgdseg, intseg) as bool (H, W) masks at the image's size, for
                 vgdseg also (E,) embeddings of regions of other images, as from `pool_regions`.
             segmentation: kind of segmentation by categories: "instance", "semantic" or "panoptic".
@@ -389,13 +391,14 @@ class XSamSegmenter:
             raise ValueError(
                 f"segmentation {segmentation!r} goes with the tasks {', '.join(CATEGORY_TASKS)}, not {task}"
             )
-        queries = _queries(task, len(images), conditions, visual_prompts)
-        if task == "intseg" and self.model.config.interactive_zoom and not isinstance(images, EncodedImages):
+        given = images if isinstance(images, EncodedImages) else [load_picture(one) for one in as_batch(images)]
+        queries = _queries(task, len(given), condition_lists(conditions, len(given)), visual_prompts)
+        if task == "intseg" and self.model.config.interactive_zoom and not isinstance(given, EncodedImages):
             if stuff:
                 raise ValueError(f"stuff names what is no condition: {', '.join(sorted(stuff))}")
             asking = {"question": question, "answer": answer, "explain": explain, "generate": generate}
-            return self._segment_closely(images, queries, threshold=threshold, batch_size=batch_size, **asking)
-        encoded = images if isinstance(images, EncodedImages) else self.encode(images, is_reused=_ask_again(queries))
+            return self._segment_closely(given, queries, threshold=threshold, batch_size=batch_size, **asking)
+        encoded = given if isinstance(given, EncodedImages) else self.encode(given, is_reused=_ask_again(queries))
         if unknown := set(stuff) - {name for query in queries for name in query.conditions}:
             raise ValueError(f"stuff names what is no condition: {', '.join(sorted(unknown))}")
         found: list[tuple[Segmentation | None, Caption]] = []

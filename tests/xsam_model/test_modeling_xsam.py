@@ -143,7 +143,7 @@ def test_bfloat16_model_is_finite_and_keeps_deformable_sampling_in_float32(tiny_
     assert output.mask_logits.dtype == torch.bfloat16
     assert torch.isfinite(output.class_logits).all()
     assert torch.isfinite(output.mask_logits).all()
-    (found,) = tiny_processor.post_process_instance_segmentation(output, [(183, 256)], [(100, 140)])
+    (found,) = tiny_processor.post_process_instance_segmentation(output, [(183, 256)], [(100, 140)], 0.0)
     assert torch.isfinite(found.scores).all()
 
 
@@ -229,7 +229,7 @@ def test_images_of_one_pixel_or_one_row_have_masks(tiny_model, tiny_processor):
         visual_prompts=[[np.ones(size, dtype=bool)] for size in sizes],
     )
     outputs = predict(tiny_model, inputs)
-    found = tiny_processor.post_process_instance_segmentation(outputs, inputs["scaled_sizes"], sizes)
+    found = tiny_processor.post_process_instance_segmentation(outputs, inputs["scaled_sizes"], sizes, 0.0)
     assert [tuple(instances.masks.shape[1:]) for instances in found] == sizes
     assert all(torch.isfinite(instances.scores).all() for instances in found)
 

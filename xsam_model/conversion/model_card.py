@@ -27,22 +27,17 @@ Tasks: {tasks}.
 ## Use
 
 ```python
-import numpy as np
 import torch
-from PIL import Image
 from xsam_model import XSamForSegmentation, XSamProcessor
 
 folder = "."  # this one
 model = XSamForSegmentation.from_pretrained(folder, dtype=torch.bfloat16, device_map="auto").eval()
 processor = XSamProcessor.from_pretrained(folder)
 
-pixels = np.array(Image.open("photo.jpg").convert("RGB"))
-inputs = processor([pixels], task="ovseg", conditions=[["person", "dog"]])
+inputs = processor("photo.jpg", task="ovseg", conditions=[["person", "dog"]])
 with torch.no_grad():
-    outputs = model(**inputs.to(model.device).for_model())
-(found,) = processor.post_process_instance_segmentation(
-    outputs, inputs["scaled_sizes"], inputs["original_sizes"], threshold=0.5
-)
+    outputs = model(**inputs.to(model.device))
+(found,) = processor.post_process_instance_segmentation(outputs, target_sizes=inputs["original_sizes"], threshold=0.5)
 print(found.labels, found.scores, found.masks.shape)
 ```
 
