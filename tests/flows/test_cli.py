@@ -44,6 +44,10 @@ FLAGS = {
         "--reason", "--run-id", "--config", "-c", "--replicas", "--gpus-per-replica", "--runner", "--check",
         "--prefect", "--no-prefect",
     },
+    "relabel": {
+        "--where", "--images-where", "--config", "-c", "--categories", "--model", "--replicas", "--gpus-per-replica",
+        "--runner", "--over-corrections", "--dry-run", "--check", "--prefect", "--no-prefect",
+    },
     "status": {"--run-id", "--gpu-price", "--json"},
     "verify": {"--run-id", "--quick"},
     "vacuum": {"--run-id", "--older-than", "--dry-run"},
@@ -59,6 +63,9 @@ FLAGS = {
         "--copy-images", "--image-url", "--drop-removed", "--overwrite", "--polygons", "--check",
     },
     "compact": set(),
+    "diff": {
+        "--other", "--where", "--kept-iou", "--json", "--to", "--with-kept", "--page", "--overwrite", "--check",
+    },
     "import": {"--format", "--exported", "--reviewed", "--unchanged-iou", "--dry-run"},
     "train": {"--config", "-c", "--output", "--max-minutes", "--processes"},
     "demo": {"--scenes", "--photos", "--prompts", "--output", "--prefect", "--no-prefect"},
