@@ -59,7 +59,6 @@ from pipelines.planning.plan import (
     write_plan,
 )
 from pipelines.planning.prompt_table import NOT_LISTED, PromptTable, join_prompts
-from pipelines.query.named_images import NamedImages
 from pipelines.redaction import counted, quoted
 from pipelines.sources.image_batches import to_batches
 from pipelines.sources.listing import list_batches
@@ -117,7 +116,11 @@ def list_collection(
             f"the environment variables {', '.join(missing)} of source.http.secret_headers are not set; set them here "
             "and on every node"
         )
-    named = None if config.relabel is None else NamedImages(open_output(config), config.relabel.where)
+    named = None
+    if config.relabel is not None:
+        from pipelines.query.named_images import NamedImages  # DuckDB, which no other run needs
+
+        named = NamedImages(open_output(config), config.relabel.where)
     listed = (
         named.batches()
         if named is not None

@@ -47,6 +47,10 @@ FLAGS = {
         "--reason", "--run-id", "--config", "-c", "--replicas", "--gpus-per-replica", "--runner", "--check",
         "--prefect", "--no-prefect",
     },
+    "relabel": {
+        "--where", "--images-where", "--config", "-c", "--categories", "--model", "--replicas", "--gpus-per-replica",
+        "--runner", "--over-corrections", "--dry-run", "--check", "--prefect", "--no-prefect",
+    },
     "status": {"--run-id", "--gpu-price", "--json"},
     "approve": {"--run-id"},
     "verify": {"--run-id", "--quick", "--json"},
@@ -70,6 +74,9 @@ FLAGS = {
         "--copy-images", "--image-url", "--drop-removed", "--overwrite", "--polygons", "--check",
     },
     "compact": {"--json"},
+    "diff": {
+        "--other", "--where", "--kept-iou", "--json", "--to", "--with-kept", "--page", "--overwrite", "--check",
+    },
     "import": {"--format", "--exported", "--reviewed", "--unchanged-iou", "--dry-run"},
     "train": {"--config", "-c", "--output", "--max-minutes", "--processes"},
     "demo": {"--scenes", "--photos", "--prompts", "--output", "--prefect", "--no-prefect"},
