@@ -56,6 +56,8 @@ def test_figures_are_printed_and_written(cli: Cli, output: Path, truth: str, tmp
     assert written["results"][0]["figures"]["AP"] == pytest.approx(0.55)
     assert written["results"][0]["categories"]["cat"]["AP50"] == pytest.approx(1)
     assert len(written["notes"]) == 1
+    printed = cli("evaluate", output, "--ground-truth", truth, "--json")
+    assert (printed.code, json.loads(printed.out)) == (0, written)
     assert contents(output) == before
 
 
