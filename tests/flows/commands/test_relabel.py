@@ -85,9 +85,9 @@ def test_the_loop_label_export_correct_import_relabel_diff(tmp_path: Path) -> No
     corrected.write_text(json.dumps(document))
     assert life("import", life.output, corrected).code == 0
 
-    what_was_corrected = life("diff", life.output, "--json", tmp_path / "import.json")
+    what_was_corrected = life("diff", life.output, "--json")
     assert what_was_corrected.code == 0, what_was_corrected
-    told = json.loads((tmp_path / "import.json").read_text())
+    told = json.loads(what_was_corrected.out)
     assert (told["images"]["compared"], told["total"]["moved"], told["total"]["kept"]) == (1, 1, 0)
     assert any("holds corrections by people" in note for note in told["notes"])
 
