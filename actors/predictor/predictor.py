@@ -8,11 +8,13 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
 import torch
+from transformers.utils import logging
 
 from actors.predictor.batch_size import find_batch_size
 from actors.predictor.config import PredictorConfig, model_folder
@@ -86,9 +88,10 @@ class XSamPredictor:
         options = {"attn_implementation": config.attn_implementation} if config.attn_implementation else {}
         folder = model_folder(config.path)
         # Safetensors only: unpickling weights can execute code.
-        model = XSamForSegmentation.from_pretrained(
-            folder, dtype=getattr(torch, dtype), use_safetensors=True, **options
-        )
+        with _without_progress_bar():
+            model = XSamForSegmentation.from_pretrained(
+                folder, dtype=getattr(torch, dtype), use_safetensors=True, **options
+            )
         model.config.region_sampling = config.region_sampling
         if self._device.type == "cpu":
             keep_freed_memory()
@@ -276,6 +279,18 @@ class XSamPredictor:
             max_chunk_pixels=_CHUNK_PIXELS[self._device.type],
             calibration=self.segmenter.calibration(ask.task),
         )
+
+
+@contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    """Keep transformers from drawing a bar of its own inside this block: every replica would, beside the run's."""
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
 
 
 def _device(name: str) -> torch.device:

@@ -107,9 +107,11 @@ def draft_plan(
     *,
     left_out: LeftOut | None = None,
     replicas: int = 1,
+    canary: int = 0,
 ) -> Iterator[PlanDraft]:
     """Draft as the product does, once for each set of images, in which no row names an image again."""
     assert config.images_per_shard is not None, "drafts are kept for any number of replicas"
+    assert not canary, "drafts are kept without one"
     held = list(batches)
     key: Any = (tuple(map(_fingerprint, held)), config)
     if left is not None:
