@@ -14,7 +14,7 @@ from pipelines.settings import Settings
 
 _WIDTH = 100
 # Set by commands, or of another run each time.
-_NOT_ASKED = ("retry",)
+_NOT_ASKED = ("retry", "relabel", "exemplars_frozen")
 
 
 def commented_toml(config: RunConfig, name: str) -> str:
@@ -63,6 +63,8 @@ def _setting(name: str, value: object, *, is_given: bool) -> str:
 
 def _toml(value: Any) -> str:
     """Return a value as TOML has it; a string of JSON is one of TOML, but for the last control character."""
+    if isinstance(value, Settings):
+        value = value.model_dump(mode="json", exclude_none=True)
     if isinstance(value, Mapping):
         items = ", ".join(f"{_toml(str(name))} = {_toml(item)}" for name, item in value.items())
         return f"{{ {items} }}" if items else "{}"

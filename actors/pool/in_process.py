@@ -93,6 +93,11 @@ class InProcessRunner:
         """Hand out no more shards."""
         self._stopping = True
 
+    @property
+    def is_stopped(self) -> bool:
+        """See ShardRunner."""
+        return self._stopping
+
     def close(self) -> None:
         """Let the threads finish their attempts and end, and release the labeler."""
         for _ in self._threads:

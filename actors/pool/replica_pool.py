@@ -108,6 +108,11 @@ class ReplicaPool:
         """Hand out no more shards; may be called from a signal handler."""
         self._stopping = True
 
+    @property
+    def is_stopped(self) -> bool:
+        """See ShardRunner."""
+        return self._stopping
+
     def close(self) -> None:
         """Kill the replicas, and free what they ran on."""
         if self._workers.lost:

@@ -129,6 +129,11 @@ class ShardRunner(Protocol):
         """Hand out no more shards, in this map call or any later one. May be called from a signal handler."""
         ...
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether stop() was called."""
+        ...
+
     def close(self) -> None:
         """End the replicas, whatever they are doing. Safe to call twice."""
         ...

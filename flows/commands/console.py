@@ -19,6 +19,7 @@ from rich.table import Table
 
 from actors.pool.runner import PoolEvent, ShardFailure
 from flows.commands.terminal import heard
+from flows.run.observer import LOUD
 from flows.run.summary import RunSummary
 from flows.run.updates import update_text
 from pipelines.bounded_json import plain_json
@@ -112,8 +113,8 @@ class ConsoleObserver:
         if event.kind == "replica_started" and not self._images:
             self._started = time.monotonic()
         message = literal(event.message.splitlines()[0])
-        style = "yellow" if event.kind == "warning" else "dim"
-        shown = heard(self._console) if event.kind == "warning" else self._console
+        style = "yellow" if event.kind in LOUD else "dim"
+        shown = heard(self._console) if event.kind in LOUD else self._console
         shown.print(f"[{style}]{event.kind.replace('_', ' ')}:[/] [dim]{message}[/]", highlight=False)
 
     def _rate(self) -> str:
@@ -203,7 +204,7 @@ def noted_row(num_noted: int) -> list[tuple[str, object]]:
 
 def print_json(console: Console, document: Mapping[str, Any]) -> None:
     """Print one JSON document."""
-    console.out(json.dumps(plain_json(document), indent=1), highlight=False)
+    console.file.write(json.dumps(plain_json(document), indent=1) + "\n")  # what was asked for, --quiet or not
 
 
 def show_lines(console: Console, label: str, lines: Iterable[object], *, rest: str = "") -> None:

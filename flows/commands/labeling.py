@@ -245,7 +245,9 @@ def _ask(values: Mapping[str, Any]) -> dict[str, Any]:
 
     asked = answer("source", "Folder, bucket prefix, list or table of the images")
     asked |= answer("output", "Folder or bucket prefix for the table")
-    if not any(values.get(name) for name in ("categories", "phrases", "questions", "caption", "chat", "prompts")):
+    if not any(
+        values.get(name) for name in ("categories", "phrases", "questions", "caption", "chat", "prompts", "exemplars")
+    ):
         asked["categories"] = split_names([typer.prompt("Names of what to segment, with commas between them")])
     return merge(values, asked)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from actors.pool.runner import PoolEvent, ShardFailure
+from flows.run.observer import LOUD
 from flows.run.summary import RunSummary
 from flows.run.updates import update_text
 from pipelines.planning.coverage import UpdateCounts
@@ -76,7 +77,7 @@ class PrefectObserver:
 
     def on_event(self, event: PoolEvent) -> None:
         """Log what happens to replicas; of an alarm, emit an event too."""
-        level = logging.WARNING if event.kind in ("alarm", "waiting", "warning") else logging.INFO
+        level = logging.WARNING if event.kind in LOUD else logging.INFO
         self._record.log(level, f"{event.kind}: {event.message}")
         if event.kind == "alarm":
             self._record.event(_event(_ALARM, self._run_id, [event.message]))

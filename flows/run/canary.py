@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -18,12 +19,12 @@ from flows.config import CanaryConfig, RunConfig
 from flows.run.existing_runs import no_run
 from flows.run.observer import RunObserver
 from flows.run.summary import read_run_summary
-from flows.run.updates import gathered_documents
-from pipelines.errors import DamagedError, PlanError, StorageError, some_texts
+from flows.run.updates import gathered_documents, is_labeled
+from pipelines.errors import DamagedError, PlanError, StorageError, UserError, some_texts
 from pipelines.history.history import DamagedHistoryError, newest_history
 from pipelines.layout import approval_name, canary_name
 from pipelines.planning.fingerprint import lists_source
-from pipelines.planning.plan import DRIVER_ID, Plan, plan_documents
+from pipelines.planning.plan import DRIVER_ID, Plan, plan_documents, require_plan
 from pipelines.rates.changes import beyond_limits, changed
 from pipelines.rates.rates import MOST_SHARDS, Rates, read_rates, spread
 from pipelines.redaction import counted
@@ -102,7 +103,8 @@ def approve(store: Store, run_id: str | None = None) -> tuple[str, Canary]:
         raise no_run(store.uri, run_id, plans)
     for name in [run_id] if run_id else reversed(list(plans)):
         found = read_canary(store, name)
-        if found is not None and found.alarms and not is_approved(store, name):
+        is_over = found is None or is_labeled(store, require_plan(store, name))
+        if found is not None and found.alarms and not is_over and not is_approved(store, name):
             values = {"run_id": name, "approved_at": _now(), "alarms": list(found.alarms), "by": DRIVER_ID}
             store.create(approval_name(name), seal({**values, **BLANK}))
             return name, found
@@ -163,7 +165,12 @@ class Gate:
                 "not be; the same command tries them again"
             )
         rates = read_rates(self.store, commits, mask_prompts(self.plan))
-        last, against = last_rates(self.store, self.plan) if canary.compare else (None, None)
+        last, against = None, None
+        if canary.compare and self.plan.lists_source:  # images that are labeled again are no sample of the collection
+            try:
+                last, against = last_rates(self.store, self.plan)
+            except UserError as error:
+                self.observer.on_event(PoolEvent("warning", f"there is nothing to compare with: {error}"))
         alarms = beyond_limits(rates, canary, self.config.limits.max_quarantined_share)
         alarms += changed(rates, last, against or "", canary.min_change) if last else []
         found = Canary(judged_at=_now(), images=rates.images, alarms=tuple(alarms), against=against)
@@ -181,10 +188,13 @@ class Gate:
             why = f"stopped: {where} are not as expected: {'; '.join(alarms)}"
             return f"{why}. Look at them; {advice}, then the same command goes on"
         self.observer.on_event(PoolEvent("waiting", f"the rest waits; {advice} lets it go on, Ctrl-C ends the run"))
-        while not is_approved(self.store, run_id):
+        is_free = False
+        while not is_free:
             if self.is_stopping():
                 return f"stopped: it waited for an approval of its first images: {'; '.join(alarms)}"
             time.sleep(_LOOK_EVERY_S)
+            with suppress(StorageError):  # it may answer the next time
+                is_free = is_approved(self.store, run_id)
         self.observer.on_event(PoolEvent("canary", "approved: the rest is labeled"))
         return ""
 
@@ -238,7 +248,7 @@ def final_rates(
     try:
         rates = read_rates(store, spread(commits, MOST_SHARDS), mask_prompts(plan))
         last, against = last_rates(store, plan)
-    except StorageError as error:  # nothing depends on it
+    except UserError as error:  # nothing depends on it
         return {}, [f"the run could not be held against the last one, which does no harm: {error}"]
     found = changed(rates, last, against or "", config.min_change) if last else []
     return {RATES: rates.to_dict(), "changes": found}, [f"unlike the last run: {one}" for one in found]

@@ -274,7 +274,7 @@ def _label_due(  # noqa: PLR0917  (what Label takes, and it)
         config=config,
         plan=run.plan,
         observer=observer,
-        is_stopping=lambda: bool(breaker.reason or sigterm.reason),
+        is_stopping=lambda: bool(breaker.reason or sigterm.reason or runner.is_stopped),
     )
 
     def label_some(due: Mapping[str, int], part: str) -> list[ShardFailure]:

@@ -15,6 +15,8 @@ from pipelines.redaction import redacted
 from pipelines.types import ShardReceipt
 
 _log = logging.getLogger(__name__)
+LOUD = frozenset({"alarm", "waiting", "warning"})
+"""Kinds of events that a person is to hear of even where a run is to be quiet."""
 
 
 class RunObserver(Protocol):

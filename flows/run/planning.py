@@ -136,7 +136,8 @@ def list_collection(
     canary = config.canary.images
     with draft_plan(images, config.plan, left, left_out=left_out, replicas=replicas, canary=canary) as draft:
         # Rows about images that are not to be labeled again are not at fault.
-        notes = [*absent.say(), *selection.check(), *(unasked_rows(config, own, joined) if named is None else ())]
+        unasked = unasked_rows(config, own, joined) if named is None else ()
+        notes = [*absent.say(), *selection.check(may_match_none=named is not None), *unasked]
         if named is not None and named.num_corrected:
             what = (
                 "the new answers take the place of theirs"

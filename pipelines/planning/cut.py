@@ -73,7 +73,8 @@ def with_canary(sizes: Sizes, images: int) -> tuple[Sizes, tuple[int, ...]]:
     total = sum(count * size for count, size in sizes)
     if not images or 2 * images > total:
         return sizes, ()
-    num_shards = min(CANARY_SHARDS, images)
+    largest = max(size for _, size in sizes)
+    num_shards = max(min(CANARY_SHARDS, images), -(-images // largest))
     small = [images // num_shards + (number < images % num_shards) for number in range(num_shards)]
     starts = [(2 * number + 1) * total // (2 * num_shards) - size // 2 for number, size in enumerate(small)]
     ends = [start + size for start, size in zip(starts, small, strict=True)]

@@ -155,6 +155,8 @@ def draft_plan(
                 sizes = shrinking_sizes(num_images, replicas) if is_shrinking else even_sizes(num_images, size)
                 size = sizes[0][1] if sizes else MOST
                 sizes, sample = with_canary(sizes, canary)
+                if sample:
+                    size = max(width for _, width in sizes)
             tables = cut(images, sizes or [(None, size)])
             draft = _write_parts(tables, size, Path(temporary))
             (Path(temporary) / "counted.arrow").unlink(missing_ok=True)

@@ -78,9 +78,14 @@ WITH kinds AS MATERIALIZED (
 ), judged AS (
     SELECT kind, place, unit, row_number() OVER (
         PARTITION BY kind, unit
-        ORDER BY is_answered DESC, (is_answered AND (imported IS NOT NULL OR over_corrections)) DESC, place DESC
+        ORDER BY is_answered DESC, (is_answered AND imported IS NOT NULL AND place > over_place) DESC, place DESC
     ) > 1 AS is_replaced
-    FROM units JOIN (SELECT place, imported, over_corrections FROM runs) USING (place)
+    FROM (
+        SELECT *, coalesce(
+            max(place) FILTER (is_answered AND over_corrections) OVER (PARTITION BY kind, unit), 0
+        ) AS over_place
+        FROM units JOIN (SELECT place, imported, over_corrections FROM runs) USING (place)
+    )
 ), lost AS (
     SELECT kind, place, true AS wholly, NULL AS units FROM rows WHERE NOT is_live
     UNION ALL

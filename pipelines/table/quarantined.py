@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from operator import itemgetter
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.errors import PlanError, StorageError
+from pipelines.planning.fingerprint import relabeled
 from pipelines.planning.plan import plan_documents, read_plan, retries_by_run
 from pipelines.storage.client_errors import storage_errors
 from pipelines.storage.store import Store
@@ -47,7 +48,7 @@ class QuarantinedImages:
         """Yield the images with the prompts they were planned with, in the order of their ids.
 
         Size and etag are left out, since the file may have been fixed meanwhile. An image that a later run has planned
-        as changed is left to that run.
+        as changed is left to that run, and one that a later relabel has answered is quarantined no more.
 
         Raises:
             PlanError: rows are not in the order of the plan, so no run can have written them.
@@ -56,13 +57,17 @@ class QuarantinedImages:
         if plan is None:
             return
         tries = (self.run_id, *retries_by_run(self.store).get(self.run_id, ()))
-        others = [run_id for run_id in plan_documents(self.store) if run_id not in tries]
+        documents = plan_documents(self.store)
+        others = [run_id for run_id in documents if run_id not in tries]
         with ThreadPoolExecutor(_READERS) as pool:
             wanted = _Column(_quarantined(self.store, tries, self.reasons, pool))
             newest = _Column(_changed_since(self.store, others, pool))
+            answered = _Column(_answered_by(self.store, _relabels_since(documents, self.run_id), pool))
             for shard in plan.shards(self.store):
                 for ref in (ref for ref in shard.images if not ref.is_forgotten):
                     is_current = ref.version >= (newest.at(ref.image_id) or 1)
+                    # Prompts of its own are those of the plan: a relabel may have had others.
+                    is_current &= answered.at(ref.image_id) is None or bool(ref.prompts)
                     if wanted.at(ref.image_id) is not None and is_current:
                         yield replace(ref, num_bytes=None, etag=None)
 
@@ -97,6 +102,27 @@ def _changed_since(store: Store, runs: Iterable[str], pool: ThreadPoolExecutor) 
     found = [_rows(store, run_id, ("image_id", "image_version"), pool, is_changed) for run_id in runs]
     for image_id, rows in _grouped(found):
         yield image_id, max(version for _, version in rows)
+
+
+def _relabels_since(documents: Mapping[str, Mapping[str, Any]], run_id: str) -> list[str]:
+    """Return the relabels after a run that have asked all that it asks of every image."""
+
+    def asked(one: Mapping[str, Any]) -> set[str]:
+        return {prompt["prompt_id"] for prompt in one.get("facts", {}).get("prompts", ())}
+
+    if run_id not in documents:
+        return []
+    later = list(documents)[list(documents).index(run_id) + 1 :]
+    prompts = asked(documents[run_id])
+    return [one for one in later if relabeled(documents[one]) is not None and prompts <= asked(documents[one])]
+
+
+def _answered_by(store: Store, runs: Iterable[str], pool: ThreadPoolExecutor) -> Iterator[tuple[str, str]]:
+    """Yield the id and status of each image that one of these runs has answered."""
+    is_answered = pc.field("status") != Status.QUARANTINED.value
+    found = [_rows(store, run_id, ("image_id", "status"), pool, is_answered) for run_id in runs]
+    for image_id, rows in _grouped(found):
+        yield image_id, rows[-1][1]
 
 
 def _grouped(runs: Sequence[Iterator[tuple[Any, ...]]]) -> Iterator[tuple[str, list[tuple[Any, ...]]]]:

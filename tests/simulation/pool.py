@@ -93,6 +93,10 @@ class SimulatedPool:
     def describe(self) -> Mapping[str, str]:
         return {"device": "simulated"}
 
+    @property
+    def is_stopped(self) -> bool:
+        return self._stopping
+
     def stop(self) -> None:
         self._stopping = True
         self._news.put(None)

@@ -83,7 +83,7 @@ def _takes_compacted_for_abandoned(patch: pytest.MonkeyPatch) -> None:
 
 
 def _lets_models_answer_over_people(patch: pytest.MonkeyPatch) -> None:
-    rule = "(imported IS NOT NULL OR over_corrections)"
+    rule = "imported IS NOT NULL AND place > over_place"
     assert rule in current_rows._REPLACED
     patch.setattr(current_rows, "_REPLACED", current_rows._REPLACED.replace(rule, "false"))
 

@@ -53,15 +53,18 @@ class Selection:
         asked = [prompt_id for prompt_id in self._ids if is_asked.get(prompt_id, True)]
         return None if len(asked) == len(self._ids) else asked
 
-    def check(self) -> list[str]:
+    def check(self, *, may_match_none: bool = False) -> list[str]:
         """Return what to tell of the patterns once the listing has been read.
+
+        Args:
+            may_match_none: whether the listing is of some images only, so that a pattern may have none of them.
 
         Raises:
             SourceError: a pattern matches no image.
         """
         told = []
         for prompt_id, pattern in self._patterns.items():
-            if not self.counts[pattern]:
+            if not self.counts[pattern] and not may_match_none:
                 raise SourceError(
                     f"{prompt_id} is to be asked of images {quoted(pattern)}, and none of the "
                     f"{counted(self.num_images, 'listed image')} has such an id"

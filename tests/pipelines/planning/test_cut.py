@@ -122,3 +122,15 @@ def test_sizes_of_other_shards_than_the_plan_has_are_damage(tmp_path: Path) -> N
     change_document(store, plan_name("run-1"), lambda plan: plan["shard_sizes"].append([1, 5]))
     with pytest.raises(DamagedError, match="does not tell the sizes of"):
         read_plan(store, "run-1")
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("total", [64, 65, 66, 96, 193])
+def test_a_plan_with_a_canary_knows_how_many_images_each_shard_has(total: int, replicas: int) -> None:
+    refs = [ImageRef(image_id=f"{number:04}", uri=f"s3://b/{number:04}") for number in range(total)]
+    store = open_store(f"memory://canary-{total}-{replicas}")
+    with draft_plan(to_batches(refs), PlanConfig(), replicas=replicas, canary=32) as draft:
+        plan = write_plan(store, "run", draft, fingerprint={}, facts={}, driver_id="d1")
+    shards = list(plan.shards(store))
+    assert [plan.images_in(one.shard_id) for one in shards] == [len(one.images) for one in shards]
+    assert sum(len(shards[place].images) for place in draft.canary) == 32

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,11 +131,11 @@ def write_run(
 # --- the rule, plainly ---
 
 
-# Answers of such runs are replaced by those of such runs alone.
-FIRM = ({"import": {"format": "coco"}}, {"over_corrections": True})
+# Answers of the first are replaced by those of the first and of the second alone; those of the second as any model's.
+IMPORT, OVER = SPECIAL = ({"import": {"format": "coco"}}, {"over_corrections": True})
 
 
-def expected(runs: Sequence[Sequence[Labeled]], firm: Collection[int] = ()) -> dict[str, Any]:
+def expected(runs: Sequence[Sequence[Labeled]], special: Mapping[int, Any] | None = None) -> dict[str, Any]:
     """Return what the views are to show: annotations, coverage and images, by image."""
     rows: dict[str, list[tuple[int, Labeled]]] = defaultdict(list)
     for place, run in enumerate(runs):
@@ -145,7 +145,7 @@ def expected(runs: Sequence[Sequence[Labeled]], firm: Collection[int] = ()) -> d
     for image_id, history in rows.items():
         newest = max(one.version or 1 for _, one in history)
         live = [(place, one) for place, one in history if (one.version or 1) == newest]
-        found[image_id] = image_now(live, firm)
+        found[image_id] = image_now(live, special or {})
     return found
 
 
@@ -156,12 +156,20 @@ def entries(one: Labeled) -> dict[str, int | None]:
     return {name: None if count < 0 else 0 if name == CHAT.prompt_id else count for name, count in one.asked.items()}
 
 
-def image_now(live: Sequence[tuple[int, Labeled]], firm: Collection[int]) -> dict[str, Any]:
+def image_now(live: Sequence[tuple[int, Labeled]], special: Mapping[int, Any]) -> dict[str, Any]:
     ranks: dict[str, tuple[bool, bool, int]] = {}
     for place, one in live:
+        # What a run over corrections has answered since is no longer a person's.
+        over = [
+            {unit(prompt) for prompt, count in entries(other).items() if count is not None}
+            - {unit(prompt) for prompt, count in entries(other).items() if count is None}
+            for later, other in live
+            if later > place and special.get(later) == OVER
+        ]
         for name in units(list(entries(one))):
+            is_firm = special.get(place) == IMPORT and not any(name in units_of for units_of in over)
             is_answer = None not in [count for prompt, count in entries(one).items() if unit(prompt) == name]
-            ranks[name] = max(ranks.get(name, (False, False, -1)), (is_answer, is_answer and place in firm, place))
+            ranks[name] = max(ranks.get(name, (False, False, -1)), (is_answer, is_answer and is_firm, place))
     holder = {name: place for name, (_, _, place) in ranks.items()}
     now = {
         (prompt, place): count
@@ -255,15 +263,15 @@ def histories(draw: st.DrawFn) -> list[list[Labeled]]:
 
 
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(runs=histories(), firm=st.dictionaries(st.integers(0, 3), st.sampled_from(FIRM), max_size=2))
+@given(runs=histories(), special=st.dictionaries(st.integers(0, 3), st.sampled_from(SPECIAL), max_size=3))
 @pytest.mark.slow
 def test_the_views_show_what_the_rule_says(
-    runs: list[list[Labeled]], firm: dict[int, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+    runs: list[list[Labeled]], special: dict[int, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     store = open_store(str(tmp_path_factory.mktemp("output")))
     for place, run in enumerate(runs):
-        write_run(store, f"run-{place}", place + 1, run, firm.get(place))
-    assert shown(store) == expected(runs, firm)
+        write_run(store, f"run-{place}", place + 1, run, special.get(place))
+    assert shown(store) == expected(runs, special)
 
 
 def test_what_a_person_answered_is_replaced_by_a_person_or_by_a_run_that_is_asked_to(tmp_path: Path) -> None:
@@ -271,12 +279,14 @@ def test_what_a_person_answered_is_replaced_by_a_person_or_by_a_run_that_is_aske
     runs = [[Labeled("a", 1, {"ovseg:cat": count, "ovseg:dog": count})] for count in (2, 1, 2)]
     runs[1] = [Labeled("a", 1, {"ovseg:cat": 0})]
     for place, run in enumerate(runs):
-        write_run(store, f"run-{place}", place + 1, run, FIRM[0] if place == 1 else None)
+        write_run(store, f"run-{place}", place + 1, run, IMPORT if place == 1 else None)
     found = shown(store)
-    assert found == expected(runs, {1})
+    assert found == expected(runs, {1: IMPORT})
     assert found["a"]["coverage"] == {("ovseg:cat", "run-1", 0), ("ovseg:dog", "run-2", 2)}
-    write_run(store, "run-3", 4, runs[2], FIRM[1])
+    write_run(store, "run-3", 4, runs[2], OVER)
     assert shown(store)["a"]["coverage"] == {("ovseg:cat", "run-3", 2), ("ovseg:dog", "run-3", 2)}
+    write_run(store, "run-4", 5, runs[0])  # models again: what was to replace corrections is no correction itself
+    assert shown(store)["a"]["coverage"] == {("ovseg:cat", "run-4", 2), ("ovseg:dog", "run-4", 2)}
 
 
 def one_image(tmp_path: Path, *runs: Labeled) -> dict[str, Any]:
