@@ -191,7 +191,10 @@ def run_fingerprint(config: RunConfig, held: Plan | None) -> dict[str, Any]:
         prompts = held.fingerprint.get("prompts")
     else:
         prompts = content_hash(config.prompts, config.source.client_options) if config.prompts else None
-    return config.fingerprint(model_sha256=content_hash(str(folder)), prompts_sha256=prompts)
+    found = config.fingerprint(model_sha256=content_hash(str(folder)), prompts_sha256=prompts)
+    if held is not None and any(not one.sha256 for one in config.exemplars_frozen):
+        found["exemplars"] = held.fingerprint.get("exemplars")  # one was forgotten, and its hash with it
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

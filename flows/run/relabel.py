@@ -41,10 +41,13 @@ def relabel_config(output: str, where: str, given: Mapping[str, Any], overrides:
     # That the last run was to replace what people answered does not say that this one is.
     values = merge(given or {**planned, "over_corrections": False}, overrides)
     source, place, plan = (_table(values, name) for name in ("source", "output", "plan"))
+    listed = dict(planned["source"])
+    if "://" not in listed["uri"]:  # as it was typed, in whatever folder that was
+        listed["uri"] = last.fingerprint["source"]
     again = {
         **values,
         # The images are those of the output, wherever the file says that others are.
-        "source": merge(planned["source"], {name: source[name] for name in _ACCESS if name in source}),
+        "source": merge(listed, {name: source[name] for name in _ACCESS if name in source}),
         "output": {**place, "uri": output, "run_id": None},
         "plan": {**plan, "limit": None},
         "incremental": False,
