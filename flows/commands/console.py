@@ -204,7 +204,11 @@ def noted_row(num_noted: int) -> list[tuple[str, object]]:
 
 def print_json(console: Console, document: Mapping[str, Any]) -> None:
     """Print one JSON document."""
-    console.file.write(json.dumps(plain_json(document), indent=1) + "\n")  # what was asked for, --quiet or not
+    is_quiet, console.quiet = console.quiet, False  # it is what was asked for
+    try:
+        console.out(json.dumps(plain_json(document), indent=1), highlight=False)
+    finally:
+        console.quiet = is_quiet
 
 
 def show_lines(console: Console, label: str, lines: Iterable[object], *, rest: str = "") -> None:
