@@ -43,7 +43,7 @@ def relabel_config(output: str, where: str, given: Mapping[str, Any], overrides:
     source, place, plan = (_table(values, name) for name in ("source", "output", "plan"))
     listed = dict(planned["source"])
     if "://" not in listed["uri"]:  # as it was typed, in whatever folder that was
-        listed["uri"] = last.fingerprint["source"]
+        listed["uri"] = last.fingerprint.get("source", listed["uri"])
     again = {
         **values,
         # The images are those of the output, wherever the file says that others are.
