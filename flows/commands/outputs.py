@@ -405,7 +405,7 @@ def audit_sample(
     check: CheckOption = False,
 ) -> None:
     """Draw images for a person to check, and write them as an export with what is needed to weight the result."""
-    from flows.commands.comparing.evaluate import run_audit_sample
+    from flows.commands.comparing.audit import run_audit_sample
     from pipelines.audit.draw import SampleSize
     from pipelines.audit.sample import AuditChoice
 
@@ -438,7 +438,7 @@ def audit_result(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Print precision and recall of each category with 95 % intervals, from a sample that a person has checked."""
-    from flows.commands.comparing.evaluate import run_audit_result
+    from flows.commands.comparing.audit import run_audit_result
 
     if calibration is not None:
         outlive_terminal()

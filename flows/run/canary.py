@@ -103,8 +103,8 @@ def approve(store: Store, run_id: str | None = None) -> tuple[str, Canary]:
         raise no_run(store.uri, run_id, plans)
     for name in [run_id] if run_id else reversed(list(plans)):
         found = read_canary(store, name)
-        is_over = found is None or is_labeled(store, require_plan(store, name))
-        if found is not None and found.alarms and not is_over and not is_approved(store, name):
+        is_alarmed = found is not None and found.alarms and not is_approved(store, name)
+        if found is not None and is_alarmed and not is_labeled(store, require_plan(store, name)):
             values = {"run_id": name, "approved_at": _now(), "alarms": list(found.alarms), "by": DRIVER_ID}
             store.create(approval_name(name), seal({**values, **BLANK}))
             return name, found

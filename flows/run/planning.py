@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -248,9 +249,11 @@ def draft_run(config: RunConfig, on_listed: OnListed = lambda _count: None) -> I
         ConfigError, SourceError, PromptTableError, StorageError: see with_exemplars, run_fingerprint, read_own_prompts,
             check_model, list_collection, check_new_name, check_same_collection, check_no_erasure.
     """
-    store, images = open_output(config), dict[str, bytes]()
-    if config.incremental and config.output.run_id is None:
-        config, images = with_exemplars(config, store, lambda: None)
+    store, is_unnamed = open_output(config), config.output.run_id is None
+    is_update, is_relabel = config.incremental and is_unnamed, config.relabel is not None and is_unnamed
+    has_plan = not (is_update or is_relabel)  # whether its name tells the plan that it goes on with
+    config, images = with_exemplars(config, store, partial(_held_plan, config, store) if has_plan else lambda: None)
+    if is_update:
         history = newest_history(store)
         earlier, name = _earlier_runs(config, store, gathered_documents(history))
         if earlier:
@@ -263,13 +266,10 @@ def draft_run(config: RunConfig, on_listed: OnListed = lambda _count: None) -> I
                     update = stack.enter_context(drafted)
                 yield replace(update, exemplars=images)
             return
-    if config.relabel is not None and config.output.run_id is None:
-        config, images = with_exemplars(config, store, lambda: None)
+    if is_relabel:
         with _draft_relabel(config, store, on_listed) as relabel:
             yield replace(relabel, exemplars=images)
         return
-    if not images:
-        config, images = with_exemplars(config, store, lambda: _held_plan(config, store))
     run_id, held, fingerprint = _find_run(config, store)
     if held is not None:
         check_fingerprint(held.run_id, held.fingerprint, fingerprint, names=_hashed_names(held, config))

@@ -1,1 +1,1 @@
-"""The commands that compare an output with ground truth (`evaluate`) or with another (`diff`)."""
+"""The commands that compare an output: with ground truth (`evaluate`), a person's check (`audit`), another (`diff`)."""

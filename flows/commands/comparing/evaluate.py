@@ -1,42 +1,29 @@
-"""`xsam-label evaluate` and `audit`: measure labels by ground truth, or by a sample that a person checks.
-
-Figures are printed and saved; the output is only read.
-"""
+"""`xsam-label evaluate`: compare an output with ground truth, and print and save the figures."""
 
 from __future__ import annotations
 
-import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from flows.commands.console import facts_table, literal, print_json, show_lines
+from flows.commands.console import literal, print_json, show_lines
 from flows.run.existing_runs import existing_plans
-from pipelines.audit.calibration import calibration_table
-from pipelines.audit.estimates import Share
-from pipelines.audit.record import read_record
-from pipelines.audit.result import AuditResult, CategoryResult, read_result
-from pipelines.audit.sample import AuditChoice, Sample, write_sample
 from pipelines.bounded_json import plain_json
 from pipelines.errors import SourceError
 from pipelines.evaluation.evaluate import Evaluation, TaskFigures, evaluate_output
 from pipelines.evaluation.ground_truth import read_ground_truth
 from pipelines.evaluation.plots import figure_class, write_plots
 from pipelines.redaction import counted, quoted
-from pipelines.storage.store import open_store
 from pipelines.storage.targets import Target, open_target, write_target
 from pipelines.types import Task
 
-_MAX_CATEGORIES = 40
+MAX_CATEGORIES = 40
 _MAX_CONFUSED = 12
 
 
@@ -166,12 +153,12 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
         names = tuple(result.figures)
         if names not in tables:
             title = f"{', '.join(evaluation.runs)}, {counted(evaluation.num_images, 'image')}, in percent"
-            tables[names] = _table(title, ("task", "of", *names))
+            tables[names] = figures_table(title, ("task", "of", *names))
         tables[names].add_row(result.task, result.group or "all", *map(_shown, result.figures.values()))
     for result in evaluation.results:
         if result.categories:
             console.print(_category_table(result))
-            if (more := len(result.categories) - _MAX_CATEGORIES) > 0:
+            if (more := len(result.categories) - MAX_CATEGORIES) > 0:
                 console.print(f"  and {more:,} more, which --json has")
     for result in evaluation.results:
         if result.confusion:
@@ -183,8 +170,8 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
 
 def _category_table(result: TaskFigures) -> Table:
     columns: Mapping[str, object] = next(iter(result.categories.values()))
-    table = _table(f"{result.task} {result.group}".strip(), ("category", *columns))
-    for name, figures in list(result.categories.items())[:_MAX_CATEGORIES]:
+    table = figures_table(f"{result.task} {result.group}".strip(), ("category", *columns))
+    for name, figures in list(result.categories.items())[:MAX_CATEGORIES]:
         table.add_row(literal(name), *(_shown(value, of) for of, value in figures.items()))
     return table
 
@@ -195,14 +182,15 @@ def _confusion_table(result: TaskFigures) -> Table:
     title = (
         f"{result.task} {result.group}"
     ).strip() + f": the most frequent of {counted(len(mistakes), 'kind of mistake', 'kinds of mistakes')}"
-    table = _table(title, ("there is", "found as", "masks"))
+    table = figures_table(title, ("there is", "found as", "masks"))
     for pair in mistakes[:_MAX_CONFUSED]:
         there, found = literal(pair["true"] or "(nothing)"), literal(pair["found"] or "(not found)")
         table.add_row(there, found, f"{pair['count']:,}")
     return table
 
 
-def _table(title: str, columns: tuple[str, ...]) -> Table:
+def figures_table(title: str, columns: tuple[str, ...]) -> Table:
+    """Return an empty table of figures, whose names stand at the left and whose numbers at the right."""
     table = Table(title=literal(title), title_justify="left")
     for name in columns:
         is_text = name in ("task", "of", "category", "there is", "found as")
@@ -217,121 +205,3 @@ def _shown(value: Any, name: str = "") -> str:
     if name == "best score":
         return f"{math.floor(value * 10_000) / 10_000:.4f}"
     return f"{value:,}" if isinstance(value, int) else f"{100 * value:.1f}"
-
-
-def run_audit_sample(
-    output: str, target: str, format_name: str, choice: AuditChoice, console: Console, *, overwrite: bool = False
-) -> Sample:
-    """Draw the sample of an audit, and print what is in it.
-
-    Args:
-        output: path or URI of the output.
-        target: path or URI of a new folder.
-        format_name: one of pipelines.importing.imports.READERS.
-        choice: what is audited.
-        console: where to print.
-        overwrite: whether to replace an earlier sample.
-
-    Raises:
-        SourceError, StorageError: as for ``write_sample``; nothing is written.
-    """
-    with console.status("drawing images"):
-        sample = write_sample(open_store(output), target, format_name, choice, overwrite=overwrite)
-    facts, record = sample.record.facts, sample.record
-    bands = ["none", *(f"from {edge:g}" for edge in facts.edges)]
-    table = _table(f"{facts.task}: images drawn, of those whose best mask is in the band", ("category", *bands))
-    for name, strata in list(facts.strata.items())[:_MAX_CATEGORIES]:
-        table.add_row(literal(name), *(f"{one.drawn:,} of {one.images:,}" for one in strata))
-    console.print(table)
-    if (more := len(facts.strata) - _MAX_CATEGORIES) > 0:
-        console.print(f"  and {more:,} more categories, in audit.json")
-    rows: list[tuple[str, object]] = [
-        ("to be checked", f"{counted(record.images.num_rows, 'image')}, {counted(record.masks.num_rows, 'mask')}"),
-        *(("note", note) for note in sample.export.notes),
-        ("then", f"xsam-label audit result {target} EDITED-FILE"),
-    ]
-    console.print(facts_table(f"{format_name} in {literal(target)}", rows))
-    return sample
-
-
-def run_audit_result(
-    sample: str,
-    file: str,
-    console: Console,
-    *,
-    iou: float = 0.5,
-    format_name: str = "",
-    as_json: bool = False,
-    calibration: str | None = None,
-    overwrite: bool = False,
-) -> AuditResult:
-    """Print what a checked sample says of its output, and save it.
-
-    Args:
-        sample: the folder of the sample.
-        file: path or URI of the file that came back.
-        console: where to print.
-        iou, format_name: as for `read_result`.
-        as_json: whether to print all figures as one JSON document instead.
-        calibration: path or URI of a new file for the probabilities of scores.
-        overwrite: whether these files may be replaced.
-
-    Raises:
-        SourceError, StorageError: sample or file cannot be read or do not fit each other, or a file cannot be written;
-            in these cases nothing is written.
-    """
-    place = partial(open_target, overwrite=overwrite)
-    suffixes = tuple(_TABLES)
-    fitted = None if calibration is None else place(
-        calibration, suffixes=suffixes, what=f"a calibration is written as {' or '.join(suffixes)}"
-    )  # fmt: skip
-    if fitted is not None and fitted.suffix not in _TABLES:
-        raise SourceError(f"{fitted.uri}: name a file {' or '.join(suffixes)}")
-    record = read_record(sample)
-    with console.status("comparing what came back"):
-        result = read_result(record, file, iou=iou, format_name=format_name)
-        table = None if fitted is None else calibration_table(result.rated, record.facts.score)
-    if fitted is not None and table is not None:
-        write_target(fitted, _TABLES[fitted.suffix](table))
-    if as_json:
-        print_json(console, {"sample": sample, "file": file, "iou": iou, **result.to_dict()})
-    else:
-        _show_audit(result, console)
-    return result
-
-
-def _parquet_bytes(table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue()
-
-
-def _csv_bytes(table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    pa_csv.write_csv(table, buffer)
-    return buffer.getvalue()
-
-
-_TABLES = {".csv": _csv_bytes, ".parquet": _parquet_bytes}
-
-
-def _show_audit(result: AuditResult, console: Console) -> None:
-    facts = result.record.facts
-    columns = ("category", "masks", "checked", "right", "missed", "precision", "95 % of", "recall", "95 % of ")
-    title = f"{facts.task} from score {facts.score:g} on, {counted(result.num_images, 'checked image')}, in percent"
-    table = _table(title, columns)
-    rows: Sequence[CategoryResult] = (*result.categories[:_MAX_CATEGORIES], result.whole)
-    for one in rows:
-        counts = (f"{number:,}" for number in (one.masks, one.checked, one.right, one.missed))
-        shares = (cell for share in (one.precision, one.recall) for cell in _share_cells(share))
-        table.add_row(literal(one.category_name) or "all", *counts, *shares)
-    console.print(table)
-    if (more := len(result.categories) - _MAX_CATEGORIES) > 0:
-        console.print(f"  and {more:,} more, which --json writes")
-    show_lines(console, "[yellow]note:[/]", result.notes)
-
-
-def _share_cells(share: Share) -> tuple[str, str]:
-    if share.estimate is None:
-        return "-", "-"
-    return f"{100 * share.estimate:.1f}", f"{100 * share.low:.1f} to {100 * share.high:.1f}"
