@@ -39,7 +39,9 @@ from tests.support.drivers import comparable
 from tests.support.fakes import BrightPredictor, write_images
 
 RUN = "run-1"
-LONG = bool(os.environ.get("XSAM_CHAOS"))
+CHAOS = int(os.environ.get("XSAM_CHAOS") or 0)
+"""How long simulated lives go on in the long form (make chaos); 0 in the short one."""
+LONG = bool(CHAOS)
 """Whether to try everything (make chaos), or a part of what takes long."""
 _DRIVER_MODULES = (dispatch, planning)
 

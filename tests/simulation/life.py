@@ -237,7 +237,8 @@ def _import(life: Life) -> None:
     for file in life.files:
         _alone(life, Order("import", 0.0, file=file))
     assert life.network.objects.held == before, "a file writes something when it is imported again"
-    corrections.check_current(life)
+    if life.files:  # or each life would pay for a database
+        corrections.check_current(life)
 
 
 def _compact(life: Life) -> None:

@@ -15,14 +15,14 @@ from pipelines.errors import PlanError
 from pipelines.planning import plan as planned
 from pipelines.query import current_rows
 from pipelines.table import leftovers, verify
-from tests.reliability.small_run import LONG
+from tests.reliability.small_run import CHAOS
 from tests.simulation.life import Broken, live, simulation
 from tests.simulation.more_scenarios import DRAWS
 from tests.simulation.scenario import draw_scenario
 
 LIVES = {
-    **{"checked": 10_000 if LONG else 150, "contended": 10_000 if LONG else 80},
-    **{"compacted": 10_000 if LONG else 40, "corrected": 1_000 if LONG else 12},
+    **{"checked": 2_000 * CHAOS or 150, "contended": 2_000 * CHAOS or 80},
+    **{"compacted": 2_000 * CHAOS or 40, "corrected": 500 * CHAOS or 12},
 }
 MAX_LIVES = 150
 """Within which each rule that is taken away has to be missed."""

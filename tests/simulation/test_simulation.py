@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.reliability.small_run import CHAOS, LONG
 from tests.simulation.life import Broken, live, simulation
 from tests.simulation.scenario import Kind, draw_scenario
 
-LIVES, PARTS = (100_000, 100) if os.environ.get("XSAM_CHAOS") else (1_800, 8)
+LIVES, PARTS = (20_000 * CHAOS, 100) if LONG else (1_800, 8)
 MAX_LIVES = 400
 """Within which each hole of the last released version has to be found."""
 
