@@ -9,17 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from prefect import flow, get_run_logger
+from prefect.states import Completed
 
 from flows.config import RunConfig
 from flows.prefect_server.redacted_logs import redact_run_logs
 from flows.prefect_server.reports import FlowRecord, PrefectReporter, current_reporter, orchestrated, publish_one
 from flows.prefect_server.tasks import plan_run, verify_run, watch_wave
-from flows.prefect_server.told import PrefectObserver, artifacts
+from flows.prefect_server.told import PrefectObserver, artifacts, ended_text
 from flows.run import engine, planning
 from flows.run.observer import Several, current_observer
+from flows.run.planning import PlannedRun
 from flows.run.summary import RunFailedError, RunSummary
 from flows.run.updates import configs_to_run
 from flows.run.waves import Wave
@@ -56,21 +58,22 @@ def label_collection(config: RunConfig) -> dict[str, Any]:
     told.begin()
     fruitless: RunSummary | None = None
     for one in configs_to_run(config, planning.open_output(config)):
-        summary = _label_run(one, told)
+        summary, text = _label_run(one, told)
         if not summary.ok:
             raise RunFailedError(summary)
         fruitless = fruitless or (summary if summary.fruitless else None)
     if fruitless is not None:  # only now: one bad image of last night must not keep tonight's from being labeled
         raise RunFailedError(fruitless)
-    return summary.to_dict()
+    # Prefect keeps the message, and its caller gets the data.
+    return cast("dict[str, Any]", Completed(message=text, data=summary.to_dict()))
 
 
-def _label_run(config: RunConfig, told: PrefectReporter) -> RunSummary:
-    """Label one run, or resume it."""
+def _label_run(config: RunConfig, told: PrefectReporter) -> tuple[RunSummary, str]:
+    """Label one run, or resume it; return its summary, also in words."""
     with ExitStack() as stack:
-        planned: list[planning.PlannedRun] = []
+        planned: list[PlannedRun] = []
 
-        def plan() -> planning.PlannedRun:
+        def plan() -> PlannedRun:
             """Plan only once, even if Prefect's bookkeeping fails afterwards and the step is called again."""
             if not planned:
                 planned.append(stack.enter_context(planning.planned_run(config)))
@@ -78,14 +81,15 @@ def _label_run(config: RunConfig, told: PrefectReporter) -> RunSummary:
 
         run = orchestrated(told, partial(plan_run, plan), plan)
         committed = run.plan.num_shards - len(run.due.commits)
-        return engine.run_once(
+        summary = engine.run_once(
             config,
             run,
-            Several(current_observer(), PrefectObserver(FlowRecord(told), run.plan, committed)),
+            Several(current_observer(), PrefectObserver(FlowRecord(told), config.output.uri, run.plan, committed)),
             label=partial(engine.label_in_waves, watch=partial(_watch_wave, told, config)),
             finish=partial(_verify, told),
             publish=partial(_publish, told),
         )
+        return summary, ended_text(run, summary)
 
 
 def _watch_wave(told: PrefectReporter, config: RunConfig, wave: Wave) -> None:
@@ -98,8 +102,8 @@ def _verify(told: PrefectReporter, *run: Any, **ended: Any) -> RunSummary:
     return summary
 
 
-def _publish(told: PrefectReporter, summary: RunSummary, report: str | None) -> None:
-    for artifact in artifacts(summary, report):
+def _publish(told: PrefectReporter, run: PlannedRun, summary: RunSummary, report: str | None) -> None:
+    for artifact in artifacts(run, summary, report):
         publish_one(told, *artifact)
     told.finish()
     if told.missed:

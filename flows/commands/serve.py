@@ -7,6 +7,7 @@ import re
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -36,10 +37,11 @@ class Timetable:
         cron: five fields, e.g. "0 2 * * *" for every night at two.
         interval_s: seconds between runs, instead of cron; the first is due in ten seconds, if Prefect looks as often
             as by default.
-        timezone: IANA time zone of cron, e.g. "Europe/Berlin"; UTC by default.
+        timezone: IANA time zone of cron, e.g. "Europe/Berlin"; UTC by default. An interval has none: in a zone, Prefect
+            makes it longer or shorter by an hour when clocks change.
 
     Raises:
-        ConfigError: neither or both of cron and interval_s are given, or a value is invalid.
+        ConfigError: neither or both of cron and interval_s are given, an interval has a zone, or a value is invalid.
     """
 
     cron: str | None = None
@@ -52,6 +54,8 @@ class Timetable:
             raise ConfigError('give one of --cron (e.g. "0 2 * * *") and --interval (seconds)')
         if self.interval_s is not None and self.interval_s < 1:
             raise ConfigError(f"--interval is {self.interval_s:g}; allowed: 1 second or more")
+        if self.timezone is not None and self.cron is None:
+            raise ConfigError("--timezone is for --cron: an interval is as long in every zone; leave it out")
         if self.timezone is not None:
             _check_timezone(self.timezone)
         if self.cron is not None:
@@ -65,7 +69,7 @@ class Timetable:
             return Cron(self.cron, timezone=self.timezone or "UTC")
         assert self.interval_s is not None
         first = datetime.now(UTC) + timedelta(seconds=_first_after_s())
-        return Interval(timedelta(seconds=self.interval_s), anchor_date=first, timezone=self.timezone or "UTC")
+        return Interval(timedelta(seconds=self.interval_s), anchor_date=first, timezone="UTC")
 
     def __str__(self) -> str:
         """Return the timetable in words."""
@@ -89,20 +93,32 @@ def serve(config: RunConfig, timetable: Timetable, name: str, console: Console) 
     Raises:
         ConfigError: the name is not valid in Prefect, or no Prefect server answers.
     """
+    from prefect.settings import get_current_settings
+
+    from flows.prefect_server.served_runs import ServedRuns
+
     if not re.fullmatch(r"[\w. -]+", name):
         raise ConfigError(f"--name is {name!r}; allowed: letters, digits, spaces, '.', '_' and '-'")
     with console.status("reaching Prefect"):
         check_server()
-        runner = register(config, timetable, name)
+        runner, deployment_id = register(config, timetable, name)
     console.print(f"serving label-collection/{name}: a run starts {timetable}; stop with Ctrl-C or SIGTERM")
+    runs = ServedRuns(deployment_id, partial(_say, console), get_current_settings().runner.poll_frequency)
     try:
-        _run_until_stopped(runner)
+        try:
+            _run_until_stopped(runner)
+        finally:
+            runs.finish()
     except Terminated:
         console.print("stopped; the schedule is paused, and the same command resumes it")
 
 
-def register(config: RunConfig, timetable: Timetable, name: str) -> Runner:
-    """Create or replace the deployment, and return the runner that executes its runs once started."""
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def register(config: RunConfig, timetable: Timetable, name: str) -> tuple[Runner, UUID]:
+    """Create or replace the deployment; return the runner that executes its runs once started, and its id."""
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
     from prefect.runner import Runner
     from prefect.types.entrypoint import EntrypointType
@@ -124,7 +140,7 @@ def register(config: RunConfig, timetable: Timetable, name: str) -> Runner:
     runner = Runner(name=name, limit=None, prefetch_seconds=0, pause_on_shutdown=True)
     deployment_id: Any = runner.add_deployment(deployment)
     _end_dead_runs(deployment_id)
-    return runner
+    return runner, deployment_id
 
 
 def _end_dead_runs(deployment_id: UUID) -> None:

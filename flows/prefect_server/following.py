@@ -12,6 +12,8 @@ from queue import SimpleQueue
 from typing import Any
 
 from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
 from flows.prefect_server.driver import Driver, Message
 from flows.prefect_server.reports import FlowRecord, PrefectReporter, orchestrated, publish_one
@@ -51,7 +53,7 @@ class Following:
         retries, retry_delay_s: of its waves.
 
     Attributes:
-        end: error and problem of the run, once it has ended.
+        end: its error and what was wrong, once the run has ended; no error, and how it ended, if nothing was.
         raised: that error, once its flow run has failed with it.
     """
 
@@ -89,8 +91,8 @@ class Following:
         self._record = None
         self.until("end")
         assert self.end is not None, "that was its end"
-        name, problem = self.end
-        self._told.end(problem or name, is_crash=name in _CRASHES)
+        name, text = self.end
+        self._told.end(name and (text or name), text, is_crash=name in _CRASHES)
 
     def until(self, last: str) -> Message:
         """Pass on what the driver tells, until it tells this; return what came with it."""
@@ -111,9 +113,9 @@ class Following:
         if self._record is not None:
             self._record.log(*line)
 
-    def _progress(self, percent: float, description: str) -> None:
+    def _progress(self, *shown: Any) -> None:
         if self._record is not None:
-            self._record.progress(percent, description)
+            self._record.progress(*shown)
 
     def _artifact(self, what: str, kind: str, values: dict[str, Any]) -> None:
         if self._record is not None:
@@ -179,7 +181,7 @@ followed: ContextVar[Following] = ContextVar("following")
     validate_parameters=False,
     persist_result=False,
 )
-async def label_collection(config: dict[str, Any]) -> None:  # noqa: ARG001 - shown as the parameters of the flow run
+async def label_collection(config: dict[str, Any]) -> State[Any]:  # noqa: ARG001 - shown as the parameters of the flow run
     """Show a run that the command line has begun, until it has ended."""
     # A coroutine, though it waits for nothing in its loop: of any other Prefect waits for up to a second as it ends.
     following = followed.get()
@@ -188,3 +190,4 @@ async def label_collection(config: dict[str, Any]) -> None:  # noqa: ARG001 - sh
     if following.end[0]:
         following.raised = _error(*following.end)
         raise following.raised
+    return Completed(message=following.end[1])

@@ -20,7 +20,6 @@ from uuid import UUID
 import httpx
 from prefect import get_run_logger
 from prefect.artifacts import (
-    create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -106,16 +105,17 @@ class PrefectReporter:
         self._thread.join(self._patience_s + _REQUEST_TIMEOUT_S)
         self._thread, self._deadline = None, None
 
-    def end(self, problem: str, *, is_crash: bool) -> None:
+    def end(self, problem: str, text: str, *, is_crash: bool) -> None:
         """Report how a run ended, if its flow run could not set its final state itself.
 
         Args:
             problem: what made it a failure; empty if nothing did.
+            text: how it ended, if nothing did.
             is_crash: whether it was stopped, or its process has ended.
         """
         if self.flow_run_id is None:
             return
-        state: State[Any] = (Crashed if is_crash else Failed)(message=problem) if problem else Completed()
+        state: State[Any] = (Crashed if is_crash else Failed)(message=problem) if problem else Completed(message=text)
         self.tell("end", partial(_set_end, self.flow_run_id, state))
         self.finish()
 
@@ -248,18 +248,18 @@ class FlowRecord:
             record.created = at or record.created
             logger.handle(record)
 
-    def progress(self, percent: float, description: str) -> None:
+    def progress(self, key: str, percent: float, description: str) -> None:
         """Create or update the progress artifact."""
-        self._told.tell("progress", partial(self._show_progress, percent, description))
+        self._told.tell("progress", partial(self._show_progress, key, percent, description))
 
     def event(self, values: dict[str, Any]) -> None:
         """Emit an event; see RunRecord."""
         publish_one(self._told, "event", "event", values)
 
-    def _show_progress(self, percent: float, description: str) -> None:
+    def _show_progress(self, key: str, percent: float, description: str) -> None:
         if self._artifact is None:
             create: Any = partial(create_progress_artifact, **_AT_ONCE)
-            self._artifact = create(percent, key="shards-committed", description=description)
+            self._artifact = create(percent, key=key, description=description)
         else:
             update_progress_artifact(artifact_id=self._artifact, progress=percent, **_AT_ONCE)
 
@@ -270,7 +270,6 @@ def _emit(*, _sync: bool, **values: Any) -> object:
 
 _CREATE: Mapping[str, Callable[..., object]] = {
     "event": _emit,
-    "link": create_link_artifact,
     "table": create_table_artifact,
     "markdown": create_markdown_artifact,
 }

@@ -4,11 +4,11 @@ So the driver imports nothing of Prefect, and labels while its server comes up: 
 it is there. When the driver ends, however it ends, so does this process.
 
 The driver sends tuples that name what has happened: ``("show", config, retries, retry_delay_s)``, which begins a run,
-``("log", level, text, time)``, ``("progress", percent, description)``, ``("wave", label)``, ``("outcome", label,
+``("log", level, text, time)``, ``("progress", key, percent, description)``, ``("wave", label)``, ``("outcome", label,
 problem, can_retry)``, ``("artifact", ...)`` as in told.py, ``("verify",)``, ``("verified", error)`` and
-``("end", error, problem)``, which ends it. It is sent ``("reached",)`` or ``("starting",)`` or ``("nobody",)``,
-``("up",)``, ``("failed", why)``, ``("again", label)`` or ``("settled", label)`` for each outcome with a problem, and
-``("told", missed)`` at a run's end.
+``("end", error, problem)`` or ``("end", "", how)``, which ends it. It is sent ``("reached",)`` or ``("starting",)`` or
+``("nobody",)``, ``("up",)``, ``("failed", why)``, ``("again", label)`` or ``("settled", label)`` for each outcome with
+a problem, and ``("told", missed)`` at a run's end.
 """
 
 from __future__ import annotations

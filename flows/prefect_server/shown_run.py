@@ -9,7 +9,7 @@ from typing import Any
 
 from flows.config import ConfigError, RunConfig
 from flows.prefect_server.show_process import PATIENCE_S, ShowProcess
-from flows.prefect_server.told import PrefectObserver, artifacts
+from flows.prefect_server.told import PrefectObserver, artifacts, ended_text
 from flows.run import engine
 from flows.run.observer import RunObserver, Several
 from flows.run.planning import PlannedRun
@@ -35,9 +35,9 @@ class ShownRun:
         """Add a line to the log; see RunRecord."""
         self._process.say("log", level, redacted(text), time.time())
 
-    def progress(self, percent: float, description: str) -> None:
+    def progress(self, key: str, percent: float, description: str) -> None:
         """Show the progress; see RunRecord."""
-        self._process.say("progress", percent, description)
+        self._process.say("progress", key, percent, description)
 
     def event(self, values: dict[str, Any]) -> None:
         """Emit an event; see RunRecord."""
@@ -63,15 +63,15 @@ class ShownRun:
         self._process.say("verified", "")
         return summary
 
-    def publish(self, summary: RunSummary, report: str | None) -> None:
+    def publish(self, run: PlannedRun, summary: RunSummary, report: str | None) -> None:
         """Publish what shows how the run has ended."""
-        for artifact in artifacts(summary, report):
+        for artifact in artifacts(run, summary, report):
             self._process.say("artifact", *artifact)
 
-    def end(self, error: BaseException | None) -> str:
+    def end(self, error: BaseException | None, text: str = "") -> str:
         """Tell how the run has ended; wait, though not for long if it was to end at once; return what was not told."""
         name = "" if error is None else type(error).__name__
-        self._process.say("end", name, redacted(str(error or "")))
+        self._process.say("end", name, redacted(text if error is None else str(error)))
         return self._process.wait_until_told(math.inf if isinstance(error, Exception | None) else PATIENCE_S)
 
 
@@ -97,7 +97,7 @@ def run_shown(
         summary = engine.run_once(
             config,
             run,
-            Several(observer, PrefectObserver(shown, run.plan, committed)),
+            Several(observer, PrefectObserver(shown, config.output.uri, run.plan, committed)),
             label=partial(engine.label_in_waves, watch=shown.watch),
             finish=shown.finish,
             publish=shown.publish,
@@ -105,7 +105,8 @@ def run_shown(
     except BaseException as error:
         shown.end(error)
         raise
-    untold = shown.end(None if summary.has_succeeded else RunFailedError(summary))
+    failure = None if summary.has_succeeded else RunFailedError(summary)
+    untold = shown.end(failure, ended_text(run, summary))
     if process.failure and not summary.ok:
         raise ConfigError(f"{process.failure}. What is committed is kept")
     return summary, untold

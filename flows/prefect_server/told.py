@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import re
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from actors.pool.runner import PoolEvent, ShardFailure
 from flows.run.observer import LOUD
+from flows.run.planning import PlannedRun
 from flows.run.summary import RunSummary
-from flows.run.updates import update_text
+from flows.run.updates import covered_text, update_text
 from pipelines.planning.coverage import UpdateCounts
 from pipelines.planning.plan import Plan
 from pipelines.redaction import counted
@@ -20,7 +23,7 @@ from pipelines.types import ShardReceipt
 _ARTIFACT_INTERVAL_S = 10.0
 
 Artifact = tuple[str, str, dict[str, Any]]
-"""What it shows; its kind: "link", "table", "markdown" or "event"; what creates it is called with."""
+"""What it shows; its kind: "table", "markdown" or "event"; what creates it is called with."""
 
 _ALARM, _CHANGED = "xsam-label.canary.alarm", "xsam-label.run.changed"
 
@@ -32,7 +35,7 @@ class RunRecord(Protocol):
         """Add a line to the flow run's log."""
         ...
 
-    def progress(self, percent: float, description: str) -> None:
+    def progress(self, key: str, percent: float, description: str) -> None:
         """Create or update the progress artifact."""
         ...
 
@@ -42,10 +45,17 @@ class RunRecord(Protocol):
 
 
 class PrefectObserver:
-    """Shows a run in Prefect: a progress artifact, updated at most every ten seconds, and log lines."""
+    """Shows a run in Prefect: a progress artifact, updated at most every ten seconds, and log lines.
 
-    def __init__(self, record: RunRecord, plan: Plan, committed: int) -> None:
-        self._record, self._run_id = record, plan.run_id
+    Args:
+        record: where they go.
+        output: URI of the run's output.
+        plan: of the run.
+        committed: number of its shards that are committed.
+    """
+
+    def __init__(self, record: RunRecord, output: str, plan: Plan, committed: int) -> None:
+        self._record, self._run_id, self._key = record, plan.run_id, artifact_key(output, "shards")
         self._total, self._done = max(1, plan.num_shards), committed
         self._shown = time.monotonic()
         self._description = f"Committed shards of {plan.run_id}"
@@ -83,7 +93,25 @@ class PrefectObserver:
             self._record.event(_event(_ALARM, self._run_id, [event.message]))
 
     def _tell_progress(self) -> None:
-        self._record.progress(100 * self._done / self._total, self._description)
+        self._record.progress(self._key, 100 * self._done / self._total, self._description)
+
+
+def artifact_key(output: str, what: str) -> str:
+    """Return the key under which Prefect keeps what artifacts show of one output, run after run.
+
+    Prefect allows lowercase letters, digits and dashes.
+    """
+    name = "-".join(re.findall("[a-z0-9]+", output.lower()))
+    return f"{name}-{what}"
+
+
+def ended_text(run: PlannedRun, summary: RunSummary) -> str:
+    """Say in a line how a run has ended: the message of its flow run's last state."""
+    if _had_nothing_to_ask(run, summary):
+        return "nothing new" + (f": {covered_text(run.update)}" if run.update else "")
+    counts = ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in summary.ledger.items())
+    is_new = "" if summary.labelled_now else ", none of them by this flow run"
+    return f"{counts}; {counted(summary.num_annotations, 'mask')}{is_new}"
 
 
 def _event(name: str, run_id: str, found: list[str]) -> dict[str, Any]:
@@ -91,31 +119,41 @@ def _event(name: str, run_id: str, found: list[str]) -> dict[str, Any]:
     return {"event": name, "resource": resource, "payload": {"run_id": run_id, "found": found}}
 
 
-def artifacts(summary: RunSummary, report: str | None) -> Iterator[Artifact]:
-    """Yield what shows a run's counts and problems, a link to its report, and an event of what has changed."""
+def _had_nothing_to_ask(run: PlannedRun, summary: RunSummary) -> bool:
+    return bool(run.nothing_new) and not summary.labelled_now
+
+
+def artifacts(run: PlannedRun, summary: RunSummary, report: str | None) -> Iterator[Artifact]:
+    """Yield what shows a run's counts and problems, where its report is, and an event of what has changed.
+
+    Of a run that had nothing to ask, only that is shown: the counts would be another night's.
+    """
     if changes := summary.facts.get("changes"):
         yield "changes", "event", _event(_CHANGED, summary.run_id, list(changes))
-    if report is not None:
-        what = f"What {summary.run_id} looks like"
-        yield "report", "link", {"link": report, "key": "label-collection-report", "description": what}
+    text = ended_text(run, summary)
+    shown = {"key": artifact_key(summary.output, "summary")}
+    if _had_nothing_to_ask(run, summary):
+        yield (
+            "summary",
+            "markdown",
+            {**shown, "markdown": f"# {text.capitalize()}\n\nOutput: `{summary.output}`", "description": text},
+        )
+        return
     rows = [{"what": f"images: {name}", "number": number} for name, number in summary.ledger.items()]
     rows += [{"what": f"quarantined: {reason}", "number": number} for reason, number in summary.reason_counts.items()]
     rows.append({"what": "masks", "number": summary.num_annotations})
     what = f"Images and masks of {summary.run_id}"
-    yield "counts", "table", {"table": rows, "key": "label-collection-counts", "description": what}
+    yield "counts", "table", {"table": rows, "key": artifact_key(summary.output, "counts"), "description": what}
     ended = "Complete" if summary.ok else "Incomplete"
-    counts = ", ".join(f"{number:,} {name}" for name, number in summary.ledger.items())
+    # No link artifact: no browser follows a link to a file or into a bucket from a page of Prefect's.
+    told = [f"Report: `{report}`. To look at it: `xsam-label report {shlex.quote(summary.output)}`"] if report else []
     lines = [
         f"# {ended}: {summary.run_id}",
         f"Output: `{summary.output}`",
-        f"Images: {counts}. Masks: {summary.num_annotations:,}.",
+        f"Images: {text}.",
         f"{summary.committed} of {summary.shards} shards committed, {summary.labelled_now} of them by this flow run, "
         f"in {summary.elapsed_s:.1f} s.",
+        *told,
         *(f"* {problem.splitlines()[0]}" for problem in [*summary.failures, *summary.warnings][:50]),
     ]
-    what = f"{ended}: {counts}; {counted(summary.num_annotations, 'mask')}"
-    yield (
-        "summary",
-        "markdown",
-        {"markdown": "\n\n".join(lines), "key": "label-collection-summary", "description": what},
-    )
+    yield "summary", "markdown", {**shown, "markdown": "\n\n".join(lines), "description": f"{ended}: {text}"}

@@ -193,7 +193,7 @@ def run_once(
     *,
     label: Label,
     finish: Callable[..., RunSummary],
-    publish: Callable[[RunSummary, str | None], None] = lambda _summary, _report: None,
+    publish: Callable[[PlannedRun, RunSummary, str | None], None] = lambda _run, _summary, _report: None,
 ) -> RunSummary:
     """Label the due shards of a planned run, and finish it.
 
@@ -205,7 +205,7 @@ def run_once(
         observer: notified of everything that happens.
         label: labels the due shards and returns the failures.
         finish: finish_run, or a task around it.
-        publish: called with the summary and the report's URI, before a deferred SIGTERM takes effect.
+        publish: called with the run, its summary and the report's URI, before a deferred SIGTERM takes effect.
 
     Raises:
         ReplicaStartError: no replica can be started, and no shard of the run is committed.
@@ -255,7 +255,7 @@ def run_once(
                 elapsed_s=time.monotonic() - run.started,
             )
         # Inside the block: a deferred SIGTERM may end the process as soon as it is left.
-        publish(summary, leave_report(config, summary, observer))
+        publish(run, summary, leave_report(config, summary, observer))
     return summary
 
 

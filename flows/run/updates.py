@@ -318,6 +318,12 @@ def update_text(update: UpdateCounts) -> str:
     )
 
 
+def covered_text(update: UpdateCounts) -> str:
+    """Say that all of the listing has been asked all that an incremental run asks."""
+    is_one = update.covered == 1
+    return "the one listed image is covered" if is_one else f"all {update.covered:,} listed images are covered"
+
+
 def nothing_new(update: UpdateCounts, *, result_of: str = "", is_asked_otherwise: bool = False) -> str:
     """Say that an incremental run has nothing to ask, and whose result is shown, or what the run is for.
 
@@ -326,8 +332,7 @@ def nothing_new(update: UpdateCounts, *, result_of: str = "", is_asked_otherwise
         result_of: the last run, whose result is shown instead; empty if a run without images is planned.
         is_asked_otherwise: whether that run asks other prompts than the last.
     """
-    is_one = update.covered == 1
-    covered = "the one listed image is covered" if is_one else f"all {update.covered:,} listed images are covered"
+    covered = covered_text(update)
     if result_of:
         return f"{covered}; the result below is that of run {result_of}"
     noted = ["that what is asked has changed"] if is_asked_otherwise else []

@@ -13,6 +13,7 @@ import pytest
 from pycocotools import mask as coco
 
 from flows.config import parse_config
+from flows.prefect_server.told import artifact_key
 from flows.run import engine
 from flows.run.observer import Silent
 from pipelines.layout import KINDS
@@ -127,15 +128,18 @@ def test_prefect_shows_the_run_its_waves_and_its_artifacts(labeled: Labeled) -> 
         if run["parameters"]["config"]["output"]["uri"] == labeled.output.uri
     ]
     assert flow_run["state_type"] == "COMPLETED"
+    masks = labeled.summary["num_annotations"]
+    assert flow_run["state"]["message"].endswith(f"; {masks:,} masks")
     tasks = {run["name"]: run["state_type"] for run in labeled.server.ended_task_runs(flow_run["id"], 4)}
     waves = {name: state for name, state in tasks.items() if name.startswith("wave")}
     assert waves == {"wave 1/2": "COMPLETED", "wave 2/2": "COMPLETED"}
     assert len(tasks) == 4  # with plan and verify
     chosen = {"flow_runs": {"id": {"any_": [flow_run["id"]]}}}
-    artifacts = {a["key"]: a for a in labeled.server.ask("artifacts/filter", chosen)}
+    key = artifact_key(labeled.output.uri, "")
+    artifacts = {a["key"].removeprefix(key): a for a in labeled.server.ask("artifacts/filter", chosen)}
     assert {a["type"] for a in artifacts.values()} == {"progress", "table", "markdown"}
-    assert float(artifacts["shards-committed"]["data"]) == 100
-    assert "Complete" in artifacts["label-collection-summary"]["data"]
+    assert float(artifacts["shards"]["data"]) == 100
+    assert "Complete" in artifacts["summary"]["data"]
 
 
 def test_sql_and_data_frames_read_the_output_by_glob(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -222,14 +222,27 @@ _QUIET = {
 
 
 @contextlib.contextmanager
-def prefect_server(home: Path, port: int | None = None) -> Iterator[PrefectServer]:
-    """Run a Prefect server on the loopback address with its database in a folder; it is not ready at once."""
+def prefect_server(home: Path, port: int | None = None, services: Sequence[str] = ()) -> Iterator[PrefectServer]:
+    """Run a Prefect server on the loopback address with its database in a folder; it is not ready at once.
+
+    Args:
+        home: the folder.
+        port: where it listens; None for any that is free.
+        services: those of _QUIET that it runs all the same.
+    """
     home.mkdir(parents=True, exist_ok=True)
     if port is None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-    env = {**os.environ, **_QUIET, "PREFECT_HOME": str(home), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+    wanted = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "true" for name in services}
+    env = {
+        **os.environ,
+        **_QUIET,
+        **wanted,
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+    }
     with open(home / "server.log", "wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,11 +13,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 import yaml
+from prefect.server.schemas.schedules import CronSchedule, IntervalSchedule
 
 from flows.commands.serve import Timetable, flow_parameters, register
 from flows.config import load_config, parse_config
@@ -136,6 +142,12 @@ def test_scheduled_runs_label_what_came_between_ask_what_was_added_and_never_ove
         assert questions(output) == both
         code, printed = end_by(signal.SIGINT, served)
     assert (code, "interrupted; what is committed is kept" in printed) == (130, True)
+    told = [line[len("2026-11-30 02:00:00 ") :] for line in printed.splitlines() if re.match(r"\d{4}-", line)]
+    ends = [re.sub(r" after \d+ s", "", line) for line in told if "started" not in line and OVERLAP not in line]
+    assert told.count("run started") > 1
+    assert ends[0].startswith("run completed: 3 listed, ")
+    assert any(line.startswith("run completed: 1 listed, ") for line in ends)
+    assert any(line == f"run cancelled: {OVERLAP}" for line in told)
     assert deployment_of(prefect, "nightly-new")["paused"]
     config_file.write_text(config_file.read_text().replace('"tree"]', '"tree", "traffic light"]'))
     with serving(config_file, "nightly-new", 3, environment) as served:
@@ -284,6 +296,7 @@ def test_served_runs_are_incremental_and_end_within_the_time_that_prefect_leaves
         (("--cron", "every night"), "which is no cron string"),
         (("--interval", "0"), "--interval is 0; allowed: 1 second or more"),
         (("--cron", "0 2 * * *", "--timezone", "Mars/Phobos"), "--timezone is 'Mars/Phobos'"),
+        (("--interval", "900", "--timezone", "Europe/Berlin"), "--timezone is for --cron"),
         (("--cron", "0 2 * * *", "--name", "a/b"), "--name is 'a/b'"),
     ],
 )
@@ -308,6 +321,30 @@ def test_serve_needs_a_config_that_can_be_used(cli: Callable[..., Ended], tmp_pa
     (tmp_path / "bad.toml").write_text('source = "photos"\noutput = "out"\n')
     bad = cli("serve", "--config", tmp_path / "bad.toml", "--interval", "60")
     assert (bad.code, "nothing to ask" in bad.err) == (2, True)
+
+
+def due(timetable: Timetable, first: datetime, last: datetime) -> list[datetime]:
+    """Return when runs of a timetable are due, as Prefect's server reckons it."""
+    schedule: Any = timetable.schedule()
+    if timetable.cron is not None:
+        times: Any = CronSchedule(cron=schedule.cron, timezone=schedule.timezone)
+    else:
+        times = IntervalSchedule(interval=schedule.interval, anchor_date=first, timezone=schedule.timezone)
+    dates = asyncio.run(times.get_dates(n=500, start=first, end=last))
+    return [datetime.fromtimestamp(one.timestamp(), UTC) for one in dates]
+
+
+@pytest.mark.parametrize("day", [datetime(2027, 3, 28), datetime(2027, 10, 31)])
+def test_a_night_when_clocks_change_has_one_run_and_an_interval_is_as_long_as_ever(day: datetime) -> None:
+    berlin = ZoneInfo("Europe/Berlin")
+    first, last = (day - timedelta(days=1)).replace(tzinfo=berlin), (day + timedelta(days=2)).replace(tzinfo=berlin)
+    days = [(first + timedelta(days=number)).date() for number in range(3)]
+    for cron in ("0 2 * * *", "30 2 * * *", "0 3 * * *"):
+        nights = due(Timetable(cron=cron, timezone="Europe/Berlin"), first, last)
+        assert [one.astimezone(berlin).date() for one in nights] == days
+    times = due(Timetable(interval_s=900), first, last)
+    assert len(times) > 250
+    assert {later - earlier for earlier, later in pairwise(times)} == {timedelta(minutes=15)}
 
 
 def test_a_timetable_says_when_in_words() -> None:
