@@ -39,6 +39,7 @@ from pipelines.errors import DamagedError, PlanError
 from pipelines.history.history import DamagedHistoryError, History, newest_history
 from pipelines.image_formats import LeftOut
 from pipelines.labeling.shard import LabelJob
+from pipelines.labeling.tiles.asking import Tiling
 from pipelines.layout import plan_name, shard_name
 from pipelines.planning.category_ids import CategoryIds, has_name
 from pipelines.planning.coverage import Coverage, UpdateCounts
@@ -436,7 +437,7 @@ def check_model(config: RunConfig, own: OwnPrompts) -> OwnPrompts:
     """
     try:
         sentences = (prompt for _, prompt in own if prompt.region is None)
-        reasons = model_check.check_model(config.model, config.common_prompts(), sentences)
+        reasons = model_check.check_model(config.model, config.common_prompts(), sentences, tiles=config.tiles)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model {config.model.path!r} cannot be used for this run: {error}") from error
     return own.without(reasons)
@@ -619,6 +620,7 @@ def open_run_runner(config: RunConfig, run_id: str, prompts: tuple[Prompt, ...])
         config=config.label,
         source_options=config.source.client_options,
         allow_http=config.source.allow_http,
+        tiling=Tiling(tiles=config.tiles, max_masks=config.model.max_masks_per_image) if config.tiles else None,
     )
     # A relative model path is made absolute, because replicas may have another working directory. An included model
     # keeps its name, because their packages may be installed elsewhere.

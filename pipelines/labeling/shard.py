@@ -14,6 +14,7 @@ from pipelines.images.decode import DecodeError, DecodeLimits, decode_image, dec
 from pipelines.images.prefetch import Loaded, Loading, prefetch
 from pipelines.labeling.batches import batches, order_by_text
 from pipelines.labeling.isolation import Asked, ModelClock, ask, groups_after_crashes
+from pipelines.labeling.tiles.asking import Tiling
 from pipelines.masks.regions import check_region
 from pipelines.redaction import redacted
 from pipelines.settings import Settings
@@ -82,6 +83,7 @@ class LabelJob:
         config: batch size, threads, timeouts and limits.
         source_options: storage options of the images' source.
         allow_http: whether images may be fetched from the web.
+        tiling: how pictures larger than a tile are asked; None to ask all as they are.
     """
 
     run_id: str
@@ -89,6 +91,7 @@ class LabelJob:
     config: LabelConfig = field(default_factory=LabelConfig)
     source_options: Mapping[str, Any] = field(default_factory=dict)
     allow_http: bool = False
+    tiling: Tiling | None = None
 
 
 def label_shard(
@@ -147,7 +150,7 @@ def label_images(
     positions = iter(order)
     with closing(load_images((images[position] for position in order), job)) as loaded:
         for batch in batches(loaded, job.config.images_per_batch, job.config.max_bytes_ahead):
-            for outcome in label_batch(batch, job.prompts, predictor, clock):
+            for outcome in label_batch(batch, job, predictor, clock):
                 outcomes[next(positions)] = outcome
             # Drop each image before its bytes are given back, or loaders would allocate more than the budget.
             while batch:
@@ -231,7 +234,7 @@ def taking_too_long(ref: ImageRef, stage: str, config: LabelConfig) -> ImagePred
 
 def label_batch(
     batch: Sequence[Loaded[Image | ImagePrediction]],
-    prompts: Sequence[Prompt],
+    job: LabelJob,
     predictor: Predictor,
     clock: ModelClock,
 ) -> list[ImagePrediction]:
@@ -240,10 +243,13 @@ def label_batch(
     asked: list[list[Prompt]] = []
     rejected: list[list[RejectedPrompt]] = []
     for image in images:
-        askable, refused = askable_prompts(image, prompts)
+        askable, refused = askable_prompts(image, job.prompts)
         asked.append(askable)
         rejected.append(refused)
-    answers = ask(images, asked, predictor, clock)
+    if job.tiling is None:
+        answers = ask(images, asked, predictor, clock)
+    else:
+        answers = job.tiling.ask(images, asked, predictor, clock, job.config.images_per_batch)
     labeled = iter(
         [
             outcome(image, tuple(prompts), tuple(refused), answer)
