@@ -148,8 +148,12 @@ def label_images(
     outcomes: dict[int, ImagePrediction] = {}
     order = order_by_text(images, job.prompts)
     positions = iter(order)
+    size, max_bytes = job.config.images_per_batch, job.config.max_bytes_ahead
+    if job.tiling is not None:
+        # One picture that has as many pixels as a batch of tiles is a batch.
+        max_bytes = min(max_bytes, size * job.tiling.bytes_of_tile)
     with closing(load_images((images[position] for position in order), job)) as loaded:
-        for batch in batches(loaded, job.config.images_per_batch, job.config.max_bytes_ahead):
+        for batch in batches(loaded, size, max_bytes):
             for outcome in label_batch(batch, job, predictor, clock):
                 outcomes[next(positions)] = outcome
             # Drop each image before its bytes are given back, or loaders would allocate more than the budget.

@@ -25,6 +25,11 @@ class Tiling:
     tiles: TileConfig
     max_masks: int
 
+    @property
+    def bytes_of_tile(self) -> int:
+        """Bytes of the pixels of a tile."""
+        return 3 * self.tiles.size**2
+
     def ask(
         self,
         images: Sequence[Image],
