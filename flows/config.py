@@ -314,8 +314,9 @@ class RunConfig(Settings):
     waves: WaveConfig = Field(default_factory=WaveConfig)
     """How many Prefect task runs the shards are grouped into, and how often one is tried again."""
     tiles: TileConfig | None = None
-    """Ask pictures larger than a tile in overlapping tiles, and as a whole; none for all as they are, shrunk to the
-    model's canvas.
+    """Ask pictures larger than a tile in overlapping tiles and as a whole, e.g. { size = 1024, overlap = 128 }: pixels
+    of a tile's sides, at least the model's canvas, and those that neighbors share. By default all pictures are asked as
+    a whole.
     """
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
     """When to stop, since too many images cannot be labeled."""

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.images.decode import DecodeError, DecodeLimits, decode_image, decoding_bytes
+from pipelines.images.decode import DecodeError, DecodeLimits, decode_image, decode_windows, decoding_bytes
 from pipelines.images.prefetch import Loaded, Loading, prefetch
 from pipelines.labeling.batches import batches, order_by_text
 from pipelines.labeling.isolation import Asked, ModelClock, ask, groups_after_crashes
@@ -218,6 +218,11 @@ def _load_image(loading: Loading, job: LabelJob) -> Image | ImagePrediction:
         # The expected size was reserved; what came may be less.
         loading.settle(len(data))
         loading.begin("decode", config.decode_timeout_s)
+        if job.tiling is not None:
+            windows = decode_windows(data, ref, config.decode, longer_than=job.tiling.tiles.size)
+            if windows is not None:
+                loading.reserve(windows.pixels.nbytes - len(data))
+                return windows
         # Waits for room while only the encoded bytes are held.
         loading.reserve(decoding_bytes(data, config.decode))
         return decode_image(data, ref, config.decode)
@@ -293,7 +298,7 @@ def outcome(
     # Sorted, since a predictor may answer in any order and a rerun must give the same rows.
     rejected = tuple(sorted(refused + asked.answer.rejected, key=lambda prompt: (prompt.row, prompt.prompt_id)))
     if asked.reason is not None:
-        return quarantined(image.ref, asked.reason, "model", asked.error or "", rejected=rejected, **facts)
+        return quarantined(image.ref, asked.reason, asked.stage, asked.error or "", rejected=rejected, **facts)
     not_asked = {r.prompt_id for r in asked.answer.rejected}
     answered = tuple(p for p in prompts if p.prompt_id not in not_asked)
     return ImagePrediction(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from pipelines.images.decode_error import DecodeError
 from pipelines.labeling.isolation import Asked, ModelClock, ask
 from pipelines.labeling.tiles.config import TileConfig
 from pipelines.labeling.tiles.joining import Piece, choose_one, join_instances, join_map
@@ -70,7 +71,10 @@ class Tiling:
         answers: list[Asked] = []
         for start in range(0, len(views), batch_size):
             some = views[start : start + batch_size]
-            shown = [replace(image, pixels=view.pixels(image.pixels)) for view in some]
+            try:
+                shown = [replace(image, pixels=view.pixels(image.pixels)) for view in some]
+            except DecodeError as error:  # of a file whose windows are decoded one by one
+                return Asked(reason=error.reason, stage="decode", error=str(error))
             answers += ask(shown, [view.prompts for view in some], predictor, clock)
             if failed := next((one for one in zip(some, answers[start:], strict=True) if one[1].reason), None):
                 view, answer = failed
