@@ -265,9 +265,9 @@ def label_one(side: int, kind: str) -> Memory:
 
 
 def write_picture(path: Path, side: int) -> None:
-    """Write a picture of noise that is smooth enough for its file to be small."""
+    """Write a picture of blocks of random colors, of which every format makes a small file."""
     noise = np.random.default_rng(0).integers(0, 256, (side // 50, side // 50, 3), dtype=np.uint8)
-    picture = PilImage.fromarray(noise).resize((side, side), PilImage.Resampling.BILINEAR)
+    picture = PilImage.fromarray(noise).resize((side, side), PilImage.Resampling.NEAREST)
     picture.save(path, **({"compression": "tiff_deflate"} if path.suffix == ".tif" else {}))
 
 

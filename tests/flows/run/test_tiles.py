@@ -121,6 +121,16 @@ def test_a_picture_that_failed_in_one_tile_is_quarantined_and_retried_in_tiles(l
     assert life.masks("large.png") == every_color(LARGE)
 
 
+def test_the_first_images_of_a_canary_are_asked_in_tiles_too(life: Life) -> None:
+    for number in range(70):
+        (life.folder / "photos" / f"{number:03d}.png").write_bytes(png(LARGE[:66, :64]))
+    life.tiles(64, "canary.images = 32\n")
+    life.run()
+    assert life.predictor.shown.count((64, 64)) > 70
+    assert (66, 64) not in life.predictor.shown
+    assert life.sql("SELECT count(*) FROM images WHERE status = 'ok'") == [(72,)]
+
+
 def test_the_limit_of_pixels_holds_with_tiles_too(life: Life) -> None:
     life.tiles(64, "label.decode.max_image_pixels = 10000\n")
     life.run()
