@@ -17,8 +17,8 @@ NAMES = (
     *("load_rate", "jpeg_rate", "planning", "updates", "history", "peak_memory", "memory_curve"),
     *("large_image", "rle_rate", "sql", "look_up", "export", "diff"),
 )
-ON_REQUEST = ("start", "earlier", "peers", "named_sources", "compaction")
-"""Take minutes or install packages: only if they are named."""
+ON_REQUEST = ("start", "earlier", "peers", "named_sources", "compaction", "tiles")
+"""Take minutes, install packages or need pictures of scenes: only if they are named."""
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 

@@ -15,6 +15,7 @@ from actors.predictor.config import PredictorConfig
 from flows.prompts import caption_prompt, check_names, check_stuff, named_prompts
 from pipelines.errors import UserError
 from pipelines.labeling.shard import LabelConfig
+from pipelines.labeling.tiles.config import TileConfig
 from pipelines.planning.draft import PlanConfig
 from pipelines.planning.exemplars.config import (
     ExemplarConfig,
@@ -312,6 +313,11 @@ class RunConfig(Settings):
     """How many replicas there are, and what each is given."""
     waves: WaveConfig = Field(default_factory=WaveConfig)
     """How many Prefect task runs the shards are grouped into, and how often one is tried again."""
+    tiles: TileConfig | None = None
+    """Ask pictures larger than a tile in overlapping tiles and as a whole, e.g. { size = 1024, overlap = 128 }: pixels
+    of a tile's sides, at least the model's canvas, and those that neighbors share. By default all pictures are asked as
+    a whole.
+    """
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
     """When to stop, since too many images cannot be labeled."""
     canary: CanaryConfig = Field(default_factory=CanaryConfig)
@@ -394,11 +400,12 @@ class RunConfig(Settings):
             "decode.max_image_bytes": self.label.decode.max_image_bytes,
             "decode.max_image_pixels": self.label.decode.max_image_pixels,
             **({"decode.stretch": self.label.decode.stretch} if self.label.decode.stretch != "percentile" else {}),
+            **({f"tiles.{name}": value for name, value in self.tiles} if self.tiles else {}),
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the config as plain JSON values, as the plan stores it."""
-        return self.model_dump(mode="json")
+        """Return the config as plain JSON values, as the plan stores it; tiles are left out unless set."""
+        return self.model_dump(mode="json", exclude={"tiles"} if self.tiles is None else None)
 
 
 _SHORTHANDS = {"source": "uri", "output": "uri", "model": "path"}
@@ -488,7 +495,8 @@ def merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
             merged[name] = merge(below, value) if isinstance(below, Mapping) else below
         elif value is not None:
             merged[name] = value
-    return {name: value for name, value in merged.items() if value != {}}
+    # A table that is given empty is kept, so that parse_config tells what it lacks.
+    return {name: value for name, value in merged.items() if value != {} or name in values}
 
 
 def _explain(item: Mapping[str, Any]) -> str:

@@ -246,7 +246,8 @@ class Image:
 
     Attributes:
         ref: the reference it was fetched from.
-        pixels: uint8, (height, width, 3), RGB, 0-255, EXIF orientation applied, C-contiguous.
+        pixels: uint8, (height, width, 3), RGB, 0-255, EXIF orientation applied, C-contiguous. Of a large TIFF that is
+            asked in tiles what decodes its windows (images.tiff_windows); a predictor never gets that.
         exif_orientation: the EXIF tag as found, 1-8 (1 where absent).
         notes: what had to be decided to see the picture, in the order in which it was.
         num_bytes: bytes fetched.

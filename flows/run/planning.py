@@ -39,6 +39,7 @@ from pipelines.errors import DamagedError, PlanError
 from pipelines.history.history import DamagedHistoryError, History, newest_history
 from pipelines.image_formats import LeftOut
 from pipelines.labeling.shard import LabelJob
+from pipelines.labeling.tiles.asking import Tiling
 from pipelines.layout import plan_name, shard_name
 from pipelines.planning.category_ids import CategoryIds, has_name
 from pipelines.planning.coverage import Coverage, UpdateCounts
@@ -436,7 +437,7 @@ def check_model(config: RunConfig, own: OwnPrompts) -> OwnPrompts:
     """
     try:
         sentences = (prompt for _, prompt in own if prompt.region is None)
-        reasons = model_check.check_model(config.model, config.common_prompts(), sentences)
+        reasons = model_check.check_model(config.model, config.common_prompts(), sentences, tiles=config.tiles)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model {config.model.path!r} cannot be used for this run: {error}") from error
     return own.without(reasons)
@@ -605,6 +606,18 @@ def _plan_facts(config: RunConfig, draft: RunDraft) -> dict[str, Any]:
     }
 
 
+def label_job(config: RunConfig, run_id: str, prompts: tuple[Prompt, ...]) -> LabelJob:
+    """Return what all shards of a run have in common; arguments as for open_run_runner."""
+    return LabelJob(
+        run_id=run_id,
+        prompts=prompts,
+        config=config.label,
+        source_options=config.source.client_options,
+        allow_http=config.source.allow_http,
+        tiling=Tiling(tiles=config.tiles, max_masks=config.model.max_masks_per_image) if config.tiles else None,
+    )
+
+
 def open_run_runner(config: RunConfig, run_id: str, prompts: tuple[Prompt, ...]) -> ShardRunner:
     """Return the runner for a run, a context manager; its replicas start when it gets the first shard.
 
@@ -613,20 +626,13 @@ def open_run_runner(config: RunConfig, run_id: str, prompts: tuple[Prompt, ...])
         run_id: the run.
         prompts: those of the config, with their numbers in the output.
     """
-    job = LabelJob(
-        run_id=run_id,
-        prompts=prompts,
-        config=config.label,
-        source_options=config.source.client_options,
-        allow_http=config.source.allow_http,
-    )
     # A relative model path is made absolute, because replicas may have another working directory. An included model
     # keeps its name, because their packages may be installed elsewhere.
     is_packaged = config.model.path in INCLUDED_MODELS
     store = open_output(config)
     factory = RunLabelerFactory(
         predictor=config.model if is_packaged else config.model.replace(path=str(model_folder(config.model.path))),
-        job=job,
+        job=label_job(config, run_id, prompts),
         output_uri=store.root if store.is_local else store.uri,
         output_options=config.output.client_options,
         shards_in_flight=config.pool.shards_in_flight_per_replica,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from typing import Self
+from typing import Self, cast
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
@@ -19,6 +21,7 @@ from pipelines.images.headers.jpeg_markers import START_OF_SCAN, jpeg_scans
 from pipelines.images.opening import Opened, open_image
 from pipelines.images.other_decoders import MAX_BYTES_PER_PIXEL, OtherImage
 from pipelines.images.pixels import BAND_PIXELS, Pixels, load
+from pipelines.images.tiff_windows import tiff_windows
 from pipelines.images.value_range import VALUE_BAND_BYTES, VALUE_BAND_PIXELS, Stretch
 from pipelines.settings import Settings
 from pipelines.types import Image, ImageRef, Reason
@@ -164,6 +167,38 @@ def decode_image(
     )
 
 
+def decode_windows(data: bytes, ref: ImageRef, limits: DecodeLimits, *, longer_than: int) -> Image | None:
+    """Return an image whose pixels are decoded as windows of them are looked at; None if it needs `decode_image`.
+
+    Args:
+        data, ref, limits: as for `decode_image`.
+        longer_than: an image with no longer side needs `decode_image`; others if their format has no windows.
+
+    Returns:
+        An Image whose pixels have a shape, their number of bytes, and windows by slicing, but are no array.
+
+    Raises:
+        DecodeError: as for `decode_image`. A window may raise it, too.
+    """
+    started = time.perf_counter()
+    if len(data) > limits.max_image_bytes:
+        return None
+    opened = open_image(data)
+    if not isinstance(opened.image, TiffImageFile) or max(opened.image.size) <= longer_than:
+        return None
+    _check_bounds(opened, data, limits)
+    windows = tiff_windows(opened.image, data)
+    if windows is None:
+        return None
+    return Image(
+        ref=ref,
+        pixels=cast("NDArray[np.uint8]", windows),
+        num_bytes=len(data),
+        content_sha256=hashlib.sha256(data).hexdigest(),
+        decode_ms=(time.perf_counter() - started) * 1e3,
+    )
+
+
 def _check_bounds(opened: Opened, data: bytes, limits: DecodeLimits) -> None:
     image, head = opened.image, opened.head
     width, height = image.size
@@ -210,6 +245,7 @@ __all__ = [
     "DecodeError",
     "DecodeLimits",
     "decode_image",
+    "decode_windows",
     "decoding_bytes",
     "peek_size",
 ]

@@ -19,10 +19,14 @@ class ModelClock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """The model's answer for one image, or why there is none, with the number of tries and the milliseconds it took."""
+    """The model's answer for one image, or why there is none, with the number of tries and the milliseconds it took.
+
+    The stage is "decode" where a tile could not be decoded.
+    """
 
     answer: Answer = field(default_factory=Answer)
     reason: Reason | None = None
+    stage: str = "model"
     error: str | None = None
     attempts: int = 0
     model_ms: float = 0.0

@@ -10,10 +10,11 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.images.decode import DecodeError, DecodeLimits, decode_image, decoding_bytes
+from pipelines.images.decode import DecodeError, DecodeLimits, decode_image, decode_windows, decoding_bytes
 from pipelines.images.prefetch import Loaded, Loading, prefetch
 from pipelines.labeling.batches import batches, order_by_text
 from pipelines.labeling.isolation import Asked, ModelClock, ask, groups_after_crashes
+from pipelines.labeling.tiles.asking import Tiling
 from pipelines.masks.regions import check_region
 from pipelines.redaction import redacted
 from pipelines.settings import Settings
@@ -82,6 +83,7 @@ class LabelJob:
         config: batch size, threads, timeouts and limits.
         source_options: storage options of the images' source.
         allow_http: whether images may be fetched from the web.
+        tiling: how pictures larger than a tile are asked; None to ask all as they are.
     """
 
     run_id: str
@@ -89,6 +91,7 @@ class LabelJob:
     config: LabelConfig = field(default_factory=LabelConfig)
     source_options: Mapping[str, Any] = field(default_factory=dict)
     allow_http: bool = False
+    tiling: Tiling | None = None
 
 
 def label_shard(
@@ -145,9 +148,13 @@ def label_images(
     outcomes: dict[int, ImagePrediction] = {}
     order = order_by_text(images, job.prompts)
     positions = iter(order)
+    size, max_bytes = job.config.images_per_batch, job.config.max_bytes_ahead
+    if job.tiling is not None:
+        # One picture that has as many pixels as a batch of tiles is a batch.
+        max_bytes = min(max_bytes, size * job.tiling.bytes_of_tile)
     with closing(load_images((images[position] for position in order), job)) as loaded:
-        for batch in batches(loaded, job.config.images_per_batch, job.config.max_bytes_ahead):
-            for outcome in label_batch(batch, job.prompts, predictor, clock):
+        for batch in batches(loaded, size, max_bytes):
+            for outcome in label_batch(batch, job, predictor, clock):
                 outcomes[next(positions)] = outcome
             # Drop each image before its bytes are given back, or loaders would allocate more than the budget.
             while batch:
@@ -211,6 +218,11 @@ def _load_image(loading: Loading, job: LabelJob) -> Image | ImagePrediction:
         # The expected size was reserved; what came may be less.
         loading.settle(len(data))
         loading.begin("decode", config.decode_timeout_s)
+        if job.tiling is not None:
+            windows = decode_windows(data, ref, config.decode, longer_than=job.tiling.tiles.size)
+            if windows is not None:
+                loading.reserve(windows.pixels.nbytes - len(data))
+                return windows
         # Waits for room while only the encoded bytes are held.
         loading.reserve(decoding_bytes(data, config.decode))
         return decode_image(data, ref, config.decode)
@@ -231,7 +243,7 @@ def taking_too_long(ref: ImageRef, stage: str, config: LabelConfig) -> ImagePred
 
 def label_batch(
     batch: Sequence[Loaded[Image | ImagePrediction]],
-    prompts: Sequence[Prompt],
+    job: LabelJob,
     predictor: Predictor,
     clock: ModelClock,
 ) -> list[ImagePrediction]:
@@ -240,10 +252,13 @@ def label_batch(
     asked: list[list[Prompt]] = []
     rejected: list[list[RejectedPrompt]] = []
     for image in images:
-        askable, refused = askable_prompts(image, prompts)
+        askable, refused = askable_prompts(image, job.prompts)
         asked.append(askable)
         rejected.append(refused)
-    answers = ask(images, asked, predictor, clock)
+    if job.tiling is None:
+        answers = ask(images, asked, predictor, clock)
+    else:
+        answers = job.tiling.ask(images, asked, predictor, clock, job.config.images_per_batch)
     labeled = iter(
         [
             outcome(image, tuple(prompts), tuple(refused), answer)
@@ -283,7 +298,7 @@ def outcome(
     # Sorted, since a predictor may answer in any order and a rerun must give the same rows.
     rejected = tuple(sorted(refused + asked.answer.rejected, key=lambda prompt: (prompt.row, prompt.prompt_id)))
     if asked.reason is not None:
-        return quarantined(image.ref, asked.reason, "model", asked.error or "", rejected=rejected, **facts)
+        return quarantined(image.ref, asked.reason, asked.stage, asked.error or "", rejected=rejected, **facts)
     not_asked = {r.prompt_id for r in asked.answer.rejected}
     answered = tuple(p for p in prompts if p.prompt_id not in not_asked)
     return ImagePrediction(

@@ -87,16 +87,16 @@ def check_region(prompt: Prompt, size_hw: tuple[int, int]) -> str | None:
             if not (0 <= x <= width and 0 <= y <= height):
                 return f"{region.kind} {x:g},{y:g} lies outside {of_image}"
         return None
-    left, top, right, bottom = _extent(region)
+    left, top, right, bottom = extent(region)
     if left >= width or top >= height or right <= 0 or bottom <= 0:
         return f"{region.kind} lies outside {of_image}"
     return None
 
 
-def _extent(region: Region) -> tuple[float, float, float, float]:
-    """Return left, top, right, bottom of a box or a polygon."""
-    if region.kind == "box":
-        x, y, width, height = region.coordinates
+def extent(region: Region) -> tuple[float, float, float, float]:
+    """Return left, top, right, bottom of a region, in pixels of its image, beyond which it may reach."""
+    if region.mask is not None or region.kind == "box":
+        x, y, width, height = rle.bbox_xywh(region.mask) if region.mask is not None else region.coordinates
         return x, y, x + width, y + height
     xs, ys = region.coordinates[::2], region.coordinates[1::2]
     return min(xs), min(ys), max(xs), max(ys)

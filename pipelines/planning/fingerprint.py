@@ -75,8 +75,8 @@ def check_fingerprint(
 
 
 def model_part(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that affect how any prompt is answered: the model, and the limits on images."""
-    return {name: value for name, value in fingerprint.items() if name.split(".")[0] in ("model", "decode")}
+    """Return the fields that affect how any prompt is answered: the model, the limits on images, and tiles."""
+    return {name: value for name, value in fingerprint.items() if name.split(".")[0] in ("model", "decode", "tiles")}
 
 
 def source_part(fingerprint: Mapping[str, Any]) -> dict[str, Any]:

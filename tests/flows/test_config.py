@@ -18,7 +18,11 @@ from tests.support.drivers import REPOSITORY
 
 pytestmark = pytest.mark.timeout(120)
 
-TABLES = {*("plan", "label", "pool", "waves", "canary", "limits", "relabel", "retry", "exemplars", "exemplars_frozen")}
+TABLES = {
+    *("plan", "label", "pool", "waves", "canary", "limits", "tiles", "relabel", "retry"),
+    "exemplars",
+    "exemplars_frozen",
+}
 MINIMAL = {"source": "photos", "output": "table", "model": "folder", "categories": ["car"]}
 
 
@@ -77,6 +81,11 @@ def changed(**tables: Any) -> dict[str, Any]:
         pytest.param(changed(plan={"limit": 0}), ["limit must be at least 1"], id="limit"),
         pytest.param(changed(label={"batch_size": 0}), ["batch_size must be positive, got 0"], id="batch size"),
         pytest.param(changed(label={"batch_size": "many"}), ["label.batch_size", "integer"], id="wrong type"),
+        pytest.param(changed(tiles={"size": 512, "overlap": 512}), ["tiles: overlap is 512; allowed: 1 to 256"],
+                     id="overlap of a whole tile"),
+        pytest.param({**MINIMAL, "tiles": {}}, ["tiles.size: missing", "tiles.overlap: missing"], id="empty table"),
+        pytest.param(merge({**MINIMAL, "tiles": {}}, {"pool": {"replicas": 2}}), ["tiles.size: missing"],
+                     id="empty table and a setting of the command line"),
         pytest.param(changed(pool={"replicas": 0}), ["replicas is 0; allowed: 1 or more"], id="replicas"),
         pytest.param(changed(pool={"num_gpus_per_replica": 1.5}), ["1.5", "whole number"], id="gpus"),
         pytest.param(changed(pool={"runner": "spark"}), ["pool.runner", "in_process"], id="runner"),
@@ -178,6 +187,7 @@ def fingerprint(config: RunConfig, model: str = "0" * 64, prompts: str | None = 
         {"model": {"region_sampling": "all"}},
         {"label": {"decode": {"max_image_pixels": 1000}}},
         {"label": {"decode": {"max_image_bytes": 1000}}},
+        {"tiles": {"size": 512, "overlap": 64}},
     ],
 )
 def test_what_can_change_a_row_changes_the_fingerprint(tables: dict[str, Any]) -> None:
@@ -256,6 +266,15 @@ def test_every_field_of_the_model_and_of_decoding_was_considered_for_the_fingerp
     fields = {f"model.{name}" for name in type(config.model).model_fields}
     fields |= {f"decode.{name}" for name in type(config.label.decode).model_fields}
     assert fields - set(fingerprint(config)) <= left_out
+
+
+def test_without_tiles_the_plan_and_the_fingerprint_are_what_they_were() -> None:
+    config = parse_config(MINIMAL)
+    assert "tiles" not in config.to_dict()
+    assert not [name for name in fingerprint(config) if name.startswith("tiles")]
+    tiled = parse_config(changed(tiles={"size": 512, "overlap": 64}))
+    assert fingerprint(tiled) == {**fingerprint(config), "tiles.size": 512, "tiles.overlap": 64}
+    assert parse_config(tiled.to_dict()) == tiled
 
 
 def test_outer_spaces_of_categories_are_asked_only_as_the_reference_asks_them() -> None:

@@ -27,7 +27,6 @@ from flows.run import engine, planning
 from flows.run.observer import Silent
 from flows.run.summary import RunSummary
 from pipelines.errors import PlanError
-from pipelines.labeling.shard import LabelJob
 from pipelines.layout import KINDS
 from pipelines.planning.plan import read_plan
 from pipelines.storage.store import Store, open_store
@@ -99,7 +98,7 @@ def as_driver(predictor: Predictor) -> AbstractContextManager[None]:
     """Be a process of its own, with a model that is a fake."""
 
     def open_runner(config: RunConfig, run_id: str, prompts: tuple[Prompt, ...]) -> InProcessRunner:
-        job = LabelJob(run_id=run_id, prompts=prompts, config=config.label)
+        job = planning.label_job(config, run_id, prompts)
         pool: PoolConfig = config.pool
         return InProcessRunner(lambda: RunLabeler(predictor, job, config.output.uri), pool)
 
