@@ -1,4 +1,4 @@
-"""The commands that read an output (`status`, `verify`, `query`, `report`, ...), and `vacuum`, `compact`, `forget`."""
+"""The commands that read an output (`status`, `query`, `report`, ...), and `vacuum`, `compact`, `publish`, `forget`."""
 
 from __future__ import annotations
 
@@ -108,6 +108,21 @@ def compact_output(output: OutputArgument, as_json: JsonOption = False) -> None:
 
     outlive_terminal()
     show_compact(output, console, as_json=as_json)
+
+
+@command(app, "xsam-label publish my-labels --delta")
+def publish(
+    output: OutputArgument,
+    delta: Annotated[bool, typer.Option("--delta", help="Write the Delta logs of both tables.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Let readers of Delta tables see the current rows, where the committed files are: docs/lakehouse.md."""
+    from flows.commands.publish import show_publish_delta
+
+    if not delta:
+        raise typer.BadParameter("say as what to publish: --delta")
+    outlive_terminal()
+    show_publish_delta(output, console, as_json=as_json)
 
 
 @command(app, "xsam-label forget my-labels --images-where \"image_id LIKE 'jane/%'\" --dry-run")
