@@ -23,6 +23,7 @@ NEEDS = {
     "bucket": "an object store with the data",
     "cluster": "a Ray cluster or Kubernetes",
     "data": "data sets or pictures that are fetched first",
+    "fiftyone": "FiftyOne, which brings a database server",
     "gpu": "a GPU",
     "minutes": "minutes of time",
     "network": "the network",
