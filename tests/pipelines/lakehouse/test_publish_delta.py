@@ -153,6 +153,16 @@ def test_committed_files_are_named_where_they_are_with_what_they_hold(tmp_path: 
     check_seen(store)
 
 
+def test_readers_pass_over_files_by_their_statistics(tmp_path: Path) -> None:
+    store = label(tmp_path, "abde", RUN)
+    publish_delta(store)
+    first = min(store.find("annotations/run-1"))
+    store.write(first, b"not looked into")
+    root = store.path("annotations")
+    assert DeltaTable(root).to_pyarrow_table(filters=[("image_id", "=", "d")]).num_rows == 2
+    assert pl.scan_delta(root).filter(pl.col("image_id") >= "d").collect().height == 4
+
+
 def test_compactions_are_copies_and_belong_to_no_table(tmp_path: Path) -> None:
     store = label(tmp_path, "abde", RUN)
     compact(store)
