@@ -13,6 +13,8 @@ _runs/.erasure-000001, .erasure-000001-done    that images were to be forgotten,
 _runs/.history-000001, .history-000001-*       what finished runs have planned, gathered; made from their plans
 _runs/.compacted-000001                        names the files of a compaction, and what they hold
 compacted/000001-ID/annotations/part-*.parquet a compaction: all committed rows once more, in few files; and images/
+annotations/_delta_log/000..000.json           a version of the table's Delta log, if it was published; and images/
+annotations/_current/RUN/shard-00000-ID        what is current of a shard of which other rows are replaced, for that log
 README.md                                      tells Hugging Face datasets where the two tables are; for people, too
 
 Dataset readers (pyarrow, Spark, DuckDB) skip names that begin with an underscore, so that they see data files only.
@@ -46,6 +48,8 @@ _NUMBERED = re.compile(r"_runs/\.(run-\d{6,}|erasure-\d{6,}(-done)?)")
 _HISTORY = re.compile(r"_runs/\.history-(\d{6,})(-[^/]+\.parquet)?")
 _COMPACTED = re.compile(r"_runs/\.compacted-(\d{6,})")
 _COMPACTED_FILE = re.compile(r"(compacted/(\d{6,})-[^/]+)/(annotations|images)/part-\d{5,}\.parquet")
+_DELTA_LOG = re.compile(r"(annotations|images)/_delta_log/(\d{20})\.json")
+_CURRENT_FILE = re.compile(r"(annotations|images)/_current/[^/]+/shard-\d{5,}-[^/.]+")
 _OF_RUN = re.compile(
     r"_runs/[^/]+/(plan\.json|plan\.erased-[1-9]\d*|plan-[^/]+\.parquet|(summary|canary|approved)\.json|report\.html)"
 )
@@ -124,6 +128,37 @@ def split_compacted_file(name: str) -> tuple[str, int] | None:
     return (found[1], int(found[2])) if found else None
 
 
+def delta_log_folder(kind: Kind) -> str:
+    """Return the folder of a table's Delta log, where readers of such tables look for it."""
+    return f"{kind}/_delta_log"
+
+
+def delta_log_name(kind: Kind, version: int) -> str:
+    """Return the name of a version of a table's Delta log, counted from 0."""
+    return f"{delta_log_folder(kind)}/{version:020d}.json"
+
+
+def delta_log_version(name: str) -> int | None:
+    """Return the version that an object of a Delta log tells of; None if it tells of none."""
+    found = _DELTA_LOG.fullmatch(name)
+    return int(found[2]) if found else None
+
+
+def current_folder(kind: Kind) -> str:
+    """Return the folder of the files that hold what is current of shards of which other rows are replaced."""
+    return f"{kind}/_current"
+
+
+def current_name(kind: Kind, run_id: str, shard_id: str, unique: str) -> str:
+    """Return the name of such a file: without .parquet, so that no pattern for the committed files matches it."""
+    return f"{current_folder(kind)}/{run_id}/{shard_id}-{unique}"
+
+
+def is_current_file(name: str) -> bool:
+    """Return whether an object is such a file."""
+    return _CURRENT_FILE.fullmatch(name) is not None
+
+
 def summary_name(run_id: str) -> str:
     """Return the name of a run's summary, relative to the output."""
     return f"{run_folder(run_id)}/summary.json"
@@ -191,5 +226,7 @@ def is_ours(name: str) -> bool:
     if name == CARD_NAME or name.startswith(PROBE_PREFIX) or _OF_RUN.fullmatch(name) or _NUMBERED.fullmatch(name):
         return True
     if history_number(name) is not None or compacted_number(name) is not None or split_compacted_file(name) is not None:
+        return True
+    if delta_log_version(name) is not None or is_current_file(name):
         return True
     return split_data_name(name) is not None or split_commit_name(name) is not None

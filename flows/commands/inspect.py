@@ -32,6 +32,7 @@ from pipelines.compaction import compact
 from pipelines.compaction.compacted import verify_compacted
 from pipelines.compaction.removal import vacuum_compacted
 from pipelines.errors import DamagedError, some_of
+from pipelines.lakehouse.removal import vacuum_published
 from pipelines.layout import KINDS
 from pipelines.planning.coverage import UpdateCounts
 from pipelines.planning.draft import PlanDraft
@@ -318,6 +319,7 @@ def show_vacuum(
     removals = [vacuum(store, plan.run_id, older_than_s=older_than_s, dry_run=dry_run) for plan in plans]
     if run_id is None:
         removals.append(vacuum_compacted(store, older_than_s=older_than_s, dry_run=dry_run))
+        removals.append(vacuum_published(store, older_than_s=older_than_s, dry_run=dry_run))
     # Temporary files and probes belong to no run, and are found again with each one.
     removed = sorted({name for removal in removals for name in removal.removed})
     kept = {name for removal in removals for name in removal.kept}

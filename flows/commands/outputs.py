@@ -1,4 +1,4 @@
-"""The commands that read an output (`status`, `verify`, `query`, `report`, ...), and `vacuum`, `compact`, `forget`."""
+"""The commands that read an output (`status`, `query`, `report`, ...), and `vacuum`, `compact`, `publish`, `forget`."""
 
 from __future__ import annotations
 
@@ -108,6 +108,28 @@ def compact_output(output: OutputArgument, as_json: JsonOption = False) -> None:
 
     outlive_terminal()
     show_compact(output, console, as_json=as_json)
+
+
+@command(app, "xsam-label publish my-labels --delta")
+def publish(
+    output: OutputArgument,
+    delta: Annotated[bool, typer.Option("--delta", help="Write the Delta logs of both tables.")] = False,
+    iceberg: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CATALOG.NAMESPACE",
+            help="Let the tables of this namespace follow, in a catalog of pyiceberg's configuration.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let readers of Delta or Iceberg tables see the current rows, in the files that are there: docs/lakehouse.md."""
+    from flows.commands.publish import show_publish
+
+    if not delta and not iceberg:
+        raise typer.BadParameter("say as what to publish: --delta, or --iceberg CATALOG.NAMESPACE")
+    outlive_terminal()
+    show_publish(output, console, iceberg=iceberg, as_json=as_json)
 
 
 @command(app, "xsam-label forget my-labels --images-where \"image_id LIKE 'jane/%'\" --dry-run")

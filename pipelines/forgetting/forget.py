@@ -16,6 +16,7 @@ from pipelines.forgetting.chosen import Found, check_at_rest, choose, labels_of,
 from pipelines.forgetting.plans import forget_in_plan, superseded_files
 from pipelines.forgetting.shards import clean_shards, forget_in_shard
 from pipelines.history.history import history_files
+from pipelines.lakehouse.removal import erase_published
 from pipelines.layout import (
     COMPACTED,
     KINDS,
@@ -114,6 +115,9 @@ class _Erasing:
             self.on_step(f"plan of {run_id}")
             forget_in_plan(store, run_id, holding[run_id], self.forgotten)
         self._write_shards(holding, threads)
+        self.on_step("publishing what stays, if it was published")
+        removed, foreign_logs = erase_published(store)
+        erased.removed += removed
         # Only now that all that stays is committed.
         for run_id in self.runs:
             self.on_step(f"removing what is superseded of {run_id}")
@@ -123,7 +127,8 @@ class _Erasing:
         _clean_unplanned(store, erased)
         if later := sorted(set(plan_documents(store, by_name=True)) - set(self.runs)):
             erased.left.append(f"run {later[0]} was planned meanwhile, and may have been asked these images")
-        erased.others = [name for name in sorted(store.find("")) if not _is_of(name, self.runs)]
+        others = (name for name in store.find("") if not _is_of(name, self.runs))
+        erased.others = sorted({*others, *foreign_logs})
         if not erased.left and not erased.problems:
             for erasure in begun:
                 end_erasure(store, erasure, {"written": erased.written, "removed": len(erased.removed)})

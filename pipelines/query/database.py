@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,29 @@ _REQUESTS_AT_ONCE = 16
 _RUNS_AT_ONCE = 4
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What was committed in an output at one moment.
+
+    Attributes:
+        plans: of its runs, as plan_documents returns them.
+        files: of each run, in the same order.
+    """
+
+    plans: Mapping[str, Mapping[str, Any]]
+    files: Mapping[str, RunFiles]
+
+
+def take_snapshot(
+    store: Store, *, image_ids: Collection[str] | None = None, without_run: str | None = None
+) -> Snapshot:
+    """Find all that is committed now; arguments and errors are those of ``open_database``."""
+    plans = {run_id: plan for run_id, plan in plan_documents(store).items() if run_id != without_run}
+    with ThreadPoolExecutor(_RUNS_AT_ONCE) as readers:
+        found = readers.map(lambda run: find_files(store, plans[run], image_ids), plans)
+        return Snapshot(plans, dict(zip(plans, found, strict=True)))
+
+
 def open_database(  # noqa: PLR0913  (each is a choice of its own)
     store: Store,
     *,
@@ -86,6 +110,7 @@ def open_database(  # noqa: PLR0913  (each is a choice of its own)
     is_fenced: bool = True,
     drop_removed: bool = False,
     without_run: str | None = None,
+    snapshot: Snapshot | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """Open an output for SQL.
 
@@ -133,6 +158,8 @@ def open_database(  # noqa: PLR0913  (each is a choice of its own)
         drop_removed: whether ``annotations``, ``coverage`` and ``images`` are without the prompts that the latest run
             does not ask. Prompts of single images stay.
         without_run: a run of which nothing is shown, nor read.
+        snapshot: what the views show, as take_snapshot found it with the same arguments; by default what is committed
+            now.
 
     Raises:
         StorageError: the output cannot be read.
@@ -142,12 +169,10 @@ def open_database(  # noqa: PLR0913  (each is a choice of its own)
     connection = _connect(store, memory_limit, max_threads, folder)
     if is_saved:
         connection.execute("SET disabled_optimizers = 'statistics_propagation'")
-    plans = {run_id: plan for run_id, plan in plan_documents(store).items() if run_id != without_run}
-    with ThreadPoolExecutor(_RUNS_AT_ONCE) as readers:
-        found = readers.map(lambda run: find_files(store, plans[run], image_ids), plans)
-        held = dict(zip(plans, found, strict=True))
+    if snapshot is None:
+        snapshot = take_snapshot(store, image_ids=image_ids, without_run=without_run)
     with query_errors(store):
-        tables = _create_all(connection, store, plans, held, drop_removed, image_ids)
+        tables = _create_all(connection, store, snapshot.plans, snapshot.files, drop_removed, image_ids)
     # Last: from here on no setting can be changed and no other file opened.
     if is_fenced:
         fence(connection, [*tables.folders, *([] if folder is None else [str(folder)])], own_files)

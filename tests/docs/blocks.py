@@ -21,8 +21,10 @@ DOCUMENTS = tuple(
 )
 NEEDS = {
     "bucket": "an object store with the data",
+    "catalog": "an Iceberg catalog",
     "cluster": "a Ray cluster or Kubernetes",
     "data": "data sets or pictures that are fetched first",
+    "fiftyone": "FiftyOne, which brings a database server",
     "gpu": "a GPU",
     "minutes": "minutes of time",
     "network": "the network",

@@ -74,6 +74,7 @@ FLAGS = {
         "--copy-images", "--image-url", "--drop-removed", "--overwrite", "--polygons", "--check",
     },
     "compact": {"--json"},
+    "publish": {"--delta", "--iceberg", "--json"},
     "diff": {
         "--other", "--where", "--kept-iou", "--json", "--to", "--with-kept", "--page", "--overwrite", "--check",
     },
