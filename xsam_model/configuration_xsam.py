@@ -7,11 +7,16 @@ pyramid; what the rest of the network has to know of either is `XSamConfig.mask_
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, Mask2FormerConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+
+from xsam_model.saving.bundled_code import MODEL_MAP, write_code
+from xsam_model.saving.model_card import ModelFacts, model_card
 
 # transformers' deformable encoder and masked decoder are written for three levels; a fourth map, of the highest
 # resolution, is added to the mask features alone.
@@ -207,6 +212,15 @@ class XSamConfig(PreTrainedConfig):
     """
 
     model_type = "xsam"
+    # What `Trainer` does not gather when it evaluates: features, and which conversation and image a decode is of.
+    keys_to_ignore_at_inference = [  # noqa: RUF012  (a ClassVar of the parent)
+        "image_features",
+        "image_indices",
+        "conversation_indices",
+        "condition_embeddings",
+        "condition_mask",
+        "seg_embeddings",
+    ]
     sub_configs_defaults = {  # noqa: RUF012  (a ClassVar of the parent)
         "vision_config": SubConfigSpec(
             config_class=AutoConfig,
@@ -261,6 +275,21 @@ class XSamConfig(PreTrainedConfig):
     score_calibration: dict[str, dict[str, float | int]] | None = None
     initializer_range: float = 0.02
     tie_word_embeddings: bool = False
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **options: Any) -> None:
+        """Save it as `PreTrainedConfig.save_pretrained` does, with the network's code, and a card if there is none.
+
+        So every folder of a model, and what `push_to_hub` uploads, loads without this package, by
+        `trust_remote_code=True`.
+        """
+        self.auto_map = dict(MODEL_MAP)
+        super().save_pretrained(save_directory, *args, **options)
+        folder = Path(save_directory)
+        write_code(folder)
+        if not (card := folder / "README.md").exists():
+            sizes = self.vision_config.image_size, self.mask_encoder_config.image_size
+            facts = ModelFacts(vision_size=sizes[0], mask_size=sizes[1], max_text_length=self.max_text_length)
+            card.write_text(model_card(facts), encoding="utf-8")
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)

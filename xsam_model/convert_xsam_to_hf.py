@@ -34,11 +34,11 @@ from xsam_model.conversion.checkpoint_keys import (
     to_hf,
 )
 from xsam_model.conversion.checkpoints import Checkpoint, CheckpointError, TensorInfo, open_checkpoint, open_folder
-from xsam_model.conversion.model_card import ModelFacts, model_card
 from xsam_model.conversion.new_output import check_new_file, check_new_folder, new_output
 from xsam_model.conversion.weight_files import hash_file, plan_shards, write_shards, write_single
 from xsam_model.modeling_xsam import XSamForSegmentation
 from xsam_model.processing_xsam import XSamProcessor
+from xsam_model.saving.model_card import ConversionFacts, ModelFacts, model_card
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 _BASES = {"text_model": "language model", "vision_model": "vision tower", "mask_encoder": "mask encoder"}
@@ -185,16 +185,18 @@ def _facts(
     dtype: torch.dtype,
 ) -> ModelFacts:
     return ModelFacts(
-        num_parameters=sum(torch.Size(info.shape).numel() for info in targets.values()),
-        num_bytes=_total(targets),
-        dtype=_short(dtype),
         vision_size=config.vision_config.image_size,
         mask_size=config.mask_encoder_config.image_size,
         max_text_length=processor.max_text_length,
-        bases=[(part, _base_name(getattr(conversion, name))) for name, part in _BASES.items()],
-        checkpoint=conversion.checkpoint.name,
-        sha256=hash_file(conversion.checkpoint),
-        command=conversion.command(),
+        conversion=ConversionFacts(
+            num_parameters=sum(torch.Size(info.shape).numel() for info in targets.values()),
+            num_bytes=_total(targets),
+            dtype=_short(dtype),
+            bases=[(part, _base_name(getattr(conversion, name))) for name, part in _BASES.items()],
+            checkpoint=conversion.checkpoint.name,
+            sha256=hash_file(conversion.checkpoint),
+            command=conversion.command(),
+        ),
     )
 
 

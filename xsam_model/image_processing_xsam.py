@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
+from xsam_model.saving.bundled_code import IMAGE_PROCESSOR_MAP
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _BAND_PIXELS = 2**21  # pixels of the padded square held at once; Pillow keeps four bytes for each
@@ -51,6 +53,10 @@ class XSamImageProcessor(BaseImageProcessor):
         self.vision_mean, self.vision_std = tuple(vision_mean), tuple(vision_std)
         self.segmentor_size = segmentor_size
         self.segmentor_mean, self.segmentor_std = tuple(segmentor_mean), tuple(segmentor_std)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is saved of it, with the place of its code."""
+        return {**super().to_dict(), "auto_map": dict(IMAGE_PROCESSOR_MAP)}
 
     def preprocess(
         self, images: ImageInput | Sequence[ImageInput], return_tensors: str | None = "pt", **_: Any

@@ -73,6 +73,8 @@ class XSamOutput(ModelOutput):
     """Output of `XSamForSegmentation`.
 
     Attributes:
+        loss (`torch.Tensor` of shape `()`, float32, *only with `labels`*): losses of classes, masks and dice, weighted
+            and summed over all predictions.
         class_logits (`torch.Tensor` of shape `(N, Q, K + 1)`, float32): the last column is the learned background;
             padding columns are -1e9. Softmax over the columns gives probabilities.
         mask_logits (`torch.Tensor` of shape `(N, Q, H, W)`): for the whole canvas of the mask encoder, padding
@@ -97,6 +99,7 @@ class XSamOutput(ModelOutput):
             every mask prediction, the last being `mask_logits`.
     """
 
+    loss: torch.Tensor | None = None
     class_logits: torch.Tensor = None  # type: ignore[assignment]
     mask_logits: torch.Tensor = None  # type: ignore[assignment]
     condition_mask: torch.Tensor = None  # type: ignore[assignment]
@@ -374,6 +377,7 @@ class XSamForSegmentation(XSamPreTrainedModel):
         image_prefix: XSamImagePrefix | None = None,
         conditions_are_names: bool = False,
         lent_regions: Sequence[Tensor | None] | None = None,
+        labels: Sequence[Mapping[str, Tensor]] | None = None,
         num_conditions: Sequence[int] | None = None,  # noqa: ARG002
         original_sizes: Sequence[tuple[int, int]] | None = None,  # noqa: ARG002
         scaled_sizes: Sequence[tuple[int, int]] | None = None,  # noqa: ARG002
@@ -402,6 +406,8 @@ class XSamForSegmentation(XSamPreTrainedModel):
                 ask its classifier; it makes no difference to others.
             lent_regions: for each region pseudo id the embedding (E,) of a region of some other image, from
                 `pool_regions`; None for a region of `vprompt_masks` or `region_points`, which then have only these.
+            labels: for each `<SEG>` what is right, as the processor makes it: `masks` (T, M, M) bool on the canvas and
+                `class_labels` (T,) int64, the condition of each. The output then has a `loss`.
             num_conditions, original_sizes, scaled_sizes: what the processor returns beside the inputs, for
                 post-processing; not used here.
 
@@ -434,7 +440,13 @@ class XSamForSegmentation(XSamPreTrainedModel):
             hidden = self._read_behind(image_prefix, [row.embeds for row in rows], images)
         if language_only:
             return XSamOutput(image_features=features, image_indices=images, language_hidden_state=hidden)
-        output = self._decode(hidden, cond_ids, seg_ids, features, images, every_prediction=output_hidden_states)
+        is_every_needed = output_hidden_states or labels is not None
+        output = self._decode(hidden, cond_ids, seg_ids, features, images, every_prediction=is_every_needed)
+        if labels is not None:
+            output["loss"] = self._loss(output, labels)
+            # Predictions of every layer were needed for the loss alone.
+            dropped = () if output_hidden_states else ("decoder_hidden_states", "decoder_mask_logits")
+            output = XSamOutput(**{name: value for name, value in output.items() if name not in dropped})
         if conditions_are_names and self.name_head is not None:
             self._weigh_names(output, *names)
         if output_hidden_states:
@@ -609,6 +621,27 @@ class XSamForSegmentation(XSamPreTrainedModel):
         )
         output["mask_logits"] = masks
         return output
+
+    def _loss(self, output: XSamOutput, labels: Sequence[Mapping[str, Tensor]]) -> Tensor:
+        """Return the sum of the losses of every prediction, at random points that torch's seed decides."""
+        from xsam_model.losses.losses import SegmentationLoss
+        from xsam_model.losses.point_sampling import RandomPoints
+        from xsam_model.losses.targets import Targets
+
+        decodes, device = len(output.conversation_indices), output.class_logits.device
+        if len(labels) != decodes:
+            raise ValueError(f"labels has {len(labels)} entries for {decodes} <SEG>; each needs one")
+        counts = torch.tensor([len(one["masks"]) for one in labels], device=device)
+        targets = Targets(
+            masks=torch.cat([one["masks"] for one in labels]).to(device),
+            labels=torch.cat([one["class_labels"] for one in labels]).to(device),
+            decodes=torch.arange(decodes, device=device).repeat_interleave(counts),
+        )
+        conditions = output.condition_embeddings[output.conversation_indices]
+        logits = self.segmentor.classify_levels(output.decoder_hidden_states or (), conditions, output.condition_mask)
+        points = RandomPoints(keys=torch.randint(2**61, (decodes,)).tolist(), device=device)
+        losses = SegmentationLoss()(logits, torch.stack(output.decoder_mask_logits or ()), targets, points)
+        return torch.stack(list(losses.values())).sum()
 
     def _weigh_names(self, output: XSamOutput, input_ids: Tensor, cond_ids: Tensor) -> None:
         """Add the classifier's evidence to an output's class logits; `input_ids` (B, L) have no image tokens yet."""

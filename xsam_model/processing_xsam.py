@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import AutoImageProcessor, AutoProcessor
 from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
@@ -32,6 +35,7 @@ from xsam_model.post_processing.mask_geometry import MaskGeometry
 from xsam_model.prompts.conversations import ADDED_TOKENS, ConversationEncoder, TooManyConditionsError
 from xsam_model.prompts.templates import PHRASE_END, PHRASE_START, REGION_MARK, VISUAL_TASKS, Wording
 from xsam_model.prompts.visual import check_mask
+from xsam_model.saving.bundled_code import PROCESSOR_MAP, write_code
 
 if TYPE_CHECKING:
     from xsam_model.modeling_xsam import XSamOutput
@@ -88,6 +92,16 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
             self, tokenizer, max_text_length, image_token_index, region_token_index, chat_format
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is saved of it, with the place of its code."""
+        return {**super().to_dict(), "auto_map": dict(PROCESSOR_MAP)}
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **options: Any) -> Any:
+        """Save it as `ProcessorMixin.save_pretrained` does, with its code; see `XSamConfig.save_pretrained`."""
+        written = super().save_pretrained(save_directory, *args, **options)
+        write_code(Path(save_directory))
+        return written
+
     def __call__(  # noqa: PLR0913  (each is a choice of its own)
         self,
         images: ImageInput | Sequence[ImageInput] | None = None,
@@ -100,6 +114,7 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
         explain: bool = False,
         generate: bool = False,
         text: str | Sequence[str] | None = None,
+        labels: Sequence[Mapping[str, Any]] | None = None,
         return_tensors: str | None = "pt",
     ) -> XSamInputs:
         """Prepare one conversation for each image.
@@ -119,17 +134,20 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
             generate: end where the answer begins, for `XSamForSegmentation.generate`.
             text: whole conversations instead of question and answer, one for each image or one for all, starting with
                 `<|user|>`, with one `<image>` and one `<region>` for each visual prompt.
+            labels: for each image what is right, to train: `masks`, bool (T, H, W) at the image's size, and
+                `class_labels`, (T,) the position of each mask's condition among the image's.
             return_tensors: "pt", "np" or None.
 
         Returns:
             `input_ids`, `attention_mask`, `cond_ids`, `seg_ids` (B, L) int64, padded on the right; `vprompt_masks`
             (R, side, side) bool where there are masks of visual prompts; `num_conditions`: list. With images also
             `pixel_values`, `segmentor_pixel_values` (B, 3, side, side) float32; `original_sizes`, `scaled_sizes`:
-            lists of (height, width).
+            lists of (height, width). With labels also `labels`, for each image `masks` (T, side, side) bool and
+            `class_labels` (T,) int64, tensors whatever `return_tensors` is.
 
         Raises:
-            ValueError: if conditions and images do not match, a phrase contains a special token, a prompt mask is empty
-                or differs in size from its image, an option is missing or contradicts another, or a conversation is
+            ValueError: if conditions and images do not match, a phrase contains a special token, a mask is empty or
+                differs in size from its image, an option is missing or contradicts another, or a conversation is
                 too long.
         """
         features = {} if images is None else self.image_processor(images, return_tensors="np")
@@ -149,7 +167,29 @@ class XSamProcessor(ProcessorMixin, ConversationEncoder):
         data.update(features)
         if any(mask is not None for masks in prompts for mask in masks):
             data["vprompt_masks"] = self._scale_masks(prompts, sizes)
-        return XSamInputs(data, tensor_type=return_tensors, skip_tensor_conversion=[*SIZE_KEYS, "num_conditions"])
+        if labels is not None:
+            data["labels"] = self._scale_labels(_per_image(labels, count, "labels"), sizes, data["num_conditions"])
+        plain = [*SIZE_KEYS, "num_conditions", "labels"]
+        return XSamInputs(data, tensor_type=return_tensors, skip_tensor_conversion=plain)
+
+    def _scale_labels(
+        self, labels: Sequence[Mapping[str, Any]], sizes: Sequence[tuple[int, int]] | None, counts: Sequence[int]
+    ) -> list[dict[str, Tensor]]:
+        """Scale the masks of labels to the canvas, and check what they are labeled with."""
+        if sizes is None:
+            raise ValueError("labels need their images")
+        scaled, side = [], self.image_processor.segmentor_size
+        for index, one in enumerate(labels):
+            places = torch.as_tensor(one["class_labels"], dtype=torch.long)
+            if len(places) != len(one["masks"]) or ((places < 0) | (places >= counts[index])).any():
+                raise ValueError(
+                    f"image {index}: {len(one['masks'])} masks have the class_labels {places.tolist()}; each needs the "
+                    f"position of its condition, 0 to {counts[index] - 1}"
+                )
+            masks = [self.image_processor.scale_mask(check_mask(mask, sizes[index])) for mask in one["masks"]]
+            canvases = np.stack(masks) if masks else np.zeros((0, side, side), dtype=np.bool_)
+            scaled.append({"masks": torch.from_numpy(canvases), "class_labels": places})
+        return scaled
 
     def _scale_masks(
         self, prompts: Sequence[Sequence[NDArray[np.bool_] | None]], sizes: Sequence[tuple[int, int]] | None

@@ -1,4 +1,4 @@
-"""The commands that label and train (`run`, `plan`, `init`, `retry`, `relabel`, `serve`, `train`, `demo`), options."""
+"""The commands that label and train (`run`, `plan`, `init`, `retry`, `serve`, `train`, `fetch-model`, ...), options."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from actors.released_model.choice import (
+    CHECKPOINT,
+    CHECKPOINT_FILE,
+    MASK_ENCODER,
+    TEXT_MODEL,
+    VISION_MODEL,
+    ReleasedModel,
+)
 from flows.commands.terminal import (
     JsonOption,
     OutputArgument,
@@ -388,6 +396,78 @@ def train(
 
     outlive_terminal()
     raise typer.Exit(train_model(config, output, max_minutes, processes))
+
+
+_FROM, _TRIED = "Where it comes from: repositories of the Hub (owner/name@revision) or folders", "How it is tried"
+
+
+@command(app, "xsam-label fetch-model --output models/x-sam", "fetch-model")
+def fetch_model(
+    output: Annotated[Path, typer.Option(help="New folder for the model.")],
+    checkpoint: Annotated[
+        str, typer.Option(help="The weights; a file of weights, too.", rich_help_panel=_FROM)
+    ] = CHECKPOINT,
+    checkpoint_file: Annotated[
+        str, typer.Option(help="The file of weights in it.", rich_help_panel=_FROM)
+    ] = CHECKPOINT_FILE,
+    text_model: Annotated[
+        str, typer.Option(help="Language model, for configuration and tokenizer.", rich_help_panel=_FROM)
+    ] = TEXT_MODEL,
+    vision_model: Annotated[
+        str, typer.Option(help="SigLIP2, for its configuration.", rich_help_panel=_FROM)
+    ] = VISION_MODEL,
+    mask_encoder: Annotated[
+        str, typer.Option(help="SAM, for its configuration.", rich_help_panel=_FROM)
+    ] = MASK_ENCODER,
+    config: Annotated[
+        Path | None, typer.Option(help="JSON file with fields of XSamConfig, for a model of other sizes.")
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="Type of the weights: auto (the checkpoint's), bfloat16, float16, float32.")
+    ] = "auto",
+    picture: Annotated[
+        Path, typer.Option(help="Picture that is labeled with the model.", rich_help_panel=_TRIED)
+    ] = Path("examples/photos/coffee.jpg"),
+    categories: Annotated[
+        list[str] | None, typer.Option(help="Names to find in it: cup, spoon.", rich_help_panel=_TRIED)
+    ] = None,
+    no_picture: Annotated[
+        bool, typer.Option("--no-picture", help="Convert only: this machine cannot run it.", rich_help_panel=_TRIED)
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell what would be fetched, and whether there is room.")
+    ] = False,
+) -> None:
+    """Fetch the released weights, make a model folder of them, and label a picture with it: docs/checkpoints.md.
+
+    What is interrupted goes on with the same command. Tokens are read from HF_TOKEN in the environment alone.
+    """
+    from actors.released_model.fetch import EXAMPLE
+    from actors.released_model.fetch import fetch_model as fetch
+    from flows.commands.console import literal
+
+    if not dry_run:
+        outlive_terminal()
+    wanted = ReleasedModel(
+        output=output,
+        checkpoint=checkpoint,
+        checkpoint_file=checkpoint_file,
+        text_model=text_model,
+        vision_model=vision_model,
+        mask_encoder=mask_encoder,
+        config=config,
+        dtype=dtype,
+        picture=None if no_picture else picture,
+        categories=tuple(split_names(categories) or ("cup", "spoon")),
+    )
+    with_bar = sys.stderr.isatty() and not console.quiet
+    fetch(wanted, lambda text: console.print(literal(text)), with_bar=with_bar, is_dry_run=dry_run)
+    if dry_run:
+        return
+    if not no_picture:
+        console.print(f"look at {literal(str(output / EXAMPLE))}")
+    model = literal(shlex.quote(str(output)))
+    console.print(f"next: xsam-label run --source my-photos --output my-labels --model {model} --categories 'cup, dog'")
 
 
 @command(app, "xsam-label demo --output demo-out")

@@ -80,6 +80,10 @@ FLAGS = {
     },
     "import": {"--format", "--exported", "--reviewed", "--unchanged-iou", "--dry-run"},
     "train": {"--config", "-c", "--output", "--max-minutes", "--processes"},
+    "fetch-model": {
+        "--output", "--checkpoint", "--checkpoint-file", "--text-model", "--vision-model", "--mask-encoder", "--config",
+        "--dtype", "--picture", "--categories", "--no-picture", "--dry-run",
+    },
     "demo": {"--scenes", "--photos", "--prompts", "--output", "--prefect", "--no-prefect"},
 }  # fmt: skip
 

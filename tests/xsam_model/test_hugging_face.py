@@ -1,7 +1,10 @@
 """Model and processor do what users of transformers expect of any model: calls, arguments and kinds of input."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -9,9 +12,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModel, AutoModelForUniversalSegmentation, AutoProcessor
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForUniversalSegmentation,
+    AutoProcessor,
+    Trainer,
+    TrainingArguments,
+)
 
 from xsam_model import XSamForSegmentation, XSamImageProcessor, XSamProcessor, XSamSegmenter
+from xsam_model.losses.losses import IGNORED_TOKEN
+from xsam_model.losses.targets import Targets
+from xsam_model.training.loop.network import XSamTraining
+from xsam_model.training.samples.batches import TrainingBatch
 
 SIZE = (60, 90)
 
@@ -172,3 +186,134 @@ def test_a_folder_with_two_sets_of_weights_is_refused(load, tiny_folder, tmp_pat
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {}}))
     with pytest.raises(ValueError, match=r"two sets of weights, model.safetensors and the shards of model.safeten"):
         load(folder)
+
+
+@pytest.fixture
+def squares():
+    """Six pictures with a bright square each, and where it is."""
+    rng = np.random.default_rng(0)
+    pictures = []
+    for top, left in rng.integers(0, 40, (6, 2)):
+        pixels, mask = np.full((64, 64, 3), 30, dtype=np.uint8), np.zeros((64, 64), dtype=bool)
+        mask[top : top + 24, left : left + 24] = True
+        pixels[mask] = (240, 200, 40)
+        pictures.append((pixels, mask))
+    return pictures
+
+
+def with_labels(processor, pictures):
+    labels = [{"masks": mask[None], "class_labels": [1]} for _, mask in pictures]
+    return processor([pixels for pixels, _ in pictures], conditions=[["dog", "square"]] * len(pictures), labels=labels)
+
+
+def test_labels_give_a_loss_beside_the_same_answers(tiny_model, tiny_processor, squares):
+    inputs = with_labels(tiny_processor, squares[:1])
+    assert inputs["labels"][0]["masks"].shape == (1, *inputs["segmentor_pixel_values"].shape[2:])
+    with torch.no_grad():
+        torch.manual_seed(0)
+        outputs = tiny_model(**inputs)
+        torch.manual_seed(0)
+        loss, class_logits = tiny_model(**inputs, return_dict=False)[:2]
+        inputs.pop("labels")
+        expected = tiny_model(**inputs)
+    assert torch.equal(outputs.loss, loss)
+    assert torch.equal(outputs.class_logits, class_logits)
+    torch.testing.assert_close(outputs.mask_logits, expected.mask_logits)
+    assert "loss" not in expected
+    assert set(outputs) - {"loss"} == set(expected)
+
+
+@torch.no_grad()
+def test_the_loss_is_that_of_training_without_words(tiny_model, tiny_processor, squares):
+    inputs = with_labels(tiny_processor, squares[:2])
+    torch.manual_seed(0)
+    keys = torch.randint(2**61, (2,)).tolist()
+    torch.manual_seed(0)
+    loss = tiny_model(**inputs).loss
+    labels = inputs.pop("labels")
+    batch = TrainingBatch(
+        task="ovseg", source="squares", inputs=inputs.for_model(), keys=tuple(keys), num_samples=2,
+        targets=Targets(
+            masks=torch.cat([one["masks"] for one in labels]), labels=torch.tensor([1, 1]), decodes=torch.arange(2)
+        ),
+        class_ids=torch.full((2,), -1), shared_columns=None,
+        token_labels=torch.full_like(inputs["input_ids"], IGNORED_TOKEN),
+    )  # fmt: skip
+    expected = XSamTraining(tiny_model, "mixed")(batch)
+    torch.testing.assert_close(loss, expected["classes"] + expected["mask"] + expected["dice"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ([], "labels has 0 entries for 1 image"),
+        ([{"masks": np.ones((1, 60, 90), bool), "class_labels": [2]}], "0 to 1"),
+        ([{"masks": np.ones((2, 60, 90), bool), "class_labels": [0]}], "2 masks have the class_labels"),
+        ([{"masks": np.ones((1, 60, 91), bool), "class_labels": [0]}], "60"),
+    ],
+)
+def test_labels_that_are_not_those_of_the_images_are_refused(labels, told, tiny_processor, picture):
+    with pytest.raises(ValueError, match=told):
+        tiny_processor(picture(*SIZE), conditions=[["dog", "cat"]], labels=labels)
+
+
+def test_the_trainer_of_transformers_trains(tiny_folder, tiny_processor, squares, tmp_path):
+    model = XSamForSegmentation.from_pretrained(tiny_folder)
+    arguments = TrainingArguments(
+        output_dir=tmp_path, max_steps=8, per_device_train_batch_size=2, learning_rate=2e-3, logging_steps=1,
+        remove_unused_columns=False, report_to=[], use_cpu=True, save_strategy="no", seed=0, disable_tqdm=True,
+        eval_strategy="steps", eval_steps=8,
+    )  # fmt: skip
+    trainer = Trainer(
+        model, arguments, train_dataset=squares, eval_dataset=squares[:1],
+        data_collator=lambda pictures: with_labels(tiny_processor, pictures),
+    )  # fmt: skip
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(losses) == 8
+    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+    assert trainer.state.log_history[-2]["eval_loss"] < losses[0]
+
+
+BARE = """
+import json, sys
+for name in ("xsam_model", "pipelines", "actors", "flows"):
+    sys.modules[name] = None  # as if it were not installed
+import numpy as np, torch
+from transformers import AutoImageProcessor, AutoModel, AutoModelForUniversalSegmentation, AutoProcessor
+folder, again = sys.argv[1:]
+trusted = {"trust_remote_code": True}
+model = AutoModel.from_pretrained(folder, **trusted).eval()
+processor = AutoProcessor.from_pretrained(folder, **trusted)
+for auto, part in ((AutoModelForUniversalSegmentation, model), (AutoImageProcessor, processor.image_processor)):
+    assert type(auto.from_pretrained(folder, **trusted)).__name__ == type(part).__name__
+inputs = processor(np.full((60, 90, 3), 90, dtype=np.uint8), conditions="cat")
+with torch.no_grad():
+    outputs = model(**inputs)
+processor.post_process_instance_segmentation(outputs, target_sizes=[(60, 90)])
+model.save_pretrained(again)
+processor.save_pretrained(again)
+torch.save(outputs.mask_logits, again + "/logits.pt")
+"""
+
+
+def test_a_saved_folder_loads_without_this_package_by_its_own_code(tiny_folder, tiny_model, tiny_processor, tmp_path):
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", BARE, tiny_folder, tmp_path / "again"]
+    ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    inputs = tiny_processor(np.full((60, 90, 3), 90, dtype=np.uint8), conditions="cat")
+    with torch.no_grad():
+        expected = tiny_model(**inputs).mask_logits
+    torch.testing.assert_close(torch.load(tmp_path / "again" / "logits.pt"), expected)
+    # What is saved there is as complete.
+    assert {path.name for path in tiny_folder.iterdir()} <= {path.name for path in (tmp_path / "again").iterdir()}
+    assert "trust_remote_code=True" in (tiny_folder / "README.md").read_text()
+
+
+def test_a_saved_card_is_kept(tiny_model, tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    tiny_model.config.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["auto_map"]["AutoModel"] == "modeling_xsam.XSamForSegmentation"

@@ -11,7 +11,7 @@ from pathlib import Path
 from xsam_model.conversion.checkpoints import CheckpointError
 
 # A generous allowance for configuration, tokenizer and model card.
-_OTHER_BYTES = 64 * 2**20
+OTHER_BYTES = 64 * 2**20
 
 
 def check_new_folder(output: Path) -> None:
@@ -50,8 +50,8 @@ def new_output(output: Path, num_bytes: int) -> Iterator[Path]:
     output = output.absolute()
     place = next(parent for parent in output.parents if parent.is_dir())
     free = shutil.disk_usage(place).free
-    if free < num_bytes + _OTHER_BYTES:
-        raise CheckpointError(f"--output: {num_bytes + _OTHER_BYTES:,} bytes are needed, {free:,} are free in {place}")
+    if free < num_bytes + OTHER_BYTES:
+        raise CheckpointError(f"--output: {num_bytes + OTHER_BYTES:,} bytes are needed, {free:,} are free in {place}")
     # On the same file system as the output, so that the final rename is atomic. mkdtemp makes only the outer folder
     # private; what is written inside has the usual permissions.
     temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=place))

@@ -234,3 +234,13 @@ class XSamSegmentor(Mask2FormerPreTrainedModel):
         similarity = F.normalize(queries.float(), dim=-1) @ F.normalize(conditions.float(), dim=-1).transpose(1, 2)
         logits = (self.logit_scale.float().exp() * similarity).clamp(-MAX_CLASS_LOGIT, MAX_CLASS_LOGIT)
         return logits.masked_fill(~condition_mask[:, None], PADDED_CLASS_LOGIT)
+
+    def classify_levels(self, levels: Sequence[Tensor], conditions: Tensor, condition_mask: Tensor) -> Tensor:
+        """Compute class logits of the queries of every decoder level, (L, N, Q, K + 1); the other arguments as above.
+
+        Args:
+            levels: `decoder_hidden_states` of the output, (Q, N, C) each.
+        """
+        queries = torch.stack(list(levels)).permute(2, 0, 1, 3)
+        logits = self.classify(queries.flatten(1, 2), conditions, condition_mask)
+        return logits.unflatten(1, queries.shape[1:3]).transpose(0, 1)

@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xsam_model.modeling_xsam import XSamForSegmentation, XSamOutput
-from xsam_model.training.losses.losses import (
+from xsam_model.losses.losses import (
     SegmentationLoss,
     cross_entropy_at_points,
     dice_at_points,
     language_loss,
 )
-from xsam_model.training.losses.point_sampling import PointSampling, RandomPoints
-from xsam_model.training.losses.targets import LossWeights
+from xsam_model.losses.point_sampling import PointSampling, RandomPoints
+from xsam_model.losses.targets import LossWeights
+from xsam_model.modeling_xsam import XSamForSegmentation, XSamOutput
 from xsam_model.training.samples.batches import TrainingBatch
 
 StageKind = Literal["encoder", "segmentor", "alignment", "mixed", "refiner"]
@@ -154,9 +154,7 @@ class XSamTraining(nn.Module):
             background = output.condition_embeddings[:1, -1]
             conditions = torch.cat([phrases, background])[None].expand(len(conditions), -1, -1)
             mask = F.pad(batch.shared_columns, (0, 1), value=True)
-        levels = torch.stack(output.decoder_hidden_states or ()).permute(2, 0, 1, 3)
-        logits = self.model.segmentor.classify(levels.flatten(1, 2), conditions, mask)
-        return logits.unflatten(1, levels.shape[1:3]).transpose(0, 1)
+        return self.model.segmentor.classify_levels(output.decoder_hidden_states or (), conditions, mask)
 
     def _language(self, output: XSamOutput, batch: TrainingBatch) -> Tensor:
         inputs, config = batch.inputs, self.model.config

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from xsam_model.losses.point_sampling import PointSampling
+from xsam_model.losses.targets import LossWeights
 from xsam_model.training.loop.network import CLOSED_KINDS, StageKind, XSamTraining
 from xsam_model.training.loop.optimizers import Muon, is_matrix
-from xsam_model.training.losses.point_sampling import PointSampling
-from xsam_model.training.losses.targets import LossWeights
 from xsam_model.training.samples.variation import Variation
 
 # Modules of XSamTraining that each stage trains; all others are frozen.

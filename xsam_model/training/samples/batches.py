@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xsam_model.layers.region_sampling import choose_region_points
+from xsam_model.losses.losses import IGNORED_TOKEN
+from xsam_model.losses.targets import Targets
 from xsam_model.processing_xsam import XSamProcessor
 from xsam_model.prompts.templates import IMAGE_MARK, REGION_MARK, clean_category
-from xsam_model.training.losses.losses import IGNORED_TOKEN
-from xsam_model.training.losses.targets import Targets
 from xsam_model.training.samples.conversations import Conversation, Writer, class_names, without_empty_masks
 from xsam_model.training.samples.samples import TrainingSample
 from xsam_model.training.samples.variation import Prompt, Variation

@@ -3,10 +3,10 @@ import torch
 from rectangles import NAMES
 
 from xsam_model import XSamConfig, XSamForSegmentation
+from xsam_model.losses.point_sampling import PointSampling
+from xsam_model.losses.targets import LossWeights
 from xsam_model.training.loop.network import CLOSED_KINDS, XSamTraining, splice_labels
 from xsam_model.training.loop.stages import parameter_groups, published, read_stage, select_parameters
-from xsam_model.training.losses.point_sampling import PointSampling
-from xsam_model.training.losses.targets import LossWeights
 from xsam_model.training.samples.variation import Variation
 
 FIXED = Variation(all_categories_share=1.0, borrowed_prompts_share=0.0, fixed_wording_share=1.0)

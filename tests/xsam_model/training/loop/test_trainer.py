@@ -11,14 +11,14 @@ from safetensors.torch import load_file
 
 from tests.support.fork_server import fork_server
 from xsam_model import XSamForSegmentation, XSamProcessor
+from xsam_model.losses.point_sampling import PointSampling
+from xsam_model.losses.targets import LossWeights
 from xsam_model.training.__main__ import main
 from xsam_model.training.export_model import export_model
 from xsam_model.training.loop.config import SourceConfig, TrainingConfig, read_config
 from xsam_model.training.loop.launch import STOPPED, launch
 from xsam_model.training.loop.stages import StageConfig
 from xsam_model.training.loop.trainer import train
-from xsam_model.training.losses.point_sampling import PointSampling
-from xsam_model.training.losses.targets import LossWeights
 from xsam_model.training.samples.sources import BatchPlan
 
 ROOT = Path(__file__).parents[4]

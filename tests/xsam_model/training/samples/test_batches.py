@@ -6,8 +6,8 @@ import pytest
 import torch
 from rectangles import NAMES, Rectangles
 
+from xsam_model.losses.losses import IGNORED_TOKEN
 from xsam_model.prompts.templates import ANSWERS, QUESTIONS
-from xsam_model.training.losses.losses import IGNORED_TOKEN
 from xsam_model.training.samples.batches import BatchBuilder
 from xsam_model.training.samples.loading import Share, StageBatches
 from xsam_model.training.samples.samples import TrainingSample

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from xsam_model.training.losses.targets import LossWeights
+from xsam_model.losses.targets import LossWeights
 
 
 def pair_costs(
@@ -56,6 +55,10 @@ def match(costs: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor, Tensor,
         Level, decode, query and ground-truth mask (position in `Targets`) of each pair: (P,) int64 each, on the device
         of `costs`, ordered by level, then decode. A decode with more masks than queries leaves some out.
     """
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError as error:
+        raise ImportError("a loss needs SciPy, which labels are matched with: pip install scipy") from error
     # The solver raises an error for NaN. It runs on the CPU, so the costs of all levels are copied at once.
     matrices = costs.nan_to_num(1e6, 1e6, -1e6).cpu().numpy()
     starts = [sum(counts[:index]) for index in range(len(counts))]

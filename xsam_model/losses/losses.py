@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xsam_model.training.losses.matching import match, pair_costs
-from xsam_model.training.losses.point_sampling import PointSampling, RandomPoints, read_at, uncertain_points
-from xsam_model.training.losses.targets import LossWeights, Targets
+from xsam_model.losses.matching import match, pair_costs
+from xsam_model.losses.point_sampling import PointSampling, RandomPoints, read_at, uncertain_points
+from xsam_model.losses.targets import LossWeights, Targets
 
 IGNORED_TOKEN = -100  # the label that transformers and torch's cross-entropy leave out
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from xsam_model.training.losses.losses import SegmentationLoss, cross_entropy_at_points, dice_at_points, language_loss
-from xsam_model.training.losses.matching import match, pair_costs
-from xsam_model.training.losses.point_sampling import PointSampling, RandomPoints, read_at, uncertain_points
-from xsam_model.training.losses.targets import LossWeights, Targets
+from xsam_model.losses.losses import SegmentationLoss, cross_entropy_at_points, dice_at_points, language_loss
+from xsam_model.losses.matching import match, pair_costs
+from xsam_model.losses.point_sampling import PointSampling, RandomPoints, read_at, uncertain_points
+from xsam_model.losses.targets import LossWeights, Targets
 
 SAMPLING = PointSampling(num_points=64)
 
