@@ -41,7 +41,6 @@ class XSamPhi3Attention(Phi3Attention):
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None,
-        past_key_values: Cache | None = None,
         **options: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend from each token to those before it.
@@ -53,8 +52,8 @@ class XSamPhi3Attention(Phi3Attention):
             hidden_states: (B, L, C).
             position_embeddings: cosines and sines of the tokens' angles, (1 or B, L, rotated channels) each.
             attention_mask: as the attention implementation of transformers takes it.
-            past_key_values: cache of earlier tokens, to which these are added.
-            options: for the attention implementation.
+            options: for the attention implementation; and the cache of earlier tokens, to which these are added, as
+                `past_key_values` or, from transformers 5.24 on, as `cache`.
 
         Returns:
             (B, L, C), and the attention weights if the implementation returns them.
@@ -62,15 +61,19 @@ class XSamPhi3Attention(Phi3Attention):
         is_right_padded = options.pop("is_right_padded", False)
         # `rotate` writes into preallocated memory, which autograd does not support.
         if torch.is_grad_enabled():
-            return super().forward(hidden_states, position_embeddings, attention_mask, past_key_values, **options)
+            return super().forward(hidden_states, position_embeddings, attention_mask, **options)
+        earlier: Cache | None = None
+        for name in ("past_key_values", "cache"):
+            if (given := options.pop(name, None)) is not None:
+                earlier = given
         num_queries, num_keys = self.config.num_attention_heads, self.num_key_value_heads
         # Queries and keys lie side by side in the product, so one call rotates both.
         heads = self.qkv_proj(hidden_states).unflatten(-1, (-1, self.head_dim))
         rotated = rotate(heads[..., : num_queries + num_keys, :], *position_embeddings)
         query, key = (part.transpose(1, 2) for part in rotated.split((num_queries, num_keys), dim=2))
         value = heads[..., num_queries + num_keys :, :].transpose(1, 2)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+        if earlier is not None:
+            key, value = earlier.update(key, value, self.layer_idx)
         window, attention = getattr(self.config, "sliding_window", None), self.config._attn_implementation
         if is_right_padded and attention == "sdpa" and window and query.shape[2] > window:
             return self.o_proj(attend_in_window(query, key, value, window, self.scaling).flatten(2)), None
