@@ -240,7 +240,8 @@ def test_the_loss_is_that_of_training_without_words(tiny_model, tiny_processor, 
         token_labels=torch.full_like(inputs["input_ids"], IGNORED_TOKEN),
     )  # fmt: skip
     expected = XSamTraining(tiny_model, "mixed")(batch)
-    torch.testing.assert_close(loss, expected["classes"] + expected["mask"] + expected["dice"])
+    # Training asks for all hidden states, whose last bits differ, and with them which points count as uncertain.
+    torch.testing.assert_close(loss, expected["classes"] + expected["mask"] + expected["dice"], rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize(
