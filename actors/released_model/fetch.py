@@ -155,6 +155,9 @@ def _convert(wanted: ReleasedModel, places: dict[str, Path], say: Callable[[str]
                     ),
                     lambda text: say(text.replace(str(folder), str(wanted.output))),
                 )
+                # Its command names the folder that was written to, which is renamed in the end.
+                card = folder / "README.md"
+                card.write_text(card.read_text(encoding="utf-8").replace(folder.name, wanted.output.name), "utf-8")
                 if wanted.picture:
                     say(_label(folder, wanted.picture, wanted.categories))
             except BaseException:

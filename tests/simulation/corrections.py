@@ -135,6 +135,11 @@ def run_import(number: int) -> int:
     return 0 if export.run_import(URI, str(number), CHOICE, CONSOLE) else 1
 
 
+def has_run(life: Life, edited: Edited) -> bool:
+    """Whether a file has been imported as a run, whole or not."""
+    return any(path.endswith(f"/{_run_id(edited)}/plan.json") for path in life.network.objects.held)
+
+
 def check_current(life: Life) -> None:
     """What people have left in an image is what is current, and what they have deleted is gone."""
     with _opened(life) as opened:

@@ -233,6 +233,9 @@ def _import(life: Life) -> None:
             break
     else:
         raise Broken(f"{TRIES} more tries of an import end with {ended[left[0]].code}: {ended[left[0]].why}")
+    # What a file says may be new only since another one was imported: then it has had no run yet.
+    for file in [file for file, edited in life.files.items() if not corrections.has_run(life, edited)]:
+        _alone(life, Order("import", 0.0, file=file))
     before = dict(life.network.objects.held)
     for file in life.files:
         _alone(life, Order("import", 0.0, file=file))

@@ -112,7 +112,9 @@ def test_an_interrupted_download_goes_on_and_becomes_a_model_that_has_labeled_a_
     weights = from_hf(XSamForSegmentation.from_pretrained(output).state_dict())
     assert all(torch.equal(weights[name], expected[name][: len(weights[name])]) for name in weights)
     assert "model-00001-of-00002.safetensors" not in str(listing(tmp_path / "cache"))
-    assert "microsoft/Phi-3-mini-4k-instruct" in (output / "README.md").read_text()
+    card = (output / "README.md").read_text()
+    assert "microsoft/Phi-3-mini-4k-instruct" in card
+    assert "--output x-sam " in card
     assert not list(tmp_path.glob("writing-*"))
 
 
