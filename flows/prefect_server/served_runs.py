@@ -6,14 +6,13 @@ import contextlib
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
-import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.exceptions import PrefectException
 
 from pipelines.redaction import redacted
 
@@ -35,7 +34,9 @@ class ServedRuns:
     def __init__(self, deployment_id: UUID, say: Callable[[str], object], every_s: float) -> None:
         self._say, self._every_s = say, every_s
         self._deployment = DeploymentFilter.model_validate({"id": {"any_": [deployment_id]}})
-        self._told: dict[UUID, str] | None = None
+        self._told: dict[UUID, str] = {}
+        self._since = datetime.now(UTC)
+        self._problem = ""
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="served-runs", daemon=True)
         self._thread.start()
@@ -48,8 +49,11 @@ class ServedRuns:
     def _run(self) -> None:
         is_over = False
         while True:
-            with contextlib.suppress(httpx.HTTPError, PrefectException), get_client(sync_client=True) as client:
-                self._look(client)
+            try:
+                with get_client(sync_client=True) as client:
+                    self._look(client)
+            except Exception as error:  # noqa: BLE001 - whatever a server or what stands before it answers
+                self._tell_problem(error)
             if is_over:
                 return
             is_over = self._is_over.wait(self._every_s)
@@ -61,19 +65,26 @@ class ServedRuns:
             sort=FlowRunSort.EXPECTED_START_TIME_DESC,
             limit=_LATEST,
         )
-        states = {run.id: run.state_name or "" for run in found}
-        if self._told is not None:  # what was before is not told
-            for run in reversed(found):
-                if self._told.get(run.id) != states[run.id]:
-                    self._say(_line(run))
-        self._told = states
+        for run in reversed(found):
+            assert run.state is not None, "runs are chosen by their states"
+            is_known = self._told.get(run.id) == run.state.name
+            self._told[run.id] = run.state.name or ""
+            if not is_known and run.state.timestamp > self._since:  # what was before is not told
+                self._say(_line(run, run.state))
+        self._problem = ""
+
+    def _tell_problem(self, error: Exception) -> None:
+        """Say once that nothing can be told, until something can."""
+        problem = redacted(f"{type(error).__name__}: {error}").partition("\n")[0]
+        if not self._problem:
+            with contextlib.suppress(OSError):  # a terminal that has gone
+                self._say(f"the server does not tell of runs ({problem}); they go on, and it is asked again")
+        self._problem = problem
 
 
-def _line(run: FlowRun) -> str:
+def _line(run: FlowRun, state: State[Any]) -> str:
     """Return what has become of a run, with the time and the reason."""
-    state = run.state
-    assert state is not None, "runs are chosen by their states"
-    at = (state.timestamp or datetime.now(UTC)).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    at = state.timestamp.astimezone().strftime("%Y-%m-%d %H:%M:%S")
     if state.is_running():
         return f"{at} run started"
     took = f" after {run.total_run_time.total_seconds():.0f} s" if run.total_run_time else ""

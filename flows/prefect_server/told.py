@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 import shlex
@@ -21,6 +22,7 @@ from pipelines.types import ShardReceipt
 
 # Each update is a request to the server.
 _ARTIFACT_INTERVAL_S = 10.0
+_MAX_NAME = 60
 
 Artifact = tuple[str, str, dict[str, Any]]
 """What it shows; its kind: "table", "markdown" or "event"; what creates it is called with."""
@@ -99,9 +101,11 @@ class PrefectObserver:
 def artifact_key(output: str, what: str) -> str:
     """Return the key under which Prefect keeps what artifacts show of one output, run after run.
 
-    Prefect allows lowercase letters, digits and dashes.
+    Prefect allows lowercase letters, digits and dashes. A name that is cut, or that loses other letters, has a digest.
     """
     name = "-".join(re.findall("[a-z0-9]+", output.lower()))
+    if len(name) > _MAX_NAME or not re.fullmatch(r"[a-z0-9:/._ -]+", output.lower()):
+        name = f"{name[-_MAX_NAME:].strip('-')}-{hashlib.sha256(output.encode()).hexdigest()[:6]}".lstrip("-")
     return f"{name}-{what}"
 
 

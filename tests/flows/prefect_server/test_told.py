@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, cast
 from prefect.events.schemas.events import Event
 
 from actors.pool.runner import PoolEvent
-from flows.prefect_server.told import PrefectObserver, artifacts, ended_text
+from flows.prefect_server.told import PrefectObserver, artifact_key, artifacts, ended_text
 from flows.run.planning import PlannedRun
 from flows.run.summary import RunSummary
 from pipelines.planning.coverage import UpdateCounts
@@ -99,3 +100,9 @@ def test_each_output_has_artifacts_of_its_own_and_the_report_is_told_in_words() 
         assert [values["key"] for _, _, values in made] == [f"{name}-counts", f"{name}-summary"]
         assert f"`xsam-label report {shlex.quote(output)}`" in made[1][2]["markdown"]
         assert "s3://cats/report.html" in made[1][2]["markdown"]
+
+
+def test_outputs_whose_names_prefect_does_not_take_are_told_apart() -> None:
+    keys = [artifact_key(output, "counts") for output in ("/данные/кот", "/метки/пёс", "/a" * 50, "/a" * 51)]
+    assert len(set(keys)) == 4
+    assert all(re.fullmatch("[a-z0-9][a-z0-9-]{0,80}", key) for key in keys)

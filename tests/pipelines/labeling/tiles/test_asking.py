@@ -255,3 +255,21 @@ def test_a_tiff_of_which_one_part_is_damaged_is_quarantined_as_not_decoded(tmp_p
     path.write_bytes(data[:start] + b"\x55" * count + data[start + count :])
     found = label(path)
     assert (found.status, found.reason, found.stage) == (Status.QUARANTINED, Reason.CORRUPT, "decode")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"), [(MemoryError(), Reason.OUT_OF_MEMORY), (KeyError("x"), Reason.MODEL_FAILED)]
+)
+def test_a_picture_whose_tiles_cannot_be_joined_fails_alone(
+    error: Exception, reason: Reason, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("pipelines.labeling.tiles.asking.join_instances", fail)
+    images = [image_of(paint(size, count=3, longest=20, seed=1)) for size in ((200, 200), (60, 60))]
+    tiling = Tiling(tiles=TILES, max_masks=10)
+    large, small = tiling.ask(images, [[THING], [THING]], ColorPredictor(), ModelClock(), batch_size=4)
+    assert large.reason is reason
+    assert small.reason is None
+    assert small.answer.masks
