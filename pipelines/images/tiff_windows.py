@@ -104,6 +104,7 @@ def tiff_windows(image: TiffImageFile, data: bytes) -> TiffWindows | None:
     if not is_plain:
         return None
     try:
+        import imagecodecs  # noqa: F401  (without it a part may decode to more than it says)
         from tifffile import TiffFile
 
         page = TiffFile(io.BytesIO(data)).pages[0]
@@ -115,6 +116,8 @@ def tiff_windows(image: TiffImageFile, data: bytes) -> TiffWindows | None:
         page.decode  # noqa: B018  (whether there is a decoder is found out here)
     except Exception:  # noqa: BLE001 - whatever is wrong, the decoder of whole pictures tells what
         return None
-    if not (is_whole and has_size and len(places) == num_segments and segment_bytes <= _MAX_SEGMENT_BYTES):
+    # Or parts would be decoded again for each tile of a row.
+    is_held = segment_bytes <= _MAX_SEGMENT_BYTES and int(page.chunked[1]) * segment_bytes <= _HELD_BYTES
+    if not (is_whole and has_size and len(places) == num_segments and is_held):
         return None
     return TiffWindows(data, page)
