@@ -95,6 +95,9 @@ def source_of(module: str) -> Path:
 
 def _check_module(arguments: list[str]) -> None:
     dash_m, module, *rest = arguments
+    if dash_m.startswith("examples/"):
+        assert (REPOSITORY / dash_m).is_file(), f"there is no {dash_m}"
+        return
     assert dash_m == "-m", arguments
     if module == "pytest":
         paths = [word for word in itertools.takewhile(lambda word: word != "-k", rest) if not word.startswith("-")]

@@ -66,8 +66,13 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallRun:
 
 @pytest.fixture
 def shown_by(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Let the process do something else."""
+    """Let the process do something else; there is none yet, though a test before may have left one."""
+    _close_all()
     yield lambda does: monkeypatch.setattr(show_process, "_PROGRAM", PROGRAM.format(does=does))
+    _close_all()
+
+
+def _close_all() -> None:
     for process in show_process._running:
         process.close()
     show_process._running.clear()

@@ -27,7 +27,7 @@ def test_the_time_of_a_run_begins_before_its_images_are_listed(tmp_path, monkeyp
     planned = planning.planned_run(config, on_listed=listed.append)
     with as_driver(BrightPredictor()), planned as run, planning.at_hand(run):
         if prefect:
-            summary = label_collection._label_run(config, label_collection.PrefectReporter())
+            summary, _ = label_collection._label_run(config, label_collection.PrefectReporter())
         else:
             summary = engine.run_directly(config, Silent())
     assert listed
