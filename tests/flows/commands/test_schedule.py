@@ -31,7 +31,7 @@ from pipelines.query.database import open_database
 from pipelines.storage.store import open_store
 from pipelines.table.reader import open_table
 from tests.flows.conftest import Ended, photograph
-from tests.support.drivers import REPOSITORY, Driver, PrefectServer, driver, run_file
+from tests.support.drivers import REPOSITORY, Driver, PrefectServer, driver, run_file, wait_until
 
 # Of the test alone: the first one here may also wait for the Prefect server to start.
 pytestmark = pytest.mark.timeout(175, func_only=True)
@@ -95,10 +95,10 @@ def serving(config: Path, name: str, interval_s: int, environment: dict[str, str
 
 
 def end_by(number: signal.Signals, served: Driver) -> tuple[int, str]:
-    """Send a signal to `serve` alone; return its exit code and what it printed. Nothing of it is left."""
+    """Send a signal to `serve` alone; return its exit code and what it printed. Soon nothing of it is left."""
     served.process.send_signal(number)
     code, out, err = served.end(90)
-    assert served.relatives() == []
+    wait_until(lambda: not served.relatives(), 30, lambda: str(served.relatives()))
     return code, out + err
 
 
