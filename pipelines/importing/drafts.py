@@ -63,7 +63,8 @@ class ImportDraft:
         """
         with query_errors(self.store):
             held = read_held(self.store, [image.image_id for image in edited.images], self.run_id)
-        self._check_output(edited, held)
+        if planned is None:
+            self._check_output(edited, held)
         self.names.know(mask.prompt.category_name for image in held.values() for mask in image.masks)
         self.num_unreviewed = edited.num_unreviewed
         labels, untold = frozenset(map(self.names.name_of, edited.names)), dict[str, int]()
@@ -79,7 +80,8 @@ class ImportDraft:
             except UntoldError as error:
                 untold[image.image_id] = error.number
         self._check_told(untold)
-        self._check_left_out(len(edited.images))
+        if planned is None:  # else the run is there, and ends with what is left of it
+            self._check_left_out(len(edited.images))
 
     def _answer(self, image: EditedImage, held: HeldImage, labels: frozenset[str], *, is_planned: bool) -> None:
         if is_planned and image.shown is None:

@@ -325,6 +325,29 @@ def test_a_killed_import_goes_on_by_the_same_file(tmp_path: Path, monkeypatch: p
     ]  # fmt: skip
 
 
+def test_a_killed_import_of_images_that_have_all_changed_since_ends_without_an_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, _ = write_output(tmp_path / "o", {"a": [mask(CAT, A)]}, common=[CAT])
+    edited = Edited(store, tmp_path / "e.json")
+    edited.document["annotations"][0]["segmentation"] = rle.encode(C).to_coco()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(imports, "_commit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        edited.imported()
+    monkeypatch.undo()
+    relabeled(store, [mask(CAT, B)], version=2)
+    imported = (
+        edited.imported()
+    )  # a new file would be refused, but this run is planned, and must not stay without an end
+    assert (imported.num_images, len(imported.left_out)) == (0, 1)
+    assert not verify(store, imported.run_id).problems
+    assert current(store) == {("cat", "model"): 1}
+
+
 def test_of_two_imports_at_once_none_loses_what_the_other_has_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
