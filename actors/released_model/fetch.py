@@ -17,6 +17,7 @@ from actors.released_model.hub_files import FetchError, HubFiles, cache_folder, 
 from pipelines.images.decode import DecodeError, decode_image
 from pipelines.masks import rle
 from pipelines.masks.drawing import LabeledMask, contact_sheet, draw_masks
+from pipelines.redaction import redacted
 from pipelines.types import ImageRef
 from xsam_model.conversion.base_models import CONFIG_FILE
 from xsam_model.conversion.checkpoints import CheckpointError
@@ -139,7 +140,7 @@ def _existing(place: Path) -> Path:
 
 
 def _convert(wanted: ReleasedModel, places: dict[str, Path], say: Callable[[str], None]) -> None:
-    checkpoint = _file_of(places["checkpoint"], wanted)
+    checkpoint, unlabeled = _file_of(places["checkpoint"], wanted), ""
     try:
         with whole_folder(wanted.output.absolute()) as folder:
             try:
@@ -159,12 +160,26 @@ def _convert(wanted: ReleasedModel, places: dict[str, Path], say: Callable[[str]
                 card = folder / "README.md"
                 card.write_text(card.read_text(encoding="utf-8").replace(folder.name, wanted.output.name), "utf-8")
                 if wanted.picture:
-                    say(_label(folder, wanted.picture, wanted.categories))
+                    unlabeled = _try(folder, wanted.picture, wanted.categories, say)
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
     except (CheckpointError, OSError) as error:
         raise FetchError(f"{error}; {wanted.output} was not written") from error
+    if unlabeled:
+        raise FetchError(
+            f"{wanted.output} is written and whole, but {wanted.picture} could not be labeled here: {unlabeled}. It is "
+            "used as any model (`xsam-label run --model`); --no-picture leaves the trial out"
+        )
+
+
+def _try(folder: Path, picture: Path, categories: tuple[str, ...], say: Callable[[str], None]) -> str:
+    """Label a picture; return why that could not be done, empty if it was. Hours of work are not lost for it."""
+    try:
+        say(_label(folder, picture, categories))
+    except Exception as error:  # noqa: BLE001 - no room on the GPU, names that the processor refuses, ...
+        return redacted(f"{type(error).__name__}: {error}").partition("\n")[0]
+    return ""
 
 
 def _read(picture: Path) -> NDArray[np.uint8]:

@@ -139,8 +139,12 @@ def fetch_files(wanted: HubFiles, *, with_bar: bool) -> Path:
         for file in wanted.files:
             if file.sha256 and not _cached(wanted.repo_id, file.name, wanted.commit):
                 _fetch_large(wanted, file, with_bar=with_bar)
-        # By the name of the revision, which the cache then knows without the Hub.
-        places = [_api().hf_hub_download(wanted.repo_id, one.name, revision=wanted.revision) for one in wanted.files]
+        places = [_api().hf_hub_download(wanted.repo_id, one.name, revision=wanted.commit) for one in wanted.files]
+        if wanted.revision != wanted.commit:  # so that the cache knows the revision without the Hub
+            folder = cache_folder() / repo_folder_name(repo_id=wanted.repo_id, repo_type="model")
+            ref = folder / "refs" / wanted.revision
+            ref.parent.mkdir(parents=True, exist_ok=True)
+            ref.write_text(wanted.commit, encoding="utf-8")
     return Path(places[0]).parents[wanted.files[0].name.count("/")]
 
 
@@ -154,6 +158,8 @@ def _fetch_large(wanted: HubFiles, file: HubFile, *, with_bar: bool) -> None:
     with WeakFileLock(locks / f"{file.sha256}.lock"):
         if partial.with_suffix("").exists():
             return
+        if partial.exists() and partial.stat().st_size > file.num_bytes:
+            partial.unlink()  # of another program: no server would go on with it
         with partial.open("ab") as beginning:
             http_get(
                 hf_hub_url(wanted.repo_id, file.name, revision=wanted.commit, endpoint=constants.ENDPOINT),
@@ -178,7 +184,7 @@ def _api() -> HfApi:
 
 
 def _token() -> str | bool:
-    return os.environ.get("HF_TOKEN") or False
+    return os.environ.get("HF_TOKEN", "").strip() or False
 
 
 def _cached(repo_id: str, name: str, revision: str) -> str | None:
@@ -227,7 +233,7 @@ def _explained(option: str, repo_id: str, revision: str) -> Iterator[None]:
             f"{option}: HF_HUB_OFFLINE is set, and {cache_folder()} does not hold {repo_id} at {revision}; unset it, "
             "or name a folder"
         ) from None
-    except _NETWORK_ERRORS as error:
+    except (*_NETWORK_ERRORS, ValueError) as error:  # the latter of answers that are no JSON, and of odd tokens
         reason = redacted(str(error).strip().partition("\n")[0]) or type(error).__name__
         raise FetchError(
             f"{option}: {address} cannot be fetched: {reason}; the same command goes on with what has come, which is "

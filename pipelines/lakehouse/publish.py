@@ -22,7 +22,7 @@ from pipelines.errors import PlanError, StorageError
 from pipelines.lakehouse.current_files import CurrentFile, find_current, read_parts
 from pipelines.lakehouse.delta_log import DeltaLog, LoggedFile, read_delta_log, schema_string, write_version
 from pipelines.layout import KINDS, Kind, current_name
-from pipelines.planning.erasures import read_forgotten
+from pipelines.planning.erasures import Erasure, read_forgotten
 from pipelines.planning.plan import check_no_plan_lost
 from pipelines.query.database import open_database, take_snapshot
 from pipelines.query.files import StoreFileSystem, query_errors
@@ -91,25 +91,38 @@ def publish_delta(
     for _ in range(_TRIES):
         on_step("reading the logs")
         logs = {kind: read_delta_log(store, kind) for kind in KINDS}
-        if not is_erasing and read_forgotten(store).unfinished:
+        forgotten = read_forgotten(store)
+        if not is_erasing and forgotten.unfinished:
             raise PlanError(f"{store.uri}: images are being forgotten; publish once `forget` has ended")
-        if _publish_once(store, logs, done, on_step):
+        known = None if is_erasing else forgotten.erasures
+        if _publish_once(store, logs, done, on_step, known):
             return list(done.values())
     raise PlanError(f"{store.uri}: others publish it all the time; run the same command again")
 
 
 def _publish_once(
-    store: Store, logs: dict[Kind, DeltaLog], done: dict[Kind, PublishedTable], on_step: Callable[[str], None]
+    store: Store,
+    logs: dict[Kind, DeltaLog],
+    done: dict[Kind, PublishedTable],
+    on_step: Callable[[str], None],
+    erasures: tuple[Erasure, ...] | None,
 ) -> bool:
-    """Publish what is committed now; return whether no other publisher came before."""
+    """Publish what is committed now; return whether nobody came between: no other publisher, and no erasure.
+
+    Args:
+        store: the output.
+        logs, done: of each table.
+        on_step: as of ``publish_delta``.
+        erasures: those that were known before; None if this is part of one.
+    """
     on_step("reading commits")
     snapshot = take_snapshot(store)
     if not any(run.committed_shards for run in snapshot.files.values()):
         raise PlanError(f"{store.uri}: no shard is committed; there is nothing to publish")
     with query_errors(store), contextlib.closing(open_database(store, snapshot=snapshot)) as database:
         changes = {kind: _change(logs[kind], find_current(database, snapshot, kind)) for kind in KINDS}
-        if any(changes.values()):
-            probe_create_only(store)
+        if any(changes.values()) and erasures is not None:  # an erasure has to end wherever it was begun
+            probe_create_only(store, "publish a copy of the output in one")
         for kind, (log, change) in ((kind, (logs[kind], changes[kind])) for kind in KINDS):
             done[kind].version, done[kind].num_files = log.version, len(log.files)
             if change is None:
@@ -121,6 +134,9 @@ def _publish_once(
             except BaseException:
                 _discard(store, names)
                 raise
+            if erasures is not None and read_forgotten(store).erasures != erasures:
+                _discard(store, names)  # it may show images that were forgotten meanwhile, by who found no table yet
+                return False
             runs = {file.run_id for file in (*change.whole, *change.parts)}
             # If this raises, nothing is discarded: the put may still arrive, and would then name files that are gone.
             if not write_version(store, log, added, change.removed, runs):

@@ -281,10 +281,16 @@ def _check_output_name(uri: str) -> None:
         raise StorageError(f"{uri!r}: a URI has two slashes; did you mean {scheme}{slashes}{rest.lstrip('/')} ?")
 
 
-def probe_create_only(store: Store) -> None:
+def probe_create_only(
+    store: Store, without: str = "set output.single_driver = true and run one driver at a time"
+) -> None:
     """Check that the store refuses a second create-only put; without that, two drivers could both commit a shard.
 
     Some S3 servers ignore If-None-Match and answer "success", so only trying tells.
+
+    Args:
+        store: the output.
+        without: what else can be done than to use another store.
 
     Raises:
         StorageError: the store cannot be written, or accepts the second put.
@@ -300,7 +306,7 @@ def probe_create_only(store: Store) -> None:
     if accepted:
         raise StorageError(
             f"{store.uri}: this store ignores conditional writes (If-None-Match), so it cannot guarantee that a shard "
-            "is committed once. Use another store, or set output.single_driver = true and run one driver at a time."
+            f"is committed once. Use another store, or {without}."
         )
 
 

@@ -131,6 +131,33 @@ def test_all_that_is_in_the_cache_is_used_without_the_hub(
             "--vision-model", "HF_HUB_OFFLINE", "google/other")  # fmt: skip
 
 
+def test_a_picture_that_cannot_be_labeled_costs_no_model(
+    fetch: Fetch, hub: dict[str, Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(*_: object) -> str:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("actors.released_model.fetch._label", out_of_memory)
+    ended = fetch()
+    assert ended.code == 2
+    assert "is written and whole, but" in ended.err
+    assert "CUDA out of memory" in ended.err
+    assert XSamForSegmentation.from_pretrained(tmp_path / "x-sam")
+
+
+@pytest.mark.parametrize("token", ["\u201dhf_typed\u201d", "hf_mounted\n"])
+def test_an_odd_token_gets_one_message_or_is_taken_without_its_line_end(
+    token: str, fetch: Fetch, hub: dict[str, Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", token)
+    ended = fetch("--dry-run")
+    if token.isascii():
+        assert (ended.code, ended.err) == (0, "")
+    else:
+        refused(ended, tmp_path, "cannot be fetched")
+        assert "typed" not in ended.err
+
+
 def test_folders_are_used_as_they_are(fetch: Fetch, hub: dict[str, Hub], released: Path, tmp_path: Path) -> None:
     before = listing(released)
     parts = {"--checkpoint": "checkpoint", "--text-model": "text", "--vision-model": "vision", "--mask-encoder": "mask"}

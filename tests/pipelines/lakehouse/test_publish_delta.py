@@ -337,6 +337,58 @@ def test_forgotten_images_leave_nothing_in_a_published_table(tmp_path: Path) -> 
     check_seen(store)
 
 
+def test_a_log_that_no_listing_shows_yet_is_found_by_forgetting(tmp_path: Path, monkeypatch: Any) -> None:
+    store = label(tmp_path, ["jane", "b"], RUN)  # type: ignore[arg-type]
+    publish_delta(store)
+    find = Store.find
+    monkeypatch.setattr(Store, "find", lambda *to: {} if "_delta_log" in to[1] else find(*to))
+    forget(store, choose(store, images_where="image_id = 'jane'"))
+    assert versions(store) == [1, 1]
+    assert not any(b"jane" in store.read(delta_log_name(kind, 0)) for kind in KINDS)
+
+
+def test_what_is_forgotten_beside_a_first_publication_is_not_in_it(tmp_path: Path) -> None:
+    store = label(tmp_path, ["jane", "b"], RUN)  # type: ignore[arg-type]
+    told: list[str] = []
+
+    def meanwhile(step: str) -> None:
+        told.append(step)
+        if told.count("read the footer of file 1 of 1") == 1 and step.startswith("read the footer"):
+            forget(store, choose(store, images_where="image_id = 'jane'"))
+
+    publish_delta(store, on_step=meanwhile)
+    assert told.count("reading the logs") == 2
+    for kind in KINDS:
+        assert not any("jane" in row for row in written_rows(store, kind))
+        assert all(store.exists(name) for name in read_delta_log(store, kind).files)
+    check_seen(store)
+
+
+def test_where_create_only_writes_are_not_to_be_had_forgetting_ends_all_the_same(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    store = label(tmp_path, ["jane", "b"], RUN)  # type: ignore[arg-type]
+    publish_delta(store)
+    label(tmp_path, "b", "again", 2)
+    create = Store.create
+    monkeypatch.setattr(Store, "create", lambda *to: create(*to) or "probe" in to[1])
+    with pytest.raises(StorageError, match="publish a copy of the output in one"):
+        publish_delta(store)
+    erased = forget(store, choose(store, images_where="image_id = 'jane'"))
+    assert (erased.left, erased.problems) == ([], [])
+
+
+def test_vacuum_tells_what_it_has_removed_although_a_log_is_damaged(tmp_path: Path) -> None:
+    store = label(tmp_path, "abde", RUN)
+    label(tmp_path, "a", "second", 2)
+    publish_delta(store)
+    store.write(delta_log_name("annotations", 0), b"{")
+    ended = command("vacuum", store.uri, "--older-than", "0")
+    assert ended.code == 1
+    assert "0 leftovers removed" in ended.out
+    assert "no version of a Delta log" in ended.out + ended.errors
+
+
 def test_forgetting_leaves_a_log_of_others_alone_and_says_so(tmp_path: Path) -> None:
     store = label(tmp_path, "ab", RUN)
     label(tmp_path, "a", "again", 2)
