@@ -4,6 +4,7 @@ Depends on PyTorch, transformers, NumPy and Pillow, and on nothing else of this 
 """
 
 import sys
+from contextlib import suppress
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
@@ -80,24 +81,42 @@ def _is_loading(name: str) -> bool:
     return getattr(sys.modules[name].__spec__, "_initializing", False)
 
 
+_AUTO = "transformers.models.auto"
+
+
 class _RegisteringLater(MetaPathFinder):
-    """Registers X-SAM as soon as transformers' Auto classes are imported: importing this package promises that."""
+    """Registers X-SAM as soon as transformers' Auto classes are imported: importing this package promises that.
+
+    They may be imported in the middle of another module, as by a configuration that X-SAM is made of; then X-SAM is
+    registered with the next of their modules, or when something of it is asked for.
+    """
+
+    def __init__(self) -> None:
+        self._is_looking = False
 
     def find_spec(
         self, name: str, _path: "Sequence[str] | None" = None, _target: "ModuleType | None" = None
     ) -> "ModuleSpec | None":
-        if name != "transformers.models.auto":
+        if not name.startswith(_AUTO) or self._is_looking:
             return None
-        sys.meta_path.remove(self)
-        spec = find_spec(name)
+        self._is_looking = True
+        try:
+            spec = find_spec(name)
+        finally:
+            self._is_looking = False
         if spec is not None and spec.loader is not None:
             load = spec.loader.exec_module
 
             def load_and_register(module: "ModuleType") -> None:
                 load(module)
                 # A module of this package that is being imported cannot be asked for yet; it registers what it holds.
-                if not any(_is_loading(name) for name in list(sys.modules) if name.startswith(f"{__name__}.")):
-                    _register()
+                if any(_is_loading(name) for name in list(sys.modules) if name.startswith(f"{__name__}.")):
+                    return
+                if self in sys.meta_path:
+                    # Nor can one of transformers that the network is made of.
+                    with suppress(ImportError):
+                        _register()
+                        sys.meta_path.remove(self)
 
             spec.loader.exec_module = load_and_register  # type: ignore[method-assign]
         return spec

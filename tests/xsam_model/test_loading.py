@@ -101,11 +101,14 @@ def test_flash_attention_is_refused_where_it_is_not_installed(chosen, tiny_folde
 
 
 @pytest.mark.slow
-def test_auto_classes_know_x_sam_whichever_package_is_imported_first(tiny_folder):
+@pytest.mark.parametrize(
+    "others", ["", "SamConfig, ", "SamModel, "]
+)  # which X-SAM is made of, and import the Auto classes
+def test_auto_classes_know_x_sam_whichever_package_is_imported_first(others, tiny_folder):
     program = (
         "import sys, xsam_model\n"
         "assert 'torch' not in sys.modules\n"
-        "from transformers import AutoConfig, AutoModel\n"
+        f"from transformers import {others}AutoConfig, AutoModel\n"
         "config = AutoConfig.from_pretrained(sys.argv[1])\n"
         "print(type(config).__name__, AutoModel._model_mapping[type(config)].__name__)\n"
     )
