@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -19,7 +20,7 @@ from pipelines.masks import rle
 from pipelines.masks.drawing import LabeledMask, contact_sheet, draw_masks
 from pipelines.redaction import redacted
 from pipelines.types import ImageRef
-from xsam_model.conversion.base_models import CONFIG_FILE
+from xsam_model.conversion.base_models import CONFIG_FILE, read_base_models, read_json
 from xsam_model.conversion.checkpoints import CheckpointError
 from xsam_model.conversion.new_output import OTHER_BYTES, check_new_folder, whole_folder
 from xsam_model.convert_xsam_to_hf import DTYPES, Conversion, convert
@@ -28,7 +29,7 @@ from xsam_model.segmenter import XSamSegmenter
 
 EXAMPLE = "example.png"
 _SUFFIXES = (".json", ".model", ".txt")  # of configuration and tokenizer
-_DRAWN_MASKS, _DRAWN_SCORE = 12, 0.3
+_TASK, _DRAWN_MASKS, _DRAWN_SCORE = "ovseg", 12, 0.3
 
 
 def fetch_model(
@@ -44,7 +45,8 @@ def fetch_model(
 
     Raises:
         FetchError: something is not there, cannot be fetched, does not fit on the disk or into the model, or the model
-            cannot be used. The output is untouched; what was fetched stays in the cache.
+            cannot be used. The output is untouched; what was fetched stays in the cache. Or the model is written, and
+            the picture could not be labeled; the message says so.
     """
     # One would warn of each connection that breaks, before it tries again, the other draw a bar while it loads.
     hub_logging.set_verbosity(hub_logging.ERROR)
@@ -65,11 +67,18 @@ def fetch_model(
     _check_room(found, wanted, say)
     if is_dry_run:
         return
-    # The checkpoint comes last: what is wrong with small files is found before hours of waiting.
-    for name in reversed(found):
-        if isinstance(part := found[name], HubFiles):
-            found[name] = fetch_files(part, with_bar=with_bar)
-    _convert(wanted, {name: part for name, part in found.items() if isinstance(part, Path)}, say)
+    with _written(wanted.output) as folder:
+        places: dict[str, Path] = {}
+        # The checkpoint comes last: what is wrong with the rest is found before hours of waiting.
+        for name in reversed(found):
+            if name == "checkpoint":
+                _check_small(wanted, places)
+            part = found[name]
+            places[name] = fetch_files(part, with_bar=with_bar) if isinstance(part, HubFiles) else part
+        _convert(wanted, places, folder, say)
+    # Only now, since a machine without the memory for it may kill the process.
+    if wanted.picture:
+        _try(wanted.output, wanted.picture, wanted.categories, say)
 
 
 def _check(wanted: ReleasedModel) -> None:
@@ -139,47 +148,71 @@ def _existing(place: Path) -> Path:
     return next(one for one in (place, *place.parents) if one.is_dir())
 
 
-def _convert(wanted: ReleasedModel, places: dict[str, Path], say: Callable[[str], None]) -> None:
-    checkpoint, unlabeled = _file_of(places["checkpoint"], wanted), ""
+@contextmanager
+def _written(output: Path) -> Iterator[Path]:
+    """Provide a folder that becomes the output, or is removed; nobody else writes this output meanwhile."""
     try:
-        with whole_folder(wanted.output.absolute()) as folder:
+        with whole_folder(output.absolute()) as folder:
             try:
-                convert(
-                    Conversion(
-                        checkpoint=checkpoint,
-                        text_model=places["text_model"],
-                        vision_model=places["vision_model"],
-                        mask_encoder=places["mask_encoder"],
-                        output=folder,
-                        config=wanted.config,
-                        dtype=wanted.dtype,
-                    ),
-                    lambda text: say(text.replace(str(folder), str(wanted.output))),
-                )
-                # Its command names the folder that was written to, which is renamed in the end.
-                card = folder / "README.md"
-                card.write_text(card.read_text(encoding="utf-8").replace(folder.name, wanted.output.name), "utf-8")
-                if wanted.picture:
-                    unlabeled = _try(folder, wanted.picture, wanted.categories, say)
+                check_new_folder(output)  # again: another process may have written it by now
+                yield folder
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
+    except FetchError:
+        raise
     except (CheckpointError, OSError) as error:
-        raise FetchError(f"{error}; {wanted.output} was not written") from error
-    if unlabeled:
-        raise FetchError(
-            f"{wanted.output} is written and whole, but {wanted.picture} could not be labeled here: {unlabeled}. It is "
-            "used as any model (`xsam-label run --model`); --no-picture leaves the trial out"
-        )
+        raise FetchError(f"{error}; nothing was written") from error
 
 
-def _try(folder: Path, picture: Path, categories: tuple[str, ...], say: Callable[[str], None]) -> str:
-    """Label a picture; return why that could not be done, empty if it was. Hours of work are not lost for it."""
+def _check_small(wanted: ReleasedModel, places: dict[str, Path]) -> None:
+    """Refuse base models that do not fit, and categories that their tokenizer cannot ask for."""
+    _, processor, _ = read_base_models(
+        places["text_model"],
+        places["vision_model"],
+        places["mask_encoder"],
+        read_json(wanted.config) if wanted.config else {},
+    )
+    if wanted.picture:
+        try:
+            processor.token_ids(wanted.categories, task=_TASK)
+        except ValueError as error:
+            raise FetchError(
+                f"--categories: the picture cannot be asked for these: {error} Name others, or give --no-picture; "
+                "nothing was written"
+            ) from error
+
+
+def _convert(wanted: ReleasedModel, places: dict[str, Path], folder: Path, say: Callable[[str], None]) -> None:
+    convert(
+        Conversion(
+            checkpoint=_file_of(places["checkpoint"], wanted),
+            text_model=places["text_model"],
+            vision_model=places["vision_model"],
+            mask_encoder=places["mask_encoder"],
+            output=folder,
+            config=wanted.config,
+            dtype=wanted.dtype,
+        ),
+        lambda text: say(text.replace(str(folder), str(wanted.output))),
+    )
+    # Its command names the folder that was written to, which is renamed in the end.
+    card = folder / "README.md"
+    card.write_text(card.read_text(encoding="utf-8").replace(folder.name, wanted.output.name), "utf-8")
+
+
+def _try(model: Path, picture: Path, categories: tuple[str, ...], say: Callable[[str], None]) -> None:
+    """Label a picture with a model that is written; hours of work are not lost if that cannot be done."""
     try:
-        say(_label(folder, picture, categories))
-    except Exception as error:  # noqa: BLE001 - no room on the GPU, names that the processor refuses, ...
-        return redacted(f"{type(error).__name__}: {error}").partition("\n")[0]
-    return ""
+        told = _label(model, picture, categories)
+    except Exception as error:
+        # no room on the GPU or in memory, a picture that has gone, no room on the disk for the drawing, ...
+        reason = redacted(f"{type(error).__name__}: {error}").partition("\n")[0]
+        raise FetchError(
+            f"the model is written to {model}, and whole; the picture {picture} could not be labeled: {reason}. Use "
+            "the model as any other (`xsam-label run --model`); another time give --no-picture, or other --categories"
+        ) from error
+    say(told)
 
 
 def _read(picture: Path) -> NDArray[np.uint8]:
@@ -200,7 +233,7 @@ def _label(folder: Path, picture: Path, categories: tuple[str, ...]) -> str:
     # Half the memory of float32: a model of this size is also looked at on machines that will never label with it.
     segmenter = XSamSegmenter.from_pretrained(folder, dtype=torch.bfloat16, device_map=device)
     (result,) = segmenter.segment(
-        [pixels], task="ovseg", conditions=[list(categories)], threshold=_DRAWN_SCORE, top_k=_DRAWN_MASKS
+        [pixels], task=_TASK, conditions=[list(categories)], threshold=_DRAWN_SCORE, top_k=_DRAWN_MASKS
     )
     found = result.segmentation
     assert isinstance(found, InstanceSegmentation)

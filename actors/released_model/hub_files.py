@@ -8,7 +8,9 @@ file again (2.4.0), which is much for one file of 9 to 18 GB.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +79,8 @@ class HubFiles:
         for file in self.files:
             if not _cached(self.repo_id, file.name, self.commit):
                 partial = _partial(self.repo_id, file)
-                left += file.num_bytes - (partial.stat().st_size if partial and partial.exists() else 0)
+                here = partial.stat().st_size if partial and partial.exists() else 0
+                left += file.num_bytes - (here if here <= file.num_bytes else 0)
         return left
 
 
@@ -107,7 +110,7 @@ def find_files(option: str, named: str, needed: str, is_wanted: Callable[[str], 
     with _explained(option, repo_id, revision):
         try:
             info = _api().model_info(repo_id, revision=revision, files_metadata=True)
-        except _NETWORK_ERRORS as error:
+        except (*_NETWORK_ERRORS, ValueError) as error:  # the latter of answers that are no JSON
             cached = _cached(repo_id, needed, revision)
             if not cached or (isinstance(error, hub_errors.HfHubHTTPError) and error.response.status_code < 500):
                 raise
@@ -184,7 +187,13 @@ def _api() -> HfApi:
 
 
 def _token() -> str | bool:
-    return os.environ.get("HF_TOKEN", "").strip() or False
+    token = os.environ.get("HF_TOKEN", "").strip()
+    if not re.fullmatch("[!-~]*", token):
+        raise FetchError(
+            "HF_TOKEN in the environment holds a space, a line end or a character beyond ASCII, as no token does; copy "
+            "it again, without quotation marks"
+        )
+    return token or False
 
 
 def _cached(repo_id: str, name: str, revision: str) -> str | None:
@@ -233,7 +242,12 @@ def _explained(option: str, repo_id: str, revision: str) -> Iterator[None]:
             f"{option}: HF_HUB_OFFLINE is set, and {cache_folder()} does not hold {repo_id} at {revision}; unset it, "
             "or name a folder"
         ) from None
-    except (*_NETWORK_ERRORS, ValueError) as error:  # the latter of answers that are no JSON, and of odd tokens
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:  # the latter of pages in other encodings than UTF-8
+        raise FetchError(
+            f"{option}: what answers for {address} is not the Hub (its answer is no JSON), but a proxy or a page to "
+            "sign in; open that address in a browser, and check HTTPS_PROXY and HF_ENDPOINT"
+        ) from error
+    except (*_NETWORK_ERRORS, ValueError) as error:
         reason = redacted(str(error).strip().partition("\n")[0]) or type(error).__name__
         raise FetchError(
             f"{option}: {address} cannot be fetched: {reason}; the same command goes on with what has come, which is "

@@ -27,6 +27,7 @@ class Hub:
         kind: "datasets" or "models".
         is_gated: whether anybody may see what files there are, but without the token not fetch them.
         breaks_after: bytes of a file after which the connection breaks, and every later one is refused; None for none.
+        page: what it answers instead of anything else, with status 200, as a proxy does; None for nothing.
         endpoint: its address.
         requests: method, path, range and authorization of each request.
     """
@@ -37,6 +38,7 @@ class Hub:
     kind: str = "datasets"
     is_gated: bool = False
     breaks_after: int | None = None
+    page: bytes | None = None
     endpoint: str = ""
     requests: list[tuple[str, str, str, str]] = field(default_factory=list)
 
@@ -102,7 +104,9 @@ class _Answer(BaseHTTPRequestHandler):
         )
         path = path.replace(f"/resolve/{COMMIT}/", "/resolve/main/")
         is_fetch = path.startswith(files)
-        if hub.token and authorization != f"Bearer {hub.token}" and (is_fetch or not hub.is_gated):
+        if hub.page is not None:
+            self.answer(200, hub.page, Content_Type="text/html")
+        elif hub.token and authorization != f"Bearer {hub.token}" and (is_fetch or not hub.is_gated):
             self.answer(401, b"{}", X_Error_Code="GatedRepo" if hub.is_gated else "RepoNotFound")
         elif path in (api, f"{api}/revision/main"):
             siblings = [hub.sibling(name) for name in hub.files] if "blobs=true" in address.query.lower() else []

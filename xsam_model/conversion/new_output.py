@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -73,11 +75,37 @@ def whole_folder(output: Path, *, is_owner: bool = True) -> Iterator[Path]:
         output: folder that must not exist, or be empty.
         is_owner: False in a process that adds files to a folder that another process creates and renames; the caller
             makes them wait for each other.
+
+    Raises:
+        CheckpointError: another owner is writing this output.
     """
     beside = output.with_name(f"writing-{output.name}")
-    if is_owner:
+    if not is_owner:
+        yield beside
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(output, beside.with_name(f".{beside.name}.lock")):
         shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-    yield beside
-    if is_owner:
+        beside.mkdir()
+        yield beside
         beside.rename(output)
+
+
+@contextmanager
+def _alone(output: Path, lock: Path) -> Iterator[None]:
+    """Hold a lock, which the death of this process releases too, or refuse."""
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Without a name it is the lock of one who has just ended; a third may hold a new one by now.
+            is_held = os.fstat(file.fileno()).st_nlink == 0
+        except BlockingIOError:
+            is_held = True
+        except OSError:  # a file system without locks
+            is_held = False
+        if is_held:
+            raise CheckpointError(f"--output: another process is writing {output}: wait for it, or choose another")
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)

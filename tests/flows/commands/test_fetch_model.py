@@ -17,6 +17,7 @@ from tests.support.drivers import REPOSITORY, listing
 from tests.support.hub import Hub, running
 from tests.xsam_model.conftest import write_base_folders
 from xsam_model import XSamForSegmentation
+from xsam_model.conversion.new_output import whole_folder
 from xsam_model.convert_xsam_to_hf import from_hf
 
 GOLDEN = REPOSITORY / "tests/golden/A"
@@ -104,6 +105,8 @@ def test_an_interrupted_download_goes_on_and_becomes_a_model_that_has_labeled_a_
     assert (ended.code, ended.err) == (0, "")
     assert fetched(hub["checkpoint"]) == [f"pytorch_model.bin bytes={half}-"]
     assert fetched(hub["text"]) == []
+    # A branch may move during hours: what was seen at the start is fetched, and the cache knows it by the branch.
+    assert not [path for one in hub.values() for _, path, *_ in one.requests if "/resolve/main/" in path]
     output = tmp_path / "x-sam"
     assert Image.open(output / "example.png").width > 100
     assert "look at" in ended.out
@@ -134,28 +137,56 @@ def test_all_that_is_in_the_cache_is_used_without_the_hub(
 def test_a_picture_that_cannot_be_labeled_costs_no_model(
     fetch: Fetch, hub: dict[str, Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def out_of_memory(*_: object) -> str:
+    def out_of_memory(model: Path, *_: object) -> str:
+        # Here the kernel may end the process: the model has its name already.
+        assert model == tmp_path / "x-sam"
+        assert (model / "README.md").exists()
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("actors.released_model.fetch._label", out_of_memory)
     ended = fetch()
     assert ended.code == 2
-    assert "is written and whole, but" in ended.err
-    assert "CUDA out of memory" in ended.err
+    assert ended.err.startswith(f"error: the model is written to {tmp_path / 'x-sam'}, and whole; the picture ")
+    assert "could not be labeled: OutOfMemoryError: CUDA out of memory" in ended.err
+    assert "--no-picture, or other --categories" in ended.err
     assert XSamForSegmentation.from_pretrained(tmp_path / "x-sam")
 
 
-@pytest.mark.parametrize("token", ["\u201dhf_typed\u201d", "hf_mounted\n"])
+@pytest.mark.parametrize(
+    ("asked", "told"), [("a <SEG> b", "reserves"), (",".join(f"thing {n}" for n in range(2000)), "fit")]
+)
+def test_categories_that_the_model_cannot_be_asked_for_are_refused_before_the_weights_are_fetched(
+    asked: str, told: str, fetch: Fetch, hub: dict[str, Hub], tmp_path: Path
+) -> None:
+    refused(fetch("--categories", asked), tmp_path, "--categories", told, "--no-picture", "nothing was written")
+    assert "tokenizer.json" in fetched(hub["text"])
+    assert not fetched(hub["checkpoint"])
+
+
+def test_a_second_command_for_one_output_is_refused_before_it_fetches_anything(
+    fetch: Fetch, hub: dict[str, Hub], tmp_path: Path
+) -> None:
+    with whole_folder(tmp_path / "x-sam") as beside:
+        (beside / "weights").write_text("of the first")
+        ended = fetch()
+        assert (ended.code, ended.err.count("error: ")) == (2, 1)
+        assert "another process is writing" in ended.err
+        assert not any(fetched(one) for one in hub.values())
+    assert [path.name for path in (tmp_path / "x-sam").iterdir()] == ["weights"]
+
+
+@pytest.mark.parametrize("token", ["\u201dhf_typed\u201d", "hf_two\nlines", "hf_mounted\n"])
 def test_an_odd_token_gets_one_message_or_is_taken_without_its_line_end(
     token: str, fetch: Fetch, hub: dict[str, Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", token)
     ended = fetch("--dry-run")
-    if token.isascii():
+    if token == "hf_mounted\n":
         assert (ended.code, ended.err) == (0, "")
+        assert {authorization for *_, authorization in hub["text"].requests} == {"Bearer hf_mounted"}
     else:
-        refused(ended, tmp_path, "cannot be fetched")
-        assert "typed" not in ended.err
+        refused(ended, tmp_path, "HF_TOKEN", "copy it again")
+        assert not any(word in ended.err for word in ("typed", "hf_two", "the same command"))
 
 
 def test_folders_are_used_as_they_are(fetch: Fetch, hub: dict[str, Hub], released: Path, tmp_path: Path) -> None:
@@ -231,6 +262,32 @@ def test_a_hub_that_does_not_answer_is_named(
     refused(fetch(), tmp_path, "--checkpoint", "http://127.0.0.1:9/hao9610/X-SAM cannot be fetched")
 
 
+@pytest.mark.parametrize("page", [b"<html>sign in</html>", "<html>à vous identifier</html>".encode("latin-1")])
+def test_a_page_instead_of_the_hub_is_told_and_what_the_cache_holds_is_used(
+    page: bytes, fetch: Fetch, hub: dict[str, Hub], tmp_path: Path
+) -> None:
+    hub["mask"].page = page
+    ended = fetch("--dry-run")
+    refused(ended, tmp_path, "--mask-encoder", hub["mask"].repo, "is not the Hub", "HTTPS_PROXY", "HF_ENDPOINT")
+    assert "the same command" not in ended.err
+    hub["mask"].page = None
+    assert fetch("--no-picture").code == 0
+    shutil.rmtree(tmp_path / "x-sam")
+    hub["mask"].page = page
+    assert fetch("--no-picture").code == 0
+
+
+def test_a_partial_file_larger_than_the_file_is_begun_anew(fetch: Fetch, hub: dict[str, Hub], tmp_path: Path) -> None:
+    lfs = hub["checkpoint"].sibling(CHECKPOINT_FILE)["lfs"]
+    partial = tmp_path / "cache/models--hao9610--X-SAM/blobs" / f"{lfs['sha256']}.incomplete"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(b"x" * (lfs["size"] + 1))
+    ended = fetch("--no-picture")
+    assert (ended.code, ended.err) == (0, "")
+    assert "of it here" not in ended.out
+    assert fetched(hub["checkpoint"]) == ["pytorch_model.bin"]
+
+
 def test_a_file_that_did_not_arrive_as_the_hub_has_it_is_removed(
     fetch: Fetch, hub: dict[str, Hub], tmp_path: Path
 ) -> None:
@@ -249,4 +306,4 @@ def test_a_checkpoint_that_does_not_fit_leaves_nothing(fetch: Fetch, hub: dict[s
     file = io.BytesIO()
     torch.save(weights, file)
     hub["checkpoint"].files[CHECKPOINT_FILE] = file.getvalue()
-    refused(fetch(), tmp_path, "does not fit the model", "bg_embeds.weight", "was not written")
+    refused(fetch(), tmp_path, "does not fit the model", "bg_embeds.weight", "nothing was written")

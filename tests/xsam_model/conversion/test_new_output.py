@@ -1,5 +1,9 @@
+import subprocess
+import sys
+
 import pytest
 
+from xsam_model.conversion.checkpoints import CheckpointError
 from xsam_model.conversion.new_output import whole_folder
 
 
@@ -28,3 +32,25 @@ def test_only_the_owner_of_a_shared_folder_creates_and_renames_it(tmp_path):
         assert shared == beside
         assert not (tmp_path / "model").exists()
     assert (tmp_path / "model" / "part").exists()
+
+
+def test_a_second_owner_is_refused_and_harms_nothing_until_the_first_has_died(tmp_path):
+    output = tmp_path / "model"
+    written = f"""
+from pathlib import Path
+from xsam_model.conversion.new_output import whole_folder
+with whole_folder(Path({str(output)!r})) as beside:
+    (beside / "weights").write_text("of the first")
+    print("begun", flush=True)
+    input()
+"""
+    with subprocess.Popen([sys.executable, "-c", written], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        assert first.stdout.readline() == b"begun\n"
+        for _ in range(2):  # nor does the refused one release the lock
+            with pytest.raises(CheckpointError, match="another process is writing"), whole_folder(output):
+                pass
+        assert (tmp_path / "writing-model" / "weights").read_text() == "of the first"
+        first.kill()
+    with whole_folder(output) as beside:
+        assert list(beside.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
