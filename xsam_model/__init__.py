@@ -97,7 +97,7 @@ class _RegisteringLater(MetaPathFinder):
     def find_spec(
         self, name: str, _path: "Sequence[str] | None" = None, _target: "ModuleType | None" = None
     ) -> "ModuleSpec | None":
-        if not name.startswith(_AUTO) or self._is_looking:
+        if not f"{name}.".startswith(f"{_AUTO}.") or self._is_looking:
             return None
         self._is_looking = True
         try:
@@ -110,11 +110,9 @@ class _RegisteringLater(MetaPathFinder):
             def load_and_register(module: "ModuleType") -> None:
                 load(module)
                 # A module of this package that is being imported cannot be asked for yet; it registers what it holds.
-                if any(_is_loading(name) for name in list(sys.modules) if name.startswith(f"{__name__}.")):
-                    return
-                if self in sys.meta_path:
-                    # Nor can one of transformers that the network is made of.
-                    with suppress(ImportError):
+                is_loading = any(_is_loading(name) for name in list(sys.modules) if name.startswith(f"{__name__}."))
+                if self in sys.meta_path and not is_loading:
+                    with suppress(ImportError):  # nor can one of transformers that the network is made of
                         _register()
                         sys.meta_path.remove(self)
 

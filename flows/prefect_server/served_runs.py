@@ -36,7 +36,7 @@ class ServedRuns:
         self._deployment = DeploymentFilter.model_validate({"id": {"any_": [deployment_id]}})
         self._told: dict[UUID, str] = {}
         self._since = datetime.now(UTC)
-        self._problem = ""
+        self._is_silent = False
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="served-runs", daemon=True)
         self._thread.start()
@@ -71,15 +71,16 @@ class ServedRuns:
             self._told[run.id] = run.state.name or ""
             if not is_known and run.state.timestamp > self._since:  # what was before is not told
                 self._say(_line(run, run.state))
-        self._problem = ""
+        self._is_silent = False
 
     def _tell_problem(self, error: Exception) -> None:
         """Say once that nothing can be told, until something can."""
+        if self._is_silent:
+            return
+        self._is_silent = True
         problem = redacted(f"{type(error).__name__}: {error}").partition("\n")[0]
-        if not self._problem:
-            with contextlib.suppress(OSError):  # a terminal that has gone
-                self._say(f"the server does not tell of runs ({problem}); they go on, and it is asked again")
-        self._problem = problem
+        with contextlib.suppress(OSError):  # a terminal that has gone
+            self._say(f"the server does not tell of runs ({problem}); they go on, and it is asked again")
 
 
 def _line(run: FlowRun, state: State[Any]) -> str:

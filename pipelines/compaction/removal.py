@@ -8,7 +8,7 @@ from pipelines.compaction.compacted import (
     newest_compacted,
     read_compacted,
 )
-from pipelines.errors import DamagedError, StorageError
+from pipelines.errors import DamagedError
 from pipelines.layout import COMPACTED, compacted_name, split_compacted_file
 from pipelines.storage.store import Store
 from pipelines.table.leftovers import VACUUM_GRACE_S, Removal, old_enough
@@ -52,14 +52,7 @@ def vacuum_compacted(store: Store, *, older_than_s: float = VACUUM_GRACE_S, dry_
     old, young = old_enough(store, unnamed, older_than_s, dry_run=dry_run)
     removal.kept += young
     # The note first: while it is there, so are its files.
-    for name in (*map(compacted_name, doomed), *of_doomed, *old):
-        if not dry_run:
-            try:
-                store.delete(name)
-            except StorageError as error:
-                removal.failed.append(str(error))
-                continue
-        removal.removed.append(name)
+    removal.remove(store, [*map(compacted_name, doomed), *of_doomed, *old], dry_run=dry_run)
     return removal
 
 

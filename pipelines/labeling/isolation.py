@@ -50,24 +50,29 @@ def ask(
         failure: tuple[Reason, str] | None = None
         try:
             answers = predictor.predict([images[i] for i in indices], [prompts[i] for i in indices])
-        except PredictionError as cause:
-            failure = cause.reason, str(cause)
-        except MemoryError:
-            failure = Reason.OUT_OF_MEMORY, "the model ran out of host memory"
-        except Exception:  # noqa: BLE001 - one image's failure must not become the run's
-            failure = Reason.MODEL_FAILED, traceback.format_exc()
+        except Exception as error:  # noqa: BLE001 - one image's failure must not become the run's
+            failure = failure_of(error)
         elapsed = time.perf_counter() - started
         clock.seconds += elapsed
         if failure is None:
             for i, answer in zip(indices, answers, strict=True):
                 results[i] = Asked(answer=answer, attempts=tries, model_ms=elapsed * 1000 / len(indices))
         elif len(indices) == 1:
-            reason, error = failure
-            results[indices[0]] = Asked(reason=reason, error=error, attempts=tries, model_ms=elapsed * 1000)
+            reason, message = failure
+            results[indices[0]] = Asked(reason=reason, error=message, attempts=tries, model_ms=elapsed * 1000)
         else:
             middle = len(indices) // 2
             waiting += [(indices[middle:], tries + 1), (indices[:middle], tries + 1)]
     return results
+
+
+def failure_of(error: Exception) -> tuple[Reason, str]:
+    """Return why there is no answer, and the message for it, where an error of the model is handled."""
+    if isinstance(error, PredictionError):
+        return error.reason, str(error)
+    if isinstance(error, MemoryError):
+        return Reason.OUT_OF_MEMORY, "the model ran out of host memory"
+    return Reason.MODEL_FAILED, traceback.format_exc()
 
 
 def groups_after_crashes(images: Sequence[ImageRef], crashes: CrashHistory, size: int) -> Iterator[list[ImageRef]]:

@@ -123,7 +123,8 @@ def _publish_once(
         changes = {kind: _change(logs[kind], find_current(database, snapshot, kind)) for kind in KINDS}
         if any(changes.values()) and erasures is not None:  # an erasure has to end wherever it was begun
             probe_create_only(store, "publish a copy of the output in one")
-        for kind, (log, change) in ((kind, (logs[kind], changes[kind])) for kind in KINDS):
+        for kind, change in changes.items():
+            log = logs[kind]
             done[kind].version, done[kind].num_files = log.version, len(log.files)
             if change is None:
                 continue

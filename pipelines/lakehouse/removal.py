@@ -45,17 +45,8 @@ def vacuum_published(store: Store, *, older_than_s: float = VACUUM_GRACE_S, dry_
             if name not in log.files
         }
         old, _ = old_enough(store, sorted(set(witnesses.values())), older_than_s, dry_run=dry_run)
-        for name, witness in witnesses.items():
-            if witness not in old:
-                removal.kept.append(name)
-                continue
-            if not dry_run:
-                try:
-                    store.delete(name)
-                except StorageError as error:
-                    removal.failed.append(str(error))
-                    continue
-            removal.removed.append(name)
+        removal.kept += [name for name, witness in witnesses.items() if witness not in old]
+        removal.remove(store, [name for name, witness in witnesses.items() if witness in old], dry_run=dry_run)
     return removal
 
 

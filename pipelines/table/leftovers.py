@@ -65,6 +65,16 @@ class Removal:
     broken: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
 
+    def remove(self, store: Store, names: Iterable[str], *, dry_run: bool = False) -> None:
+        """Remove files, or only note them in a dry run; one that cannot be removed keeps no other from being so."""
+        for name in names:
+            try:
+                if not dry_run:
+                    store.delete(name)
+                self.removed.append(name)
+            except StorageError as error:
+                self.failed.append(str(error))
+
 
 def find_leftovers(store: Store, run_id: str) -> Leftovers:
     """Find the data files of a run that no commit names.
@@ -118,7 +128,7 @@ def _whole_commit(
 def remove_losers(store: Store, run_id: str) -> Removal:
     """Remove the losers of a run, and nothing of attempts that have not committed; see the module's docstring."""
     removal = Removal()
-    _remove(store, find_leftovers(store, run_id).losers, removal)
+    removal.remove(store, find_leftovers(store, run_id).losers)
     return removal
 
 
@@ -151,10 +161,9 @@ def vacuum(store: Store, run_id: str, *, older_than_s: float = VACUUM_GRACE_S, d
     commits = inspect_commits(store, run_id, commit_files(store, run_id))
     removal.damaged += [str(commit) for _, commit in commits if isinstance(commit, DamagedError)]
     old, removal.kept = old_enough(store, abandoned, older_than_s, dry_run=dry_run)
+    removal.remove(store, [*found.losers, *old], dry_run=dry_run)
     if dry_run:
-        removal.removed += [*found.losers, *old]
         return removal
-    _remove(store, [*found.losers, *old], removal)
     # A commit may have landed between the look-up and the removal: name its shard, so that someone runs it again.
     shards = {split[0] for name in old if name in found.uncommitted and (split := split_data_name(name))}
     for shard_id in sorted(shards):
@@ -200,12 +209,3 @@ def _now(store: Store, *, dry_run: bool) -> float:
     if written is None:
         raise StorageError(f"{store.uri}/{name}: written, and not there")
     return written
-
-
-def _remove(store: Store, names: Iterable[str], removal: Removal) -> None:
-    for name in names:
-        try:
-            store.delete(name)
-            removal.removed.append(name)
-        except StorageError as error:
-            removal.failed.append(str(error))

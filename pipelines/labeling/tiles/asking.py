@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipelines.images.decode_error import DecodeError
-from pipelines.labeling.isolation import Asked, ModelClock, ask
+from pipelines.labeling.isolation import Asked, ModelClock, ask, failure_of
 from pipelines.labeling.tiles.config import TileConfig
 from pipelines.labeling.tiles.joining import Piece, choose_one, join_instances, join_map
 from pipelines.labeling.tiles.views import View, is_tiled, views_of
 from pipelines.table.schema import ranked
-from pipelines.types import MAP_TASKS, Answer, Image, MaskPrediction, Predictor, Prompt, Reason, RejectedPrompt, Task
+from pipelines.types import MAP_TASKS, Answer, Image, MaskPrediction, Predictor, Prompt, RejectedPrompt, Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +63,9 @@ class Tiling:
         for number in large:
             try:
                 found[number] = self._ask_views(images[number], prompts[number], predictor, clock, batch_size)
-            except MemoryError:
-                found[number] = Asked(reason=Reason.OUT_OF_MEMORY, error="not enough memory for the tiles of the image")
-            except Exception:  # noqa: BLE001 - one image's failure must not become its shard's
-                found[number] = Asked(reason=Reason.MODEL_FAILED, error=traceback.format_exc())
+            except Exception as error:  # noqa: BLE001 - one image's failure must not become its shard's
+                reason, message = failure_of(error)
+                found[number] = Asked(reason=reason, error=message)
         return [found[number] for number in range(len(images))]
 
     def _ask_views(
